@@ -1,0 +1,7 @@
+"""``python -m wasmdrop``."""
+
+import sys
+
+from wasmdrop.cli.main import main
+
+sys.exit(main())

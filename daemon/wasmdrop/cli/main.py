@@ -1,0 +1,68 @@
+"""The ``wasmdrop`` command: picks the command and turns errors into one line and a status."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from wasmdrop import __version__
+from wasmdrop.errors import SandboxError, SettingsError, StorageError
+
+__all__ = ["main"]
+
+#: Exit statuses, beside 0 and what a command gives itself.
+_WRONG_USE: Final = 2
+_DAEMONS_FAULT: Final = 3
+
+#: Each command's module is imported only when it is called: the daemon needs none of the others.
+_COMMANDS: Final = {
+    "serve": "watch the directories and run what is dropped there",
+    "run": "run one job now, then exit",
+    "submit": "drop a job the right way, and wait for its result with --wait",
+    "inspect": "show what a module exports and imports, and what would be called",
+    "config": "show every setting, its value and where it came from",
+}
+
+_EPILOG: Final = """\
+Every setting is an environment variable and a flag of `serve`, `run` and `config`:
+`wasmdrop config` lists them. Exit status: 0 succeeded, 1 the job failed, 2 wrong use or
+settings, 3 the daemon's own fault, 124 the job ran into its time limit.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="wasmdrop",
+        description="Runs WebAssembly modules that are dropped into a directory.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wasmdrop {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in given if not word.startswith("-")), None)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == chosen:
+            importlib.import_module(f"wasmdrop.cli.{name}").add_arguments(command)
+    options = parser.parse_args(given)
+    command = importlib.import_module(f"wasmdrop.cli.{options.command}")
+    try:
+        return int(command.run(options))
+    except SettingsError as error:
+        sys.stderr.write(f"wasmdrop: {error}\n")
+        return _WRONG_USE
+    except (SandboxError, StorageError) as error:
+        sys.stderr.write(f"wasmdrop: {error}\n")
+        return _DAEMONS_FAULT
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing more can be written to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

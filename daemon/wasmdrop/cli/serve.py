@@ -1,0 +1,29 @@
+"""``wasmdrop serve``: the daemon."""
+
+import argparse
+import asyncio
+import os
+import sys
+
+from wasmdrop import log, settings
+from wasmdrop.service import serve
+
+__all__ = ["add_arguments", "run"]
+
+#: How long a thread may hold the interpreter while another one wants it, in seconds. Python's own
+#: 5 ms is longer than a whole job.
+_SWITCH_SECONDS = 0.0005
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all settings."""
+    settings.add_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the daemon until it is told to stop."""
+    loaded = settings.load(os.environ, settings.given_flags(options))
+    log.configure(loaded.settings.log)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    asyncio.run(serve(loaded.settings))
+    return 0

@@ -1,0 +1,547 @@
+"""The dispatcher: calls the stages for each job, in the order that the protocol promises.
+
+Jobs of one slot go one at a time, in the order of their drops; slots go side by side. A worker is
+taken for the run alone: waiting for a module, compiling and delivering hold none.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import structlog
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_result,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from wasmdrop.delivery import Delivery
+from wasmdrop.entry import Plan, plan
+from wasmdrop.errors import RefusedError, SandboxError
+from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.modules import ModuleFinder
+from wasmdrop.intake.spec import InputSpec, content_bytes, limits_for, parse_input
+from wasmdrop.job import FileVersion, InputFile, Job, JobState, PinnedModule, Slot
+from wasmdrop.journal import Journal
+from wasmdrop.layout import MODULE_NAME, Layout
+from wasmdrop.limits import Limits
+from wasmdrop.outcome import Code, Outcome
+from wasmdrop.report import Package, package
+from wasmdrop.retry import storage_retry
+from wasmdrop.sandbox.executor import Call, Executor
+from wasmdrop.sandbox.messages import EngineOptions
+from wasmdrop.sandbox.store import CompiledModule
+from wasmdrop.settings import Settings
+
+__all__ = ["Dispatcher", "Stages"]
+
+_log = structlog.get_logger()
+
+#: How long a dropped default module waits for the root slot's input, in seconds (the protocol's).
+_ROOT_INPUT_SECONDS: Final = 1.0
+
+#: Jobs that are on their way at a time, beyond those that run: enough to keep a disk busy with
+#: deliveries, few enough to bound memory.
+_ON_THEIR_WAY: Final = 64
+
+#: Inputs up to this size stay in memory while their job waits; others are read from the journal.
+_KEPT_INPUT_BYTES: Final = 4096
+
+#: What a module that was dropped without an input may lack, and then owes nobody a result.
+_NEEDS_INPUT: Final = frozenset(
+    {Code.INVALID_ARGS, Code.ENTRY_NOT_FOUND, Code.UNSUPPORTED_SIGNATURE}
+)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages that the dispatcher calls."""
+
+    layout: Layout
+    intake: Intake
+    modules: ModuleFinder
+    journal: Journal
+    executor: Executor
+    delivery: Delivery
+
+
+@dataclass
+class _Work:
+    """A job on its way, with what is needed of it in memory."""
+
+    job: Job
+    accepted: "asyncio.Future[None] | None" = None
+    spec: InputSpec | None = None
+    refusal: RefusedError | None = None
+    package: Package | None = None
+    """Results that an earlier daemon left undelivered."""
+    compile_seconds: float = 0.0
+    limits: Limits | None = None
+    plan: Plan | None = None
+
+
+@dataclass
+class _SlotQueue:
+    """The jobs of one slot."""
+
+    waiting: deque[_Work] = field(default_factory=deque)
+    active: _Work | None = None
+
+
+class Dispatcher:
+    """Gives jobs to the stages. ``on_room`` is called when drops that were left may be taken."""
+
+    def __init__(
+        self, settings: Settings, stages: Stages, backlog: Backlog, on_room: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._stages = stages
+        self._backlog = backlog
+        self._on_room = on_room
+        self._slots: dict[str, _SlotQueue] = {}
+        self._ready: deque[str] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._workers = asyncio.Semaphore(settings.workers)
+        self._room = settings.workers + _ON_THEIR_WAY
+        self._module_dropped = asyncio.Event()
+        self._pinned_last: dict[str, FileVersion] = {}
+        self._stopping = False
+
+    def drop(self, drop: InputDrop | ModuleDrop) -> None:
+        """Take a drop from intake."""
+        if isinstance(drop, ModuleDrop):
+            self._stages.journal.remember({drop.path: drop.taken})
+            _log.info("module-dropped", path=drop.path)
+            self._start(self._on_module(drop))
+        elif self._stopping:
+            # Not recorded, so the next start finds it as new as it is.
+            self._done_with_backlog()
+        else:
+            self._accept_input(drop, self._known_module(drop))
+
+    def resume(self, job: Job, package: Package | None) -> None:
+        """Take a job that an earlier daemon left open: QUEUED, or EXECUTED with its results."""
+        self._backlog.take()
+        self._enqueue(_Work(job, package=package))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._slots
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing new; give what runs ``seconds`` to end, then end it."""
+        self._stopping = True
+        self._module_dropped.set()
+        tasks = set(self._tasks)
+        if tasks:
+            _done, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    # Acceptance
+
+    def _accept_input(self, drop: InputDrop, module: PinnedModule | None) -> None:
+        job = Job(
+            id=_new_id(drop.dropped_at_ns),
+            slot=drop.slot,
+            dropped_at_ns=drop.dropped_at_ns,
+            input=InputFile(drop.slot.input_path, drop.sha256, len(drop.data)),
+            producer_id=drop.spec.id if drop.spec else None,
+            module_reference=drop.spec.module if drop.spec else None,
+            module=module,
+        )
+        taken = {drop.slot.input_path: drop.taken}
+        accepted = self._stages.journal.accept(job, drop.data, taken)
+        small = len(drop.data) <= _KEPT_INPUT_BYTES
+        spec = drop.spec if small else None
+        self._enqueue(_Work(job, accepted, spec, drop.refusal))
+
+    def _accept_without_input(self, slot: Slot) -> None:
+        job = Job(id=_new_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
+        self._backlog.take()
+        self._enqueue(_Work(job, self._stages.journal.accept(job, None, {}), InputSpec()))
+
+    def _known_module(self, drop: InputDrop) -> PinnedModule | None:
+        """Pin the module now if its digest is known: what is dropped later must not replace it."""
+        if drop.spec is None:
+            return None
+        try:
+            return self._stages.modules.find(drop.slot, drop.spec.module, only_known=True)
+        except (RefusedError, OSError):
+            return None  # the job itself will run into it and say so
+
+    def _enqueue(self, work: _Work) -> None:
+        key = work.job.slot.key
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = _SlotQueue()
+        slot.waiting.append(work)
+        if slot.active is None and len(slot.waiting) == 1:
+            self._ready.append(key)
+            self._pump()
+
+    def _pump(self) -> None:
+        """Begin jobs while there is room."""
+        while self._ready and self._room > 0 and not self._stopping:
+            slot = self._slots[self._ready.popleft()]
+            slot.active = slot.waiting.popleft()
+            self._room -= 1
+            self._start(self._process(slot.active))
+
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # One job
+
+    async def _process(self, work: _Work) -> None:
+        journal = self._stages.journal
+        try:
+            results = work.package or self._close(work, await self._execute(work))
+            if work.accepted is not None:
+                await work.accepted
+            await self._deliver(work, results)
+        except asyncio.CancelledError:
+            if work.job.state is JobState.RUNNING:
+                # Our stop ended it, not the job: the attempt does not count.
+                attempt = work.job.attempt - 1
+                work.job = journal.move_lazily(work.job, JobState.QUEUED, attempt=attempt)
+            raise
+        except _NothingOwedError as reason:
+            work.job = journal.move_lazily(work.job, JobState.DISCARDED)
+            _log.warning("module-needs-input", job=work.job.id, reason=str(reason))
+        except Exception:
+            # The job stays in the journal, open: the next start tries it again.
+            _log.exception("job-stuck", job=work.job.id, slot=work.job.slot.key)
+        self._leave(work)
+
+    def _leave(self, work: _Work) -> None:
+        key = work.job.slot.key
+        slot = self._slots[key]
+        slot.active = None
+        if slot.waiting:
+            self._ready.append(key)
+        else:
+            del self._slots[key]
+        self._room += 1
+        self._done_with_backlog()
+        self._pump()
+
+    def _done_with_backlog(self) -> None:
+        if self._backlog.done():
+            self._on_room()
+
+    async def _execute(self, work: _Work) -> Outcome:
+        """Run the job, again where that may help, and return its outcome."""
+        outcome = await self._attempt(work)
+        if not outcome.code.retried:
+            return outcome
+        left = self._settings.attempts - work.job.attempt
+
+        async def again() -> Outcome:
+            if work.job.state is not JobState.QUEUED:
+                work.job = self._stages.journal.move_lazily(work.job, JobState.QUEUED)
+            return await self._attempt(work)
+
+        if left <= 0:
+            return outcome
+        await asyncio.sleep(0.1)
+        last = await AsyncRetrying(
+            retry=retry_if_result(lambda result: result.code.retried),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_attempt(left),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else outcome,
+        )(again)
+        return last if isinstance(last, Outcome) else outcome
+
+    async def _attempt(self, work: _Work) -> Outcome:
+        settings = self._settings
+        try:
+            spec = await self._spec(work)
+            work.limits = limits = limits_for(spec, settings.limits)
+            options = EngineOptions(fuel=limits.fuel is not None)
+            module = await self._compiled(work, spec, options)
+            work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
+        except RefusedError as refusal:
+            if work.job.input is None and refusal.code in _NEEDS_INPUT:
+                raise _NothingOwedError(refusal.message) from None
+            return Outcome(code=refusal.code, message=refusal.message)
+        except SandboxError as error:
+            return self._count_failure(work, error)
+        async with self._workers:
+            work.job, durable = self._stages.journal.move(
+                work.job,
+                JobState.RUNNING,
+                attempt=work.job.attempt + 1,
+                started_at_ns=time.time_ns(),
+            )
+            try:
+                outcome = await self._stages.executor.run(
+                    module, _call(module, call, spec), limits
+                )
+            except SandboxError as error:
+                outcome = Outcome(code=Code.INTERNAL, message=str(error))
+        # An attempt counts before anything that came of it is looked at.
+        await durable
+        if outcome.code.retried:
+            _log.warning("attempt-failed", **_ids(work), message=outcome.message)
+        return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
+
+    def _count_failure(self, work: _Work, error: SandboxError) -> Outcome:
+        """Count an attempt that failed before there was anything to run."""
+        work.job = msgspec.structs.replace(work.job, attempt=work.job.attempt + 1)
+        _log.warning("attempt-failed", **_ids(work), message=str(error))
+        return Outcome(code=Code.INTERNAL, message=str(error))
+
+    async def _spec(self, work: _Work) -> InputSpec:
+        """Return what the input says. Raises ``RefusedError`` where it says nothing."""
+        if work.refusal is not None:
+            raise work.refusal
+        if work.spec is None:
+            data = await self._stages.journal.load_input(work.job)
+            work.spec = InputSpec() if data is None else parse_input(data)
+        return work.spec
+
+    async def _compiled(
+        self, work: _Work, spec: InputSpec, options: EngineOptions
+    ) -> CompiledModule:
+        """Return the job's module, compiled, however long that takes to come about.
+
+        Raises ``RefusedError``.
+        """
+        executor = self._stages.executor
+        if work.job.module is not None:
+            found = executor.compiled(work.job.module.sha256, options)
+            if found is not None:
+                self._note_pinned(work)
+                return found
+        with self._aside():
+            if work.job.module is None:
+                await self._await_module(work, spec)
+            self._note_pinned(work)
+            while True:
+                pinned = work.job.module
+                assert pinned is not None  # noqa: S101 - set just above
+                found = executor.compiled(pinned.sha256, options)
+                if found is not None:
+                    return found
+                if work.job.state is not JobState.COMPILING:
+                    work.job = self._stages.journal.move_lazily(work.job, JobState.COMPILING)
+                started = time.perf_counter()
+                try:
+                    return await executor.compile(pinned.sha256, options)
+                except RefusedError as refusal:
+                    if not await self._has_changed(work, spec, refusal, pinned):
+                        raise
+                finally:
+                    work.compile_seconds += time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def _aside(self) -> Any:
+        """Make room for others while the job waits for its module."""
+        self._room += 1
+        self._pump()
+        try:
+            yield
+        finally:
+            self._room -= 1
+
+    def _note_pinned(self, work: _Work) -> None:
+        """Remember which version of a module a slot has run last, where a drop of it matters."""
+        pinned, slot = work.job.module, work.job.slot
+        if pinned is not None and pinned.version is not None:
+            own = f"{os.path.dirname(slot.input_path)}/{MODULE_NAME}"  # noqa: PTH120
+            if slot.is_root or pinned.path == own:
+                self._pinned_last[slot.key] = pinned.version
+
+    async def _await_module(self, work: _Work, spec: InputSpec) -> None:
+        """Pin the module as soon as it is there. Raises ``RefusedError`` when it does not come."""
+        seconds = self._settings.module_wait_sec
+        deadline = time.monotonic() + seconds
+        while True:
+            event = self._module_dropped
+            pinned = await asyncio.to_thread(
+                self._stages.modules.find, work.job.slot, spec.module
+            )
+            if pinned is not None:
+                work.job = msgspec.structs.replace(work.job, module=pinned)
+                return
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0:
+                raise RefusedError(
+                    Code.MODULE_MISSING, self._missing(work.job.slot, spec.module, seconds)
+                )
+            if self._stopping:
+                raise asyncio.CancelledError
+            if work.job.state is not JobState.WAITING:
+                work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_seconds):
+                    await event.wait()
+
+    def _missing(self, slot: Slot, reference: str | None, seconds: float) -> str:
+        if reference is not None and reference.startswith("sha256:"):
+            return f"no module of that digest was seen before: {reference}"
+        places = [place.path for place in self._stages.layout.module_places(slot, reference)]
+        return f"no module appeared within {seconds:g} s; looked for {' and '.join(places)}"
+
+    async def _has_changed(
+        self, work: _Work, spec: InputSpec, refusal: RefusedError, pinned: PinnedModule
+    ) -> bool:
+        """Whether a file that is no module became another one while it was left in peace."""
+        if refusal.code is not Code.INVALID_MODULE or pinned.version is None:
+            return False
+        await asyncio.sleep(self._settings.settle_sec)
+        now = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
+        if now is None or now.sha256 == pinned.sha256:
+            return False
+        work.job = msgspec.structs.replace(work.job, module=now)
+        self._note_pinned(work)
+        return True
+
+    def _close(self, work: _Work, outcome: Outcome) -> Package:
+        """Move the job on to its results."""
+        work.job = self._stages.journal.move_lazily(
+            work.job,
+            JobState.EXECUTED,
+            finished_at_ns=time.time_ns(),
+            code=outcome.code,
+            message=outcome.message,
+        )
+        entry, args = _called(work)
+        return package(work.job, entry, args, outcome, work.limits or self._settings.limits)
+
+    async def _deliver(self, work: _Work, results: Package) -> None:
+        """Deliver, then close the job in the journal."""
+        delivery, journal = self._stages.delivery, self._stages.journal
+        job = work.job
+        try:
+            await delivery.deliver(job.slot, results)
+        except OSError as error:
+            _log.warning("delivery-failed", **_ids(work), error=str(error))
+            await journal.keep_package(job, results)
+            with self._aside():
+                await storage_retry(lambda state: _log_wait(work, state))(
+                    delivery.deliver, job.slot, results
+                )
+        work.job = journal.move_lazily(job, JobState.DELIVERED)
+        seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
+        _log.info("job-finished", **_ids(work), code=job.code, seconds=round(seconds, 6))
+
+    # Dropped modules
+
+    async def _on_module(self, drop: ModuleDrop) -> None:
+        """Run what a dropped module makes runnable."""
+        self._module_dropped.set()
+        self._module_dropped = asyncio.Event()
+        layout = self._stages.layout
+        failed = await self._stages.journal.latest_failed_by_module()
+        for job in failed:
+            places = layout.module_places(job.slot, job.module_reference)
+            if any(place.path == drop.path for place in places):
+                await self._run_again(job.slot, drop, only_without_reference=False)
+        directory, name = os.path.split(drop.path)
+        if name == MODULE_NAME and drop.path != layout.wasm_path:
+            for slot in await asyncio.to_thread(_slots_in, layout, directory):
+                await self._run_again(slot, drop, only_without_reference=True)
+        if drop.path == layout.wasm_path:
+            await self._run_root(drop)
+
+    async def _run_root(self, drop: ModuleDrop) -> None:
+        slot = self._stages.layout.root_slot
+        if await self._run_again(slot, drop, only_without_reference=True):
+            return
+        await asyncio.sleep(_ROOT_INPUT_SECONDS)
+        if self._is_served(slot, drop) or self._stopping:
+            return
+        if await asyncio.to_thread(os.path.lexists, slot.input_path):
+            return  # it came meanwhile and is a drop of its own
+        self._accept_without_input(slot)
+
+    async def _run_again(
+        self, slot: Slot, drop: ModuleDrop, *, only_without_reference: bool
+    ) -> bool:
+        """Run a slot's input with the dropped module; False where it has no input."""
+        if self._is_served(slot, drop):
+            return True
+        found = await asyncio.to_thread(self._stages.intake.read_again, slot)
+        if found is None:
+            return False
+        named = found.spec is not None and found.spec.module is not None
+        if self._is_served(slot, drop) or (named and only_without_reference) or self._stopping:
+            return True
+        self._backlog.take()
+        self._accept_input(found, None)
+        return True
+
+    def _is_served(self, slot: Slot, drop: ModuleDrop) -> bool:
+        """Whether the slot has run, or is about to find, this version of the module."""
+        queue = self._slots.get(slot.key)
+        if queue is not None:
+            works: Iterable[_Work] = [*queue.waiting, *([queue.active] if queue.active else [])]
+            if any(work.job.module is None or _pins(work.job, drop) for work in works):
+                return True
+        return self._pinned_last.get(slot.key) == drop.version
+
+
+class _NothingOwedError(Exception):
+    """A module that was dropped alone can't run without an input."""
+
+
+def _pins(job: Job, drop: ModuleDrop) -> bool:
+    return job.module is not None and job.module.version == drop.version
+
+
+def _slots_in(layout: Layout, directory: str) -> list[Slot]:
+    try:
+        return list(layout.slots_in(directory))
+    except FileNotFoundError:
+        return []
+
+
+def _call(module: CompiledModule, chosen: Plan, spec: InputSpec) -> Call:
+    return Call(
+        entry=chosen.entry,
+        signature=chosen.signature,
+        args=chosen.bits,
+        argv=("module.wasm", *chosen.argv),
+        env=dict(spec.env or {}),
+        stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
+    )
+
+
+def _called(work: _Work) -> tuple[str | None, list[Any]]:
+    """Return the entry and the arguments as the results echo them."""
+    if work.plan is not None:
+        return work.plan.entry, list(work.plan.args)
+    if work.spec is not None:
+        return work.spec.entry, list(work.spec.args or ())
+    return None, []
+
+
+def _log_wait(work: _Work, state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    pause = state.next_action.sleep if state.next_action else 0.0
+    _log.warning("delivery-waits", **_ids(work), error=str(error), again_in=round(pause, 1))
+
+
+def _ids(work: _Work) -> dict[str, Any]:
+    return {"job": work.job.id, "slot": work.job.slot.key, "attempt": work.job.attempt}
+
+
+def _new_id(dropped_at_ns: int) -> str:
+    """Return a name for a job that sorts by time and that no other job has."""
+    moment = datetime.fromtimestamp(dropped_at_ns // 1_000_000_000, UTC)
+    return f"{moment:%Y%m%dT%H%M%SZ}-{os.urandom(5).hex()}"

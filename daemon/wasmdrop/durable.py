@@ -1,0 +1,52 @@
+"""Files that are either wholly there or not at all, also after a power cut.
+
+Durable means: written under a temporary name in the same directory, synced, renamed, and the
+directory synced (rename(2), fsync(2)). Temporary names begin with ``.wasmdrop-``; names that begin
+with a dot are never looked at, and these may be swept by whoever finds them stale.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+__all__ = ["TEMPORARY_PREFIX", "sync_directory", "temporary_name", "write_durably"]
+
+TEMPORARY_PREFIX: Final = ".wasmdrop-"
+
+_serial = itertools.count()
+
+
+def temporary_name() -> str:
+    """Return a file name that no other writer of this or another process uses."""
+    return f"{TEMPORARY_PREFIX}{os.getpid()}-{next(_serial)}"
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in ``directory`` durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def write_durably(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write; at the end of the block it is at ``path``, durably.
+
+    Where the block raises, nothing is left and ``path`` is as it was.
+    """
+    work = path.with_name(temporary_name())
+    try:
+        with work.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(path)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)

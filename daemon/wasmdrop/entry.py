@@ -1,0 +1,120 @@
+"""Which export a job calls, and with which arguments: the order that the protocol gives.
+
+Pure: from the module's summary, the input and the settings to a :class:`Plan`. Used by the
+dispatcher for each job and by ``wasmdrop inspect``.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from wasmdrop.errors import RefusedError
+from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
+from wasmdrop.outcome import Code
+from wasmdrop.settings import Settings
+from wasmdrop.values import check_signature, encode_args
+
+__all__ = ["Plan", "choose_entry", "plan"]
+
+#: Exports that an error message lists.
+_LISTED: Final = 30
+
+_START: Final = "_start"
+_ADD: Final = "add"
+_ADD_PARAMS: Final = ("i64", "i64")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A call that fits the module."""
+
+    entry: str
+    signature: FunctionType
+    args: tuple[Any, ...]
+    """The arguments as the results will echo them."""
+    bits: tuple[int, ...] = ()
+    """The arguments as bit patterns, for a function."""
+    argv: tuple[str, ...] = ()
+    """The argument strings after the program's name, for a command."""
+
+
+def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings) -> str:
+    """Return the export to call: ``wanted``, ``ENTRY``, ``add``, ``_start``, the first that is there.
+
+    Raises ``RefusedError`` with ``entry-not-found`` and what is exported.
+    """
+    functions = summary.functions
+    if wanted is not None:
+        if wanted in functions:
+            return wanted
+        if wanted in summary.other_exports:
+            kind = summary.other_exports[wanted]
+            raise RefusedError(
+                Code.ENTRY_NOT_FOUND, f"{wanted!r} is exported as a {kind}, not as a function"
+            )
+        raise RefusedError(
+            Code.ENTRY_NOT_FOUND, f"the module exports no function {wanted!r}; {_exports(summary)}"
+        )
+    if settings.entry in functions:
+        return settings.entry
+    if _ADD in functions and functions[_ADD].params == _ADD_PARAMS:
+        return _ADD
+    if summary.kind is ModuleKind.COMMAND:
+        return _START
+    raise RefusedError(
+        Code.ENTRY_NOT_FOUND,
+        f'no "entry" was given and the module exports no {settings.entry!r}; {_exports(summary)}',
+    )
+
+
+def plan(
+    summary: ModuleSummary, wanted: str | None, args: Sequence[Any] | None, settings: Settings
+) -> Plan:
+    """Return what to call and with what.
+
+    Raises ``RefusedError``: ``entry-not-found``, ``invalid-args``, ``unsupported-signature``.
+    """
+    entry = choose_entry(summary, wanted, settings)
+    signature = summary.functions[entry]
+    given = tuple(_arguments(entry, signature, args, settings))
+    if entry == _START and summary.kind is ModuleKind.COMMAND:
+        return Plan(entry, signature, given, argv=_argument_strings(given))
+    check_signature(signature)
+    return Plan(entry, signature, given, bits=tuple(encode_args(given, signature.params)))
+
+
+def _arguments(
+    entry: str, signature: FunctionType, args: Sequence[Any] | None, settings: Settings
+) -> Sequence[Any]:
+    if args is not None:
+        return args
+    if settings.env_args is not None:
+        return settings.env_args
+    if entry == _ADD and signature.params == _ADD_PARAMS:
+        return (settings.add_x, settings.add_y)
+    return ()
+
+
+def _argument_strings(args: Sequence[Any]) -> tuple[str, ...]:
+    """Return a command's arguments; numbers are taken as they would be typed."""
+    strings = []
+    for index, arg in enumerate(args):
+        if isinstance(arg, bool) or not isinstance(arg, str | int | float):
+            raise RefusedError(
+                Code.INVALID_ARGS,
+                f"args[{index}]: expected a string, as the arguments of a command are",
+            )
+        text = str(arg)
+        if "\0" in text:
+            raise RefusedError(Code.INVALID_ARGS, f"args[{index}]: holds a NUL character")
+        strings.append(text)
+    return tuple(strings)
+
+
+def _exports(summary: ModuleSummary) -> str:
+    names = list(summary.functions)
+    if not names:
+        return "it exports no functions at all"
+    shown = ", ".join(names[:_LISTED])
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"it exports {shown}{more}"

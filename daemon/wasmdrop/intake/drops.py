@@ -1,0 +1,250 @@
+"""Turns noticed paths into drops: what is new, what is complete, what it says.
+
+Owns the memory of which versions were taken. May be called from several threads; drops of one slot
+leave in the order in which their versions were read.
+"""
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from wasmdrop.errors import RefusedError
+from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
+from wasmdrop.intake.spec import InputSpec, parse_input
+from wasmdrop.job import FileVersion, Slot
+from wasmdrop.layout import Layout
+from wasmdrop.limits import MEBIBYTE
+from wasmdrop.outcome import Code
+from wasmdrop.settings import Settings
+
+__all__ = ["Backlog", "InputDrop", "Intake", "ModuleDrop"]
+
+_log = structlog.get_logger()
+
+#: Bytes of the content's digest kept beside each taken version.
+_DIGEST_KEPT_BYTES: Final = 8
+
+
+class InputDrop(msgspec.Struct, frozen=True):
+    """One version of an input file, read whole, with what it says or why it says nothing."""
+
+    slot: Slot
+    dropped_at_ns: int
+    data: bytes
+    sha256: str
+    spec: InputSpec | None
+    refusal: RefusedError | None
+    taken: bytes
+    """The version as the journal keeps it."""
+
+
+class ModuleDrop(msgspec.Struct, frozen=True):
+    """One version of a module file; nobody has read it yet."""
+
+    path: str
+    version: FileVersion
+    taken: bytes
+
+
+class Backlog:
+    """How many drops were taken and are not done, against the bound."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._count = 0
+        self._lock = threading.Lock()
+        self._left_some = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self) -> bool:
+        """Count one more drop; False where there is no room, so that it stays where it is."""
+        with self._lock:
+            if self._count >= self._bound:
+                self._left_some = True
+                return False
+            self._count += 1
+            return True
+
+    def done(self) -> bool:
+        """Count one less; True when drops were left and it is time to look for them again."""
+        with self._lock:
+            self._count -= 1
+            # Half empty, so that the scan that follows is worth its while.
+            if self._left_some and self._count <= self._bound // 2:
+                self._left_some = False
+                return True
+            return False
+
+
+class Intake:
+    """Reads and judges what the watcher noticed.
+
+    ``emit`` gets each drop. ``look_again`` is asked to notice a path once more after some seconds.
+    ``taken`` is what the journal remembers: path to version.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        layout: Layout,
+        taken: dict[str, bytes],
+        backlog: Backlog,
+        emit: Callable[[InputDrop | ModuleDrop], None],
+        look_again: Callable[[str, float], None],
+    ) -> None:
+        self._settle_seconds = settings.settle_sec
+        self._max_input_bytes = settings.max_input_mb * MEBIBYTE
+        self._layout = layout
+        self._taken = taken
+        self._backlog = backlog
+        self._emit = emit
+        self._look_again = look_again
+        self._suspects: dict[str, tuple[bytes, float]] = {}
+        self._lock = threading.Lock()
+
+    def consider(self, path: str, created: bool = False) -> None:
+        """Look at a noticed path and take it if it is a drop.
+
+        ``created`` says that the file was only just made, so that somebody may still write it.
+        """
+        layout = self._layout
+        slot = layout.slot_of(layout.input_announced_by(path) or path)
+        if slot is not None:
+            path = slot.input_path
+            if not layout.is_ready(slot):
+                return
+        elif not layout.is_module(path):
+            return
+        with self._lock:
+            try:
+                if created and _may_be_open_for_writing(path):
+                    # Its close will be the event. Where none comes, it was a link after all.
+                    self._look_again(path, self._settle_seconds)
+                elif slot is not None:
+                    self._consider_input(slot)
+                else:
+                    self._consider_module(path)
+            except FileNotFoundError:
+                self._suspects.pop(path, None)  # gone before it was read: no drop
+            except ChangedWhileReadError:
+                self._look_again(path, self._settle_seconds)
+            except OSError as error:
+                _log.warning("drop-unreadable", path=path, error=str(error))
+                self._look_again(path, max(1.0, self._settle_seconds))
+
+    def is_taken(self, path: str, status: os.stat_result) -> bool:
+        """Whether this very version was taken before: spares a scan from opening the file."""
+        taken = self._taken.get(path)
+        return taken is not None and taken.startswith(_pack(FileVersion.of(status)))
+
+    def read_again(self, slot: Slot) -> InputDrop | None:
+        """Read a slot's input for another run, whatever was taken; None where there is none."""
+        with self._lock:
+            try:
+                return self._read(slot)
+            except (FileNotFoundError, ChangedWhileReadError):
+                return None
+
+    def _consider_input(self, slot: Slot) -> None:
+        path = slot.input_path
+        known = self._taken.get(path, b"")
+        drop = self._read(slot)
+        # Not the version alone: two writes within one tick of the kernel's clock share one.
+        if known == drop.taken:
+            return
+        if _digest(known) == _digest(drop.taken) and _is_link(path):
+            self._taken[path] = drop.taken  # a volume was swapped, and this file is what it was
+            return
+        if drop.refusal is not None and not self._is_quiet(path, drop.taken):
+            return
+        self._suspects.pop(path, None)
+        if self._backlog.take():
+            self._taken[path] = drop.taken
+            self._emit(drop)
+
+    def _read(self, slot: Slot) -> InputDrop:
+        path = slot.input_path
+        place = self._layout.root_of(path)
+        dropped_at_ns = time.time_ns()
+        spec, refusal, data = None, None, b""
+        try:
+            read = read_regular(
+                place.root, place.relative, self._max_input_bytes, Code.INVALID_INPUT
+            )
+            data = read.data
+            version = _pack(read.version)
+            spec = parse_input(data)
+        except RefusedError as error:
+            refusal = error
+            if not data:
+                version = _pack_odd(os.lstat(path))
+        sha256 = hashlib.sha256(data)
+        return InputDrop(
+            slot,
+            dropped_at_ns,
+            data,
+            sha256.hexdigest(),
+            spec,
+            refusal,
+            version + sha256.digest()[:_DIGEST_KEPT_BYTES],
+        )
+
+    def _is_quiet(self, path: str, taken: bytes) -> bool:
+        """Whether what can't be read as an input has stayed the same for long enough."""
+        now = time.monotonic()
+        suspect, since = self._suspects.get(path, (b"", 0.0))
+        if suspect != taken:
+            self._suspects[path] = (taken, now)
+            self._look_again(path, self._settle_seconds)
+            return False
+        left_seconds = since + self._settle_seconds - now
+        if left_seconds > 0:
+            self._look_again(path, left_seconds)
+            return False
+        return True
+
+    def _consider_module(self, path: str) -> None:
+        version = FileVersion.of(os.stat(path))  # noqa: PTH116 - may hold any bytes
+        taken = _pack(version)
+        if self._taken.get(path) != taken:
+            self._taken[path] = taken
+            self._emit(ModuleDrop(path, version, taken))
+
+
+def _pack(version: FileVersion) -> bytes:
+    """Return the version in 32 bytes: a hundred thousand of them are kept in memory."""
+    return b"".join(
+        (number & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
+        for number in (version.device, version.inode, version.size_bytes, version.mtime_ns)
+    )
+
+
+def _pack_odd(status: os.stat_result) -> bytes:
+    """Return the version of what is no readable file: its sizes and times mean nothing."""
+    if stat.S_ISREG(status.st_mode):
+        return _pack(FileVersion.of(status))
+    return _pack(FileVersion(status.st_dev, status.st_ino, 0, 0))
+
+
+def _digest(taken: bytes) -> bytes:
+    return taken[-_DIGEST_KEPT_BYTES:]
+
+
+def _is_link(path: str) -> bool:
+    # Links further up the path count too: in a ConfigMap volume `input.json` is one itself, but a
+    # directory of it may be mounted by a link.
+    return os.path.realpath(path) != path
+
+
+def _may_be_open_for_writing(path: str) -> bool:
+    status = os.lstat(path)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1

@@ -1,0 +1,104 @@
+"""Finds the module of a job: which file it is, and what its digest is.
+
+Digests are remembered by version, so that an unchanged module is not read again for each job.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from wasmdrop.intake.reader import open_regular
+from wasmdrop.job import FileVersion, PinnedModule, Slot
+from wasmdrop.layout import Layout, ModulePlace
+from wasmdrop.outcome import Code
+
+__all__ = ["DIGEST_PREFIX", "ModuleFinder"]
+
+DIGEST_PREFIX: Final = "sha256:"
+
+#: Digests remembered; a version takes some 300 bytes.
+_REMEMBERED: Final = 4096
+
+#: A file that changed this recently may change again within the same tick of the kernel's clock,
+#: and so without a new version: its digest is not remembered.
+_CLOCK_TICK_NS: Final = 50_000_000
+
+_Version = tuple[int, int, int, int, int]
+
+
+class ModuleFinder:
+    """Finds modules in the directories of ``layout``; safe to call from several threads.
+
+    ``ingest`` keeps a copy of an open module and returns its digest; ``has_module`` says whether a
+    copy is kept.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        max_bytes: int,
+        ingest: Callable[[int], str],
+        has_module: Callable[[str], bool],
+    ) -> None:
+        self._layout = layout
+        self._max_bytes = max_bytes
+        self._ingest = ingest
+        self._has_module = has_module
+        self._digests: OrderedDict[_Version, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(
+        self, slot: Slot, reference: str | None, *, only_known: bool = False
+    ) -> PinnedModule | None:
+        """Return the module that a job of ``slot`` is to run; None where it is not there.
+
+        ``reference`` is the input's ``module``. With ``only_known`` a module that would have to be
+        read first counts as not there. Raises ``RefusedError`` for what is no regular file, and
+        ``OSError`` where storage fails.
+        """
+        if reference is not None and reference.startswith(DIGEST_PREFIX):
+            sha256 = reference.removeprefix(DIGEST_PREFIX).lower()
+            return PinnedModule(reference, sha256, 0) if self._has_module(sha256) else None
+        for place in self._layout.module_places(slot, reference):
+            try:
+                return self._pin(place, only_known)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return None
+
+    def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
+        with open_regular(place.root, place.relative, self._max_bytes, Code.INVALID_MODULE) as (
+            fd,
+            status,
+        ):
+            version = _version(status)
+            sha256 = self._digests.get(version)
+            if sha256 is None:
+                if only_known:
+                    return None
+                sha256 = self._ingest(fd)
+                if _version(os.fstat(fd)) == version:
+                    self._remember(version, sha256)
+        return PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status))
+
+    def _remember(self, version: _Version, sha256: str) -> None:
+        if time.time_ns() - version[4] < _CLOCK_TICK_NS:
+            return
+        with self._lock:
+            self._digests[version] = sha256
+            if len(self._digests) > _REMEMBERED:
+                self._digests.popitem(last=False)
+
+
+def _version(status: os.stat_result) -> _Version:
+    """Return more than a drop's version: the change time can't be set back by a producer."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )

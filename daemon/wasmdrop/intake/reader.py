@@ -1,0 +1,110 @@
+"""Reads files that others may have put there: never blocks, never leaves its directory.
+
+Promises that what is returned is one version of one regular file. Opening happens in two steps, a
+look at what lies there (``O_PATH``) and then the same object itself, so that a FIFO, a device or a
+socket is never opened at all.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from wasmdrop import beneath
+from wasmdrop.errors import RefusedError
+from wasmdrop.job import FileVersion
+from wasmdrop.outcome import Code
+
+__all__ = ["ChangedWhileReadError", "FileRead", "open_regular", "read_regular"]
+
+_KINDS: Final = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISLNK, "a link"),
+)
+
+
+class ChangedWhileReadError(Exception):
+    """The file was written to while it was read; it will be complete later."""
+
+
+class FileRead(msgspec.Struct, frozen=True):
+    """One version of a file, whole."""
+
+    data: bytes
+    version: FileVersion
+
+
+@contextlib.contextmanager
+def open_regular(
+    root: str, relative: str, max_bytes: int, code: Code
+) -> Iterator[tuple[int, os.stat_result]]:
+    """Open the regular file ``relative`` below ``root``; give a descriptor and its status.
+
+    Raises ``FileNotFoundError`` where nothing is there; ``RefusedError`` with ``code`` for what is
+    no regular file, larger than ``max_bytes``, a link out of ``root``, or closed to the daemon;
+    other ``OSError`` where storage fails.
+    """
+    place = _open_path(root, relative, code)
+    try:
+        status = os.fstat(place)
+        if not stat.S_ISREG(status.st_mode):
+            kind = next((name for test, name in _KINDS if test(status.st_mode)), "no file")
+            raise RefusedError(code, f"{relative}: expected a regular file, found {kind}")
+        if status.st_size > max_bytes:
+            raise RefusedError(
+                code, f"{relative}: {status.st_size} bytes are more than is read ({max_bytes})"
+            )
+        try:
+            fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError:
+            raise RefusedError(code, f"{relative}: the daemon may not read it") from None
+    finally:
+        os.close(place)
+    try:
+        yield fd, status
+    finally:
+        os.close(fd)
+
+
+def read_regular(root: str, relative: str, max_bytes: int, code: Code) -> FileRead:
+    """Read the regular file ``relative`` below ``root``; errors as in :func:`open_regular`.
+
+    Raises ``ChangedWhileReadError`` where it was written to meanwhile.
+    """
+    with open_regular(root, relative, max_bytes, code) as (fd, status):
+        before = FileVersion.of(status)
+        parts = []
+        room = max_bytes + 1
+        while room > 0 and (part := os.read(fd, min(room, 1 << 20))):
+            parts.append(part)
+            room -= len(part)
+        data = b"".join(parts)
+        if FileVersion.of(os.fstat(fd)) != before or len(data) != before.size_bytes:
+            raise ChangedWhileReadError
+        return FileRead(data, before)
+
+
+def _open_path(root: str, relative: str, code: Code) -> int:
+    try:
+        return beneath.open_path(root, relative)
+    except OSError as error:
+        number = error.errno
+        if number == errno.EXDEV:
+            reason = f"a link that leads out of {root}"
+        elif number == errno.ELOOP:
+            reason = "links that lead in a circle, or that can't be followed safely"
+        elif number == errno.EACCES:
+            reason = "the daemon may not read it"
+        elif number == errno.ENOENT and os.path.lexists(os.path.join(root, relative)):  # noqa: PTH118
+            reason = "a link to nothing"
+        else:
+            raise
+        raise RefusedError(code, f"{relative}: {reason}") from None

@@ -1,0 +1,327 @@
+"""The journal: every accepted job and its state, in SQLite, and the only one that moves a job.
+
+Writes are handed to one thread, which puts all that has gathered into one transaction: jobs that
+come together share a sync. A future returned here is done when its write is durable. Moves that
+only inform (``lazy``) wait a moment for a transaction to ride in.
+
+Where the disk is full or failing, the thread tries again until it succeeds: callers wait, nothing
+is lost, and nothing that is not durable is ever published.
+"""
+
+import asyncio
+import json
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+from tenacity import Retrying, retry_if_exception, wait_random_exponential
+
+from wasmdrop.errors import StorageError, WasmdropError
+from wasmdrop.job import MOVES, Job, JobState
+from wasmdrop.outcome import Code
+from wasmdrop.report import Package
+
+__all__ = ["IllegalMoveError", "Journal"]
+
+_log = structlog.get_logger()
+
+_SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    slot BLOB NOT NULL,
+    state TEXT NOT NULL,
+    code TEXT,
+    job TEXT NOT NULL,
+    input BLOB,
+    package BLOB
+);
+CREATE INDEX jobs_open ON jobs (seq) WHERE state NOT IN ('delivered', 'discarded');
+CREATE INDEX jobs_slot ON jobs (slot, seq);
+CREATE INDEX jobs_code ON jobs (code) WHERE code IS NOT NULL AND code != 'ok';
+CREATE TABLE taken (path BLOB PRIMARY KEY, version BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+#: How long a move that only informs waits for company, in seconds.
+_LAZY_SECONDS: Final = 0.05
+
+_Operation = Callable[[sqlite3.Connection], Any]
+
+
+class IllegalMoveError(WasmdropError):
+    """A move that the table does not know: a fault in the program."""
+
+
+class _Request:
+    def __init__(self, operation: _Operation, future: "asyncio.Future[Any] | None") -> None:
+        self.operation = operation
+        self.future = future
+        self.result: Any = None
+
+
+class Journal:
+    """The journal in ``path``. Opened once, by one daemon; used from its event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = _open(path)
+        self._loop = asyncio.get_running_loop()
+        self._requests: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
+        self._gathered: list[_Request] = []
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+
+    def taken(self) -> dict[str, bytes]:
+        """Return which versions were taken. Only before the first write."""
+        rows = self._connection.execute("SELECT path, version FROM taken")
+        return {os.fsdecode(path): version for path, version in rows}
+
+    def open_jobs(self) -> list[Job]:
+        """Return the jobs that are not final, in the order of their drops. Only at the start."""
+        rows = self._connection.execute(
+            "SELECT job FROM jobs WHERE state NOT IN ('delivered', 'discarded') ORDER BY seq"
+        )
+        return [_decode_job(text) for (text,) in rows]
+
+    def accept(
+        self, job: Job, data: bytes | None, taken: dict[str, bytes]
+    ) -> "asyncio.Future[None]":
+        """Record a new job, its input as it was read, and the versions that caused it."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO jobs (id, slot, state, code, job, input) VALUES (?, ?, ?, ?, ?, ?)",
+                (job.id, os.fsencode(job.slot.key), job.state, job.code, _encode_job(job), data),
+            )
+            _write_taken(connection, taken)
+
+        return self._submit(write)
+
+    def remember(self, taken: dict[str, bytes]) -> None:
+        """Record versions that were taken and made no job."""
+        self._submit_lazily(lambda connection: _write_taken(connection, taken))
+
+    def move(
+        self, job: Job, state: JobState, **changes: Any
+    ) -> "tuple[Job, asyncio.Future[None]]":
+        """Move ``job`` to ``state``; return the moved job and when that is durable.
+
+        Raises ``IllegalMoveError``.
+        """
+        moved = self._moved(job, state, changes)
+        return moved, self._submit(_update(moved))
+
+    def move_lazily(self, job: Job, state: JobState, **changes: Any) -> Job:
+        """Move ``job`` where nothing is lost if the daemon ends before that is written."""
+        moved = self._moved(job, state, changes)
+        self._submit_lazily(_update(moved))
+        return moved
+
+    def keep_package(self, job: Job, package: Package) -> "asyncio.Future[None]":
+        """Record results that can't be delivered now."""
+        data = msgspec.msgpack.encode(package)
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE jobs SET package = ? WHERE id = ?", (data, job.id))
+
+        return self._submit(write)
+
+    def load_package(self, job: Job) -> "asyncio.Future[Package | None]":
+        """Return the results that were kept for ``job``, if any were."""
+
+        def read(connection: sqlite3.Connection) -> Package | None:
+            query = "SELECT package FROM jobs WHERE id = ?"
+            found = connection.execute(query, (job.id,)).fetchone()
+            if found is None or found[0] is None:
+                return None
+            return msgspec.msgpack.decode(found[0], type=Package)
+
+        return self._submit(read)
+
+    def load_input(self, job: Job) -> "asyncio.Future[bytes | None]":
+        """Return the input of ``job`` as it was read."""
+
+        def read(connection: sqlite3.Connection) -> bytes | None:
+            found = connection.execute("SELECT input FROM jobs WHERE id = ?", (job.id,)).fetchone()
+            return None if found is None else found[0]
+
+        return self._submit(read)
+
+    def latest_failed_by_module(self) -> "asyncio.Future[list[Job]]":
+        """Return each slot's latest job where that failed for its module's sake."""
+        codes = [code for code in Code if code.of_the_module]
+
+        def read(connection: sqlite3.Connection) -> list[Job]:
+            rows = connection.execute(
+                f"SELECT job FROM jobs AS j WHERE code IN ({','.join('?' * len(codes))})"  # noqa: S608 - only marks
+                " AND seq = (SELECT max(seq) FROM jobs WHERE slot = j.slot)",
+                codes,
+            )
+            return [_decode_job(text) for (text,) in rows]
+
+        return self._submit(read)
+
+    async def close(self) -> None:
+        """Write what has gathered and close the file."""
+        self._hand_over()
+        self._requests.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+
+    def _moved(self, job: Job, state: JobState, changes: dict[str, Any]) -> Job:
+        if state not in MOVES[job.state]:
+            raise IllegalMoveError(f"job {job.id}: {job.state} to {state} is no legal move")
+        return msgspec.structs.replace(job, state=state, **changes)
+
+    def _submit(self, operation: _Operation) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._gather(_Request(operation, future))
+        return future
+
+    def _submit_lazily(self, operation: _Operation) -> None:
+        self._gather(_Request(operation, None))
+
+    def _gather(self, request: _Request) -> None:
+        """Hand over what one turn of the loop asks for together.
+
+        Two turns, in fact: a drop's acceptance in the first and its start in the second then share
+        a transaction, and so a sync.
+        """
+        self._gathered.append(request)
+        if len(self._gathered) == 1:
+            self._loop.call_soon(self._loop.call_soon, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._requests.put(self._gathered)
+            self._gathered = []
+
+    def _write(self) -> None:
+        ending = False
+        while not ending:
+            batch, ending = self._collect()
+            if batch:
+                self._commit(batch)
+
+    def _collect(self) -> tuple[list[_Request], bool]:
+        """Wait for something worth a transaction and return all that is there with it."""
+        batch: list[_Request] = []
+        deadline: float | None = None
+        urgent = False
+        while True:
+            try:
+                if urgent:
+                    requests = self._requests.get_nowait()
+                else:
+                    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    requests = self._requests.get(timeout=timeout)
+            except queue.Empty:
+                return batch, False
+            if requests is None:
+                return batch, True
+            batch += requests
+            urgent = urgent or any(request.future is not None for request in requests)
+            deadline = deadline or time.monotonic() + _LAZY_SECONDS
+
+    def _commit(self, batch: list[_Request]) -> None:
+        for attempt in Retrying(
+            retry=retry_if_exception(_is_passing),
+            wait=wait_random_exponential(multiplier=0.05, max=5),
+            before_sleep=lambda state: _log.error(
+                "journal-stuck", path=str(self._path), error=str(_error_of(state))
+            ),
+        ):
+            with attempt:
+                self._try_to_commit(batch)
+        answered = [request for request in batch if request.future is not None]
+        if answered:
+            self._loop.call_soon_threadsafe(_answer, answered)
+
+    def _try_to_commit(self, batch: list[_Request]) -> None:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for request in batch:
+                request.result = request.operation(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL syncs the log at each commit: a commit is a promise.
+        connection.execute("PRAGMA synchronous = FULL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = 1; COMMIT;")
+        elif version != _SCHEMA_VERSION:
+            raise StorageError(
+                f"{path}: the journal is of version {version}, and this wasmdrop knows"
+                f" version {_SCHEMA_VERSION}"
+            )
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise StorageError(f"{path}: the journal can't be opened: {error}") from error
+    except StorageError:
+        connection.close()
+        raise
+    return connection
+
+
+def _is_passing(error: BaseException) -> bool:
+    # Full disks, I/O errors and locks are operational; a wrong statement is a ProgrammingError.
+    return isinstance(error, sqlite3.OperationalError)
+
+
+def _error_of(state: Any) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+def _answer(requests: list[_Request]) -> None:
+    for request in requests:
+        if request.future is not None and not request.future.done():
+            request.future.set_result(request.result)
+
+
+def _update(job: Job) -> _Operation:
+    text = _encode_job(job)
+
+    def write(connection: sqlite3.Connection) -> None:
+        # A final job needs its input and its results no more.
+        drop = ", input = NULL, package = NULL" if job.state.is_final else ""
+        connection.execute(
+            f"UPDATE jobs SET state = ?, code = ?, job = ?{drop} WHERE id = ?",  # noqa: S608 - a constant
+            (job.state, job.code, text, job.id),
+        )
+
+    return write
+
+
+def _write_taken(connection: sqlite3.Connection, taken: dict[str, bytes]) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO taken (path, version) VALUES (?, ?)",
+        [(os.fsencode(path), version) for path, version in taken.items()],
+    )
+
+
+def _encode_job(job: Job) -> str:
+    # The standard library's JSON escapes names that are not UTF-8; msgspec's refuses them.
+    return json.dumps(msgspec.to_builtins(job), separators=(",", ":"))
+
+
+def _decode_job(text: str) -> Job:
+    return msgspec.convert(json.loads(text), Job)

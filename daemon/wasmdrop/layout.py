@@ -1,0 +1,138 @@
+"""Which path is what: slots, modules, and names that are never looked at."""
+
+import os.path
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from wasmdrop.job import Slot
+from wasmdrop.settings import Settings
+
+__all__ = ["MODULE_NAME", "Layout", "ModulePlace", "is_ignored"]
+
+MODULE_NAME: Final = "module.wasm"
+
+#: ``input.json`` and ``input-NAME.json``.
+_INPUT: Final = re.compile(r"input(?P<name>-[A-Za-z0-9._-]{1,200})?\.json\Z")
+
+_UNFINISHED: Final = ("~", ".tmp", ".part")
+
+
+class ModulePlace(msgspec.Struct, frozen=True):
+    """Where a module may lie: a path below the directory that it must not leave."""
+
+    root: str
+    relative: str
+
+    @property
+    def path(self) -> str:
+        """The whole path."""
+        return os.path.join(self.root, self.relative)  # noqa: PTH118 - may hold any bytes
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or directory of this name is never looked at."""
+    return name.startswith(".") or name.endswith(_UNFINISHED)
+
+
+class Layout:
+    """The directories of one daemon and the meaning of the names in them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.shared_dir = str(settings.shared_dir)
+        self.wasm_dir = str(settings.wasm_dir)
+        self.wasm_path = str(settings.wasm_path)
+        self._max_depth = settings.max_depth
+        self._ready_suffix = settings.ready_suffix
+        self.root_slot = self._root_slot(settings)
+
+    @staticmethod
+    def _root_slot(settings: Settings) -> Slot:
+        path = str(settings.input_path)
+        shared = str(settings.shared_dir)
+        below = os.path.relpath(path, shared)
+        return Slot(
+            key=path if below.startswith("..") else below,
+            input_path=path,
+            directory=str(settings.output_path.parent),
+            stem=settings.output_path.stem,
+            is_root=True,
+        )
+
+    def slot_of(self, path: str) -> Slot | None:
+        """Return the slot whose input ``path`` is, if it is one's."""
+        if path == self.root_slot.input_path:
+            return self.root_slot
+        directory, name = os.path.split(path)
+        found = _INPUT.match(name)
+        if found is None or not self._is_slot_directory(directory):
+            return None
+        return Slot(
+            key=os.path.relpath(path, self.shared_dir),
+            input_path=path,
+            directory=directory,
+            stem=f"result{found['name'] or ''}",
+        )
+
+    def input_announced_by(self, path: str) -> str | None:
+        """Return the input path that ``path`` is the ready file of, if it is one's."""
+        suffix = self._ready_suffix
+        if not suffix or not path.endswith(suffix):
+            return None
+        return path[: -len(suffix)]
+
+    def is_ready(self, slot: Slot) -> bool:
+        """Whether the producer has said that the slot's input is complete."""
+        return not self._ready_suffix or os.path.exists(slot.input_path + self._ready_suffix)  # noqa: PTH110
+
+    def is_module(self, path: str) -> bool:
+        """Whether a module dropped at ``path`` could matter to any job."""
+        if path == self.wasm_path:
+            return True
+        directory, name = os.path.split(path)
+        if name == MODULE_NAME and self._is_slot_directory(directory):
+            return True
+        return name.endswith(".wasm") and _is_below(path, self.wasm_dir)
+
+    def root_of(self, path: str) -> ModulePlace:
+        """Return ``path`` as a place below the directory that links from it must not leave."""
+        for root in (self.shared_dir, self.wasm_dir):
+            if _is_below(path, root):
+                return ModulePlace(root, os.path.relpath(path, root))
+        return ModulePlace(*os.path.split(path))
+
+    def module_places(self, slot: Slot, reference: str | None) -> Iterator[ModulePlace]:
+        """Give the places where the module of a job may lie, the first that is there counts.
+
+        ``reference`` is the input's ``module``, unless it names a digest.
+        """
+        if reference is not None:
+            yield ModulePlace(self.wasm_dir, reference)
+            if not reference.endswith(".wasm"):
+                yield ModulePlace(self.wasm_dir, f"{reference}.wasm")
+            return
+        own = os.path.join(os.path.dirname(slot.input_path), MODULE_NAME)  # noqa: PTH118, PTH120
+        if self._is_slot_directory(os.path.dirname(own)):  # noqa: PTH120
+            yield self.root_of(own)
+        yield ModulePlace(*os.path.split(self.wasm_path))
+
+    def slots_in(self, directory: str) -> Iterator[Slot]:
+        """Give the slots that have an input in ``directory`` itself."""
+        for name in sorted(os.listdir(directory)):  # noqa: PTH208
+            slot = self.slot_of(os.path.join(directory, name))  # noqa: PTH118
+            if slot is not None:
+                yield slot
+
+    def _is_slot_directory(self, directory: str) -> bool:
+        if directory == self.shared_dir:
+            return True
+        if not _is_below(directory, self.shared_dir):
+            return False
+        below = directory[len(self.shared_dir) :].strip("/").split("/")
+        return len(below) <= self._max_depth and not any(is_ignored(name) for name in below)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path.startswith(directory.rstrip("/") + "/")

@@ -1,0 +1,182 @@
+"""What the result files and the marker say. Pure: values in, bytes out.
+
+``result.json`` is one line whose first three keys are ``entry``, ``args`` and ``results`` or
+``error``; ``result.txt`` ends in the raw value alone; the marker names every file by its digest.
+"""
+
+import hashlib
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from wasmdrop import __version__
+from wasmdrop.job import Job
+from wasmdrop.limits import Limits
+from wasmdrop.outcome import Code, Outcome
+
+__all__ = ["MARKER_SCHEMA", "Package", "package", "raw_value", "timestamp"]
+
+MARKER_SCHEMA: Final = "wasmdrop.marker/1"
+
+#: Output shown in ``result.json``, in bytes of each stream; the whole is in its own file.
+_SHOWN_BYTES: Final = 64 * 1024
+
+_RUNTIME: Final = {
+    "wasmdrop": __version__,
+    "wasmtime": version("wasmtime"),
+    "platform": f"{platform.system().lower()}-{platform.machine()}",
+}
+
+
+class Package(msgspec.Struct, frozen=True):
+    """All that a delivery puts into a slot."""
+
+    files: dict[str, bytes]
+    """The result files by suffix: ``.json``, ``.txt``, …"""
+    marker: bytes
+
+    @property
+    def line(self) -> bytes:
+        """The line for standard output, the same as ``result.json``."""
+        return self.files[".json"]
+
+
+def package(
+    job: Job, entry: str | None, args: list[Any], outcome: Outcome, limits: Limits
+) -> Package:
+    """Return what a finished job delivers. ``entry`` and ``args`` are what was called, if anything."""
+    files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
+    return Package(files, _marker(job, entry, outcome, files, limits))
+
+
+def _result_files(
+    entry: str | None, args: list[Any], outcome: Outcome, finished_at_ns: int
+) -> dict[str, bytes]:
+    body: dict[str, Any] = {"entry": entry, "args": args}
+    if outcome.code is Code.OK:
+        body["results"] = list(outcome.results or ())
+    else:
+        body["error"] = {"code": outcome.code, "message": outcome.message}
+    if outcome.stdout is not None and outcome.stderr is not None:
+        body["exit_code"] = outcome.exit_code
+        for name, data in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
+            body[name] = data[:_SHOWN_BYTES].decode("utf-8", "replace")
+            if len(data) > _SHOWN_BYTES:
+                body[f"{name}_truncated"] = True
+    files = {
+        ".json": _line(body),
+        ".txt": _text(outcome, finished_at_ns),
+    }
+    if outcome.stdout is not None and outcome.stderr is not None:
+        files[".stdout"] = outcome.stdout
+        files[".stderr"] = outcome.stderr
+    return files
+
+
+def raw_value(outcome: Outcome) -> str:
+    """Return the value that a line parser wants: the last line of ``result.txt``."""
+    if outcome.exit_code is not None:
+        return str(outcome.exit_code)
+    if outcome.code is not Code.OK:
+        return "error"
+    results = outcome.results or ()
+    if len(results) == 1:
+        value = results[0]
+        return value if isinstance(value, str) else _compact(value)
+    return _compact(list(results))
+
+
+def _marker(
+    job: Job, entry: str | None, outcome: Outcome, files: dict[str, bytes], limits: Limits
+) -> bytes:
+    finished_ns = job.finished_at_ns or 0
+    started_ns = job.started_at_ns or finished_ns
+    compile_seconds = outcome.compile_seconds
+    queued = (started_ns - job.dropped_at_ns) / 1e9 - compile_seconds
+    body = {
+        "schema": MARKER_SCHEMA,
+        "job": job.id,
+        "id": job.producer_id,
+        "status": outcome.status,
+        "code": outcome.code,
+        "message": outcome.message,
+        "attempt": job.attempt,
+        "slot": job.slot.key,
+        "entry": entry,
+        "module": None
+        if job.module is None
+        else _file(job.module.path, job.module.sha256, job.module.size_bytes),
+        "input": None
+        if job.input is None
+        else _file(job.input.path, job.input.sha256, job.input.size_bytes),
+        "files": {
+            f"{job.slot.stem}{suffix}": {
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "bytes": len(data),
+            }
+            for suffix, data in files.items()
+        },
+        "dropped_at": timestamp(job.dropped_at_ns),
+        "started_at": timestamp(started_ns),
+        "finished_at": timestamp(finished_ns),
+        "seconds": {
+            "queued": _seconds(queued),
+            "compile": _seconds(compile_seconds),
+            "run": _seconds(outcome.run_seconds),
+            "total": _seconds((finished_ns - job.dropped_at_ns) / 1e9),
+        },
+        "limits": {
+            "timeout_sec": limits.timeout_sec,
+            "memory_mb": limits.memory_mb,
+            "output_mb": limits.output_mb,
+            "disk_mb": limits.disk_mb,
+            "fuel": limits.fuel,
+        },
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        "runtime": _RUNTIME,
+    }
+    return _line(body)
+
+
+def timestamp(nanoseconds: int) -> str:
+    """Return a time as RFC 3339 in UTC with microseconds."""
+    moment = datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
+    moment = datetime.fromtimestamp(finished_at_ns // 1_000_000_000, UTC)
+    value = raw_value(outcome)
+    lines = [f"timestamp: {moment:%Y-%m-%dT%H:%M:%SZ}"]
+    if outcome.code is Code.OK:
+        lines.append(f"result: {value}")
+    else:
+        first_line = outcome.message.partition("\n")[0]
+        lines.append(f"error: {outcome.code}: {first_line}")
+    lines.append(value)
+    return _printable("\n".join(lines) + "\n")
+
+
+def _file(path: str, sha256: str, size_bytes: int) -> dict[str, Any]:
+    return {"path": path, "sha256": sha256, "bytes": size_bytes}
+
+
+def _seconds(value: float) -> float:
+    return round(max(0.0, value), 6)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _line(body: Any) -> bytes:
+    return _printable(_compact(body) + "\n")
+
+
+def _printable(text: str) -> bytes:
+    """Encode; what is not UTF-8 in a name of a file is shown as a question mark."""
+    return text.encode("utf-8", "replace")

@@ -1,0 +1,442 @@
+"""Reads the outside of a core WebAssembly module: its kind, exports, imports and memories.
+
+Wasmtime's Python interface can't be asked for types: it aborts the process on those of vectors and
+most references. So this module reads the sections that describe a module's outside itself, by the
+WebAssembly core specification 3.0, chapter "Binary Format", with the continuation types and custom
+page sizes that wasmtime can be told to accept. All other sections are skipped by their size.
+
+Assumes that wasmtime has compiled the module, so it repeats no validation that it does not need.
+Promises all the same that any bytes end in a summary or a ``RefusedError``, in time and memory
+linear in their number, and that a summary is small enough for a report and the daemon's memory.
+"""
+
+from array import array
+from typing import Final, Literal, NamedTuple
+
+from wasmdrop.errors import RefusedError
+from wasmdrop.module import FunctionType, Import, ModuleKind, ModuleSummary
+from wasmdrop.outcome import Code
+
+__all__ = [
+    "MAX_NAMES",
+    "MAX_NAME_BYTES",
+    "MAX_TYPE_CHARACTERS",
+    "refuse_unless_wasm",
+    "summarize",
+]
+
+#: Imports and exports together; programs that are linked whole have a few dozen.
+MAX_NAMES: Final = 20_000
+#: The names of imports and exports together, as UTF-8.
+MAX_NAME_BYTES: Final = 2 * 1024 * 1024
+#: The types of imports and exported functions together, in text form. Without this bound, twenty
+#: thousand exports of one type with a thousand parameters would make 100 MB of summary out of
+#: 200 kB of module.
+MAX_TYPE_CHARACTERS: Final = 1024 * 1024
+
+_PREAMBLE_BYTES: Final = 8
+_MAGIC: Final = b"\0asm"
+_MODULE_VERSION: Final = b"\x01\0\0\0"
+_COMPONENT_VERSION: Final = b"\x0d\0\x01\0"
+
+#: What other files begin with, and what to say of them.
+_OTHER_FILES: Final = {
+    b"\x7fELF": "an ELF file; precompiled modules (.cwasm), which are ELF files of wasmtime, are "
+    "refused because they hold native code: drop the .wasm file instead",
+    b"\x1f\x8b": "a gzip archive; unpack it first",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+}
+
+#: Ids of sections in the order in which they must come, each at most once.
+_SECTION_ORDER: Final = (1, 2, 3, 4, 5, 13, 6, 7, 8, 9, 12, 10, 11)
+_CUSTOM_SECTION: Final = 0
+
+_EXTERNAL_KINDS: Final = ("func", "table", "memory", "global", "tag")
+
+_NUMBER_TYPES: Final = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128"}
+_PACKED_TYPES: Final = (0x78, 0x77)
+#: Abstract heap types: the name, and the short form of a nullable reference to it.
+_HEAP_TYPES: Final = {
+    0x75: ("nocont", "nullcontref"),
+    0x74: ("noexn", "nullexnref"),
+    0x73: ("nofunc", "nullfuncref"),
+    0x72: ("noextern", "nullexternref"),
+    0x71: ("none", "nullref"),
+    0x70: ("func", "funcref"),
+    0x6F: ("extern", "externref"),
+    0x6E: ("any", "anyref"),
+    0x6D: ("eq", "eqref"),
+    0x6C: ("i31", "i31ref"),
+    0x6B: ("struct", "structref"),
+    0x6A: ("array", "arrayref"),
+    0x69: ("exn", "exnref"),
+    0x68: ("cont", "contref"),
+}
+_REF, _REF_NULL = 0x64, 0x63
+_FUNC, _STRUCT, _ARRAY, _CONT = 0x60, 0x5F, 0x5E, 0x5D
+_SUB, _SUB_FINAL, _REC = 0x50, 0x4F, 0x4E
+
+_HAS_MAXIMUM, _SHARED, _INDEX_64, _HAS_PAGE_SIZE = 1, 2, 4, 8
+_TABLE_FLAGS: Final = _HAS_MAXIMUM | _INDEX_64
+_MEMORY_FLAGS: Final = _HAS_MAXIMUM | _SHARED | _INDEX_64 | _HAS_PAGE_SIZE
+#: Two to this power is the size of a page, in bytes; with custom page sizes it may also be one.
+_PAGE_POWER: Final = 16
+
+
+def refuse_unless_wasm(head: bytes) -> Literal["component", "module"]:
+    """Say whether a file that begins with ``head``, at least its first 8 bytes, is WebAssembly.
+
+    Raises ``RefusedError`` with ``INVALID_MODULE`` that says what the file seems to be instead.
+    """
+    if head[:4] == _MAGIC:
+        version = head[4:_PREAMBLE_BYTES]
+        if version == _MODULE_VERSION:
+            return "module"
+        if version == _COMPONENT_VERSION:
+            return "component"
+    raise RefusedError(Code.INVALID_MODULE, f"the file is no WebAssembly: {_guess(head)}")
+
+
+def _guess(head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    for beginning, guess in _OTHER_FILES.items():
+        if head.startswith(beginning):
+            return f"it is {guess}"
+    if head.lstrip().startswith((b"(", b";;")):
+        return "it looks like WebAssembly text; compile it first, for instance with wat2wasm"
+    if _MAGIC.startswith(head[:4]) and len(head) < _PREAMBLE_BYTES:
+        return f"it ends after {len(head)} bytes"
+    if head.startswith(_MAGIC):
+        return (
+            f"expected version {_MODULE_VERSION.hex(' ')} (a module) or "
+            f"{_COMPONENT_VERSION.hex(' ')} (a component), got {head[4:8].hex(' ')}"
+        )
+    return f"expected it to begin with {_MAGIC.hex(' ')}, got {head[:4].hex(' ')}"
+
+
+def summarize(module: bytes) -> ModuleSummary:
+    """Read the outside of a core module.
+
+    Raises ``RefusedError``: with ``INVALID_MODULE`` and the offset in bytes where ``module`` is
+    malformed, with ``COMPILE_LIMIT`` where the summary would be past ``MAX_NAMES``,
+    ``MAX_NAME_BYTES`` or ``MAX_TYPE_CHARACTERS``.
+    """
+    if refuse_unless_wasm(module[:_PREAMBLE_BYTES]) == "component":
+        raise _malformed("expected a core module, got a component", 4)
+    outline = _Outline()
+    parts = {
+        1: outline.read_types,
+        2: outline.read_imports,
+        3: outline.read_functions,
+        5: outline.read_memories,
+        7: outline.read_exports,
+    }
+    reader = _Reader(module, _PREAMBLE_BYTES, len(module))
+    to_come = list(_SECTION_ORDER)
+    while reader.position < reader.end:
+        start = reader.position
+        number = reader.byte()
+        section = reader.part(reader.u32())
+        if number == _CUSTOM_SECTION:
+            continue
+        if number not in to_come:
+            raise _malformed(f"section {number} is unknown, comes twice or too late", start)
+        del to_come[: to_come.index(number) + 1]
+        if number in parts:
+            parts[number](section)
+            if section.position < section.end:
+                raise _malformed(f"section {number} goes on past its content", section.position)
+    return outline.summary()
+
+
+def _malformed(problem: str, offset: int) -> RefusedError:
+    return RefusedError(Code.INVALID_MODULE, f"malformed module: {problem} (at offset {offset:#x})")
+
+
+class _Limits(NamedTuple):
+    """The size of a table or memory."""
+
+    minimum_bytes: int
+    """If it is a memory's."""
+    text: str
+
+
+class _Reader:
+    """Reads the grammar's smallest parts, from ``position`` and never past ``end``."""
+
+    __slots__ = ("data", "end", "position")
+
+    def __init__(self, data: bytes, position: int, end: int) -> None:
+        self.data = data
+        self.position = position
+        self.end = end
+
+    def byte(self) -> int:
+        if self.position >= self.end:
+            raise _malformed("it ends in the middle of something", self.position)
+        self.position += 1
+        return self.data[self.position - 1]
+
+    def part(self, size: int) -> "_Reader":
+        """Return a reader of the next ``size`` bytes, and go past them."""
+        start = self.position
+        if size > self.end - start:
+            raise _malformed(f"{size} bytes announced, {self.end - start} left", start)
+        self.position += size
+        return _Reader(self.data, start, self.position)
+
+    def unsigned(self, bits: int) -> int:
+        """Read LEB128: at most as many bytes as ``bits`` need, with no bit beyond them."""
+        start = self.position
+        number = shift = 0
+        while True:
+            byte = self.byte()
+            # Of the last byte allowed, what is left over includes the bit that would continue it.
+            if shift + 7 > bits and byte >> (bits - shift):
+                raise _malformed(f"expected an unsigned integer of {bits} bits", start)
+            number |= (byte & 0x7F) << shift
+            if not byte & 0x80:
+                return number
+            shift += 7
+
+    def u32(self) -> int:
+        return self.unsigned(32)
+
+    def count(self) -> int:
+        """Read the length of a vector, each of whose elements takes a byte or more."""
+        start = self.position
+        count = self.u32()
+        if count > self.end - self.position:
+            left = self.end - self.position
+            raise _malformed(f"{count} elements announced, {left} bytes left", start)
+        return count
+
+    def name(self) -> str:
+        content = self.part(self.u32())
+        try:
+            return str(self.data[content.position : content.end], "utf-8")
+        except UnicodeDecodeError as error:
+            offset = content.position + error.start
+            raise _malformed("expected a name in UTF-8", offset) from None
+
+    def mutability(self) -> bool:
+        start = self.position
+        byte = self.byte()
+        if byte > 1:
+            raise _malformed(f"expected a mutability of 0 or 1, got {byte}", start)
+        return byte == 1
+
+    def type_index(self) -> int:
+        """Read a type index where the grammar has a signed integer of 33 bits."""
+        start = self.position
+        index = self.u32()
+        if self.data[self.position - 1] & 0x40:
+            raise _malformed("expected a heap type", start)
+        return index
+
+    def reference(self, *, nullable: bool) -> str:
+        """Read the heap type of a reference; return the reference as text, in its short form."""
+        if self.position < self.end and self.data[self.position] in _HEAP_TYPES:
+            heap, short = _HEAP_TYPES[self.byte()]
+            return short if nullable else f"(ref {heap})"
+        return f"(ref {'null ' if nullable else ''}{self.type_index()})"
+
+    def value_type(self) -> str:
+        start = self.position
+        byte = self.byte()
+        if byte in _NUMBER_TYPES:
+            return _NUMBER_TYPES[byte]
+        if byte in _HEAP_TYPES:
+            return _HEAP_TYPES[byte][1]
+        if byte in (_REF, _REF_NULL):
+            return self.reference(nullable=byte == _REF_NULL)
+        raise _malformed(f"expected a value type, got {byte:#04x}", start)
+
+    def value_types(self) -> tuple[str, ...]:
+        return tuple([self.value_type() for _ in range(self.count())])
+
+    def skip_field(self) -> None:
+        """Go past a field of a struct or the element type of an array."""
+        if self.position < self.end and self.data[self.position] in _PACKED_TYPES:
+            self.position += 1
+        else:
+            self.value_type()
+        self.mutability()
+
+    def limits(self, allowed_flags: int) -> _Limits:
+        start = self.position
+        flags = self.byte()
+        if flags & ~allowed_flags:
+            raise _malformed(f"expected flags of limits, got {flags:#04x}", start)
+        bits = 64 if flags & _INDEX_64 else 32
+        minimum = self.unsigned(bits)
+        words = ["i64"] if flags & _INDEX_64 else []
+        words.append(str(minimum))
+        if flags & _HAS_MAXIMUM:
+            words.append(str(self.unsigned(bits)))
+        if flags & _SHARED:
+            words.append("shared")
+        power = _PAGE_POWER
+        if flags & _HAS_PAGE_SIZE:
+            start = self.position
+            power = self.u32()
+            if power not in (0, _PAGE_POWER):
+                raise _malformed(f"expected pages of 2^0 or 2^16 bytes, got 2^{power}", start)
+            words.append(f"(pagesize {1 << power})")
+        return _Limits(minimum << power, " ".join(words))
+
+
+class _Outline:
+    """What was read of one module so far. Its methods are called in the order of the sections."""
+
+    def __init__(self) -> None:
+        self.types: list[FunctionType | None] = []
+        """By index; None for a type of something else than a function."""
+        self.type_indices = array("I")
+        """The type index of each function, the imported ones first."""
+        self.exported: dict[str, FunctionType] = {}
+        self.other_exports: dict[str, str] = {}
+        self.imports: list[Import] = []
+        self.memory_min_bytes = 0
+        self.names = 0
+        self.name_bytes = 0
+        self.type_characters = 0
+
+    def summary(self) -> ModuleSummary:
+        """Put together what was read."""
+        kind = ModuleKind.LIBRARY
+        if self.exported.get("_start") == FunctionType():
+            kind = ModuleKind.COMMAND
+        elif "_initialize" in self.exported:
+            kind = ModuleKind.REACTOR
+        return ModuleSummary(
+            kind, self.exported, self.other_exports, tuple(self.imports), self.memory_min_bytes
+        )
+
+    def read_types(self, reader: _Reader) -> None:
+        for _ in range(reader.count()):
+            group = 1
+            if reader.position < reader.end and reader.data[reader.position] == _REC:
+                reader.byte()
+                group = reader.count()
+            for _ in range(group):
+                self.types.append(_sub_type(reader))
+
+    def read_imports(self, reader: _Reader) -> None:
+        count = reader.count()
+        self._count_names(count, "imports")
+        for _ in range(count):
+            module, name = self._name(reader), self._name(reader)
+            kind = _external_kind(reader)
+            text = self._import_type(reader, kind)
+            self._count_type(text)
+            self.imports.append(Import(module, name, kind, text))
+
+    def read_functions(self, reader: _Reader) -> None:
+        for _ in range(reader.count()):
+            self.type_indices.append(reader.u32())
+
+    def read_memories(self, reader: _Reader) -> None:
+        for _ in range(reader.count()):
+            self.memory_min_bytes += reader.limits(_MEMORY_FLAGS).minimum_bytes
+
+    def read_exports(self, reader: _Reader) -> None:
+        count = reader.count()
+        self._count_names(count, "imports and exports")
+        for _ in range(count):
+            start = reader.position
+            name = self._name(reader)
+            if name in self.exported or name in self.other_exports:
+                raise _malformed("two exports have the same name", start)
+            kind = _external_kind(reader)
+            start = reader.position
+            index = reader.u32()
+            if kind != "func":
+                self.other_exports[name] = kind
+                continue
+            if index >= len(self.type_indices):
+                raise _malformed(f"there is no function {index}", start)
+            signature = self._signature(self.type_indices[index], start)
+            self._count_type(str(signature))
+            self.exported[name] = signature
+
+    def _import_type(self, reader: _Reader, kind: str) -> str:
+        if kind == "func":
+            start = reader.position
+            index = reader.u32()
+            self.type_indices.append(index)
+            return str(self._signature(index, start))
+        if kind == "table":
+            element = reader.value_type()
+            return f"{reader.limits(_TABLE_FLAGS).text} {element}"
+        if kind == "memory":
+            return reader.limits(_MEMORY_FLAGS).text
+        if kind == "global":
+            content = reader.value_type()
+            return f"(mut {content})" if reader.mutability() else content
+        start = reader.position
+        if attribute := reader.byte():
+            raise _malformed(f"expected a tag attribute of 0, got {attribute}", start)
+        return str(self._signature(reader.u32(), start + 1))
+
+    def _signature(self, index: int, offset: int) -> FunctionType:
+        signature = self.types[index] if index < len(self.types) else None
+        if signature is None:
+            raise _malformed(f"there is no function type {index}", offset)
+        return signature
+
+    def _name(self, reader: _Reader) -> str:
+        name = reader.name()
+        self.name_bytes += len(name.encode())
+        _refuse_past(MAX_NAME_BYTES, self.name_bytes, "bytes of names")
+        return name
+
+    def _count_names(self, count: int, what: str) -> None:
+        self.names += count
+        _refuse_past(MAX_NAMES, self.names, what)
+
+    def _count_type(self, text: str) -> None:
+        self.type_characters += len(text)
+        _refuse_past(MAX_TYPE_CHARACTERS, self.type_characters, "characters of types")
+
+
+def _refuse_past(bound: int, number: int, what: str) -> None:
+    if number > bound:
+        raise RefusedError(
+            Code.COMPILE_LIMIT,
+            f"the module has at least {number} {what}; at most {bound} are accepted",
+        )
+
+
+def _external_kind(reader: _Reader) -> str:
+    start = reader.position
+    byte = reader.byte()
+    if byte >= len(_EXTERNAL_KINDS):
+        raise _malformed(f"expected a kind of import or export, got {byte:#04x}", start)
+    return _EXTERNAL_KINDS[byte]
+
+
+def _sub_type(reader: _Reader) -> FunctionType | None:
+    """Read one type definition; return None for one of something else than a function."""
+    start = reader.position
+    form = reader.byte()
+    if form in (_SUB, _SUB_FINAL):
+        for _ in range(reader.count()):
+            reader.u32()
+        start = reader.position
+        form = reader.byte()
+    if form == _FUNC:
+        return FunctionType(reader.value_types(), reader.value_types())
+    if form == _STRUCT:
+        for _ in range(reader.count()):
+            reader.skip_field()
+    elif form == _ARRAY:
+        reader.skip_field()
+    elif form == _CONT:
+        reader.type_index()
+    else:
+        raise _malformed(
+            f"expected a function, struct, array or continuation type, got {form:#04x}", start
+        )
+    return None

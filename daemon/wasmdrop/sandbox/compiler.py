@@ -1,0 +1,52 @@
+"""The compiling side of a child: module bytes in, machine code and a summary out."""
+
+import mmap
+import os
+
+from wasmtime import Module, WasmtimeError
+
+from wasmdrop.errors import RefusedError
+from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.sandbox.binary import refuse_unless_wasm, summarize
+from wasmdrop.sandbox.messages import CompileOrder, CompileReport
+from wasmdrop.sandbox.runtime import Runtime
+
+__all__ = ["compile_module"]
+
+
+def compile_module(
+    order: CompileOrder, runtime: Runtime, module_fd: int, code_fd: int
+) -> CompileReport:
+    """Compile the module in ``module_fd`` and write its machine code to ``code_fd``."""
+    try:
+        # Read, not mapped: the bytes must not change between the checks and the compiler.
+        module = _read(module_fd, order.module_bytes)
+        if refuse_unless_wasm(module[:64]) == "component":
+            raise RefusedError(
+                Code.INVALID_MODULE,
+                "the file is a WebAssembly component; this version runs core modules",
+            )
+        try:
+            compiled = Module(runtime.engine, module)
+        except WasmtimeError as error:
+            raise RefusedError(Code.INVALID_MODULE, bounded_text(str(error))) from None
+        summary = summarize(module)
+        _write(code_fd, compiled.serialize())
+    except RefusedError as refusal:
+        return CompileReport(code=refusal.code, message=refusal.message)
+    except MemoryError:
+        return CompileReport(code=Code.COMPILE_LIMIT, message="the compiler ran out of memory")
+    return CompileReport(summary=summary)
+
+
+def _read(fd: int, size: int) -> bytes:
+    if size == 0:
+        return b""
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as view:
+        return view[:]
+
+
+def _write(fd: int, data: bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,335 @@
+"""The local executor: runs one job, or compiles one module, in a sandbox child.
+
+The dispatcher knows it by the :class:`Executor` protocol alone: run this call, give me its outcome.
+What a child reports is checked here; the sandbox's own failures end as ``internal`` or ``crashed``.
+"""
+
+import asyncio
+import math
+import os
+import signal
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from wasmdrop.errors import RefusedError, SandboxError
+from wasmdrop.limits import MEBIBYTE, Limits
+from wasmdrop.module import FunctionType, ModuleKind
+from wasmdrop.outcome import Code, Outcome, bounded_text
+from wasmdrop.sandbox.messages import (
+    CompileOrder,
+    CompileReport,
+    EngineOptions,
+    RunOrder,
+    RunReport,
+    WasiOrder,
+    encode_frame,
+)
+from wasmdrop.sandbox.pool import Child, ChildPool
+from wasmdrop.sandbox.store import CompiledModule, ModuleStore
+from wasmdrop.values import decode_results
+
+__all__ = ["Call", "CompileLimits", "Executor", "LocalExecutor"]
+
+_log = structlog.get_logger()
+
+#: Machine code is some three to eight times the size of its module; this stops what is not.
+_CODE_BYTES: Final = 2048 * MEBIBYTE
+
+#: How long a dead child's wait status may take to arrive, in seconds.
+_STATUS_SECONDS: Final = 5.0
+
+#: The ends that a running child may report. Others are the daemon's to say.
+_GUEST_CODES: Final = frozenset(
+    {
+        Code.OK,
+        Code.EXIT,
+        Code.TRAP,
+        Code.MEMORY_LIMIT,
+        Code.FUEL_LIMIT,
+        Code.OUTPUT_LIMIT,
+        Code.LINK_ERROR,
+        Code.ENTRY_NOT_FOUND,
+        Code.INTERNAL,
+    }
+)
+_COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
+
+_run_decoder = msgspec.json.Decoder(RunReport)
+_compile_decoder = msgspec.json.Decoder(CompileReport)
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What to call and with what: an entry that exists, arguments that fit it."""
+
+    entry: str
+    signature: FunctionType
+    args: tuple[int, ...] = ()
+    """One bit pattern a parameter."""
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    stdin: bytes = b""
+
+
+class CompileLimits(msgspec.Struct, frozen=True):
+    """Limits of one compilation."""
+
+    seconds: float = 60.0
+    memory_mb: int = 2048
+
+
+class Executor(Protocol):
+    """Whoever runs jobs: this machine's sandbox, or one day a fleet."""
+
+    def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
+        """Return the compiled module where it is at hand."""
+
+    def compile(self, sha256: str, options: EngineOptions) -> Awaitable[CompiledModule]:
+        """Compile a module that the store has; ``RefusedError`` where it can't be."""
+
+    def run(self, module: CompiledModule, call: Call, limits: Limits) -> Awaitable[Outcome]:
+        """Run one call to its end. Raises nothing but ``SandboxError``."""
+
+
+class LocalExecutor:
+    """Runs jobs in children of this machine's forking server."""
+
+    def __init__(self, pool: ChildPool, store: ModuleStore, compile_limits: CompileLimits) -> None:
+        self._pool = pool
+        self._store = store
+        self._compile_limits = compile_limits
+        self._compiling: dict[tuple[str, str], asyncio.Task[CompiledModule]] = {}
+        # Compiling is pure computation: one at a time leaves the other cores to jobs.
+        self._one_compiler = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+
+    def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
+        """Return the compiled module if it lies in the store."""
+        return self._store.load(sha256, options)
+
+    async def compile(self, sha256: str, options: EngineOptions) -> CompiledModule:
+        """Compile a module once, however many jobs ask for it at the same time.
+
+        Raises ``RefusedError`` where the module can't be compiled within its limits.
+        """
+        found = self._store.load(sha256, options)
+        if found is not None:
+            return found
+        key = (sha256, options.token)
+        task = self._compiling.get(key)
+        if task is None:
+            task = asyncio.create_task(self._compile(sha256, options))
+            self._compiling[key] = task
+            task.add_done_callback(lambda _task: self._compiling.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
+        """Run ``call`` in a fresh child and return how it ended."""
+        wants_wasi = module.summary.wants_wasi
+        descriptors = [module.fd]
+        if wants_wasi:
+            descriptors += [os.memfd_create(name) for name in ("stdout", "stderr")]
+        try:
+            outcome = await self._run_in_child(module, call, limits, descriptors)
+            if not wants_wasi or call.entry != "_start":
+                return outcome
+            return msgspec.structs.replace(
+                outcome, stdout=_content(descriptors[1]), stderr=_content(descriptors[2])
+            )
+        finally:
+            for fd in descriptors[1:]:
+                os.close(fd)
+
+    async def _run_in_child(
+        self, module: CompiledModule, call: Call, limits: Limits, descriptors: Sequence[int]
+    ) -> Outcome:
+        order = _run_order(module, call, limits)
+        header, seconds, child_status = await self._exchange(
+            encode_frame(order, call.stdin), descriptors, limits.timeout_sec
+        )
+        if header is None:
+            return _outcome_of_death(child_status, limits, seconds)
+        try:
+            report = _run_decoder.decode(header)
+        except msgspec.DecodeError as error:
+            raise SandboxError(f"a child's report does not decode: {error}") from None
+        if report.stale_code:
+            _log.warning("stale-code", module=module.sha256, message=report.message)
+            self._store.forget_code(module.sha256, module.options)
+            raise SandboxError(report.message)
+        return _outcome_of_report(report, call.signature, seconds)
+
+    async def _exchange(
+        self, frame: bytes, descriptors: Sequence[int], timeout_seconds: float
+    ) -> tuple[bytes | None, float, int | None]:
+        """Give one order to a fresh child; return its report's header, the time taken, its status.
+
+        The header is None where the child died first; then the status is its wait status, or None
+        where it was killed at its timeout.
+        """
+        child = await self._pool.take()
+        timed_out = False
+
+        def on_timeout() -> None:
+            nonlocal timed_out
+            timed_out = True
+            child.kill()
+
+        started = time.perf_counter()
+        timer = asyncio.get_running_loop().call_later(timeout_seconds, on_timeout)
+        try:
+            await child.send(frame, list(descriptors))
+            header = await child.receive()
+            seconds = time.perf_counter() - started
+            if header is not None or timed_out:
+                return header, seconds, None
+            return None, seconds, await _status(child)
+        except OSError as error:
+            raise SandboxError(f"a child could not be reached: {error}") from error
+        finally:
+            timer.cancel()
+            child.close()
+
+    async def _compile(self, sha256: str, options: EngineOptions) -> CompiledModule:
+        async with self._one_compiler:
+            source = self._store.module_path(sha256)
+            work = self._store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
+            started = time.perf_counter()
+            try:
+                report = await self._compile_in_child(source, work, options)
+                if report.summary is None:
+                    code = report.code if report.code in _COMPILER_CODES else Code.INVALID_MODULE
+                    raise RefusedError(code, bounded_text(report.message))
+                module = self._store.keep(sha256, options, report.summary, work)
+            except RefusedError as refusal:
+                if refusal.code is Code.INVALID_MODULE:
+                    self._store.forget_module(sha256)
+                raise
+            finally:
+                work.unlink(missing_ok=True)
+            seconds = time.perf_counter() - started
+            _log.info("module-compiled", module=sha256, seconds=round(seconds, 3))
+            return module
+
+    async def _compile_in_child(
+        self, source: Path, work: Path, options: EngineOptions
+    ) -> CompileReport:
+        limits = self._compile_limits
+        source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            work_fd = os.open(work, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                order = CompileOrder(
+                    options=options,
+                    module_bytes=os.fstat(source_fd).st_size,
+                    code_bytes=_CODE_BYTES,
+                    cpu_seconds=math.ceil(limits.seconds) + 1,
+                    memory_bytes=limits.memory_mb * MEBIBYTE,
+                )
+                header, _seconds, status = await self._exchange(
+                    encode_frame(order), [source_fd, work_fd], limits.seconds
+                )
+                os.fsync(work_fd)
+            finally:
+                os.close(work_fd)
+        finally:
+            os.close(source_fd)
+        if header is None:
+            return CompileReport(code=Code.COMPILE_LIMIT, message=_compiler_death(status, limits))
+        try:
+            return _compile_decoder.decode(header)
+        except msgspec.DecodeError as error:
+            raise SandboxError(f"a compiling child's report does not decode: {error}") from None
+
+
+def _run_order(module: CompiledModule, call: Call, limits: Limits) -> RunOrder:
+    summary = module.summary
+    memories = (name for name, kind in summary.other_exports.items() if kind == "memory")
+    return RunOrder(
+        options=module.options,
+        entry=call.entry,
+        signature=call.signature,
+        args=call.args,
+        initialize=summary.kind is ModuleKind.REACTOR and call.entry != "_initialize",
+        memory_export=next(memories, None),
+        memory_bytes=limits.memory_bytes,
+        output_bytes=limits.output_bytes,
+        cpu_seconds=math.ceil(limits.timeout_sec) + 1,
+        fuel=limits.fuel,
+        wasi=WasiOrder(call.argv, call.env) if summary.wants_wasi else None,
+    )
+
+
+async def _status(child: Child) -> int:
+    """Return the wait status of a child whose socket has closed."""
+    child.kill()  # it may have closed the socket and lived on
+    try:
+        async with asyncio.timeout(_STATUS_SECONDS):
+            return await child.exit_status
+    except TimeoutError:
+        raise SandboxError("a killed child did not end") from None
+
+
+def _outcome_of_report(report: RunReport, signature: FunctionType, seconds: float) -> Outcome:
+    code = report.code
+    if code not in _GUEST_CODES:
+        raise SandboxError(f"a child reported {code}, which is not its to say")
+    results: tuple[object, ...] | None = None
+    if code is Code.OK:
+        if len(report.results) != len(signature.results) or any(
+            not 0 <= bits < 1 << 64 for bits in report.results
+        ):
+            raise SandboxError("a child reported results that its entry can't have")
+        results = tuple(decode_results(report.results, signature.results))
+    exit_code = report.exit_code
+    if exit_code is not None and not 0 <= exit_code < 1 << 32:
+        raise SandboxError("a child reported an exit code that there is none of")
+    return Outcome(
+        code=code,
+        message=bounded_text(report.message),
+        results=results,
+        exit_code=exit_code,
+        peak_memory_bytes=report.memory_bytes,
+        run_seconds=min(max(report.run_seconds, 0.0), seconds),
+    )
+
+
+def _outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        message = f"ran longer than {limits.timeout_sec:g} s"
+        return Outcome(code=Code.TIMEOUT, message=message, run_seconds=seconds)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
+        message = "made a system call that the sandbox forbids"
+        return Outcome(code=Code.SANDBOX_VIOLATION, message=message, run_seconds=seconds)
+    message = f"the job's process {_death(status)} before it could report"
+    return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
+
+
+def _compiler_death(status: int | None, limits: CompileLimits) -> str:
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        return f"compiling took longer than {limits.seconds:g} s"
+    # The compiler aborts where an allocation fails, and has no other way to say so.
+    return f"the compiler {_death(status)}; it may use {limits.memory_mb} MiB"
+
+
+def _death(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"died of signal {number} ({signal.strsignal(number)})"
+    return f"exited with {os.waitstatus_to_exitcode(status)}"
+
+
+def _content(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)

@@ -1,0 +1,246 @@
+"""The running side of a child: one call into one instance of one compiled module.
+
+Calls wasmtime's C interface directly where its Python wrapper loses something: the wrapper changes
+the bits of signalling NaNs, wraps integers silently, aborts the process on signatures with vectors
+or references, and lists all exports (in quadratic time) to find one.
+"""
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from wasmtime import ExitTrap, Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
+from wasmtime import _ffi as ffi
+from wasmtime._func import enter_wasm
+
+from wasmdrop.errors import RefusedError
+from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.sandbox.messages import RunOrder, RunReport
+from wasmdrop.sandbox.runtime import Runtime
+
+__all__ = ["run_module"]
+
+#: Frames of a backtrace that a message shows; the innermost ones tell the most.
+_FRAMES_SHOWN: Final = 16
+#: A function's name in a backtrace, in characters; names are the guest's.
+_NAME_SHOWN: Final = 120
+
+#: wasmtime reports exit codes that POSIX shells reserve as an error with only a text.
+_LARGE_EXIT_TEXT: Final = "invalid exit status"
+
+_KINDS: Final = {
+    "i32": ffi.WASMTIME_I32.value,
+    "i64": ffi.WASMTIME_I64.value,
+    "f32": ffi.WASMTIME_F32.value,
+    "f64": ffi.WASMTIME_F64.value,
+}
+_WIDE: Final = frozenset({"i64", "f64"})
+
+
+def run_module(
+    order: RunOrder,
+    runtime: Runtime,
+    descriptors: list[int],
+    stdin: bytes,
+    report_now: Callable[[RunReport], None],
+) -> RunReport:
+    """Load, link, instantiate and call, as ``order`` says.
+
+    ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
+    host call, where no exception could pass through wasmtime.
+    """
+    run = _Run(order, runtime, report_now)
+    started = time.perf_counter()
+    try:
+        run.load(descriptors, stdin)
+        code, message, results, exit_code = run.call()
+    except RefusedError as refusal:
+        code, message, results, exit_code = refusal.code, refusal.message, (), None
+    except _StaleCodeError as error:
+        return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
+    seconds = time.perf_counter() - started
+    return RunReport(code, message, results, exit_code, run.memory_bytes(), seconds)
+
+
+class _StaleCodeError(Exception):
+    """The machine code can't be loaded by this engine."""
+
+
+class _Run:
+    """One instance, and the ways in which it can end."""
+
+    def __init__(
+        self, order: RunOrder, runtime: Runtime, report_now: Callable[[RunReport], None]
+    ) -> None:
+        self.order = order
+        self.runtime = runtime
+        self.report_now = report_now
+        self.store = Store(runtime.engine)
+        self.instance: Instance | None = None
+        self.output_room_bytes = order.output_bytes
+
+    def load(self, descriptors: list[int], stdin: bytes) -> None:
+        """Get the instance ready; raises ``RefusedError`` where that is not possible."""
+        order = self.order
+        self.store.set_limits(memory_size=order.memory_bytes)
+        if order.fuel is not None:
+            self.store.set_fuel(order.fuel)
+        # Deserializing from a path maps the code instead of copying it.
+        try:
+            module = Module.deserialize_file(
+                self.runtime.engine, f"/proc/self/fd/{descriptors[0]}"
+            )
+        except WasmtimeError as error:
+            raise _StaleCodeError(str(error)) from None
+        try:
+            ready = self.runtime.linker.instantiate_pre(module)
+        except WasmtimeError as error:
+            raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
+        if order.wasi is not None:
+            self._give_wasi(descriptors[1], descriptors[2], stdin)
+        try:
+            self.instance = ready.instantiate(self.store)
+        except Trap as trap:
+            raise _refusal_of(trap, "while the module was instantiated: ") from None
+        except ExitTrap as trap:
+            raise RefusedError(
+                Code.LINK_ERROR, f"the module exited with {trap.code} while it was instantiated"
+            ) from None
+        except WasmtimeError as error:
+            # Linking is behind us, so this is a limit of the store: a minimum size above it.
+            raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
+
+    def call(self) -> tuple[Code, str, tuple[int, ...], int | None]:
+        """Call the entry; return code, message, the results' bits and a command's exit code."""
+        order = self.order
+        is_command = order.entry == "_start"
+        try:
+            if order.initialize:
+                self._invoke("_initialize", (), (), ())
+            signature = order.signature
+            results = self._invoke(order.entry, signature.params, order.args, signature.results)
+        except Trap as trap:
+            refusal = _refusal_of(trap)
+            return refusal.code, refusal.message, (), None
+        except ExitTrap as trap:
+            return _exit(trap.code)
+        except WasmtimeError as error:
+            text = str(error)
+            if _LARGE_EXIT_TEXT in text:
+                return _exit(None)
+            return Code.TRAP, bounded_text(text), (), None
+        return Code.OK, "", results, 0 if is_command else None
+
+    def memory_bytes(self) -> int | None:
+        """Size of the exported memory now; memories never shrink, so this is its peak."""
+        name = self.order.memory_export
+        if self.instance is None or name is None:
+            return None
+        extern = self._export(name)
+        if extern is None or extern.kind != ffi.WASMTIME_EXTERN_MEMORY.value:
+            return None
+        return int(
+            ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
+        )
+
+    def _give_wasi(self, stdout_fd: int, stderr_fd: int, stdin: bytes) -> None:
+        assert self.order.wasi is not None  # noqa: S101
+        config = WasiConfig()
+        config.argv = list(self.order.wasi.argv)
+        config.env = list(self.order.wasi.env.items())
+        # The wrapper has no call for this one; the library takes ownership of the copy.
+        ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
+        config.stdout_custom = lambda data: self._capture(stdout_fd, data)
+        config.stderr_custom = lambda data: self._capture(stderr_fd, data)
+        self.store.set_wasi(config)
+
+    def _capture(self, fd: int, data: bytes) -> int:
+        """Append what the guest wrote; past the limit, end the process here and now."""
+        taken = data[: self.output_room_bytes]
+        self.output_room_bytes -= len(taken)
+        view = memoryview(taken)
+        while view:
+            view = view[os.write(fd, view) :]
+        if len(taken) < len(data):
+            self.report_now(
+                RunReport(
+                    Code.OUTPUT_LIMIT,
+                    f"wrote more than {self.order.output_bytes} bytes of output",
+                    memory_bytes=None,
+                )
+            )
+        return len(data)
+
+    def _export(self, name: str) -> ffi.wasmtime_extern_t | None:
+        assert self.instance is not None  # noqa: S101
+        extern = ffi.wasmtime_extern_t()
+        encoded = name.encode()
+        found = ffi.wasmtime_instance_export_get(
+            self.store._context(),  # noqa: SLF001
+            ctypes.byref(self.instance._instance),  # noqa: SLF001
+            ctypes.create_string_buffer(encoded, len(encoded)),
+            len(encoded),
+            ctypes.byref(extern),
+        )
+        return extern if found else None
+
+    def _invoke(
+        self, name: str, params: tuple[str, ...], bits: tuple[int, ...], results: tuple[str, ...]
+    ) -> tuple[int, ...]:
+        extern = self._export(name)
+        if extern is None or extern.kind != ffi.WASMTIME_EXTERN_FUNC.value:
+            raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
+        arguments = (ffi.wasmtime_val_t * len(params))()
+        for slot, kind, pattern in zip(arguments, params, bits, strict=True):
+            slot.kind = _KINDS[kind]
+            # The union's integer members carry the bits of floats unchanged.
+            if kind in _WIDE:
+                slot.of.i64 = pattern
+            else:
+                slot.of.i32 = pattern
+        values = (ffi.wasmtime_val_t * len(results))()
+        with enter_wasm(self.store) as trap:
+            error = ffi.wasmtime_func_call(
+                self.store._context(),  # noqa: SLF001
+                ctypes.byref(extern.of.func),
+                arguments,
+                len(params),
+                values,
+                len(results),
+                trap,
+            )
+            if error:
+                raise WasmtimeError._from_ptr(error)  # noqa: SLF001
+        return tuple(
+            value.of.i64 & 0xFFFFFFFFFFFFFFFF if kind in _WIDE else value.of.i32 & 0xFFFFFFFF
+            for value, kind in zip(values, results, strict=True)
+        )
+
+
+def _exit(code: int | None) -> tuple[Code, str, tuple[int, ...], int | None]:
+    if code == 0:
+        return Code.OK, "", (), 0
+    if code is None:
+        return Code.EXIT, "the program exited with a code of 126 or more", (), None
+    return Code.EXIT, f"the program exited with code {code}", (), code
+
+
+def _refusal_of(trap: Trap, where: str = "") -> RefusedError:
+    kind = trap.trap_code
+    if kind is TrapCode.OUT_OF_FUEL:
+        return RefusedError(Code.FUEL_LIMIT, f"{where}used up its fuel")
+    words = kind.name.lower().replace("_", " ") if kind is not None else "trap"
+    return RefusedError(Code.TRAP, f"{where}{words}{_backtrace(trap)}")
+
+
+def _backtrace(trap: Trap) -> str:
+    frames = trap.frames
+    lines = [
+        f"\n  at {bounded_text(frame.func_name or f'function {frame.func_index}', _NAME_SHOWN)}"
+        for frame in frames[:_FRAMES_SHOWN]
+    ]
+    if len(frames) > _FRAMES_SHOWN:
+        lines.append(f"\n  … {len(frames) - _FRAMES_SHOWN} more")
+    return "".join(lines)

