@@ -64,7 +64,15 @@ RICH = """
 
 Maker = Callable[..., bytes]
 
-ENGINE = Engine()
+
+def single_threaded() -> Config:
+    """Return a configuration whose engines start no threads, as other tests here may fork."""
+    config = Config()
+    config.parallel_compilation = False
+    return config
+
+
+ENGINE = Engine(single_threaded())
 PREAMBLE = b"\0asm\1\0\0\0"
 COMPONENT = b"\0asm\x0d\0\1\0"
 
@@ -236,7 +244,7 @@ def test_forms_that_wasmtime_accepts_only_when_told_to_are_read() -> None:
         (memory 2 (pagesize 65536))
         (func (export "go") (param (ref null $paused) contref nullcontref (ref cont))))
     """)
-    config = Config()
+    config = single_threaded()
     config.wasm_stack_switching = True
     config.wasm_custom_page_sizes = True
     Module(Engine(config), module)

@@ -167,14 +167,16 @@ def test_an_escape_of_half_a_character_is_refused_and_none_other(pieces: list[st
         ),
         (
             '{"args":[1 2]}',
-            "line 1, column 12, at $.args[0]:"
-            " expected ',' or the end of the array or object, got '2'",
+            (
+                "line 1, column 12, at $.args[0]:"
+                " expected ',' or the end of the array or object, got '2'"
+            ),
         ),
         ('{"a":1} x', "line 1, column 9: expected nothing after the value, got 'x'"),
         ('{"a":"x', "line 1, column 6, at $.a: the string that begins here has no end"),
         (
             '["a\nb"]',
-            "line 1, column 4, at $[0]: a control character in a string must be written as an escape",
+            "line 1, column 4, at $[0]: a control character in a string must be escaped",
         ),
         ('{"a":1,\n "é":{},\n "a":2}', 'line 3, column 2: duplicate key "a"'),
         ('{"\\u0061":1,"a":2}', 'line 1, column 13: duplicate key "a"'),
@@ -184,8 +186,10 @@ def test_an_escape_of_half_a_character_is_refused_and_none_other(pieces: list[st
         ),
         (
             '{"args":[1,NaN]}',
-            'line 1, column 12, at $.args[1]: NaN is not JSON; as an argument write "NaN",'
-            " in quotes",
+            (
+                'line 1, column 12, at $.args[1]: NaN is not JSON; as an argument write "NaN",'
+                " in quotes"
+            ),
         ),
         (
             "-Infinity",

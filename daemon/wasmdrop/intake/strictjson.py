@@ -66,7 +66,7 @@ _EXPECTED: Final = {
 }
 _WRONG: Final = {
     "Unterminated string starting at": "the string that begins here has no end",
-    "Invalid control character at": "a control character in a string must be written as an escape",
+    "Invalid control character at": "a control character in a string must be escaped",
     "Invalid \\escape": "no such escape",
     "Invalid \\uXXXX escape": "\\u must be followed by four hexadecimal digits",
 }

@@ -1,0 +1,1 @@
+"""Tests that drive the real daemon from outside, as its users do."""

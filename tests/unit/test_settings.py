@@ -1,0 +1,586 @@
+"""The table of settings: flags, environment, defaults, and what is refused."""
+
+import argparse
+import json
+import os
+import pty
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wasmdrop.errors import SettingsError
+from wasmdrop.limits import Limits
+from wasmdrop.settings import (
+    SETTINGS,
+    Loaded,
+    LogFormat,
+    SandboxMode,
+    Settings,
+    WatchMode,
+    _default_state_dir,
+    add_flags,
+    as_json,
+    given_flags,
+    load,
+    rows,
+)
+
+#: Spares every test the question of where the state directory of this machine would be.
+STATE = {"WASMDROP_STATE_DIR": "/state"}
+
+
+def read(environ: Mapping[str, str] | None = None, /, **flags: str) -> Settings:
+    """Return the settings of an environment and flags."""
+    return load({**STATE, **(environ or {})}, flags).settings
+
+
+def origins(environ: Mapping[str, str] | None = None, /, **flags: str) -> dict[str, str]:
+    """Return where the settings of an environment and flags come from."""
+    return load({**STATE, **(environ or {})}, flags).origins
+
+
+def refusal(environ: Mapping[str, str] | None = None, /, **flags: str) -> str:
+    """Return the one line that stops a start."""
+    with pytest.raises(SettingsError) as caught:
+        load({**STATE, **(environ or {})}, flags)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_those_of_the_protocol() -> None:
+    """Section "Environment"."""
+    loaded = load(STATE, {})
+    assert loaded.settings == Settings(
+        wasm_path=Path("/mnt/wasm/module.wasm"),
+        input_path=Path("/mnt/shared/input.json"),
+        output_path=Path("/mnt/shared/result.txt"),
+        wasm_dir=Path("/mnt/wasm"),
+        shared_dir=Path("/mnt/shared"),
+        state_dir=Path("/state"),
+        entry="run",
+        entry_is_set=False,
+        env_args=None,
+        add_x=5,
+        add_y=7,
+        limits=Limits(timeout_sec=20.0, memory_mb=256, output_mb=8.0, disk_mb=64, fuel=None),
+        workers=len(os.sched_getaffinity(0)),
+        compile_sec=60.0,
+        compile_memory_mb=2048,
+        max_input_mb=16,
+        max_module_mb=256,
+        watch=WatchMode.AUTO,
+        rescan_sec=60.0,
+        poll_sec=1.0,
+        settle_sec=0.5,
+        module_wait_sec=10.0,
+        attempts=3,
+        max_queued=100_000,
+        drain_sec=30.0,
+        sandbox=SandboxMode.STRICT,
+        http=None,
+        log=loaded.settings.log,
+        ready_suffix="",
+        max_depth=8,
+    )
+    assert {loaded.origins[s.name] for s in SETTINGS if s.name != "state_dir"} == {"default"}
+
+
+#: A value of every setting that is not its default, as text and as it is read.
+VALUES: dict[str, tuple[str, Any]] = {
+    "wasm_path": ("/w/m.wasm", Path("/w/m.wasm")),
+    "input_path": ("/i/in.json", Path("/i/in.json")),
+    "output_path": ("/o/out.json", Path("/o/out.json")),
+    "wasm_dir": ("/w", Path("/w")),
+    "shared_dir": ("/s", Path("/s")),
+    "state_dir": ("/st", Path("/st")),
+    "entry": ("fib", "fib"),
+    "args_json": ('[1, "a", null]', (1, "a", None)),
+    "add_x": ("-9223372036854775808", -(2**63)),
+    "add_y": ("18446744073709551615", 2**64 - 1),
+    "timeout_sec": ("1.5", 1.5),
+    "memory_mb": ("1", 1),
+    "output_mb": ("0.25", 0.25),
+    "disk_mb": ("2", 2),
+    "fuel": ("18446744073709551615", 2**64 - 1),
+    "workers": ("3", 3),
+    "compile_sec": ("5", 5.0),
+    "compile_memory_mb": ("512", 512),
+    "max_input_mb": ("1", 1),
+    "max_module_mb": ("4096", 4096),
+    "watch": ("poll", WatchMode.POLL),
+    "rescan_sec": ("604800", 604_800.0),
+    "poll_sec": ("0.05", 0.05),
+    "settle_sec": ("0", 0.0),
+    "module_wait_sec": ("0", 0.0),
+    "attempts": ("1", 1),
+    "max_queued": ("10", 10),
+    "drain_sec": ("0", 0.0),
+    "sandbox": ("best-effort", SandboxMode.BEST_EFFORT),
+    "http": ("[::1]:8080", "[::1]:8080"),
+    "log": ("console", LogFormat.CONSOLE),
+    "ready_suffix": (".ready", ".ready"),
+    "max_depth": ("0", 0),
+}
+
+#: A value of every setting that can't be, where there is one.
+BAD_VALUES = {
+    "output_path": ("/o/out.bin", "/o/out", "/o/.txt", "/o/out.TXT"),
+    "args_json": ("[1,]", "{}", "1", '[{"a":1,"a":2}]', "[NaN]"),
+    "add_x": ("1.0", "x", "1_000", " 1", "٣", "18446744073709551616", "-9223372036854775809"),
+    "timeout_sec": ("0", "-1", "nan", "inf", "1e3", "604801", "0.0", ".5", "5s"),
+    "memory_mb": ("0", "1.5", "-1"),
+    "output_mb": ("0", "8MB"),
+    "disk_mb": ("0",),
+    "fuel": ("0", "18446744073709551616", "None"),
+    "workers": ("0", "many", "1025"),
+    "compile_memory_mb": ("0",),
+    "max_input_mb": ("0", "1025"),
+    "max_module_mb": ("0", "4097"),
+    "watch": ("Auto", "inotify"),
+    "rescan_sec": ("0",),
+    "poll_sec": ("0",),
+    "drain_sec": ("-1", "604801"),
+    "attempts": ("0",),
+    "max_queued": ("0",),
+    "sandbox": ("best_effort", "off"),
+    "http": ("localhost", "8080", "localhost:65536", "::1:80", "http://x:80", "a b:80"),
+    "log": ("text",),
+    "ready_suffix": ("/ready",),
+    "max_depth": ("-1", "65"),
+}
+
+
+def value_of(loaded: Loaded, name: str) -> Any:
+    """Return the value of one row of the table."""
+    if name == "args_json":
+        return loaded.settings.env_args
+    holder = loaded.settings.limits if name in Limits.__struct_fields__ else loaded.settings
+    return getattr(holder, name)
+
+
+def test_every_setting_is_tried_here() -> None:
+    """So that a new one can't be forgotten."""
+    assert list(VALUES) == [setting.name for setting in SETTINGS]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_setting_is_read_from_its_variable_and_from_its_flag(setting: Any) -> None:
+    """The flag wins, and the origin says which it was."""
+    text, value = VALUES[setting.name]
+    from_variable = load({**STATE, setting.variable: text}, {})
+    assert value_of(from_variable, setting.name) == value
+    assert from_variable.origins[setting.name] == f"environment {setting.variable}"
+    other = "/z/z.txt" if setting.kind.metavar == "PATH" else "nonsense"
+    from_flag = load({**STATE, setting.variable: other}, {setting.name: text})
+    assert value_of(from_flag, setting.name) == value
+    assert from_flag.origins[setting.name] == f"flag {setting.flag}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [(setting, text) for setting in SETTINGS for text in BAD_VALUES.get(setting.name, ())],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_value_that_does_not_parse_is_refused_by_name(setting: Any, text: str) -> None:
+    """One line: the variable or the flag, what was expected, what was given."""
+    given = json.dumps(text, ensure_ascii=False)
+    for message, name in (
+        (refusal({setting.variable: text}), setting.variable),
+        (refusal(**{setting.name: text}), setting.flag),
+    ):
+        assert message.startswith(f"{name}: expected {setting.kind.expected}, got {given}")
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (
+            {"WASMDROP_WORKERS": "many"},
+            'WASMDROP_WORKERS: expected an integer from 1 to 1024, got "many"',
+        ),
+        ({"WASMDROP_WATCH": "x"}, 'WASMDROP_WATCH: expected auto or events or poll, got "x"'),
+        (
+            {"TIMEOUT_SEC": "0"},
+            'TIMEOUT_SEC: expected a number of seconds, more than 0 and at most 604800, got "0"',
+        ),
+        (
+            {"ARGS_JSON": "[1,\n NaN]"},
+            (
+                'ARGS_JSON: expected a JSON array, got "[1,\\n NaN]" (line 2, column 2, at $[1]:'
+                ' NaN is not JSON; as an argument write "NaN", in quotes)'
+            ),
+        ),
+        ({"ENTRY": "a\udcff"}, 'ENTRY: expected a name, got "a\\udcff"'),
+    ],
+)
+def test_a_refusal_is_one_sentence(environ: dict[str, str], message: str) -> None:
+    """Wording, to the letter."""
+    assert refusal(environ) == message
+
+
+@given(
+    st.dictionaries(st.sampled_from([s.variable for s in SETTINGS] + ["ARG_0", "ARG_1"]), st.text())
+)
+def test_any_environment_gives_settings_or_one_line(environ: dict[str, str]) -> None:
+    """And no other exception."""
+    try:
+        loaded = load({**STATE, **environ}, {})
+    except SettingsError:
+        assert refusal(environ)
+    else:
+        assert {row[0] for row in rows(loaded)} == {setting.variable for setting in SETTINGS}
+        json.loads(as_json(loaded))
+
+
+def test_an_empty_variable_is_the_same_as_none() -> None:
+    """Compose files and manifests leave such."""
+    empty = {s.variable: "" for s in SETTINGS if s.name not in {"state_dir", "log"}}
+    assert read(empty) == read()
+    assert origins(empty) == origins()
+
+
+def test_an_empty_flag_is_not_the_same_as_none() -> None:
+    """Whoever writes a flag means it."""
+    assert refusal(wasm_path="") == '--wasm-path: expected a path, got ""'
+    assert read({"WASMDROP_READY_SUFFIX": ".ready"}, ready_suffix="").ready_suffix == ""
+
+
+def test_words_switch_fuel_and_http_off() -> None:
+    """So that a flag can undo what the environment says."""
+    assert read({"WASMDROP_FUEL": "5"}, fuel="none").limits.fuel is None
+    assert read({"WASMDROP_HTTP": ":80"}, http="off").http is None
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("WASMDROP_WORKER", "WASMDROP_WORKERS"),
+        ("WASMDROP_TIMEOUT_SEC", "TIMEOUT_SEC"),
+        ("WASMDROP_COMPILE_MEM_MB", "WASMDROP_COMPILE_MEMORY_MB"),
+        ("WASMDROP_HTTP_PORT", "WASMDROP_HTTP"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_known(name: str, near: str) -> None:
+    """A setting that is misspelt would otherwise be silently without effect."""
+    assert refusal({name: "1"}) == f"{name}: no setting of this name; did you mean {near}?"
+
+
+def test_a_variable_that_is_like_none_is_refused_without_a_suggestion() -> None:
+    """A far-fetched one would mislead."""
+    assert refusal({"WASMDROP_XYZZY": ""}) == "WASMDROP_XYZZY: no setting of this name"
+
+
+def test_variables_of_others_are_none_of_our_business() -> None:
+    """The prefix tells."""
+    assert read({"PATH": "/bin", "WASM_DROP_X": "1", "TIMEOUT": "x", "ARG_X": "1"}) == read()
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    """Whoever calls `load` without `given_flags`."""
+    assert refusal(wrokers="1") == "wrokers: no flag of this name"
+
+
+@pytest.mark.parametrize("service", ["WASMDROP", "WASMDROP_METRICS_2"])
+def test_kubernetes_service_links_do_not_stop_the_start(service: str) -> None:
+    """A Service named wasmdrop would otherwise stop every daemon of its namespace."""
+    links = {
+        "SERVICE_HOST": "10.0.0.7",
+        "SERVICE_PORT": "8080",
+        "SERVICE_PORT_HTTP": "8080",
+        "PORT": "tcp://10.0.0.7:8080",
+        "PORT_8080_TCP": "tcp://10.0.0.7:8080",
+        "PORT_8080_TCP_PROTO": "tcp",
+        "PORT_8080_TCP_PORT": "8080",
+        "PORT_8080_TCP_ADDR": "10.0.0.7",
+    }
+    assert read({f"{service}_{name}": value for name, value in links.items()}) == read()
+    assert "no setting" in refusal({f"{service}_PORT": "8080"})
+
+
+def paths(environ: dict[str, str]) -> dict[str, str]:
+    """Return the five paths of drops and results that differ from the default."""
+    before, after = read(), read(environ)
+    names = ("wasm_path", "wasm_dir", "input_path", "output_path", "shared_dir")
+    return {
+        name: str(getattr(after, name))
+        for name in names
+        if getattr(after, name) != getattr(before, name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("environ", "moved"),
+    [
+        ({"WASM_PATH": "/w/m.wasm"}, {"wasm_path": "/w/m.wasm", "wasm_dir": "/w"}),
+        ({"WASMDROP_WASM_DIR": "/w"}, {"wasm_path": "/w/module.wasm", "wasm_dir": "/w"}),
+        (
+            {"WASMDROP_WASM_DIR": "/w", "WASM_PATH": "/v/m.wasm"},
+            {"wasm_path": "/v/m.wasm", "wasm_dir": "/w"},
+        ),
+        (
+            {"WASMDROP_SHARED_DIR": "/s"},
+            {"input_path": "/s/input.json", "output_path": "/s/result.txt", "shared_dir": "/s"},
+        ),
+        (
+            {"WASMDROP_SHARED_DIR": "/s", "INPUT_PATH": "/cm/in.json"},
+            {"input_path": "/cm/in.json", "output_path": "/s/result.txt", "shared_dir": "/s"},
+        ),
+        (
+            {"WASMDROP_SHARED_DIR": "/s", "OUTPUT_PATH": "/s/sub/out.json"},
+            {"input_path": "/s/input.json", "output_path": "/s/sub/out.json", "shared_dir": "/s"},
+        ),
+        (
+            {"OUTPUT_PATH": "/s/out.json"},
+            {"input_path": "/s/input.json", "output_path": "/s/out.json", "shared_dir": "/s"},
+        ),
+        ({"INPUT_PATH": "/cm/in.json"}, {"input_path": "/cm/in.json"}),
+    ],
+)
+def test_directories_follow_files_and_files_follow_directories(
+    environ: dict[str, str], moved: dict[str, str]
+) -> None:
+    """What was given explicitly stays where it was put."""
+    assert paths(environ) == moved
+
+
+def test_the_origin_of_a_path_that_moved_along_is_that_of_the_other() -> None:
+    """So that ``config`` explains why it is not the default."""
+    found = origins({"WASM_PATH": "/w/m.wasm"}, shared_dir="/s")
+    assert found["wasm_dir"] == "environment WASM_PATH"
+    assert found["input_path"] == found["output_path"] == "flag --shared-dir"
+
+
+def test_relative_paths_are_absolute_from_here_and_links_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ConfigMap's path is a link that must go on being followed anew."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    found = read({"WASM_PATH": "link/../link/m.wasm", "WASMDROP_SHARED_DIR": "link"})
+    assert found.wasm_path == tmp_path / "link/m.wasm"
+    assert found.shared_dir == tmp_path / "link"
+
+
+def test_paths_may_hold_any_bytes() -> None:
+    """They are shown with a replacement, and kept as they are."""
+    name = os.fsdecode(b"/s/\xff")
+    loaded = load({**STATE, "WASMDROP_SHARED_DIR": name}, {})
+    assert os.fsencode(loaded.settings.shared_dir) == b"/s/\xff"
+    assert ("WASMDROP_SHARED_DIR", "/s/\ufffd", "environment WASMDROP_SHARED_DIR") in rows(loaded)
+    assert "/s/" in as_json(loaded)
+
+
+@pytest.mark.parametrize("name", ["INPUT_PATH", "WASM_PATH"])
+@pytest.mark.parametrize("suffix", [".json", ".txt", ".done", ".stdout", ".stderr", ".output"])
+def test_a_result_that_would_overwrite_what_was_dropped_is_refused(name: str, suffix: str) -> None:
+    """A job's result would be the next job's input, for ever."""
+    assert refusal({"OUTPUT_PATH": "/s/out.txt", name: f"/s/out{suffix}"}) == (
+        f"{name}: /s/out{suffix} would be overwritten by a result of OUTPUT_PATH (/s/out.txt)"
+    )
+
+
+def test_arguments_come_from_args_json_first() -> None:
+    """ARG_0 and so on are not even looked at then."""
+    environ = {"ARGS_JSON": "[[1], 2.0]", "ARG_0": "9", "ARG_7": "9"}
+    assert read(environ).env_args == ([1], 2.0)
+    assert read({"ARG_0": "9"}, args_json="[]").env_args == ()
+
+
+def test_numbered_arguments_are_json_scalars_or_else_text() -> None:
+    """In the order of their numbers, of which there may be more than ten."""
+    texts = [
+        "12",
+        "-1.5",
+        "true",
+        "null",
+        '"12"',
+        "fib",
+        "",
+        "[1]",
+        '{"a":1}',
+        "NaN",
+        "1e999",
+        " 7",
+    ]
+    environ = {f"ARG_{number}": text for number, text in enumerate(texts)}
+    expected = (12, -1.5, True, None, "12", "fib", "", "[1]", '{"a":1}', "NaN", "1e999", 7)
+    found = read(dict(reversed(environ.items()))).env_args
+    assert repr(found) == repr(expected)
+    assert origins(environ)["args_json"] == "environment ARG_0 to ARG_11"
+    assert origins({"ARG_0": "1"})["args_json"] == "environment ARG_0"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0, 2), "ARG_1: expected an argument, as ARG_2 is set"),
+        ((1,), "ARG_0: expected an argument, as ARG_1 is set"),
+        ((0, 1, 3, 11), "ARG_2: expected an argument, as ARG_3 is set"),
+    ],
+)
+def test_a_gap_between_numbered_arguments_is_refused(
+    numbers: tuple[int, ...], message: str
+) -> None:
+    """Those after it would be lost without a word."""
+    assert refusal({f"ARG_{number}": "1" for number in numbers}) == message
+
+
+def test_an_argument_that_is_not_utf8_is_refused() -> None:
+    """It could not be written into a result."""
+    assert refusal({"ARG_0": os.fsdecode(b"\xff")}).startswith("ARG_0: expected ")
+
+
+def test_an_entry_that_is_given_is_told_from_the_default() -> None:
+    """Also when it is the same name."""
+    assert read({"ENTRY": "run"}).entry_is_set
+    assert read(entry="run").entry_is_set
+    assert not read().entry_is_set
+
+
+def state(environ: dict[str, str]) -> tuple[str, str]:
+    """Return the state directory and its origin."""
+    loaded = load(environ, {})
+    return str(loaded.settings.state_dir), loaded.origins["state_dir"]
+
+
+def test_the_state_directory_is_what_was_asked_for_else_systemds() -> None:
+    """Of a list, the first (systemd.exec(5))."""
+    systemd = {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "HOME": "/h"}
+    assert state({**STATE, **systemd}) == ("/state", "environment WASMDROP_STATE_DIR")
+    assert state(systemd) == ("/var/lib/a", "systemd STATE_DIRECTORY")
+
+
+def test_the_state_directory_is_the_systems_where_that_can_be_written(tmp_path: Path) -> None:
+    """Or made; else the user's own, by the XDG Base Directory Specification."""
+    home = {"HOME": "/h"}
+    (tmp_path / "there").mkdir()
+    assert _default_state_dir(home, tmp_path / "there") == (tmp_path / "there", "default")
+    unmakable = tmp_path / "none/wasmdrop"
+    users = (Path("/h/.local/state/wasmdrop"), "default")
+    assert _default_state_dir(home, unmakable) == users
+    assert _default_state_dir({**home, "XDG_STATE_HOME": "relative"}, unmakable) == users
+    assert _default_state_dir({**home, "XDG_STATE_HOME": "/x"}, unmakable) == (
+        Path("/x/wasmdrop"),
+        "environment XDG_STATE_HOME",
+    )
+    missing = tmp_path / "missing"
+    made_by_root = (missing, "default") if os.geteuid() == 0 else users
+    assert _default_state_dir(home, missing) == made_by_root
+
+
+def test_no_place_for_the_state_directory_is_said(tmp_path: Path) -> None:
+    """A container without HOME and without a volume."""
+    with pytest.raises(SettingsError, match=r"^WASMDROP_STATE_DIR: expected a path, as .* HOME"):
+        _default_state_dir({}, tmp_path / "none/wasmdrop")
+
+
+@pytest.mark.parametrize("below", ["", "/state", "/a/../b"])
+@pytest.mark.parametrize("kind", ["WASM", "SHARED"])
+def test_a_state_directory_where_others_can_write_is_refused(kind: str, below: str) -> None:
+    """What they wrote would be run as native code."""
+    environ = {f"WASMDROP_{kind}_DIR": "/data", "WASMDROP_STATE_DIR": f"/data{below}"}
+    place = os.path.normpath(f"/data{below}")
+    assert refusal(environ) == (
+        f"WASMDROP_STATE_DIR: {place} is inside WASMDROP_{kind}_DIR (/data), where others can"
+        " write; compiled code needs a place of its own"
+    )
+    assert read({**environ, "WASMDROP_STATE_DIR": "/data2"}).state_dir == Path("/data2")
+
+
+def test_a_link_does_not_hide_where_the_state_directory_is(tmp_path: Path) -> None:
+    """Neither one that leads into the shared directory nor one in it that leads out."""
+    shared = tmp_path / "shared"
+    (shared / "inside").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "in").symlink_to(shared / "inside")
+    (shared / "out").symlink_to(tmp_path / "outside")
+    (tmp_path / "alias").symlink_to(shared)
+    for directory, place in ((shared, "in"), (shared, "shared/out"), (tmp_path / "alias", "in")):
+        environ = {
+            "WASMDROP_SHARED_DIR": str(directory),
+            "WASMDROP_STATE_DIR": str(tmp_path / place),
+        }
+        assert "where others can write" in refusal(environ)
+
+
+def test_logs_are_for_a_person_on_a_terminal_and_json_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Standard error decides; it may be closed altogether."""
+    master, slave = pty.openpty()
+    with (
+        os.fdopen(master, "rb"),
+        os.fdopen(slave, "w") as terminal,
+        Path(os.devnull).open() as null,
+    ):
+        for stream, expected in (
+            (terminal, LogFormat.CONSOLE),
+            (null, LogFormat.JSON),
+            (None, LogFormat.JSON),
+        ):
+            monkeypatch.setattr(sys, "stderr", stream)
+            assert read().log is expected
+
+
+def test_flags_that_were_not_given_are_not_there() -> None:
+    """And others of the same command stay out."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--verbose", default="x")
+    add_flags(parser)
+    assert given_flags(parser.parse_args([])) == {}
+    parsed = parser.parse_args(["--workers", "3", "--ready-suffix", "", "--max-queued=5"])
+    assert given_flags(parsed) == {"workers": "3", "ready_suffix": "", "max_queued": "5"}
+
+
+def test_every_flag_is_accepted_by_the_parser_and_explained_in_its_help() -> None:
+    """With the variable of the same meaning and the default."""
+    parser = argparse.ArgumentParser(prog="x")
+    add_flags(parser)
+    line = [part for name, (text, _) in VALUES.items() for part in (flag_of(name), text)]
+    line = [f"{flag}={text}" for flag, text in zip(line[::2], line[1::2], strict=True)]
+    assert given_flags(parser.parse_args(line)) == {
+        name: text for name, (text, _) in VALUES.items()
+    }
+    words = re.sub(r"\s+", " ", parser.format_help())
+    for setting in SETTINGS:
+        assert f"{setting.help}" in words
+        assert f"[{setting.variable}]" in words
+    assert "wall clock of its run (default: 20) [TIMEOUT_SEC]" in words
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of one row of the table."""
+    return next(setting.flag for setting in SETTINGS if setting.name == name)
+
+
+def test_the_settings_in_force_are_shown_with_where_they_came_from() -> None:
+    """For ``wasmdrop config``: one row for each, and the same as JSON."""
+    loaded = load({**STATE, "TIMEOUT_SEC": "1.5", "ARG_0": "x"}, {"sandbox": "best-effort"})
+    shown = rows(loaded)
+    assert [row[0] for row in shown] == [setting.variable for setting in SETTINGS]
+    for row in (
+        ("WASM_PATH", "/mnt/wasm/module.wasm", "default"),
+        ("ARGS_JSON", '["x"]', "environment ARG_0"),
+        ("TIMEOUT_SEC", "1.5", "environment TIMEOUT_SEC"),
+        ("WASMDROP_RESCAN_SEC", "60", "default"),
+        ("WASMDROP_MAX_QUEUED", "100000", "default"),
+        ("WASMDROP_FUEL", "none", "default"),
+        ("WASMDROP_HTTP", "off", "default"),
+        ("WASMDROP_SANDBOX", "best-effort", "flag --sandbox"),
+    ):
+        assert row in shown
+    found = json.loads(as_json(loaded))
+    assert list(found) == [setting.variable for setting in SETTINGS]
+    assert found["ARGS_JSON"] == {"value": ["x"], "origin": "environment ARG_0"}
+    assert found["TIMEOUT_SEC"] == {"value": 1.5, "origin": "environment TIMEOUT_SEC"}
+    assert found["WASMDROP_FUEL"] == {"value": None, "origin": "default"}
+    assert found["WASM_PATH"]["value"] == "/mnt/wasm/module.wasm"
+    assert found["WASMDROP_SANDBOX"]["value"] == "best-effort"
