@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -199,7 +199,7 @@ class Dispatcher:
             self._room -= 1
             self._start(self._process(slot.active))
 
-    def _start(self, coroutine: Any) -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -222,8 +222,8 @@ class Dispatcher:
         except _NothingOwedError as reason:
             work.job = journal.move_lazily(work.job, JobState.DISCARDED)
             _log.warning("module-needs-input", job=work.job.id, reason=str(reason))
-        except Exception:
-            # The job stays in the journal, open: the next start tries it again.
+        except Exception:  # noqa: BLE001 - one job's fault must not end the others
+            # It stays in the journal, open: the next start tries it again.
             _log.exception("job-stuck", job=work.job.id, slot=work.job.slot.key)
         self._leave(work)
 
@@ -258,7 +258,7 @@ class Dispatcher:
         if left <= 0:
             return outcome
         await asyncio.sleep(0.1)
-        last = await AsyncRetrying(
+        last: Any = await AsyncRetrying(
             retry=retry_if_result(lambda result: result.code.retried),
             wait=wait_random_exponential(multiplier=0.2, max=10),
             stop=stop_after_attempt(left),
@@ -288,9 +288,7 @@ class Dispatcher:
                 started_at_ns=time.time_ns(),
             )
             try:
-                outcome = await self._stages.executor.run(
-                    module, _call(module, call, spec), limits
-                )
+                outcome = await self._stages.executor.run(module, _call(call, spec), limits)
             except SandboxError as error:
                 outcome = Outcome(code=Code.INTERNAL, message=str(error))
         # An attempt counts before anything that came of it is looked at.
@@ -349,7 +347,7 @@ class Dispatcher:
                     work.compile_seconds += time.perf_counter() - started
 
     @contextlib.contextmanager
-    def _aside(self) -> Any:
+    def _aside(self) -> Iterator[None]:
         """Make room for others while the job waits for its module."""
         self._room += 1
         self._pump()
@@ -372,9 +370,7 @@ class Dispatcher:
         deadline = time.monotonic() + seconds
         while True:
             event = self._module_dropped
-            pinned = await asyncio.to_thread(
-                self._stages.modules.find, work.job.slot, spec.module
-            )
+            pinned = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
             if pinned is not None:
                 work.job = msgspec.structs.replace(work.job, module=pinned)
                 return
@@ -511,7 +507,7 @@ def _slots_in(layout: Layout, directory: str) -> list[Slot]:
         return []
 
 
-def _call(module: CompiledModule, chosen: Plan, spec: InputSpec) -> Call:
+def _call(chosen: Plan, spec: InputSpec) -> Call:
     return Call(
         entry=chosen.entry,
         signature=chosen.signature,

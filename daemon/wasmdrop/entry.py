@@ -39,7 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings) -> str:
-    """Return the export to call: ``wanted``, ``ENTRY``, ``add``, ``_start``, the first that is there.
+    """Return the export to call: of ``wanted``, ``ENTRY``, ``add``, ``_start`` the first there is.
 
     Raises ``RefusedError`` with ``entry-not-found`` and what is exported.
     """

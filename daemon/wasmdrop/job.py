@@ -127,5 +127,3 @@ class Job(msgspec.Struct, frozen=True):
     finished_at_ns: int | None = None
     code: Code | None = None
     message: str = ""
-
-

@@ -109,9 +109,7 @@ class Journal:
         """Record versions that were taken and made no job."""
         self._submit_lazily(lambda connection: _write_taken(connection, taken))
 
-    def move(
-        self, job: Job, state: JobState, **changes: Any
-    ) -> "tuple[Job, asyncio.Future[None]]":
+    def move(self, job: Job, state: JobState, **changes: Any) -> "tuple[Job, asyncio.Future[None]]":
         """Move ``job`` to ``state``; return the moved job and when that is durable.
 
         Raises ``IllegalMoveError``.

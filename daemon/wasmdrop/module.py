@@ -64,4 +64,3 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     def wants_wasi(self) -> bool:
         """Whether it imports any WASI preview 1 function, so that output must be captured."""
         return any(entry.module == WASI_MODULE for entry in self.imports)
-

@@ -109,7 +109,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def bounded_text(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """Return ``text`` fit for a log or a marker: control characters escaped, at most ``limit`` long.
+    """Return ``text`` fit for a log or a marker: control characters escaped, bounded in length.
 
     Newlines stay, as backtraces have them; terminal escapes do not.
     """

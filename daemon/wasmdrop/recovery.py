@@ -56,7 +56,7 @@ def _is_delivered(job: Job) -> bool:
 
 
 def _matches(job: Job, name: str, entry: dict[str, Any]) -> bool:
-    return hashlib.sha256(_read(job, name)).hexdigest() == entry["sha256"]
+    return bool(hashlib.sha256(_read(job, name)).hexdigest() == entry["sha256"])
 
 
 def _read(job: Job, name: str) -> bytes:

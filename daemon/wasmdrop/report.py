@@ -48,7 +48,7 @@ class Package(msgspec.Struct, frozen=True):
 def package(
     job: Job, entry: str | None, args: list[Any], outcome: Outcome, limits: Limits
 ) -> Package:
-    """Return what a finished job delivers. ``entry`` and ``args`` are what was called, if anything."""
+    """Return what a finished job delivers; ``entry`` and ``args`` are what was called, if known."""
     files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
     return Package(files, _marker(job, entry, outcome, files, limits))
 

@@ -137,7 +137,7 @@ class Scanner:
                         self._look(found)
                 else:
                     self._look(path)
-            except Exception:
+            except Exception:  # noqa: BLE001 - see the next line
                 # The thread must live: it is what finds everything that the events missed.
                 _log.exception("scan-failed", path=path)
                 self._appoint(self._period_seconds, path)

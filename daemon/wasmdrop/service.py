@@ -45,7 +45,8 @@ async def serve(settings: Settings) -> None:
     _check_directories(settings)
     stop = _stop_signals()
     with _lock(settings.state_dir):
-        async with local_executor(settings, settings.workers + _SPARE_CHILDREN) as (executor, store):
+        idle = settings.workers + _SPARE_CHILDREN
+        async with local_executor(settings, idle) as (executor, store):
             await _serve(settings, executor, store, stop)
     _log.info("stopped")
 
@@ -84,11 +85,10 @@ async def _serve(
         journal.taken(),
         backlog,
         emit,
-        lambda path, seconds: scanner.look_again(path, seconds),
+        lambda path, seconds: scanner.look_again(path, seconds),  # noqa: PLW0108 - made below
     )
-    scanner = Scanner(
-        layout, intake.consider, intake.is_taken, _scan_seconds(settings, layout), settings.max_depth
-    )
+    period_seconds = _scan_seconds(settings, layout)
+    scanner = Scanner(layout, intake.consider, intake.is_taken, period_seconds, settings.max_depth)
     stages = Stages(layout, intake, modules, journal, executor, delivery)
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     watcher = Watcher(
@@ -118,9 +118,7 @@ async def _serve(
         await journal.close()
 
 
-def _start_watching(
-    settings: Settings, layout: Layout, watcher: Watcher, scanner: Scanner
-) -> None:
+def _start_watching(settings: Settings, layout: Layout, watcher: Watcher, scanner: Scanner) -> None:
     """Watch, then look at what was there before: a drop in between is seen by both, taken once."""
     watcher.start()
     if settings.watch is not WatchMode.POLL:

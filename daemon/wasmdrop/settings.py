@@ -50,16 +50,8 @@ _PREFIX: Final = "WASMDROP_"
 
 #: Settings whose variables are older than the prefix.
 _UNPREFIXED: Final = frozenset(
-    (
-        "wasm_path",
-        "input_path",
-        "output_path",
-        "entry",
-        "args_json",
-        "add_x",
-        "add_y",
-        "timeout_sec",
-    )
+    {"wasm_path", "input_path", "output_path", "entry", "args_json", "add_x", "add_y"}
+    | {"timeout_sec"}
 )
 
 _ARGUMENT: Final = re.compile(r"ARG_(0|[1-9][0-9]{0,5})")
@@ -267,7 +259,6 @@ def _argument(text: str) -> Any:
 
 _UNITS: Final = _integer(1, 2**64 - 1)
 _SECONDS: Final = _positive("SECONDS", "a number of seconds", _MAX_SECONDS)
-_SECONDS_OR_NONE: Final = _positive("SECONDS", "a number of seconds", _MAX_SECONDS, or_zero=True)
 _WHOLE_MB: Final = _integer(1, _MAX_MB)
 _MB: Final = _positive("MIB", "a number of MiB", _MAX_MB)
 _PATH: Final = _Kind("PATH", "a path", _read_path)
@@ -275,36 +266,17 @@ _INT64: Final = _integer(-(2**63), 2**64 - 1)
 
 #: Every setting, in the order in which they are shown.
 SETTINGS: Final = (
-    Setting(
-        "wasm_path", _PATH, None, "the default module (default: module.wasm in the wasm directory)"
-    ),
-    Setting(
-        "input_path",
-        _PATH,
-        None,
-        "the root slot's input (default: input.json in the shared directory)",
-    ),
+    Setting("wasm_path", _PATH, None, "the default module (default: WASM_DIR/module.wasm)"),
+    Setting("input_path", _PATH, None, "the root slot's input (default: SHARED_DIR/input.json)"),
     Setting(
         "output_path",
         _Kind("PATH", "a path that ends in .txt or .json", _read_result_path),
         None,
-        "its stem names the root slot's results (default: result.txt in the shared directory)",
+        "its stem names the root slot's results (default: SHARED_DIR/result.txt)",
     ),
-    Setting(
-        "wasm_dir", _PATH, None, "where modules are dropped (default: WASM_PATH's, or /mnt/wasm)"
-    ),
-    Setting(
-        "shared_dir",
-        _PATH,
-        None,
-        "where inputs are dropped (default: OUTPUT_PATH's, or /mnt/shared)",
-    ),
-    Setting(
-        "state_dir",
-        _PATH,
-        None,
-        "journal and compiled modules (default: STATE_DIRECTORY, /var/lib/wasmdrop or XDG)",
-    ),
+    Setting("wasm_dir", _PATH, None, "where modules are dropped (default: WASM_PATH's)"),
+    Setting("shared_dir", _PATH, None, "where inputs are dropped (default: OUTPUT_PATH's)"),
+    Setting("state_dir", _PATH, None, "journal and cache (default: systemd's, /var/lib or XDG's)"),
     Setting("entry", _Kind("NAME", "a name", str), "run", "the function that is called"),
     Setting(
         "args_json",
@@ -324,9 +296,7 @@ SETTINGS: Final = (
         None,
         "limit of a job: units of wasmtime's fuel (default: none)",
     ),
-    Setting(
-        "workers", _integer(1, 1024), None, "jobs that run at a time (default: the usable cores)"
-    ),
+    Setting("workers", _integer(1, 1024), None, "jobs at a time (default: the usable cores)"),
     Setting("compile_sec", _SECONDS, 60.0, "limit of a compilation: wall clock"),
     Setting("compile_memory_mb", _WHOLE_MB, 2048, "limit of a compilation: memory, in MiB"),
     Setting("max_input_mb", _integer(1, 1024), 16, "largest input that is read, in MiB"),
@@ -334,29 +304,24 @@ SETTINGS: Final = (
     Setting("watch", _choice(WatchMode), WatchMode.AUTO, "how drops are noticed"),
     Setting("rescan_sec", _SECONDS, 60.0, "time between scans for what events missed"),
     Setting("poll_sec", _SECONDS, 1.0, "time between scans where no events arrive"),
-    Setting("settle_sec", _SECONDS_OR_NONE, 0.5, "quiet time before a bad file is judged"),
-    Setting("module_wait_sec", _SECONDS_OR_NONE, 10.0, "how long a job waits for its module"),
+    Setting("settle_sec", _SECONDS, 0.5, "quiet time before a bad file is judged"),
+    Setting("module_wait_sec", _SECONDS, 10.0, "how long a job waits for its module"),
     Setting("attempts", _integer(1, 100), 3, "tries of a job that crashed or met a fault"),
     Setting("max_queued", _integer(1, 10_000_000), 100_000, "jobs that wait at most"),
-    Setting("drain_sec", _SECONDS_OR_NONE, 30.0, "time that a stop gives to running jobs"),
     Setting(
-        "sandbox",
-        _choice(SandboxMode),
-        SandboxMode.STRICT,
-        "whether to start where the kernel can't confine",
+        "drain_sec",
+        _positive("SECONDS", "a number of seconds", _MAX_SECONDS, or_zero=True),
+        30.0,
+        "time that a stop gives to running jobs",
     ),
+    Setting("sandbox", _choice(SandboxMode), SandboxMode.STRICT, "what if it can't confine"),
     Setting(
         "http",
         _Kind("HOST:PORT", "off or HOST:PORT", _read_address),
         None,
         "address of health and metrics (default: off)",
     ),
-    Setting(
-        "log",
-        _choice(LogFormat),
-        None,
-        "format of log lines (default: console on a terminal, else json)",
-    ),
+    Setting("log", _choice(LogFormat), None, "log lines (default: console on a terminal)"),
     Setting(
         "ready_suffix",
         _Kind("SUFFIX", "a suffix without '/'", _read_suffix),
@@ -428,7 +393,7 @@ def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> Non
         ):
             near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), known, 1)
             hint = f"; did you mean {known[near[0]].variable}?" if near else ""
-            raise SettingsError(f"{name}: no setting of this name{hint}")
+            raise SettingsError(f"{_printable(name)}: no setting of this name{hint}")
 
 
 def _place_directories(values: dict[str, Any], origins: dict[str, str]) -> None:
@@ -452,8 +417,8 @@ def _place_directories(values: dict[str, Any], origins: dict[str, str]) -> None:
     for name in ("input_path", "wasm_path"):
         if values[name] in results:
             raise SettingsError(
-                f"{name.upper()}: {values[name]} would be overwritten by a result of OUTPUT_PATH"
-                f" ({output})"
+                f"{name.upper()}: {_printable(values[name])} would be overwritten by a result of"
+                f" OUTPUT_PATH ({_printable(output)})"
             )
 
 
@@ -468,8 +433,9 @@ def _place_state(
         real = Path(os.path.realpath(state)).is_relative_to(os.path.realpath(directory))
         if real or state.is_relative_to(directory):
             raise SettingsError(
-                f"WASMDROP_STATE_DIR: {state} is inside WASMDROP_{name.upper()} ({directory}),"
-                " where others can write; compiled code needs a place of its own"
+                f"WASMDROP_STATE_DIR: {_printable(state)} is inside WASMDROP_{name.upper()}"
+                f" ({_printable(directory)}), where others can write; compiled code needs a place"
+                " of its own"
             )
 
 
@@ -568,5 +534,9 @@ def _text(setting: Setting, value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, float):
         return f"{value:g}"
-    # What is not UTF-8 in a path can't be printed as it is.
-    return os.fsencode(str(value)).decode(errors="replace")
+    return _printable(value)
+
+
+def _printable(value: object) -> str:
+    """Return ``value`` in one line, with what is not UTF-8 in a path escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(value))

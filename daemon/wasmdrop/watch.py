@@ -156,7 +156,7 @@ class _Tree:
             return
         try:
             self._watcher._hear(self, event, directory)  # noqa: SLF001
-        except Exception:
+        except Exception:  # noqa: BLE001 - see the next line
             # An exception would end watchdog's thread, and with it all watching.
             _log.exception("watch-failed", path=directory)
             self._watcher._lost("an event could not be handled")  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""A real daemon on directories of its own, driven from outside: files, signals, standard streams."""
+"""A real daemon on directories of its own, driven from outside: files, signals, streams."""
 
 import contextlib
 import hashlib

@@ -117,8 +117,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "watch": ("poll", WatchMode.POLL),
     "rescan_sec": ("604800", 604_800.0),
     "poll_sec": ("0.05", 0.05),
-    "settle_sec": ("0", 0.0),
-    "module_wait_sec": ("0", 0.0),
+    "settle_sec": ("0.1", 0.1),
+    "module_wait_sec": ("0.1", 0.1),
     "attempts": ("1", 1),
     "max_queued": ("10", 10),
     "drain_sec": ("0", 0.0),
@@ -146,6 +146,8 @@ BAD_VALUES = {
     "watch": ("Auto", "inotify"),
     "rescan_sec": ("0",),
     "poll_sec": ("0",),
+    "settle_sec": ("0",),
+    "module_wait_sec": ("0",),
     "drain_sec": ("-1", "604801"),
     "attempts": ("0",),
     "max_queued": ("0",),
@@ -370,11 +372,11 @@ def test_relative_paths_are_absolute_from_here_and_links_stay(
 
 
 def test_paths_may_hold_any_bytes() -> None:
-    """They are shown with a replacement, and kept as they are."""
+    """They are shown escaped, and kept as they are."""
     name = os.fsdecode(b"/s/\xff")
     loaded = load({**STATE, "WASMDROP_SHARED_DIR": name}, {})
     assert os.fsencode(loaded.settings.shared_dir) == b"/s/\xff"
-    assert ("WASMDROP_SHARED_DIR", "/s/\ufffd", "environment WASMDROP_SHARED_DIR") in rows(loaded)
+    assert ("WASMDROP_SHARED_DIR", "/s/\\udcff", "environment WASMDROP_SHARED_DIR") in rows(loaded)
     assert "/s/" in as_json(loaded)
 
 
@@ -493,6 +495,16 @@ def test_a_state_directory_where_others_can_write_is_refused(kind: str, below: s
         " write; compiled code needs a place of its own"
     )
     assert read({**environ, "WASMDROP_STATE_DIR": "/data2"}).state_dir == Path("/data2")
+
+
+def test_a_refused_path_or_name_stays_in_one_line() -> None:
+    """Also where it has line breaks or terminal escapes in it."""
+    for environ in (
+        {"WASMDROP_SHARED_DIR": "/a\n\x1b", "WASMDROP_STATE_DIR": "/a\n\x1b/s"},
+        {"OUTPUT_PATH": "/a\n\x1b/input.txt"},
+        {"WASMDROP_\n\x1b": ""},
+    ):
+        assert "\\n\\x1b" in refusal(environ)
 
 
 def test_a_link_does_not_hide_where_the_state_directory_is(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == chosen:
             importlib.import_module(f"wasmdrop.cli.{name}").add_arguments(command)
     options = parser.parse_args(given)
-    command = importlib.import_module(f"wasmdrop.cli.{options.command}")
+    module = importlib.import_module(f"wasmdrop.cli.{options.command}")
     try:
-        return int(command.run(options))
+        return int(module.run(options))
     except SettingsError as error:
         sys.stderr.write(f"wasmdrop: {error}\n")
         return _WRONG_USE

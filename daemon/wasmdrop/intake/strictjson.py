@@ -5,7 +5,7 @@ number that a float64 can't hold, no lone surrogates, no nesting deeper than `MA
 stay exact whatever their size.
 
 Promises a value or a `RefusedError` for every byte string, and an effort in proportion to its
-length: 16 MiB of the worst take about a second. A good text is read once, by the standard
+length: 16 MiB of the worst take a second or two. A good text is read once, by the standard
 library's scanner in C. That scanner's hooks are not told where they are, so only a text that was
 refused is read again, by a small tokenizer that finds the place.
 """

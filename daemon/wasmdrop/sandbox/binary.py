@@ -25,7 +25,8 @@ __all__ = [
     "summarize",
 ]
 
-#: Imports and exports together; programs that are linked whole have a few dozen.
+#: Imports and exports together. Not measured: meant to be more than any program to be run has, and
+#: few enough for the daemon to keep in memory.
 MAX_NAMES: Final = 20_000
 #: The names of imports and exports together, as UTF-8.
 MAX_NAME_BYTES: Final = 2 * 1024 * 1024

@@ -9,7 +9,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from wasmtime import ExitTrap, Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
 from wasmtime import _ffi as ffi
@@ -89,9 +89,7 @@ class _Run:
             self.store.set_fuel(order.fuel)
         # Deserializing from a path maps the code instead of copying it.
         try:
-            module = Module.deserialize_file(
-                self.runtime.engine, f"/proc/self/fd/{descriptors[0]}"
-            )
+            module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
         except WasmtimeError as error:
             raise _StaleCodeError(str(error)) from None
         try:
@@ -139,7 +137,7 @@ class _Run:
         if self.instance is None or name is None:
             return None
         extern = self._export(name)
-        if extern is None or extern.kind != ffi.WASMTIME_EXTERN_MEMORY.value:
+        if extern is None or not _is(extern, ffi.WASMTIME_EXTERN_MEMORY):
             return None
         return int(
             ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
@@ -190,7 +188,7 @@ class _Run:
         self, name: str, params: tuple[str, ...], bits: tuple[int, ...], results: tuple[str, ...]
     ) -> tuple[int, ...]:
         extern = self._export(name)
-        if extern is None or extern.kind != ffi.WASMTIME_EXTERN_FUNC.value:
+        if extern is None or not _is(extern, ffi.WASMTIME_EXTERN_FUNC):
             raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
         arguments = (ffi.wasmtime_val_t * len(params))()
         for slot, kind, pattern in zip(arguments, params, bits, strict=True):
@@ -211,12 +209,17 @@ class _Run:
                 len(results),
                 trap,
             )
-            if error:
+            if bool(error):
                 raise WasmtimeError._from_ptr(error)  # noqa: SLF001
         return tuple(
             value.of.i64 & 0xFFFFFFFFFFFFFFFF if kind in _WIDE else value.of.i32 & 0xFFFFFFFF
             for value, kind in zip(values, results, strict=True)
         )
+
+
+def _is(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
+    given: Any = extern.kind  # a plain int, whatever its declaration says
+    return bool(given == kind.value)
 
 
 def _exit(code: int | None) -> tuple[Code, str, tuple[int, ...], int | None]:

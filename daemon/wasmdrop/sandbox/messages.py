@@ -114,7 +114,7 @@ class RunReport(msgspec.Struct, frozen=True):
     """The machine code is not of this engine: made by another version, or damaged."""
 
 
-_order_decoder = msgspec.json.Decoder(Order)
+_order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 _encoder = msgspec.json.Encoder()
 
 

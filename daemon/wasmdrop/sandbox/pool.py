@@ -243,7 +243,7 @@ class ChildPool:
             child.exit_status.set_result(status)
 
     def _lost(self) -> None:
-        """The forking server died, and by its last will its children with it."""
+        """Begin anew: the forking server died, and by its last will its children with it."""
         self._disconnect()
         error = SandboxError("the forking server died")
         for child in self._alive.values():

@@ -86,6 +86,9 @@ class _Server:
             pass  # the daemon went away while it was being told something
         for pid in self.children:
             os.kill(pid, signal.SIGKILL)
+        # Reaped, not left to init: in a container there may be none that does it.
+        for pid in self.children:
+            os.waitpid(pid, 0)
         os._exit(0)
 
     def _reap(self) -> None:

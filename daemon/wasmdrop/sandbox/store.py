@@ -29,7 +29,7 @@ __all__ = ["CompiledModule", "ModuleStore"]
 #: Raised when these files or what they mean change.
 _LAYOUT: Final = 1
 
-#: Summaries and open descriptors of this many modules are kept at hand; beyond, they are read again.
+#: Summaries and open descriptors of this many modules are kept at hand; others are read again.
 _AT_HAND: Final = 256
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -40,7 +40,9 @@ _decoder = msgspec.json.Decoder(ModuleSummary)
 class CompiledModule:
     """Machine code ready to be run, and the summary of its module."""
 
-    def __init__(self, sha256: str, options: EngineOptions, summary: ModuleSummary, fd: int) -> None:
+    def __init__(
+        self, sha256: str, options: EngineOptions, summary: ModuleSummary, fd: int
+    ) -> None:
         self.sha256 = sha256
         self.options = options
         self.summary = summary
