@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -22,7 +23,7 @@ from wasmdrop.durable import temporary_name
 from wasmdrop.job import Slot
 from wasmdrop.report import Package
 
-__all__ = ["MARKER_SUFFIX", "RESULT_SUFFIXES", "Delivery"]
+__all__ = ["MARKER_SUFFIX", "RESULT_SUFFIXES", "Delivery", "ResultLines"]
 
 _log = structlog.get_logger()
 
@@ -36,16 +37,18 @@ _THREADS: Final = 4
 
 
 class Delivery:
-    """Delivers results on threads of its own."""
+    """Delivers results on threads of its own.
 
-    def __init__(self, shared_dir: str) -> None:
+    ``on_delivered`` hears of each package that is in place, on one of these threads.
+    """
+
+    def __init__(self, shared_dir: str, on_delivered: Callable[[Package], None]) -> None:
         self._shared_dir = shared_dir.rstrip("/")
-        self._printing = threading.Lock()
+        self._on_delivered = on_delivered
         self._threads = ThreadPoolExecutor(_THREADS, "delivery")
-        self._lines_are_read = True
 
     async def deliver(self, slot: Slot, package: Package) -> None:
-        """Put ``package`` into the slot, then print the result line.
+        """Put ``package`` into the slot.
 
         Raises ``OSError`` where storage fails; then the slot holds no marker, or an old true one,
         and the delivery may be repeated.
@@ -63,7 +66,7 @@ class Delivery:
             _Placing(directory, slot.stem).place(package.files, package.marker)
         finally:
             os.close(directory)
-        self._print(package.line)
+        self._on_delivered(package)
 
     def _open(self, slot: Slot) -> int:
         if slot.directory.startswith(self._shared_dir + "/"):
@@ -72,17 +75,26 @@ class Delivery:
         # The shared directory itself, or where the operator wants the root slot's results.
         return os.open(slot.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _print(self, line: bytes) -> None:
-        if not self._lines_are_read:
-            return
-        try:
-            with self._printing:
-                sys.stdout.buffer.write(line)
+
+class ResultLines:
+    """Prints each package's result line on standard output; called from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._are_read = True
+
+    def __call__(self, package: Package) -> None:
+        """Print one line, whole."""
+        with self._lock:
+            if not self._are_read:
+                return
+            try:
+                sys.stdout.buffer.write(package.line)
                 sys.stdout.buffer.flush()
-        except (OSError, ValueError) as error:
-            # The results are in their files; a reader that went away must not stop the daemon.
-            self._lines_are_read = False
-            _log.warning("result-lines-stopped", error=str(error))
+            except (OSError, ValueError) as error:
+                # The results are in their files: a reader that went away must not stop the daemon.
+                self._are_read = False
+                _log.warning("result-lines-stopped", error=str(error))
 
 
 class _Placing:

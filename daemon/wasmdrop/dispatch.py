@@ -84,6 +84,8 @@ class _Work:
     refusal: RefusedError | None = None
     package: Package | None = None
     """Results that an earlier daemon left undelivered."""
+    owes_result: bool = True
+    """False for a module that was dropped alone and may turn out to need an input."""
     compile_seconds: float = 0.0
     limits: Limits | None = None
     plan: Plan | None = None
@@ -133,10 +135,12 @@ class Dispatcher:
         self._backlog.take()
         self._enqueue(_Work(job, package=package))
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self._slots
+    def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
+        """Run a slot that has no input with the environment's entry and arguments."""
+        job = Job(id=_new_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
+        self._backlog.take()
+        accepted = self._stages.journal.accept(job, None, {})
+        self._enqueue(_Work(job, accepted, InputSpec(), owes_result=owes_result))
 
     async def drain(self, seconds: float) -> None:
         """Begin nothing new; give what runs ``seconds`` to end, then end it."""
@@ -166,11 +170,6 @@ class Dispatcher:
         small = len(drop.data) <= _KEPT_INPUT_BYTES
         spec = drop.spec if small else None
         self._enqueue(_Work(job, accepted, spec, drop.refusal))
-
-    def _accept_without_input(self, slot: Slot) -> None:
-        job = Job(id=_new_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
-        self._backlog.take()
-        self._enqueue(_Work(job, self._stages.journal.accept(job, None, {}), InputSpec()))
 
     def _known_module(self, drop: InputDrop) -> PinnedModule | None:
         """Pin the module now if its digest is known: what is dropped later must not replace it."""
@@ -275,7 +274,7 @@ class Dispatcher:
             module = await self._compiled(work, spec, options)
             work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
         except RefusedError as refusal:
-            if work.job.input is None and refusal.code in _NEEDS_INPUT:
+            if not work.owes_result and refusal.code in _NEEDS_INPUT:
                 raise _NothingOwedError(refusal.message) from None
             return Outcome(code=refusal.code, message=refusal.message)
         except SandboxError as error:
@@ -464,7 +463,7 @@ class Dispatcher:
             return
         if await asyncio.to_thread(os.path.lexists, slot.input_path):
             return  # it came meanwhile and is a drop of its own
-        self._accept_without_input(slot)
+        self.run_without_input(slot, owes_result=False)
 
     async def _run_again(
         self, slot: Slot, drop: ModuleDrop, *, only_without_reference: bool

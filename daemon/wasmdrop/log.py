@@ -14,8 +14,8 @@ from wasmdrop.settings import LogFormat
 __all__ = ["configure"]
 
 
-def configure(form: LogFormat) -> None:
-    """Send structlog's events to standard error in ``form``."""
+def configure(form: LogFormat, level: str = "info") -> None:
+    """Send structlog's events of ``level`` and above to standard error in ``form``."""
     renderer: structlog.typing.Processor
     if form is LogFormat.JSON:
         renderer = _render_json
@@ -30,7 +30,7 @@ def configure(form: LogFormat) -> None:
             _printable,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -6,21 +6,24 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
+import msgspec
 import structlog
 
-from wasmdrop.delivery import Delivery
+from wasmdrop.delivery import Delivery, ResultLines
 from wasmdrop.dispatch import Dispatcher, Stages
-from wasmdrop.errors import SettingsError
+from wasmdrop.errors import SandboxError, SettingsError
 from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.recovery import recover
+from wasmdrop.report import Package
 from wasmdrop.sandbox.executor import CompileLimits, LocalExecutor
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
@@ -28,7 +31,7 @@ from wasmdrop.scan import Scanner
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.watch import Watcher, reason_to_poll
 
-__all__ = ["local_executor", "serve"]
+__all__ = ["local_executor", "run_once", "serve"]
 
 _log = structlog.get_logger()
 
@@ -62,34 +65,90 @@ async def local_executor(
         yield LocalExecutor(pool, store, limits), store
 
 
+async def run_once(settings: Settings) -> Package:
+    """Run the root slot's job, now, and return what was delivered.
+
+    Uses the daemon's cache of compiled modules where no daemon is using it. Errors as in
+    :func:`serve`; ``SandboxError`` also where the job was told to stop.
+    """
+    _check_directories(settings)
+    stop = _stop_signals()
+    loop = asyncio.get_running_loop()
+    delivered: asyncio.Future[Package] = loop.create_future()
+    with (
+        tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary,
+        contextlib.ExitStack() as held,
+    ):
+        try:
+            held.enter_context(_lock(settings.state_dir))
+            state_dir = settings.state_dir
+        except (SettingsError, OSError):
+            state_dir = Path(temporary)
+        settings = msgspec.structs.replace(settings, state_dir=state_dir)
+        journal = Journal(Path(temporary) / "journal.sqlite")
+        async with local_executor(settings, 1) as (executor, store):
+
+            def on_delivered(package: Package) -> None:
+                loop.call_soon_threadsafe(delivered.set_result, package)
+
+            stages, backlog = _stages(settings, executor, store, journal, on_delivered)
+            dispatcher = Dispatcher(settings, stages, backlog, lambda: None)
+            try:
+                root = stages.layout.root_slot
+                found = await asyncio.to_thread(stages.intake.read_again, root)
+                if found is not None:
+                    dispatcher.drop(found)
+                else:
+                    dispatcher.run_without_input(root, owes_result=True)
+                stopped = asyncio.create_task(stop.wait())
+                either: set[asyncio.Future[Any]] = {delivered, stopped}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                stopped.cancel()
+            finally:
+                await dispatcher.drain(settings.drain_sec if delivered.done() else 0)
+                stages.delivery.close()
+                await journal.close()
+    if not delivered.done():
+        raise SandboxError("told to stop before the job was finished")
+    return delivered.result()
+
+
+def _stages(
+    settings: Settings,
+    executor: LocalExecutor,
+    store: ModuleStore,
+    journal: Journal,
+    on_delivered: Callable[[Package], None],
+    emit: Callable[[InputDrop | ModuleDrop], None] = lambda _drop: None,
+    look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
+) -> tuple[Stages, Backlog]:
+    layout = Layout(settings)
+    backlog = Backlog(settings.max_queued)
+    intake = Intake(settings, layout, journal.taken(), backlog, emit, look_again)
+    modules = ModuleFinder(
+        layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.has_module
+    )
+    delivery = Delivery(layout.shared_dir, on_delivered)
+    return Stages(layout, intake, modules, journal, executor, delivery), backlog
+
+
 async def _serve(
     settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: asyncio.Event
 ) -> None:
     loop = asyncio.get_running_loop()
-    layout = Layout(settings)
     journal = Journal(settings.state_dir / "journal.sqlite")
-    delivery = Delivery(layout.shared_dir)
-    backlog = Backlog(settings.max_queued)
-    modules = ModuleFinder(
-        layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.has_module
-    )
 
-    # Drops come from the watcher's and the scanner's threads, in order, and the dispatcher is there
-    # before either of them.
+    # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
     def emit(drop: InputDrop | ModuleDrop) -> None:
         loop.call_soon_threadsafe(dispatcher.drop, drop)
 
-    intake = Intake(
-        settings,
-        layout,
-        journal.taken(),
-        backlog,
-        emit,
-        lambda path, seconds: scanner.look_again(path, seconds),  # noqa: PLW0108 - made below
-    )
+    def look_again(path: str, seconds: float) -> None:
+        scanner.look_again(path, seconds)
+
+    stages, backlog = _stages(settings, executor, store, journal, ResultLines(), emit, look_again)
+    layout, intake = stages.layout, stages.intake
     period_seconds = _scan_seconds(settings, layout)
     scanner = Scanner(layout, intake.consider, intake.is_taken, period_seconds, settings.max_depth)
-    stages = Stages(layout, intake, modules, journal, executor, delivery)
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     watcher = Watcher(
         intake.consider,
@@ -114,7 +173,7 @@ async def _serve(
         await asyncio.to_thread(watcher.stop)
         await asyncio.to_thread(scanner.stop)
         await dispatcher.drain(settings.drain_sec)
-        delivery.close()
+        stages.delivery.close()
         await journal.close()
 
 

@@ -12,7 +12,7 @@ import json
 import re
 import struct
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_HALF_EVEN, ROUND_UP, Context, Decimal
 from math import inf, isfinite, nextafter
 from typing import Final, NamedTuple
 
@@ -240,13 +240,13 @@ def _shortest_f32(bits: int, value: float) -> float:
     """Return the float whose ``repr`` is the shortest decimal that reads back as ``bits``.
 
     Tries one digit more at a time. The nearest decimal is not enough: at a power of two the values
-    below lie half as far apart as those above, so the nearest of some length may fall out below
-    while its neighbour above still reads back. ``repr`` keeps to the digits found, as an f64 tells
-    all decimals of up to 15 digits apart.
+    towards zero lie half as far apart as those away from it, so the nearest decimal may fail to
+    read back where the next one away from zero does (2 to the power of -96 is 1.2621775e-29).
+    ``repr`` keeps to the digits found, as an f64 tells all decimals of up to 15 digits apart.
     """
     exact = Decimal(value)
     for digits in range(1, 9):
-        for rounding in (ROUND_HALF_EVEN, ROUND_FLOOR, ROUND_CEILING):
+        for rounding in (ROUND_HALF_EVEN, ROUND_UP):
             candidate = float(Context(prec=digits, rounding=rounding).create_decimal(exact))
             if _reads_back(candidate, bits):
                 return candidate

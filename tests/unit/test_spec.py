@@ -151,6 +151,10 @@ def test_any_json_gives_an_input_or_a_refusal_with_a_path(value: object) -> None
             {"stdin": {"text": "x"}},
             '$.stdin: expected a string or {"base64": "..."}, got an object with 1 key',
         ),
+        (
+            {"stdin": {"base64": "", "x": 1}},
+            '$.stdin: expected a string or {"base64": "..."}, got an object with 2 keys',
+        ),
         ({"files": {"a b": 1}}, '$.files["a b"]: expected a string or {"base64": "..."}, got 1'),
         (
             {"files": "x"},
@@ -200,7 +204,7 @@ def test_a_plain_path_or_a_digest_names_a_module(module: str) -> None:
     "module",
     [
         *("", "/fib", "../fib", "a/../fib", "a//b", "a/", ".", "./a", "a\\b", "a\0b"),
-        *("x" * 256, "/".join("a" * 33), "é" * 128),
+        *("x" * 256, "/".join("a" * 33), "/".join(["a" * 100] * 11), "é" * 128),
     ],
 )
 def test_a_module_outside_the_wasm_directory_is_refused(module: str) -> None:

@@ -178,6 +178,8 @@ def test_an_escape_of_half_a_character_is_refused_and_none_other(pieces: list[st
             '["a\nb"]',
             "line 1, column 4, at $[0]: a control character in a string must be escaped",
         ),
+        ('{"a":{"k\\q":1}}', "line 1, column 9, at $.a: no such escape"),
+        ('{"a":"[[\\q', "line 1, column 9, at $.a: no such escape"),
         ('{"a":1,\n "é":{},\n "a":2}', 'line 3, column 2: duplicate key "a"'),
         ('{"\\u0061":1,"a":2}', 'line 1, column 13: duplicate key "a"'),
         (
@@ -190,6 +192,10 @@ def test_an_escape_of_half_a_character_is_refused_and_none_other(pieces: list[st
                 'line 1, column 12, at $.args[1]: NaN is not JSON; as an argument write "NaN",'
                 " in quotes"
             ),
+        ),
+        (
+            '[{},"x",NaN]',
+            'line 1, column 9, at $[2]: NaN is not JSON; as an argument write "NaN", in quotes',
         ),
         (
             "-Infinity",
@@ -234,6 +240,7 @@ def test_nesting_is_read_to_its_limit_and_refused_beyond(opening: str) -> None:
     def nested(depth: int) -> str:
         return opening * depth + "0" + closing * depth
 
+    assert MAX_DEPTH == 64
     parse(nested(MAX_DEPTH).encode())
     message = refusal(nested(MAX_DEPTH + 1))
     assert message.startswith(f"line 1, column {len(opening) * MAX_DEPTH + 1}, at $")
@@ -271,7 +278,7 @@ def test_the_bound_on_digits_holds_where_python_was_told_to_have_none() -> None:
         "from wasmdrop.errors import RefusedError\n"
         "try: parse(b'[0,-' + b'9' * 4301 + b']')\n"
         "except RefusedError as error: print(error)\n"
-        "parse(b'9' * 4300)"
+        "parse(b'[-' + b'9' * 4300 + b']')"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -320,6 +327,22 @@ def test_a_violation_far_into_a_large_file_is_named_all_the_same() -> None:
     )
 
 
+def test_reading_a_large_text_does_not_keep_the_garbage_collector_busy() -> None:
+    """It would go through all that was read so far, again and again."""
+    collections = 0
+
+    def count(phase: str, _: dict[str, int]) -> None:
+        nonlocal collections
+        collections += phase == "start"
+
+    gc.callbacks.append(count)
+    try:
+        parse(b"[" + b"[]," * 200_000 + b"0]")
+    finally:
+        gc.callbacks.remove(count)
+    assert collections <= 5  # some 300 otherwise
+
+
 def test_the_garbage_collector_is_left_as_it_was() -> None:
     """Reading a large text switches it off for the while, also where the text is refused."""
     large = b"[" + b"0," * 50_000 + b"0]"
@@ -342,6 +365,8 @@ def test_the_garbage_collector_is_left_as_it_was() -> None:
         (("env", ""), '$.env[""]'),
         (("a\n",), '$["a\\n"]'),
         (("é",), '$["é"]'),
+        (("x" * 60,), "$." + "x" * 60),
+        (("x" * 61,), '$["' + "x" * 58 + "…]"),
     ],
 )
 def test_a_path_is_written_so_that_it_can_be_read(steps: tuple[str | int, ...], path: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wasmdrop.errors import RefusedError
 from wasmdrop.module import FunctionType
 from wasmdrop.outcome import Code
-from wasmdrop.sandbox.values import check_signature, decode_results, encode_args
+from wasmdrop.values import check_signature, decode_results, encode_args
 
 #: How long a single example takes says nothing on a busy machine.
 no_deadline = settings(deadline=None)

@@ -279,11 +279,10 @@ def _outcome_of_report(report: RunReport, signature: FunctionType, seconds: floa
         raise SandboxError(f"a child reported {code}, which is not its to say")
     results: tuple[object, ...] | None = None
     if code is Code.OK:
-        if len(report.results) != len(signature.results) or any(
-            not 0 <= bits < 1 << 64 for bits in report.results
-        ):
-            raise SandboxError("a child reported results that its entry can't have")
-        results = tuple(decode_results(report.results, signature.results))
+        try:
+            results = tuple(decode_results(report.results, signature.results))
+        except (OverflowError, ValueError) as error:
+            raise SandboxError(f"a child reported results of another entry: {error}") from None
     exit_code = report.exit_code
     if exit_code is not None and not 0 <= exit_code < 1 << 32:
         raise SandboxError("a child reported an exit code that there is none of")

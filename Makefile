@@ -1,0 +1,57 @@
+# `make demo` shows a drop turn into a result; `make test` runs all tests. Both set up what they
+# need in .venv first, with nothing but Python 3.11 or later, its venv module, and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Filled in by what a package manager of the system would set; leave empty otherwise.
+PYTEST_ARGS ?=
+
+.PHONY: setup setup-dev demo test lint lock clean
+
+help:
+	@echo 'make demo   set up, then show a real drop turn into a result'
+	@echo 'make test   set up, then run the linters and all tests'
+	@echo 'make bench  set up, then measure'
+	@echo 'make lock   pin the newest versions of all dependencies'
+	@echo 'make clean  remove what the above made'
+
+setup: .venv/installed
+setup-dev: .venv/installed-dev
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wasmdrop needs Python 3.11 or later")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python requirements.lock pyproject.toml
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+demo: setup
+	$(BIN)/python scripts/demo.py
+
+lint: setup-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+bench: setup-dev
+	$(BIN)/python benchmarks/latency.py
+
+export CUSTOM_COMPILE_COMMAND = make lock
+lock: .venv/bin/python
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --strip-extras --build-deps-for editable -o requirements.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --strip-extras --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+clean:
+	rm -rf .venv build examples/build host/state .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Benchmarks: how long a drop takes to become a marker, and how many a second."""

@@ -1,0 +1,180 @@
+"""Contenders: programs that turn inputs dropped into a directory into results and markers.
+
+To add one: a class with the methods of :class:`Contender`, and a line in ``ALL``.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any, Final
+
+from benchmarks.client import result_name
+
+__all__ = ["ALL", "Contender", "WrongError"]
+
+_HERE: Final = Path(__file__).resolve().parent
+
+#: No promise, only an end, in seconds.
+_START_SECONDS: Final = 60.0
+_GLANCE_SECONDS: Final = 0.01
+
+
+class WrongError(Exception):
+    """A result is not what it must be, or a contender did not work at all."""
+
+
+class Contender:
+    """A running program on directories of its own below ``base``.
+
+    Markers of programs other than wasmdrop say nothing; :attr:`tells` says whether to read them.
+    """
+
+    name: str = ""
+    compiles_each_time = True
+    tells = False
+
+    def __init__(self, base: Path, modules: dict[str, bytes]) -> None:
+        self.base = base / type(self).__name__.lower()
+        self.wasm = self.base / "wasm"
+        self.shared = self.base / "shared"
+        for directory in (self.wasm, self.shared):
+            directory.mkdir(parents=True)
+        for name, module in modules.items():
+            (self.wasm / f"{name}.wasm").write_bytes(module)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        raise NotImplementedError
+
+    def variables(self) -> dict[str, str]:
+        """Return the program's own environment variables."""
+        return {}
+
+    def start(self) -> None:
+        """Start it."""
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            # Each Python would compile what it imports again, which no installation does.
+            if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("WASMDROP_")
+        }
+        with self._open("out") as out, self._open("log") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                env=environment | self.variables(),
+            )
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process is not None  # noqa: S101 - only what was started is stopped
+        self.resume()
+        self._process.terminate()
+        self._process.wait(_START_SECONDS)
+
+    def pause(self) -> None:
+        """Let it rest while others are measured: it must not take their time."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
+    def check(self, name: str, content: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+        """Check the result of the drop ``name`` and return its marker; ``WrongError``."""
+        marker = self._read(result_name(name, ".done"))
+        found = self._read(result_name(name, ".json"))
+        if found.get("args") != content["args"] or found.get("results") != results:
+            raise WrongError(f"{self.name}: {name} with {content} gave {found}, not {results}")
+        return marker
+
+    def _open(self, name: str) -> IO[bytes]:
+        return (self.base / name).open("wb")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self.shared / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise WrongError(f"{self.name}: {name} can't be read: {error}") from None
+        if not isinstance(found, dict):
+            raise WrongError(f"{self.name}: {name} is no object")
+        return found
+
+
+class Wasmdrop(Contender):
+    """The daemon, with its defaults."""
+
+    name = "wasmdrop"
+    compiles_each_time = False
+    tells = True
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [sys.executable, "-m", "wasmdrop", "serve"]
+
+    def variables(self) -> dict[str, str]:
+        """Return the directories."""
+        return {
+            "WASMDROP_WASM_DIR": str(self.wasm),
+            "WASMDROP_SHARED_DIR": str(self.shared),
+            "WASMDROP_STATE_DIR": str(self.base / "state"),
+        }
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        super().start()
+        assert self._process is not None  # noqa: S101 - just started
+        end = time.monotonic() + _START_SECONDS
+        while b'"event":"ready"' not in (log := (self.base / "log").read_bytes()):
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise WrongError(f"the daemon did not start: {log.decode(errors='replace')}")
+            time.sleep(_GLANCE_SECONDS)
+
+    def check(self, name: str, content: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+        """Check the result and all that the marker says of the files."""
+        marker = super().check(name, content, results)
+        files = {self.shared / file: entry["sha256"] for file, entry in marker["files"].items()}
+        files[self.shared / name] = marker["input"]["sha256"]
+        for path, digest in files.items():
+            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise WrongError(f"wasmdrop: {path} is not what its marker says")
+        return marker
+
+
+class PlainLoop(Contender):
+    """See plain_loop.py."""
+
+    name = "plain loop"
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [sys.executable, str(_HERE / "plain_loop.py"), str(self.wasm), str(self.shared)]
+
+    def pause(self) -> None:
+        """Stop its polling."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it poll again."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+
+class Afternoon(Contender):
+    """See afternoon.py."""
+
+    name = "afternoon"
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [sys.executable, str(_HERE / "afternoon.py"), str(self.wasm), str(self.shared)]
+
+
+ALL: Final[tuple[type[Contender], ...]] = (Wasmdrop, PlainLoop, Afternoon)

@@ -1,0 +1,14 @@
+#!/usr/bin/env python3
+"""Measure wasmdrop against scripts that do the same: see README.md beside this file.
+
+python benchmarks/latency.py [--drops N] [--burst N] [--json FILE] [--dir DIR]
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.exit(importlib.import_module("benchmarks.suite").main())

@@ -1,0 +1,35 @@
+"""``wasmdrop run``: one job, now, in the environment's words; for a Kubernetes Job or a shell.
+
+Writes the same files as the daemon and leaves no state behind but compiled modules.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from typing import Final
+
+from wasmdrop import log, settings
+from wasmdrop.outcome import Code
+from wasmdrop.service import run_once
+
+__all__ = ["add_arguments", "run"]
+
+#: Exit statuses by code; all other codes are 1, the job failed.
+_STATUS: Final = {Code.OK: 0, Code.TIMEOUT: 124, Code.INTERNAL: 3}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all settings."""
+    settings.add_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the job of ``INPUT_PATH`` or, where that is not there, of the environment."""
+    loaded = settings.load(os.environ, settings.given_flags(options))
+    log.configure(loaded.settings.log, "warning")
+    package = asyncio.run(run_once(loaded.settings))
+    ending = loaded.settings.output_path.suffix
+    sys.stdout.write(package.files[ending].decode())
+    return _STATUS.get(Code(json.loads(package.marker)["code"]), 1)
