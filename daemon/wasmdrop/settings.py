@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
+from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError, SettingsError
-from wasmdrop.intake import strictjson
 from wasmdrop.limits import Limits
 
 __all__ = [

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wasmdrop.errors import RefusedError
-from wasmdrop.intake.strictjson import MAX_DEPTH, MAX_INTEGER_DIGITS, parse, path_to, shown
 from wasmdrop.outcome import Code
+from wasmdrop.strictjson import MAX_DEPTH, MAX_INTEGER_DIGITS, parse, path_to, shown
 
 #: How long a single example takes says nothing on a busy machine.
 no_deadline = settings(deadline=None)
@@ -274,7 +274,7 @@ def test_integers_stay_exact_up_to_the_bound_on_digits() -> None:
 def test_the_bound_on_digits_holds_where_python_was_told_to_have_none() -> None:
     """Reading ten million digits would take minutes."""
     program = (
-        "from wasmdrop.intake.strictjson import parse\n"
+        "from wasmdrop.strictjson import parse\n"
         "from wasmdrop.errors import RefusedError\n"
         "try: parse(b'[0,-' + b'9' * 4301 + b']')\n"
         "except RefusedError as error: print(error)\n"

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Final, NoReturn, TypeAlias
 
 import msgspec
 
+from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError
-from wasmdrop.intake import strictjson
-from wasmdrop.intake.strictjson import path_to, shown
 from wasmdrop.limits import Limits
 from wasmdrop.outcome import Code
+from wasmdrop.strictjson import path_to, shown
 
 __all__ = [
     "MAX_FILES",

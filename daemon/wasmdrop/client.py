@@ -1,0 +1,321 @@
+"""A library for producers in Python: drops inputs the right way and waits for their results.
+
+Relies on the drop protocol and on nothing else of the daemon's, which may run in another container
+or on another machine that shares the directory. Promises that a drop appears whole or not at all,
+and that a :class:`Result` is what its completion marker says, digest by digest.
+
+::
+
+    from wasmdrop.client import submit
+
+    result = submit("/mnt/shared", {"entry": "fib", "args": [12]}).result(timeout_seconds=10)
+    print(result.code, result.results)
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+import msgspec
+
+from wasmdrop.durable import sync_directory
+from wasmdrop.errors import StorageError
+from wasmdrop.outcome import Code, Status
+
+__all__ = ["Result", "Submission", "TornResultError", "submit"]
+
+#: Pauses between looks for the marker: an idle daemon takes some milliseconds for a small job, and
+#: a look costs a few microseconds. The growth wastes at most a quarter of what a job took.
+_FIRST_PAUSE_SECONDS: Final = 0.001
+_LONGEST_PAUSE_SECONDS: Final = 0.05
+_PAUSE_GROWTH: Final = 1.25
+
+#: How long files may disagree with an unchanged marker. On a local disk they never do; network
+#: mounts show the new marker beside cached old files for a while.
+_TORN_SECONDS: Final = 5.0
+
+#: Largest marker that is read.
+_MARKER_BYTES: Final = 16 * 1024 * 1024
+
+_MODULE_NAME: Final = "module.wasm"
+_INPUT: Final = re.compile(r"input(?P<name>-[A-Za-z0-9._-]{1,200})?\.json")
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_DIRECTORY: Final = re.compile(r"[^.\0].*(?<!~)(?<!\.tmp)(?<!\.part)", re.DOTALL)
+
+
+class TornResultError(StorageError):
+    """The result files never came to agree with the digests in their marker."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What came of a job."""
+
+    status: Status
+    code: Code
+    message: str
+    """Empty where the job succeeded."""
+    results: tuple[Any, ...] | None
+    """The returned values; None where the job failed."""
+    exit_code: int | None
+    """None where the job was no WASI command, or did not come to its end."""
+    stdout: bytes | None
+    """The whole captured output of a WASI command; None for a function."""
+    stderr: bytes | None
+    raw: str
+    """The last line of ``result.txt``: the raw value alone."""
+    line: bytes
+    """The line in ``result.json``, without its newline."""
+    marker: dict[str, Any]
+    """The completion marker, whole."""
+
+
+class _File(msgspec.Struct, frozen=True):
+    sha256: str
+    bytes: int
+
+
+class _Marker(msgspec.Struct, frozen=True):
+    """The parts of a marker that a result is made of."""
+
+    schema: Literal["wasmdrop.marker/1"]
+    job: str
+    status: Status
+    code: Code
+    message: str
+    input: _File | None
+    files: dict[str, _File]
+    seconds: dict[str, float]
+
+
+class _ResultBody(msgspec.Struct, frozen=True):
+    """The parts of ``result.json`` that a result is made of."""
+
+    results: tuple[Any, ...] | None = None
+    exit_code: int | None = None
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A job that was dropped."""
+
+    slot: str
+    """The input's path below the shared directory, as markers and logs call the slot."""
+    input_path: Path
+    sha256: str
+    """Of the input, in hex: the marker has the same."""
+    size_bytes: int
+    previous_job: str | None
+    """The job whose marker lay in the slot before the drop: never the one to wait for."""
+
+    @property
+    def marker_path(self) -> Path:
+        """Where the completion marker will be."""
+        return _marker_path(self.input_path)
+
+    def result(self, timeout_seconds: float | None = None) -> Result:
+        """Wait for the job to end and return its result; None waits for as long as it takes.
+
+        Zero looks once. May be called again after a ``TimeoutError``: the job stays dropped.
+
+        Raises ``TimeoutError``; ``TornResultError`` where a marker stayed and its files never
+        agreed with it; ``OSError`` where they may not be read.
+        """
+        end = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        torn_end = math.inf
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            now = time.monotonic()
+            try:
+                found = self._look()
+                torn_end = math.inf
+            except TornResultError as torn:
+                torn_end = min(torn_end, now + _TORN_SECONDS)
+                if now >= min(torn_end, end):
+                    raise
+                found = str(torn)
+            if isinstance(found, Result):
+                return found
+            if now >= end:
+                raise TimeoutError(
+                    f"{self.slot}: no result within {timeout_seconds:g} s: {found};"
+                    f" is a daemon watching {self._shared_dir}?"
+                )
+            time.sleep(min(pause_seconds, end - now))
+            pause_seconds = min(pause_seconds * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
+
+    @property
+    def _shared_dir(self) -> Path:
+        return self.input_path.parents[len(PurePosixPath(self.slot).parts) - 1]
+
+    def _look(self) -> Result | str:
+        """Return the result, or why there is none yet."""
+        data = _read(self.marker_path, _MARKER_BYTES)
+        if data is None:
+            return "there is no marker"
+        marker = _parsed(data, self.marker_path)
+        if marker is None:
+            return "there is something else in the marker's place"
+        if marker.job == self.previous_job:
+            return "the marker is still that of an earlier job"
+        if marker.input is None or marker.input.sha256 != self.sha256:
+            return "the marker is that of another input"
+        files = {}
+        for name, expected in marker.files.items():
+            content = _read(self.input_path.with_name(name), expected.bytes + 1)
+            if content is None or hashlib.sha256(content).hexdigest() != expected.sha256:
+                if _read(self.marker_path, _MARKER_BYTES) != data:
+                    return "the results are just being replaced"
+                state = "is missing" if content is None else "does not have the marker's digest"
+                raise TornResultError(f"{self.slot}: {name} {state}")
+            files[name] = content
+        return _result(self.marker_path.stem, marker, json.loads(data), files)
+
+
+def submit(
+    shared_dir: str | Path,
+    spec: Mapping[str, Any] | bytes,
+    name: str | None = None,
+    *,
+    module: bytes | None = None,
+    ready_suffix: str = "",
+) -> Submission:
+    """Drop an input durably and return at once; ``Submission.result`` waits for what comes of it.
+
+    ``spec`` is the input: a mapping with the protocol's keys, or the file's very bytes, which are
+    dropped as they are.
+
+    ``name`` is the slot: ``orders`` or ``input-orders.json``, ``input.json`` for the one without a
+    name, with directories before it if you like (``batch/orders``). Without a name the job gets a
+    slot of its own. A named slot holds one result at a time: wait for it before you drop the next
+    input there, and never have the same bytes in it twice at a time. Directories of a slot are made
+    where they are missing.
+
+    ``module`` is dropped as ``module.wasm`` beside the input, before it. Every input in that
+    directory without a ``"module"`` of its own uses it from then on, so that a job without a name
+    gets a directory of its own as well.
+
+    ``ready_suffix`` is the daemon's ``WASMDROP_READY_SUFFIX``, if it has one: the file that says
+    that the input is complete is then made, too.
+
+    Raises ``ValueError`` for a name that is no slot's, or a mapping that JSON can't carry; and
+    ``OSError``, as ``FileNotFoundError`` where the shared directory is not there.
+    """
+    shared_dir = Path(os.path.abspath(shared_dir))  # noqa: PTH100 - Path.resolve would follow links
+    slot = _unique_slot(with_directory=module is not None) if name is None else _slot(name)
+    data = spec if isinstance(spec, bytes) else _encoded(spec)
+    if not shared_dir.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the shared directory is not there", str(shared_dir))
+    path = shared_dir / slot
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if module is not None:
+        _drop(path.with_name(_MODULE_NAME), module)
+    previous = _read(_marker_path(path), _MARKER_BYTES)
+    marker = None if previous is None else _parsed(previous, _marker_path(path))
+    _drop(path, data)
+    if ready_suffix:
+        path.with_name(path.name + ready_suffix).touch()
+    return Submission(
+        slot=str(slot),
+        input_path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        previous_job=None if marker is None else marker.job,
+    )
+
+
+def _slot(name: str) -> PurePosixPath:
+    *directories, last = name.split("/")
+    if all(_DIRECTORY.fullmatch(directory) for directory in directories):
+        if _INPUT.fullmatch(last):
+            return PurePosixPath(name)
+        if _NAME.fullmatch(last):
+            return PurePosixPath(*directories, f"input-{last}.json")
+    raise ValueError(
+        "name: expected at most 200 letters, digits, '.', '_' or '-', or input.json, maybe after"
+        f" directories that do not begin with a dot; got {name!r}"
+    )
+
+
+def _unique_slot(*, with_directory: bool) -> PurePosixPath:
+    token = secrets.token_hex(8)
+    return PurePosixPath(f"job-{token}/input.json" if with_directory else f"input-{token}.json")
+
+
+def _encoded(spec: Mapping[str, Any]) -> bytes:
+    text = json.dumps(dict(spec), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode()
+
+
+def _drop(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path`` durably, whole or not at all."""
+    # Not the name of another producer's, even if that has the same process id in its container.
+    work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with work.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(path)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def _marker_path(input_path: Path) -> Path:
+    return input_path.with_name(f"result{input_path.stem.removeprefix('input')}.done")
+
+
+def _parsed(data: bytes, path: Path) -> _Marker | None:
+    """Return the marker that ``data`` is; None where it is none that this library knows."""
+    try:
+        marker = msgspec.json.decode(data, type=_Marker)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    stem = path.stem
+    inside = all(
+        name.startswith(f"{stem}.") and ".." not in name.split("/") and "\0" not in name
+        for name in marker.files
+    )
+    complete = {f"{stem}.json", f"{stem}.txt"} <= marker.files.keys()
+    return marker if inside and complete else None
+
+
+def _result(
+    stem: str, marker: _Marker, whole_marker: dict[str, Any], files: dict[str, bytes]
+) -> Result:
+    line = files[f"{stem}.json"].rstrip(b"\n")
+    # The standard library reads integers of any size, as arguments may be.
+    body = msgspec.convert(json.loads(line), _ResultBody)
+    return Result(
+        status=marker.status,
+        code=marker.code,
+        message=marker.message,
+        results=body.results,
+        exit_code=body.exit_code,
+        stdout=files.get(f"{stem}.stdout"),
+        stderr=files.get(f"{stem}.stderr"),
+        raw=files[f"{stem}.txt"].decode().rstrip("\n").rpartition("\n")[2],
+        line=line,
+        marker=whole_marker,
+    )
+
+
+def _read(path: Path, limit_bytes: int) -> bytes | None:
+    """Return at most ``limit_bytes`` of a file; None where there is none.
+
+    Other producers write to the directory too: no link is followed, no FIFO waited for.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+        return file.read(limit_bytes)
