@@ -28,7 +28,7 @@ from wasmdrop.sandbox.executor import CompileLimits, LocalExecutor
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
-from wasmdrop.settings import Settings, WatchMode
+from wasmdrop.settings import SandboxMode, Settings, WatchMode
 from wasmdrop.watch import Watcher, reason_to_poll
 
 __all__ = ["local_executor", "run_once", "serve"]
@@ -62,6 +62,13 @@ async def local_executor(
     store = ModuleStore(settings.state_dir)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     async with ChildPool(idle) as pool:
+        if pool.missing and settings.sandbox is SandboxMode.STRICT:
+            raise SettingsError(
+                f"jobs can't be confined here; missing: {pool.missing}. WASMDROP_SANDBOX=best-effort"
+                " goes on without"
+            )
+        if pool.missing:
+            _log.warning("sandbox-incomplete", missing=pool.missing)
         yield LocalExecutor(pool, store, limits), store
 
 

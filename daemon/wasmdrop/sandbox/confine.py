@@ -1,45 +1,152 @@
 """Confinement: what a child gives up before it touches a byte of the guest.
 
-Called in the child, first when it is forked (:func:`on_fork`), then when its order is known and
-before the order's descriptors are used (:func:`for_order`).
+:meth:`Confinement.leave_parent` comes right after the fork, ahead of need: session, user and
+descriptors of the forking server are left behind. :meth:`Confinement.enter` comes when the order is
+known and before its descriptors are used: limits, Landlock, and last the seccomp filter, which
+forbids all the calls that set up the others.
 """
 
 import ctypes
 import os
 import resource
 import signal
+from pathlib import Path
 from typing import Final
 
-__all__ = ["for_order", "on_fork"]
+from wasmdrop.sandbox import landlock, seccomp
+
+__all__ = ["Confinement"]
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
+_LAST_CAPABILITY: Final = 63
+
+#: CAP_SETGID, CAP_SETUID and CAP_KILL, which is what it takes to change the user of a process and
+#: still be able to end it (capabilities(7)).
+_CHANGE_USER: Final = 1 << 6 | 1 << 7 | 1 << 5
+
+#: The user and group that own nothing, by convention.
+_NOBODY: Final = 65534
+
+#: Descriptors that a child may hold: its order's, and a few for the threads of WASI.
+_OPEN_FILES: Final = 64
+
+_LINK_FD: Final = 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def on_fork(parent_pid: int) -> None:
-    """Make the calling process nobody's but its parent's: own session, no privileges to gain."""
-    os.setsid()
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the line above took hold
-        os.kill(os.getpid(), signal.SIGKILL)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
-def for_order(*, cpu_seconds: int, file_bytes: int, data_bytes: int) -> None:
-    """Set the limits that depend on the order.
+_CAPABILITY_VERSION_3: Final = 0x20080522
 
-    ``data_bytes`` bounds what is really writable (``RLIMIT_DATA``): wasmtime reserves address space
-    by the gigabyte, so ``RLIMIT_AS`` would refuse modules that are quite small.
 
-    The CPU limit is a second line behind the daemon's own clock: ``SIGXCPU`` ends a process that
-    the daemon could not kill because it was itself stopped.
-    """
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
+class Confinement:
+    """What this kernel can do, found out once in the forking server."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+        """The parts that this kernel, or the container, does not give; in words."""
+        self.landlock_version = landlock.abi_version(_libc)
+        if self.landlock_version == 0:
+            self.missing.append("Landlock (Linux 5.13 or later, not switched off)")
+        self._filter: seccomp.Filter | None = None
+        try:
+            self._filter = seccomp.Filter()
+        except OSError as error:
+            self.missing.append(f"seccomp ({error.strerror})")
+        self.changes_user = os.geteuid() == 0 and _capabilities() & _CHANGE_USER == _CHANGE_USER
+        if os.geteuid() == 0 and not self.changes_user:
+            self.missing.append(
+                "an unprivileged user (run as another user than root, or with CAP_SETUID, CAP_SETGID"
+                " and CAP_KILL)"
+            )
+
+    def leave_parent(self, parent_pid: int, link_fd: int) -> int:
+        """Make the calling process nobody's but its parent's; return where ``link_fd`` is now.
+
+        Right after the fork, ahead of any order: own session, another user, no capability, no
+        descriptor but the null device as 0 to 2 and the link to the daemon.
+        """
+        os.setsid()
+        os.dup2(link_fd, _LINK_FD)
+        os.closerange(_LINK_FD + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        # What a guest that broke out writes to standard error must not reach the daemon's log.
+        os.dup2(0, 2)
+        if self.changes_user:
+            _change_user()
+        _drop_capabilities()
+        # After the change of user, which clears it.
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # it died before the line above took hold
+            os.kill(os.getpid(), signal.SIGKILL)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        return _LINK_FD
+
+    def enter(
+        self,
+        *,
+        readable: list[int],
+        cpu_seconds: int,
+        file_bytes: int,
+        data_bytes: int,
+        threads: bool,
+    ) -> None:
+        """Confine the calling process for good.
+
+        ``readable``: descriptors of the files that may be opened for reading. ``cpu_seconds`` is a
+        second line behind the daemon's clock, for a daemon that was stopped itself. ``data_bytes``
+        bounds what is really writable: wasmtime reserves address space by the gigabyte, so a bound
+        on that would refuse modules that are quite small. ``threads``: whether it may have any.
+        """
+        _limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
+        _limit(resource.RLIMIT_FSIZE, file_bytes)
+        _limit(resource.RLIMIT_DATA, data_bytes)
+        _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_MEMLOCK, 0)
+        _limit(resource.RLIMIT_MSGQUEUE, 0)
+        if not threads:
+            _limit(resource.RLIMIT_NPROC, 0)
+        if self.landlock_version:
+            landlock.restrict(_libc, self.landlock_version, readable)
+        if self._filter is not None:
+            seccomp.load(self._filter, _libc)
+
+
+def _limit(kind: int, soft: int, hard: int | None = None) -> None:
+    """Set a limit, but never above the one that is in force."""
+    ceiling = resource.getrlimit(kind)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), min(soft if hard is None else hard, ceiling)
+    resource.setrlimit(kind, (soft, soft if hard is None else hard))
+
+
+def _capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _change_user() -> None:
+    for capability in range(_LAST_CAPABILITY + 1):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break  # the kernel knows no more of them, or this process may not
+    os.setgroups([])
+    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+    os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _drop_capabilities() -> None:
+    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if _libc.capset(ctypes.byref(header), nothing) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _prctl(option: int, value: int) -> None:

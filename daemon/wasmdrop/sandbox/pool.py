@@ -25,8 +25,8 @@ __all__ = ["Child", "ChildPool"]
 
 _log = structlog.get_logger()
 
-#: What the forking server says in one packet: a word and two numbers.
-_PACKET_BYTES = 64
+#: Longest packet of the forking server: a word and two numbers, or a sentence.
+_PACKET_BYTES = 1024
 
 #: Tries to get the forking server going at the daemon's own start. Later ones never give up.
 _FIRST_TRIES = 3
@@ -97,6 +97,8 @@ class ChildPool:
     def __init__(self, idle: int) -> None:
         self.restarts = 0
         """How often the forking server had to be started again."""
+        self.missing = ""
+        """What the kernel can't do for confinement, in words; known once the pool is entered."""
         self._idle_wanted = idle
         self._idle: deque[Child] = deque()
         self._waiting: deque[asyncio.Future[Child]] = deque()
@@ -215,7 +217,9 @@ class ChildPool:
             except OSError:
                 packet, descriptors = b"", []
             word, *numbers = packet.split() or [b""]
-            if word == b"child":
+            if word == b"missing":
+                self.missing = packet.removeprefix(b"missing ").decode()
+            elif word == b"child":
                 link, pidfd = descriptors
                 self._add(Child(int(numbers[0]), socket.socket(fileno=link), pidfd))
             elif word == b"exit":

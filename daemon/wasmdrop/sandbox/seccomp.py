@@ -1,0 +1,236 @@
+"""The system calls that a sandbox child may make, as a seccomp filter (seccomp(2)).
+
+Everything else kills the process. The list is what interpreter, wasmtime and the threads of its
+WASI implementation were seen to need once an order has been received, and no more: no sockets, no
+new processes, no other process's affairs, no file opened but for reading. A few calls that probe
+harmlessly get an error instead, so that libraries fall back as they would on an old kernel.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from typing import Final
+
+__all__ = ["Filter", "SYSCALL_NUMBERS", "load"]
+
+_PR_SET_SECCOMP: Final = 22
+_SECCOMP_MODE_FILTER: Final = 2
+
+# Instructions of classic BPF (linux/bpf_common.h) and what a filter returns (linux/seccomp.h).
+_LOAD_WORD: Final = 0x20
+_JUMP_EQUAL: Final = 0x15
+_JUMP_GREATER_EQUAL: Final = 0x35
+_JUMP_ANY_BIT: Final = 0x45
+_RETURN: Final = 0x06
+_AND: Final = 0x54
+_ALLOW: Final = 0x7FFF0000
+_ERRNO: Final = 0x00050000
+_KILL_PROCESS: Final = 0x80000000
+
+# struct seccomp_data: number, architecture, instruction pointer, six arguments of 64 bits.
+_NUMBER: Final = 0
+_ARCHITECTURE: Final = 4
+_ARGUMENTS: Final = 16
+
+_AUDIT_ARCHITECTURE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+#: Numbers from here on are x32's, a second set of entrances to the same kernel.
+_X32: Final = 0x40000000
+
+_CLONE_VM: Final = 0x00000100
+_CLONE_THREAD: Final = 0x00010000
+_OPEN_CHANGES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0x400000  # O_TMPFILE
+_PR_SET_NAME: Final = 15
+_FCNTL_ALLOWED: Final = (1, 2, 3, 1030)  # F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
+
+#: Numbers on x86-64 and on 64-bit ARM (asm/unistd.h); None where an architecture has no such call.
+SYSCALL_NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
+    "brk": (12, 214),
+    "clock_getres": (229, 114),
+    "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "close": (3, 57),
+    "epoll_create1": (291, 20),
+    "epoll_ctl": (233, 21),
+    "epoll_pwait": (281, 22),
+    "epoll_wait": (232, None),
+    "eventfd2": (290, 19),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+    "fcntl": (72, 25),
+    "fstat": (5, 80),
+    "futex": (202, 98),
+    "getcwd": (79, 17),
+    "getpid": (39, 172),
+    "getrandom": (318, 278),
+    "gettid": (186, 178),
+    "gettimeofday": (96, 169),
+    "ioctl": (16, 29),
+    "kill": (62, 129),
+    "lseek": (8, 62),
+    "madvise": (28, 233),
+    "membarrier": (324, 283),
+    "memfd_create": (319, 279),
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+    "mremap": (25, 216),
+    "munmap": (11, 215),
+    "nanosleep": (35, 101),
+    "newfstatat": (262, 79),
+    "openat": (257, 56),
+    "poll": (7, None),
+    "ppoll": (271, 73),
+    "prctl": (157, 167),
+    "pread64": (17, 67),
+    "prlimit64": (302, 261),
+    "pwrite64": (18, 68),
+    "read": (0, 63),
+    "readlink": (89, None),
+    "readlinkat": (267, 78),
+    "restart_syscall": (219, 128),
+    "rseq": (334, 293),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "sched_getaffinity": (204, 123),
+    "sched_yield": (24, 124),
+    "set_robust_list": (273, 99),
+    "sigaltstack": (131, 132),
+    "statx": (332, 291),
+    "sysinfo": (99, 179),
+    "tgkill": (234, 131),
+    "uname": (63, 160),
+    "write": (1, 64),
+    "writev": (20, 66),
+}
+
+#: What libraries ask and can do without. ``abort`` raises by ``tgkill`` and then faults instead.
+_REFUSED: Final = {
+    "clone3": errno.ENOSYS,  # its flags are out of a filter's sight; libc falls back to clone
+    "getcwd": errno.EPERM,
+    "ioctl": errno.ENOTTY,
+    "kill": errno.EPERM,
+    "readlink": errno.EPERM,
+    "readlinkat": errno.EPERM,
+    "sysinfo": errno.EPERM,
+    "tgkill": errno.EPERM,
+    "uname": errno.EPERM,
+}
+
+_CHECKED: Final = ("clone", "fcntl", "openat", "prctl", "prlimit64")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+class Filter:
+    """A filter for this machine, built once and loaded in every child."""
+
+    def __init__(self) -> None:
+        machine = platform.machine()
+        if machine not in _AUDIT_ARCHITECTURE:
+            raise OSError(errno.ENOSYS, f"no seccomp filter is known for {machine}")
+        code = b"".join(_instructions(machine))
+        self._buffer = ctypes.create_string_buffer(code, len(code))
+        self._program = _Program(len(code) // 8, ctypes.addressof(self._buffer))
+
+    @property
+    def address(self) -> int:
+        """Where the kernel finds the program."""
+        return ctypes.addressof(self._program)
+
+
+def load(program: Filter, libc: ctypes.CDLL) -> None:
+    """Bind the calling process, for good, to ``program``; ``OSError`` where the kernel has none."""
+    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_void_p(program.address), 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _instructions(machine: str) -> list[bytes]:
+    column = 0 if machine == "x86_64" else 1
+    numbers = {
+        name: number for name, both in SYSCALL_NUMBERS.items() if (number := both[column]) is not None
+    }
+    code = [
+        _load(_ARCHITECTURE),
+        _jump(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
+        _return(_KILL_PROCESS),
+        _load(_NUMBER),
+        _jump(_JUMP_GREATER_EQUAL, _X32, 0, 1),
+        _return(_KILL_PROCESS),
+    ]
+    for name, number in numbers.items():
+        if name in _REFUSED:
+            code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ERRNO | _REFUSED[name])]
+        elif name not in _CHECKED:
+            code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ALLOW)]
+    for name in _CHECKED:
+        check = _check(name)
+        code += [_jump(_JUMP_EQUAL, numbers[name], 0, len(check)), *check]
+    return [*code, _return(_KILL_PROCESS)]
+
+
+def _check(name: str) -> list[bytes]:
+    """Return the instructions that judge a call by its arguments, and then return."""
+    if name == "clone":
+        wanted = _CLONE_VM | _CLONE_THREAD
+        return [
+            _load_argument(0),
+            struct.pack("<HBBI", _AND, 0, 0, wanted),
+            _jump(_JUMP_EQUAL, wanted, 0, 1),
+            _return(_ALLOW),
+            _return(_KILL_PROCESS),
+        ]
+    if name == "openat":
+        return [
+            _load_argument(2),
+            _jump(_JUMP_ANY_BIT, _OPEN_CHANGES, 0, 1),
+            _return(_KILL_PROCESS),
+            _return(_ALLOW),
+        ]
+    if name == "fcntl":
+        tests = [
+            _jump(_JUMP_EQUAL, command, len(_FCNTL_ALLOWED) - index, 0)
+            for index, command in enumerate(_FCNTL_ALLOWED)
+        ]
+        return [_load_argument(1), *tests, _return(_ERRNO | errno.EPERM), _return(_ALLOW)]
+    if name == "prctl":
+        return [
+            _load_argument(0),
+            _jump(_JUMP_EQUAL, _PR_SET_NAME, 0, 1),
+            _return(_ALLOW),
+            _return(_ERRNO | errno.EPERM),
+        ]
+    # prlimit64: only to read, and only one's own. Both halves of the pointer must be nothing.
+    return [
+        _load_argument(0),
+        _jump(_JUMP_EQUAL, 0, 0, 5),
+        _load_argument(2),
+        _jump(_JUMP_EQUAL, 0, 0, 3),
+        _load(_ARGUMENTS + 2 * 8 + 4),
+        _jump(_JUMP_EQUAL, 0, 0, 1),
+        _return(_ALLOW),
+        _return(_ERRNO | errno.EPERM),
+    ]
+
+
+def _load(offset: int) -> bytes:
+    return struct.pack("<HBBI", _LOAD_WORD, 0, 0, offset)
+
+
+def _load_argument(index: int) -> bytes:
+    """Load the lower half of an argument; both machines are little-endian."""
+    return _load(_ARGUMENTS + index * 8)
+
+
+def _jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
+    return struct.pack("<HBBI", kind, if_true, if_false, value)
+
+
+def _return(value: int) -> bytes:
+    return struct.pack("<HBBI", _RETURN, 0, 0, value)
