@@ -64,8 +64,8 @@ async def local_executor(
     async with ChildPool(idle) as pool:
         if pool.missing and settings.sandbox is SandboxMode.STRICT:
             raise SettingsError(
-                f"jobs can't be confined here; missing: {pool.missing}. WASMDROP_SANDBOX=best-effort"
-                " goes on without"
+                f"jobs can't be confined here; missing: {pool.missing}."
+                " WASMDROP_SANDBOX=best-effort goes on without"
             )
         if pool.missing:
             _log.warning("sandbox-incomplete", missing=pool.missing)

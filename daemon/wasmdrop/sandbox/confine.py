@@ -61,8 +61,8 @@ class Confinement:
         self.changes_user = os.geteuid() == 0 and _capabilities() & _CHANGE_USER == _CHANGE_USER
         if os.geteuid() == 0 and not self.changes_user:
             self.missing.append(
-                "an unprivileged user (run as another user than root, or with CAP_SETUID, CAP_SETGID"
-                " and CAP_KILL)"
+                "an unprivileged user (run as another user than root, or with CAP_SETUID,"
+                " CAP_SETGID and CAP_KILL)"
             )
 
     def leave_parent(self, parent_pid: int, link_fd: int) -> int:

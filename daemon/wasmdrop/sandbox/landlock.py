@@ -57,9 +57,7 @@ def restrict(libc: ctypes.CDLL, version: int, readable: list[int]) -> None:
         _SCOPES if version >= _SCOPES_SINCE else 0,
     )
     # An older kernel refuses what it does not know only where it is not zero.
-    fd = _checked(
-        libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
-    )
+    fd = _checked(libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0))
     try:
         for file in readable:
             rule = _PathBeneath(_READ_FILE, file)

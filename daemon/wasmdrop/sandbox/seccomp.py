@@ -13,7 +13,7 @@ import platform
 import struct
 from typing import Final
 
-__all__ = ["Filter", "SYSCALL_NUMBERS", "load"]
+__all__ = ["SYSCALL_NUMBERS", "Filter", "load"]
 
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
@@ -154,7 +154,9 @@ def load(program: Filter, libc: ctypes.CDLL) -> None:
 def _instructions(machine: str) -> list[bytes]:
     column = 0 if machine == "x86_64" else 1
     numbers = {
-        name: number for name, both in SYSCALL_NUMBERS.items() if (number := both[column]) is not None
+        name: number
+        for name, both in SYSCALL_NUMBERS.items()
+        if (number := both[column]) is not None
     }
     code = [
         _load(_ARCHITECTURE),

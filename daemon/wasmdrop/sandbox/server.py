@@ -80,9 +80,7 @@ def _can_confine(confinement: Confinement) -> bool:
 
 
 class _Server:
-    def __init__(
-        self, control: socket.socket, runtime: Runtime, confinement: Confinement
-    ) -> None:
+    def __init__(self, control: socket.socket, runtime: Runtime, confinement: Confinement) -> None:
         self.control = control
         self.runtime = runtime
         self.confinement = confinement
