@@ -1,7 +1,6 @@
-"""The dispatcher: calls the stages for each job, in the order that the protocol promises.
+"""The dispatcher: gives every drop its turn, and every outcome to delivery.
 
-Jobs of one slot go one at a time, in the order of their drops; slots go side by side. A worker is
-taken for the run alone: waiting for a module, compiling and delivering hold none.
+Jobs of one slot go one at a time, in the order of their drops; slots go side by side.
 """
 
 import asyncio
@@ -14,35 +13,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
 import structlog
 from tenacity import (
-    AsyncRetrying,
     RetryCallState,
-    retry_if_result,
-    stop_after_attempt,
-    wait_random_exponential,
 )
 
-from wasmdrop.delivery import Delivery
-from wasmdrop.entry import Plan, plan
-from wasmdrop.errors import RefusedError, SandboxError
-from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
-from wasmdrop.intake.modules import ModuleFinder
-from wasmdrop.intake.spec import InputSpec, content_bytes, limits_for, parse_input
-from wasmdrop.job import FileVersion, InputFile, Job, JobState, PinnedModule, Slot
-from wasmdrop.journal import Journal
+from wasmdrop.errors import RefusedError
+from wasmdrop.execution import Execution, NothingOwedError, Stages, Work, ids_of
+from wasmdrop.intake.drops import Backlog, InputDrop, ModuleDrop
+from wasmdrop.intake.spec import InputSpec
+from wasmdrop.job import InputFile, Job, JobState, PinnedModule, Slot
 from wasmdrop.layout import MODULE_NAME, Layout
-from wasmdrop.limits import Limits
-from wasmdrop.outcome import Code, Outcome
+from wasmdrop.outcome import Outcome
 from wasmdrop.report import Package, package
 from wasmdrop.retry import storage_retry
-from wasmdrop.sandbox.executor import Call, Executor
-from wasmdrop.sandbox.messages import EngineOptions
-from wasmdrop.sandbox.store import CompiledModule
 from wasmdrop.settings import Settings
 
-__all__ = ["Dispatcher", "Stages"]
+__all__ = ["Dispatcher"]
 
 _log = structlog.get_logger()
 
@@ -56,47 +43,13 @@ _ON_THEIR_WAY: Final = 64
 #: Inputs up to this size stay in memory while their job waits; others are read from the journal.
 _KEPT_INPUT_BYTES: Final = 4096
 
-#: What a module that was dropped without an input may lack, and then owes nobody a result.
-_NEEDS_INPUT: Final = frozenset(
-    {Code.INVALID_ARGS, Code.ENTRY_NOT_FOUND, Code.UNSUPPORTED_SIGNATURE}
-)
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The stages that the dispatcher calls."""
-
-    layout: Layout
-    intake: Intake
-    modules: ModuleFinder
-    journal: Journal
-    executor: Executor
-    delivery: Delivery
-
-
-@dataclass
-class _Work:
-    """A job on its way, with what is needed of it in memory."""
-
-    job: Job
-    accepted: "asyncio.Future[None] | None" = None
-    spec: InputSpec | None = None
-    refusal: RefusedError | None = None
-    package: Package | None = None
-    """Results that an earlier daemon left undelivered."""
-    owes_result: bool = True
-    """False for a module that was dropped alone and may turn out to need an input."""
-    compile_seconds: float = 0.0
-    limits: Limits | None = None
-    plan: Plan | None = None
-
 
 @dataclass
 class _SlotQueue:
     """The jobs of one slot."""
 
-    waiting: deque[_Work] = field(default_factory=deque)
-    active: _Work | None = None
+    waiting: deque[Work] = field(default_factory=deque)
+    active: Work | None = None
 
 
 class Dispatcher:
@@ -112,11 +65,9 @@ class Dispatcher:
         self._slots: dict[str, _SlotQueue] = {}
         self._ready: deque[str] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._workers = asyncio.Semaphore(settings.workers)
         self._room = settings.workers + _ON_THEIR_WAY
-        self._module_dropped = asyncio.Event()
-        self._pinned_last: dict[str, FileVersion] = {}
         self._stopping = False
+        self._execution = Execution(settings, stages, self._aside)
 
     def drop(self, drop: InputDrop | ModuleDrop) -> None:
         """Take a drop from intake."""
@@ -133,19 +84,19 @@ class Dispatcher:
     def resume(self, job: Job, package: Package | None) -> None:
         """Take a job that an earlier daemon left open: QUEUED, or EXECUTED with its results."""
         self._backlog.take()
-        self._enqueue(_Work(job, package=package))
+        self._enqueue(Work(job, package=package))
 
     def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
         """Run a slot that has no input with the environment's entry and arguments."""
         job = Job(id=_new_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
         self._backlog.take()
         accepted = self._stages.journal.accept(job, None, {})
-        self._enqueue(_Work(job, accepted, InputSpec(), owes_result=owes_result))
+        self._enqueue(Work(job, accepted, InputSpec(), owes_result=owes_result))
 
     async def drain(self, seconds: float) -> None:
         """Begin nothing new; give what runs ``seconds`` to end, then end it."""
         self._stopping = True
-        self._module_dropped.set()
+        self._execution.stop()
         tasks = set(self._tasks)
         if tasks:
             _done, late = await asyncio.wait(tasks, timeout=seconds)
@@ -169,7 +120,7 @@ class Dispatcher:
         accepted = self._stages.journal.accept(job, drop.data, taken)
         small = len(drop.data) <= _KEPT_INPUT_BYTES
         spec = drop.spec if small else None
-        self._enqueue(_Work(job, accepted, spec, drop.refusal))
+        self._enqueue(Work(job, accepted, spec, drop.refusal))
 
     def _known_module(self, drop: InputDrop) -> PinnedModule | None:
         """Pin the module now if its digest is known: what is dropped later must not replace it."""
@@ -180,7 +131,7 @@ class Dispatcher:
         except (RefusedError, OSError):
             return None  # the job itself will run into it and say so
 
-    def _enqueue(self, work: _Work) -> None:
+    def _enqueue(self, work: Work) -> None:
         key = work.job.slot.key
         slot = self._slots.get(key)
         if slot is None:
@@ -205,10 +156,10 @@ class Dispatcher:
 
     # One job
 
-    async def _process(self, work: _Work) -> None:
+    async def _process(self, work: Work) -> None:
         journal = self._stages.journal
         try:
-            results = work.package or self._close(work, await self._execute(work))
+            results = work.package or self._close(work, await self._execution.outcome_of(work))
             if work.accepted is not None:
                 await work.accepted
             await self._deliver(work, results)
@@ -218,7 +169,7 @@ class Dispatcher:
                 attempt = work.job.attempt - 1
                 work.job = journal.move_lazily(work.job, JobState.QUEUED, attempt=attempt)
             raise
-        except _NothingOwedError as reason:
+        except NothingOwedError as reason:
             work.job = journal.move_lazily(work.job, JobState.DISCARDED)
             _log.warning("module-needs-input", job=work.job.id, reason=str(reason))
         except Exception:  # noqa: BLE001 - one job's fault must not end the others
@@ -226,7 +177,7 @@ class Dispatcher:
             _log.exception("job-stuck", job=work.job.id, slot=work.job.slot.key)
         self._leave(work)
 
-    def _leave(self, work: _Work) -> None:
+    def _leave(self, work: Work) -> None:
         key = work.job.slot.key
         slot = self._slots[key]
         slot.active = None
@@ -242,109 +193,6 @@ class Dispatcher:
         if self._backlog.done():
             self._on_room()
 
-    async def _execute(self, work: _Work) -> Outcome:
-        """Run the job, again where that may help, and return its outcome."""
-        outcome = await self._attempt(work)
-        if not outcome.code.retried:
-            return outcome
-        left = self._settings.attempts - work.job.attempt
-
-        async def again() -> Outcome:
-            if work.job.state is not JobState.QUEUED:
-                work.job = self._stages.journal.move_lazily(work.job, JobState.QUEUED)
-            return await self._attempt(work)
-
-        if left <= 0:
-            return outcome
-        await asyncio.sleep(0.1)
-        last: Any = await AsyncRetrying(
-            retry=retry_if_result(lambda result: result.code.retried),
-            wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=stop_after_attempt(left),
-            retry_error_callback=lambda state: state.outcome.result() if state.outcome else outcome,
-        )(again)
-        return last if isinstance(last, Outcome) else outcome
-
-    async def _attempt(self, work: _Work) -> Outcome:
-        settings = self._settings
-        try:
-            spec = await self._spec(work)
-            work.limits = limits = limits_for(spec, settings.limits)
-            options = EngineOptions(fuel=limits.fuel is not None)
-            module = await self._compiled(work, spec, options)
-            work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
-        except RefusedError as refusal:
-            if not work.owes_result and refusal.code in _NEEDS_INPUT:
-                raise _NothingOwedError(refusal.message) from None
-            return Outcome(code=refusal.code, message=refusal.message)
-        except SandboxError as error:
-            return self._count_failure(work, error)
-        async with self._workers:
-            work.job, durable = self._stages.journal.move(
-                work.job,
-                JobState.RUNNING,
-                attempt=work.job.attempt + 1,
-                started_at_ns=time.time_ns(),
-            )
-            try:
-                outcome = await self._stages.executor.run(module, _call(call, spec), limits)
-            except SandboxError as error:
-                outcome = Outcome(code=Code.INTERNAL, message=str(error))
-        # An attempt counts before anything that came of it is looked at.
-        await durable
-        if outcome.code.retried:
-            _log.warning("attempt-failed", **_ids(work), message=outcome.message)
-        return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
-
-    def _count_failure(self, work: _Work, error: SandboxError) -> Outcome:
-        """Count an attempt that failed before there was anything to run."""
-        work.job = msgspec.structs.replace(work.job, attempt=work.job.attempt + 1)
-        _log.warning("attempt-failed", **_ids(work), message=str(error))
-        return Outcome(code=Code.INTERNAL, message=str(error))
-
-    async def _spec(self, work: _Work) -> InputSpec:
-        """Return what the input says. Raises ``RefusedError`` where it says nothing."""
-        if work.refusal is not None:
-            raise work.refusal
-        if work.spec is None:
-            data = await self._stages.journal.load_input(work.job)
-            work.spec = InputSpec() if data is None else parse_input(data)
-        return work.spec
-
-    async def _compiled(
-        self, work: _Work, spec: InputSpec, options: EngineOptions
-    ) -> CompiledModule:
-        """Return the job's module, compiled, however long that takes to come about.
-
-        Raises ``RefusedError``.
-        """
-        executor = self._stages.executor
-        if work.job.module is not None:
-            found = executor.compiled(work.job.module.sha256, options)
-            if found is not None:
-                self._note_pinned(work)
-                return found
-        with self._aside():
-            if work.job.module is None:
-                await self._await_module(work, spec)
-            self._note_pinned(work)
-            while True:
-                pinned = work.job.module
-                assert pinned is not None  # noqa: S101 - set just above
-                found = executor.compiled(pinned.sha256, options)
-                if found is not None:
-                    return found
-                if work.job.state is not JobState.COMPILING:
-                    work.job = self._stages.journal.move_lazily(work.job, JobState.COMPILING)
-                started = time.perf_counter()
-                try:
-                    return await executor.compile(pinned.sha256, options)
-                except RefusedError as refusal:
-                    if not await self._has_changed(work, spec, refusal, pinned):
-                        raise
-                finally:
-                    work.compile_seconds += time.perf_counter() - started
-
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
         """Make room for others while the job waits for its module."""
@@ -355,58 +203,7 @@ class Dispatcher:
         finally:
             self._room -= 1
 
-    def _note_pinned(self, work: _Work) -> None:
-        """Remember which version of a module a slot has run last, where a drop of it matters."""
-        pinned, slot = work.job.module, work.job.slot
-        if pinned is not None and pinned.version is not None:
-            own = f"{os.path.dirname(slot.input_path)}/{MODULE_NAME}"  # noqa: PTH120
-            if slot.is_root or pinned.path == own:
-                self._pinned_last[slot.key] = pinned.version
-
-    async def _await_module(self, work: _Work, spec: InputSpec) -> None:
-        """Pin the module as soon as it is there. Raises ``RefusedError`` when it does not come."""
-        seconds = self._settings.module_wait_sec
-        deadline = time.monotonic() + seconds
-        while True:
-            event = self._module_dropped
-            pinned = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
-            if pinned is not None:
-                work.job = msgspec.structs.replace(work.job, module=pinned)
-                return
-            left_seconds = deadline - time.monotonic()
-            if left_seconds <= 0:
-                raise RefusedError(
-                    Code.MODULE_MISSING, self._missing(work.job.slot, spec.module, seconds)
-                )
-            if self._stopping:
-                raise asyncio.CancelledError
-            if work.job.state is not JobState.WAITING:
-                work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_seconds):
-                    await event.wait()
-
-    def _missing(self, slot: Slot, reference: str | None, seconds: float) -> str:
-        if reference is not None and reference.startswith("sha256:"):
-            return f"no module of that digest was seen before: {reference}"
-        places = [place.path for place in self._stages.layout.module_places(slot, reference)]
-        return f"no module appeared within {seconds:g} s; looked for {' and '.join(places)}"
-
-    async def _has_changed(
-        self, work: _Work, spec: InputSpec, refusal: RefusedError, pinned: PinnedModule
-    ) -> bool:
-        """Whether a file that is no module became another one while it was left in peace."""
-        if refusal.code is not Code.INVALID_MODULE or pinned.version is None:
-            return False
-        await asyncio.sleep(self._settings.settle_sec)
-        now = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
-        if now is None or now.sha256 == pinned.sha256:
-            return False
-        work.job = msgspec.structs.replace(work.job, module=now)
-        self._note_pinned(work)
-        return True
-
-    def _close(self, work: _Work, outcome: Outcome) -> Package:
+    def _close(self, work: Work, outcome: Outcome) -> Package:
         """Move the job on to its results."""
         work.job = self._stages.journal.move_lazily(
             work.job,
@@ -418,14 +215,14 @@ class Dispatcher:
         entry, args = _called(work)
         return package(work.job, entry, args, outcome, work.limits or self._settings.limits)
 
-    async def _deliver(self, work: _Work, results: Package) -> None:
+    async def _deliver(self, work: Work, results: Package) -> None:
         """Deliver, then close the job in the journal."""
         delivery, journal = self._stages.delivery, self._stages.journal
         job = work.job
         try:
             await delivery.deliver(job.slot, results)
         except OSError as error:
-            _log.warning("delivery-failed", **_ids(work), error=str(error))
+            _log.warning("delivery-failed", **ids_of(work), error=str(error))
             await journal.keep_package(job, results)
             with self._aside():
                 await storage_retry(lambda state: _log_wait(work, state))(
@@ -433,14 +230,13 @@ class Dispatcher:
                 )
         work.job = journal.move_lazily(job, JobState.DELIVERED)
         seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
-        _log.info("job-finished", **_ids(work), code=job.code, seconds=round(seconds, 6))
+        _log.info("job-finished", **ids_of(work), code=job.code, seconds=round(seconds, 6))
 
     # Dropped modules
 
     async def _on_module(self, drop: ModuleDrop) -> None:
         """Run what a dropped module makes runnable."""
-        self._module_dropped.set()
-        self._module_dropped = asyncio.Event()
+        self._execution.module_dropped()
         layout = self._stages.layout
         failed = await self._stages.journal.latest_failed_by_module()
         for job in failed:
@@ -485,14 +281,10 @@ class Dispatcher:
         """Whether the slot has run, or is about to find, this version of the module."""
         queue = self._slots.get(slot.key)
         if queue is not None:
-            works: Iterable[_Work] = [*queue.waiting, *([queue.active] if queue.active else [])]
+            works: Iterable[Work] = [*queue.waiting, *([queue.active] if queue.active else [])]
             if any(work.job.module is None or _pins(work.job, drop) for work in works):
                 return True
-        return self._pinned_last.get(slot.key) == drop.version
-
-
-class _NothingOwedError(Exception):
-    """A module that was dropped alone can't run without an input."""
+        return self._execution.last_version(slot) == drop.version
 
 
 def _pins(job: Job, drop: ModuleDrop) -> bool:
@@ -506,18 +298,7 @@ def _slots_in(layout: Layout, directory: str) -> list[Slot]:
         return []
 
 
-def _call(chosen: Plan, spec: InputSpec) -> Call:
-    return Call(
-        entry=chosen.entry,
-        signature=chosen.signature,
-        args=chosen.bits,
-        argv=("module.wasm", *chosen.argv),
-        env=dict(spec.env or {}),
-        stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
-    )
-
-
-def _called(work: _Work) -> tuple[str | None, list[Any]]:
+def _called(work: Work) -> tuple[str | None, list[Any]]:
     """Return the entry and the arguments as the results echo them."""
     if work.plan is not None:
         return work.plan.entry, list(work.plan.args)
@@ -526,14 +307,10 @@ def _called(work: _Work) -> tuple[str | None, list[Any]]:
     return None, []
 
 
-def _log_wait(work: _Work, state: RetryCallState) -> None:
+def _log_wait(work: Work, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     pause = state.next_action.sleep if state.next_action else 0.0
-    _log.warning("delivery-waits", **_ids(work), error=str(error), again_in=round(pause, 1))
-
-
-def _ids(work: _Work) -> dict[str, Any]:
-    return {"job": work.job.id, "slot": work.job.slot.key, "attempt": work.job.attempt}
+    _log.warning("delivery-waits", **ids_of(work), error=str(error), again_in=round(pause, 1))
 
 
 def _new_id(dropped_at_ns: int) -> str:

@@ -15,8 +15,9 @@ import msgspec
 import structlog
 
 from wasmdrop.delivery import Delivery, ResultLines
-from wasmdrop.dispatch import Dispatcher, Stages
+from wasmdrop.dispatch import Dispatcher
 from wasmdrop.errors import SandboxError, SettingsError
+from wasmdrop.execution import Stages
 from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.journal import Journal

@@ -35,6 +35,7 @@ LEVELS = {
     "scan": 2,
     "watch": 2,
     "dispatch": 3,
+    "execution": 3,
     "recovery": 3,
     "service": 4,
     "__main__": 5,

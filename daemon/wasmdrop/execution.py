@@ -1,0 +1,289 @@
+"""Execution: from an accepted job to its outcome.
+
+Waits for the job's module, has it compiled, runs it, and runs it again where that may help. A
+worker is held for the run alone.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import structlog
+from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
+
+from wasmdrop.delivery import Delivery
+from wasmdrop.entry import Plan, plan
+from wasmdrop.errors import RefusedError, SandboxError
+from wasmdrop.intake.drops import Intake
+from wasmdrop.intake.modules import DIGEST_PREFIX, ModuleFinder
+from wasmdrop.intake.spec import InputSpec, content_bytes, limits_for, parse_input
+from wasmdrop.job import FileVersion, Job, JobState, PinnedModule, Slot
+from wasmdrop.journal import Journal
+from wasmdrop.layout import MODULE_NAME, Layout
+from wasmdrop.limits import Limits
+from wasmdrop.outcome import Code, Outcome
+from wasmdrop.report import Package
+from wasmdrop.sandbox.executor import Call, Executor
+from wasmdrop.sandbox.messages import EngineOptions
+from wasmdrop.sandbox.store import CompiledModule
+from wasmdrop.settings import Settings
+
+__all__ = ["Execution", "NothingOwedError", "Stages", "Work", "ids_of"]
+
+_log = structlog.get_logger()
+
+#: What a module that was dropped without an input may lack, and then owes nobody a result.
+_NEEDS_INPUT: Final = frozenset(
+    {Code.INVALID_ARGS, Code.ENTRY_NOT_FOUND, Code.UNSUPPORTED_SIGNATURE}
+)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages that the dispatcher calls."""
+
+    layout: Layout
+    intake: Intake
+    modules: ModuleFinder
+    journal: Journal
+    executor: Executor
+    delivery: Delivery
+
+
+@dataclass
+class Work:
+    """A job on its way, with what is needed of it in memory."""
+
+    job: Job
+    accepted: "asyncio.Future[None] | None" = None
+    spec: InputSpec | None = None
+    refusal: RefusedError | None = None
+    package: Package | None = None
+    """Results that an earlier daemon left undelivered."""
+    owes_result: bool = True
+    """False for a module that was dropped alone and may turn out to need an input."""
+    compile_seconds: float = 0.0
+    limits: Limits | None = None
+    plan: Plan | None = None
+
+
+class NothingOwedError(Exception):
+    """A module that was dropped alone can't run without an input."""
+
+
+class Execution:
+    """Finds outcomes. ``aside`` makes room for other jobs while one waits for its module."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stages: Stages,
+        aside: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._settings = settings
+        self._stages = stages
+        self._aside = aside
+        self._workers = asyncio.Semaphore(settings.workers)
+        self._module_dropped = asyncio.Event()
+        self._last_version: dict[str, FileVersion] = {}
+        self._is_stopping = False
+
+    def module_dropped(self) -> None:
+        """Let every job that waits for its module look again."""
+        self._module_dropped.set()
+        self._module_dropped = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let every job that waits for its module give up; its state stays as it is."""
+        self._is_stopping = True
+        self._module_dropped.set()
+
+    def last_version(self, slot: Slot) -> FileVersion | None:
+        """Return the version of the default module, or of its own, that a slot ran last."""
+        return self._last_version.get(slot.key)
+
+    async def outcome_of(self, work: Work) -> Outcome:
+        """Run the job, again where that may help, and return its outcome."""
+        outcome = await self._attempt(work)
+        if not outcome.code.retried:
+            return outcome
+        left = self._settings.attempts - work.job.attempt
+
+        async def again() -> Outcome:
+            if work.job.state is not JobState.QUEUED:
+                work.job = self._stages.journal.move_lazily(work.job, JobState.QUEUED)
+            return await self._attempt(work)
+
+        if left <= 0:
+            return outcome
+        await asyncio.sleep(0.1)
+        last: Any = await AsyncRetrying(
+            retry=retry_if_result(lambda result: result.code.retried),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_attempt(left),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else outcome,
+        )(again)
+        return last if isinstance(last, Outcome) else outcome
+
+    async def _attempt(self, work: Work) -> Outcome:
+        settings = self._settings
+        try:
+            spec = await self._spec(work)
+            _refuse_unsupported(spec)
+            work.limits = limits = limits_for(spec, settings.limits)
+            options = EngineOptions(fuel=limits.fuel is not None)
+            module = await self._compiled(work, spec, options)
+            work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
+        except RefusedError as refusal:
+            if not work.owes_result and refusal.code in _NEEDS_INPUT:
+                raise NothingOwedError(refusal.message) from None
+            return Outcome(code=refusal.code, message=refusal.message)
+        except SandboxError as error:
+            return self._count_failure(work, error)
+        async with self._workers:
+            work.job, durable = self._stages.journal.move(
+                work.job,
+                JobState.RUNNING,
+                attempt=work.job.attempt + 1,
+                started_at_ns=time.time_ns(),
+            )
+            try:
+                outcome = await self._stages.executor.run(module, _call(call, spec), limits)
+            except SandboxError as error:
+                outcome = Outcome(code=Code.INTERNAL, message=str(error))
+        # An attempt counts before anything that came of it is looked at.
+        await durable
+        if outcome.code.retried:
+            _log.warning("attempt-failed", **ids_of(work), message=outcome.message)
+        return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
+
+    def _count_failure(self, work: Work, error: SandboxError) -> Outcome:
+        """Count an attempt that failed before there was anything to run."""
+        work.job = msgspec.structs.replace(work.job, attempt=work.job.attempt + 1)
+        _log.warning("attempt-failed", **ids_of(work), message=str(error))
+        return Outcome(code=Code.INTERNAL, message=str(error))
+
+    async def _spec(self, work: Work) -> InputSpec:
+        """Return what the input says. Raises ``RefusedError`` where it says nothing."""
+        if work.refusal is not None:
+            raise work.refusal
+        if work.spec is None:
+            data = await self._stages.journal.load_input(work.job)
+            work.spec = InputSpec() if data is None else parse_input(data)
+        return work.spec
+
+    async def _compiled(
+        self, work: Work, spec: InputSpec, options: EngineOptions
+    ) -> CompiledModule:
+        """Return the job's module, compiled, however long that takes to come about.
+
+        Raises ``RefusedError``.
+        """
+        executor = self._stages.executor
+        if work.job.module is not None:
+            found = executor.compiled(work.job.module.sha256, options)
+            if found is not None:
+                self._note_module(work)
+                return found
+        with self._aside():
+            if work.job.module is None:
+                await self._await_module(work, spec)
+            self._note_module(work)
+            while True:
+                pinned = work.job.module
+                assert pinned is not None  # noqa: S101 - set just above
+                found = executor.compiled(pinned.sha256, options)
+                if found is not None:
+                    return found
+                if work.job.state is not JobState.COMPILING:
+                    work.job = self._stages.journal.move_lazily(work.job, JobState.COMPILING)
+                started = time.perf_counter()
+                try:
+                    return await executor.compile(pinned.sha256, options)
+                except RefusedError as refusal:
+                    if not await self._has_changed(work, spec, refusal, pinned):
+                        raise
+                finally:
+                    work.compile_seconds += time.perf_counter() - started
+
+    def _note_module(self, work: Work) -> None:
+        """Remember which version of a module the slot runs, where a drop of it matters."""
+        pinned, slot = work.job.module, work.job.slot
+        if pinned is not None and pinned.version is not None:
+            own = f"{os.path.dirname(slot.input_path)}/{MODULE_NAME}"  # noqa: PTH120
+            if slot.is_root or pinned.path == own:
+                self._last_version[slot.key] = pinned.version
+
+    async def _await_module(self, work: Work, spec: InputSpec) -> None:
+        """Pin the module as soon as it is there. Raises ``RefusedError`` when it does not come."""
+        seconds = self._settings.module_wait_sec
+        deadline = time.monotonic() + seconds
+        while True:
+            event = self._module_dropped
+            pinned = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
+            if pinned is not None:
+                work.job = msgspec.structs.replace(work.job, module=pinned)
+                return
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0:
+                raise RefusedError(
+                    Code.MODULE_MISSING, self._missing(work.job.slot, spec.module, seconds)
+                )
+            if self._is_stopping:
+                raise asyncio.CancelledError
+            if work.job.state is not JobState.WAITING:
+                work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_seconds):
+                    await event.wait()
+
+    def _missing(self, slot: Slot, reference: str | None, seconds: float) -> str:
+        if reference is not None and reference.startswith(DIGEST_PREFIX):
+            return f"no module of that digest was seen before: {reference}"
+        places = [place.path for place in self._stages.layout.module_places(slot, reference)]
+        return f"no module appeared within {seconds:g} s; looked for {' and '.join(places)}"
+
+    async def _has_changed(
+        self, work: Work, spec: InputSpec, refusal: RefusedError, pinned: PinnedModule
+    ) -> bool:
+        """Whether a file that is no module became another one while it was left in peace."""
+        if refusal.code is not Code.INVALID_MODULE or pinned.version is None:
+            return False
+        await asyncio.sleep(self._settings.settle_sec)
+        now = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
+        if now is None or now.sha256 == pinned.sha256:
+            return False
+        work.job = msgspec.structs.replace(work.job, module=now)
+        self._note_module(work)
+        return True
+
+
+def _refuse_unsupported(spec: InputSpec) -> None:
+    """Refuse what the protocol knows and this version does not do, rather than leave it out."""
+    for name, is_asked_for in (("files", spec.files), ("deterministic", spec.deterministic)):
+        if is_asked_for:
+            raise RefusedError(
+                Code.INVALID_INPUT, f"$.{name}: not supported by this version of wasmdrop"
+            )
+
+
+def _call(chosen: Plan, spec: InputSpec) -> Call:
+    return Call(
+        entry=chosen.entry,
+        signature=chosen.signature,
+        args=chosen.bits,
+        argv=("module.wasm", *chosen.argv),
+        env=dict(spec.env or {}),
+        stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
+    )
+
+
+def ids_of(work: Work) -> dict[str, Any]:
+    """Return what a log line says of a job."""
+    return {"job": work.job.id, "slot": work.job.slot.key, "attempt": work.job.attempt}
