@@ -44,7 +44,17 @@ LEVELS = {
 }
 
 #: The child's side of the sandbox: what runs in a process that a guest may own.
-CHILDS_SIDE = {"binary", "compiler", "confine", "guest", "messages", "runtime", "server"}
+CHILDS_SIDE = {
+    "binary",
+    "compiler",
+    "confine",
+    "guest",
+    "landlock",
+    "messages",
+    "runtime",
+    "seccomp",
+    "server",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

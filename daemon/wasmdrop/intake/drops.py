@@ -148,6 +148,8 @@ class Intake:
 
     def read_again(self, slot: Slot) -> InputDrop | None:
         """Read a slot's input for another run, whatever was taken; None where there is none."""
+        if not self._layout.is_ready(slot):
+            return None
         with self._lock:
             try:
                 return self._read(slot)

@@ -1,0 +1,83 @@
+"""The examples, from the compilers that made them, through the daemon.
+
+`examples/build.py` makes them; continuous integration has every compiler and must miss none.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.daemon import Daemon
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "examples"
+EXPECTED = {"add": [12], "affine": [119], "fib": [144]}
+FUNCTIONS = [f"{name}-{language}" for name in EXPECTED for language in ("c", "go", "ts", "wat")]
+COMMANDS = ["wordcount-c", "wordcount-go"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build whatever this machine has the compilers for; reuse what was built before."""
+    done = EXAMPLES / "build"
+    if all((done / f"{name}.wasm").exists() for name in FUNCTIONS + COMMANDS):
+        return done
+    out = tmp_path_factory.mktemp("built")
+    subprocess.run([sys.executable, EXAMPLES / "build.py", "--out", out], check=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one daemon for all examples."""
+    with Daemon(tmp_path_factory.mktemp("examples")).running() as it:
+        yield it
+
+
+def install(daemon: Daemon, built: Path, name: str) -> None:
+    """Drop one example's module, or skip where its compiler is missing and this is not CI."""
+    module = built / f"{name}.wasm"
+    if not module.exists():
+        assert "CI" not in os.environ, f"{name} was not built"
+        pytest.skip(f"no compiler for {name}")
+    temporary = daemon.wasm / f".{name}"
+    shutil.copy(module, temporary)
+    temporary.rename(daemon.wasm / f"{name}.wasm")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_of_each_compiler_gives_its_result(
+    daemon: Daemon, built: Path, name: str
+) -> None:
+    """The example's own input, with its module named."""
+    install(daemon, built, name)
+    example = name.split("-")[0]
+    given = json.loads((EXAMPLES / example / "input.json").read_text())
+    daemon.submit(f"input-{name}.json", given | {"module": name})
+    assert daemon.result(f"input-{name}.json")["results"] == EXPECTED[example]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_of_each_compiler_reads_arguments_and_standard_input(
+    daemon: Daemon, built: Path, name: str
+) -> None:
+    """Arguments, standard input, standard output, exit codes."""
+    install(daemon, built, name)
+    given = json.loads((EXAMPLES / "wordcount" / "input.json").read_text())
+    daemon.submit(f"input-{name}.json", given | {"module": name})
+    result = daemon.result(f"input-{name}.json")
+    assert (result["stdout"], result["exit_code"], result["results"]) == ("3\n", 0, [])
+    assert daemon.result_path(f"input-{name}.json", ".stdout").read_text() == "3\n"
+
+    marker = daemon.submit(f"input-{name}-bad.json", {"module": name, "args": ["--no-such"]})
+    result = daemon.result(f"input-{name}-bad.json")
+    assert (marker["code"], result["exit_code"]) == ("exit", 2)
+    assert "--no-such" in result["stderr"]
+    text = daemon.result_path(f"input-{name}-bad.json", ".txt").read_text()
+    assert text.splitlines()[-1] == "2"
