@@ -57,7 +57,7 @@ def test_a_function_of_each_compiler_gives_its_result(
 ) -> None:
     """The example's own input, with its module named."""
     install(daemon, built, name)
-    example = name.split("-")[0]
+    example = name.split("-", maxsplit=1)[0]
     given = json.loads((EXAMPLES / example / "input.json").read_text())
     daemon.submit(f"input-{name}.json", given | {"module": name})
     assert daemon.result(f"input-{name}.json")["results"] == EXPECTED[example]

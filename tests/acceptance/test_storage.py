@@ -1,0 +1,74 @@
+"""Storage that fails for a while: the outcome waits, others go on, nothing is lost."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import Daemon, drop, wait_until
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """Give a filesystem of a few pages below a shared directory."""
+    mount = tmp_path / "shared" / "small"
+    mount.mkdir(parents=True)
+    if os.geteuid() != 0:
+        assert "CI" not in os.environ
+        pytest.skip("mounting needs root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)]
+    subprocess.run(command, check=True)
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -> None:
+    """The slot on the full filesystem is served when there is room again."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        drop(small / "input.json", '{"entry":"fib","args":[11]}')
+        wait_until(lambda: daemon.marker("small/input.json"), "the first result")
+        with (small / "filler").open("wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(4096))
+            except OSError:
+                pass
+        # The input is rewritten in place: there is no room for another file.
+        (small / "input.json").write_text('{"entry":"fib","args":[12]}')
+        wait_until(lambda: daemon.events("delivery-failed"), "the failure")
+        daemon.submit("input.json", '{"entry":"fib","args":[5]}')
+        assert daemon.result("input.json")["results"] == [5]
+        marker = daemon.marker("small/input.json")
+        assert marker is None or marker["status"] == "succeeded"
+        (small / "filler").unlink()
+        daemon.wait_for("small/input.json", b'{"entry":"fib","args":[12]}')
+        assert daemon.result("small/input.json")["results"] == [144]
+    assert len(daemon.events("job-finished")) == 3
+
+
+def test_a_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, small: Path) -> None:
+    """The journal keeps it; the job is not run again."""
+    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        drop(small / "input.json", '{"entry":"fib","args":[12]}')
+        wait_until(lambda: daemon.marker("small/input.json"), "the first result")
+        with (small / "filler").open("wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(4096))
+            except OSError:
+                pass
+        (small / "input.json").write_text('{"entry":"fib","args":[13]}')
+        wait_until(lambda: daemon.events("delivery-failed"), "the failure")
+    (small / "filler").unlink()
+    with daemon.running():
+        marker = daemon.wait_for("small/input.json", b'{"entry":"fib","args":[13]}')
+    assert marker["attempt"] == 1
+    assert daemon.result("small/input.json")["results"] == [233]
