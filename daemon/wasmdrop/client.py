@@ -19,6 +19,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -143,22 +144,16 @@ class Submission(msgspec.Struct, frozen=True):
             if isinstance(found, Result):
                 return found
             if now >= end:
-                raise TimeoutError(
-                    f"{self.slot}: no result within {timeout_seconds:g} s: {found};"
-                    f" is a daemon watching {self._shared_dir}?"
-                )
+                raise TimeoutError(f"{self.slot}: no result in time: {found}")
             time.sleep(min(pause_seconds, end - now))
             pause_seconds = min(pause_seconds * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
-
-    @property
-    def _shared_dir(self) -> Path:
-        return self.input_path.parents[len(PurePosixPath(self.slot).parts) - 1]
 
     def _look(self) -> Result | str:
         """Return the result, or why there is none yet."""
         data = _read(self.marker_path, _MARKER_BYTES)
         if data is None:
-            return "there is no marker"
+            directory = self.input_path.parents[len(PurePosixPath(self.slot).parts) - 1]
+            return f"there is no marker yet; does a daemon watch {directory}?"
         marker = _parsed(data, self.marker_path)
         if marker is None:
             return "there is something else in the marker's place"
@@ -168,7 +163,7 @@ class Submission(msgspec.Struct, frozen=True):
             return "the marker is that of another input"
         files = {}
         for name, expected in marker.files.items():
-            content = _read(self.input_path.with_name(name), expected.bytes + 1)
+            content = _read(self.input_path.parent / name, expected.bytes + 1)
             if content is None or hashlib.sha256(content).hexdigest() != expected.sha256:
                 if _read(self.marker_path, _MARKER_BYTES) != data:
                     return "the results are just being replaced"
@@ -201,6 +196,9 @@ def submit(
     directory without a ``"module"`` of its own uses it from then on, so that a job without a name
     gets a directory of its own as well.
 
+    Results are looked for beside the input, as the protocol has them, and not where an
+    ``OUTPUT_PATH`` of the daemon's may send those of the root slot.
+
     ``ready_suffix`` is the daemon's ``WASMDROP_READY_SUFFIX``, if it has one: the file that says
     that the input is complete is then made, too.
 
@@ -221,6 +219,8 @@ def submit(
     _drop(path, data)
     if ready_suffix:
         path.with_name(path.name + ready_suffix).touch()
+    for directory in path.parents[: len(slot.parts)]:
+        sync_directory(directory)
     return Submission(
         slot=str(slot),
         input_path=path,
@@ -254,7 +254,7 @@ def _encoded(spec: Mapping[str, Any]) -> bytes:
 
 
 def _drop(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` durably, whole or not at all."""
+    """Put ``data`` at ``path``, whole or not at all."""
     # Not the name of another producer's, even if that has the same process id in its container.
     work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -266,7 +266,6 @@ def _drop(path: Path, data: bytes) -> None:
     except BaseException:
         work.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
 
 
 def _marker_path(input_path: Path) -> Path:
@@ -311,11 +310,21 @@ def _result(
 def _read(path: Path, limit_bytes: int) -> bytes | None:
     """Return at most ``limit_bytes`` of a file; None where there is none.
 
-    Other producers write to the directory too: no link is followed, no FIFO waited for.
+    Other producers write to the directory too: no link is followed, no FIFO waited for, and what
+    is no regular file counts as an empty one.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-        return file.read(limit_bytes)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
+            return b""
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(limit_bytes)
+    finally:
+        os.close(fd)

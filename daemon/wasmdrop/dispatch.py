@@ -65,6 +65,8 @@ class Dispatcher:
         self._slots: dict[str, _SlotQueue] = {}
         self._ready: deque[str] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._patient: set[asyncio.Task[None]] = set()
+        """Those that wait for storage: nothing is lost when a stop ends them at once."""
         self._room = settings.workers + _ON_THEIR_WAY
         self._stopping = False
         self._execution = Execution(settings, stages, self._aside)
@@ -97,6 +99,8 @@ class Dispatcher:
         """Begin nothing new; give what runs ``seconds`` to end, then end it."""
         self._stopping = True
         self._execution.stop()
+        for task in self._patient:
+            task.cancel()  # its results are in the journal, and storage may never come back
         tasks = set(self._tasks)
         if tasks:
             _done, late = await asyncio.wait(tasks, timeout=seconds)
@@ -203,6 +207,19 @@ class Dispatcher:
         finally:
             self._room -= 1
 
+    @contextlib.contextmanager
+    def _in_patience(self) -> Iterator[None]:
+        """Mark the calling task as one that a stop need not wait for."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - called from tasks alone
+        self._patient.add(task)
+        if self._stopping:
+            task.cancel()
+        try:
+            yield
+        finally:
+            self._patient.discard(task)
+
     def _close(self, work: Work, outcome: Outcome) -> Package:
         """Move the job on to its results."""
         work.job = self._stages.journal.move_lazily(
@@ -224,7 +241,7 @@ class Dispatcher:
         except OSError as error:
             _log.warning("delivery-failed", **ids_of(work), error=str(error))
             await journal.keep_package(job, results)
-            with self._aside():
+            with self._aside(), self._in_patience():
                 await storage_retry(lambda state: _log_wait(work, state))(
                     delivery.deliver, job.slot, results
                 )

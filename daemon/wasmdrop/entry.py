@@ -20,6 +20,9 @@ __all__ = ["Plan", "choose_entry", "plan"]
 #: Exports that an error message lists.
 _LISTED: Final = 30
 
+#: Characters of a name that an error message shows.
+_NAME_SHOWN: Final = 80
+
 _START: Final = "_start"
 _ADD: Final = "add"
 _ADD_PARAMS: Final = ("i64", "i64")
@@ -34,8 +37,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The arguments as the results will echo them."""
     bits: tuple[int, ...] = ()
     """The arguments as bit patterns, for a function."""
-    argv: tuple[str, ...] = ()
-    """The argument strings after the program's name, for a command."""
+    argv: tuple[str, ...] | None = None
+    """The argument strings after the program's name, for a command; None for a function."""
 
 
 def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings) -> str:
@@ -50,10 +53,11 @@ def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings)
         if wanted in summary.other_exports:
             kind = summary.other_exports[wanted]
             raise RefusedError(
-                Code.ENTRY_NOT_FOUND, f"{wanted!r} is exported as a {kind}, not as a function"
+                Code.ENTRY_NOT_FOUND, f"{_shown(wanted)} is exported as a {kind}, not as a function"
             )
         raise RefusedError(
-            Code.ENTRY_NOT_FOUND, f"the module exports no function {wanted!r}; {_exports(summary)}"
+            Code.ENTRY_NOT_FOUND,
+            f"the module exports no function {_shown(wanted)}; {_exports(summary)}",
         )
     if settings.entry in functions:
         return settings.entry
@@ -63,7 +67,8 @@ def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings)
         return _START
     raise RefusedError(
         Code.ENTRY_NOT_FOUND,
-        f'no "entry" was given and the module exports no {settings.entry!r}; {_exports(summary)}',
+        f'no "entry" was given and the module exports no {_shown(settings.entry)};'
+        f" {_exports(summary)}",
     )
 
 
@@ -111,10 +116,15 @@ def _argument_strings(args: Sequence[Any]) -> tuple[str, ...]:
     return tuple(strings)
 
 
+def _shown(name: str) -> str:
+    """Return a name, which may be anything at all, fit for a message."""
+    return repr(name if len(name) <= _NAME_SHOWN else name[:_NAME_SHOWN] + "…")
+
+
 def _exports(summary: ModuleSummary) -> str:
     names = list(summary.functions)
     if not names:
         return "it exports no functions at all"
-    shown = ", ".join(names[:_LISTED])
+    shown = ", ".join(map(_shown, names[:_LISTED]))
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"it exports {shown}{more}"

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_ra
 
 from wasmdrop.delivery import Delivery
 from wasmdrop.entry import Plan, plan
-from wasmdrop.errors import RefusedError, SandboxError
+from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.intake.drops import Intake
 from wasmdrop.intake.modules import DIGEST_PREFIX, ModuleFinder
 from wasmdrop.intake.spec import InputSpec, content_bytes, limits_for, parse_input
@@ -27,7 +27,7 @@ from wasmdrop.job import FileVersion, Job, JobState, PinnedModule, Slot
 from wasmdrop.journal import Journal
 from wasmdrop.layout import MODULE_NAME, Layout
 from wasmdrop.limits import Limits
-from wasmdrop.outcome import Code, Outcome
+from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.report import Package
 from wasmdrop.sandbox.executor import Call, Executor
 from wasmdrop.sandbox.messages import EngineOptions
@@ -143,8 +143,8 @@ class Execution:
         except RefusedError as refusal:
             if not work.owes_result and refusal.code in _NEEDS_INPUT:
                 raise NothingOwedError(refusal.message) from None
-            return Outcome(code=refusal.code, message=refusal.message)
-        except SandboxError as error:
+            return Outcome(code=refusal.code, message=bounded_text(refusal.message))
+        except (OSError, SandboxError, StorageError) as error:
             return self._count_failure(work, error)
         async with self._workers:
             work.job, durable = self._stages.journal.move(
@@ -163,7 +163,7 @@ class Execution:
             _log.warning("attempt-failed", **ids_of(work), message=outcome.message)
         return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
 
-    def _count_failure(self, work: Work, error: SandboxError) -> Outcome:
+    def _count_failure(self, work: Work, error: Exception) -> Outcome:
         """Count an attempt that failed before there was anything to run."""
         work.job = msgspec.structs.replace(work.job, attempt=work.job.attempt + 1)
         _log.warning("attempt-failed", **ids_of(work), message=str(error))
@@ -252,11 +252,20 @@ class Execution:
     async def _has_changed(
         self, work: Work, spec: InputSpec, refusal: RefusedError, pinned: PinnedModule
     ) -> bool:
-        """Whether a file that is no module became another one while it was left in peace."""
-        if refusal.code is not Code.INVALID_MODULE or pinned.version is None:
+        """Whether a file that is no module became another one while it was left in peace.
+
+        Also where its copy had to make room before it was compiled, and could be made again.
+        """
+        if pinned.version is None:
+            return False
+        find = self._stages.modules.find
+        if refusal.code is Code.MODULE_MISSING:
+            again = await asyncio.to_thread(find, work.job.slot, spec.module)
+            return again is not None and again.sha256 == pinned.sha256
+        if refusal.code is not Code.INVALID_MODULE:
             return False
         await asyncio.sleep(self._settings.settle_sec)
-        now = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
+        now = await asyncio.to_thread(find, work.job.slot, spec.module)
         if now is None or now.sha256 == pinned.sha256:
             return False
         work.job = msgspec.structs.replace(work.job, module=now)
@@ -278,7 +287,8 @@ def _call(chosen: Plan, spec: InputSpec) -> Call:
         entry=chosen.entry,
         signature=chosen.signature,
         args=chosen.bits,
-        argv=("module.wasm", *chosen.argv),
+        argv=("module.wasm", *(chosen.argv or ())),
+        is_command=chosen.argv is not None,
         env=dict(spec.env or {}),
         stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
     )

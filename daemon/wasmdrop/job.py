@@ -52,9 +52,17 @@ MOVES: Final[dict[JobState, frozenset[JobState]]] = {
         }
     ),
     JobState.WAITING: frozenset(
-        {JobState.QUEUED, JobState.COMPILING, JobState.RUNNING, JobState.EXECUTED}
+        {
+            JobState.QUEUED,
+            JobState.COMPILING,
+            JobState.RUNNING,
+            JobState.EXECUTED,
+            JobState.DISCARDED,
+        }
     ),
-    JobState.COMPILING: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.EXECUTED}),
+    JobState.COMPILING: frozenset(
+        {JobState.QUEUED, JobState.RUNNING, JobState.EXECUTED, JobState.DISCARDED}
+    ),
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.EXECUTED}),
     JobState.EXECUTED: frozenset({JobState.QUEUED, JobState.DELIVERED, JobState.DISCARDED}),
     JobState.DELIVERED: frozenset(),

@@ -60,6 +60,11 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     memory_min_bytes: int = 0
     """Sum of the minimum sizes of the memories that the module defines itself."""
 
+    memory_min_largest_bytes: int = 0
+    """The largest of these minimum sizes."""
+    memory_count: int = 0
+    """How many memories the module defines itself."""
+
     @property
     def wants_wasi(self) -> bool:
         """Whether it imports any WASI preview 1 function, so that output must be captured."""

@@ -4,6 +4,7 @@
 ``error``; ``result.txt`` ends in the raw value alone; the marker names every file by its digest.
 """
 
+import codecs
 import hashlib
 import json
 import platform
@@ -24,6 +25,8 @@ MARKER_SCHEMA: Final = "wasmdrop.marker/1"
 
 #: Output shown in ``result.json``, in bytes of each stream; the whole is in its own file.
 _SHOWN_BYTES: Final = 64 * 1024
+
+_decoder = codecs.getincrementaldecoder("utf-8")
 
 _RUNTIME: Final = {
     "wasmdrop": __version__,
@@ -64,8 +67,10 @@ def _result_files(
     if outcome.stdout is not None and outcome.stderr is not None:
         body["exit_code"] = outcome.exit_code
         for name, data in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
-            body[name] = data[:_SHOWN_BYTES].decode("utf-8", "replace")
-            if len(data) > _SHOWN_BYTES:
+            is_cut = len(data) > _SHOWN_BYTES
+            # A character that the cut divides is left out.
+            body[name] = _decoder("replace").decode(data[:_SHOWN_BYTES], final=not is_cut)
+            if is_cut:
                 body[f"{name}_truncated"] = True
     files = {
         ".json": _line(body),

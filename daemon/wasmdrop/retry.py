@@ -12,7 +12,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 __all__ = ["is_passing", "storage_retry"]
 
 #: Failures of storage that pass: full, read-only for now, a mount that went away or a server that
-#: lost its handles. All others are of the program, and repeating would only hide them.
+#: lost its handles; a slot whose directory is gone, or a link for now. All others are of the
+#: program, and repeating would only hide them.
 _PASSING: Final = frozenset(
     {
         errno.ENOSPC,
@@ -22,6 +23,8 @@ _PASSING: Final = frozenset(
         errno.ESTALE,
         errno.ENOENT,
         errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
         errno.EACCES,
         errno.EPERM,
         errno.EBUSY,

@@ -16,13 +16,14 @@ import structlog
 
 from wasmdrop.delivery import Delivery, ResultLines
 from wasmdrop.dispatch import Dispatcher
-from wasmdrop.errors import SandboxError, SettingsError
+from wasmdrop.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.execution import Stages
 from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
+from wasmdrop.private import require_private_directory
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
 from wasmdrop.sandbox.executor import CompileLimits, LocalExecutor
@@ -60,7 +61,7 @@ async def local_executor(
     settings: Settings, idle: int
 ) -> AsyncIterator[tuple[LocalExecutor, ModuleStore]]:
     """Give this machine's sandbox, with its store in the state directory."""
-    store = ModuleStore(settings.state_dir)
+    store = ModuleStore(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     async with ChildPool(idle) as pool:
         if pool.missing and settings.sandbox is SandboxMode.STRICT:
@@ -90,7 +91,7 @@ async def run_once(settings: Settings) -> Package:
         try:
             held.enter_context(_lock(settings.state_dir))
             state_dir = settings.state_dir
-        except (SettingsError, OSError):
+        except (SettingsError, StorageError, OSError):
             state_dir = Path(temporary)
         settings = msgspec.structs.replace(settings, state_dir=state_dir)
         journal = Journal(Path(temporary) / "journal.sqlite")
@@ -240,7 +241,12 @@ def _check_directories(settings: Settings) -> None:
 
 @contextlib.contextmanager
 def _lock(state_dir: Path) -> Iterator[IO[str]]:
-    """Hold the state directory for this daemon alone."""
+    """Hold the state directory for this daemon alone.
+
+    Raises ``StorageError`` where others can write to it: what is opened by name in there, and
+    written to, might then be a link of theirs.
+    """
+    require_private_directory(state_dir)
     with (state_dir / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

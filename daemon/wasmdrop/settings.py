@@ -115,6 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     compile_sec: float
     compile_memory_mb: int
+    cache_mb: int
     max_input_mb: int
     max_module_mb: int
     watch: WatchMode
@@ -299,6 +300,7 @@ SETTINGS: Final = (
     Setting("workers", _integer(1, 1024), None, "jobs at a time (default: the usable cores)"),
     Setting("compile_sec", _SECONDS, 60.0, "limit of a compilation: wall clock"),
     Setting("compile_memory_mb", _WHOLE_MB, 2048, "limit of a compilation: memory, in MiB"),
+    Setting("cache_mb", _WHOLE_MB, 1024, "modules and machine code kept at most, in MiB"),
     Setting("max_input_mb", _integer(1, 1024), 16, "largest input that is read, in MiB"),
     Setting("max_module_mb", _integer(1, 4096), 256, "largest module that is read, in MiB"),
     Setting("watch", _choice(WatchMode), WatchMode.AUTO, "how drops are noticed"),

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,10 @@ from wasmdrop.layout import is_ignored
 __all__ = ["Watcher", "reason_to_poll"]
 
 _log = structlog.get_logger()
+
+# A directory that was renamed is watched already, under its old path: adding it again tells us the
+# new one, which is what we want and what watchdog warns of.
+warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
 
 _MASK: Final = Mask(
     InotifyConstants.IN_CLOSE_WRITE

@@ -51,7 +51,7 @@ def test_the_old_marker_goes_first_and_the_new_one_comes_last(
     real = {name: getattr(os, name) for name in ("unlink", "fsync", "replace")}
 
     def kind(fd: int) -> str:
-        target = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        target = Path(f"/proc/self/fd/{fd}").readlink()
         return "directory" if target == tmp_path else "file"
 
     def unlink(name: str, *, dir_fd: int) -> None:

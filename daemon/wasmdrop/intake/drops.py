@@ -163,7 +163,7 @@ class Intake:
         # Not the version alone: two writes within one tick of the kernel's clock share one.
         if known == drop.taken:
             return
-        if _digest(known) == _digest(drop.taken) and _is_link(path):
+        if drop.data and _digest(known) == _digest(drop.taken) and self._is_behind_link(path):
             self._taken[path] = drop.taken  # a volume was swapped, and this file is what it was
             return
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
@@ -214,6 +214,12 @@ class Intake:
             return False
         return True
 
+    def _is_behind_link(self, path: str) -> bool:
+        """Whether a link below the watched directory leads to the file, as in ConfigMap volumes."""
+        place = self._layout.root_of(path)
+        root = os.path.realpath(place.root)
+        return os.path.realpath(path) != os.path.join(root, place.relative)  # noqa: PTH118
+
     def _consider_module(self, path: str) -> None:
         version = FileVersion.of(os.stat(path))  # noqa: PTH116 - may hold any bytes
         taken = _pack(version)
@@ -234,17 +240,14 @@ def _pack_odd(status: os.stat_result) -> bytes:
     """Return the version of what is no readable file: its sizes and times mean nothing."""
     if stat.S_ISREG(status.st_mode):
         return _pack(FileVersion.of(status))
-    return _pack(FileVersion(status.st_dev, status.st_ino, 0, 0))
+    kind = stat.S_IFMT(status.st_mode)
+    # A link can't change, but its inode's number may serve another one a moment later.
+    changed_ns = status.st_ctime_ns if stat.S_ISLNK(status.st_mode) else 0
+    return _pack(FileVersion(status.st_dev, status.st_ino, kind, changed_ns))
 
 
 def _digest(taken: bytes) -> bytes:
     return taken[-_DIGEST_KEPT_BYTES:]
-
-
-def _is_link(path: str) -> bool:
-    # Links further up the path count too: in a ConfigMap volume `input.json` is one itself, but a
-    # directory of it may be mounted by a link.
-    return os.path.realpath(path) != path
 
 
 def _may_be_open_for_writing(path: str) -> bool:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from wasmdrop.errors import RefusedError
 from wasmdrop.intake.reader import open_regular
 from wasmdrop.job import FileVersion, PinnedModule, Slot
 from wasmdrop.layout import Layout, ModulePlace
@@ -62,11 +63,16 @@ class ModuleFinder:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
             sha256 = reference.removeprefix(DIGEST_PREFIX).lower()
             return PinnedModule(reference, sha256, 0) if self._has_module(sha256) else None
+        refusal: RefusedError | None = None
         for place in self._layout.module_places(slot, reference):
             try:
                 return self._pin(place, only_known)
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            except RefusedError as error:
+                refusal = refusal or error  # a directory `fib` does not hide `fib.wasm`
+        if refusal is not None:
+            raise refusal
         return None
 
     def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
@@ -76,7 +82,8 @@ class ModuleFinder:
         ):
             version = _version(status)
             sha256 = self._digests.get(version)
-            if sha256 is None:
+            # The copy of a module that was long unused had to make room, and is made again.
+            if sha256 is None or not self._has_module(sha256):
                 if only_known:
                     return None
                 sha256 = self._ingest(fd)

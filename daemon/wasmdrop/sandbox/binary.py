@@ -299,7 +299,7 @@ class _Outline:
         self.exported: dict[str, FunctionType] = {}
         self.other_exports: dict[str, str] = {}
         self.imports: list[Import] = []
-        self.memory_min_bytes = 0
+        self.memories_min_bytes: list[int] = []
         self.names = 0
         self.name_bytes = 0
         self.type_characters = 0
@@ -312,7 +312,13 @@ class _Outline:
         elif "_initialize" in self.exported:
             kind = ModuleKind.REACTOR
         return ModuleSummary(
-            kind, self.exported, self.other_exports, tuple(self.imports), self.memory_min_bytes
+            kind,
+            self.exported,
+            self.other_exports,
+            tuple(self.imports),
+            sum(self.memories_min_bytes),
+            max(self.memories_min_bytes, default=0),
+            len(self.memories_min_bytes),
         )
 
     def read_types(self, reader: _Reader) -> None:
@@ -340,7 +346,7 @@ class _Outline:
 
     def read_memories(self, reader: _Reader) -> None:
         for _ in range(reader.count()):
-            self.memory_min_bytes += reader.limits(_MEMORY_FLAGS).minimum_bytes
+            self.memories_min_bytes.append(reader.limits(_MEMORY_FLAGS).minimum_bytes)
 
     def read_exports(self, reader: _Reader) -> None:
         count = reader.count()

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,9 +17,9 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from wasmdrop.errors import RefusedError, SandboxError
+from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
-from wasmdrop.module import FunctionType, ModuleKind
+from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.sandbox.messages import (
     CompileOrder,
@@ -39,6 +40,9 @@ _log = structlog.get_logger()
 
 #: Machine code is some three to eight times the size of its module; this stops what is not.
 _CODE_BYTES: Final = 2048 * MEBIBYTE
+
+#: Modules whose refusal is remembered: compiling one again may take a minute, to the same end.
+_REFUSALS: Final = 1024
 
 #: How long a dead child's wait status may take to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
@@ -73,6 +77,8 @@ class Call(msgspec.Struct, frozen=True):
     argv: tuple[str, ...] = ()
     env: dict[str, str] = {}
     stdin: bytes = b""
+    is_command: bool = False
+    """Whether the entry is a WASI command's, whose output and exit code are its results."""
 
 
 class CompileLimits(msgspec.Struct, frozen=True):
@@ -86,10 +92,14 @@ class Executor(Protocol):
     """Whoever runs jobs: this machine's sandbox, or one day a fleet."""
 
     def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
-        """Return the compiled module where it is at hand."""
+        """Return the compiled module where it is at hand, without any I/O."""
 
     def compile(self, sha256: str, options: EngineOptions) -> Awaitable[CompiledModule]:
-        """Compile a module that the store has; ``RefusedError`` where it can't be."""
+        """Return a module of the store, compiled now if it was not before.
+
+        Raises ``RefusedError`` where it can't be, with ``module-missing`` where the store has it no
+        more; ``SandboxError`` where that is the daemon's fault, or its disk's.
+        """
 
     def run(self, module: CompiledModule, call: Call, limits: Limits) -> Awaitable[Outcome]:
         """Run one call to its end. Raises nothing but ``SandboxError``."""
@@ -103,22 +113,24 @@ class LocalExecutor:
         self._store = store
         self._compile_limits = compile_limits
         self._compiling: dict[tuple[str, str], asyncio.Task[CompiledModule]] = {}
+        self._refused: OrderedDict[tuple[str, str], RefusedError] = OrderedDict()
         # Compiling is pure computation: one at a time leaves the other cores to jobs.
         self._one_compiler = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
 
     def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
-        """Return the compiled module if it lies in the store."""
-        return self._store.load(sha256, options)
+        """Return the compiled module where it is at hand, without any I/O."""
+        return self._store.at_hand(sha256, options)
 
     async def compile(self, sha256: str, options: EngineOptions) -> CompiledModule:
-        """Compile a module once, however many jobs ask for it at the same time.
+        """Load or compile a module once, however many jobs ask for it at the same time.
 
-        Raises ``RefusedError`` where the module can't be compiled within its limits.
+        Raises ``RefusedError`` where the module can't be compiled within its limits, or is gone;
+        ``SandboxError`` where children or storage fail.
         """
-        found = self._store.load(sha256, options)
-        if found is not None:
-            return found
         key = (sha256, options.token)
+        refusal = self._refused.get(key)
+        if refusal is not None:
+            raise RefusedError(refusal.code, refusal.message)
         task = self._compiling.get(key)
         if task is None:
             task = asyncio.create_task(self._compile(sha256, options))
@@ -128,13 +140,20 @@ class LocalExecutor:
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run ``call`` in a fresh child and return how it ended."""
+        wanted_bytes = module.summary.memory_min_bytes
+        if wanted_bytes > limits.memory_bytes:
+            message = (
+                f"the module wants {wanted_bytes} bytes of memory from the start, and may have"
+                f" {limits.memory_bytes}"
+            )
+            return Outcome(code=Code.MEMORY_LIMIT, message=message)
         wants_wasi = module.summary.wants_wasi
         descriptors = [module.fd]
         if wants_wasi:
             descriptors += [os.memfd_create(name) for name in ("stdout", "stderr")]
         try:
             outcome = await self._run_in_child(module, call, limits, descriptors)
-            if not wants_wasi or call.entry != "_start":
+            if not wants_wasi or not call.is_command:
                 return outcome
             return msgspec.structs.replace(
                 outcome, stdout=_content(descriptors[1]), stderr=_content(descriptors[2])
@@ -163,12 +182,18 @@ class LocalExecutor:
         return _outcome_of_report(report, call.signature, seconds)
 
     async def _exchange(
-        self, frame: bytes, descriptors: Sequence[int], timeout_seconds: float
+        self,
+        frame: bytes,
+        descriptors: Sequence[int],
+        timeout_seconds: float,
+        *,
+        to_its_end: bool = False,
     ) -> tuple[bytes | None, float, int | None]:
         """Give one order to a fresh child; return its report's header, the time taken, its status.
 
         The header is None where the child died first; then the status is its wait status, or None
-        where it was killed at its timeout.
+        where it was killed at its timeout. With ``to_its_end`` a child that reported is dead on
+        return, and so writes to none of its descriptors any more.
         """
         child = await self._pool.take()
         timed_out = False
@@ -184,6 +209,8 @@ class LocalExecutor:
             await child.send(frame, list(descriptors))
             header = await child.receive()
             seconds = time.perf_counter() - started
+            if header is not None and to_its_end:
+                await _status(child)
             if header is not None or timed_out:
                 return header, seconds, None
             return None, seconds, await _status(child)
@@ -194,33 +221,54 @@ class LocalExecutor:
             child.close()
 
     async def _compile(self, sha256: str, options: EngineOptions) -> CompiledModule:
-        async with self._one_compiler:
-            source = self._store.module_path(sha256)
-            work = self._store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
-            started = time.perf_counter()
-            try:
-                report = await self._compile_in_child(source, work, options)
-                if report.summary is None:
-                    code = report.code if report.code in _COMPILER_CODES else Code.INVALID_MODULE
-                    raise RefusedError(code, bounded_text(report.message))
-                module = self._store.keep(sha256, options, report.summary, work)
-            except RefusedError as refusal:
-                if refusal.code is Code.INVALID_MODULE:
-                    self._store.forget_module(sha256)
-                raise
-            finally:
-                work.unlink(missing_ok=True)
-            seconds = time.perf_counter() - started
-            _log.info("module-compiled", module=sha256, seconds=round(seconds, 3))
-            return module
+        store = self._store
+        try:
+            with store.held(sha256):
+                found = await asyncio.to_thread(store.load, sha256, options)
+                if found is not None:
+                    return found
+                async with self._one_compiler:
+                    return await self._compile_anew(sha256, options)
+        except (OSError, StorageError) as error:
+            raise SandboxError(f"the module could not be compiled or kept: {error}") from error
+
+    async def _compile_anew(self, sha256: str, options: EngineOptions) -> CompiledModule:
+        store = self._store
+        work = store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
+        started = time.perf_counter()
+        try:
+            report = await self._compile_in_child(sha256, work, options)
+            if report.summary is None:
+                # "internal" is what a child says that could not write, or met a fault of ours.
+                if report.code not in _COMPILER_CODES:
+                    raise SandboxError(bounded_text(f"a compiling child failed: {report.message}"))
+                if report.code is Code.INVALID_MODULE:
+                    store.forget_module(sha256)
+                refusal = RefusedError(report.code, bounded_text(report.message))
+                self._refused[sha256, options.token] = refusal
+                if len(self._refused) > _REFUSALS:
+                    self._refused.popitem(last=False)
+                raise refusal
+            module = await asyncio.to_thread(store.keep, sha256, options, report.summary, work)
+        finally:
+            work.unlink(missing_ok=True)
+        seconds = time.perf_counter() - started
+        _log.info("module-compiled", module=sha256, seconds=round(seconds, 3))
+        return module
 
     async def _compile_in_child(
-        self, source: Path, work: Path, options: EngineOptions
+        self, sha256: str, work: Path, options: EngineOptions
     ) -> CompileReport:
         limits = self._compile_limits
-        source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            work_fd = os.open(work, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            source_fd = await asyncio.to_thread(self._store.open_module, sha256)
+        except FileNotFoundError:
+            raise RefusedError(
+                Code.MODULE_MISSING,
+                f"the daemon's copy of module sha256:{sha256} is gone; drop the module again",
+            ) from None
+        try:
+            work_fd = os.open(work, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 order = CompileOrder(
                     options=options,
@@ -230,7 +278,7 @@ class LocalExecutor:
                     memory_bytes=limits.memory_mb * MEBIBYTE,
                 )
                 header, _seconds, status = await self._exchange(
-                    encode_frame(order), [source_fd, work_fd], limits.seconds
+                    encode_frame(order), [source_fd, work_fd], limits.seconds, to_its_end=True
                 )
                 os.fsync(work_fd)
             finally:
@@ -253,14 +301,26 @@ def _run_order(module: CompiledModule, call: Call, limits: Limits) -> RunOrder:
         entry=call.entry,
         signature=call.signature,
         args=call.args,
+        is_command=call.is_command,
         initialize=summary.kind is ModuleKind.REACTOR and call.entry != "_initialize",
         memory_export=next(memories, None),
         memory_bytes=limits.memory_bytes,
+        memory_bytes_each=_memory_bytes_each(summary, limits),
         output_bytes=limits.output_bytes,
         cpu_seconds=math.ceil(limits.timeout_sec) + 1,
         fuel=limits.fuel,
         wasi=WasiOrder(call.argv, call.env) if summary.wants_wasi else None,
     )
+
+
+def _memory_bytes_each(summary: ModuleSummary, limits: Limits) -> int:
+    """Return the bound of each linear memory: wasmtime knows no bound of all of them together.
+
+    Several share the limit in equal parts, but each gets the least that it asks for.
+    """
+    if summary.memory_count <= 1:
+        return limits.memory_bytes
+    return max(limits.memory_bytes // summary.memory_count, summary.memory_min_largest_bytes)
 
 
 async def _status(child: Child) -> int:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from wasmtime import ExitTrap, Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
+from wasmtime import Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
 from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
@@ -26,9 +26,6 @@ __all__ = ["run_module"]
 _FRAMES_SHOWN: Final = 16
 #: A function's name in a backtrace, in characters; names are the guest's.
 _NAME_SHOWN: Final = 120
-
-#: wasmtime reports exit codes that POSIX shells reserve as an error with only a text.
-_LARGE_EXIT_TEXT: Final = "invalid exit status"
 
 _KINDS: Final = {
     "i32": ffi.WASMTIME_I32.value,
@@ -51,8 +48,15 @@ def run_module(
     ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
     host call, where no exception could pass through wasmtime.
     """
-    run = _Run(order, runtime, report_now)
+    run = _Run(order, runtime)
     started = time.perf_counter()
+
+    def end(code: Code, message: str, exit_code: int | None = None) -> None:
+        seconds = time.perf_counter() - started
+        report_now(RunReport(code, message, (), exit_code, run.memory_bytes(), seconds))
+
+    run.end = end
+    runtime.on_exit = run.exit
     try:
         run.load(descriptors, stdin)
         code, message, results, exit_code = run.call()
@@ -71,12 +75,12 @@ class _StaleCodeError(Exception):
 class _Run:
     """One instance, and the ways in which it can end."""
 
-    def __init__(
-        self, order: RunOrder, runtime: Runtime, report_now: Callable[[RunReport], None]
-    ) -> None:
+    end: Callable[..., None]
+    """Reports a code, a message and perhaps an exit code, and ends the process."""
+
+    def __init__(self, order: RunOrder, runtime: Runtime) -> None:
         self.order = order
         self.runtime = runtime
-        self.report_now = report_now
         self.store = Store(runtime.engine)
         self.instance: Instance | None = None
         self.output_room_bytes = order.output_bytes
@@ -84,7 +88,7 @@ class _Run:
     def load(self, descriptors: list[int], stdin: bytes) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
-        self.store.set_limits(memory_size=order.memory_bytes)
+        self.store.set_limits(memory_size=order.memory_bytes_each)
         if order.fuel is not None:
             self.store.set_fuel(order.fuel)
         # Deserializing from a path maps the code instead of copying it.
@@ -102,10 +106,6 @@ class _Run:
             self.instance = ready.instantiate(self.store)
         except Trap as trap:
             raise _refusal_of(trap, "while the module was instantiated: ") from None
-        except ExitTrap as trap:
-            raise RefusedError(
-                Code.LINK_ERROR, f"the module exited with {trap.code} while it was instantiated"
-            ) from None
         except WasmtimeError as error:
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
@@ -113,7 +113,6 @@ class _Run:
     def call(self) -> tuple[Code, str, tuple[int, ...], int | None]:
         """Call the entry; return code, message, the results' bits and a command's exit code."""
         order = self.order
-        is_command = order.entry == "_start"
         try:
             if order.initialize:
                 self._invoke("_initialize", (), (), ())
@@ -122,14 +121,15 @@ class _Run:
         except Trap as trap:
             refusal = _refusal_of(trap)
             return refusal.code, refusal.message, (), None
-        except ExitTrap as trap:
-            return _exit(trap.code)
         except WasmtimeError as error:
-            text = str(error)
-            if _LARGE_EXIT_TEXT in text:
-                return _exit(None)
-            return Code.TRAP, bounded_text(text), (), None
-        return Code.OK, "", results, 0 if is_command else None
+            return Code.TRAP, bounded_text(str(error)), (), None
+        return Code.OK, "", results, 0 if order.is_command else None
+
+    def exit(self, exit_code: int) -> None:
+        """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
+        if exit_code == 0 and self.order.is_command:
+            self.end(Code.OK, "", 0)
+        self.end(Code.EXIT, f"the program exited with code {exit_code}", exit_code)
 
     def memory_bytes(self) -> int | None:
         """Size of the exported memory now; memories never shrink, so this is its peak."""
@@ -162,12 +162,8 @@ class _Run:
         while view:
             view = view[os.write(fd, view) :]
         if len(taken) < len(data):
-            self.report_now(
-                RunReport(
-                    Code.OUTPUT_LIMIT,
-                    f"wrote more than {self.order.output_bytes} bytes of output",
-                    memory_bytes=None,
-                )
+            self.end(
+                Code.OUTPUT_LIMIT, f"wrote more than {self.order.output_bytes} bytes of output"
             )
         return len(data)
 
@@ -220,14 +216,6 @@ class _Run:
 def _is(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
     given: Any = extern.kind  # a plain int, whatever its declaration says
     return bool(given == kind.value)
-
-
-def _exit(code: int | None) -> tuple[Code, str, tuple[int, ...], int | None]:
-    if code == 0:
-        return Code.OK, "", (), 0
-    if code is None:
-        return Code.EXIT, "the program exited with a code of 126 or more", (), None
-    return Code.EXIT, f"the program exited with code {code}", (), code
 
 
 def _refusal_of(trap: Trap, where: str = "") -> RefusedError:

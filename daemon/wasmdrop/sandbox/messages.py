@@ -78,11 +78,15 @@ class RunOrder(msgspec.Struct, frozen=True, tag="run"):
     signature: FunctionType
     args: tuple[int, ...]
     """One bit pattern a parameter, unsigned."""
+    is_command: bool
+    """Whether the entry returns an exit code rather than results."""
     initialize: bool
     """Call ``_initialize`` before the entry."""
     memory_export: str | None
     """The exported memory whose size is reported, if any."""
     memory_bytes: int
+    """The guest's linear memories together, as the process's limits bound them."""
+    memory_bytes_each: int
     output_bytes: int
     cpu_seconds: int
     fuel: int | None

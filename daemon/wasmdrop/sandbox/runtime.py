@@ -4,31 +4,33 @@ Built once in the forking server, before any fork, so that a child finds them wa
 running must agree on every setting here: wasmtime refuses machine code of another configuration.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from wasmtime import Config, Engine, Linker
+from wasmtime import Config, Engine, FuncType, Linker, ValType
 
+from wasmdrop.module import WASI_MODULE
 from wasmdrop.sandbox.messages import EngineOptions
 
 __all__ = ["Runtime"]
 
 
-@dataclass(frozen=True)
 class Runtime:
-    """An engine with its options, and a linker that knows WASI preview 1."""
+    """An engine for ``options``, and a linker that knows WASI preview 1. Built in some 0.1 ms."""
 
-    options: EngineOptions
-    engine: Engine
-    linker: Linker
-
-    @classmethod
-    def build(cls, options: EngineOptions) -> "Runtime":
-        """Build the engine for ``options``; about 0.1 ms."""
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
         config = Config()
         # A thread pool does not survive a fork: a child that compiled on one would wait for ever.
         config.parallel_compilation = False
         config.consume_fuel = options.fuel
-        engine = Engine(config)
-        linker = Linker(engine)
-        linker.define_wasi()
-        return cls(options, engine, linker)
+        self.engine = Engine(config)
+        self.linker = Linker(self.engine)
+        self.linker.define_wasi()
+        # wasmtime's own tells exit codes up to 125 only; this one tells them all.
+        self.linker.allow_shadowing = True
+        self.linker.define_func(WASI_MODULE, "proc_exit", FuncType([ValType.i32()], []), self._exit)
+        self.on_exit: Callable[[int], None] = lambda _code: None
+        """Called with the exit code when the guest asks to end; does not return."""
+
+    def _exit(self, code: int) -> None:
+        self.on_exit(code & 0xFFFFFFFF)

@@ -54,7 +54,7 @@ def main(control_fd: int) -> NoReturn:
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")
     control.send(b"missing " + "; ".join(confinement.missing).encode())
-    server = _Server(control, Runtime.build(EngineOptions()), confinement)
+    server = _Server(control, Runtime(EngineOptions()), confinement)
     # Collections would touch, and so copy, every page that children share with this process.
     gc.collect()
     gc.freeze()
@@ -157,7 +157,7 @@ class _Child:
         header, stdin, descriptors = self._receive()
         order = decode_order(header)
         if order.options != self.runtime.options:
-            self.runtime = Runtime.build(order.options)
+            self.runtime = Runtime(order.options)
         if isinstance(order, CompileOrder):
             self.confinement.enter(
                 readable=[],

@@ -1,0 +1,250 @@
+"""``wasmdrop inspect``: what a module exports and imports, and what would be called.
+
+The module is compiled and read in a sandbox child, just as the daemon does it; nothing of it is
+parsed here. The state directory is a temporary one, so that nothing of a daemon's is touched.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from wasmdrop import log, settings
+from wasmdrop.entry import choose_entry
+from wasmdrop.errors import RefusedError, SettingsError
+from wasmdrop.limits import MEBIBYTE
+from wasmdrop.module import WASI_MODULE, Import, ModuleKind, ModuleSummary
+from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.sandbox.messages import EngineOptions
+from wasmdrop.service import local_executor
+from wasmdrop.settings import Settings
+from wasmdrop.values import check_signature
+
+__all__ = ["add_arguments", "run"]
+
+_REFUSED: Final = 1
+_INTERRUPTED: Final = 130
+
+#: Characters of a name or a type that are shown. JSON has them all.
+_SHOWN: Final = 200
+
+_KINDS: Final = {
+    ModuleKind.LIBRARY: "library: functions, called one at a time",
+    ModuleKind.COMMAND: "command: a WASI program, run by its _start",
+    ModuleKind.REACTOR: "reactor: functions, after a call of _initialize",
+    ModuleKind.COMPONENT: "component",
+}
+
+_DESCRIPTION: Final = """\
+Shows what a module exports and imports, how much memory it wants, and which function a job
+would call whose input names none. The module is compiled as the daemon would do it, in a
+sandbox, and never run; the limits and ENTRY are those of the environment.
+"""
+
+_EPILOG: Final = """\
+Piped, it prints one line for each thing: file, bytes, sha256, kind, memory, entry, export,
+import. Names with characters that can't be shown come with escapes.
+
+Exit status: 0 the module loads; 1 it is refused, and standard error says why, beginning with
+the code that a job would end with; 2 wrong use, as a file that can't be read.
+
+Example:
+  wasmdrop inspect fib.wasm
+  wasmdrop inspect --json fib.wasm | jq '.functions | keys'
+"""
+
+
+class _Inspected(msgspec.Struct, frozen=True):
+    """What there is to show."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    summary: ModuleSummary
+    entry: str | None
+    """What a job would call whose input names nothing."""
+    refusal: RefusedError | None
+    """Why there is no such entry, or why it can't be called."""
+    memory_limit_bytes: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.add_argument("module", metavar="MODULE", help="a WebAssembly module; any path")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the module; return the exit status."""
+    # Checked against the other directories for a daemon's sake; ours is temporary.
+    loaded = settings.load(os.environ, {"state_dir": "/"}).settings
+    log.configure(loaded.log, "warning")
+    try:
+        with tempfile.TemporaryDirectory(prefix="wasmdrop-inspect-") as state_dir:
+            own = msgspec.structs.replace(loaded, state_dir=Path(state_dir))
+            inspected = asyncio.run(_inspect(options.module, own))
+    except RefusedError as refusal:
+        sys.stderr.write(f"wasmdrop: {refusal.code}: {bounded_text(refusal.message)}\n")
+        return _REFUSED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    if options.as_json:
+        sys.stdout.write(_as_json(inspected) + "\n")
+    elif sys.stdout.isatty():
+        # Importing rich takes a while, and only a person gains by it.
+        from wasmdrop.cli import terminal  # noqa: PLC0415
+
+        exports, imports = _exports(inspected.summary), _imports(inspected.summary)
+        terminal.print_module(_facts(inspected), exports, imports)
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in _lines(inspected))
+    return 0
+
+
+async def _inspect(path: str, own: Settings) -> _Inspected:
+    """Compile the module in a sandbox child. Raises ``RefusedError`` for what is none."""
+    data = _read(path, own.max_module_mb * MEBIBYTE)
+    async with local_executor(own, idle=1) as (executor, store):
+        with tempfile.TemporaryFile(dir=own.state_dir) as copy:
+            copy.write(data)
+            copy.flush()
+            sha256 = store.ingest(copy.fileno())
+        module = await executor.compile(sha256, EngineOptions(fuel=own.limits.fuel is not None))
+    entry, refusal = _entry(module.summary, own)
+    return _Inspected(
+        path, sha256, len(data), module.summary, entry, refusal, own.limits.memory_bytes
+    )
+
+
+def _read(path: str, limit_bytes: int) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read: {error.strerror}") from None
+    if len(data) > limit_bytes:
+        raise RefusedError(
+            Code.INVALID_MODULE, f"the file is larger than what is read ({limit_bytes} bytes)"
+        )
+    return data
+
+
+def _entry(summary: ModuleSummary, own: Settings) -> tuple[str | None, RefusedError | None]:
+    """Return what a job without an entry of its own would call, and what stands against it."""
+    entry = None
+    try:
+        entry = choose_entry(summary, None, own)
+        check_signature(summary.functions[entry])
+    except RefusedError as refusal:
+        return entry, refusal
+    return entry, None
+
+
+def _is_provided(entry: Import) -> bool:
+    return entry.module == WASI_MODULE and entry.kind == "func"
+
+
+# --- How it is shown
+
+
+def _as_json(inspected: _Inspected) -> str:
+    summary, refusal = inspected.summary, inspected.refusal
+    body: dict[str, Any] = {
+        "path": inspected.path,
+        "sha256": inspected.sha256,
+        "bytes": inspected.size_bytes,
+        "kind": summary.kind,
+        "entry": inspected.entry,
+        "entry_error": None
+        if refusal is None
+        else {"code": refusal.code, "message": refusal.message},
+        "memory_min_bytes": summary.memory_min_bytes,
+        "functions": msgspec.to_builtins(summary.functions),
+        "other_exports": summary.other_exports,
+        "imports": [
+            msgspec.to_builtins(entry) | {"provided": _is_provided(entry)}
+            for entry in summary.imports
+        ],
+    }
+    # Only ASCII: names are the module's, and this may end on a terminal all the same.
+    return json.dumps(body, indent=2)
+
+
+def _facts(inspected: _Inspected) -> list[tuple[str, str]]:
+    return [
+        ("file", _shown(inspected.path)),
+        ("bytes", str(inspected.size_bytes)),
+        ("sha256", inspected.sha256),
+        ("kind", _KINDS[inspected.summary.kind]),
+        ("memory", _memory(inspected)),
+        ("entry", _chosen(inspected)),
+    ]
+
+
+def _memory(inspected: _Inspected) -> str:
+    least, limit = inspected.summary.memory_min_bytes, inspected.memory_limit_bytes
+    if not least:
+        return "none to begin with"
+    wanted = f"{least / MEBIBYTE:g} MiB to begin with"
+    more = "more than" if least > limit else "of"
+    return f"{wanted}, {more} the {limit / MEBIBYTE:g} MiB that a job may have"
+
+
+def _chosen(inspected: _Inspected) -> str:
+    entry, refusal = inspected.entry, inspected.refusal
+    call = "" if entry is None else f"{_shown(entry)} {_type(inspected.summary, entry)}"
+    if refusal is None:
+        return call
+    against = f"{refusal.code}: {_one_line(refusal.message, 4 * _SHOWN)}"
+    return f"{call}, but {against}" if call else f"none, {against}"
+
+
+def _exports(summary: ModuleSummary) -> list[tuple[str, str, str]]:
+    functions = [("func", _shown(name), _type(summary, name)) for name in summary.functions]
+    return functions + [(kind, _shown(name), "") for name, kind in summary.other_exports.items()]
+
+
+def _imports(summary: ModuleSummary) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            entry.kind,
+            f"{_shown(entry.module)} {_shown(entry.name)}",
+            _one_line(entry.type, _SHOWN),
+            "provided" if _is_provided(entry) else "not provided",
+        )
+        for entry in summary.imports
+    ]
+
+
+def _lines(inspected: _Inspected) -> list[str]:
+    summary = inspected.summary
+    return [
+        *(" ".join(fact) for fact in _facts(inspected)),
+        *(" ".join(("export", *row)).rstrip() for row in _exports(summary)),
+        *(
+            f"import {kind} {name} {form}".rstrip() + f" ({provided})"
+            for kind, name, form, provided in _imports(summary)
+        ),
+    ]
+
+
+def _type(summary: ModuleSummary, name: str) -> str:
+    return _one_line(str(summary.functions[name]), _SHOWN)
+
+
+def _shown(name: str) -> str:
+    """Return a name from a module, quoted where its ends could not be seen."""
+    text = _one_line(name, _SHOWN)
+    return f'"{text}"' if not text or " " in text else text
+
+
+def _one_line(text: str, limit: int) -> str:
+    return bounded_text(text.replace("\n", "\\n"), limit)

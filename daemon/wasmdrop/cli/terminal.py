@@ -1,0 +1,169 @@
+"""What a person at a terminal sees of jobs and modules. Imported only where there is one.
+
+Everything that comes from producers and guests passes through ``bounded_text`` and becomes a
+``Text``: neither terminal escapes nor rich's own markup act.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeAlias
+
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from wasmdrop.client import Result
+from wasmdrop.outcome import Status, bounded_text
+
+__all__ = ["Show", "following", "print_module"]
+
+#: Shows the end of one job: a result, or in words why there is none.
+Show: TypeAlias = Callable[[str, Result | str], None]
+
+#: What is shown of one value and of one text, in characters; all of it is in the result files.
+_VALUE_LIMIT: Final = 200
+_TEXT_LIMIT: Final = 16 * 1024
+
+_STYLES: Final = {Status.SUCCEEDED: "bold green", Status.FAILED: "bold red"}
+_NO_RESULT: Final = "no result"
+
+#: Rows of a table that are shown. A module may have twenty thousand exports.
+_ROWS: Final = 100
+_CELL_STYLES: Final = {"provided": "green", "not provided": "yellow"}
+
+
+@contextlib.contextmanager
+def following(labels: Sequence[str]) -> Iterator[Show]:
+    """Show that jobs are waited for, and each as it ends: one in full, several in a line each."""
+    console = Console(highlight=False)
+    if len(labels) == 1:
+        with console.status(Text(f"waiting for {_one_line(labels[0])}")):
+            yield lambda label, end: console.print(_full(label, end), soft_wrap=True)
+    else:
+        with _following_many(console, labels) as show:
+            yield show
+
+
+@contextlib.contextmanager
+def _following_many(console: Console, labels: Sequence[str]) -> Iterator[Show]:
+    words: Counter[str] = Counter()
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"waiting for {_one_line(labels[0])}", total=len(labels))
+
+        def show(label: str, end: Result | str) -> None:
+            words[_word(end)] += 1
+            console.print(_brief(label, end), soft_wrap=True)
+            ended = words.total()
+            if ended < len(labels):
+                progress.update(task, description=f"waiting for {_one_line(labels[ended])}")
+            progress.advance(task)
+
+        yield show
+    console.print(", ".join(f"{count} {word}" for word, count in words.items()))
+
+
+def _word(end: Result | str) -> str:
+    return end.status if isinstance(end, Result) else _NO_RESULT
+
+
+def _headed(end: Result | str) -> Text:
+    style = _STYLES[end.status] if isinstance(end, Result) else "bold yellow"
+    return Text().append(_word(end), style)
+
+
+def _brief(label: str, end: Result | str) -> Text:
+    """Return one line: how it ended, which it was, its value or what was wrong."""
+    text = _headed(end).append(f"  {_one_line(label)}  ")
+    if isinstance(end, str):
+        return text.append(_one_line(end))
+    if end.status is Status.SUCCEEDED:
+        return text.append_text(_json(_one_line(end.raw)))
+    return text.append(f"{end.code}: ", "red").append(_one_line(end.message.partition("\n")[0]))
+
+
+def _full(label: str, end: Result | str) -> Text:
+    """Return how it ended and, below, the result or all that was said of why there is none."""
+    head = _headed(end)
+    if isinstance(end, str):
+        return head.append(f"  {_one_line(label)}\n{_one_line(end)}")
+    if end.status is Status.FAILED:
+        head.append(f"  {end.code}", "red")
+    entry = end.marker.get("entry")
+    if isinstance(entry, str):
+        head.append(f"  {_one_line(entry)}")
+    total_seconds = end.marker["seconds"].get("total")
+    if total_seconds is not None:
+        head.append(f"  in {_duration(total_seconds)}")
+    parts = [head.append(f"  {_one_line(label)}", "dim")]
+    if end.message:
+        parts.append(Text(_lines(end.message)))
+    if end.stdout is None and end.status is Status.SUCCEEDED:
+        parts.append(_json(_one_line(end.line.decode(), _TEXT_LIMIT)))
+    for name, data in (("standard output", end.stdout), ("standard error", end.stderr)):
+        if data:
+            parts.append(Text(f"{name}:", "dim"))
+            parts.append(Text(_lines(data[: 4 * _TEXT_LIMIT].decode("utf-8", "replace"))))
+    return Text("\n").join(parts)
+
+
+def _one_line(text: str, limit: int = _VALUE_LIMIT) -> str:
+    """Return ``text`` in one line, control characters escaped, at most ``limit`` long."""
+    return bounded_text(text.replace("\n", "\\n"), limit)
+
+
+def _lines(text: str) -> str:
+    return bounded_text(text.replace("\r\n", "\n").expandtabs(), _TEXT_LIMIT).rstrip("\n")
+
+
+def _json(line: str) -> Text:
+    text = Text(line)
+    JSONHighlighter().highlight(text)
+    return text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def print_module(
+    facts: Sequence[tuple[str, ...]],
+    exports: Sequence[tuple[str, ...]],
+    imports: Sequence[tuple[str, ...]],
+) -> None:
+    """Show a module: facts by name, exports, and imports with what this daemon says to them.
+
+    The rows are made fit for a terminal already, but may hold what looks like markup.
+    """
+    console = Console(highlight=False)
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        grid.add_row(Text(name, "bold"), Text(value))
+    console.print(grid)
+    for title, headings, rows in (
+        ("exports", ("kind", "name", "type"), exports),
+        ("imports", ("kind", "name", "type", "this daemon"), imports),
+    ):
+        console.print()
+        console.print(Text(f"{title}: {len(rows) or 'none'}", "bold"))
+        if rows:
+            console.print(_table(headings, rows[:_ROWS]))
+        if len(rows) > _ROWS:
+            console.print(Text(f"and {len(rows) - _ROWS} more; --json shows all", "dim"))
+
+
+def _table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, _CELL_STYLES.get(cell, "")) for cell in row))
+    return table

@@ -1,0 +1,403 @@
+"""The producers' library against files as the daemon writes them; these tests play the daemon."""
+
+import itertools
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from wasmdrop import client
+from wasmdrop.client import Submission, TornResultError, submit
+from wasmdrop.job import InputFile, Job, Slot
+from wasmdrop.limits import Limits
+from wasmdrop.outcome import Code, Outcome, Status
+from wasmdrop.report import Package, package
+
+OK = Outcome(code=Code.OK, results=(144,))
+_numbers = itertools.count(1)
+
+
+def packed(submission: Submission, outcome: Outcome, sha256: str | None = None) -> Package:
+    """Return what the daemon would deliver for a submission."""
+    path = submission.input_path
+    job = Job(
+        id=f"job-{next(_numbers)}",
+        slot=Slot(submission.slot, str(path), str(path.parent), submission.marker_path.stem),
+        dropped_at_ns=1,
+        input=InputFile(str(path), sha256 or submission.sha256, submission.size_bytes),
+        finished_at_ns=2,
+    )
+    return package(job, "fib", [12], outcome, Limits())
+
+
+def deliver(submission: Submission, outcome: Outcome = OK, sha256: str | None = None) -> None:
+    """Put result files and marker where the daemon would."""
+    results = packed(submission, outcome, sha256)
+    for suffix, data in results.files.items():
+        submission.marker_path.with_suffix(suffix).write_bytes(data)
+    submission.marker_path.write_bytes(results.marker)
+
+
+class Clock:
+    """A clock that moves only by the pauses made; ``during`` happens in each of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_seconds = 0.0
+        self.pauses: list[float] = []
+        self.during: Callable[[], None] = lambda: None
+        monkeypatch.setattr("wasmdrop.client.time.monotonic", lambda: self.now_seconds)
+        monkeypatch.setattr("wasmdrop.client.time.sleep", self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now_seconds += seconds
+        self.during()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give a clock under control."""
+    return Clock(monkeypatch)
+
+
+def files_below(directory: Path) -> list[str]:
+    """Return every file below a directory, also those that begin with a dot."""
+    return sorted(
+        str(Path(parent, name).relative_to(directory))
+        for parent, _directories, names in os.walk(directory)
+        for name in names
+    )
+
+
+# --- Dropping
+
+
+def test_bytes_are_dropped_as_they_are_and_nothing_else_is_left(tmp_path: Path) -> None:
+    """Not a byte of the producer's file changes; the temporary name is gone."""
+    data = b'{"args": [1 , 2.50]}\r\n'
+    submission = submit(tmp_path, data, "x")
+    assert files_below(tmp_path) == ["input-x.json"]
+    assert submission.input_path == tmp_path / "input-x.json"
+    assert submission.input_path.read_bytes() == data
+
+
+def test_a_mapping_is_dropped_as_json(tmp_path: Path) -> None:
+    """In UTF-8, as the protocol wants it."""
+    submission = submit(tmp_path, {"entry": "fün", "args": [2**64]})
+    text = submission.input_path.read_text("utf-8")
+    assert text == '{"entry":"fün","args":[18446744073709551616]}'
+
+
+@pytest.mark.parametrize("args", [[float("nan")], [float("inf")], ["\ud800"]])
+def test_a_mapping_that_json_cant_carry_is_refused_and_drops_nothing(
+    tmp_path: Path, args: list[Any]
+) -> None:
+    """NaN has a spelling of its own in the protocol, and half a character has none."""
+    with pytest.raises(ValueError, match=r"JSON|surrogates"):
+        submit(tmp_path, {"args": args})
+    assert files_below(tmp_path) == []
+
+
+def test_a_drop_replaces_the_file_and_never_writes_into_it(tmp_path: Path) -> None:
+    """Whoever has the old version open keeps reading the old version."""
+    submission = submit(tmp_path, b'{"args":[1]}', "x")
+    with submission.input_path.open("rb") as old:
+        submit(tmp_path, b"{}", "x")
+        assert old.read() == b'{"args":[1]}'
+
+
+def test_a_drop_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
+    """Here a directory has taken the name."""
+    (tmp_path / "input-x.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        submit(tmp_path, b"{}", "x")
+    assert files_below(tmp_path) == []
+
+
+def test_others_may_read_a_drop_as_far_as_the_umask_lets_them(tmp_path: Path) -> None:
+    """The daemon is another user as a rule; a private temporary file would shut it out."""
+    before = os.umask(0o027)
+    try:
+        submission = submit(tmp_path, b"{}", module=b"\0asm")
+    finally:
+        os.umask(before)
+    for path in (submission.input_path, submission.input_path.with_name("module.wasm")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("name", "slot"),
+    [
+        ("orders", "input-orders.json"),
+        ("input-orders.json", "input-orders.json"),
+        ("input.json", "input.json"),
+        ("batch/2026/orders", "batch/2026/input-orders.json"),
+        ("batch/input.json", "batch/input.json"),
+        ("input", "input-input.json"),
+        ("x" * 200, f"input-{'x' * 200}.json"),
+    ],
+)
+def test_a_name_is_a_slot(tmp_path: Path, name: str, slot: str) -> None:
+    """Short or in full, with directories that are made."""
+    submission = submit(tmp_path, b"{}", name)
+    assert submission.slot == slot
+    assert (tmp_path / slot).read_bytes() == b"{}"
+    marker = (tmp_path / slot).with_name(Path(slot).name.replace("input", "result", 1))
+    assert submission.marker_path == marker.with_suffix(".done")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a b", "x" * 201, "../x", "/x", "a//x", ".hidden/x", "a.tmp/x", "a~/x", "a.part/x", "x/"],
+)
+def test_a_name_that_the_daemon_would_never_look_at_is_refused(tmp_path: Path, name: str) -> None:
+    """Waiting for its result would be in vain, or it leads out of the directory."""
+    with pytest.raises(ValueError, match=r"^name: expected .* got "):
+        submit(tmp_path, b"{}", name)
+    assert files_below(tmp_path) == []
+
+
+def test_jobs_without_a_name_never_share_a_slot(tmp_path: Path) -> None:
+    """Nor a directory, where they bring a module."""
+    plain = {submit(tmp_path, b"{}").slot for _ in range(50)}
+    brought = {submit(tmp_path, b"{}", module=b"\0asm").input_path.parent for _ in range(50)}
+    assert len(plain) == len(brought) == 50
+    assert all(slot.startswith("input-") and "/" not in slot for slot in plain)
+    assert all((directory / "module.wasm").read_bytes() == b"\0asm" for directory in brought)
+
+
+def test_a_module_goes_beside_the_named_input(tmp_path: Path) -> None:
+    """Where the daemon looks for it first."""
+    submit(tmp_path, b"{}", "batch/x", module=b"\0asm")
+    assert files_below(tmp_path) == ["batch/input-x.json", "batch/module.wasm"]
+
+
+def test_a_ready_file_says_that_the_input_is_complete(tmp_path: Path) -> None:
+    """For a daemon that was told ``WASMDROP_READY_SUFFIX``."""
+    submit(tmp_path, b"{}", "x", ready_suffix=".ready")
+    assert files_below(tmp_path) == ["input-x.json", "input-x.json.ready"]
+
+
+def test_a_shared_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """A path misspelt must not become a directory that nobody watches."""
+    with pytest.raises(FileNotFoundError, match="shared directory is not there"):
+        submit(tmp_path / "missing", b"{}", "a/b")
+    assert not (tmp_path / "missing").exists()
+
+
+# --- Results
+
+
+def test_a_functions_result_is_whole(tmp_path: Path) -> None:
+    """Status, values, raw value, line and marker."""
+    submission = submit(tmp_path, {"entry": "fib"}, "x")
+    deliver(submission, Outcome(code=Code.OK, results=(2**64 - 1,)))
+    result = submission.result(0)
+    assert (result.status, result.code, result.message) == (Status.SUCCEEDED, Code.OK, "")
+    assert (result.results, result.raw) == ((2**64 - 1,), "18446744073709551615")
+    assert (result.exit_code, result.stdout, result.stderr) == (None, None, None)
+    assert result.line == b'{"entry":"fib","args":[12],"results":[18446744073709551615]}'
+    assert result.marker == json.loads(submission.marker_path.read_bytes())
+
+
+def test_a_failures_result_says_code_and_message(tmp_path: Path) -> None:
+    """And there are no values."""
+    submission = submit(tmp_path, b"{}")
+    deliver(submission, Outcome(code=Code.TRAP, message="unreachable\n  at f"))
+    result = submission.result(0)
+    assert (result.status, result.code) == (Status.FAILED, Code.TRAP)
+    assert (result.message, result.results, result.raw) == ("unreachable\n  at f", None, "error")
+
+
+def test_a_commands_output_is_bytes_and_whole(tmp_path: Path) -> None:
+    """Not the text that ``result.json`` cuts and mends."""
+    submission = submit(tmp_path, b"{}")
+    written = b"\xff" * 100_000
+    outcome = Outcome(code=Code.EXIT, message="exited", exit_code=3, stdout=written, stderr=b"")
+    deliver(submission, outcome)
+    result = submission.result(0)
+    assert (result.exit_code, result.stdout, result.stderr) == (3, written, b"")
+    assert result.raw == "3"
+
+
+def test_the_marker_of_an_earlier_job_with_the_same_input_is_not_taken(tmp_path: Path) -> None:
+    """The same bytes dropped again are a new job, with a result of its own."""
+    first = submit(tmp_path, b"{}", "x")
+    deliver(first)
+    again = submit(tmp_path, b"{}", "x")
+    with pytest.raises(TimeoutError, match="still that of an earlier job"):
+        again.result(0)
+    deliver(again, Outcome(code=Code.OK, results=(1,)))
+    assert again.result(0).results == (1,)
+
+
+def test_the_marker_of_another_input_is_not_taken(tmp_path: Path) -> None:
+    """Somebody else uses the slot."""
+    submission = submit(tmp_path, b"{}", "x")
+    deliver(submission, sha256="0" * 64)
+    with pytest.raises(TimeoutError, match="of another input"):
+        submission.result(0)
+
+
+@pytest.mark.parametrize("damaged", [".json", ".txt"])
+def test_files_that_never_agree_with_their_marker_are_an_error(
+    tmp_path: Path, clock: Clock, damaged: str
+) -> None:
+    """After a while without a time limit, at its end with one; never a wrong result."""
+    submission = submit(tmp_path, b"{}", "x")
+    deliver(submission)
+    path = submission.marker_path.with_suffix(damaged)
+    path.write_bytes(path.read_bytes().replace(b"144", b"145"))
+    with pytest.raises(TornResultError, match=rf"result-x{damaged} does not have the marker's"):
+        submission.result(0)
+    assert clock.now_seconds == 0
+    path.unlink()
+    with pytest.raises(TornResultError, match=rf"result-x{damaged} is missing"):
+        submission.result()
+    assert 5 <= clock.now_seconds < 6
+
+
+def test_files_that_come_to_agree_with_their_marker_are_waited_for(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """As on network mounts, where the new marker may be seen before the new files."""
+    submission = submit(tmp_path, b"{}")
+    deliver(submission)
+    path = submission.marker_path.with_suffix(".json")
+    whole = path.read_bytes()
+    path.write_bytes(b"old")
+
+    def mend() -> None:
+        if clock.now_seconds > 1:
+            path.write_bytes(whole)
+
+    clock.during = mend
+    assert submission.result().results == (144,)
+
+
+def test_results_replaced_while_they_are_read_are_read_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer job's delivery in the middle of the reading gives its result, not half of each.
+
+    Nor does it count as torn where there is no time left for another look.
+    """
+    submission = submit(tmp_path, b"{}")
+    deliver(submission)
+    read = client._read
+    replaced = False
+
+    def read_and_replace(path: Path, limit_bytes: int) -> bytes | None:
+        nonlocal replaced
+        data = read(path, limit_bytes)
+        if path.suffix == ".json" and not replaced:
+            replaced = True
+            deliver(submission, Outcome(code=Code.OK, results=(7,)))
+        return data
+
+    monkeypatch.setattr(client, "_read", read_and_replace)
+    with pytest.raises(TimeoutError, match="just being replaced"):
+        submission.result(0)
+    deliver(submission)
+    replaced = False
+    result = submission.result()
+    assert (result.results, result.raw) == ((7,), "7")
+    assert len(clock.pauses) == 1
+
+
+@pytest.mark.parametrize("name", ["../secret", "result-x.d/../../secret", "/etc/hostname"])
+def test_a_marker_that_names_files_elsewhere_is_none(tmp_path: Path, name: str) -> None:
+    """Other producers can write a marker; it must not make us read what lies outside the slot."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (tmp_path / "secret").write_bytes(b"")
+    submission = submit(shared, b"{}", "x")
+    deliver(submission)
+    marker = json.loads(submission.marker_path.read_bytes())
+    marker["files"][name] = {"sha256": "0" * 64, "bytes": 0}
+    submission.marker_path.write_text(json.dumps(marker))
+    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+        submission.result(0)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[]", b'{"schema":"wasmdrop.marker/2"}'])
+def test_what_is_no_marker_is_not_taken_for_one(tmp_path: Path, content: bytes) -> None:
+    """And does not end the waiting: the daemon replaces it."""
+    submission = submit(tmp_path, b"{}", "x")
+    submission.marker_path.write_bytes(content)
+    assert submit(tmp_path, b"{}", "x").previous_job is None
+    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+        submission.result(0)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")], ids=str
+)
+def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """A FIFO at the marker's name would block for ever, an endless file fill the memory."""
+    submission = submit(tmp_path, b"{}", "x")
+    make(submission.marker_path)
+    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+        submit(tmp_path, b"{}", "x").result(0)
+
+
+def test_files_in_an_output_directory_are_checked_too(tmp_path: Path) -> None:
+    """``result.output/`` is a result as well, whatever is in it."""
+    submission = submit(tmp_path, b"{}", "x")
+    deliver(submission)
+    output = tmp_path / "result-x.output"
+    output.mkdir()
+    (output / "a").write_bytes(b"")
+    marker = json.loads(submission.marker_path.read_bytes())
+    marker["files"]["result-x.output/a"] = {"sha256": "0" * 64, "bytes": 0}
+    submission.marker_path.write_text(json.dumps(marker))
+    with pytest.raises(TornResultError, match=r"result-x\.output/a"):
+        submission.result(0)
+
+
+# --- Waiting
+
+
+def test_a_result_is_noticed_soon_at_first_and_cheaply_later(tmp_path: Path, clock: Clock) -> None:
+    """Pauses grow from 1 ms to 50 ms, and waste at most a quarter of what the job took."""
+    submission = submit(tmp_path, b"{}")
+
+    def finish() -> None:
+        if clock.now_seconds > 10:
+            deliver(submission)
+
+    clock.during = finish
+    assert submission.result().code is Code.OK
+    assert clock.pauses[0] == 0.001
+    assert max(clock.pauses) == clock.pauses[-1] == 0.05
+    assert all(0 <= late - early <= early / 3.9 for early, late in itertools.pairwise(clock.pauses))
+
+
+def test_the_time_limit_is_kept_to_and_says_what_was_there(tmp_path: Path, clock: Clock) -> None:
+    """The last pause is cut to what is left; the job may be waited for again."""
+    submission = submit(tmp_path, b"{}", "x")
+    with pytest.raises(TimeoutError) as caught:
+        submission.result(3)
+    assert clock.now_seconds == pytest.approx(3)
+    where = f"does a daemon watch {tmp_path}?"
+    assert str(caught.value) == f"input-x.json: no result in time: there is no marker yet; {where}"
+    deliver(submission)
+    assert submission.result(0).results == (144,)
+
+
+def test_a_result_is_a_value(tmp_path: Path) -> None:
+    """Frozen, as all values are."""
+    submission = submit(tmp_path, b"{}")
+    deliver(submission)
+    result = submission.result(0)
+    assert result == submission.result(0)
+    with pytest.raises(AttributeError):
+        result.code = Code.TRAP  # type: ignore[misc]
+    assert msgspec.structs.replace(result, raw="1").raw == "1"
