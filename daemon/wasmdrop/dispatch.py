@@ -21,6 +21,7 @@ from tenacity import (
 from wasmdrop.errors import RefusedError
 from wasmdrop.execution import Execution, NothingOwedError, Stages, Work, ids_of
 from wasmdrop.intake.drops import Backlog, InputDrop, ModuleDrop
+from wasmdrop.intake.modules import DIGEST_PREFIX
 from wasmdrop.intake.spec import InputSpec
 from wasmdrop.job import InputFile, Job, JobState, PinnedModule, Slot
 from wasmdrop.layout import MODULE_NAME, Layout
@@ -253,12 +254,12 @@ class Dispatcher:
 
     async def _on_module(self, drop: ModuleDrop) -> None:
         """Run what a dropped module makes runnable."""
+        layout, modules = self._stages.layout, self._stages.modules
+        await asyncio.to_thread(modules.learn, drop.path)
         self._execution.module_dropped()
-        layout = self._stages.layout
         failed = await self._stages.journal.latest_failed_by_module()
         for job in failed:
-            places = layout.module_places(job.slot, job.module_reference)
-            if any(place.path == drop.path for place in places):
+            if await self._may_want(job, drop):
                 await self._run_again(job.slot, drop, only_without_reference=False)
         directory, name = os.path.split(drop.path)
         if name == MODULE_NAME and drop.path != layout.wasm_path:
@@ -266,6 +267,15 @@ class Dispatcher:
                 await self._run_again(slot, drop, only_without_reference=True)
         if drop.path == layout.wasm_path:
             await self._run_root(drop)
+
+    async def _may_want(self, job: Job, drop: ModuleDrop) -> bool:
+        """Whether a job that failed for its module's sake would find another one now."""
+        reference = job.module_reference
+        if reference is not None and reference.startswith(DIGEST_PREFIX):
+            found = await asyncio.to_thread(self._stages.modules.find, job.slot, reference)
+            return found is not None and job.module is None
+        places = self._stages.layout.module_places(job.slot, reference)
+        return any(place.path == drop.path for place in places)
 
     async def _run_root(self, drop: ModuleDrop) -> None:
         slot = self._stages.layout.root_slot

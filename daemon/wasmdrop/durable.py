@@ -12,16 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["TEMPORARY_PREFIX", "sync_directory", "temporary_name", "write_durably"]
+__all__ = ["is_stale_temporary", "sync_directory", "temporary_name", "write_durably"]
 
-TEMPORARY_PREFIX: Final = ".wasmdrop-"
+_PREFIX: Final = ".wasmdrop-"
+#: Not the process's number: in a container that is the same at each start.
+_OURS: Final = f"{_PREFIX}{os.urandom(5).hex()}-"
 
 _serial = itertools.count()
 
 
 def temporary_name() -> str:
     """Return a file name that no other writer of this or another process uses."""
-    return f"{TEMPORARY_PREFIX}{os.getpid()}-{next(_serial)}"
+    return f"{_OURS}{next(_serial)}"
+
+
+def is_stale_temporary(name: str) -> bool:
+    """Whether ``name`` is a temporary file's that a daemon before this one left behind."""
+    return name.startswith(_PREFIX) and not name.startswith(_OURS)
 
 
 def sync_directory(directory: Path) -> None:

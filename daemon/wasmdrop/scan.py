@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from wasmdrop.durable import is_stale_temporary
 from wasmdrop.layout import Layout, is_ignored
 
 __all__ = ["Scanner"]
@@ -51,7 +52,7 @@ class Scanner:
 
     def start(self) -> None:
         """Walk through everything, then go on with it in a thread of its own."""
-        self.scan_everything()
+        self.scan_everything(sweep=True)
         self._appoint(self._period_seconds, None)
         self._thread.start()
 
@@ -75,9 +76,10 @@ class Scanner:
             self._pending.add(path)
         self._appoint(seconds, path)
 
-    def scan_everything(self) -> None:
+    def scan_everything(self, *, sweep: bool = False) -> None:
         """Walk through everything now, inputs before modules.
 
+        With ``sweep``, remove the temporary files that an earlier daemon left, too.
         An input that was dropped together with its module then finds it, and the module's own drop
         has nothing left to run.
         """
@@ -85,12 +87,12 @@ class Scanner:
         modules = []
         roots = dict.fromkeys((self._layout.shared_dir, self._layout.wasm_dir))
         for root in roots:
-            modules += self._scan_tree(root, self._max_depth)
+            modules += self._scan_tree(root, self._max_depth, sweep=sweep)
         self._look(self._layout.root_slot.input_path)
         for path in dict.fromkeys([*modules, self._layout.wasm_path]):
             self._look(path)
 
-    def _scan_tree(self, root: str, depth: int) -> list[str]:
+    def _scan_tree(self, root: str, depth: int, *, sweep: bool = False) -> list[str]:
         """Report the inputs below ``root``; return the modules."""
         modules = []
         pending = [(root, 0)]
@@ -98,6 +100,8 @@ class Scanner:
             directory, level = pending.pop()
             for entry in _entries(directory):
                 if is_ignored(entry.name):
+                    if sweep and is_stale_temporary(entry.name):
+                        _remove(entry.path)
                     continue
                 if entry.is_dir(follow_symlinks=False) and level < depth:
                     pending.append((entry.path, level + 1))
@@ -162,6 +166,14 @@ class Scanner:
                     self._pending.discard(path)
                 return (path,)
             return None
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)  # noqa: PTH108 - may hold any bytes
+        _log.info("leftover-removed", path=path)
+    except OSError as error:
+        _log.warning("leftover-stays", path=path, error=str(error))
 
 
 def _entries(directory: str) -> Iterator[os.DirEntry[str]]:

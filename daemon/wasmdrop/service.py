@@ -104,7 +104,7 @@ async def run_once(settings: Settings) -> Package:
             dispatcher = Dispatcher(settings, stages, backlog, lambda: None)
             try:
                 root = stages.layout.root_slot
-                found = await asyncio.to_thread(stages.intake.read_again, root)
+                found = await asyncio.to_thread(stages.intake.read_now, root)
                 if found is not None:
                     dispatcher.drop(found)
                 else:
@@ -135,7 +135,7 @@ def _stages(
     backlog = Backlog(settings.max_queued)
     intake = Intake(settings, layout, journal.taken(), backlog, emit, look_again)
     modules = ModuleFinder(
-        layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.has_module
+        layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.module_bytes
     )
     delivery = Delivery(layout.shared_dir, on_delivered)
     return Stages(layout, intake, modules, journal, executor, delivery), backlog

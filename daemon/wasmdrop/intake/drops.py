@@ -4,6 +4,7 @@ Owns the memory of which versions were taken. May be called from several threads
 leave in the order in which their versions were read.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -146,15 +147,24 @@ class Intake:
         taken = self._taken.get(path)
         return taken is not None and taken.startswith(_pack(FileVersion.of(status)))
 
-    def read_again(self, slot: Slot) -> InputDrop | None:
-        """Read a slot's input for another run, whatever was taken; None where there is none."""
-        if not self._layout.is_ready(slot):
-            return None
+    def read_now(self, slot: Slot) -> InputDrop | None:
+        """Read a slot's input, whatever was taken before; None where there is none."""
         with self._lock:
             try:
                 return self._read(slot)
             except (FileNotFoundError, ChangedWhileReadError):
                 return None
+
+    def read_again(self, slot: Slot) -> InputDrop | None:
+        """Read the input that a slot took last, for another run.
+
+        None where there is none, and where it changed since: then it is a drop of its own, which
+        may not be complete yet.
+        """
+        found = self.read_now(slot)
+        if found is None or self._taken.get(slot.input_path) != found.taken:
+            return None
+        return found
 
     def _consider_input(self, slot: Slot) -> None:
         path = slot.input_path
@@ -221,7 +231,12 @@ class Intake:
         return os.path.realpath(path) != os.path.join(root, place.relative)  # noqa: PTH118
 
     def _consider_module(self, path: str) -> None:
-        version = FileVersion.of(os.stat(path))  # noqa: PTH116 - may hold any bytes
+        try:
+            version = FileVersion.of(os.stat(path))  # noqa: PTH116 - may hold any bytes
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return  # links in a circle: no file that could have a version
         taken = _pack(version)
         if self._taken.get(path) != taken:
             self._taken[path] = taken

@@ -3,6 +3,7 @@
 Digests are remembered by version, so that an unchanged module is not read again for each job.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from wasmdrop.errors import RefusedError
+from wasmdrop.errors import RefusedError, StorageError
 from wasmdrop.intake.reader import open_regular
 from wasmdrop.job import FileVersion, PinnedModule, Slot
 from wasmdrop.layout import Layout, ModulePlace
@@ -33,8 +34,8 @@ _Version = tuple[int, int, int, int, int]
 class ModuleFinder:
     """Finds modules in the directories of ``layout``; safe to call from several threads.
 
-    ``ingest`` keeps a copy of an open module and returns its digest; ``has_module`` says whether a
-    copy is kept.
+    ``ingest`` keeps a copy of an open module and returns its digest; ``size_of`` gives the size in
+    bytes of the copy that is kept for a digest, or None.
     """
 
     def __init__(
@@ -42,12 +43,12 @@ class ModuleFinder:
         layout: Layout,
         max_bytes: int,
         ingest: Callable[[int], str],
-        has_module: Callable[[str], bool],
+        size_of: Callable[[str], int | None],
     ) -> None:
         self._layout = layout
         self._max_bytes = max_bytes
         self._ingest = ingest
-        self._has_module = has_module
+        self._size_of = size_of
         self._digests: OrderedDict[_Version, str] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -62,7 +63,8 @@ class ModuleFinder:
         """
         if reference is not None and reference.startswith(DIGEST_PREFIX):
             sha256 = reference.removeprefix(DIGEST_PREFIX).lower()
-            return PinnedModule(reference, sha256, 0) if self._has_module(sha256) else None
+            size_bytes = self._size_of(sha256)
+            return None if size_bytes is None else PinnedModule(reference, sha256, size_bytes)
         refusal: RefusedError | None = None
         for place in self._layout.module_places(slot, reference):
             try:
@@ -70,10 +72,20 @@ class ModuleFinder:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except RefusedError as error:
+                if reference is None:
+                    raise  # a slot's own module that can't be run is not another one's leave
                 refusal = refusal or error  # a directory `fib` does not hide `fib.wasm`
         if refusal is not None:
             raise refusal
         return None
+
+    def learn(self, path: str) -> None:
+        """Read a module that was dropped: jobs find its digest known, and may ask for it by that.
+
+        What can't be read is left to the job that needs it, which will say so.
+        """
+        with contextlib.suppress(OSError, RefusedError, StorageError):
+            self._pin(self._layout.root_of(path), only_known=False)
 
     def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
         with open_regular(place.root, place.relative, self._max_bytes, Code.INVALID_MODULE) as (
@@ -83,7 +95,7 @@ class ModuleFinder:
             version = _version(status)
             sha256 = self._digests.get(version)
             # The copy of a module that was long unused had to make room, and is made again.
-            if sha256 is None or not self._has_module(sha256):
+            if sha256 is None or self._size_of(sha256) is None:
                 if only_known:
                     return None
                 sha256 = self._ingest(fd)

@@ -169,6 +169,14 @@ class ModuleStore:
                 self._use(sha256)
             return found
 
+    def module_bytes(self, sha256: str) -> int | None:
+        """Return the size of a module that was seen before; None where it is not kept."""
+        if not self.has_module(sha256):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return self.module_path(sha256).stat().st_size
+        return None
+
     def forget_module(self, sha256: str) -> None:
         """Drop the copy of something that turned out to be no module."""
         self._remove(sha256, self.module_path(sha256))
