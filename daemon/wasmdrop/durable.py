@@ -12,11 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["is_stale_temporary", "sync_directory", "temporary_name", "write_durably"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "is_stale_temporary",
+    "sync_directory",
+    "temporary_name",
+    "write_durably",
+]
 
-_PREFIX: Final = ".wasmdrop-"
+TEMPORARY_PREFIX: Final = ".wasmdrop-"
 #: Not the process's number: in a container that is the same at each start.
-_OURS: Final = f"{_PREFIX}{os.urandom(5).hex()}-"
+_OURS: Final = f"{TEMPORARY_PREFIX}{os.urandom(5).hex()}-"
 
 _serial = itertools.count()
 
@@ -28,7 +34,7 @@ def temporary_name() -> str:
 
 def is_stale_temporary(name: str) -> bool:
     """Whether ``name`` is a temporary file's that a daemon before this one left behind."""
-    return name.startswith(_PREFIX) and not name.startswith(_OURS)
+    return name.startswith(TEMPORARY_PREFIX) and not name.startswith(_OURS)
 
 
 def sync_directory(directory: Path) -> None:
