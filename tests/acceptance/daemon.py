@@ -70,13 +70,15 @@ class Daemon:
         self._out = base / "out"
         self._log = base / "log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.prefix: tuple[str, ...] = ()
+        """A command that runs another one, such as ``setpriv`` with its options."""
 
     def start(self) -> "Daemon":
         """Start it and wait until it is ready."""
         seen = len(self.events("ready"))
         with self._out.open("ab") as out, self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "wasmdrop", "serve"],
+                [*self.prefix, sys.executable, "-m", "wasmdrop", "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,

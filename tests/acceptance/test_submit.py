@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,8 @@ import msgspec
 import pytest
 from wasmtime import wat2wasm
 
-from tests.acceptance.daemon import Daemon, environment, wait_until
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import Daemon, drop, environment, wait_until
 from tests.acceptance.test_wasi import PROGRAMS, WASI
 from wasmdrop.cli.submit import _status
 from wasmdrop.client import Result, TornResultError, submit
@@ -24,6 +26,15 @@ TWELVE: Final = '{"entry":"fib","args":[12]}'
 TWELVE_LINE: Final = '{"entry":"fib","args":[12],"results":[144]}\n'
 SPIN: Final = bytes(wat2wasm('(module (func (export "run") (loop br 0)))'))
 CAT: Final = bytes(wat2wasm(f"(module {WASI} {PROGRAMS['cat']})"))
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon for all tests; each uses slots of its own."""
+    it = Daemon(tmp_path_factory.mktemp("submit"))
+    drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with it.running():
+        yield it
 
 
 def command(shared: Path, *words: str) -> list[str]:
@@ -63,6 +74,11 @@ def run_on_terminal(shared: Path, *words: str) -> tuple[int, str]:
     return process.wait(60), written.decode()
 
 
+def finished_slots(daemon: Daemon) -> list[str]:
+    """Return the slots of all jobs that are done, as often as they ran."""
+    return [event["slot"] for event in daemon.events("job-finished")]
+
+
 def test_wait_prints_the_line_of_result_json(daemon: Daemon) -> None:
     """From flags, from a file, from standard input; with nothing else on either stream."""
     file = daemon.shared.parent / "job.json"
@@ -85,11 +101,13 @@ def test_each_file_is_dropped_byte_for_byte_into_a_slot_of_its_own(daemon: Daemo
         file = daemon.shared.parent / f"{number}.json"
         file.write_text(f'{{ "entry" :"fib", "args":[{number}]}}\r\n')
         files.append(str(file))
+    before = set(daemon.shared.iterdir())
     done = run(daemon.shared, "--wait", *files)
     assert [json.loads(line)["args"] for line in done.stdout.splitlines()] == [
         [number] for number in range(5)
     ]
-    inputs = sorted(path.read_bytes() for path in daemon.shared.glob("input-*.json"))
+    dropped = set(daemon.shared.glob("input-*.json")) - before
+    inputs = sorted(path.read_bytes() for path in dropped)
     assert inputs == [Path(file).read_bytes() for file in files]
 
 
@@ -230,9 +248,13 @@ def test_a_brought_module_runs_once_with_standard_input_of_any_bytes(daemon: Dae
     assert done.returncode == 0, done.stderr
     slot = json.loads(done.stdout)["slot"]
     assert daemon.result_path(slot, ".stdout").read_bytes() == data
-    wait_until(lambda: daemon.events("job-finished"), "the log line")
-    run(daemon.shared, "--entry", "fib", "--arg", "1", "--wait")
-    assert [event["slot"] for event in daemon.events("job-finished")].count(slot) == 1
+    # A second job of the slot would have begun before one that is dropped now.
+    later = submit(daemon.shared, {"entry": "fib", "args": [1]})
+    assert later.result(60).results == (1,)
+    slots = wait_until(
+        lambda: found if later.slot in (found := finished_slots(daemon)) else None, "the log line"
+    )
+    assert slots.count(slot) == 1
 
 
 def test_an_interrupted_wait_says_that_the_jobs_stay(tmp_path: Path) -> None:
