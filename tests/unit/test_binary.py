@@ -195,6 +195,8 @@ def test_a_module_of_every_form_is_summarized() -> None:
             Import("env", "failed", "tag", "(i32) -> ()"),
         ),
         6 * 65536,
+        3 * 65536,
+        3,
     )
     assert list(summary.functions) == ["add", "refs", "log again", "sum \u20ac", "make"]
 

@@ -280,6 +280,28 @@ def test_files_that_come_to_agree_with_their_marker_are_waited_for(
     assert submission.result().results == (144,)
 
 
+def test_the_patience_with_torn_files_begins_anew_with_each_job(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Two jobs in the slot, each torn for a while, are no reason to give up on either."""
+    submission = submit(tmp_path, b"{}")
+    path = submission.marker_path.with_suffix(".json")
+
+    def play() -> None:
+        step = int(clock.now_seconds / 3)
+        if step in {0, 2}:
+            deliver(submission)
+            path.unlink()
+        elif step == 1:
+            submission.marker_path.unlink(missing_ok=True)
+        else:
+            deliver(submission)
+
+    clock.during = play
+    assert submission.result().code is Code.OK
+    assert clock.now_seconds >= 9
+
+
 def test_results_replaced_while_they_are_read_are_read_again(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +347,17 @@ def test_a_marker_that_names_files_elsewhere_is_none(tmp_path: Path, name: str) 
         submission.result(0)
 
 
+def test_a_marker_without_the_files_that_every_job_has_is_none(tmp_path: Path) -> None:
+    """There would be no result to return."""
+    submission = submit(tmp_path, b"{}", "x")
+    deliver(submission)
+    marker = json.loads(submission.marker_path.read_bytes())
+    del marker["files"]["result-x.json"]
+    submission.marker_path.write_text(json.dumps(marker))
+    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+        submission.result(0)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[]", b'{"schema":"wasmdrop.marker/2"}'])
 def test_what_is_no_marker_is_not_taken_for_one(tmp_path: Path, content: bytes) -> None:
     """And does not end the waiting: the daemon replaces it."""
@@ -336,7 +369,7 @@ def test_what_is_no_marker_is_not_taken_for_one(tmp_path: Path, content: bytes) 
 
 
 @pytest.mark.parametrize(
-    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")], ids=str
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")], ids=["fifo", "directory", "link"]
 )
 def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
     tmp_path: Path, make: Callable[[Path], None]
@@ -348,17 +381,36 @@ def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
         submit(tmp_path, b"{}", "x").result(0)
 
 
-def test_files_in_an_output_directory_are_checked_too(tmp_path: Path) -> None:
+def test_a_link_at_a_results_name_is_not_followed(tmp_path: Path) -> None:
+    """The daemon never makes one, so whatever it leads to is not its result."""
+    submission = submit(tmp_path, b"{}", "x")
+    deliver(submission)
+    path = tmp_path / "result-x.json"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to("elsewhere")
+    with pytest.raises(TornResultError, match=r"result-x\.json does not have"):
+        submission.result(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "state"),
+    [
+        (lambda output: output.mkdir(), "is missing"),
+        (lambda output: output.write_bytes(b""), "is missing"),
+        (lambda output: (output.mkdir(), (output / "a").touch()), "does not have"),
+    ],
+)
+def test_files_in_an_output_directory_are_checked_too(
+    tmp_path: Path, make: Callable[[Path], None], state: str
+) -> None:
     """``result.output/`` is a result as well, whatever is in it."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
-    output = tmp_path / "result-x.output"
-    output.mkdir()
-    (output / "a").write_bytes(b"")
+    make(tmp_path / "result-x.output")
     marker = json.loads(submission.marker_path.read_bytes())
     marker["files"]["result-x.output/a"] = {"sha256": "0" * 64, "bytes": 0}
     submission.marker_path.write_text(json.dumps(marker))
-    with pytest.raises(TornResultError, match=r"result-x\.output/a"):
+    with pytest.raises(TornResultError, match=rf"result-x\.output/a {state}"):
         submission.result(0)
 
 
