@@ -4,9 +4,3 @@ The watcher notices paths. Intake reads a drop safely and makes a job of it. The
 job. The dispatcher gives it to a sandbox, a fresh confined process that runs it. Delivery writes
 the result files and, last, the completion marker. The journal closes the job.
 """
-
-from importlib.metadata import version
-
-__all__ = ["__version__"]
-
-__version__ = version("wasmdrop")

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from wasmdrop import __version__
 from wasmdrop.job import Job
 from wasmdrop.limits import Limits
 from wasmdrop.outcome import Code, Outcome
@@ -29,7 +28,7 @@ _SHOWN_BYTES: Final = 64 * 1024
 _decoder = codecs.getincrementaldecoder("utf-8")
 
 _RUNTIME: Final = {
-    "wasmdrop": __version__,
+    "wasmdrop": version("wasmdrop"),
     "wasmtime": version("wasmtime"),
     "platform": f"{platform.system().lower()}-{platform.machine()}",
 }

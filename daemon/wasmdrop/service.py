@@ -190,12 +190,14 @@ def _start_watching(settings: Settings, layout: Layout, watcher: Watcher, scanne
     """Watch, then look at what was there before: a drop in between is seen by both, taken once."""
     watcher.start()
     if settings.watch is not WatchMode.POLL:
-        input_dir = os.path.dirname(layout.root_slot.input_path)  # noqa: PTH120
-        roots = dict.fromkeys((layout.shared_dir, layout.wasm_dir))
-        for root in roots:
+        # Every watch is an event more for each change: a directory is watched once.
+        trees = [path.rstrip("/") for path in dict.fromkeys((layout.shared_dir, layout.wasm_dir))]
+        for root in trees:
             _watch(watcher, root, settings.max_depth)
-        _watch(watcher, input_dir, 0)
-        _watch(watcher, os.path.dirname(layout.wasm_path), 0)  # noqa: PTH120
+        others = (layout.root_slot.input_path, layout.wasm_path)
+        for directory in dict.fromkeys(os.path.dirname(path) for path in others):  # noqa: PTH120
+            if directory not in trees:
+                _watch(watcher, directory, 0)
     scanner.start()
 
 

@@ -32,7 +32,8 @@ CAT: Final = bytes(wat2wasm(f"(module {WASI} {PROGRAMS['cat']})"))
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon for all tests; each uses slots of its own."""
     it = Daemon(tmp_path_factory.mktemp("submit"))
-    drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    for name in ("module.wasm", "fib.wasm"):
+        drop(it.wasm / name, bytes(wat2wasm(FIB)))
     with it.running():
         yield it
 
@@ -102,7 +103,7 @@ def test_each_file_is_dropped_byte_for_byte_into_a_slot_of_its_own(daemon: Daemo
         file.write_text(f'{{ "entry" :"fib", "args":[{number}]}}\r\n')
         files.append(str(file))
     before = set(daemon.shared.iterdir())
-    done = run(daemon.shared, "--wait", *files)
+    done = run(daemon.shared, *files[:4], "--wait", files[4])
     assert [json.loads(line)["args"] for line in done.stdout.splitlines()] == [
         [number] for number in range(5)
     ]
@@ -122,8 +123,10 @@ def test_without_wait_the_path_of_the_input_is_printed(daemon: Daemon) -> None:
 
 def test_json_is_the_marker_with_the_result(daemon: Daemon) -> None:
     """Without a result it says where both will be."""
-    done = run(daemon.shared, "--entry", "fib", "--arg", "12", "--name", "x", "--wait", "--json")
+    words = ("--module", "fib", "--entry", "fib", "--arg", "12", "--name", "x")
+    done = run(daemon.shared, *words, "--wait", "--json")
     printed = json.loads(done.stdout)
+    assert printed["module"]["path"] == str(daemon.wasm / "fib.wasm")
     assert printed.pop("result") == json.loads(TWELVE_LINE)
     assert printed == daemon.marker("input-x.json")
     done = run(daemon.shared, "--name", "y", "--arg", "1", "--json")

@@ -183,6 +183,23 @@ def test_leftovers_of_a_daemon_that_was_killed_are_swept(state: Path, tmp_path: 
     assert files_below(state) == {f"{sha256}.wasm", "my-program", "notes.txt"}
 
 
+def test_machine_code_of_another_version_is_made_anew(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module is kept; the older code is swept away, as nobody will ever load it."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    compile_into(store, sha256, b"code")
+    changes = {"_LAYOUT": 99, "version": lambda name: f"another {name}"}
+    for name, value in changes.items():
+        monkeypatch.setattr(f"wasmdrop.sandbox.seal.{name}", value)
+        again = ModuleStore(state, ROOMY)
+        assert again.has_module(sha256)
+        assert again.load(sha256, PLAIN) is None
+        assert files_below(state) == {f"{sha256}.wasm"}
+        compile_into(again, sha256, b"code")
+
+
 # Tampering with directories
 
 
@@ -442,6 +459,26 @@ def test_a_file_is_hashed_once_and_again_when_it_changed(
     assert len(hashed) == 2
 
 
+def test_a_copy_is_hashed_once_however_often_it_is_dropped(
+    state: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That its use is noted in its time does not make it another file."""
+    store = ModuleStore(state, ROOMY, clock)
+    sha256 = ingest(store, b"module", tmp_path)
+    hashed: list[int] = []
+
+    def counted(fd: int) -> str:
+        hashed.append(fd)
+        return sha256
+
+    monkeypatch.setattr("wasmdrop.sandbox.seal.sha256_of", counted)
+    for _ in range(3):
+        clock.now += 4000
+        assert store.has_module(sha256)
+        assert ingest(store, b"module", tmp_path) == sha256
+    assert len(hashed) == 1
+
+
 # The bound
 
 
@@ -555,6 +592,15 @@ def test_what_was_just_asked_for_stays(state: Path, tmp_path: Path, clock: Clock
     ingest(store, b"c", tmp_path)
     assert store.has_module(old)
     assert not store.has_module(new)
+
+
+def test_machine_code_makes_room_too(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """It is several times the size of its module."""
+    store = ModuleStore(state, 4000, clock)
+    old, new = keep_all(store, clock, tmp_path, 2, 1000)
+    compile_into(store, new, b"c" * 2500)
+    assert not store.has_module(old)
+    assert store.has_module(new)
 
 
 def test_room_is_made_before_a_copy_is_begun(state: Path, tmp_path: Path, clock: Clock) -> None:
@@ -724,7 +770,7 @@ def test_a_compiler_that_can_not_write_is_not_the_modules_fault(
         with monkeypatch.context() as patch:
             patch.setattr("wasmdrop.sandbox.executor.os.open", open_full)
             patch.setattr("wasmdrop.sandbox.executor.os.fsync", lambda _fd: None)
-            with pytest.raises(SandboxError, match="a compiling child failed.*No space left"):
+            with pytest.raises(SandboxError, match=r"(?s)a compiling child failed.*No space left"):
                 await rig.executor.compile(sha256, PLAIN)
         assert await rig.add(sha256) == (12,)
 

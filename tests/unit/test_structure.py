@@ -56,6 +56,7 @@ CHILDS_SIDE = {
     "runtime",
     "seccomp",
     "server",
+    "warmup",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

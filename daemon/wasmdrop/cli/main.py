@@ -5,9 +5,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Final
 
-from wasmdrop import __version__
 from wasmdrop.errors import SandboxError, SettingsError, StorageError
 
 __all__ = ["main"]
@@ -23,10 +23,11 @@ _COMMANDS: Final = {
     "submit": "drop a job the right way, and wait for its result with --wait",
     "inspect": "show what a module exports and imports, and what would be called",
     "config": "show every setting, its value and where it came from",
+    "doctor": "check whether this host and these mounts can do what they promise",
 }
 
 _EPILOG: Final = """\
-Every setting is an environment variable and a flag of `serve`, `run` and `config`:
+Every setting is an environment variable and a flag of `serve`, `run`, `doctor` and `config`:
 `wasmdrop config` lists them. Exit status: 0 succeeded, 1 the job failed, 2 wrong use or
 settings, 3 the daemon's own fault, 124 the job ran into its time limit.
 """
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"wasmdrop {__version__}")
+    parser.add_argument("--version", action="version", version=f"wasmdrop {version('wasmdrop')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in given if not word.startswith("-")), None)
     for name, summary in _COMMANDS.items():

@@ -42,7 +42,7 @@ def compile_module(
 def _read(fd: int, size: int) -> bytes:
     if size == 0:
         return b""
-    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as view:
+    with mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as view:
         return view[:]
 
 

@@ -34,6 +34,15 @@ _OPEN_FILES: Final = 64
 
 _LINK_FD: Final = 3
 
+#: Beyond any descriptor: a limit that was lowered says nothing of those that were open before.
+_HIGHEST_FD: Final = 1 << 30
+
+#: Threads of all jobs together: WASI takes one a core and a few more in each, and there may be a
+#: job a core. The kernel counts by user, so where that can't be changed there are others' too.
+_CORES: Final = os.cpu_count() or 1
+_THREADS: Final = 256 + 2 * _CORES**2
+_OTHERS_THREADS: Final = 8192
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -73,7 +82,7 @@ class Confinement:
         """
         os.setsid()
         os.dup2(link_fd, _LINK_FD)
-        os.closerange(_LINK_FD + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        os.closerange(_LINK_FD + 1, _HIGHEST_FD)
         # What a guest that broke out writes to standard error must not reach the daemon's log.
         os.dup2(0, 2)
         if self.changes_user:
@@ -109,8 +118,8 @@ class Confinement:
         _limit(resource.RLIMIT_CORE, 0)
         _limit(resource.RLIMIT_MEMLOCK, 0)
         _limit(resource.RLIMIT_MSGQUEUE, 0)
-        if not threads:
-            _limit(resource.RLIMIT_NPROC, 0)
+        others = 0 if self.changes_user else _OTHERS_THREADS
+        _limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
         if self.landlock_version:
             landlock.restrict(_libc, self.landlock_version, readable)
         if self._filter is not None:

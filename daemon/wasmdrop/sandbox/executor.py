@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -22,6 +22,8 @@ from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.sandbox.messages import (
+    MAX_REPORT_BYTES,
+    MAX_RUN_REPORT_BYTES,
     CompileOrder,
     CompileReport,
     EngineOptions,
@@ -62,6 +64,8 @@ _GUEST_CODES: Final = frozenset(
     }
 )
 _COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
+
+_Report = TypeVar("_Report", RunReport, CompileReport)
 
 _run_decoder = msgspec.json.Decoder(RunReport)
 _compile_decoder = msgspec.json.Decoder(CompileReport)
@@ -167,14 +171,11 @@ class LocalExecutor:
     ) -> Outcome:
         order = _run_order(module, call, limits)
         header, seconds, child_status = await self._exchange(
-            encode_frame(order, call.stdin), descriptors, limits.timeout_sec
+            encode_frame(order, call.stdin), descriptors, limits.timeout_sec, MAX_RUN_REPORT_BYTES
         )
         if header is None:
             return _outcome_of_death(child_status, limits, seconds)
-        try:
-            report = _run_decoder.decode(header)
-        except msgspec.DecodeError as error:
-            raise SandboxError(f"a child's report does not decode: {error}") from None
+        report = _decode(header, _run_decoder)
         if report.stale_code:
             _log.warning("stale-code", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
@@ -186,6 +187,7 @@ class LocalExecutor:
         frame: bytes,
         descriptors: Sequence[int],
         timeout_seconds: float,
+        max_report_bytes: int,
         *,
         to_its_end: bool = False,
     ) -> tuple[bytes | None, float, int | None]:
@@ -207,7 +209,7 @@ class LocalExecutor:
         timer = asyncio.get_running_loop().call_later(timeout_seconds, on_timeout)
         try:
             await child.send(frame, list(descriptors))
-            header = await child.receive()
+            header = await child.receive(max_report_bytes)
             seconds = time.perf_counter() - started
             if header is not None and to_its_end:
                 await _status(child)
@@ -278,7 +280,11 @@ class LocalExecutor:
                     memory_bytes=limits.memory_mb * MEBIBYTE,
                 )
                 header, _seconds, status = await self._exchange(
-                    encode_frame(order), [source_fd, work_fd], limits.seconds, to_its_end=True
+                    encode_frame(order),
+                    [source_fd, work_fd],
+                    limits.seconds,
+                    MAX_REPORT_BYTES,
+                    to_its_end=True,
                 )
                 os.fsync(work_fd)
             finally:
@@ -287,10 +293,7 @@ class LocalExecutor:
             os.close(source_fd)
         if header is None:
             return CompileReport(code=Code.COMPILE_LIMIT, message=_compiler_death(status, limits))
-        try:
-            return _compile_decoder.decode(header)
-        except msgspec.DecodeError as error:
-            raise SandboxError(f"a compiling child's report does not decode: {error}") from None
+        return _decode(header, _compile_decoder)
 
 
 def _run_order(module: CompiledModule, call: Call, limits: Limits) -> RunOrder:
@@ -333,6 +336,13 @@ async def _status(child: Child) -> int:
         raise SandboxError("a killed child did not end") from None
 
 
+def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:
+    try:
+        return decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SandboxError(f"a child's report does not decode: {error}") from None
+
+
 def _outcome_of_report(report: RunReport, signature: FunctionType, seconds: float) -> Outcome:
     code = report.code
     if code not in _GUEST_CODES:
@@ -346,12 +356,15 @@ def _outcome_of_report(report: RunReport, signature: FunctionType, seconds: floa
     exit_code = report.exit_code
     if exit_code is not None and not 0 <= exit_code < 1 << 32:
         raise SandboxError("a child reported an exit code that there is none of")
+    memory_bytes = report.memory_bytes
+    if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
+        raise SandboxError("a child reported a memory of a size that there is none of")
     return Outcome(
         code=code,
         message=bounded_text(report.message),
         results=results,
         exit_code=exit_code,
-        peak_memory_bytes=report.memory_bytes,
+        peak_memory_bytes=memory_bytes,
         run_seconds=min(max(report.run_seconds, 0.0), seconds),
     )
 
@@ -370,8 +383,8 @@ def _outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Out
 def _compiler_death(status: int | None, limits: CompileLimits) -> str:
     if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         return f"compiling took longer than {limits.seconds:g} s"
-    # The compiler aborts where an allocation fails, and has no other way to say so.
-    return f"the compiler {_death(status)}; it may use {limits.memory_mb} MiB"
+    # Where an allocation fails the compiler aborts, and has no other way to say so.
+    return f"the compiler ran out of its {limits.memory_mb} MiB of memory, or {_death(status)}"
 
 
 def _death(status: int) -> str:

@@ -4,7 +4,7 @@ One order goes to a child, one report comes back, over a stream socket that only
 A frame is two little-endian 32-bit lengths, a JSON header of the first length and raw bytes of the
 second. File descriptors ride along with the first byte of an order.
 
-The child may have been taken over by its guest: the daemon reads at most ``MAX_REPORT_BYTES``,
+The child may have been taken over by its guest: the daemon reads no more than the bounds below,
 decodes into these types and nothing else, and checks every number against what it asked for.
 """
 
@@ -19,6 +19,7 @@ from wasmdrop.outcome import Code
 __all__ = [
     "FRAME",
     "MAX_REPORT_BYTES",
+    "MAX_RUN_REPORT_BYTES",
     "CompileOrder",
     "CompileReport",
     "EngineOptions",
@@ -31,9 +32,13 @@ __all__ = [
 
 FRAME: Final = struct.Struct("<II")
 
-#: A module's summary is bounded to 2 MiB of names (see :mod:`.binary`); JSON may escape each of
-#: them sixfold. A run's report is far smaller.
+#: A module's summary is bounded to 2 MiB of names and 1 MiB of types (see :mod:`.binary`); JSON may
+#: escape each character sixfold.
 MAX_REPORT_BYTES: Final = 16 * 1024 * 1024
+
+#: A run's report holds a message of a few kilobytes and at most a thousand results (the limit of
+#: WebAssembly's JavaScript interface, which wasmtime keeps, too).
+MAX_RUN_REPORT_BYTES: Final = 128 * 1024
 
 
 class EngineOptions(msgspec.Struct, frozen=True):

@@ -12,14 +12,16 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from pathlib import Path
 from typing import Self
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tenacity.stop import stop_base, stop_never
 
+import wasmdrop
 from wasmdrop.errors import SandboxError
-from wasmdrop.sandbox.messages import FRAME, MAX_REPORT_BYTES
+from wasmdrop.sandbox.messages import FRAME
 
 __all__ = ["Child", "ChildPool"]
 
@@ -27,6 +29,9 @@ _log = structlog.get_logger()
 
 #: Longest packet of the forking server: a word and two numbers, or a sentence.
 _PACKET_BYTES = 1024
+
+#: Where this package was imported from, be it by a hook that the forking server does not have.
+_PACKAGE_PARENT = str(Path(wasmdrop.__file__).parent.parent)
 
 #: Tries to get the forking server going at the daemon's own start. Later ones never give up.
 _FIRST_TRIES = 3
@@ -53,16 +58,17 @@ class Child:
         if sent < len(frame):
             await asyncio.get_running_loop().sock_sendall(self._link, frame[sent:])
 
-    async def receive(self) -> bytes | None:
+    async def receive(self, max_bytes: int) -> bytes | None:
         """Return the header of the child's report; None where it ended without a whole one.
 
-        Raises ``SandboxError`` where what came is no report at all.
+        Raises ``SandboxError`` where what came is no report at all, or one of more than
+        ``max_bytes``.
         """
         loop = asyncio.get_running_loop()
         frame = bytearray()
         while True:
             try:
-                data = await loop.sock_recv(self._link, 1 << 18)
+                data = await loop.sock_recv(self._link, 1 << 16)
             except ConnectionResetError:
                 return None
             if not data:
@@ -71,7 +77,7 @@ class Child:
             if len(frame) < FRAME.size:
                 continue
             header_bytes, raw_bytes = FRAME.unpack_from(frame)
-            if raw_bytes != 0 or header_bytes > MAX_REPORT_BYTES:
+            if raw_bytes != 0 or header_bytes > max_bytes:
                 raise SandboxError("a child sent a frame that is no report")
             if len(frame) >= FRAME.size + header_bytes:
                 return bytes(frame[FRAME.size : FRAME.size + header_bytes])
@@ -172,13 +178,15 @@ class ChildPool:
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # -I and an empty environment: nothing of the daemon's, not even a variable, goes along.
+            # -I, -S and an empty environment: nothing of the daemon's, not even a variable, goes
+            # along, and nothing is loaded that each fork would have to copy the page tables of.
+            paths = [*sys.path, _PACKAGE_PARENT]
             program = (
-                f"import sys; sys.path[:] = {sys.path!r}; "
+                f"import sys; sys.path[:] = {paths!r}; "
                 f"from wasmdrop.sandbox.server import main; main({theirs.fileno()})"
             )
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", program],
+                [sys.executable, "-I", "-S", "-c", program],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={},

@@ -135,12 +135,14 @@ class WholeFiles:
 
 
 def fingerprint() -> str:
-    """Name everything but the module that machine code depends on."""
+    """Name everything but the module that machine code, its summary and these files depend on."""
     features = ""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    parts = (str(_LAYOUT), version("wasmtime"), platform.machine(), features)
+    # A summary that another wasmdrop made may lack what this one asks of it.
+    ours = f"{_LAYOUT} {version('wasmdrop')} {msgspec.json.schema(ModuleSummary)}"
+    parts = (ours, version("wasmtime"), platform.machine(), features)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -40,7 +40,12 @@ _X32: Final = 0x40000000
 
 _CLONE_VM: Final = 0x00000100
 _CLONE_THREAD: Final = 0x00010000
-_OPEN_CHANGES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0x400000  # O_TMPFILE
+#: What makes an opening more than one for reading; ``O_PATH`` is none that Landlock judges.
+_OPEN_MORE: Final = (
+    os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_PATH | 0x400000  # O_TMPFILE
+)
+#: MAP_SHARED and MAP_GROWSDOWN: ``RLIMIT_DATA`` counts neither.
+_MAP_UNCOUNTED: Final = 0x01 | 0x100
 _PR_SET_NAME: Final = 15
 _FCNTL_ALLOWED: Final = (1, 2, 3, 1030)  # F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
 
@@ -112,6 +117,7 @@ _REFUSED: Final = {
     "clone3": errno.ENOSYS,  # its flags are out of a filter's sight; libc falls back to clone
     "getcwd": errno.EPERM,
     "ioctl": errno.ENOTTY,
+    "memfd_create": errno.ENOSYS,  # memory that no limit counts; wasmtime does without
     "kill": errno.EPERM,
     "readlink": errno.EPERM,
     "readlinkat": errno.EPERM,
@@ -120,7 +126,7 @@ _REFUSED: Final = {
     "uname": errno.EPERM,
 }
 
-_CHECKED: Final = ("clone", "fcntl", "openat", "prctl", "prlimit64")
+_CHECKED: Final = ("clone", "fcntl", "mmap", "openat", "prctl", "prlimit64")
 
 
 class _Program(ctypes.Structure):
@@ -191,8 +197,15 @@ def _check(name: str) -> list[bytes]:
     if name == "openat":
         return [
             _load_argument(2),
-            _jump(_JUMP_ANY_BIT, _OPEN_CHANGES, 0, 1),
+            _jump(_JUMP_ANY_BIT, _OPEN_MORE, 0, 1),
             _return(_KILL_PROCESS),
+            _return(_ALLOW),
+        ]
+    if name == "mmap":
+        return [
+            _load_argument(3),
+            _jump(_JUMP_ANY_BIT, _MAP_UNCOUNTED, 0, 1),
+            _return(_ERRNO | errno.EPERM),
             _return(_ALLOW),
         ]
     if name == "fcntl":

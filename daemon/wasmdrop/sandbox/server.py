@@ -31,6 +31,7 @@ from wasmdrop.sandbox.messages import (
     encode_frame,
 )
 from wasmdrop.sandbox.runtime import Runtime
+from wasmdrop.sandbox.warmup import WarmUp
 
 __all__ = ["FORK", "main"]
 
@@ -54,7 +55,10 @@ def main(control_fd: int) -> NoReturn:
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")
     control.send(b"missing " + "; ".join(confinement.missing).encode())
-    server = _Server(control, Runtime(EngineOptions()), confinement)
+    runtime = Runtime(EngineOptions())
+    warm_up = WarmUp(runtime)
+    warm_up.repeat()
+    server = _Server(control, runtime, warm_up, confinement)
     # Collections would touch, and so copy, every page that children share with this process.
     gc.collect()
     gc.freeze()
@@ -80,9 +84,16 @@ def _can_confine(confinement: Confinement) -> bool:
 
 
 class _Server:
-    def __init__(self, control: socket.socket, runtime: Runtime, confinement: Confinement) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        runtime: Runtime,
+        warm_up: WarmUp,
+        confinement: Confinement,
+    ) -> None:
         self.control = control
         self.runtime = runtime
+        self.warm_up = warm_up
         self.confinement = confinement
         self.children: set[int] = set()
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -130,6 +141,9 @@ class _Server:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             link_fd = childs.fileno()
             try:
+                # While idle the child touches, and so gets as its own, the pages that a job needs.
+                # Before it leaves the server's descriptors behind: the module is in one of them.
+                self.warm_up.once()
                 link_fd = self.confinement.leave_parent(parent_pid, link_fd)
                 _Child(link_fd, self.runtime, self.confinement).obey()
             except Exception:  # noqa: BLE001 - the last frame of a process of its own

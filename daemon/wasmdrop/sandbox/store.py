@@ -2,8 +2,8 @@
 
 ``modules/SHA256.wasm`` is a module as it was read, so that what is compiled is what was hashed.
 ``code/FINGERPRINT/SHA256-OPTIONS.cwasm`` is its machine code and ``….json`` its seal. The
-fingerprint covers all else that shapes machine code: wasmtime's version, the processor, the layout
-of these files.
+fingerprint covers all else that shapes them: the versions of wasmtime and wasmdrop, the processor,
+the layout of these files.
 
 Loading machine code runs it. So the directories must be the daemon's alone, or there is no store;
 and a file that is not, or not what its seal says, is removed and made anew. What is checked is the

@@ -1,0 +1,66 @@
+"""``wasmdrop doctor``: whether this host and these mounts can do what they promise."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wasmdrop import log, settings
+from wasmdrop.doctor.examination import examine
+from wasmdrop.doctor.finding import Finding, Status, worst
+from wasmdrop.outcome import bounded_text
+
+__all__ = ["add_arguments", "run"]
+
+_STYLES: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "bold red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all settings: what is checked is what they name."""
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    settings.add_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what was found; 1 where there are problems, 0 where there are none."""
+    loaded = settings.load(os.environ, settings.given_flags(options))
+    log.configure(loaded.settings.log, "critical")  # what goes wrong is found, and said below
+    findings = [_printable(finding) for finding in asyncio.run(examine(loaded.settings))]
+    status = worst(findings)
+    if options.as_json:
+        report = {"status": status, "checks": findings}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
+    else:
+        _print(findings)
+    return 1 if status is Status.PROBLEM else 0
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    table = Table("status", "area", "check", "found", box=None, pad_edge=False)
+    for finding in findings:
+        found = Text(finding.found)
+        if finding.advice:
+            found.append(f" → {finding.advice}", style="italic")
+        status = Text(finding.status, style=_STYLES[finding.status])
+        table.add_row(status, finding.area, Text(finding.check), found)
+    # Piped into a file or grep, a row must stay one line.
+    console = Console(width=None if sys.stdout.isatty() else 400, soft_wrap=not sys.stdout.isatty())
+    console.print(table)
+    counts = {status: sum(finding.status is status for finding in findings) for status in Status}
+    problems, warnings = counts[Status.PROBLEM], counts[Status.WARNING]
+    console.print(f"\n{len(findings)} checks: {problems} problems, {warnings} warnings")
+
+
+def _printable(finding: Finding) -> Finding:
+    """Return the finding fit for a terminal and for JSON: paths may hold any bytes."""
+    found, advice = (
+        bounded_text(text).replace("\n", " ") for text in (finding.found, finding.advice)
+    )
+    return msgspec.structs.replace(finding, found=found, advice=advice)

@@ -1,0 +1,166 @@
+"""What the kernel gives for confinement, shown by confining a process and running a job."""
+
+import ctypes
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from wasmdrop import beneath
+from wasmdrop.doctor.finding import Finding, ok, problem, unless_best_effort, warning
+from wasmdrop.errors import RefusedError, SandboxError, StorageError
+from wasmdrop.limits import MEBIBYTE, Limits
+from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.sandbox import landlock
+from wasmdrop.sandbox.confine import Confinement
+from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
+from wasmdrop.sandbox.messages import EngineOptions
+from wasmdrop.sandbox.pool import ChildPool
+from wasmdrop.sandbox.seccomp import Filter
+from wasmdrop.sandbox.store import ModuleStore
+from wasmdrop.settings import Settings
+
+__all__ = ["examine"]
+
+#: What versions of Landlock's interface brought, and with which Linux (landlock(7)).
+_LANDLOCK_PARTS: Final = (
+    (2, "5.19", "renaming between directories"),
+    (3, "6.2", "truncating"),
+    (4, "6.7", "the network"),
+    (5, "6.10", "controlling devices"),
+    (6, "6.12", "scoping of signals and abstract sockets"),
+)
+
+_SECCOMP_ACTIONS: Final = Path("/proc/sys/kernel/seccomp/actions_avail")
+
+#: ``(module (func (export "add") (param i64 i64) (result i64)
+#: local.get 0 local.get 1 i64.add))``
+_ADD: Final = bytes.fromhex(
+    "0061736d0100000001070160027e7e017e030201000707010361646400000a09010700200020017c0b"
+)
+_ADDENDS: Final = (5, 7)
+
+#: A module of its own takes milliseconds to compile.
+_COMPILE_LIMITS: Final = CompileLimits(seconds=10.0, memory_mb=512)
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Examine the kernel, and the container around us, for what confinement needs."""
+    return [
+        _landlock(settings),
+        _seccomp(settings),
+        _openat2(),
+        _user(settings),
+        *await _sandbox(settings),
+    ]
+
+
+def _landlock(settings: Settings) -> Finding:
+    abi = landlock.abi_version(ctypes.CDLL(None, use_errno=True))
+    if abi == 0:
+        return unless_best_effort(
+            settings,
+            "Landlock",
+            "this kernel has none, or it is switched off",
+            "use Linux 5.13 or later, with `landlock` among the `lsm=` of its command line",
+        )
+    lacking = [f"{what} (Linux {linux})" for since, linux, what in _LANDLOCK_PARTS if abi < since]
+    if lacking:
+        return warning(
+            "kernel",
+            "Landlock",
+            f"version {abi} of its interface; it does not restrict {', '.join(lacking)}",
+            "a newer kernel adds these; until then the seccomp filter alone stands in the way",
+        )
+    return ok("kernel", "Landlock", f"version {abi} of its interface, all that is used")
+
+
+def _seccomp(settings: Settings) -> Finding:
+    advice = "use a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or 64-bit ARM"
+    try:
+        Filter()
+        actions = _SECCOMP_ACTIONS.read_text().split()
+    except OSError as error:
+        found = f"there is no filter for this kernel or machine: {error.strerror}"
+        return unless_best_effort(settings, "seccomp", found, advice)
+    if "kill_process" not in actions:
+        found = "this kernel's filters can't kill a whole process"
+        return unless_best_effort(settings, "seccomp", found, "use Linux 4.14 or later")
+    return ok("kernel", "seccomp", "filters of system calls that kill")
+
+
+def _openat2() -> Finding:
+    """Try a link that stays inside, which only the real call follows."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary:
+            Path(temporary, "link").symlink_to("target")
+            Path(temporary, "target").touch()
+            os.close(beneath.open_path(temporary, "link"))
+    except OSError as error:
+        return warning(
+            "kernel",
+            "openat2",
+            f"links inside a directory can't be followed safely: {error.strerror}",
+            "inputs and modules that are links, as in ConfigMap volumes, are refused; use Linux 5.6"
+            " or later, without a filter on openat2",
+        )
+    return ok("kernel", "openat2", "files are opened beneath their directory, links checked")
+
+
+def _user(settings: Settings) -> Finding:
+    check = "user of jobs"
+    if os.geteuid() != 0:
+        return ok("kernel", check, f"not root: jobs run as user {os.geteuid()}, unprivileged")
+    if Confinement().changes_user:
+        return ok("kernel", check, "root, and able to make jobs another user's (nobody)")
+    return unless_best_effort(
+        settings,
+        check,
+        "root without the capabilities to change the user of jobs",
+        "run the daemon as another user, or give it CAP_SETUID, CAP_SETGID and CAP_KILL",
+    )
+
+
+async def _sandbox(settings: Settings) -> list[Finding]:
+    check = "confinement"
+    try:
+        async with ChildPool(idle=1) as pool:
+            confined = ok("kernel", check, "a process was confined: Landlock, seccomp and limits")
+            if pool.missing:
+                confined = unless_best_effort(
+                    settings,
+                    check,
+                    f"jobs can't be confined whole; missing: {pool.missing}",
+                    "a container may forbid what the kernel has: allow it landlock and seccomp;"
+                    " WASMDROP_SANDBOX=best-effort goes on without",
+                )
+            return [confined, await _job(pool)]
+    except (OSError, SandboxError) as error:
+        advice = "see what the forking server wrote above; processes or memory may be short"
+        return [problem("kernel", check, f"no child could be started: {error}", advice)]
+
+
+async def _job(pool: ChildPool) -> Finding:
+    """Compile a tiny module and run it, the whole way, in confined children."""
+    check = "a job, end to end"
+    advice = "see the lines above for what the kernel or the container lacks"
+    try:
+        with tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary:
+            started = time.perf_counter()
+            store = ModuleStore(Path(temporary), MEBIBYTE)
+            executor = LocalExecutor(pool, store, _COMPILE_LIMITS)
+            with tempfile.TemporaryFile(dir=temporary) as file:
+                file.write(_ADD)
+                file.flush()
+                sha256 = store.ingest(file.fileno())
+            module = await executor.compile(sha256, EngineOptions())
+            call = Call("add", module.summary.functions["add"], _ADDENDS)
+            outcome = await executor.run(module, call, Limits())
+            seconds = time.perf_counter() - started
+    except (OSError, LookupError, RefusedError, SandboxError, StorageError) as error:
+        return problem("kernel", check, bounded_text(f"it failed: {error}"), advice)
+    if outcome.code is not Code.OK or outcome.results != (sum(_ADDENDS),):
+        found = f"it ended as {outcome.code}: {outcome.message or outcome.results}"
+        return problem("kernel", check, bounded_text(found), advice)
+    return ok("kernel", check, f"compiled and run in {seconds * 1000:.0f} ms, its result right")

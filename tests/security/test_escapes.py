@@ -1,0 +1,96 @@
+"""Ways out of the sandbox, for code that has already broken out of wasmtime.
+
+Each attempt runs natively in a process that was confined as the forking server does it, and must
+fail, judged by what it changed in the world around it and by what it says it gained. Then it is
+made again without the confinement, and must succeed: else it would show nothing.
+"""
+
+import fcntl
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.security import harness
+from tests.security.syscalls import ATTEMPTS, Attempt
+
+ROOT = Path(harness.__file__).parents[2]
+
+HARNESS_SECONDS = 100
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Give what both rounds of attempts told; made once, however many workers share the tests."""
+    shared = tmp_path_factory.getbasetemp().parent / "escapes.json"
+    with shared.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        if not text:
+            text = json.dumps(_both_rounds())
+            file.write(text)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _both_rounds() -> dict[str, Any]:
+    # Isolated and with an empty environment, as the pool starts the forking server.
+    program = (
+        f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
+        "from tests.security.harness import main; main(sys.argv[1], [])"
+    )
+    rounds = {
+        mode: subprocess.Popen(
+            [sys.executable, "-I", "-c", program, mode], env={}, stdout=subprocess.PIPE
+        )
+        for mode in ("confined", "free")
+    }
+    told = {}
+    for mode, process in rounds.items():
+        output, _ = process.communicate(timeout=HARNESS_SECONDS)
+        assert process.returncode == 0
+        told[mode] = json.loads(output)
+    return told
+
+
+def _gained(result: dict[str, Any]) -> list[str]:
+    """Return what an attempt achieved."""
+    said = [result["said"]] if result["said"].startswith(("escaped:", "fault:")) else []
+    return said + [f"changed: {what}" for what in result["changed"]]
+
+
+def _confined(attempt: Attempt) -> Any:
+    marks = [pytest.mark.xfail(reason=attempt.gap, strict=True)] if attempt.gap else []
+    return pytest.param(attempt.name, marks=marks, id=attempt.name)
+
+
+@pytest.mark.parametrize("name", [_confined(attempt) for attempt in ATTEMPTS.values()])
+def test_an_attempt_gains_nothing_in_the_sandbox(told: dict[str, Any], name: str) -> None:
+    """Neither by its own account nor by what it changed."""
+    confined = told["confined"]
+    if confined["missing"]:
+        pytest.skip(f"this machine can't confine: {'; '.join(confined['missing'])}")
+    assert _gained(confined["results"][name]) == []
+
+
+@pytest.mark.parametrize("name", [one.name for one in ATTEMPTS.values() if not one.never_free])
+def test_it_is_the_confinement_that_stops_it(told: dict[str, Any], name: str) -> None:
+    """The same attempt of the same user succeeds without it."""
+    result = told["free"]["results"][name]
+    needs = ATTEMPTS[name].needs
+    if needs and not _gained(result):
+        pytest.skip(f"needs {needs}; here it {result['said']}")
+    assert _gained(result) != []
+    assert not result["said"].startswith("fault:")
+
+
+def test_an_attempt_that_the_sandbox_forbids_outright_is_killed(told: dict[str, Any]) -> None:
+    """By the signal that the daemon reports as a violation."""
+    confined = told["confined"]
+    if confined["missing"]:
+        pytest.skip(f"this machine can't confine: {'; '.join(confined['missing'])}")
+    assert confined["results"]["connecting_by_ipv4"]["said"] == "status -31"
