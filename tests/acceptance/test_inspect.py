@@ -243,13 +243,15 @@ def test_a_pipe_will_do(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_and_no_daemon_is_touched(tmp_path: Path) -> None:
-    """Not even where the temporary directory is inside of what a daemon watches."""
+    """Not even where all directories are inside of what a daemon watches."""
     file = module(tmp_path, FIB)
     shared = tmp_path / "shared"
     shared.mkdir()
-    state = tmp_path / "state"
-    variables = {"WASMDROP_SHARED_DIR": str(shared), "WASMDROP_STATE_DIR": str(state)}
-    inspected(file, TMPDIR=str(shared), **variables)
-    assert not state.exists()
+    inspected(
+        file,
+        TMPDIR=str(shared),
+        WASMDROP_SHARED_DIR=str(shared),
+        WASMDROP_STATE_DIR=str(shared / "state"),
+    )
     assert list(shared.iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.wasm", "shared"]

@@ -369,7 +369,9 @@ def test_what_is_no_marker_is_not_taken_for_one(tmp_path: Path, content: bytes) 
 
 
 @pytest.mark.parametrize(
-    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")], ids=["fifo", "directory", "link"]
+    "make",
+    [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")],
+    ids=["fifo", "directory", "link"],
 )
 def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
     tmp_path: Path, make: Callable[[Path], None]

@@ -84,15 +84,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show the module; return the exit status."""
-    # Checked against the other directories for a daemon's sake; ours is temporary.
-    loaded = settings.load(os.environ, {"state_dir": "/"}).settings
+    # No directory at all: ours is temporary, and may lie where a daemon's must not.
+    loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
     log.configure(loaded.log, "warning")
     try:
         with tempfile.TemporaryDirectory(prefix="wasmdrop-inspect-") as state_dir:
             own = msgspec.structs.replace(loaded, state_dir=Path(state_dir))
             inspected = asyncio.run(_inspect(options.module, own))
     except RefusedError as refusal:
-        sys.stderr.write(f"wasmdrop: {refusal.code}: {bounded_text(refusal.message)}\n")
+        sys.stderr.write(f"wasmdrop: {refusal.code}: {refusal.message}\n")
         return _REFUSED
     except KeyboardInterrupt:
         return _INTERRUPTED

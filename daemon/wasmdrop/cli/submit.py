@@ -265,7 +265,7 @@ def _content(file: str) -> bytes:
 def _daemon(shared_dir: str | None) -> tuple[Path, str]:
     """Return the shared directory, and the suffix of ready files, as the daemon finds them."""
     # Where the daemon keeps its state, and whether it may, is no producer's business.
-    flags = {"state_dir": "/"}
+    flags = {"state_dir": os.devnull}
     if shared_dir is not None:
         flags["shared_dir"] = shared_dir
     found = settings.load(os.environ, flags).settings
