@@ -88,9 +88,10 @@ def run(options: argparse.Namespace) -> int:
     loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
     log.configure(loaded.log, "warning")
     try:
+        data = _read(options.module, loaded.max_module_mb * MEBIBYTE)
         with tempfile.TemporaryDirectory(prefix="wasmdrop-inspect-") as state_dir:
             own = msgspec.structs.replace(loaded, state_dir=Path(state_dir))
-            inspected = asyncio.run(_inspect(options.module, own))
+            inspected = asyncio.run(_inspect(options.module, data, own))
     except RefusedError as refusal:
         sys.stderr.write(f"wasmdrop: {refusal.code}: {refusal.message}\n")
         return _REFUSED
@@ -109,9 +110,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _inspect(path: str, own: Settings) -> _Inspected:
+async def _inspect(path: str, data: bytes, own: Settings) -> _Inspected:
     """Compile the module in a sandbox child. Raises ``RefusedError`` for what is none."""
-    data = _read(path, own.max_module_mb * MEBIBYTE)
     async with local_executor(own, idle=1) as (executor, store):
         with tempfile.TemporaryFile(dir=own.state_dir) as copy:
             copy.write(data)
