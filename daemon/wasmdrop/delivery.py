@@ -9,17 +9,17 @@ names is replaced by name and never opened.
 import asyncio
 import contextlib
 import os
+import queue
 import stat
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
 from wasmdrop import beneath
-from wasmdrop.durable import temporary_name
+from wasmdrop.durable import begin_writing, temporary_name
 from wasmdrop.job import Slot
 from wasmdrop.report import Package
 
@@ -32,20 +32,24 @@ MARKER_SUFFIX: Final = ".done"
 #: Every name that a result may have: what an earlier job left and this one does not write must go.
 RESULT_SUFFIXES: Final = (".json", ".txt", ".stdout", ".stderr")
 
-#: Deliveries wait for the disk most of the time, and a disk takes several syncs as one.
-_THREADS: Final = 4
+#: Deliveries that share their syncs; more would only make the first wait for the last.
+_TOGETHER: Final = 32
 
 
 class Delivery:
-    """Delivers results on threads of its own.
+    """Delivers results on a thread of its own, all that wait at a time together.
 
-    ``on_delivered`` hears of each package that is in place, on one of these threads.
+    A sync of a directory is then one for all of them, and the first sync of a file finds the
+    others' data on its way too. ``on_delivered`` hears, on that thread, of each package that is in
+    place.
     """
 
     def __init__(self, shared_dir: str, on_delivered: Callable[[Package], None]) -> None:
         self._shared_dir = shared_dir.rstrip("/")
+        self._waiting: queue.SimpleQueue[_Placing | None] = queue.SimpleQueue()
         self._on_delivered = on_delivered
-        self._threads = ThreadPoolExecutor(_THREADS, "delivery")
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+        self._thread.start()
 
     async def deliver(self, slot: Slot, package: Package) -> None:
         """Put ``package`` into the slot.
@@ -53,20 +57,42 @@ class Delivery:
         Raises ``OSError`` where storage fails; then the slot holds no marker, or an old true one,
         and the delivery may be repeated.
         """
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, self._deliver, slot, package)
+        placing = _Placing(slot, package, asyncio.get_running_loop().create_future())
+        self._waiting.put(placing)
+        await placing.done
 
     def close(self) -> None:
-        """End the threads; deliveries that have begun are finished first."""
-        self._threads.shutdown()
+        """End the thread; deliveries that have begun are finished first."""
+        self._waiting.put(None)
+        self._thread.join()
 
-    def _deliver(self, slot: Slot, package: Package) -> None:
-        directory = self._open(slot)
-        try:
-            _Placing(directory, slot.stem).place(package.files, package.marker)
-        finally:
-            os.close(directory)
-        self._on_delivered(package)
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            together = [self._waiting.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(together) < _TOGETHER:
+                    together.append(self._waiting.get_nowait())
+            ending = None in together
+            placings = [placing for placing in together if placing is not None]
+            self._place(placings)
+            for placing in placings:
+                placing.done.get_loop().call_soon_threadsafe(_answer, placing)
+
+    def _place(self, placings: list["_Placing"]) -> None:
+        """Take all of them through each step before any goes on to the next."""
+        _each(placings, lambda one: one.enter(self._open(one.slot)))
+        _each(placings, _Placing.unmark)
+        _sync_directories(placing for placing in placings if placing.was_marked)
+        _each(placings, _Placing.write)
+        _each(placings, _Placing.sync)
+        _each(placings, _Placing.publish)
+        _sync_directories(placings)
+        _each(placings, _Placing.mark)
+        _sync_directories(placings)
+        _each(placings, lambda one: self._on_delivered(one.package))
+        for placing in placings:
+            placing.leave()
 
     def _open(self, slot: Slot) -> int:
         if slot.directory.startswith(self._shared_dir + "/"):
@@ -98,56 +124,83 @@ class ResultLines:
 
 
 class _Placing:
-    """One delivery into one open directory."""
+    """One delivery, step by step; a step that fails is its last."""
 
-    def __init__(self, directory: int, stem: str) -> None:
+    def __init__(self, slot: Slot, package: Package, done: "asyncio.Future[None]") -> None:
+        self.slot = slot
+        self.package = package
+        self.done = done
+        self.error: OSError | None = None
+        self.was_marked = False
+        self._directory = -1
+        self._stem = slot.stem
+        self._temporaries: dict[str, str] = {}
+        self._open_files: list[int] = []
+
+    def enter(self, directory: int) -> None:
+        """Take the open directory of the slot."""
         self._directory = directory
-        self._stem = stem
 
-    def place(self, files: dict[str, bytes], marker: bytes) -> None:
-        marker_name = self._stem + MARKER_SUFFIX
-        if self._remove(marker_name):
-            os.fsync(self._directory)
-        temporaries: dict[str, str] = {}
-        try:
-            for suffix, data in [*files.items(), (MARKER_SUFFIX, marker)]:
-                temporaries[suffix] = self._write(data)
-            for suffix in RESULT_SUFFIXES:
-                name = self._stem + suffix
-                if suffix in files:
-                    self._rename(temporaries[suffix], name)
-                    del temporaries[suffix]
-                else:
-                    self._remove(name)
-            os.fsync(self._directory)
-            self._rename(temporaries[MARKER_SUFFIX], marker_name)
-            del temporaries[MARKER_SUFFIX]
-            os.fsync(self._directory)
-        finally:
-            for name in temporaries.values():
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=self._directory)
+    def directory_identity(self) -> tuple[int, int]:
+        """Tell directories apart, however they were reached."""
+        status = os.fstat(self._directory)
+        return status.st_dev, status.st_ino
 
-    def _write(self, data: bytes) -> str:
-        name = temporary_name()
-        fd = os.open(
+    def sync_directory(self) -> None:
+        """Make the names in the directory durable."""
+        os.fsync(self._directory)
+
+    def unmark(self) -> None:
+        """Remove the old marker."""
+        self.was_marked = self._remove(self._stem + MARKER_SUFFIX)
+
+    def write(self) -> None:
+        """Write all files under temporary names and start them on their way to the disk."""
+        for suffix, data in [*self.package.files.items(), (MARKER_SUFFIX, self.package.marker)]:
+            name = temporary_name()
+            fd = self._create(name)
+            self._temporaries[suffix] = name
+            self._open_files.append(fd)
+            _write(fd, data)
+            begin_writing(fd)
+
+    def sync(self) -> None:
+        """Wait until the files are durable."""
+        for fd in self._open_files:
+            os.fsync(fd)
+
+    def publish(self) -> None:
+        """Put the result files in their places."""
+        for suffix in RESULT_SUFFIXES:
+            name = self._stem + suffix
+            if suffix in self.package.files:
+                self._rename(self._temporaries[suffix], name)
+                del self._temporaries[suffix]
+            else:
+                self._remove(name)
+
+    def mark(self) -> None:
+        """Put the marker in its place."""
+        self._rename(self._temporaries[MARKER_SUFFIX], self._stem + MARKER_SUFFIX)
+        del self._temporaries[MARKER_SUFFIX]
+
+    def leave(self) -> None:
+        """Let go of everything that was opened or left."""
+        for fd in self._open_files:
+            os.close(fd)
+        for name in self._temporaries.values():
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=self._directory)
+        if self._directory >= 0:
+            os.close(self._directory)
+
+    def _create(self, name: str) -> int:
+        return os.open(
             name,
             os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
             0o666,
             dir_fd=self._directory,
         )
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=self._directory)
-            raise
-        finally:
-            os.close(fd)
-        return name
 
     def _rename(self, temporary: str, name: str) -> None:
         try:
@@ -178,3 +231,41 @@ class _Placing:
             aside = f"{name}.aside-{os.urandom(4).hex()}"
             os.rename(name, aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             _log.warning("directory-set-aside", name=name, now=aside)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _each(placings: list[_Placing], step: Callable[[_Placing], None]) -> None:
+    for placing in placings:
+        if placing.error is None:
+            try:
+                step(placing)
+            except OSError as error:
+                placing.error = error
+
+
+def _sync_directories(placings: Iterable[_Placing]) -> None:
+    """Sync each directory once; where that fails, it fails for all that are in it."""
+    by_directory: dict[tuple[int, int], list[_Placing]] = {}
+    for placing in placings:
+        if placing.error is None:
+            by_directory.setdefault(placing.directory_identity(), []).append(placing)
+    for those in by_directory.values():
+        try:
+            those[0].sync_directory()
+        except OSError as error:
+            for placing in those:
+                placing.error = error
+
+
+def _answer(placing: _Placing) -> None:
+    if placing.done.done():
+        return  # whoever waited was cancelled
+    if placing.error is None:
+        placing.done.set_result(None)
+    else:
+        placing.done.set_exception(placing.error)

@@ -198,6 +198,7 @@ class LocalExecutor:
         return, and so writes to none of its descriptors any more.
         """
         child = await self._pool.take()
+        header: bytes | None = None
         timed_out = False
 
         def on_timeout() -> None:
@@ -220,7 +221,10 @@ class LocalExecutor:
             raise SandboxError(f"a child could not be reached: {error}") from error
         finally:
             timer.cancel()
-            child.close()
+            if header is None:
+                child.close()
+            else:
+                self._pool.close_soon(child)
 
     async def _compile(self, sha256: str, options: EngineOptions) -> CompiledModule:
         store = self._store

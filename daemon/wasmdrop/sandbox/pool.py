@@ -36,9 +36,19 @@ _PACKAGE_PARENT = str(Path(wasmdrop.__file__).parent.parent)
 #: Tries to get the forking server going at the daemon's own start. Later ones never give up.
 _FIRST_TRIES = 3
 
+#: How long a child that was handed out goes without a successor while others are idle, in seconds.
+#: Forking and warming one up takes a core for some 2 ms, which the job just begun and its journal
+#: entry need more; by then most jobs are over.
+_SUCCESSOR_SECONDS = 0.005
+
 #: How long a forking server may take to produce its first child, in seconds. It takes 0.1 on an
 #: idle machine; the rest is for a disk that is asleep and a machine that is busy.
 _START_SECONDS = 30.0
+
+
+#: How long a child that has reported is left before it is killed, in seconds. The kernel takes a
+#: core for a millisecond to take a process apart; by then the results are delivered.
+_LINGER_SECONDS = 0.005
 
 
 class Child:
@@ -109,7 +119,9 @@ class ChildPool:
         self._idle: deque[Child] = deque()
         self._waiting: deque[asyncio.Future[Child]] = deque()
         self._alive: dict[int, Child] = {}
+        self._leaving: set[Child] = set()
         self._asked = 0
+        self._refill_timer: asyncio.TimerHandle | None = None
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._first_child: asyncio.Future[None] | None = None
@@ -131,7 +143,10 @@ class ChildPool:
         """Return a fresh child, an idle one if there is one."""
         while self._idle:
             child = self._idle.popleft()
-            self._refill()
+            if self._idle:
+                self._refill_soon()
+            else:
+                self._refill()
             if not child.exit_status.done():
                 return child
             child.close()
@@ -140,7 +155,24 @@ class ChildPool:
         self._refill()
         return await waiter
 
+    def close_soon(self, child: Child) -> None:
+        """Close a child that has reported, when its end takes no time from what it reported."""
+        self._leaving.add(child)
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._close_leaving, child)
+
+    def _close_leaving(self, child: Child) -> None:
+        self._leaving.discard(child)
+        child.close()
+
+    def _refill_soon(self) -> None:
+        if self._refill_timer is None:
+            loop = asyncio.get_running_loop()
+            self._refill_timer = loop.call_later(_SUCCESSOR_SECONDS, self._refill)
+
     def _refill(self) -> None:
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+            self._refill_timer = None
         if self._control is None:
             return
         missing = self._idle_wanted + len(self._waiting) - len(self._idle) - self._asked
@@ -210,9 +242,10 @@ class ChildPool:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
-        for child in self._idle:
+        for child in (*self._idle, *self._leaving):
             child.close()
         self._idle.clear()
+        self._leaving.clear()
 
     def _on_packet(self) -> None:
         while self._control is not None:
