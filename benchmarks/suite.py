@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -166,6 +167,8 @@ Measure = Latency | Throughput
 def main() -> int:
     """Run the suite; 1 where a result is wrong or missing."""
     options = _options()
+    # A benchmark that is told to stop must not leave its contenders behind.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     try:
         _run(options)
     except (WrongError, MissingError) as error:
@@ -178,6 +181,8 @@ def _run(options: argparse.Namespace) -> None:
     found = workloads.find()
     runnable = [one for one in found if isinstance(one, Workload)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
+    # Before the measurement: at its end the load would be that of the contenders themselves.
+    about = _about(Path(options.dir))
     measures: list[Measure] = [Latency(options.drops), Throughput(options.burst)]
     with (
         tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base,
@@ -192,7 +197,6 @@ def _run(options: argparse.Namespace) -> None:
                 for case in cases:
                     with _awake(case):
                         measure.step(case, number)
-    about = _about(Path(options.dir))
     _say(", ".join(f"{name} {value}" for name, value in about.items()))
     for measure in measures:
         _say(f"\n{measure.title}\n\n{measure.report(cases)}")
@@ -210,8 +214,8 @@ def _cases(base: Path, runnable: Sequence[Workload]) -> Iterator[list[Case]]:
         running = []
         for kind in contenders.ALL:
             contender = kind(base, modules)
-            contender.start()
             stack.callback(contender.stop)
+            contender.start()
             contender.pause()
             client = Client(contender.shared)
             stack.callback(client.close)
