@@ -3,10 +3,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Filled in by what a package manager of the system would set; leave empty otherwise.
+# More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: setup setup-dev demo test lint lock clean
+.PHONY: help setup setup-dev demo test lint bench lock clean
 
 help:
 	@echo 'make demo   set up, then show a real drop turn into a result'

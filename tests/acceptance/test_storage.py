@@ -1,5 +1,6 @@
 """Storage that fails for a while: the outcome waits, others go on, nothing is lost."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
+def fill(directory: Path) -> None:
+    """Leave no room on the filesystem of ``directory``."""
+    with (directory / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
 def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -> None:
     """The slot on the full filesystem is served when there is room again."""
     daemon = Daemon(tmp_path)
@@ -33,12 +41,7 @@ def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -
     with daemon.running():
         drop(small / "input.json", '{"entry":"fib","args":[11]}')
         wait_until(lambda: daemon.marker("small/input.json"), "the first result")
-        with (small / "filler").open("wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(bytes(4096))
-            except OSError:
-                pass
+        fill(small)
         # The input is rewritten in place: there is no room for another file.
         (small / "input.json").write_text('{"entry":"fib","args":[12]}')
         wait_until(lambda: daemon.events("delivery-failed"), "the failure")
@@ -59,12 +62,7 @@ def test_a_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, sm
     with daemon.running():
         drop(small / "input.json", '{"entry":"fib","args":[12]}')
         wait_until(lambda: daemon.marker("small/input.json"), "the first result")
-        with (small / "filler").open("wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(bytes(4096))
-            except OSError:
-                pass
+        fill(small)
         (small / "input.json").write_text('{"entry":"fib","args":[13]}')
         wait_until(lambda: daemon.events("delivery-failed"), "the failure")
     (small / "filler").unlink()
