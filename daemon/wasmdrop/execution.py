@@ -143,7 +143,11 @@ class Execution:
         except RefusedError as refusal:
             if not work.owes_result and refusal.code in _NEEDS_INPUT:
                 raise NothingOwedError(refusal.message) from None
-            return Outcome(code=refusal.code, message=bounded_text(refusal.message))
+            return Outcome(
+                code=refusal.code,
+                message=bounded_text(refusal.message),
+                compile_seconds=work.compile_seconds,
+            )
         except (OSError, SandboxError, StorageError) as error:
             return self._count_failure(work, error)
         async with self._workers:

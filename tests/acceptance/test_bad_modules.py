@@ -481,3 +481,11 @@ def test_an_own_module_through_a_link_inside_is_allowed(daemon: Daemon) -> None:
     (daemon.shared / "volume" / "module.wasm").symlink_to("..data/module.wasm")
     daemon.submit("volume/input.json", {})
     assert daemon.result("volume/input.json")["results"] == [12]
+
+
+def test_the_time_that_a_refused_module_took_to_compile_is_told_as_such(daemon: Daemon) -> None:
+    """Not as time in the queue: who waits should know for what."""
+    drop(daemon.wasm / "refused.wasm", FIB_WASM[:-3])
+    marker = daemon.submit("input-refused.json", {"module": "refused"})
+    assert marker["code"] == "invalid-module"
+    assert marker["seconds"]["compile"] > 0
