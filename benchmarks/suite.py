@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import signal
@@ -30,6 +31,10 @@ __all__ = ["main"]
 
 #: Drops before the measurement, each: modules compiled, pages read, children forked.
 _WARM_UP: Final = 3
+
+#: Drops of one contender before it is another's turn: one after the other, as producers drop, and
+#: few enough that what else the machine does hits all alike.
+_TURN: Final = 10
 
 #: A contender that needs a second for each job takes part in one of so many rounds.
 _SLOW_EVERY: Final = 5
@@ -77,17 +82,18 @@ class Latency:
 
     title = "Drop to marker, one after the other, ms"
 
-    def __init__(self, rounds: int) -> None:
-        self.rounds = rounds
+    def __init__(self, drops: int) -> None:
+        self.rounds = math.ceil(drops / _TURN)
 
     def step(self, case: Case, number: int) -> None:
-        """Measure one drop."""
+        """Measure one turn."""
         if case.is_slow and number % _SLOW_EVERY:
             return
-        latency, dropped_at, marker = case.drop()
-        case.latencies.append(latency)
-        if case.contender.tells:
-            case.stages.append(_stages(latency, dropped_at, marker))
+        for _ in range(_TURN):
+            latency, dropped_at, marker = case.drop()
+            case.latencies.append(latency)
+            if case.contender.tells:
+                case.stages.append(_stages(latency, dropped_at, marker))
 
     def report(self, cases: Sequence[Case]) -> str:
         """Return the table of latencies and that of the stages."""
