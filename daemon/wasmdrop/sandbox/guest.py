@@ -41,9 +41,12 @@ def run_module(
     runtime: Runtime,
     descriptors: list[int],
     stdin: bytes,
+    loaded: Callable[[], None],
     report_now: Callable[[RunReport], None],
 ) -> RunReport:
     """Load, link, instantiate and call, as ``order`` says.
+
+    ``loaded`` is called when no file is needed any more and before any of the guest's code runs.
 
     ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
     host call, where no exception could pass through wasmtime.
@@ -58,7 +61,7 @@ def run_module(
     run.end = end
     runtime.on_exit = run.exit
     try:
-        run.load(descriptors, stdin)
+        run.load(descriptors, stdin, loaded)
         code, message, results, exit_code = run.call()
     except RefusedError as refusal:
         code, message, results, exit_code = refusal.code, refusal.message, (), None
@@ -85,7 +88,7 @@ class _Run:
         self.instance: Instance | None = None
         self.output_room_bytes = order.output_bytes
 
-    def load(self, descriptors: list[int], stdin: bytes) -> None:
+    def load(self, descriptors: list[int], stdin: bytes, loaded: Callable[[], None]) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
         self.store.set_limits(memory_size=order.memory_bytes_each)
@@ -96,6 +99,7 @@ class _Run:
             module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
         except WasmtimeError as error:
             raise _StaleCodeError(str(error)) from None
+        loaded()
         try:
             ready = self.runtime.linker.instantiate_pre(module)
         except WasmtimeError as error:

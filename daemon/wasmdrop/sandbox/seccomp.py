@@ -8,12 +8,14 @@ harmlessly get an error instead, so that libraries fall back as they would on an
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import struct
+from enum import Enum, auto
 from typing import Final
 
-__all__ = ["SYSCALL_NUMBERS", "Filter", "load"]
+__all__ = ["SYSCALL_NUMBERS", "Filter", "Stage", "load"]
 
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
@@ -133,14 +135,34 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
+#: What tells of any path whether it is there: Landlock has no right for that.
+_ON_PATHS: Final = ("newfstatat", "openat", "statx")
+
+
+class Stage(Enum):
+    """What a filter is for; each comes on top of those before it."""
+
+    ENTERED = auto()
+    """All that any child needs."""
+    WITHOUT_PATHS = auto()
+    """No file is opened any more."""
+    RUNNING = auto()
+    """Nor is memory taken out of what ``RLIMIT_DATA`` counts, as compiling and loading do."""
+
+
 class Filter:
     """A filter for this machine, built once and loaded in every child."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: Stage) -> None:
         machine = platform.machine()
         if machine not in _AUDIT_ARCHITECTURE:
             raise OSError(errno.ENOSYS, f"no seccomp filter is known for {machine}")
-        code = b"".join(_instructions(machine))
+        numbers = _numbers(machine)
+        if stage is Stage.ENTERED:
+            instructions = _instructions(_AUDIT_ARCHITECTURE[machine], numbers)
+        else:
+            instructions = _later_instructions(numbers, stage)
+        code = b"".join(instructions)
         self._buffer = ctypes.create_string_buffer(code, len(code))
         self._program = _Program(len(code) // 8, ctypes.addressof(self._buffer))
 
@@ -157,16 +179,34 @@ def load(program: Filter, libc: ctypes.CDLL) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _instructions(machine: str) -> list[bytes]:
+def _numbers(machine: str) -> dict[str, int]:
     column = 0 if machine == "x86_64" else 1
-    numbers = {
+    return {
         name: number
         for name, both in SYSCALL_NUMBERS.items()
         if (number := both[column]) is not None
     }
+
+
+def _later_instructions(numbers: dict[str, int], stage: Stage) -> list[bytes]:
+    code = [_load(_NUMBER)]
+    for name in _ON_PATHS:
+        code += [_jump(_JUMP_EQUAL, numbers[name], 0, 1), _return(_ERRNO | errno.EPERM)]
+    if stage is Stage.RUNNING:
+        code += [
+            _jump(_JUMP_EQUAL, numbers["mprotect"], 0, 3),
+            _load_argument(2),
+            _jump(_JUMP_ANY_BIT, mmap.PROT_WRITE, 1, 0),
+            _return(_ERRNO | errno.EPERM),
+        ]
+    # The kernel takes the strictest answer of all filters: this one has no need to forbid the rest.
+    return [*code, _return(_ALLOW)]
+
+
+def _instructions(architecture: int, numbers: dict[str, int]) -> list[bytes]:
     code = [
         _load(_ARCHITECTURE),
-        _jump(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
+        _jump(_JUMP_EQUAL, architecture, 1, 0),
         _return(_KILL_PROCESS),
         _load(_NUMBER),
         _jump(_JUMP_GREATER_EQUAL, _X32, 0, 1),
@@ -217,7 +257,9 @@ def _check(name: str) -> list[bytes]:
     if name == "prctl":
         return [
             _load_argument(0),
-            _jump(_JUMP_EQUAL, _PR_SET_NAME, 0, 1),
+            _jump(_JUMP_EQUAL, _PR_SET_NAME, 1, 0),
+            # A further filter can only forbid more.
+            _jump(_JUMP_EQUAL, _PR_SET_SECCOMP, 0, 1),
             _return(_ALLOW),
             _return(_ERRNO | errno.EPERM),
         ]

@@ -76,6 +76,7 @@ def _can_confine(confinement: Confinement) -> bool:
             confinement.enter(
                 readable=[], cpu_seconds=1, file_bytes=0, data_bytes=_PROCESS_BYTES, threads=False
             )
+            confinement.narrow()
         except BaseException:  # noqa: BLE001 - the last frame of a process of its own
             traceback.print_exc()
             os._exit(1)
@@ -180,6 +181,7 @@ class _Child:
                 data_bytes=order.memory_bytes,
                 threads=False,
             )
+            self.confinement.narrow(compiles=True)
             self._report(compile_module(order, self.runtime, descriptors[0], descriptors[1]))
         self.confinement.enter(
             readable=descriptors[:1],
@@ -189,7 +191,8 @@ class _Child:
             # wasmtime's WASI runs on threads of its own.
             threads=order.wasi is not None,
         )
-        self._report(run_module(order, self.runtime, descriptors, stdin, self._report))
+        narrow = self.confinement.narrow
+        self._report(run_module(order, self.runtime, descriptors, stdin, narrow, self._report))
 
     def _report(self, report: CompileReport | RunReport) -> NoReturn:
         # Not by the socket's own calls: the filter knows none of them.
