@@ -5,8 +5,6 @@ closed; results that could not be delivered are delivered.
 """
 
 import hashlib
-import json
-from typing import Any
 
 import structlog
 
@@ -14,11 +12,12 @@ from wasmdrop.delivery import MARKER_SUFFIX
 from wasmdrop.dispatch import Dispatcher
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
-from wasmdrop.job import Job, JobState
+from wasmdrop.job import Job, JobState, Slot
 from wasmdrop.journal import Journal
 from wasmdrop.outcome import Code
+from wasmdrop.report import parse_marker
 
-__all__ = ["recover"]
+__all__ = ["is_delivered", "recover"]
 
 _log = structlog.get_logger()
 
@@ -31,7 +30,7 @@ async def recover(journal: Journal, dispatcher: Dispatcher) -> int:
     jobs = journal.open_jobs()
     for job in jobs:
         package = await journal.load_package(job) if job.state is JobState.EXECUTED else None
-        if job.attempt > 0 and package is None and _is_delivered(job):
+        if job.attempt > 0 and package is None and is_delivered(job):
             if job.state is not JobState.EXECUTED:
                 job = journal.move_lazily(job, JobState.EXECUTED)  # noqa: PLW2901
             journal.move_lazily(job, JobState.DELIVERED)
@@ -44,20 +43,19 @@ async def recover(journal: Journal, dispatcher: Dispatcher) -> int:
     return len(jobs)
 
 
-def _is_delivered(job: Job) -> bool:
+def is_delivered(job: Job) -> bool:
     """Whether the slot holds the marker of this very job, and the marker is true."""
     try:
-        found = json.loads(_read(job, job.slot.stem + MARKER_SUFFIX))
-        if not isinstance(found, dict) or found.get("job") != job.id:
+        found = parse_marker(_read(job.slot, job.slot.stem + MARKER_SUFFIX))
+        if found is None or found.job != job.id or f"{job.slot.stem}.json" not in found.files:
             return False
-        return all(_matches(job, name, entry) for name, entry in found["files"].items())
-    except (OSError, RefusedError, ChangedWhileReadError, ValueError, LookupError, TypeError):
+        return all(
+            hashlib.sha256(_read(job.slot, name)).hexdigest() == file.sha256
+            for name, file in found.files.items()
+        )
+    except (OSError, RefusedError, ChangedWhileReadError, ValueError):
         return False  # whatever lies there is not what this job wrote
 
 
-def _matches(job: Job, name: str, entry: dict[str, Any]) -> bool:
-    return bool(hashlib.sha256(_read(job, name)).hexdigest() == entry["sha256"])
-
-
-def _read(job: Job, name: str) -> bytes:
-    return read_regular(job.slot.directory, name, _MAX_BYTES, Code.INVALID_INPUT).data
+def _read(slot: Slot, name: str) -> bytes:
+    return read_regular(slot.directory, name, _MAX_BYTES, Code.INVALID_INPUT).data

@@ -10,7 +10,7 @@ import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -18,7 +18,16 @@ from wasmdrop.job import Job
 from wasmdrop.limits import Limits
 from wasmdrop.outcome import Code, Outcome
 
-__all__ = ["MARKER_SCHEMA", "Package", "package", "raw_value", "timestamp"]
+__all__ = [
+    "MARKER_SCHEMA",
+    "MarkedFile",
+    "Marker",
+    "Package",
+    "package",
+    "parse_marker",
+    "raw_value",
+    "timestamp",
+]
 
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
 
@@ -45,6 +54,32 @@ class Package(msgspec.Struct, frozen=True):
     def line(self) -> bytes:
         """The line for standard output, the same as ``result.json``."""
         return self.files[".json"]
+
+
+class MarkedFile(msgspec.Struct, frozen=True):
+    """A file as a marker tells of it."""
+
+    sha256: str
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """What is read back of a marker: anybody may have written it."""
+
+    schema: Literal["wasmdrop.marker/1"]
+    job: str
+    files: dict[str, MarkedFile]
+    input: MarkedFile | None
+
+
+_marker_decoder = msgspec.json.Decoder(Marker)
+
+
+def parse_marker(data: bytes) -> Marker | None:
+    """Return what a marker says; None where ``data`` is none."""
+    try:
+        return _marker_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def package(

@@ -1,18 +1,17 @@
 """The local executor: runs one job, or compiles one module, in a sandbox child.
 
 The dispatcher knows it by the :class:`Executor` protocol alone: run this call, give me its outcome.
-What a child reports is checked here; the sandbox's own failures end as ``internal`` or ``crashed``.
+The sandbox's own failures end as ``internal`` or ``crashed``.
 """
 
 import asyncio
 import math
 import os
-import signal
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -28,13 +27,19 @@ from wasmdrop.sandbox.messages import (
     CompileReport,
     EngineOptions,
     RunOrder,
-    RunReport,
     WasiOrder,
     encode_frame,
 )
 from wasmdrop.sandbox.pool import Child, ChildPool
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
-from wasmdrop.values import decode_results
+from wasmdrop.sandbox.verdict import (
+    compiler_death,
+    content,
+    decode_compile_report,
+    decode_run_report,
+    outcome_of_death,
+    outcome_of_report,
+)
 
 __all__ = ["Call", "CompileLimits", "Executor", "LocalExecutor"]
 
@@ -49,26 +54,7 @@ _REFUSALS: Final = 1024
 #: How long a dead child's wait status may take to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
 
-#: The ends that a running child may report. Others are the daemon's to say.
-_GUEST_CODES: Final = frozenset(
-    {
-        Code.OK,
-        Code.EXIT,
-        Code.TRAP,
-        Code.MEMORY_LIMIT,
-        Code.FUEL_LIMIT,
-        Code.OUTPUT_LIMIT,
-        Code.LINK_ERROR,
-        Code.ENTRY_NOT_FOUND,
-        Code.INTERNAL,
-    }
-)
 _COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
-
-_Report = TypeVar("_Report", RunReport, CompileReport)
-
-_run_decoder = msgspec.json.Decoder(RunReport)
-_compile_decoder = msgspec.json.Decoder(CompileReport)
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -159,9 +145,10 @@ class LocalExecutor:
             outcome = await self._run_in_child(module, call, limits, descriptors)
             if not wants_wasi or not call.is_command:
                 return outcome
-            return msgspec.structs.replace(
-                outcome, stdout=_content(descriptors[1]), stderr=_content(descriptors[2])
-            )
+            # The child counts both together; one that broke out counts nothing.
+            stdout = content(descriptors[1], limits.output_bytes)
+            stderr = content(descriptors[2], limits.output_bytes - len(stdout))
+            return msgspec.structs.replace(outcome, stdout=stdout, stderr=stderr)
         finally:
             for fd in descriptors[1:]:
                 os.close(fd)
@@ -174,13 +161,13 @@ class LocalExecutor:
             encode_frame(order, call.stdin), descriptors, limits.timeout_sec, MAX_RUN_REPORT_BYTES
         )
         if header is None:
-            return _outcome_of_death(child_status, limits, seconds)
-        report = _decode(header, _run_decoder)
+            return outcome_of_death(child_status, limits, seconds)
+        report = decode_run_report(header)
         if report.stale_code:
             _log.warning("stale-code", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
             raise SandboxError(report.message)
-        return _outcome_of_report(report, call.signature, seconds)
+        return outcome_of_report(report, call.signature, seconds)
 
     async def _exchange(
         self,
@@ -296,8 +283,9 @@ class LocalExecutor:
         finally:
             os.close(source_fd)
         if header is None:
-            return CompileReport(code=Code.COMPILE_LIMIT, message=_compiler_death(status, limits))
-        return _decode(header, _compile_decoder)
+            message = compiler_death(status, limits.seconds, limits.memory_mb)
+            return CompileReport(code=Code.COMPILE_LIMIT, message=message)
+        return decode_compile_report(header)
 
 
 def _run_order(module: CompiledModule, call: Call, limits: Limits) -> RunOrder:
@@ -338,74 +326,3 @@ async def _status(child: Child) -> int:
             return await child.exit_status
     except TimeoutError:
         raise SandboxError("a killed child did not end") from None
-
-
-def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:
-    try:
-        return decoder.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SandboxError(f"a child's report does not decode: {error}") from None
-
-
-def _outcome_of_report(report: RunReport, signature: FunctionType, seconds: float) -> Outcome:
-    code = report.code
-    if code not in _GUEST_CODES:
-        raise SandboxError(f"a child reported {code}, which is not its to say")
-    results: tuple[object, ...] | None = None
-    if code is Code.OK:
-        try:
-            results = tuple(decode_results(report.results, signature.results))
-        except (OverflowError, ValueError) as error:
-            raise SandboxError(f"a child reported results of another entry: {error}") from None
-    exit_code = report.exit_code
-    if exit_code is not None and not 0 <= exit_code < 1 << 32:
-        raise SandboxError("a child reported an exit code that there is none of")
-    memory_bytes = report.memory_bytes
-    if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
-        raise SandboxError("a child reported a memory of a size that there is none of")
-    return Outcome(
-        code=code,
-        message=bounded_text(report.message),
-        results=results,
-        exit_code=exit_code,
-        peak_memory_bytes=memory_bytes,
-        run_seconds=min(max(report.run_seconds, 0.0), seconds),
-    )
-
-
-def _outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
-    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        message = f"ran longer than {limits.timeout_sec:g} s"
-        return Outcome(code=Code.TIMEOUT, message=message, run_seconds=seconds)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
-        message = "made a system call that the sandbox forbids"
-        return Outcome(code=Code.SANDBOX_VIOLATION, message=message, run_seconds=seconds)
-    message = f"the job's process {_death(status)} before it could report"
-    return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
-
-
-def _compiler_death(status: int | None, limits: CompileLimits) -> str:
-    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        return f"compiling took longer than {limits.seconds:g} s"
-    # Where an allocation fails the compiler aborts, and has no other way to say so.
-    return f"the compiler ran out of its {limits.memory_mb} MiB of memory, or {_death(status)}"
-
-
-def _death(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return f"died of signal {number} ({signal.strsignal(number)})"
-    return f"exited with {os.waitstatus_to_exitcode(status)}"
-
-
-def _content(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    parts = []
-    offset = 0
-    while offset < size:
-        part = os.pread(fd, size - offset, offset)
-        if not part:
-            break
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)

@@ -1,0 +1,135 @@
+"""What is made of a child that reported, or died: its word is checked, its death explained.
+
+A child may be a guest's. Its report is bounded, decoded into fixed types and held against what was
+asked of it; a lie ends as the sandbox's failure, never as anything else.
+"""
+
+import os
+import signal
+from typing import Final, TypeVar
+
+import msgspec
+
+from wasmdrop.errors import SandboxError
+from wasmdrop.limits import Limits
+from wasmdrop.module import FunctionType
+from wasmdrop.outcome import Code, Outcome, bounded_text
+from wasmdrop.sandbox.messages import CompileReport, RunReport
+from wasmdrop.values import decode_results
+
+__all__ = [
+    "compiler_death",
+    "content",
+    "decode_compile_report",
+    "decode_run_report",
+    "outcome_of_death",
+    "outcome_of_report",
+]
+
+#: The ends that a running child may report. Others are the daemon's to say.
+_GUEST_CODES: Final = frozenset(
+    {
+        Code.OK,
+        Code.EXIT,
+        Code.TRAP,
+        Code.MEMORY_LIMIT,
+        Code.FUEL_LIMIT,
+        Code.OUTPUT_LIMIT,
+        Code.LINK_ERROR,
+        Code.ENTRY_NOT_FOUND,
+        Code.INTERNAL,
+    }
+)
+
+_Report = TypeVar("_Report", RunReport, CompileReport)
+
+_run_decoder = msgspec.json.Decoder(RunReport)
+_compile_decoder = msgspec.json.Decoder(CompileReport)
+
+
+def decode_run_report(header: bytes) -> RunReport:
+    """Return the report of a run; ``SandboxError`` where it is none."""
+    return _decode(header, _run_decoder)
+
+
+def decode_compile_report(header: bytes) -> CompileReport:
+    """Return the report of a compilation; ``SandboxError`` where it is none."""
+    return _decode(header, _compile_decoder)
+
+
+def outcome_of_report(report: RunReport, signature: FunctionType, seconds: float) -> Outcome:
+    """Return the outcome that a child reported after ``seconds``.
+
+    Raises ``SandboxError`` where it says what is not its to say, or what can't be.
+    """
+    code = report.code
+    if code not in _GUEST_CODES:
+        raise SandboxError(f"a child reported {code}, which is not its to say")
+    results: tuple[object, ...] | None = None
+    if code is Code.OK:
+        try:
+            results = tuple(decode_results(report.results, signature.results))
+        except (OverflowError, ValueError) as error:
+            raise SandboxError(f"a child reported results of another entry: {error}") from None
+    exit_code = report.exit_code
+    if exit_code is not None and not 0 <= exit_code < 1 << 32:
+        raise SandboxError("a child reported an exit code that there is none of")
+    memory_bytes = report.memory_bytes
+    if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
+        raise SandboxError("a child reported a memory of a size that there is none of")
+    return Outcome(
+        code=code,
+        message=bounded_text(report.message),
+        results=results,
+        exit_code=exit_code,
+        peak_memory_bytes=memory_bytes,
+        run_seconds=min(max(report.run_seconds, 0.0), seconds),
+    )
+
+
+def outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
+    """Return the outcome of a child that died with this wait status; None: at its timeout."""
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        message = f"ran longer than {limits.timeout_sec:g} s"
+        return Outcome(code=Code.TIMEOUT, message=message, run_seconds=seconds)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
+        message = "made a system call that the sandbox forbids"
+        return Outcome(code=Code.SANDBOX_VIOLATION, message=message, run_seconds=seconds)
+    message = f"the job's process {_death(status)} before it could report"
+    return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
+
+
+def compiler_death(status: int | None, seconds: float, memory_mb: int) -> str:
+    """Say what ended a compilation with these limits."""
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        return f"compiling took longer than {seconds:g} s"
+    # Where an allocation fails the compiler aborts, and has no other way to say so.
+    return f"the compiler ran out of its {memory_mb} MiB of memory, or {_death(status)}"
+
+
+def _death(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"died of signal {number} ({signal.strsignal(number)})"
+    return f"exited with {os.waitstatus_to_exitcode(status)}"
+
+
+def content(fd: int, max_bytes: int) -> bytes:
+    """Return what a child wrote to the file open at ``fd``, at most ``max_bytes`` of it."""
+    size = min(os.fstat(fd).st_size, max_bytes)
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:
+    try:
+        return decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SandboxError(f"a child's report does not decode: {error}") from None
