@@ -23,7 +23,7 @@ if __name__ == "__main__":
 import wasmdrop
 from benchmarks import workloads
 from benchmarks.client import Client
-from benchmarks.contenders import Contender, Wasmdrop
+from benchmarks.contenders import Wasmdrop
 from benchmarks.tables import milliseconds, quantile, render
 
 _TURN: Final = 10
@@ -62,7 +62,7 @@ def main() -> int:
     options = parser.parse_args()
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
-        pairs: list[tuple[Contender, Client]] = []
+        pairs: list[tuple[Wasmdrop, Client]] = []
         seconds: dict[str, list[float]] = {}
         try:
             for kind in (Wasmdrop, Free):
