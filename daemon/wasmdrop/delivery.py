@@ -13,6 +13,7 @@ import queue
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -21,63 +22,91 @@ import structlog
 from wasmdrop import beneath
 from wasmdrop.durable import begin_writing, temporary_name
 from wasmdrop.job import Slot
-from wasmdrop.report import Package
+from wasmdrop.mounts import MountTable
+from wasmdrop.report import MARKER_SUFFIX, Package
 
-__all__ = ["MARKER_SUFFIX", "RESULT_SUFFIXES", "Delivery", "ResultLines"]
+__all__ = ["RESULT_SUFFIXES", "Delivery", "ResultLines"]
 
 _log = structlog.get_logger()
 
-MARKER_SUFFIX: Final = ".done"
-
 #: Every name that a result may have: what an earlier job left and this one does not write must go.
 RESULT_SUFFIXES: Final = (".json", ".txt", ".stdout", ".stderr")
+
+#: How long a stop waits for deliveries that have begun, in seconds.
+_CLOSE_SECONDS: Final = 5.0
 
 #: Deliveries that share their syncs; more would only make the first wait for the last.
 _TOGETHER: Final = 32
 
 
 class Delivery:
-    """Delivers results on a thread of its own, all that wait at a time together.
+    """Delivers results, on a thread for each filesystem: one that hangs holds up no other.
 
-    A sync of a directory is then one for all of them, and the first sync of a file finds the
-    others' data on its way too. ``on_delivered`` hears, on that thread, of each package that is in
-    place.
+    ``on_delivered`` hears, on such a thread, of each package that is in place. Used from one event
+    loop.
     """
 
     def __init__(self, shared_dir: str, on_delivered: Callable[[Package], None]) -> None:
         self._shared_dir = shared_dir.rstrip("/")
-        self._waiting: queue.SimpleQueue[_Placing | None] = queue.SimpleQueue()
         self._on_delivered = on_delivered
-        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
-        self._thread.start()
+        self._mounts = MountTable()
+        self._lanes: dict[str, _Lane] = {}
 
-    async def deliver(self, slot: Slot, package: Package) -> None:
-        """Put ``package`` into the slot.
+    def deliver(self, slot: Slot, package: Package) -> "asyncio.Future[None]":
+        """Put ``package`` into the slot; the future is done when it is there.
 
-        Raises ``OSError`` where storage fails; then the slot holds no marker, or an old true one,
-        and the delivery may be repeated.
+        It raises ``OSError`` where storage fails; then the slot holds no marker, or an old true
+        one, and the delivery may be repeated.
         """
         placing = _Placing(slot, package, asyncio.get_running_loop().create_future())
-        self._waiting.put(placing)
-        await placing.done
+        point = self._mounts.of(slot.directory).point
+        lane = self._lanes.get(point)
+        if lane is None:
+            lane = self._lanes[point] = _Lane(self._shared_dir, self._on_delivered)
+        lane.waiting.put(placing)
+        return placing.done
 
     def close(self) -> None:
-        """End the thread; deliveries that have begun are finished first."""
-        self._waiting.put(None)
-        self._thread.join()
+        """End the threads; deliveries that have begun are finished first, but for those that hang.
+
+        These the journal still has.
+        """
+        for lane in self._lanes.values():
+            lane.waiting.put(None)
+        end = time.monotonic() + _CLOSE_SECONDS
+        for point, lane in self._lanes.items():
+            lane.thread.join(max(0.0, end - time.monotonic()))
+            if lane.thread.is_alive():
+                _log.warning("delivery-hangs", mount=point)
+        self._mounts.close()
+
+
+class _Lane:
+    """Delivers what goes to one filesystem, all that waits at a time together.
+
+    A sync of a directory is then one for all of them, and the first sync of a file finds the
+    others' data on its way too.
+    """
+
+    def __init__(self, shared_dir: str, on_delivered: Callable[[Package], None]) -> None:
+        self.waiting: queue.SimpleQueue[_Placing | None] = queue.SimpleQueue()
+        self._shared_dir = shared_dir
+        self._on_delivered = on_delivered
+        self.thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+        self.thread.start()
 
     def _run(self) -> None:
         ending = False
         while not ending:
-            together = [self._waiting.get()]
+            together = [self.waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(together) < _TOGETHER:
-                    together.append(self._waiting.get_nowait())
+                    together.append(self.waiting.get_nowait())
             ending = None in together
             placings = [placing for placing in together if placing is not None]
             self._place(placings)
             for placing in placings:
-                placing.done.get_loop().call_soon_threadsafe(_answer, placing)
+                placing.answer()
 
     def _place(self, placings: list["_Placing"]) -> None:
         """Take all of them through each step before any goes on to the next."""
@@ -194,6 +223,19 @@ class _Placing:
         if self._directory >= 0:
             os.close(self._directory)
 
+    def answer(self) -> None:
+        """Tell whoever waits; from this thread to theirs."""
+        with contextlib.suppress(RuntimeError):  # their loop is closed: nobody waits any more
+            self.done.get_loop().call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self.done.done():
+            return  # whoever waited was cancelled
+        if self.error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(self.error)
+
     def _create(self, name: str) -> int:
         return os.open(
             name,
@@ -260,12 +302,3 @@ def _sync_directories(placings: Iterable[_Placing]) -> None:
         except OSError as error:
             for placing in those:
                 placing.error = error
-
-
-def _answer(placing: _Placing) -> None:
-    if placing.done.done():
-        return  # whoever waited was cancelled
-    if placing.error is None:
-        placing.done.set_result(None)
-    else:
-        placing.done.set_exception(placing.error)

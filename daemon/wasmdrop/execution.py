@@ -66,6 +66,8 @@ class Work:
     refusal: RefusedError | None = None
     package: Package | None = None
     """Results that an earlier daemon left undelivered."""
+    is_resumed: bool = False
+    """Whether an earlier daemon left it, perhaps because it did not survive it."""
     owes_result: bool = True
     """False for a module that was dropped alone and may turn out to need an input."""
     compile_seconds: float = 0.0
@@ -110,6 +112,12 @@ class Execution:
 
     async def outcome_of(self, work: Work) -> Outcome:
         """Run the job, again where that may help, and return its outcome."""
+        if work.job.attempt >= self._settings.attempts:
+            return Outcome(
+                code=Code.CRASHED,
+                message=f"given up after {work.job.attempt} attempts, the last of which ended with"
+                " the daemon itself",
+            )
         outcome = await self._attempt(work)
         if not outcome.code.retried:
             return outcome
@@ -157,6 +165,9 @@ class Execution:
                 attempt=work.job.attempt + 1,
                 started_at_ns=time.time_ns(),
             )
+            if work.is_resumed:
+                # Should it be this job that takes the daemon down, the next one must know of it.
+                await durable
             try:
                 outcome = await self._stages.executor.run(module, _call(call, spec), limits)
             except SandboxError as error:

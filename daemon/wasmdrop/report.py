@@ -20,6 +20,7 @@ from wasmdrop.outcome import Code, Outcome
 
 __all__ = [
     "MARKER_SCHEMA",
+    "MARKER_SUFFIX",
     "MarkedFile",
     "Marker",
     "Package",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
+
+MARKER_SUFFIX: Final = ".done"
 
 #: Output shown in ``result.json``, in bytes of each stream; the whole is in its own file.
 _SHOWN_BYTES: Final = 64 * 1024
@@ -67,8 +70,11 @@ class Marker(msgspec.Struct, frozen=True):
 
     schema: Literal["wasmdrop.marker/1"]
     job: str
+    code: str
+    dropped_at: datetime
     files: dict[str, MarkedFile]
     input: MarkedFile | None
+    module: MarkedFile | None
 
 
 _marker_decoder = msgspec.json.Decoder(Marker)

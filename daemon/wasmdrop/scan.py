@@ -68,6 +68,11 @@ class Scanner:
         """Walk through everything as soon as the thread is free."""
         self._appoint(0.0, None)
 
+    def scan_every(self, seconds: float) -> None:
+        """Walk through everything at least this often from now on."""
+        self._period_seconds = min(self._period_seconds, seconds)
+        self._appoint(self._period_seconds, None)
+
     def look_again(self, path: str, seconds: float) -> None:
         """Look at ``path``, a file or a directory, once more after ``seconds``."""
         with self._changed:

@@ -3,7 +3,6 @@
 Digests are remembered by version, so that an unchanged module is not read again for each job.
 """
 
-import contextlib
 import os
 import threading
 import time
@@ -79,13 +78,15 @@ class ModuleFinder:
             raise refusal
         return None
 
-    def learn(self, path: str) -> None:
+    def learn(self, path: str) -> PinnedModule | None:
         """Read a module that was dropped: jobs find its digest known, and may ask for it by that.
 
-        What can't be read is left to the job that needs it, which will say so.
+        None where it can't be read: that is left to the job that needs it, which will say so.
         """
-        with contextlib.suppress(OSError, RefusedError, StorageError):
-            self._pin(self._layout.root_of(path), only_known=False)
+        try:
+            return self._pin(self._layout.root_of(path), only_known=False)
+        except (OSError, RefusedError, StorageError):
+            return None
 
     def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
         with open_regular(place.root, place.relative, self._max_bytes, Code.INVALID_MODULE) as (
