@@ -56,7 +56,7 @@ class Stages:
     delivery: Delivery
 
 
-@dataclass
+@dataclass(slots=True)
 class Work:
     """A job on its way, with what is needed of it in memory."""
 

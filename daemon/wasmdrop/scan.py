@@ -110,7 +110,7 @@ class Scanner:
                     continue
                 if entry.is_dir(follow_symlinks=False) and level < depth:
                     pending.append((entry.path, level + 1))
-                if self._is_known(entry):
+                if not self._layout.may_matter(entry.name) or self._is_known(entry):
                     continue
                 if self._layout.is_module(entry.path):
                     modules.append(entry.path)

@@ -43,6 +43,15 @@ def states(daemon: Daemon) -> dict[str, str]:
     return {os.fsdecode(slot): state for slot, state in rows}
 
 
+def attempt(daemon: Daemon) -> int | None:
+    """Return which attempt of the only job is running, if one is."""
+    with contextlib.closing(
+        sqlite3.connect(f"file:{daemon.state}/journal.sqlite?mode=ro", uri=True)
+    ) as journal:
+        jobs = journal.execute("SELECT job FROM jobs WHERE state = 'running'").fetchall()
+    return json.loads(jobs[0][0])["attempt"] if jobs else None
+
+
 @contextlib.contextmanager
 def mounted(*arguments: str) -> Iterator[None]:
     """Mount for a block."""
@@ -128,8 +137,8 @@ def test_a_job_that_ends_with_the_daemon_is_tried_so_many_times_and_no_more(tmp_
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     daemon.start()
     drop(daemon.shared / "input.json", '{"module":"loop"}')
-    for _ in range(2):
-        wait_until(lambda: states(daemon).get("input.json") == "running", "the job to run")
+    for number in (1, 2):
+        wait_until(lambda number=number: attempt(daemon) == number, "the job to run")  # type: ignore[misc]
         daemon.kill()
         daemon.start()
     marker = wait_until(lambda: daemon.marker("input.json"), "the marker")

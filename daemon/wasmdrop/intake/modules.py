@@ -49,6 +49,8 @@ class ModuleFinder:
         self._ingest = ingest
         self._size_of = size_of
         self._digests: OrderedDict[_Version, str] = OrderedDict()
+        self._pinned: dict[tuple[str, _Version], PinnedModule] = {}
+        """Those of late, so that a hundred thousand jobs of one module share one."""
         self._lock = threading.Lock()
 
     def find(
@@ -102,7 +104,16 @@ class ModuleFinder:
                 sha256 = self._ingest(fd)
                 if _version(os.fstat(fd)) == version:
                     self._remember(version, sha256)
-        return PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status))
+        return self._shared(
+            PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status)), version
+        )
+
+    def _shared(self, pinned: PinnedModule, version: _Version) -> PinnedModule:
+        with self._lock:
+            if len(self._pinned) > _REMEMBERED:
+                self._pinned.clear()
+            known = self._pinned.setdefault((pinned.path, version), pinned)
+        return known if known == pinned else pinned
 
     def _remember(self, version: _Version, sha256: str) -> None:
         if time.time_ns() - version[4] < _CLOCK_TICK_NS:
