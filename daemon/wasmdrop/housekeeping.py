@@ -1,0 +1,53 @@
+"""Housekeeping: what the journal and the memory of taken versions need no more goes.
+
+Promises that neither grows for ever: finished jobs go after a time, versions of files that exist no
+more go at once, and free space beyond what is soon used again goes back to the filesystem.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from wasmdrop.intake.drops import Intake
+from wasmdrop.journal import Journal
+
+__all__ = ["keep_house"]
+
+_log = structlog.get_logger()
+
+_DAY_NS: Final = 86_400 * 1_000_000_000
+
+
+async def keep_house(
+    journal: Journal, intake: Intake, keep_days: float, period_seconds: float
+) -> None:
+    """Tidy up now and then every ``period_seconds``, until cancelled."""
+    while True:
+        try:
+            await _tidy_up(journal, intake, keep_days)
+        except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
+            _log.exception("housekeeping-failed")
+        await asyncio.sleep(period_seconds)
+
+
+async def _tidy_up(journal: Journal, intake: Intake, keep_days: float) -> None:
+    loop = asyncio.get_running_loop()
+    forgotten = 0
+
+    def forget(path: str) -> None:
+        nonlocal forgotten
+        forgotten += 1
+        loop.call_soon_threadsafe(journal.forget, path)
+
+    await asyncio.to_thread(intake.forget_gone, forget)
+    before_ns = time.time_ns() - int(keep_days * _DAY_NS)
+    pruned = 0
+    while removed := await journal.prune(before_ns):
+        pruned += removed
+    freed = 0
+    while pages := await journal.shrink():
+        freed += pages
+    if forgotten or pruned or freed:
+        _log.info("tidied-up", jobs=pruned, paths=forgotten, pages=freed)
