@@ -100,10 +100,10 @@ class History:
         self._connection.close()
 
     def jobs(self, wanted: Wanted, limit: int) -> list[Entry]:
-        """Return at most ``limit`` jobs in the order of their drops.
+        """Return at most ``limit`` jobs: finished ones, then open ones, as they were dropped.
 
-        Open ones come before others, the oldest first, as one of them may be stuck; of the others
-        the newest are returned.
+        There may be more. Then the oldest of the open ones are returned, as these may be stuck, and
+        if those are fewer, the newest of the others.
         """
         condition, values = wanted.condition()
         is_open = f"state NOT IN {FINAL} AND {condition} ORDER BY seq LIMIT ?"
@@ -113,16 +113,12 @@ class History:
 
     def count(self) -> tuple[int, int]:
         """Return how many jobs are open, and how many there are in all."""
-        counts = (
-            f"SELECT count(*) FROM jobs WHERE state NOT IN {FINAL}",
-            "SELECT count(*) FROM jobs",
-        )  # noqa: S608 - a constant
-        is_open, every = (self._rows(query, [])[0][0] for query in counts)
-        return is_open, every
+        is_open = f"SELECT count(*) FROM jobs WHERE state NOT IN {FINAL}"  # noqa: S608 - a constant
+        return self._number(is_open), self._number("SELECT count(*) FROM jobs")
 
     def last_change_ns(self) -> int:
         """Return the time of the last change of all; 0 where nothing ever was."""
-        return self._rows("SELECT max(changed_ns) FROM jobs", [])[0][0] or 0
+        return self._number("SELECT coalesce(max(changed_ns), 0) FROM jobs")
 
     def changes(self, wanted: Wanted, after_ns: int) -> list[Entry]:
         """Return jobs that changed after that time, in the order of their changes.
@@ -142,12 +138,12 @@ class History:
         found = exact or self._entries("instr(id, ?) ORDER BY seq DESC LIMIT 4", [name])
         if not found:
             raise SettingsError(
-                f"{ascii(name)}: no such job in {self._path}; finished ones stay there for"
+                f"{name!a}: no such job in {self._path}; finished ones stay there for"
                 " WASMDROP_KEEP_DAYS"
             )
         if len(found) > 1:
             ids = ", ".join(entry.job.id for entry in found)
-            raise SettingsError(f"{ascii(name)}: expected a part of one job's id, found {ids}")
+            raise SettingsError(f"{name!a}: expected a part of one job's id, found {ids}")
         return found[0]
 
     def first_open(self, slot: str) -> Job | None:
@@ -172,6 +168,9 @@ class History:
             Entry(decode_job(text), changed_ns, note or "", bool(has_input))
             for text, changed_ns, note, has_input in rows
         ]
+
+    def _number(self, query: str) -> int:
+        return int(self._rows(query, [])[0][0])
 
     def _rows(self, query: str, values: list[Any]) -> list[Any]:
         try:

@@ -213,7 +213,7 @@ class Journal:
         def free(connection: sqlite3.Connection) -> int:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
-            surplus = min(_PAGES_AT_ONCE, free_pages - max(_SPARE_PAGES, pages // 4))
+            surplus: int = min(_PAGES_AT_ONCE, free_pages - max(_SPARE_PAGES, pages // 4))
             for _ in range(surplus):
                 # One at a time: Python steps through such a statement once, whatever it is told.
                 connection.execute("PRAGMA incremental_vacuum(1)")
