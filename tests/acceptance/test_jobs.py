@@ -1,19 +1,17 @@
-"""``wasmdrop jobs`` and ``show``: what waits, and why; what ended, and how; from another process."""
+"""``wasmdrop jobs`` and ``show``: what waits and why, what ended and how, seen from outside."""
 
 import contextlib
 import json
 import os
 import pty
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
@@ -124,7 +122,7 @@ def test_what_waits_for_a_module_or_its_turn_says_so(tmp_path: Path) -> None:
         drop(daemon.shared / "input-a.json", '{"module":"later","entry":"x"}')
         second = wait_for_state(daemon, "a", "queued")
         assert second["why"].endswith(first["job"])
-        drop(daemon.shared / "input-b.json", '{"module":"spin","timeout_sec":20}')
+        drop(daemon.shared / "input-b.json", '{"module":"spin","timeout_sec":2}')
         running = wait_for_state(daemon, "b", "running")
         assert (running["attempt"], running["code"]) == (1, None)
         assert [one["job"] for one in listed(daemon, "--state", "open")] == [
@@ -133,7 +131,7 @@ def test_what_waits_for_a_module_or_its_turn_says_so(tmp_path: Path) -> None:
         shown = run(daemon, "show", second["job"]).stdout
         assert f"why its turn in its slot comes after {first['job']}\n" in shown
         drop(daemon.wasm / "later.wasm", bytes(wat2wasm(FIB)))
-        daemon.process.send_signal(signal.SIGCONT) if daemon.process else None
+        wait_for_state(daemon, "a", "delivered")
 
 
 def test_a_delivery_that_waits_for_storage_says_why(tmp_path: Path, small: Path) -> None:
@@ -147,8 +145,8 @@ def test_a_delivery_that_waits_for_storage_says_why(tmp_path: Path, small: Path)
         (small / "input.json").write_text('{"entry":"fib","args":[13]}')
 
         def stuck() -> dict[str, Any] | None:
-            (found,) = listed(daemon, "--state", "executed") or [None]
-            return found if found and "No space left on device" in found["why"] else None
+            found = listed(daemon, "--state", "executed")
+            return found[0] if found and "No space left on device" in found[0]["why"] else None
 
         job = wait_until(stuck, "the reason")
         assert (job["code"], job["slot"]) == ("ok", "small/input.json")
@@ -165,37 +163,155 @@ def test_a_delivery_that_waits_for_storage_says_why(tmp_path: Path, small: Path)
     assert listed(daemon, "--state", "open") == []
 
 
-def test_follow_shows_each_change_as_it_comes(daemon: Daemon) -> None:
-    """After what was there already, in order, over a restart of the daemon too."""
-    daemon.submit("input.json", {"entry": "fib", "args": [1]})
+@contextlib.contextmanager
+def following(daemon: Daemon, *words: str) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """Run ``jobs --follow``; give a function that reads its lines up to one in a state."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "wasmdrop", "jobs", "--follow", "--json", "--slot", "input"],
+        [sys.executable, "-m", "wasmdrop", "jobs", "--follow", "--json", *words],
         env=daemon.environment,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
+    lines = iter(process.stdout)
+
+    def read_up_to(state: str) -> list[dict[str, Any]]:
+        found = []
+        for line in lines:
+            found.append(json.loads(line))
+            if found[-1]["state"] == state:
+                return found
+        raise AssertionError(found)
+
     try:
-        there = json.loads(process.stdout.readline())
-        assert there["slot"] == "input.json"
+        yield read_up_to
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         process.stdout.close()
 
 
-@pytest.fixture
-def followed(daemon: Daemon) -> Iterator["subprocess.Popen[str]"]:
-    """Give a ``jobs --follow`` of one slot that has seen what was there before."""
-    daemon.submit("input-seen.json", {"entry": "fib", "args": [1]})
-    wait_for_state(daemon, "seen", "delivered")
-    command = [sys.executable, "-m", "wasmdrop", "jobs", "--follow", "--json", "--slot", "seen"]
-    process = subprocess.Popen(
-        command, env=daemon.environment, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["state"] == "delivered"
-    yield process
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    process.stdout.close()
+def test_follow_shows_each_change_as_it_comes(tmp_path: Path) -> None:
+    """After what was there already; over a restart of the daemon too; of other slots nothing."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with contextlib.ExitStack() as stack:
+        with daemon.running():
+            first = daemon.submit("input-a.json", {"entry": "fib", "args": [1]})["job"]
+            wait_for_state(daemon, "a", "delivered")
+            read_up_to = stack.enter_context(following(daemon, "--slot", "a"))
+            assert [line["job"] for line in read_up_to("delivered")] == [first]
+            daemon.submit("input-b.json", {"entry": "fib", "args": [2]})
+            drop(daemon.shared / "input-a.json", '{"module":"later"}')
+            changes = read_up_to("waiting")
+        drop(daemon.wasm / "later.wasm", b"no module")
+        with daemon.running():
+            changes += read_up_to("delivered")
+    assert {change["slot"] for change in changes} == {"input-a.json"}
+    assert len({change["job"] for change in changes} | {first}) == 2
+    times = [change["changed_at"] for change in changes]
+    assert times == sorted(times)
+    assert changes[-1]["code"] == "invalid-module"
+
+
+def test_a_person_sees_a_table_and_no_escapes_of_others(daemon: Daemon) -> None:
+    """What a producer wrote does nothing to the terminal."""
+    marker = daemon.submit("input-bad.json", {"entry": "\x1b]0;owned\x07[red]"})
+    wait_for_state(daemon, "bad", "delivered")
+    for words in (("jobs",), ("show", marker["job"])):
+        written = on_terminal(daemon, *words)
+        assert marker["job"] in written
+        assert "entry-not-found" in written
+        assert "\x1b]0" not in written
+        assert "\\x1b]0;owned\\x07[red]" in written
+
+
+def test_where_nothing_can_be_read_one_line_says_so(tmp_path: Path) -> None:
+    """No journal, one of another version or user, a damaged one, no such job."""
+    daemon = Daemon(tmp_path)
+
+    def refusal(status: int, *words: str) -> str:
+        done = run(daemon, *words)
+        assert (done.returncode, done.stdout) == (status, "")
+        (line,) = done.stderr.splitlines()
+        return line
+
+    assert "there is no journal; expected" in refusal(2, "jobs")
+    with daemon.running():
+        assert refusal(2, "show", "x1").startswith("wasmdrop: 'x1': no such job in ")
+    journal = daemon.state / "journal.sqlite"
+    assert sorted(path.name for path in daemon.state.glob("journal*")) == ["journal.sqlite"]
+    user = os.geteuid()
+    if user == 0:
+        daemon.prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    journal.chmod(0)
+    assert f"user {user} may not read it" in refusal(2, "jobs")
+    daemon.state.chmod(0)
+    assert f"can't be read by user {user}: Permission denied" in refusal(2, "jobs")
+    daemon.state.chmod(0o700)
+    journal.chmod(0o600)
+    connection = sqlite3.connect(journal)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    assert "found version 99; use the wasmdrop that wrote it" in refusal(2, "jobs")
+    journal.write_bytes(b"no database at all" * 100)
+    assert "the journal can't be read: file is not a database" in refusal(3, "jobs")
+
+
+def test_a_killed_daemons_journal_can_be_read(tmp_path: Path) -> None:
+    """What it wrote last is in SQLite's log, and counts."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "spin.wasm", bytes(wat2wasm(SPIN)))
+    daemon.start()
+    drop(daemon.shared / "input.json", '{"module":"spin"}')
+    wait_for_state(daemon, "input.json", "running")
+    daemon.kill()
+    (found,) = listed(daemon)
+    assert found["state"] == "running"
+
+
+def test_finished_jobs_leave_the_journal_after_their_time(tmp_path: Path) -> None:
+    """Not those that a new module would run again; and no file that lies there runs again."""
+    daemon = Daemon(tmp_path, WASMDROP_KEEP_DAYS="0", WASMDROP_RESCAN_SEC="0.2")
+    daemon.environment["WASMDROP_MODULE_WAIT_SEC"] = "0.1"
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        for number in range(5):
+            name = f"input-{number}.json"
+            daemon.submit(name, {"entry": "fib", "args": [number]})
+            if number:
+                (daemon.shared / name).unlink()
+        missing = daemon.submit("input-m.json", {"module": "later"})["job"]
+        wait_until(lambda: [one["job"] for one in listed(daemon)] == [missing], "the pruning")
+
+        def paths() -> list[str]:
+            connection = sqlite3.connect(daemon.state / "journal.sqlite")
+            rows = connection.execute("SELECT path FROM taken ORDER BY path").fetchall()
+            connection.close()
+            return [Path(os.fsdecode(path)).name for (path,) in rows]
+
+        wait_until(
+            lambda: paths() == ["input-0.json", "input-m.json", "module.wasm"], "the forgetting"
+        )
+    finished = len(daemon.events("job-finished"))
+    with daemon.running():
+        # Forgotten once it was gone, so it is new, and after it everything has been looked at.
+        daemon.submit("input-1.json", {"entry": "fib", "args": [1]})
+    assert len(daemon.events("job-finished")) == finished + 1
+
+
+def test_a_damaged_journal_does_not_keep_the_daemon_from_starting(tmp_path: Path) -> None:
+    """It is set aside with a warning, and new jobs run."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        daemon.submit("input.json", {"entry": "fib", "args": [7]})
+    journal = daemon.state / "journal.sqlite"
+    with journal.open("r+b") as file:
+        file.truncate(journal.stat().st_size // 2)
+    with daemon.running():
+        (event,) = daemon.events("journal-set-aside")
+        assert event["level"] == "warning"
+        assert Path(event["now"]).exists()
+        daemon.submit("input-new.json", {"entry": "fib", "args": [8]})
+        assert daemon.result("input-new.json")["results"] == [21]
