@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import time
-from typing import Any
+from typing import Any, Final
 
 from wasmdrop import settings
 from wasmdrop.history import Entry
@@ -24,7 +24,8 @@ __all__ = [
     "why",
 ]
 
-_DIGITS_SECONDS = 3
+#: Digits after the point of seconds in JSON.
+_DIGITS: Final = 3
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +103,7 @@ def as_json(entry: Entry, first: Job | None) -> str:
         "slot": job.slot.key,
         "state": job.state,
         "why": why(entry, first) if is_open else None,
-        "state_seconds": round(seconds_of(entry), _DIGITS_SECONDS) if is_open else None,
+        "state_seconds": round(seconds_of(entry), _DIGITS) if is_open else None,
         "status": None if job.code is None else job.code.status,
         "code": job.code,
         "message": job.message,
