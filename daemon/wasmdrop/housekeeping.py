@@ -5,7 +5,10 @@ more go at once, and free space beyond what is soon used again goes back to the 
 """
 
 import asyncio
+import contextlib
+import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -41,7 +44,7 @@ async def _tidy_up(journal: Journal, intake: Intake, keep_days: float) -> None:
         forgotten += 1
         loop.call_soon_threadsafe(journal.forget, path)
 
-    await asyncio.to_thread(intake.forget_gone, forget)
+    await _aside(lambda: intake.forget_gone(forget))
     before_ns = time.time_ns() - int(keep_days * _DAY_NS)
     pruned = 0
     while removed := await journal.prune(before_ns):
@@ -51,3 +54,29 @@ async def _tidy_up(journal: Journal, intake: Intake, keep_days: float) -> None:
         freed += pages
     if forgotten or pruned or freed:
         _log.info("tidied-up", jobs=pruned, paths=forgotten, pages=freed)
+
+
+async def _aside(look: Callable[[], None]) -> None:
+    """Run ``look`` on a thread that nobody waits for at the end: a dead server may hold it."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def answer(error: Exception | None) -> None:
+        if ended.done():
+            return  # whoever waited was cancelled
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+
+    def run() -> None:
+        error = None
+        try:
+            look()
+        except Exception as caught:  # noqa: BLE001 - raised again where it is waited for
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(answer, error)
+
+    threading.Thread(target=run, name="housekeeping", daemon=True).start()
+    await ended

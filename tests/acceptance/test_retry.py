@@ -86,7 +86,7 @@ def test_a_changed_input_is_put_back_only_when_asked_to(daemon: Daemon) -> None:
     assert "it is gone; --restore" in message
     assert run(daemon, "retry", "--restore", failed).returncode == 0
     finished(daemon, "a", 4)
-    assert list(daemon.shared.glob(".*")) == []
+    assert list(daemon.shared.glob(".input*")) == []
 
 
 def test_an_input_that_has_not_been_run_yet_is_never_replaced(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wasmdrop import settings
-from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.layout import Layout
 
 
@@ -30,7 +30,7 @@ class Memory:
             loaded, Layout(loaded), self.taken, Backlog(100), self._emit, lambda _path, _s: None
         )
 
-    def _emit(self, drop: InputDrop | ModuleDrop) -> None:
+    def _emit(self, drop: InputDrop | ModuleDrop | DoneInput) -> None:
         self.emitted.append(drop.slot.key if isinstance(drop, InputDrop) else drop.path)
 
     def take(self, name: str) -> Path:

@@ -135,11 +135,14 @@ def garbled(path: Path) -> None:
         file.write(b"\xa5" * (size_bytes - 4096))
 
 
+@pytest.mark.parametrize("version", [1, SCHEMA_VERSION])
 @pytest.mark.parametrize("damage", [truncated, no_database, garbled])
 def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(
-    old: Path, damage: Callable[[Path], None]
+    old: Path, damage: Callable[[Path], None], version: int
 ) -> None:
     """The damaged file is kept, the daemon's log says where, and nothing of it is replayed."""
+    if version == SCHEMA_VERSION:
+        open_for_writing(old).close()
     damage(old)
     data = old.read_bytes()
     old.with_name("journal.sqlite-wal").write_bytes(b"the log of the damaged file")

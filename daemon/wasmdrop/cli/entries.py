@@ -67,6 +67,8 @@ def _why(job: Job, first: Job | None) -> str:
             return f"attempt {job.attempt} is running"
         case JobState.EXECUTED:
             return "its results are being delivered"
+        case JobState.DISCARDED if job.code is not None:
+            return "its slot was gone for so long that its results were let go"
         case JobState.DISCARDED:
             return "its module needs an input, and there was none"
     return job.message.partition("\n")[0]
