@@ -271,8 +271,8 @@ class Dispatcher:
 
         async def deliver() -> None:
             nonlocal placed
-            # The first one counts as a try where it has not ended yet.
-            if placed.done():
+            # The first one may only have been slow, and be in place meanwhile or soon.
+            if placed.done() and placed.exception() is not None:
                 placed = self._stages.delivery.deliver(job.slot, results)
             await placed
 

@@ -251,23 +251,62 @@ def test_a_slot_that_is_gone_for_good_is_let_go(tmp_path: Path) -> None:
     assert daemon.events("ready")[-1]["resumed"] == 0
 
 
+@contextlib.contextmanager
+def small_disk(image: Path, point: Path) -> Iterator[None]:
+    """Mount a filesystem of its own at ``point`` for a block: one that can be frozen."""
+    point.mkdir(mode=0o700)
+    image.write_bytes(bytes(16 << 20))
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    with mounted("-o", "loop", str(image), str(point)):
+        point.chmod(0o700)
+        yield
+
+
+@contextlib.contextmanager
+def frozen(point: Path) -> Iterator[None]:
+    """Let nobody write to a filesystem for a block, and tell nobody so."""
+    subprocess.run(["fsfreeze", "--freeze", str(point)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", str(point)], check=True)
+
+
 @needs_mounts
 def test_a_filesystem_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
-    """A frozen filesystem lets nobody write and tells nobody so; its results come when it thaws."""
+    """Its results come when it goes on."""
     daemon = with_fib(tmp_path)
     drop(daemon.wasm / "loop.wasm", bytes(wat2wasm(LOOP)))
-    image, slow = tmp_path / "image", daemon.shared / "slow"
-    slow.mkdir()
-    image.write_bytes(bytes(8 << 20))
-    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
-    with mounted("-o", "loop", str(image), str(slow)), daemon.running():
+    slow = daemon.shared / "slow"
+    with small_disk(tmp_path / "image", slow), daemon.running():
         drop(slow / "input.json", '{"module":"loop","timeout_sec":2}')
         wait_until(lambda: states(daemon).get("slow/input.json") == "running", "the job to run")
-        subprocess.run(["fsfreeze", "--freeze", str(slow)], check=True)
-        try:
+        with frozen(slow):
             wait_until(lambda: daemon.events("delivery-hangs"), "the delivery to hang")
             assert daemon.submit("input.json", fib(12))["code"] == "ok"
-        finally:
-            subprocess.run(["fsfreeze", "--unfreeze", str(slow)], check=True)
         marker = wait_until(lambda: daemon.marker("slow/input.json"), "the marker")
         assert marker["code"] == "timeout"
+
+
+@needs_mounts
+def test_a_delivery_that_was_only_slow_is_not_repeated(tmp_path: Path) -> None:
+    """Nor when it ends while the journal is still being told of it."""
+    state, slow = tmp_path / "state-disk", tmp_path / "shared" / "slow"
+    slow.parent.mkdir()
+    daemon = with_fib(tmp_path, WASMDROP_STATE_DIR=str(state / "state"), WASMDROP_RESERVE_MB="0")
+    daemon.state = state / "state"
+    drop(daemon.wasm / "loop.wasm", bytes(wat2wasm(LOOP)))
+    with (
+        small_disk(tmp_path / "one", state),
+        small_disk(tmp_path / "another", slow),
+        daemon.running(),
+    ):
+        drop(slow / "input.json", '{"module":"loop","timeout_sec":2}')
+        wait_until(lambda: states(daemon).get("slow/input.json") == "running", "the job to run")
+        with frozen(state):
+            with frozen(slow):
+                wait_until(lambda: daemon.events("delivery-hangs"), "the delivery to hang")
+            wait_until(lambda: daemon.marker("slow/input.json"), "the marker")
+        wait_until(lambda: daemon.events("job-finished"), "the end of the job")
+        daemon.submit("slow/input-other.json", fib(12))
+    assert len(daemon.lines()) == 2
