@@ -240,6 +240,7 @@ def test_where_nothing_can_be_read_one_line_says_so(tmp_path: Path) -> None:
     with daemon.running():
         assert refusal(2, "show", "x1").startswith("wasmdrop: 'x1': no such job in ")
     journal = daemon.state / "journal.sqlite"
+    assert listed(daemon, "--state", "open") == []
     assert sorted(path.name for path in daemon.state.glob("journal*")) == ["journal.sqlite"]
     user = os.geteuid()
     if user == 0:

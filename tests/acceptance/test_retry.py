@@ -55,12 +55,12 @@ def test_other_names_of_a_file_are_not_touched(daemon: Daemon) -> None:
     job = daemon.wait_for("input-a.json", original.read_bytes())["job"]
     wait_for_state(daemon, "a", "delivered")
     before = original.stat()
-    path.chmod(0o640)
+    path.chmod(0o666)
     assert run(daemon, "retry", job).returncode == 0
     finished(daemon, "a", 2)
     assert original.stat().st_mtime_ns == before.st_mtime_ns
     assert path.stat().st_ino != before.st_ino
-    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.stat().st_mode & 0o777 == 0o666
     assert len(listed(daemon, "--slot", "b")) == 1
 
 
