@@ -3,7 +3,8 @@
 Promises that at any moment, also after a power cut, the slot holds either no marker or a true one:
 the old marker goes first and durably, each new file is written under a temporary name, synced and
 renamed, the directory is synced, the marker comes last in the same way. Whatever lies at these
-names is replaced by name and never opened.
+names is replaced by name and never opened. What a program left in its directory is copied into a
+directory beside, of a temporary name too, which is then renamed into place at once.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -21,7 +23,10 @@ import structlog
 from wasmdrop import beneath
 from wasmdrop.durable import begin_writing, temporary_name
 from wasmdrop.job import Slot
+from wasmdrop.layout import OUTPUT_SUFFIX
+from wasmdrop.outcome import OutputTree
 from wasmdrop.report import Package
+from wasmdrop.tree import copy_tree, remove_tree
 
 __all__ = ["MARKER_SUFFIX", "RESULT_SUFFIXES", "Delivery", "ResultLines"]
 
@@ -58,8 +63,18 @@ class Delivery:
         and the delivery may be repeated.
         """
         placing = _Placing(slot, package, asyncio.get_running_loop().create_future())
+        if package.output is not None:
+            # Ahead of the others' turn, and not on their thread: it may be many megabytes.
+            staging = asyncio.to_thread(self._stage, slot, package.output)
+            placing.staged = await staging
         self._waiting.put(placing)
-        await placing.done
+        try:
+            await placing.done
+        finally:
+            if placing.replaced:
+                await asyncio.to_thread(self._remove_replaced, placing)
+        if package.output is not None:
+            await asyncio.to_thread(_remove_path, package.output.root)
 
     def close(self) -> None:
         """End the thread; deliveries that have begun are finished first."""
@@ -93,6 +108,39 @@ class Delivery:
         _each(placings, lambda one: self._on_delivered(one.package))
         for placing in placings:
             placing.leave()
+
+    def _stage(self, slot: Slot, output: OutputTree) -> str:
+        """Copy ``output`` into a new directory beside the results; return its name."""
+        name = temporary_name()
+        directory = self._open(slot)
+        try:
+            # Until it is complete nobody else can enter, and so lead a path in it astray.
+            os.mkdir(name, 0o700, dir_fd=directory)
+            target = os.open(
+                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
+            )
+            try:
+                copy_tree(output, target)
+                os.fchmod(target, 0o777 & ~_umask())
+            except OSError:
+                _remove_tree(directory, name)
+                raise
+            finally:
+                os.close(target)
+        finally:
+            os.close(directory)
+        return name
+
+    def _remove_replaced(self, placing: "_Placing") -> None:
+        """Remove what lay at the output's name before.
+
+        After the marker: however much that is, it keeps nobody waiting.
+        """
+        directory = self._open(placing.slot)
+        try:
+            _remove_tree(directory, placing.replaced)
+        finally:
+            os.close(directory)
 
     def _open(self, slot: Slot) -> int:
         if slot.directory.startswith(self._shared_dir + "/"):
@@ -132,6 +180,10 @@ class _Placing:
         self.done = done
         self.error: OSError | None = None
         self.was_marked = False
+        self.staged = ""
+        """The temporary name of the output's directory, where there is one."""
+        self.replaced = ""
+        """The temporary name that an older output's directory has now."""
         self._directory = -1
         self._stem = slot.stem
         self._temporaries: dict[str, str] = {}
@@ -178,6 +230,11 @@ class _Placing:
                 del self._temporaries[suffix]
             else:
                 self._remove(name)
+        name = self._stem + OUTPUT_SUFFIX
+        self._put_away(name)
+        if self.staged:
+            os.rename(self.staged, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            self.staged = ""
 
     def mark(self) -> None:
         """Put the marker in its place."""
@@ -192,7 +249,16 @@ class _Placing:
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=self._directory)
         if self._directory >= 0:
+            if self.staged:
+                _remove_tree(self._directory, self.staged)
             os.close(self._directory)
+
+    def _put_away(self, name: str) -> None:
+        """Give whatever has ``name`` a temporary one, to be removed when there is time."""
+        away = temporary_name()
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, away, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            self.replaced = away
 
     def _create(self, name: str) -> int:
         return os.open(
@@ -231,6 +297,34 @@ class _Placing:
             aside = f"{name}.aside-{os.urandom(4).hex()}"
             os.rename(name, aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             _log.warning("directory-set-aside", name=name, now=aside)
+
+
+def _remove_tree(directory: int, name: str) -> None:
+    """Remove what may be a directory or not; what stays is swept at the next start."""
+    try:
+        try:
+            os.unlink(name, dir_fd=directory)
+        except OSError:
+            remove_tree(directory, name)
+    except OSError as error:
+        _log.warning("leftover-stays", name=name, error=str(error))
+
+
+def _remove_path(path: str) -> None:
+    parent, name = os.path.split(path)
+    directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _remove_tree(directory, name)
+    finally:
+        os.close(directory)
+
+
+def _umask() -> int:
+    """Return what a new file's mode goes without (proc(5)): asking the kernel would change it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
 
 
 def _write(fd: int, data: bytes) -> None:

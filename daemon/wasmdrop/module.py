@@ -13,6 +13,9 @@ __all__ = ["WASI_MODULE", "FunctionType", "Import", "ModuleKind", "ModuleSummary
 #: The name under which modules import WASI preview 1.
 WASI_MODULE = "wasi_snapshot_preview1"
 
+#: What the functions begin with by which a program gets at a directory.
+_OF_FILES = ("path_", "fd_prestat_")
+
 
 class ModuleKind(StrEnum):
     """How a module wants to be run."""
@@ -69,3 +72,11 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     def wants_wasi(self) -> bool:
         """Whether it imports any WASI preview 1 function, so that output must be captured."""
         return any(entry.module == WASI_MODULE for entry in self.imports)
+
+    @property
+    def wants_files(self) -> bool:
+        """Whether it imports a WASI function of files, so that a directory is of use to it."""
+        return any(
+            entry.module == WASI_MODULE and entry.name.startswith(_OF_FILES)
+            for entry in self.imports
+        )

@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop.job import Job
+from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.limits import Limits
-from wasmdrop.outcome import Code, Outcome
+from wasmdrop.outcome import Code, Outcome, OutputTree
 
 __all__ = ["MARKER_SCHEMA", "Package", "package", "raw_value", "timestamp"]
 
@@ -40,6 +41,8 @@ class Package(msgspec.Struct, frozen=True):
     files: dict[str, bytes]
     """The result files by suffix: ``.json``, ``.txt``, …"""
     marker: bytes
+    output: OutputTree | None = None
+    """What becomes ``result.output/``; where it lies it is the delivery's, which removes it."""
 
     @property
     def line(self) -> bytes:
@@ -52,7 +55,7 @@ def package(
 ) -> Package:
     """Return what a finished job delivers; ``entry`` and ``args`` are what was called, if known."""
     files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
-    return Package(files, _marker(job, entry, outcome, files, limits))
+    return Package(files, _marker(job, entry, outcome, files, limits), outcome.output)
 
 
 def _result_files(
@@ -123,7 +126,8 @@ def _marker(
                 "bytes": len(data),
             }
             for suffix, data in files.items()
-        },
+        }
+        | _output_files(f"{job.slot.stem}{OUTPUT_SUFFIX}", outcome.output),
         "dropped_at": timestamp(job.dropped_at_ns),
         "started_at": timestamp(started_ns),
         "finished_at": timestamp(finished_ns),
@@ -163,6 +167,15 @@ def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
         lines.append(f"error: {outcome.code}: {first_line}")
     lines.append(value)
     return _printable("\n".join(lines) + "\n")
+
+
+def _output_files(name: str, output: OutputTree | None) -> dict[str, Any]:
+    if output is None:
+        return {}
+    return {
+        f"{name}/{file.path}": {"sha256": file.sha256, "bytes": file.size_bytes}
+        for file in output.files
+    }
 
 
 def _file(path: str, sha256: str, size_bytes: int) -> dict[str, Any]:

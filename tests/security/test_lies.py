@@ -22,6 +22,7 @@ from wasmdrop.errors import RefusedError, SandboxError
 from wasmdrop.limits import Limits
 from wasmdrop.module import FunctionType
 from wasmdrop.outcome import MESSAGE_LIMIT, Code, Outcome
+from wasmdrop.sandbox.directory import JobDirectories
 from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
@@ -89,7 +90,8 @@ class _Bench:
         self.directory = directory
         self.pool = runner.run(self._enter())
         self.store = ModuleStore(directory, 1 << 30)
-        self.executor = LocalExecutor(self.pool, self.store, CompileLimits(2, 512))
+        directories = JobDirectories(directory, for_another_user=os.geteuid() == 0)
+        self.executor = LocalExecutor(self.pool, self.store, directories, CompileLimits(2, 512))
         self.module = self.compile(bytes(wat2wasm(WASI)))
 
     async def _enter(self) -> ChildPool:

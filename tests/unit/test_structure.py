@@ -27,6 +27,7 @@ LEVELS = {
     "retry": 1,
     "settings": 1,
     "strictjson": 1,
+    "tree": 1,
     "values": 1,
     "delivery": 2,
     "entry": 2,

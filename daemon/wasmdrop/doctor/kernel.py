@@ -14,6 +14,7 @@ from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox import landlock
 from wasmdrop.sandbox.confine import Confinement
+from wasmdrop.sandbox.directory import JobDirectories
 from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
@@ -149,7 +150,8 @@ async def _job(pool: ChildPool) -> Finding:
         with tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary:
             started = time.perf_counter()
             store = ModuleStore(Path(temporary), MEBIBYTE)
-            executor = LocalExecutor(pool, store, _COMPILE_LIMITS)
+            directories = JobDirectories(Path(temporary), for_another_user=os.geteuid() == 0)
+            executor = LocalExecutor(pool, store, directories, _COMPILE_LIMITS)
             with tempfile.TemporaryFile(dir=temporary) as file:
                 file.write(_ADD)
                 file.flush()

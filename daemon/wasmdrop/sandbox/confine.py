@@ -63,8 +63,10 @@ class Confinement:
         if self.landlock_version == 0:
             self.missing.append("Landlock (Linux 5.13 or later, not switched off)")
         self._filter: seccomp.Filter | None = None
+        self._directory_filter: seccomp.Filter | None = None
         try:
             self._filter = seccomp.Filter()
+            self._directory_filter = seccomp.Filter(directory=True)
         except OSError as error:
             self.missing.append(f"seccomp ({error.strerror})")
         self.changes_user = os.geteuid() == 0 and _capabilities() & _CHANGE_USER == _CHANGE_USER
@@ -103,13 +105,15 @@ class Confinement:
         file_bytes: int,
         data_bytes: int,
         threads: bool,
+        directory: int | None = None,
     ) -> None:
         """Confine the calling process for good.
 
-        ``readable``: descriptors of the files that may be opened for reading. ``cpu_seconds`` is a
-        second line behind the daemon's clock, for a daemon that was stopped itself. ``data_bytes``
-        bounds what is really writable: wasmtime reserves address space by the gigabyte, so a bound
-        on that would refuse modules that are quite small. ``threads``: whether it may have any.
+        ``readable``: descriptors of the files that may be opened for reading; ``directory``: of the
+        one directory that is the job's own, if it has one. ``cpu_seconds`` is a second line behind
+        the daemon's clock, for a daemon that was stopped itself. ``data_bytes`` bounds what is
+        really writable: wasmtime reserves address space by the gigabyte, so a bound on that would
+        refuse modules that are quite small. ``threads``: whether it may have any.
         """
         _limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
         _limit(resource.RLIMIT_FSIZE, file_bytes)
@@ -121,9 +125,15 @@ class Confinement:
         others = 0 if self.changes_user else _OTHERS_THREADS
         _limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
         if self.landlock_version:
-            landlock.restrict(_libc, self.landlock_version, readable)
-        if self._filter is not None:
-            seccomp.load(self._filter, _libc)
+            landlock.restrict(_libc, self.landlock_version, readable, directory)
+        if directory is not None:
+            # What it makes must be its keeper's to remove, who may be another user.
+            os.umask(0)
+            # A file that grows too large shall be the end: the guest might hide the mere error.
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        program = self._filter if directory is None else self._directory_filter
+        if program is not None:
+            seccomp.load(program, _libc)
 
 
 def _limit(kind: int, soft: int, hard: int | None = None) -> None:

@@ -17,7 +17,7 @@ from wasmtime._func import enter_wasm
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import Code, bounded_text
-from wasmdrop.sandbox.messages import RunOrder, RunReport
+from wasmdrop.sandbox.messages import RunOrder, RunReport, WasiOrder
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = ["run_module"]
@@ -40,7 +40,7 @@ def run_module(
     order: RunOrder,
     runtime: Runtime,
     descriptors: list[int],
-    stdin: bytes,
+    raw: bytes,
     report_now: Callable[[RunReport], None],
 ) -> RunReport:
     """Load, link, instantiate and call, as ``order`` says.
@@ -58,7 +58,7 @@ def run_module(
     run.end = end
     runtime.on_exit = run.exit
     try:
-        run.load(descriptors, stdin)
+        run.load(descriptors, raw)
         code, message, results, exit_code = run.call()
     except RefusedError as refusal:
         code, message, results, exit_code = refusal.code, refusal.message, (), None
@@ -85,7 +85,7 @@ class _Run:
         self.instance: Instance | None = None
         self.output_room_bytes = order.output_bytes
 
-    def load(self, descriptors: list[int], stdin: bytes) -> None:
+    def load(self, descriptors: list[int], raw: bytes) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
         self.store.set_limits(memory_size=order.memory_bytes_each)
@@ -101,7 +101,7 @@ class _Run:
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         if order.wasi is not None:
-            self._give_wasi(descriptors[1], descriptors[2], stdin)
+            self._give_wasi(order.wasi, descriptors, raw)
         try:
             self.instance = ready.instantiate(self.store)
         except Trap as trap:
@@ -143,13 +143,19 @@ class _Run:
             ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
         )
 
-    def _give_wasi(self, stdout_fd: int, stderr_fd: int, stdin: bytes) -> None:
-        assert self.order.wasi is not None  # noqa: S101
+    def _give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
+        _module_fd, stdout_fd, stderr_fd, *directory = descriptors
         config = WasiConfig()
-        config.argv = list(self.order.wasi.argv)
-        config.env = list(self.order.wasi.env.items())
+        config.argv = list(wasi.argv)
+        config.env = list(wasi.env.items())
+        stdin = raw[: wasi.stdin_bytes]
         # The wrapper has no call for this one; the library takes ownership of the copy.
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
+        if wasi.disk_bytes is not None:
+            _lay_files(directory[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :])
+            # Old Rust programs look for a directory of the second name.
+            for name in ("/", "."):
+                config.preopen_dir(f"/proc/self/fd/{directory[0]}", name)
         config.stdout_custom = lambda data: self._capture(stdout_fd, data)
         config.stderr_custom = lambda data: self._capture(stderr_fd, data)
         self.store.set_wasi(config)
@@ -211,6 +217,23 @@ class _Run:
             value.of.i64 & 0xFFFFFFFFFFFFFFFF if kind in _WIDE else value.of.i32 & 0xFFFFFFFF
             for value, kind in zip(values, results, strict=True)
         )
+
+
+def _lay_files(directory: int, files: tuple[tuple[str, int], ...], contents: memoryview) -> None:
+    """Write ``contents``, one after the other, into files below ``directory``."""
+    made = set()
+    for path, size_bytes in files:
+        slash = path.find("/")
+        while slash != -1:
+            if path[:slash] not in made:
+                os.mkdir(path[:slash], dir_fd=directory)
+                made.add(path[:slash])
+            slash = path.find("/", slash + 1)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
+        content, contents = contents[:size_bytes], contents[size_bytes:]
+        while content:
+            content = content[os.write(fd, content) :]
+        os.close(fd)
 
 
 def _is(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:

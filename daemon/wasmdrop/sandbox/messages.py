@@ -65,10 +65,19 @@ class CompileOrder(msgspec.Struct, frozen=True, tag="compile"):
 
 
 class WasiOrder(msgspec.Struct, frozen=True):
-    """The world of a WASI program. Its standard input is the frame's raw part."""
+    """The world of a WASI program.
+
+    Its standard input is the beginning of the frame's raw part, the contents of ``files`` the rest.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str]
+    stdin_bytes: int
+    disk_bytes: int | None = None
+    """Size of the largest file it may write in its directory, the one in descriptor 3; None where
+    it has no directory."""
+    files: tuple[tuple[str, int], ...] = ()
+    """Relative paths and sizes in bytes of what is laid into the directory first."""
 
 
 class RunOrder(msgspec.Struct, frozen=True, tag="run"):

@@ -168,7 +168,7 @@ class _Child:
         self.confinement = confinement
 
     def obey(self) -> NoReturn:
-        header, stdin, descriptors = self._receive()
+        header, raw, descriptors = self._receive()
         order = decode_order(header)
         if order.options != self.runtime.options:
             self.runtime = Runtime(order.options)
@@ -181,15 +181,17 @@ class _Child:
                 threads=False,
             )
             self._report(compile_module(order, self.runtime, descriptors[0], descriptors[1]))
+        disk_bytes = None if order.wasi is None else order.wasi.disk_bytes
         self.confinement.enter(
             readable=descriptors[:1],
+            directory=None if disk_bytes is None else descriptors[3],
             cpu_seconds=order.cpu_seconds,
-            file_bytes=order.output_bytes,
+            file_bytes=max(order.output_bytes, disk_bytes or 0),
             data_bytes=order.memory_bytes + _PROCESS_BYTES,
             # wasmtime's WASI runs on threads of its own.
             threads=order.wasi is not None,
         )
-        self._report(run_module(order, self.runtime, descriptors, stdin, self._report))
+        self._report(run_module(order, self.runtime, descriptors, raw, self._report))
 
     def _report(self, report: CompileReport | RunReport) -> NoReturn:
         # Not by the socket's own calls: the filter knows none of them.
