@@ -312,6 +312,7 @@ def _call(chosen: Plan, spec: InputSpec) -> Call:
         args=chosen.bits,
         argv=("module.wasm", *(chosen.argv or ())),
         is_command=chosen.argv is not None,
+        component=chosen.component,
         env=dict(spec.env or {}),
         stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
         files={path: content_bytes(content) for path, content in spec.files.items()},

@@ -93,7 +93,8 @@ def raw_value(outcome: Outcome) -> str:
     results = outcome.results or ()
     if len(results) == 1:
         value = results[0]
-        return value if isinstance(value, str) else _compact(value)
+        # A string that can't be seen as one line is shown as JSON.
+        return value if isinstance(value, str) and value.isprintable() else _compact(value)
     return _compact(list(results))
 
 

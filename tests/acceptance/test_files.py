@@ -251,7 +251,7 @@ def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {WASI} {PROGRAMS['hangs']})")))
     daemon.start()
-    drop(daemon.shared / "input.json", {"timeout_sec": 20})
+    drop(daemon.shared / "input.json", {"timeout_sec": 2})
     jobs = daemon.state / "jobs"
     wait_until(lambda: list(jobs.glob("*/left")), "the job to write")
     daemon.kill()

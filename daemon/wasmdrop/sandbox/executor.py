@@ -19,7 +19,7 @@ import structlog
 
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
-from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
+from wasmdrop.module import ComponentCall, FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
 from wasmdrop.sandbox.directory import JobDirectories, JobDirectory
 from wasmdrop.sandbox.messages import (
@@ -37,6 +37,7 @@ from wasmdrop.sandbox.pool import Child, ChildPool
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
 from wasmdrop.tree import TreeLimitError
 from wasmdrop.values import decode_results
+from wasmdrop.wit import decode_result
 
 __all__ = ["Call", "CompileLimits", "Executor", "LocalExecutor"]
 
@@ -89,6 +90,8 @@ class Call(msgspec.Struct, frozen=True):
     stdin: bytes = b""
     files: dict[str, bytes] = {}
     """What is laid into the job's own directory, by relative path."""
+    component: ComponentCall | None = None
+    """The signature and arguments of a component's function, in place of the above."""
     is_command: bool = False
     """Whether the entry is a WASI command's, whose output and exit code are its results."""
 
@@ -228,7 +231,8 @@ class LocalExecutor:
             encode_frame(order, raw),
             descriptors,
             limits.timeout_sec,
-            MAX_RUN_REPORT_BYTES,
+            # A component may return as much as it may print; base64 and escapes were counted there.
+            MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
             directory=directory,
         )
         if directory is not None and directory.surplus:
@@ -241,7 +245,7 @@ class LocalExecutor:
             _log.warning("stale-code", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
             raise SandboxError(report.message)
-        return _outcome_of_report(report, call.signature, seconds)
+        return _outcome_of_report(report, call, seconds)
 
     async def _exchange(
         self,
@@ -393,6 +397,7 @@ def _run_order(
         )
         if summary.wants_wasi
         else None,
+        component=call.component,
     )
 
 
@@ -423,15 +428,15 @@ def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:
         raise SandboxError(f"a child's report does not decode: {error}") from None
 
 
-def _outcome_of_report(report: RunReport, signature: FunctionType, seconds: float) -> Outcome:
+def _outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
     code = report.code
     if code not in _GUEST_CODES:
         raise SandboxError(f"a child reported {code}, which is not its to say")
     results: tuple[object, ...] | None = None
     if code is Code.OK:
         try:
-            results = tuple(decode_results(report.results, signature.results))
-        except (OverflowError, ValueError) as error:
+            results = _results(report, call)
+        except (OverflowError, ValueError, RecursionError) as error:
             raise SandboxError(f"a child reported results of another entry: {error}") from None
     exit_code = report.exit_code
     if exit_code is not None and not 0 <= exit_code < 1 << 32:
@@ -447,6 +452,16 @@ def _outcome_of_report(report: RunReport, signature: FunctionType, seconds: floa
         peak_memory_bytes=memory_bytes,
         run_seconds=min(max(report.run_seconds, 0.0), seconds),
     )
+
+
+def _results(report: RunReport, call: Call) -> tuple[object, ...]:
+    """Return the results as JSON values; ``ValueError`` where they are not of their types."""
+    if call.component is None:
+        return tuple(decode_results(report.results, call.signature.results))
+    form = call.component.function.result
+    if form is None or call.is_command:
+        return ()
+    return (decode_result(report.plain, form),)
 
 
 def _outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:

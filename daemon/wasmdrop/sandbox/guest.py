@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from wasmtime import Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
 from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
@@ -20,7 +21,7 @@ from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.messages import RunOrder, RunReport, WasiOrder
 from wasmdrop.sandbox.runtime import Runtime
 
-__all__ = ["run_module"]
+__all__ = ["Run", "StaleCodeError", "run_module"]
 
 #: Frames of a backtrace that a message shows; the innermost ones tell the most.
 _FRAMES_SHOWN: Final = 16
@@ -42,37 +43,46 @@ def run_module(
     descriptors: list[int],
     raw: bytes,
     report_now: Callable[[RunReport], None],
+    kind: "type[Run] | None" = None,
 ) -> RunReport:
-    """Load, link, instantiate and call, as ``order`` says.
+    """Load, link, instantiate and call, as ``order`` says; ``kind`` says how, if not as a module.
 
     ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
     host call, where no exception could pass through wasmtime.
     """
-    run = _Run(order, runtime)
+    run = (kind or Run)(order, runtime)
     started = time.perf_counter()
 
     def end(code: Code, message: str, exit_code: int | None = None) -> None:
         seconds = time.perf_counter() - started
-        report_now(RunReport(code, message, (), exit_code, run.memory_bytes(), seconds))
+        report_now(
+            RunReport(
+                code,
+                message,
+                exit_code=exit_code,
+                memory_bytes=run.memory_bytes(),
+                run_seconds=seconds,
+            )
+        )
 
     run.end = end
     runtime.on_exit = run.exit
     try:
         run.load(descriptors, raw)
-        code, message, results, exit_code = run.call()
+        report = run.call()
     except RefusedError as refusal:
-        code, message, results, exit_code = refusal.code, refusal.message, (), None
-    except _StaleCodeError as error:
+        report = RunReport(refusal.code, refusal.message)
+    except StaleCodeError as error:
         return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
     seconds = time.perf_counter() - started
-    return RunReport(code, message, results, exit_code, run.memory_bytes(), seconds)
+    return msgspec.structs.replace(report, memory_bytes=run.memory_bytes(), run_seconds=seconds)
 
 
-class _StaleCodeError(Exception):
+class StaleCodeError(Exception):
     """The machine code can't be loaded by this engine."""
 
 
-class _Run:
+class Run:
     """One instance, and the ways in which it can end."""
 
     end: Callable[..., None]
@@ -95,13 +105,13 @@ class _Run:
         try:
             module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
         except WasmtimeError as error:
-            raise _StaleCodeError(str(error)) from None
+            raise StaleCodeError(str(error)) from None
         try:
             ready = self.runtime.linker.instantiate_pre(module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         if order.wasi is not None:
-            self._give_wasi(order.wasi, descriptors, raw)
+            self.give_wasi(order.wasi, descriptors, raw)
         try:
             self.instance = ready.instantiate(self.store)
         except Trap as trap:
@@ -110,8 +120,8 @@ class _Run:
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
 
-    def call(self) -> tuple[Code, str, tuple[int, ...], int | None]:
-        """Call the entry; return code, message, the results' bits and a command's exit code."""
+    def call(self) -> RunReport:
+        """Call the entry; return how that ended."""
         order = self.order
         try:
             if order.initialize:
@@ -120,10 +130,10 @@ class _Run:
             results = self._invoke(order.entry, signature.params, order.args, signature.results)
         except Trap as trap:
             refusal = _refusal_of(trap)
-            return refusal.code, refusal.message, (), None
+            return RunReport(refusal.code, refusal.message)
         except WasmtimeError as error:
-            return Code.TRAP, bounded_text(str(error)), (), None
-        return Code.OK, "", results, 0 if order.is_command else None
+            return RunReport(Code.TRAP, bounded_text(str(error)))
+        return RunReport(Code.OK, "", results, exit_code=0 if order.is_command else None)
 
     def exit(self, exit_code: int) -> None:
         """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
@@ -143,7 +153,8 @@ class _Run:
             ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
         )
 
-    def _give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
+    def give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
+        """Give the store its WASI world; lays the job's files."""
         _module_fd, stdout_fd, stderr_fd, *directory = descriptors
         config = WasiConfig()
         config.argv = list(wasi.argv)

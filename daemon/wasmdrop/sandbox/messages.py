@@ -9,11 +9,11 @@ decodes into these types and nothing else, and checks every number against what 
 """
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from wasmdrop.module import FunctionType, ModuleSummary
+from wasmdrop.module import ComponentCall, FunctionType, ModuleSummary
 from wasmdrop.outcome import Code
 
 __all__ = [
@@ -105,6 +105,8 @@ class RunOrder(msgspec.Struct, frozen=True, tag="run"):
     cpu_seconds: int
     fuel: int | None
     wasi: WasiOrder | None
+    component: ComponentCall | None = None
+    """Set where descriptor 0 holds a component; ``signature`` and ``args`` are then empty."""
 
 
 Order = CompileOrder | RunOrder
@@ -125,6 +127,8 @@ class RunReport(msgspec.Struct, frozen=True):
     message: str = ""
     results: tuple[int, ...] = ()
     """One bit pattern a result, unsigned."""
+    plain: Any = None
+    """What a component's function returned, as a plain value."""
     exit_code: int | None = None
     memory_bytes: int | None = None
     run_seconds: float = 0.0

@@ -19,8 +19,9 @@ from typing import NoReturn
 
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.compiler import compile_module
+from wasmdrop.sandbox.component import ComponentRun
 from wasmdrop.sandbox.confine import Confinement
-from wasmdrop.sandbox.guest import run_module
+from wasmdrop.sandbox.guest import Run, run_module
 from wasmdrop.sandbox.messages import (
     FRAME,
     CompileOrder,
@@ -191,7 +192,8 @@ class _Child:
             # wasmtime's WASI runs on threads of its own.
             threads=order.wasi is not None,
         )
-        self._report(run_module(order, self.runtime, descriptors, raw, self._report))
+        kind = ComponentRun if order.component is not None else Run
+        self._report(run_module(order, self.runtime, descriptors, raw, self._report, kind))
 
     def _report(self, report: CompileReport | RunReport) -> NoReturn:
         # Not by the socket's own calls: the filter knows none of them.
