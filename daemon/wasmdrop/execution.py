@@ -30,7 +30,8 @@ from wasmdrop.limits import Limits
 from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.report import Package
-from wasmdrop.sandbox.executor import Call, Executor
+from wasmdrop.sandbox.call import Call
+from wasmdrop.sandbox.executor import Executor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.store import CompiledModule
 from wasmdrop.settings import Settings

@@ -26,8 +26,9 @@ from wasmdrop.limits import MEBIBYTE
 from wasmdrop.private import require_private_directory
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
+from wasmdrop.sandbox.call import CompileLimits
 from wasmdrop.sandbox.directory import JobDirectories
-from wasmdrop.sandbox.executor import CompileLimits, LocalExecutor
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner

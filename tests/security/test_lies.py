@@ -22,8 +22,9 @@ from wasmdrop.errors import RefusedError, SandboxError
 from wasmdrop.limits import Limits
 from wasmdrop.module import FunctionType
 from wasmdrop.outcome import MESSAGE_LIMIT, Code, Outcome
+from wasmdrop.sandbox.call import Call, CompileLimits
 from wasmdrop.sandbox.directory import JobDirectories
-from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore

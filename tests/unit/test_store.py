@@ -21,8 +21,9 @@ from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code
+from wasmdrop.sandbox.call import Call, CompileLimits
 from wasmdrop.sandbox.directory import JobDirectories
-from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.ledger import GRACE_SECONDS
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool

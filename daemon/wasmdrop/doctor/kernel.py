@@ -13,9 +13,10 @@ from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox import landlock
+from wasmdrop.sandbox.call import Call, CompileLimits
 from wasmdrop.sandbox.confine import Confinement
 from wasmdrop.sandbox.directory import JobDirectories
-from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.seccomp import Filter

@@ -7,7 +7,6 @@ What a child reports is checked here; the sandbox's own failures end as ``intern
 import asyncio
 import math
 import os
-import signal
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
@@ -19,8 +18,9 @@ import structlog
 
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
-from wasmdrop.module import ComponentCall, FunctionType, ModuleKind, ModuleSummary
+from wasmdrop.module import ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
+from wasmdrop.sandbox.call import Call, CompileLimits
 from wasmdrop.sandbox.directory import JobDirectories, JobDirectory
 from wasmdrop.sandbox.messages import (
     MAX_REPORT_BYTES,
@@ -35,11 +35,10 @@ from wasmdrop.sandbox.messages import (
 )
 from wasmdrop.sandbox.pool import Child, ChildPool
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.verdict import compiler_death, outcome_of_death, outcome_of_report
 from wasmdrop.tree import TreeLimitError
-from wasmdrop.values import decode_results
-from wasmdrop.wit import decode_result
 
-__all__ = ["Call", "CompileLimits", "Executor", "LocalExecutor"]
+__all__ = ["Executor", "LocalExecutor"]
 
 _log = structlog.get_logger()
 
@@ -52,20 +51,6 @@ _REFUSALS: Final = 1024
 #: How long a dead child's wait status may take to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
 
-#: The ends that a running child may report. Others are the daemon's to say.
-_GUEST_CODES: Final = frozenset(
-    {
-        Code.OK,
-        Code.EXIT,
-        Code.TRAP,
-        Code.MEMORY_LIMIT,
-        Code.FUEL_LIMIT,
-        Code.OUTPUT_LIMIT,
-        Code.LINK_ERROR,
-        Code.ENTRY_NOT_FOUND,
-        Code.INTERNAL,
-    }
-)
 #: Ends after which what a job left in its directory is not for anybody to see.
 _PUBLISHES_NOTHING: Final = frozenset(
     {Code.DISK_LIMIT, Code.SANDBOX_VIOLATION, Code.CRASHED, Code.INTERNAL}
@@ -76,31 +61,6 @@ _Report = TypeVar("_Report", RunReport, CompileReport)
 
 _run_decoder = msgspec.json.Decoder(RunReport)
 _compile_decoder = msgspec.json.Decoder(CompileReport)
-
-
-class Call(msgspec.Struct, frozen=True):
-    """What to call and with what: an entry that exists, arguments that fit it."""
-
-    entry: str
-    signature: FunctionType
-    args: tuple[int, ...] = ()
-    """One bit pattern a parameter."""
-    argv: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    stdin: bytes = b""
-    files: dict[str, bytes] = {}
-    """What is laid into the job's own directory, by relative path."""
-    component: ComponentCall | None = None
-    """The signature and arguments of a component's function, in place of the above."""
-    is_command: bool = False
-    """Whether the entry is a WASI command's, whose output and exit code are its results."""
-
-
-class CompileLimits(msgspec.Struct, frozen=True):
-    """Limits of one compilation."""
-
-    seconds: float = 60.0
-    memory_mb: int = 2048
 
 
 class Executor(Protocol):
@@ -239,13 +199,13 @@ class LocalExecutor:
             message = f"wrote {directory.surplus} into its directory"
             return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=seconds)
         if header is None:
-            return _outcome_of_death(child_status, limits, seconds)
+            return outcome_of_death(child_status, limits, seconds)
         report = _decode(header, _run_decoder)
         if report.stale_code:
             _log.warning("stale-code", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
             raise SandboxError(report.message)
-        return _outcome_of_report(report, call, seconds)
+        return outcome_of_report(report, call, seconds)
 
     async def _exchange(
         self,
@@ -366,7 +326,7 @@ class LocalExecutor:
         finally:
             os.close(source_fd)
         if header is None:
-            return CompileReport(code=Code.COMPILE_LIMIT, message=_compiler_death(status, limits))
+            return CompileReport(code=Code.COMPILE_LIMIT, message=compiler_death(status, limits))
         return _decode(header, _compile_decoder)
 
 
@@ -426,70 +386,6 @@ def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:
         return decoder.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SandboxError(f"a child's report does not decode: {error}") from None
-
-
-def _outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
-    code = report.code
-    if code not in _GUEST_CODES:
-        raise SandboxError(f"a child reported {code}, which is not its to say")
-    results: tuple[object, ...] | None = None
-    if code is Code.OK:
-        try:
-            results = _results(report, call)
-        except (OverflowError, ValueError, RecursionError) as error:
-            raise SandboxError(f"a child reported results of another entry: {error}") from None
-    exit_code = report.exit_code
-    if exit_code is not None and not 0 <= exit_code < 1 << 32:
-        raise SandboxError("a child reported an exit code that there is none of")
-    memory_bytes = report.memory_bytes
-    if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
-        raise SandboxError("a child reported a memory of a size that there is none of")
-    return Outcome(
-        code=code,
-        message=bounded_text(report.message),
-        results=results,
-        exit_code=exit_code,
-        peak_memory_bytes=memory_bytes,
-        run_seconds=min(max(report.run_seconds, 0.0), seconds),
-    )
-
-
-def _results(report: RunReport, call: Call) -> tuple[object, ...]:
-    """Return the results as JSON values; ``ValueError`` where they are not of their types."""
-    if call.component is None:
-        return tuple(decode_results(report.results, call.signature.results))
-    form = call.component.function.result
-    if form is None or call.is_command:
-        return ()
-    return (decode_result(report.plain, form),)
-
-
-def _outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
-    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        message = f"ran longer than {limits.timeout_sec:g} s"
-        return Outcome(code=Code.TIMEOUT, message=message, run_seconds=seconds)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
-        message = "made a system call that the sandbox forbids"
-        return Outcome(code=Code.SANDBOX_VIOLATION, message=message, run_seconds=seconds)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXFSZ:
-        message = f"wrote a file of more than {limits.disk_bytes} bytes into its directory"
-        return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=seconds)
-    message = f"the job's process {_death(status)} before it could report"
-    return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
-
-
-def _compiler_death(status: int | None, limits: CompileLimits) -> str:
-    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        return f"compiling took longer than {limits.seconds:g} s"
-    # Where an allocation fails the compiler aborts, and has no other way to say so.
-    return f"the compiler ran out of its {limits.memory_mb} MiB of memory, or {_death(status)}"
-
-
-def _death(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return f"died of signal {number} ({signal.strsignal(number)})"
-    return f"exited with {os.waitstatus_to_exitcode(status)}"
 
 
 def _content(fd: int) -> bytes:

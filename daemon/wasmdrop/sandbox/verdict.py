@@ -1,0 +1,101 @@
+"""What became of a child: its report, or its death, as an outcome.
+
+A child may have been taken over by its guest. So a report is one only if it says what such a child
+may say of such a call, and all the rest is a fault of the sandbox, to be tried again.
+"""
+
+import os
+import signal
+from typing import Final
+
+from wasmdrop.errors import SandboxError
+from wasmdrop.limits import Limits
+from wasmdrop.outcome import Code, Outcome, bounded_text
+from wasmdrop.sandbox.call import Call, CompileLimits
+from wasmdrop.sandbox.messages import RunReport
+from wasmdrop.values import decode_results
+from wasmdrop.wit import decode_result
+
+__all__ = ["compiler_death", "outcome_of_death", "outcome_of_report"]
+
+#: The ends that a running child may report. Others are the daemon's to say.
+_GUEST_CODES: Final = frozenset(
+    {
+        Code.OK,
+        Code.EXIT,
+        Code.TRAP,
+        Code.MEMORY_LIMIT,
+        Code.FUEL_LIMIT,
+        Code.OUTPUT_LIMIT,
+        Code.LINK_ERROR,
+        Code.ENTRY_NOT_FOUND,
+        Code.INTERNAL,
+    }
+)
+
+
+def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
+    """Return what a report says; ``SandboxError`` where it is not of this call."""
+    code = report.code
+    if code not in _GUEST_CODES:
+        raise SandboxError(f"a child reported {code}, which is not its to say")
+    results: tuple[object, ...] | None = None
+    if code is Code.OK:
+        try:
+            results = _results(report, call)
+        except (OverflowError, ValueError, RecursionError) as error:
+            raise SandboxError(f"a child reported results of another entry: {error}") from None
+    exit_code = report.exit_code
+    if exit_code is not None and not 0 <= exit_code < 1 << 32:
+        raise SandboxError("a child reported an exit code that there is none of")
+    memory_bytes = report.memory_bytes
+    if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
+        raise SandboxError("a child reported a memory of a size that there is none of")
+    return Outcome(
+        code=code,
+        message=bounded_text(report.message),
+        results=results,
+        exit_code=exit_code,
+        peak_memory_bytes=memory_bytes,
+        run_seconds=min(max(report.run_seconds, 0.0), seconds),
+    )
+
+
+def _results(report: RunReport, call: Call) -> tuple[object, ...]:
+    """Return the results as JSON values; ``ValueError`` where they are not of their types."""
+    if call.component is None:
+        return tuple(decode_results(report.results, call.signature.results))
+    form = call.component.function.result
+    if form is None or call.is_command:
+        return ()
+    return (decode_result(report.plain, form),)
+
+
+def outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
+    """Return what a wait status says; it is None for a child killed at its timeout."""
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        message = f"ran longer than {limits.timeout_sec:g} s"
+        return Outcome(code=Code.TIMEOUT, message=message, run_seconds=seconds)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
+        message = "made a system call that the sandbox forbids"
+        return Outcome(code=Code.SANDBOX_VIOLATION, message=message, run_seconds=seconds)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXFSZ:
+        message = f"wrote a file of more than {limits.disk_bytes} bytes into its directory"
+        return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=seconds)
+    message = f"the job's process {_death(status)} before it could report"
+    return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
+
+
+def compiler_death(status: int | None, limits: CompileLimits) -> str:
+    """Say why a compiling child died, by its wait status or None as above."""
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        return f"compiling took longer than {limits.seconds:g} s"
+    # Where an allocation fails the compiler aborts, and has no other way to say so.
+    return f"the compiler ran out of its {limits.memory_mb} MiB of memory, or {_death(status)}"
+
+
+def _death(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"died of signal {number} ({signal.strsignal(number)})"
+    return f"exited with {os.waitstatus_to_exitcode(status)}"
