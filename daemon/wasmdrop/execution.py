@@ -72,6 +72,7 @@ class Work:
     """False for a module that was dropped alone and may turn out to need an input."""
     compile_seconds: float = 0.0
     limits: Limits | None = None
+    is_deterministic: bool = False
     plan: Plan | None = None
 
 
@@ -137,10 +138,10 @@ class Execution:
         settings = self._settings
         try:
             spec = await self._spec(work)
-            _refuse_unsupported(spec)
             work.limits = limits = limits_for(spec, settings.limits)
-            options = EngineOptions(fuel=limits.fuel is not None)
+            options = EngineOptions(limits.fuel is not None, spec.deterministic)
             module = await self._compiled(work, spec, options)
+            work.is_deterministic = spec.deterministic
             _check_files(spec, module.summary, limits)
             work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
         except RefusedError as refusal:
@@ -278,14 +279,6 @@ class Execution:
         work.job = msgspec.structs.replace(work.job, module=now)
         self._note_module(work)
         return True
-
-
-def _refuse_unsupported(spec: InputSpec) -> None:
-    """Refuse what the protocol knows and this version does not do, rather than leave it out."""
-    if spec.deterministic:
-        raise RefusedError(
-            Code.INVALID_INPUT, "$.deterministic: not supported by this version of wasmdrop"
-        )
 
 
 def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "DETERMINISTIC_CLOCK_NS",
+    "DETERMINISTIC_SEED",
     "MESSAGE_LIMIT",
     "Code",
     "Outcome",
@@ -21,6 +23,11 @@ __all__ = [
 #: Longest message in characters. Texts of errors are the guest's: a module of 100 kB can make a
 #: message of 2 MB, and markers are read by people.
 MESSAGE_LIMIT = 4000
+
+
+#: Where the randomness of a deterministic job starts, and its clock: 2000-01-01T00:00:00Z.
+DETERMINISTIC_SEED = 0
+DETERMINISTIC_CLOCK_NS = 946_684_800_000_000_000
 
 
 class Status(StrEnum):
@@ -130,6 +137,8 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a WASI program left in its directory; None where that is nothing."""
     peak_memory_bytes: int | None = None
     """Size of the guest's linear memories at the end; they never shrink, so this is the peak."""
+    fuel_used: int | None = None
+    """Units of fuel that the run took; None where none were counted."""
     run_seconds: float = 0.0
     compile_seconds: float = 0.0
 

@@ -17,7 +17,7 @@ import msgspec
 from wasmdrop.job import Job
 from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.limits import Limits
-from wasmdrop.outcome import Code, Outcome, OutputTree
+from wasmdrop.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
 
 __all__ = ["MARKER_SCHEMA", "Package", "package", "raw_value", "timestamp"]
 
@@ -33,6 +33,10 @@ _RUNTIME: Final = {
     "wasmtime": version("wasmtime"),
     "platform": f"{platform.system().lower()}-{platform.machine()}",
 }
+
+
+#: What a deterministic job saw of the outer world.
+_WORLD: Final = {"seed": DETERMINISTIC_SEED, "clock": "2000-01-01T00:00:00Z"}
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -51,11 +55,19 @@ class Package(msgspec.Struct, frozen=True):
 
 
 def package(
-    job: Job, entry: str | None, args: list[Any], outcome: Outcome, limits: Limits
+    job: Job,
+    entry: str | None,
+    args: list[Any],
+    outcome: Outcome,
+    limits: Limits,
+    *,
+    is_deterministic: bool = False,
 ) -> Package:
     """Return what a finished job delivers; ``entry`` and ``args`` are what was called, if known."""
     files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
-    return Package(files, _marker(job, entry, outcome, files, limits), outcome.output)
+    return Package(
+        files, _marker(job, entry, outcome, files, limits, is_deterministic), outcome.output
+    )
 
 
 def _result_files(
@@ -99,7 +111,12 @@ def raw_value(outcome: Outcome) -> str:
 
 
 def _marker(
-    job: Job, entry: str | None, outcome: Outcome, files: dict[str, bytes], limits: Limits
+    job: Job,
+    entry: str | None,
+    outcome: Outcome,
+    files: dict[str, bytes],
+    limits: Limits,
+    is_deterministic: bool,
 ) -> bytes:
     finished_ns = job.finished_at_ns or 0
     started_ns = job.started_at_ns or finished_ns
@@ -145,6 +162,8 @@ def _marker(
             "disk_mb": limits.disk_mb,
             "fuel": limits.fuel,
         },
+        "deterministic": _WORLD if is_deterministic else None,
+        "fuel_used": outcome.fuel_used,
         "peak_memory_bytes": outcome.peak_memory_bytes,
         "runtime": _RUNTIME,
     }

@@ -53,6 +53,7 @@ CHILDS_SIDE = {
     "compiler",
     "component",
     "confine",
+    "determinism",
     "guest",
     "landlock",
     "lowering",

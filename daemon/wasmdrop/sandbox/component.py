@@ -183,8 +183,7 @@ class ComponentRun(Run):
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
         self.store.set_limits(memory_size=order.memory_bytes_each)
-        if order.fuel is not None:
-            self.store.set_fuel(order.fuel)
+        self.give_fuel()
         try:
             path = f"/proc/self/fd/{descriptors[0]}"
             compiled = component.Component.deserialize_file(self.runtime.engine, path)

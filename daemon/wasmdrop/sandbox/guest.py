@@ -17,7 +17,7 @@ from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
 from wasmdrop.errors import RefusedError
-from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
 from wasmdrop.sandbox.messages import RunOrder, RunReport, WasiOrder
 from wasmdrop.sandbox.runtime import Runtime
 
@@ -27,6 +27,9 @@ __all__ = ["Run", "StaleCodeError", "run_module"]
 _FRAMES_SHOWN: Final = 16
 #: A function's name in a backtrace, in characters; names are the guest's.
 _NAME_SHOWN: Final = 120
+
+#: wasmtime counts fuel in an unsigned 64-bit integer; half of that leaves its sums room.
+_MAX_FUEL: Final = (1 << 63) - 1
 
 _KINDS: Final = {
     "i32": ffi.WASMTIME_I32.value,
@@ -60,6 +63,7 @@ def run_module(
                 code,
                 message,
                 exit_code=exit_code,
+                fuel_used=run.fuel_used(),
                 memory_bytes=run.memory_bytes(),
                 run_seconds=seconds,
             )
@@ -75,7 +79,9 @@ def run_module(
     except StaleCodeError as error:
         return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
     seconds = time.perf_counter() - started
-    return msgspec.structs.replace(report, memory_bytes=run.memory_bytes(), run_seconds=seconds)
+    return msgspec.structs.replace(
+        report, fuel_used=run.fuel_used(), memory_bytes=run.memory_bytes(), run_seconds=seconds
+    )
 
 
 class StaleCodeError(Exception):
@@ -93,14 +99,14 @@ class Run:
         self.runtime = runtime
         self.store = Store(runtime.engine)
         self.instance: Instance | None = None
+        self._fuel: int | None = None
         self.output_room_bytes = order.output_bytes
 
     def load(self, descriptors: list[int], raw: bytes) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
         self.store.set_limits(memory_size=order.memory_bytes_each)
-        if order.fuel is not None:
-            self.store.set_fuel(order.fuel)
+        self.give_fuel()
         # Deserializing from a path maps the code instead of copying it.
         try:
             module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
@@ -141,6 +147,16 @@ class Run:
             self.end(Code.OK, "", 0)
         self.end(Code.EXIT, f"the program exited with code {exit_code}", exit_code)
 
+    def give_fuel(self) -> None:
+        """Give the store its fuel; without a limit, as much as can be counted."""
+        if self.order.options.counts_fuel:
+            self._fuel = _MAX_FUEL if self.order.fuel is None else self.order.fuel
+            self.store.set_fuel(self._fuel)
+
+    def fuel_used(self) -> int | None:
+        """Return how much fuel was used so far; None where none is counted."""
+        return None if self._fuel is None else self._fuel - self.store.get_fuel()
+
     def memory_bytes(self) -> int | None:
         """Size of the exported memory now; memories never shrink, so this is its peak."""
         name = self.order.memory_export
@@ -163,7 +179,8 @@ class Run:
         # The wrapper has no call for this one; the library takes ownership of the copy.
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
         if wasi.disk_bytes is not None:
-            _lay_files(directory[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :])
+            time_ns = DETERMINISTIC_CLOCK_NS if self.order.options.deterministic else None
+            _lay_files(directory[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
             # Old Rust programs look for a directory of the second name.
             for name in ("/", "."):
                 config.preopen_dir(f"/proc/self/fd/{directory[0]}", name)
@@ -230,8 +247,16 @@ class Run:
         )
 
 
-def _lay_files(directory: int, files: tuple[tuple[str, int], ...], contents: memoryview) -> None:
-    """Write ``contents``, one after the other, into files below ``directory``."""
+def _lay_files(
+    directory: int,
+    files: tuple[tuple[str, int], ...],
+    contents: memoryview,
+    time_ns: int | None,
+) -> None:
+    """Write ``contents``, one after the other, into files below ``directory``.
+
+    They seem to have been written at ``time_ns``, or else now.
+    """
     made = set()
     for path, size_bytes in files:
         slash = path.find("/")
@@ -244,6 +269,8 @@ def _lay_files(directory: int, files: tuple[tuple[str, int], ...], contents: mem
         content, contents = contents[:size_bytes], contents[size_bytes:]
         while content:
             content = content[os.write(fd, content) :]
+        if time_ns is not None:
+            os.utime(fd, ns=(time_ns, time_ns))
         os.close(fd)
 
 

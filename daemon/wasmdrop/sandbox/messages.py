@@ -47,10 +47,20 @@ class EngineOptions(msgspec.Struct, frozen=True):
     fuel: bool = False
     """Count fuel; costs about a quarter of the speed, so only where it was asked for."""
 
+    deterministic: bool = False
+    """Canonical NaNs, deterministic relaxed SIMD, a fixed clock, seeded randomness, and fuel."""
+
     @property
     def token(self) -> str:
         """A short name for file names and logs."""
+        if self.deterministic:
+            return "deterministic"
         return "fuel" if self.fuel else "plain"
+
+    @property
+    def counts_fuel(self) -> bool:
+        """Whether fuel is counted, with a limit or without."""
+        return self.fuel or self.deterministic
 
 
 class CompileOrder(msgspec.Struct, frozen=True, tag="compile"):
@@ -130,6 +140,7 @@ class RunReport(msgspec.Struct, frozen=True):
     plain: Any = None
     """What a component's function returned, as a plain value."""
     exit_code: int | None = None
+    fuel_used: int | None = None
     memory_bytes: int | None = None
     run_seconds: float = 0.0
     stale_code: bool = False

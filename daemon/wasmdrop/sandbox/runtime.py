@@ -9,6 +9,7 @@ from collections.abc import Callable
 from wasmtime import Config, Engine, FuncType, Linker, ValType, component
 
 from wasmdrop.module import WASI_MODULE
+from wasmdrop.sandbox.determinism import FixedWorld
 from wasmdrop.sandbox.messages import EngineOptions
 
 __all__ = ["Runtime"]
@@ -25,7 +26,10 @@ class Runtime:
         config = Config()
         # A thread pool does not survive a fork: a child that compiled on one would wait for ever.
         config.parallel_compilation = False
-        config.consume_fuel = options.fuel
+        config.consume_fuel = options.counts_fuel
+        if options.deterministic:
+            config.cranelift_nan_canonicalization = True
+            config.wasm_relaxed_simd_deterministic = True
         self.engine = Engine(config)
         self.linker = Linker(self.engine)
         self.linker.define_wasi()
@@ -34,6 +38,9 @@ class Runtime:
         self.linker.define_func(WASI_MODULE, "proc_exit", FuncType([ValType.i32()], []), self._exit)
         self.component_linker = component.Linker(self.engine)
         self.component_linker.add_wasip2()
+        if options.deterministic:
+            self.component_linker.allow_shadowing = True
+            FixedWorld().install(self.linker, self.component_linker)
         self.on_exit: Callable[[int], None] = lambda _code: None
         """Called with the exit code when the guest asks to end; does not return."""
 

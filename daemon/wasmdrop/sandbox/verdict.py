@@ -51,9 +51,13 @@ def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
     memory_bytes = report.memory_bytes
     if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
         raise SandboxError("a child reported a memory of a size that there is none of")
+    fuel_used = report.fuel_used
+    if fuel_used is not None and not 0 <= fuel_used < 1 << 64:
+        raise SandboxError("a child reported fuel that there is none of")
     return Outcome(
         code=code,
         message=bounded_text(report.message),
+        fuel_used=fuel_used,
         results=results,
         exit_code=exit_code,
         peak_memory_bytes=memory_bytes,
