@@ -6,12 +6,13 @@ BIN := .venv/bin
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo test lint bench lock clean
+.PHONY: help setup setup-dev demo test lint bench soak lock clean
 
 help:
 	@echo 'make demo   set up, then show a real drop turn into a result'
 	@echo 'make test   set up, then run the linters and all tests'
 	@echo 'make bench  set up, then measure'
+	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
 	@echo 'make lock   pin the newest versions of all dependencies'
 	@echo 'make clean  remove what the above made'
 
@@ -44,6 +45,10 @@ test: lint
 
 bench: setup-dev
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/confinement.py
+
+soak: setup-dev
+	$(BIN)/python -m tests.security.soak
 
 export CUSTOM_COMPILE_COMMAND = make lock
 lock: .venv/bin/python

@@ -73,6 +73,12 @@ class Contender:
                 env=environment | self.variables(),
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process, once it was started."""
+        assert self._process is not None  # noqa: S101 - what the sentence says
+        return self._process.pid
+
     def stop(self) -> None:
         """End it, if it was started."""
         if self._process is None:

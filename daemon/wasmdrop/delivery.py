@@ -14,6 +14,7 @@ import queue
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -24,79 +25,101 @@ from wasmdrop import beneath
 from wasmdrop.durable import begin_writing, temporary_name
 from wasmdrop.job import Slot
 from wasmdrop.layout import OUTPUT_SUFFIX
-from wasmdrop.outcome import OutputTree
-from wasmdrop.report import Package
+from wasmdrop.mounts import MountTable
+from wasmdrop.report import MARKER_SUFFIX, Package
 from wasmdrop.tree import copy_tree, remove_tree
 
-__all__ = ["MARKER_SUFFIX", "RESULT_SUFFIXES", "Delivery", "ResultLines"]
+__all__ = ["RESULT_SUFFIXES", "Delivery", "ResultLines"]
 
 _log = structlog.get_logger()
 
-MARKER_SUFFIX: Final = ".done"
-
 #: Every name that a result may have: what an earlier job left and this one does not write must go.
 RESULT_SUFFIXES: Final = (".json", ".txt", ".stdout", ".stderr")
+
+#: How long a stop waits for deliveries that have begun, in seconds.
+_CLOSE_SECONDS: Final = 5.0
 
 #: Deliveries that share their syncs; more would only make the first wait for the last.
 _TOGETHER: Final = 32
 
 
 class Delivery:
-    """Delivers results on a thread of its own, all that wait at a time together.
+    """Delivers results, on threads of each filesystem: one that hangs holds up no other.
 
-    A sync of a directory is then one for all of them, and the first sync of a file finds the
-    others' data on its way too. ``on_delivered`` hears, on that thread, of each package that is in
-    place.
+    ``on_delivered`` hears, on such a thread, of each package that is in place. Used from one event
+    loop.
     """
 
     def __init__(self, shared_dir: str, on_delivered: Callable[[Package], None]) -> None:
         self._shared_dir = shared_dir.rstrip("/")
-        self._waiting: queue.SimpleQueue[_Placing | None] = queue.SimpleQueue()
         self._on_delivered = on_delivered
-        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
-        self._thread.start()
+        self._mounts = MountTable()
+        self._lanes: dict[tuple[str, bool], _Lane] = {}
 
-    async def deliver(self, slot: Slot, package: Package) -> None:
-        """Put ``package`` into the slot.
+    def deliver(self, slot: Slot, package: Package) -> "asyncio.Future[None]":
+        """Put ``package`` into the slot; the future is done when it is there.
 
-        Raises ``OSError`` where storage fails; then the slot holds no marker, or an old true one,
-        and the delivery may be repeated.
+        It raises ``OSError`` where storage fails; then the slot holds no marker, or an old true
+        one, and the delivery may be repeated.
         """
         placing = _Placing(slot, package, asyncio.get_running_loop().create_future())
-        if package.output is not None:
-            # Ahead of the others' turn, and not on their thread: it may be many megabytes.
-            staging = asyncio.to_thread(self._stage, slot, package.output)
-            placing.staged = await staging
-        self._waiting.put(placing)
-        try:
-            await placing.done
-        finally:
-            if placing.replaced:
-                await asyncio.to_thread(self._remove_replaced, placing)
-        if package.output is not None:
-            await asyncio.to_thread(_remove_path, package.output.root)
+        # What a program left may be many megabytes: those who have none don't wait for it.
+        key = (self._mounts.of(slot.directory).point, package.output is not None)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(self._shared_dir, self._on_delivered)
+        lane.waiting.put(placing)
+        return placing.done
 
     def close(self) -> None:
-        """End the thread; deliveries that have begun are finished first."""
-        self._waiting.put(None)
-        self._thread.join()
+        """End the threads; deliveries that have begun are finished first, but for those that hang.
+
+        These the journal still has.
+        """
+        for lane in self._lanes.values():
+            lane.waiting.put(None)
+        end = time.monotonic() + _CLOSE_SECONDS
+        for (point, _has_output), lane in self._lanes.items():
+            lane.thread.join(max(0.0, end - time.monotonic()))
+            if lane.thread.is_alive():
+                _log.warning("delivery-hangs", mount=point)
+        self._mounts.close()
+
+
+class _Lane:
+    """Delivers what goes to one filesystem, all that waits at a time together.
+
+    A sync of a directory is then one for all of them, and the first sync of a file finds the
+    others' data on its way too.
+    """
+
+    def __init__(self, shared_dir: str, on_delivered: Callable[[Package], None]) -> None:
+        self.waiting: queue.SimpleQueue[_Placing | None] = queue.SimpleQueue()
+        self._shared_dir = shared_dir
+        self._on_delivered = on_delivered
+        self.thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+        self.thread.start()
 
     def _run(self) -> None:
         ending = False
         while not ending:
-            together = [self._waiting.get()]
+            together = [self.waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(together) < _TOGETHER:
-                    together.append(self._waiting.get_nowait())
+                    together.append(self.waiting.get_nowait())
             ending = None in together
             placings = [placing for placing in together if placing is not None]
             self._place(placings)
             for placing in placings:
-                placing.done.get_loop().call_soon_threadsafe(_answer, placing)
+                placing.answer()
+            # After the answers: however much that is, it keeps nobody waiting for them.
+            for placing in placings:
+                self._clear(placing)
 
     def _place(self, placings: list["_Placing"]) -> None:
         """Take all of them through each step before any goes on to the next."""
         _each(placings, lambda one: one.enter(self._open(one.slot)))
+        _each(placings, _Placing.stage)
         _each(placings, _Placing.unmark)
         _sync_directories(placing for placing in placings if placing.was_marked)
         _each(placings, _Placing.write)
@@ -109,38 +132,19 @@ class Delivery:
         for placing in placings:
             placing.leave()
 
-    def _stage(self, slot: Slot, output: OutputTree) -> str:
-        """Copy ``output`` into a new directory beside the results; return its name."""
-        name = temporary_name()
-        directory = self._open(slot)
+    def _clear(self, placing: "_Placing") -> None:
+        """Remove what lay at the output's name before, and what the output was copied from."""
         try:
-            # Until it is complete nobody else can enter, and so lead a path in it astray.
-            os.mkdir(name, 0o700, dir_fd=directory)
-            target = os.open(
-                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
-            )
-            try:
-                copy_tree(output, target)
-                os.fchmod(target, 0o777 & ~_umask())
-            except OSError:
-                _remove_tree(directory, name)
-                raise
-            finally:
-                os.close(target)
-        finally:
-            os.close(directory)
-        return name
-
-    def _remove_replaced(self, placing: "_Placing") -> None:
-        """Remove what lay at the output's name before.
-
-        After the marker: however much that is, it keeps nobody waiting.
-        """
-        directory = self._open(placing.slot)
-        try:
-            _remove_tree(directory, placing.replaced)
-        finally:
-            os.close(directory)
+            if placing.replaced:
+                directory = self._open(placing.slot)
+                try:
+                    _remove_tree(directory, placing.replaced)
+                finally:
+                    os.close(directory)
+            if placing.package.output is not None and placing.error is None:
+                _remove_path(placing.package.output.root)
+        except OSError as error:
+            _log.warning("leftover-stays", slot=placing.slot.key, error=str(error))
 
     def _open(self, slot: Slot) -> int:
         if slot.directory.startswith(self._shared_dir + "/"):
@@ -202,6 +206,21 @@ class _Placing:
         """Make the names in the directory durable."""
         os.fsync(self._directory)
 
+    def stage(self) -> None:
+        """Copy what the program left into a new directory beside the results."""
+        if self.package.output is None:
+            return
+        self.staged = temporary_name()
+        # Until it is complete nobody else can enter, and so lead a path in it astray.
+        os.mkdir(self.staged, 0o700, dir_fd=self._directory)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        target = os.open(self.staged, flags, dir_fd=self._directory)
+        try:
+            copy_tree(self.package.output, target)
+            os.fchmod(target, 0o777 & ~_umask())
+        finally:
+            os.close(target)
+
     def unmark(self) -> None:
         """Remove the old marker."""
         self.was_marked = self._remove(self._stem + MARKER_SUFFIX)
@@ -259,6 +278,19 @@ class _Placing:
         with contextlib.suppress(FileNotFoundError):
             os.rename(name, away, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             self.replaced = away
+
+    def answer(self) -> None:
+        """Tell whoever waits; from this thread to theirs."""
+        with contextlib.suppress(RuntimeError):  # their loop is closed: nobody waits any more
+            self.done.get_loop().call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self.done.done():
+            return  # whoever waited was cancelled
+        if self.error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(self.error)
 
     def _create(self, name: str) -> int:
         return os.open(
@@ -354,12 +386,3 @@ def _sync_directories(placings: Iterable[_Placing]) -> None:
         except OSError as error:
             for placing in those:
                 placing.error = error
-
-
-def _answer(placing: _Placing) -> None:
-    if placing.done.done():
-        return  # whoever waited was cancelled
-    if placing.error is None:
-        placing.done.set_result(None)
-    else:
-        placing.done.set_exception(placing.error)

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +19,8 @@ from tenacity import (
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.execution import Execution, NothingOwedError, Stages, Work, ids_of
-from wasmdrop.intake.drops import Backlog, InputDrop, ModuleDrop
+from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, ModuleDrop
+from wasmdrop.intake.markers import true_marker
 from wasmdrop.intake.modules import DIGEST_PREFIX
 from wasmdrop.intake.spec import InputSpec
 from wasmdrop.job import InputFile, Job, JobState, PinnedModule, Slot
@@ -29,6 +29,7 @@ from wasmdrop.outcome import Outcome
 from wasmdrop.report import Package, package
 from wasmdrop.retry import storage_retry
 from wasmdrop.settings import Settings
+from wasmdrop.turns import Turns
 
 __all__ = ["Dispatcher"]
 
@@ -36,6 +37,9 @@ _log = structlog.get_logger()
 
 #: How long a dropped default module waits for the root slot's input, in seconds (the protocol's).
 _ROOT_INPUT_SECONDS: Final = 1.0
+
+#: How long a delivery may take before its job makes room for others, in seconds.
+_SLOW_DELIVERY_SECONDS: Final = 2.0
 
 #: Jobs that are on their way at a time, beyond those that run: enough to keep a disk busy with
 #: deliveries, few enough to bound memory.
@@ -45,11 +49,12 @@ _ON_THEIR_WAY: Final = 64
 _KEPT_INPUT_BYTES: Final = 4096
 
 
-@dataclass
+@dataclass(slots=True)
 class _SlotQueue:
     """The jobs of one slot."""
 
-    waiting: deque[Work] = field(default_factory=deque)
+    # No deque: an empty one takes 700 bytes, and most slots have one job.
+    waiting: list[Work] = field(default_factory=list)
     active: Work | None = None
 
 
@@ -64,7 +69,7 @@ class Dispatcher:
         self._backlog = backlog
         self._on_room = on_room
         self._slots: dict[str, _SlotQueue] = {}
-        self._ready: deque[str] = deque()
+        self._ready = Turns()
         self._tasks: set[asyncio.Task[None]] = set()
         self._patient: set[asyncio.Task[None]] = set()
         """Those that wait for storage: nothing is lost when a stop ends them at once."""
@@ -72,9 +77,11 @@ class Dispatcher:
         self._stopping = False
         self._execution = Execution(settings, stages, self._aside)
 
-    def drop(self, drop: InputDrop | ModuleDrop) -> None:
+    def drop(self, drop: InputDrop | ModuleDrop | DoneInput) -> None:
         """Take a drop from intake."""
-        if isinstance(drop, ModuleDrop):
+        if isinstance(drop, DoneInput):
+            self._stages.journal.remember({drop.path: drop.taken})
+        elif isinstance(drop, ModuleDrop):
             self._stages.journal.remember({drop.path: drop.taken})
             _log.info("module-dropped", path=drop.path)
             self._start(self._on_module(drop))
@@ -86,28 +93,30 @@ class Dispatcher:
 
     def resume(self, job: Job, package: Package | None) -> None:
         """Take a job that an earlier daemon left open: QUEUED, or EXECUTED with its results."""
-        self._backlog.take()
-        self._enqueue(Work(job, package=package))
+        self._backlog.add()
+        self._enqueue(Work(job, package=package, is_resumed=True))
 
     def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
         """Run a slot that has no input with the environment's entry and arguments."""
         job = Job(id=_new_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
-        self._backlog.take()
+        self._backlog.add()
         accepted = self._stages.journal.accept(job, None, {})
         self._enqueue(Work(job, accepted, InputSpec(), owes_result=owes_result))
 
-    async def drain(self, seconds: float) -> None:
-        """Begin nothing new; give what runs ``seconds`` to end, then end it."""
+    async def drain(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
+        """Begin nothing new; give what runs ``seconds`` to end, or until ``hurry``, then end it."""
         self._stopping = True
         self._execution.stop()
         for task in self._patient:
             task.cancel()  # its results are in the journal, and storage may never come back
         tasks = set(self._tasks)
         if tasks:
-            _done, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            ended = asyncio.ensure_future(asyncio.wait(tasks, timeout=seconds))
+            hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
+            await asyncio.wait([ended, hurried], return_when=asyncio.FIRST_COMPLETED)
+            for one in (ended, hurried, *tasks):
+                one.cancel()
+            await asyncio.gather(ended, hurried, *tasks, return_exceptions=True)
 
     # Acceptance
 
@@ -143,14 +152,14 @@ class Dispatcher:
             slot = self._slots[key] = _SlotQueue()
         slot.waiting.append(work)
         if slot.active is None and len(slot.waiting) == 1:
-            self._ready.append(key)
+            self._ready.add(key)
             self._pump()
 
     def _pump(self) -> None:
         """Begin jobs while there is room."""
         while self._ready and self._room > 0 and not self._stopping:
-            slot = self._slots[self._ready.popleft()]
-            slot.active = slot.waiting.popleft()
+            slot = self._slots[self._ready.next()]
+            slot.active = slot.waiting.pop(0)
             self._room -= 1
             self._start(self._process(slot.active))
 
@@ -187,7 +196,7 @@ class Dispatcher:
         slot = self._slots[key]
         slot.active = None
         if slot.waiting:
-            self._ready.append(key)
+            self._ready.add(key)
         else:
             del self._slots[key]
         self._room += 1
@@ -238,38 +247,69 @@ class Dispatcher:
 
     async def _deliver(self, work: Work, results: Package) -> None:
         """Deliver, then close the job in the journal."""
-        delivery, journal = self._stages.delivery, self._stages.journal
         job = work.job
-        try:
-            await delivery.deliver(job.slot, results)
-        except OSError as error:
-            _log.warning("delivery-failed", **ids_of(work), error=str(error))
-            await journal.keep_package(job, results)
+        placed = self._stages.delivery.deliver(job.slot, results)
+        await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
+        if not placed.done() or placed.exception() is not None:
+            if placed.done():
+                _log.warning("delivery-failed", **ids_of(work), error=str(placed.exception()))
+            else:
+                _log.warning("delivery-hangs", **ids_of(work), directory=job.slot.directory)
+            await self._stages.journal.keep_package(job, results)
             with self._aside(), self._in_patience():
-                await storage_retry(lambda state: _log_wait(work, state))(
-                    delivery.deliver, job.slot, results
-                )
-        work.job = journal.move_lazily(job, JobState.DELIVERED)
+                if not await self._deliver_at_last(work, results, placed):
+                    return
+        work.job = self._stages.journal.move_lazily(job, JobState.DELIVERED)
         seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
         _log.info("job-finished", **ids_of(work), code=job.code, seconds=round(seconds, 6))
+
+    async def _deliver_at_last(
+        self, work: Work, results: Package, placed: "asyncio.Future[None]"
+    ) -> bool:
+        """Deliver when storage allows it; False where the slot is gone for good."""
+        job = work.job
+
+        async def deliver() -> None:
+            nonlocal placed
+            # The first one counts as a try where it has not ended yet.
+            if placed.done():
+                placed = self._stages.delivery.deliver(job.slot, results)
+            await placed
+
+        try:
+            await storage_retry(
+                lambda state: _log_wait(work, state), lambda state: self._lets_go(job, state)
+            )(deliver)
+        except FileNotFoundError as error:
+            work.job = self._stages.journal.move_lazily(job, JobState.DISCARDED)
+            _log.warning("slot-let-go", **ids_of(work), error=str(error))
+            return False
+        return True
+
+    def _lets_go(self, job: Job, state: RetryCallState) -> bool:
+        """Whether a slot whose directory is gone has been waited for long enough."""
+        error = state.outcome.exception() if state.outcome else None
+        waited_seconds = (time.time_ns() - (job.finished_at_ns or 0)) / 1e9
+        return isinstance(error, FileNotFoundError) and waited_seconds > self._settings.let_go_sec
 
     # Dropped modules
 
     async def _on_module(self, drop: ModuleDrop) -> None:
         """Run what a dropped module makes runnable."""
         layout, modules = self._stages.layout, self._stages.modules
-        await asyncio.to_thread(modules.learn, drop.path)
+        pinned = await asyncio.to_thread(modules.learn, drop.path)
+        found = pinned.sha256 if pinned is not None and drop.is_found else None
         self._execution.module_dropped()
         failed = await self._stages.journal.latest_failed_by_module()
         for job in failed:
             if await self._may_want(job, drop):
-                await self._run_again(job.slot, drop, only_without_reference=False)
+                await self._run_again(job.slot, drop, found, only_without_reference=False)
         directory, name = os.path.split(drop.path)
         if name == MODULE_NAME and drop.path != layout.wasm_path:
             for slot in await asyncio.to_thread(_slots_in, layout, directory):
-                await self._run_again(slot, drop, only_without_reference=True)
+                await self._run_again(slot, drop, found, only_without_reference=True)
         if drop.path == layout.wasm_path:
-            await self._run_root(drop)
+            await self._run_root(drop, found)
 
     async def _may_want(self, job: Job, drop: ModuleDrop) -> bool:
         """Whether a job that failed for its module's sake would find another one now."""
@@ -280,9 +320,9 @@ class Dispatcher:
         places = self._stages.layout.module_places(job.slot, reference)
         return any(place.path == drop.path for place in places)
 
-    async def _run_root(self, drop: ModuleDrop) -> None:
+    async def _run_root(self, drop: ModuleDrop, found: str | None) -> None:
         slot = self._stages.layout.root_slot
-        if await self._run_again(slot, drop, only_without_reference=True):
+        if await self._run_again(slot, drop, found, only_without_reference=True):
             return
         await asyncio.sleep(_ROOT_INPUT_SECONDS)
         if self._is_served(slot, drop) or self._stopping:
@@ -292,19 +332,26 @@ class Dispatcher:
         self.run_without_input(slot, owes_result=False)
 
     async def _run_again(
-        self, slot: Slot, drop: ModuleDrop, *, only_without_reference: bool
+        self, slot: Slot, drop: ModuleDrop, found: str | None, *, only_without_reference: bool
     ) -> bool:
-        """Run a slot's input with the dropped module; False where it has no input."""
+        """Run a slot's input with the dropped module; False where it has no input.
+
+        ``found``: the digest of a module that slots may have run before there was this journal.
+        """
         if self._is_served(slot, drop):
             return True
-        found = await asyncio.to_thread(self._stages.intake.read_again, slot)
-        if found is None:
+        if found is not None:
+            marker = await asyncio.to_thread(true_marker, slot)
+            if marker is not None and marker.module is not None and marker.module.sha256 == found:
+                return True
+        again = await asyncio.to_thread(self._stages.intake.read_again, slot)
+        if again is None:
             return False
-        named = found.spec is not None and found.spec.module is not None
+        named = again.spec is not None and again.spec.module is not None
         if self._is_served(slot, drop) or (named and only_without_reference) or self._stopping:
             return True
-        self._backlog.take()
-        self._accept_input(found, None)
+        self._backlog.add()
+        self._accept_input(again, None)
         return True
 
     def _is_served(self, slot: Slot, drop: ModuleDrop) -> bool:

@@ -58,7 +58,7 @@ class Stages:
     delivery: Delivery
 
 
-@dataclass
+@dataclass(slots=True)
 class Work:
     """A job on its way, with what is needed of it in memory."""
 
@@ -68,6 +68,8 @@ class Work:
     refusal: RefusedError | None = None
     package: Package | None = None
     """Results that an earlier daemon left undelivered."""
+    is_resumed: bool = False
+    """Whether an earlier daemon left it, perhaps because it did not survive it."""
     owes_result: bool = True
     """False for a module that was dropped alone and may turn out to need an input."""
     compile_seconds: float = 0.0
@@ -113,6 +115,12 @@ class Execution:
 
     async def outcome_of(self, work: Work) -> Outcome:
         """Run the job, again where that may help, and return its outcome."""
+        if work.job.attempt >= self._settings.attempts:
+            return Outcome(
+                code=Code.CRASHED,
+                message=f"given up after {work.job.attempt} attempts, the last of which ended with"
+                " the daemon itself",
+            )
         outcome = await self._attempt(work)
         if not outcome.code.retried:
             return outcome
@@ -161,6 +169,9 @@ class Execution:
                 attempt=work.job.attempt + 1,
                 started_at_ns=time.time_ns(),
             )
+            if work.is_resumed:
+                # Should it be this job that takes the daemon down, the next one must know of it.
+                await durable
             try:
                 outcome = await self._stages.executor.run(module, _call(call, spec), limits)
             except SandboxError as error:

@@ -52,6 +52,9 @@ class Layout:
         self._max_depth = settings.max_depth
         self._ready_suffix = settings.ready_suffix
         self.root_slot = self._root_slot(settings)
+        #: The operator may call these two as they like.
+        self._own_names = {os.path.basename(self.wasm_path), settings.input_path.name}  # noqa: PTH119
+        self._own_names |= {name + self._ready_suffix for name in self._own_names}
 
     @staticmethod
     def _root_slot(settings: Settings) -> Slot:
@@ -65,6 +68,10 @@ class Layout:
             stem=settings.output_path.stem,
             is_root=True,
         )
+
+    def may_matter(self, name: str) -> bool:
+        """Whether a file of this name may be an input or a module: most files are results."""
+        return name.startswith("input") or name.endswith(".wasm") or name in self._own_names
 
     def slot_of(self, path: str) -> Slot | None:
         """Return the slot whose input ``path`` is, if it is one's."""

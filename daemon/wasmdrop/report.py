@@ -10,7 +10,7 @@ import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -19,9 +19,21 @@ from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.limits import Limits
 from wasmdrop.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
 
-__all__ = ["MARKER_SCHEMA", "Package", "package", "raw_value", "timestamp"]
+__all__ = [
+    "MARKER_SCHEMA",
+    "MARKER_SUFFIX",
+    "MarkedFile",
+    "Marker",
+    "Package",
+    "package",
+    "parse_marker",
+    "raw_value",
+    "timestamp",
+]
 
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
+
+MARKER_SUFFIX: Final = ".done"
 
 #: Output shown in ``result.json``, in bytes of each stream; the whole is in its own file.
 _SHOWN_BYTES: Final = 64 * 1024
@@ -52,6 +64,35 @@ class Package(msgspec.Struct, frozen=True):
     def line(self) -> bytes:
         """The line for standard output, the same as ``result.json``."""
         return self.files[".json"]
+
+
+class MarkedFile(msgspec.Struct, frozen=True):
+    """A file as a marker tells of it."""
+
+    sha256: str
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """What is read back of a marker: anybody may have written it."""
+
+    schema: Literal["wasmdrop.marker/1"]
+    job: str
+    code: str
+    dropped_at: datetime
+    files: dict[str, MarkedFile]
+    input: MarkedFile | None
+    module: MarkedFile | None
+
+
+_marker_decoder = msgspec.json.Decoder(Marker)
+
+
+def parse_marker(data: bytes) -> Marker | None:
+    """Return what a marker says; None where ``data`` is none."""
+    try:
+        return _marker_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def package(

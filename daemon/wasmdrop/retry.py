@@ -49,9 +49,15 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _PASSING
 
 
-def storage_retry(on_failure: Callable[[RetryCallState], None]) -> AsyncRetrying:
-    """Retry without end while storage fails, pausing ever longer; ``on_failure`` hears of each."""
+def storage_retry(
+    on_failure: Callable[[RetryCallState], None], gives_up: Callable[[RetryCallState], bool]
+) -> AsyncRetrying:
+    """Retry while storage fails, pausing ever longer; ``on_failure`` hears of each.
+
+    Goes on until ``gives_up`` says so; then the last failure is raised.
+    """
     return AsyncRetrying(
+        stop=gives_up,
         retry=retry_if_exception(is_passing),
         wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE_SECONDS),
         before_sleep=on_failure,

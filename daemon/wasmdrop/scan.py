@@ -69,6 +69,11 @@ class Scanner:
         """Walk through everything as soon as the thread is free."""
         self._appoint(0.0, None)
 
+    def scan_every(self, seconds: float) -> None:
+        """Walk through everything at least this often from now on."""
+        self._period_seconds = min(self._period_seconds, seconds)
+        self._appoint(self._period_seconds, None)
+
     def look_again(self, path: str, seconds: float) -> None:
         """Look at ``path``, a file or a directory, once more after ``seconds``."""
         with self._changed:
@@ -106,7 +111,7 @@ class Scanner:
                     continue
                 if entry.is_dir(follow_symlinks=False) and level < depth:
                     pending.append((entry.path, level + 1))
-                if self._is_known(entry):
+                if not self._layout.may_matter(entry.name) or self._is_known(entry):
                     continue
                 if self._layout.is_module(entry.path):
                     modules.append(entry.path)

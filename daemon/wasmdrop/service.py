@@ -2,28 +2,28 @@
 
 import asyncio
 import contextlib
-import fcntl
+import errno
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 
+from wasmdrop.claim import claim_shared_directory, claim_state_directory
 from wasmdrop.delivery import Delivery, ResultLines
 from wasmdrop.dispatch import Dispatcher
 from wasmdrop.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.execution import Stages
-from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
-from wasmdrop.private import require_private_directory
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
 from wasmdrop.sandbox.call import CompileLimits
@@ -33,6 +33,7 @@ from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
 from wasmdrop.settings import SandboxMode, Settings, WatchMode
+from wasmdrop.storage import StorageMonitor
 from wasmdrop.watch import Watcher, reason_to_poll
 
 __all__ = ["local_executor", "run_once", "serve"]
@@ -43,6 +44,20 @@ _log = structlog.get_logger()
 _SPARE_CHILDREN: Final = 2
 
 
+class _Stop:
+    """What SIGTERM and SIGINT ask for: the first to stop, another one to stop at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.now = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._hear)
+
+    def _hear(self) -> None:
+        (self.now if self.asked.is_set() else self.asked).set()
+
+
 async def serve(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT.
 
@@ -50,8 +65,11 @@ async def serve(settings: Settings) -> None:
     can be had, ``StorageError`` where the journal can't be opened.
     """
     _check_directories(settings)
-    stop = _stop_signals()
-    with _lock(settings.state_dir):
+    stop = _Stop()
+    with (
+        claim_state_directory(settings.state_dir),
+        claim_shared_directory(settings.shared_dir),
+    ):
         idle = settings.workers + _SPARE_CHILDREN
         async with local_executor(settings, idle) as (executor, store):
             await _serve(settings, executor, store, stop)
@@ -84,7 +102,7 @@ async def run_once(settings: Settings) -> Package:
     :func:`serve`; ``SandboxError`` also where the job was told to stop.
     """
     _check_directories(settings)
-    stop = _stop_signals()
+    stop = _Stop()
     loop = asyncio.get_running_loop()
     delivered: asyncio.Future[Package] = loop.create_future()
     with (
@@ -92,7 +110,7 @@ async def run_once(settings: Settings) -> Package:
         contextlib.ExitStack() as held,
     ):
         try:
-            held.enter_context(_lock(settings.state_dir))
+            held.enter_context(claim_state_directory(settings.state_dir))
             state_dir = settings.state_dir
         except (SettingsError, StorageError, OSError):
             state_dir = Path(temporary)
@@ -112,7 +130,7 @@ async def run_once(settings: Settings) -> Package:
                     dispatcher.drop(found)
                 else:
                     dispatcher.run_without_input(root, owes_result=True)
-                stopped = asyncio.create_task(stop.wait())
+                stopped = asyncio.create_task(stop.asked.wait())
                 either: set[asyncio.Future[Any]] = {delivered, stopped}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 stopped.cancel()
@@ -131,7 +149,7 @@ def _stages(
     store: ModuleStore,
     journal: Journal,
     on_delivered: Callable[[Package], None],
-    emit: Callable[[InputDrop | ModuleDrop], None] = lambda _drop: None,
+    emit: Callable[[InputDrop | ModuleDrop | DoneInput], None] = lambda _drop: None,
     look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
 ) -> tuple[Stages, Backlog]:
     layout = Layout(settings)
@@ -145,13 +163,13 @@ def _stages(
 
 
 async def _serve(
-    settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: asyncio.Event
+    settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: _Stop
 ) -> None:
     loop = asyncio.get_running_loop()
     journal = Journal(settings.state_dir / "journal.sqlite")
 
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
-    def emit(drop: InputDrop | ModuleDrop) -> None:
+    def emit(drop: InputDrop | ModuleDrop | DoneInput) -> None:
         loop.call_soon_threadsafe(dispatcher.drop, drop)
 
     def look_again(path: str, seconds: float) -> None:
@@ -167,9 +185,31 @@ async def _serve(
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, reason),
     )
+
+    def on_replaced(root: str) -> None:
+        _watch(watcher, root, settings, layout, scanner)
+        scanner.scan_soon()
+
+    def on_room(reason: str) -> None:
+        if reason:
+            backlog.pause()
+        else:
+            backlog.resume()
+            scanner.scan_soon()
+
+    monitor = StorageMonitor(
+        _watched(settings, layout),
+        (layout.shared_dir, str(settings.state_dir)),
+        settings.reserve_mb * MEBIBYTE,
+        on_replaced,
+        on_room,
+    )
     try:
         resumed = await recover(journal, dispatcher)
+        await asyncio.to_thread(monitor.start)
+        intake.believes_markers = intake.has_taken_nothing()
         await asyncio.to_thread(_start_watching, settings, layout, watcher, scanner)
+        intake.believes_markers = False
         _log.info(
             "ready",
             shared_dir=layout.shared_dir,
@@ -178,13 +218,14 @@ async def _serve(
             resumed=resumed,
         )
         _notify("READY=1")
-        await stop.wait()
+        await stop.asked.wait()
         _notify("STOPPING=1")
         _log.info("stopping", drain_sec=settings.drain_sec)
     finally:
+        await asyncio.to_thread(monitor.stop)
         await asyncio.to_thread(watcher.stop)
         await asyncio.to_thread(scanner.stop)
-        await dispatcher.drain(settings.drain_sec)
+        await dispatcher.drain(settings.drain_sec, stop.now)
         stages.delivery.close()
         await journal.close()
 
@@ -192,23 +233,32 @@ async def _serve(
 def _start_watching(settings: Settings, layout: Layout, watcher: Watcher, scanner: Scanner) -> None:
     """Watch, then look at what was there before: a drop in between is seen by both, taken once."""
     watcher.start()
-    if settings.watch is not WatchMode.POLL:
-        # Every watch is an event more for each change: a directory is watched once.
-        trees = [path.rstrip("/") for path in dict.fromkeys((layout.shared_dir, layout.wasm_dir))]
-        for root in trees:
-            _watch(watcher, root, settings.max_depth)
-        others = (layout.root_slot.input_path, layout.wasm_path)
-        for directory in dict.fromkeys(os.path.dirname(path) for path in others):  # noqa: PTH120
-            if directory not in trees:
-                _watch(watcher, directory, 0)
+    for root in _watched(settings, layout):
+        _watch(watcher, root, settings, layout, scanner)
     scanner.start()
 
 
-def _watch(watcher: Watcher, root: str, max_depth: int) -> None:
+def _watched(settings: Settings, layout: Layout) -> list[str]:
+    """Return the directories to watch, each once: every watch is an event more for each change."""
+    if settings.watch is WatchMode.POLL:
+        return []
+    others = (layout.root_slot.input_path, layout.wasm_path)
+    directories = (layout.shared_dir, layout.wasm_dir, *map(os.path.dirname, others))
+    return list(dict.fromkeys(path.rstrip("/") for path in directories))
+
+
+def _watch(
+    watcher: Watcher, root: str, settings: Settings, layout: Layout, scanner: Scanner
+) -> None:
+    trees = (layout.shared_dir.rstrip("/"), layout.wasm_dir.rstrip("/"))
     try:
-        watcher.watch(root, max_depth)
+        watcher.watch(root, settings.max_depth if root in trees else 0)
     except OSError as error:
-        _log.warning("watch-incomplete", path=root, error=str(error))
+        reason = f"it can't be watched: {error.strerror}"
+        if error.errno == errno.ENOSPC:
+            reason = "the kernel allows no more watches (sysctl fs.inotify.max_user_watches)"
+        _log.warning("polling", path=root, reason=reason, every_sec=settings.poll_sec)
+        scanner.scan_every(settings.poll_sec)
 
 
 def _scan_seconds(settings: Settings, layout: Layout) -> float:
@@ -242,35 +292,6 @@ def _check_directories(settings: Settings) -> None:
         raise SettingsError(
             f"the state directory {settings.state_dir} can't be made: {error.strerror}"
         ) from None
-
-
-@contextlib.contextmanager
-def _lock(state_dir: Path) -> Iterator[IO[str]]:
-    """Hold the state directory for this daemon alone.
-
-    Raises ``StorageError`` where others can write to it: what is opened by name in there, and
-    written to, might then be a link of theirs.
-    """
-    require_private_directory(state_dir)
-    with (state_dir / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise SettingsError(f"the state directory {state_dir} is in use by {holder}") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield file
-
-
-def _stop_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 def _notify(state: str) -> None:

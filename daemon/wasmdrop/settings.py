@@ -126,6 +126,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     max_queued: int
     drain_sec: float
+    reserve_mb: int
+    let_go_sec: float
     sandbox: SandboxMode
     http: str | None
     log: LogFormat
@@ -316,6 +318,10 @@ SETTINGS: Final = (
         30.0,
         "time that a stop gives to running jobs",
     ),
+    Setting(
+        "reserve_mb", _integer(0, 1 << 20), 16, "room kept for results: below it no drop is taken"
+    ),
+    Setting("let_go_sec", _SECONDS, 86400.0, "how long results wait for a slot that is gone"),
     Setting("sandbox", _choice(SandboxMode), SandboxMode.STRICT, "what if it can't confine"),
     Setting(
         "http",

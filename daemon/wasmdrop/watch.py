@@ -10,11 +10,9 @@ Callbacks come on watchdog's reading thread, in the order of the events.
 
 import errno
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -28,6 +26,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from wasmdrop.layout import is_ignored
+from wasmdrop.mounts import MountTable
 
 __all__ = ["Watcher", "reason_to_poll"]
 
@@ -49,9 +48,6 @@ _ATOMIC_WRITER_LINK: Final = "..data"
 
 #: Filesystems whose changes from elsewhere raise no event here.
 _SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
-
-#: A field of mountinfo in which the kernel wrote a byte as three octal digits.
-_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
 
 class Watcher:
@@ -192,21 +188,11 @@ def _directories_in(path: str) -> Iterable[str]:
 
 def reason_to_poll(directory: str) -> str | None:
     """Return why changes below ``directory`` may raise no events here; None where they do."""
-    kind = _filesystem_of(os.path.realpath(directory))
+    table = MountTable()
+    try:
+        kind = table.of(os.path.realpath(directory)).kind
+    finally:
+        table.close()
     if kind.startswith(_SILENT):
         return f"{kind} raises no events for changes made elsewhere"
     return None
-
-
-def _filesystem_of(path: str) -> str:
-    """Return the type of the filesystem that holds ``path`` (proc_pid_mountinfo(5))."""
-    target = os.fsencode(path)
-    best, kind = b"", ""
-    with Path("/proc/self/mountinfo").open("rb") as mounts:
-        for line in mounts:
-            before, _, after = line.partition(b" - ")
-            point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), before.split()[4])
-            inside = target == point or target.startswith(point.rstrip(b"/") + b"/")
-            if inside and len(point) >= len(best):  # later mounts cover earlier ones
-                best, kind = point, after.split()[0].decode()
-    return kind

@@ -11,6 +11,7 @@ from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import Daemon, drop, wait_until
+from wasmdrop.durable import TEMPORARY_PREFIX
 
 SLOW = '(module (func (export "run") (loop br 0)))'
 ODD = '(module (func (export "run") (result i32) (i32.const 7)))'
@@ -66,7 +67,9 @@ def test_a_killed_daemon_loses_nothing_and_doubles_nothing(tmp_path: Path) -> No
         markers = [daemon.marker(name) for name in names]
         daemon.submit("input.json", '{"entry":"fib","args":[1]}')
         assert [daemon.marker(name) for name in names] == markers
-    leftovers = [path.name for path in daemon.shared.iterdir() if path.name.startswith(".")]
+    leftovers = [
+        one.name for one in daemon.shared.iterdir() if one.name.startswith(TEMPORARY_PREFIX)
+    ]
     assert not leftovers
 
 

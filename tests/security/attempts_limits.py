@@ -166,7 +166,7 @@ def taking_memory_as_a_stack(world: World) -> str:
     return "took it"
 
 
-@attempt(gap="RLIMIT_DATA does not count what is no longer writable")
+@attempt()
 def taking_memory_piece_by_piece(world: World) -> str:
     """Written once and then made unwritable, a piece no longer counts."""
     piece_bytes = 32 * _MEBIBYTE

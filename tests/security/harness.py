@@ -222,6 +222,7 @@ def _attempt(
             data_bytes=_DATA_BYTES,
             threads=True,
         )
+        confinement.narrow()
     try:
         said = f"escaped: {attempt.attack(world)}"
     except OSError as error:

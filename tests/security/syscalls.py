@@ -148,19 +148,18 @@ class Attempt:
     """Why it is not made without the confinement; empty where it is."""
     needs: str
     """What it takes to succeed without the confinement, beyond any Linux and any user."""
-    gap: str
     """What the confinement does not stop, as it is known today; empty where it does."""
 
 
 ATTEMPTS: Final[dict[str, Attempt]] = {}
 
 
-def attempt(*, never_free: str = "", needs: str = "", gap: str = "") -> Callable[[Attack], Attack]:
+def attempt(*, never_free: str = "", needs: str = "") -> Callable[[Attack], Attack]:
     """Enter a function into the registry under its own name."""
 
     def register(attack: Attack) -> Attack:
         name = attack.__name__
-        ATTEMPTS[name] = Attempt(name, attack, never_free, needs, gap)
+        ATTEMPTS[name] = Attempt(name, attack, never_free, needs)
         return attack
 
     return register

@@ -18,8 +18,12 @@ def deliver(directory: Path, package: Package = PACKAGE, shared: Path | None = N
     seen: list[Package] = []
     delivery = Delivery(str(shared or directory), seen.append)
     slot = Slot("input.json", str(directory / "input.json"), str(directory), "result")
+
+    async def place() -> None:
+        await delivery.deliver(slot, package)
+
     try:
-        asyncio.run(delivery.deliver(slot, package))
+        asyncio.run(place())
     finally:
         delivery.close()
     assert seen == [package]

@@ -19,7 +19,7 @@ from wasmdrop.sandbox.directory import JobDirectories
 from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
-from wasmdrop.sandbox.seccomp import Filter
+from wasmdrop.sandbox.seccomp import Filter, Stage
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.settings import Settings
 
@@ -81,7 +81,7 @@ def _landlock(settings: Settings) -> Finding:
 def _seccomp(settings: Settings) -> Finding:
     advice = "use a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or 64-bit ARM"
     try:
-        Filter()
+        Filter(Stage.ENTERED)
         actions = _SECCOMP_ACTIONS.read_text().split()
     except OSError as error:
         found = f"there is no filter for this kernel or machine: {error.strerror}"

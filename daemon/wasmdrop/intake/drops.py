@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from wasmdrop.errors import RefusedError
+from wasmdrop.intake.markers import is_done
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
 from wasmdrop.job import FileVersion, Slot
@@ -25,7 +26,7 @@ from wasmdrop.limits import MEBIBYTE
 from wasmdrop.outcome import Code
 from wasmdrop.settings import Settings
 
-__all__ = ["Backlog", "InputDrop", "Intake", "ModuleDrop"]
+__all__ = ["Backlog", "DoneInput", "InputDrop", "Intake", "ModuleDrop"]
 
 _log = structlog.get_logger()
 
@@ -52,6 +53,15 @@ class ModuleDrop(msgspec.Struct, frozen=True):
     path: str
     version: FileVersion
     taken: bytes
+    is_found: bool = False
+    """Whether it may have been there for long, with slots that have run it: there is no journal."""
+
+
+class DoneInput(msgspec.Struct, frozen=True):
+    """One version of an input file whose slot holds its results: no drop, but to be remembered."""
+
+    path: str
+    taken: bytes
 
 
 class Backlog:
@@ -62,6 +72,7 @@ class Backlog:
         self._count = 0
         self._lock = threading.Lock()
         self._left_some = False
+        self._is_paused = False
 
     def __len__(self) -> int:
         return self._count
@@ -69,11 +80,24 @@ class Backlog:
     def take(self) -> bool:
         """Count one more drop; False where there is no room, so that it stays where it is."""
         with self._lock:
-            if self._count >= self._bound:
+            if self._count >= self._bound or self._is_paused:
                 self._left_some = True
                 return False
             self._count += 1
             return True
+
+    def add(self) -> None:
+        """Count one more job, of which nothing is left lying anywhere, whatever the bound."""
+        with self._lock:
+            self._count += 1
+
+    def pause(self) -> None:
+        """Let every drop stay where it is until :meth:`resume`."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Take drops again; whoever calls looks for those that were left."""
+        self._is_paused = False
 
     def done(self) -> bool:
         """Count one less; True when drops were left and it is time to look for them again."""
@@ -99,13 +123,15 @@ class Intake:
         layout: Layout,
         taken: dict[str, bytes],
         backlog: Backlog,
-        emit: Callable[[InputDrop | ModuleDrop], None],
+        emit: Callable[[InputDrop | ModuleDrop | DoneInput], None],
         look_again: Callable[[str, float], None],
     ) -> None:
         self._settle_seconds = settings.settle_sec
         self._max_input_bytes = settings.max_input_mb * MEBIBYTE
         self._layout = layout
         self._taken = taken
+        self.believes_markers = False
+        """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
         self._emit = emit
         self._look_again = look_again
@@ -141,6 +167,10 @@ class Intake:
             except OSError as error:
                 _log.warning("drop-unreadable", path=path, error=str(error))
                 self._look_again(path, max(1.0, self._settle_seconds))
+
+    def has_taken_nothing(self) -> bool:
+        """Whether no drop was ever taken: this is the first start, or the journal was lost."""
+        return not self._taken
 
     def is_taken(self, path: str, status: os.stat_result) -> bool:
         """Whether this very version was taken before: spares a scan from opening the file."""
@@ -179,6 +209,10 @@ class Intake:
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
             return
         self._suspects.pop(path, None)
+        if self.believes_markers and not known and self._is_done(drop):
+            self._taken[path] = drop.taken
+            self._emit(DoneInput(path, drop.taken))
+            return
         if self._backlog.take():
             self._taken[path] = drop.taken
             self._emit(drop)
@@ -224,6 +258,13 @@ class Intake:
             return False
         return True
 
+    def _is_done(self, drop: InputDrop) -> bool:
+        try:
+            written_ns = os.stat(drop.slot.input_path).st_mtime_ns  # noqa: PTH116 - may hold any bytes
+        except OSError:
+            return False  # it goes on as any other drop does
+        return is_done(drop.slot, drop.sha256, written_ns)
+
     def _is_behind_link(self, path: str) -> bool:
         """Whether a link below the watched directory leads to the file, as in ConfigMap volumes."""
         place = self._layout.root_of(path)
@@ -240,7 +281,7 @@ class Intake:
         taken = _pack(version)
         if self._taken.get(path) != taken:
             self._taken[path] = taken
-            self._emit(ModuleDrop(path, version, taken))
+            self._emit(ModuleDrop(path, version, taken, self.believes_markers))
 
 
 def _pack(version: FileVersion) -> bytes:

@@ -3,7 +3,6 @@
 Digests are remembered by version, so that an unchanged module is not read again for each job.
 """
 
-import contextlib
 import os
 import threading
 import time
@@ -50,6 +49,8 @@ class ModuleFinder:
         self._ingest = ingest
         self._size_of = size_of
         self._digests: OrderedDict[_Version, str] = OrderedDict()
+        self._pinned: dict[tuple[str, _Version], PinnedModule] = {}
+        """Those of late, so that a hundred thousand jobs of one module share one."""
         self._lock = threading.Lock()
 
     def find(
@@ -79,13 +80,15 @@ class ModuleFinder:
             raise refusal
         return None
 
-    def learn(self, path: str) -> None:
+    def learn(self, path: str) -> PinnedModule | None:
         """Read a module that was dropped: jobs find its digest known, and may ask for it by that.
 
-        What can't be read is left to the job that needs it, which will say so.
+        None where it can't be read: that is left to the job that needs it, which will say so.
         """
-        with contextlib.suppress(OSError, RefusedError, StorageError):
-            self._pin(self._layout.root_of(path), only_known=False)
+        try:
+            return self._pin(self._layout.root_of(path), only_known=False)
+        except (OSError, RefusedError, StorageError):
+            return None
 
     def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
         with open_regular(place.root, place.relative, self._max_bytes, Code.INVALID_MODULE) as (
@@ -101,7 +104,16 @@ class ModuleFinder:
                 sha256 = self._ingest(fd)
                 if _version(os.fstat(fd)) == version:
                     self._remember(version, sha256)
-        return PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status))
+        return self._shared(
+            PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status)), version
+        )
+
+    def _shared(self, pinned: PinnedModule, version: _Version) -> PinnedModule:
+        with self._lock:
+            if len(self._pinned) > _REMEMBERED:
+                self._pinned.clear()
+            known = self._pinned.setdefault((pinned.path, version), pinned)
+        return known if known == pinned else pinned
 
     def _remember(self, version: _Version, sha256: str) -> None:
         if time.time_ns() - version[4] < _CLOCK_TICK_NS:

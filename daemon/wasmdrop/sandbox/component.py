@@ -7,6 +7,7 @@ bounds.
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -179,7 +180,7 @@ class ComponentRun(Run):
 
     component_instance: component.Instance
 
-    def load(self, descriptors: list[int], raw: bytes) -> None:
+    def load(self, descriptors: list[int], raw: bytes, loaded: Callable[[], None]) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
         self.store.set_limits(memory_size=order.memory_bytes_each)
@@ -189,6 +190,7 @@ class ComponentRun(Run):
             compiled = component.Component.deserialize_file(self.runtime.engine, path)
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
+        loaded()
         if order.wasi is not None:
             self.give_wasi(order.wasi, descriptors, raw)
         try:

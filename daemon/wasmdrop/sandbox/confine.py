@@ -3,7 +3,8 @@
 :meth:`Confinement.leave_parent` comes right after the fork, ahead of need: session, user and
 descriptors of the forking server are left behind. :meth:`Confinement.enter` comes when the order is
 known and before its descriptors are used: limits, Landlock, and last the seccomp filter, which
-forbids all the calls that set up the others.
+forbids all the calls that set up the others. :meth:`Confinement.narrow` comes when the machine code
+is loaded and no file is needed any more, before any of it runs.
 """
 
 import ctypes
@@ -62,11 +63,9 @@ class Confinement:
         self.landlock_version = landlock.abi_version(_libc)
         if self.landlock_version == 0:
             self.missing.append("Landlock (Linux 5.13 or later, not switched off)")
-        self._filter: seccomp.Filter | None = None
-        self._directory_filter: seccomp.Filter | None = None
+        self._filters: dict[seccomp.Stage, seccomp.Filter] = {}
         try:
-            self._filter = seccomp.Filter()
-            self._directory_filter = seccomp.Filter(directory=True)
+            self._filters = {stage: seccomp.Filter(stage) for stage in seccomp.Stage}
         except OSError as error:
             self.missing.append(f"seccomp ({error.strerror})")
         self.changes_user = os.geteuid() == 0 and _capabilities() & _CHANGE_USER == _CHANGE_USER
@@ -126,14 +125,29 @@ class Confinement:
         _limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
         if self.landlock_version:
             landlock.restrict(_libc, self.landlock_version, readable, directory)
-        if directory is not None:
-            # What it makes must be its keeper's to remove, who may be another user.
-            os.umask(0)
-            # A file that grows too large shall be the end: the guest might hide the mere error.
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        program = self._filter if directory is None else self._directory_filter
-        if program is not None:
-            seccomp.load(program, _libc)
+        if directory is None:
+            self._load_filter(seccomp.Stage.ENTERED)
+            return
+        # What it makes must be its keeper's to remove, who may be another user.
+        os.umask(0)
+        # A file that grows too large shall be the end: the guest might hide the mere error.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        self._load_filter(seccomp.Stage.ENTERED_WITH_FILES)
+
+    def narrow(self, *, compiles: bool = False, has_directory: bool = False) -> None:
+        """Take what only the loading of machine code needs: opening files, unwritable memory.
+
+        With ``compiles``, leave the latter: the compiler puts its own code there. With
+        ``has_directory``, leave the former.
+        """
+        if has_directory:
+            self._load_filter(seccomp.Stage.RUNNING_WITH_FILES)
+        else:
+            self._load_filter(seccomp.Stage.WITHOUT_PATHS if compiles else seccomp.Stage.RUNNING)
+
+    def _load_filter(self, stage: seccomp.Stage) -> None:
+        if stage in self._filters:
+            seccomp.load(self._filters[stage], _libc)
 
 
 def _limit(kind: int, soft: int, hard: int | None = None) -> None:

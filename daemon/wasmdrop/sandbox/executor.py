@@ -1,7 +1,7 @@
 """The local executor: runs one job, or compiles one module, in a sandbox child.
 
 The dispatcher knows it by the :class:`Executor` protocol alone: run this call, give me its outcome.
-What a child reports is checked here; the sandbox's own failures end as ``internal`` or ``crashed``.
+The sandbox's own failures end as ``internal`` or ``crashed``.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -29,13 +29,19 @@ from wasmdrop.sandbox.messages import (
     CompileReport,
     EngineOptions,
     RunOrder,
-    RunReport,
     WasiOrder,
     encode_frame,
 )
 from wasmdrop.sandbox.pool import Child, ChildPool
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
-from wasmdrop.sandbox.verdict import compiler_death, outcome_of_death, outcome_of_report
+from wasmdrop.sandbox.verdict import (
+    compiler_death,
+    content,
+    decode_compile_report,
+    decode_run_report,
+    outcome_of_death,
+    outcome_of_report,
+)
 from wasmdrop.tree import TreeLimitError
 
 __all__ = ["Executor", "LocalExecutor"]
@@ -56,11 +62,6 @@ _PUBLISHES_NOTHING: Final = frozenset(
     {Code.DISK_LIMIT, Code.SANDBOX_VIOLATION, Code.CRASHED, Code.INTERNAL}
 )
 _COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
-
-_Report = TypeVar("_Report", RunReport, CompileReport)
-
-_run_decoder = msgspec.json.Decoder(RunReport)
-_compile_decoder = msgspec.json.Decoder(CompileReport)
 
 
 class Executor(Protocol):
@@ -141,9 +142,10 @@ class LocalExecutor:
                 outcome = await self._run_in_child(module, call, limits, descriptors, None)
             if not call.is_command:
                 return outcome
-            return msgspec.structs.replace(
-                outcome, stdout=_content(streams[0]), stderr=_content(streams[1])
-            )
+            # The child counts both together; one that broke out counts nothing.
+            stdout = content(streams[0], limits.output_bytes)
+            stderr = content(streams[1], limits.output_bytes - len(stdout))
+            return msgspec.structs.replace(outcome, stdout=stdout, stderr=stderr)
         finally:
             for fd in streams:
                 os.close(fd)
@@ -200,7 +202,7 @@ class LocalExecutor:
             return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=seconds)
         if header is None:
             return outcome_of_death(child_status, limits, seconds)
-        report = _decode(header, _run_decoder)
+        report = decode_run_report(header)
         if report.stale_code:
             _log.warning("stale-code", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
@@ -326,8 +328,9 @@ class LocalExecutor:
         finally:
             os.close(source_fd)
         if header is None:
-            return CompileReport(code=Code.COMPILE_LIMIT, message=compiler_death(status, limits))
-        return _decode(header, _compile_decoder)
+            message = compiler_death(status, limits.seconds, limits.memory_mb)
+            return CompileReport(code=Code.COMPILE_LIMIT, message=message)
+        return decode_compile_report(header)
 
 
 def _run_order(
@@ -379,23 +382,3 @@ async def _status(child: Child) -> int:
             return await child.exit_status
     except TimeoutError:
         raise SandboxError("a killed child did not end") from None
-
-
-def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:
-    try:
-        return decoder.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SandboxError(f"a child's report does not decode: {error}") from None
-
-
-def _content(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    parts = []
-    offset = 0
-    while offset < size:
-        part = os.pread(fd, size - offset, offset)
-        if not part:
-            break
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)

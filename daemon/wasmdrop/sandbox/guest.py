@@ -45,10 +45,13 @@ def run_module(
     runtime: Runtime,
     descriptors: list[int],
     raw: bytes,
+    loaded: Callable[[], None],
     report_now: Callable[[RunReport], None],
     kind: "type[Run] | None" = None,
 ) -> RunReport:
     """Load, link, instantiate and call, as ``order`` says; ``kind`` says how, if not as a module.
+
+    ``loaded`` is called when no file is needed any more and before any of the guest's code runs.
 
     ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
     host call, where no exception could pass through wasmtime.
@@ -72,7 +75,7 @@ def run_module(
     run.end = end
     runtime.on_exit = run.exit
     try:
-        run.load(descriptors, raw)
+        run.load(descriptors, raw, loaded)
         report = run.call()
     except RefusedError as refusal:
         report = RunReport(refusal.code, refusal.message)
@@ -102,7 +105,7 @@ class Run:
         self._fuel: int | None = None
         self.output_room_bytes = order.output_bytes
 
-    def load(self, descriptors: list[int], raw: bytes) -> None:
+    def load(self, descriptors: list[int], raw: bytes, loaded: Callable[[], None]) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
         self.store.set_limits(memory_size=order.memory_bytes_each)
@@ -112,6 +115,7 @@ class Run:
             module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
+        loaded()
         try:
             ready = self.runtime.linker.instantiate_pre(module)
         except WasmtimeError as error:

@@ -137,14 +137,14 @@ class RunReport(msgspec.Struct, frozen=True):
     message: str = ""
     results: tuple[int, ...] = ()
     """One bit pattern a result, unsigned."""
-    plain: Any = None
-    """What a component's function returned, as a plain value."""
     exit_code: int | None = None
-    fuel_used: int | None = None
     memory_bytes: int | None = None
     run_seconds: float = 0.0
     stale_code: bool = False
     """The machine code is not of this engine: made by another version, or damaged."""
+    plain: Any = None
+    """What a component's function returned, as a plain value."""
+    fuel_used: int | None = None
 
 
 _order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)

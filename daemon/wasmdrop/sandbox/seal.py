@@ -90,7 +90,7 @@ def read_seal(fd: int, sha256: str, options: EngineOptions) -> Seal:
         if hashlib.sha256(sealed.seal).hexdigest() != sealed.sha256:
             raise BrokenSealError("its seal does not have the digest that it says")
         seal = _seal_decoder.decode(sealed.seal)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BrokenSealError(f"its seal does not decode: {error}") from None
     if (seal.layout, seal.module, seal.options) != (_LAYOUT, sha256, options.token):
         raise BrokenSealError("its seal is that of another module")

@@ -11,12 +11,14 @@ which Landlock keeps to that directory.
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import struct
+from enum import Enum, auto
 from typing import Final
 
-__all__ = ["SYSCALL_NUMBERS", "Filter", "load"]
+__all__ = ["SYSCALL_NUMBERS", "Filter", "Stage", "load"]
 
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
@@ -170,17 +172,38 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
+#: What tells of any path whether it is there: Landlock has no right for that.
+_ON_PATHS: Final = ("newfstatat", "openat", "statx")
+
+
+class Stage(Enum):
+    """What a filter is for; each comes on top of those before it."""
+
+    ENTERED = auto()
+    """All that any child needs."""
+    ENTERED_WITH_FILES = auto()
+    """And what WASI's files take, for a job that has a directory."""
+    WITHOUT_PATHS = auto()
+    """No file is opened any more."""
+    RUNNING = auto()
+    """Nor is memory taken out of what ``RLIMIT_DATA`` counts, as compiling and loading do."""
+    RUNNING_WITH_FILES = auto()
+    """The latter alone, for a job that has a directory."""
+
+
 class Filter:
-    """A filter for this machine, built once and loaded in every child.
+    """A filter for this machine, built once and loaded in every child."""
 
-    With ``directory`` for the jobs that have one.
-    """
-
-    def __init__(self, *, directory: bool = False) -> None:
+    def __init__(self, stage: Stage) -> None:
         machine = platform.machine()
         if machine not in _AUDIT_ARCHITECTURE:
             raise OSError(errno.ENOSYS, f"no seccomp filter is known for {machine}")
-        code = b"".join(_instructions(machine, directory=directory))
+        if stage in {Stage.ENTERED, Stage.ENTERED_WITH_FILES}:
+            with_files = stage is Stage.ENTERED_WITH_FILES
+            instructions = _instructions(machine, with_files=with_files)
+        else:
+            instructions = _later_instructions(_numbers(machine, SYSCALL_NUMBERS), stage)
+        code = b"".join(instructions)
         self._buffer = ctypes.create_string_buffer(code, len(code))
         self._program = _Program(len(code) // 8, ctypes.addressof(self._buffer))
 
@@ -197,12 +220,32 @@ def load(program: Filter, libc: ctypes.CDLL) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _instructions(machine: str, *, directory: bool) -> list[bytes]:
+def _numbers(machine: str, table: dict[str, tuple[int | None, int | None]]) -> dict[str, int]:
     column = 0 if machine == "x86_64" else 1
-    known = SYSCALL_NUMBERS | DIRECTORY_SYSCALL_NUMBERS if directory else SYSCALL_NUMBERS
-    refused = _DIRECTORY_REFUSED if directory else _REFUSED
-    checked = _DIRECTORY_CHECKED if directory else _CHECKED
-    numbers = {name: number for name, both in known.items() if (number := both[column]) is not None}
+    return {name: number for name, both in table.items() if (number := both[column]) is not None}
+
+
+def _later_instructions(numbers: dict[str, int], stage: Stage) -> list[bytes]:
+    code = [_load(_NUMBER)]
+    if stage is not Stage.RUNNING_WITH_FILES:
+        for name in _ON_PATHS:
+            code += [_jump(_JUMP_EQUAL, numbers[name], 0, 1), _return(_ERRNO | errno.EPERM)]
+    if stage is not Stage.WITHOUT_PATHS:
+        code += [
+            _jump(_JUMP_EQUAL, numbers["mprotect"], 0, 3),
+            _load_argument(2),
+            _jump(_JUMP_ANY_BIT, mmap.PROT_WRITE, 1, 0),
+            _return(_ERRNO | errno.EPERM),
+        ]
+    # The kernel takes the strictest answer of all filters: this one has no need to forbid the rest.
+    return [*code, _return(_ALLOW)]
+
+
+def _instructions(machine: str, *, with_files: bool) -> list[bytes]:
+    known = SYSCALL_NUMBERS | DIRECTORY_SYSCALL_NUMBERS if with_files else SYSCALL_NUMBERS
+    refused = _DIRECTORY_REFUSED if with_files else _REFUSED
+    checked = _DIRECTORY_CHECKED if with_files else _CHECKED
+    numbers = _numbers(machine, known)
     code = [
         _load(_ARCHITECTURE),
         _jump(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
@@ -257,7 +300,9 @@ def _check(name: str) -> list[bytes]:
     if name == "prctl":
         return [
             _load_argument(0),
-            _jump(_JUMP_EQUAL, _PR_SET_NAME, 0, 1),
+            _jump(_JUMP_EQUAL, _PR_SET_NAME, 1, 0),
+            # A further filter can only forbid more.
+            _jump(_JUMP_EQUAL, _PR_SET_SECCOMP, 0, 1),
             _return(_ALLOW),
             _return(_ERRNO | errno.EPERM),
         ]

@@ -9,6 +9,7 @@ It assumes that it is the only thread: after a fork only the forking thread live
 that another one held stays locked for ever.
 """
 
+import functools
 import gc
 import os
 import select
@@ -77,6 +78,7 @@ def _can_confine(confinement: Confinement) -> bool:
             confinement.enter(
                 readable=[], cpu_seconds=1, file_bytes=0, data_bytes=_PROCESS_BYTES, threads=False
             )
+            confinement.narrow()
         except BaseException:  # noqa: BLE001 - the last frame of a process of its own
             traceback.print_exc()
             os._exit(1)
@@ -181,6 +183,7 @@ class _Child:
                 data_bytes=order.memory_bytes,
                 threads=False,
             )
+            self.confinement.narrow(compiles=True)
             self._report(compile_module(order, self.runtime, descriptors[0], descriptors[1]))
         disk_bytes = None if order.wasi is None else order.wasi.disk_bytes
         self.confinement.enter(
@@ -193,7 +196,8 @@ class _Child:
             threads=order.wasi is not None,
         )
         kind = ComponentRun if order.component is not None else Run
-        self._report(run_module(order, self.runtime, descriptors, raw, self._report, kind))
+        narrow = functools.partial(self.confinement.narrow, has_directory=disk_bytes is not None)
+        self._report(run_module(order, self.runtime, descriptors, raw, narrow, self._report, kind))
 
     def _report(self, report: CompileReport | RunReport) -> NoReturn:
         # Not by the socket's own calls: the filter knows none of them.

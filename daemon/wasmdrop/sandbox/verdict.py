@@ -1,22 +1,31 @@
-"""What became of a child: its report, or its death, as an outcome.
+"""What is made of a child that reported, or died: its word is checked, its death explained.
 
-A child may have been taken over by its guest. So a report is one only if it says what such a child
-may say of such a call, and all the rest is a fault of the sandbox, to be tried again.
+A child may be a guest's. Its report is bounded, decoded into fixed types and held against what was
+asked of it; a lie ends as the sandbox's failure, never as anything else.
 """
 
 import os
 import signal
-from typing import Final
+from typing import Final, TypeVar
+
+import msgspec
 
 from wasmdrop.errors import SandboxError
 from wasmdrop.limits import Limits
 from wasmdrop.outcome import Code, Outcome, bounded_text
-from wasmdrop.sandbox.call import Call, CompileLimits
-from wasmdrop.sandbox.messages import RunReport
+from wasmdrop.sandbox.call import Call
+from wasmdrop.sandbox.messages import CompileReport, RunReport
 from wasmdrop.values import decode_results
 from wasmdrop.wit import decode_result
 
-__all__ = ["compiler_death", "outcome_of_death", "outcome_of_report"]
+__all__ = [
+    "compiler_death",
+    "content",
+    "decode_compile_report",
+    "decode_run_report",
+    "outcome_of_death",
+    "outcome_of_report",
+]
 
 #: The ends that a running child may report. Others are the daemon's to say.
 _GUEST_CODES: Final = frozenset(
@@ -33,9 +42,27 @@ _GUEST_CODES: Final = frozenset(
     }
 )
 
+_Report = TypeVar("_Report", RunReport, CompileReport)
+
+_run_decoder = msgspec.json.Decoder(RunReport)
+_compile_decoder = msgspec.json.Decoder(CompileReport)
+
+
+def decode_run_report(header: bytes) -> RunReport:
+    """Return the report of a run; ``SandboxError`` where it is none."""
+    return _decode(header, _run_decoder)
+
+
+def decode_compile_report(header: bytes) -> CompileReport:
+    """Return the report of a compilation; ``SandboxError`` where it is none."""
+    return _decode(header, _compile_decoder)
+
 
 def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
-    """Return what a report says; ``SandboxError`` where it is not of this call."""
+    """Return the outcome that a child reported after ``seconds``.
+
+    Raises ``SandboxError`` where it says what is not its to say, or what can't be.
+    """
     code = report.code
     if code not in _GUEST_CODES:
         raise SandboxError(f"a child reported {code}, which is not its to say")
@@ -76,7 +103,7 @@ def _results(report: RunReport, call: Call) -> tuple[object, ...]:
 
 
 def outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
-    """Return what a wait status says; it is None for a child killed at its timeout."""
+    """Return the outcome of a child that died with this wait status; None: at its timeout."""
     if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         message = f"ran longer than {limits.timeout_sec:g} s"
         return Outcome(code=Code.TIMEOUT, message=message, run_seconds=seconds)
@@ -90,12 +117,12 @@ def outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outc
     return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
 
 
-def compiler_death(status: int | None, limits: CompileLimits) -> str:
-    """Say why a compiling child died, by its wait status or None as above."""
+def compiler_death(status: int | None, seconds: float, memory_mb: int) -> str:
+    """Say what ended a compilation with these limits."""
     if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        return f"compiling took longer than {limits.seconds:g} s"
+        return f"compiling took longer than {seconds:g} s"
     # Where an allocation fails the compiler aborts, and has no other way to say so.
-    return f"the compiler ran out of its {limits.memory_mb} MiB of memory, or {_death(status)}"
+    return f"the compiler ran out of its {memory_mb} MiB of memory, or {_death(status)}"
 
 
 def _death(status: int) -> str:
@@ -103,3 +130,24 @@ def _death(status: int) -> str:
         number = os.WTERMSIG(status)
         return f"died of signal {number} ({signal.strsignal(number)})"
     return f"exited with {os.waitstatus_to_exitcode(status)}"
+
+
+def content(fd: int, max_bytes: int) -> bytes:
+    """Return what a child wrote to the file open at ``fd``, at most ``max_bytes`` of it."""
+    size = min(os.fstat(fd).st_size, max_bytes)
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:
+    try:
+        return decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SandboxError(f"a child's report does not decode: {error}") from None

@@ -1,0 +1,76 @@
+"""The mount table: on which filesystem a path lies, found without touching that filesystem.
+
+Looking at a path on a mount whose server is gone may block for ever; the kernel's table of mounts
+(proc_pid_mountinfo(5)) does not.
+"""
+
+import os
+import re
+import select
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+__all__ = ["Mount", "MountTable"]
+
+#: A field of mountinfo in which the kernel wrote a byte as three octal digits.
+_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
+
+#: Directories whose mount is remembered.
+_REMEMBERED: Final = 4096
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """One line of the table."""
+
+    point: str
+    """Where it is mounted."""
+    kind: str
+    """Type of the filesystem: ``ext4``, ``nfs4``, ``fuse.bindfs``, …"""
+
+
+class MountTable:
+    """The mounts of this process. Not to be used from several threads at once."""
+
+    def __init__(self) -> None:
+        self._file = Path("/proc/self/mountinfo").open("rb", buffering=0)  # noqa: SIM115 - see close
+        self._changes = select.poll()
+        # The kernel signals a change of the table as an error of this file.
+        self._changes.register(self._file, select.POLLERR | select.POLLPRI)
+        self._mounts = self._read()
+        self._found: dict[str, Mount] = {}
+
+    def close(self) -> None:
+        """Let go of the table."""
+        self._file.close()
+
+    def of(self, path: str) -> Mount:
+        """Return the mount of an absolute path, of which no part is looked at: links are names."""
+        if self._changes.poll(0):
+            self._mounts = self._read()
+            self._found.clear()
+        found = self._found.get(path)
+        if found is None:
+            found = self._find(path)
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[path] = found
+        return found
+
+    def _find(self, path: str) -> Mount:
+        best = Mount("/", "")
+        for mount in self._mounts:
+            inside = path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
+            if inside and len(mount.point) >= len(best.point):  # later mounts cover earlier ones
+                best = mount
+        return best
+
+    def _read(self) -> list[Mount]:
+        self._file.seek(0)
+        mounts = []
+        for line in self._file.read().splitlines():
+            before, _, after = line.partition(b" - ")
+            point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), before.split()[4])
+            mounts.append(Mount(os.fsdecode(point), after.split()[0].decode()))
+        return mounts

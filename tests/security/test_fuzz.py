@@ -1,0 +1,181 @@
+"""Whatever a child, a cache entry or a slot says: what is true is believed, and nothing ends."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wasmdrop.errors import SandboxError
+from wasmdrop.job import Job, Slot
+from wasmdrop.limits import Limits
+from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
+from wasmdrop.outcome import Code, Outcome
+from wasmdrop.recovery import is_delivered
+from wasmdrop.report import Package, package
+from wasmdrop.sandbox.call import Call
+from wasmdrop.sandbox.messages import EngineOptions, RunReport
+from wasmdrop.sandbox.seal import BrokenSealError, make_seal, read_seal
+from wasmdrop.sandbox.verdict import decode_run_report, outcome_of_report
+
+OPTIONS = EngineOptions()
+SIGNATURE = FunctionType(("i64",), ("i64",))
+CALL = Call("fib", SIGNATURE, (12,))
+SUMMARY = ModuleSummary(ModuleKind.LIBRARY, {"fib": SIGNATURE})
+SHA256 = "ab" * 32
+
+#: JSON of any shape, also of numbers and texts that no field holds.
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def mutations(data: bytes) -> st.SearchStrategy[bytes]:
+    """Give what one change makes of ``data``: a byte changed, cut out, or put in; or all of it."""
+    place = st.integers(0, len(data) - 1)
+    byte = st.binary(min_size=1, max_size=1)
+    return st.one_of(
+        st.builds(lambda at, new: data[:at] + new + data[at + 1 :], place, byte),
+        st.builds(lambda at, size: data[:at] + data[at + size :], place, st.integers(1, 40)),
+        st.builds(lambda at, new: data[:at] + new + data[at:], place, st.binary(max_size=8)),
+        st.binary(max_size=200),
+    )
+
+
+def replaced(sound: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    """Give ``sound`` with one of its values, at any depth, replaced by any other."""
+    paths = list(_paths(sound))
+
+    def put(path: tuple[str, ...], value: Any) -> bytes:
+        body = json.loads(json.dumps(sound))
+        inner = body
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        return json.dumps(body).encode()
+
+    return st.builds(put, st.sampled_from(paths), JSON)
+
+
+def _paths(body: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in body.items():
+        yield (*before, key)
+        if isinstance(value, dict):
+            yield from _paths(value, (*before, key))
+
+
+REPORT = msgspec.json.encode(RunReport(Code.OK, "", (144,), None, 65536, 0.001))
+
+
+@given(st.one_of(mutations(REPORT), replaced(json.loads(REPORT)), JSON.map(msgspec.json.encode)))
+def test_whatever_a_child_reports_is_an_outcome_or_its_own_failure(header: bytes) -> None:
+    """And an outcome has values of the entry's signature, and a time that passed."""
+    try:
+        outcome = outcome_of_report(decode_run_report(header), CALL, 0.5)
+    except SandboxError:
+        return
+    assert 0 <= outcome.run_seconds <= 0.5
+    if outcome.code is Code.OK:
+        assert outcome.results is not None
+        assert len(outcome.results) == 1
+        assert 0 <= int(str(outcome.results[0])) < 1 << 64
+
+
+@contextlib.contextmanager
+def content(data: bytes) -> Iterator[int]:
+    """Give a descriptor of a file with this content."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        yield file.fileno()
+
+
+with content(b"code") as code_fd:
+    SEAL = make_seal(SHA256, OPTIONS, SUMMARY, code_fd)
+
+
+def resealed(data: bytes) -> bytes:
+    """Give ``data`` the digest that makes it a seal to whoever looks no further."""
+    return b'{"sha256":"%s","seal":%s}' % (hashlib.sha256(data).hexdigest().encode(), data)
+
+
+@given(
+    st.one_of(
+        mutations(SEAL),
+        replaced(json.loads(SEAL)),
+        replaced(json.loads(SEAL)["seal"]).map(resealed),
+        JSON.map(msgspec.json.encode).map(resealed),
+    )
+)
+def test_a_seal_is_that_of_the_module_or_broken(data: bytes) -> None:
+    """What was changed without its digest is never taken; with it, never for another module."""
+    with content(data) as fd:
+        try:
+            seal = read_seal(fd, SHA256, OPTIONS)
+        except BrokenSealError:
+            return
+    assert (seal.module, seal.options) == (SHA256, OPTIONS.token)
+    assert isinstance(seal.summary, ModuleSummary)
+    assert isinstance(seal.code_bytes, int)
+
+
+def sound_slot(directory: str) -> tuple[Job, Package]:
+    """Return a job of a slot in ``directory``, and what it delivered there."""
+    slot = Slot("input.json", f"{directory}/input.json", directory, "result")
+    job = Job(id="20261123T000000Z-00", slot=slot, dropped_at_ns=1, attempt=1, finished_at_ns=2)
+    results = package(job, "fib", [12], Outcome(code=Code.OK, results=(144,)), Limits())
+    for suffix, data in results.files.items():
+        Path(directory, f"result{suffix}").write_bytes(data)
+    return job, results
+
+
+with tempfile.TemporaryDirectory() as some_directory:
+    MARKER = sound_slot(some_directory)[1].marker
+
+
+@given(st.one_of(mutations(MARKER), replaced(json.loads(MARKER)), JSON.map(msgspec.json.encode)))
+def test_a_marker_found_at_start_is_believed_only_where_it_is_true(marker: bytes) -> None:
+    """It names the job, and every file that it tells of is there with its digest."""
+    with tempfile.TemporaryDirectory() as directory:
+        job, results = sound_slot(directory)
+        Path(directory, "result.done").write_bytes(marker)
+        if not is_delivered(job):
+            return
+        found = json.loads(marker.decode(errors="replace"))  # bytes that no field holds are skipped
+        assert found["job"] == job.id
+        assert "result.json" in found["files"]
+        for name, entry in found["files"].items():
+            data = results.files[name.removeprefix("result")]
+            assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_true_marker_is_believed(tmp_path: Path) -> None:
+    """So that the property above is one of more than refusals."""
+    job, results = sound_slot(str(tmp_path))
+    (tmp_path / "result.done").write_bytes(results.marker)
+    assert is_delivered(job)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link"])
+def test_a_marker_that_is_no_file_is_not_believed(tmp_path: Path, kind: str) -> None:
+    """Nor does looking at it block."""
+    job, results = sound_slot(str(tmp_path))
+    marker = tmp_path / "result.done"
+    if kind == "fifo":
+        os.mkfifo(marker)
+    elif kind == "directory":
+        marker.mkdir()
+    else:
+        (tmp_path.parent / "elsewhere").write_bytes(results.marker)
+        marker.symlink_to(tmp_path.parent / "elsewhere")
+    assert not is_delivered(job)

@@ -1,0 +1,33 @@
+"""Turns: directories take turns, slots of one are in order."""
+
+import pytest
+
+from wasmdrop.turns import Turns
+
+
+def test_a_directory_with_many_slots_does_not_keep_others_waiting() -> None:
+    """The one slot of another directory is second, however many came before it."""
+    turns = Turns()
+    for number in range(1000):
+        turns.add(f"many/input-{number}.json")
+    turns.add("few/input.json")
+    turns.add("input.json")
+    assert [turns.next() for _ in range(5)] == [
+        "many/input-0.json",
+        "few/input.json",
+        "input.json",
+        "many/input-1.json",
+        "many/input-2.json",
+    ]
+
+
+def test_there_is_a_next_one_until_all_are_taken() -> None:
+    """And then there is none."""
+    turns = Turns()
+    assert not turns
+    turns.add("a")
+    assert turns
+    assert turns.next() == "a"
+    assert not turns
+    with pytest.raises(KeyError):
+        turns.next()
