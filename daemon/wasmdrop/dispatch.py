@@ -189,6 +189,7 @@ class Dispatcher:
         except Exception:  # noqa: BLE001 - one job's fault must not end the others
             # It stays in the journal, open: the next start tries it again.
             _log.exception("job-stuck", job=work.job.id, slot=work.job.slot.key)
+            journal.explain(work.job, "stuck by a fault of the daemon; its next start goes on")
         self._leave(work)
 
     def _leave(self, work: Work) -> None:
@@ -252,10 +253,12 @@ class Dispatcher:
         await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
         if not placed.done() or placed.exception() is not None:
             if placed.done():
-                _log.warning("delivery-failed", **ids_of(work), error=str(placed.exception()))
+                reason = str(placed.exception())
+                _log.warning("delivery-failed", **ids_of(work), error=reason)
             else:
+                reason = f"{job.slot.directory} does not answer"
                 _log.warning("delivery-hangs", **ids_of(work), directory=job.slot.directory)
-            await self._stages.journal.keep_package(job, results)
+            await self._stages.journal.keep_package(job, results, _waits_for_storage(reason))
             with self._aside(), self._in_patience():
                 if not await self._deliver_at_last(work, results, placed):
                     return
@@ -276,10 +279,12 @@ class Dispatcher:
                 placed = self._stages.delivery.deliver(job.slot, results)
             await placed
 
+        def on_failure(state: RetryCallState) -> None:
+            error = _log_wait(work, state)
+            self._stages.journal.explain(job, _waits_for_storage(str(error)))
+
         try:
-            await storage_retry(
-                lambda state: _log_wait(work, state), lambda state: self._lets_go(job, state)
-            )(deliver)
+            await storage_retry(on_failure, lambda state: self._lets_go(job, state))(deliver)
         except FileNotFoundError as error:
             work.job = self._stages.journal.move_lazily(job, JobState.DISCARDED)
             _log.warning("slot-let-go", **ids_of(work), error=str(error))
@@ -384,10 +389,15 @@ def _called(work: Work) -> tuple[str | None, list[Any]]:
     return None, []
 
 
-def _log_wait(work: Work, state: RetryCallState) -> None:
+def _waits_for_storage(reason: str) -> str:
+    return f"its results wait for storage: {reason}"
+
+
+def _log_wait(work: Work, state: RetryCallState) -> BaseException | None:
     error = state.outcome.exception() if state.outcome else None
     pause = state.next_action.sleep if state.next_action else 0.0
     _log.warning("delivery-waits", **ids_of(work), error=str(error), again_in=round(pause, 1))
+    return error
 
 
 def _new_id(dropped_at_ns: int) -> str:

@@ -179,14 +179,20 @@ class Execution:
         # An attempt counts before anything that came of it is looked at.
         await durable
         if outcome.code.retried:
-            _log.warning("attempt-failed", **ids_of(work), message=outcome.message)
+            self._note_failure(work, outcome.message)
         return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
 
     def _count_failure(self, work: Work, error: Exception) -> Outcome:
         """Count an attempt that failed before there was anything to run."""
         work.job = msgspec.structs.replace(work.job, attempt=work.job.attempt + 1)
-        _log.warning("attempt-failed", **ids_of(work), message=str(error))
+        self._note_failure(work, str(error))
         return Outcome(code=Code.INTERNAL, message=str(error))
+
+    def _note_failure(self, work: Work, message: str) -> None:
+        _log.warning("attempt-failed", **ids_of(work), message=message)
+        self._stages.journal.explain(
+            work.job, f"attempt {work.job.attempt} of {self._settings.attempts} failed: {message}"
+        )
 
     async def _spec(self, work: Work) -> InputSpec:
         """Return what the input says. Raises ``RefusedError`` where it says nothing."""
@@ -258,6 +264,8 @@ class Execution:
                 raise asyncio.CancelledError
             if work.job.state is not JobState.WAITING:
                 work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
+                places = self._places(work.job.slot, spec.module)
+                self._stages.journal.explain(work.job, f"its module is not there yet: {places}")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_seconds):
                     await event.wait()
@@ -265,8 +273,14 @@ class Execution:
     def _missing(self, slot: Slot, reference: str | None, seconds: float) -> str:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
             return f"no module of that digest was seen before: {reference}"
-        places = [place.path for place in self._stages.layout.module_places(slot, reference)]
-        return f"no module appeared within {seconds:g} s; looked for {' and '.join(places)}"
+        places = self._places(slot, reference)
+        return f"no module appeared within {seconds:g} s; looked for {places}"
+
+    def _places(self, slot: Slot, reference: str | None) -> str:
+        if reference is not None and reference.startswith(DIGEST_PREFIX):
+            return reference
+        places = self._stages.layout.module_places(slot, reference)
+        return " and ".join(place.path for place in places)
 
     async def _has_changed(
         self, work: Work, spec: InputSpec, refusal: RefusedError, pinned: PinnedModule

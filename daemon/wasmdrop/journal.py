@@ -9,7 +9,6 @@ is lost, and nothing that is not durable is ever published.
 """
 
 import asyncio
-import json
 import os
 import queue
 import sqlite3
@@ -23,35 +22,29 @@ import msgspec
 import structlog
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
-from wasmdrop.errors import StorageError, WasmdropError
+from wasmdrop.errors import WasmdropError
 from wasmdrop.job import MOVES, Job, JobState
-from wasmdrop.outcome import Code
+from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.report import Package
+from wasmdrop.schema import FINAL, decode_job, encode_job, input_path_of, open_for_writing
 
 __all__ = ["IllegalMoveError", "Journal"]
 
 _log = structlog.get_logger()
 
-_SCHEMA_VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE jobs (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    slot BLOB NOT NULL,
-    state TEXT NOT NULL,
-    code TEXT,
-    job TEXT NOT NULL,
-    input BLOB,
-    package BLOB
-);
-CREATE INDEX jobs_open ON jobs (seq) WHERE state NOT IN ('delivered', 'discarded');
-CREATE INDEX jobs_slot ON jobs (slot, seq);
-CREATE INDEX jobs_code ON jobs (code) WHERE code IS NOT NULL AND code != 'ok';
-CREATE TABLE taken (path BLOB PRIMARY KEY, version BLOB NOT NULL) WITHOUT ROWID;
-"""
-
 #: How long a move that only informs waits for company, in seconds.
 _LAZY_SECONDS: Final = 0.05
+
+#: Largest input that is kept, in bytes, of a job that failed: most are a line, and a person may
+#: want to run them again when the slot holds another one.
+_KEPT_INPUT_BYTES: Final = 16 * 1024
+
+#: Rows and pages that one step of housekeeping takes: some milliseconds, then others have a turn.
+_ROWS_AT_ONCE: Final = 500
+_PAGES_AT_ONCE: Final = 256
+
+#: Free pages that stay in the file, to be written again: this many, or a quarter of all.
+_SPARE_PAGES: Final = 1024
 
 _Operation = Callable[[sqlite3.Connection], Any]
 
@@ -72,7 +65,10 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection = _open(path)
+        self._connection = open_for_writing(path)
+        self._connection.create_function("input_path_of", 1, input_path_of, deterministic=True)
+        found = self._connection.execute("SELECT max(changed_ns) FROM jobs").fetchone()
+        self._changed_ns: int = found[0] or 0
         self._loop = asyncio.get_running_loop()
         self._requests: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
         self._gathered: list[_Request] = []
@@ -87,19 +83,22 @@ class Journal:
     def open_jobs(self) -> list[Job]:
         """Return the jobs that are not final, in the order of their drops. Only at the start."""
         rows = self._connection.execute(
-            "SELECT job FROM jobs WHERE state NOT IN ('delivered', 'discarded') ORDER BY seq"
+            f"SELECT job FROM jobs WHERE state NOT IN {FINAL} ORDER BY seq"  # noqa: S608 - a constant
         )
-        return [_decode_job(text) for (text,) in rows]
+        return [decode_job(text) for (text,) in rows]
 
     def accept(
         self, job: Job, data: bytes | None, taken: dict[str, bytes]
     ) -> "asyncio.Future[None]":
         """Record a new job, its input as it was read, and the versions that caused it."""
+        row = (job.id, os.fsencode(job.slot.key), job.state, job.code, encode_job(job), data)
+        changed_ns = self._tick()
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "INSERT INTO jobs (id, slot, state, code, job, input) VALUES (?, ?, ?, ?, ?, ?)",
-                (job.id, os.fsencode(job.slot.key), job.state, job.code, _encode_job(job), data),
+                "INSERT INTO jobs (id, slot, state, code, job, input, changed_ns)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*row, changed_ns),
             )
             _write_taken(connection, taken)
 
@@ -109,26 +108,39 @@ class Journal:
         """Record versions that were taken and made no job."""
         self._submit_lazily(lambda connection: _write_taken(connection, taken))
 
+    def forget(self, path: str) -> None:
+        """Forget which version of a file that exists no more was taken."""
+        row = (os.fsencode(path),)
+        self._submit_lazily(
+            lambda connection: connection.execute("DELETE FROM taken WHERE path = ?", row)
+        )
+
     def move(self, job: Job, state: JobState, **changes: Any) -> "tuple[Job, asyncio.Future[None]]":
         """Move ``job`` to ``state``; return the moved job and when that is durable.
 
         Raises ``IllegalMoveError``.
         """
         moved = self._moved(job, state, changes)
-        return moved, self._submit(_update(moved))
+        return moved, self._submit(_update(moved, self._tick()))
 
     def move_lazily(self, job: Job, state: JobState, **changes: Any) -> Job:
         """Move ``job`` where nothing is lost if the daemon ends before that is written."""
         moved = self._moved(job, state, changes)
-        self._submit_lazily(_update(moved))
+        self._submit_lazily(_update(moved, self._tick()))
         return moved
 
-    def keep_package(self, job: Job, package: Package) -> "asyncio.Future[None]":
-        """Record results that can't be delivered now."""
+    def explain(self, job: Job, note: str) -> None:
+        """Note for people why ``job`` stays in its state; its next move takes the note away."""
+        self._submit_lazily(_explain(job, note, self._tick()))
+
+    def keep_package(self, job: Job, package: Package, note: str) -> "asyncio.Future[None]":
+        """Record results that can't be delivered now, and in ``note`` why."""
         data = msgspec.msgpack.encode(package)
+        explain = _explain(job, note, self._tick())
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE jobs SET package = ? WHERE id = ?", (data, job.id))
+            explain(connection)
 
         return self._submit(write)
 
@@ -163,9 +175,51 @@ class Journal:
                 " AND seq = (SELECT max(seq) FROM jobs WHERE slot = j.slot)",
                 codes,
             )
-            return [_decode_job(text) for (text,) in rows]
+            return [decode_job(text) for (text,) in rows]
 
         return self._submit(read)
+
+    def prune(self, before_ns: int) -> "asyncio.Future[int]":
+        """Remove final jobs that changed last before that time; return how many went.
+
+        Removes some hundred at a time, the oldest first: call it again until none went. Keeps the
+        latest job of a slot that failed for its module's sake while its input is there, as that
+        runs again when the module changes.
+        """
+        codes = [code for code in Code if code.of_the_module]
+        query = f"""
+            DELETE FROM jobs WHERE seq IN (
+                SELECT seq FROM jobs AS j WHERE state IN {FINAL} AND changed_ns < ?
+                AND NOT (
+                    coalesce(code, '') IN ({",".join("?" * len(codes))})
+                    AND seq = (SELECT max(seq) FROM jobs WHERE slot = j.slot)
+                    AND EXISTS (SELECT 1 FROM taken WHERE path = input_path_of(j.job))
+                )
+                ORDER BY changed_ns LIMIT ?
+            )"""  # noqa: S608 - constants and marks
+        values = (before_ns, *codes, _ROWS_AT_ONCE)
+
+        def remove(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, values).rowcount
+
+        return self._submit(remove)
+
+    def shrink(self) -> "asyncio.Future[int]":
+        """Give free pages beyond what is soon used again back to the filesystem; return how many.
+
+        Gives some hundred at a time: call it again until none went.
+        """
+
+        def free(connection: sqlite3.Connection) -> int:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+            surplus: int = min(_PAGES_AT_ONCE, free_pages - max(_SPARE_PAGES, pages // 4))
+            for _ in range(surplus):
+                # One at a time: Python steps through such a statement once, whatever it is told.
+                connection.execute("PRAGMA incremental_vacuum(1)")
+            return max(0, surplus)
+
+        return self._submit(free)
 
     async def close(self) -> None:
         """Write what has gathered and close the file."""
@@ -178,6 +232,11 @@ class Journal:
         if state not in MOVES[job.state]:
             raise IllegalMoveError(f"job {job.id}: {job.state} to {state} is no legal move")
         return msgspec.structs.replace(job, state=state, **changes)
+
+    def _tick(self) -> int:
+        """Return the time in nanoseconds since 1970, later than ever before, whatever the clock."""
+        self._changed_ns = max(time.time_ns(), self._changed_ns + 1)
+        return self._changed_ns
 
     def _submit(self, operation: _Operation) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -256,30 +315,6 @@ class Journal:
             raise
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # FULL syncs the log at each commit: a commit is a promise.
-        connection.execute("PRAGMA synchronous = FULL")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = 1; COMMIT;")
-        elif version != _SCHEMA_VERSION:
-            raise StorageError(
-                f"{path}: the journal is of version {version}, and this wasmdrop knows"
-                f" version {_SCHEMA_VERSION}"
-            )
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise StorageError(f"{path}: the journal can't be opened: {error}") from error
-    except StorageError:
-        connection.close()
-        raise
-    return connection
-
-
 def _is_passing(error: BaseException) -> bool:
     # Full disks, I/O errors and locks are operational; a wrong statement is a ProgrammingError.
     return isinstance(error, sqlite3.OperationalError)
@@ -295,15 +330,31 @@ def _answer(requests: list[_Request]) -> None:
             request.future.set_result(request.result)
 
 
-def _update(job: Job) -> _Operation:
-    text = _encode_job(job)
+def _update(job: Job, changed_ns: int) -> _Operation:
+    text = encode_job(job)
+    drop = ""
+    if job.state.is_final:
+        # A final job needs its results no more; its input is kept for people alone.
+        size_bytes = _KEPT_INPUT_BYTES if job.code not in {None, Code.OK} else -1
+        drop = f", package = NULL, input = iif(length(input) <= {size_bytes}, input, NULL)"
 
     def write(connection: sqlite3.Connection) -> None:
-        # A final job needs its input and its results no more.
-        drop = ", input = NULL, package = NULL" if job.state.is_final else ""
         connection.execute(
-            f"UPDATE jobs SET state = ?, code = ?, job = ?{drop} WHERE id = ?",  # noqa: S608 - a constant
-            (job.state, job.code, text, job.id),
+            f"UPDATE jobs SET state = ?, code = ?, job = ?, changed_ns = ?, note = NULL{drop}"  # noqa: S608 - constants
+            " WHERE id = ?",
+            (job.state, job.code, text, changed_ns, job.id),
+        )
+
+    return write
+
+
+def _explain(job: Job, note: str, changed_ns: int) -> _Operation:
+    shown = bounded_text(note)
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "UPDATE jobs SET note = ?, changed_ns = ? WHERE id = ? AND note IS NOT ?",
+            (shown, changed_ns, job.id, shown),
         )
 
     return write
@@ -314,12 +365,3 @@ def _write_taken(connection: sqlite3.Connection, taken: dict[str, bytes]) -> Non
         "INSERT OR REPLACE INTO taken (path, version) VALUES (?, ?)",
         [(os.fsencode(path), version) for path, version in taken.items()],
     )
-
-
-def _encode_job(job: Job) -> str:
-    # The standard library's JSON escapes names that are not UTF-8; msgspec's refuses them.
-    return json.dumps(msgspec.to_builtins(job), separators=(",", ":"))
-
-
-def _decode_job(text: str) -> Job:
-    return msgspec.convert(json.loads(text), Job)

@@ -19,6 +19,7 @@ from wasmdrop.delivery import Delivery, ResultLines
 from wasmdrop.dispatch import Dispatcher
 from wasmdrop.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.execution import Stages
+from wasmdrop.housekeeping import keep_house
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.journal import Journal
@@ -218,7 +219,11 @@ async def _serve(
             resumed=resumed,
         )
         _notify("READY=1")
+        tidying = asyncio.create_task(
+            keep_house(journal, intake, settings.keep_days, settings.rescan_sec)
+        )
         await stop.asked.wait()
+        tidying.cancel()
         _notify("STOPPING=1")
         _log.info("stopping", drain_sec=settings.drain_sec)
     finally:

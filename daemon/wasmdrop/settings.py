@@ -40,6 +40,7 @@ __all__ = [
 
 #: A week. Longer waits than 24 days do not fit into poll(2)'s milliseconds.
 _MAX_SECONDS: Final = 604_800
+_MAX_DAYS: Final = 36_500
 #: A tebibyte, in MiB.
 _MAX_MB: Final = 1024 * 1024
 _MAX_PORT: Final = 65_535
@@ -128,6 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_sec: float
     reserve_mb: int
     let_go_sec: float
+    keep_days: float
     sandbox: SandboxMode
     http: str | None
     log: LogFormat
@@ -322,6 +324,12 @@ SETTINGS: Final = (
         "reserve_mb", _integer(0, 1 << 20), 16, "room kept for results: below it no drop is taken"
     ),
     Setting("let_go_sec", _SECONDS, 86400.0, "how long results wait for a slot that is gone"),
+    Setting(
+        "keep_days",
+        _positive("DAYS", "a number of days", _MAX_DAYS, or_zero=True),
+        7.0,
+        "how long finished jobs stay in the journal",
+    ),
     Setting("sandbox", _choice(SandboxMode), SandboxMode.STRICT, "what if it can't confine"),
     Setting(
         "http",

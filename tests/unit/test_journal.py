@@ -2,12 +2,14 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from wasmdrop.errors import StorageError
 from wasmdrop.job import MOVES, InputFile, Job, JobState, Slot
 from wasmdrop.journal import IllegalMoveError, Journal
 from wasmdrop.outcome import Code
@@ -60,7 +62,7 @@ def test_a_final_job_is_open_no_more_and_drops_its_input(tmp_path: Path) -> None
         moved, durable = journal.move(moved, JobState.RUNNING, attempt=1)
         await durable
         moved = journal.move_lazily(moved, JobState.EXECUTED, code=Code.OK)
-        await journal.keep_package(moved, Package({".json": b"{}"}, b"{}"))
+        await journal.keep_package(moved, Package({".json": b"{}"}, b"{}"), "no room")
         assert await journal.load_package(moved) == Package({".json": b"{}"}, b"{}")
         moved = journal.move_lazily(moved, JobState.DELIVERED)
         assert await journal.load_input(moved) is None
@@ -133,18 +135,141 @@ def test_a_write_that_fails_for_a_while_is_made_in_the_end(tmp_path: Path) -> No
     with_journal(path, look)
 
 
-def test_a_journal_of_another_version_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
-    """With a message that names the file."""
+def test_small_inputs_of_failed_jobs_stay_for_people(tmp_path: Path) -> None:
+    """Those of jobs that succeeded, large ones and all results go."""
 
-    async def use(_journal: Journal) -> None:
-        return None
+    async def use(journal: Journal) -> None:
+        kept = []
+        for number, (code, data) in enumerate(
+            [(Code.TRAP, b"{}"), (Code.TRAP, bytes(16 * 1024 + 1)), (Code.OK, b"{}")]
+        ):
+            one = job(str(number), number)
+            await journal.accept(one, data, {})
+            one = journal.move_lazily(one, JobState.EXECUTED, code=code)
+            await journal.keep_package(one, Package({".json": b""}, b""), "no room")
+            one = journal.move_lazily(one, JobState.DELIVERED)
+            kept.append(await journal.load_input(one))
+            assert await journal.load_package(one) is None
+        assert kept == [b"{}", None, None]
 
-    with_journal(tmp_path / "new", use)
-    connection = sqlite3.connect(tmp_path / "new")
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(StorageError, match="version 99"):
-        with_journal(tmp_path / "new", use)
-    (tmp_path / "none").write_bytes(b"no database at all" * 100)
-    with pytest.raises(StorageError, match="none"):
-        with_journal(tmp_path / "none", use)
+    with_journal(tmp_path / "journal", use)
+
+
+def looked_up(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """Return what another process finds."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def test_a_note_says_why_a_job_stays_until_it_moves(tmp_path: Path) -> None:
+    """The same note again is no change; changes are in order, whatever the clock says."""
+    path = tmp_path / "journal"
+
+    async def use(journal: Journal) -> None:
+        journal._changed_ns = later = 2**62
+        await journal.accept(job(), None, {})
+        journal.explain(job(), "waits\x1b[2J")
+        await journal.load_input(job())
+        (noted,) = looked_up(path, "SELECT note, changed_ns FROM jobs")
+        assert noted == ("waits\\x1b[2J", later + 2)
+        journal.explain(job(), "waits\x1b[2J")
+        await journal.load_input(job())
+        assert looked_up(path, "SELECT note, changed_ns FROM jobs") == [noted]
+        await journal.move(job(), JobState.RUNNING)[1]
+        ((note, changed_ns),) = looked_up(path, "SELECT note, changed_ns FROM jobs")
+        assert note is None
+        assert changed_ns > noted[1]
+
+    with_journal(path, use)
+
+
+async def finish(journal: Journal, one: Job, code: Code) -> None:
+    """Take a job to its end."""
+    await journal.accept(one, b"{}", {})
+    one = journal.move_lazily(one, JobState.EXECUTED, code=code)
+    await journal.move(one, JobState.DELIVERED)[1]
+
+
+async def prune_all(journal: Journal, before_ns: int) -> int:
+    """Prune until nothing more goes; return how many went."""
+    total = 0
+    while went := await journal.prune(before_ns):
+        total += went
+    return total
+
+
+def test_old_final_jobs_are_pruned_and_no_others(tmp_path: Path) -> None:
+    """Open jobs stay whatever their age, and final ones until their time."""
+    path = tmp_path / "journal"
+
+    async def use(journal: Journal) -> None:
+        await journal.accept(job("open", 0), b"{}", {})
+        for number in range(1, 1203):
+            one = job("done", number)
+            await journal.accept(one, b"{}", {})
+            journal.move_lazily(one, JobState.DISCARDED if number % 2 else JobState.EXECUTED)
+            if number % 2 == 0:
+                journal.move_lazily(
+                    msgspec.structs.replace(one, state=JobState.EXECUTED), JobState.DELIVERED
+                )
+        between_ns = journal._tick()
+        await finish(journal, job("done", 1203), Code.OK)
+        assert await prune_all(journal, between_ns) == 1202
+        assert await prune_all(journal, between_ns) == 0
+        left = looked_up(path, "SELECT id FROM jobs ORDER BY seq")
+        assert left == [("job-0",), ("job-1203",)]
+
+    with_journal(path, use)
+
+
+def test_what_a_new_module_may_run_again_is_not_pruned(tmp_path: Path) -> None:
+    """That is a slot's latest job that failed for its module's sake, while its input is there."""
+
+    async def use(journal: Journal) -> None:
+        await finish(journal, job("a", 1), Code.MODULE_MISSING)
+        await finish(journal, job("a", 2), Code.OK)
+        await finish(journal, job("b", 3), Code.LINK_ERROR)
+        await finish(journal, job("c", 4), Code.LINK_ERROR)
+        await finish(journal, job(ODD_NAME, 5), Code.LINK_ERROR)
+        await finish(journal, job("d", 6), Code.TRAP)
+        journal.remember({f"/shared/{name}": b"version" for name in ("a", "b", ODD_NAME, "d")})
+        assert await prune_all(journal, 2**62) == 4
+        kept = await journal.latest_failed_by_module()
+        assert [one.id for one in kept] == ["job-3", "job-5"]
+        journal.forget("/shared/b")
+        journal.forget(f"/shared/{ODD_NAME}")
+        assert await prune_all(journal, 2**62) == 2
+
+    with_journal(tmp_path / "journal", use)
+
+
+def test_the_file_stays_bounded_and_gives_a_bursts_room_back(tmp_path: Path) -> None:
+    """Rounds of jobs with pruning use the same pages again; the write-ahead log is bounded too."""
+    path = tmp_path / "journal"
+
+    async def round_of(journal: Journal, count: int, size_bytes: int) -> int:
+        for number in range(count):
+            one = job(str(number), time.time_ns())
+            await journal.accept(one, bytes(size_bytes), {})
+            one = journal.move_lazily(one, JobState.EXECUTED, code=Code.OK)
+            await journal.move(one, JobState.DELIVERED)[1]
+        await prune_all(journal, 2**62)
+        while await journal.shrink():
+            pass
+        return path.stat().st_size
+
+    async def use(journal: Journal) -> None:
+        sizes = [await round_of(journal, 700, 3000) for _ in range(4)]
+        assert sizes[3] <= sizes[1], sizes
+        await journal.accept(job("burst", 0), bytes(48 * 1024 * 1024), {})
+        one = journal.move_lazily(job("burst", 0), JobState.EXECUTED, code=Code.OK)
+        await journal.move(one, JobState.DELIVERED)[1]
+        await round_of(journal, 1, 10)
+
+    with_journal(path, use)
+    # The last connection to close has put everything into the file.
+    assert path.stat().st_size < 12 * 1024 * 1024
+    assert looked_up(path, "PRAGMA auto_vacuum") == [(2,)]

@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from wasmdrop.client import Result
-from wasmdrop.outcome import Status, bounded_text
+from wasmdrop.job import JobState
+from wasmdrop.outcome import Code, Status, bounded_text
 
-__all__ = ["Show", "following", "print_module"]
+__all__ = ["Show", "following", "print_facts", "print_jobs", "print_module"]
 
 #: Shows the end of one job: a result, or in words why there is none.
 Show: TypeAlias = Callable[[str, Result | str], None]
@@ -32,7 +33,15 @@ _NO_RESULT: Final = "no result"
 
 #: Rows of a table that are shown. A module may have twenty thousand exports.
 _ROWS: Final = 100
-_CELL_STYLES: Final = {"provided": "green", "not provided": "yellow"}
+_CELL_STYLES: Final = {
+    "provided": "green",
+    "not provided": "yellow",
+    "ok": "green",
+    "delivered": "dim",
+    "discarded": "dim",
+    **{state.value: "yellow" for state in JobState if not state.is_final},
+    **{code.value: "red" for code in Code if code is not Code.OK},
+}
 
 
 @contextlib.contextmanager
@@ -144,10 +153,7 @@ def print_module(
     The rows are made fit for a terminal already, but may hold what looks like markup.
     """
     console = Console(highlight=False)
-    grid = Table.grid(padding=(0, 2))
-    for name, value in facts:
-        grid.add_row(Text(name, "bold"), Text(value))
-    console.print(grid)
+    console.print(_grid(facts))
     for title, headings, rows in (
         ("exports", ("kind", "name", "type"), exports),
         ("imports", ("kind", "name", "type", "this daemon"), imports),
@@ -160,10 +166,33 @@ def print_module(
             console.print(Text(f"and {len(rows) - _ROWS} more; --json shows all", "dim"))
 
 
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Show facts by name; they are made fit for a terminal already."""
+    Console(highlight=False).print(_grid(facts))
+
+
+def print_jobs(rows: Sequence[tuple[str, ...]], open_count: int, count: int) -> None:
+    """Show jobs in rows that are made fit for a terminal already, of so many that there are."""
+    console = Console(highlight=False)
+    if rows:
+        headings = ("job", "state", "code", "slot", "tries", "time", "")
+        console.print(_table(headings, rows))
+    more = f"{len(rows)} of {count} jobs, {open_count} of them open"
+    console.print(Text(more if len(rows) < count else f"{count} jobs, {open_count} open", "dim"))
+
+
+def _grid(facts: Sequence[tuple[str, ...]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        grid.add_row(Text(name, "bold"), Text(value))
+    return grid
+
+
 def _table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        # An id is there to be copied.
+        table.add_column(heading, overflow="fold", no_wrap=heading == "job")
     for row in rows:
         table.add_row(*(Text(cell, _CELL_STYLES.get(cell, "")) for cell in row))
     return table

@@ -11,13 +11,12 @@ import sqlite3
 import stat
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
-from wasmdrop import journal
 from wasmdrop.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.doctor.mounts import free_space
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.private import why_not_private
+from wasmdrop.schema import SCHEMA_VERSION, open_for_reading
 from wasmdrop.settings import Settings
 from wasmdrop.watch import reason_to_poll
 
@@ -35,8 +34,7 @@ def examine(settings: Settings) -> list[Finding]:
         privacy = _privacy(path)
         findings = [privacy, _locality(path)]
         if path.is_dir() and os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            lock, is_running = _lock(path)
-            findings += [lock, _journal(path / "journal.sqlite", is_running=is_running)]
+            findings += [_lock(path), _journal(path / "journal.sqlite")]
             findings += [_cache(settings), free_space(_AREA, "state directory", path)]
     except OSError as error:
         advice = f"let user {os.geteuid()}, who runs this, read and write it"
@@ -97,8 +95,8 @@ def _locality(path: Path) -> Finding:
     return ok(_AREA, check, "local, and outside of the directories that others write to")
 
 
-def _lock(path: Path) -> tuple[Finding, bool]:
-    """Return whether the directory can be locked, and whether somebody has locked it."""
+def _lock(path: Path) -> Finding:
+    """Return whether the directory can be locked, or who has locked it."""
     check = "lock"
     try:
         with (path / "lock").open() as file:
@@ -107,34 +105,32 @@ def _lock(path: Path) -> tuple[Finding, bool]:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = file.read().strip() or "another process"
-                return ok(_AREA, check, f"a daemon is at work here: {holder}"), True
-            return ok(_AREA, check, "free: no daemon is at work here"), False
+                return ok(_AREA, check, f"a daemon is at work here: {holder}")
+            return ok(_AREA, check, "free: no daemon is at work here")
     except FileNotFoundError:
-        return ok(_AREA, check, "no daemon has been here yet"), False
+        return ok(_AREA, check, "no daemon has been here yet")
     except OSError as error:
         advice = "use a local filesystem, and a directory of the daemon's own user"
         found = f"{path / 'lock'} can't be locked: {error.strerror}"
-        return problem(_AREA, check, found, advice), False
+        return problem(_AREA, check, found, advice)
 
 
-def _journal(path: Path, *, is_running: bool) -> Finding:
+def _journal(path: Path) -> Finding:
     check = "journal"
     if not path.exists():
         return ok(_AREA, check, "none yet")
-    # Immutable: SQLite would else make files for its log beside a journal that nobody has open.
-    # Where a daemon is at work, or was killed, they are there and hold what is newest.
-    has_log = is_running or path.with_name(f"{path.name}-wal").exists()
-    mode = "mode=ro" if has_log else "mode=ro&immutable=1"
-    advice = f"keep a copy of {path.parent}, then move the journal away: its open jobs are lost"
+    advice = "a daemon that starts keeps it under another name, and begins a new one"
     try:
-        connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?{mode}", uri=True)
+        connection = open_for_reading(path)
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            known = journal._SCHEMA_VERSION  # noqa: SLF001 - asked for by nobody else
             if version == 0:
                 return ok(_AREA, check, "it is empty")
-            if version != known:
-                found = f"{path} is of version {version}, and this wasmdrop knows version {known}"
+            if version > SCHEMA_VERSION:
+                found = (
+                    f"{path} is of version {version}, and this wasmdrop knows versions up to"
+                    f" {SCHEMA_VERSION}"
+                )
                 advice = "run the wasmdrop that made it, or set WASMDROP_STATE_DIR"
                 return problem(_AREA, check, found, advice)
             (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()

@@ -177,6 +177,23 @@ class Intake:
         taken = self._taken.get(path)
         return taken is not None and taken.startswith(_pack(FileVersion.of(status)))
 
+    def forget_gone(self, on_forgotten: Callable[[str], None]) -> None:
+        """Forget the versions of files that exist no more, and tell ``on_forgotten`` of each path.
+
+        A file that seems gone together with its volume is remembered: when the volume is back,
+        it would else be run again. So is whatever can't be looked at.
+        """
+        with self._lock:
+            paths = list(self._taken)
+        for path in paths:
+            if not os.path.lexists(path):
+                with self._lock:
+                    taken = self._taken.get(path)
+                    if taken is not None and _is_gone(path, taken):
+                        del self._taken[path]
+                        # Within the lock: who hears of a later drop must hear of this before.
+                        on_forgotten(path)
+
     def read_now(self, slot: Slot) -> InputDrop | None:
         """Read a slot's input, whatever was taken before; None where there is none."""
         with self._lock:
@@ -300,6 +317,23 @@ def _pack_odd(status: os.stat_result) -> bytes:
     # A link can't change, but its inode's number may serve another one a moment later.
     changed_ns = status.st_ctime_ns if stat.S_ISLNK(status.st_mode) else 0
     return _pack(FileVersion(status.st_dev, status.st_ino, kind, changed_ns))
+
+
+def _is_gone(path: str, taken: bytes) -> bool:
+    """Whether nothing is at ``path``, and the filesystem that the version was on is there."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError:
+        return False
+    else:
+        return False
+    directory = os.path.dirname(path)  # noqa: PTH120 - may hold any bytes
+    while not os.path.isdir(directory):  # noqa: PTH112
+        directory = os.path.dirname(directory)  # noqa: PTH120
+    device = os.stat(directory).st_dev  # noqa: PTH116
+    return taken.startswith(device.to_bytes(8, "little"))
 
 
 def _digest(taken: bytes) -> bytes:

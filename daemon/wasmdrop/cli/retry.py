@@ -1,0 +1,225 @@
+"""``wasmdrop retry``: runs a finished job's input again, by the drop protocol.
+
+The journal has one writer, the daemon, and stays untouched: the input is dropped once more, which
+runs it again whether the daemon runs now or later. Promises that no input is lost that has not been
+run yet: what lies in the slot is written over only with ``--restore``, and only after the journal
+has had it.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from wasmdrop import beneath
+from wasmdrop.cli import entries
+from wasmdrop.errors import SettingsError
+from wasmdrop.history import Entry, History
+from wasmdrop.job import Job
+from wasmdrop.outcome import bounded_text
+
+__all__ = ["add_arguments", "run"]
+
+_NOT_THAT_INPUT: Final = 1
+
+_EPILOG: Final = """\
+Drops the job's input again if it still lies in its slot, which is known by its digest: the
+file gets a new modification time, nothing else. The new run is a new job; `wasmdrop jobs`
+shows it. What is printed is the path of the input.
+
+With --restore an input that was changed or removed since is put back first, if the journal
+has kept it: it does so for jobs that failed, up to 16 KiB, for WASMDROP_KEEP_DAYS. An input
+that lies there and has not been run yet is never replaced.
+
+Exit status: 0 dropped; 1 the slot does not hold the job's input, or it can't be put back;
+2 no such job, or it is not finished, or its slot can't be reached from here.
+"""
+
+
+class _NotThatInputError(Exception):
+    """The slot's input is not the job's any more; the text says what it is."""
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """The regular file that lies at an input's place."""
+
+    sha256: str
+    status: os.stat_result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("job", metavar="JOB", help="a job's id, or a part of it that no other has")
+    parser.add_argument(
+        "--restore", action="store_true", help="put the job's input back if another one is there"
+    )
+    entries.add_place(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Drop the job's input again; return the exit status."""
+    loaded = entries.load(options)
+    with History(loaded.state_dir) as history:
+        entry = history.find(options.job)
+        first = history.first_open(entry.job.slot.key)
+        latest = history.latest(entry.job.slot.key)
+        kept = history.kept_input(entry.job)
+    job = entry.job
+    _require_finished(entry, first)
+    path = job.slot.input_path
+    try:
+        with _slot_directory(job) as directory:
+            _drop_again(job, directory, latest, kept if options.restore else None)
+    except _NotThatInputError as reason:
+        _say(f"job {job.id}: {path}: {reason}; {_advice(entry, is_restoring=options.restore)}")
+        return _NOT_THAT_INPUT
+    except OSError as error:
+        raise SettingsError(
+            f"job {job.id}: {bounded_text(path)}: can't be dropped again from here:"
+            f" {error.strerror}"
+        ) from None
+    ready = path + loaded.ready_suffix
+    if loaded.ready_suffix and not os.path.lexists(ready):
+        _say(f"the daemon takes it once {ready} is there")
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    return 0
+
+
+def _require_finished(entry: Entry, first: Job | None) -> None:
+    job = entry.job
+    if not job.state.is_final:
+        raise SettingsError(
+            f"job {job.id}: it is {job.state} and goes on by itself: {entries.why(entry, first)}"
+        )
+    if job.input is None:
+        module = "its module" if job.module is None else job.module.path
+        raise SettingsError(f"job {job.id}: it had no input; drop {bounded_text(module)} again")
+
+
+@contextlib.contextmanager
+def _slot_directory(job: Job) -> Iterator[int]:
+    """Open the directory of the job's input; below the shared one no link is followed to it."""
+    path, key = job.slot.input_path, job.slot.key
+    root = path.removesuffix(f"/{key}")
+    directory, relative = os.path.dirname(path), os.path.dirname(key)  # noqa: PTH120 - any bytes
+    if root != path and relative:
+        fd = beneath.open_directory(root, relative)
+    else:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | None) -> None:
+    """Make the input a new version of itself, or put ``restored`` in its place.
+
+    Raises ``_NotThatInputError``.
+    """
+    assert job.input is not None  # noqa: S101 - asked before
+    name = os.path.basename(job.slot.input_path)  # noqa: PTH119 - may hold any bytes
+    with _opened(name, directory) as fd:
+        found = None if fd is None else _found(fd)
+        if fd is not None and found is not None and found.sha256 == job.input.sha256:
+            if found.status.st_nlink == 1:
+                # As touch(1) does: closing a file that was open for writing is an event.
+                os.utime(fd)
+            else:
+                # A new time would be one of its other names' too, and these may be inputs.
+                _put(name, directory, _content(fd), found.status)
+            return
+    if restored is None:
+        raise _NotThatInputError("it is gone" if found is None else "it is another input now")
+    last_run = None if latest is None or latest.input is None else latest.input.sha256
+    if found is not None and found.sha256 != last_run:
+        raise _NotThatInputError("another input lies there, and has not been run yet")
+    _put(name, directory, restored, None if found is None else found.status)
+
+
+@contextlib.contextmanager
+def _opened(name: str, directory: int) -> Iterator[int | None]:
+    """Open a regular file for reading and writing; None where nothing is there."""
+    try:
+        place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        mode = os.fstat(place).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a link, as volumes of Kubernetes have them" if stat.S_ISLNK(mode) else "no file"
+            raise _NotThatInputError(f"it is {kind}; whoever put it there must do so again")
+        fd = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _found(fd: int) -> _Found:
+    with open(fd, "rb", closefd=False) as file:
+        return _Found(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(fd))
+
+
+def _content(fd: int) -> bytes:
+    os.lseek(fd, 0, os.SEEK_SET)
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
+
+
+def _put(name: str, directory: int, data: bytes, replaced: os.stat_result | None) -> None:
+    """Drop ``data`` at ``name``, unless something else than ``replaced`` is there by now."""
+    work = f".{name}.{secrets.token_hex(8)}"
+    mode = 0o666 if replaced is None else stat.S_IMODE(replaced.st_mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(work, flags, mode, dir_fd=directory)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            if replaced is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(fd, replaced.st_uid, replaced.st_gid)
+                os.fchmod(fd, mode)
+            os.fsync(fd)
+        if _identity(name, directory) != (
+            None if replaced is None else (replaced.st_ino, replaced.st_mtime_ns)
+        ):
+            raise _NotThatInputError("another input was dropped just now")
+        os.replace(work, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        os.unlink(work, dir_fd=directory)
+        raise
+    os.fsync(directory)
+
+
+def _identity(name: str, directory: int) -> tuple[int, int] | None:
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _advice(entry: Entry, *, is_restoring: bool) -> str:
+    if not entry.has_input:
+        return "the journal has not kept the job's, as it does for small ones of jobs that failed"
+    if is_restoring:
+        return "the journal keeps the job's for now"
+    return "--restore puts the job's back"
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"wasmdrop: {entries.one_line(message, 4000)}\n")

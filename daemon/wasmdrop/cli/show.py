@@ -1,0 +1,42 @@
+"""``wasmdrop show``: all that the journal knows of one job."""
+
+import argparse
+import sys
+from typing import Final
+
+from wasmdrop.cli import entries
+from wasmdrop.history import History
+
+__all__ = ["add_arguments", "run"]
+
+_EPILOG: Final = """\
+For an open job it says why it is where it is, and for how long. Piped, it prints one line for
+each thing; a message may have several.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.epilog = _EPILOG
+    parser.add_argument("job", metavar="JOB", help="a job's id, or a part of it that no other has")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    entries.add_place(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the job."""
+    with History(entries.load(options).state_dir) as history:
+        entry = history.find(options.job)
+        first = history.first_open(entry.job.slot.key)
+    if options.as_json:
+        sys.stdout.write(entries.as_json(entry, first) + "\n")
+        return 0
+    facts = entries.facts(entry, first)
+    if sys.stdout.isatty():
+        # Importing rich takes a while, and only a person gains by it.
+        from wasmdrop.cli import terminal  # noqa: PLC0415
+
+        terminal.print_facts(facts)
+    else:
+        sys.stdout.writelines(f"{name} {value}\n" for name, value in facts)
+    return 0

@@ -1,0 +1,82 @@
+"""Housekeeping: what the journal and the memory of taken versions need no more goes.
+
+Promises that neither grows for ever: finished jobs go after a time, versions of files that exist no
+more go at once, and free space beyond what is soon used again goes back to the filesystem.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from wasmdrop.intake.drops import Intake
+from wasmdrop.journal import Journal
+
+__all__ = ["keep_house"]
+
+_log = structlog.get_logger()
+
+_DAY_NS: Final = 86_400 * 1_000_000_000
+
+
+async def keep_house(
+    journal: Journal, intake: Intake, keep_days: float, period_seconds: float
+) -> None:
+    """Tidy up now and then every ``period_seconds``, until cancelled."""
+    while True:
+        try:
+            await _tidy_up(journal, intake, keep_days)
+        except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
+            _log.exception("housekeeping-failed")
+        await asyncio.sleep(period_seconds)
+
+
+async def _tidy_up(journal: Journal, intake: Intake, keep_days: float) -> None:
+    loop = asyncio.get_running_loop()
+    forgotten = 0
+
+    def forget(path: str) -> None:
+        nonlocal forgotten
+        forgotten += 1
+        loop.call_soon_threadsafe(journal.forget, path)
+
+    await _aside(lambda: intake.forget_gone(forget))
+    before_ns = time.time_ns() - int(keep_days * _DAY_NS)
+    pruned = 0
+    while removed := await journal.prune(before_ns):
+        pruned += removed
+    freed = 0
+    while pages := await journal.shrink():
+        freed += pages
+    if forgotten or pruned or freed:
+        _log.info("tidied-up", jobs=pruned, paths=forgotten, pages=freed)
+
+
+async def _aside(look: Callable[[], None]) -> None:
+    """Run ``look`` on a thread that nobody waits for at the end: a dead server may hold it."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def answer(error: Exception | None) -> None:
+        if ended.done():
+            return  # whoever waited was cancelled
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+
+    def run() -> None:
+        error = None
+        try:
+            look()
+        except Exception as caught:  # noqa: BLE001 - raised again where it is waited for
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(answer, error)
+
+    threading.Thread(target=run, name="housekeeping", daemon=True).start()
+    await ended

@@ -1,0 +1,88 @@
+"""What events miss: a queue that overflows, watches that run out, mounts that raise none."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import Daemon, drop, wait_until
+
+INOTIFY = Path("/proc/sys/fs/inotify")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's settings are root's")
+
+
+def with_fib(base: Path, **variables: str) -> Daemon:
+    """Return a daemon, not started, whose default module is ``fib``."""
+    daemon = Daemon(base, **variables)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    return daemon
+
+
+@contextlib.contextmanager
+def kernel_setting(name: str, value: int) -> Iterator[None]:
+    """Change a limit of inotify(7): whoever asks for a queue or a watch in the block sees it."""
+    path = INOTIFY / name
+    before = path.read_text()
+    path.write_text(str(value))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+@needs_root
+def test_events_that_overflow_the_queue_lose_no_drop(tmp_path: Path) -> None:
+    """The next scan of its own would come in an hour."""
+    daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="3600")
+    names = [f"input-{number}.json" for number in range(100)]
+    with kernel_setting("max_queued_events", 16):
+        daemon.start()
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+    for name in names:
+        drop(daemon.shared / name, {"entry": "fib", "args": [12]})
+    daemon.process.send_signal(signal.SIGCONT)
+    for name in names:
+        wait_until(lambda name=name: daemon.marker(name), name)  # type: ignore[misc]
+    assert daemon.events("events-lost")
+    assert daemon.stop() == 0
+    assert len(daemon.lines()) == len(names)
+
+
+@needs_root
+def test_watches_that_run_out_lead_to_polling_and_a_clear_word(tmp_path: Path) -> None:
+    """Which names the setting that is too low."""
+    daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
+    with kernel_setting("max_user_watches", 1):
+        daemon.start()
+    assert "fs.inotify.max_user_watches" in daemon.events("polling")[0]["reason"]
+    assert daemon.submit("input.json", '{"entry":"fib","args":[12]}')["code"] == "ok"
+    assert daemon.stop() == 0
+
+
+@needs_root
+def test_a_mount_that_raises_no_events_is_polled(tmp_path: Path) -> None:
+    """Changes below a FUSE mount raise none above it."""
+    if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
+        assert "CI" not in os.environ or not Path("/dev/fuse").exists(), "bindfs is missing"
+        pytest.skip("needs bindfs and /dev/fuse")
+    daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    subprocess.run(["bindfs", str(volume), str(daemon.shared)], check=True)
+    try:
+        with daemon.running():
+            assert "fuse" in daemon.events("polling")[0]["reason"]
+            drop(volume / "input.json", '{"entry":"fib","args":[12]}')
+            daemon.wait_for("input.json", b'{"entry":"fib","args":[12]}')
+            assert daemon.result("input.json")["results"] == [144]
+    finally:
+        subprocess.run(["umount", "--lazy", str(daemon.shared)], check=True)
