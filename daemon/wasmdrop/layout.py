@@ -10,14 +10,19 @@ import msgspec
 from wasmdrop.job import Slot
 from wasmdrop.settings import Settings
 
-__all__ = ["MODULE_NAME", "Layout", "ModulePlace", "is_ignored"]
+__all__ = ["MODULE_NAME", "OUTPUT_SUFFIX", "Layout", "ModulePlace", "is_ignored"]
 
 MODULE_NAME: Final = "module.wasm"
+
+#: How the directory of what a program left is named, after the slot's stem.
+OUTPUT_SUFFIX: Final = ".output"
 
 #: ``input.json`` and ``input-NAME.json``.
 _INPUT: Final = re.compile(r"input(?P<name>-[A-Za-z0-9._-]{1,200})?\.json\Z")
 
 _UNFINISHED: Final = ("~", ".tmp", ".part")
+#: What a program left must be no drop, whatever it named it: a guest would else give orders.
+_IGNORED: Final = (*_UNFINISHED, OUTPUT_SUFFIX)
 
 
 class ModulePlace(msgspec.Struct, frozen=True):
@@ -34,7 +39,7 @@ class ModulePlace(msgspec.Struct, frozen=True):
 
 def is_ignored(name: str) -> bool:
     """Whether a file or directory of this name is never looked at."""
-    return name.startswith(".") or name.endswith(_UNFINISHED)
+    return name.startswith(".") or name.endswith(_IGNORED)
 
 
 class Layout:

@@ -8,11 +8,26 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MESSAGE_LIMIT", "Code", "Outcome", "Status", "bounded_text"]
+__all__ = [
+    "DETERMINISTIC_CLOCK_NS",
+    "DETERMINISTIC_SEED",
+    "MESSAGE_LIMIT",
+    "Code",
+    "Outcome",
+    "OutputFile",
+    "OutputTree",
+    "Status",
+    "bounded_text",
+]
 
 #: Longest message in characters. Texts of errors are the guest's: a module of 100 kB can make a
 #: message of 2 MB, and markers are read by people.
 MESSAGE_LIMIT = 4000
+
+
+#: Where the randomness of a deterministic job starts, and its clock: 2000-01-01T00:00:00Z.
+DETERMINISTIC_SEED = 0
+DETERMINISTIC_CLOCK_NS = 946_684_800_000_000_000
 
 
 class Status(StrEnum):
@@ -86,6 +101,27 @@ _OF_THE_MODULE = frozenset(
 )
 
 
+class OutputFile(msgspec.Struct, frozen=True):
+    """A regular file that a program left in its directory."""
+
+    path: str
+    """Relative, with slashes."""
+    sha256: str
+    size_bytes: int
+
+
+class OutputTree(msgspec.Struct, frozen=True):
+    """What a program left in its directory, to which nobody writes any more."""
+
+    root: str
+    """Where it lies."""
+    files: tuple[OutputFile, ...] = ()
+    directories: tuple[str, ...] = ()
+    """Relative paths, each after that of the directory it is in."""
+    left_out: str = ""
+    """What lies there and is not published, in words."""
+
+
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a job ended. ``exit_code`` is set where the job was a WASI command that ran."""
 
@@ -97,8 +133,12 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     stdout: bytes | None = None
     """What a command wrote, up to the output limit; None for a function call."""
     stderr: bytes | None = None
+    output: OutputTree | None = None
+    """What a WASI program left in its directory; None where that is nothing."""
     peak_memory_bytes: int | None = None
     """Size of the guest's linear memories at the end; they never shrink, so this is the peak."""
+    fuel_used: int | None = None
+    """Units of fuel that the run took; None where none were counted."""
     run_seconds: float = 0.0
     compile_seconds: float = 0.0
 

@@ -15,8 +15,9 @@ from typing import Any, Final, Literal
 import msgspec
 
 from wasmdrop.job import Job
+from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.limits import Limits
-from wasmdrop.outcome import Code, Outcome
+from wasmdrop.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
 
 __all__ = [
     "MARKER_SCHEMA",
@@ -46,12 +47,18 @@ _RUNTIME: Final = {
 }
 
 
+#: What a deterministic job saw of the outer world.
+_WORLD: Final = {"seed": DETERMINISTIC_SEED, "clock": "2000-01-01T00:00:00Z"}
+
+
 class Package(msgspec.Struct, frozen=True):
     """All that a delivery puts into a slot."""
 
     files: dict[str, bytes]
     """The result files by suffix: ``.json``, ``.txt``, …"""
     marker: bytes
+    output: OutputTree | None = None
+    """What becomes ``result.output/``; where it lies it is the delivery's, which removes it."""
 
     @property
     def line(self) -> bytes:
@@ -89,11 +96,19 @@ def parse_marker(data: bytes) -> Marker | None:
 
 
 def package(
-    job: Job, entry: str | None, args: list[Any], outcome: Outcome, limits: Limits
+    job: Job,
+    entry: str | None,
+    args: list[Any],
+    outcome: Outcome,
+    limits: Limits,
+    *,
+    is_deterministic: bool = False,
 ) -> Package:
     """Return what a finished job delivers; ``entry`` and ``args`` are what was called, if known."""
     files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
-    return Package(files, _marker(job, entry, outcome, files, limits))
+    return Package(
+        files, _marker(job, entry, outcome, files, limits, is_deterministic), outcome.output
+    )
 
 
 def _result_files(
@@ -131,12 +146,18 @@ def raw_value(outcome: Outcome) -> str:
     results = outcome.results or ()
     if len(results) == 1:
         value = results[0]
-        return value if isinstance(value, str) else _compact(value)
+        # A string that can't be seen as one line is shown as JSON.
+        return value if isinstance(value, str) and value.isprintable() else _compact(value)
     return _compact(list(results))
 
 
 def _marker(
-    job: Job, entry: str | None, outcome: Outcome, files: dict[str, bytes], limits: Limits
+    job: Job,
+    entry: str | None,
+    outcome: Outcome,
+    files: dict[str, bytes],
+    limits: Limits,
+    is_deterministic: bool,
 ) -> bytes:
     finished_ns = job.finished_at_ns or 0
     started_ns = job.started_at_ns or finished_ns
@@ -164,7 +185,8 @@ def _marker(
                 "bytes": len(data),
             }
             for suffix, data in files.items()
-        },
+        }
+        | _output_files(f"{job.slot.stem}{OUTPUT_SUFFIX}", outcome.output),
         "dropped_at": timestamp(job.dropped_at_ns),
         "started_at": timestamp(started_ns),
         "finished_at": timestamp(finished_ns),
@@ -181,6 +203,8 @@ def _marker(
             "disk_mb": limits.disk_mb,
             "fuel": limits.fuel,
         },
+        "deterministic": _WORLD if is_deterministic else None,
+        "fuel_used": outcome.fuel_used,
         "peak_memory_bytes": outcome.peak_memory_bytes,
         "runtime": _RUNTIME,
     }
@@ -204,6 +228,15 @@ def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
         lines.append(f"error: {outcome.code}: {first_line}")
     lines.append(value)
     return _printable("\n".join(lines) + "\n")
+
+
+def _output_files(name: str, output: OutputTree | None) -> dict[str, Any]:
+    if output is None:
+        return {}
+    return {
+        f"{name}/{file.path}": {"sha256": file.sha256, "bytes": file.size_bytes}
+        for file in output.files
+    }
 
 
 def _file(path: str, sha256: str, size_bytes: int) -> dict[str, Any]:

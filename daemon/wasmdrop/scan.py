@@ -15,6 +15,7 @@ import structlog
 
 from wasmdrop.durable import is_stale_temporary
 from wasmdrop.layout import Layout, is_ignored
+from wasmdrop.tree import remove_tree
 
 __all__ = ["Scanner"]
 
@@ -106,7 +107,7 @@ class Scanner:
             for entry in _entries(directory):
                 if is_ignored(entry.name):
                     if sweep and is_stale_temporary(entry.name):
-                        _remove(entry.path)
+                        _remove(directory, entry)
                     continue
                 if entry.is_dir(follow_symlinks=False) and level < depth:
                     pending.append((entry.path, level + 1))
@@ -173,12 +174,19 @@ class Scanner:
             return None
 
 
-def _remove(path: str) -> None:
+def _remove(directory: str, entry: "os.DirEntry[str]") -> None:
     try:
-        os.unlink(path)  # noqa: PTH108 - may hold any bytes
-        _log.info("leftover-removed", path=path)
+        if entry.is_dir(follow_symlinks=False):
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                remove_tree(fd, entry.name)
+            finally:
+                os.close(fd)
+        else:
+            os.unlink(entry.path)  # noqa: PTH108 - may hold any bytes
+        _log.info("leftover-removed", path=entry.path)
     except OSError as error:
-        _log.warning("leftover-stays", path=path, error=str(error))
+        _log.warning("leftover-stays", path=entry.path, error=str(error))
 
 
 def _entries(directory: str) -> Iterator[os.DirEntry[str]]:

@@ -27,7 +27,9 @@ from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
-from wasmdrop.sandbox.executor import CompileLimits, LocalExecutor
+from wasmdrop.sandbox.call import CompileLimits
+from wasmdrop.sandbox.directory import JobDirectories
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
@@ -82,6 +84,7 @@ async def local_executor(
     """Give this machine's sandbox, with its store in the state directory."""
     store = ModuleStore(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
+    directories = JobDirectories(settings.state_dir, for_another_user=os.geteuid() == 0)
     async with ChildPool(idle) as pool:
         if pool.missing and settings.sandbox is SandboxMode.STRICT:
             raise SettingsError(
@@ -90,7 +93,7 @@ async def local_executor(
             )
         if pool.missing:
             _log.warning("sandbox-incomplete", missing=pool.missing)
-        yield LocalExecutor(pool, store, limits), store
+        yield LocalExecutor(pool, store, directories, limits), store
 
 
 async def run_once(settings: Settings) -> Package:

@@ -20,7 +20,15 @@ from wasmdrop.errors import RefusedError
 from wasmdrop.module import FunctionType
 from wasmdrop.outcome import Code, bounded_text
 
-__all__ = ["check_signature", "decode_results", "encode_args"]
+__all__ = [
+    "check_signature",
+    "decode_results",
+    "encode_args",
+    "float_bits",
+    "float_value",
+    "integer_in",
+    "misfit",
+]
 
 #: Most characters of a given value that a message shows.
 _SHOWN_CHARACTERS: Final = 80
@@ -96,7 +104,7 @@ def encode_args(args: Sequence[object], params: Sequence[str]) -> list[int]:
     return [
         _integer_bits(f"args[{index}]", value, name)
         if name in _INTEGER_BITS
-        else _float_bits(f"args[{index}]", value, _FLOATS[name])
+        else float_bits(f"args[{index}]", value, name)
         for index, (value, name) in enumerate(zip(args, params, strict=True))
     ]
 
@@ -112,7 +120,7 @@ def decode_results(bits: Sequence[int], results: Sequence[str]) -> list[object]:
     return [
         _unsigned(pattern, _INTEGER_BITS[name])
         if name in _INTEGER_BITS
-        else _float_value(pattern, _FLOATS[name])
+        else float_value(pattern, name)
         for pattern, name in zip(bits, results, strict=True)
     ]
 
@@ -138,16 +146,29 @@ def _counted_arguments(params: Sequence[str]) -> str:
 def _integer_bits(where: str, value: object, name: str) -> int:
     bits = _INTEGER_BITS[name]
     lowest, highest = -(1 << (bits - 1)), (1 << bits) - 1
+    return integer_in(where, value, name, lowest, highest) & highest
+
+
+def integer_in(where: str, value: object, name: str, lowest: int, highest: int) -> int:
+    """Return the integer that ``value`` is, or is the decimal text of.
+
+    Raises ``RefusedError`` with ``INVALID_ARGS`` for what is none between the bounds.
+    """
     number = value
     if isinstance(value, str) and _INTEGER_TEXT.fullmatch(value):
         number = int(value)
     # bool is a subclass of int.
     if not isinstance(number, int) or isinstance(number, bool) or not lowest <= number <= highest:
-        raise _misfit(where, f"{name} ({lowest} to {highest})", value)
-    return number & highest
+        raise misfit(where, f"{name} ({lowest} to {highest})", value)
+    return number
 
 
-def _float_bits(where: str, value: object, form: _FloatFormat) -> int:
+def float_bits(where: str, value: object, name: str) -> int:
+    """Return the bits of ``value`` as an ``f32`` or ``f64``.
+
+    Raises ``RefusedError`` with ``INVALID_ARGS`` for what is none.
+    """
+    form = _FLOATS[name]
     try:
         match value:
             case str():
@@ -157,10 +178,10 @@ def _float_bits(where: str, value: object, form: _FloatFormat) -> int:
             case float() if isfinite(value):
                 return form.bits_of(_rounded_to_odd(value) if form is _F32 else value)
             case _:
-                raise _misfit(where, _expected_float(form), value)
+                raise misfit(where, _expected_float(form), value)
     except OverflowError:
         within = f"{form.name} (-{form.largest} to {form.largest})"
-        raise _misfit(where, within, value) from None
+        raise misfit(where, within, value) from None
 
 
 def _exact_bits(where: str, value: int, form: _FloatFormat) -> int:
@@ -170,7 +191,7 @@ def _exact_bits(where: str, value: int, form: _FloatFormat) -> int:
             f"an integer that {form.name} holds exactly, or a number with a decimal point, "
             "which is rounded"
         )
-        raise _misfit(where, exactly, value)
+        raise misfit(where, exactly, value)
     return bits
 
 
@@ -181,11 +202,11 @@ def _special_bits(where: str, text: str, form: _FloatFormat) -> int:
         return form.infinity | (form.sign if text.startswith("-") else 0)
     match = _NAN_TEXT.fullmatch(text)
     if match is None:
-        raise _misfit(where, _expected_float(form), text)
+        raise misfit(where, _expected_float(form), text)
     payload = int(match[2], 16)
     if not 1 <= payload <= form.largest_payload:
         within = f"{form.name} (the bits of a NaN are 0x1 to {form.largest_payload:#x})"
-        raise _misfit(where, within, text)
+        raise misfit(where, within, text)
     return form.infinity | payload | (form.sign if match[1] else 0)
 
 
@@ -196,7 +217,8 @@ def _expected_float(form: _FloatFormat) -> str:
     )
 
 
-def _misfit(where: str, expected: str, given: object) -> RefusedError:
+def misfit(where: str, expected: str, given: object) -> RefusedError:
+    """Return the refusal of a value: where it is, what was expected, what was given."""
     return RefusedError(Code.INVALID_ARGS, f"{where}: expected {expected}, got {_shown(given)}")
 
 
@@ -223,7 +245,9 @@ def _unsigned(pattern: int, bits: int) -> int:
     return pattern
 
 
-def _float_value(pattern: int, form: _FloatFormat) -> float | str:
+def float_value(pattern: int, name: str) -> float | str:
+    """Return the JSON value for the bits of an ``f32`` or ``f64``; ``OverflowError`` for none."""
+    form = _FLOATS[name]
     magnitude = _unsigned(pattern, form.bits) & ~form.sign
     sign = "-" if pattern & form.sign else ""
     if pattern == form.canonical_nan:

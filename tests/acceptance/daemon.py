@@ -163,7 +163,7 @@ class Daemon:
         marker = self.marker(name)
         assert marker is not None
         for file, entry in marker["files"].items():
-            data = self.result_path(name, ".json").with_name(file).read_bytes()
+            data = (self.result_path(name, ".json").parent / file).read_bytes()
             assert hashlib.sha256(data).hexdigest() == entry["sha256"], file
             assert len(data) == entry["bytes"], file
         return json.loads(self.result_path(name, ".json").read_bytes())

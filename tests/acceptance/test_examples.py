@@ -20,13 +20,14 @@ EXAMPLES = ROOT / "examples"
 EXPECTED = {"add": [12], "affine": [119], "fib": [144]}
 FUNCTIONS = [f"{name}-{language}" for name in EXPECTED for language in ("c", "go", "ts", "wat")]
 COMMANDS = ["wordcount-c", "wordcount-go"]
+COMPONENTS = ["python-py", "summarize-py"]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build whatever this machine has the compilers for; reuse what was built before."""
     done = EXAMPLES / "build"
-    if all((done / f"{name}.wasm").exists() for name in FUNCTIONS + COMMANDS):
+    if all((done / f"{name}.wasm").exists() for name in FUNCTIONS + COMMANDS + COMPONENTS):
         return done
     out = tmp_path_factory.mktemp("built")
     subprocess.run([sys.executable, EXAMPLES / "build.py", "--out", out], check=True)
@@ -36,7 +37,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one daemon for all examples."""
-    with Daemon(tmp_path_factory.mktemp("examples")).running() as it:
+    # CPython takes 7 s to compile on a core of its own, and tests share theirs.
+    directory = tmp_path_factory.mktemp("examples")
+    with Daemon(directory, WASMDROP_COMPILE_SEC="300").running() as it:
         yield it
 
 
@@ -81,3 +84,32 @@ def test_a_command_of_each_compiler_reads_arguments_and_standard_input(
     assert "--no-such" in result["stderr"]
     text = daemon.result_path(f"input-{name}-bad.json", ".txt").read_text()
     assert text.splitlines()[-1] == "2"
+
+
+def test_a_component_written_in_python_takes_a_list_and_returns_a_record(
+    daemon: Daemon, built: Path
+) -> None:
+    """18 MB of CPython, compiled once."""
+    install(daemon, built, "summarize-py")
+    given = json.loads((EXAMPLES / "summarize" / "input.json").read_text())
+    daemon.submit("input-summarize.json", given | {"module": "summarize-py"})
+    assert daemon.result("input-summarize.json")["results"] == [
+        {"count": 8, "mean": 5.0, "deviation": 2.0, "largest": 9.0}
+    ]
+
+
+def test_a_python_script_runs_with_files_and_leaves_some(daemon: Daemon, built: Path) -> None:
+    """CPython as a command of WASI 0.2, a script and its data as the job's files."""
+    install(daemon, built, "python-py")
+    given = json.loads((EXAMPLES / "python" / "input.json").read_text())
+    daemon.submit("input-python.json", given | {"module": "python-py"})
+    result = daemon.result("input-python.json")
+    assert (result["stdout"], result["stderr"], result["exit_code"]) == ("2 rows\n", "", 0)
+    output = daemon.shared / "result-python.output"
+    assert json.loads((output / "total.json").read_text()) == {"total": 3.75}
+    assert sorted(path.name for path in output.iterdir()) == sorted([*given["files"], "total.json"])
+
+    failing = {"module": "python-py", "args": ["a.py"], "files": {"a.py": "1 / 0"}}
+    marker = daemon.submit("input-python-fails.json", failing)
+    assert marker["code"] == "exit"
+    assert "ZeroDivisionError" in daemon.result("input-python-fails.json")["stderr"]

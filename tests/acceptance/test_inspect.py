@@ -255,3 +255,55 @@ def test_nothing_is_left_and_no_daemon_is_touched(tmp_path: Path) -> None:
     )
     assert list(shared.iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.wasm", "shared"]
+
+
+COMPONENT: Final = """
+(component
+  (import "wasi:cli/environment@0.2.0" (instance))
+  (import "wasi:http/types@0.2.0" (instance))
+  (core module $core (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "run") (param i32 i32 f64) (result i32) (i32.const 0)))
+  (core instance $i (instantiate $core))
+  (func (export "run") (param "names" (list string)) (param "factor" float64) (result u32)
+    (canon lift (core func $i "run") (memory (core memory $i "memory"))
+      (realloc (core func $i "realloc")))))
+"""
+
+
+def test_a_component_is_shown_with_its_signatures_as_wit_writes_them(tmp_path: Path) -> None:
+    """And with what of its imports the daemon has: WASI 0.2, but no HTTP."""
+    file = module(tmp_path, COMPONENT)
+    lines = run(file).stdout.splitlines()
+    assert "export func run func(names: list<string>, factor: f64) -> u32" in lines
+    assert "import instance wasi:cli/environment@0.2.0 (provided)" in lines
+    assert "import instance wasi:http/types@0.2.0 (not provided)" in lines
+    assert inspected(file)["functions"] == {
+        "run": {"params": ["names: list<string>", "factor: f64"], "results": ["u32"]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "expected"),
+    [
+        (COMPONENT, (), {"entry": "run", "args": [[], 0.0]}),
+        (WASI, (), {"entry": "_start", "args": []}),
+        (FIB, ("--entry", "fib"), {"entry": "fib", "args": [0]}),
+    ],
+    ids=["component", "command", "module"],
+)
+def test_a_template_is_an_input_that_fits(
+    tmp_path: Path, text: str, words: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    """One line of JSON and nothing else."""
+    done = run(module(tmp_path, text), "--template", *words)
+    assert json.loads(done.stdout) == expected
+    assert done.returncode == 0
+
+
+def test_a_template_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    """With the code that a job would end with."""
+    done = run(module(tmp_path, COMPONENT), "--template", "--entry", "walk")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "entry-not-found" in done.stderr

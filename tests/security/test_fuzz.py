@@ -21,12 +21,14 @@ from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome
 from wasmdrop.recovery import is_delivered
 from wasmdrop.report import Package, package
+from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.messages import EngineOptions, RunReport
 from wasmdrop.sandbox.seal import BrokenSealError, make_seal, read_seal
 from wasmdrop.sandbox.verdict import decode_run_report, outcome_of_report
 
 OPTIONS = EngineOptions()
 SIGNATURE = FunctionType(("i64",), ("i64",))
+CALL = Call("fib", SIGNATURE, (12,))
 SUMMARY = ModuleSummary(ModuleKind.LIBRARY, {"fib": SIGNATURE})
 SHA256 = "ab" * 32
 
@@ -79,7 +81,7 @@ REPORT = msgspec.json.encode(RunReport(Code.OK, "", (144,), None, 65536, 0.001))
 def test_whatever_a_child_reports_is_an_outcome_or_its_own_failure(header: bytes) -> None:
     """And an outcome has values of the entry's signature, and a time that passed."""
     try:
-        outcome = outcome_of_report(decode_run_report(header), SIGNATURE, 0.5)
+        outcome = outcome_of_report(decode_run_report(header), CALL, 0.5)
     except SandboxError:
         return
     assert 0 <= outcome.run_seconds <= 0.5

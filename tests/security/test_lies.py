@@ -22,7 +22,9 @@ from wasmdrop.errors import RefusedError, SandboxError
 from wasmdrop.limits import Limits
 from wasmdrop.module import FunctionType
 from wasmdrop.outcome import MESSAGE_LIMIT, Code, Outcome
-from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
+from wasmdrop.sandbox.call import Call, CompileLimits
+from wasmdrop.sandbox.directory import JobDirectories
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
@@ -89,7 +91,8 @@ class _Bench:
         self.directory = directory
         self.pool = runner.run(self._enter())
         self.store = ModuleStore(directory, 1 << 30)
-        self.executor = LocalExecutor(self.pool, self.store, CompileLimits(2, 512))
+        directories = JobDirectories(directory, for_another_user=os.geteuid() == 0)
+        self.executor = LocalExecutor(self.pool, self.store, directories, CompileLimits(2, 512))
         self.module = self.compile(bytes(wat2wasm(WASI)))
 
     async def _enter(self) -> ChildPool:

@@ -21,7 +21,9 @@ from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code
-from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
+from wasmdrop.sandbox.call import Call, CompileLimits
+from wasmdrop.sandbox.directory import JobDirectories
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.ledger import GRACE_SECONDS
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
@@ -688,7 +690,9 @@ def with_executor(state: Path, tmp: Path, test: Callable[[Rig], Awaitable[None]]
     async def run() -> None:
         async with ChildPool(1) as pool:
             store = ModuleStore(state, ROOMY)
-            await test(Rig(store, LocalExecutor(pool, store, CompileLimits()), tmp))
+            directories = JobDirectories(state, for_another_user=False)
+            executor = LocalExecutor(pool, store, directories, CompileLimits())
+            await test(Rig(store, executor, tmp))
 
     asyncio.run(run())
 

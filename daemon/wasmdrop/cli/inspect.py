@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -25,11 +26,16 @@ from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.service import local_executor
 from wasmdrop.settings import Settings
 from wasmdrop.values import check_signature
+from wasmdrop.wit import check_function, example
 
 __all__ = ["add_arguments", "run"]
 
 _REFUSED: Final = 1
 _INTERRUPTED: Final = 130
+
+#: What of the component model's imports the daemon has: WASI 0.2 but HTTP. Sockets are there to
+#: link to, and end a job that opens one.
+_PROVIDED: Final = re.compile(r"wasi:(?:cli|clocks|filesystem|io|random|sockets)/.*@0\.2\.\d+")
 
 #: Characters of a name or a type that are shown. JSON has them all.
 _SHOWN: Final = 200
@@ -38,7 +44,7 @@ _KINDS: Final = {
     ModuleKind.LIBRARY: "library: functions, called one at a time",
     ModuleKind.COMMAND: "command: a WASI program, run by its _start",
     ModuleKind.REACTOR: "reactor: functions, after a call of _initialize",
-    ModuleKind.COMPONENT: "component",
+    ModuleKind.COMPONENT: "component: functions of the component model",
 }
 
 _DESCRIPTION: Final = """\
@@ -54,8 +60,12 @@ import. Names with characters that can't be shown come with escapes.
 Exit status: 0 the module loads; 1 it is refused, and standard error says why, beginning with
 the code that a job would end with; 2 wrong use, as a file that can't be read.
 
+With --template it prints an input for the function that a job would call, or for the one that
+--entry names: ready to be filled in and dropped.
+
 Example:
   wasmdrop inspect fib.wasm
+  wasmdrop inspect --template fib.wasm > input.json
   wasmdrop inspect --json fib.wasm | jq '.functions | keys'
 """
 
@@ -80,6 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.add_argument("module", metavar="MODULE", help="a WebAssembly module; any path")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    parser.add_argument(
+        "--template", action="store_true", help="print an input.json, and nothing else"
+    )
+    parser.add_argument("--entry", metavar="NAME", help="of this function, with --template")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,6 +111,8 @@ def run(options: argparse.Namespace) -> int:
         return _REFUSED
     except KeyboardInterrupt:
         return _INTERRUPTED
+    if options.template:
+        return _print_template(inspected, options.entry, loaded)
     if options.as_json:
         sys.stdout.write(_as_json(inspected) + "\n")
     elif sys.stdout.isatty():
@@ -142,14 +158,44 @@ def _entry(summary: ModuleSummary, own: Settings) -> tuple[str | None, RefusedEr
     entry = None
     try:
         entry = choose_entry(summary, None, own)
-        check_signature(summary.functions[entry])
+        _check(summary, entry)
     except RefusedError as refusal:
         return entry, refusal
     return entry, None
 
 
+def _check(summary: ModuleSummary, entry: str) -> None:
+    """Raise ``RefusedError`` where JSON can't carry what the function takes or returns."""
+    if entry in summary.wit_functions:
+        check_function(summary.wit_functions[entry])
+    else:
+        check_signature(summary.functions[entry])
+
+
 def _is_provided(entry: Import) -> bool:
-    return entry.module == WASI_MODULE and entry.kind == "func"
+    if entry.kind == "func":
+        return entry.module == WASI_MODULE
+    return _PROVIDED.fullmatch(entry.module) is not None
+
+
+def _print_template(inspected: _Inspected, wanted: str | None, own: Settings) -> int:
+    """Print an input for a function; return the exit status."""
+    summary = inspected.summary
+    try:
+        entry = choose_entry(summary, wanted, own)
+        _check(summary, entry)
+    except RefusedError as refusal:
+        sys.stderr.write(f"wasmdrop: {refusal.code}: {refusal.message}\n")
+        return _REFUSED
+    args: list[Any]
+    if entry == summary.command:
+        args = []
+    elif entry in summary.wit_functions:
+        args = [example(form) for _name, form in summary.wit_functions[entry].params]
+    else:
+        args = [0.0 if form in {"f32", "f64"} else 0 for form in summary.functions[entry].params]
+    sys.stdout.write(json.dumps({"entry": entry, "args": args}) + "\n")
+    return 0
 
 
 # --- How it is shown
@@ -167,7 +213,14 @@ def _as_json(inspected: _Inspected) -> str:
         if refusal is None
         else {"code": refusal.code, "message": refusal.message},
         "memory_min_bytes": summary.memory_min_bytes,
-        "functions": msgspec.to_builtins(summary.functions),
+        "functions": msgspec.to_builtins(summary.functions)
+        | {
+            name: {
+                "params": [f"{param}: {form}" for param, form in function.params],
+                "results": [] if function.result is None else [str(function.result)],
+            }
+            for name, function in summary.wit_functions.items()
+        },
         "other_exports": summary.other_exports,
         "imports": [
             msgspec.to_builtins(entry) | {"provided": _is_provided(entry)}
@@ -183,13 +236,21 @@ def _facts(inspected: _Inspected) -> list[tuple[str, str]]:
         ("file", _shown(inspected.path)),
         ("bytes", str(inspected.size_bytes)),
         ("sha256", inspected.sha256),
-        ("kind", _KINDS[inspected.summary.kind]),
+        ("kind", _kind(inspected.summary)),
         ("memory", _memory(inspected)),
         ("entry", _chosen(inspected)),
     ]
 
 
+def _kind(summary: ModuleSummary) -> str:
+    if summary.kind is ModuleKind.COMPONENT and summary.command is not None:
+        return "component: a WASI 0.2 program, run by its wasi:cli/run"
+    return _KINDS[summary.kind]
+
+
 def _memory(inspected: _Inspected) -> str:
+    if inspected.summary.kind is ModuleKind.COMPONENT:
+        return "not told by a component"
     least, limit = inspected.summary.memory_min_bytes, inspected.memory_limit_bytes
     if not least:
         return "none to begin with"
@@ -208,7 +269,8 @@ def _chosen(inspected: _Inspected) -> str:
 
 
 def _exports(summary: ModuleSummary) -> list[tuple[str, str, str]]:
-    functions = [("func", _shown(name), _type(summary, name)) for name in summary.functions]
+    names = [*summary.functions, *summary.wit_functions]
+    functions = [("func", _shown(name), _type(summary, name)) for name in names]
     return functions + [(kind, _shown(name), "") for name, kind in summary.other_exports.items()]
 
 
@@ -216,7 +278,7 @@ def _imports(summary: ModuleSummary) -> list[tuple[str, str, str, str]]:
     return [
         (
             entry.kind,
-            f"{_shown(entry.module)} {_shown(entry.name)}",
+            f"{_shown(entry.module)} {_shown(entry.name)}" if entry.name else _shown(entry.module),
             _one_line(entry.type, _SHOWN),
             "provided" if _is_provided(entry) else "not provided",
         )
@@ -237,7 +299,8 @@ def _lines(inspected: _Inspected) -> list[str]:
 
 
 def _type(summary: ModuleSummary, name: str) -> str:
-    return _one_line(str(summary.functions[name]), _SHOWN)
+    signature = summary.wit_functions.get(name) or summary.functions[name]
+    return _one_line(str(signature), _SHOWN)
 
 
 def _shown(name: str) -> str:

@@ -13,8 +13,10 @@ from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox import landlock
+from wasmdrop.sandbox.call import Call, CompileLimits
 from wasmdrop.sandbox.confine import Confinement
-from wasmdrop.sandbox.executor import Call, CompileLimits, LocalExecutor
+from wasmdrop.sandbox.directory import JobDirectories
+from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.seccomp import Filter, Stage
@@ -149,7 +151,8 @@ async def _job(pool: ChildPool) -> Finding:
         with tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary:
             started = time.perf_counter()
             store = ModuleStore(Path(temporary), MEBIBYTE)
-            executor = LocalExecutor(pool, store, _COMPILE_LIMITS)
+            directories = JobDirectories(Path(temporary), for_another_user=os.geteuid() == 0)
+            executor = LocalExecutor(pool, store, directories, _COMPILE_LIMITS)
             with tempfile.TemporaryFile(dir=temporary) as file:
                 file.write(_ADD)
                 file.flush()

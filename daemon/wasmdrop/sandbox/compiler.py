@@ -4,10 +4,12 @@ import mmap
 import os
 
 from wasmtime import Module, WasmtimeError
+from wasmtime.component import Component
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.binary import refuse_unless_wasm, summarize
+from wasmdrop.sandbox.component import describe
 from wasmdrop.sandbox.messages import CompileOrder, CompileReport
 from wasmdrop.sandbox.runtime import Runtime
 
@@ -21,17 +23,17 @@ def compile_module(
     try:
         # Read, not mapped: the bytes must not change between the checks and the compiler.
         module = _read(module_fd, order.module_bytes)
-        if refuse_unless_wasm(module[:64]) == "component":
-            raise RefusedError(
-                Code.INVALID_MODULE,
-                "the file is a WebAssembly component; this version runs core modules",
-            )
+        is_component = refuse_unless_wasm(module[:64]) == "component"
         try:
-            compiled = Module(runtime.engine, module)
+            if is_component:
+                component = Component(runtime.engine, module)
+                summary, code = describe(component, runtime.engine), component.serialize()
+            else:
+                code = Module(runtime.engine, module).serialize()
+                summary = summarize(module)
         except WasmtimeError as error:
             raise RefusedError(Code.INVALID_MODULE, bounded_text(str(error))) from None
-        summary = summarize(module)
-        _write(code_fd, compiled.serialize())
+        _write(code_fd, code)
     except RefusedError as refusal:
         return CompileReport(code=refusal.code, message=refusal.message)
     except MemoryError:

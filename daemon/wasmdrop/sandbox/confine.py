@@ -104,13 +104,15 @@ class Confinement:
         file_bytes: int,
         data_bytes: int,
         threads: bool,
+        directory: int | None = None,
     ) -> None:
         """Confine the calling process for good.
 
-        ``readable``: descriptors of the files that may be opened for reading. ``cpu_seconds`` is a
-        second line behind the daemon's clock, for a daemon that was stopped itself. ``data_bytes``
-        bounds what is really writable: wasmtime reserves address space by the gigabyte, so a bound
-        on that would refuse modules that are quite small. ``threads``: whether it may have any.
+        ``readable``: descriptors of the files that may be opened for reading; ``directory``: of the
+        one directory that is the job's own, if it has one. ``cpu_seconds`` is a second line behind
+        the daemon's clock, for a daemon that was stopped itself. ``data_bytes`` bounds what is
+        really writable: wasmtime reserves address space by the gigabyte, so a bound on that would
+        refuse modules that are quite small. ``threads``: whether it may have any.
         """
         _limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
         _limit(resource.RLIMIT_FSIZE, file_bytes)
@@ -122,15 +124,26 @@ class Confinement:
         others = 0 if self.changes_user else _OTHERS_THREADS
         _limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
         if self.landlock_version:
-            landlock.restrict(_libc, self.landlock_version, readable)
-        self._load_filter(seccomp.Stage.ENTERED)
+            landlock.restrict(_libc, self.landlock_version, readable, directory)
+        if directory is None:
+            self._load_filter(seccomp.Stage.ENTERED)
+            return
+        # What it makes must be its keeper's to remove, who may be another user.
+        os.umask(0)
+        # A file that grows too large shall be the end: the guest might hide the mere error.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        self._load_filter(seccomp.Stage.ENTERED_WITH_FILES)
 
-    def narrow(self, *, compiles: bool = False) -> None:
+    def narrow(self, *, compiles: bool = False, has_directory: bool = False) -> None:
         """Take what only the loading of machine code needs: opening files, unwritable memory.
 
-        With ``compiles``, leave the latter: the compiler puts its own code there.
+        With ``compiles``, leave the latter: the compiler puts its own code there. With
+        ``has_directory``, leave the former.
         """
-        self._load_filter(seccomp.Stage.WITHOUT_PATHS if compiles else seccomp.Stage.RUNNING)
+        if has_directory:
+            self._load_filter(seccomp.Stage.RUNNING_WITH_FILES)
+        else:
+            self._load_filter(seccomp.Stage.WITHOUT_PATHS if compiles else seccomp.Stage.RUNNING)
 
     def _load_filter(self, stage: seccomp.Stage) -> None:
         if stage in self._filters:

@@ -18,8 +18,10 @@ import structlog
 
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
-from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
-from wasmdrop.outcome import Code, Outcome, bounded_text
+from wasmdrop.module import ModuleKind, ModuleSummary
+from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
+from wasmdrop.sandbox.call import Call, CompileLimits
+from wasmdrop.sandbox.directory import JobDirectories, JobDirectory
 from wasmdrop.sandbox.messages import (
     MAX_REPORT_BYTES,
     MAX_RUN_REPORT_BYTES,
@@ -40,8 +42,9 @@ from wasmdrop.sandbox.verdict import (
     outcome_of_death,
     outcome_of_report,
 )
+from wasmdrop.tree import TreeLimitError
 
-__all__ = ["Call", "CompileLimits", "Executor", "LocalExecutor"]
+__all__ = ["Executor", "LocalExecutor"]
 
 _log = structlog.get_logger()
 
@@ -54,28 +57,11 @@ _REFUSALS: Final = 1024
 #: How long a dead child's wait status may take to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
 
+#: Ends after which what a job left in its directory is not for anybody to see.
+_PUBLISHES_NOTHING: Final = frozenset(
+    {Code.DISK_LIMIT, Code.SANDBOX_VIOLATION, Code.CRASHED, Code.INTERNAL}
+)
 _COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
-
-
-class Call(msgspec.Struct, frozen=True):
-    """What to call and with what: an entry that exists, arguments that fit it."""
-
-    entry: str
-    signature: FunctionType
-    args: tuple[int, ...] = ()
-    """One bit pattern a parameter."""
-    argv: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    stdin: bytes = b""
-    is_command: bool = False
-    """Whether the entry is a WASI command's, whose output and exit code are its results."""
-
-
-class CompileLimits(msgspec.Struct, frozen=True):
-    """Limits of one compilation."""
-
-    seconds: float = 60.0
-    memory_mb: int = 2048
 
 
 class Executor(Protocol):
@@ -98,9 +84,16 @@ class Executor(Protocol):
 class LocalExecutor:
     """Runs jobs in children of this machine's forking server."""
 
-    def __init__(self, pool: ChildPool, store: ModuleStore, compile_limits: CompileLimits) -> None:
+    def __init__(
+        self,
+        pool: ChildPool,
+        store: ModuleStore,
+        directories: JobDirectories,
+        compile_limits: CompileLimits,
+    ) -> None:
         self._pool = pool
         self._store = store
+        self._directories = directories
         self._compile_limits = compile_limits
         self._compiling: dict[tuple[str, str], asyncio.Task[CompiledModule]] = {}
         self._refused: OrderedDict[tuple[str, str], RefusedError] = OrderedDict()
@@ -137,29 +130,76 @@ class LocalExecutor:
                 f" {limits.memory_bytes}"
             )
             return Outcome(code=Code.MEMORY_LIMIT, message=message)
-        wants_wasi = module.summary.wants_wasi
-        descriptors = [module.fd]
-        if wants_wasi:
-            descriptors += [os.memfd_create(name) for name in ("stdout", "stderr")]
+        if not module.summary.wants_wasi:
+            return await self._run_in_child(module, call, limits, [module.fd], None)
+        streams = [os.memfd_create(name) for name in ("stdout", "stderr")]
+        descriptors = [module.fd, *streams]
         try:
-            outcome = await self._run_in_child(module, call, limits, descriptors)
-            if not wants_wasi or not call.is_command:
+            # A directory costs a plain function nothing: only what asks for files has one.
+            if module.summary.wants_files and (call.is_command or call.files):
+                outcome = await self._run_in_directory(module, call, limits, descriptors)
+            else:
+                outcome = await self._run_in_child(module, call, limits, descriptors, None)
+            if not call.is_command:
                 return outcome
             # The child counts both together; one that broke out counts nothing.
-            stdout = content(descriptors[1], limits.output_bytes)
-            stderr = content(descriptors[2], limits.output_bytes - len(stdout))
+            stdout = content(streams[0], limits.output_bytes)
+            stderr = content(streams[1], limits.output_bytes - len(stdout))
             return msgspec.structs.replace(outcome, stdout=stdout, stderr=stderr)
         finally:
-            for fd in descriptors[1:]:
+            for fd in streams:
                 os.close(fd)
 
-    async def _run_in_child(
-        self, module: CompiledModule, call: Call, limits: Limits, descriptors: Sequence[int]
+    async def _run_in_directory(
+        self, module: CompiledModule, call: Call, limits: Limits, descriptors: list[int]
     ) -> Outcome:
-        order = _run_order(module, call, limits)
+        """Run with a directory of the job's own; what is left in it goes with the outcome."""
+        try:
+            directory = self._directories.make(limits.disk_bytes)
+        except OSError as error:
+            raise SandboxError(f"a job's directory could not be made: {error}") from error
+        output: OutputTree | None = None
+        try:
+            outcome = await self._run_in_child(
+                module, call, limits, [*descriptors, directory.fd], directory
+            )
+            if outcome.code not in _PUBLISHES_NOTHING:
+                output = await directory.inventory()
+        except TreeLimitError as error:
+            message = f"left {error} in its directory"
+            outcome = Outcome(
+                code=Code.DISK_LIMIT, message=message, run_seconds=outcome.run_seconds
+            )
+        except OSError as error:
+            raise SandboxError(f"a job's directory could not be read: {error}") from error
+        finally:
+            await directory.leave(keep=output is not None)
+        if output is not None and output.left_out:
+            message = "\n".join(filter(None, (outcome.message, output.left_out)))
+            outcome = msgspec.structs.replace(outcome, message=bounded_text(message))
+        return msgspec.structs.replace(outcome, output=output)
+
+    async def _run_in_child(
+        self,
+        module: CompiledModule,
+        call: Call,
+        limits: Limits,
+        descriptors: Sequence[int],
+        directory: JobDirectory | None,
+    ) -> Outcome:
+        order = _run_order(module, call, limits, has_directory=directory is not None)
+        raw = b"".join((call.stdin, *call.files.values()))
         header, seconds, child_status = await self._exchange(
-            encode_frame(order, call.stdin), descriptors, limits.timeout_sec, MAX_RUN_REPORT_BYTES
+            encode_frame(order, raw),
+            descriptors,
+            limits.timeout_sec,
+            # A component may return as much as it may print; base64 and escapes were counted there.
+            MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
+            directory=directory,
         )
+        if directory is not None and directory.surplus:
+            message = f"wrote {directory.surplus} into its directory"
+            return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=seconds)
         if header is None:
             return outcome_of_death(child_status, limits, seconds)
         report = decode_run_report(header)
@@ -167,7 +207,7 @@ class LocalExecutor:
             _log.warning("stale-code", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
             raise SandboxError(report.message)
-        return outcome_of_report(report, call.signature, seconds)
+        return outcome_of_report(report, call, seconds)
 
     async def _exchange(
         self,
@@ -177,12 +217,13 @@ class LocalExecutor:
         max_report_bytes: int,
         *,
         to_its_end: bool = False,
+        directory: JobDirectory | None = None,
     ) -> tuple[bytes | None, float, int | None]:
         """Give one order to a fresh child; return its report's header, the time taken, its status.
 
         The header is None where the child died first; then the status is its wait status, or None
-        where it was killed at its timeout. With ``to_its_end`` a child that reported is dead on
-        return, and so writes to none of its descriptors any more.
+        where it was killed at its timeout. With ``to_its_end``, or with a ``directory`` that holds
+        anything, the child is dead on return, and so writes nowhere any more.
         """
         child = await self._pool.take()
         header: bytes | None = None
@@ -195,19 +236,23 @@ class LocalExecutor:
 
         started = time.perf_counter()
         timer = asyncio.get_running_loop().call_later(timeout_seconds, on_timeout)
+        guard = None if directory is None else asyncio.create_task(directory.guard(child.kill))
         try:
             await child.send(frame, list(descriptors))
             header = await child.receive(max_report_bytes)
             seconds = time.perf_counter() - started
-            if header is not None and to_its_end:
-                await _status(child)
-            if header is not None or timed_out:
-                return header, seconds, None
-            return None, seconds, await _status(child)
+            is_left = directory is not None and not directory.is_empty()
+            status: int | None = None
+            if to_its_end or is_left or (header is None and not timed_out):
+                status = await _status(child)
         except OSError as error:
             raise SandboxError(f"a child could not be reached: {error}") from error
+        else:
+            return header, seconds, None if timed_out else status
         finally:
             timer.cancel()
+            if guard is not None:
+                guard.cancel()
             if header is None:
                 child.close()
             else:
@@ -288,7 +333,9 @@ class LocalExecutor:
         return decode_compile_report(header)
 
 
-def _run_order(module: CompiledModule, call: Call, limits: Limits) -> RunOrder:
+def _run_order(
+    module: CompiledModule, call: Call, limits: Limits, *, has_directory: bool
+) -> RunOrder:
     summary = module.summary
     memories = (name for name, kind in summary.other_exports.items() if kind == "memory")
     return RunOrder(
@@ -304,7 +351,16 @@ def _run_order(module: CompiledModule, call: Call, limits: Limits) -> RunOrder:
         output_bytes=limits.output_bytes,
         cpu_seconds=math.ceil(limits.timeout_sec) + 1,
         fuel=limits.fuel,
-        wasi=WasiOrder(call.argv, call.env) if summary.wants_wasi else None,
+        wasi=WasiOrder(
+            call.argv,
+            call.env,
+            len(call.stdin),
+            limits.disk_bytes if has_directory else None,
+            tuple((path, len(content)) for path, content in call.files.items()),
+        )
+        if summary.wants_wasi
+        else None,
+        component=call.component,
     )
 
 

@@ -11,21 +11,25 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from wasmtime import Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
 from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
 from wasmdrop.errors import RefusedError
-from wasmdrop.outcome import Code, bounded_text
-from wasmdrop.sandbox.messages import RunOrder, RunReport
+from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
+from wasmdrop.sandbox.messages import RunOrder, RunReport, WasiOrder
 from wasmdrop.sandbox.runtime import Runtime
 
-__all__ = ["run_module"]
+__all__ = ["Run", "StaleCodeError", "run_module"]
 
 #: Frames of a backtrace that a message shows; the innermost ones tell the most.
 _FRAMES_SHOWN: Final = 16
 #: A function's name in a backtrace, in characters; names are the guest's.
 _NAME_SHOWN: Final = 120
+
+#: wasmtime counts fuel in an unsigned 64-bit integer; half of that leaves its sums room.
+_MAX_FUEL: Final = (1 << 63) - 1
 
 _KINDS: Final = {
     "i32": ffi.WASMTIME_I32.value,
@@ -40,42 +44,54 @@ def run_module(
     order: RunOrder,
     runtime: Runtime,
     descriptors: list[int],
-    stdin: bytes,
+    raw: bytes,
     loaded: Callable[[], None],
     report_now: Callable[[RunReport], None],
+    kind: "type[Run] | None" = None,
 ) -> RunReport:
-    """Load, link, instantiate and call, as ``order`` says.
+    """Load, link, instantiate and call, as ``order`` says; ``kind`` says how, if not as a module.
 
     ``loaded`` is called when no file is needed any more and before any of the guest's code runs.
 
     ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
     host call, where no exception could pass through wasmtime.
     """
-    run = _Run(order, runtime)
+    run = (kind or Run)(order, runtime)
     started = time.perf_counter()
 
     def end(code: Code, message: str, exit_code: int | None = None) -> None:
         seconds = time.perf_counter() - started
-        report_now(RunReport(code, message, (), exit_code, run.memory_bytes(), seconds))
+        report_now(
+            RunReport(
+                code,
+                message,
+                exit_code=exit_code,
+                fuel_used=run.fuel_used(),
+                memory_bytes=run.memory_bytes(),
+                run_seconds=seconds,
+            )
+        )
 
     run.end = end
     runtime.on_exit = run.exit
     try:
-        run.load(descriptors, stdin, loaded)
-        code, message, results, exit_code = run.call()
+        run.load(descriptors, raw, loaded)
+        report = run.call()
     except RefusedError as refusal:
-        code, message, results, exit_code = refusal.code, refusal.message, (), None
-    except _StaleCodeError as error:
+        report = RunReport(refusal.code, refusal.message)
+    except StaleCodeError as error:
         return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
     seconds = time.perf_counter() - started
-    return RunReport(code, message, results, exit_code, run.memory_bytes(), seconds)
+    return msgspec.structs.replace(
+        report, fuel_used=run.fuel_used(), memory_bytes=run.memory_bytes(), run_seconds=seconds
+    )
 
 
-class _StaleCodeError(Exception):
+class StaleCodeError(Exception):
     """The machine code can't be loaded by this engine."""
 
 
-class _Run:
+class Run:
     """One instance, and the ways in which it can end."""
 
     end: Callable[..., None]
@@ -86,26 +102,26 @@ class _Run:
         self.runtime = runtime
         self.store = Store(runtime.engine)
         self.instance: Instance | None = None
+        self._fuel: int | None = None
         self.output_room_bytes = order.output_bytes
 
-    def load(self, descriptors: list[int], stdin: bytes, loaded: Callable[[], None]) -> None:
+    def load(self, descriptors: list[int], raw: bytes, loaded: Callable[[], None]) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
         self.store.set_limits(memory_size=order.memory_bytes_each)
-        if order.fuel is not None:
-            self.store.set_fuel(order.fuel)
+        self.give_fuel()
         # Deserializing from a path maps the code instead of copying it.
         try:
             module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
         except WasmtimeError as error:
-            raise _StaleCodeError(str(error)) from None
+            raise StaleCodeError(str(error)) from None
         loaded()
         try:
             ready = self.runtime.linker.instantiate_pre(module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         if order.wasi is not None:
-            self._give_wasi(descriptors[1], descriptors[2], stdin)
+            self.give_wasi(order.wasi, descriptors, raw)
         try:
             self.instance = ready.instantiate(self.store)
         except Trap as trap:
@@ -114,8 +130,8 @@ class _Run:
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
 
-    def call(self) -> tuple[Code, str, tuple[int, ...], int | None]:
-        """Call the entry; return code, message, the results' bits and a command's exit code."""
+    def call(self) -> RunReport:
+        """Call the entry; return how that ended."""
         order = self.order
         try:
             if order.initialize:
@@ -124,16 +140,26 @@ class _Run:
             results = self._invoke(order.entry, signature.params, order.args, signature.results)
         except Trap as trap:
             refusal = _refusal_of(trap)
-            return refusal.code, refusal.message, (), None
+            return RunReport(refusal.code, refusal.message)
         except WasmtimeError as error:
-            return Code.TRAP, bounded_text(str(error)), (), None
-        return Code.OK, "", results, 0 if order.is_command else None
+            return RunReport(Code.TRAP, bounded_text(str(error)))
+        return RunReport(Code.OK, "", results, exit_code=0 if order.is_command else None)
 
     def exit(self, exit_code: int) -> None:
         """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
         if exit_code == 0 and self.order.is_command:
             self.end(Code.OK, "", 0)
         self.end(Code.EXIT, f"the program exited with code {exit_code}", exit_code)
+
+    def give_fuel(self) -> None:
+        """Give the store its fuel; without a limit, as much as can be counted."""
+        if self.order.options.counts_fuel:
+            self._fuel = _MAX_FUEL if self.order.fuel is None else self.order.fuel
+            self.store.set_fuel(self._fuel)
+
+    def fuel_used(self) -> int | None:
+        """Return how much fuel was used so far; None where none is counted."""
+        return None if self._fuel is None else self._fuel - self.store.get_fuel()
 
     def memory_bytes(self) -> int | None:
         """Size of the exported memory now; memories never shrink, so this is its peak."""
@@ -147,13 +173,21 @@ class _Run:
             ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
         )
 
-    def _give_wasi(self, stdout_fd: int, stderr_fd: int, stdin: bytes) -> None:
-        assert self.order.wasi is not None  # noqa: S101
+    def give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
+        """Give the store its WASI world; lays the job's files."""
+        _module_fd, stdout_fd, stderr_fd, *directory = descriptors
         config = WasiConfig()
-        config.argv = list(self.order.wasi.argv)
-        config.env = list(self.order.wasi.env.items())
+        config.argv = list(wasi.argv)
+        config.env = list(wasi.env.items())
+        stdin = raw[: wasi.stdin_bytes]
         # The wrapper has no call for this one; the library takes ownership of the copy.
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
+        if wasi.disk_bytes is not None:
+            time_ns = DETERMINISTIC_CLOCK_NS if self.order.options.deterministic else None
+            _lay_files(directory[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
+            # Old Rust programs look for a directory of the second name.
+            for name in ("/", "."):
+                config.preopen_dir(f"/proc/self/fd/{directory[0]}", name)
         config.stdout_custom = lambda data: self._capture(stdout_fd, data)
         config.stderr_custom = lambda data: self._capture(stderr_fd, data)
         self.store.set_wasi(config)
@@ -215,6 +249,33 @@ class _Run:
             value.of.i64 & 0xFFFFFFFFFFFFFFFF if kind in _WIDE else value.of.i32 & 0xFFFFFFFF
             for value, kind in zip(values, results, strict=True)
         )
+
+
+def _lay_files(
+    directory: int,
+    files: tuple[tuple[str, int], ...],
+    contents: memoryview,
+    time_ns: int | None,
+) -> None:
+    """Write ``contents``, one after the other, into files below ``directory``.
+
+    They seem to have been written at ``time_ns``, or else now.
+    """
+    made = set()
+    for path, size_bytes in files:
+        slash = path.find("/")
+        while slash != -1:
+            if path[:slash] not in made:
+                os.mkdir(path[:slash], dir_fd=directory)
+                made.add(path[:slash])
+            slash = path.find("/", slash + 1)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
+        content, contents = contents[:size_bytes], contents[size_bytes:]
+        while content:
+            content = content[os.write(fd, content) :]
+        if time_ns is not None:
+            os.utime(fd, ns=(time_ns, time_ns))
+        os.close(fd)
 
 
 def _is(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:

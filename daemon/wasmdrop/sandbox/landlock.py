@@ -1,7 +1,7 @@
 """Landlock: what of the filesystem, the network and other processes a child may touch: nothing.
 
 Handles every right that the running kernel knows, and allows reading single files that are given by
-descriptor (landlock(7)).
+descriptor, and all that WASI can do below one directory (landlock(7)).
 """
 
 import ctypes
@@ -18,6 +18,11 @@ _RESTRICT_SELF: Final = 446
 _CREATE_RULESET_VERSION: Final = 1
 _RULE_PATH_BENEATH: Final = 1
 _READ_FILE: Final = 1 << 2
+
+#: Rights in a job's own directory, by their numbers: writing and reading files, listing, removing
+#: directories and files, making directories, files and links, moving between directories,
+#: truncating. Not: running, devices, sockets, FIFOs.
+_OWN_DIRECTORY: Final = sum(1 << right for right in (1, 2, 3, 4, 5, 7, 8, 12, 13, 14))
 
 #: Highest right on files by version of the interface: 13 rights at first, then renaming between
 #: directories, truncating, and (from the fifth) controlling devices.
@@ -46,10 +51,13 @@ def abi_version(libc: ctypes.CDLL) -> int:
     return max(0, int(libc.syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)))
 
 
-def restrict(libc: ctypes.CDLL, version: int, readable: list[int]) -> None:
+def restrict(
+    libc: ctypes.CDLL, version: int, readable: list[int], directory: int | None = None
+) -> None:
     """Take every right from the calling thread but to read the files open at ``readable``.
 
-    Needs ``no_new_privs``. Raises ``OSError``.
+    And to do as it likes with plain files below ``directory``. Needs ``no_new_privs``. Raises
+    ``OSError``.
     """
     ruleset = _Ruleset(
         (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1,
@@ -59,8 +67,11 @@ def restrict(libc: ctypes.CDLL, version: int, readable: list[int]) -> None:
     # An older kernel refuses what it does not know only where it is not zero.
     fd = _checked(libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0))
     try:
-        for file in readable:
-            rule = _PathBeneath(_READ_FILE, file)
+        rules = [_PathBeneath(_READ_FILE, file) for file in readable]
+        if directory is not None:
+            # A right that this kernel does not know would be refused, and need not be given.
+            rules.append(_PathBeneath(_OWN_DIRECTORY & ruleset.files, directory))
+        for rule in rules:
             _checked(libc.syscall(_ADD_RULE, fd, _RULE_PATH_BENEATH, ctypes.byref(rule), 0))
         _checked(libc.syscall(_RESTRICT_SELF, fd, 0))
     finally:

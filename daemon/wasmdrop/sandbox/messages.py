@@ -9,11 +9,11 @@ decodes into these types and nothing else, and checks every number against what 
 """
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from wasmdrop.module import FunctionType, ModuleSummary
+from wasmdrop.module import ComponentCall, FunctionType, ModuleSummary
 from wasmdrop.outcome import Code
 
 __all__ = [
@@ -47,10 +47,20 @@ class EngineOptions(msgspec.Struct, frozen=True):
     fuel: bool = False
     """Count fuel; costs about a quarter of the speed, so only where it was asked for."""
 
+    deterministic: bool = False
+    """Canonical NaNs, deterministic relaxed SIMD, a fixed clock, seeded randomness, and fuel."""
+
     @property
     def token(self) -> str:
         """A short name for file names and logs."""
+        if self.deterministic:
+            return "deterministic"
         return "fuel" if self.fuel else "plain"
+
+    @property
+    def counts_fuel(self) -> bool:
+        """Whether fuel is counted, with a limit or without."""
+        return self.fuel or self.deterministic
 
 
 class CompileOrder(msgspec.Struct, frozen=True, tag="compile"):
@@ -65,10 +75,19 @@ class CompileOrder(msgspec.Struct, frozen=True, tag="compile"):
 
 
 class WasiOrder(msgspec.Struct, frozen=True):
-    """The world of a WASI program. Its standard input is the frame's raw part."""
+    """The world of a WASI program.
+
+    Its standard input is the beginning of the frame's raw part, the contents of ``files`` the rest.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str]
+    stdin_bytes: int
+    disk_bytes: int | None = None
+    """Size of the largest file it may write in its directory, the one in descriptor 3; None where
+    it has no directory."""
+    files: tuple[tuple[str, int], ...] = ()
+    """Relative paths and sizes in bytes of what is laid into the directory first."""
 
 
 class RunOrder(msgspec.Struct, frozen=True, tag="run"):
@@ -96,6 +115,8 @@ class RunOrder(msgspec.Struct, frozen=True, tag="run"):
     cpu_seconds: int
     fuel: int | None
     wasi: WasiOrder | None
+    component: ComponentCall | None = None
+    """Set where descriptor 0 holds a component; ``signature`` and ``args`` are then empty."""
 
 
 Order = CompileOrder | RunOrder
@@ -121,6 +142,9 @@ class RunReport(msgspec.Struct, frozen=True):
     run_seconds: float = 0.0
     stale_code: bool = False
     """The machine code is not of this engine: made by another version, or damaged."""
+    plain: Any = None
+    """What a component's function returned, as a plain value."""
+    fuel_used: int | None = None
 
 
 _order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)

@@ -4,6 +4,9 @@ Everything else kills the process. The list is what interpreter, wasmtime and th
 WASI implementation were seen to need once an order has been received, and no more: no sockets, no
 new processes, no other process's affairs, no file opened but for reading. A few calls that probe
 harmlessly get an error instead, so that libraries fall back as they would on an old kernel.
+
+A job that has a directory of its own gets a wider filter: with the calls that WASI's files take,
+which Landlock keeps to that directory.
 """
 
 import ctypes
@@ -114,6 +117,36 @@ SYSCALL_NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "writev": (20, 66),
 }
 
+#: What WASI's files take besides. A filter can't see paths: which files these may touch is
+#: Landlock's to say. Not here: changing modes or owners, sockets, devices, mounts.
+DIRECTORY_SYSCALL_NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
+    "copy_file_range": (326, 285),
+    "dup": (32, 23),
+    "faccessat": (269, 48),
+    "fadvise64": (221, 223),
+    "fallocate": (285, 47),
+    "fdatasync": (75, 83),
+    "fstatfs": (138, 44),
+    "fsync": (74, 82),
+    "ftruncate": (77, 46),
+    "getdents64": (217, 61),
+    "linkat": (265, 37),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "openat2": (437, 437),
+    "preadv": (295, 69),
+    "preadv2": (327, 286),
+    "pwritev": (296, 70),
+    "pwritev2": (328, 287),
+    "readlinkat": (267, 78),
+    "readv": (19, 65),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "symlinkat": (266, 36),
+    "unlinkat": (263, 35),
+    "utimensat": (280, 88),
+}
+
 #: What libraries ask and can do without. ``abort`` raises by ``tgkill`` and then faults instead.
 _REFUSED: Final = {
     "clone3": errno.ENOSYS,  # its flags are out of a filter's sight; libc falls back to clone
@@ -129,6 +162,10 @@ _REFUSED: Final = {
 }
 
 _CHECKED: Final = ("clone", "fcntl", "mmap", "openat", "prctl", "prlimit64")
+_DIRECTORY_CHECKED: Final = tuple(name for name in _CHECKED if name != "openat")
+_DIRECTORY_REFUSED: Final = {
+    name: number for name, number in _REFUSED.items() if name != "readlinkat"
+}
 
 
 class _Program(ctypes.Structure):
@@ -144,10 +181,14 @@ class Stage(Enum):
 
     ENTERED = auto()
     """All that any child needs."""
+    ENTERED_WITH_FILES = auto()
+    """And what WASI's files take, for a job that has a directory."""
     WITHOUT_PATHS = auto()
     """No file is opened any more."""
     RUNNING = auto()
     """Nor is memory taken out of what ``RLIMIT_DATA`` counts, as compiling and loading do."""
+    RUNNING_WITH_FILES = auto()
+    """The latter alone, for a job that has a directory."""
 
 
 class Filter:
@@ -157,11 +198,11 @@ class Filter:
         machine = platform.machine()
         if machine not in _AUDIT_ARCHITECTURE:
             raise OSError(errno.ENOSYS, f"no seccomp filter is known for {machine}")
-        numbers = _numbers(machine)
-        if stage is Stage.ENTERED:
-            instructions = _instructions(_AUDIT_ARCHITECTURE[machine], numbers)
+        if stage in {Stage.ENTERED, Stage.ENTERED_WITH_FILES}:
+            with_files = stage is Stage.ENTERED_WITH_FILES
+            instructions = _instructions(machine, with_files=with_files)
         else:
-            instructions = _later_instructions(numbers, stage)
+            instructions = _later_instructions(_numbers(machine, SYSCALL_NUMBERS), stage)
         code = b"".join(instructions)
         self._buffer = ctypes.create_string_buffer(code, len(code))
         self._program = _Program(len(code) // 8, ctypes.addressof(self._buffer))
@@ -179,20 +220,17 @@ def load(program: Filter, libc: ctypes.CDLL) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _numbers(machine: str) -> dict[str, int]:
+def _numbers(machine: str, table: dict[str, tuple[int | None, int | None]]) -> dict[str, int]:
     column = 0 if machine == "x86_64" else 1
-    return {
-        name: number
-        for name, both in SYSCALL_NUMBERS.items()
-        if (number := both[column]) is not None
-    }
+    return {name: number for name, both in table.items() if (number := both[column]) is not None}
 
 
 def _later_instructions(numbers: dict[str, int], stage: Stage) -> list[bytes]:
     code = [_load(_NUMBER)]
-    for name in _ON_PATHS:
-        code += [_jump(_JUMP_EQUAL, numbers[name], 0, 1), _return(_ERRNO | errno.EPERM)]
-    if stage is Stage.RUNNING:
+    if stage is not Stage.RUNNING_WITH_FILES:
+        for name in _ON_PATHS:
+            code += [_jump(_JUMP_EQUAL, numbers[name], 0, 1), _return(_ERRNO | errno.EPERM)]
+    if stage is not Stage.WITHOUT_PATHS:
         code += [
             _jump(_JUMP_EQUAL, numbers["mprotect"], 0, 3),
             _load_argument(2),
@@ -203,21 +241,25 @@ def _later_instructions(numbers: dict[str, int], stage: Stage) -> list[bytes]:
     return [*code, _return(_ALLOW)]
 
 
-def _instructions(architecture: int, numbers: dict[str, int]) -> list[bytes]:
+def _instructions(machine: str, *, with_files: bool) -> list[bytes]:
+    known = SYSCALL_NUMBERS | DIRECTORY_SYSCALL_NUMBERS if with_files else SYSCALL_NUMBERS
+    refused = _DIRECTORY_REFUSED if with_files else _REFUSED
+    checked = _DIRECTORY_CHECKED if with_files else _CHECKED
+    numbers = _numbers(machine, known)
     code = [
         _load(_ARCHITECTURE),
-        _jump(_JUMP_EQUAL, architecture, 1, 0),
+        _jump(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
         _return(_KILL_PROCESS),
         _load(_NUMBER),
         _jump(_JUMP_GREATER_EQUAL, _X32, 0, 1),
         _return(_KILL_PROCESS),
     ]
     for name, number in numbers.items():
-        if name in _REFUSED:
-            code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ERRNO | _REFUSED[name])]
-        elif name not in _CHECKED:
+        if name in refused:
+            code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ERRNO | refused[name])]
+        elif name not in checked:
             code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ALLOW)]
-    for name in _CHECKED:
+    for name in checked:
         check = _check(name)
         code += [_jump(_JUMP_EQUAL, numbers[name], 0, len(check)), *check]
     return [*code, _return(_KILL_PROCESS)]
@@ -249,6 +291,7 @@ def _check(name: str) -> list[bytes]:
             _return(_ALLOW),
         ]
     if name == "fcntl":
+        # F_SETFL is not among them: WASI can do without changing flags of an open file.
         tests = [
             _jump(_JUMP_EQUAL, command, len(_FCNTL_ALLOWED) - index, 0)
             for index, command in enumerate(_FCNTL_ALLOWED)

@@ -9,6 +9,7 @@ It assumes that it is the only thread: after a fork only the forking thread live
 that another one held stays locked for ever.
 """
 
+import functools
 import gc
 import os
 import select
@@ -19,8 +20,9 @@ from typing import NoReturn
 
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.compiler import compile_module
+from wasmdrop.sandbox.component import ComponentRun
 from wasmdrop.sandbox.confine import Confinement
-from wasmdrop.sandbox.guest import run_module
+from wasmdrop.sandbox.guest import Run, run_module
 from wasmdrop.sandbox.messages import (
     FRAME,
     CompileOrder,
@@ -169,7 +171,7 @@ class _Child:
         self.confinement = confinement
 
     def obey(self) -> NoReturn:
-        header, stdin, descriptors = self._receive()
+        header, raw, descriptors = self._receive()
         order = decode_order(header)
         if order.options != self.runtime.options:
             self.runtime = Runtime(order.options)
@@ -183,16 +185,19 @@ class _Child:
             )
             self.confinement.narrow(compiles=True)
             self._report(compile_module(order, self.runtime, descriptors[0], descriptors[1]))
+        disk_bytes = None if order.wasi is None else order.wasi.disk_bytes
         self.confinement.enter(
             readable=descriptors[:1],
+            directory=None if disk_bytes is None else descriptors[3],
             cpu_seconds=order.cpu_seconds,
-            file_bytes=order.output_bytes,
+            file_bytes=max(order.output_bytes, disk_bytes or 0),
             data_bytes=order.memory_bytes + _PROCESS_BYTES,
             # wasmtime's WASI runs on threads of its own.
             threads=order.wasi is not None,
         )
-        narrow = self.confinement.narrow
-        self._report(run_module(order, self.runtime, descriptors, stdin, narrow, self._report))
+        kind = ComponentRun if order.component is not None else Run
+        narrow = functools.partial(self.confinement.narrow, has_directory=disk_bytes is not None)
+        self._report(run_module(order, self.runtime, descriptors, raw, narrow, self._report, kind))
 
     def _report(self, report: CompileReport | RunReport) -> NoReturn:
         # Not by the socket's own calls: the filter knows none of them.

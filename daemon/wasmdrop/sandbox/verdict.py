@@ -12,10 +12,11 @@ import msgspec
 
 from wasmdrop.errors import SandboxError
 from wasmdrop.limits import Limits
-from wasmdrop.module import FunctionType
 from wasmdrop.outcome import Code, Outcome, bounded_text
+from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.messages import CompileReport, RunReport
 from wasmdrop.values import decode_results
+from wasmdrop.wit import decode_result
 
 __all__ = [
     "compiler_death",
@@ -57,7 +58,7 @@ def decode_compile_report(header: bytes) -> CompileReport:
     return _decode(header, _compile_decoder)
 
 
-def outcome_of_report(report: RunReport, signature: FunctionType, seconds: float) -> Outcome:
+def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
     """Return the outcome that a child reported after ``seconds``.
 
     Raises ``SandboxError`` where it says what is not its to say, or what can't be.
@@ -68,8 +69,8 @@ def outcome_of_report(report: RunReport, signature: FunctionType, seconds: float
     results: tuple[object, ...] | None = None
     if code is Code.OK:
         try:
-            results = tuple(decode_results(report.results, signature.results))
-        except (OverflowError, ValueError) as error:
+            results = _results(report, call)
+        except (OverflowError, ValueError, RecursionError) as error:
             raise SandboxError(f"a child reported results of another entry: {error}") from None
     exit_code = report.exit_code
     if exit_code is not None and not 0 <= exit_code < 1 << 32:
@@ -77,14 +78,28 @@ def outcome_of_report(report: RunReport, signature: FunctionType, seconds: float
     memory_bytes = report.memory_bytes
     if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
         raise SandboxError("a child reported a memory of a size that there is none of")
+    fuel_used = report.fuel_used
+    if fuel_used is not None and not 0 <= fuel_used < 1 << 64:
+        raise SandboxError("a child reported fuel that there is none of")
     return Outcome(
         code=code,
         message=bounded_text(report.message),
+        fuel_used=fuel_used,
         results=results,
         exit_code=exit_code,
         peak_memory_bytes=memory_bytes,
         run_seconds=min(max(report.run_seconds, 0.0), seconds),
     )
+
+
+def _results(report: RunReport, call: Call) -> tuple[object, ...]:
+    """Return the results as JSON values; ``ValueError`` where they are not of their types."""
+    if call.component is None:
+        return tuple(decode_results(report.results, call.signature.results))
+    form = call.component.function.result
+    if form is None or call.is_command:
+        return ()
+    return (decode_result(report.plain, form),)
 
 
 def outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
@@ -95,6 +110,9 @@ def outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outc
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
         message = "made a system call that the sandbox forbids"
         return Outcome(code=Code.SANDBOX_VIOLATION, message=message, run_seconds=seconds)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXFSZ:
+        message = f"wrote a file of more than {limits.disk_bytes} bytes into its directory"
+        return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=seconds)
     message = f"the job's process {_death(status)} before it could report"
     return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
 

@@ -1,0 +1,135 @@
+"""The world of a deterministic job: the same clock and the same randomness every time.
+
+Takes the place of WASI's clocks and sources of randomness, of preview 1 and of 0.2. The clock
+starts at the same moment and moves on by a millisecond with each look at it, so that a program that
+waits by looking comes to its end. What is left of the outer world: times and order of files that
+the program itself made, and how long a sleep really takes.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from wasmtime import Caller, FuncType, Linker, Memory, ValType, WasmtimeError, component
+
+from wasmdrop.module import WASI_MODULE
+from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, DETERMINISTIC_SEED
+
+__all__ = ["FixedWorld"]
+
+_TICK_NS: Final = 1_000_000
+_BILLION: Final = 1_000_000_000
+
+#: The version under which wasmtime's linker knows WASI 0.2, whatever a component asks for.
+_VERSION: Final = "0.2.12"
+
+# Error numbers of preview 1.
+_SUCCESS, _FAULT, _INVALID = 0, 21, 28
+
+_REALTIME: Final = 0
+_CLOCKS: Final = range(4)
+
+_CHUNK_BYTES: Final = 1 << 16
+#: Random bytes that a component may ask for at once.
+_MAX_RANDOM_BYTES: Final = 1 << 24
+
+
+class FixedWorld:
+    """One job's clock and randomness."""
+
+    def __init__(self) -> None:
+        # No secrets are made of it: it is to be foreseen.
+        self._random = random.Random(DETERMINISTIC_SEED)  # noqa: S311 - see above
+        self._elapsed_ns = 0
+
+    def install(self, linker: Linker, components: component.Linker) -> None:
+        """Replace what the linkers, which must allow it, know of clocks and randomness."""
+        i32, i64 = ValType.i32(), ValType.i64()
+        core: list[tuple[str, list[ValType], Callable[..., int]]] = [
+            ("clock_time_get", [i32, i64, i32], self._clock_time_get),
+            ("clock_res_get", [i32, i32], self._clock_res_get),
+            ("random_get", [i32, i32], self._random_get),
+        ]
+        for name, params, function in core:
+            linker.define_func(
+                WASI_MODULE, name, FuncType(params, [i32]), function, access_caller=True
+            )
+        interfaces: dict[str, dict[str, Callable[..., Any]]] = {
+            "wasi:clocks/wall-clock": {"now": self._now, "resolution": self._resolution},
+            "wasi:clocks/monotonic-clock": {
+                "now": lambda _store: self._tick(),
+                "resolution": lambda _store: _TICK_NS,
+            },
+            "wasi:random/random": {
+                "get-random-bytes": self._bytes,
+                "get-random-u64": self._u64,
+            },
+            "wasi:random/insecure": {
+                "get-insecure-random-bytes": self._bytes,
+                "get-insecure-random-u64": self._u64,
+            },
+            "wasi:random/insecure-seed": {
+                "insecure-seed": lambda store: (self._u64(store), self._u64(store))
+            },
+        }
+        with components.root() as root:
+            for name, functions in interfaces.items():
+                with root.add_instance(f"{name}@{_VERSION}") as instance:
+                    for inner, function in functions.items():
+                        instance.add_func(inner, function)
+
+    def _tick(self) -> int:
+        self._elapsed_ns += _TICK_NS
+        return self._elapsed_ns
+
+    def _clock_time_get(self, caller: Caller, clock: int, _precision: int, at: int) -> int:
+        if clock not in _CLOCKS:
+            return _INVALID
+        now_ns = self._tick() + (DETERMINISTIC_CLOCK_NS if clock == _REALTIME else 0)
+        return _put(caller, at, now_ns.to_bytes(8, "little"))
+
+    def _clock_res_get(self, caller: Caller, clock: int, at: int) -> int:
+        if clock not in _CLOCKS:
+            return _INVALID
+        return _put(caller, at, _TICK_NS.to_bytes(8, "little"))
+
+    def _random_get(self, caller: Caller, at: int, size: int) -> int:
+        at, left = at & 0xFFFFFFFF, size & 0xFFFFFFFF
+        while left:
+            chunk = self._random.randbytes(min(left, _CHUNK_BYTES))
+            if _put(caller, at, chunk) != _SUCCESS:
+                return _FAULT
+            at, left = at + len(chunk), left - len(chunk)
+        return _SUCCESS
+
+    def _now(self, _store: object) -> component.Record:
+        return _datetime(DETERMINISTIC_CLOCK_NS + self._tick())
+
+    def _resolution(self, _store: object) -> component.Record:
+        return _datetime(_TICK_NS)
+
+    def _bytes(self, _store: object, size: int) -> bytes:
+        if size > _MAX_RANDOM_BYTES:
+            raise WasmtimeError(f"asked for more than {_MAX_RANDOM_BYTES} random bytes at once")
+        return self._random.randbytes(size)
+
+    def _u64(self, _store: object) -> int:
+        return self._random.getrandbits(64)
+
+
+def _put(caller: Caller, at: int, data: bytes) -> int:
+    """Write into the calling module's memory; return an error number of preview 1."""
+    memory = caller.get("memory")
+    at &= 0xFFFFFFFF
+    if not isinstance(memory, Memory) or at + len(data) > memory.data_len(caller):
+        return _FAULT
+    memory.write(caller, data, at)
+    return _SUCCESS
+
+
+def _datetime(nanoseconds: int) -> component.Record:
+    record = component.Record()
+    fields = dict(zip(("seconds", "nanoseconds"), divmod(nanoseconds, _BILLION), strict=True))
+    for name, value in fields.items():
+        setattr(record, name, value)
+    return record

@@ -1,0 +1,121 @@
+"""The directory of a job: private to it while it runs, and never the slot.
+
+Directories lie in ``jobs/`` of the state directory, which nobody but the daemon's user can enter:
+a child reaches its own by descriptor alone. Promises that what a guest leaves, however much and
+however odd, is gone again after its job, or at the latest at the next start, and that a guest that
+goes past its limit is noticed: within :data:`GLANCE_SECONDS` and the time of one look while it
+runs, and for certain before anything is published.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from wasmdrop.errors import StorageError
+from wasmdrop.outcome import OutputTree
+from wasmdrop.private import make_private_directory, require_private_directory
+from wasmdrop.tree import TreeLimitError, inventory, is_empty, measure, remove_tree
+
+__all__ = ["GLANCE_SECONDS", "JobDirectories", "JobDirectory"]
+
+_log = structlog.get_logger()
+
+#: How often the directory of a running job is looked at. A look at ten thousand files takes some
+#: 30 ms of a core; see :data:`_REST`.
+GLANCE_SECONDS: Final = 0.05
+
+#: Times as long as a look took that pass until the next one: looking takes no more than a fifth of
+#: a core, whatever the guest does.
+_REST: Final = 4
+
+
+class JobDirectory:
+    """One directory, empty when made."""
+
+    def __init__(self, parent: int, path: Path, max_bytes: int) -> None:
+        self.surplus = ""
+        """What was found to be too much, in words."""
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._parent = parent
+        self._path = path
+        self._max_bytes = max_bytes
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return is_empty(str(self._path))
+
+    async def guard(self, kill: Callable[[], None]) -> None:
+        """Look at it again and again; when it holds too much, say so and ``kill`` the guest."""
+        rest_seconds = GLANCE_SECONDS
+        while True:
+            await asyncio.sleep(rest_seconds)
+            started = time.perf_counter()
+            try:
+                await asyncio.to_thread(measure, str(self._path), self._max_bytes)
+            except TreeLimitError as error:
+                self.surplus = str(error)
+                kill()
+                return
+            except OSError as error:
+                # The look before publishing is the one that counts.
+                _log.warning("directory-not-measured", path=str(self._path), error=str(error))
+            rest_seconds = max(GLANCE_SECONDS, _REST * (time.perf_counter() - started))
+
+    async def inventory(self) -> OutputTree | None:
+        """Return what was left in it, None where that is nothing.
+
+        Raises ``TreeLimitError`` for too much, ``OSError`` where it can't be read.
+        """
+        if self.is_empty():
+            return None
+        return await asyncio.to_thread(inventory, str(self._path), self._max_bytes)
+
+    async def leave(self, *, keep: bool) -> None:
+        """Let go of it; unless someone else is to ``keep`` it, remove it with all that is in it."""
+        os.close(self.fd)
+        if keep:
+            return
+        try:
+            self._path.rmdir()
+        except OSError:
+            try:
+                await asyncio.to_thread(remove_tree, self._parent, self._path.name)
+            except OSError as error:
+                _log.warning("leftover-stays", path=str(self._path), error=str(error))
+
+
+class JobDirectories:
+    """The directories of one daemon's jobs, below ``state_dir``.
+
+    Sweeps what an earlier daemon left when made. ``for_another_user``: whether jobs run as another
+    user than the daemon. Raises ``StorageError`` where there can be none.
+    """
+
+    def __init__(self, state_dir: Path, *, for_another_user: bool) -> None:
+        require_private_directory(state_dir)
+        self._root = state_dir / "jobs"
+        make_private_directory(self._root)
+        self._for_another_user = for_another_user
+        try:
+            self._fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageError(f"{self._root}: can't be opened: {error.strerror}") from error
+        for entry in os.scandir(self._root):
+            try:
+                remove_tree(self._fd, entry.name)
+            except OSError as error:
+                _log.warning("leftover-stays", path=entry.path, error=str(error))
+
+    def make(self, max_bytes: int) -> JobDirectory:
+        """Return a new directory for at most ``max_bytes``; ``OSError`` where that fails."""
+        path = self._root / os.urandom(8).hex()
+        path.mkdir(mode=0o700)
+        # Others can't come near it, so this lets in nobody but who is given a descriptor.
+        if self._for_another_user:
+            path.chmod(0o777)
+        return JobDirectory(self._fd, path, max_bytes)

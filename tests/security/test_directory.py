@@ -1,0 +1,182 @@
+"""A job's own directory, for code that has already broken out of wasmtime: all in it, none outside.
+
+Each attempt runs natively in a process that was confined as the forking server does it for a job
+with a directory. What it may do there must work, or the rest would show nothing.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from wasmdrop.sandbox.confine import Confinement
+
+ROOT: Final = Path(__file__).parents[2]
+
+_MEBIBYTE: Final = 1 << 20
+
+#: With a descriptor, whatever it is, Python makes the calls that the filter knows; paths are whole.
+_ANY: Final = 0
+
+
+def _write(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    os.write(fd, b"x")
+    os.close(fd)
+
+
+def _link_and_write(own: str, outside: str) -> None:
+    os.symlink(outside, f"{own}/link", dir_fd=_ANY)
+    _write(f"{own}/link/new")
+
+
+def _mknod(own: str, _outside: str) -> None:
+    os.mkfifo(f"{own}/fifo")
+
+
+def _move_out(own: str, outside: str) -> None:
+    _write(f"{own}/moved")
+    _move(f"{own}/moved", f"{outside}/moved")
+
+
+def _move_in(own: str, outside: str) -> None:
+    _move(f"{outside}/kept", f"{own}/kept")
+
+
+def _move(old: str, new: str) -> None:
+    os.rename(old, new, src_dir_fd=_ANY, dst_dir_fd=_ANY)
+
+
+def _link(old: str, new: str) -> None:
+    os.link(old, new, src_dir_fd=_ANY, dst_dir_fd=_ANY)
+
+
+#: What a job may do in its directory.
+ALLOWED: Final[dict[str, Callable[[str, str], object]]] = {
+    "writing": lambda own, _outside: _write(f"{own}/new"),
+    "making a directory": lambda own, _outside: os.mkdir(f"{own}/new", dir_fd=_ANY),
+    "listing": lambda own, _outside: os.listdir(own),
+    "moving": lambda own, _outside: _move(f"{own}/given", f"{own}/other"),
+    "removing": lambda own, _outside: os.unlink(f"{own}/given", dir_fd=_ANY),
+    "truncating": lambda own, _outside: os.close(os.open(f"{own}/given", os.O_RDWR | os.O_TRUNC)),
+    "linking within": lambda own, _outside: _link(f"{own}/given", f"{own}/other"),
+}
+
+#: What none may do, there or elsewhere.
+FORBIDDEN: Final[dict[str, Callable[[str, str], object]]] = {
+    "writing outside": lambda _own, outside: _write(f"{outside}/new"),
+    "writing outside through a link": _link_and_write,
+    "writing outside by the parent": lambda own, _outside: _write(f"{own}/../outside/new"),
+    "reading outside": lambda _own, outside: Path(f"{outside}/kept").read_bytes(),
+    "listing outside": lambda _own, outside: os.listdir(outside),
+    "truncating outside": lambda _own, outside: os.truncate(f"{outside}/kept", 0),
+    "making a directory outside": lambda _own, outside: os.mkdir(f"{outside}/new", dir_fd=_ANY),
+    "removing outside": lambda _own, outside: os.unlink(f"{outside}/kept", dir_fd=_ANY),
+    "linking to what is outside": lambda own, outside: _link(f"{outside}/kept", f"{own}/kept"),
+    "moving out": _move_out,
+    "moving in": _move_in,
+    "making a FIFO": _mknod,
+    "changing a mode": lambda own, _outside: os.chmod(f"{own}/given", 0o500),
+    "changing an owner": lambda own, _outside: os.chown(f"{own}/given", 0, 0),
+    "running a program": lambda own, _outside: os.execv(f"{own}/given", ["given"]),  # noqa: S606 - tried
+    "opening a socket": lambda _own, _outside: socket.socket(),
+    "forking": lambda _own, _outside: os.fork(),
+    "changing directory": lambda _own, outside: os.chdir(outside),
+}
+ATTEMPTS: Final = ALLOWED | FORBIDDEN
+
+
+def main(base: str) -> None:
+    """Make each attempt in a process and a directory of its own; print what came of it."""
+    confinement = Confinement()
+    told = {
+        name: _attempt(confinement, Path(base) / str(n), name) for n, name in enumerate(ATTEMPTS)
+    }
+    json.dump({"missing": confinement.missing, "told": told}, sys.stdout)
+
+
+def _attempt(confinement: Confinement, base: Path, name: str) -> str:
+    own, outside = base / "own", base / "outside"
+    for directory in (base, own, outside):
+        directory.mkdir()
+        directory.chmod(0o777)  # so that nothing but the confinement stands in the way
+    for file in (own / "given", outside / "kept"):
+        file.write_text("#!/bin/true\n")
+        file.chmod(0o777)
+    before = _state(outside)
+    pid = os.fork()
+    if pid == 0:
+        _confined(confinement, own, outside, name)
+    status = os.waitpid(pid, 0)[1]
+    if _state(outside) != before:
+        return "changed what is outside"
+    return str(os.waitstatus_to_exitcode(status))
+
+
+def _state(directory: Path) -> list[object]:
+    paths = sorted([directory, *directory.iterdir()])
+    status = [(path.name, path.stat()) for path in paths]
+    return [
+        (name, found.st_mode, found.st_uid, found.st_nlink, found.st_size, found.st_mtime_ns)
+        for name, found in status
+    ]
+
+
+def _confined(confinement: Confinement, own: Path, outside: Path, name: str) -> None:
+    reader = os.open(os.devnull, os.O_RDONLY)
+    parent_pid = os.getppid()
+    try:
+        confinement.leave_parent(parent_pid, reader)
+        own_fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
+        confinement.enter(
+            readable=[],
+            directory=own_fd,
+            cpu_seconds=5,
+            file_bytes=_MEBIBYTE,
+            data_bytes=512 * _MEBIBYTE,
+            threads=True,
+        )
+        confinement.narrow(has_directory=True)
+        ATTEMPTS[name](str(own), str(outside))
+    except BaseException:  # noqa: BLE001 - the last frame of a process of its own
+        os._exit(1)
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Give what came of all attempts."""
+    base = tmp_path_factory.mktemp("directory")
+    for path in (base, *base.parents):
+        if path.stat().st_uid == os.geteuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    program = (
+        f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
+        f"from tests.security.test_directory import main; main({str(base)!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], env={}, capture_output=True, check=True, timeout=60
+    )
+    found = json.loads(done.stdout)
+    if found["missing"]:
+        pytest.skip(f"this kernel lacks {found['missing']}")
+    result: dict[str, str] = found["told"]
+    return result
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_job_may_do_this_in_its_directory(told: dict[str, str], name: str) -> None:
+    """Or WASI's programs would not run."""
+    assert told[name] == "0"
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_job_may_not_do_this(told: dict[str, str], name: str) -> None:
+    """It gets an error, or is killed; and nothing outside has changed."""
+    assert told[name] in {"1", "-31"}
