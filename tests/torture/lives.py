@@ -1,0 +1,83 @@
+"""A daemon of many lives on the same directories, each with a log of its own."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.daemon import Daemon
+from tests.torture.checker import Evidence, Finding, check, is_at_rest, rows_of
+from tests.torture.producer import Producer
+
+__all__ = ["Lives"]
+
+_GLANCE_SECONDS = 0.02
+
+
+class Lives(Daemon):
+    """A daemon that is killed and started again; counts its kills and judges what is left."""
+
+    def __init__(self, base: Path, **variables: str) -> None:
+        super().__init__(base, **variables)
+        self.producer = Producer(self.shared, self.wasm)
+        self.kills = 0
+        self._base = base
+        self._life = 0
+        self._witnessed: set[str] = set()
+
+    def launch(self) -> None:
+        """Begin a new life."""
+        self._life += 1
+        self._log = self._base / f"log-{self._life}"
+        super().launch()
+
+    def kill(self) -> None:
+        """End this life with SIGKILL, and note which jobs it had accepted."""
+        super().kill()
+        self.note_death()
+
+    def note_death(self) -> None:
+        """Note that the process died, and which jobs it had accepted."""
+        self.kills += 1
+        self._witness()
+
+    def has_died(self) -> bool:
+        """Whether the process is gone."""
+        return self.process is None or self.process.poll() is not None
+
+    def settle(self, seconds: float = 60.0) -> None:
+        """Wait until it has come to rest; after ``seconds`` whatever is open counts as lost."""
+        evidence = self.evidence()
+        end = time.monotonic() + seconds
+        while not is_at_rest(evidence) and time.monotonic() < end:
+            time.sleep(_GLANCE_SECONDS)
+
+    def evidence(self) -> Evidence:
+        """Return what there is to be judged."""
+        lines = self.lines() if self._out.exists() else []
+        return Evidence(
+            self.shared,
+            self.wasm,
+            self.state,
+            self.producer,
+            lines,
+            self.kills,
+            self._witnessed,
+        )
+
+    def verdict(self) -> list[Finding]:
+        """Let it come to rest, stop it cleanly, and return all that is wrong."""
+        self.settle()
+        status = self.stop()
+        assert status == 0, self.log_text()[-4000:]
+        self._witness()
+        return check(self.evidence())
+
+    def _witness(self) -> None:
+        self._witnessed |= {row.id for row in rows_of(self.state)}
+        self._witnessed |= {event["job"] for event in self._finished()}
+
+    def _finished(self) -> list[dict[str, Any]]:
+        # A kill may cut the last line of a log short.
+        lines = [line for line in self.log_text().splitlines() if '"job-finished"' in line]
+        return [json.loads(line) for line in lines if line.endswith("}")]
