@@ -32,7 +32,17 @@ from typing import Any, Final
 
 from tests.torture.producer import Producer, SlotRecord, Version
 
-__all__ = ["Evidence", "Finding", "Kind", "Row", "check", "check_slot_now", "is_at_rest", "rows_of"]
+__all__ = [
+    "Evidence",
+    "Finding",
+    "Kind",
+    "Row",
+    "check",
+    "check_slot_now",
+    "is_at_rest",
+    "job_count",
+    "rows_of",
+]
 
 _TEMPORARY: Final = ".wasmdrop-"
 _FINAL: Final = {"delivered", "discarded"}
@@ -94,6 +104,11 @@ def rows_of(state: Path, *, last_only: bool = False) -> list[Row]:
     columns = "id, slot, state, job, code"
     found = _read_journal(state, f"SELECT {columns} FROM jobs{where} ORDER BY seq")  # noqa: S608 - constants
     return [_row(*columns) for columns in found]
+
+
+def job_count(state: Path) -> int:
+    """Return how many jobs were accepted so far."""
+    return sum(count for (count,) in _read_journal(state, "SELECT count(*) FROM jobs"))
 
 
 def is_at_rest(evidence: Evidence) -> bool:
@@ -208,7 +223,7 @@ def _is_taken(path: Path, taken: dict[str, bytes]) -> bool:
 
 
 def _ran_its_module(record: SlotRecord, row: Row | None) -> bool:
-    if record.own_module is None:
+    if record.own_module is None or record.versions[-1].names_module:
         return True
     return row is not None and (row.module is None or row.module == record.own_module)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.daemon import Daemon
-from tests.torture.checker import Evidence, Finding, check, is_at_rest, rows_of
+from tests.torture.checker import Evidence, Finding, check, is_at_rest, job_count, rows_of
 from tests.torture.producer import Producer
 
 __all__ = ["Lives"]
@@ -39,7 +39,7 @@ class Lives(Daemon):
     def note_death(self) -> None:
         """Note that the process died, and which jobs it had accepted."""
         self.kills += 1
-        self._witness()
+        self.witness()
 
     def has_died(self) -> bool:
         """Whether the process is gone."""
@@ -51,6 +51,10 @@ class Lives(Daemon):
         end = time.monotonic() + seconds
         while not is_at_rest(evidence) and time.monotonic() < end:
             time.sleep(_GLANCE_SECONDS)
+
+    def job_count(self) -> int:
+        """Return how many jobs were accepted so far."""
+        return job_count(self.state)
 
     def evidence(self) -> Evidence:
         """Return what there is to be judged."""
@@ -70,10 +74,11 @@ class Lives(Daemon):
         self.settle()
         status = self.stop()
         assert status == 0, self.log_text()[-4000:]
-        self._witness()
+        self.witness()
         return check(self.evidence())
 
-    def _witness(self) -> None:
+    def witness(self) -> None:
+        """Note which jobs it has accepted."""
         self._witnessed |= {row.id for row in rows_of(self.state)}
         self._witnessed |= {event["job"] for event in self._finished()}
 
