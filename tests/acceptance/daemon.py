@@ -122,7 +122,8 @@ class Daemon:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events that it has logged, all or those of one name."""
-        lines = [line for line in self.log_text().splitlines() if line.startswith("{")]
+        whole = self.log_text().rpartition("\n")[0]  # the last line may be half written
+        lines = [line for line in whole.splitlines() if line.startswith("{")]
         events = [json.loads(line) for line in lines]
         return [event for event in events if name is None or event["event"] == name]
 

@@ -212,6 +212,8 @@ def _read_journal(state: Path, query: str) -> list[Any]:
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as connection:
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            return []
         return connection.execute(query).fetchall()
 
 

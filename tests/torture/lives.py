@@ -1,9 +1,7 @@
 """A daemon of many lives on the same directories, each with a log of its own."""
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.acceptance.daemon import Daemon
 from tests.torture.checker import Evidence, Finding, check, is_at_rest, job_count, rows_of
@@ -80,9 +78,4 @@ class Lives(Daemon):
     def witness(self) -> None:
         """Note which jobs it has accepted."""
         self._witnessed |= {row.id for row in rows_of(self.state)}
-        self._witnessed |= {event["job"] for event in self._finished()}
-
-    def _finished(self) -> list[dict[str, Any]]:
-        # A kill may cut the last line of a log short.
-        lines = [line for line in self.log_text().splitlines() if '"job-finished"' in line]
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        self._witnessed |= {event["job"] for event in self.events("job-finished")}
