@@ -39,6 +39,12 @@ class Lives(Daemon):
         self.kills += 1
         self.witness()
 
+    def begin_anew(self, producer: Producer) -> None:
+        """Forget what was: the directories are now as after one death."""
+        self.producer = producer
+        self.kills = 1
+        self._witnessed.clear()
+
     def has_died(self) -> bool:
         """Whether the process is gone."""
         return self.process is None or self.process.poll() is not None
