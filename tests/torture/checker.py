@@ -41,13 +41,14 @@ __all__ = [
     "check_slot_now",
     "is_at_rest",
     "job_count",
+    "open_count",
     "rows_of",
 ]
 
 _TEMPORARY: Final = ".wasmdrop-"
 _FINAL: Final = {"delivered", "discarded"}
 _VERSION_BYTES: Final = 32
-_OPEN_JOB: Final = "SELECT 1 FROM jobs WHERE state NOT IN ('delivered', 'discarded') LIMIT 1"
+_OPEN_JOBS: Final = "SELECT count(*) FROM jobs WHERE state NOT IN ('delivered', 'discarded')"
 
 
 class Kind(StrEnum):
@@ -111,10 +112,15 @@ def job_count(state: Path) -> int:
     return sum(count for (count,) in _read_journal(state, "SELECT count(*) FROM jobs"))
 
 
+def open_count(state: Path) -> int:
+    """Return how many of them are not final."""
+    return sum(count for (count,) in _read_journal(state, _OPEN_JOBS))
+
+
 def is_at_rest(evidence: Evidence) -> bool:
     """Whether every job is final and every version that lies there was taken."""
     try:
-        if _read_journal(evidence.state, _OPEN_JOB):
+        if open_count(evidence.state):
             return False
         taken = _taken(evidence.state)
         last = {row.slot: row for row in rows_of(evidence.state, last_only=True)}
@@ -218,10 +224,13 @@ def _read_journal(state: Path, query: str) -> list[Any]:
 
 
 def _is_taken(path: Path, taken: dict[str, bytes]) -> bool:
+    found = taken.get(str(path), b"")
+    if path.is_symlink():  # a volume's file is only another one when its content is
+        return found[_VERSION_BYTES:] == hashlib.sha256(path.read_bytes()).digest()[:8]
     status = path.stat()
     numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     packed = b"".join((number % (1 << 64)).to_bytes(8, "little") for number in numbers)
-    return taken.get(str(path), b"")[:_VERSION_BYTES] == packed
+    return found[:_VERSION_BYTES] == packed
 
 
 def _ran_its_module(record: SlotRecord, row: Row | None) -> bool:

@@ -4,12 +4,21 @@ import time
 from pathlib import Path
 
 from tests.acceptance.daemon import Daemon
-from tests.torture.checker import Evidence, Finding, check, is_at_rest, job_count, rows_of
+from tests.torture.checker import (
+    Evidence,
+    Finding,
+    check,
+    is_at_rest,
+    job_count,
+    open_count,
+    rows_of,
+)
 from tests.torture.producer import Producer
 
 __all__ = ["Lives"]
 
 _GLANCE_SECONDS = 0.02
+_PATIENCE_GLANCES = 1500
 
 
 class Lives(Daemon):
@@ -49,12 +58,19 @@ class Lives(Daemon):
         """Whether the process is gone."""
         return self.process is None or self.process.poll() is not None
 
-    def settle(self, seconds: float = 60.0) -> None:
-        """Wait until it has come to rest; after ``seconds`` whatever is open counts as lost."""
+    def settle(self) -> None:
+        """Wait until it has come to rest; what then still is open counts as lost.
+
+        Patience is counted in glances without any progress, not by the clock: a machine may be
+        frozen for a while, and its daemons with it.
+        """
         evidence = self.evidence()
-        end = time.monotonic() + seconds
-        while not is_at_rest(evidence) and time.monotonic() < end:
+        seen, glances = (-1, -1), 0
+        while not is_at_rest(evidence) and glances < _PATIENCE_GLANCES:
             time.sleep(_GLANCE_SECONDS)
+            now = (self.job_count(), open_count(self.state))
+            glances = glances + 1 if now == seen else 0
+            seen = now
 
     def job_count(self) -> int:
         """Return how many jobs were accepted so far."""

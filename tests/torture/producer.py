@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -111,10 +112,40 @@ class Producer:
     def rename(self, name: str, other: str) -> None:
         """Rename an input: a drop in its new place."""
         target = self.slots.setdefault(other, SlotRecord())
+        (self.shared / other).parent.mkdir(parents=True, exist_ok=True)
         (self.shared / name).rename(self.shared / other)
         self.slots[name].is_present = False
         target.versions.append(self.slots[name].versions[-1])
         target.is_present = True
+
+    def rewrite(self, name: str, version: Version) -> None:
+        """Write a version over the one that lies there, as producers do that can't rename."""
+        record = self.slots[name]
+        record.versions.append(version)
+        (self.shared / name).write_bytes(version.data)
+
+    def swap(self, directory: str, changed: dict[str, Version]) -> None:
+        """Show new content in a volume, as Kubernetes does: a drop of what changed, and no other.
+
+        ``changed`` is by the names of the inputs below the shared directory.
+        """
+        volume = self.shared / directory
+        new = volume / f"..{next(self._numbers)}"
+        new.mkdir(parents=True)
+        old = (volume / "..data").resolve() if (volume / "..data").exists() else None
+        if old is not None:
+            shutil.copytree(old, new, dirs_exist_ok=True)
+        for name, version in changed.items():
+            (new / Path(name).name).write_bytes(version.data)
+            record = self.slots.setdefault(name, SlotRecord(is_present=True))
+            record.versions.append(version)
+        (volume / "..tmp").symlink_to(new.name)
+        (volume / "..tmp").rename(volume / "..data")
+        for name in changed:
+            if not (self.shared / name).is_symlink():
+                (self.shared / name).symlink_to(f"..data/{Path(name).name}")
+        if old is not None:
+            shutil.rmtree(old)
 
     def module(self, path: Path, *slots: str) -> None:
         """Drop a module that is new, and runs these slots again."""

@@ -15,6 +15,7 @@ import argparse
 import os
 import random
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
@@ -200,9 +201,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="wasmdrop-storm-") as directory:
-        report = storm(Path(directory), options.seed, options.kills, options.jobs)
+    directory = Path(tempfile.mkdtemp(prefix="wasmdrop-storm-"))
+    report = storm(directory, options.seed, options.kills, options.jobs)
     print(report)
+    if report.findings:
+        print(f"what is there to be looked at: {directory}")
+    else:
+        shutil.rmtree(directory)
     for finding in report.findings[:50]:
         print(f"{finding.kind}: {finding.where}: {finding.what}")
     return 1 if report.findings else 0
