@@ -81,8 +81,8 @@ class Disk:
         """What was written to ``out``, and when."""
         self.given_at: list[int] = []
         """When each file of the producer's came."""
-        self._make("shared", 0, _Node(is_directory=True, mode=0o755))
-        self._root.changes[0].durable_at = 0
+        self._make("shared", -1, _Node(is_directory=True, mode=0o755))
+        self._root.changes[0].durable_at = -1
 
     def replay(self, calls: Iterable[Call], given: list[Given]) -> None:
         """Take in a whole run."""
@@ -100,11 +100,11 @@ class Disk:
 
     def moments(self) -> list[int]:
         """Return when something changed, or became durable."""
-        found = set[int]()
+        found = {0}
         for node in self._all_nodes():
             for change in node.changes:
                 found.add(change.at + 1)
-                if change.durable_at < math.inf:
+                if 0 < change.durable_at < math.inf:
                     found.add(int(change.durable_at))
         return sorted(found)
 
