@@ -32,6 +32,7 @@ _WRAPPED: Final = (
     "ftruncate",
     "link",
     "mkdir",
+    "pwrite",
     "rename",
     "replace",
     "rmdir",

@@ -34,6 +34,7 @@ _OF_OS: Final = {
     "ftruncate",
     "link",
     "mkdir",
+    "pwrite",
     "rename",
     "replace",
     "rmdir",

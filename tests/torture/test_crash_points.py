@@ -49,7 +49,9 @@ def _orders() -> list[tuple[str, int, str]]:
     for name in _POINTS:
         what = name.partition(":")[2].partition("-")[0]
         turns = 1 if name in _ONCE else _TURNS.get(what, 1)
-        moments = ("before", "halfway", "after") if what == "write" else ("before", "after")
+        # Nothing is written between two turns: before one is after the one before it.
+        found.append((name, 1, "before"))
+        moments = ("halfway", "after") if what == "write" else ("after",)
         found += [(name, turn, moment) for turn in range(1, turns + 1) for moment in moments]
     return found
 
