@@ -21,7 +21,8 @@ async def recover(journal: Journal, dispatcher: Dispatcher) -> int:
     jobs = journal.open_jobs()
     for job in jobs:
         package = await journal.load_package(job) if job.state is JobState.EXECUTED else None
-        if job.attempt > 0 and package is None and is_delivered(job):
+        may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
+        if may_be_delivered and package is None and is_delivered(job):
             if job.state is not JobState.EXECUTED:
                 job = journal.move_lazily(job, JobState.EXECUTED)  # noqa: PLW2901
             journal.move_lazily(job, JobState.DELIVERED)
