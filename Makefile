@@ -6,13 +6,14 @@ BIN := .venv/bin
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo test lint bench soak lock clean
+.PHONY: help setup setup-dev demo test lint bench soak torture lock clean
 
 help:
 	@echo 'make demo   set up, then show a real drop turn into a result'
 	@echo 'make test   set up, then run the linters and all tests'
 	@echo 'make bench  set up, then measure'
 	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
+	@echo 'make torture  set up, then kill the daemon 200 times among 50,000 jobs, and cut its power'
 	@echo 'make lock   pin the newest versions of all dependencies'
 	@echo 'make clean  remove what the above made'
 
@@ -49,6 +50,10 @@ bench: setup-dev
 
 soak: setup-dev
 	$(BIN)/python -m tests.security.soak
+
+torture: setup-dev
+	$(BIN)/python -m tests.torture.storm
+	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/torture
 
 export CUSTOM_COMPILE_COMMAND = make lock
 lock: .venv/bin/python

@@ -82,7 +82,6 @@ class Dispatcher:
         if isinstance(drop, DoneInput):
             self._stages.journal.remember({drop.path: drop.taken})
         elif isinstance(drop, ModuleDrop):
-            self._stages.journal.remember({drop.path: drop.taken})
             _log.info("module-dropped", path=drop.path)
             self._start(self._on_module(drop))
         elif self._stopping:
@@ -173,7 +172,9 @@ class Dispatcher:
     async def _process(self, work: Work) -> None:
         journal = self._stages.journal
         try:
-            results = work.package or self._close(work, await self._execution.outcome_of(work))
+            results = work.package
+            if results is None:
+                results = await self._close(work, await self._execution.outcome_of(work))
             if work.accepted is not None:
                 await work.accepted
             await self._deliver(work, results)
@@ -231,15 +232,20 @@ class Dispatcher:
         finally:
             self._patient.discard(task)
 
-    def _close(self, work: Work, outcome: Outcome) -> Package:
+    async def _close(self, work: Work, outcome: Outcome) -> Package:
         """Move the job on to its results."""
-        work.job = self._stages.journal.move_lazily(
-            work.job,
-            JobState.EXECUTED,
-            finished_at_ns=time.time_ns(),
-            code=outcome.code,
-            message=outcome.message,
-        )
+        journal = self._stages.journal
+        changes = {
+            "finished_at_ns": time.time_ns(),
+            "code": outcome.code,
+            "message": outcome.message,
+        }
+        if work.job.state is JobState.RUNNING:
+            work.job = journal.move_lazily(work.job, JobState.EXECUTED, **changes)
+        else:
+            # It did not run, and nothing else makes the next start look for its marker.
+            work.job, durable = journal.move(work.job, JobState.EXECUTED, **changes)
+            await durable
         entry, args = _called(work)
         limits = work.limits or self._settings.limits
         return package(
@@ -315,6 +321,8 @@ class Dispatcher:
                 await self._run_again(slot, drop, found, only_without_reference=True)
         if drop.path == layout.wasm_path:
             await self._run_root(drop, found)
+        # Only now: for a daemon that dies before, the drop is as new as it was.
+        self._stages.journal.remember({drop.path: drop.taken})
 
     async def _may_want(self, job: Job, drop: ModuleDrop) -> bool:
         """Whether a job that failed for its module's sake would find another one now."""

@@ -17,6 +17,7 @@ __all__ = [
     "TEMPORARY_PREFIX",
     "begin_writing",
     "is_stale_temporary",
+    "make_directory_durably",
     "sync_directory",
     "temporary_name",
     "write_durably",
@@ -58,6 +59,19 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_directory_durably(path: Path, mode: int) -> None:
+    """Make ``path`` with this mode, and what is missing above it, so that a power cut keeps it.
+
+    What is durable inside a directory is lost all the same where the directory's own name is not.
+    """
+    missing = [above for above in path.parents if not above.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for made in (path, *missing):
+        # Who may not look into the directory above can't have made it a moment ago.
+        with contextlib.suppress(PermissionError):
+            sync_directory(made.parent)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ async def recover(journal: Journal, dispatcher: Dispatcher) -> int:
         package = await journal.load_package(job) if job.state is JobState.EXECUTED else None
         if package is not None and package.output is not None:
             package = None  # the directory that it names went with the daemon that wrote it
-        if job.attempt > 0 and package is None and is_delivered(job):
+        may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
+        if may_be_delivered and package is None and is_delivered(job):
             if job.state is not JobState.EXECUTED:
                 job = journal.move_lazily(job, JobState.EXECUTED)  # noqa: PLW2901
             journal.move_lazily(job, JobState.DELIVERED)

@@ -17,6 +17,7 @@ import structlog
 from wasmdrop.claim import claim_shared_directory, claim_state_directory
 from wasmdrop.delivery import Delivery, ResultLines
 from wasmdrop.dispatch import Dispatcher
+from wasmdrop.durable import make_directory_durably
 from wasmdrop.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.execution import Stages
 from wasmdrop.housekeeping import keep_house
@@ -292,7 +293,7 @@ def _check_directories(settings: Settings) -> None:
     if not os.access(settings.shared_dir, os.W_OK | os.X_OK):
         raise SettingsError(f"the shared directory {settings.shared_dir} can't be written to")
     try:
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory_durably(settings.state_dir, 0o700)
     except OSError as error:
         raise SettingsError(
             f"the state directory {settings.state_dir} can't be made: {error.strerror}"

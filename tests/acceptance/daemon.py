@@ -69,13 +69,20 @@ class Daemon:
         self.environment |= variables
         self._out = base / "out"
         self._log = base / "log"
+        self._seen_ready = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.prefix: tuple[str, ...] = ()
         """A command that runs another one, such as ``setpriv`` with its options."""
 
     def start(self) -> "Daemon":
         """Start it and wait until it is ready."""
-        seen = len(self.events("ready"))
+        self.launch()
+        wait_until(self._is_ready, "the daemon to be ready")
+        return self
+
+    def launch(self) -> None:
+        """Start it."""
+        self._seen_ready = len(self.events("ready"))
         with self._out.open("ab") as out, self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "wasmdrop", "serve"],
@@ -84,8 +91,6 @@ class Daemon:
                 stderr=log,
                 env=self.environment,
             )
-        wait_until(lambda: self._is_ready(seen), "the daemon to be ready")
-        return self
 
     def stop(self) -> int:
         """End it with SIGTERM; return its exit status."""
@@ -117,7 +122,8 @@ class Daemon:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events that it has logged, all or those of one name."""
-        lines = [line for line in self.log_text().splitlines() if line.startswith("{")]
+        whole = self.log_text().rpartition("\n")[0]  # the last line may be half written
+        lines = [line for line in whole.splitlines() if line.startswith("{")]
         events = [json.loads(line) for line in lines]
         return [event for event in events if name is None or event["event"] == name]
 
@@ -184,8 +190,8 @@ class Daemon:
             pending += below
         return found
 
-    def _is_ready(self, seen: int) -> bool:
+    def _is_ready(self) -> bool:
         assert self.process is not None
         status = self.process.poll()
         assert status is None, f"the daemon ended with {status}: {self.log_text()}"
-        return len(self.events("ready")) > seen
+        return len(self.events("ready")) > self._seen_ready

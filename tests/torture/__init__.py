@@ -1,0 +1,1 @@
+"""Nothing lost, nothing twice, nothing torn: shown by killing, cutting the power, and checking."""

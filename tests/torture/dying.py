@@ -1,0 +1,151 @@
+"""Runs the daemon and kills it at one point of its source, with SIGKILL.
+
+``python dying.py ORDER …``, where the order is a JSON object of :class:`Order`'s fields; what
+follows is what would have run the daemon, and is ignored. The functions that change what is on disk
+are wrapped; a call counts as the point's when the innermost line of the package that leads to it
+is. Nothing in the package knows of this, and a write that a point's line does with several calls
+(a tree that is removed) has a moment before and after each.
+"""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import wasmdrop
+from wasmdrop.cli.main import main
+
+__all__ = ["Order"]
+
+_PACKAGE: Final = f"{Path(wasmdrop.__file__).parent}/"
+_WRAPPED: Final = (
+    "fdatasync",
+    "fsync",
+    "ftruncate",
+    "link",
+    "mkdir",
+    "pwrite",
+    "rename",
+    "replace",
+    "rmdir",
+    "unlink",
+)
+
+#: The standard library looks for these functions when it is loaded, so it must be loaded by now.
+assert shutil.rmtree.avoids_symlink_attacks
+
+
+@dataclass(frozen=True)
+class Order:
+    """When to die."""
+
+    file: str
+    """Below the package, as are the lines of the point's call."""
+    first_line: int
+    last_line: int
+    moment: str
+    """``before`` or ``after`` the call, or ``halfway`` through what it writes."""
+    turn: int = 1
+    """At which call at that point."""
+    failing: tuple[str, int, int] | None = None
+    """A point whose first call fails, so that the cleaning up after it is reached."""
+
+
+class _Reaper:
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._turn = 0
+        self._has_failed = False
+        self._pid = os.getpid()
+
+    def wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._call(sys._getframe(1), real, args, kwargs)
+
+        return call
+
+    def _call(
+        self,
+        frame: FrameType,
+        real: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        order = self._order
+        file, line = _place_of(frame)
+        if order.failing is not None and not self._has_failed:
+            its_file, first_line, last_line = order.failing
+            if file == its_file and first_line <= line <= last_line:
+                self._has_failed = True
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if file != order.file or not order.first_line <= line <= order.last_line:
+            return real(*args, **kwargs)
+        self._turn += 1
+        if self._turn != order.turn or os.getpid() != self._pid:
+            return real(*args, **kwargs)
+        if order.moment == "halfway":
+            fd, data = args
+            real(fd, data[: len(data) // 2])
+        elif order.moment == "after":
+            try:
+                real(*args, **kwargs)
+            finally:
+                self._die()
+        return self._die()
+
+    @staticmethod
+    def _die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _place_of(frame: FrameType | None) -> tuple[str, int]:
+    """Return the innermost line of the package that ``frame`` was reached from."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_PACKAGE):
+            return file.removeprefix(_PACKAGE), frame.f_lineno
+        frame = frame.f_back
+    return "", 0
+
+
+class _Connection(sqlite3.Connection):
+    """One whose commits are wrapped."""
+
+    reaper: _Reaper
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            real = super().execute
+            return self.reaper._call(sys._getframe(1), real, (sql, *args), {})  # type: ignore[no-any-return]
+        return super().execute(sql, *args)
+
+    def executescript(self, sql: str) -> sqlite3.Cursor:
+        real = super().executescript
+        return self.reaper._call(sys._getframe(1), real, (sql,), {})  # type: ignore[no-any-return]
+
+
+def _run(order: Order) -> None:
+    reaper = _Reaper(order)
+    for name in (*_WRAPPED, "write"):
+        setattr(os, name, reaper.wrap(getattr(os, name)))
+    _Connection.reaper = reaper
+    real_connect = sqlite3.connect
+
+    def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        return real_connect(*args, factory=_Connection, **kwargs)
+
+    sqlite3.connect = connect  # type: ignore[assignment]
+    sys.argv = ["wasmdrop", "serve"]
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _run(Order(**json.loads(sys.argv[1])))

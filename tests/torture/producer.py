@@ -1,0 +1,172 @@
+"""A producer that remembers: what it dropped where, and what must come of each version.
+
+Every version holds a number of its own, so a result line or a marker tells which version it is of.
+What a module makes of a number depends on the module's own number: a result tells which module it
+ran, too.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from wasmtime import wat2wasm
+
+__all__ = ["Producer", "SlotRecord", "Version", "module_of"]
+
+#: Twice the number, and the module's own number; and some work, so that a kill finds jobs running.
+_MODULE: Final = """
+(module
+  (func (export "run") (param $number i64) (param $turns i64) (result i64)
+    (loop $again
+      (local.set $turns (i64.sub (local.get $turns) (i64.const 1)))
+      (br_if $again (i64.gt_s (local.get $turns) (i64.const 0))))
+    (i64.add (i64.mul (local.get $number) (i64.const 2)) (i64.const {addend})))
+  (func (export "trap") (param i64 i64) unreachable))
+"""
+
+
+def module_of(addend: int) -> bytes:
+    """Return a module that gives twice its argument and ``addend``."""
+    return bytes(wat2wasm(_MODULE.format(addend=addend)))
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of an input: its bytes and what must come of it."""
+
+    number: int
+    data: bytes
+    code: str = "ok"
+    names_module: bool = True
+    """Whether it says which module it wants, so that no drop of another one matters to it."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the bytes in hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass
+class SlotRecord:
+    """What was done to the input of one slot, in order."""
+
+    versions: list[Version] = field(default_factory=list)
+    is_present: bool = False
+    """Whether the last version still lies there: one that went may not have been read."""
+    reruns: int = 0
+    """Drops of modules that run the slot again."""
+    own_module: str | None = None
+    """The digest of the module that a job of the slot must have run last, where that is known."""
+
+
+class Producer:
+    """Drops, replaces, removes and renames inputs and modules below two directories."""
+
+    def __init__(self, shared: Path, wasm: Path) -> None:
+        self.shared = shared
+        self.wasm = wasm
+        self.slots: dict[str, SlotRecord] = {}
+        """By the name of the input below the shared directory."""
+        self.addends: dict[str, int] = {}
+        """What the module of each digest adds."""
+        self._numbers = itertools.count(1)
+
+    def version(
+        self, *, module: str | None = "m", code: str = "ok", turns: int = 1, padding: int = 0
+    ) -> Version:
+        """Return a version that nobody has dropped yet, and that ends in ``code``."""
+        number = next(self._numbers)
+        if code == "invalid-input":
+            return Version(number, f'{{"number": {number}'.encode(), code, names_module=False)
+        content: dict[str, Any] = {
+            "entry": "trap" if code == "trap" else "run",
+            "args": [number, turns],
+        }
+        if module is not None:
+            content["module"] = module
+        if padding:
+            content["env"] = {"PADDING": "x" * padding}
+        return Version(number, json.dumps(content).encode(), code, module is not None)
+
+    def drop(self, name: str, version: Version) -> None:
+        """Drop a version under a temporary name, then by a rename."""
+        record = self.slots.setdefault(name, SlotRecord())
+        _place(self.shared / name, version.data)
+        record.versions.append(version)
+        record.is_present = True
+
+    def drop_again(self, name: str) -> None:
+        """Drop the bytes that lie there once more."""
+        self.drop(name, self.slots[name].versions[-1])
+
+    def remove(self, name: str) -> None:
+        """Remove an input."""
+        (self.shared / name).unlink()
+        self.slots[name].is_present = False
+
+    def rename(self, name: str, other: str) -> None:
+        """Rename an input: a drop in its new place."""
+        target = self.slots.setdefault(other, SlotRecord())
+        (self.shared / other).parent.mkdir(parents=True, exist_ok=True)
+        (self.shared / name).rename(self.shared / other)
+        self.slots[name].is_present = False
+        target.versions.append(self.slots[name].versions[-1])
+        target.is_present = True
+
+    def rewrite(self, name: str, version: Version) -> None:
+        """Write a version over the one that lies there, as producers do that can't rename."""
+        record = self.slots[name]
+        record.versions.append(version)
+        (self.shared / name).write_bytes(version.data)
+
+    def swap(self, directory: str, changed: dict[str, Version]) -> None:
+        """Show new content in a volume, as Kubernetes does: a drop of what changed, and no other.
+
+        ``changed`` is by the names of the inputs below the shared directory.
+        """
+        volume = self.shared / directory
+        new = volume / f"..{next(self._numbers)}"
+        new.mkdir(parents=True)
+        old = (volume / "..data").resolve() if (volume / "..data").exists() else None
+        if old is not None:
+            shutil.copytree(old, new, dirs_exist_ok=True)
+        for name, version in changed.items():
+            (new / Path(name).name).write_bytes(version.data)
+            record = self.slots.setdefault(name, SlotRecord(is_present=True))
+            record.versions.append(version)
+        (volume / "..tmp").symlink_to(new.name)
+        (volume / "..tmp").rename(volume / "..data")
+        for name in changed:
+            if not (self.shared / name).is_symlink():
+                (self.shared / name).symlink_to(f"..data/{Path(name).name}")
+        if old is not None:
+            shutil.rmtree(old)
+
+    def module(self, path: Path, *slots: str) -> None:
+        """Drop a module that is new, and runs these slots again."""
+        addend = next(self._numbers)
+        data = module_of(addend)
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.addends[sha256] = addend
+        for name in slots:
+            record = self.slots.setdefault(name, SlotRecord())
+            record.reruns += 1
+            record.own_module = sha256
+        _place(path, data)
+
+
+def _place(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.dropping")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

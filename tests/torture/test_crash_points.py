@@ -1,0 +1,174 @@
+"""The daemon dies at each point where it changes what is on disk, and the next one makes it good.
+
+The points are found in the source; each is tried before and after its call, and halfway through
+what it writes. Before the next start every marker must be true; after it nothing may be lost,
+doubled, torn or left.
+"""
+
+import dataclasses
+import hashlib
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.acceptance.daemon import DEADLINE_SECONDS
+from tests.torture import dying
+from tests.torture.checker import check_slot_now
+from tests.torture.lives import Lives
+from tests.torture.points import Point, find_points
+
+#: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
+_TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
+_ONCE: Final = {
+    "delivery._Placing._rename:replace-2",
+    "delivery._Placing.leave:unlink",
+    "durable.write_durably:unlink",
+    "journal._open:commit",
+    "private.remove:unlink",
+    "sandbox.executor.LocalExecutor._compile_anew:unlink",
+    "sandbox.executor.LocalExecutor._compile_in_child:fsync",
+    "sandbox.store.ModuleStore.keep:replace",
+    "scan._remove:unlink",
+}
+#: Points that are reached only after another one failed.
+_AFTER: Final = {
+    "delivery._Placing.leave:unlink": "delivery._Placing._rename:replace",
+    "durable.write_durably:unlink": "durable.write_durably:replace",
+}
+
+_POINTS: Final = {str(point): point for point in find_points()}
+
+
+def _orders() -> list[tuple[str, int, str]]:
+    found = []
+    for name in _POINTS:
+        what = name.partition(":")[2].partition("-")[0]
+        turns = 1 if name in _ONCE else _TURNS.get(what, 1)
+        # Nothing is written between two turns: before one is after the one before it.
+        found.append((name, 1, "before"))
+        moments = ("halfway", "after") if what == "write" else ("after",)
+        found += [(name, turn, moment) for turn in range(1, turns + 1) for moment in moments]
+    return found
+
+
+def _order(name: str, turn: int, moment: str) -> str:
+    point = _POINTS[name]
+    failing: Point | None = _POINTS[_AFTER[name]] if name in _AFTER else None
+    order = dying.Order(
+        point.file,
+        point.first_line,
+        point.last_line,
+        moment,
+        turn,
+        None if failing is None else (failing.file, failing.first_line, failing.last_line),
+    )
+    return json.dumps(dataclasses.asdict(order))
+
+
+def _leave_an_earlier_life(lives: Lives) -> None:
+    """Put what earlier daemons may have left: results, directories at their names, leftovers."""
+    result = b"of an earlier life\n"
+    digest = hashlib.sha256(result).hexdigest()
+    marker = {"job": "earlier", "files": {"result-a.json": {"sha256": digest}}}
+    (lives.shared / "result-a.json").write_bytes(result)
+    (lives.shared / "result-a.done").write_text(json.dumps(marker))
+    (lives.shared / "result-taken.json" / "kept").mkdir(parents=True)
+    (lives.shared / "result-taken.txt").mkdir()
+    (lives.shared / ".wasmdrop-0-0").touch()
+    modules, code = lives.state / "modules", lives.state / "code"
+    for directory in (lives.state, modules, code, code / ("0" * 16)):
+        directory.mkdir(mode=0o700)
+    (modules / ".wasmdrop-0-0").touch()
+    (code / ("0" * 16) / ".wasmdrop-0-0").touch()
+
+
+def _work(lives: Lives) -> bool:
+    """Drop everything that makes a daemon write; return whether it died of that."""
+    producer = lives.producer
+    producer.drop("input-a.json", producer.version())
+    if not _await(lives, "input-a.json"):
+        producer.drop("input-a.json", producer.version(code="trap"))
+        producer.drop("input-b.json", producer.version(code="invalid-input"))
+        producer.drop("input-taken.json", producer.version())
+        producer.drop("input.json", producer.version(module=None))
+        for name in ("input-a.json", "input-b.json", "input-taken.json", "input.json"):
+            _await(lives, name)
+        producer.module(lives.wasm / "module.wasm", "input.json")
+        producer.module(lives.wasm / "m.wasm")
+        producer.drop("input-a.json", producer.version())
+        _await(lives, "input-a.json")
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while not lives.has_died() and time.monotonic() < end:
+        time.sleep(0.01)
+    return lives.has_died()
+
+
+#: A point that was not reached this long after all work was done never will be.
+_PATIENCE_SECONDS: Final = 10.0
+
+
+def _await(lives: Lives, name: str) -> bool:
+    """Wait for the result of the last drop of ``name``; return whether the daemon died first."""
+    wanted = lives.producer.slots[name].versions[-1].sha256
+    end = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < end and not lives.has_died():
+        marker = lives.marker(name)
+        if marker is not None and (marker.get("input") or {}).get("sha256") == wanted:
+            return False
+        time.sleep(0.005)
+    return lives.has_died()
+
+
+@pytest.mark.parametrize(("name", "turn", "moment"), _orders())
+def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
+    tmp_path: Path, name: str, turn: int, moment: str
+) -> None:
+    """What it leaves is true, and what the next one makes of it is whole."""
+    lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
+    if not name.endswith(":mkdir"):
+        _leave_an_earlier_life(lives)
+    lives.producer.module(lives.wasm / "m.wasm")
+    lives.producer.module(lives.wasm / "module.wasm", "input.json")
+    lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment))
+    lives.launch()
+    assert _work(lives), f"{name} was not reached: {lives.log_text()[-4000:]}"
+    assert lives.process is not None
+    assert lives.process.wait() == -signal.SIGKILL, lives.log_text()[-4000:]
+    lives.note_death()
+    for slot in lives.producer.slots:
+        assert check_slot_now(lives.shared, slot) is None
+    lives.prefix = ()
+    lives.start()
+    assert lives.verdict() == []
+
+
+def test_the_tables_name_points_that_are_there() -> None:
+    """A table that names what was renamed would leave out what it was to treat."""
+    assert _POINTS.keys() >= _ONCE | _AFTER.keys() | set(_AFTER.values())
+
+
+def test_writes_are_found_in_source(tmp_path: Path) -> None:
+    """Calls that write, each by its place, and no others."""
+    (tmp_path / "a.py").write_text(
+        "import os\n"
+        "class C:\n"
+        "    def f(self, path, text):\n"
+        "        os.fsync(1); os.fsync(2)\n"
+        "        path.replace(other); text.replace('a', 'b'); evolve.replace(job, state=1)\n"
+        "        path.unlink(); self.unlink(); os.stat(path)\n"
+        "        db.execute('COMMIT'); db.execute('BEGIN')\n"
+    )
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "b.py").write_text("import os\nos.unlink('x')\n")
+    assert [str(point) for point in find_points(tmp_path)] == [
+        "a.C.f:fsync",
+        "a.C.f:fsync-2",
+        "a.C.f:replace",
+        "a.C.f:unlink",
+        "a.C.f:commit",
+    ]

@@ -1,0 +1,153 @@
+"""The power fails at any moment of a real run, and what was not synced is gone.
+
+One run is traced, SQLite's calls among them, and each moment of it is laid out anew as a disk may
+show it after the cut: nothing that was not synced; every name but no unsynced bytes; everything;
+and random parts. Before a daemon starts on it, no marker may be untrue; afterwards nothing may be
+lost, torn or left, and no result line that was printed may be printed again.
+
+Every disk is looked at; a daemon is started on some, or on each with ``WASMDROP_TORTURE=long``.
+"""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.acceptance.daemon import DEADLINE_SECONDS
+from tests.torture.checker import check_slot_now
+from tests.torture.disk import Change, Disk, Given, Tree
+from tests.torture.lives import Lives
+from tests.torture.producer import Producer, SlotRecord, Version
+from tests.torture.trace import command, read_trace
+
+_SEED: Final = int(os.environ.get("WASMDROP_TORTURE_SEED", "1"))
+_IS_LONG: Final = os.environ.get("WASMDROP_TORTURE") == "long"
+#: Disks of each kind that a daemon is started on in the short form.
+_SAMPLE: Final = 8
+
+_Chance = Callable[[int], Callable[[Change], bool]]
+
+
+def _random_parts(moment: int) -> Callable[[Change], bool]:
+    dice = random.Random(f"{_SEED} {moment}")  # noqa: S311 - a test's dice
+    lucky: dict[Change, bool] = {}
+    return lambda change: lucky.setdefault(change, dice.random() < 0.5)
+
+
+_CHANCES: Final[dict[str, _Chance]] = {
+    "nothing": lambda _moment: lambda _change: False,
+    "names": lambda _moment: Disk.is_name,
+    "everything": lambda _moment: lambda _change: True,
+    "random": _random_parts,
+}
+
+
+class _Run:
+    """One traced life, and its daemon for the lives after the cuts."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.disk = Disk(base)
+        self.given: list[Given] = []
+        self._drops: list[tuple[str, Version]] = []
+        self.lives = lives = Lives(base, WASMDROP_SETTLE_SEC="0.02")
+        lives.producer.module(lives.wasm / "m.wasm")
+        (base / "kept").mkdir()
+        lives.prefix = command(base / "trace")
+        lives.start()
+        self._work()
+        self._stop()
+        lives.prefix = ()
+        self.addends = lives.producer.addends
+        self.disk.replay(read_trace(base / "trace"), self.given)
+        # Else the replay would prove nothing.
+        assert len(self.disk.given_at) == len(self._drops)
+        assert len(self.disk.lines) == len(self._drops)
+
+    def _drop(self, name: str, version: Version) -> None:
+        started = time.time()
+        self.lives.producer.drop(name, version)
+        kept = self.base / "kept" / str(len(self.given))
+        os.link(self.lives.shared / name, kept)
+        self.given.append(Given(started, f"shared/{name}", kept))
+        self._drops.append((name, version))
+
+    def _work(self) -> None:
+        producer = self.lives.producer
+        self._drop("input-a.json", producer.version())
+        self.lives.settle()
+        for name in ("input-a.json", "input-b.json", "input-c.json"):
+            self._drop(name, producer.version())
+        self.lives.settle()
+        for code in ("trap", "invalid-input"):
+            self._drop("input-b.json", producer.version(code=code))
+            self.lives.settle()
+        self._drop("input-c.json", producer.version(padding=10_000))
+        self.lives.settle()
+
+    def _stop(self) -> None:
+        tracer = self.lives.process
+        assert tracer is not None
+        children = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGTERM)
+        assert tracer.wait(DEADLINE_SECONDS) == 0, self.lives.log_text()
+
+    def look(self, moment: int, tree: Tree) -> None:
+        """Cut the power; no marker may be untrue."""
+        self.disk.lay(tree)
+        for name in {name for name, _version in self._drops}:
+            assert check_slot_now(self.lives.shared, name) is None, f"cut at {moment}"
+
+    def cut(self, moment: int, tree: Tree) -> None:
+        """Cut the power, start again, and judge."""
+        lives, disk = self.lives, self.disk
+        disk.lay(tree)
+        printed = b"".join(data for at, data in disk.lines if at < moment)
+        (self.base / "out").write_bytes(printed)
+        producer = Producer(lives.shared, lives.wasm)
+        producer.addends = self.addends
+        for at, (name, version) in zip(disk.given_at, self._drops, strict=True):
+            if at < moment:
+                record = producer.slots.setdefault(name, SlotRecord(is_present=True))
+                record.versions.append(version)
+        lives.begin_anew(producer)
+        lives.start()
+        assert lives.verdict() == [], f"cut at {moment}: {lives.log_text()[-3000:]}"
+
+
+def _fingerprint(tree: Tree) -> bytes:
+    return hashlib.sha256(repr(sorted(tree.items())).encode()).digest()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
+    """Give a run that was traced from its first start to its stop."""
+    if shutil.which("strace") is None:
+        assert "CI" not in os.environ
+        pytest.skip("needs strace")
+    return _Run(tmp_path_factory.mktemp("cut"))
+
+
+@pytest.mark.parametrize("luck", _CHANCES)
+def test_a_power_cut_leaves_nothing_wrong(run: _Run, luck: str) -> None:
+    """Whatever of the unsynced changes survived."""
+    states: dict[bytes, tuple[int, Tree]] = {}
+    for moment in run.disk.moments():
+        tree = run.disk.left_at(moment, _CHANCES[luck](moment))
+        states.setdefault(_fingerprint(tree), (moment, tree))
+    for moment, tree in states.values():
+        run.look(moment, tree)
+    chosen = list(states.values())
+    if not _IS_LONG:
+        dice = random.Random(_SEED)  # noqa: S311 - a test's dice
+        chosen = dice.sample(chosen, min(_SAMPLE, len(chosen)))
+    for moment, tree in chosen:
+        run.cut(moment, tree)
+    print(f"{luck}: {len(chosen)} of {len(states)} disks")  # noqa: T201 - what the long form shows

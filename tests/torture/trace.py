@@ -1,0 +1,91 @@
+"""System calls of a real run, as strace(1) saw them, SQLite's among them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Call", "command", "read_trace"]
+
+#: Every call that changes a file or a name, or makes such a change durable.
+_CALLS: Final = (
+    *("open", "openat", "creat", "truncate", "ftruncate", "fallocate", "fchmod", "fchmodat"),
+    *("write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile"),
+    *("splice", "fsync", "fdatasync", "sync", "syncfs", "msync", "mkdir", "mkdirat", "rmdir"),
+    *("rename", "renameat", "renameat2", "unlink", "unlinkat", "link", "linkat"),
+    *("symlink", "symlinkat", "chmod"),
+)
+
+_LINE: Final = re.compile(r"(\d+) (\d+\.\d+) (.*)")
+_RESUMED: Final = re.compile(r"<\.\.\. \w+ resumed>(.*)")
+_UNFINISHED: Final = " <unfinished ...>"
+_WHOLE: Final = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
+_STRING: Final = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
+_DESCRIPTOR: Final = re.compile(r"(?:\d+|AT_FDCWD)<((?:\\x[0-9a-f]{2})*)>")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One system call that succeeded."""
+
+    began: int
+    """Place of its beginning and of its end in the order of all of them."""
+    ended: int
+    at_seconds: float
+    """When it began, since 1970."""
+    name: str
+    args: tuple[str, ...]
+    returned: int
+
+    def path(self, index: int) -> str:
+        """Return what the descriptor at ``index`` is open on."""
+        found = _DESCRIPTOR.match(self.args[index])
+        return _bytes(found[1]).decode("utf-8", "surrogateescape") if found else ""
+
+    def data(self, index: int) -> bytes:
+        """Return the string at ``index``."""
+        found = _STRING.match(self.args[index])
+        assert found is not None, (self.name, self.args[index][:80])
+        return _bytes(found[1])
+
+    def number(self, index: int) -> int:
+        """Return the number at ``index``, which may be written in octal."""
+        text = self.args[index]
+        return int(text, 8 if text.startswith("0") else 10)
+
+
+def command(trace: Path) -> tuple[str, ...]:
+    """Return the command that runs another one and writes ``trace``."""
+    return (
+        *("strace", "--follow-forks", "--seccomp-bpf", "--quiet=all"),
+        *("--decode-fds=path", "--absolute-timestamps=format:unix,precision:us"),
+        *("--strings-in-hex=all", "--string-limit=100000000"),
+        *("--signal=none", f"--trace={','.join(_CALLS)}", f"--output={trace}"),
+    )
+
+
+def read_trace(trace: Path) -> Iterator[Call]:
+    """Give the calls in the order in which they ended."""
+    begun: dict[str, tuple[int, str, str]] = {}
+    with trace.open() as lines:
+        for index, line in enumerate(lines):
+            found = _LINE.match(line)
+            if found is None:
+                continue
+            thread, moment, text = found.groups()
+            began = index
+            if text.endswith(_UNFINISHED):
+                begun[thread] = (index, moment, text.removesuffix(_UNFINISHED))
+                continue
+            if (rest := _RESUMED.match(text)) is not None:
+                began, moment, start = begun.pop(thread)
+                text = start + rest[1]
+            whole = _WHOLE.match(text)
+            if whole is not None and int(whole[3]) >= 0:
+                args = tuple(whole[2].split(", "))
+                yield Call(began, index, float(moment), whole[1], args, int(whole[3]))
+
+
+def _bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace("\\x", ""))
