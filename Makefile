@@ -6,13 +6,15 @@ BIN := .venv/bin
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo test lint bench soak lock clean
+.PHONY: help setup setup-dev demo test lint bench soak lock clean install-systemd \
+  uninstall-systemd
 
 help:
 	@echo 'make demo   set up, then show a real drop turn into a result'
 	@echo 'make test   set up, then run the linters and all tests'
 	@echo 'make bench  set up, then measure'
 	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
+	@echo 'make install-systemd, make uninstall-systemd   the service of this host; see systemd/README.md'
 	@echo 'make lock   pin the newest versions of all dependencies'
 	@echo 'make clean  remove what the above made'
 
@@ -41,7 +43,7 @@ lint: setup-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 bench: setup-dev
 	$(BIN)/python benchmarks/latency.py
@@ -49,6 +51,11 @@ bench: setup-dev
 
 soak: setup-dev
 	$(BIN)/python -m tests.security.soak
+
+# DESTDIR, PREFIX, INSTANCE and PURGE as systemd/install.sh says.
+export DESTDIR PREFIX INSTANCE PURGE
+install-systemd uninstall-systemd:
+	PYTHON='$(PYTHON)' systemd/install.sh $(@:-systemd=)
 
 export CUSTOM_COMPILE_COMMAND = make lock
 lock: .venv/bin/python
