@@ -17,11 +17,11 @@ from typing import Final
 
 import pytest
 
-__all__ = ["ROOT", "base_root", "need", "need_root", "wheels", "working_tree"]
+__all__ = ["CACHE", "ROOT", "base_root", "need", "need_root", "wheels", "working_tree"]
 
 ROOT: Final = Path(__file__).parent.parent.parent
 
-_CACHE: Final = Path(os.environ.get("WASMDROP_DEPLOY_CACHE", "/var/tmp/wasmdrop-deploy"))  # noqa: S108 - root's alone
+CACHE: Final = Path(os.environ.get("WASMDROP_DEPLOY_CACHE", "/var/tmp/wasmdrop-deploy"))  # noqa: S108 - root's alone
 _SUITE: Final = "bookworm"
 _PACKAGES: Final = "python3,python3-venv,ca-certificates,make,systemd,systemd-sysv,dbus"
 
@@ -83,9 +83,9 @@ def working_tree(target: Path) -> None:
 @contextlib.contextmanager
 def _made_once(name: str) -> Iterator[tuple[Path, bool]]:
     """Give a directory of the cache, and whether the block has to fill it."""
-    _CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path, done = _CACHE / name, _CACHE / f"{name}.done"
-    with (_CACHE / f"{name}.lock").open("w") as lock:
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path, done = CACHE / name, CACHE / f"{name}.done"
+    with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if done.exists():
             yield path, False
