@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .PHONY: help setup setup-dev demo test lint bench soak lock clean install-systemd \
-  uninstall-systemd
+  uninstall-systemd k8s-apply k8s-clean
 
 help:
 	@echo 'make demo   set up, then show a real drop turn into a result'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench  set up, then measure'
 	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
 	@echo 'make install-systemd, make uninstall-systemd   the service of this host; see systemd/README.md'
+	@echo 'make k8s-apply, make k8s-clean   the daemon in the cluster that kubectl talks to'
 	@echo 'make lock   pin the newest versions of all dependencies'
 	@echo 'make clean  remove what the above made'
 
@@ -56,6 +57,14 @@ soak: setup-dev
 export DESTDIR PREFIX INSTANCE PURGE
 install-systemd uninstall-systemd:
 	PYTHON='$(PYTHON)' systemd/install.sh $(@:-systemd=)
+
+k8s-apply:
+	kubectl apply --kustomize k8s
+	kubectl --namespace wasmdrop rollout status deployment/wasmdrop --timeout=120s
+
+# With the namespace go the claims, and with them results and journal.
+k8s-clean:
+	kubectl delete --kustomize k8s --ignore-not-found
 
 export CUSTOM_COMPILE_COMMAND = make lock
 lock: .venv/bin/python

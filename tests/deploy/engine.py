@@ -96,4 +96,5 @@ def engine(base: Path) -> Iterator[Engine]:
             yield it
         finally:
             it.podman("rm", "--all", "--force", "--volumes", "--time=0", check=False)
-            it.podman("image", "prune", "--force", check=False)
+            # Not all that dangles: the next build begins with this one's layers.
+            it.podman("image", "prune", "--force", "--filter=until=24h", check=False)

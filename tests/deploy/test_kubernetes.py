@@ -1,8 +1,9 @@
 """The manifests: valid for old and new clusters, restricted, and played by a real engine."""
 
 import base64
-import copy
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from wasmtime import wat2wasm
 
-from tests.acceptance.daemon import wait_until
+from tests.acceptance.daemon import drop, environment, wait_until
 from tests.deploy.base import ROOT
 from tests.deploy.engine import IMAGE, Engine
 
@@ -164,76 +165,177 @@ def test_the_kustomization_lists_what_there_is() -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-# --- Played by podman, which knows a part of Kubernetes
+# --- Run: each container as the manifest says, by a real engine
 
 
-def playable(document: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Return a pod that podman 4.3 can play here, on folders below ``base``.
+class Played:
+    """A pod on ``base``: its volumes are directories there, its containers are podman's.
 
-    It knows no native sidecars and probes with a program of the image's, so the sidecar becomes a
-    container beside the others and probes go; it can't limit without control groups.
+    ``podman kube play`` wants control groups of its own, which are not to be had everywhere; what a
+    manifest says that matters to the daemon, its arguments, environment, user, mounts and
+    confinement, is said to podman here instead. Probes and bounds are not.
     """
-    pod = copy.deepcopy(document)
-    spec = pod["spec"]
-    spec["containers"] = containers(spec)
-    spec.pop("initContainers", None)
-    for container in spec["containers"]:
-        container["image"] = IMAGE
-        container.pop("restartPolicy", None)
-        container.pop("resources")
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            container.pop(probe, None)
-    for volume in spec["volumes"]:
-        if "hostPath" in volume:
-            volume["hostPath"]["path"] = str(base / Path(volume["hostPath"]["path"]).name)
-    return pod
 
+    def __init__(self, podman: Engine, base: Path, name: str) -> None:
+        self._podman = podman
+        self._base = base
+        found = {document["kind"]: document for document in documents(K8S / name)}
+        pod = found.get("Pod") or found["Job"]["spec"]["template"]
+        self._spec = pod["spec"]
+        self._maps = {
+            document["metadata"]["name"]: document
+            for path in FILES
+            for document in documents(path)
+            if document["kind"] == "ConfigMap"
+        }
+        for volume in self._spec["volumes"]:
+            self._make(volume)
 
-def play(podman: Engine, base: Path, *files: Path) -> None:
-    """Start the pods of manifests; ConfigMaps in them come first."""
-    configmaps = [item for file in files for item in documents(file) if item["kind"] == "ConfigMap"]
-    others = [item for file in files for item in documents(file) if item["kind"] == "Pod"]
-    manifest = base / "played.yaml"
-    manifest.write_text(yaml.safe_dump_all(configmaps + [playable(pod, base) for pod in others]))
-    podman.podman("kube", "play", str(manifest))
+    def _make(self, volume: dict[str, Any]) -> None:
+        directory = self._base / volume["name"]
+        directory.mkdir()
+        if "configMap" in volume:
+            found = self._maps[volume["configMap"]["name"]]
+            for name, text in found.get("data", {}).items():
+                (directory / name).write_text(text)
+            for name, text in found.get("binaryData", {}).items():
+                (directory / name).write_bytes(base64.b64decode(text))
+            return
+        # As the kubelet does it for fsGroup; a node's folder is the operator's to prepare.
+        os.chown(directory, 0, self._spec["securityContext"]["fsGroup"])
+        directory.chmod(0o2777)
+
+    def run(self, number: int, *options: str) -> "subprocess.CompletedProcess[str]":
+        """Run one of the containers, counted from the init containers on."""
+        container = containers(self._spec)[number]
+        security = self._spec["securityContext"] | container["securityContext"]
+        command = ["run", f"--name={container['name']}", *options]
+        command += [f"--user={security['runAsUser']}:{security['runAsGroup']}"]
+        command += [f"--cap-drop={name}" for name in security["capabilities"]["drop"]]
+        command += ["--read-only", "--read-only-tmpfs=false"]
+        command += ["--security-opt=no-new-privileges"]
+        command += [f"--env={pair['name']}={pair['value']}" for pair in container.get("env", [])]
+        for mount in container["volumeMounts"]:
+            mode = "ro" if mount.get("readOnly") else "rw"
+            command.append(f"--volume={self._base / mount['name']}:{mount['mountPath']}:{mode}")
+        return self._podman.podman(*command, IMAGE, *container["args"])
 
 
 @pytest.fixture
 def base(tmp_path: Path, podman: Engine) -> Iterator[Path]:
-    """Give ``wasm`` and ``shared`` for a pod, and clear up behind it."""
+    """Give a directory that other users may enter, and clear up behind it."""
     for directory in (*tmp_path.parents[:2], tmp_path):
         directory.chmod(0o755)
-    for name in ("wasm", "shared"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "shared").chmod(0o1777)
     yield tmp_path
-    podman.podman("pod", "rm", "--all", "--force", "--time=10")
-    podman.podman("volume", "rm", "--all", "--force")
+    podman.podman("rm", "--all", "--force", "--volumes", "--time=10")
 
 
 @pytest.mark.xdist_group("containers")
-def test_the_hostpath_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
-    """``pod.yaml``, by ``podman kube play``."""
-    play(podman, base, K8S / "pod.yaml")
-    (base / "wasm/fib.wasm").write_bytes(fib())
-    (base / "shared/.input.json").write_text('{"module":"fib","entry":"fib","args":[12]}')
-    (base / "shared/.input.json").rename(base / "shared/input.json")
+def test_the_job_prints_its_value_last(podman: Engine, base: Path) -> None:
+    """``job.yaml``: module and input from ConfigMaps, the input at a path of its own."""
+    done = Played(podman, base, "job.yaml").run(0)
+    assert done.stdout.splitlines()[-1] == "144"
+
+
+@pytest.mark.xdist_group("containers")
+def test_the_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
+    """``pod.yaml``."""
+    Played(podman, base, "pod.yaml").run(0, "--detach")
+    drop(base / "wasm/fib.wasm", bytes(wat2wasm((ROOT / "examples/fib/fib.wat").read_text())))
+    drop(base / "shared/input.json", {"module": "fib", "entry": "fib", "args": [12]})
     wait_until((base / "shared/result.done").exists, "the result")
     assert (base / "shared/result.txt").read_text().splitlines()[-1] == "144"
     assert (base / "shared/result.txt").stat().st_uid == 65532
 
 
 @pytest.mark.xdist_group("containers")
-def test_the_sidecars_pod_shares_its_volume(podman: Engine, base: Path) -> None:
-    """``sidecar.yaml`` with its ConfigMap: the application prints what the daemon found."""
-    play(podman, base, K8S / "modules.yaml", K8S / "sidecar.yaml")
-    app = "wasmdrop-sidecar-app"
-    ended = podman.podman("wait", app).stdout.strip()
-    output = podman.podman("logs", app)
-    assert ended == "0", output
-    assert json.loads(output.stdout)["results"] == [144]
+def test_the_sidecar_serves_the_application_and_drains_at_the_end(
+    podman: Engine, base: Path
+) -> None:
+    """``sidecar.yaml``: the daemon first, then the application, whose end is the daemon's stop."""
+    pod = Played(podman, base, "sidecar.yaml")
+    pod.run(0, "--detach")
+    app = pod.run(1)
+    assert json.loads(app.stdout)["results"] == [144]
+    podman.podman("stop", "--time=45", "wasmdrop")
+    assert podman.podman("wait", "wasmdrop").stdout.strip() == "0"
+    assert '"event":"stopped"' in podman.podman("logs", "wasmdrop").stderr
 
 
-def fib() -> bytes:
-    """Return the example."""
-    return bytes(wat2wasm((ROOT / "examples/fib/fib.wat").read_text()))
+# --- The scripts
+
+
+class Cluster:
+    """A ``kubectl`` that records what it is called with and what it is given."""
+
+    def __init__(self, base: Path) -> None:
+        self._record = base / "record"
+        self._record.write_text("")
+        kubectl = base / "bin/kubectl"
+        kubectl.parent.mkdir()
+        kubectl.write_text(STAND_IN)
+        kubectl.chmod(0o755)
+        self._path = f"{kubectl.parent}:{os.environ['PATH']}"
+
+    def run(
+        self, script: str, *arguments: str, **variables: str
+    ) -> tuple["subprocess.CompletedProcess[str]", str]:
+        """Run a script; return how it ended and what was recorded."""
+        done = subprocess.run(
+            [str(ROOT / "scripts" / script), *arguments],
+            env=environment() | {"PATH": self._path, "RECORD": str(self._record), **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done, self._record.read_text()
+
+
+STAND_IN: Final = """\
+#!/bin/sh
+printf '%s\n' "$*" >>"$RECORD"
+case "$*" in
+*" -f -"*) cat >>"$RECORD" ;;
+*"get job"*) echo "${ENDED:-Complete}" ;;
+*" logs "*) printf '{"event":"ready"}\n{"entry":"fib","args":[12],"results":[144]}\n144\n' ;;
+esac
+"""
+
+
+def test_the_script_runs_the_job_and_prints_its_log(tmp_path: Path) -> None:
+    """Namespace and modules first, an earlier job away, then the value on the last line."""
+    done, record = Cluster(tmp_path).run("run-k8s.sh", SCENARIO="affine")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "144"
+    assert "apply -f namespace.yaml" in record.replace(f"{K8S}/", "")
+    assert "delete job wasmdrop-run --ignore-not-found" in record
+    applied = [
+        document
+        for part in record.split("apply -f -\n")[1:]
+        for document in yaml.safe_load_all(part.split("\n--namespace")[0])
+        if isinstance(document, dict)
+    ]
+    given = {document["kind"]: document for document in applied}
+    example = json.loads((ROOT / "examples/affine/input.json").read_text())
+    assert json.loads(given["ConfigMap"]["data"]["input.json"]) == example
+    (container,) = given["Job"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "WASM_PATH", "value": "/mnt/wasm/affine.wasm"} in container["env"]
+    for document in applied:
+        kubernetes_validate.validate(document, VERSIONS[1], strict=True)
+
+
+def test_a_job_that_failed_fails_the_script(tmp_path: Path) -> None:
+    """Its log is shown all the same; a scenario that is none runs nothing."""
+    cluster = Cluster(tmp_path)
+    done, _record = cluster.run("run-k8s.sh", ENDED="Failed")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "144"
+    done, _record = cluster.run("run-k8s.sh", SCENARIO="pi")
+    assert done.returncode == 2
+
+
+def test_the_tail_shows_result_lines_alone(tmp_path: Path) -> None:
+    """Not the log lines, which share a container's stream in Kubernetes."""
+    done, record = Cluster(tmp_path).run("tail-k8s.sh")
+    assert done.stdout.splitlines() == ['{"entry":"fib","args":[12],"results":[144]}']
+    assert "deployment/wasmdrop" in record
