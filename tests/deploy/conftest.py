@@ -1,4 +1,4 @@
-"""Fixtures: one container engine for all tests that need one."""
+"""Fixtures: one container engine for the tests of a file; `make test` hands out whole files."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from tests.deploy.engine import Engine, engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Give an engine with the image built from the sources as they are."""
     with engine(tmp_path_factory.mktemp("engine")) as it:

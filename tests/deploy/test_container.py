@@ -20,8 +20,6 @@ from tests.acceptance.daemon import drop, environment, wait_until
 from tests.deploy.base import ROOT, need
 from tests.deploy.engine import IMAGE, Engine
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 #: As scripts/run-docker.sh starts it, but for limits that need control groups.
 HARDENED: Final = (
     *("--init", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),

@@ -230,14 +230,12 @@ def base(tmp_path: Path, podman: Engine) -> Iterator[Path]:
     podman.podman("rm", "--all", "--force", "--volumes", "--time=10")
 
 
-@pytest.mark.xdist_group("containers")
 def test_the_job_prints_its_value_last(podman: Engine, base: Path) -> None:
     """``job.yaml``: module and input from ConfigMaps, the input at a path of its own."""
     done = Played(podman, base, "job.yaml").run(0)
     assert done.stdout.splitlines()[-1] == "144"
 
 
-@pytest.mark.xdist_group("containers")
 def test_the_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
     """``pod.yaml``."""
     Played(podman, base, "pod.yaml").run(0, "--detach")
@@ -248,7 +246,6 @@ def test_the_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
     assert (base / "shared/result.txt").stat().st_uid == 65532
 
 
-@pytest.mark.xdist_group("containers")
 def test_the_sidecar_serves_the_application_and_drains_at_the_end(
     podman: Engine, base: Path
 ) -> None:

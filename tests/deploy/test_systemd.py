@@ -16,8 +16,6 @@ from tests.deploy.base import ROOT, need
 from tests.deploy.machine import Machine, booted
 from wasmdrop import settings
 
-pytestmark = pytest.mark.xdist_group("systemd")
-
 UNITS: Final = ROOT / "systemd"
 SPOOL: Final = "var/spool/wasmdrop"
 SLOW: Final = '(module (func (export "run") (loop br 0)))'
