@@ -6,7 +6,8 @@ BIN := .venv/bin
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo test lint bench soak torture lock clean
+.PHONY: help setup setup-dev demo test lint bench soak torture lock clean install-systemd \
+  uninstall-systemd k8s-apply k8s-clean
 
 help:
 	@echo 'make demo   set up, then show a real drop turn into a result'
@@ -14,6 +15,8 @@ help:
 	@echo 'make bench  set up, then measure'
 	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
 	@echo 'make torture  set up, then kill the daemon 200 times among 50,000 jobs, and cut its power'
+	@echo 'make install-systemd, make uninstall-systemd   the service of this host; see systemd/README.md'
+	@echo 'make k8s-apply, make k8s-clean   the daemon in the cluster that kubectl talks to'
 	@echo 'make lock   pin the newest versions of all dependencies'
 	@echo 'make clean  remove what the above made'
 
@@ -42,7 +45,7 @@ lint: setup-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: setup-dev
 	$(BIN)/python benchmarks/latency.py
@@ -54,6 +57,19 @@ soak: setup-dev
 torture: setup-dev
 	$(BIN)/python -m tests.torture.storm
 	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/torture
+
+# DESTDIR, PREFIX, INSTANCE and PURGE as systemd/install.sh says.
+export DESTDIR PREFIX INSTANCE PURGE
+install-systemd uninstall-systemd:
+	PYTHON='$(PYTHON)' systemd/install.sh $(@:-systemd=)
+
+k8s-apply:
+	kubectl apply --kustomize k8s
+	kubectl --namespace wasmdrop rollout status deployment/wasmdrop --timeout=120s
+
+# With the namespace go the claims, and with them results and journal.
+k8s-clean:
+	kubectl delete --kustomize k8s --ignore-not-found
 
 export CUSTOM_COMPILE_COMMAND = make lock
 lock: .venv/bin/python

@@ -145,6 +145,7 @@ class Dispatcher:
             return None  # the job itself will run into it and say so
 
     def _enqueue(self, work: Work) -> None:
+        self._stages.metrics.taken(work.job)
         key = work.job.slot.key
         slot = self._slots.get(key)
         if slot is None:
@@ -194,6 +195,7 @@ class Dispatcher:
         self._leave(work)
 
     def _leave(self, work: Work) -> None:
+        self._stages.metrics.left(work.job)
         key = work.job.slot.key
         slot = self._slots[key]
         slot.active = None
@@ -225,12 +227,14 @@ class Dispatcher:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - called from tasks alone
         self._patient.add(task)
+        self._stages.metrics.undelivered += 1
         if self._stopping:
             task.cancel()
         try:
             yield
         finally:
             self._patient.discard(task)
+            self._stages.metrics.undelivered -= 1
 
     async def _close(self, work: Work, outcome: Outcome) -> Package:
         """Move the job on to its results."""
@@ -246,6 +250,7 @@ class Dispatcher:
             # It did not run, and nothing else makes the next start look for its marker.
             work.job, durable = journal.move(work.job, JobState.EXECUTED, **changes)
             await durable
+        self._stages.metrics.executed(work.job, outcome)
         entry, args = _called(work)
         limits = work.limits or self._settings.limits
         return package(
@@ -254,20 +259,27 @@ class Dispatcher:
 
     async def _deliver(self, work: Work, results: Package) -> None:
         """Deliver, then close the job in the journal."""
+        metrics = self._stages.metrics
         job = work.job
-        placed = self._stages.delivery.deliver(job.slot, results)
-        await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
-        if not placed.done() or placed.exception() is not None:
-            if placed.done():
-                reason = str(placed.exception())
-                _log.warning("delivery-failed", **ids_of(work), error=reason)
-            else:
-                reason = f"{job.slot.directory} does not answer"
-                _log.warning("delivery-hangs", **ids_of(work), directory=job.slot.directory)
-            await self._stages.journal.keep_package(job, results, _waits_for_storage(reason))
-            with self._aside(), self._in_patience():
-                if not await self._deliver_at_last(work, results, placed):
-                    return
+        metrics.delivering += 1
+        try:
+            placed = self._stages.delivery.deliver(job.slot, results)
+            await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
+            if not placed.done() or placed.exception() is not None:
+                metrics.delivery_failures += 1
+                if placed.done():
+                    reason = str(placed.exception())
+                    _log.warning("delivery-failed", **ids_of(work), error=reason)
+                else:
+                    reason = f"{job.slot.directory} does not answer"
+                    _log.warning("delivery-hangs", **ids_of(work), directory=job.slot.directory)
+                await self._stages.journal.keep_package(job, results, _waits_for_storage(reason))
+                with self._aside(), self._in_patience():
+                    if not await self._deliver_at_last(work, results, placed):
+                        return
+        finally:
+            metrics.delivering -= 1
+        metrics.delivered(job, results)
         work.job = self._stages.journal.move_lazily(job, JobState.DELIVERED)
         seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
         _log.info("job-finished", **ids_of(work), code=job.code, seconds=round(seconds, 6))

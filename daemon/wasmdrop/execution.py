@@ -27,6 +27,7 @@ from wasmdrop.job import FileVersion, Job, JobState, PinnedModule, Slot
 from wasmdrop.journal import Journal
 from wasmdrop.layout import MODULE_NAME, Layout
 from wasmdrop.limits import Limits
+from wasmdrop.metrics import Metrics
 from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.report import Package
@@ -56,6 +57,7 @@ class Stages:
     journal: Journal
     executor: Executor
     delivery: Delivery
+    metrics: Metrics
 
 
 @dataclass(slots=True)
@@ -172,10 +174,13 @@ class Execution:
             if work.is_resumed:
                 # Should it be this job that takes the daemon down, the next one must know of it.
                 await durable
+            self._stages.metrics.running += 1
             try:
                 outcome = await self._stages.executor.run(module, _call(call, spec), limits)
             except SandboxError as error:
                 outcome = Outcome(code=Code.INTERNAL, message=str(error))
+            finally:
+                self._stages.metrics.running -= 1
         # An attempt counts before anything that came of it is looked at.
         await durable
         if outcome.code.retried:
@@ -214,6 +219,7 @@ class Execution:
         if work.job.module is not None:
             found = executor.compiled(work.job.module.sha256, options)
             if found is not None:
+                self._stages.metrics.module_hits += 1
                 self._note_module(work)
                 return found
         with self._aside():

@@ -20,10 +20,11 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from tenacity import Retrying, retry_if_exception, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from wasmdrop.errors import WasmdropError
 from wasmdrop.job import MOVES, Job, JobState
+from wasmdrop.metrics import Pulse
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.report import Package
 from wasmdrop.schema import FINAL, decode_job, encode_job, input_path_of, open_for_writing
@@ -64,6 +65,7 @@ class Journal:
     """The journal in ``path``. Opened once, by one daemon; used from its event loop."""
 
     def __init__(self, path: Path) -> None:
+        self.pulse = Pulse()
         self._path = path
         self._connection = open_for_writing(path)
         self._connection.create_function("input_path_of", 1, input_path_of, deterministic=True)
@@ -221,6 +223,10 @@ class Journal:
 
         return self._submit(free)
 
+    def ping(self) -> None:
+        """Ask the thread for a sign of life: to find nothing in what it is handed."""
+        self._requests.put([])
+
     async def close(self) -> None:
         """Write what has gathered and close the file."""
         self._hand_over()
@@ -265,6 +271,7 @@ class Journal:
         ending = False
         while not ending:
             batch, ending = self._collect()
+            self.pulse.beat()
             if batch:
                 self._commit(batch)
 
@@ -292,15 +299,17 @@ class Journal:
         for attempt in Retrying(
             retry=retry_if_exception(_is_passing),
             wait=wait_random_exponential(multiplier=0.05, max=5),
-            before_sleep=lambda state: _log.error(
-                "journal-stuck", path=str(self._path), error=str(_error_of(state))
-            ),
+            before_sleep=self._complain,
         ):
             with attempt:
                 self._try_to_commit(batch)
         answered = [request for request in batch if request.future is not None]
         if answered:
             self._loop.call_soon_threadsafe(_answer, answered)
+
+    def _complain(self, state: RetryCallState) -> None:
+        self.pulse.beat()  # a full disk is no reason to start the daemon again
+        _log.error("journal-stuck", path=str(self._path), error=str(_error_of(state)))
 
     def _try_to_commit(self, batch: list[_Request]) -> None:
         connection = self._connection

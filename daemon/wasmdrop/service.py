@@ -5,7 +5,6 @@ import contextlib
 import errno
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,12 +19,16 @@ from wasmdrop.dispatch import Dispatcher
 from wasmdrop.durable import make_directory_durably
 from wasmdrop.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.execution import Stages
+from wasmdrop.health.report import Health, Sources
+from wasmdrop.health.vitals import Part, Vitals
 from wasmdrop.housekeeping import keep_house
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
+from wasmdrop.metrics import Metrics
+from wasmdrop.notify import notify, watchdog_seconds
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
 from wasmdrop.sandbox.call import CompileLimits
@@ -161,7 +164,8 @@ def _stages(
         layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.module_bytes
     )
     delivery = Delivery(layout.shared_dir, on_delivered)
-    return Stages(layout, intake, modules, journal, executor, delivery), backlog
+    stages = Stages(layout, intake, modules, journal, executor, delivery, Metrics())
+    return stages, backlog
 
 
 async def _serve(
@@ -185,7 +189,7 @@ async def _serve(
     watcher = Watcher(
         intake.consider,
         lambda directory: scanner.look_again(directory, 0.0),
-        lambda reason: _on_lost(scanner, reason),
+        lambda reason: _on_lost(scanner, stages.metrics, reason),
     )
 
     def on_replaced(root: str) -> None:
@@ -193,6 +197,7 @@ async def _serve(
         scanner.scan_soon()
 
     def on_room(reason: str) -> None:
+        health.why_paused = reason
         if reason:
             backlog.pause()
         else:
@@ -206,34 +211,45 @@ async def _serve(
         on_replaced,
         on_room,
     )
-    try:
-        resumed = await recover(journal, dispatcher)
-        await asyncio.to_thread(monitor.start)
-        intake.believes_markers = intake.has_taken_nothing()
-        await asyncio.to_thread(_start_watching, settings, layout, watcher, scanner)
-        intake.believes_markers = False
-        _log.info(
-            "ready",
-            shared_dir=layout.shared_dir,
-            wasm_dir=layout.wasm_dir,
-            workers=settings.workers,
-            resumed=resumed,
-        )
-        _notify("READY=1")
-        tidying = asyncio.create_task(
-            keep_house(journal, intake, settings.keep_days, settings.rescan_sec)
-        )
-        await stop.asked.wait()
-        tidying.cancel()
-        _notify("STOPPING=1")
-        _log.info("stopping", drain_sec=settings.drain_sec)
-    finally:
-        await asyncio.to_thread(monitor.stop)
-        await asyncio.to_thread(watcher.stop)
-        await asyncio.to_thread(scanner.stop)
-        await dispatcher.drain(settings.drain_sec, stop.now)
-        stages.delivery.close()
-        await journal.close()
+    vitals = _vitals(watcher, journal, executor)
+    health = Health(vitals, {"shared": settings.shared_dir, "state": settings.state_dir})
+    sources = Sources(stages.metrics, executor, scanner, vitals)
+    async with health.told(settings.http, sources):
+        try:
+            resumed = await recover(journal, dispatcher)
+            await asyncio.to_thread(monitor.start)
+            intake.believes_markers = intake.has_taken_nothing()
+            await asyncio.to_thread(_start_watching, settings, layout, watcher, scanner)
+            intake.believes_markers = False
+            _log.info(
+                "ready",
+                shared_dir=layout.shared_dir,
+                wasm_dir=layout.wasm_dir,
+                workers=settings.workers,
+                resumed=resumed,
+            )
+            health.why_not_ready = None
+            notify("READY=1")
+            tidying = asyncio.create_task(
+                keep_house(journal, intake, settings.keep_days, settings.rescan_sec)
+            )
+            await stop.asked.wait()
+            tidying.cancel()
+            health.why_not_ready = "stopping"
+            notify("STOPPING=1")
+            _log.info("stopping", drain_sec=settings.drain_sec)
+        finally:
+            await asyncio.to_thread(monitor.stop)
+            await asyncio.to_thread(watcher.stop)
+            await asyncio.to_thread(scanner.stop)
+            await dispatcher.drain(settings.drain_sec, stop.now)
+            stages.delivery.close()
+            await journal.close()
+
+
+def _vitals(watcher: Watcher, journal: Journal, executor: LocalExecutor) -> Vitals:
+    parts: dict[str, Part] = {"watcher": watcher, "journal": journal, "forking_server": executor}
+    return Vitals(parts, lambda: notify("WATCHDOG=1"), watchdog_seconds())
 
 
 def _start_watching(settings: Settings, layout: Layout, watcher: Watcher, scanner: Scanner) -> None:
@@ -281,7 +297,8 @@ def _scan_seconds(settings: Settings, layout: Layout) -> float:
     return settings.rescan_sec
 
 
-def _on_lost(scanner: Scanner, reason: str) -> None:
+def _on_lost(scanner: Scanner, metrics: Metrics, reason: str) -> None:
+    metrics.events_lost += 1
     _log.warning("events-lost", reason=reason)
     scanner.scan_soon()
 
@@ -298,17 +315,3 @@ def _check_directories(settings: Settings) -> None:
         raise SettingsError(
             f"the state directory {settings.state_dir} can't be made: {error.strerror}"
         ) from None
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, if it started us (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-        try:
-            link.sendto(state.encode(), address)
-        except OSError as error:
-            _log.warning("notify-failed", error=str(error))

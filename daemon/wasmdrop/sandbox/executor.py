@@ -18,6 +18,7 @@ import structlog
 
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE, Limits
+from wasmdrop.metrics import Pulse
 from wasmdrop.module import ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
 from wasmdrop.sandbox.call import Call, CompileLimits
@@ -91,6 +92,9 @@ class LocalExecutor:
         directories: JobDirectories,
         compile_limits: CompileLimits,
     ) -> None:
+        self.loads = 0
+        """Modules whose machine code was found on disk."""
+        self.compilations = 0
         self._pool = pool
         self._store = store
         self._directories = directories
@@ -99,6 +103,20 @@ class LocalExecutor:
         self._refused: OrderedDict[tuple[str, str], RefusedError] = OrderedDict()
         # Compiling is pure computation: one at a time leaves the other cores to jobs.
         self._one_compiler = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+
+    @property
+    def restarts(self) -> int:
+        """How often the forking server had to be started again."""
+        return self._pool.restarts
+
+    @property
+    def pulse(self) -> Pulse:
+        """When the forking server last gave a sign of life."""
+        return self._pool.pulse
+
+    def ping(self) -> None:
+        """Ask the forking server for a sign of life."""
+        self._pool.ping()
 
     def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
         """Return the compiled module where it is at hand, without any I/O."""
@@ -264,6 +282,7 @@ class LocalExecutor:
             with store.held(sha256):
                 found = await asyncio.to_thread(store.load, sha256, options)
                 if found is not None:
+                    self.loads += 1
                     return found
                 async with self._one_compiler:
                     return await self._compile_anew(sha256, options)
@@ -272,6 +291,7 @@ class LocalExecutor:
 
     async def _compile_anew(self, sha256: str, options: EngineOptions) -> CompiledModule:
         store = self._store
+        self.compilations += 1
         work = store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
         started = time.perf_counter()
         try:

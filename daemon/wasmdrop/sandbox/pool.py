@@ -21,6 +21,7 @@ from tenacity.stop import stop_base, stop_never
 
 import wasmdrop
 from wasmdrop.errors import SandboxError
+from wasmdrop.metrics import Pulse
 from wasmdrop.sandbox.messages import FRAME
 
 __all__ = ["Child", "ChildPool"]
@@ -115,6 +116,7 @@ class ChildPool:
         """How often the forking server had to be started again."""
         self.missing = ""
         """What the kernel can't do for confinement, in words; known once the pool is entered."""
+        self.pulse = Pulse()
         self._idle_wanted = idle
         self._idle: deque[Child] = deque()
         self._waiting: deque[asyncio.Future[Child]] = deque()
@@ -154,6 +156,12 @@ class ChildPool:
         self._waiting.append(waiter)
         self._refill()
         return await waiter
+
+    def ping(self) -> None:
+        """Ask the forking server for a sign of life."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):  # busy, or dead, as the reader will find out
+                self._control.send(b"ping")
 
     def close_soon(self, child: Child) -> None:
         """Close a child that has reported, when its end takes no time from what it reported."""
@@ -258,6 +266,9 @@ class ChildPool:
             except OSError:
                 packet, descriptors = b"", []
             word, *numbers = packet.split() or [b""]
+            self.pulse.beat()
+            if word == b"pong":
+                continue
             if word == b"missing":
                 self.missing = packet.removeprefix(b"missing ").decode()
             elif word == b"child":

@@ -35,10 +35,11 @@ from wasmdrop.sandbox.messages import (
 from wasmdrop.sandbox.runtime import Runtime
 from wasmdrop.sandbox.warmup import WarmUp
 
-__all__ = ["FORK", "main"]
+__all__ = ["FORK", "PING", "main"]
 
-#: The daemon's one request.
+#: The daemon's requests: a child, and a sign of life.
 FORK = b"fork"
+PING = b"ping"
 
 #: Room for the process itself beside the guest's memories: interpreter, engine, a 16 MiB frame
 #: and its copies. Generous, as it only has to stop what has no other bound.
@@ -115,9 +116,13 @@ class _Server:
                     os.read(self.wake_r, 4096)
                     self._reap()
                 if control_fd in ready:
-                    if self.control.recv(16) != FORK:
+                    request = self.control.recv(16)
+                    if request == FORK:
+                        self._fork()
+                    elif request == PING:
+                        self.control.send(b"pong")
+                    else:
                         break
-                    self._fork()
         except (BrokenPipeError, ConnectionResetError):
             pass  # the daemon went away while it was being told something
         for pid in self.children:

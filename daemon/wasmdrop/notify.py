@@ -1,0 +1,38 @@
+"""systemd's side of the service: readiness and the watchdog (sd_notify(3))."""
+
+import os
+import socket
+
+import structlog
+
+__all__ = ["notify", "watchdog_seconds"]
+
+_log = structlog.get_logger()
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it started us."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    # Non-blocking: a manager that does not read must not stop the event loop.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as link:
+        try:
+            link.sendto(state.encode(), address)
+        except OSError as error:
+            _log.warning("notify-failed", error=str(error))
+
+
+def watchdog_seconds() -> float | None:
+    """Return within what time systemd wants to hear from this process; None where it does not.
+
+    As sd_watchdog_enabled(3) reads the environment: ``WATCHDOG_PID`` may name another process.
+    """
+    text = os.environ.get("WATCHDOG_USEC", "")
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        return None
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(text) / 1e6

@@ -1,0 +1,97 @@
+#!/bin/sh
+# Puts wasmdrop on a host with systemd, or takes it away again; `make install-systemd` and
+# `make uninstall-systemd` call it.
+#
+#     systemd/install.sh install|uninstall
+#
+# From the environment:
+#   DESTDIR   root of a file system that is being made; nothing of the running system is touched
+#   PREFIX    where the program goes (/opt/wasmdrop); the units name it too
+#   INSTANCE  a name: install or remove the user, folders and settings of wasmdrop@NAME, too
+#   PYTHON    the interpreter (python3): 3.11 or later, and the same on the host that it is for
+#   PURGE=1   with uninstall: remove results, state and settings, too
+set -eu
+
+cd "$(dirname "$0")/.."
+prefix=${PREFIX:-/opt/wasmdrop}
+dest=${DESTDIR:-}
+instance=${INSTANCE:-}
+lib=$dest/usr/local/lib
+etc=$dest/etc/wasmdrop
+
+case $instance in
+*[!a-z0-9_]*)
+    echo "INSTANCE: expected small letters, digits and _, got '$instance'" >&2
+    exit 2
+    ;;
+esac
+
+# Without a DESTDIR, tells the running system what has changed.
+on_host() {
+    [ -n "$dest" ] || "$@"
+}
+
+# install_named NAME INSTANCE: this name's user, folders and settings.
+install_named() {
+    mkdir -p "$lib/sysusers.d" "$lib/tmpfiles.d" "$etc"
+    sed "s/wasmdrop/$1/g" systemd/wasmdrop.sysusers >"$lib/sysusers.d/$1.conf"
+    sed "s/wasmdrop/$1/g" systemd/wasmdrop.tmpfiles >"$lib/tmpfiles.d/$1.conf"
+    if [ ! -e "$etc/$2.env" ]; then
+        sed "s,/wasmdrop,/$1,g" systemd/wasmdrop.env >"$etc/$2.env"
+        chmod 640 "$etc/$2.env"
+    fi
+    on_host systemd-sysusers "$1.conf"
+    on_host systemd-tmpfiles --create "$1.conf"
+}
+
+uninstall_named() {
+    on_host systemctl disable --now --quiet "$3.service" || true
+    rm -f "$lib/sysusers.d/$1.conf" "$lib/tmpfiles.d/$1.conf"
+    if [ "${PURGE:-}" = 1 ]; then
+        rm -rf "$etc/$2.env" "$dest/var/spool/$1" "$dest/var/lib/$1"
+    fi
+}
+
+do_install() {
+    rm -rf build
+    "${PYTHON:-python3}" -m venv "$dest$prefix"
+    "$dest$prefix/bin/python" -m pip install --quiet --require-hashes -r requirements.lock
+    "$dest$prefix/bin/python" -m pip install --quiet --no-deps --no-build-isolation \
+        --force-reinstall .
+    # The scripts' first lines name the place where they were made.
+    sed -i "1s,^#!$dest$prefix/,#!$prefix/," "$dest$prefix/bin/wasmdrop"
+    mkdir -p "$dest/usr/local/bin" "$lib/systemd/system"
+    ln -sfn "$prefix/bin/wasmdrop" "$dest/usr/local/bin/wasmdrop"
+    for unit in wasmdrop.service wasmdrop@.service; do
+        sed "s,/opt/wasmdrop/,$prefix/,g" "systemd/$unit" >"$lib/systemd/system/$unit"
+    done
+    install_named wasmdrop wasmdrop
+    [ -z "$instance" ] || install_named "wasmdrop-$instance" "$instance"
+    on_host systemctl daemon-reload
+    echo "installed; start it with: systemctl enable --now wasmdrop${instance:+@$instance}"
+}
+
+do_uninstall() {
+    if [ -n "$instance" ]; then
+        uninstall_named "wasmdrop-$instance" "$instance" "wasmdrop@$instance"
+        return
+    fi
+    uninstall_named wasmdrop wasmdrop wasmdrop
+    rm -f "$lib/systemd/system/wasmdrop.service" "$lib/systemd/system/wasmdrop@.service"
+    rm -f "$dest/usr/local/bin/wasmdrop"
+    if [ -e "$dest$prefix/pyvenv.cfg" ]; then # it is ours, whatever PREFIX says
+        rm -rf "$dest$prefix"
+    fi
+    rmdir "$etc" 2>/dev/null || true
+    on_host systemctl daemon-reload
+    [ "${PURGE:-}" = 1 ] || echo "kept: /etc/wasmdrop, /var/spool/wasmdrop, /var/lib/wasmdrop"
+}
+
+case ${1:-} in
+install) do_install ;;
+uninstall) do_uninstall ;;
+*)
+    echo "usage: $0 install|uninstall" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,1 @@
+"""Where wasmdrop is used: a host with systemd, a container, a pod."""

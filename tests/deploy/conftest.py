@@ -1,0 +1,14 @@
+"""Fixtures: one container engine for the tests of a file; `make test` hands out whole files."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.engine import Engine, engine
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Give an engine with the image built from the sources as they are."""
+    with engine(tmp_path_factory.mktemp("engine")) as it:
+        yield it

@@ -1,0 +1,338 @@
+"""The manifests: valid for old and new clusters, restricted, and played by a real engine."""
+
+import base64
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+import yaml
+from wasmtime import wat2wasm
+
+from tests.acceptance.daemon import drop, environment, wait_until
+from tests.deploy.base import ROOT
+from tests.deploy.engine import IMAGE, Engine
+
+K8S: Final = ROOT / "k8s"
+FILES: Final = sorted(path for path in K8S.glob("*.yaml") if path.name != "kustomization.yaml")
+
+#: Native sidecars are on by default since 1.29.
+VERSIONS: Final = ("1.29", kubernetes_validate.latest_version())
+
+#: What Pod Security restricted allows in ``volumes``
+#: (https://kubernetes.io/docs/concepts/security/pod-security-standards/).
+VOLUMES: Final = {
+    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim"),
+    *("projected", "secret"),
+}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """Return the documents of a manifest."""
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def pods() -> Iterator[Any]:
+    """Give each pod's specification, with the file that it is in."""
+    for path in FILES:
+        for document in documents(path):
+            if document["kind"] == "Pod":
+                yield pytest.param(path.name, document["spec"], id=path.name)
+            elif document["kind"] in {"Deployment", "Job"}:
+                yield pytest.param(path.name, document["spec"]["template"]["spec"], id=path.name)
+
+
+PODS: Final = list(pods())
+
+
+def containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all containers of a pod."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_manifests_are_valid(path: Path, version: str) -> None:
+    """Also in strict mode, in which an unknown field is an error."""
+    for document in documents(path):
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_an_invalid_manifest_is_found_out() -> None:
+    """The validator is awake."""
+    (broken,) = documents(K8S / "sidecar.yaml")
+    broken["spec"]["initContainers"][0]["restart"] = "Always"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSIONS[1], strict=True)
+
+
+def restrictions_broken(spec: dict[str, Any]) -> set[str]:
+    """Return which rules of Pod Security restricted a pod breaks."""
+    broken = {f"host{name}" for name in ("Network", "PID", "IPC") if spec.get(f"host{name}")}
+    for volume in spec["volumes"]:
+        broken |= set(volume) - {"name"} - VOLUMES
+    security = spec["securityContext"]
+    for container in containers(spec):
+        own = container["securityContext"]
+        if not {**security, **own}.get("runAsNonRoot"):
+            broken.add("runAsNonRoot")
+        if {**security, **own}.get("runAsUser") == 0:
+            broken.add("runAsUser")
+        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+            broken.add("allowPrivilegeEscalation")
+        if own.get("capabilities") != {"drop": ["ALL"]}:
+            broken.add("capabilities")
+        profile = {**security, **own}.get("seccompProfile", {}).get("type")
+        if profile not in {"RuntimeDefault", "Localhost"}:
+            broken.add("seccompProfile")
+        if any("hostPort" in port for port in container.get("ports", [])):
+            broken.add("hostPort")
+    return broken
+
+
+@pytest.mark.parametrize(("name", "spec"), PODS)
+def test_pods_are_restricted_unless_hostpath_is_the_point(name: str, spec: dict[str, Any]) -> None:
+    """And then in all else."""
+    assert restrictions_broken(spec) == ({"hostPath"} if name == "pod.yaml" else set())
+
+
+@pytest.mark.parametrize(("name", "spec"), PODS)
+def test_pods_take_no_more_than_they_need(name: str, spec: dict[str, Any]) -> None:
+    """Read-only root, no service-account token, bounds on everything."""
+    assert name
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+    for container in containers(spec):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        for kind in ("requests", "limits"):
+            assert set(container["resources"][kind]) == {"cpu", "memory", "ephemeral-storage"}
+    assert all(
+        "sizeLimit" in volume.get("emptyDir", {"sizeLimit": 1}) for volume in spec["volumes"]
+    )
+
+
+@pytest.mark.parametrize(("name", "spec"), PODS)
+def test_daemons_are_probed_over_http_and_have_time_to_drain(
+    name: str, spec: dict[str, Any]
+) -> None:
+    """A start is over when drops are seen; a restart is for what a restart helps."""
+    daemons = [container for container in containers(spec) if container["args"] == ["serve"]]
+    assert len(daemons) == (0 if name == "job.yaml" else 1)
+    for daemon in daemons:
+        assert daemon["startupProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+        assert daemon["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+        assert daemon["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+        assert daemon["ports"] == [{"name": "http", "containerPort": 9464}]
+        assert spec["terminationGracePeriodSeconds"] > 30
+
+
+def test_the_sidecar_is_native() -> None:
+    """An init container that stays: up before the application, told to stop after it."""
+    (pod,) = documents(K8S / "sidecar.yaml")
+    (sidecar,) = pod["spec"]["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    shared = {"name": "shared", "mountPath": "/mnt/shared"}
+    assert all(shared in container["volumeMounts"] for container in containers(pod["spec"]))
+
+
+def test_one_daemon_has_the_state_at_a_time() -> None:
+    """Two would be kept apart by the lock, the newer one failing until the older one ends."""
+    deployment = documents(K8S / "deployment.yaml")[0]["spec"]
+    assert deployment["replicas"] == 1
+    assert deployment["strategy"] == {"type": "Recreate"}
+
+
+def test_the_modules_are_those_of_the_examples() -> None:
+    """Byte for byte what their sources build."""
+    (modules,) = documents(K8S / "modules.yaml")
+    assert modules["binaryData"].keys() == {"add.wasm", "affine.wasm", "fib.wasm"}
+    for name, text in modules["binaryData"].items():
+        stem = name.removesuffix(".wasm")
+        source = (ROOT / "examples" / stem / f"{stem}.wat").read_text()
+        assert base64.b64decode(text, validate=True) == bytes(wat2wasm(source)), name
+
+
+def test_the_kustomization_lists_what_there_is() -> None:
+    """And its namespace enforces what the pods keep to."""
+    found = yaml.safe_load((K8S / "kustomization.yaml").read_text())
+    assert all((K8S / name).is_file() for name in found["resources"])
+    (namespace,) = documents(K8S / "namespace.yaml")
+    assert namespace["metadata"]["name"] == found["namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+# --- Run: each container as the manifest says, by a real engine
+
+
+class Played:
+    """A pod on ``base``: its volumes are directories there, its containers are podman's.
+
+    ``podman kube play`` wants control groups of its own, which are not to be had everywhere; what a
+    manifest says that matters to the daemon, its arguments, environment, user, mounts and
+    confinement, is said to podman here instead. Probes and bounds are not.
+    """
+
+    def __init__(self, podman: Engine, base: Path, name: str) -> None:
+        self._podman = podman
+        self._base = base
+        found = {document["kind"]: document for document in documents(K8S / name)}
+        pod = found.get("Pod") or found["Job"]["spec"]["template"]
+        self._spec = pod["spec"]
+        self._maps = {
+            document["metadata"]["name"]: document
+            for path in FILES
+            for document in documents(path)
+            if document["kind"] == "ConfigMap"
+        }
+        for volume in self._spec["volumes"]:
+            self._make(volume)
+
+    def _make(self, volume: dict[str, Any]) -> None:
+        directory = self._base / volume["name"]
+        directory.mkdir()
+        if "configMap" in volume:
+            found = self._maps[volume["configMap"]["name"]]
+            for name, text in found.get("data", {}).items():
+                (directory / name).write_text(text)
+            for name, text in found.get("binaryData", {}).items():
+                (directory / name).write_bytes(base64.b64decode(text))
+            return
+        # As the kubelet does it for fsGroup; a node's folder is the operator's to prepare.
+        os.chown(directory, 0, self._spec["securityContext"]["fsGroup"])
+        directory.chmod(0o2777)
+
+    def run(self, number: int, *options: str) -> "subprocess.CompletedProcess[str]":
+        """Run one of the containers, counted from the init containers on."""
+        container = containers(self._spec)[number]
+        security = self._spec["securityContext"] | container["securityContext"]
+        command = ["run", f"--name={container['name']}", *options]
+        command += [f"--user={security['runAsUser']}:{security['runAsGroup']}"]
+        command += [f"--cap-drop={name}" for name in security["capabilities"]["drop"]]
+        command += ["--read-only", "--read-only-tmpfs=false"]
+        command += ["--security-opt=no-new-privileges"]
+        command += [f"--env={pair['name']}={pair['value']}" for pair in container.get("env", [])]
+        for mount in container["volumeMounts"]:
+            mode = "ro" if mount.get("readOnly") else "rw"
+            command.append(f"--volume={self._base / mount['name']}:{mount['mountPath']}:{mode}")
+        return self._podman.podman(*command, IMAGE, *container["args"])
+
+
+@pytest.fixture
+def base(tmp_path: Path, podman: Engine) -> Iterator[Path]:
+    """Give a directory that other users may enter, and clear up behind it."""
+    for directory in (*tmp_path.parents[:2], tmp_path):
+        directory.chmod(0o755)
+    yield tmp_path
+    podman.podman("rm", "--all", "--force", "--volumes", "--time=10")
+
+
+def test_the_job_prints_its_value_last(podman: Engine, base: Path) -> None:
+    """``job.yaml``: module and input from ConfigMaps, the input at a path of its own."""
+    done = Played(podman, base, "job.yaml").run(0)
+    assert done.stdout.splitlines()[-1] == "144"
+
+
+def test_the_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
+    """``pod.yaml``."""
+    Played(podman, base, "pod.yaml").run(0, "--detach")
+    drop(base / "wasm/fib.wasm", bytes(wat2wasm((ROOT / "examples/fib/fib.wat").read_text())))
+    drop(base / "shared/input.json", {"module": "fib", "entry": "fib", "args": [12]})
+    wait_until((base / "shared/result.done").exists, "the result")
+    assert (base / "shared/result.txt").read_text().splitlines()[-1] == "144"
+    assert (base / "shared/result.txt").stat().st_uid == 65532
+
+
+def test_the_sidecar_serves_the_application_and_drains_at_the_end(
+    podman: Engine, base: Path
+) -> None:
+    """``sidecar.yaml``: the daemon first, then the application, whose end is the daemon's stop."""
+    pod = Played(podman, base, "sidecar.yaml")
+    pod.run(0, "--detach")
+    app = pod.run(1)
+    assert json.loads(app.stdout)["results"] == [144]
+    podman.podman("stop", "--time=45", "wasmdrop")
+    assert podman.podman("wait", "wasmdrop").stdout.strip() == "0"
+    assert '"event":"stopped"' in podman.podman("logs", "wasmdrop").stderr
+
+
+# --- The scripts
+
+
+class Cluster:
+    """A ``kubectl`` that records what it is called with and what it is given."""
+
+    def __init__(self, base: Path) -> None:
+        self._record = base / "record"
+        self._record.write_text("")
+        kubectl = base / "bin/kubectl"
+        kubectl.parent.mkdir()
+        kubectl.write_text(STAND_IN)
+        kubectl.chmod(0o755)
+        self._path = f"{kubectl.parent}:{os.environ['PATH']}"
+
+    def run(
+        self, script: str, *arguments: str, **variables: str
+    ) -> tuple["subprocess.CompletedProcess[str]", str]:
+        """Run a script; return how it ended and what was recorded."""
+        done = subprocess.run(
+            [str(ROOT / "scripts" / script), *arguments],
+            env=environment() | {"PATH": self._path, "RECORD": str(self._record), **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done, self._record.read_text()
+
+
+STAND_IN: Final = """\
+#!/bin/sh
+printf '%s\n' "$*" >>"$RECORD"
+case "$*" in
+*" -f -"*) cat >>"$RECORD" ;;
+*"get job"*) echo "${ENDED:-Complete}" ;;
+*" logs "*) printf '{"event":"ready"}\n{"entry":"fib","args":[12],"results":[144]}\n144\n' ;;
+esac
+"""
+
+
+def test_the_script_runs_the_job_and_prints_its_log(tmp_path: Path) -> None:
+    """Namespace and modules first, an earlier job away, then the value on the last line."""
+    done, record = Cluster(tmp_path).run("run-k8s.sh", SCENARIO="affine")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "144"
+    assert "apply -f namespace.yaml" in record.replace(f"{K8S}/", "")
+    assert "delete job wasmdrop-run --ignore-not-found" in record
+    applied = [
+        document
+        for part in record.split("apply -f -\n")[1:]
+        for document in yaml.safe_load_all(part.split("\n--namespace")[0])
+        if isinstance(document, dict)
+    ]
+    given = {document["kind"]: document for document in applied}
+    example = json.loads((ROOT / "examples/affine/input.json").read_text())
+    assert json.loads(given["ConfigMap"]["data"]["input.json"]) == example
+    (container,) = given["Job"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "WASM_PATH", "value": "/mnt/wasm/affine.wasm"} in container["env"]
+    for document in applied:
+        kubernetes_validate.validate(document, VERSIONS[1], strict=True)
+
+
+def test_a_job_that_failed_fails_the_script(tmp_path: Path) -> None:
+    """Its log is shown all the same; a scenario that is none runs nothing."""
+    cluster = Cluster(tmp_path)
+    done, _record = cluster.run("run-k8s.sh", ENDED="Failed")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "144"
+    done, _record = cluster.run("run-k8s.sh", SCENARIO="pi")
+    assert done.returncode == 2
+
+
+def test_the_tail_shows_result_lines_alone(tmp_path: Path) -> None:
+    """Not the log lines, which share a container's stream in Kubernetes."""
+    done, record = Cluster(tmp_path).run("tail-k8s.sh")
+    assert done.stdout.splitlines() == ['{"entry":"fib","args":[12],"results":[144]}']
+    assert "deployment/wasmdrop" in record

@@ -1,0 +1,271 @@
+"""The service of a host: hardened, installed by the Makefile, and what systemd does with it."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import drop, wait_until
+from tests.deploy.base import ROOT, need
+from tests.deploy.machine import Machine, booted
+from wasmdrop import settings
+
+UNITS: Final = ROOT / "systemd"
+SPOOL: Final = "var/spool/wasmdrop"
+SLOW: Final = '(module (func (export "run") (loop br 0)))'
+
+
+# --- What is written there
+
+
+def score(unit: Path) -> float:
+    """Return how exposed systemd thinks a unit is: 0 is best, 10 is worst."""
+    need("systemd-analyze")
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found, done.stderr
+    return float(found[1])
+
+
+@pytest.mark.parametrize("name", ["wasmdrop.service", "wasmdrop@x.service"])
+@pytest.mark.parametrize("serves_http", [False, True])
+def test_the_unit_is_hardened(tmp_path: Path, name: str, serves_http: bool) -> None:
+    """As far as a compiler of machine code can be, with and without HTTP."""
+    text = (UNITS / name.replace("x", "")).read_text()
+    if serves_http:
+        text = text.replace("[Install]", (UNITS / "http.conf").read_text() + "\n[Install]")
+    (tmp_path / name).write_text(text)
+    assert score(tmp_path / name) < 1.5
+
+
+def test_the_template_differs_from_the_unit_in_names_alone() -> None:
+    """User, folders, state and settings of its own; all else is the same, so one is tested."""
+    unit = (UNITS / "wasmdrop.service").read_text().splitlines()[2:]
+    template = (UNITS / "wasmdrop@.service").read_text().splitlines()[2:]
+    expected = [
+        re.sub(
+            r"(spool/|lib/|User=|Group=|StateDirectory=)wasmdrop",
+            r"\1wasmdrop-%i",
+            line.replace("/etc/wasmdrop/wasmdrop.env", "/etc/wasmdrop/%i.env"),
+        )
+        for line in unit
+    ]
+    assert template == [
+        f"{line} (%i)" if line.startswith("Description=") else line for line in expected
+    ]
+
+
+def test_the_settings_file_shows_every_setting_with_its_default() -> None:
+    """Commented out, so that it changes nothing; uncommented, it changes nothing either."""
+    lines = (UNITS / "wasmdrop.env").read_text().splitlines()
+    assert all(line.startswith("#") for line in lines if line)
+    shown = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z_0-9]+=", line))
+    assert shown.pop("ARG_0") == ""
+    assert list(shown) == [setting.variable for setting in settings.SETTINGS]
+    text = (UNITS / "wasmdrop.service").read_text()
+    unit = dict(re.findall(r"^Environment=(\w+)=(.*)$", text, re.MULTILINE))
+    plain = settings.load({**unit, "STATE_DIRECTORY": "/var/lib/wasmdrop"}, {})
+    given = settings.load({**unit, **shown, "STATE_DIRECTORY": "/var/lib/wasmdrop"}, {})
+    # Naming an entry, be it the default one, means it.
+    assert given.settings == plain.settings.__replace__(entry_is_set=True)
+
+
+def test_the_unit_gives_running_jobs_their_time() -> None:
+    """A stop that systemd cuts short would throw away what the drain waits for."""
+    text = (UNITS / "wasmdrop.service").read_text()
+    found = re.search(r"TimeoutStopSec=(\d+)", text)
+    assert found
+    assert int(found[1]) > settings.load({"HOME": "/"}, {}).settings.drain_sec
+    assert "KillMode=mixed" in text
+
+
+# --- On a machine
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Give a booted machine with the service installed, running, and ``fib`` dropped."""
+    with booted(tmp_path_factory.mktemp("machine")) as it:
+        it.make("install-systemd")
+        it.run("systemctl", "enable", "--now", "wasmdrop")
+        drop_module(it, FIB)
+        yield it
+
+
+def drop_module(machine: Machine, text: str, name: str = "module.wasm") -> None:
+    """Drop a module."""
+    path = machine.root / SPOOL / "wasm" / name
+    drop(path, bytes(wat2wasm(text)))
+
+
+def marker(machine: Machine, name: str, spool: str = SPOOL) -> dict[str, Any] | None:
+    """Return the marker ``shared/NAME``, if it is there."""
+    try:
+        found = json.loads((machine.root / spool / "shared" / name).read_text())
+    except FileNotFoundError:
+        return None
+    assert isinstance(found, dict)
+    return found
+
+
+def main_pid(machine: Machine) -> str:
+    """Return the daemon's process id in the machine, once it is up."""
+    wait_until(
+        lambda: machine.property_of("wasmdrop", "ActiveState") == "active" or None, "the service"
+    )
+    return machine.property_of("wasmdrop", "MainPID")
+
+
+def signal_daemon(machine: Machine, name: str) -> None:
+    """Send the daemon's own process a signal."""
+    machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={name}", "wasmdrop")
+
+
+def test_a_member_of_the_group_drops_and_reads_and_others_do_neither(machine: Machine) -> None:
+    """Whatever the umask of the producer, also in a directory that it makes for a slot."""
+    machine.run("useradd", "--groups=wasmdrop", "alice")
+    machine.run("useradd", "mallory")
+    script = (
+        f"umask 077; mkdir -p /{SPOOL}/shared/hers; cd /{SPOOL}/shared/hers;"
+        """ printf '{"entry":"fib","args":[12]}' >.input.json; mv .input.json input.json"""
+    )
+    machine.run("runuser", "-u", "alice", "--", "sh", "-c", script)
+    wait_until(lambda: marker(machine, "hers/result.done"), "the result")
+    text = machine.run("runuser", "-u", "alice", "--", "cat", f"/{SPOOL}/shared/hers/result.txt")
+    assert text.splitlines()[-1] == "144"
+    for forbidden in (
+        f"ls /{SPOOL}/shared",
+        "ls /var/lib/wasmdrop",
+        "cat /etc/wasmdrop/wasmdrop.env",
+    ):
+        machine.run("runuser", "-u", "mallory", "--", "sh", "-c", f"! {forbidden} 2>/dev/null")
+    machine.run("runuser", "-u", "alice", "--", "sh", "-c", "! ls /var/lib/wasmdrop 2>/dev/null")
+
+
+def test_jobs_are_strictly_confined_under_the_units_own_confinement(machine: Machine) -> None:
+    """The service runs unprivileged with the default, strict sandbox; nothing is missing."""
+    pid = main_pid(machine)
+    status = machine.run("cat", f"/proc/{pid}/status")
+    assert re.search(r"^CapBnd:\t0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+    assert not re.search(r"^Uid:\t0\t", status, re.MULTILINE)
+    log = machine.run("journalctl", "--unit=wasmdrop", "--no-pager")
+    assert "sandbox-incomplete" not in log
+    assert '"event":"ready"' in log
+
+
+def test_a_killed_service_comes_back_and_loses_nothing(machine: Machine) -> None:
+    """SIGKILL among two hundred jobs; systemd starts it again, which finishes them."""
+    before = main_pid(machine)
+    shared = machine.root / SPOOL / "shared"
+    for number in range(200):
+        drop(shared / f"input-kill{number}.json", {"entry": "fib", "args": [10]})
+    wait_until(lambda: marker(machine, "result-kill10.done"), "some of them")
+    signal_daemon(machine, "KILL")
+    for number in range(200):
+        name = f"result-kill{number}.done"
+        found = wait_until(lambda name=name: marker(machine, name), name)  # type: ignore[misc]
+        assert found["status"] == "succeeded"
+    assert main_pid(machine) != before
+
+
+def test_the_watchdog_ends_a_service_that_hangs(machine: Machine) -> None:
+    """SIGSTOP; systemd kills it, starts it again, and the next drop is served."""
+    machine.run("mkdir", "-p", "/run/systemd/system/wasmdrop.service.d")
+    override = machine.root / "run/systemd/system/wasmdrop.service.d/watchdog.conf"
+    machine.run(
+        "sh", "-c", f"printf '[Service]\\nWatchdogSec=3\\n' >/{override.relative_to(machine.root)}"
+    )
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "wasmdrop")
+    before = main_pid(machine)
+    signal_daemon(machine, "STOP")
+    drop(machine.root / SPOOL / "shared" / "input-hang.json", {"entry": "fib", "args": [9]})
+    found = wait_until(lambda: marker(machine, "result-hang.done"), "the job")
+    assert found["status"] == "succeeded"
+    assert main_pid(machine) != before
+    assert "Watchdog timeout" in machine.run("journalctl", "--unit=wasmdrop", "--no-pager")
+    machine.run("rm", f"/{override.relative_to(machine.root)}")
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_a_stop_drains(machine: Machine) -> None:
+    """The running job ends by its own limit, its result is there, and the service ended well."""
+    drop_module(machine, SLOW, "slow.wasm")
+    shared = machine.root / SPOOL / "shared"
+    drop(shared / "input-slow.json", {"entry": "run", "module": "slow", "timeout_sec": 3})
+    log = ("journalctl", "--unit=wasmdrop", "--no-pager", "--since=-60")
+    wait_until(lambda: machine.run(*log).count("module-compiled") or None, "the job to begin")
+    machine.run("systemctl", "stop", "wasmdrop")
+    found = marker(machine, "result-slow.done")
+    assert found is not None
+    assert found["code"] == "timeout"
+    assert machine.property_of("wasmdrop", "Result") == "success"
+    assert machine.property_of("wasmdrop", "ExecMainStatus") == "0"
+    machine.run("systemctl", "start", "wasmdrop")
+
+
+def test_health_and_metrics_are_served_with_the_drop_in(machine: Machine) -> None:
+    """Inside, where the network is otherwise taken away."""
+    machine.run(
+        "install",
+        "-D",
+        "/src/systemd/http.conf",
+        "/etc/systemd/system/wasmdrop.service.d/http.conf",
+    )
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "wasmdrop")
+    code = (
+        "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/{}').read().decode())"
+    )
+    assert '"ok": true' in machine.run("/usr/bin/python3", "-c", code.format("readyz"))
+    assert "wasmdrop_jobs_total" in machine.run("/usr/bin/python3", "-c", code.format("metrics"))
+
+
+def test_an_instance_has_its_own_user_folders_and_settings(machine: Machine) -> None:
+    """Beside the plain service."""
+    machine.make("install-systemd", "INSTANCE=green")
+    settings_file = machine.root / "etc/wasmdrop/green.env"
+    settings_file.write_text("ENTRY=fib\nARG_0=7\n")
+    spool = "var/spool/wasmdrop-green"
+    machine.run("systemctl", "start", "wasmdrop@green")
+    assert machine.property_of("wasmdrop@green", "User") == "wasmdrop-green"
+    drop(machine.root / spool / "wasm/module.wasm", bytes(wat2wasm(FIB)))
+    wait_until(lambda: marker(machine, "result.done", spool), "the result")
+    assert (machine.root / spool / "shared/result.txt").read_text().splitlines()[-1] == "13"
+    machine.make("uninstall-systemd", "INSTANCE=green", "PURGE=1")
+    assert not (machine.root / spool).exists()
+    assert not settings_file.exists()
+    assert main_pid(machine)
+
+
+def test_installing_below_another_root_touches_nothing_else(machine: Machine) -> None:
+    """``DESTDIR``, as makers of packages need it."""
+    machine.make("install-systemd", "DESTDIR=/package")
+    package = machine.root / "package"
+    assert (package / "usr/local/lib/systemd/system/wasmdrop@.service").is_file()
+    assert (package / "opt/wasmdrop/bin/wasmdrop").read_text().startswith("#!/opt/wasmdrop/bin/")
+    assert not (package / "var").exists()
+    machine.make("uninstall-systemd", "DESTDIR=/package")
+    assert not [
+        path for path in package.rglob("*wasmdrop*") if path.is_file() and "etc" not in str(path)
+    ]
+
+
+def test_uninstalling_leaves_the_data_unless_told_otherwise(machine: Machine) -> None:
+    """The last test of the machine: units, program and command are gone."""
+    machine.make("uninstall-systemd")
+    kept = [machine.root / name for name in (SPOOL, "var/lib/wasmdrop", "etc/wasmdrop")]
+    assert all(path.exists() for path in kept)
+    gone = ("opt/wasmdrop", "usr/local/bin/wasmdrop", "usr/local/lib/tmpfiles.d/wasmdrop.conf")
+    assert not any((machine.root / name).exists() for name in gone)
+    assert machine.property_of("wasmdrop", "LoadState") in {"not-found", "masked"}
+    machine.make("uninstall-systemd", "PURGE=1")
+    assert not any(path.exists() for path in kept)
