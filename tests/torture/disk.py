@@ -58,7 +58,8 @@ class _Node:
 class Given:
     """A file that the producer dropped."""
 
-    at_seconds: float
+    at: int
+    """After which place in the order of all calls."""
     path: str
     """Below the base."""
     file: Path
@@ -77,10 +78,6 @@ class Disk:
         self._base = base
         self._root = _Node(is_directory=True, mode=0o755)
         self._now: dict[str, _Node] = {"": self._root}
-        self.lines: list[tuple[int, bytes]] = []
-        """What was written to ``out``, and when."""
-        self.given_at: list[int] = []
-        """When each file of the producer's came."""
         self._make("shared", -1, _Node(is_directory=True, mode=0o755))
         self._root.changes[0].durable_at = -1
 
@@ -88,11 +85,10 @@ class Disk:
         """Take in a whole run."""
         coming = list(given)
         for call in calls:
-            while coming and coming[0].at_seconds <= call.at_seconds:
+            while coming and coming[0].at < call.ended:
                 one = coming.pop(0)
-                self._make(one.path, call.began, _Node(False, 0o644, given=one.file))
-                self._parent(one.path).changes[-1].durable_at = call.began
-                self.given_at.append(call.began)
+                self._make(one.path, one.at, _Node(False, 0o644, given=one.file))
+                self._parent(one.path).changes[-1].durable_at = one.at
             handler = getattr(self, f"_{call.name}", None)
             assert handler is not None or not self._concerns(call), call
             if handler is not None:
@@ -161,8 +157,6 @@ class Disk:
         assert "O_TRUNC" not in call.args[2], call
 
     def _write(self, call: Call) -> None:
-        if call.path(0) == str(self._base / "out"):
-            self.lines.append((call.ended, call.data(1)))
         node = self._open_node(call)
         if node is not None:  # every writer here appends, or begins with an empty file
             self._change(node, call, node.size, call.data(1)[: call.returned])

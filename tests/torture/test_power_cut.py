@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -55,7 +54,6 @@ class _Run:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.disk = Disk(base)
-        self.given: list[Given] = []
         self._drops: list[tuple[str, Version]] = []
         self.lives = lives = Lives(base, WASMDROP_SETTLE_SEC="0.02")
         lives.producer.module(lives.wasm / "m.wasm")
@@ -66,17 +64,24 @@ class _Run:
         self._stop()
         lives.prefix = ()
         self.addends = lives.producer.addends
-        self.disk.replay(read_trace(base / "trace"), self.given)
+        calls = list(read_trace(base / "trace"))
+        out = str(base / "out")
+        writes = [call for call in calls if call.name == "write" and call.path(0) == out]
+        self._lines = [(call.ended, call.data(1)) for call in writes]
         # Else the replay would prove nothing.
-        assert len(self.disk.given_at) == len(self._drops)
-        assert len(self.disk.lines) == len(self._drops)
+        assert len(self._lines) == len(self._drops), (len(calls), self._lines)
+        self._given = sorted(
+            (
+                Given(self._when(number), f"shared/{name}", base / "kept" / str(number))
+                for number, (name, _version) in enumerate(self._drops)
+            ),
+            key=lambda given: given.at,
+        )
+        self.disk.replay(calls, self._given)
 
     def _drop(self, name: str, version: Version) -> None:
-        started = time.time()
         self.lives.producer.drop(name, version)
-        kept = self.base / "kept" / str(len(self.given))
-        os.link(self.lives.shared / name, kept)
-        self.given.append(Given(started, f"shared/{name}", kept))
+        os.link(self.lives.shared / name, self.base / "kept" / str(len(self._drops)))
         self._drops.append((name, version))
 
     def _work(self) -> None:
@@ -99,6 +104,20 @@ class _Run:
         os.kill(int(children[0]), signal.SIGTERM)
         assert tracer.wait(DEADLINE_SECONDS) == 0, self.lives.log_text()
 
+    def _when(self, number: int) -> int:
+        """Return after which place in the trace a drop may have come, the first that is possible.
+
+        Each waited for the result line of the one before in its slot. That it was there a little
+        earlier than in truth makes no difference to a daemon that had not looked at it.
+        """
+        name = self._drops[number][0]
+        before = [version for its, version in self._drops[:number] if its == name]
+        if not before:
+            return -1
+        last = before[-1]
+        mark = b"invalid-input" if last.code == "invalid-input" else b"[%d," % last.number
+        return next(at for at, line in self._lines if mark in line)
+
     def look(self, moment: int, tree: Tree) -> None:
         """Cut the power; no marker may be untrue."""
         self.disk.lay(tree)
@@ -107,14 +126,14 @@ class _Run:
 
     def cut(self, moment: int, tree: Tree) -> None:
         """Cut the power, start again, and judge."""
-        lives, disk = self.lives, self.disk
-        disk.lay(tree)
-        printed = b"".join(data for at, data in disk.lines if at < moment)
+        lives = self.lives
+        self.disk.lay(tree)
+        printed = b"".join(data for at, data in self._lines if at < moment)
         (self.base / "out").write_bytes(printed)
         producer = Producer(lives.shared, lives.wasm)
         producer.addends = self.addends
-        for at, (name, version) in zip(disk.given_at, self._drops, strict=True):
-            if at < moment:
+        for number, (name, version) in enumerate(self._drops):
+            if self._when(number) < moment:
                 record = producer.slots.setdefault(name, SlotRecord(is_present=True))
                 record.versions.append(version)
         lives.begin_anew(producer)

@@ -17,7 +17,7 @@ _CALLS: Final = (
     *("symlink", "symlinkat", "chmod"),
 )
 
-_LINE: Final = re.compile(r"(\d+) (\d+\.\d+) (.*)")
+_LINE: Final = re.compile(r"(\d+) +(.*)")
 _RESUMED: Final = re.compile(r"<\.\.\. \w+ resumed>(.*)")
 _UNFINISHED: Final = " <unfinished ...>"
 _WHOLE: Final = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
@@ -32,8 +32,6 @@ class Call:
     began: int
     """Place of its beginning and of its end in the order of all of them."""
     ended: int
-    at_seconds: float
-    """When it began, since 1970."""
     name: str
     args: tuple[str, ...]
     returned: int
@@ -59,7 +57,7 @@ def command(trace: Path) -> tuple[str, ...]:
     """Return the command that runs another one and writes ``trace``."""
     return (
         *("strace", "--follow-forks", "--seccomp-bpf", "--quiet=all"),
-        *("--decode-fds=path", "--absolute-timestamps=format:unix,precision:us"),
+        "--decode-fds=path",
         *("--strings-in-hex=all", "--string-limit=100000000"),
         *("--signal=none", f"--trace={','.join(_CALLS)}", f"--output={trace}"),
     )
@@ -67,24 +65,24 @@ def command(trace: Path) -> tuple[str, ...]:
 
 def read_trace(trace: Path) -> Iterator[Call]:
     """Give the calls in the order in which they ended."""
-    begun: dict[str, tuple[int, str, str]] = {}
+    begun: dict[str, tuple[int, str]] = {}
     with trace.open() as lines:
         for index, line in enumerate(lines):
             found = _LINE.match(line)
             if found is None:
                 continue
-            thread, moment, text = found.groups()
+            thread, text = found.groups()
             began = index
             if text.endswith(_UNFINISHED):
-                begun[thread] = (index, moment, text.removesuffix(_UNFINISHED))
+                begun[thread] = (index, text.removesuffix(_UNFINISHED))
                 continue
             if (rest := _RESUMED.match(text)) is not None:
-                began, moment, start = begun.pop(thread)
+                began, start = begun.pop(thread)
                 text = start + rest[1]
             whole = _WHOLE.match(text)
             if whole is not None and int(whole[3]) >= 0:
                 args = tuple(whole[2].split(", "))
-                yield Call(began, index, float(moment), whole[1], args, int(whole[3]))
+                yield Call(began, index, whole[1], args, int(whole[3]))
 
 
 def _bytes(text: str) -> bytes:
