@@ -296,8 +296,12 @@ def _check_marker(
     marker = json.loads(path.read_bytes())
     named = {*marker["files"], path.name}
     for file in path.parent.glob(f"{path.stem}.*"):
-        if file.name not in named and ".aside-" not in file.name:
-            yield Finding(Kind.FOREIGN, name, f"{file.name} is of another job")
+        if ".aside-" in file.name:
+            continue
+        inner = (one for one in file.rglob("*") if not one.is_dir())
+        for one in inner if file.suffix == ".output" else [file]:
+            if (its_name := str(one.relative_to(path.parent))) not in named:
+                yield Finding(Kind.FOREIGN, name, f"{its_name} is of another job")
     if marker["job"] != last.id:
         yield Finding(Kind.FOREIGN, name, f"the marker is of job {marker['job']}, not {last.id}")
         return

@@ -28,6 +28,9 @@ _ELSEWHERE: Final = (
     "sandbox/warmup.py",
 )
 
+#: What is written and leaves nothing: a file without a name, a file in memory.
+_NOTHING_LASTS: Final = {"health.storage._why_not_writable", "watch._Echo.call"}
+
 _OF_OS: Final = {
     "fdatasync",
     "fsync",
@@ -91,8 +94,9 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         what = _what_is_written(node)
-        if what is not None:
-            name = f"{'.'.join(self._where)}:{what}"
+        where = ".".join(self._where)
+        if what is not None and where not in _NOTHING_LASTS:
+            name = f"{where}:{what}"
             self._seen[name] += 1
             if self._seen[name] > 1:
                 name += f"-{self._seen[name]}"

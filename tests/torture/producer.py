@@ -29,10 +29,28 @@ _MODULE: Final = """
   (func (export "trap") (param i64 i64) unreachable))
 """
 
+#: The same, and it leaves a file in a directory beside the files that it was given.
+_KEEPER: Final = """
+(module
+  (import "wasi_snapshot_preview1" "path_create_directory"
+    (func $mkdir (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "out") (data (i32.const 80) "out/empty")
+  (func $need (param $errno i32) (if (local.get $errno) (then unreachable)))
+  (func (export "run") (param $number i64) (param $turns i64) (result i64)
+    (call $need (call $mkdir (i32.const 3) (i32.const 64) (i32.const 3)))
+    (call $need (call $open (i32.const 3) (i32.const 0) (i32.const 80) (i32.const 9)
+      (i32.const 1) (i64.const 0x40) (i64.const 0) (i32.const 0) (i32.const 32)))
+    (i64.add (i64.mul (local.get $number) (i64.const 2)) (i64.const {addend})))
+  (func (export "trap") (param i64 i64) unreachable))
+"""
 
-def module_of(addend: int) -> bytes:
+
+def module_of(addend: int, *, keeps_files: bool = False) -> bytes:
     """Return a module that gives twice its argument and ``addend``."""
-    return bytes(wat2wasm(_MODULE.format(addend=addend)))
+    return bytes(wat2wasm((_KEEPER if keeps_files else _MODULE).format(addend=addend)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,13 @@ class Producer:
         self._numbers = itertools.count(1)
 
     def version(
-        self, *, module: str | None = "m", code: str = "ok", turns: int = 1, padding: int = 0
+        self,
+        *,
+        module: str | None = "m",
+        code: str = "ok",
+        turns: int = 1,
+        padding: int = 0,
+        files: dict[str, str] | None = None,
     ) -> Version:
         """Return a version that nobody has dropped yet, and that ends in ``code``."""
         number = next(self._numbers)
@@ -89,6 +113,8 @@ class Producer:
         }
         if module is not None:
             content["module"] = module
+        if files is not None:
+            content["files"] = files
         if padding:
             content["env"] = {"PADDING": "x" * padding}
         return Version(number, json.dumps(content).encode(), code, module is not None)
@@ -147,10 +173,10 @@ class Producer:
         if old is not None:
             shutil.rmtree(old)
 
-    def module(self, path: Path, *slots: str) -> None:
+    def module(self, path: Path, *slots: str, keeps_files: bool = False) -> None:
         """Drop a module that is new, and runs these slots again."""
         addend = next(self._numbers)
-        data = module_of(addend)
+        data = module_of(addend, keeps_files=keeps_files)
         sha256 = hashlib.sha256(data).hexdigest()
         self.addends[sha256] = addend
         for name in slots:

@@ -28,7 +28,7 @@ _ONCE: Final = {
     "delivery._Placing._rename:replace-2",
     "delivery._Placing.leave:unlink",
     "durable.write_durably:unlink",
-    "journal._open:commit",
+    "schema._bring_up_to_date:commit",
     "private.remove:unlink",
     "sandbox.executor.LocalExecutor._compile_anew:unlink",
     "sandbox.executor.LocalExecutor._compile_in_child:fsync",
@@ -96,8 +96,12 @@ def _work(lives: Lives) -> bool:
         producer.drop("input-b.json", producer.version(code="invalid-input"))
         producer.drop("input-taken.json", producer.version())
         producer.drop("input.json", producer.version(module=None))
-        for name in ("input-a.json", "input-b.json", "input-taken.json", "input.json"):
+        producer.drop("input-files.json", producer.version(module="files", files={"in": "a"}))
+        producer.drop("input-empty.json", producer.version(module="files", code="trap"))
+        for name in list(producer.slots):
             _await(lives, name)
+        producer.drop("input-files.json", producer.version(module="files", files={"in": "b"}))
+        _await(lives, "input-files.json")
         producer.module(lives.wasm / "module.wasm", "input.json")
         producer.module(lives.wasm / "m.wasm")
         producer.drop("input-a.json", producer.version())
@@ -133,6 +137,7 @@ def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
     if not name.endswith(":mkdir"):
         _leave_an_earlier_life(lives)
     lives.producer.module(lives.wasm / "m.wasm")
+    lives.producer.module(lives.wasm / "files.wasm", keeps_files=True)
     lives.producer.module(lives.wasm / "module.wasm", "input.json")
     lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment))
     lives.launch()
