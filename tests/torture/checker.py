@@ -174,7 +174,7 @@ def check_slot_now(shared: Path, name: str) -> Finding | None:
         before = marker_path.read_bytes()
         marker = json.loads(before)
         for file, entry in marker["files"].items():
-            data = marker_path.with_name(file).read_bytes()
+            data = (marker_path.parent / file).read_bytes()
             if hashlib.sha256(data).hexdigest() != entry["sha256"]:
                 problem = f"{file} is not what the marker says"
                 break

@@ -29,20 +29,26 @@ _MODULE: Final = """
   (func (export "trap") (param i64 i64) unreachable))
 """
 
-#: The same, and it leaves a file in a directory beside the files that it was given.
+#: The same; with one turn it leaves a file in a directory beside the file `in` that it was given,
+#: with more it leaves nothing, not even that.
 _KEEPER: Final = """
 (module
   (import "wasi_snapshot_preview1" "path_create_directory"
     (func $mkdir (param i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "path_open"
     (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_unlink_file"
+    (func $unlink (param i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
-  (data (i32.const 64) "out") (data (i32.const 80) "out/empty")
+  (data (i32.const 64) "out") (data (i32.const 80) "out/empty") (data (i32.const 96) "in")
   (func $need (param $errno i32) (if (local.get $errno) (then unreachable)))
   (func (export "run") (param $number i64) (param $turns i64) (result i64)
-    (call $need (call $mkdir (i32.const 3) (i32.const 64) (i32.const 3)))
-    (call $need (call $open (i32.const 3) (i32.const 0) (i32.const 80) (i32.const 9)
-      (i32.const 1) (i64.const 0x40) (i64.const 0) (i32.const 0) (i32.const 32)))
+    (if (i64.eq (local.get $turns) (i64.const 1))
+      (then
+        (call $need (call $mkdir (i32.const 3) (i32.const 64) (i32.const 3)))
+        (call $need (call $open (i32.const 3) (i32.const 0) (i32.const 80) (i32.const 9)
+          (i32.const 1) (i64.const 0x40) (i64.const 0) (i32.const 0) (i32.const 32))))
+      (else (call $need (call $unlink (i32.const 3) (i32.const 96) (i32.const 2)))))
     (i64.add (i64.mul (local.get $number) (i64.const 2)) (i64.const {addend})))
   (func (export "trap") (param i64 i64) unreachable))
 """
