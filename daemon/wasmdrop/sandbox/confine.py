@@ -44,6 +44,17 @@ _CORES: Final = os.cpu_count() or 1
 _THREADS: Final = 256 + 2 * _CORES**2
 _OTHERS_THREADS: Final = 8192
 
+_LIMITED: Final = (
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_DATA,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_CORE,
+    resource.RLIMIT_MEMLOCK,
+    resource.RLIMIT_MSGQUEUE,
+    resource.RLIMIT_NPROC,
+)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -68,7 +79,11 @@ class Confinement:
             self._filters = {stage: seccomp.Filter(stage) for stage in seccomp.Stage}
         except OSError as error:
             self.missing.append(f"seccomp ({error.strerror})")
+        self._ceilings = {kind: resource.getrlimit(kind)[1] for kind in _LIMITED}
         self.changes_user = os.geteuid() == 0 and _capabilities() & _CHANGE_USER == _CHANGE_USER
+        if self.changes_user:
+            # Once, for all children: what is gone from here no program that is executed can gain.
+            _drop_capability_bounds()
         if os.geteuid() == 0 and not self.changes_user:
             self.missing.append(
                 "an unprivileged user (run as another user than root, or with CAP_SETUID,"
@@ -114,15 +129,15 @@ class Confinement:
         really writable: wasmtime reserves address space by the gigabyte, so a bound on that would
         refuse modules that are quite small. ``threads``: whether it may have any.
         """
-        _limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
-        _limit(resource.RLIMIT_FSIZE, file_bytes)
-        _limit(resource.RLIMIT_DATA, data_bytes)
-        _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-        _limit(resource.RLIMIT_CORE, 0)
-        _limit(resource.RLIMIT_MEMLOCK, 0)
-        _limit(resource.RLIMIT_MSGQUEUE, 0)
+        self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
+        self._limit(resource.RLIMIT_FSIZE, file_bytes)
+        self._limit(resource.RLIMIT_DATA, data_bytes)
+        self._limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+        self._limit(resource.RLIMIT_CORE, 0)
+        self._limit(resource.RLIMIT_MEMLOCK, 0)
+        self._limit(resource.RLIMIT_MSGQUEUE, 0)
         others = 0 if self.changes_user else _OTHERS_THREADS
-        _limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
+        self._limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
         if self.landlock_version:
             landlock.restrict(_libc, self.landlock_version, readable, directory)
         if directory is None:
@@ -145,17 +160,17 @@ class Confinement:
         else:
             self._load_filter(seccomp.Stage.WITHOUT_PATHS if compiles else seccomp.Stage.RUNNING)
 
+    def _limit(self, kind: int, soft: int, hard: int | None = None) -> None:
+        """Set a limit, but never above the one that is in force."""
+        ceiling = self._ceilings[kind]
+        hard = soft if hard is None else hard
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(kind, (soft, hard))
+
     def _load_filter(self, stage: seccomp.Stage) -> None:
         if stage in self._filters:
             seccomp.load(self._filters[stage], _libc)
-
-
-def _limit(kind: int, soft: int, hard: int | None = None) -> None:
-    """Set a limit, but never above the one that is in force."""
-    ceiling = resource.getrlimit(kind)[1]
-    if ceiling != resource.RLIM_INFINITY:
-        soft, hard = min(soft, ceiling), min(soft if hard is None else hard, ceiling)
-    resource.setrlimit(kind, (soft, soft if hard is None else hard))
 
 
 def _capabilities() -> int:
@@ -165,10 +180,13 @@ def _capabilities() -> int:
     return 0
 
 
-def _change_user() -> None:
+def _drop_capability_bounds() -> None:
     for capability in range(_LAST_CAPABILITY + 1):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break  # the kernel knows no more of them, or this process may not
+
+
+def _change_user() -> None:
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)

@@ -17,9 +17,12 @@ from wasmdrop.module import ComponentCall, FunctionType, ModuleSummary
 from wasmdrop.outcome import Code
 
 __all__ = [
+    "FORK",
+    "FORK_AT_ONCE",
     "FRAME",
     "MAX_REPORT_BYTES",
     "MAX_RUN_REPORT_BYTES",
+    "PING",
     "CompileOrder",
     "CompileReport",
     "EngineOptions",
@@ -29,6 +32,12 @@ __all__ = [
     "decode_order",
     "encode_frame",
 ]
+
+#: What the daemon asks of the forking server: a child for later, one that a job waits for already,
+#: and a sign of life.
+FORK: Final = b"fork"
+FORK_AT_ONCE: Final = b"fork at once"
+PING: Final = b"ping"
 
 FRAME: Final = struct.Struct("<II")
 

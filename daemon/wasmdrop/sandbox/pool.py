@@ -22,7 +22,7 @@ from tenacity.stop import stop_base, stop_never
 import wasmdrop
 from wasmdrop.errors import SandboxError
 from wasmdrop.metrics import Pulse
-from wasmdrop.sandbox.messages import FRAME
+from wasmdrop.sandbox.messages import FORK, FORK_AT_ONCE, FRAME, PING
 
 __all__ = ["Child", "ChildPool"]
 
@@ -161,7 +161,7 @@ class ChildPool:
         """Ask the forking server for a sign of life."""
         if self._control is not None:
             with contextlib.suppress(OSError):  # busy, or dead, as the reader will find out
-                self._control.send(b"ping")
+                self._control.send(PING)
 
     def close_soon(self, child: Child) -> None:
         """Close a child that has reported, when its end takes no time from what it reported."""
@@ -186,7 +186,7 @@ class ChildPool:
         missing = self._idle_wanted + len(self._waiting) - len(self._idle) - self._asked
         for _ in range(missing):
             try:
-                self._control.send(b"fork")
+                self._control.send(FORK_AT_ONCE if self._waiting else FORK)
             except BlockingIOError:
                 return  # it is busy enough; its next answer brings us here again
             except OSError:

@@ -40,8 +40,8 @@ _ARCHITECTURE: Final = 4
 _ARGUMENTS: Final = 16
 
 _AUDIT_ARCHITECTURE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-#: Numbers from here on are x32's, a second set of entrances to the same kernel.
-_X32: Final = 0x40000000
+#: So many numbers are not halved any further.
+_SEARCHED_IN_TURN: Final = 3
 
 _CLONE_VM: Final = 0x00000100
 _CLONE_THREAD: Final = 0x00010000
@@ -245,24 +245,36 @@ def _instructions(machine: str, *, with_files: bool) -> list[bytes]:
     known = SYSCALL_NUMBERS | DIRECTORY_SYSCALL_NUMBERS if with_files else SYSCALL_NUMBERS
     refused = _DIRECTORY_REFUSED if with_files else _REFUSED
     checked = _DIRECTORY_CHECKED if with_files else _CHECKED
-    numbers = _numbers(machine, known)
-    code = [
+    branches = []
+    for name, number in _numbers(machine, known).items():
+        if name in refused:
+            branches.append((number, [_return(_ERRNO | refused[name])]))
+        else:
+            branches.append((number, _check(name) if name in checked else [_return(_ALLOW)]))
+    return [
         _load(_ARCHITECTURE),
         _jump(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
         _return(_KILL_PROCESS),
         _load(_NUMBER),
-        _jump(_JUMP_GREATER_EQUAL, _X32, 0, 1),
-        _return(_KILL_PROCESS),
+        # x32's numbers, a second set of entrances to the same kernel, are beyond all of these.
+        *_search(sorted(branches)),
     ]
-    for name, number in numbers.items():
-        if name in refused:
-            code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ERRNO | refused[name])]
-        elif name not in checked:
-            code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ALLOW)]
-    for name in checked:
-        check = _check(name)
-        code += [_jump(_JUMP_EQUAL, numbers[name], 0, len(check)), *check]
-    return [*code, _return(_KILL_PROCESS)]
+
+
+def _search(branches: list[tuple[int, list[bytes]]]) -> list[bytes]:
+    """Return a search for the loaded number among sorted ones; each leads to what then returns.
+
+    By halves: when it takes a filter the kernel runs it for each number that there is, in every
+    child.
+    """
+    if len(branches) <= _SEARCHED_IN_TURN:
+        code = []
+        for number, then in branches:
+            code += [_jump(_JUMP_EQUAL, number, 0, len(then)), *then]
+        return [*code, _return(_KILL_PROCESS)]
+    middle = len(branches) // 2
+    lower, upper = _search(branches[:middle]), _search(branches[middle:])
+    return [_jump(_JUMP_GREATER_EQUAL, branches[middle][0], len(lower), 0), *lower, *upper]
 
 
 def _check(name: str) -> list[bytes]:

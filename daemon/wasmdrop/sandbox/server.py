@@ -24,7 +24,10 @@ from wasmdrop.sandbox.component import ComponentRun
 from wasmdrop.sandbox.confine import Confinement
 from wasmdrop.sandbox.guest import Run, run_module
 from wasmdrop.sandbox.messages import (
+    FORK,
+    FORK_AT_ONCE,
     FRAME,
+    PING,
     CompileOrder,
     CompileReport,
     EngineOptions,
@@ -35,11 +38,7 @@ from wasmdrop.sandbox.messages import (
 from wasmdrop.sandbox.runtime import Runtime
 from wasmdrop.sandbox.warmup import WarmUp
 
-__all__ = ["FORK", "PING", "main"]
-
-#: The daemon's requests: a child, and a sign of life.
-FORK = b"fork"
-PING = b"ping"
+__all__ = ["main"]
 
 #: Room for the process itself beside the guest's memories: interpreter, engine, a 16 MiB frame
 #: and its copies. Generous, as it only has to stop what has no other bound.
@@ -117,8 +116,8 @@ class _Server:
                     self._reap()
                 if control_fd in ready:
                     request = self.control.recv(16)
-                    if request == FORK:
-                        self._fork()
+                    if request in {FORK, FORK_AT_ONCE}:
+                        self._fork(is_awaited=request == FORK_AT_ONCE)
                     elif request == PING:
                         self.control.send(b"pong")
                     else:
@@ -140,7 +139,7 @@ class _Server:
             self.children.discard(pid)
             self.control.send(b"exit %d %d" % (pid, status))
 
-    def _fork(self) -> None:
+    def _fork(self, *, is_awaited: bool) -> None:
         ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         parent_pid = os.getpid()
         pid = os.fork()
@@ -151,7 +150,8 @@ class _Server:
             try:
                 # While idle the child touches, and so gets as its own, the pages that a job needs.
                 # Before it leaves the server's descriptors behind: the module is in one of them.
-                self.warm_up.once()
+                if not is_awaited:
+                    self.warm_up.once()
                 link_fd = self.confinement.leave_parent(parent_pid, link_fd)
                 _Child(link_fd, self.runtime, self.confinement).obey()
             except Exception:  # noqa: BLE001 - the last frame of a process of its own
