@@ -27,6 +27,7 @@ from wasmdrop.job import Slot
 from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.mounts import MountTable
 from wasmdrop.report import MARKER_SUFFIX, Package
+from wasmdrop.scheduling import wait_for_turn
 from wasmdrop.tree import copy_tree, remove_tree
 
 __all__ = ["RESULT_SUFFIXES", "Delivery", "ResultLines"]
@@ -101,6 +102,7 @@ class _Lane:
         self.thread.start()
 
     def _run(self) -> None:
+        wait_for_turn()
         ending = False
         while not ending:
             together = [self.waiting.get()]

@@ -27,6 +27,7 @@ from wasmdrop.job import MOVES, Job, JobState
 from wasmdrop.metrics import Pulse
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.report import Package
+from wasmdrop.scheduling import wait_for_turn
 from wasmdrop.schema import FINAL, decode_job, encode_job, input_path_of, open_for_writing
 
 __all__ = ["IllegalMoveError", "Journal"]
@@ -268,6 +269,7 @@ class Journal:
             self._gathered = []
 
     def _write(self) -> None:
+        wait_for_turn()
         ending = False
         while not ending:
             batch, ending = self._collect()

@@ -107,8 +107,11 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 def encode_job(job: Job) -> str:
     """Return the job as it is written in the file."""
-    # The standard library's JSON escapes names that are not UTF-8; msgspec's refuses them.
-    return json.dumps(msgspec.to_builtins(job), separators=(",", ":"))
+    try:
+        return msgspec.json.encode(job).decode()
+    except UnicodeEncodeError:
+        # A name that is not UTF-8: the standard library's JSON escapes what msgspec's refuses.
+        return json.dumps(msgspec.to_builtins(job), separators=(",", ":"))
 
 
 def decode_job(text: str) -> Job:

@@ -18,6 +18,7 @@ LEVELS = {
     "limits": 0,
     "module": 0,
     "outcome": 0,
+    "scheduling": 0,
     "turns": 0,
     "beneath": 1,
     "claim": 2,

@@ -37,6 +37,7 @@ from wasmdrop.sandbox.messages import (
 )
 from wasmdrop.sandbox.runtime import Runtime
 from wasmdrop.sandbox.warmup import WarmUp
+from wasmdrop.scheduling import wait_for_turn
 
 __all__ = ["main"]
 
@@ -50,6 +51,7 @@ _MAX_DESCRIPTORS = 4
 
 def main(control_fd: int) -> NoReturn:
     """Serve until the daemon closes its end of the socket ``control_fd``."""
+    wait_for_turn()
     control = socket.socket(fileno=control_fd)
     # The daemon decides when to stop; a Ctrl-C on its terminal reaches this process too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
