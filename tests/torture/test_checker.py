@@ -234,3 +234,13 @@ def test_a_slot_is_judged_while_the_daemon_runs(lives: Lives) -> None:
     assert found.kind is Kind.TORN
     _no_marker(lives)
     assert check_slot_now(lives.shared, "input-a.json") is None
+
+
+def test_a_module_that_was_run_alone_and_owed_nothing_is_no_loss(tmp_path: Path) -> None:
+    """The default module comes long before its input: the job that it makes is given up."""
+    lives = Lives(tmp_path)
+    lives.start()
+    lives.producer.module(lives.wasm / "module.wasm")
+    wait_until(lambda: lives.events("module-needs-input"), "the module's own run")
+    lives.producer.drop("input.json", lives.producer.version(module=None))
+    assert lives.verdict() == []
