@@ -56,9 +56,16 @@ class IllegalMoveError(WasmdropError):
 
 
 class _Request:
-    def __init__(self, operation: _Operation, future: "asyncio.Future[Any] | None") -> None:
+    def __init__(
+        self,
+        operation: _Operation,
+        future: "asyncio.Future[Any] | None" = None,
+        moved: Job | None = None,
+    ) -> None:
         self.operation = operation
         self.future = future
+        self.moved = moved
+        """The job that this moves lazily: a later move of it may take this one's place."""
         self.result: Any = None
 
 
@@ -129,7 +136,7 @@ class Journal:
     def move_lazily(self, job: Job, state: JobState, **changes: Any) -> Job:
         """Move ``job`` where nothing is lost if the daemon ends before that is written."""
         moved = self._moved(job, state, changes)
-        self._submit_lazily(_update(moved, self._tick()))
+        self._gather(_Request(_update(moved, self._tick()), moved=moved))
         return moved
 
     def explain(self, job: Job, note: str) -> None:
@@ -251,7 +258,7 @@ class Journal:
         return future
 
     def _submit_lazily(self, operation: _Operation) -> None:
-        self._gather(_Request(operation, None))
+        self._gather(_Request(operation))
 
     def _gather(self, request: _Request) -> None:
         """Hand over what one turn of the loop asks for together.
@@ -304,7 +311,7 @@ class Journal:
             before_sleep=self._complain,
         ):
             with attempt:
-                self._try_to_commit(batch)
+                self._try_to_commit(_without_overtaken(batch))
         answered = [request for request in batch if request.future is not None]
         if answered:
             self._loop.call_soon_threadsafe(_answer, answered)
@@ -326,6 +333,18 @@ class Journal:
             raise
 
 
+def _without_overtaken(batch: list[_Request]) -> list[_Request]:
+    """Leave out moves that a later one of the same job makes void.
+
+    A transaction shows its last word alone, and a job that is executed is often delivered by then.
+    """
+    last: dict[str, _Request] = {}
+    for request in batch:
+        if request.moved is not None:
+            last[request.moved.id] = request
+    return [one for one in batch if one.moved is None or last[one.moved.id] is one]
+
+
 def _is_passing(error: BaseException) -> bool:
     # Full disks, I/O errors and locks are operational; a wrong statement is a ProgrammingError.
     return isinstance(error, sqlite3.OperationalError)
@@ -342,7 +361,6 @@ def _answer(requests: list[_Request]) -> None:
 
 
 def _update(job: Job, changed_ns: int) -> _Operation:
-    text = encode_job(job)
     drop = ""
     if job.state.is_final:
         # A final job needs its results no more; its input is kept for people alone.
@@ -353,7 +371,7 @@ def _update(job: Job, changed_ns: int) -> _Operation:
         connection.execute(
             f"UPDATE jobs SET state = ?, code = ?, job = ?, changed_ns = ?, note = NULL{drop}"  # noqa: S608 - constants
             " WHERE id = ?",
-            (job.state, job.code, text, changed_ns, job.id),
+            (job.state, job.code, encode_job(job), changed_ns, job.id),
         )
 
     return write
