@@ -48,8 +48,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: setup-dev
-	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/confinement.py
+	$(BIN)/python benchmarks/results.py
 
 soak: setup-dev
 	$(BIN)/python -m tests.security.soak

@@ -12,6 +12,9 @@ from pathlib import Path
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+#: A job that hangs must not hold up the others for ever.
+TIMEOUT_SECONDS = 30
+
 modules, shared = (Path(word) for word in sys.argv[1:])
 one_job = Path(__file__).with_name("one_job.py")
 workers = ThreadPoolExecutor(os.cpu_count())
@@ -20,7 +23,8 @@ workers = ThreadPoolExecutor(os.cpu_count())
 def run(path: Path) -> None:
     """Run one input."""
     stem = path.with_name(path.stem.replace("input", "result", 1))
-    subprocess.run([sys.executable, one_job, modules, path, stem], check=True)
+    command = [sys.executable, *map(str, (one_job, modules, path, stem))]
+    subprocess.run(command, check=True, timeout=TIMEOUT_SECONDS)
 
 
 class Handler(FileSystemEventHandler):

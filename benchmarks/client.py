@@ -10,11 +10,11 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Client", "MissingError", "result_name"]
+__all__ = ["Client", "MissingError", "drop_all", "result_name"]
 
 #: No promise, only an end: what has not come by then is missing.
 _DEADLINE_SECONDS: Final = 120.0
@@ -34,6 +34,26 @@ class MissingError(Exception):
 def result_name(input_name: str, suffix: str) -> str:
     """Return the name of a result file of the slot of ``input_name``."""
     return input_name.removesuffix(".json").replace("input", "result", 1) + suffix
+
+
+def drop_all(batches: "Sequence[tuple[Client, dict[str, dict[str, Any]]]]") -> float:
+    """Drop inputs by name, all at once, each batch into the directory of its client.
+
+    Returns the seconds until the last marker was there.
+    """
+    prepared = [
+        (client.prepare(name, content), client.directory / name)
+        for client, contents in batches
+        for name, content in contents.items()
+    ]
+    for client, _contents in batches:
+        client.drain()
+    started = time.perf_counter()
+    for path, final in prepared:
+        path.rename(final)
+    for client, contents in batches:
+        client.wait_for(result_name(name, ".done") for name in contents)
+    return time.perf_counter() - started
 
 
 class Client:
@@ -63,24 +83,15 @@ class Client:
         The time is in seconds since 1970, to be held against the times in the marker.
         """
         prepared = self.prepare(name, content)
-        self._drain()
+        self.drain()
         dropped_at = time.time()
         started = time.perf_counter()
         prepared.rename(self.directory / name)
-        self._wait_for([result_name(name, ".done")])
+        self.wait_for([result_name(name, ".done")])
         return time.perf_counter() - started, dropped_at
 
-    def drop_all(self, contents: dict[str, dict[str, Any]]) -> float:
-        """Drop inputs by name, all at once; return the seconds until the last marker was there."""
-        prepared = {name: self.prepare(name, content) for name, content in contents.items()}
-        self._drain()
-        started = time.perf_counter()
-        for name, path in prepared.items():
-            path.rename(self.directory / name)
-        self._wait_for(result_name(name, ".done") for name in contents)
-        return time.perf_counter() - started
-
-    def _wait_for(self, names: Iterable[str]) -> None:
+    def wait_for(self, names: Iterable[str]) -> None:
+        """Wait until all these names appeared; ``MissingError``."""
         missing = set(names)
         end = time.monotonic() + _DEADLINE_SECONDS
         while missing:
@@ -110,7 +121,7 @@ class Client:
             lost = lost or bool(mask & _IN_Q_OVERFLOW)
         return names, lost
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Forget the events so far: old markers must not pass for new ones."""
         while self._events()[0]:
             pass

@@ -74,9 +74,9 @@ def main() -> int:
                 # In turns of ten, as in the other measurements.
                 for contender, client in pairs[:: 1 if number // _TURN % 2 else -1]:
                     name = f"input-{number + _WARM_UP}.json"
-                    content, expected = fib.input(number), fib.results(number)
+                    content, wanted = fib.input(number), fib.wanted(number)
                     taken, _dropped_at = client.drop(name, content)
-                    contender.check(name, content, expected)
+                    contender.check(name, content, wanted)
                     if number >= 0:
                         seconds[contender.name].append(taken)
         finally:

@@ -3,9 +3,11 @@
 To add one: a class with the methods of :class:`Contender`, and a line in ``ALL``.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from benchmarks.client import result_name
+from benchmarks.workloads import Wanted
 
 __all__ = ["ALL", "Contender", "WrongError"]
 
@@ -48,6 +51,11 @@ class Contender:
             (self.wasm / f"{name}.wasm").write_bytes(module)
         self._process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def lacks(cls) -> str:
+        """Return what it lacks here, in words; nothing where it can run."""
+        return ""
+
     def command(self) -> list[str]:
         """Return the command line."""
         raise NotImplementedError
@@ -71,6 +79,7 @@ class Contender:
                 stdout=out,
                 stderr=log,
                 env=environment | self.variables(),
+                start_new_session=True,
             )
 
     @property
@@ -86,6 +95,8 @@ class Contender:
         self.resume()
         self._process.terminate()
         self._process.wait(_START_SECONDS)
+        with contextlib.suppress(ProcessLookupError):  # what a shell leaves running
+            os.killpg(self._process.pid, signal.SIGTERM)
 
     def pause(self) -> None:
         """Let it rest while others are measured: it must not take their time."""
@@ -93,12 +104,17 @@ class Contender:
     def resume(self) -> None:
         """Let it go on."""
 
-    def check(self, name: str, content: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+    def check(self, name: str, content: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
         """Check the result of the drop ``name`` and return its marker; ``WrongError``."""
         marker = self._read(result_name(name, ".done"))
+        if wanted.stdout is not None:
+            printed = (self.shared / result_name(name, ".stdout")).read_bytes()
+            if printed != wanted.stdout:
+                raise WrongError(f"{self.name}: {name} printed {printed[:100]!r}")
+            return marker
         found = self._read(result_name(name, ".json"))
-        if found.get("args") != content["args"] or found.get("results") != results:
-            raise WrongError(f"{self.name}: {name} with {content} gave {found}, not {results}")
+        if found.get("args") != content["args"] or found.get("results") != wanted.results:
+            raise WrongError(f"{self.name}: {name} gave {found}, not {wanted.results}")
         return marker
 
     def _open(self, name: str) -> IO[bytes]:
@@ -143,10 +159,11 @@ class Wasmdrop(Contender):
                 raise WrongError(f"the daemon did not start: {log.decode(errors='replace')}")
             time.sleep(_GLANCE_SECONDS)
 
-    def check(self, name: str, content: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+    def check(self, name: str, content: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
         """Check the result and all that the marker says of the files."""
-        marker = super().check(name, content, results)
-        files = {self.shared / file: entry["sha256"] for file, entry in marker["files"].items()}
+        marker = super().check(name, content, wanted)
+        slot = (self.shared / name).parent
+        files = {slot / file: entry["sha256"] for file, entry in marker["files"].items()}
         files[self.shared / name] = marker["input"]["sha256"]
         for path, digest in files.items():
             if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -184,4 +201,20 @@ class Afternoon(Contender):
         return [sys.executable, str(_HERE / "afternoon.py"), str(self.wasm), str(self.shared)]
 
 
-ALL: Final[tuple[type[Contender], ...]] = (Wasmdrop, PlainLoop, Afternoon)
+class ShellLoop(Contender):
+    """See shell_loop.sh."""
+
+    name = "shell loop"
+
+    @classmethod
+    def lacks(cls) -> str:
+        """Say that it needs inotifywait."""
+        return "" if shutil.which("inotifywait") else "there is no inotifywait (inotify-tools)"
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        script, job = _HERE / "shell_loop.sh", _HERE / "one_job.py"
+        return [str(script), sys.executable, str(job), str(self.wasm), str(self.shared)]
+
+
+ALL: Final[tuple[type[Contender], ...]] = (Wasmdrop, PlainLoop, ShellLoop, Afternoon)

@@ -82,11 +82,11 @@ class Scale:
             for number in range(-_WARM_UP, drops):
                 self.serial += 1
                 name = f"input-{self.serial}.json"
-                content, results = self.fib.input(self.serial), self.fib.results(self.serial)
+                content, wanted = self.fib.input(self.serial), self.fib.wanted(self.serial)
                 taken, _dropped_at = client.drop(name, content)
                 if number >= 0:
                     seconds.append(taken)
-                self.daemon.check(name, content, results)
+                self.daemon.check(name, content, wanted)
                 if moves_away:
                     _move(self.daemon.shared, aside, name)
         finally:

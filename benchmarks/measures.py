@@ -1,0 +1,258 @@
+"""The measures: what is done with a contender, and the table that comes of it.
+
+A measure has ``rounds``, ``takes`` to say which cases it is for, ``step``, called once a round for
+each of them, and ``report``.
+"""
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from benchmarks.client import Client, drop_all
+from benchmarks.contenders import Contender
+from benchmarks.tables import milliseconds, quantile, render
+from benchmarks.workloads import Wanted, Workload
+
+__all__ = ["Case", "Latency", "Steady", "Throughput", "rate"]
+
+#: Drops of one contender before it is another's turn: one after the other, as producers drop, and
+#: few enough that what else the machine does hits all alike.
+_TURN: Final = 10
+
+#: A contender that needs a second for each job takes part in one of so many rounds.
+_SLOW_EVERY: Final = 5
+
+#: Drops a second where they come steadily.
+_A_SECOND: Final = 50
+
+#: Bursts of each case, in turns; the median is shown.
+_BURSTS: Final = 3
+
+#: By how much smaller a burst is for who starts a Python each, and for who also compiles long.
+_SMALLER: Final = 10
+_MUCH_SMALLER: Final = 100
+
+_DIRECTORIES: Final = 100
+_SETTLE_SECONDS: Final = 1.0
+
+
+@dataclass
+class Case:
+    """One contender on one workload, and what was measured."""
+
+    contender: Contender
+    client: Client
+    workload: Workload
+    drops: int = 0
+    latencies: list[float] = field(default_factory=list)
+    stages: list[dict[str, float]] = field(default_factory=list)
+    steady: list[float] = field(default_factory=list)
+    bursts: list[tuple[int, float]] = field(default_factory=list)
+    spread: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether each job takes long, whatever the machine."""
+        return self.contender.compiles_each_time and self.workload.slow_elsewhere
+
+    def next_input(self) -> tuple[str, dict[str, Any], Wanted]:
+        """Return a name that no drop had, an input, and what must come of it."""
+        self.drops += 1
+        name = f"input-{self.workload.module_name}-{self.drops}.json"
+        return name, self.workload.input(self.drops), self.workload.wanted(self.drops)
+
+    def drop(self) -> tuple[float, float, dict[str, Any]]:
+        """Drop one input and check the result; return latency, time of the drop, and marker."""
+        name, content, wanted = self.next_input()
+        latency, dropped_at = self.client.drop(name, content)
+        return latency, dropped_at, self.contender.check(name, content, wanted)
+
+
+class Latency:
+    """Drop to marker, one drop after the other, each into a slot of its own."""
+
+    title = "Drop to marker, one after the other, ms"
+
+    def __init__(self, drops: int) -> None:
+        self.rounds = math.ceil(drops / _TURN)
+
+    def takes(self, _case: Case) -> bool:
+        """Whether the case is measured: all are."""
+        return True
+
+    def step(self, case: Case, number: int) -> None:
+        """Measure one turn."""
+        if case.is_slow and number % _SLOW_EVERY:
+            return
+        for _ in range(_TURN):
+            latency, dropped_at, marker = case.drop()
+            case.latencies.append(latency)
+            if case.contender.tells:
+                case.stages.append(_stages(latency, dropped_at, marker))
+
+    def report(self, cases: Sequence[Case]) -> str:
+        """Return the table of latencies and that of the stages."""
+        rows = [
+            [
+                *_latency_row(case, case.latencies),
+                _ratio(case, cases, lambda one: statistics.median(one.latencies)),
+            ]
+            for case in cases
+        ]
+        head = ["module", "who", "drops", "median", "p95", "p99", "min", "ratio"]
+        return f"{render(head, rows)}\n\n{self._report_stages(cases)}"
+
+    @staticmethod
+    def _report_stages(cases: Sequence[Case]) -> str:
+        told = [case for case in cases if case.stages]
+        names = list(told[0].stages[0])
+        rows = []
+        for case in told:
+            medians = (statistics.median(one[name] for one in case.stages) for name in names)
+            rows.append([case.workload.name, *map(milliseconds, medians)])
+        title = "Where wasmdrop's time goes, from its markers, medians in ms"
+        return f"{title}\n\n{render(['module', *names], rows, words=1)}"
+
+
+class Steady:
+    """So many drops a second, each at its time, whatever became of the one before."""
+
+    title = f"Drop to marker at a steady {_A_SECOND} drops a second, ms"
+
+    def __init__(self, drops: int) -> None:
+        self.rounds = max(1, drops // _A_SECOND)
+
+    def takes(self, case: Case) -> bool:
+        """Whether the case can keep up at all."""
+        return case.workload.is_small and not case.is_slow and case.contender.tells
+
+    def step(self, case: Case, _number: int) -> None:
+        """Measure one second of drops."""
+        began = time.perf_counter()
+        for index in range(_A_SECOND):
+            time.sleep(max(0.0, began + index / _A_SECOND - time.perf_counter()))
+            case.steady.append(case.drop()[0])
+
+    def report(self, cases: Sequence[Case]) -> str:
+        """Return the table of latencies."""
+        rows = [_latency_row(case, case.steady) for case in cases]
+        return render(["module", "who", "drops", "median", "p95", "p99", "min"], rows)
+
+
+class Throughput:
+    """Many slots dropped at once."""
+
+    title = "A burst of slots, jobs a second"
+
+    def __init__(self, burst: int) -> None:
+        self.rounds = _BURSTS
+        self._burst = burst
+
+    def takes(self, case: Case) -> bool:
+        """Whether the case is measured."""
+        return case.workload.is_small
+
+    def step(self, case: Case, number: int) -> None:
+        """Drop one burst into one directory and check every result; wasmdrop's in many, too."""
+        if case.is_slow and number:
+            return
+        drops = [case.next_input() for _ in range(self._size(case))]
+        seconds = drop_all([(case.client, {name: content for name, content, _wanted in drops})])
+        case.bursts.append((len(drops), seconds))
+        for drop in drops:
+            case.contender.check(*drop)
+        if case.contender.tells:
+            case.spread.append(self._spread(case))
+
+    def _spread(self, case: Case) -> tuple[int, float]:
+        """Do the same with as many directories as there is room for; return slots and seconds."""
+        drops = [case.next_input() for _ in range(self._size(case))]
+        shared = case.contender.shared
+        with contextlib.ExitStack() as stack:
+            batches = []
+            for number in range(_DIRECTORIES):
+                directory = shared / f"d{number}"
+                directory.mkdir(exist_ok=True)
+                client = Client(directory)
+                stack.callback(client.close)
+                contents = {name: content for name, content, _ in drops[number::_DIRECTORIES]}
+                batches.append((client, contents))
+            time.sleep(_SETTLE_SECONDS)  # a directory that is new is looked through first
+            seconds = drop_all(batches)
+        for number, (name, content, wanted) in enumerate(drops):
+            case.contender.check(f"d{number % _DIRECTORIES}/{name}", content, wanted)
+        return len(drops), seconds
+
+    def report(self, cases: Sequence[Case]) -> str:
+        """Return the table of jobs a second."""
+        rows = [
+            [
+                case.workload.name,
+                case.contender.name,
+                str(case.bursts[0][0]),
+                str(len(case.bursts)),
+                f"{rate(case.bursts):,.1f}",
+                _ratio(case, cases, lambda one: 1 / rate(one.bursts)),
+                f"{rate(case.spread):,.1f}" if case.spread else "-",
+            ]
+            for case in cases
+        ]
+        many = f"in {_DIRECTORIES} directories"
+        return render(["module", "who", "slots", "bursts", "median", "ratio", many], rows)
+
+    def _size(self, case: Case) -> int:
+        if case.is_slow:
+            return max(2, self._burst // _MUCH_SMALLER)
+        if case.contender.compiles_each_time:
+            return max(10, self._burst // _SMALLER)
+        return self._burst
+
+
+def _stages(latency: float, dropped_at: float, marker: dict[str, Any]) -> dict[str, float]:
+    """Return where the time of one drop went, in seconds, in the order of what happened.
+
+    ``sandbox`` is what lies between the job's start and its end beside the run itself: handing it
+    to its process and hearing of the results.
+    """
+    seconds = marker["seconds"]
+    noticed_at = datetime.fromisoformat(marker["dropped_at"]).timestamp()
+    noticed = noticed_at - dropped_at
+    queued, compiled, ran, total = (
+        float(seconds[name]) for name in ("queued", "compile", "run", "total")
+    )
+    return {
+        "noticed": noticed,
+        "queued": queued,
+        "compile": compiled,
+        "sandbox": total - queued - compiled - ran,
+        "run": ran,
+        "total": total,
+        "delivered": latency - noticed - total,
+        "all": latency,
+    }
+
+
+def _latency_row(case: Case, values: Sequence[float]) -> list[str]:
+    return [
+        case.workload.name,
+        case.contender.name,
+        str(len(values)),
+        *(milliseconds(quantile(values, share)) for share in (0.5, 0.95, 0.99)),
+        milliseconds(min(values)),
+    ]
+
+
+def rate(bursts: Sequence[tuple[int, float]]) -> float:
+    """Return the jobs a second of the median burst."""
+    return statistics.median(size / seconds for size, seconds in bursts)
+
+
+def _ratio(case: Case, cases: Sequence[Case], cost: Any) -> str:
+    """Return how many times the first contender's cost this is, on the same workload."""
+    first = next(one for one in cases if one.workload is case.workload)
+    return f"{cost(case) / cost(first):.1f}"

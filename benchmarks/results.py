@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Run all benchmarks, one after the other, and write RESULTS.md and its plots.
+
+python benchmarks/results.py [--dir DIR] [--only NAME ...]
+
+Takes about twenty minutes, of which 100,000 slots take ten. The machine should have nothing else
+to do.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+_HERE: Final = Path(__file__).resolve().parent
+
+#: Sections, and the programs that make them.
+_PARTS: Final = {
+    "latency": ("Latency and throughput", ["latency.py", "--plots", str(_HERE / "plots")]),
+    "confinement": ("What confinement costs", ["confinement.py"]),
+    "scale": ("With 100,000 slots", ["scale.py"]),
+}
+_PLOTS: Final = ("latency", "burst", "stages")
+
+
+def main() -> int:
+    """Run what is asked for; the status of the first that failed."""
+    parser = argparse.ArgumentParser(description="Run all benchmarks and write RESULTS.md.")
+    parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), metavar="NAME")
+    options = parser.parse_args()
+    (_HERE / "plots").mkdir(exist_ok=True)
+    parts = ["# Results", "Made by `make bench`; README.md says what is measured, and how."]
+    for name in options.only:
+        title, command = _PARTS[name]
+        program, *words = command
+        sys.stderr.write(f"{title} ...\n")
+        done = subprocess.run(
+            [sys.executable, str(_HERE / program), *words, "--dir", str(options.dir)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            return done.returncode
+        parts += [f"## {title}", done.stdout.strip()]
+        if name == "latency":
+            parts += [f"![{one}](plots/{one}.svg)" for one in _PLOTS]
+    (_HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
