@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,6 +16,7 @@ __all__ = ["main"]
 #: Exit statuses, beside 0 and what a command gives itself.
 _WRONG_USE: Final = 2
 _DAEMONS_FAULT: Final = 3
+_INTERRUPTED: Final = 128 + signal.SIGINT
 
 #: Each command's module is imported only when it is called: the daemon needs none of the others.
 _COMMANDS: Final = {
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SandboxError, StorageError) as error:
         sys.stderr.write(f"wasmdrop: {error}\n")
         return _DAEMONS_FAULT
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing more can be written to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
