@@ -129,6 +129,8 @@ def _parent(attempt: Attempt, base: Path, confinement: Confinement | None, write
     os.close(null)
     os.close(log)
     try:
+        if confinement is not None:
+            confinement.prepare_parent()
         world = World(base)
         world.file_bytes, world.data_bytes = _FILE_BYTES, _DATA_BYTES
         sibling = _fork_sibling(world, confinement)

@@ -95,6 +95,7 @@ ATTEMPTS: Final = ALLOWED | FORBIDDEN
 def main(base: str) -> None:
     """Make each attempt in a process and a directory of its own; print what came of it."""
     confinement = Confinement()
+    confinement.prepare_parent()
     told = {
         name: _attempt(confinement, Path(base) / str(n), name) for n, name in enumerate(ATTEMPTS)
     }

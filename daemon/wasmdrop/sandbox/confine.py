@@ -1,5 +1,6 @@
 """Confinement: what a child gives up before it touches a byte of the guest.
 
+:meth:`Confinement.prepare_parent` comes in the forking server, before any fork.
 :meth:`Confinement.leave_parent` comes right after the fork, ahead of need: session, user and
 descriptors of the forking server are left behind. :meth:`Confinement.enter` comes when the order is
 known and before its descriptors are used: limits, Landlock, and last the seccomp filter, which
@@ -81,14 +82,19 @@ class Confinement:
             self.missing.append(f"seccomp ({error.strerror})")
         self._ceilings = {kind: resource.getrlimit(kind)[1] for kind in _LIMITED}
         self.changes_user = os.geteuid() == 0 and _capabilities() & _CHANGE_USER == _CHANGE_USER
-        if self.changes_user:
-            # Once, for all children: what is gone from here no program that is executed can gain.
-            _drop_capability_bounds()
         if os.geteuid() == 0 and not self.changes_user:
             self.missing.append(
                 "an unprivileged user (run as another user than root, or with CAP_SETUID,"
                 " CAP_SETGID and CAP_KILL)"
             )
+
+    def prepare_parent(self) -> None:
+        """Give up, for the calling process and all children to come, what no program may regain.
+
+        Once in the forking server, which executes none, instead of in every child.
+        """
+        if self.changes_user:
+            _drop_capability_bounds()
 
     def leave_parent(self, parent_pid: int, link_fd: int) -> int:
         """Make the calling process nobody's but its parent's; return where ``link_fd`` is now.

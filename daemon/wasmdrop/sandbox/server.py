@@ -56,6 +56,7 @@ def main(control_fd: int) -> NoReturn:
     # The daemon decides when to stop; a Ctrl-C on its terminal reaches this process too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     confinement = Confinement()
+    confinement.prepare_parent()
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")
     control.send(b"missing " + "; ".join(confinement.missing).encode())
