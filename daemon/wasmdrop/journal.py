@@ -80,6 +80,8 @@ class Journal:
         found = self._connection.execute("SELECT max(changed_ns) FROM jobs").fetchone()
         self._changed_ns: int = found[0] or 0
         self._loop = asyncio.get_running_loop()
+        self.failure: asyncio.Future[str] = self._loop.create_future()
+        """Done, with the reason, where the file can't be used any more: it was damaged."""
         self._requests: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
         self._gathered: list[_Request] = []
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -277,6 +279,13 @@ class Journal:
 
     def _write(self) -> None:
         wait_for_turn()
+        try:
+            self._write_until_closed()
+        except Exception as error:  # noqa: BLE001 - else nobody would hear of it
+            reason = f"{self._path}: {error}"
+            self._loop.call_soon_threadsafe(self.failure.set_result, reason)
+
+    def _write_until_closed(self) -> None:
         ending = False
         while not ending:
             batch, ending = self._collect()

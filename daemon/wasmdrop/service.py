@@ -233,7 +233,7 @@ async def _serve(
             tidying = asyncio.create_task(
                 keep_house(journal, intake, settings.keep_days, settings.rescan_sec)
             )
-            await stop.asked.wait()
+            await _until_told(stop, journal)
             tidying.cancel()
             health.why_not_ready = "stopping"
             notify("STOPPING=1")
@@ -245,6 +245,17 @@ async def _serve(
             await dispatcher.drain(settings.drain_sec, stop.now)
             stages.delivery.close()
             await journal.close()
+
+
+async def _until_told(stop: _Stop, journal: Journal) -> None:
+    """Wait for the signal to stop. Raises ``StorageError`` where the journal fails before."""
+    told = asyncio.ensure_future(stop.asked.wait())
+    either: set[asyncio.Future[Any]] = {told, journal.failure}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if journal.failure.done():
+        stop.now.set()  # no promise can be kept any more: what runs is run again
+        raise StorageError(f"the journal can't be used any more: {journal.failure.result()}")
 
 
 def _vitals(watcher: Watcher, journal: Journal, executor: LocalExecutor) -> Vitals:

@@ -15,7 +15,7 @@ from typing import Any
 from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import Daemon, drop, wait_until
+from tests.acceptance.daemon import DEADLINE_SECONDS, Daemon, drop, wait_until
 from tests.acceptance.test_storage import fill, small
 
 __all__ = ["small"]
@@ -316,3 +316,32 @@ def test_a_damaged_journal_does_not_keep_the_daemon_from_starting(tmp_path: Path
         assert Path(event["now"]).exists()
         daemon.submit("input-new.json", {"entry": "fib", "args": [8]})
         assert daemon.result("input-new.json")["results"] == [21]
+
+
+def test_a_journal_damaged_under_way_ends_the_daemon_and_nothing_is_lost(tmp_path: Path) -> None:
+    """It can promise nothing any more, says so, and the next start takes the drop up."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon.start()
+    daemon.submit("input.json", {"entry": "fib", "args": [7]})
+    journal = daemon.state / "journal.sqlite"
+    wait_until(lambda: states_in(journal) == ["delivered"], "the job to be closed")
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        # What the daemon has in memory is void when the log begins anew.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with journal.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (journal.stat().st_size - 4096))
+    drop(daemon.shared / "input-new.json", b'{"entry": "fib", "args": [8]}')
+    assert daemon.process is not None
+    assert daemon.process.wait(DEADLINE_SECONDS) == 3
+    assert f"the journal can't be used any more: {journal}: " in daemon.log_text()
+    with daemon.running():
+        wait_until(lambda: daemon.marker("input-new.json"), "the marker")
+        assert daemon.result("input-new.json")["results"] == [21]
+
+
+def states_in(journal: Path) -> list[str]:
+    """Return the states of all jobs."""
+    with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
+        return [state for (state,) in connection.execute("SELECT state FROM jobs")]
