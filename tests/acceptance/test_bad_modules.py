@@ -93,6 +93,10 @@ NO_MODULE: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
         _bytes(FIB_WASM.replace(b"\x7d", b"\x6b")),  # an i32.sub for each i64.sub
         "",
     ),
+    "threads": (
+        _bytes(bytes(wat2wasm(FIB.replace("(module", "(module (memory 1 2 shared)", 1)))),
+        "a memory that threads share",
+    ),
     "directory": (Path.mkdir, "expected a regular file, found a directory"),
     "fifo": (os.mkfifo, "expected a regular file, found a FIFO"),
     "dangling": (_link("nowhere"), "a link to nothing"),

@@ -82,7 +82,13 @@ class _Storm:
         self._report = report
         # Files are looked for again and again where events were lost to a kill; a short drain
         # leaves work to the next life.
-        self._lives = Lives(base, WASMDROP_DRAIN_SEC="0.2", WASMDROP_SETTLE_SEC="0.05")
+        self._lives = Lives(
+            base,
+            WASMDROP_DRAIN_SEC="0.2",
+            WASMDROP_SETTLE_SEC="0.05",
+            # A long job may meet kill after kill, and is to blame for none of them.
+            WASMDROP_ATTEMPTS="100",
+        )
         self._names = [f"input-{number}.json" for number in range(_SLOTS)]
         self._own = [f"family{number}/input.json" for number in range(_FAMILIES)]
         self._names += [f"family{number}/input-more.json" for number in range(_FAMILIES)]
