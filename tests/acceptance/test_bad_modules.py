@@ -93,10 +93,6 @@ NO_MODULE: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
         _bytes(FIB_WASM.replace(b"\x7d", b"\x6b")),  # an i32.sub for each i64.sub
         "",
     ),
-    "threads": (
-        _bytes(bytes(wat2wasm(FIB.replace("(module", "(module (memory 1 2 shared)", 1)))),
-        "a memory that threads share",
-    ),
     "directory": (Path.mkdir, "expected a regular file, found a directory"),
     "fifo": (os.mkfifo, "expected a regular file, found a FIFO"),
     "dangling": (_link("nowhere"), "a link to nothing"),
@@ -134,6 +130,15 @@ def test_a_bad_module_is_refused_however_often_it_is_asked_for(daemon: Daemon) -
     for attempt in range(5):
         daemon.submit("input-bad.json", {"module": "bad", "id": str(attempt)})
         failure(daemon, "input-bad.json", "invalid-module", "expected it to begin with 00 61 73 6d")
+
+
+def test_a_memory_that_threads_share_is_named(daemon: Daemon) -> None:
+    """There are no threads; it is no memory that is too large."""
+    text = FIB.replace("(module", "(module (memory 1 2 shared)", 1)
+    drop(daemon.wasm / "threads.wasm", bytes(wat2wasm(text)))
+    daemon.submit("input-threads.json", {"module": "threads", "entry": "fib", "args": [1]})
+    failure(daemon, "input-threads.json", "link-error", "a memory that threads share")
+    good_drop_runs(daemon)
 
 
 def test_a_default_module_that_needs_an_input_gets_it_later(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class Run:
         except WasmtimeError as error:
             if "shared memory" in str(error):
                 message = "the module has a memory that threads share, and there are no threads"
-                raise RefusedError(Code.INVALID_MODULE, message) from None
+                raise RefusedError(Code.LINK_ERROR, message) from None
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
 
