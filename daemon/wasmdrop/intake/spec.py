@@ -4,7 +4,8 @@ Owns the keys of the input, their types and bounds, and the wording of what does
 `InputSpec` that exists has been checked in all that can be said of an input by itself; whether the
 module exports the entry and takes the arguments is for others to find out.
 
-A JSON Schema comes from the same definition: ``msgspec.json.schema(InputSpec)``.
+The document that `wasmdrop schema input` prints is made from the same definition; what msgspec does
+not know of (patterns, bounds) stands beside each key for it.
 """
 
 import binascii
@@ -49,7 +50,19 @@ _MAX_COMPONENT_BYTES: Final = 255
 _MAX_COMPONENTS: Final = 32
 
 _DIGEST: Final = "sha256:"
-_DIGEST_FORM: Final = re.compile(r"sha256:[0-9A-Fa-f]{64}")
+_DIGEST_FORM: Final = f"{_DIGEST}[0-9A-Fa-f]{{64}}"
+
+# Written so that Python understands it and ECMAScript, which is what JSON Schema has, does, too. A
+# path that matches is relative, stays below where it starts, and has only one spelling.
+_COMPONENT: Final = (
+    r"(?:[^./\x00][^/\x00]{0,254}|\.[^./\x00][^/\x00]{0,253}|\.\.[^/\x00]{1,253})"  # no . and no ..
+)
+_PLAIN_PATH: Final = f"{_COMPONENT}(?:/{_COMPONENT}){{0,{_MAX_COMPONENTS - 1}}}"
+_MODULE_PATH: Final = _PLAIN_PATH.replace(r"\x00", r"\x00\\")
+_ENV_NAME: Final = r"[^=\x00]+"
+_BASE64: Final = (
+    "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"  # RFC 4648, section 4
+)
 
 
 class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +72,7 @@ class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         msgspec.Meta(
             description="RFC 4648, section 4: the standard alphabet, padded, no line breaks",
-            extra_json_schema={"contentEncoding": "base64"},
+            extra_json_schema={"contentEncoding": "base64", "pattern": f"^{_BASE64}$"},
         ),
     ]
 
@@ -105,12 +118,17 @@ class InputSpec(
             description="The module: a path below the wasm directory, with or without .wasm, or"
             " sha256: and the digest of one that was seen before.",
             examples=["fib", "group/fib.wasm"],
+            extra_json_schema={
+                "pattern": f"^(?:{_DIGEST_FORM}|(?!{_DIGEST}){_MODULE_PATH})$",
+                "maxLength": _MAX_PATH_BYTES,
+            },
         ),
     ] = None
     env: Annotated[
-        dict[str, str],
+        dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]],
         msgspec.Meta(
-            description="WASI environment variables. Nothing of the daemon's own is passed on."
+            description="WASI environment variables. Nothing of the daemon's own is passed on.",
+            extra_json_schema={"propertyNames": {"pattern": f"^{_ENV_NAME}$"}},
         ),
     ] = {}
     stdin: Annotated[
@@ -122,7 +140,10 @@ class InputSpec(
         msgspec.Meta(
             description="Files by relative path, laid into the job's private directory, which a"
             " WASI program sees as /.",
-            extra_json_schema={"maxProperties": MAX_FILES},
+            extra_json_schema={
+                "maxProperties": MAX_FILES,
+                "propertyNames": {"pattern": f"^{_PLAIN_PATH}$", "maxLength": _MAX_PATH_BYTES},
+            },
         ),
     ] = {}
     timeout_sec: Annotated[
@@ -295,11 +316,11 @@ def _refuse_unknown(key: str) -> NoReturn:
 
 
 def _check_module(module: str) -> None:
-    if _DIGEST_FORM.fullmatch(module):
+    if re.fullmatch(_DIGEST_FORM, module):
         return
     if module.startswith(_DIGEST):
         expected = "sha256: and 64 hexadecimal digits"
-    elif "\\" not in module and _is_plain_path(module):
+    elif _is_plain_path(module, _MODULE_PATH):
         return
     else:
         expected = "a plain path below the wasm directory, such as group/fib.wasm"
@@ -308,7 +329,7 @@ def _check_module(module: str) -> None:
 
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
-        if not name or "=" in name or "\0" in name:
+        if not re.fullmatch(_ENV_NAME, name):
             _refuse(("env",), f"expected names without '=' and NUL, got {shown(name)}")
         if "\0" in value:
             _refuse(("env", name), f"expected a string without NUL, got {shown(value)}")
@@ -339,17 +360,11 @@ def _check_content(content: Content, *steps: str) -> None:
             _refuse((*steps, "base64"), f"expected base64, got {given} ({error})")
 
 
-def _is_plain_path(path: str) -> bool:
-    """Whether ``path`` is relative, stays below where it starts, and has only one spelling."""
-    components = path.split("/")
+def _is_plain_path(path: str, pattern: str = _PLAIN_PATH) -> bool:
     return (
-        "\0" not in path
+        re.fullmatch(pattern, path) is not None
         and len(path.encode()) <= _MAX_PATH_BYTES
-        and len(components) <= _MAX_COMPONENTS
-        and all(
-            component not in {"", ".", ".."} and len(component.encode()) <= _MAX_COMPONENT_BYTES
-            for component in components
-        )
+        and all(len(part.encode()) <= _MAX_COMPONENT_BYTES for part in path.split("/"))
     )
 
 
