@@ -12,13 +12,14 @@ import binascii
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeAlias
 
 import msgspec
 
 from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError
-from wasmdrop.limits import Limits
+from wasmdrop.limits import GRANT_NAME, Limits
 from wasmdrop.outcome import Code
 from wasmdrop.strictjson import path_to, shown
 
@@ -30,6 +31,7 @@ __all__ = [
     "Content",
     "InputSpec",
     "content_bytes",
+    "grants_for",
     "limits_for",
     "parse_input",
 ]
@@ -78,6 +80,9 @@ class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def decoded(self) -> bytes:
         """Return the bytes. ``ValueError`` where it is no base64; never inside an `InputSpec`."""
+        # Strict as it is, what follows takes superfluous padding at the end.
+        if len(self.base64) % 4 or self.base64.endswith("==="):
+            raise ValueError("Incorrect padding")
         return binascii.a2b_base64(self.base64, strict_mode=True)
 
 
@@ -146,6 +151,14 @@ class InputSpec(
             },
         ),
     ] = {}
+    grants: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{GRANT_NAME}$"})], ...],
+        msgspec.Meta(
+            description="Names of directories that the operator lets jobs read; a WASI program sees"
+            " the grant NAME as /NAME.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
     timeout_sec: Annotated[
         float | None,
         msgspec.Meta(
@@ -205,6 +218,8 @@ class InputSpec(
             _check_content(self.stdin, "stdin")
         if self.files:
             _check_files(self.files)
+        if self.grants:
+            _check_grants(self.grants, self.files)
         if self.id is not None and len(self.id) > MAX_ID_LENGTH:
             _refuse(("id",), f"expected at most {MAX_ID_LENGTH} characters, got {len(self.id)}")
 
@@ -218,6 +233,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "env": "an object of strings",
     "stdin": _CONTENT,
     "files": "an object of file names and contents",
+    "grants": "an array of names",
     "timeout_sec": "a number",
     "memory_mb": "an integer",
     "fuel": "an integer",
@@ -271,6 +287,18 @@ def limits_for(spec: InputSpec, ceiling: Limits) -> Limits:
             _refuse((name,), f"{_number(value)} is more than {who} ({_number(at_most)})")
         asked[name] = value
     return msgspec.structs.replace(ceiling, **asked) if asked else ceiling
+
+
+def grants_for(spec: InputSpec, directories: Mapping[str, Path]) -> dict[str, str]:
+    """Return the ``directories`` that a job gets to read: those that ``spec`` names.
+
+    Raises `RefusedError` (``invalid-input``) for a name that is not among them.
+    """
+    for index, name in enumerate(spec.grants):
+        if name not in directories:
+            known = f"there are {', '.join(sorted(directories))}" if directories else "it has none"
+            _refuse(("grants", index), f"no grant of this daemon is named {shown(name)}; {known}")
+    return {name: str(directories[name]) for name in spec.grants}
 
 
 def _number(value: float) -> str:
@@ -351,6 +379,18 @@ def _check_files(files: Mapping[str, Content]) -> None:
         _check_content(content, "files", name)
 
 
+def _check_grants(grants: tuple[str, ...], files: Mapping[str, Content]) -> None:
+    for index, name in enumerate(grants):
+        if not re.fullmatch(GRANT_NAME, name):
+            expected = "letters, digits, '_' and '-', at most 64"
+            _refuse(("grants", index), f"expected {expected}, got {shown(name)}")
+        if name in grants[:index]:
+            _refuse(("grants", index), f"{shown(name)} is there twice")
+    for path in files:
+        if path.partition("/")[0] in grants:
+            _refuse(("files", path), "a grant of that name would hide it")
+
+
 def _check_content(content: Content, *steps: str) -> None:
     if isinstance(content, Base64):
         try:
@@ -368,5 +408,5 @@ def _is_plain_path(path: str, pattern: str = _PLAIN_PATH) -> bool:
     )
 
 
-def _refuse(steps: Iterable[str], what: str) -> NoReturn:
+def _refuse(steps: Iterable[str | int], what: str) -> NoReturn:
     raise RefusedError(Code.INVALID_INPUT, f"{path_to(*steps)}: {what}")
