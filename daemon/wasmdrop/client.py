@@ -23,12 +23,13 @@ import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from wasmdrop.durable import sync_directory
 from wasmdrop.errors import StorageError
+from wasmdrop.marker import Marker, parse_marker
 from wasmdrop.outcome import Code, Status
 
 __all__ = ["Result", "Submission", "TornResultError", "submit"]
@@ -76,24 +77,6 @@ class Result(msgspec.Struct, frozen=True):
     """The line in ``result.json``, without its newline."""
     marker: dict[str, Any]
     """The completion marker, whole."""
-
-
-class _File(msgspec.Struct, frozen=True):
-    sha256: str
-    bytes: int
-
-
-class _Marker(msgspec.Struct, frozen=True):
-    """The parts of a marker that a result is made of."""
-
-    schema: Literal["wasmdrop.marker/1"]
-    job: str
-    status: Status
-    code: Code
-    message: str
-    input: _File | None
-    files: dict[str, _File]
-    seconds: dict[str, float]
 
 
 class _ResultBody(msgspec.Struct, frozen=True):
@@ -272,11 +255,10 @@ def _marker_path(input_path: Path) -> Path:
     return input_path.with_name(f"result{input_path.stem.removeprefix('input')}.done")
 
 
-def _parsed(data: bytes, path: Path) -> _Marker | None:
+def _parsed(data: bytes, path: Path) -> Marker | None:
     """Return the marker that ``data`` is; None where it is none that this library knows."""
-    try:
-        marker = msgspec.json.decode(data, type=_Marker)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    marker = parse_marker(data)
+    if marker is None:
         return None
     stem = path.stem
     inside = all(
@@ -288,7 +270,7 @@ def _parsed(data: bytes, path: Path) -> _Marker | None:
 
 
 def _result(
-    stem: str, marker: _Marker, whole_marker: dict[str, Any], files: dict[str, bytes]
+    stem: str, marker: Marker, whole_marker: dict[str, Any], files: dict[str, bytes]
 ) -> Result:
     line = files[f"{stem}.json"].rstrip(b"\n")
     # The standard library reads integers of any size, as arguments may be.

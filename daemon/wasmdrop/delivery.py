@@ -25,8 +25,9 @@ from wasmdrop import beneath
 from wasmdrop.durable import begin_writing, temporary_name
 from wasmdrop.job import Slot
 from wasmdrop.layout import OUTPUT_SUFFIX
+from wasmdrop.marker import MARKER_SUFFIX
 from wasmdrop.mounts import MountTable
-from wasmdrop.report import MARKER_SUFFIX, Package
+from wasmdrop.report import Package
 from wasmdrop.scheduling import wait_for_turn
 from wasmdrop.tree import copy_tree, remove_tree
 

@@ -22,7 +22,7 @@ from wasmdrop.entry import Plan, plan
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.intake.drops import Intake
 from wasmdrop.intake.modules import DIGEST_PREFIX, ModuleFinder
-from wasmdrop.intake.spec import InputSpec, content_bytes, limits_for, parse_input
+from wasmdrop.intake.spec import InputSpec, content_bytes, grants_for, limits_for, parse_input
 from wasmdrop.job import FileVersion, Job, JobState, PinnedModule, Slot
 from wasmdrop.journal import Journal
 from wasmdrop.layout import MODULE_NAME, Layout
@@ -149,6 +149,7 @@ class Execution:
         try:
             spec = await self._spec(work)
             work.limits = limits = limits_for(spec, settings.limits)
+            grants = grants_for(spec, settings.grants)
             options = EngineOptions(limits.fuel is not None, spec.deterministic)
             module = await self._compiled(work, spec, options)
             work.is_deterministic = spec.deterministic
@@ -176,7 +177,7 @@ class Execution:
                 await durable
             self._stages.metrics.running += 1
             try:
-                outcome = await self._stages.executor.run(module, _call(call, spec), limits)
+                outcome = await self._stages.executor.run(module, _call(call, spec, grants), limits)
             except SandboxError as error:
                 outcome = Outcome(code=Code.INTERNAL, message=str(error))
             finally:
@@ -314,13 +315,12 @@ class Execution:
 
 def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> None:
     """Refuse files that the module could not look at, and those that are more than it may have."""
-    if not spec.files:
-        return
-    if not summary.wants_files:
-        raise RefusedError(
-            Code.INVALID_INPUT,
-            "$.files: the module imports no function of WASI that could open them",
-        )
+    for key, items in (("files", spec.files), ("grants", spec.grants)):
+        if items and not summary.wants_files:
+            raise RefusedError(
+                Code.INVALID_INPUT,
+                f"$.{key}: the module imports no function of WASI that could open them",
+            )
     size_bytes = sum(len(content_bytes(content)) for content in spec.files.values())
     if size_bytes > limits.disk_bytes:
         raise RefusedError(
@@ -330,7 +330,7 @@ def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> Non
         )
 
 
-def _call(chosen: Plan, spec: InputSpec) -> Call:
+def _call(chosen: Plan, spec: InputSpec, grants: dict[str, str]) -> Call:
     return Call(
         entry=chosen.entry,
         signature=chosen.signature,
@@ -341,6 +341,7 @@ def _call(chosen: Plan, spec: InputSpec) -> Call:
         env=dict(spec.env or {}),
         stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
         files={path: content_bytes(content) for path, content in spec.files.items()},
+        grants=grants,
     )
 
 

@@ -2,9 +2,12 @@
 
 import msgspec
 
-__all__ = ["MEBIBYTE", "Limits"]
+__all__ = ["GRANT_NAME", "MEBIBYTE", "Limits"]
 
 MEBIBYTE = 1024 * 1024
+
+#: What a grant may be called: a name that is also a directory's, at the guest's root.
+GRANT_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -6,49 +6,49 @@
 
 import codecs
 import hashlib
-import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
-from wasmdrop.job import Job
+from wasmdrop.job import InputFile, Job, PinnedModule
 from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.limits import Limits
+from wasmdrop.marker import (
+    MARKER_SCHEMA,
+    MarkedFile,
+    MarkedSource,
+    Marker,
+    Runtime,
+    Seconds,
+    World,
+    compact,
+    encode_marker,
+    moment,
+    printable,
+)
 from wasmdrop.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
 
 __all__ = [
-    "MARKER_SCHEMA",
-    "MARKER_SUFFIX",
-    "MarkedFile",
-    "Marker",
     "Package",
     "package",
-    "parse_marker",
     "raw_value",
-    "timestamp",
 ]
-
-MARKER_SCHEMA: Final = "wasmdrop.marker/1"
-
-MARKER_SUFFIX: Final = ".done"
 
 #: Output shown in ``result.json``, in bytes of each stream; the whole is in its own file.
 _SHOWN_BYTES: Final = 64 * 1024
 
 _decoder = codecs.getincrementaldecoder("utf-8")
 
-_RUNTIME: Final = {
-    "wasmdrop": version("wasmdrop"),
-    "wasmtime": version("wasmtime"),
-    "platform": f"{platform.system().lower()}-{platform.machine()}",
-}
+_RUNTIME: Final = Runtime(
+    version("wasmdrop"),
+    version("wasmtime"),
+    f"{platform.system().lower()}-{platform.machine()}",
+)
 
-
-#: What a deterministic job saw of the outer world.
-_WORLD: Final = {"seed": DETERMINISTIC_SEED, "clock": "2000-01-01T00:00:00Z"}
+_WORLD: Final = World(DETERMINISTIC_SEED, "2000-01-01T00:00:00Z")
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -64,35 +64,6 @@ class Package(msgspec.Struct, frozen=True):
     def line(self) -> bytes:
         """The line for standard output, the same as ``result.json``."""
         return self.files[".json"]
-
-
-class MarkedFile(msgspec.Struct, frozen=True):
-    """A file as a marker tells of it."""
-
-    sha256: str
-
-
-class Marker(msgspec.Struct, frozen=True):
-    """What is read back of a marker: anybody may have written it."""
-
-    schema: Literal["wasmdrop.marker/1"]
-    job: str
-    code: str
-    dropped_at: datetime
-    files: dict[str, MarkedFile]
-    input: MarkedFile | None
-    module: MarkedFile | None
-
-
-_marker_decoder = msgspec.json.Decoder(Marker)
-
-
-def parse_marker(data: bytes) -> Marker | None:
-    """Return what a marker says; None where ``data`` is none."""
-    try:
-        return _marker_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def package(
@@ -128,7 +99,7 @@ def _result_files(
             if is_cut:
                 body[f"{name}_truncated"] = True
     files = {
-        ".json": _line(body),
+        ".json": printable(compact(body) + "\n"),
         ".txt": _text(outcome, finished_at_ns),
     }
     if outcome.stdout is not None and outcome.stderr is not None:
@@ -147,8 +118,8 @@ def raw_value(outcome: Outcome) -> str:
     if len(results) == 1:
         value = results[0]
         # A string that can't be seen as one line is shown as JSON.
-        return value if isinstance(value, str) and value.isprintable() else _compact(value)
-    return _compact(list(results))
+        return value if isinstance(value, str) and value.isprintable() else compact(value)
+    return compact(list(results))
 
 
 def _marker(
@@ -163,58 +134,39 @@ def _marker(
     started_ns = job.started_at_ns or finished_ns
     compile_seconds = outcome.compile_seconds
     queued = (started_ns - job.dropped_at_ns) / 1e9 - compile_seconds
-    body = {
-        "schema": MARKER_SCHEMA,
-        "job": job.id,
-        "id": job.producer_id,
-        "status": outcome.status,
-        "code": outcome.code,
-        "message": outcome.message,
-        "attempt": job.attempt,
-        "slot": job.slot.key,
-        "entry": entry,
-        "module": None
-        if job.module is None
-        else _file(job.module.path, job.module.sha256, job.module.size_bytes),
-        "input": None
-        if job.input is None
-        else _file(job.input.path, job.input.sha256, job.input.size_bytes),
-        "files": {
-            f"{job.slot.stem}{suffix}": {
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "bytes": len(data),
-            }
+    marker = Marker(
+        schema=MARKER_SCHEMA,
+        job=job.id,
+        id=job.producer_id,
+        status=outcome.status,
+        code=outcome.code,
+        message=outcome.message,
+        attempt=job.attempt,
+        slot=job.slot.key,
+        entry=entry,
+        module=_source(job.module),
+        input=_source(job.input),
+        files={
+            f"{job.slot.stem}{suffix}": MarkedFile(hashlib.sha256(data).hexdigest(), len(data))
             for suffix, data in files.items()
         }
         | _output_files(f"{job.slot.stem}{OUTPUT_SUFFIX}", outcome.output),
-        "dropped_at": timestamp(job.dropped_at_ns),
-        "started_at": timestamp(started_ns),
-        "finished_at": timestamp(finished_ns),
-        "seconds": {
-            "queued": _seconds(queued),
-            "compile": _seconds(compile_seconds),
-            "run": _seconds(outcome.run_seconds),
-            "total": _seconds((finished_ns - job.dropped_at_ns) / 1e9),
-        },
-        "limits": {
-            "timeout_sec": limits.timeout_sec,
-            "memory_mb": limits.memory_mb,
-            "output_mb": limits.output_mb,
-            "disk_mb": limits.disk_mb,
-            "fuel": limits.fuel,
-        },
-        "deterministic": _WORLD if is_deterministic else None,
-        "fuel_used": outcome.fuel_used,
-        "peak_memory_bytes": outcome.peak_memory_bytes,
-        "runtime": _RUNTIME,
-    }
-    return _line(body)
-
-
-def timestamp(nanoseconds: int) -> str:
-    """Return a time as RFC 3339 in UTC with microseconds."""
-    moment = datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        dropped_at=moment(job.dropped_at_ns),
+        started_at=moment(started_ns),
+        finished_at=moment(finished_ns),
+        seconds=Seconds(
+            queued=_seconds(queued),
+            compile=_seconds(compile_seconds),
+            run=_seconds(outcome.run_seconds),
+            total=_seconds((finished_ns - job.dropped_at_ns) / 1e9),
+        ),
+        limits=limits,
+        deterministic=_WORLD if is_deterministic else None,
+        fuel_used=outcome.fuel_used,
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        runtime=_RUNTIME,
+    )
+    return encode_marker(marker)
 
 
 def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
@@ -227,34 +179,22 @@ def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
         first_line = outcome.message.partition("\n")[0]
         lines.append(f"error: {outcome.code}: {first_line}")
     lines.append(value)
-    return _printable("\n".join(lines) + "\n")
+    return printable("\n".join(lines) + "\n")
 
 
-def _output_files(name: str, output: OutputTree | None) -> dict[str, Any]:
+def _output_files(name: str, output: OutputTree | None) -> dict[str, MarkedFile]:
     if output is None:
         return {}
     return {
-        f"{name}/{file.path}": {"sha256": file.sha256, "bytes": file.size_bytes}
-        for file in output.files
+        f"{name}/{file.path}": MarkedFile(file.sha256, file.size_bytes) for file in output.files
     }
 
 
-def _file(path: str, sha256: str, size_bytes: int) -> dict[str, Any]:
-    return {"path": path, "sha256": sha256, "bytes": size_bytes}
+def _source(source: InputFile | PinnedModule | None) -> MarkedSource | None:
+    if source is None:
+        return None
+    return MarkedSource(source.path, source.sha256, source.size_bytes)
 
 
 def _seconds(value: float) -> float:
     return round(max(0.0, value), 6)
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _line(body: Any) -> bytes:
-    return _printable(_compact(body) + "\n")
-
-
-def _printable(text: str) -> bytes:
-    """Encode; what is not UTF-8 in a name of a file is shown as a question mark."""
-    return text.encode("utf-8", "replace")

@@ -21,7 +21,7 @@ import msgspec
 
 from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError, SettingsError
-from wasmdrop.limits import Limits
+from wasmdrop.limits import GRANT_NAME, Limits
 
 __all__ = [
     "SETTINGS",
@@ -54,6 +54,9 @@ _UNPREFIXED: Final = frozenset(
     {"wasm_path", "input_path", "output_path", "entry", "args_json", "add_x", "add_y"}
     | {"timeout_sec"}
 )
+
+#: Jobs that ask for all grants must stay below their limit of open files.
+_MAX_GRANTS: Final = 16
 
 _ARGUMENT: Final = re.compile(r"ARG_(0|[1-9][0-9]{0,5})")
 
@@ -131,6 +134,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     let_go_sec: float
     keep_days: float
     sandbox: SandboxMode
+    grants: dict[str, Path]
+    """Directories that a job may ask to read, by name."""
     http: str | None
     log: LogFormat
     ready_suffix: str
@@ -237,6 +242,22 @@ def _read_address(text: str) -> str | None:
     return text
 
 
+def _read_grants(text: str) -> dict[str, Path]:
+    grants: dict[str, Path] = {}
+    if text == "none":
+        return grants
+    for part in text.split(","):
+        name, equals, path = part.partition("=")
+        if not equals or not re.fullmatch(GRANT_NAME, name):
+            raise ValueError(f"in {strictjson.shown(part)}")
+        if name in grants:
+            raise ValueError(f"{name} is there twice")
+        grants[name] = _read_path(path)
+    if len(grants) > _MAX_GRANTS:
+        raise ValueError(f"at most {_MAX_GRANTS}")
+    return grants
+
+
 def _read_suffix(text: str) -> str:
     if "/" in text:
         raise ValueError
@@ -330,6 +351,12 @@ SETTINGS: Final = (
         7.0,
         "how long finished jobs stay in the journal",
     ),
+    Setting(
+        "grants",
+        _Kind("NAME=DIR,...", "none or NAME=DIR, maybe more after commas", _read_grants),
+        "none",
+        "directories that jobs may ask to read",
+    ),
     Setting("sandbox", _choice(SandboxMode), SandboxMode.STRICT, "what if it can't confine"),
     Setting(
         "http",
@@ -369,6 +396,8 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
             origins[setting.name] = f"environment {setting.variable}"
             values[setting.name] = _read(setting.kind, setting.variable, text)
     _place_directories(values, origins)
+    if "grants" not in origins:
+        values["grants"] = {}
     _place_state(values, origins, environ)
     if "args_json" not in origins:
         _number_arguments(values, origins, environ)
@@ -446,13 +475,25 @@ def _place_state(
     state = values["state_dir"]
     for name in ("wasm_dir", "shared_dir"):
         directory = values[name]
-        real = Path(os.path.realpath(state)).is_relative_to(os.path.realpath(directory))
-        if real or state.is_relative_to(directory):
+        if _is_below(state, directory):
             raise SettingsError(
                 f"WASMDROP_STATE_DIR: {_printable(state)} is inside WASMDROP_{name.upper()}"
                 f" ({_printable(directory)}), where others can write; compiled code needs a place"
                 " of its own"
             )
+
+    for name, directory in values["grants"].items():
+        if _is_below(state, directory) or _is_below(directory, state):
+            raise SettingsError(
+                f"WASMDROP_GRANTS: {name} ({_printable(directory)}) and WASMDROP_STATE_DIR"
+                f" ({_printable(state)}) lie in each other; journal and inputs are not for jobs"
+            )
+
+
+def _is_below(path: Path, directory: Path) -> bool:
+    """Whether one lies in the other, or is the same, be it by way of links."""
+    real = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+    return real or path.is_relative_to(directory)
 
 
 def _default_state_dir(environ: Mapping[str, str], system: Path) -> tuple[Path, str]:
@@ -546,6 +587,8 @@ def _values(settings: Settings) -> Iterator[tuple[Setting, Any]]:
 def _text(setting: Setting, value: Any) -> str:
     if value is None:
         return "off" if setting.name == "http" else "none"
+    if isinstance(value, dict):
+        return ",".join(f"{name}={_printable(path)}" for name, path in value.items()) or "none"
     if isinstance(value, tuple):
         return json.dumps(value)
     if isinstance(value, float):

@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from jsonschema import Draft202012Validator
+
+from wasmdrop.documents import document
+
 __all__ = ["Daemon", "DeadlineError", "drop", "environment", "wait_until"]
 
 T = TypeVar("T")
@@ -19,6 +23,9 @@ T = TypeVar("T")
 #: How long anything may take before a test fails, in seconds: no promise, only an end.
 DEADLINE_SECONDS: Final = 60.0
 _GLANCE_SECONDS: Final = 0.005
+
+#: Every marker that any test meets is what `wasmdrop schema marker` says.
+_MARKERS: Final = Draft202012Validator(document("marker"))
 
 
 class DeadlineError(AssertionError):
@@ -157,6 +164,7 @@ class Daemon:
         except FileNotFoundError:
             return None
         assert isinstance(marker, dict)
+        _MARKERS.validate(marker)
         return marker
 
     def result_path(self, name: str, suffix: str) -> Path:

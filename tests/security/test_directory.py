@@ -1,4 +1,6 @@
-"""A job's own directory, for code that has already broken out of wasmtime: all in it, none outside.
+"""A job's directories, for code that has already broken out of wasmtime.
+
+All in its own, reading alone in those that it was granted, nothing outside.
 
 Each attempt runs natively in a process that was confined as the forking server does it for a job
 with a directory. What it may do there must work, or the rest would show nothing.
@@ -89,7 +91,56 @@ FORBIDDEN: Final[dict[str, Callable[[str, str], object]]] = {
     "forking": lambda _own, _outside: os.fork(),
     "changing directory": lambda _own, outside: os.chdir(outside),
 }
-ATTEMPTS: Final = ALLOWED | FORBIDDEN
+
+
+def _read_through_a_link(own: str, granted: str) -> None:
+    os.symlink(f"{granted}/kept", f"{own}/link", dir_fd=_ANY)
+    Path(f"{own}/link").read_bytes()
+
+
+#: What a job may do in a directory that it was granted.
+GRANTED: Final[dict[str, Callable[[str, str], object]]] = {
+    "reading what was granted": lambda _own, granted: Path(f"{granted}/kept").read_bytes(),
+    "reading deeper": lambda _own, granted: Path(f"{granted}/below/kept").read_bytes(),
+    "reading through a link of its own": _read_through_a_link,
+    "listing what was granted": lambda _own, granted: os.listdir(granted),
+    "writing its own with a grant": lambda own, _granted: _write(f"{own}/new"),
+}
+
+#: What none may do there.
+NOT_GRANTED: Final[dict[str, Callable[[str, str], object]]] = {
+    "writing": lambda _own, granted: _write(f"{granted}/kept"),
+    "writing deeper": lambda _own, granted: _write(f"{granted}/below/kept"),
+    "making a file": lambda _own, granted: _write(f"{granted}/new"),
+    "making a directory": lambda _own, granted: os.mkdir(f"{granted}/new", dir_fd=_ANY),
+    "making a link": lambda own, granted: os.symlink(own, f"{granted}/new", dir_fd=_ANY),
+    "making a FIFO": lambda _own, granted: os.mkfifo(f"{granted}/new"),
+    "truncating": lambda _own, granted: os.truncate(f"{granted}/kept", 0),
+    "emptying": lambda _own, granted: os.open(f"{granted}/kept", os.O_RDONLY | os.O_TRUNC),
+    "appending": lambda _own, granted: os.open(f"{granted}/kept", os.O_WRONLY | os.O_APPEND),
+    "removing": lambda _own, granted: os.unlink(f"{granted}/kept", dir_fd=_ANY),
+    "removing a directory": lambda _own, granted: os.rmdir(f"{granted}/empty", dir_fd=_ANY),
+    "renaming": lambda _own, granted: _move(f"{granted}/kept", f"{granted}/other"),
+    "moving out": lambda own, granted: _move(f"{granted}/kept", f"{own}/kept"),
+    "moving in": lambda own, granted: _move(f"{own}/given", f"{granted}/given"),
+    "linking to it": lambda own, granted: _link(f"{granted}/kept", f"{own}/kept"),
+    "linking into it": lambda own, granted: _link(f"{own}/given", f"{granted}/given"),
+    "changing times": lambda _own, granted: os.utime(f"{granted}/kept"),
+    "changing times of a directory": lambda _own, granted: os.utime(granted),
+    "changing a mode": lambda _own, granted: os.chmod(f"{granted}/kept", 0o500),
+    "changing an owner": lambda _own, granted: os.chown(f"{granted}/kept", 0, 0),
+    "marking": lambda _own, granted: os.setxattr(f"{granted}/kept", "user.mark", b"x"),
+    "running a program": lambda _own, granted: os.execv(f"{granted}/kept", ["kept"]),  # noqa: S606 - tried
+    "following a link out": lambda _own, granted: Path(f"{granted}/out").read_bytes(),
+    "reading beside it": lambda _own, granted: Path(f"{granted}/../outside/kept").read_bytes(),
+    "listing what it lies in": lambda _own, granted: os.listdir(f"{granted}/.."),
+}
+ATTEMPTS: Final = (
+    ALLOWED
+    | FORBIDDEN
+    | GRANTED
+    | {f"granted: {name}": attempt for name, attempt in NOT_GRANTED.items()}
+)
 
 
 def main(base: str) -> None:
@@ -103,33 +154,36 @@ def main(base: str) -> None:
 
 
 def _attempt(confinement: Confinement, base: Path, name: str) -> str:
-    own, outside = base / "own", base / "outside"
-    for directory in (base, own, outside):
+    own, outside, granted = base / "own", base / "outside", base / "granted"
+    below = granted / "below"
+    for directory in (base, own, outside, granted, below, granted / "empty"):
         directory.mkdir()
         directory.chmod(0o777)  # so that nothing but the confinement stands in the way
-    for file in (own / "given", outside / "kept"):
+    for file in (own / "given", outside / "kept", granted / "kept", below / "kept"):
         file.write_text("#!/bin/true\n")
         file.chmod(0o777)
-    before = _state(outside)
+    (granted / "out").symlink_to("../outside/kept")
+    before = _state(outside) + _state(granted) + _state(below)
     pid = os.fork()
     if pid == 0:
-        _confined(confinement, own, outside, name)
+        has_grant = name not in ALLOWED | FORBIDDEN
+        _confined(confinement, own, granted if has_grant else outside, has_grant, name)
     status = os.waitpid(pid, 0)[1]
-    if _state(outside) != before:
-        return "changed what is outside"
+    if _state(outside) + _state(granted) + _state(below) != before:
+        return "changed what is not its own"
     return str(os.waitstatus_to_exitcode(status))
 
 
 def _state(directory: Path) -> list[object]:
     paths = sorted([directory, *directory.iterdir()])
-    status = [(path.name, path.stat()) for path in paths]
+    status = [(path.name, path.lstat()) for path in paths]
     return [
         (name, found.st_mode, found.st_uid, found.st_nlink, found.st_size, found.st_mtime_ns)
         for name, found in status
     ]
 
 
-def _confined(confinement: Confinement, own: Path, outside: Path, name: str) -> None:
+def _confined(confinement: Confinement, own: Path, other: Path, has_grant: bool, name: str) -> None:
     reader = os.open(os.devnull, os.O_RDONLY)
     parent_pid = os.getppid()
     try:
@@ -138,13 +192,14 @@ def _confined(confinement: Confinement, own: Path, outside: Path, name: str) -> 
         confinement.enter(
             readable=[],
             directory=own_fd,
+            grants=[os.open(other, os.O_PATH | os.O_DIRECTORY)] if has_grant else [],
             cpu_seconds=5,
             file_bytes=_MEBIBYTE,
             data_bytes=512 * _MEBIBYTE,
             threads=True,
         )
-        confinement.narrow(has_directory=True)
-        ATTEMPTS[name](str(own), str(outside))
+        confinement.narrow(has_directory=True, has_grants=has_grant)
+        ATTEMPTS[name](str(own), str(other))
     except BaseException:  # noqa: BLE001 - the last frame of a process of its own
         os._exit(1)
     os._exit(0)
@@ -175,6 +230,18 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_job_may_do_this_in_its_directory(told: dict[str, str], name: str) -> None:
     """Or WASI's programs would not run."""
     assert told[name] == "0"
+
+
+@pytest.mark.parametrize("name", GRANTED)
+def test_a_job_may_do_this_with_what_it_was_granted(told: dict[str, str], name: str) -> None:
+    """Or a grant would be of no use."""
+    assert told[name] == "0"
+
+
+@pytest.mark.parametrize("name", NOT_GRANTED)
+def test_a_job_may_not_do_this_with_what_it_was_granted(told: dict[str, str], name: str) -> None:
+    """It gets an error, or is killed; and nothing there has changed."""
+    assert told[f"granted: {name}"] in {"1", "-31"}
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)

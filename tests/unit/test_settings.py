@@ -70,6 +70,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
         add_x=5,
         add_y=7,
         limits=Limits(timeout_sec=20.0, memory_mb=256, output_mb=8.0, disk_mb=64, fuel=None),
+        grants={},
         workers=len(os.sched_getaffinity(0)),
         compile_sec=60.0,
         compile_memory_mb=2048,
@@ -130,6 +131,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "reserve_mb": ("0", 0),
     "let_go_sec": ("60", 60.0),
     "keep_days": ("0.5", 0.5),
+    "grants": ("lib=/lib", {"lib": Path("/lib")}),
     "sandbox": ("best-effort", SandboxMode.BEST_EFFORT),
     "http": ("[::1]:8080", "[::1]:8080"),
     "log": ("console", LogFormat.CONSOLE),
@@ -160,6 +162,7 @@ BAD_VALUES = {
     "keep_days": ("-1", "36501", "7d"),
     "attempts": ("0",),
     "max_queued": ("0",),
+    "grants": ("/lib", "lib", "lib=", "a b=/lib", "lib=/lib,"),
     "sandbox": ("best_effort", "off"),
     "http": ("localhost", "8080", "localhost:65536", "::1:80", "http://x:80", "a b:80"),
     "log": ("text",),
@@ -396,6 +399,48 @@ def test_a_result_that_would_overwrite_what_was_dropped_is_refused(name: str, su
     assert refusal({"OUTPUT_PATH": "/s/out.txt", name: f"/s/out{suffix}"}) == (
         f"{name}: /s/out{suffix} would be overwritten by a result of OUTPUT_PATH (/s/out.txt)"
     )
+
+
+def test_grants_are_directories_by_name() -> None:
+    """In the order in which they were given; shown as they are set."""
+    text = "pylib=/usr/lib/python-wasi,data-1=/srv/a=b"
+    loaded = load({**STATE, "WASMDROP_GRANTS": text}, {})
+    grants = {"pylib": Path("/usr/lib/python-wasi"), "data-1": Path("/srv/a=b")}
+    assert loaded.settings.grants == grants
+    assert ("WASMDROP_GRANTS", text, "environment WASMDROP_GRANTS") in rows(loaded)
+    assert json.loads(as_json(loaded))["WASMDROP_GRANTS"]["value"] == {
+        name: str(path) for name, path in grants.items()
+    }
+    assert read({"WASMDROP_GRANTS": text}, grants="none").grants == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("/srv/data", 'got "/srv/data" (in "/srv/data")'),
+        ("a=/x,,b=/y", '(in "")'),
+        ("a=/x,b", '(in "b")'),
+        ("..=/x", '(in "..=/x")'),
+        ("a/b=/x", '(in "a/b=/x")'),
+        ("=/x", '(in "=/x")'),
+        ("a=", 'expected none or NAME=DIR, maybe more after commas, got "a="'),
+        ("a=/x,a=/y", "(a is there twice)"),
+        (",".join(f"n{number}=/x" for number in range(17)), "(at most 16)"),
+    ],
+)
+def test_grants_that_are_none_are_refused(text: str, words: str) -> None:
+    """Each with the part that does not fit."""
+    message = refusal({"WASMDROP_GRANTS": text})
+    assert message.startswith("WASMDROP_GRANTS: expected ")
+    assert words in message
+
+
+@pytest.mark.parametrize("path", ["/", "/state", "/state/modules", "/state/../state"])
+def test_no_grant_shows_the_state_directory(path: str) -> None:
+    """It holds the inputs of others, and code that is trusted."""
+    message = refusal({"WASMDROP_GRANTS": f"all={path}"})
+    assert message.startswith("WASMDROP_GRANTS: all (/")
+    assert "WASMDROP_STATE_DIR (/state)" in message
 
 
 def test_arguments_come_from_args_json_first() -> None:

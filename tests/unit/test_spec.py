@@ -26,8 +26,8 @@ from wasmdrop.outcome import Code
 no_deadline = settings(deadline=None)
 
 KEYS = (
-    "entry, args, module, env, stdin, files, timeout_sec, memory_mb, fuel, output_mb, disk_mb,"
-    " deterministic, id"
+    "entry, args, module, env, stdin, files, grants, timeout_sec, memory_mb, fuel, output_mb,"
+    " disk_mb, deterministic, id"
 )
 CEILING = Limits(timeout_sec=20.0, memory_mb=256, output_mb=8.0, disk_mb=64, fuel=1000)
 
@@ -68,6 +68,7 @@ def test_every_key_is_read() -> None:
             "env": {"A": "1", "B": ""},
             "stdin": {"base64": "AP8="},
             "files": {"a.txt": "ä", "d/b.bin": {"base64": ""}},
+            "grants": ["pylib"],
             "timeout_sec": 5,
             "memory_mb": 16,
             "fuel": MAX_FUEL,
@@ -84,6 +85,7 @@ def test_every_key_is_read() -> None:
         env={"A": "1", "B": ""},
         stdin=Base64("AP8="),
         files={"a.txt": "ä", "d/b.bin": Base64("")},
+        grants=("pylib",),
         timeout_sec=5.0,
         memory_mb=16,
         fuel=MAX_FUEL,

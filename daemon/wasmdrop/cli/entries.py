@@ -9,8 +9,8 @@ from typing import Any, Final
 from wasmdrop import settings
 from wasmdrop.history import Entry
 from wasmdrop.job import InputFile, Job, JobState, PinnedModule
+from wasmdrop.marker import timestamp
 from wasmdrop.outcome import bounded_text
-from wasmdrop.report import timestamp
 from wasmdrop.settings import Settings
 
 __all__ = [

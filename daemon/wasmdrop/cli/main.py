@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "show": "show all that the journal knows of one job",
     "retry": "run a finished job's input again",
     "inspect": "show what a module exports and imports, and what would be called",
+    "schema": "print the JSON Schema of the input or of the completion marker",
     "config": "show every setting, its value and where it came from",
     "doctor": "check whether this host and these mounts can do what they promise",
 }

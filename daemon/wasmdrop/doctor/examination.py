@@ -2,7 +2,7 @@
 
 import asyncio
 
-from wasmdrop.doctor import container, kernel, mounts, state
+from wasmdrop.doctor import container, grants, kernel, mounts, state
 from wasmdrop.doctor.finding import Finding
 from wasmdrop.settings import Settings
 
@@ -15,5 +15,6 @@ async def examine(settings: Settings) -> list[Finding]:
         *await kernel.examine(settings),
         *await asyncio.to_thread(mounts.examine, settings),
         *await asyncio.to_thread(state.examine, settings),
+        *await asyncio.to_thread(grants.examine, settings),
         *await asyncio.to_thread(container.examine, settings),
     ]

@@ -24,7 +24,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One line of the doctor's report."""
 
     area: str
-    """``kernel``, ``mounts``, ``state`` or ``container``."""
+    """``kernel``, ``mounts``, ``state``, ``grants`` or ``container``."""
     check: str
     status: Status
     found: str

@@ -4,20 +4,22 @@ Owns the keys of the input, their types and bounds, and the wording of what does
 `InputSpec` that exists has been checked in all that can be said of an input by itself; whether the
 module exports the entry and takes the arguments is for others to find out.
 
-A JSON Schema comes from the same definition: ``msgspec.json.schema(InputSpec)``.
+The document that `wasmdrop schema input` prints is made from the same definition; what msgspec does
+not know of (patterns, bounds) stands beside each key for it.
 """
 
 import binascii
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeAlias
 
 import msgspec
 
 from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError
-from wasmdrop.limits import Limits
+from wasmdrop.limits import GRANT_NAME, Limits
 from wasmdrop.outcome import Code
 from wasmdrop.strictjson import path_to, shown
 
@@ -29,6 +31,7 @@ __all__ = [
     "Content",
     "InputSpec",
     "content_bytes",
+    "grants_for",
     "limits_for",
     "parse_input",
 ]
@@ -49,7 +52,19 @@ _MAX_COMPONENT_BYTES: Final = 255
 _MAX_COMPONENTS: Final = 32
 
 _DIGEST: Final = "sha256:"
-_DIGEST_FORM: Final = re.compile(r"sha256:[0-9A-Fa-f]{64}")
+_DIGEST_FORM: Final = f"{_DIGEST}[0-9A-Fa-f]{{64}}"
+
+# Written so that Python understands it and ECMAScript, which is what JSON Schema has, does, too. A
+# path that matches is relative, stays below where it starts, and has only one spelling.
+_COMPONENT: Final = (
+    r"(?:[^./\x00][^/\x00]{0,254}|\.[^./\x00][^/\x00]{0,253}|\.\.[^/\x00]{1,253})"  # no . and no ..
+)
+_PLAIN_PATH: Final = f"{_COMPONENT}(?:/{_COMPONENT}){{0,{_MAX_COMPONENTS - 1}}}"
+_MODULE_PATH: Final = _PLAIN_PATH.replace(r"\x00", r"\x00\\")
+_ENV_NAME: Final = r"[^=\x00]+"
+_BASE64: Final = (
+    "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"  # RFC 4648, section 4
+)
 
 
 class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,12 +74,15 @@ class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         msgspec.Meta(
             description="RFC 4648, section 4: the standard alphabet, padded, no line breaks",
-            extra_json_schema={"contentEncoding": "base64"},
+            extra_json_schema={"contentEncoding": "base64", "pattern": f"^{_BASE64}$"},
         ),
     ]
 
     def decoded(self) -> bytes:
         """Return the bytes. ``ValueError`` where it is no base64; never inside an `InputSpec`."""
+        # Strict as it is, what follows takes superfluous padding at the end.
+        if len(self.base64) % 4 or self.base64.endswith("==="):
+            raise ValueError("Incorrect padding")
         return binascii.a2b_base64(self.base64, strict_mode=True)
 
 
@@ -105,12 +123,17 @@ class InputSpec(
             description="The module: a path below the wasm directory, with or without .wasm, or"
             " sha256: and the digest of one that was seen before.",
             examples=["fib", "group/fib.wasm"],
+            extra_json_schema={
+                "pattern": f"^(?:{_DIGEST_FORM}|(?!{_DIGEST}){_MODULE_PATH})$",
+                "maxLength": _MAX_PATH_BYTES,
+            },
         ),
     ] = None
     env: Annotated[
-        dict[str, str],
+        dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]],
         msgspec.Meta(
-            description="WASI environment variables. Nothing of the daemon's own is passed on."
+            description="WASI environment variables. Nothing of the daemon's own is passed on.",
+            extra_json_schema={"propertyNames": {"pattern": f"^{_ENV_NAME}$"}},
         ),
     ] = {}
     stdin: Annotated[
@@ -122,9 +145,20 @@ class InputSpec(
         msgspec.Meta(
             description="Files by relative path, laid into the job's private directory, which a"
             " WASI program sees as /.",
-            extra_json_schema={"maxProperties": MAX_FILES},
+            extra_json_schema={
+                "maxProperties": MAX_FILES,
+                "propertyNames": {"pattern": f"^{_PLAIN_PATH}$", "maxLength": _MAX_PATH_BYTES},
+            },
         ),
     ] = {}
+    grants: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{GRANT_NAME}$"})], ...],
+        msgspec.Meta(
+            description="Names of directories that the operator lets jobs read; a WASI program sees"
+            " the grant NAME as /NAME.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
     timeout_sec: Annotated[
         float | None,
         msgspec.Meta(
@@ -184,6 +218,8 @@ class InputSpec(
             _check_content(self.stdin, "stdin")
         if self.files:
             _check_files(self.files)
+        if self.grants:
+            _check_grants(self.grants, self.files)
         if self.id is not None and len(self.id) > MAX_ID_LENGTH:
             _refuse(("id",), f"expected at most {MAX_ID_LENGTH} characters, got {len(self.id)}")
 
@@ -197,6 +233,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "env": "an object of strings",
     "stdin": _CONTENT,
     "files": "an object of file names and contents",
+    "grants": "an array of names",
     "timeout_sec": "a number",
     "memory_mb": "an integer",
     "fuel": "an integer",
@@ -252,6 +289,18 @@ def limits_for(spec: InputSpec, ceiling: Limits) -> Limits:
     return msgspec.structs.replace(ceiling, **asked) if asked else ceiling
 
 
+def grants_for(spec: InputSpec, directories: Mapping[str, Path]) -> dict[str, str]:
+    """Return the ``directories`` that a job gets to read: those that ``spec`` names.
+
+    Raises `RefusedError` (``invalid-input``) for a name that is not among them.
+    """
+    for index, name in enumerate(spec.grants):
+        if name not in directories:
+            known = f"there are {', '.join(sorted(directories))}" if directories else "it has none"
+            _refuse(("grants", index), f"no grant of this daemon is named {shown(name)}; {known}")
+    return {name: str(directories[name]) for name in spec.grants}
+
+
 def _number(value: float) -> str:
     return shown(int(value) if value == int(value) else value)
 
@@ -295,11 +344,11 @@ def _refuse_unknown(key: str) -> NoReturn:
 
 
 def _check_module(module: str) -> None:
-    if _DIGEST_FORM.fullmatch(module):
+    if re.fullmatch(_DIGEST_FORM, module):
         return
     if module.startswith(_DIGEST):
         expected = "sha256: and 64 hexadecimal digits"
-    elif "\\" not in module and _is_plain_path(module):
+    elif _is_plain_path(module, _MODULE_PATH):
         return
     else:
         expected = "a plain path below the wasm directory, such as group/fib.wasm"
@@ -308,7 +357,7 @@ def _check_module(module: str) -> None:
 
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
-        if not name or "=" in name or "\0" in name:
+        if not re.fullmatch(_ENV_NAME, name):
             _refuse(("env",), f"expected names without '=' and NUL, got {shown(name)}")
         if "\0" in value:
             _refuse(("env", name), f"expected a string without NUL, got {shown(value)}")
@@ -330,6 +379,18 @@ def _check_files(files: Mapping[str, Content]) -> None:
         _check_content(content, "files", name)
 
 
+def _check_grants(grants: tuple[str, ...], files: Mapping[str, Content]) -> None:
+    for index, name in enumerate(grants):
+        if not re.fullmatch(GRANT_NAME, name):
+            expected = "letters, digits, '_' and '-', at most 64"
+            _refuse(("grants", index), f"expected {expected}, got {shown(name)}")
+        if name in grants[:index]:
+            _refuse(("grants", index), f"{shown(name)} is there twice")
+    for path in files:
+        if path.partition("/")[0] in grants:
+            _refuse(("files", path), "a grant of that name would hide it")
+
+
 def _check_content(content: Content, *steps: str) -> None:
     if isinstance(content, Base64):
         try:
@@ -339,19 +400,13 @@ def _check_content(content: Content, *steps: str) -> None:
             _refuse((*steps, "base64"), f"expected base64, got {given} ({error})")
 
 
-def _is_plain_path(path: str) -> bool:
-    """Whether ``path`` is relative, stays below where it starts, and has only one spelling."""
-    components = path.split("/")
+def _is_plain_path(path: str, pattern: str = _PLAIN_PATH) -> bool:
     return (
-        "\0" not in path
+        re.fullmatch(pattern, path) is not None
         and len(path.encode()) <= _MAX_PATH_BYTES
-        and len(components) <= _MAX_COMPONENTS
-        and all(
-            component not in {"", ".", ".."} and len(component.encode()) <= _MAX_COMPONENT_BYTES
-            for component in components
-        )
+        and all(len(part.encode()) <= _MAX_COMPONENT_BYTES for part in path.split("/"))
     )
 
 
-def _refuse(steps: Iterable[str], what: str) -> NoReturn:
+def _refuse(steps: Iterable[str | int], what: str) -> NoReturn:
     raise RefusedError(Code.INVALID_INPUT, f"{path_to(*steps)}: {what}")

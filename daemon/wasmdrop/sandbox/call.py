@@ -19,6 +19,8 @@ class Call(msgspec.Struct, frozen=True):
     stdin: bytes = b""
     files: dict[str, bytes] = {}
     """What is laid into the job's own directory, by relative path."""
+    grants: dict[str, str] = {}
+    """Directories that it may read besides, by the name that it sees them under."""
     component: ComponentCall | None = None
     """The signature and arguments of a component's function, in place of the above."""
     is_command: bool = False

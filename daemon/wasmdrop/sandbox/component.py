@@ -190,9 +190,9 @@ class ComponentRun(Run):
             compiled = component.Component.deserialize_file(self.runtime.engine, path)
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
-        loaded()
         if order.wasi is not None:
             self.give_wasi(order.wasi, descriptors, raw)
+        loaded()
         try:
             linker = self.runtime.component_linker
             self.component_instance = linker.instantiate(self.store, compiled)

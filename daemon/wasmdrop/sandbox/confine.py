@@ -12,6 +12,7 @@ import ctypes
 import os
 import resource
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -126,11 +127,13 @@ class Confinement:
         data_bytes: int,
         threads: bool,
         directory: int | None = None,
+        grants: Sequence[int] = (),
     ) -> None:
         """Confine the calling process for good.
 
         ``readable``: descriptors of the files that may be opened for reading; ``directory``: of the
-        one directory that is the job's own, if it has one. ``cpu_seconds`` is a second line behind
+        one directory that is the job's own, if it has one, and ``grants`` those that it may read
+        besides. ``cpu_seconds`` is a second line behind
         the daemon's clock, for a daemon that was stopped itself. ``data_bytes`` bounds what is
         really writable: wasmtime reserves address space by the gigabyte, so a bound on that would
         refuse modules that are quite small. ``threads``: whether it may have any.
@@ -145,7 +148,7 @@ class Confinement:
         others = 0 if self.changes_user else _OTHERS_THREADS
         self._limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
         if self.landlock_version:
-            landlock.restrict(_libc, self.landlock_version, readable, directory)
+            landlock.restrict(_libc, self.landlock_version, readable, directory, grants)
         if directory is None:
             self._load_filter(seccomp.Stage.ENTERED)
             return
@@ -155,13 +158,17 @@ class Confinement:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         self._load_filter(seccomp.Stage.ENTERED_WITH_FILES)
 
-    def narrow(self, *, compiles: bool = False, has_directory: bool = False) -> None:
+    def narrow(
+        self, *, compiles: bool = False, has_directory: bool = False, has_grants: bool = False
+    ) -> None:
         """Take what only the loading of machine code needs: opening files, unwritable memory.
 
         With ``compiles``, leave the latter: the compiler puts its own code there. With
-        ``has_directory``, leave the former.
+        ``has_directory``, leave the former; ``has_grants``, take the setting of times.
         """
-        if has_directory:
+        if has_grants:
+            self._load_filter(seccomp.Stage.RUNNING_WITH_GRANTS)
+        elif has_directory:
             self._load_filter(seccomp.Stage.RUNNING_WITH_FILES)
         else:
             self._load_filter(seccomp.Stage.WITHOUT_PATHS if compiles else seccomp.Stage.RUNNING)

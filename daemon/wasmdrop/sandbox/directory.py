@@ -8,20 +8,21 @@ runs, and for certain before anything is published.
 """
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from wasmdrop.errors import StorageError
+from wasmdrop.errors import SandboxError, StorageError
 from wasmdrop.outcome import OutputTree
 from wasmdrop.private import make_private_directory, require_private_directory
 from wasmdrop.tree import TreeLimitError, inventory, is_empty, measure, remove_tree
 
-__all__ = ["GLANCE_SECONDS", "JobDirectories", "JobDirectory"]
+__all__ = ["GLANCE_SECONDS", "JobDirectories", "JobDirectory", "open_grants"]
 
 _log = structlog.get_logger()
 
@@ -32,6 +33,25 @@ GLANCE_SECONDS: Final = 0.05
 #: Times as long as a look took that pass until the next one: looking takes no more than a fifth of
 #: a core, whatever the guest does.
 _REST: Final = 4
+
+
+@contextlib.contextmanager
+def open_grants(grants: Mapping[str, str]) -> Iterator[list[int]]:
+    """Give descriptors of directories of the operator's, each a place and no more, for one job.
+
+    Raises ``SandboxError`` where one can't be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for name, path in grants.items():
+            try:
+                fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                message = f"the grant {name} can't be given: {path}: {error.strerror}"
+                raise SandboxError(message) from error
+            stack.callback(os.close, fd)
+            opened.append(fd)
+        yield opened
 
 
 class JobDirectory:

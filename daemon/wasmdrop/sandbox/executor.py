@@ -22,7 +22,7 @@ from wasmdrop.metrics import Pulse
 from wasmdrop.module import ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
 from wasmdrop.sandbox.call import Call, CompileLimits
-from wasmdrop.sandbox.directory import JobDirectories, JobDirectory
+from wasmdrop.sandbox.directory import JobDirectories, JobDirectory, open_grants
 from wasmdrop.sandbox.messages import (
     MAX_REPORT_BYTES,
     MAX_RUN_REPORT_BYTES,
@@ -154,8 +154,11 @@ class LocalExecutor:
         descriptors = [module.fd, *streams]
         try:
             # A directory costs a plain function nothing: only what asks for files has one.
-            if module.summary.wants_files and (call.is_command or call.files):
-                outcome = await self._run_in_directory(module, call, limits, descriptors)
+            if module.summary.wants_files and (call.is_command or call.files or call.grants):
+                with open_grants(call.grants) as grants:
+                    outcome = await self._run_in_directory(
+                        module, call, limits, descriptors, grants
+                    )
             else:
                 outcome = await self._run_in_child(module, call, limits, descriptors, None)
             if not call.is_command:
@@ -169,7 +172,12 @@ class LocalExecutor:
                 os.close(fd)
 
     async def _run_in_directory(
-        self, module: CompiledModule, call: Call, limits: Limits, descriptors: list[int]
+        self,
+        module: CompiledModule,
+        call: Call,
+        limits: Limits,
+        descriptors: list[int],
+        grants: list[int],
     ) -> Outcome:
         """Run with a directory of the job's own; what is left in it goes with the outcome."""
         try:
@@ -179,7 +187,7 @@ class LocalExecutor:
         output: OutputTree | None = None
         try:
             outcome = await self._run_in_child(
-                module, call, limits, [*descriptors, directory.fd], directory
+                module, call, limits, [*descriptors, directory.fd, *grants], directory
             )
             if outcome.code not in _PUBLISHES_NOTHING:
                 output = await directory.inventory()
@@ -376,6 +384,7 @@ def _run_order(
             call.env,
             len(call.stdin),
             limits.disk_bytes if has_directory else None,
+            tuple(call.grants),
             tuple((path, len(content)) for path, content in call.files.items()),
         )
         if summary.wants_wasi

@@ -115,13 +115,13 @@ class Run:
             module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
+        if order.wasi is not None:
+            self.give_wasi(order.wasi, descriptors, raw)
         loaded()
         try:
             ready = self.runtime.linker.instantiate_pre(module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
-        if order.wasi is not None:
-            self.give_wasi(order.wasi, descriptors, raw)
         try:
             self.instance = ready.instantiate(self.store)
         except Trap as trap:
@@ -178,7 +178,7 @@ class Run:
 
     def give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
         """Give the store its WASI world; lays the job's files."""
-        _module_fd, stdout_fd, stderr_fd, *directory = descriptors
+        _module_fd, stdout_fd, stderr_fd, *directories = descriptors
         config = WasiConfig()
         config.argv = list(wasi.argv)
         config.env = list(wasi.env.items())
@@ -187,10 +187,12 @@ class Run:
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
         if wasi.disk_bytes is not None:
             time_ns = DETERMINISTIC_CLOCK_NS if self.order.options.deterministic else None
-            _lay_files(directory[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
+            _lay_files(directories[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
             # Old Rust programs look for a directory of the second name.
             for name in ("/", "."):
-                config.preopen_dir(f"/proc/self/fd/{directory[0]}", name)
+                config.preopen_dir(f"/proc/self/fd/{directories[0]}", name)
+            for name, fd in zip(wasi.grants, directories[1:], strict=True):
+                config.preopen_dir(f"/proc/self/fd/{fd}", f"/{name}", fs_mutable=False)
         config.stdout_custom = lambda data: self._capture(stdout_fd, data)
         config.stderr_custom = lambda data: self._capture(stderr_fd, data)
         self.store.set_wasi(config)

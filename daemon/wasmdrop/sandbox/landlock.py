@@ -1,11 +1,12 @@
 """Landlock: what of the filesystem, the network and other processes a child may touch: nothing.
 
 Handles every right that the running kernel knows, and allows reading single files that are given by
-descriptor, and all that WASI can do below one directory (landlock(7)).
+descriptor or lie below some directories, and all that WASI can do below one (landlock(7)).
 """
 
 import ctypes
 import os
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["abi_version", "restrict"]
@@ -18,6 +19,7 @@ _RESTRICT_SELF: Final = 446
 _CREATE_RULESET_VERSION: Final = 1
 _RULE_PATH_BENEATH: Final = 1
 _READ_FILE: Final = 1 << 2
+_READ_DIRECTORY: Final = 1 << 3
 
 #: Rights in a job's own directory, by their numbers: writing and reading files, listing, removing
 #: directories and files, making directories, files and links, moving between directories,
@@ -52,11 +54,16 @@ def abi_version(libc: ctypes.CDLL) -> int:
 
 
 def restrict(
-    libc: ctypes.CDLL, version: int, readable: list[int], directory: int | None = None
+    libc: ctypes.CDLL,
+    version: int,
+    readable: Sequence[int],
+    directory: int | None = None,
+    grants: Sequence[int] = (),
 ) -> None:
     """Take every right from the calling thread but to read the files open at ``readable``.
 
-    And to do as it likes with plain files below ``directory``. Needs ``no_new_privs``. Raises
+    And to do as it likes with plain files below ``directory``, and to read and list what is below
+    the directories in ``grants``. Needs ``no_new_privs``. Raises
     ``OSError``.
     """
     ruleset = _Ruleset(
@@ -68,6 +75,7 @@ def restrict(
     fd = _checked(libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0))
     try:
         rules = [_PathBeneath(_READ_FILE, file) for file in readable]
+        rules += [_PathBeneath(_READ_FILE | _READ_DIRECTORY, grant) for grant in grants]
         if directory is not None:
             # A right that this kernel does not know would be refused, and need not be given.
             rules.append(_PathBeneath(_OWN_DIRECTORY & ruleset.files, directory))

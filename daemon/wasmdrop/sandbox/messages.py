@@ -95,6 +95,8 @@ class WasiOrder(msgspec.Struct, frozen=True):
     disk_bytes: int | None = None
     """Size of the largest file it may write in its directory, the one in descriptor 3; None where
     it has no directory."""
+    grants: tuple[str, ...] = ()
+    """What it sees the directories in descriptors 4 and on as; it may only read them."""
     files: tuple[tuple[str, int], ...] = ()
     """Relative paths and sizes in bytes of what is laid into the directory first."""
 

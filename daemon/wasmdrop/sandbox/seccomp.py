@@ -189,6 +189,8 @@ class Stage(Enum):
     """Nor is memory taken out of what ``RLIMIT_DATA`` counts, as compiling and loading do."""
     RUNNING_WITH_FILES = auto()
     """The latter alone, for a job that has a directory."""
+    RUNNING_WITH_GRANTS = auto()
+    """And no times are set: of all that changes a file, Landlock has no right for that alone."""
 
 
 class Filter:
@@ -227,7 +229,10 @@ def _numbers(machine: str, table: dict[str, tuple[int | None, int | None]]) -> d
 
 def _later_instructions(numbers: dict[str, int], stage: Stage) -> list[bytes]:
     code = [_load(_NUMBER)]
-    if stage is not Stage.RUNNING_WITH_FILES:
+    if stage is Stage.RUNNING_WITH_GRANTS:
+        number = _numbers(platform.machine(), DIRECTORY_SYSCALL_NUMBERS)["utimensat"]
+        code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ERRNO | errno.EPERM)]
+    elif stage is not Stage.RUNNING_WITH_FILES:
         for name in _ON_PATHS:
             code += [_jump(_JUMP_EQUAL, numbers[name], 0, 1), _return(_ERRNO | errno.EPERM)]
     if stage is not Stage.WITHOUT_PATHS:

@@ -45,8 +45,8 @@ __all__ = ["main"]
 #: and its copies. Generous, as it only has to stop what has no other bound.
 _PROCESS_BYTES = 192 * 1024 * 1024
 
-#: Most descriptors that an order brings.
-_MAX_DESCRIPTORS = 4
+#: Most descriptors that an order brings: code, two streams, a directory, and grants.
+_MAX_DESCRIPTORS = 4 + 16
 
 
 def main(control_fd: int) -> NoReturn:
@@ -197,6 +197,7 @@ class _Child:
         self.confinement.enter(
             readable=descriptors[:1],
             directory=None if disk_bytes is None else descriptors[3],
+            grants=descriptors[4:],
             cpu_seconds=order.cpu_seconds,
             file_bytes=max(order.output_bytes, disk_bytes or 0),
             data_bytes=order.memory_bytes + _PROCESS_BYTES,
@@ -204,7 +205,11 @@ class _Child:
             threads=order.wasi is not None,
         )
         kind = ComponentRun if order.component is not None else Run
-        narrow = functools.partial(self.confinement.narrow, has_directory=disk_bytes is not None)
+        narrow = functools.partial(
+            self.confinement.narrow,
+            has_directory=disk_bytes is not None,
+            has_grants=len(descriptors) > 4,  # noqa: PLR2004 - see WasiOrder
+        )
         self._report(run_module(order, self.runtime, descriptors, raw, narrow, self._report, kind))
 
     def _report(self, report: CompileReport | RunReport) -> NoReturn:

@@ -1,0 +1,167 @@
+"""The completion marker: what it says, how it is written, and how it is read back.
+
+The one definition of the marker: the daemon writes values of it, reads them back as such, and the
+document that `wasmdrop schema marker` prints is made from it.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from wasmdrop.limits import Limits
+from wasmdrop.outcome import Code, Status
+
+__all__ = [
+    "MARKER_SCHEMA",
+    "MARKER_SUFFIX",
+    "MarkedFile",
+    "MarkedSource",
+    "Marker",
+    "Runtime",
+    "Seconds",
+    "World",
+    "compact",
+    "encode_marker",
+    "moment",
+    "parse_marker",
+    "printable",
+    "timestamp",
+]
+
+MARKER_SCHEMA: Final = "wasmdrop.marker/1"
+
+MARKER_SUFFIX: Final = ".done"
+
+Digest: TypeAlias = Annotated[
+    str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex.")
+]
+Moment: TypeAlias = Annotated[
+    datetime, msgspec.Meta(tz=True, description="RFC 3339, in UTC, with microseconds.")
+]
+_Duration: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class MarkedFile(msgspec.Struct, frozen=True):
+    """A result file."""
+
+    sha256: Digest
+    bytes: _Count
+
+
+class MarkedSource(msgspec.Struct, frozen=True):
+    """The module or the input, as it was when it was read."""
+
+    path: str
+    sha256: Digest
+    bytes: _Count
+
+
+class Seconds(msgspec.Struct, frozen=True):
+    """Where the time from drop to end went."""
+
+    queued: _Duration
+    compile: _Duration
+    run: _Duration
+    total: _Duration
+
+
+class World(msgspec.Struct, frozen=True):
+    """What a deterministic job saw of the outer world."""
+
+    seed: int
+    clock: str
+    """Where its clock started."""
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """Versions of what ran the job."""
+
+    wasmdrop: str
+    wasmtime: str
+    platform: str
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """The completion marker: its presence says that the files it names are complete and final.
+
+    Wait for one whose ``input.sha256`` is that of what was dropped. Later versions of wasmdrop may
+    add keys.
+    """
+
+    schema: Literal["wasmdrop.marker/1"]
+    job: str
+    id: Annotated[
+        str | None, msgspec.Meta(description="The producer's own name for the job, if any.")
+    ]
+    status: Status
+    code: Code
+    message: str
+    attempt: _Count
+    slot: Annotated[
+        str, msgspec.Meta(description="The path of its input below the shared directory.")
+    ]
+    entry: Annotated[
+        str | None, msgspec.Meta(description="What was called; null where nothing was.")
+    ]
+    module: MarkedSource | None
+    input: MarkedSource | None
+    files: Annotated[
+        dict[str, MarkedFile],
+        msgspec.Meta(description="Every result file by its path beside the marker."),
+    ]
+    dropped_at: Moment
+    started_at: Moment
+    finished_at: Moment
+    seconds: Seconds
+    limits: Limits
+    deterministic: World | None = None
+    fuel_used: _Count | None = None
+    peak_memory_bytes: _Count | None = None
+    runtime: Runtime
+
+
+_marker_decoder = msgspec.json.Decoder(Marker)
+
+
+def parse_marker(data: bytes) -> Marker | None:
+    """Return what a marker says, which anybody may have written; None where ``data`` is none."""
+    try:
+        return _marker_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def encode_marker(marker: Marker) -> bytes:
+    """Return the content of the marker's file: one line."""
+    # The standard library's JSON takes names that are not UTF-8; msgspec's refuses them.
+    body = msgspec.to_builtins(marker, builtin_types=(datetime,))
+    return printable(compact(body) + "\n")
+
+
+def moment(nanoseconds: int) -> datetime:
+    """Return a time since 1970-01-01 UTC, to the microsecond."""
+    return datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
+
+
+def timestamp(nanoseconds: int) -> str:
+    """Return a time as RFC 3339 in UTC with microseconds."""
+    return _rfc3339(moment(nanoseconds))
+
+
+def compact(value: Any) -> str:
+    """Return ``value`` as JSON without spaces; times as RFC 3339."""
+    return json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_rfc3339
+    )
+
+
+def printable(text: str) -> bytes:
+    """Encode; what is not UTF-8 in a name of a file is shown as a question mark."""
+    return text.encode("utf-8", "replace")
+
+
+def _rfc3339(value: datetime) -> str:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
