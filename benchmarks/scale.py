@@ -33,9 +33,9 @@ _GLANCE_SECONDS: Final = 0.2
 class Scale:
     """One daemon on directories that fill up."""
 
-    def __init__(self, base: Path, fib: workloads.Workload) -> None:
+    def __init__(self, daemon: Wasmdrop, fib: workloads.Workload) -> None:
         self.fib = fib
-        self.daemon = Wasmdrop(base, {fib.module_name: fib.module})
+        self.daemon = daemon
         self.serial = 0
 
     def start(self) -> tuple[float, float]:
@@ -110,7 +110,7 @@ def main() -> int:
     options = parser.parse_args()
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
-        scale = Scale(Path(base).resolve(), fib)
+        scale = Scale(Wasmdrop(Path(base).resolve(), {fib.module_name: fib.module}), fib)
         try:
             rows = _measure(scale, options.slots, options.drops)
         finally:

@@ -25,7 +25,7 @@ from wasmdrop.intake.modules import DIGEST_PREFIX
 from wasmdrop.intake.spec import InputSpec
 from wasmdrop.job import InputFile, Job, JobState, PinnedModule, Slot
 from wasmdrop.layout import MODULE_NAME, Layout
-from wasmdrop.outcome import Outcome
+from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.report import Package, package
 from wasmdrop.retry import storage_retry
 from wasmdrop.settings import Settings
@@ -47,6 +47,9 @@ _ON_THEIR_WAY: Final = 64
 
 #: Inputs up to this size stay in memory while their job waits; others are read from the journal.
 _KEPT_INPUT_BYTES: Final = 4096
+
+#: How much of a job's message its line in the log shows, in characters; results have all of it.
+_LOGGED_REASON: Final = 500
 
 
 @dataclass(slots=True)
@@ -281,8 +284,7 @@ class Dispatcher:
             metrics.delivering -= 1
         metrics.delivered(job, results)
         work.job = self._stages.journal.move_lazily(job, JobState.DELIVERED)
-        seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
-        _log.info("job-finished", **ids_of(work), code=job.code, seconds=round(seconds, 6))
+        _log_finished(work)
 
     async def _deliver_at_last(
         self, work: Work, results: Package, placed: "asyncio.Future[None]"
@@ -411,6 +413,17 @@ def _called(work: Work) -> tuple[str | None, list[Any]]:
 
 def _waits_for_storage(reason: str) -> str:
     return f"its results wait for storage: {reason}"
+
+
+def _log_finished(work: Work) -> None:
+    """Log the one line of a job; where it failed, as a warning that says why."""
+    job, code = work.job, work.job.code or Code.INTERNAL
+    seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
+    known = {**ids_of(work), "code": code, "seconds": round(seconds, 6)}
+    # What a failed attempt met is in the line of the attempt.
+    if job.message and not code.retried:
+        known["reason"] = bounded_text(job.message.partition("\n")[0], _LOGGED_REASON)
+    (_log.info if code is Code.OK else _log.warning)("job-finished", **known)
 
 
 def _log_wait(work: Work, state: RetryCallState) -> BaseException | None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wasmtime import wat2wasm
@@ -191,3 +192,31 @@ def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, name: str
     assert done.returncode == 2
     assert name in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_job_has_one_line_in_the_log_and_failures_say_why(tmp_path: Path) -> None:
+    """For information where it went well, as a warning where it failed; each reason once."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+    trap = '(module (func (export "run") unreachable))'
+    drop(daemon.wasm / "trap.wasm", bytes(wat2wasm(trap)))
+    given: list[tuple[dict[str, Any], str]] = [
+        ({"module": "fib", "entry": "fib", "args": [5]}, "ok"),
+        ({"module": "fib", "entry": "fib", "args": ["x"]}, "invalid-args"),
+        ({"module": "fib", "entry": "fob"}, "entry-not-found"),
+        ({"module": "trap"}, "trap"),
+        ({"modul": "fib"}, "invalid-input"),
+    ]
+    with daemon.running():
+        for number in range(20):
+            drop(daemon.shared / f"input-{number}.json", given[number % len(given)][0])
+        wait_until(lambda: len(daemon.events("job-finished")) == 20 or None, "all lines")
+    for number in range(20):
+        slot = f"input-{number}.json"
+        (line,) = [event for event in daemon.events() if event.get("slot") == slot]
+        code = given[number % len(given)][1]
+        assert (line["event"], line["code"]) == ("job-finished", code)
+        assert line["level"] == ("info" if code == "ok" else "warning")
+        marker = daemon.marker(slot)
+        assert marker is not None
+        assert line.get("reason", "") == marker["message"].partition("\n")[0]

@@ -78,7 +78,7 @@ def test_the_daemon_serves_drops_is_healthy_and_drains(podman: Engine, folders: 
     (folders / "shared").chmod(0o1777)
     name, volume = "wasmdrop-daemon", "--volume=wasmdrop-test-state:/var/lib/wasmdrop"
     podman.podman("volume", "rm", "--force", "wasmdrop-test-state")
-    options = ("--detach", "--rm", volume, *HARDENED, *mounts(folders))
+    options = ("--detach", volume, *HARDENED, *mounts(folders))
     podman.podman("run", f"--name={name}", *options, IMAGE)
     for number in range(3):
         drop(folders / "shared" / f"input-{number}.json", {"entry": "fib", "args": [number + 10]})
@@ -104,6 +104,8 @@ def test_the_daemon_serves_drops_is_healthy_and_drains(podman: Engine, folders: 
     podman.podman("stop", "--time=40", name)
     marker = json.loads((folders / "shared/result-slow.done").read_text())
     assert marker["code"] == "timeout"
+    # Not --rm: that removes it some time after the stop, and the next one has its name.
+    podman.podman("rm", name)
 
     before = {path: path.read_bytes() for path in (folders / "shared").glob("*.done")}
     podman.podman("run", f"--name={name}", *options, IMAGE)

@@ -212,6 +212,23 @@ def test_a_stop_drains(machine: Machine) -> None:
     machine.run("systemctl", "start", "wasmdrop")
 
 
+def test_the_journal_knows_what_is_a_warning(machine: Machine) -> None:
+    """``journalctl --priority`` shows failed jobs, each a JSON object and nothing else."""
+    path = machine.root / SPOOL / "shared" / "input-wrong.json"
+    drop(path, {"entry": "nothing of that name"})
+    wait_until(lambda: marker(machine, "result-wrong.done"), "the result")
+    command = ("journalctl", "--unit=wasmdrop", "--no-pager", "--output=cat", "-p", "warning")
+
+    def found() -> dict[str, Any] | None:
+        lines = [line for line in machine.run(*command).splitlines() if "input-wrong" in line]
+        return dict(json.loads(lines[0])) if lines else None
+
+    line = wait_until(found, "the line")
+    assert line["code"] == "entry-not-found"
+    assert "it exports 'fib'" in line["reason"]
+    assert '"event":"ready"' not in machine.run(*command)
+
+
 def test_health_and_metrics_are_served_with_the_drop_in(machine: Machine) -> None:
     """Inside, where the network is otherwise taken away."""
     machine.run(

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Measure what wasmdrop takes while it has nothing to do, and how soon it is ready.
+
+python benchmarks/idle.py [--slots N] [--seconds N] [--starts N] [--dir DIR]
+
+With HTTP on and asked every ten seconds, as probes do, first on an empty shared directory, then on
+one with finished slots. The time includes the periodic look through everything: keep --seconds
+above WASMDROP_RESCAN_SEC.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+if __name__ == "__main__":
+    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import workloads
+from benchmarks.contenders import Wasmdrop
+from benchmarks.scale import Scale
+from benchmarks.tables import render
+
+_PROBE_SECONDS: Final = 10.0
+
+
+class Probed(Wasmdrop):
+    """The daemon with HTTP on."""
+
+    def variables(self) -> dict[str, str]:
+        """Return the directories, and an address."""
+        return super().variables() | {"WASMDROP_HTTP": "127.0.0.1:0"}
+
+    def probe(self) -> None:
+        """Ask as a kubelet does."""
+        address = (self.base / "log").read_text(encoding="utf-8").partition('"address":"')[2]
+        url = f"http://{address.partition(chr(34))[0]}/healthz"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            answer.read()
+
+
+@dataclass(frozen=True)
+class Process:
+    """What one process has taken so far."""
+
+    pid: int
+    parent: int
+    pss_mb: float
+    """Its memory, pages that others share divided among them (proc_pid_smaps(5)), in MiB."""
+    cpu_seconds: float
+    """Of all its threads, as the scheduler counts it."""
+
+
+def processes(pid: int, parent: int = 0) -> list[Process]:
+    """Return a process and all below it."""
+    directory = Path(f"/proc/{pid}")
+    rollup = (directory / "smaps_rollup").read_text(encoding="ascii")
+    (pss_kb,) = (int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    cpu_ns, below = 0, []
+    for task in (directory / "task").iterdir():
+        cpu_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
+        below += (task / "children").read_text(encoding="ascii").split()
+    found = [Process(pid, parent, pss_kb / 1024, cpu_ns / 1e9)]
+    return found + [each for child in below for each in processes(int(child), pid)]
+
+
+def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
+    """Let the daemon be for so long; return lines of the table."""
+    # What was just done has to be over: compiling, journal, children that are forked ahead.
+    time.sleep(5)
+    before = {each.pid: each.cpu_seconds for each in processes(daemon.pid)}
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        daemon.probe()
+        time.sleep(min(_PROBE_SECONDS, left))
+    after = processes(daemon.pid)
+    cpu = sum(each.cpu_seconds - before.get(each.pid, 0.0) for each in after) / seconds
+    main, server = after[0], next(each for each in after if each.parent == daemon.pid)
+    waiting = [each for each in after if each.parent == server.pid]
+    both = main.pss_mb + server.pss_mb
+    return [
+        [f"{what}: processor, % of one core over {seconds:.0f} s", f"{cpu * 100:.2f}"],
+        [f"{what}: memory of daemon and forking server, MiB", f"{both:.0f}"],
+        [
+            f"{what}: memory of {len(waiting)} children that wait for jobs, MiB",
+            f"{sum(each.pss_mb for each in waiting):.0f}",
+        ],
+    ]
+
+
+def main() -> int:
+    """Measure, print a table."""
+    parser = argparse.ArgumentParser(description="Measure wasmdrop while it has nothing to do.")
+    parser.add_argument("--slots", type=int, default=10_000, metavar="N")
+    parser.add_argument("--seconds", type=float, default=125.0, metavar="N")
+    parser.add_argument("--starts", type=int, default=10, metavar="N")
+    parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
+    options = parser.parse_args()
+    fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
+    with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
+        daemon = Probed(Path(base).resolve(), {fib.module_name: fib.module})
+        scale = Scale(daemon, fib)
+        try:
+            rows = _measure(scale, daemon, options)
+        finally:
+            daemon.stop()
+    sys.stdout.write(
+        f"Linux {platform.release()}, Python {platform.python_version()},"
+        f" wasmdrop {version('wasmdrop')}, wasmtime {version('wasmtime')}\n\n"
+    )
+    sys.stdout.write(render(["what", "value"], rows, words=1) + "\n")
+    return 0
+
+
+def _measure(scale: Scale, daemon: Probed, options: argparse.Namespace) -> list[list[str]]:
+    starts = []
+    for _ in range(options.starts):
+        starts.append(scale.start()[0])
+        daemon.stop()
+    rows = [["from start to ready, median s", f"{statistics.median(starts):.2f}"]]
+    scale.start()
+    rows += idle(daemon, options.seconds, "no slot")
+    daemon.stop()
+    scale.fill(options.slots)
+    scale.start()
+    scale.wait_for_all(options.slots)
+    rows += idle(daemon, options.seconds, f"{options.slots:,} finished slots")
+    daemon.stop()
+    ready, _resident = scale.start()
+    what = f"{options.slots:,} finished slots, after a restart"
+    return [*rows, [f"{what}: from start to ready, s", f"{ready:.2f}"], *idle(daemon, 65, what)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Metrics, alerts and the dashboard: as Prometheus itself reads them, and of one mind."""
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import Daemon, drop
+from tests.deploy.base import ROOT, need
+
+MONITORING: Final = ROOT / "k8s/monitoring"
+ALERTS: Final = MONITORING / "alerts.yaml"
+DASHBOARD: Final = MONITORING / "dashboard.json"
+
+
+@pytest.fixture(scope="module")
+def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give what ``/metrics`` of a real daemon says after a job."""
+    daemon = Daemon(tmp_path_factory.mktemp("daemon"), WASMDROP_HTTP="127.0.0.1:0")
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        daemon.submit("input.json", '{"entry":"fib","args":[12]}')
+        address = daemon.events("http-listening")[-1]["address"]
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+            assert isinstance(answer.status, int)
+            text: str = answer.read().decode()
+    return text
+
+
+def promtool(*arguments: str, given: str | None = None) -> str:
+    """Run Prometheus' own checker; return what it says. Fails where it finds anything wrong."""
+    need("promtool")
+    done = subprocess.run(
+        ["promtool", *arguments], input=given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return the alerts."""
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels() -> Iterator[dict[str, Any]]:
+    """Give the dashboard's panels, rows left out."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        if panel["type"] != "row":
+            yield panel
+
+
+def questions() -> list[str]:
+    """Return what alerts and dashboard ask, Grafana's variables filled in."""
+    asked = [rule["expr"] for rule in rules()]
+    for panel in panels():
+        asked += [target["expr"] for target in panel["targets"]]
+    filled = [expression.replace("$__rate_interval", "5m") for expression in asked]
+    return [re.sub(r"\$(job|instance)", ".*", expression) for expression in filled]
+
+
+def test_prometheus_own_checker_finds_nothing_wrong_with_the_metrics(exposition: str) -> None:
+    """Names, units, types and help texts, as its linter wants them."""
+    assert promtool("check", "metrics", given=exposition) == ""
+    with pytest.raises(AssertionError):
+        promtool("check", "metrics", given="# TYPE jobs_total gauge\njobs_total 1\n")
+
+
+def test_alerts_are_valid_and_each_is_raised_by_what_it_is_for(tmp_path: Path) -> None:
+    """And none by a daemon that is well."""
+    shutil.copy(ALERTS, tmp_path / "alerts.yaml")
+    shutil.copy(Path(__file__).parent / "alerts_test.yaml", tmp_path / "test.yaml")
+    promtool("check", "rules", str(ALERTS))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
+    tried = (tmp_path / "test.yaml").read_text()
+    for rule in rules():
+        assert f'alertname="{rule["alert"]}"' in tried, rule["alert"]
+        assert rule["annotations"].keys() == {"summary", "description"}
+
+
+def test_alerts_and_dashboard_ask_in_prometheus_language(tmp_path: Path) -> None:
+    """What Grafana would only find out when somebody looks at a panel."""
+    recorded = [{"record": f"asked:{i}", "expr": expr} for i, expr in enumerate(questions())]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": recorded}]}))
+    assert f"{len(recorded)} rules found" in promtool("check", "rules", str(path))
+
+
+def test_alerts_and_dashboard_ask_for_what_there_is(exposition: str) -> None:
+    """Each metric, each label and each value of a label that they name."""
+    families = list(text_string_to_metric_families(exposition))
+    samples = [sample for family in families for sample in family.samples]
+    names = {sample.name for sample in samples}
+    values: dict[str, set[str]] = {"job": {".*"}, "instance": {".*"}}
+    for sample in samples:
+        for label, value in sample.labels.items():
+            values.setdefault(label, set()).add(value)
+    asked = questions()
+    assert len(asked) > 30
+    for expression in asked:
+        found = re.findall(r"\b(?:wasmdrop|process)_\w+", expression)
+        assert found, expression
+        assert set(found) <= names, (expression, set(found) - names)
+        for label, _operator, text in re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', expression):
+            assert set(text.split("|")) <= values[label], (expression, label)
+
+
+def test_every_metric_is_on_the_dashboard(exposition: str) -> None:
+    """So that nothing is counted that nobody sees; but for what the client library adds."""
+    text = DASHBOARD.read_text()
+    for family in text_string_to_metric_families(exposition):
+        assert family.name in text or not family.name.startswith("wasmdrop_"), family.name
+
+
+def test_the_dashboards_panels_do_not_overlap_and_name_their_data_source() -> None:
+    """Its numbers are set by hand, as nothing here draws it."""
+    taken: dict[tuple[int, int], int] = {}
+    for panel in panels():
+        place = panel["gridPos"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert (x, y) not in taken, (panel["title"], taken[x, y])
+                assert x < 24
+                taken[x, y] = panel["id"]
+    identifiers = [panel["id"] for panel in json.loads(DASHBOARD.read_text())["panels"]]
+    assert len(set(identifiers)) == len(identifiers)
+
+
+def test_the_readmes_way_to_the_operators_kind_of_rules_works() -> None:
+    """The shell of k8s/README.md, up to where it would be applied."""
+    text = (ROOT / "k8s/README.md").read_text()
+    found = re.search(r"^    (\{ echo '.*?\}) \| kubectl", text, re.MULTILINE | re.DOTALL)
+    assert found
+    done = subprocess.run(
+        ["sh", "-ec", found[1]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    made = yaml.safe_load(done.stdout)
+    assert (made["apiVersion"], made["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert made["spec"] == yaml.safe_load(ALERTS.read_text())
