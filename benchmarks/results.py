@@ -3,7 +3,7 @@
 
 python benchmarks/results.py [--dir DIR] [--only NAME ...]
 
-Takes about twenty minutes, of which 100,000 slots take ten. The machine should have nothing else
+Takes about half an hour, of which 100,000 slots take ten. The machine should have nothing else
 to do.
 """
 
@@ -19,6 +19,7 @@ _HERE: Final = Path(__file__).resolve().parent
 _PARTS: Final = {
     "latency": ("Latency and throughput", ["latency.py", "--plots", str(_HERE / "plots")]),
     "confinement": ("What confinement costs", ["confinement.py"]),
+    "idle": ("What an idle daemon takes", ["idle.py"]),
     "scale": ("With 100,000 slots", ["scale.py"]),
 }
 _PLOTS: Final = ("latency", "burst", "stages")
