@@ -386,9 +386,14 @@ class Dispatcher:
         queue = self._slots.get(slot.key)
         if queue is not None:
             works: Iterable[Work] = [*queue.waiting, *([queue.active] if queue.active else [])]
-            if any(work.job.module is None or _pins(work.job, drop) for work in works):
+            if any(_finds(work.job) or _pins(work.job, drop) for work in works):
                 return True
         return self._execution.last_version(slot) == drop.version
+
+
+def _finds(job: Job) -> bool:
+    """Whether a job has yet to look for its module; one that has failed for want of it has not."""
+    return job.module is None and job.state not in {JobState.EXECUTED, JobState.DELIVERED}
 
 
 def _pins(job: Job, drop: ModuleDrop) -> bool:

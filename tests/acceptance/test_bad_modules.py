@@ -141,6 +141,24 @@ def test_a_memory_that_threads_share_is_named(daemon: Daemon) -> None:
     good_drop_runs(daemon)
 
 
+def test_a_module_that_comes_right_after_a_failure_runs_the_slot_again(tmp_path: Path) -> None:
+    """The marker is there before the daemon is done with the job: what it tells must hold by then.
+
+    Each sync takes long, so that the drop comes in between.
+    """
+    daemon = Daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="0.1")
+    quiet = ("--quiet=all", "--output=/dev/null", "--signal=none", "--trace=fsync")
+    slow = "--inject=fsync:delay_exit=300ms"
+    daemon.prefix = ("strace", "--daemonize", "--follow-forks", *quiet, slow)
+    drop(daemon.wasm / "module.wasm", FIB_WASM)
+    with daemon.running():
+        daemon.submit("slot/input.json", {"module": "late", "entry": "fib", "args": [12]})
+        drop(daemon.wasm / "late.wasm", FIB_WASM)
+        wait_until(
+            lambda: (daemon.marker("slot/input.json") or {"code": ""})["code"] == "ok", "the result"
+        )
+
+
 def test_a_default_module_that_needs_an_input_gets_it_later(tmp_path: Path) -> None:
     """Dropped alone it is only reported; the slot's first input then runs."""
     daemon = Daemon(tmp_path)
