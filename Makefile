@@ -50,6 +50,7 @@ test: lint
 bench: setup-dev
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/confinement.py
+	$(BIN)/python benchmarks/programs.py
 
 soak: setup-dev
 	$(BIN)/python -m tests.security.soak
