@@ -3,6 +3,8 @@
 
 python benchmarks/results.py [--dir DIR] [--only NAME ...]
 
+With --only, the other sections of RESULTS.md stay as they are.
+
 Takes about half an hour, of which 100,000 slots take ten. The machine should have nothing else
 to do.
 """
@@ -19,6 +21,7 @@ _HERE: Final = Path(__file__).resolve().parent
 _PARTS: Final = {
     "latency": ("Latency and throughput", ["latency.py", "--plots", str(_HERE / "plots")]),
     "confinement": ("What confinement costs", ["confinement.py"]),
+    "programs": ("Programs", ["programs.py"]),
     "idle": ("What an idle daemon takes", ["idle.py"]),
     "scale": ("With 100,000 slots", ["scale.py"]),
 }
@@ -32,7 +35,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), metavar="NAME")
     options = parser.parse_args()
     (_HERE / "plots").mkdir(exist_ok=True)
-    parts = ["# Results", "Made by `make bench`; README.md says what is measured, and how."]
+    results = _HERE / "RESULTS.md"
+    sections = _sections(results.read_text(encoding="utf-8")) if results.exists() else {}
     for name in options.only:
         title, command = _PARTS[name]
         program, *words = command
@@ -45,11 +49,20 @@ def main() -> int:
         )
         if done.returncode != 0:
             return done.returncode
-        parts += [f"## {title}", done.stdout.strip()]
-        if name == "latency":
-            parts += [f"![{one}](plots/{one}.svg)" for one in _PLOTS]
-    (_HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        plots = [f"![{one}](plots/{one}.svg)" for one in _PLOTS] if name == "latency" else []
+        sections[title] = "\n\n".join([done.stdout.strip(), *plots])
+        parts = ["# Results", "Made by `make bench`; README.md says what is measured, and how."]
+        for title, _command in _PARTS.values():
+            if title in sections:
+                parts += [f"## {title}", sections[title]]
+        results.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return 0
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Return what is below each heading of the second level."""
+    found = (part.partition("\n") for part in text.split("\n## ")[1:])
+    return {title: body.strip() for title, _newline, body in found}
 
 
 if __name__ == "__main__":

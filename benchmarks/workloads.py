@@ -151,7 +151,7 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 
 def _cpython() -> Workload | LeftOut:
-    built = _built("CPython", "python.wasm")
+    built = _built("CPython", "programs/cpython.wasm")
     if isinstance(built, LeftOut):
         return built
     return Workload(

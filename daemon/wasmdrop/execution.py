@@ -237,12 +237,19 @@ class Execution:
                     work.job = self._stages.journal.move_lazily(work.job, JobState.COMPILING)
                 started = time.perf_counter()
                 try:
-                    return await executor.compile(pinned.sha256, options)
+                    return await executor.compile(
+                        pinned.sha256, options, lambda words: self._say(work, words)
+                    )
                 except RefusedError as refusal:
                     if not await self._has_changed(work, spec, refusal, pinned):
                         raise
                 finally:
                     work.compile_seconds += time.perf_counter() - started
+
+    def _say(self, work: Work, words: str) -> None:
+        """Note for people what a job that is COMPILING waits for."""
+        if work.job.state is JobState.COMPILING:
+            self._stages.journal.explain(work.job, words)
 
     def _note_module(self, work: Work) -> None:
         """Remember which version of a module the slot runs, where a drop of it matters."""

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
 EXPECTED = {"add": [12], "affine": [119], "fib": [144]}
 FUNCTIONS = [f"{name}-{language}" for name in EXPECTED for language in ("c", "go", "ts", "wat")]
-COMMANDS = ["wordcount-c", "wordcount-go"]
-COMPONENTS = ["python-py", "summarize-py"]
+COMMANDS = ["wordcount-c", "wordcount-go", "wordcount-rs"]
+COMPONENTS = ["python-py", "summarize-js", "summarize-py"]
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +86,20 @@ def test_a_command_of_each_compiler_reads_arguments_and_standard_input(
     assert text.splitlines()[-1] == "2"
 
 
-def test_a_component_written_in_python_takes_a_list_and_returns_a_record(
-    daemon: Daemon, built: Path
+@pytest.mark.parametrize("name", ["summarize-py", "summarize-js"])
+def test_a_component_takes_a_list_and_returns_a_record(
+    daemon: Daemon, built: Path, name: str
 ) -> None:
-    """18 MB of CPython, compiled once."""
-    install(daemon, built, "summarize-py")
+    """18 MB of CPython and 12 MB of SpiderMonkey, each compiled once."""
+    install(daemon, built, name)
     given = json.loads((EXAMPLES / "summarize" / "input.json").read_text())
-    daemon.submit("input-summarize.json", given | {"module": "summarize-py"})
-    assert daemon.result("input-summarize.json")["results"] == [
+    daemon.submit(f"input-{name}.json", given | {"module": name})
+    assert daemon.result(f"input-{name}.json")["results"] == [
         {"count": 8, "mean": 5.0, "deviation": 2.0, "largest": 9.0}
+    ]
+    daemon.submit(f"input-{name}.json", {"module": name, "entry": "summarize", "args": [[]]})
+    assert daemon.result(f"input-{name}.json")["results"] == [
+        {"count": 0, "mean": 0.0, "deviation": 0.0, "largest": None}
     ]
 
 

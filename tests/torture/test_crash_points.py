@@ -33,8 +33,8 @@ _ONCE: Final = {
     "durable.write_durably:unlink",
     "schema._bring_up_to_date:commit",
     "private.remove:unlink",
-    "sandbox.executor.LocalExecutor._compile_anew:unlink",
-    "sandbox.executor.LocalExecutor._compile_in_child:fsync",
+    "sandbox.compilation.Compilations._compile_anew:unlink",
+    "sandbox.compilation.Compilations._compile_in_child:fsync",
     "sandbox.store.ModuleStore.keep:replace",
     "scan._remove:unlink",
 }

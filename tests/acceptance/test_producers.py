@@ -1,0 +1,96 @@
+"""The producers that the README shows, run as they stand there, against a real daemon."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import DEADLINE_SECONDS, Daemon, drop
+
+README: Final = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon with the module that the README calls."""
+    it = Daemon(tmp_path_factory.mktemp("producers"))
+    drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+    with it.running():
+        yield it
+
+
+def snippet(language: str) -> str:
+    """Return the README's producer in a language."""
+    text = README.read_text().partition("### A producer by hand")[2].partition("\n### ")[0]
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_shells_producer_prints_the_raw_value(daemon: Daemon) -> None:
+    """Twice, with its own slot each time; with nothing but a POSIX shell and coreutils."""
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", "-eu", "-c", snippet("sh")],
+            env={"PATH": os.environ["PATH"], "SHARED": str(daemon.shared)},
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+        )
+        assert (done.stdout, done.stderr) == ("144\n", "")
+
+
+def test_the_shells_producer_tells_a_failure(daemon: Daemon) -> None:
+    """By the last line of the text."""
+    failing = snippet("sh").replace('"args":[12]', '"args":[1.5]')
+    done = subprocess.run(
+        ["sh", "-eu", "-c", failing],
+        env={"PATH": os.environ["PATH"], "SHARED": str(daemon.shared)},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.stdout == "error\n"
+
+
+def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
+    """And ends with a message where the job fails."""
+    go = shutil.which("go")
+    if go is None:
+        assert "CI" not in os.environ, "go is missing"
+        pytest.skip("no Go here")
+    environment = os.environ | {"GOTOOLCHAIN": "local", "GO111MODULE": "off"}
+    for name, text in (
+        ("good", snippet("go")),
+        ("bad", snippet("go").replace('"args":[12]', '"args":[1.5]')),
+    ):
+        source = tmp_path / name / "main.go"
+        source.parent.mkdir()
+        source.write_text(text)
+        build = [go, "build", "-o", str(tmp_path / f"{name}.bin"), str(source)]
+        subprocess.run(build, env=environment, check=True, timeout=300)
+    done = subprocess.run(
+        [tmp_path / "good.bin", daemon.shared],
+        capture_output=True,
+        check=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert json.loads(done.stdout) == {"entry": "fib", "args": [12], "results": [144]}
+    done = subprocess.run(
+        [tmp_path / "bad.bin", daemon.shared],
+        capture_output=True,
+        check=False,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.returncode == 1
+    assert b"invalid-args: args[0]: expected" in done.stderr

@@ -1,0 +1,158 @@
+"""Programs that others publish, dropped as they are: a script or data in, a file or text out.
+
+`examples/programs.py` fetches or builds them; continuous integration has them all.
+"""
+
+import base64
+import json
+import os
+import shutil
+import struct
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.acceptance.daemon import Daemon
+
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+PROGRAMS: Final = EXAMPLES / "build" / "programs"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one daemon for all programs, with a library for Python to read."""
+    directory = tmp_path_factory.mktemp("programs")
+    for path in (directory, *directory.parents):
+        if path.stat().st_uid == os.geteuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    library = directory / "pylib"
+    library.mkdir(mode=0o755)
+    (library / "greeting.py").write_text("def of(name):\n    return f'hello, {name}'\n")
+    with Daemon(
+        directory, WASMDROP_COMPILE_SEC="300", WASMDROP_GRANTS=f"pylib={library}"
+    ).running() as it:
+        yield it
+
+
+def run(daemon: Daemon, name: str, **changes: Any) -> tuple[dict[str, Any], Path]:
+    """Run a program on its own input, or on another; return its result and its output."""
+    module = PROGRAMS / f"{name}.wasm"
+    if not module.exists():
+        assert "CI" not in os.environ, f"{name} was not made"
+        pytest.skip(f"{name} is not there; examples/programs.py makes it")
+    if not (daemon.wasm / module.name).exists():
+        shutil.copy(module, daemon.wasm / f".{name}")
+        (daemon.wasm / f".{name}").rename(daemon.wasm / module.name)
+    given = json.loads((EXAMPLES / "programs" / name / "input.json").read_text())
+    slot = f"input-{name}.json"
+    marker = daemon.submit(slot, given | changes | {"module": name})
+    result: dict[str, Any] = daemon.result(slot)
+    assert (marker["code"] == "ok") == (result.get("exit_code") == 0), marker["message"]
+    return result, daemon.shared / f"result-{name}.output"
+
+
+def test_cpython_runs_a_script_on_a_data_file(daemon: Daemon) -> None:
+    """CPython 3.12, 25 MB: the standard library is in the module."""
+    result, output = run(daemon, "cpython")
+    assert (result["exit_code"], result["stdout"], result["stderr"]) == (0, "2 rows\n", "")
+    assert json.loads((output / "total.json").read_text()) == {"total": 3.75}
+
+
+def test_cpython_imports_from_a_grant(daemon: Daemon) -> None:
+    """A library that the operator has, seen by who asks for it."""
+    script = {"a.py": "import greeting\nprint(greeting.of('world'))\n"}
+    job = {"args": ["a.py"], "files": script, "env": {"PYTHONPATH": "/pylib"}}
+    result, _ = run(daemon, "cpython", **job, grants=["pylib"])
+    assert (result["exit_code"], result["stdout"]) == (0, "hello, world\n")
+    result, _ = run(daemon, "cpython", **job)
+    assert result["exit_code"] == 1
+    assert "No module named 'greeting'" in result["stderr"]
+
+
+def test_sqlite_makes_a_database(daemon: Daemon) -> None:
+    """And opens the one that it made in another job."""
+    result, output = run(daemon, "sqlite")
+    assert result["stdout"] == "pear|255\napple|120\n3|455\n"
+    made = (output / "fruit.db").read_bytes()
+    assert made.startswith(b"SQLite format 3\0")
+    result, _ = run(
+        daemon,
+        "sqlite",
+        files={
+            "fruit.db": {"base64": base64.b64encode(made).decode()},
+            "fruit.sql": "SELECT max(name) FROM fruit; SELECT * FROM stones;",
+        },
+    )
+    assert (result["exit_code"], result["stdout"]) == (1, "plum\n")
+    assert "no such table: stones" in result["stderr"]
+
+
+def test_quickjs_runs_a_script_on_a_data_file(daemon: Daemon) -> None:
+    """JavaScript, with files of its own."""
+    result, output = run(daemon, "quickjs")
+    assert (result["exit_code"], result["stdout"]) == (0, "10 primes\n")
+    assert json.loads((output / "primes.json").read_text())[-3:] == [19, 23, 29]
+    result, _ = run(daemon, "quickjs", args=["a.js"], files={"a.js": "null.x"})
+    assert result["exit_code"] == 1
+    assert "TypeError" in result["stderr"]
+
+
+def test_flite_speaks_into_a_file(daemon: Daemon) -> None:
+    """Nothing but a sentence in, sound out."""
+    result, output = run(daemon, "flite")
+    assert result["exit_code"] == 0
+    with wave.open(str(output / "speech.wav")) as sound:
+        assert sound.getnframes() / sound.getframerate() > 0.5
+        assert any(sound.readframes(sound.getnframes()))
+
+
+def test_resvg_draws_a_picture(daemon: Daemon) -> None:
+    """A drawing in, pixels out."""
+    result, output = run(daemon, "resvg")
+    assert result["exit_code"] == 0
+    picture = (output / "circle.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", picture[16:24]) == (40, 30)
+
+
+def test_brotli_packs_what_it_can_unpack(daemon: Daemon) -> None:
+    """In two jobs, the second on what the first one left."""
+    result, output = run(daemon, "brotli")
+    assert result["exit_code"] == 0
+    text = (output / "text").read_bytes()
+    packed = (output / "text.br").read_bytes()
+    assert len(packed) < len(text)
+    result, output = run(
+        daemon,
+        "brotli",
+        args=["--decompress", "--stdout", "text.br"],
+        files={"text.br": {"base64": base64.b64encode(packed).decode()}},
+    )
+    assert result["exit_code"] == 0
+    assert result["stdout"].encode() == text
+
+
+def test_a_command_of_wasi_0_2_from_rust(daemon: Daemon) -> None:
+    """A component: arguments, standard input and output."""
+    result, _ = run(daemon, "wordcount")
+    assert (result["exit_code"], result["stdout"], result["entry"].partition("@")[0]) == (
+        0,
+        "3\n",
+        "wasi:cli/run",
+    )
+
+
+@pytest.mark.parametrize("name", ["cpython", "sqlite", "quickjs"])
+def test_a_deterministic_program_gives_the_same_bytes_twice(daemon: Daemon, name: str) -> None:
+    """Output, files and fuel, in two processes at two times."""
+    seen = []
+    for _ in range(2):
+        result, output = run(daemon, name, deterministic=True)
+        marker = daemon.marker(f"input-{name}.json")
+        assert marker is not None
+        files = {path.name: path.read_bytes() for path in output.iterdir()}
+        seen.append((result, files, marker["fuel_used"]))
+    assert seen[0] == seen[1]
