@@ -77,7 +77,25 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     """Put what earlier daemons may have left: results, directories at their names, leftovers."""
     result = b"of an earlier life\n"
     digest = hashlib.sha256(result).hexdigest()
-    marker = {"job": "earlier", "files": {"result-a.json": {"sha256": digest}}}
+    moment = "2026-01-01T00:00:00.000000Z"
+    marker = {
+        "schema": "wasmdrop.marker/1",
+        "job": "earlier",
+        "id": None,
+        "status": "succeeded",
+        "code": "ok",
+        "message": "",
+        "attempt": 1,
+        "slot": "input-a.json",
+        "entry": "run",
+        "module": None,
+        "input": None,
+        "files": {"result-a.json": {"sha256": digest, "bytes": len(result)}},
+        **dict.fromkeys(("dropped_at", "started_at", "finished_at"), moment),
+        "seconds": dict.fromkeys(("queued", "compile", "run", "total"), 0.0),
+        "limits": {},
+        "runtime": dict.fromkeys(("wasmdrop", "wasmtime", "platform"), "earlier"),
+    }
     (lives.shared / "result-a.json").write_bytes(result)
     (lives.shared / "result-a.done").write_text(json.dumps(marker))
     (lives.shared / "result-taken.json" / "kept").mkdir(parents=True)

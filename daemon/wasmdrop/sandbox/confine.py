@@ -41,9 +41,10 @@ _LINK_FD: Final = 3
 _HIGHEST_FD: Final = 1 << 30
 
 #: Threads of all jobs together: WASI takes one a core and a few more in each, and there may be a
-#: job a core. The kernel counts by user, so where that can't be changed there are others' too.
+#: job a core. The kernel counts by user, who is also that of other daemons' children, idle ones
+#: included; where the user can't be changed there are others' too.
 _CORES: Final = os.cpu_count() or 1
-_THREADS: Final = 256 + 2 * _CORES**2
+_THREADS: Final = 2048 + 2 * _CORES**2
 _OTHERS_THREADS: Final = 8192
 
 _LIMITED: Final = (
