@@ -27,7 +27,7 @@ from benchmarks.contenders import Contender, WrongError
 from benchmarks.tables import milliseconds, quantile, render
 from benchmarks.workloads import LeftOut, Workload
 
-__all__ = ["main"]
+__all__ = ["machine", "main"]
 
 #: Drops before the measurement, each: modules compiled, pages read, children forked.
 _WARM_UP: Final = 3
@@ -188,7 +188,7 @@ def _run(options: argparse.Namespace) -> None:
     runnable = [one for one in found if isinstance(one, Workload)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     # Before the measurement: at its end the load would be that of the contenders themselves.
-    about = _about(Path(options.dir))
+    about = machine(Path(options.dir))
     measures: list[Measure] = [Latency(options.drops), Throughput(options.burst)]
     with (
         tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base,
@@ -272,7 +272,8 @@ def _ratio(case: Case, cases: Sequence[Case], cost: Any) -> str:
     return f"{cost(case) / cost(first):.1f}"
 
 
-def _about(directory: Path) -> dict[str, str]:
+def machine(directory: Path) -> dict[str, str]:
+    """Return what a run was measured on, by name."""
     versions = {name: importlib.metadata.version(name) for name in ("wasmdrop", "wasmtime")}
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
