@@ -8,23 +8,24 @@ input, first once, which compiles it, then N times; every run must succeed.
 """
 
 import argparse
-import importlib
 import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+if __name__ == "__main__":
+    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import suite
+from benchmarks.client import Client, result_name
+from benchmarks.contenders import Wasmdrop, WrongError
+from benchmarks.tables import milliseconds, quantile, render
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
-
-contenders: Any = importlib.import_module("benchmarks.contenders")
-suite: Any = importlib.import_module("benchmarks.suite")
-tables: Any = importlib.import_module("benchmarks.tables")
-client: Any = importlib.import_module("benchmarks.client")
 
 _HEAD: Final = (
     *("program", "kind", "MB", "compile s", "first s", "median ms", "p95 ms"),
@@ -33,7 +34,7 @@ _HEAD: Final = (
 _MEBIBYTE: Final = 1 << 20
 
 
-class Daemon(contenders.Wasmdrop):  # type: ignore[misc]  # its base is found at run time
+class Roomy(Wasmdrop):
     """The daemon, with room for the largest of them."""
 
     def variables(self) -> dict[str, str]:
@@ -54,20 +55,20 @@ def found() -> Iterator[tuple[str, Path, Path]]:
 
 def measure(base: Path, module: Path, given: Path, drops: int) -> list[str]:
     """Return a row of the table, but for the label."""
-    daemon = Daemon(base, {"it": module.read_bytes()})
+    daemon = Roomy(base, {"it": module.read_bytes()})
     job = json.loads(given.read_text()) | {"module": "it"}
     daemon.start()
     try:
-        watching = client.Client(daemon.shared)
+        watching = Client(daemon.shared)
         seconds = []
         markers = []
         for number in range(drops + 1):
             name = f"input-{number}.json"
             seconds.append(watching.drop(name, job)[0])
-            path = daemon.shared / client.result_name(name, ".done")
+            path = daemon.shared / result_name(name, ".done")
             markers.append(json.loads(path.read_bytes()))
             if markers[-1]["code"] != "ok":
-                raise contenders.WrongError(f"{module}: {markers[-1]['message']}")
+                raise WrongError(f"{module}: {markers[-1]['message']}")
         watching.close()
     finally:
         daemon.stop()
@@ -79,9 +80,9 @@ def measure(base: Path, module: Path, given: Path, drops: int) -> list[str]:
         f"{module.stat().st_size / 1e6:.2f}",
         f"{markers[0]['seconds']['compile']:.2f}",
         f"{seconds[0]:.2f}",
-        tables.milliseconds(statistics.median(seconds[1:])),
-        tables.milliseconds(tables.quantile(seconds[1:], 0.95)),
-        tables.milliseconds(run),
+        milliseconds(statistics.median(seconds[1:])),
+        milliseconds(quantile(seconds[1:], 0.95)),
+        milliseconds(run),
         "-" if memory is None else f"{memory / _MEBIBYTE:.1f}",
     ]
 
@@ -97,8 +98,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=options.dir, prefix=".bench-") as base:
             rows.append([label, *measure(Path(base), module, given, options.drops)])
         sys.stderr.write(f"measured: {label}\n")
-    about = ", ".join(f"{name} {value}" for name, value in suite._about(options.dir).items())  # noqa: SLF001 - of the same benchmarks
-    sys.stdout.write(f"{about}\n\n{tables.render(_HEAD, rows)}\n")
+    about = ", ".join(f"{name} {value}" for name, value in suite.machine(options.dir).items())
+    sys.stdout.write(f"{about}\n\n{render(_HEAD, rows)}\n")
     return 0
 
 

@@ -26,7 +26,7 @@ from benchmarks.measures import Case, Latency, Steady, Throughput, rate
 from benchmarks.plots import bars
 from benchmarks.workloads import LeftOut, Workload
 
-__all__ = ["main"]
+__all__ = ["machine", "main"]
 
 #: Drops before the measurement, each: modules compiled, pages read, children forked.
 _WARM_UP: Final = 3
@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> None:
     runnable = [one for one in found if isinstance(one, Workload)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     # Before the measurement: at its end the load would be that of the contenders themselves.
-    about = _about(Path(options.dir))
+    about = machine(Path(options.dir))
     measures: list[Measure] = [
         Latency(options.drops),
         Steady(options.drops),
@@ -143,7 +143,8 @@ def _plot(cases: Sequence[Case], directory: Path) -> None:
         (directory / f"{name}.svg").write_text(bars(title, values), encoding="utf-8")
 
 
-def _about(directory: Path) -> dict[str, str]:
+def machine(directory: Path) -> dict[str, str]:
+    """Return what a run was measured on, by name."""
     versions = {name: importlib.metadata.version(name) for name in ("wasmdrop", "wasmtime")}
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -24,7 +24,7 @@ T = TypeVar("T")
 DEADLINE_SECONDS: Final = 60.0
 _GLANCE_SECONDS: Final = 0.005
 
-#: Every marker that any test meets is what `wasmdrop schema marker` says.
+#: Every marker that a test waited for is what `wasmdrop schema marker` says.
 _MARKERS: Final = Draft202012Validator(document("marker"))
 
 
@@ -154,7 +154,10 @@ class Daemon:
             found = self.marker(name)
             return found if found and (found["input"] or {}).get("sha256") == digest else None
 
-        return wait_until(look, f"the marker of {name}; the log ends in {self.log_text()[-2000:]}")
+        end = f"the marker of {name}; the log ends in {self.log_text()[-2000:]}"
+        marker = wait_until(look, end)
+        _MARKERS.validate(marker)
+        return marker
 
     def marker(self, name: str) -> dict[str, Any] | None:
         """Return the marker beside the input ``shared/NAME``, if there is one, and check it."""
@@ -164,7 +167,6 @@ class Daemon:
         except FileNotFoundError:
             return None
         assert isinstance(marker, dict)
-        _MARKERS.validate(marker)
         return marker
 
     def result_path(self, name: str, suffix: str) -> Path:
@@ -176,6 +178,7 @@ class Daemon:
         """Return ``result.json`` beside the input ``shared/NAME``, after a check of all digests."""
         marker = self.marker(name)
         assert marker is not None
+        _MARKERS.validate(marker)
         for file, entry in marker["files"].items():
             data = (self.result_path(name, ".json").parent / file).read_bytes()
             assert hashlib.sha256(data).hexdigest() == entry["sha256"], file

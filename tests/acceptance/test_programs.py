@@ -4,6 +4,7 @@
 """
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from typing import Any, Final
 import pytest
 
 from tests.acceptance.daemon import Daemon
+
+_numbers: Final = itertools.count()
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 PROGRAMS: Final = EXAMPLES / "build" / "programs"
@@ -48,7 +51,8 @@ def run(daemon: Daemon, name: str, **changes: Any) -> tuple[dict[str, Any], Path
         (daemon.wasm / f".{name}").rename(daemon.wasm / module.name)
     given = json.loads((EXAMPLES / "programs" / name / "input.json").read_text())
     slot = f"input-{name}.json"
-    marker = daemon.submit(slot, given | changes | {"module": name})
+    # The same bytes in one slot would find the marker of an earlier job.
+    marker = daemon.submit(slot, given | changes | {"module": name, "id": str(next(_numbers))})
     result: dict[str, Any] = daemon.result(slot)
     assert (marker["code"] == "ok") == (result.get("exit_code") == 0), marker["message"]
     return result, daemon.shared / f"result-{name}.output"
