@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +15,24 @@ __all__ = ["IMAGE", "Engine", "engine"]
 
 IMAGE: Final = "localhost/wasmdrop:test"
 
-#: What the engine can't do where it runs inside of something else already: make control groups and
-#: networks, raise limits. Confinement (seccomp, capabilities, namespaces) is the engine's default.
+#: What the engine can't do where it runs inside of something else already: make networks, raise
+#: limits. Confinement (seccomp, capabilities, namespaces) is the engine's default.
 _CONFIGURATION: Final = """\
 [containers]
-cgroups = "disabled"
 netns = "none"
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+runtime = "here"
+[engine.runtimes]
+here = ["{runtime}"]
+"""
+
+#: Nor put containers into control groups; podman itself insists on them for pods.
+_RUNTIME: Final = """\
+#!/bin/sh
+exec crun --cgroup-manager=disabled "$@"
 """
 
 #: The engine wants control groups of the second version, and them alone, to look at.
@@ -39,7 +48,10 @@ class Engine:
 
     def __init__(self, base: Path) -> None:
         self._configuration = base / "containers.conf"
-        self._configuration.write_text(_CONFIGURATION)
+        runtime = base / "runtime"
+        runtime.write_text(_RUNTIME)
+        runtime.chmod(0o755)
+        self._configuration.write_text(_CONFIGURATION.format(runtime=runtime))
         self.storage = ("--root", str(CACHE / "storage"), "--runroot", str(CACHE / "run"))
 
     def command(self, *command: str) -> list[str]:
@@ -53,6 +65,12 @@ class Engine:
     def podman(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run podman; fails where it does, unless told not to."""
         return self._run("podman", *self.storage, *arguments, check=check)
+
+    def clear(self) -> None:
+        """Remove all pods, containers and volumes."""
+        self.podman("pod", "rm", "--all", "--force", "--time=0")
+        self.podman("rm", "--all", "--force", "--volumes", "--time=0")
+        self.podman("volume", "prune", "--force")
 
     def build(self) -> None:
         """Build the image from the Dockerfile, from wheels, on the base that it asks for."""
@@ -86,15 +104,21 @@ class Engine:
 def engine(base: Path) -> Iterator[Engine]:
     """Give an engine with the image built; one test process at a time has it."""
     need_root()
-    need("podman", "buildah", "unshare", "tar")
+    need("podman", "buildah", "crun", "unshare", "tar")
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (CACHE / "engine.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         it = Engine(base)
+        try:
+            it.clear()
+        except AssertionError:
+            # A run that was killed can leave containers that the engine can't remove any more.
+            shutil.rmtree(CACHE / "storage")
+            shutil.rmtree(CACHE / "run")
         it.build()
         try:
             yield it
         finally:
-            it.podman("rm", "--all", "--force", "--volumes", "--time=0", check=False)
+            it.clear()
             # Not all that dangles: the next build begins with this one's layers.
             it.podman("image", "prune", "--force", "--filter=until=24h", check=False)

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,60 +166,72 @@ def test_the_kustomization_lists_what_there_is() -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-# --- Run: each container as the manifest says, by a real engine
+# --- Run, by a real engine
 
 
-class Played:
-    """A pod on ``base``: its volumes are directories there, its containers are podman's.
+class Pod:
+    """A pod that ``podman kube play`` runs from a manifest, and from all ConfigMaps.
 
-    ``podman kube play`` wants control groups of its own, which are not to be had everywhere; what a
-    manifest says that matters to the daemon, its arguments, environment, user, mounts and
-    confinement, is said to podman here instead. Probes and bounds are not.
+    What it can't do here is left out: without a network no port can be published. Nor does it know
+    native sidecars yet: the sidecar is the first of the plain containers, as it is of the pod's.
     """
 
     def __init__(self, podman: Engine, base: Path, name: str) -> None:
         self._podman = podman
-        self._base = base
-        found = {document["kind"]: document for document in documents(K8S / name)}
-        pod = found.get("Pod") or found["Job"]["spec"]["template"]
-        self._spec = pod["spec"]
-        self._maps = {
-            document["metadata"]["name"]: document
+        self._file = base / name
+        found = documents(K8S / name)
+        configured = [
+            document
             for path in FILES
             for document in documents(path)
             if document["kind"] == "ConfigMap"
-        }
-        for volume in self._spec["volumes"]:
-            self._make(volume)
+        ]
+        (owner,) = [one for one in found if one["kind"] in {"Pod", "Deployment"}]
+        spec = owner["spec"] if owner["kind"] == "Pod" else owner["spec"]["template"]["spec"]
+        sidecars = spec.pop("initContainers", [])
+        for sidecar in sidecars:
+            assert sidecar.pop("restartPolicy") == "Always"
+        spec["containers"] = [*sidecars, *spec["containers"]]
+        for container in spec["containers"]:
+            container["image"] = IMAGE
+            container.pop("ports", None)
+        for volume in spec["volumes"]:
+            if "hostPath" in volume:
+                directory = base / volume["name"]
+                directory.mkdir()
+                # As the manifest asks of whoever tries it.
+                os.chown(directory, 65532, 65532)
+                volume["hostPath"]["path"] = str(directory)
+        self.name = ""
+        self._file.write_text(yaml.safe_dump_all([*configured, *found]))
 
-    def _make(self, volume: dict[str, Any]) -> None:
-        directory = self._base / volume["name"]
-        directory.mkdir()
-        if "configMap" in volume:
-            found = self._maps[volume["configMap"]["name"]]
-            for name, text in found.get("data", {}).items():
-                (directory / name).write_text(text)
-            for name, text in found.get("binaryData", {}).items():
-                (directory / name).write_bytes(base64.b64decode(text))
-            return
-        # As the kubelet does it for fsGroup; a node's folder is the operator's to prepare.
-        os.chown(directory, 0, self._spec["securityContext"]["fsGroup"])
-        directory.chmod(0o2777)
+    def play(self) -> None:
+        """Start it."""
+        self._podman.podman("kube", "play", "--network=none", str(self._file))
+        # A deployment's pod has a name of podman's choice.
+        (self.name,) = self._podman.podman("pod", "ps", "--format={{.Name}}").stdout.split()
 
-    def run(self, number: int, *options: str) -> "subprocess.CompletedProcess[str]":
-        """Run one of the containers, counted from the init containers on."""
-        container = containers(self._spec)[number]
-        security = self._spec["securityContext"] | container["securityContext"]
-        command = ["run", f"--name={container['name']}", *options]
-        command += [f"--user={security['runAsUser']}:{security['runAsGroup']}"]
-        command += [f"--cap-drop={name}" for name in security["capabilities"]["drop"]]
-        command += ["--read-only", "--read-only-tmpfs=false"]
-        command += ["--security-opt=no-new-privileges"]
-        command += [f"--env={pair['name']}={pair['value']}" for pair in container.get("env", [])]
-        for mount in container["volumeMounts"]:
-            mode = "ro" if mount.get("readOnly") else "rw"
-            command.append(f"--volume={self._base / mount['name']}:{mount['mountPath']}:{mode}")
-        return self._podman.podman(*command, IMAGE, *container["args"])
+    def down(self) -> None:
+        """Stop it, each container with the time that the manifest gives it, and remove it."""
+        self._podman.podman("pod", "stop", "--time=45", self.name)
+        self._podman.podman("pod", "rm", self.name)
+        claimed = self._podman.podman("volume", "ls", "--format={{.Name}}").stdout.split()
+        kept = [
+            document
+            for document in documents(self._file)
+            if document["kind"] != "PersistentVolumeClaim"
+            or document["metadata"]["name"] not in claimed
+        ]
+        # Applying again what is there, as a cluster does, is an error for podman.
+        self._file.write_text(yaml.safe_dump_all(kept))
+
+    def run(self, container: str, *command: str) -> str:
+        """Run a command in one of its containers."""
+        return self._podman.podman("exec", f"{self.name}-{container}", *command).stdout
+
+    def log(self, container: str) -> "subprocess.CompletedProcess[str]":
+        """Return what a container has written, standard output and error apart."""
+        return self._podman.podman("logs", f"{self.name}-{container}")
 
 
 @pytest.fixture
@@ -227,36 +240,82 @@ def base(tmp_path: Path, podman: Engine) -> Iterator[Path]:
     for directory in (*tmp_path.parents[:2], tmp_path):
         directory.chmod(0o755)
     yield tmp_path
-    podman.podman("rm", "--all", "--force", "--volumes", "--time=10")
+    podman.clear()
 
 
-def test_the_job_prints_its_value_last(podman: Engine, base: Path) -> None:
-    """``job.yaml``: module and input from ConfigMaps, the input at a path of its own."""
-    done = Played(podman, base, "job.yaml").run(0)
-    assert done.stdout.splitlines()[-1] == "144"
+def is_restricted(status: str) -> bool:
+    """Return whether a ``/proc/PID/status`` is of an unprivileged user without capabilities."""
+    wanted = ("Uid:\t65532\t", "CapBnd:\t0+$", "NoNewPrivs:\t1$", "Seccomp:\t2$")
+    return all(re.search(f"^{one}", status, re.MULTILINE) for one in wanted)
 
 
 def test_the_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
-    """``pod.yaml``."""
-    Played(podman, base, "pod.yaml").run(0, "--detach")
+    """``pod.yaml``, with its probes; unprivileged, on a read-only root."""
+    pod = Pod(podman, base, "pod.yaml")
+    pod.play()
     drop(base / "wasm/fib.wasm", bytes(wat2wasm((ROOT / "examples/fib/fib.wat").read_text())))
     drop(base / "shared/input.json", {"module": "fib", "entry": "fib", "args": [12]})
     wait_until((base / "shared/result.done").exists, "the result")
     assert (base / "shared/result.txt").read_text().splitlines()[-1] == "144"
     assert (base / "shared/result.txt").stat().st_uid == 65532
+    assert is_restricted(pod.run("wasmdrop", "cat", "/proc/1/status"))
+    mounts = pod.run("wasmdrop", "cat", "/proc/mounts")
+    assert re.search(r"^\S+ / \S+ ro,", mounts, re.MULTILINE)
+    pod.down()
 
 
 def test_the_sidecar_serves_the_application_and_drains_at_the_end(
     podman: Engine, base: Path
 ) -> None:
-    """``sidecar.yaml``: the daemon first, then the application, whose end is the daemon's stop."""
-    pod = Played(podman, base, "sidecar.yaml")
-    pod.run(0, "--detach")
-    app = pod.run(1)
-    assert json.loads(app.stdout)["results"] == [144]
-    podman.podman("stop", "--time=45", "wasmdrop")
-    assert podman.podman("wait", "wasmdrop").stdout.strip() == "0"
-    assert '"event":"stopped"' in podman.podman("logs", "wasmdrop").stderr
+    """``sidecar.yaml``: modules from a ConfigMap, a shared emptyDir, a stop that is clean."""
+    pod = Pod(podman, base, "sidecar.yaml")
+    pod.play()
+    wait_until(lambda: pod.log("app").stdout, "the application's result")
+    assert json.loads(pod.log("app").stdout)["results"] == [144]
+    assert is_restricted(pod.run("wasmdrop", "cat", "/proc/1/status"))
+    podman.podman("stop", "--time=45", f"{pod.name}-wasmdrop")
+    assert podman.podman("wait", f"{pod.name}-wasmdrop").stdout.strip() == "0"
+    assert '"event":"stopped"' in pod.log("wasmdrop").stderr
+
+
+def test_the_deployments_next_pod_goes_on_with_its_claims(podman: Engine, base: Path) -> None:
+    """``deployment.yaml``: results and journal outlive the pod."""
+    pod = Pod(podman, base, "deployment.yaml")
+    pod.play()
+    submit = ("wasmdrop", "submit", "--module", "fib", "--entry", "fib", "--wait", "--args")
+    assert json.loads(pod.run("wasmdrop", *submit, "[12]"))["results"] == [144]
+    pod.down()
+    pod.play()
+    found = ("find", "/mnt/shared", "-name", "result*.done")
+    assert len(pod.run("wasmdrop", *found).splitlines()) == 1
+    assert json.loads(pod.run("wasmdrop", *submit, "[13]"))["results"] == [233]
+    assert len(pod.run("wasmdrop", *found).splitlines()) == 2
+    jobs = pod.run("wasmdrop", "wasmdrop", "jobs", "--json").splitlines()
+    assert len(jobs) == 2
+    pod.down()
+
+
+def test_the_job_prints_its_value_last(podman: Engine, base: Path) -> None:
+    """``job.yaml``, which podman plays no more than a cron job: its one container, as it says."""
+    found = {document["kind"]: document for document in documents(K8S / "job.yaml")}
+    spec = found["Job"]["spec"]["template"]["spec"]
+    (container,) = containers(spec)
+    security = spec["securityContext"] | container["securityContext"]
+    command = ["run", "--read-only", "--read-only-tmpfs=false", "--security-opt=no-new-privileges"]
+    command += [f"--user={security['runAsUser']}:{security['runAsGroup']}"]
+    command += [f"--cap-drop={name}" for name in security["capabilities"]["drop"]]
+    command += [f"--env={pair['name']}={pair['value']}" for pair in container["env"]]
+    (modules,) = documents(K8S / "modules.yaml")
+    for mount in container["volumeMounts"]:
+        directory = base / mount["name"]
+        directory.mkdir()
+        directory.chmod(0o1777)
+        command.append(f"--volume={directory}:{mount['mountPath']}")
+    for name, text in modules["binaryData"].items():
+        (base / "modules" / name).write_bytes(base64.b64decode(text))
+    (base / "input/input.json").write_text(found["ConfigMap"]["data"]["input.json"])
+    done = podman.podman(*command, IMAGE, *container["args"])
+    assert done.stdout.splitlines()[-1] == "144"
 
 
 # --- The scripts

@@ -140,6 +140,9 @@ def test_a_member_of_the_group_drops_and_reads_and_others_do_neither(machine: Ma
     wait_until(lambda: marker(machine, "hers/result.done"), "the result")
     text = machine.run("runuser", "-u", "alice", "--", "cat", f"/{SPOOL}/shared/hers/result.txt")
     assert text.splitlines()[-1] == "144"
+    submit = f"wasmdrop submit --shared-dir /{SPOOL}/shared --entry fib --args '[13]' --wait"
+    line = machine.run("runuser", "-u", "alice", "--", "sh", "-c", submit)
+    assert json.loads(line)["results"] == [233]
     for forbidden in (
         f"ls /{SPOOL}/shared",
         "ls /var/lib/wasmdrop",

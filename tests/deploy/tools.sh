@@ -4,7 +4,7 @@
 set -euo pipefail
 
 missing=()
-for package in podman buildah crun debootstrap systemd-container shellcheck; do
+for package in podman catatonit buildah crun debootstrap systemd-container shellcheck; do
     state=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null || true)
     [[ $state == installed ]] || missing+=("$package")
 done
