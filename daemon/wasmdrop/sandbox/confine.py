@@ -44,7 +44,7 @@ _HIGHEST_FD: Final = 1 << 30
 #: job a core. The kernel counts by user, who is also that of other daemons' children, idle ones
 #: included; where the user can't be changed there are others' too.
 _CORES: Final = os.cpu_count() or 1
-_THREADS: Final = 2048 + 2 * _CORES**2
+_THREADS: Final = 480 + 2 * _CORES**2
 _OTHERS_THREADS: Final = 8192
 
 _LIMITED: Final = (
