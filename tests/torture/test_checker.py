@@ -218,7 +218,8 @@ def test_a_module_drop_allows_one_more_run_and_demands_it(lives: Lives) -> None:
     before = lives.evidence()
     assert check(before) == []
     producer.module(lives.wasm / "module.wasm", "input.json")
-    assert kinds(check(before)) == {Kind.LOST}
+    # The daemon may be copying the module this very moment.
+    assert kinds(check(before)) - {Kind.LEFTOVER} == {Kind.LOST}
     assert lives.verdict() == []
     producer.slots["input.json"].reruns = 0
     assert kinds(check(lives.evidence())) == {Kind.DOUBLED}
