@@ -76,16 +76,20 @@ async def serve(settings: Settings) -> None:
         claim_shared_directory(settings.shared_dir),
     ):
         idle = settings.workers + _SPARE_CHILDREN
-        async with local_executor(settings, idle) as (executor, store):
+        async with local_executor(settings, idle, settings.workers) as (executor, store):
             await _serve(settings, executor, store, stop)
     _log.info("stopped")
 
 
 @contextlib.asynccontextmanager
 async def local_executor(
-    settings: Settings, idle: int
+    settings: Settings, idle: int, templates_idle: int = 0
 ) -> AsyncIterator[tuple[LocalExecutor, ModuleStore]]:
-    """Give this machine's sandbox, with its store in the state directory."""
+    """Give this machine's sandbox, with its store in the state directory.
+
+    Children ahead of need: ``idle`` for any order, ``templates_idle`` for each module that is
+    called again and again.
+    """
     store = ModuleStore(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     directories = JobDirectories(settings.state_dir, for_another_user=os.geteuid() == 0)
@@ -97,7 +101,11 @@ async def local_executor(
             )
         if pool.missing:
             _log.warning("sandbox-incomplete", missing=pool.missing)
-        yield LocalExecutor(pool, store, directories, limits), store
+        executor = LocalExecutor(pool, store, directories, limits, templates_idle)
+        try:
+            yield executor, store
+        finally:
+            executor.close()
 
 
 async def run_once(settings: Settings) -> Package:

@@ -67,13 +67,17 @@ CHILDS_SIDE = {
     "component",
     "confine",
     "determinism",
+    "forking",
     "guest",
     "landlock",
+    "link",
     "lowering",
     "messages",
+    "plain",
     "runtime",
     "seccomp",
     "server",
+    "template",
     "warmup",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -18,10 +18,16 @@ from wasmtime._func import enter_wasm
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
-from wasmdrop.sandbox.messages import RunOrder, RunReport, WasiOrder
+from wasmdrop.sandbox.messages import (
+    Invocation,
+    Preparation,
+    RunOrder,
+    RunReport,
+    WasiOrder,
+)
 from wasmdrop.sandbox.runtime import Runtime
 
-__all__ = ["Run", "StaleCodeError", "run_module"]
+__all__ = ["Run", "StaleCodeError", "ended_by", "is_a", "run_module"]
 
 #: Frames of a backtrace that a message shows; the innermost ones tell the most.
 _FRAMES_SHOWN: Final = 16
@@ -49,42 +55,20 @@ def run_module(
     report_now: Callable[[RunReport], None],
     kind: "type[Run] | None" = None,
 ) -> RunReport:
-    """Load, link, instantiate and call, as ``order`` says; ``kind`` says how, if not as a module.
+    """Make a module ready and call it, as ``order`` says; ``kind`` says how, if not as a module.
 
     ``loaded`` is called when no file is needed any more and before any of the guest's code runs.
-
-    ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
-    host call, where no exception could pass through wasmtime.
+    ``report_now`` is as in :class:`Run`.
     """
-    run = (kind or Run)(order, runtime)
-    started = time.perf_counter()
+    run = (kind or Run)(order.preparation, runtime, report_now)
 
-    def end(code: Code, message: str, exit_code: int | None = None) -> None:
-        seconds = time.perf_counter() - started
-        report_now(
-            RunReport(
-                code,
-                message,
-                exit_code=exit_code,
-                fuel_used=run.fuel_used(),
-                memory_bytes=run.memory_bytes(),
-                run_seconds=seconds,
-            )
-        )
+    def make_ready() -> None:
+        run.load(descriptors[0])
+        run.enter_world(order.invocation, descriptors[1:], raw)
+        loaded()
+        run.link()
 
-    run.end = end
-    runtime.on_exit = run.exit
-    try:
-        run.load(descriptors, raw, loaded)
-        report = run.call()
-    except RefusedError as refusal:
-        report = RunReport(refusal.code, refusal.message)
-    except StaleCodeError as error:
-        return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
-    seconds = time.perf_counter() - started
-    return msgspec.structs.replace(
-        report, fuel_used=run.fuel_used(), memory_bytes=run.memory_bytes(), run_seconds=seconds
-    )
+    return run.carry_out(order.invocation, make_ready)
 
 
 class StaleCodeError(Exception):
@@ -92,34 +76,44 @@ class StaleCodeError(Exception):
 
 
 class Run:
-    """One instance, and the ways in which it can end."""
+    """One instance, and the ways in which it can end.
 
-    end: Callable[..., None]
-    """Reports a code, a message and perhaps an exit code, and ends the process."""
+    ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
+    host call, where no exception could pass through wasmtime.
+    """
 
-    def __init__(self, order: RunOrder, runtime: Runtime) -> None:
-        self.order = order
+    def __init__(
+        self,
+        preparation: Preparation,
+        runtime: Runtime,
+        report_now: Callable[[RunReport], None],
+    ) -> None:
+        self.preparation = preparation
         self.runtime = runtime
         self.store = Store(runtime.engine)
+        self.module: Module | None = None
         self.instance: Instance | None = None
+        self.output_room_bytes = preparation.output_bytes
+        self._report_now = report_now
+        self._is_command = False
+        self._started = 0.0
         self._fuel: int | None = None
-        self.output_room_bytes = order.output_bytes
 
-    def load(self, descriptors: list[int], raw: bytes, loaded: Callable[[], None]) -> None:
-        """Get the instance ready; raises ``RefusedError`` where that is not possible."""
-        order = self.order
-        self.store.set_limits(memory_size=order.memory_bytes_each)
+    def load(self, code_fd: int) -> None:
+        """Map the machine code; raises ``StaleCodeError``."""
+        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
         self.give_fuel()
         # Deserializing from a path maps the code instead of copying it.
         try:
-            module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
+            self.module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{code_fd}")
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
-        if order.wasi is not None:
-            self.give_wasi(order.wasi, descriptors, raw)
-        loaded()
+
+    def link(self) -> None:
+        """Make the instance; raises ``RefusedError`` where that is not possible."""
+        assert self.module is not None  # noqa: S101 - loaded before
         try:
-            ready = self.runtime.linker.instantiate_pre(module)
+            ready = self.runtime.linker.instantiate_pre(self.module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
@@ -133,52 +127,93 @@ class Run:
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
 
-    def call(self) -> RunReport:
-        """Call the entry; return how that ended."""
-        order = self.order
+    def enter_world(self, invocation: Invocation, descriptors: list[int], raw: bytes) -> None:
+        """Give the instance its world of WASI, if it has one."""
+        if invocation.wasi is not None:
+            self._give_wasi(invocation.wasi, descriptors, raw)
+
+    def carry_out(self, invocation: Invocation, before: Callable[[], None]) -> RunReport:
+        """Do what comes ``before``, then the call; return how that ended."""
+        self._started = time.perf_counter()
+        self._is_command = invocation.is_command
+        self.runtime.on_exit = self.exit
         try:
-            if order.initialize:
+            before()
+            report = self.call(invocation)
+        except RefusedError as refusal:
+            report = RunReport(refusal.code, refusal.message)
+        except StaleCodeError as error:
+            return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
+        finally:
+            # Nothing may keep this run, and with it the descriptor that its machine code was mapped
+            # from, until there is another one: that number may by then be another file's.
+            self.runtime.on_exit = None
+        return self.completed(report, time.perf_counter() - self._started)
+
+    def call(self, invocation: Invocation) -> RunReport:
+        """Call the entry; return how that ended."""
+        try:
+            if invocation.initialize:
                 self._invoke("_initialize", (), (), ())
-            signature = order.signature
-            results = self._invoke(order.entry, signature.params, order.args, signature.results)
-        except Trap as trap:
-            refusal = _refusal_of(trap)
-            return RunReport(refusal.code, refusal.message)
-        except WasmtimeError as error:
-            return RunReport(Code.TRAP, bounded_text(str(error)))
-        return RunReport(Code.OK, "", results, exit_code=0 if order.is_command else None)
+            signature = invocation.signature
+            results = self._invoke(
+                invocation.entry, signature.params, invocation.args, signature.results
+            )
+        except (Trap, WasmtimeError) as end:
+            return ended_by(end)
+        return RunReport(Code.OK, "", results, exit_code=0 if invocation.is_command else None)
 
     def exit(self, exit_code: int) -> None:
         """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
-        if exit_code == 0 and self.order.is_command:
+        if exit_code == 0 and self._is_command:
             self.end(Code.OK, "", 0)
         self.end(Code.EXIT, f"the program exited with code {exit_code}", exit_code)
 
+    def end(self, code: Code, message: str, exit_code: int | None = None) -> None:
+        """Report here and now; does not return."""
+        report = RunReport(code, message, exit_code=exit_code)
+        self._report_now(self.completed(report, time.perf_counter() - self._started))
+
+    def completed(self, report: RunReport, run_seconds: float) -> RunReport:
+        """Return the report with what the store can tell."""
+        return msgspec.structs.replace(
+            report,
+            fuel_used=self.fuel_used(),
+            memory_bytes=self.memory_bytes(),
+            run_seconds=run_seconds,
+        )
+
     def give_fuel(self) -> None:
         """Give the store its fuel; without a limit, as much as can be counted."""
-        if self.order.options.counts_fuel:
-            self._fuel = _MAX_FUEL if self.order.fuel is None else self.order.fuel
+        if self.preparation.options.counts_fuel:
+            fuel = self.preparation.fuel
+            self._fuel = _MAX_FUEL if fuel is None else fuel
             self.store.set_fuel(self._fuel)
 
     def fuel_used(self) -> int | None:
         """Return how much fuel was used so far; None where none is counted."""
         return None if self._fuel is None else self._fuel - self.store.get_fuel()
 
-    def memory_bytes(self) -> int | None:
-        """Size of the exported memory now; memories never shrink, so this is its peak."""
-        name = self.order.memory_export
+    def exported_memory(self) -> ffi.wasmtime_extern_t | None:
+        """Return the memory whose size is reported; None where the module exports none."""
+        name = self.preparation.memory_export
         if self.instance is None or name is None:
             return None
-        extern = self._export(name)
-        if extern is None or not _is(extern, ffi.WASMTIME_EXTERN_MEMORY):
+        extern = self.export(name)
+        return extern if extern is not None and is_a(extern, ffi.WASMTIME_EXTERN_MEMORY) else None
+
+    def memory_bytes(self) -> int | None:
+        """Size of the exported memory now; memories never shrink, so this is its peak."""
+        extern = self.exported_memory()
+        if extern is None:
             return None
         return int(
             ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
         )
 
-    def give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
+    def _give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
         """Give the store its WASI world; lays the job's files."""
-        _module_fd, stdout_fd, stderr_fd, *directories = descriptors
+        stdout_fd, stderr_fd, *directories = descriptors
         config = WasiConfig()
         config.argv = list(wasi.argv)
         config.env = list(wasi.env.items())
@@ -186,7 +221,7 @@ class Run:
         # The wrapper has no call for this one; the library takes ownership of the copy.
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
         if wasi.disk_bytes is not None:
-            time_ns = DETERMINISTIC_CLOCK_NS if self.order.options.deterministic else None
+            time_ns = DETERMINISTIC_CLOCK_NS if self.preparation.options.deterministic else None
             _lay_files(directories[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
             # Old Rust programs look for a directory of the second name.
             for name in ("/", "."):
@@ -205,12 +240,12 @@ class Run:
         while view:
             view = view[os.write(fd, view) :]
         if len(taken) < len(data):
-            self.end(
-                Code.OUTPUT_LIMIT, f"wrote more than {self.order.output_bytes} bytes of output"
-            )
+            message = f"wrote more than {self.preparation.output_bytes} bytes of output"
+            self.end(Code.OUTPUT_LIMIT, message)
         return len(data)
 
-    def _export(self, name: str) -> ffi.wasmtime_extern_t | None:
+    def export(self, name: str) -> ffi.wasmtime_extern_t | None:
+        """Look one export up: listing them all takes time that grows with their square."""
         assert self.instance is not None  # noqa: S101
         extern = ffi.wasmtime_extern_t()
         encoded = name.encode()
@@ -226,8 +261,8 @@ class Run:
     def _invoke(
         self, name: str, params: tuple[str, ...], bits: tuple[int, ...], results: tuple[str, ...]
     ) -> tuple[int, ...]:
-        extern = self._export(name)
-        if extern is None or not _is(extern, ffi.WASMTIME_EXTERN_FUNC):
+        extern = self.export(name)
+        if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):
             raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
         arguments = (ffi.wasmtime_val_t * len(params))()
         for slot, kind, pattern in zip(arguments, params, bits, strict=True):
@@ -283,9 +318,18 @@ def _lay_files(
         os.close(fd)
 
 
-def _is(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
+def is_a(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
+    """Whether an export is of this kind."""
     given: Any = extern.kind  # a plain int, whatever its declaration says
     return bool(given == kind.value)
+
+
+def ended_by(end: Trap | WasmtimeError) -> RunReport:
+    """Return the report of a call that ended so."""
+    if isinstance(end, WasmtimeError):
+        return RunReport(Code.TRAP, bounded_text(str(end)))
+    refusal = _refusal_of(end)
+    return RunReport(refusal.code, refusal.message)
 
 
 def _refusal_of(trap: Trap, where: str = "") -> RefusedError:

@@ -41,8 +41,9 @@ class Runtime:
         if options.deterministic:
             self.component_linker.allow_shadowing = True
             FixedWorld().install(self.linker, self.component_linker)
-        self.on_exit: Callable[[int], None] = lambda _code: None
+        self.on_exit: Callable[[int], None] | None = None
         """Called with the exit code when the guest asks to end; does not return."""
 
     def _exit(self, code: int) -> None:
+        assert self.on_exit is not None  # noqa: S101 - set as long as a guest runs
         self.on_exit(code & 0xFFFFFFFF)

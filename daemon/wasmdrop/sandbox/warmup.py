@@ -13,7 +13,15 @@ from wasmtime import Module, wat2wasm
 
 from wasmdrop.module import FunctionType
 from wasmdrop.sandbox.guest import run_module
-from wasmdrop.sandbox.messages import FRAME, RunOrder, RunReport, decode_order, encode_frame
+from wasmdrop.sandbox.messages import (
+    FRAME,
+    Invocation,
+    Preparation,
+    RunOrder,
+    RunReport,
+    decode_order,
+    encode_frame,
+)
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = ["WarmUp"]
@@ -45,19 +53,25 @@ class WarmUp:
                 os._exit(0)
         os.waitpid(pid, 0)
         order = RunOrder(
-            options=runtime.options,
-            entry="warm",
-            signature=FunctionType(("i64",), ("i64",)),
-            args=(1,),
-            is_command=False,
-            initialize=False,
-            memory_export="memory",
-            memory_bytes=_MEBIBYTE,
-            memory_bytes_each=_MEBIBYTE,
-            output_bytes=_MEBIBYTE,
-            cpu_seconds=1,
-            fuel=None,
-            wasi=None,
+            Preparation(
+                options=runtime.options,
+                memory_export="memory",
+                memory_bytes=_MEBIBYTE,
+                memory_bytes_each=_MEBIBYTE,
+                output_bytes=_MEBIBYTE,
+                cpu_seconds=1,
+                fuel=None,
+                has_wasi=False,
+                is_component=False,
+            ),
+            Invocation(
+                entry="warm",
+                signature=FunctionType(("i64",), ("i64",)),
+                args=(1,),
+                is_command=False,
+                initialize=False,
+                wasi=None,
+            ),
         )
         self._header = encode_frame(order)[FRAME.size :]
 
