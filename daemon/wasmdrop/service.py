@@ -169,7 +169,11 @@ def _stages(
     backlog = Backlog(settings.max_queued)
     intake = Intake(settings, layout, journal.taken(), backlog, emit, look_again)
     modules = ModuleFinder(
-        layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.module_bytes
+        layout,
+        settings.max_module_mb * MEBIBYTE,
+        store.ingest,
+        store.has_module,
+        store.module_bytes,
     )
     delivery = Delivery(layout.shared_dir, on_delivered)
     stages = Stages(layout, intake, modules, journal, executor, delivery, Metrics())
@@ -195,6 +199,7 @@ async def _serve(
     scanner = Scanner(layout, intake.consider, intake.is_taken, period_seconds, settings.max_depth)
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     watcher = Watcher(
+        layout.may_matter,
         intake.consider,
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, stages.metrics, reason),

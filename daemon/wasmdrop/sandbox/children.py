@@ -7,6 +7,7 @@ is held against what it was asked for, and nobody is killed on its word alone.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -139,7 +140,10 @@ class Children:
         self._idle: deque[Child] = deque()
         self._waiting: deque[asyncio.Future[Child]] = deque()
         self._alive: dict[int, Child] = {}
-        self._leaving: set[Child] = set()
+        self._leaving: dict[Child, float] = {}
+        self._ending: dict[Child, float] = {}
+        """Those that have reported, then those that were told to end, and until when they may."""
+        self._leaving_timer: asyncio.TimerHandle | None = None
         self._asked = 0
         self._refill_timer: asyncio.TimerHandle | None = None
         self._control: socket.socket | None = None
@@ -168,21 +172,28 @@ class Children:
 
     def close_soon(self, child: Child) -> None:
         """Close a child that has reported, when its end takes no time from what it reported."""
-        self._leaving.add(child)
-        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._close_leaving, child)
+        loop = asyncio.get_running_loop()
+        self._leaving[child] = loop.time() + _LINGER_SECONDS
+        if self._leaving_timer is None:
+            self._leaving_timer = loop.call_later(_LINGER_SECONDS, self._let_go)
 
-    def _close_leaving(self, child: Child) -> None:
-        if not child.exit_status.done() and child.hang_up():
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(_END_SECONDS, self._close_at_last, child)
-            child.exit_status.add_done_callback(lambda _status: timer.cancel())
-            child.exit_status.add_done_callback(lambda _status: self._close_at_last(child))
-        else:
-            self._close_at_last(child)
-
-    def _close_at_last(self, child: Child) -> None:
-        self._leaving.discard(child)
-        child.close()
+    def _let_go(self) -> None:
+        """Tell children to end, or end them, whose time it is; one timer serves all."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for child in _due(self._leaving, now):
+            if not child.exit_status.done() and child.hang_up():
+                self._ending[child] = now + _END_SECONDS
+            else:
+                child.close()
+        for child in _due(self._ending, now):
+            child.close()
+        self._leaving_timer = None
+        following = [*itertools.islice(self._leaving.values(), 1)]
+        following += itertools.islice(self._ending.values(), 1)
+        if following:
+            pause_seconds = max(_LINGER_SECONDS, min(following) - now)
+            self._leaving_timer = loop.call_later(pause_seconds, self._let_go)
 
     def _refill_soon(self) -> None:
         if self._refill_timer is None:
@@ -218,10 +229,14 @@ class Children:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
-        for child in (*self._idle, *self._leaving):
+        if self._leaving_timer is not None:
+            self._leaving_timer.cancel()
+            self._leaving_timer = None
+        for child in (*self._idle, *self._leaving, *self._ending):
             child.close()
         self._idle.clear()
         self._leaving.clear()
+        self._ending.clear()
 
     def _on_packet(self) -> None:
         while self._control is not None:
@@ -249,7 +264,10 @@ class Children:
             link, pidfd = descriptors
             self._add(Child(pid, socket.socket(fileno=link), pidfd, self._doubted))
         elif word == b"exit" and pid in self._alive and len(status) == 1:
-            self._alive.pop(pid).ended(status[0])
+            child = self._alive.pop(pid)
+            child.ended(status[0])
+            if self._ending.pop(child, None) is not None:
+                child.close()
         else:
             return False
         return True
@@ -273,6 +291,14 @@ class Children:
         else:
             self._idle.append(child)
         self._refill()
+
+
+def _due(children: dict[Child, float], now: float) -> list[Child]:
+    """Take those out whose time has come; they are in the order of their times."""
+    due = list(itertools.takewhile(lambda child: children[child] <= now, children))
+    for child in due:
+        del children[child]
+    return due
 
 
 def _is_child_of(pidfd: int, parent_pid: int) -> bool:
