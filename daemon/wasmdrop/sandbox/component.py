@@ -183,6 +183,9 @@ class ComponentRun(Run):
     def load(self, descriptors: list[int], raw: bytes, loaded: Callable[[], None]) -> None:
         """Get the instance ready; raises ``RefusedError`` where that is not possible."""
         order = self.order
+        # Before there are limits, which are the guest's alone.
+        if self.runtime.files is not None:
+            self.runtime.files.enter(self.store)
         self.store.set_limits(memory_size=order.memory_bytes_each)
         self.give_fuel()
         try:

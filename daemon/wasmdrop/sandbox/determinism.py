@@ -2,18 +2,19 @@
 
 Takes the place of WASI's clocks and sources of randomness, of preview 1 and of 0.2. The clock
 starts at the same moment and moves on by a millisecond with each look at it, so that a program that
-waits by looking comes to its end. What is left of the outer world: times and order of files that
-the program itself made, and how long a sleep really takes.
+waits by looking comes to its end. What it is told of files is in :mod:`.preview1`. What is left of
+the outer world is how long a sleep really takes.
 """
 
 import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from wasmtime import Caller, FuncType, Linker, Memory, ValType, WasmtimeError, component
+from wasmtime import Caller, FuncType, Linker, ValType, WasmtimeError, component
 
 from wasmdrop.module import WASI_MODULE
 from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, DETERMINISTIC_SEED
+from wasmdrop.sandbox.lent import put
 
 __all__ = ["FixedWorld"]
 
@@ -78,6 +79,10 @@ class FixedWorld:
                     for inner, function in functions.items():
                         instance.add_func(inner, function)
 
+    def now_ns(self) -> int:
+        """Return the time of day, in nanoseconds since 1970; moves the clock on."""
+        return DETERMINISTIC_CLOCK_NS + self._tick()
+
     def _tick(self) -> int:
         self._elapsed_ns += _TICK_NS
         return self._elapsed_ns
@@ -85,7 +90,7 @@ class FixedWorld:
     def _clock_time_get(self, caller: Caller, clock: int, _precision: int, at: int) -> int:
         if clock not in _CLOCKS:
             return _INVALID
-        now_ns = self._tick() + (DETERMINISTIC_CLOCK_NS if clock == _REALTIME else 0)
+        now_ns = self.now_ns() if clock == _REALTIME else self._tick()
         return _put(caller, at, now_ns.to_bytes(8, "little"))
 
     def _clock_res_get(self, caller: Caller, clock: int, at: int) -> int:
@@ -103,7 +108,7 @@ class FixedWorld:
         return _SUCCESS
 
     def _now(self, _store: object) -> component.Record:
-        return _datetime(DETERMINISTIC_CLOCK_NS + self._tick())
+        return _datetime(self.now_ns())
 
     def _resolution(self, _store: object) -> component.Record:
         return _datetime(_TICK_NS)
@@ -119,12 +124,7 @@ class FixedWorld:
 
 def _put(caller: Caller, at: int, data: bytes) -> int:
     """Write into the calling module's memory; return an error number of preview 1."""
-    memory = caller.get("memory")
-    at &= 0xFFFFFFFF
-    if not isinstance(memory, Memory) or at + len(data) > memory.data_len(caller):
-        return _FAULT
-    memory.write(caller, data, at)
-    return _SUCCESS
+    return _SUCCESS if put(caller, at, data) else _FAULT
 
 
 def _datetime(nanoseconds: int) -> component.Record:

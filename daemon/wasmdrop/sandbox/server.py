@@ -194,6 +194,8 @@ class _Child:
             self.confinement.narrow(compiles=True)
             self._report(compile_module(order, self.runtime, descriptors[0], descriptors[1]))
         disk_bytes = None if order.wasi is None else order.wasi.disk_bytes
+        if disk_bytes is not None:
+            self.runtime.steady_files(of_component=order.component is not None)
         self.confinement.enter(
             readable=descriptors[:1],
             directory=None if disk_bytes is None else descriptors[3],
