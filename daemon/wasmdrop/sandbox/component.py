@@ -182,6 +182,9 @@ class ComponentRun(Run):
 
     def load(self, code_fd: int) -> None:
         """Map the machine code; raises ``StaleCodeError``."""
+        # Before there are limits, which are the guest's alone.
+        if self.runtime.files is not None:
+            self.runtime.files.enter(self.store)
         self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
         self.give_fuel()
         try:

@@ -101,6 +101,9 @@ class Run:
 
     def load(self, code_fd: int) -> None:
         """Map the machine code; raises ``StaleCodeError``."""
+        # Before there are limits, which are the guest's alone.
+        if self.runtime.files is not None:
+            self.runtime.files.enter(self.store)
         self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
         self.give_fuel()
         # Deserializing from a path maps the code instead of copying it.
@@ -220,6 +223,8 @@ class Run:
         stdin = raw[: wasi.stdin_bytes]
         # The wrapper has no call for this one; the library takes ownership of the copy.
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
+        if self.runtime.files is not None:
+            self.runtime.files.begin()
         if wasi.disk_bytes is not None:
             time_ns = DETERMINISTIC_CLOCK_NS if self.preparation.options.deterministic else None
             _lay_files(directories[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
@@ -299,7 +304,7 @@ def _lay_files(
 ) -> None:
     """Write ``contents``, one after the other, into files below ``directory``.
 
-    They seem to have been written at ``time_ns``, or else now.
+    They, and directories, seem to have been made at ``time_ns``, or else now.
     """
     made = set()
     for path, size_bytes in files:
@@ -316,6 +321,9 @@ def _lay_files(
         if time_ns is not None:
             os.utime(fd, ns=(time_ns, time_ns))
         os.close(fd)
+    if time_ns is not None:
+        for path in made:
+            os.utime(path, ns=(time_ns, time_ns), dir_fd=directory)
 
 
 def is_a(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:

@@ -118,7 +118,10 @@ class _AnyOrder:
 
     def _run(self, order: RunOrder, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
         preparation, wasi = order.preparation, order.invocation.wasi
+        kind = ComponentRun if preparation.is_component else Run
         disk_bytes = None if wasi is None else wasi.disk_bytes
+        if disk_bytes is not None:
+            self._runtime.steady_files(of_component=preparation.is_component)
         self._confinement.enter(
             readable=descriptors[:1],
             directory=None if disk_bytes is None else descriptors[3],
@@ -129,7 +132,6 @@ class _AnyOrder:
             # wasmtime's WASI runs on threads of its own.
             threads=preparation.has_wasi,
         )
-        kind = ComponentRun if preparation.is_component else Run
         narrow = functools.partial(
             self._confinement.narrow,
             has_directory=disk_bytes is not None,
