@@ -31,6 +31,16 @@ def resident_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has forked; none where it is gone."""
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except FileNotFoundError:
+        return []
+
+
 #: Forking server and idle children while nothing runs: one a worker and two more.
 WORKERS = 2
 PROCESSES_AT_REST = 1 + WORKERS + 2
@@ -42,10 +52,9 @@ class Footprint:
     def __init__(self, daemon: Daemon) -> None:
         assert daemon.process is not None
         self.daemon_pid = daemon.process.pid
-        self.server_pid = int(
-            Path(f"/proc/{self.daemon_pid}/task/{self.daemon_pid}/children").read_text().split()[0]
-        )
-        self.processes = len(daemon.children())
+        self.server_pid = children_of(self.daemon_pid)[0]
+        # A template, of which the module that warms up has one for a while, has children itself.
+        self.processes = 1 + sum(not children_of(pid) for pid in children_of(self.server_pid))
         self.descriptors = [self._descriptors(pid) for pid in (self.daemon_pid, self.server_pid)]
         self.sizes_mb = [resident_mb(pid) for pid in (self.daemon_pid, self.server_pid)]
 
