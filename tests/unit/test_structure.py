@@ -63,6 +63,7 @@ LEVELS = {
 #: The child's side of the sandbox: what runs in a process that a guest may own.
 CHILDS_SIDE = {
     "binary",
+    "bpf",
     "compiler",
     "component",
     "component_relay",

@@ -12,13 +12,13 @@ import os
 import signal
 import socket
 from collections import deque
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from wasmdrop.errors import SandboxError
 from wasmdrop.metrics import Pulse
+from wasmdrop.sandbox.kinship import is_child_of
 from wasmdrop.sandbox.messages import FORK, FORK_AT_ONCE, FRAME, PING
 
 __all__ = ["Child", "Children"]
@@ -95,8 +95,12 @@ class Child:
         if self._pidfd is None:
             return
         parent = self._doubted_parent
-        if parent is not None and not _is_child_of(self._pidfd, parent):
-            return  # dead, or a process that somebody wants dead by our hand
+        if parent is not None:
+            # Its link may be held by others, which then would keep whoever waits for it for ever.
+            with contextlib.suppress(OSError):
+                self._link.shutdown(socket.SHUT_RDWR)
+            if not is_child_of(self._pidfd, parent):
+                return  # dead, or a process that somebody wants dead by our hand
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -108,6 +112,11 @@ class Child:
             self._link.close()
             os.close(self._pidfd)
             self._pidfd = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody has a use for it any more."""
+        return self._pidfd is None
 
     def hang_up(self) -> bool:
         """Tell the process that it may end; False where it is not left to do so by itself."""
@@ -261,9 +270,14 @@ class Children:
             return False
         pid, *status = [int(number) for number in numbers] or [0]
         if word == b"child" and self._asked > 0 and len(descriptors) == 2:  # noqa: PLR2004
-            link, pidfd = descriptors
-            self._add(Child(pid, socket.socket(fileno=link), pidfd, self._doubted))
-        elif word == b"exit" and pid in self._alive and len(status) == 1:
+            if pid in self._alive:
+                return False
+            try:
+                link = socket.socket(fileno=descriptors[0])
+            except OSError:
+                return False
+            self._add(Child(pid, link, descriptors[1], self._doubted))
+        elif word == b"exit" and pid in self._alive and not descriptors and _is_end(status):
             child = self._alive.pop(pid)
             child.ended(status[0])
             if self._ending.pop(child, None) is not None:
@@ -301,13 +315,10 @@ def _due(children: dict[Child, float], now: float) -> list[Child]:
     return due
 
 
-def _is_child_of(pidfd: int, parent_pid: int) -> bool:
-    """Whether a descriptor is of a living child of that process (proc_pid_stat(5))."""
-    try:
-        told = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii")
-        pid = int(told.partition("\nPid:")[2].split(maxsplit=1)[0])
-        status = Path(f"/proc/{pid}/stat").read_bytes()
-    except (OSError, IndexError, ValueError):
+def _is_end(status: list[int]) -> bool:
+    """Whether this is the wait status of a process that has ended, in an exit or of a signal."""
+    if len(status) != 1 or status[0] > 0xFFFF:  # noqa: PLR2004 - what wait(2) fills
         return False
-    # The name, in parentheses, may hold anything; the state and the parent come after it.
-    return int(status.rpartition(b")")[2].split()[1]) == parent_pid
+    return os.WIFEXITED(status[0]) or (
+        os.WIFSIGNALED(status[0]) and os.WTERMSIG(status[0]) < signal.NSIG
+    )

@@ -40,14 +40,15 @@ async def exchange(
     plain_bytes: int = -1,
     to_its_end: bool = False,
     directory: JobDirectory | None = None,
+    child: Child | None = None,
 ) -> Answer:
-    """Give one order to a fresh one of ``children`` and return its answer.
+    """Give one order to ``child``, or else a fresh one of ``children``, and return its answer.
 
     ``plain_bytes`` is the size of a plain function's report. With ``to_its_end``, or with a
     ``directory`` that holds anything, the child is dead on return, and so writes nowhere any more.
     Raises ``SandboxError`` where it can't be reached.
     """
-    child = await children.take()
+    child = child or await children.take()
     received: tuple[bytes, bool] | None = None
     timed_out = False
 

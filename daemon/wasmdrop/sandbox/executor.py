@@ -211,9 +211,10 @@ class LocalExecutor:
         directory: JobDirectory | None,
     ) -> Outcome:
         preparation = _preparation(module, call, limits)
-        template = None
+        template, child = None, None
         if self._templates is not None and directory is None and _may_have_template(module):
-            template = self._templates.of(module, preparation)
+            taken = await self._templates.take(module, preparation)
+            template, child = taken or (None, None)
         if template is None:
             children: Children = self._pool
             invocation = _invocation(module, call, limits, has_directory=directory is not None)
@@ -235,6 +236,7 @@ class LocalExecutor:
             MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
             plain_bytes=plain_report_bytes(call.signature),
             directory=directory,
+            child=child,
         )
         if directory is not None and directory.surplus:
             message = f"wrote {directory.surplus} into its directory"

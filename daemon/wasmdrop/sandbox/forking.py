@@ -20,7 +20,14 @@ from typing import NoReturn, Protocol
 
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.link import send
-from wasmdrop.sandbox.messages import FORK, FORK_AT_ONCE, PING, SWEEP, RunReport
+from wasmdrop.sandbox.messages import (
+    FORK,
+    FORK_AT_ONCE,
+    NO_CHILD,
+    PING,
+    SWEEP,
+    RunReport,
+)
 
 __all__ = ["Forking", "Role"]
 
@@ -71,17 +78,31 @@ class Forking:
         except (BrokenPipeError, ConnectionResetError):
             pass  # the daemon went away while it was being told something
         if self._ends_children:
-            for pid in self._children:
-                _kill(pid)
-            # Reaped, not left to init: in a container there may be none that does it.
-            for pid in self._children:
-                os.waitpid(pid, 0)
-            self._sweep()
+            self._end_children()
         os._exit(0)
+
+    def _end_children(self) -> None:
+        """Kill all below this process, and reap it: in a container there may be no init to do it.
+
+        What one leaves behind when it dies falls to this process, and so in turn to this loop.
+        """
+        for pid in self._children:
+            _kill(pid)
+        with contextlib.suppress(ChildProcessError):
+            while self._children or self._sweep():
+                self._children.discard(os.waitpid(-1, 0)[0])
 
     def _obey(self, request: bytes) -> bool:
         if request in {FORK, FORK_AT_ONCE}:
-            self._fork(is_awaited=request == FORK_AT_ONCE)
+            try:
+                self._fork(is_awaited=request == FORK_AT_ONCE)
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except OSError:
+                if self._ends_children:
+                    raise  # it is begun anew
+                # Others have used up what the kernel gives one user; children of ours may run.
+                self._control.send(NO_CHILD)
         elif request == PING:
             self._control.send(b"pong")
         elif request == SWEEP:
@@ -91,26 +112,37 @@ class Forking:
         return True
 
     def _reap(self) -> None:
+        was_left_behind = False
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                if pid in self._children:  # and not what a child left behind
-                    self._children.discard(pid)
-                    self._control.send(b"exit %d %d" % (pid, status))
+            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                if ended[0] in self._children:
+                    self._children.discard(ended[0])
+                    self._control.send(b"exit %d %d" % ended)
+                else:
+                    was_left_behind = True
+        if was_left_behind:
+            self._sweep()  # its own children are this process's now
 
-    def _sweep(self) -> None:
-        """Kill what a child left behind when it died: only a template can fork, and dies last."""
+    def _sweep(self) -> bool:
+        """Kill what a child left behind when it died; whether there was any.
+
+        Only a template can fork, and it dies after its children or takes them along.
+        """
         try:
             pids = Path("/proc/thread-self/children").read_text(encoding="ascii").split()
         except OSError:
-            return  # the kernel keeps no such list
-        for pid in {int(pid) for pid in pids} - self._children:
+            return False  # the kernel keeps no such list
+        left_behind = {int(pid) for pid in pids} - self._children
+        for pid in left_behind:
             _kill(pid)
+        return bool(left_behind)
 
     def _fork(self, *, is_awaited: bool) -> None:
         ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours, childs:
+            self._fork_with(ours, childs, is_awaited=is_awaited)
+
+    def _fork_with(self, ours: socket.socket, childs: socket.socket, *, is_awaited: bool) -> None:
         parent_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -127,9 +159,16 @@ class Forking:
         childs.close()
         self._children.add(pid)
         pidfd = os.pidfd_open(pid)
-        socket.send_fds(self._control, [b"child %d" % pid], [ours.fileno(), pidfd])
-        os.close(pidfd)
-        ours.close()
+        try:
+            socket.send_fds(self._control, [b"child %d" % pid], [ours.fileno(), pidfd])
+        except OSError:
+            # Nobody has heard of it; without its link it ends.
+            ours.close()
+            os.waitpid(pid, 0)
+            self._children.discard(pid)
+            raise
+        finally:
+            os.close(pidfd)
 
 
 def _kill(pid: int) -> None:

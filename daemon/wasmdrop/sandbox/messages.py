@@ -22,6 +22,7 @@ __all__ = [
     "FRAME",
     "MAX_REPORT_BYTES",
     "MAX_RUN_REPORT_BYTES",
+    "NO_CHILD",
     "PING",
     "PLAIN_REPORT",
     "PLAIN_VALUE_BYTES",
@@ -50,6 +51,9 @@ FORK: Final = b"fork"
 FORK_AT_ONCE: Final = b"fork at once"
 PING: Final = b"ping"
 SWEEP: Final = b"sweep"
+
+#: What a template answers that can fork no child now.
+NO_CHILD: Final = b"none"
 
 FRAME: Final = struct.Struct("<II")
 

@@ -61,7 +61,7 @@ class ChildPool(Children):
         await self._reap_server()
 
     def sweep(self) -> None:
-        """Have the forking server end what a dead template left behind."""
+        """Have the forking server end what templates, or their children, left behind."""
         if self._control is not None:
             with contextlib.suppress(OSError):  # it is dead, and all below it with it
                 self._control.send(SWEEP)

@@ -14,30 +14,32 @@ import errno
 import mmap
 import os
 import platform
-import struct
 from enum import Enum, auto
 from typing import Final
+
+from wasmdrop.sandbox.bpf import (
+    ALLOW,
+    ARGUMENTS,
+    ERRNO,
+    JUMP_ANY_BIT,
+    JUMP_EQUAL,
+    JUMP_GREATER_EQUAL,
+    KILL_PROCESS,
+    end,
+    jump,
+    keep_bits,
+    load_argument,
+    load_word,
+)
 
 __all__ = ["SYSCALL_NUMBERS", "Filter", "Stage", "load"]
 
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
 
-# Instructions of classic BPF (linux/bpf_common.h) and what a filter returns (linux/seccomp.h).
-_LOAD_WORD: Final = 0x20
-_JUMP_EQUAL: Final = 0x15
-_JUMP_GREATER_EQUAL: Final = 0x35
-_JUMP_ANY_BIT: Final = 0x45
-_RETURN: Final = 0x06
-_AND: Final = 0x54
-_ALLOW: Final = 0x7FFF0000
-_ERRNO: Final = 0x00050000
-_KILL_PROCESS: Final = 0x80000000
-
 # struct seccomp_data: number, architecture, instruction pointer, six arguments of 64 bits.
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
-_ARGUMENTS: Final = 16
 
 _AUDIT_ARCHITECTURE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 #: So many numbers are not halved any further.
@@ -47,6 +49,10 @@ _CLONE_VM: Final = 0x00000100
 #: How fork(3) calls clone(2): with SIGCHLD, CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID.
 _FORK_MAY: Final = 0x01000000 | 0x00200000
 _SIGCHLD: Final = 17
+_SIGKILL: Final = 9
+_AF_UNIX: Final = 1
+_SOCK_STREAM: Final = 1
+_SOCK_MAY: Final = 0o4000 | 0o2000000  # SOCK_NONBLOCK, SOCK_CLOEXEC
 _CLONE_THREAD: Final = 0x00010000
 #: What makes an opening more than one for reading; ``O_PATH`` is none that Landlock judges.
 _OPEN_MORE: Final = (
@@ -191,6 +197,7 @@ _FORKING_CHECKED: Final = _CHECKED | {
     "clone": "fork",
     "prctl": "prctl with a parent's death",
     "prlimit64": "prlimit64 of its own",
+    "socketpair": "socketpair",
 }
 _DIRECTORY_REFUSED: Final = {
     name: number for name, number in _REFUSED.items() if name != "readlinkat"
@@ -253,9 +260,9 @@ class Filter:
             instructions = _instructions(machine, *_TABLES[stage])
         else:
             instructions = _later_instructions(_numbers(machine, SYSCALL_NUMBERS), stage)
-        code = b"".join(instructions)
-        self._buffer = ctypes.create_string_buffer(code, len(code))
-        self._program = _Program(len(code) // 8, ctypes.addressof(self._buffer))
+        self.code = b"".join(instructions)
+        self._buffer = ctypes.create_string_buffer(self.code, len(self.code))
+        self._program = _Program(len(self.code) // 8, ctypes.addressof(self._buffer))
 
     @property
     def address(self) -> int:
@@ -276,18 +283,18 @@ def _numbers(machine: str, table: dict[str, tuple[int | None, int | None]]) -> d
 
 
 def _later_instructions(numbers: dict[str, int], stage: Stage) -> list[bytes]:
-    code = [_load(_NUMBER)]
+    code = [load_word(_NUMBER)]
     if stage is Stage.RUNNING_WITH_GRANTS:
         number = _numbers(platform.machine(), DIRECTORY_SYSCALL_NUMBERS)["utimensat"]
-        code += [_jump(_JUMP_EQUAL, number, 0, 1), _return(_ERRNO | errno.EPERM)]
+        code += [jump(JUMP_EQUAL, number, 0, 1), end(ERRNO | errno.EPERM)]
     elif stage is not Stage.RUNNING_WITH_FILES:
         for name in _ON_PATHS:
-            code += [_jump(_JUMP_EQUAL, numbers[name], 0, 1), _return(_ERRNO | errno.EPERM)]
+            code += [jump(JUMP_EQUAL, numbers[name], 0, 1), end(ERRNO | errno.EPERM)]
     if stage is not Stage.WITHOUT_PATHS:
         checks = _check("mprotect")
-        code += [_jump(_JUMP_EQUAL, numbers["mprotect"], 0, len(checks)), *checks]
+        code += [jump(JUMP_EQUAL, numbers["mprotect"], 0, len(checks)), *checks]
     # The kernel takes the strictest answer of all filters: this one has no need to forbid the rest.
-    return [*code, _return(_ALLOW)]
+    return [*code, end(ALLOW)]
 
 
 def _instructions(
@@ -299,15 +306,15 @@ def _instructions(
     branches = []
     for name, number in _numbers(machine, known).items():
         if name in refused:
-            branches.append((number, [_return(_ERRNO | refused[name])]))
+            branches.append((number, [end(ERRNO | refused[name])]))
         else:
-            then = _check(checked[name]) if name in checked else [_return(_ALLOW)]
+            then = _check(checked[name]) if name in checked else [end(ALLOW)]
             branches.append((number, then))
     return [
-        _load(_ARCHITECTURE),
-        _jump(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
-        _return(_KILL_PROCESS),
-        _load(_NUMBER),
+        load_word(_ARCHITECTURE),
+        jump(JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
+        end(KILL_PROCESS),
+        load_word(_NUMBER),
         # x32's numbers, a second set of entrances to the same kernel, are beyond all of these.
         *_search(sorted(branches)),
     ]
@@ -322,110 +329,115 @@ def _search(branches: list[tuple[int, list[bytes]]]) -> list[bytes]:
     if len(branches) <= _SEARCHED_IN_TURN:
         code = []
         for number, then in branches:
-            code += [_jump(_JUMP_EQUAL, number, 0, len(then)), *then]
-        return [*code, _return(_KILL_PROCESS)]
+            code += [jump(JUMP_EQUAL, number, 0, len(then)), *then]
+        return [*code, end(KILL_PROCESS)]
     middle = len(branches) // 2
     lower, upper = _search(branches[:middle]), _search(branches[middle:])
-    return [_jump(_JUMP_GREATER_EQUAL, branches[middle][0], len(lower), 0), *lower, *upper]
+    return [jump(JUMP_GREATER_EQUAL, branches[middle][0], len(lower), 0), *lower, *upper]
 
 
 def _check(name: str) -> list[bytes]:
     """Return the instructions that judge a call by its arguments, and then return."""
     if name == "mprotect":
         return [
-            _load_argument(2),
-            _jump(_JUMP_ANY_BIT, mmap.PROT_WRITE, 1, 0),
-            _return(_ERRNO | errno.EPERM),
-            _return(_ALLOW),
-        ]
-    if name == "fork":
-        # Or what else a child may: this filter is its, too.
-        return [
-            _load_argument(0),
-            struct.pack("<HBBI", _AND, 0, 0, ~_FORK_MAY & 0xFFFFFFFF),
-            _jump(_JUMP_EQUAL, _SIGCHLD, 0, 1),
-            _return(_ALLOW),
-            *_check("clone"),
+            load_argument(2),
+            jump(JUMP_ANY_BIT, mmap.PROT_WRITE, 1, 0),
+            end(ERRNO | errno.EPERM),
+            end(ALLOW),
         ]
     if name == "clone":
         wanted = _CLONE_VM | _CLONE_THREAD
         return [
-            _load_argument(0),
-            struct.pack("<HBBI", _AND, 0, 0, wanted),
-            _jump(_JUMP_EQUAL, wanted, 0, 1),
-            _return(_ALLOW),
-            _return(_KILL_PROCESS),
+            load_argument(0),
+            keep_bits(wanted),
+            jump(JUMP_EQUAL, wanted, 0, 1),
+            end(ALLOW),
+            end(KILL_PROCESS),
         ]
     if name == "openat":
         return [
-            _load_argument(2),
-            _jump(_JUMP_ANY_BIT, _OPEN_MORE, 0, 1),
-            _return(_KILL_PROCESS),
-            _return(_ALLOW),
+            load_argument(2),
+            jump(JUMP_ANY_BIT, _OPEN_MORE, 0, 1),
+            end(KILL_PROCESS),
+            end(ALLOW),
         ]
     if name == "mmap":
         return [
-            _load_argument(3),
-            _jump(_JUMP_ANY_BIT, _MAP_UNCOUNTED, 0, 1),
-            _return(_ERRNO | errno.EPERM),
-            _return(_ALLOW),
+            load_argument(3),
+            jump(JUMP_ANY_BIT, _MAP_UNCOUNTED, 0, 1),
+            end(ERRNO | errno.EPERM),
+            end(ALLOW),
         ]
     if name == "fcntl":
         # F_SETFL is not among them: WASI can do without changing flags of an open file.
         tests = [
-            _jump(_JUMP_EQUAL, command, len(_FCNTL_ALLOWED) - index, 0)
+            jump(JUMP_EQUAL, command, len(_FCNTL_ALLOWED) - index, 0)
             for index, command in enumerate(_FCNTL_ALLOWED)
         ]
-        return [_load_argument(1), *tests, _return(_ERRNO | errno.EPERM), _return(_ALLOW)]
-    if name == "prctl with a parent's death":
-        return [
-            _load_argument(0),
-            _jump(_JUMP_EQUAL, _PR_SET_PDEATHSIG, 1, 0),
-            _jump(_JUMP_EQUAL, _PR_SET_SECCOMP, 0, 1),
-            _return(_ALLOW),
-            _return(_ERRNO | errno.EPERM),
-        ]
-    if name == "prlimit64 of its own":
-        return [
-            _load_argument(0),
-            _jump(_JUMP_EQUAL, 0, 0, 1),
-            _return(_ALLOW),
-            _return(_ERRNO | errno.EPERM),
-        ]
+        return [load_argument(1), *tests, end(ERRNO | errno.EPERM), end(ALLOW)]
     if name == "prctl":
         return [
-            _load_argument(0),
-            _jump(_JUMP_EQUAL, _PR_SET_NAME, 1, 0),
+            load_argument(0),
+            jump(JUMP_EQUAL, _PR_SET_NAME, 1, 0),
             # A further filter can only forbid more.
-            _jump(_JUMP_EQUAL, _PR_SET_SECCOMP, 0, 1),
-            _return(_ALLOW),
-            _return(_ERRNO | errno.EPERM),
+            jump(JUMP_EQUAL, _PR_SET_SECCOMP, 0, 1),
+            end(ALLOW),
+            end(ERRNO | errno.EPERM),
         ]
-    # prlimit64: only to read, and only one's own. Both halves of the pointer must be nothing.
+    if name != "prlimit64":
+        return _check_forking(name)
+    # Only to read, and only one's own. Both halves of the pointer must be nothing.
     return [
-        _load_argument(0),
-        _jump(_JUMP_EQUAL, 0, 0, 5),
-        _load_argument(2),
-        _jump(_JUMP_EQUAL, 0, 0, 3),
-        _load(_ARGUMENTS + 2 * 8 + 4),
-        _jump(_JUMP_EQUAL, 0, 0, 1),
-        _return(_ALLOW),
-        _return(_ERRNO | errno.EPERM),
+        load_argument(0),
+        jump(JUMP_EQUAL, 0, 0, 5),
+        load_argument(2),
+        jump(JUMP_EQUAL, 0, 0, 3),
+        load_word(ARGUMENTS + 2 * 8 + 4),
+        jump(JUMP_EQUAL, 0, 0, 1),
+        end(ALLOW),
+        end(ERRNO | errno.EPERM),
     ]
 
 
-def _load(offset: int) -> bytes:
-    return struct.pack("<HBBI", _LOAD_WORD, 0, 0, offset)
-
-
-def _load_argument(index: int) -> bytes:
-    """Load the lower half of an argument; both machines are little-endian."""
-    return _load(_ARGUMENTS + index * 8)
-
-
-def _jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
-    return struct.pack("<HBBI", kind, if_true, if_false, value)
-
-
-def _return(value: int) -> bytes:
-    return struct.pack("<HBBI", _RETURN, 0, 0, value)
+def _check_forking(name: str) -> list[bytes]:
+    """Do as :func:`_check`, for the calls of a process that forks."""
+    if name == "fork":
+        # Or what else a child may: this filter is its, too.
+        return [
+            load_argument(0),
+            keep_bits(~_FORK_MAY),
+            jump(JUMP_EQUAL, _SIGCHLD, 0, 1),
+            end(ALLOW),
+            *_check("clone"),
+        ]
+    if name == "socketpair":
+        # Not of datagrams: one end could send them to any socket in a directory, which are out of
+        # Landlock's sight. A stream has no other peer than its own.
+        return [
+            load_argument(0),
+            jump(JUMP_EQUAL, _AF_UNIX, 0, 4),
+            load_argument(1),
+            keep_bits(~_SOCK_MAY),
+            jump(JUMP_EQUAL, _SOCK_STREAM, 0, 1),
+            end(ALLOW),
+            end(KILL_PROCESS),
+        ]
+    if name == "prctl with a parent's death":
+        # To die with its parent, and not to outlive it.
+        return [
+            load_argument(0),
+            jump(JUMP_EQUAL, _PR_SET_NAME, 4, 0),
+            jump(JUMP_EQUAL, _PR_SET_SECCOMP, 3, 0),
+            jump(JUMP_EQUAL, _PR_SET_PDEATHSIG, 0, 3),
+            load_argument(1),
+            jump(JUMP_EQUAL, _SIGKILL, 0, 1),
+            end(ALLOW),
+            end(ERRNO | errno.EPERM),
+        ]
+    # prlimit64: one's own.
+    return [
+        load_argument(0),
+        jump(JUMP_EQUAL, 0, 0, 1),
+        end(ALLOW),
+        end(ERRNO | errno.EPERM),
+    ]

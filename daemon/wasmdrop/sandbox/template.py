@@ -66,6 +66,8 @@ class _Invoked:
     def make_ready(self, code_fd: int) -> None:
         """Make the instance; raises ``RefusedError`` and ``StaleCodeError``."""
         self.run.load(code_fd)
+        # As in a job: before anything is done that the machine code has a part in.
+        self._confinement.narrow()
         self.run.link()
         if self._preparation.function is not None:
             self._plain = PlainCall(self.run, self._preparation.function)

@@ -16,8 +16,10 @@ import structlog
 from wasmdrop.errors import SandboxError
 from wasmdrop.outcome import Code
 from wasmdrop.sandbox.children import Child, Children
+from wasmdrop.sandbox.kinship import children_of, processor_seconds
 from wasmdrop.sandbox.messages import (
     MAX_RUN_REPORT_BYTES,
+    NO_CHILD,
     Preparation,
     TemplateOrder,
     encode_frame,
@@ -45,51 +47,90 @@ _PATIENCE_SECONDS: Final = 5.0
 #: How often to look for templates that should go, in seconds.
 _TIDY_SECONDS: Final = 5.0
 
+#: Processor time that a template may take, in seconds: to be made, and then for each child. Ten
+#: times what they take; only one that does something else takes more.
+_START_PROCESSOR_SECONDS: Final = 5.0
+_FORK_PROCESSOR_SECONDS: Final = 0.02
+
 _Key = tuple[str, Preparation]
 
 
 class Template(Children):
-    """One template. ``on_gone`` hears when it has died."""
+    """One template. ``on_gone`` hears when it gives no more children, dead or not."""
 
-    def __init__(self, idle: int, module: CompiledModule, on_gone: Callable[[], None]) -> None:
+    def __init__(self, idle: int, module: CompiledModule, on_gone: Callable[[str], None]) -> None:
         super().__init__(idle)
         self._module = module
         self.used_at = asyncio.get_running_loop().time()
         self._on_gone = on_gone
         self._process: Child | None = None
+        self._forked = 0
+        self._gives_none = False
+        self._untold: set[Child] = set()
+        """Those closed at the last look whose end was not told then."""
 
     async def start(self, process: Child, wanted: Preparation) -> bool:
         """Make ``process`` a template of the module; False where it has no instance to fork."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process, self._doubted = process, process.pid
-        with theirs:
-            order = encode_frame(TemplateOrder(wanted))
-            await process.send(order, [self._module.fd, theirs.fileno()])
-        received = await process.receive(MAX_RUN_REPORT_BYTES)
-        if received is None or decode_run_report(received[0]).code is not Code.OK:
-            ours.close()
-            return False
-        self._connect(ours)
-        return True
+        is_ready = False
+        try:
+            with theirs:
+                order = encode_frame(TemplateOrder(wanted))
+                await process.send(order, [self._module.fd, theirs.fileno()])
+            received = await process.receive(MAX_RUN_REPORT_BYTES)
+            is_ready = received is not None and decode_run_report(received[0]).code is Code.OK
+        finally:
+            if not is_ready:
+                ours.close()
+        if is_ready:
+            self._connect(ours)
+        return is_ready
 
     async def take(self) -> Child:
         """Return a fresh child. Raises ``SandboxError`` where none comes."""
         self.used_at = asyncio.get_running_loop().time()
         if self._control is None:
             raise SandboxError("a template died")
-        if self._idle:
+        if self._idle and not self._idle[0].exit_status.done():
             return await super().take()
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 return await super().take()
         except TimeoutError:
-            self._on_lost()
+            # Jobs that have their children already need nothing of it.
+            self._give_none("a template does not answer")
             raise SandboxError("a template does not answer") from None
 
     @property
     def is_busy(self) -> bool:
         """Whether jobs run in children of its."""
-        return len(self._alive) > len(self._idle) or bool(self._waiting)
+        idle = set(self._idle)
+        return any(not waiter.done() for waiter in self._waiting) or any(
+            not child.is_closed and child not in idle for child in self._alive.values()
+        )
+
+    def doubt(self) -> None:
+        """Look whether it does what no template does by itself; it is not one then any more.
+
+        That is one whose module broke out in it. It may do no harm to others, but it could use what
+        is theirs: processes, memory and the processor.
+        """
+        if self._process is None or self._control is None:
+            return
+        pid = self._process.pid
+        children = children_of(pid)
+        untold = {child for child in self._alive.values() if child.is_closed}
+        may_take_seconds = _START_PROCESSOR_SECONDS + _FORK_PROCESSOR_SECONDS * self._forked
+        if (
+            # One that it has forked just now need not have been told of yet.
+            len(children) > len(self._alive) + self._asked
+            or any(children_of(child) for child in children)
+            or untold & self._untold
+            or processor_seconds(pid) > may_take_seconds
+        ):
+            self._on_lost()
+        self._untold = untold
 
     def close(self) -> None:
         """End it, and its children with it."""
@@ -97,14 +138,30 @@ class Template(Children):
         if self._process is not None:
             self._process.close()
 
+    def _on_word(self, packet: bytes, descriptors: list[int]) -> bool:
+        if packet == NO_CHILD and self._asked > 0 and not descriptors:
+            self._asked -= 1
+            self._give_none("a template can fork no more")
+            return True
+        return super()._on_word(packet, descriptors)
+
+    def _add(self, child: Child) -> None:
+        self._forked += 1
+        super()._add(child)
+
     def _on_lost(self) -> None:
         super()._on_lost()
+        self.close()
+        self._give_none("a template died")
+
+    def _give_none(self, why: str) -> None:
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(SandboxError("a template died"))
+                waiter.set_exception(SandboxError(why))
         self._waiting.clear()
-        self.close()
-        self._on_gone()
+        if not self._gives_none:
+            self._gives_none = True
+            self._on_gone(why)
 
 
 class Templates:
@@ -120,7 +177,19 @@ class Templates:
         self._making: dict[_Key, asyncio.Task[None]] = {}
         self._tidying: asyncio.TimerHandle | None = None
 
-    def of(self, module: CompiledModule, wanted: Preparation) -> Template | None:
+    async def take(
+        self, module: CompiledModule, wanted: Preparation
+    ) -> tuple[Template, Child] | None:
+        """Return a fresh child of the module's template; None where there is none to be had."""
+        template = self._of(module, wanted)
+        if template is None:
+            return None
+        try:
+            return template, await template.take()
+        except SandboxError:
+            return None
+
+    def _of(self, module: CompiledModule, wanted: Preparation) -> Template | None:
         """Return the template of a module that is called now; None where there is none yet."""
         key = (module.sha256, wanted)
         template = self._ready.get(key)
@@ -129,9 +198,7 @@ class Templates:
             return template
         is_again = self._seen.get(key)
         if is_again is None:
-            self._seen[key] = True
-            if len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
+            self._remember(key, is_of_use=True)
         elif is_again and key not in self._making:
             task = asyncio.create_task(self._make(key, module))
             self._making[key] = task
@@ -150,8 +217,10 @@ class Templates:
         self._retired.clear()
 
     async def _make(self, key: _Key, module: CompiledModule) -> None:
-        template = Template(self._idle, module, lambda: self._gone(key, template))
+        template = Template(self._idle, module, lambda why: self._gone(key, template, why))
         process = await self._pool.take()
+        # However it ends, and be it before it was one: it could fork.
+        process.exit_status.add_done_callback(lambda _status: self._pool.sweep())
         started = False
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -162,23 +231,27 @@ class Templates:
             if not started:
                 process.close()
         # A module without an instance, or worse, goes the other way, which says what is wrong.
-        self._seen[key] = started
+        self._remember(key, is_of_use=started)
         if not started:
             return
-        process.exit_status.add_done_callback(lambda _status: self._pool.sweep())
         self._ready[key] = template
         if len(self._ready) > _MOST:
             self._retire(next(iter(self._ready)))
         if self._tidying is None:
             self._tidy()
 
-    def _gone(self, key: _Key, template: Template) -> None:
-        """Hear that a template has died."""
-        _log.warning("template-died", module=key[0])
-        self._retired.discard(template)
-        self._seen[key] = False  # whatever its death was, jobs go the way that needs none
+    def _gone(self, key: _Key, template: Template, why: str) -> None:
+        """Hear that a template gives no more children."""
+        _log.warning("template-gone", module=key[0], reason=why)
+        # Whatever it was, jobs go the way that needs none.
+        self._remember(key, is_of_use=False)
         if self._ready.get(key) is template:
-            del self._ready[key]
+            self._retire(key)  # jobs may still run in its children
+
+    def _remember(self, key: _Key, *, is_of_use: bool) -> None:
+        self._seen[key] = is_of_use
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
 
     def _retire(self, key: _Key) -> None:
         self._retired.add(self._ready.pop(key))
@@ -189,9 +262,12 @@ class Templates:
         for key, template in list(self._ready.items()):
             if now - template.used_at > _UNUSED_SECONDS:
                 self._retire(key)
+        for template in (*self._ready.values(), *self._retired):
+            template.doubt()
         for template in [one for one in self._retired if not one.is_busy]:
             self._retired.remove(template)
             template.close()
+        self._pool.sweep()
         self._tidying = None
         if self._ready or self._retired:
             loop = asyncio.get_running_loop()
