@@ -90,6 +90,15 @@ def making_a_pair_of_sockets(_world: World) -> str:
 
 
 @attempt()
+def sending_from_a_pair_of_sockets(world: World) -> str:
+    """To a socket in a directory, such as the system's log: no right of Landlock's is for that."""
+    pair = (ctypes.c_int * 2)()
+    call("socketpair", socket.AF_UNIX, socket.SOCK_DGRAM, 0, pair)
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=pair[0])
+    return f"sent {one.sendto(b'x', world.datagram_path)}"
+
+
+@attempt()
 def passing_a_descriptor_to_the_parent(world: World) -> str:
     """Over the link, beside a report: who takes it may not notice."""
     link = socket.socket(fileno=world.link_fd)

@@ -3,10 +3,14 @@
 Run as a program, which prints one line of JSON. For each attempt it forks a *parent*, which stands
 for the forking server: it furnishes a world, forks a sibling and the attempt's own process, and
 compares the world before and after. Whatever outlives a parent falls to this program and is told.
+
+There are four modes. What is ``confined`` is a job of the forking server; ``invoked`` is one of a
+template, as is its sibling; ``template`` is the template itself; ``free`` is none of these.
 """
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import select
@@ -15,7 +19,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -55,32 +59,34 @@ _GRACE_SECONDS: Final = 0.5
 
 
 def main(mode: str, names: Sequence[str]) -> None:
-    """Make the attempts of these names, all if there are none; ``mode`` is confined or free."""
+    """Make the attempts of these names, all if there are none; ``mode`` is one of the four."""
     # What whoever called this forgot to close is no finding.
     os.closerange(3, _DESCRIPTORS)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.umask(0)
     confinement = Confinement()
-    confined = mode == "confined"
+    confined = mode != "free"
     results: dict[str, Any] = {}
     for attempt in ATTEMPTS.values():
         if (names and attempt.name not in names) or (attempt.never_free and not confined):
             continue
         with new_base() as base:
             results[attempt.name] = _in_a_world(
-                attempt, Path(base), confinement if confined else None
+                attempt, Path(base), confinement if confined else None, mode
             )
     json.dump({"missing": confinement.missing, "results": results}, sys.stdout)
 
 
-def _in_a_world(attempt: Attempt, base: Path, confinement: Confinement | None) -> dict[str, Any]:
+def _in_a_world(
+    attempt: Attempt, base: Path, confinement: Confinement | None, mode: str
+) -> dict[str, Any]:
     """Fork a parent for one attempt; return what it tells and what becomes of its processes."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
         with contextlib.suppress(BaseException):
-            _parent(attempt, base, confinement, writer)
+            _parent(attempt, base, confinement, mode, writer)
         os._exit(1)
     os.close(writer)
     ended, _, _ = select.select([reader], [], [], _ATTEMPT_SECONDS + 5)
@@ -117,7 +123,9 @@ def _left_over() -> int:
     return len(pids)
 
 
-def _parent(attempt: Attempt, base: Path, confinement: Confinement | None, writer: int) -> NoReturn:
+def _parent(
+    attempt: Attempt, base: Path, confinement: Confinement | None, mode: str, writer: int
+) -> NoReturn:
     """Be the forking server of one attempt, and end."""
     os.setsid()
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -133,8 +141,16 @@ def _parent(attempt: Attempt, base: Path, confinement: Confinement | None, write
             confinement.prepare_parent()
         world = World(base)
         world.file_bytes, world.data_bytes = _FILE_BYTES, _DATA_BYTES
-        sibling = _fork_sibling(world, confinement)
-        ours, pid = _fork_attempt(attempt, world, confinement)
+        family = _family(attempt, world, confinement, mode)
+        sibling, sibling_link = family.fork(_sibling)
+        world.sibling_pid = sibling
+        secret = os.memfd_create("secret")
+        os.pwrite(secret, SECRET, 0)
+        socket.send_fds(sibling_link, [b"keep this"], [secret])
+        os.close(secret)
+        if sibling_link.recv(1) != b"r":
+            raise RuntimeError("the sibling did not come up")
+        pid, ours = family.fork(family.attempt)
         ctypes.memmove(world.memory, b"parent only!", 12)
         before = world.snapshot()
         _order(ours, world)
@@ -144,14 +160,13 @@ def _parent(attempt: Attempt, base: Path, confinement: Confinement | None, write
             os.kill(os.getpid(), signal.SIGKILL)
         with contextlib.suppress(OSError):
             ours.send(b"x")
-        status = _ended(pid)
+        status = family.ended(pid)
         try:
             after = world.snapshot()
             changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         except OSError as error:
             changed = [f"the world ({error})"]
-        os.kill(sibling, signal.SIGKILL)
-        os.waitpid(sibling, 0)
+        family.end(sibling)
         _tell(writer, said or f"status {status}", changed)
     except BaseException:  # noqa: BLE001 - the last frame of a process of its own
         _tell(writer, "fault: " + traceback.format_exc(), ["the harness"])
@@ -162,69 +177,158 @@ def _tell(writer: int, said: str, changed: list[str]) -> None:
     os.write(writer, json.dumps({"said": said, "changed": changed}).encode())
 
 
-def _fork_sibling(world: World, confinement: Confinement | None) -> int:
-    """Fork an idle child of the same kind, with a secret open."""
-    ours, theirs = socket.socketpair()
-    parent_pid = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        link = theirs.fileno()
+class _Children:
+    """Processes that the forking server forks; ``attempt`` is what one of them does."""
+
+    def __init__(self, confinement: Confinement | None, attempt: Callable[[int], NoReturn]) -> None:
+        self._confinement = confinement
+        self.attempt = attempt
+
+    def fork(self, do: Callable[[int], NoReturn]) -> tuple[int, socket.socket]:
+        """Fork a process that does this with its end of a link; return its id and our end."""
+        ours, theirs = socket.socketpair()
+        parent_pid = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                do(self._leave(parent_pid, ours, theirs.detach()))
+            finally:
+                os._exit(70)
+        theirs.close()
+        return pid, ours
+
+    def _leave(self, parent_pid: int, ours: socket.socket, link_fd: int) -> int:
+        if self._confinement is not None:
+            return self._confinement.leave_parent(parent_pid, link_fd)
         ours.close()
-        if confinement is not None:
-            link = confinement.leave_parent(parent_pid, link)
-        else:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        os.dup2(os.memfd_create("secret"), SIBLING_SECRET_FD)
-        os.pwrite(SIBLING_SECRET_FD, SECRET, 0)
-        os.write(link, b"r")
-        os.read(link, 1)
+        return link_fd
+
+    def ended(self, pid: int) -> int:
+        """Wait until one of them has ended; return its exit code."""
+        return _ended(pid)
+
+    def end(self, sibling: int) -> None:
+        """End the other one."""
+        os.kill(sibling, signal.SIGKILL)
+        os.waitpid(sibling, 0)
+
+
+class _TemplatesChildren(_Children):
+    """Processes that a template forks, which the forking server has forked.
+
+    The template is told which by the order in which it is asked.
+    """
+
+    def __init__(
+        self, confinement: Confinement | None, attempt: Callable[[int], NoReturn], code: Path
+    ) -> None:
+        super().__init__(confinement, attempt)
+        self._pid, self._link = super().fork(self._serve)
+        with code.open("rb") as file:
+            socket.send_fds(self._link, [b"be a template"], [file.fileno()])
+
+    def fork(self, do: Callable[[int], NoReturn]) -> tuple[int, socket.socket]:
+        """Have the template fork a process."""
+        ours, theirs = socket.socketpair()
+        word = b"sibling" if do is _sibling else b"attempt"
+        with theirs:
+            socket.send_fds(self._link, [word], [theirs.fileno()])
+        return int(self._link.recv(64)), ours
+
+    def _serve(self, link_fd: int) -> NoReturn:
+        """Be the template."""
+        assert self._confinement is not None
+        link = socket.socket(fileno=link_fd)
+        _word, descriptors, _flags, _address = socket.recv_fds(link, 64, 1)
+        _enter_template(self._confinement, descriptors)
+        parent_pid = os.getpid()
+        for _ in range(2):
+            word, (theirs,), _flags, _address = socket.recv_fds(link, 64, 1)
+            pid = os.fork()
+            if pid == 0:
+                own_fd = self._confinement.leave_template(parent_pid, theirs)
+                (_sibling if word == b"sibling" else self.attempt)(own_fd)
+            os.close(theirs)
+            link.send(b"%d" % pid)
+        asked = int(link.recv(64))
+        while (ended := os.wait())[0] != asked:
+            pass
+        link.send(b"%d" % os.waitstatus_to_exitcode(ended[1]))
+        link.recv(1)
         os._exit(0)
-    theirs.close()
-    if ours.recv(1) != b"r":
-        raise RuntimeError("the sibling did not come up")
-    ours.detach()  # open as long as the parent lives
-    world.sibling_pid = pid
-    return pid
 
-
-def _fork_attempt(
-    attempt: Attempt, world: World, confinement: Confinement | None
-) -> tuple[socket.socket, int]:
-    """Fork the attempt's process as the forking server does it."""
-    ours, theirs = socket.socketpair()
-    parent_pid = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        link_fd = theirs.detach()
+    def ended(self, pid: int) -> int:
+        """Ask the template to wait until one of them has ended."""
+        self._link.send(b"%d" % pid)
+        self._link.settimeout(5)
         try:
-            if confinement is not None:
-                link_fd = confinement.leave_parent(parent_pid, link_fd)
-            else:
-                ours.close()
-            _attempt(attempt, world, confinement, link_fd)
-        finally:
-            os._exit(70)
-    theirs.close()
-    return ours, pid
+            return int(self._link.recv(64))
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            return int(self._link.recv(64))
+
+    def end(self, sibling: int) -> None:
+        """End the template, and so the other one."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(sibling, 0)
+
+
+def _enter_template(confinement: Confinement, readable: list[int]) -> None:
+    """Be confined as a template is."""
+    confinement.enter_template(readable=readable, file_bytes=_FILE_BYTES, data_bytes=_DATA_BYTES)
+    confinement.narrow()
+
+
+def _family(
+    attempt: Attempt, world: World, confinement: Confinement | None, mode: str
+) -> _Children:
+    """Return those that the attempt's process is one of."""
+
+    def confine(descriptors: list[int]) -> None:
+        if confinement is None:
+            return
+        if mode == "template":
+            _enter_template(confinement, descriptors[:1])
+        elif mode == "invoked":
+            confinement.enter_from_template(cpu_seconds=_CPU_SECONDS, threads=True)
+        else:
+            confinement.enter(
+                readable=descriptors[:1],
+                cpu_seconds=_CPU_SECONDS,
+                file_bytes=_FILE_BYTES,
+                data_bytes=_DATA_BYTES,
+                threads=True,
+            )
+            confinement.narrow()
+
+    make = functools.partial(_attempt, attempt, world, confine)
+    if mode == "invoked":
+        return _TemplatesChildren(confinement, make, world.own_code)
+    return _Children(confinement, make)
+
+
+def _sibling(link_fd: int) -> NoReturn:
+    """Be an idle child of the same kind, with a secret open."""
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # where it was free of that
+    link = socket.socket(fileno=link_fd)
+    _word, (secret,), _flags, _address = socket.recv_fds(link, 64, 1)
+    os.dup2(secret, SIBLING_SECRET_FD)
+    link.send(b"r")
+    link.recv(1)
+    os._exit(0)
 
 
 def _attempt(
-    attempt: Attempt, world: World, confinement: Confinement | None, link_fd: int
+    attempt: Attempt, world: World, confine: Callable[[list[int]], None], link_fd: int
 ) -> NoReturn:
     """Take the order, be confined, make the attempt, say what came of it."""
     link = socket.socket(fileno=link_fd)
     _data, descriptors, _flags, _address = socket.recv_fds(link, 16, 4)
     link.detach()
     world.link_fd, world.given = link_fd, descriptors
-    if confinement is not None:
-        confinement.enter(
-            readable=descriptors[:1],
-            cpu_seconds=_CPU_SECONDS,
-            file_bytes=_FILE_BYTES,
-            data_bytes=_DATA_BYTES,
-            threads=True,
-        )
-        confinement.narrow()
+    confine(descriptors)
     try:
         said = f"escaped: {attempt.attack(world)}"
     except OSError as error:

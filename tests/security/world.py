@@ -61,6 +61,10 @@ class World:
         self.socket_path = str(base / "socket")
         self._listen(socket.AF_UNIX, self.socket_path)
         Path(self.socket_path).chmod(0o666)
+        self.datagram_path = str(base / "datagrams")
+        self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._datagrams.bind(self.datagram_path)
+        Path(self.datagram_path).chmod(0o666)
         self.abstract = f"\0wasmdrop-test-{self.parent_pid}"
         self._listen(socket.AF_UNIX, self.abstract)
         self.terminal = ""
