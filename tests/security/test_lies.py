@@ -5,10 +5,6 @@ whatever the test wants. The pool and the executor are the real ones.
 """
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +12,13 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.security import lying
+from tests.security.bench import Bench, descriptors
 from tests.security.lying import COMPILE_MARK, LIES
 from wasmdrop.errors import RefusedError, SandboxError
 from wasmdrop.limits import Limits
 from wasmdrop.module import FunctionType
 from wasmdrop.outcome import MESSAGE_LIMIT, Code, Outcome
-from wasmdrop.sandbox.call import Call, CompileLimits
-from wasmdrop.sandbox.directory import JobDirectories
-from wasmdrop.sandbox.executor import LocalExecutor
-from wasmdrop.sandbox.messages import EngineOptions
-from wasmdrop.sandbox.pool import ChildPool
-from wasmdrop.sandbox.store import CompiledModule, ModuleStore
-
-ROOT = Path(lying.__file__).parents[2]
+from wasmdrop.sandbox.call import Call
 
 WASI = """
 (module (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
@@ -58,52 +47,12 @@ ENDS: dict[str, Code | None] = {
 }
 
 
-class _LyingPool(ChildPool):
-    """A pool whose forking server is the lying one."""
-
-    def _spawn(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            program = (
-                f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
-                f"from tests.security.lying import main; main({theirs.fileno()})"
-            )
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", program],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={},
-                cwd="/",
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._connect(ours)
-
-
-class _Bench:
-    """A pool, a store and an executor, on a loop that lasts."""
+class LiesBench(Bench):
+    """A bench of the forking server whose children lie."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
-        self.runner = runner
-        self.directory = directory
-        self.pool = runner.run(self._enter())
-        self.store = ModuleStore(directory, 1 << 30)
-        directories = JobDirectories(directory, for_another_user=os.geteuid() == 0)
-        self.executor = LocalExecutor(self.pool, self.store, directories, CompileLimits(2, 512))
+        super().__init__(runner, directory, "tests.security.lying")
         self.module = self.compile(bytes(wat2wasm(WASI)))
-
-    async def _enter(self) -> ChildPool:
-        return await _LyingPool(1).__aenter__()
-
-    def compile(self, module: bytes) -> CompiledModule:
-        path = self.directory / "dropped"
-        path.write_bytes(module)
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            sha256 = self.store.ingest(fd)
-        finally:
-            os.close(fd)
-        return self.runner.run(self.executor.compile(sha256, EngineOptions()))
 
     def run(self, *entries: str) -> list[Outcome | BaseException]:
         """Run these calls side by side, each of a function that returns an i32."""
@@ -121,34 +70,14 @@ class _Bench:
 
         return self.runner.run(all_of_them())
 
-    def settle(self) -> None:
-        """Wait until no child is left but the idle one."""
-
-        async def until_idle() -> None:
-            async with asyncio.timeout(10):
-                while len(self.pool._alive) > 1 or len(self.pool._idle) < 1:  # noqa: ASYNC110 - the pool tells nobody
-                    await asyncio.sleep(0.002)
-
-        self.runner.run(until_idle())
-
-    def children(self) -> int:
-        assert self.pool._process is not None
-        pid = self.pool._process.pid
-        return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]:
     """Give one bench for all lies: each must leave it as it was."""
     with asyncio.Runner() as runner:
-        it = _Bench(runner, tmp_path_factory.mktemp("lies"))
+        it = LiesBench(runner, tmp_path_factory.mktemp("lies"))
         yield it
         runner.run(it.pool.__aexit__(None, None, None))
-
-
-def _descriptors() -> int:
-    """Return how many descriptors this process holds."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 #: Two have tests of their own, as they cost or leave machine code.
@@ -156,11 +85,11 @@ _LIES = [lie for lie in LIES if lie not in {"stale-code", "compiled-nothing"}]
 
 
 @pytest.mark.parametrize("lie", _LIES)
-def test_a_lie_spoils_the_liars_job_alone(bench: _Bench, lie: str) -> None:
+def test_a_lie_spoils_the_liars_job_alone(bench: LiesBench, lie: str) -> None:
     """A neighbour and a later job run as ever; the process is gone, and so are its descriptors."""
     bench.run("seven")
     bench.settle()
-    descriptors = _descriptors()
+    before = descriptors()
     started = time.perf_counter()
     told, neighbour = bench.run(lie, "seven")
     taken = time.perf_counter() - started
@@ -180,11 +109,11 @@ def test_a_lie_spoils_the_liars_job_alone(bench: _Bench, lie: str) -> None:
     assert later.results == (7,)
     bench.settle()
     assert bench.children() == 1
-    assert _descriptors() == descriptors
+    assert descriptors() == before
     assert bench.pool.restarts == 0
 
 
-def test_a_lie_about_stale_code_costs_a_compilation(bench: _Bench) -> None:
+def test_a_lie_about_stale_code_costs_a_compilation(bench: LiesBench) -> None:
     """The code is made anew, and runs that hold the old one go on."""
     (told,) = bench.run("stale-code")
     assert isinstance(told, SandboxError)
@@ -194,7 +123,7 @@ def test_a_lie_about_stale_code_costs_a_compilation(bench: _Bench) -> None:
 
 
 @pytest.mark.parametrize("lie", _LIES)
-def test_a_compiler_that_lies_is_not_believed(bench: _Bench, lie: str) -> None:
+def test_a_compiler_that_lies_is_not_believed(bench: LiesBench, lie: str) -> None:
     """Its module is refused or the sandbox is at fault; no machine code is kept."""
     module = b"\0asm\x01\0\0\0" + COMPILE_MARK + lie.encode()
     with pytest.raises((RefusedError, SandboxError)) as caught:
@@ -207,7 +136,7 @@ def test_a_compiler_that_lies_is_not_believed(bench: _Bench, lie: str) -> None:
     assert bench.children() == 1
 
 
-def test_machine_code_that_is_none_is_never_run(bench: _Bench) -> None:
+def test_machine_code_that_is_none_is_never_run(bench: LiesBench) -> None:
     """A compiler that reports success and wrote nothing: its module's jobs fail, and no other's."""
     module = bench.compile(b"\0asm\x01\0\0\0" + COMPILE_MARK + b"compiled-nothing")
     call = Call("seven", FunctionType((), ("i32",)))
@@ -219,7 +148,7 @@ def test_machine_code_that_is_none_is_never_run(bench: _Bench) -> None:
     assert other.results == (7,)
 
 
-def test_a_report_of_a_run_is_small_or_refused(bench: _Bench) -> None:
+def test_a_report_of_a_run_is_small_or_refused(bench: LiesBench) -> None:
     """The daemon's own memory does not move, however much a child says."""
 
     def peak_mb() -> float:
