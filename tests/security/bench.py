@@ -65,7 +65,11 @@ class Bench:
     async def _enter(self, module: str) -> ChildPool:
         return await _Pool(1, module).__aenter__()
 
-    def compile(self, module: bytes) -> CompiledModule:
+    def compile(
+        self,
+        module: bytes,
+        options: EngineOptions = EngineOptions(),  # noqa: B008 - is frozen
+    ) -> CompiledModule:
         """Have a module compiled as if it had been dropped."""
         path = self.directory / "dropped"
         path.write_bytes(module)
@@ -74,14 +78,17 @@ class Bench:
             sha256 = self.store.ingest(fd)
         finally:
             os.close(fd)
-        return self.runner.run(self.executor.compile(sha256, EngineOptions()))
+        return self.runner.run(self.executor.compile(sha256, options))
 
     def settle(self) -> None:
-        """Wait until no child is left but the idle one."""
+        """Wait until no child is left but idle ones."""
 
         async def until_idle() -> None:
             async with asyncio.timeout(10):
-                while len(self.pool._alive) > 1 or len(self.pool._idle) < 1:  # noqa: ASYNC110 - the pool tells nobody
+                pool = self.pool
+                while (  # noqa: ASYNC110 - the pool tells nobody
+                    pool._leaving or pool._ending or not 0 < len(pool._alive) == len(pool._idle)
+                ):
                     await asyncio.sleep(0.002)
 
         self.runner.run(until_idle())

@@ -20,7 +20,10 @@ from wasmdrop.sandbox.messages import RunReport, TemplateOrder
 from wasmdrop.sandbox.runtime import Runtime
 from wasmdrop.sandbox.template import serve_template
 
-__all__ = ["LIES", "main"]
+__all__ = ["FORKS_NO_MORE", "LIES", "main"]
+
+#: What an honest template is made for that can fork twice only.
+FORKS_NO_MORE: Final = "forks-no-more"
 
 _LINK_FD: Final = 3
 _SO_PEERCRED: Final = 17
@@ -72,6 +75,8 @@ def _serve(
     descriptors: list[int],
 ) -> NoReturn:
     function = order.preparation.function
+    if function is not None and function.entry == FORKS_NO_MORE:
+        _fork_no_more()
     if function is None or function.entry not in LIES:
         serve_template(order, runtime, confinement, link_fd, descriptors)
     code_fd, control_fd = descriptors
@@ -84,6 +89,18 @@ def _serve(
         send(_LINK_FD, RunReport(Code.OK))
     LIES[function.entry](Liar(control))
     os._exit(0)
+
+
+def _fork_no_more() -> None:
+    fork, left = os.fork, [1, 1]
+
+    def fork_twice() -> int:
+        if not left:
+            raise BlockingIOError
+        left.pop()
+        return fork()
+
+    vars(os)["fork"] = fork_twice
 
 
 def _for_ever(*_what: object) -> NoReturn:

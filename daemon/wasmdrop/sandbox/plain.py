@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from wasmtime import Trap, WasmtimeError
+from wasmtime import Func, Trap, ValType, WasmtimeError
 from wasmtime import _ffi as ffi
 
 from wasmdrop.errors import RefusedError
@@ -35,6 +35,11 @@ class PlainCall:
             message = f"the module exports no function {function.entry!r}"
             raise RefusedError(Code.ENTRY_NOT_FOUND, message)
         params, results = function.signature.params, function.signature.results
+        # The call below checks nothing, and the signature is what a compiling child has told.
+        kept = Func._from_raw(extern.of.func).type(run.store)  # noqa: SLF001
+        if (_names(kept.params), _names(kept.results)) != (params, results):
+            message = f"the function {function.entry!r} is of another type than was said"
+            raise RefusedError(Code.LINK_ERROR, message)
         slots = max(1, len(params), len(results))
         values = (ffi.wasmtime_val_raw_t * slots)()
         memory = run.exported_memory()
@@ -80,3 +85,7 @@ class PlainCall:
         fuel_used = -1 if fuel_used is None else fuel_used
         PLAIN_REPORT.pack_into(self._report, FRAME.size, seconds, memory_bytes, fuel_used)
         return self._report, self._results
+
+
+def _names(types: Sequence[ValType]) -> tuple[str, ...]:
+    return tuple(str(one) for one in types)

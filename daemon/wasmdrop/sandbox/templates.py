@@ -66,8 +66,8 @@ class Template(Children):
         self._process: Child | None = None
         self._forked = 0
         self._gives_none = False
-        self._untold: set[Child] = set()
-        """Those closed at the last look whose end was not told then."""
+        self._untold: dict[Child, float] = {}
+        """Those closed whose end was not told, and when that was seen first."""
 
     async def start(self, process: Child, wanted: Preparation) -> bool:
         """Make ``process`` a template of the module; False where it has no instance to fork."""
@@ -120,17 +120,18 @@ class Template(Children):
             return
         pid = self._process.pid
         children = children_of(pid)
-        untold = {child for child in self._alive.values() if child.is_closed}
+        now = asyncio.get_running_loop().time()
+        closed = [child for child in self._alive.values() if child.is_closed]
+        self._untold = {child: self._untold.get(child, now) for child in closed}
         may_take_seconds = _START_PROCESSOR_SECONDS + _FORK_PROCESSOR_SECONDS * self._forked
         if (
             # One that it has forked just now need not have been told of yet.
             len(children) > len(self._alive) + self._asked
             or any(children_of(child) for child in children)
-            or untold & self._untold
+            or any(now - since > _PATIENCE_SECONDS for since in self._untold.values())
             or processor_seconds(pid) > may_take_seconds
         ):
             self._on_lost()
-        self._untold = untold
 
     def close(self) -> None:
         """End it, and its children with it."""
