@@ -6,6 +6,9 @@ import os
 import signal
 from pathlib import Path
 
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import Daemon, drop, wait_until
 
 JOBS = 120
@@ -51,8 +54,11 @@ def _fib(n: int) -> int:
     return before
 
 
-def test_nothing_of_a_template_is_left_when_the_daemon_is_killed(daemon: Daemon) -> None:
+def test_nothing_of_a_template_is_left_when_the_daemon_is_killed(tmp_path: Path) -> None:
     """With a job that runs in its process: all end by themselves."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon.start()
     for n in range(3):
         daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
     (template,) = wait_until(lambda: _templates(daemon), "a template")
@@ -62,7 +68,6 @@ def test_nothing_of_a_template_is_left_when_the_daemon_is_killed(daemon: Daemon)
     assert template in processes
     daemon.kill()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), "all to end")
-    daemon.start()  # the fixture stops it
 
 
 def _has_worked(pid: int) -> bool:
