@@ -37,7 +37,7 @@ from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
-from wasmdrop.settings import SandboxMode, Settings, WatchMode
+from wasmdrop.settings import Isolation, SandboxMode, Settings, WatchMode
 from wasmdrop.storage import StorageMonitor
 from wasmdrop.watch import Watcher, reason_to_poll
 
@@ -101,7 +101,14 @@ async def local_executor(
             )
         if pool.missing:
             _log.warning("sandbox-incomplete", missing=pool.missing)
-        executor = LocalExecutor(pool, store, directories, limits, templates_idle)
+        executor = LocalExecutor(
+            pool,
+            store,
+            directories,
+            limits,
+            templates_idle,
+            has_residents=settings.isolation is Isolation.INSTANCE,
+        )
         try:
             yield executor, store
         finally:

@@ -79,6 +79,7 @@ CHILDS_SIDE = {
     "plain",
     "preview1",
     "preview2",
+    "resident",
     "runtime",
     "seccomp",
     "server",

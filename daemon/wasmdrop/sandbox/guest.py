@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from wasmtime import Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
+from wasmtime import Instance, InstancePre, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
 from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
@@ -92,6 +92,7 @@ class Run:
         self.runtime = runtime
         self.store = Store(runtime.engine)
         self.module: Module | None = None
+        self.linked: InstancePre | None = None
         self.instance: Instance | None = None
         self.output_room_bytes = preparation.output_bytes
         self._report_now = report_now
@@ -101,26 +102,37 @@ class Run:
 
     def load(self, code_fd: int) -> None:
         """Map the machine code; raises ``StaleCodeError``."""
-        # Before there are limits, which are the guest's alone.
-        if self.runtime.files is not None:
-            self.runtime.files.enter(self.store)
-        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
-        self.give_fuel()
+        self.limit()
         # Deserializing from a path maps the code instead of copying it.
         try:
             self.module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{code_fd}")
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
 
+    def again(self) -> "Run":
+        """Return another run of the same module, with a store of its own and no instance yet."""
+        run = Run(self.preparation, self.runtime, self._report_now)
+        run.module, run.linked = self.module, self.linked
+        run.limit()
+        return run
+
+    def limit(self) -> None:
+        """Give the store its limits."""
+        # Before there are limits, which are the guest's alone.
+        if self.runtime.files is not None:
+            self.runtime.files.enter(self.store)
+        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
+        self.give_fuel()
+
     def link(self) -> None:
         """Make the instance; raises ``RefusedError`` where that is not possible."""
         assert self.module is not None  # noqa: S101 - loaded before
         try:
-            ready = self.runtime.linker.instantiate_pre(self.module)
+            self.linked = self.linked or self.runtime.linker.instantiate_pre(self.module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
-            self.instance = ready.instantiate(self.store)
+            self.instance = self.linked.instantiate(self.store)
         except Trap as trap:
             raise _refusal_of(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:

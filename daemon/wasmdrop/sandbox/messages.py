@@ -33,6 +33,7 @@ __all__ = [
     "Order",
     "PlainFunction",
     "Preparation",
+    "ResidentOrder",
     "RunOrder",
     "RunReport",
     "TemplateOrder",
@@ -194,7 +195,22 @@ class TemplateOrder(msgspec.Struct, frozen=True, tag="template"):
         return self.preparation.options
 
 
-Order = CompileOrder | RunOrder | TemplateOrder
+class ResidentOrder(msgspec.Struct, frozen=True, tag="resident"):
+    """Make the compiled module in descriptor 0 ready, then take invocations until the link closes.
+
+    Each has an instance of its own. Descriptors 1 and 2 are for output, as in an invocation; the
+    daemon empties them between two.
+    """
+
+    preparation: Preparation
+
+    @property
+    def options(self) -> EngineOptions:
+        """What shapes the machine code."""
+        return self.preparation.options
+
+
+Order = CompileOrder | RunOrder | TemplateOrder | ResidentOrder
 
 
 class CompileReport(msgspec.Struct, frozen=True):

@@ -17,8 +17,14 @@ from wasmtime import _ffi as ffi
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import Code
 from wasmdrop.sandbox.guest import Run, ended_by, is_a
-from wasmdrop.sandbox.link import report
-from wasmdrop.sandbox.messages import FRAME, PLAIN_REPORT, PLAIN_VALUE_BYTES, PlainFunction
+from wasmdrop.sandbox.link import read_plain, report, wait_for_end
+from wasmdrop.sandbox.messages import (
+    FRAME,
+    PLAIN_REPORT,
+    PLAIN_VALUE_BYTES,
+    PlainFunction,
+    RunReport,
+)
 
 __all__ = ["PlainCall"]
 
@@ -39,7 +45,7 @@ class PlainCall:
         values = (ffi.wasmtime_val_raw_t * slots)()
         memory = run.exported_memory()
         self._run = run
-        self._order_bytes = FRAME.size + PLAIN_VALUE_BYTES * len(params)
+        self._params = len(params)
         self._args = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(params)]
         self._results = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(results)]
         head = FRAME.pack(0, PLAIN_REPORT.size + len(self._results))
@@ -57,23 +63,21 @@ class PlainCall:
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take the arguments, call, report, and end."""
-        order = os.read(link_fd, self._order_bytes)
-        if len(order) != self._order_bytes:
-            os._exit(0)  # no order came: the daemon has no use for this child any more
-        os.writev(link_fd, self.carry_out(link_fd, order[FRAME.size :]))
-        # Ending takes a core for a millisecond that the results need more: the daemon says when.
-        os.read(link_fd, 1)
-        os._exit(0)
+        answer = self.carry_out(read_plain(link_fd, self._params))
+        if isinstance(answer, RunReport):
+            report(link_fd, answer)
+        os.writev(link_fd, answer)
+        wait_for_end(link_fd)
 
-    def carry_out(self, link_fd: int, args: bytes) -> Sequence[bytearray | memoryview]:
-        """Call and return the report; where the call fails, report here and now."""
+    def carry_out(self, args: bytes) -> RunReport | Sequence[bytearray | memoryview]:
+        """Call and return the report: that of a plain function, or where it failed another."""
         self._args[:] = args
         started = time.perf_counter()
         error = ffi.wasmtime_func_call_unchecked(*self._call)
         seconds = time.perf_counter() - started
         if bool(error) or bool(self._trap):
             end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
-            report(link_fd, self._run.completed(ended_by(end), seconds))
+            return self._run.completed(ended_by(end), seconds)
         memory_bytes, fuel_used = -1, self._run.fuel_used()
         if self._memory is not None:
             memory_bytes = ffi.wasmtime_memory_data_size(self._context, self._memory)

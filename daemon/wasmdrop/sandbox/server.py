@@ -21,11 +21,13 @@ from wasmdrop.sandbox.link import receive_frame, report
 from wasmdrop.sandbox.messages import (
     CompileOrder,
     EngineOptions,
+    ResidentOrder,
     RunOrder,
     RunReport,
     TemplateOrder,
     decode_order,
 )
+from wasmdrop.sandbox.resident import serve_instances
 from wasmdrop.sandbox.runtime import Runtime
 from wasmdrop.sandbox.template import serve_template
 from wasmdrop.sandbox.warmup import WarmUp
@@ -102,6 +104,8 @@ class _AnyOrder:
                 self._compile(order, link_fd, descriptors)
             case TemplateOrder():
                 serve_template(order, self._runtime, self._confinement, link_fd, descriptors)
+            case ResidentOrder():
+                serve_instances(order, self._runtime, self._confinement, link_fd, descriptors)
             case RunOrder():
                 self._run(order, link_fd, raw, descriptors)
 
