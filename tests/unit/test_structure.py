@@ -70,6 +70,7 @@ CHILDS_SIDE = {
     "guest",
     "landlock",
     "lowering",
+    "memories",
     "messages",
     "runtime",
     "seccomp",

@@ -196,6 +196,7 @@ class ComponentRun(Run):
         try:
             linker = self.runtime.component_linker
             self.component_instance = linker.instantiate(self.store, compiled)
+            self.is_instantiated = True
         except WasmtimeError as error:
             raise _refusal_of(error, is_linking=True) from None
 

@@ -220,7 +220,8 @@ def _run_order(
     module: CompiledModule, call: Call, limits: Limits, *, has_directory: bool
 ) -> RunOrder:
     summary = module.summary
-    memories = (name for name, kind in summary.other_exports.items() if kind == "memory")
+    memories = [name for name, kind in summary.other_exports.items() if kind == "memory"]
+    is_in_sight = summary.memory_count == len(memories) == 1
     return RunOrder(
         options=module.options,
         entry=call.entry,
@@ -228,7 +229,7 @@ def _run_order(
         args=call.args,
         is_command=call.is_command,
         initialize=summary.kind is ModuleKind.REACTOR and call.entry != "_initialize",
-        memory_export=next(memories, None),
+        memory_export=memories[0] if is_in_sight else None,
         memory_bytes=limits.memory_bytes,
         memory_bytes_each=_memory_bytes_each(summary, limits),
         output_bytes=limits.output_bytes,
@@ -245,6 +246,8 @@ def _run_order(
         if summary.wants_wasi
         else None,
         component=call.component,
+        has_hidden_memories=call.component is not None
+        or (summary.memory_count > 0 and not is_in_sight),
     )
 
 

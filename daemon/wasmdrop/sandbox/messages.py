@@ -118,7 +118,8 @@ class RunOrder(msgspec.Struct, frozen=True, tag="run"):
     initialize: bool
     """Call ``_initialize`` before the entry."""
     memory_export: str | None
-    """The exported memory whose size is reported, if any."""
+    """The exported memory whose size is reported; None where there is no memory, or not just that
+    one."""
     memory_bytes: int
     """The guest's linear memories together, as the process's limits bound them."""
     memory_bytes_each: int
@@ -128,6 +129,8 @@ class RunOrder(msgspec.Struct, frozen=True, tag="run"):
     wasi: WasiOrder | None
     component: ComponentCall | None = None
     """Set where descriptor 0 holds a component; ``signature`` and ``args`` are then empty."""
+    has_hidden_memories: bool = False
+    """Whether there may be memories that are not exported: their sizes take another way."""
 
 
 Order = CompileOrder | RunOrder

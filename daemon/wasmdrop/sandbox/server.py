@@ -23,6 +23,7 @@ from wasmdrop.sandbox.compiler import compile_module
 from wasmdrop.sandbox.component import ComponentRun
 from wasmdrop.sandbox.confine import Confinement
 from wasmdrop.sandbox.guest import Run, run_module
+from wasmdrop.sandbox.memories import open_address_map
 from wasmdrop.sandbox.messages import (
     FORK,
     FORK_AT_ONCE,
@@ -194,6 +195,7 @@ class _Child:
             self.confinement.narrow(compiles=True)
             self._report(compile_module(order, self.runtime, descriptors[0], descriptors[1]))
         disk_bytes = None if order.wasi is None else order.wasi.disk_bytes
+        address_map = open_address_map() if order.has_hidden_memories else None
         self.confinement.enter(
             readable=descriptors[:1],
             directory=None if disk_bytes is None else descriptors[3],
@@ -204,7 +206,9 @@ class _Child:
             # wasmtime's WASI runs on threads of its own.
             threads=order.wasi is not None,
         )
-        kind = ComponentRun if order.component is not None else Run
+        kind = functools.partial(
+            ComponentRun if order.component is not None else Run, address_map=address_map
+        )
         narrow = functools.partial(
             self.confinement.narrow,
             has_directory=disk_bytes is not None,
