@@ -6,7 +6,7 @@ The sandbox's own failures end as ``internal`` or ``crashed``.
 
 import math
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -103,6 +103,10 @@ class LocalExecutor:
     def pulse(self) -> Pulse:
         """When the forking server last gave a sign of life."""
         return self._pool.pulse
+
+    def sweep(self, kept: Collection[str] = ()) -> None:
+        """Remove the jobs' directories that earlier daemons left, but for those that are kept."""
+        self._directories.sweep(kept)
 
     def ping(self) -> None:
         """Ask the forking server for a sign of life."""
