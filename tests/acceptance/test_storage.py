@@ -89,7 +89,7 @@ def an_output_that_waits(daemon: Daemon) -> Path:
 
 
 def test_an_output_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path) -> None:
-    """What a program left stays until then; the job is not run again: it has had its one attempt."""
+    """What a program left stays until then; the job is not run again: it had its one attempt."""
     daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1", WASMDROP_ATTEMPTS="1")
     directory = an_output_that_waits(daemon)
     with daemon.running():
