@@ -82,7 +82,7 @@ class Layout:
         if found is None or not self._is_slot_directory(directory):
             return None
         return Slot(
-            key=os.path.relpath(path, self.shared_dir),
+            key=_below(path, self.shared_dir),
             input_path=path,
             directory=directory,
             stem=f"result{found['name'] or ''}",
@@ -112,7 +112,7 @@ class Layout:
         """Return ``path`` as a place below the directory that links from it must not leave."""
         for root in (self.shared_dir, self.wasm_dir):
             if _is_below(path, root):
-                return ModulePlace(root, os.path.relpath(path, root))
+                return ModulePlace(root, _below(path, root))
         return ModulePlace(*os.path.split(path))
 
     def module_places(self, slot: Slot, reference: str | None) -> Iterator[ModulePlace]:
@@ -148,3 +148,8 @@ class Layout:
 
 def _is_below(path: str, directory: str) -> bool:
     return path.startswith(directory.rstrip("/") + "/")
+
+
+def _below(path: str, directory: str) -> str:
+    """Return what comes after ``directory``, which ``path`` is below."""
+    return path[len(directory.rstrip("/")) :].lstrip("/")

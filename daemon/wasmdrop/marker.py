@@ -4,6 +4,7 @@ The one definition of the marker: the daemon writes values of it, reads them bac
 document that `wasmdrop schema marker` prints is made from it.
 """
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -130,6 +131,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _marker_decoder = msgspec.json.Decoder(Marker)
+_marker_encoder = msgspec.json.Encoder()
 
 
 def parse_marker(data: bytes) -> Marker | None:
@@ -142,7 +144,11 @@ def parse_marker(data: bytes) -> Marker | None:
 
 def encode_marker(marker: Marker) -> bytes:
     """Return the content of the marker's file: one line."""
-    # The standard library's JSON takes names that are not UTF-8; msgspec's refuses them.
+    # msgspec's JSON is by far the faster. It leaves out microseconds that are none, and refuses
+    # names that are not UTF-8, which the standard library's takes.
+    if all(each.microsecond for each in (marker.dropped_at, marker.started_at, marker.finished_at)):
+        with contextlib.suppress(UnicodeEncodeError):
+            return _marker_encoder.encode(marker) + b"\n"
     body = msgspec.to_builtins(marker, builtin_types=(datetime,))
     return printable(compact(body) + "\n")
 

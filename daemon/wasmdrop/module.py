@@ -140,6 +140,8 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     """The largest of these minimum sizes."""
     memory_count: int = 0
     """How many memories the module defines itself."""
+    has_start: bool = False
+    """Whether code of its own runs as soon as there is an instance."""
     wit_functions: dict[str, WitFunction] = {}
     """A component's exported functions by name; those in an interface by
     ``ns:pkg/interface@1.0.0#name``."""

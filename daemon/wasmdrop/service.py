@@ -78,16 +78,20 @@ async def serve(settings: Settings) -> None:
         claim_shared_directory(settings.shared_dir),
     ):
         idle = settings.workers + _SPARE_CHILDREN
-        async with local_executor(settings, idle) as (executor, store):
+        async with local_executor(settings, idle, settings.workers) as (executor, store):
             await _serve(settings, executor, store, stop)
     _log.info("stopped")
 
 
 @contextlib.asynccontextmanager
 async def local_executor(
-    settings: Settings, idle: int
+    settings: Settings, idle: int, templates_idle: int = 0
 ) -> AsyncIterator[tuple[LocalExecutor, ModuleStore]]:
-    """Give this machine's sandbox, with its store in the state directory."""
+    """Give this machine's sandbox, with its store in the state directory.
+
+    Children ahead of need: ``idle`` for any order, ``templates_idle`` for each module that is
+    called again and again.
+    """
     store = ModuleStore(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     directories = JobDirectories(settings.state_dir, for_another_user=os.geteuid() == 0)
@@ -99,7 +103,11 @@ async def local_executor(
             )
         if pool.missing:
             _log.warning("sandbox-incomplete", missing=pool.missing)
-        yield LocalExecutor(pool, store, directories, limits), store
+        executor = LocalExecutor(pool, store, directories, limits, templates_idle)
+        try:
+            yield executor, store
+        finally:
+            executor.close()
 
 
 async def run_once(settings: Settings) -> Package:
@@ -166,7 +174,11 @@ def _stages(
     backlog = Backlog(settings.max_queued)
     intake = Intake(settings, layout, journal.taken(), backlog, emit, look_again)
     modules = ModuleFinder(
-        layout, settings.max_module_mb * MEBIBYTE, store.ingest, store.module_bytes
+        layout,
+        settings.max_module_mb * MEBIBYTE,
+        store.ingest,
+        store.has_module,
+        store.module_bytes,
     )
     delivery = Delivery(layout.shared_dir, on_delivered)
     stages = Stages(layout, intake, modules, journal, executor, delivery, Metrics())
@@ -192,6 +204,7 @@ async def _serve(
     scanner = Scanner(layout, intake.consider, intake.is_taken, period_seconds, settings.max_depth)
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     watcher = Watcher(
+        layout.may_matter,
         intake.consider,
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, stages.metrics, reason),

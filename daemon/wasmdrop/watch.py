@@ -46,15 +46,45 @@ _MASK: Final = Mask(
 )
 
 #: What a ConfigMap or Secret volume swaps to show new content (Kubernetes' atomic writer).
-_ATOMIC_WRITER_LINK: Final = "..data"
+_ATOMIC_WRITER_LINK: Final = b"..data"
+
+_DOT: Final = ord(".")
+
+#: What is read of the kernel's queue at once: more events than it holds by default.
+_BUFFER_BYTES: Final = 64 * 1024
 
 #: Filesystems whose changes from elsewhere raise no event here.
 _SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
 
 
+class _Reader(InotifyFD):
+    """watchdog's reader, without what nobody wants to hear of: each result is some ten events."""
+
+    def __init__(self, may_matter: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._may_matter = may_matter
+
+    def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
+        """Return the events of directories, of the watch itself, and of files that may matter."""
+        return [
+            InotifyEvent(wd, mask, cookie, name)
+            for wd, mask, cookie, name in self._parse_event_buffer(
+                self._read_event_buffer(event_buffer_size)
+            )
+            if (wd != -1 or mask & InotifyConstants.IN_Q_OVERFLOW)
+            and (
+                not name
+                or mask & InotifyConstants.IN_ISDIR
+                or name == _ATOMIC_WRITER_LINK
+                or (name[0] != _DOT and self._may_matter(os.fsdecode(name)))
+            )
+        ]
+
+
 class Watcher:
     """Watches directory trees.
 
+    ``may_matter(name)`` says whether a file of that name may matter to anybody.
     ``on_file(path, created)`` hears of files: those only just created may still be written, others
     were closed after writing or renamed into place. ``on_directory(path)`` hears of directories
     whose content must be looked through. ``on_lost(reason)`` hears that events were lost.
@@ -62,6 +92,7 @@ class Watcher:
 
     def __init__(
         self,
+        may_matter: Callable[[str], bool],
         on_file: Callable[[str, bool], None],
         on_directory: Callable[[str], None],
         on_lost: Callable[[str], None],
@@ -69,7 +100,7 @@ class Watcher:
         self._on_file = on_file
         self._on_directory = on_directory
         self._on_lost = on_lost
-        self._inotify = InotifyFD()
+        self._inotify = _Reader(may_matter)
         self._trees: list[_Tree] = []
         self.pulse = Pulse()
         self._echo = _Echo(self._inotify, self.pulse)
@@ -101,10 +132,10 @@ class Watcher:
         self._echo.close()
 
     def _hear(self, tree: "_Tree", event: InotifyEvent, directory: str) -> None:
-        name = os.fsdecode(event.name)
-        if name == _ATOMIC_WRITER_LINK:
+        if event.name == _ATOMIC_WRITER_LINK:
             self._on_directory(directory)
             return
+        name = os.fsdecode(event.name)
         if not name or is_ignored(name):
             return
         path = f"{directory}/{name}"

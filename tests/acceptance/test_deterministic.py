@@ -1,7 +1,10 @@
 """``deterministic``: what a program could tell one run from the next by is the same in each."""
 
 import struct
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Final
 
 import pytest
@@ -34,6 +37,63 @@ MODULES: Final = {
         (loop $again (drop (call $clock (i32.const 1) (i64.const 0) (i32.const 64)))
           (br_if $again (i64.lt_u (i64.load (i32.const 64))
             (i64.add (local.get $first) (i64.const 1000000000)))))))""",
+    # Makes 26 files of one letter each, then prints a listing and what it is told of files while
+    # it changes some: $stat prints 64 bytes (witx: filestat), $list the bytes that it got.
+    "files": """(module
+      (import "wasi_snapshot_preview1" "path_open"
+        (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_readdir"
+        (func $readdir (param i32 i32 i32 i64 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "path_filestat_get"
+        (func $filestat (param i32 i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "path_filestat_set_times"
+        (func $set_times (param i32 i32 i32 i32 i64 i64 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "path_unlink_file"
+        (func $unlink (param i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "path_rename"
+        (func $rename (param i32 i32 i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_write"
+        (func $fd_write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 97) "abcdefghijklmnopqrstuvwxyz") (data (i32.const 65) "ABCDEFG")
+      (data (i32.const 46) ".") (data (i32.const 200) "laid")
+      (func $write (param $fd i32) (param $at i32) (param $size i32)
+        (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $size))
+        (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+      (func $make (param $letter i32)
+        (drop (call $path_open (i32.const 3) (i32.const 0) (local.get $letter) (i32.const 1)
+          (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 16)))
+        (call $write (i32.load (i32.const 16)) (local.get $letter) (i32.const 1))
+        (drop (call $close (i32.load (i32.const 16)))))
+      (func $stat (param $at i32) (param $size i32)
+        (drop (call $filestat (i32.const 3) (i32.const 0) (local.get $at) (local.get $size)
+          (i32.const 1024)))
+        (call $write (i32.const 1) (i32.const 1024) (i32.const 64)))
+      (func $list (param $cookie i64)
+        (drop (call $readdir (i32.const 3) (i32.const 4096) (i32.const 4096) (local.get $cookie)
+          (i32.const 20)))
+        (call $write (i32.const 1) (i32.const 4096) (i32.load (i32.const 20))))
+      (func (export "_start") (local $n i32)
+        (loop $more
+          (call $make (i32.add (i32.const 97)
+            (i32.rem_u (i32.mul (local.get $n) (i32.const 7)) (i32.const 26))))
+          (local.set $n (i32.add (local.get $n) (i32.const 1)))
+          (br_if $more (i32.lt_u (local.get $n) (i32.const 26))))
+        (call $list (i64.const 0)) (call $list (i64.const 20))
+        (call $stat (i32.const 200) (i32.const 4)) (call $stat (i32.const 46) (i32.const 1))
+        (call $stat (i32.const 97) (i32.const 1)) (call $stat (i32.const 97) (i32.const 1))
+        (call $make (i32.const 97)) (call $stat (i32.const 97) (i32.const 1))
+        (drop (call $set_times (i32.const 3) (i32.const 0) (i32.const 97) (i32.const 1)
+          (i64.const 5) (i64.const 7) (i32.const 5)))
+        (call $stat (i32.const 97) (i32.const 1))
+        (drop (call $unlink (i32.const 3) (i32.const 98) (i32.const 1)))
+        (call $make (i32.const 65)) (call $stat (i32.const 65) (i32.const 1))
+        (drop (call $rename (i32.const 3) (i32.const 97) (i32.const 1)
+          (i32.const 3) (i32.const 99) (i32.const 1)))
+        (call $stat (i32.const 99) (i32.const 1))
+        (call $make (i32.const 66)) (call $stat (i32.const 66) (i32.const 1))
+        (call $stat (i32.const 46) (i32.const 1))))""",
     # The bits of a NaN that wasm leaves open: of zero by zero, with a payload on the way.
     "nan": """(module (func (export "run") (param f64) (result i64)
       (i64.reinterpret_f64 (f64.mul (local.get 0) (f64.const nan:0x4000000000001)))))""",
@@ -108,6 +168,50 @@ def test_without_it_the_world_is_the_real_one(daemon: Daemon) -> None:
     assert len({run.files[".stdout"] for run in found}) == len(found)
     assert found[0].marker["deterministic"] is None
     assert found[0].marker["fuel_used"] is None
+
+
+def entries(data: bytes) -> list[tuple[str, int]]:
+    """Return names and numbers of a listing."""
+    found = []
+    while data:
+        _next, number, size = struct.unpack("<QQI4x", data[:24])
+        found.append((data[24 : 24 + size].decode(), number))
+        data = data[24 + size :]
+    return found
+
+
+def test_files_are_the_same_each_time(daemon: Daemon, tmp_path: Path) -> None:
+    """Order, numbers, times and sizes, of files that the program made; and on two filesystems."""
+    job: dict[str, Any] = {"deterministic": True, "files": {"laid": "x"}}
+    found = runs(daemon, "files", **job)
+    other_disk = Path("/dev/shm")  # noqa: S108 - tmpfs: it lists the newest file first
+    if other_disk.is_dir() and other_disk.stat().st_dev != tmp_path.stat().st_dev:
+        with tempfile.TemporaryDirectory(dir=other_disk) as state:
+            other = Daemon(tmp_path, WASMDROP_STATE_DIR=state)
+            drop(other.wasm / "files.wasm", bytes(wat2wasm(MODULES["files"])))
+            with other.running():
+                found += runs(other, "files", **job)
+    assert len({run.files[".stdout"] for run in found}) == 1
+    assert len({run.marker["fuel_used"] for run in found}) == 1
+
+    output = found[0].files[".stdout"]
+    assert output is not None
+    listed, again = (24 + 1) * 27 + (24 + 2) + (24 + 4), (24 + 1) * 9
+    everything = entries(output[:listed])
+    assert [name for name, _ in everything] == [".", "..", *sorted([*ascii_lowercase, "laid"])]
+    assert entries(output[listed : listed + again]) == everything[20:]
+
+    stats = [stat[1:] for stat in struct.iter_unpack("<QQB7xQQQQQ", output[listed + again :])]
+    laid, root, a, same, changed, timed, new, renamed, newer, root_later = stats
+    numbers = dict(everything)
+    assert (a[0], laid[0], root[0]) == (numbers["a"], numbers["laid"], numbers["."])
+    assert laid[-3:] == (START_SECONDS * 10**9,) * 3
+    assert same == a
+    assert (changed[0], timed[0], renamed[0]) == (a[0],) * 3
+    assert changed[-1] > a[-1]
+    assert timed[-3:] == renamed[-3:] == (5, 7, 7)
+    assert len({new[0], newer[0], *numbers.values()}) == len(everything) - 1 + 2
+    assert root_later[-1] > root[-1]
 
 
 def test_a_component_sees_the_same_world(daemon: Daemon) -> None:

@@ -32,8 +32,8 @@ def main(control_fd: int) -> NoReturn:
 
 
 def _run(order: RunOrder, *rest: Any) -> RunReport:
-    if order.entry in LIES:
-        LIES[order.entry]()
+    if order.invocation.entry in LIES:
+        LIES[order.invocation.entry]()
         os._exit(0)
     return run_module(order, *rest)
 

@@ -77,10 +77,7 @@ class _LyingPool(ChildPool):
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        ours.setblocking(False)
-        self._control = ours
-        self._asked = 0
-        asyncio.get_running_loop().add_reader(ours, self._on_packet)
+        self._connect(ours)
 
 
 class _Bench:

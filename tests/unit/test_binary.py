@@ -197,6 +197,7 @@ def test_a_module_of_every_form_is_summarized() -> None:
         6 * 65536,
         3 * 65536,
         3,
+        has_start=True,
     )
     assert list(summary.functions) == ["add", "refs", "log again", "sum \u20ac", "make"]
 

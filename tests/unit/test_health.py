@@ -56,7 +56,9 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
     async def scene() -> None:
         clock, told = Clock(), list[None]()
         journal = Journal(tmp_path / "journal.sqlite")
-        watcher = Watcher(lambda _path, _created: None, lambda _path: None, lambda _reason: None)
+        watcher = Watcher(
+            bool, lambda _path, _created: None, lambda _path: None, lambda _reason: None
+        )
         watcher.start()
         async with ChildPool(1) as pool:
             parts: dict[str, Part] = {"journal": journal, "watcher": watcher, "server": pool}

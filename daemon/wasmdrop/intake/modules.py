@@ -3,6 +3,7 @@
 Digests are remembered by version, so that an unchanged module is not read again for each job.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -33,8 +34,8 @@ _Version = tuple[int, int, int, int, int]
 class ModuleFinder:
     """Finds modules in the directories of ``layout``; safe to call from several threads.
 
-    ``ingest`` keeps a copy of an open module and returns its digest; ``size_of`` gives the size in
-    bytes of the copy that is kept for a digest, or None.
+    ``ingest`` keeps a copy of an open module and returns its digest; ``is_kept`` says whether there
+    is one for a digest, ``size_of`` gives its size in bytes, or None.
     """
 
     def __init__(
@@ -42,15 +43,17 @@ class ModuleFinder:
         layout: Layout,
         max_bytes: int,
         ingest: Callable[[int], str],
+        is_kept: Callable[[str], bool],
         size_of: Callable[[str], int | None],
     ) -> None:
         self._layout = layout
         self._max_bytes = max_bytes
         self._ingest = ingest
+        self._is_kept = is_kept
         self._size_of = size_of
         self._digests: OrderedDict[_Version, str] = OrderedDict()
         self._pinned: dict[tuple[str, _Version], PinnedModule] = {}
-        """Those of late, so that a hundred thousand jobs of one module share one."""
+        """Those of late that are remembered; a hundred thousand jobs of one module share one."""
         self._lock = threading.Lock()
 
     def find(
@@ -91,6 +94,11 @@ class ModuleFinder:
             return None
 
     def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
+        # Most jobs find the file that the one before them found: a look tells.
+        with contextlib.suppress(OSError):
+            pinned = self._pinned.get((place.path, _version(os.stat(place.path))))  # noqa: PTH116
+            if pinned is not None and self._is_kept(pinned.sha256):
+                return pinned
         with open_regular(place.root, place.relative, self._max_bytes, Code.INVALID_MODULE) as (
             fd,
             status,
@@ -98,22 +106,19 @@ class ModuleFinder:
             version = _version(status)
             sha256 = self._digests.get(version)
             # The copy of a module that was long unused had to make room, and is made again.
-            if sha256 is None or self._size_of(sha256) is None:
+            if sha256 is None or not self._is_kept(sha256):
                 if only_known:
                     return None
                 sha256 = self._ingest(fd)
                 if _version(os.fstat(fd)) == version:
                     self._remember(version, sha256)
-        return self._shared(
-            PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status)), version
-        )
-
-    def _shared(self, pinned: PinnedModule, version: _Version) -> PinnedModule:
+        pinned = PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status))
+        if version not in self._digests:
+            return pinned
         with self._lock:
             if len(self._pinned) > _REMEMBERED:
                 self._pinned.clear()
-            known = self._pinned.setdefault((pinned.path, version), pinned)
-        return known if known == pinned else pinned
+            return self._pinned.setdefault((pinned.path, version), pinned)
 
     def _remember(self, version: _Version, sha256: str) -> None:
         if time.time_ns() - version[4] < _CLOCK_TICK_NS:

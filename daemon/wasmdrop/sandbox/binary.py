@@ -132,6 +132,7 @@ def summarize(module: bytes) -> ModuleSummary:
         3: outline.read_functions,
         5: outline.read_memories,
         7: outline.read_exports,
+        8: outline.read_start,
     }
     reader = _Reader(module, _PREAMBLE_BYTES, len(module))
     to_come = list(_SECTION_ORDER)
@@ -300,6 +301,7 @@ class _Outline:
         self.other_exports: dict[str, str] = {}
         self.imports: list[Import] = []
         self.memories_min_bytes: list[int] = []
+        self.has_start = False
         self.names = 0
         self.name_bytes = 0
         self.type_characters = 0
@@ -319,6 +321,7 @@ class _Outline:
             sum(self.memories_min_bytes),
             max(self.memories_min_bytes, default=0),
             len(self.memories_min_bytes),
+            has_start=self.has_start,
         )
 
     def read_types(self, reader: _Reader) -> None:
@@ -347,6 +350,11 @@ class _Outline:
     def read_memories(self, reader: _Reader) -> None:
         for _ in range(reader.count()):
             self.memories_min_bytes.append(reader.limits(_MEMORY_FLAGS).minimum_bytes)
+
+    def read_start(self, reader: _Reader) -> None:
+        """Note that there is a start function."""
+        reader.u32()
+        self.has_start = True
 
     def read_exports(self, reader: _Reader) -> None:
         count = reader.count()

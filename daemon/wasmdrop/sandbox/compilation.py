@@ -206,10 +206,10 @@ class Compilations:
                     to_its_end=True,
                 )
             os.fsync(work_fd)
-        if answer.header is None:
+        if answer.report is None:
             message = compiler_death(answer.status, limits.seconds, limits.memory_mb)
             return CompileReport(code=Code.COMPILE_LIMIT, message=message)
-        return decode_compile_report(answer.header)
+        return decode_compile_report(answer.report)
 
 
 @contextlib.contextmanager

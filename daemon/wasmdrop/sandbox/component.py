@@ -7,7 +7,6 @@ bounds.
 """
 
 import ctypes
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +19,7 @@ from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.binary import MAX_NAME_BYTES, MAX_NAMES, MAX_TYPE_CHARACTERS
 from wasmdrop.sandbox.guest import Run, StaleCodeError
 from wasmdrop.sandbox.lowering import lift, lower
-from wasmdrop.sandbox.messages import RunReport
+from wasmdrop.sandbox.messages import Invocation, RunReport
 
 __all__ = ["ComponentRun", "describe"]
 
@@ -178,40 +177,42 @@ def _parts_of(
 class ComponentRun(Run):
     """One instance of a component."""
 
+    compiled: component.Component
     component_instance: component.Instance
 
-    def load(self, descriptors: list[int], raw: bytes, loaded: Callable[[], None]) -> None:
-        """Get the instance ready; raises ``RefusedError`` where that is not possible."""
-        order = self.order
-        self.store.set_limits(memory_size=order.memory_bytes_each)
+    def load(self, code_fd: int) -> None:
+        """Map the machine code; raises ``StaleCodeError``."""
+        # Before there are limits, which are the guest's alone.
+        if self.runtime.files is not None:
+            self.runtime.files.enter(self.store)
+        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
         self.give_fuel()
         try:
-            path = f"/proc/self/fd/{descriptors[0]}"
-            compiled = component.Component.deserialize_file(self.runtime.engine, path)
+            path = f"/proc/self/fd/{code_fd}"
+            self.compiled = component.Component.deserialize_file(self.runtime.engine, path)
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
-        if order.wasi is not None:
-            self.give_wasi(order.wasi, descriptors, raw)
-        loaded()
+
+    def link(self) -> None:
+        """Make the instance; raises ``RefusedError`` where that is not possible."""
         try:
             linker = self.runtime.component_linker
-            self.component_instance = linker.instantiate(self.store, compiled)
+            self.component_instance = linker.instantiate(self.store, self.compiled)
             self.is_instantiated = True
         except WasmtimeError as error:
             raise _refusal_of(error, is_linking=True) from None
 
-    def call(self) -> RunReport:
+    def call(self, invocation: Invocation) -> RunReport:
         """Call the entry; return how that ended."""
-        order = self.order
-        assert order.component is not None  # noqa: S101 - what this class is for
-        function = order.component.function
+        assert invocation.component is not None  # noqa: S101 - what this class is for
+        function = invocation.component.function
         args = (ffi.wasmtime_component_val_t * len(function.params))()
         for index, (arg, (_name, form)) in enumerate(
-            zip(order.component.args, function.params, strict=True)
+            zip(invocation.component.args, function.params, strict=True)
         ):
             lower(arg, form, ctypes.pointer(args[index]))
         results = (ffi.wasmtime_component_val_t * (function.result is not None))()
-        entry = self._function(order.entry)
+        entry = self._function(invocation.entry)
         error = ffi.wasmtime_component_func_call(
             ctypes.byref(entry._func),  # noqa: SLF001 - the wrapper's own call loses values
             self.store._context(),  # noqa: SLF001
@@ -221,21 +222,21 @@ class ComponentRun(Run):
             len(results),
         )
         if bool(error):
-            return self._failure(WasmtimeError._from_ptr(error))  # noqa: SLF001
-        if order.is_command:
+            return self._failure(WasmtimeError._from_ptr(error), invocation)  # noqa: SLF001
+        if invocation.is_command:
             if results[0].of.result.is_ok:
                 return RunReport(Code.OK, exit_code=0)
             return RunReport(Code.EXIT, "the program exited with code 1", exit_code=1)
         plain: Any = None if function.result is None else lift(results[0], function.result)
-        if len(_encoder.encode(plain)) > order.output_bytes:
-            return RunReport(
-                Code.OUTPUT_LIMIT, f"returned more than {order.output_bytes} bytes of results"
-            )
+        room_bytes = self.preparation.output_bytes
+        if len(_encoder.encode(plain)) > room_bytes:
+            message = f"returned more than {room_bytes} bytes of results"
+            return RunReport(Code.OUTPUT_LIMIT, message)
         return RunReport(Code.OK, plain=plain)
 
-    def _failure(self, error: WasmtimeError) -> RunReport:
+    def _failure(self, error: WasmtimeError, invocation: Invocation) -> RunReport:
         if isinstance(error, ExitTrap):
-            if error.code == 0 and self.order.is_command:
+            if error.code == 0 and invocation.is_command:
                 return RunReport(Code.OK, exit_code=0)
             message = f"the program exited with code {error.code}"
             return RunReport(Code.EXIT, message, exit_code=error.code & 0xFFFFFFFF)

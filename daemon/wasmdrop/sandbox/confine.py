@@ -18,10 +18,15 @@ from typing import Final
 
 from wasmdrop.sandbox import landlock, seccomp
 
-__all__ = ["Confinement"]
+__all__ = ["PROCESS_BYTES", "Confinement"]
+
+#: Room for the process itself beside the guest's memories: interpreter, engine, a 16 MiB frame
+#: and its copies. Generous, as it only has to stop what has no other bound.
+PROCESS_BYTES: Final = 192 * 1024 * 1024
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _LAST_CAPABILITY: Final = 63
 
@@ -97,6 +102,8 @@ class Confinement:
         """
         if self.changes_user:
             _drop_capability_bounds()
+        # What a child left behind is this process's to end.
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def leave_parent(self, parent_pid: int, link_fd: int) -> int:
         """Make the calling process nobody's but its parent's; return where ``link_fd`` is now.
@@ -113,9 +120,7 @@ class Confinement:
             _change_user()
         _drop_capabilities()
         # After the change of user, which clears it.
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before the line above took hold
-            os.kill(os.getpid(), signal.SIGKILL)
+        _die_with(parent_pid)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         return _LINK_FD
 
@@ -139,15 +144,8 @@ class Confinement:
         really writable: wasmtime reserves address space by the gigabyte, so a bound on that would
         refuse modules that are quite small. ``threads``: whether it may have any.
         """
-        self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
-        self._limit(resource.RLIMIT_FSIZE, file_bytes)
-        self._limit(resource.RLIMIT_DATA, data_bytes)
-        self._limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-        self._limit(resource.RLIMIT_CORE, 0)
-        self._limit(resource.RLIMIT_MEMLOCK, 0)
-        self._limit(resource.RLIMIT_MSGQUEUE, 0)
-        others = 0 if self.changes_user else _OTHERS_THREADS
-        self._limit(resource.RLIMIT_NPROC, _THREADS + others if threads else 0)
+        self._limit_time_and_threads(cpu_seconds, threads=threads)
+        self._limit_space(file_bytes, data_bytes)
         if self.landlock_version:
             landlock.restrict(_libc, self.landlock_version, readable, directory, grants)
         if directory is None:
@@ -158,6 +156,51 @@ class Confinement:
         # A file that grows too large shall be the end: the guest might hide the mere error.
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         self._load_filter(seccomp.Stage.ENTERED_WITH_FILES)
+
+    def enter_template(self, *, readable: list[int], file_bytes: int, data_bytes: int) -> None:
+        """Confine the calling process for good, but for forking others like it.
+
+        They inherit all this, and are given the rest by :meth:`leave_template`.
+        """
+        self._limit_space(file_bytes, data_bytes)
+        self._limit_threads()
+        if self.landlock_version:
+            landlock.restrict(_libc, self.landlock_version, readable)
+        self._load_filter(seccomp.Stage.TEMPLATE)
+
+    def leave_template(self, parent_pid: int, link_fd: int) -> int:
+        """As :meth:`leave_parent`, of a process that :meth:`enter_template` has confined."""
+        os.dup2(link_fd, _LINK_FD)
+        os.closerange(_LINK_FD + 1, _HIGHEST_FD)
+        _die_with(parent_pid)
+        return _LINK_FD
+
+    def enter_from_template(self, *, cpu_seconds: int, threads: bool) -> None:
+        """Confine the calling process as :meth:`enter` and :meth:`narrow` do, for good.
+
+        Adds what it does not have from its template.
+        """
+        self._limit_time_and_threads(cpu_seconds, threads=threads)
+        self._load_filter(seccomp.Stage.INVOKED)
+
+    def _limit_time_and_threads(self, cpu_seconds: int, *, threads: bool) -> None:
+        self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
+        if threads:
+            self._limit_threads()
+        else:
+            self._limit(resource.RLIMIT_NPROC, 0)
+
+    def _limit_threads(self) -> None:
+        others = 0 if self.changes_user else _OTHERS_THREADS
+        self._limit(resource.RLIMIT_NPROC, _THREADS + others)
+
+    def _limit_space(self, file_bytes: int, data_bytes: int) -> None:
+        self._limit(resource.RLIMIT_FSIZE, file_bytes)
+        self._limit(resource.RLIMIT_DATA, data_bytes)
+        self._limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+        self._limit(resource.RLIMIT_CORE, 0)
+        self._limit(resource.RLIMIT_MEMLOCK, 0)
+        self._limit(resource.RLIMIT_MSGQUEUE, 0)
 
     def narrow(
         self, *, compiles: bool = False, has_directory: bool = False, has_grants: bool = False
@@ -212,6 +255,12 @@ def _drop_capabilities() -> None:
     if _libc.capset(ctypes.byref(header), nothing) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def _die_with(parent_pid: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the line above took hold
+        os._exit(0)
 
 
 def _prctl(option: int, value: int) -> None:

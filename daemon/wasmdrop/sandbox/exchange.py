@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 
 from wasmdrop.errors import SandboxError
+from wasmdrop.sandbox.children import Child, Children
 from wasmdrop.sandbox.directory import JobDirectory
-from wasmdrop.sandbox.pool import Child, ChildPool
 
 __all__ = ["Answer", "exchange"]
 
@@ -20,8 +20,10 @@ _STATUS_SECONDS: Final = 5.0
 class Answer(msgspec.Struct, frozen=True):
     """What came of an order."""
 
-    header: bytes | None
-    """The report's; None where the child died first."""
+    report: bytes | None
+    """None where the child died first."""
+    is_plain: bool
+    """Whether it is that of a plain function."""
     seconds: float
     """From order to report."""
     status: int | None
@@ -29,22 +31,24 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def exchange(
-    pool: ChildPool,
+    children: Children,
     frame: bytes,
     descriptors: Sequence[int],
     timeout_seconds: float,
     max_report_bytes: int,
     *,
+    plain_bytes: int = -1,
     to_its_end: bool = False,
     directory: JobDirectory | None = None,
 ) -> Answer:
-    """Give one order to a fresh child of ``pool`` and return its answer.
+    """Give one order to a fresh one of ``children`` and return its answer.
 
-    With ``to_its_end``, or with a ``directory`` that holds anything, the child is dead on return,
-    and so writes nowhere any more. Raises ``SandboxError`` where it can't be reached.
+    ``plain_bytes`` is the size of a plain function's report. With ``to_its_end``, or with a
+    ``directory`` that holds anything, the child is dead on return, and so writes nowhere any more.
+    Raises ``SandboxError`` where it can't be reached.
     """
-    child = await pool.take()
-    header: bytes | None = None
+    child = await children.take()
+    received: tuple[bytes, bool] | None = None
     timed_out = False
 
     def on_timeout() -> None:
@@ -57,24 +61,25 @@ async def exchange(
     guard = None if directory is None else asyncio.create_task(directory.guard(child.kill))
     try:
         await child.send(frame, list(descriptors))
-        header = await child.receive(max_report_bytes)
+        received = await child.receive(max_report_bytes, plain_bytes)
         seconds = time.perf_counter() - started
         is_left = directory is not None and not directory.is_empty()
         status: int | None = None
-        if to_its_end or is_left or (header is None and not timed_out):
+        if to_its_end or is_left or (received is None and not timed_out):
             status = await _status(child)
     except OSError as error:
         raise SandboxError(f"a child could not be reached: {error}") from error
     else:
-        return Answer(header, seconds, None if timed_out else status)
+        report, is_plain = received or (None, False)
+        return Answer(report, is_plain, seconds, None if timed_out else status)
     finally:
         timer.cancel()
         if guard is not None:
             guard.cancel()
-        if header is None:
+        if received is None:
             child.close()
         else:
-            pool.close_soon(child)
+            children.close_soon(child)
 
 
 async def _status(child: Child) -> int:

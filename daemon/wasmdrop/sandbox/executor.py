@@ -18,20 +18,28 @@ from wasmdrop.metrics import Pulse
 from wasmdrop.module import ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
 from wasmdrop.sandbox.call import Call, CompileLimits
+from wasmdrop.sandbox.children import Children
 from wasmdrop.sandbox.compilation import Compilations, Tell
 from wasmdrop.sandbox.directory import JobDirectories, JobDirectory, open_grants
 from wasmdrop.sandbox.exchange import exchange
 from wasmdrop.sandbox.messages import (
     MAX_RUN_REPORT_BYTES,
     EngineOptions,
+    Invocation,
+    PlainFunction,
+    Preparation,
     RunOrder,
     WasiOrder,
     encode_frame,
+    encode_plain,
+    plain_report_bytes,
 )
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.templates import Templates
 from wasmdrop.sandbox.verdict import (
     content,
+    decode_plain_report,
     decode_run_report,
     outcome_of_death,
     outcome_of_report,
@@ -70,7 +78,10 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Runs jobs in children of this machine's forking server."""
+    """Runs jobs in children of this machine's forking server, and of its templates.
+
+    ``templates_idle``: children that each template has ahead of need; without, there are none.
+    """
 
     def __init__(
         self,
@@ -78,11 +89,13 @@ class LocalExecutor:
         store: ModuleStore,
         directories: JobDirectories,
         compile_limits: CompileLimits,
+        templates_idle: int = 0,
     ) -> None:
         self._pool = pool
         self._store = store
         self._directories = directories
         self._compilations = Compilations(pool, store, compile_limits)
+        self._templates = Templates(pool, templates_idle) if templates_idle else None
 
     @property
     def loads(self) -> int:
@@ -107,6 +120,11 @@ class LocalExecutor:
     def sweep(self, kept: Collection[str] = ()) -> None:
         """Remove the jobs' directories that earlier daemons left, but for those that are kept."""
         self._directories.sweep(kept)
+
+    def close(self) -> None:
+        """End the templates; the pool is closed by whoever made it."""
+        if self._templates is not None:
+            self._templates.close()
 
     def ping(self) -> None:
         """Ask the forking server for a sign of life."""
@@ -196,23 +214,41 @@ class LocalExecutor:
         descriptors: Sequence[int],
         directory: JobDirectory | None,
     ) -> Outcome:
-        order = _run_order(module, call, limits, has_directory=directory is not None)
-        raw = b"".join((call.stdin, *call.files.values()))
+        preparation = _preparation(module, call, limits)
+        template = None
+        if self._templates is not None and directory is None and _may_have_template(module):
+            template = self._templates.of(module, preparation)
+        if template is None:
+            children: Children = self._pool
+            invocation = _invocation(module, call, limits, has_directory=directory is not None)
+            raw = b"".join((call.stdin, *call.files.values()))
+            frame = encode_frame(RunOrder(preparation, invocation), raw)
+        elif preparation.function is None:
+            children, descriptors = template, descriptors[1:]
+            invocation = _invocation(module, call, limits, has_directory=False)
+            frame = encode_frame(invocation, call.stdin)
+        else:
+            children, descriptors = template, ()
+            frame = encode_plain(call.args)
         answer = await exchange(
-            self._pool,
-            encode_frame(order, raw),
+            children,
+            frame,
             descriptors,
             limits.timeout_sec,
             # A component may return as much as it may print; base64 and escapes were counted there.
             MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
+            plain_bytes=plain_report_bytes(call.signature),
             directory=directory,
         )
         if directory is not None and directory.surplus:
             message = f"wrote {directory.surplus} into its directory"
             return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=answer.seconds)
-        if answer.header is None:
+        if answer.report is None:
             return outcome_of_death(answer.status, limits, answer.seconds)
-        report = decode_run_report(answer.header)
+        if answer.is_plain:
+            report = decode_plain_report(answer.report, call.signature)
+        else:
+            report = decode_run_report(answer.report)
         if report.stale_code:
             _log.warning("stale-code", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
@@ -220,25 +256,60 @@ class LocalExecutor:
         return outcome_of_report(report, call, answer.seconds)
 
 
-def _run_order(
-    module: CompiledModule, call: Call, limits: Limits, *, has_directory: bool
-) -> RunOrder:
+def _may_have_template(module: CompiledModule) -> bool:
+    """Whether a module can be made ready without running anything of its own."""
     summary = module.summary
-    memories = [name for name, kind in summary.other_exports.items() if kind == "memory"]
-    is_in_sight = summary.memory_count == len(memories) == 1
-    return RunOrder(
+    return not (
+        summary.has_start
+        or summary.kind is ModuleKind.COMPONENT
+        # What tells of them is a process's own.
+        or _has_hidden_memories(summary)
+        # Its world is one for each process, and as such part of what makes it ready.
+        or module.options.deterministic
+    )
+
+
+def _preparation(module: CompiledModule, call: Call, limits: Limits) -> Preparation:
+    summary = module.summary
+    is_plain = summary.kind is ModuleKind.LIBRARY and not summary.wants_wasi
+    memories = _memories(summary)
+    is_hidden = _has_hidden_memories(summary)
+    return Preparation(
         options=module.options,
-        entry=call.entry,
-        signature=call.signature,
-        args=call.args,
-        is_command=call.is_command,
-        initialize=summary.kind is ModuleKind.REACTOR and call.entry != "_initialize",
-        memory_export=memories[0] if is_in_sight else None,
+        memory_export=memories[0] if memories and not is_hidden else None,
         memory_bytes=limits.memory_bytes,
         memory_bytes_each=_memory_bytes_each(summary, limits),
         output_bytes=limits.output_bytes,
         cpu_seconds=math.ceil(limits.timeout_sec) + 1,
         fuel=limits.fuel,
+        has_wasi=summary.wants_wasi,
+        is_component=call.component is not None,
+        function=PlainFunction(call.entry, call.signature) if is_plain else None,
+        has_hidden_memories=is_hidden,
+    )
+
+
+def _memories(summary: ModuleSummary) -> list[str]:
+    return [name for name, kind in summary.other_exports.items() if kind == "memory"]
+
+
+def _has_hidden_memories(summary: ModuleSummary) -> bool:
+    """Whether there may be more memories than one that is exported, once."""
+    if summary.kind is ModuleKind.COMPONENT:
+        return True
+    return summary.memory_count > 0 and not summary.memory_count == len(_memories(summary)) == 1
+
+
+def _invocation(
+    module: CompiledModule, call: Call, limits: Limits, *, has_directory: bool
+) -> Invocation:
+    summary = module.summary
+    return Invocation(
+        entry=call.entry,
+        signature=call.signature,
+        args=call.args,
+        is_command=call.is_command,
+        initialize=summary.kind is ModuleKind.REACTOR and call.entry != "_initialize",
         wasi=WasiOrder(
             call.argv,
             call.env,
@@ -250,8 +321,6 @@ def _run_order(
         if summary.wants_wasi
         else None,
         component=call.component,
-        has_hidden_memories=call.component is not None
-        or (summary.memory_count > 0 and not is_in_sight),
     )
 
 

@@ -19,10 +19,16 @@ from wasmtime._func import enter_wasm
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
 from wasmdrop.sandbox.memories import linear_memory_bytes
-from wasmdrop.sandbox.messages import RunOrder, RunReport, WasiOrder
+from wasmdrop.sandbox.messages import (
+    Invocation,
+    Preparation,
+    RunOrder,
+    RunReport,
+    WasiOrder,
+)
 from wasmdrop.sandbox.runtime import Runtime
 
-__all__ = ["Run", "StaleCodeError", "run_module"]
+__all__ = ["Run", "StaleCodeError", "ended_by", "is_a", "run_module"]
 
 #: Frames of a backtrace that a message shows; the innermost ones tell the most.
 _FRAMES_SHOWN: Final = 16
@@ -48,47 +54,22 @@ def run_module(
     raw: bytes,
     loaded: Callable[[], None],
     report_now: Callable[[RunReport], None],
-    kind: "Callable[[RunOrder, Runtime], Run] | None" = None,
+    kind: "Callable[[Preparation, Runtime, Callable[[RunReport], None]], Run] | None" = None,
 ) -> RunReport:
-    """Load, link, instantiate and call, as ``order`` says; ``kind`` says how, if not as a module.
+    """Make a module ready and call it, as ``order`` says; ``kind`` says how, if not as a module.
 
     ``loaded`` is called when no file is needed any more and before any of the guest's code runs.
-
-    ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
-    host call, where no exception could pass through wasmtime.
+    ``report_now`` is as in :class:`Run`.
     """
-    run = (kind or Run)(order, runtime)
-    started = time.perf_counter()
+    run = (kind or Run)(order.preparation, runtime, report_now)
 
-    def end(code: Code, message: str, exit_code: int | None = None) -> None:
-        seconds = time.perf_counter() - started
-        report_now(
-            RunReport(
-                code,
-                message,
-                exit_code=exit_code,
-                fuel_used=run.fuel_used(),
-                memory_bytes=run.memory_bytes(),
-                run_seconds=seconds,
-            )
-        )
+    def make_ready() -> None:
+        run.load(descriptors[0])
+        run.enter_world(order.invocation, descriptors[1:], raw)
+        loaded()
+        run.link()
 
-    run.end = end
-    runtime.on_exit = run.exit
-    try:
-        run.load(descriptors, raw, loaded)
-        report = run.call()
-    except RefusedError as refusal:
-        report = RunReport(refusal.code, refusal.message)
-    except StaleCodeError as error:
-        return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
-    finally:
-        # It refers to the run, a circle that no collector finds here: a warm-up must leave nothing.
-        del run.end
-    seconds = time.perf_counter() - started
-    return msgspec.structs.replace(
-        report, fuel_used=run.fuel_used(), memory_bytes=run.memory_bytes(), run_seconds=seconds
-    )
+    return run.carry_out(order.invocation, make_ready)
 
 
 class StaleCodeError(Exception):
@@ -96,36 +77,50 @@ class StaleCodeError(Exception):
 
 
 class Run:
-    """One instance, and the ways in which it can end."""
+    """One instance, and the ways in which it can end.
 
-    end: Callable[..., None]
-    """Reports a code, a message and perhaps an exit code, and ends the process."""
+    ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
+    host call, where no exception could pass through wasmtime.
+    """
 
-    def __init__(self, order: RunOrder, runtime: Runtime, address_map: int | None = None) -> None:
-        self.order = order
+    def __init__(
+        self,
+        preparation: Preparation,
+        runtime: Runtime,
+        report_now: Callable[[RunReport], None],
+        address_map: int | None = None,
+    ) -> None:
+        self.preparation = preparation
         self.runtime = runtime
         self.address_map = address_map
         self.store = Store(runtime.engine)
+        self.module: Module | None = None
         self.instance: Instance | None = None
         self.is_instantiated = False
+        self.output_room_bytes = preparation.output_bytes
+        self._report_now = report_now
+        self._is_command = False
+        self._started = 0.0
         self._fuel: int | None = None
-        self.output_room_bytes = order.output_bytes
 
-    def load(self, descriptors: list[int], raw: bytes, loaded: Callable[[], None]) -> None:
-        """Get the instance ready; raises ``RefusedError`` where that is not possible."""
-        order = self.order
-        self.store.set_limits(memory_size=order.memory_bytes_each)
+    def load(self, code_fd: int) -> None:
+        """Map the machine code; raises ``StaleCodeError``."""
+        # Before there are limits, which are the guest's alone.
+        if self.runtime.files is not None:
+            self.runtime.files.enter(self.store)
+        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
         self.give_fuel()
         # Deserializing from a path maps the code instead of copying it.
         try:
-            module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{descriptors[0]}")
+            self.module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{code_fd}")
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
-        if order.wasi is not None:
-            self.give_wasi(order.wasi, descriptors, raw)
-        loaded()
+
+    def link(self) -> None:
+        """Make the instance; raises ``RefusedError`` where that is not possible."""
+        assert self.module is not None  # noqa: S101 - loaded before
         try:
-            ready = self.runtime.linker.instantiate_pre(module)
+            ready = self.runtime.linker.instantiate_pre(self.module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
@@ -140,36 +135,80 @@ class Run:
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
 
-    def call(self) -> RunReport:
-        """Call the entry; return how that ended."""
-        order = self.order
+    def enter_world(self, invocation: Invocation, descriptors: list[int], raw: bytes) -> None:
+        """Give the instance its world of WASI, if it has one."""
+        if invocation.wasi is not None:
+            self._give_wasi(invocation.wasi, descriptors, raw)
+
+    def carry_out(self, invocation: Invocation, before: Callable[[], None]) -> RunReport:
+        """Do what comes ``before``, then the call; return how that ended."""
+        self._started = time.perf_counter()
+        self._is_command = invocation.is_command
+        self.runtime.on_exit = self.exit
         try:
-            if order.initialize:
+            before()
+            report = self.call(invocation)
+        except RefusedError as refusal:
+            report = RunReport(refusal.code, refusal.message)
+        except StaleCodeError as error:
+            return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
+        finally:
+            # Nothing may keep this run, and with it the descriptor that its machine code was mapped
+            # from, until there is another one: that number may by then be another file's.
+            self.runtime.on_exit = None
+        return self.completed(report, time.perf_counter() - self._started)
+
+    def call(self, invocation: Invocation) -> RunReport:
+        """Call the entry; return how that ended."""
+        try:
+            if invocation.initialize:
                 self._invoke("_initialize", (), (), ())
-            signature = order.signature
-            results = self._invoke(order.entry, signature.params, order.args, signature.results)
-        except Trap as trap:
-            refusal = _refusal_of(trap)
-            return RunReport(refusal.code, refusal.message)
-        except WasmtimeError as error:
-            return RunReport(Code.TRAP, bounded_text(str(error)))
-        return RunReport(Code.OK, "", results, exit_code=0 if order.is_command else None)
+            signature = invocation.signature
+            results = self._invoke(
+                invocation.entry, signature.params, invocation.args, signature.results
+            )
+        except (Trap, WasmtimeError) as end:
+            return ended_by(end)
+        return RunReport(Code.OK, "", results, exit_code=0 if invocation.is_command else None)
 
     def exit(self, exit_code: int) -> None:
         """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
-        if exit_code == 0 and self.order.is_command:
+        if exit_code == 0 and self._is_command:
             self.end(Code.OK, "", 0)
         self.end(Code.EXIT, f"the program exited with code {exit_code}", exit_code)
 
+    def end(self, code: Code, message: str, exit_code: int | None = None) -> None:
+        """Report here and now; does not return."""
+        report = RunReport(code, message, exit_code=exit_code)
+        self._report_now(self.completed(report, time.perf_counter() - self._started))
+
+    def completed(self, report: RunReport, run_seconds: float) -> RunReport:
+        """Return the report with what the store can tell."""
+        return msgspec.structs.replace(
+            report,
+            fuel_used=self.fuel_used(),
+            memory_bytes=self.memory_bytes(),
+            run_seconds=run_seconds,
+        )
+
     def give_fuel(self) -> None:
         """Give the store its fuel; without a limit, as much as can be counted."""
-        if self.order.options.counts_fuel:
-            self._fuel = _MAX_FUEL if self.order.fuel is None else self.order.fuel
+        if self.preparation.options.counts_fuel:
+            fuel = self.preparation.fuel
+            self._fuel = _MAX_FUEL if fuel is None else fuel
             self.store.set_fuel(self._fuel)
 
     def fuel_used(self) -> int | None:
         """Return how much fuel was used so far; None where none is counted."""
         return None if self._fuel is None else self._fuel - self.store.get_fuel()
+
+    def exported_memory(self) -> ffi.wasmtime_extern_t | None:
+        """Return the memory whose size is reported; None where the module exports none."""
+        name = self.preparation.memory_export
+        if self.instance is None or name is None:
+            return None
+        extern = self.export(name)
+        return extern if extern is not None and is_a(extern, ffi.WASMTIME_EXTERN_MEMORY) else None
 
     def memory_bytes(self) -> int | None:
         """Size of all memories now; they never shrink, so this is their peak.
@@ -178,29 +217,30 @@ class Run:
         """
         if not self.is_instantiated:
             return None
-        name = self.order.memory_export
-        if self.order.has_hidden_memories:
+        if self.preparation.has_hidden_memories:
             return None if self.address_map is None else linear_memory_bytes(self.address_map)
-        if name is None:
+        if self.preparation.memory_export is None:
             return 0
-        extern = self._export(name)
-        if extern is None or not _is(extern, ffi.WASMTIME_EXTERN_MEMORY):
+        extern = self.exported_memory()
+        if extern is None:
             return None
         return int(
             ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
         )
 
-    def give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
+    def _give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
         """Give the store its WASI world; lays the job's files."""
-        _module_fd, stdout_fd, stderr_fd, *directories = descriptors
+        stdout_fd, stderr_fd, *directories = descriptors
         config = WasiConfig()
         config.argv = list(wasi.argv)
         config.env = list(wasi.env.items())
         stdin = raw[: wasi.stdin_bytes]
         # The wrapper has no call for this one; the library takes ownership of the copy.
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
+        if self.runtime.files is not None:
+            self.runtime.files.begin()
         if wasi.disk_bytes is not None:
-            time_ns = DETERMINISTIC_CLOCK_NS if self.order.options.deterministic else None
+            time_ns = DETERMINISTIC_CLOCK_NS if self.preparation.options.deterministic else None
             _lay_files(directories[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
             # Old Rust programs look for a directory of the second name.
             for name in ("/", "."):
@@ -219,12 +259,12 @@ class Run:
         while view:
             view = view[os.write(fd, view) :]
         if len(taken) < len(data):
-            self.end(
-                Code.OUTPUT_LIMIT, f"wrote more than {self.order.output_bytes} bytes of output"
-            )
+            message = f"wrote more than {self.preparation.output_bytes} bytes of output"
+            self.end(Code.OUTPUT_LIMIT, message)
         return len(data)
 
-    def _export(self, name: str) -> ffi.wasmtime_extern_t | None:
+    def export(self, name: str) -> ffi.wasmtime_extern_t | None:
+        """Look one export up: listing them all takes time that grows with their square."""
         assert self.instance is not None  # noqa: S101
         extern = ffi.wasmtime_extern_t()
         encoded = name.encode()
@@ -240,8 +280,8 @@ class Run:
     def _invoke(
         self, name: str, params: tuple[str, ...], bits: tuple[int, ...], results: tuple[str, ...]
     ) -> tuple[int, ...]:
-        extern = self._export(name)
-        if extern is None or not _is(extern, ffi.WASMTIME_EXTERN_FUNC):
+        extern = self.export(name)
+        if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):
             raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
         arguments = (ffi.wasmtime_val_t * len(params))()
         for slot, kind, pattern in zip(arguments, params, bits, strict=True):
@@ -278,7 +318,7 @@ def _lay_files(
 ) -> None:
     """Write ``contents``, one after the other, into files below ``directory``.
 
-    They seem to have been written at ``time_ns``, or else now.
+    They, and directories, seem to have been made at ``time_ns``, or else now.
     """
     made = set()
     for path, size_bytes in files:
@@ -295,11 +335,23 @@ def _lay_files(
         if time_ns is not None:
             os.utime(fd, ns=(time_ns, time_ns))
         os.close(fd)
+    if time_ns is not None:
+        for path in made:
+            os.utime(path, ns=(time_ns, time_ns), dir_fd=directory)
 
 
-def _is(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
+def is_a(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
+    """Whether an export is of this kind."""
     given: Any = extern.kind  # a plain int, whatever its declaration says
     return bool(given == kind.value)
+
+
+def ended_by(end: Trap | WasmtimeError) -> RunReport:
+    """Return the report of a call that ended so."""
+    if isinstance(end, WasmtimeError):
+        return RunReport(Code.TRAP, bounded_text(str(end)))
+    refusal = _refusal_of(end)
+    return RunReport(refusal.code, refusal.message)
 
 
 def _refusal_of(trap: Trap, where: str = "") -> RefusedError:

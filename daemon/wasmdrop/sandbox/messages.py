@@ -23,23 +23,41 @@ __all__ = [
     "MAX_REPORT_BYTES",
     "MAX_RUN_REPORT_BYTES",
     "PING",
+    "PLAIN_REPORT",
+    "PLAIN_VALUE_BYTES",
+    "SWEEP",
     "CompileOrder",
     "CompileReport",
     "EngineOptions",
+    "Invocation",
     "Order",
+    "PlainFunction",
+    "Preparation",
     "RunOrder",
     "RunReport",
+    "TemplateOrder",
+    "WasiOrder",
+    "decode_invocation",
     "decode_order",
     "encode_frame",
+    "encode_plain",
+    "plain_report_bytes",
 ]
 
-#: What the daemon asks of the forking server: a child for later, one that a job waits for already,
-#: and a sign of life.
+#: What the daemon asks of a process that forks: a child for later, one that a job waits for
+#: already; of the forking server alone a sign of life, and to end what a template left behind.
 FORK: Final = b"fork"
 FORK_AT_ONCE: Final = b"fork at once"
 PING: Final = b"ping"
+SWEEP: Final = b"sweep"
 
 FRAME: Final = struct.Struct("<II")
+
+#: Of a plain function a frame's raw part is its arguments, so many bytes each, bits first; and no
+#: header. So is that of its report, after the seconds that it ran, the bytes of its exported memory
+#: and its fuel used, each -1 where there is none.
+PLAIN_VALUE_BYTES: Final = 16
+PLAIN_REPORT: Final = struct.Struct("<dqq")
 
 #: A module's summary is bounded to 2 MiB of names and 1 MiB of types (see :mod:`.binary`); JSON may
 #: escape each character sixfold.
@@ -101,22 +119,20 @@ class WasiOrder(msgspec.Struct, frozen=True):
     """Relative paths and sizes in bytes of what is laid into the directory first."""
 
 
-class RunOrder(msgspec.Struct, frozen=True, tag="run"):
-    """Run the compiled module in descriptor 0.
+class PlainFunction(msgspec.Struct, frozen=True):
+    """A function of numbers that needs nothing but its arguments.
 
-    With ``wasi`` set, what the guest writes goes to descriptors 1 and 2, so that it survives a
-    child that is killed.
+    An order is then these alone, and a report nothing but numbers; see :data:`PLAIN_REPORT`.
     """
 
-    options: EngineOptions
     entry: str
     signature: FunctionType
-    args: tuple[int, ...]
-    """One bit pattern a parameter, unsigned."""
-    is_command: bool
-    """Whether the entry returns an exit code rather than results."""
-    initialize: bool
-    """Call ``_initialize`` before the entry."""
+
+
+class Preparation(msgspec.Struct, frozen=True):
+    """How the compiled module in descriptor 0 is made ready, whatever is then called in it."""
+
+    options: EngineOptions
     memory_export: str | None
     """The exported memory whose size is reported; None where there is no memory, or not just that
     one."""
@@ -126,14 +142,62 @@ class RunOrder(msgspec.Struct, frozen=True, tag="run"):
     output_bytes: int
     cpu_seconds: int
     fuel: int | None
-    wasi: WasiOrder | None
-    component: ComponentCall | None = None
-    """Set where descriptor 0 holds a component; ``signature`` and ``args`` are then empty."""
+    has_wasi: bool
+    """Whether it runs in a world of WASI, of which each invocation tells."""
+    is_component: bool
+    function: PlainFunction | None = None
+    """What is called, where that is known already."""
     has_hidden_memories: bool = False
     """Whether there may be memories that are not exported: their sizes take another way."""
 
 
-Order = CompileOrder | RunOrder
+class Invocation(msgspec.Struct, frozen=True):
+    """One call of a module that was made ready.
+
+    With ``wasi`` set, what the guest writes goes to descriptors 1 and 2, so that it survives a
+    child that is killed.
+    """
+
+    entry: str
+    signature: FunctionType
+    args: tuple[int, ...]
+    """One bit pattern a parameter, unsigned."""
+    is_command: bool
+    """Whether the entry returns an exit code rather than results."""
+    initialize: bool
+    """Call ``_initialize`` before the entry."""
+    wasi: WasiOrder | None
+    component: ComponentCall | None = None
+    """Set where the module is a component; ``signature`` and ``args`` are then empty."""
+
+
+class RunOrder(msgspec.Struct, frozen=True, tag="run"):
+    """Make the compiled module in descriptor 0 ready, and call it."""
+
+    preparation: Preparation
+    invocation: Invocation
+
+    @property
+    def options(self) -> EngineOptions:
+        """What shapes the machine code."""
+        return self.preparation.options
+
+
+class TemplateOrder(msgspec.Struct, frozen=True, tag="template"):
+    """Make the compiled module in descriptor 0 ready, then fork a child for each invocation.
+
+    Descriptor 1 is the socket to be asked by, as the forking server is.
+    """
+
+    preparation: Preparation
+
+    @property
+    def options(self) -> EngineOptions:
+        """What shapes the machine code."""
+        return self.preparation.options
+
+
+Order = CompileOrder | RunOrder | TemplateOrder
 
 
 class CompileReport(msgspec.Struct, frozen=True):
@@ -162,6 +226,7 @@ class RunReport(msgspec.Struct, frozen=True):
 
 
 _order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+_invocation_decoder = msgspec.json.Decoder(Invocation)
 _encoder = msgspec.json.Encoder()
 
 
@@ -174,3 +239,19 @@ def encode_frame(message: msgspec.Struct, raw: bytes = b"") -> bytes:
 def decode_order(header: bytes) -> Order:
     """Return the order in a frame's header; ``msgspec.DecodeError`` if it is none."""
     return _order_decoder.decode(header)
+
+
+def decode_invocation(header: bytes) -> Invocation:
+    """Return the invocation in a frame's header; ``msgspec.DecodeError`` if it is none."""
+    return _invocation_decoder.decode(header)
+
+
+def encode_plain(args: tuple[int, ...]) -> bytes:
+    """Return the frame of a plain function's arguments, one bit pattern each."""
+    raw = b"".join(pattern.to_bytes(PLAIN_VALUE_BYTES, "little") for pattern in args)
+    return FRAME.pack(0, len(raw)) + raw
+
+
+def plain_report_bytes(signature: FunctionType) -> int:
+    """Return the size of a plain function's report, without its frame."""
+    return PLAIN_REPORT.size + PLAIN_VALUE_BYTES * len(signature.results)

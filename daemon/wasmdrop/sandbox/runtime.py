@@ -9,6 +9,8 @@ from collections.abc import Callable
 from wasmtime import Config, Engine, FuncType, Linker, ValType, component
 
 from wasmdrop.module import WASI_MODULE
+from wasmdrop.sandbox import preview1, preview2
+from wasmdrop.sandbox.component_relay import compile_relay
 from wasmdrop.sandbox.determinism import FixedWorld
 from wasmdrop.sandbox.messages import EngineOptions
 
@@ -38,11 +40,31 @@ class Runtime:
         self.linker.define_func(WASI_MODULE, "proc_exit", FuncType([ValType.i32()], []), self._exit)
         self.component_linker = component.Linker(self.engine)
         self.component_linker.add_wasip2()
+        self._world: FixedWorld | None = None
         if options.deterministic:
             self.component_linker.allow_shadowing = True
-            FixedWorld().install(self.linker, self.component_linker)
-        self.on_exit: Callable[[int], None] = lambda _code: None
+            self._world = FixedWorld()
+            self._world.install(self.linker, self.component_linker)
+        self.files: preview1.SteadyFiles | preview2.SteadyDescriptors | None = None
+        """Set by :meth:`steady_files`; to enter the job's store."""
+        self.on_exit: Callable[[int], None] | None = None
         """Called with the exit code when the guest asks to end; does not return."""
 
+    def steady_files(self, *, of_component: bool) -> None:
+        """Make what a deterministic job is told of files the same each time; other jobs' stays.
+
+        Compiles, which a running guest may not do. Not to be called twice.
+        """
+        if self._world is None:
+            return
+        now_ns = self._world.now_ns
+        if of_component:
+            component_relay = compile_relay(self.engine)
+            self.files = preview2.SteadyDescriptors(component_relay, self.component_linker, now_ns)
+        else:
+            relay = preview1.compile_relay(self.engine)
+            self.files = preview1.SteadyFiles(relay, self.linker, now_ns)
+
     def _exit(self, code: int) -> None:
+        assert self.on_exit is not None  # noqa: S101 - set as long as a guest runs
         self.on_exit(code & 0xFFFFFFFF)

@@ -44,6 +44,9 @@ _AUDIT_ARCHITECTURE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _SEARCHED_IN_TURN: Final = 3
 
 _CLONE_VM: Final = 0x00000100
+#: How fork(3) calls clone(2): with SIGCHLD, CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID.
+_FORK_MAY: Final = 0x01000000 | 0x00200000
+_SIGCHLD: Final = 17
 _CLONE_THREAD: Final = 0x00010000
 #: What makes an opening more than one for reading; ``O_PATH`` is none that Landlock judges.
 _OPEN_MORE: Final = (
@@ -51,6 +54,7 @@ _OPEN_MORE: Final = (
 )
 #: MAP_SHARED and MAP_GROWSDOWN: ``RLIMIT_DATA`` counts neither.
 _MAP_UNCOUNTED: Final = 0x01 | 0x100
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _FCNTL_ALLOWED: Final = (1, 2, 3, 1030)  # F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
 
@@ -147,6 +151,23 @@ DIRECTORY_SYSCALL_NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "utimensat": (280, 88),
 }
 
+#: What a template takes besides: to be asked for children, to fork and to reap them.
+FORKING_SYSCALL_NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
+    "close_range": (436, 436),
+    "dup2": (33, None),
+    "dup3": (292, 24),
+    "getppid": (110, 173),
+    "getsockname": (51, 204),
+    "getsockopt": (55, 209),
+    "pidfd_open": (434, 434),
+    "recvfrom": (45, 207),
+    "recvmsg": (47, 212),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
+    "socketpair": (53, 199),
+    "wait4": (61, 260),
+}
+
 #: What libraries ask and can do without. ``abort`` raises by ``tgkill`` and then faults instead.
 _REFUSED: Final = {
     "clone3": errno.ENOSYS,  # its flags are out of a filter's sight; libc falls back to clone
@@ -161,8 +182,16 @@ _REFUSED: Final = {
     "uname": errno.EPERM,
 }
 
-_CHECKED: Final = ("clone", "fcntl", "mmap", "openat", "prctl", "prlimit64")
-_DIRECTORY_CHECKED: Final = tuple(name for name in _CHECKED if name != "openat")
+#: Calls that are judged by their arguments, and by which of the judgements in :func:`_check`.
+_CHECKED: Final = {
+    name: name for name in ("clone", "fcntl", "mmap", "openat", "prctl", "prlimit64")
+}
+_DIRECTORY_CHECKED: Final = {name: by for name, by in _CHECKED.items() if name != "openat"}
+_FORKING_CHECKED: Final = _CHECKED | {
+    "clone": "fork",
+    "prctl": "prctl with a parent's death",
+    "prlimit64": "prlimit64 of its own",
+}
 _DIRECTORY_REFUSED: Final = {
     name: number for name, number in _REFUSED.items() if name != "readlinkat"
 }
@@ -172,10 +201,6 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-#: What tells of any path whether it is there: Landlock has no right for that.
-_ON_PATHS: Final = ("newfstatat", "openat", "statx")
-
-
 class Stage(Enum):
     """What a filter is for; each comes on top of those before it."""
 
@@ -183,6 +208,10 @@ class Stage(Enum):
     """All that any child needs."""
     ENTERED_WITH_FILES = auto()
     """And what WASI's files take, for a job that has a directory."""
+    INVOKED = auto()
+    """What ENTERED and RUNNING leave, in one: for a child that has its machine code already."""
+    TEMPLATE = auto()
+    """All that any child needs, and to fork such children."""
     WITHOUT_PATHS = auto()
     """No file is opened any more."""
     RUNNING = auto()
@@ -193,6 +222,26 @@ class Stage(Enum):
     """And no times are set: of all that changes a file, Landlock has no right for that alone."""
 
 
+#: What tells of any path whether it is there: Landlock has no right for that.
+_ON_PATHS: Final = ("newfstatat", "openat", "statx")
+
+#: Of the filters that stand by themselves: what is known, what is refused, what is checked.
+_TABLES: Final = {
+    Stage.ENTERED: (SYSCALL_NUMBERS, _REFUSED, _CHECKED),
+    Stage.ENTERED_WITH_FILES: (
+        SYSCALL_NUMBERS | DIRECTORY_SYSCALL_NUMBERS,
+        _DIRECTORY_REFUSED,
+        _DIRECTORY_CHECKED,
+    ),
+    Stage.INVOKED: (
+        SYSCALL_NUMBERS,
+        _REFUSED | dict.fromkeys(_ON_PATHS, errno.EPERM),
+        _CHECKED | {"mprotect": "mprotect"},
+    ),
+    Stage.TEMPLATE: (SYSCALL_NUMBERS | FORKING_SYSCALL_NUMBERS, _REFUSED, _FORKING_CHECKED),
+}
+
+
 class Filter:
     """A filter for this machine, built once and loaded in every child."""
 
@@ -200,9 +249,8 @@ class Filter:
         machine = platform.machine()
         if machine not in _AUDIT_ARCHITECTURE:
             raise OSError(errno.ENOSYS, f"no seccomp filter is known for {machine}")
-        if stage in {Stage.ENTERED, Stage.ENTERED_WITH_FILES}:
-            with_files = stage is Stage.ENTERED_WITH_FILES
-            instructions = _instructions(machine, with_files=with_files)
+        if stage in _TABLES:
+            instructions = _instructions(machine, *_TABLES[stage])
         else:
             instructions = _later_instructions(_numbers(machine, SYSCALL_NUMBERS), stage)
         code = b"".join(instructions)
@@ -236,26 +284,25 @@ def _later_instructions(numbers: dict[str, int], stage: Stage) -> list[bytes]:
         for name in _ON_PATHS:
             code += [_jump(_JUMP_EQUAL, numbers[name], 0, 1), _return(_ERRNO | errno.EPERM)]
     if stage is not Stage.WITHOUT_PATHS:
-        code += [
-            _jump(_JUMP_EQUAL, numbers["mprotect"], 0, 3),
-            _load_argument(2),
-            _jump(_JUMP_ANY_BIT, mmap.PROT_WRITE, 1, 0),
-            _return(_ERRNO | errno.EPERM),
-        ]
+        checks = _check("mprotect")
+        code += [_jump(_JUMP_EQUAL, numbers["mprotect"], 0, len(checks)), *checks]
     # The kernel takes the strictest answer of all filters: this one has no need to forbid the rest.
     return [*code, _return(_ALLOW)]
 
 
-def _instructions(machine: str, *, with_files: bool) -> list[bytes]:
-    known = SYSCALL_NUMBERS | DIRECTORY_SYSCALL_NUMBERS if with_files else SYSCALL_NUMBERS
-    refused = _DIRECTORY_REFUSED if with_files else _REFUSED
-    checked = _DIRECTORY_CHECKED if with_files else _CHECKED
+def _instructions(
+    machine: str,
+    known: dict[str, tuple[int | None, int | None]],
+    refused: dict[str, int],
+    checked: dict[str, str],
+) -> list[bytes]:
     branches = []
     for name, number in _numbers(machine, known).items():
         if name in refused:
             branches.append((number, [_return(_ERRNO | refused[name])]))
         else:
-            branches.append((number, _check(name) if name in checked else [_return(_ALLOW)]))
+            then = _check(checked[name]) if name in checked else [_return(_ALLOW)]
+            branches.append((number, then))
     return [
         _load(_ARCHITECTURE),
         _jump(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
@@ -284,6 +331,22 @@ def _search(branches: list[tuple[int, list[bytes]]]) -> list[bytes]:
 
 def _check(name: str) -> list[bytes]:
     """Return the instructions that judge a call by its arguments, and then return."""
+    if name == "mprotect":
+        return [
+            _load_argument(2),
+            _jump(_JUMP_ANY_BIT, mmap.PROT_WRITE, 1, 0),
+            _return(_ERRNO | errno.EPERM),
+            _return(_ALLOW),
+        ]
+    if name == "fork":
+        # Or what else a child may: this filter is its, too.
+        return [
+            _load_argument(0),
+            struct.pack("<HBBI", _AND, 0, 0, ~_FORK_MAY & 0xFFFFFFFF),
+            _jump(_JUMP_EQUAL, _SIGCHLD, 0, 1),
+            _return(_ALLOW),
+            *_check("clone"),
+        ]
     if name == "clone":
         wanted = _CLONE_VM | _CLONE_THREAD
         return [
@@ -314,6 +377,21 @@ def _check(name: str) -> list[bytes]:
             for index, command in enumerate(_FCNTL_ALLOWED)
         ]
         return [_load_argument(1), *tests, _return(_ERRNO | errno.EPERM), _return(_ALLOW)]
+    if name == "prctl with a parent's death":
+        return [
+            _load_argument(0),
+            _jump(_JUMP_EQUAL, _PR_SET_PDEATHSIG, 1, 0),
+            _jump(_JUMP_EQUAL, _PR_SET_SECCOMP, 0, 1),
+            _return(_ALLOW),
+            _return(_ERRNO | errno.EPERM),
+        ]
+    if name == "prlimit64 of its own":
+        return [
+            _load_argument(0),
+            _jump(_JUMP_EQUAL, 0, 0, 1),
+            _return(_ALLOW),
+            _return(_ERRNO | errno.EPERM),
+        ]
     if name == "prctl":
         return [
             _load_argument(0),

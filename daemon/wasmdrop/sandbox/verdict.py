@@ -4,6 +4,7 @@ A child may be a guest's. Its report is bounded, decoded into fixed types and he
 asked of it; a lie ends as the sandbox's failure, never as anything else.
 """
 
+import math
 import os
 import signal
 from typing import Final, TypeVar
@@ -12,9 +13,15 @@ import msgspec
 
 from wasmdrop.errors import SandboxError
 from wasmdrop.limits import Limits
+from wasmdrop.module import FunctionType
 from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.sandbox.call import Call
-from wasmdrop.sandbox.messages import CompileReport, RunReport
+from wasmdrop.sandbox.messages import (
+    PLAIN_REPORT,
+    PLAIN_VALUE_BYTES,
+    CompileReport,
+    RunReport,
+)
 from wasmdrop.values import decode_results
 from wasmdrop.wit import decode_result
 
@@ -22,6 +29,7 @@ __all__ = [
     "compiler_death",
     "content",
     "decode_compile_report",
+    "decode_plain_report",
     "decode_run_report",
     "outcome_of_death",
     "outcome_of_report",
@@ -42,6 +50,8 @@ _GUEST_CODES: Final = frozenset(
     }
 )
 
+_WIDE: Final = frozenset({"i64", "f64"})
+
 _Report = TypeVar("_Report", RunReport, CompileReport)
 
 _run_decoder = msgspec.json.Decoder(RunReport)
@@ -51,6 +61,24 @@ _compile_decoder = msgspec.json.Decoder(CompileReport)
 def decode_run_report(header: bytes) -> RunReport:
     """Return the report of a run; ``SandboxError`` where it is none."""
     return _decode(header, _run_decoder)
+
+
+def decode_plain_report(data: bytes, signature: FunctionType) -> RunReport:
+    """Return the report of a plain function, which has all the bytes that it must have."""
+    run_seconds, memory_bytes, fuel_used = PLAIN_REPORT.unpack_from(data)
+    bits = (
+        int.from_bytes(data[start : start + (8 if kind in _WIDE else 4)], "little")
+        for kind, start in zip(
+            signature.results, range(PLAIN_REPORT.size, len(data), PLAIN_VALUE_BYTES), strict=True
+        )
+    )
+    return RunReport(
+        Code.OK,
+        results=tuple(bits),
+        memory_bytes=None if memory_bytes == -1 else memory_bytes,
+        run_seconds=run_seconds if math.isfinite(run_seconds) else 0.0,
+        fuel_used=None if fuel_used == -1 else fuel_used,
+    )
 
 
 def decode_compile_report(header: bytes) -> CompileReport:

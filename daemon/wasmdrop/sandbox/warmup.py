@@ -13,7 +13,15 @@ from wasmtime import Module, wat2wasm
 
 from wasmdrop.module import FunctionType
 from wasmdrop.sandbox.guest import run_module
-from wasmdrop.sandbox.messages import FRAME, RunOrder, RunReport, decode_order, encode_frame
+from wasmdrop.sandbox.messages import (
+    FRAME,
+    Invocation,
+    Preparation,
+    RunOrder,
+    RunReport,
+    decode_order,
+    encode_frame,
+)
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = ["WarmUp"]
@@ -45,19 +53,25 @@ class WarmUp:
                 os._exit(0)
         os.waitpid(pid, 0)
         order = RunOrder(
-            options=runtime.options,
-            entry="warm",
-            signature=FunctionType(("i64",), ("i64",)),
-            args=(1,),
-            is_command=False,
-            initialize=False,
-            memory_export="memory",
-            memory_bytes=_MEBIBYTE,
-            memory_bytes_each=_MEBIBYTE,
-            output_bytes=_MEBIBYTE,
-            cpu_seconds=1,
-            fuel=None,
-            wasi=None,
+            Preparation(
+                options=runtime.options,
+                memory_export="memory",
+                memory_bytes=_MEBIBYTE,
+                memory_bytes_each=_MEBIBYTE,
+                output_bytes=_MEBIBYTE,
+                cpu_seconds=1,
+                fuel=None,
+                has_wasi=False,
+                is_component=False,
+            ),
+            Invocation(
+                entry="warm",
+                signature=FunctionType(("i64",), ("i64",)),
+                args=(1,),
+                is_command=False,
+                initialize=False,
+                wasi=None,
+            ),
         )
         self._header = encode_frame(order)[FRAME.size :]
 
@@ -66,8 +80,6 @@ class WarmUp:
         order = decode_order(self._header)
         assert isinstance(order, RunOrder)  # noqa: S101 - made above
         encode_frame(run_module(order, self._runtime, [self._code], b"", _nothing, _never))
-        # The last thing that keeps the instance, whose memory would count as the next guest's.
-        self._runtime.on_exit = _no_exit
 
     def repeat(self) -> None:
         """Run it until nothing is new any more."""
@@ -77,10 +89,6 @@ class WarmUp:
 
 def _nothing() -> None:
     """Confine nothing: the order that this process is kept for needs all of it."""
-
-
-def _no_exit(_code: int) -> None:
-    """Take the end of a guest of which there is none."""
 
 
 def _never(_report: RunReport) -> None:
