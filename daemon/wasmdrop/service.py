@@ -48,6 +48,8 @@ _log = structlog.get_logger()
 #: Idle children beyond one for each worker: a burst finds them ready.
 _SPARE_CHILDREN: Final = 2
 
+_JOURNAL: Final = "journal.sqlite"
+
 
 class _Stop:
     """What SIGTERM and SIGINT ask for: the first to stop, another one to stop at once."""
@@ -135,8 +137,11 @@ async def run_once(settings: Settings) -> Package:
         except (SettingsError, StorageError, OSError):
             state_dir = Path(temporary)
         settings = msgspec.structs.replace(settings, state_dir=state_dir)
-        journal = Journal(Path(temporary) / "journal.sqlite")
+        has_daemon = (state_dir / _JOURNAL).exists()
+        journal = Journal(Path(temporary) / _JOURNAL)
         async with local_executor(settings, 1) as (executor, store):
+            if not has_daemon:  # else there may be what its next start has yet to deliver
+                executor.sweep()
 
             def on_delivered(package: Package) -> None:
                 loop.call_soon_threadsafe(delivered.set_result, package)
@@ -191,7 +196,7 @@ async def _serve(
     settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: _Stop
 ) -> None:
     loop = asyncio.get_running_loop()
-    journal = Journal(settings.state_dir / "journal.sqlite")
+    journal = Journal(settings.state_dir / _JOURNAL)
 
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
     def emit(drop: InputDrop | ModuleDrop | DoneInput) -> None:
@@ -236,7 +241,7 @@ async def _serve(
     sources = Sources(stages.metrics, executor, scanner, vitals)
     async with health.told(settings.http, sources):
         try:
-            resumed = await recover(journal, dispatcher)
+            resumed = await recover(journal, dispatcher, executor.sweep)
             await asyncio.to_thread(monitor.start)
             intake.believes_markers = intake.has_taken_nothing()
             await asyncio.to_thread(_start_watching, settings, layout, watcher, scanner)

@@ -75,6 +75,7 @@ CHILDS_SIDE = {
     "lent",
     "link",
     "lowering",
+    "memories",
     "messages",
     "plain",
     "preview1",

@@ -201,6 +201,7 @@ class ComponentRun(Run):
         try:
             linker = self.runtime.component_linker
             self.component_instance = linker.instantiate(self.store, self.compiled)
+            self.is_instantiated = True
         except WasmtimeError as error:
             raise _refusal_of(error, is_linking=True) from None
 

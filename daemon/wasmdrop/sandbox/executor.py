@@ -5,7 +5,7 @@ The sandbox's own failures end as ``internal`` or ``crashed``.
 """
 
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -115,6 +115,10 @@ class LocalExecutor:
     def pulse(self) -> Pulse:
         """When the forking server last gave a sign of life."""
         return self._pool.pulse
+
+    def sweep(self, kept: Collection[str] = ()) -> None:
+        """Remove the jobs' directories that earlier daemons left, but for those that are kept."""
+        self._directories.sweep(kept)
 
     def close(self) -> None:
         """End templates and residents; the pool is closed by whoever made it."""

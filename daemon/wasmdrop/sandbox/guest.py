@@ -18,6 +18,7 @@ from wasmtime._func import enter_wasm
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
+from wasmdrop.sandbox.memories import linear_memory_bytes
 from wasmdrop.sandbox.messages import (
     Invocation,
     Preparation,
@@ -53,7 +54,7 @@ def run_module(
     raw: bytes,
     loaded: Callable[[], None],
     report_now: Callable[[RunReport], None],
-    kind: "type[Run] | None" = None,
+    kind: "Callable[[Preparation, Runtime, Callable[[RunReport], None]], Run] | None" = None,
 ) -> RunReport:
     """Make a module ready and call it, as ``order`` says; ``kind`` says how, if not as a module.
 
@@ -87,13 +88,16 @@ class Run:
         preparation: Preparation,
         runtime: Runtime,
         report_now: Callable[[RunReport], None],
+        address_map: int | None = None,
     ) -> None:
         self.preparation = preparation
         self.runtime = runtime
+        self.address_map = address_map
         self.store = Store(runtime.engine)
         self.module: Module | None = None
         self.linked: InstancePre | None = None
         self.instance: Instance | None = None
+        self.is_instantiated = False
         self.output_room_bytes = preparation.output_bytes
         self._report_now = report_now
         self._is_command = False
@@ -133,6 +137,7 @@ class Run:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
             self.instance = self.linked.instantiate(self.store)
+            self.is_instantiated = True
         except Trap as trap:
             raise _refusal_of(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
@@ -218,7 +223,16 @@ class Run:
         return extern if extern is not None and is_a(extern, ffi.WASMTIME_EXTERN_MEMORY) else None
 
     def memory_bytes(self) -> int | None:
-        """Size of the exported memory now; memories never shrink, so this is its peak."""
+        """Size of all memories now; they never shrink, so this is their peak.
+
+        None where there is no instance, or where that can't be found out.
+        """
+        if not self.is_instantiated:
+            return None
+        if self.preparation.has_hidden_memories:
+            return None if self.address_map is None else linear_memory_bytes(self.address_map)
+        if self.preparation.memory_export is None:
+            return 0
         extern = self.exported_memory()
         if extern is None:
             return None

@@ -135,7 +135,8 @@ class Preparation(msgspec.Struct, frozen=True):
 
     options: EngineOptions
     memory_export: str | None
-    """The exported memory whose size is reported, if any."""
+    """The exported memory whose size is reported; None where there is no memory, or not just that
+    one."""
     memory_bytes: int
     """The guest's linear memories together, as the process's limits bound them."""
     memory_bytes_each: int
@@ -147,6 +148,8 @@ class Preparation(msgspec.Struct, frozen=True):
     is_component: bool
     function: PlainFunction | None = None
     """What is called, where that is known already."""
+    has_hidden_memories: bool = False
+    """Whether there may be memories that are not exported: their sizes take another way."""
 
 
 class Invocation(msgspec.Struct, frozen=True):

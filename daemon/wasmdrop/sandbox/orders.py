@@ -17,6 +17,8 @@ def can_be_readied(module: CompiledModule) -> bool:
     return not (
         summary.has_start
         or summary.kind is ModuleKind.COMPONENT
+        # What tells of them is a process's own.
+        or _has_hidden_memories(summary)
         # Its world is one for each process, and as such part of what makes it ready.
         or module.options.deterministic
     )
@@ -26,10 +28,11 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
     """Return how the module is made ready for this call, and others like it."""
     summary = module.summary
     is_plain = summary.kind is ModuleKind.LIBRARY and not summary.wants_wasi
-    memories = (name for name, kind in summary.other_exports.items() if kind == "memory")
+    memories = _memories(summary)
+    is_hidden = _has_hidden_memories(summary)
     return Preparation(
         options=module.options,
-        memory_export=next(memories, None),
+        memory_export=memories[0] if memories and not is_hidden else None,
         memory_bytes=limits.memory_bytes,
         memory_bytes_each=_memory_bytes_each(summary, limits),
         output_bytes=limits.output_bytes,
@@ -38,7 +41,19 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
         has_wasi=summary.wants_wasi,
         is_component=call.component is not None,
         function=PlainFunction(call.entry, call.signature) if is_plain else None,
+        has_hidden_memories=is_hidden,
     )
+
+
+def _memories(summary: ModuleSummary) -> list[str]:
+    return [name for name, kind in summary.other_exports.items() if kind == "memory"]
+
+
+def _has_hidden_memories(summary: ModuleSummary) -> bool:
+    """Whether there may be more memories than one that is exported, once."""
+    if summary.kind is ModuleKind.COMPONENT:
+        return True
+    return summary.memory_count > 0 and not summary.memory_count == len(_memories(summary)) == 1
 
 
 def invocation_of(

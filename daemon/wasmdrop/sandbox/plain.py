@@ -78,7 +78,7 @@ class PlainCall:
         if bool(error) or bool(self._trap):
             end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
             return self._run.completed(ended_by(end), seconds)
-        memory_bytes, fuel_used = -1, self._run.fuel_used()
+        memory_bytes, fuel_used = 0, self._run.fuel_used()
         if self._memory is not None:
             memory_bytes = ffi.wasmtime_memory_data_size(self._context, self._memory)
         fuel_used = -1 if fuel_used is None else fuel_used

@@ -18,6 +18,7 @@ from wasmdrop.sandbox.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.forking import Forking
 from wasmdrop.sandbox.guest import Run, run_module
 from wasmdrop.sandbox.link import receive_frame, report
+from wasmdrop.sandbox.memories import open_address_map
 from wasmdrop.sandbox.messages import (
     CompileOrder,
     EngineOptions,
@@ -122,7 +123,10 @@ class _AnyOrder:
 
     def _run(self, order: RunOrder, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
         preparation, wasi = order.preparation, order.invocation.wasi
-        kind = ComponentRun if preparation.is_component else Run
+        kind = functools.partial(
+            ComponentRun if preparation.is_component else Run,
+            address_map=open_address_map() if preparation.has_hidden_memories else None,
+        )
         disk_bytes = None if wasi is None else wasi.disk_bytes
         if disk_bytes is not None:
             self._runtime.steady_files(of_component=preparation.is_component)
