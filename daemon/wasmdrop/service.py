@@ -51,6 +51,10 @@ _SPARE_CHILDREN: Final = 2
 _JOURNAL: Final = "journal.sqlite"
 
 
+#: Drops taken and not done past which there is no hurry to hear of more.
+_MANY_DROPS: Final = 16
+
+
 class _Stop:
     """What SIGTERM and SIGINT ask for: the first to stop, another one to stop at once."""
 
@@ -212,6 +216,7 @@ async def _serve(
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     watcher = Watcher(
         layout.may_matter,
+        lambda: len(backlog) > _MANY_DROPS,
         intake.consider,
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, stages.metrics, reason),

@@ -126,7 +126,8 @@ class _Bench:
 
         async def until_idle() -> None:
             async with asyncio.timeout(10):
-                while len(self.pool._alive) > 1 or len(self.pool._idle) < 1:  # noqa: ASYNC110 - the pool tells nobody
+                pool = self.pool
+                while len(pool._alive) > 1 or len(pool._idle) < 1 or pool._leaving or pool._ending:  # noqa: ASYNC110 - the pool tells nobody
                     await asyncio.sleep(0.002)
 
         self.runner.run(until_idle())
