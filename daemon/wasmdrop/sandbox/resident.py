@@ -44,6 +44,11 @@ def serve_instances(
     gc.enable()
 
     def end(message: RunReport) -> NoReturn:
+        if message.code is Code.OUTPUT_LIMIT:
+            # No exception comes through the function that takes output.
+            send(link_fd, message)
+            os.close(link_fd)  # first, so that no other order is given
+            os._exit(0)
         raise _EndedError(message)
 
     kind = ComponentRun if preparation.is_component else Run
