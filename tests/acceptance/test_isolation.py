@@ -41,6 +41,25 @@ MODULES: Final = {
       (memory (export "memory") 1)
       (func (export "run") (result i64)
         (drop (call $random (i32.const 0) (i32.const 8))) (i64.load (i32.const 0))))""",
+    # Initialized first; then tells how often, and of its arguments, how many and the first byte.
+    "reactor": """(module
+      (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "args_get" (func $get (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (import "wasi_snapshot_preview1" "fd_write"
+        (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1) (global $inits (mut i32) (i32.const 0))
+      (func (export "_initialize") (global.set $inits (i32.add (global.get $inits) (i32.const 1))))
+      (func (export "run") (result i32 i32 i32)
+        (drop (call $sizes (i32.const 0) (i32.const 4)))
+        (drop (call $get (i32.const 16) (i32.const 64)))
+        (global.get $inits) (i32.load (i32.const 0)) (i32.load8_u (i32.const 64)))
+      (func (export "exits") (param i32) (call $exit (local.get 0)))
+      (func (export "traps") unreachable)
+      (func (export "prints")
+        (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 4096))
+        (loop $again (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (br $again))))""",
     "grows": """(module (memory (export "memory") 1)
       (func (export "run") (param i32) (result i32) (memory.grow (local.get 0))))""",
 }
@@ -104,6 +123,21 @@ def test_randomness_is_not_handed_on(daemon: Daemon) -> None:
     """Jobs that come of one process draw what no other has drawn."""
     drawn = {call(daemon, "bytes", number)[1]["results"][0] for number in range(_CALLS)}
     assert len(drawn) == _CALLS
+
+
+def test_a_reactor_has_a_world_of_its_own(daemon: Daemon) -> None:
+    """Initialized once, with its name; its ends are named whichever way it was called."""
+    for number in range(_CALLS):
+        assert call(daemon, "reactor", number)[1]["results"] == [1, 1, ord("m")]
+        for status in (0, 7, 200):
+            marker, result = call(daemon, "reactor", number, entry="exits", args=[status])
+            assert (marker["code"], result.get("results")) == ("exit", None)
+            assert marker["message"] == f"the program exited with code {status}"
+        assert call(daemon, "reactor", number, entry="traps")[0]["code"] == "trap"
+        printed, _result = call(daemon, "reactor", number, entry="prints", output_mb=0.1)
+        assert printed["code"] == "output-limit"
+        # With input, its world is not empty, and it goes another way.
+        assert call(daemon, "reactor", number, env={"A": "b"})[1]["results"] == [1, 1, ord("m")]
 
 
 def test_a_job_that_fails_fails_alone(daemon: Daemon) -> None:

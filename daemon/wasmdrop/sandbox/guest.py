@@ -154,9 +154,7 @@ class Run:
 
     def carry_out(self, invocation: Invocation, before: Callable[[], None]) -> RunReport:
         """Do what comes ``before``, then the call; return how that ended."""
-        self._started = time.perf_counter()
-        self._is_command = invocation.is_command
-        self.runtime.on_exit = self.exit
+        self.begin(is_command=invocation.is_command)
         try:
             before()
             report = self.call(invocation)
@@ -169,6 +167,13 @@ class Run:
             # from, until there is another one: that number may by then be another file's.
             self.runtime.on_exit = None
         return self.completed(report, time.perf_counter() - self._started)
+
+    def begin(self, *, is_command: bool = False) -> float:
+        """Begin the time of the run, and be who hears of ``proc_exit``; return the clock."""
+        self._started = time.perf_counter()
+        self._is_command = is_command
+        self.runtime.on_exit = self.exit
+        return self._started
 
     def call(self, invocation: Invocation) -> RunReport:
         """Call the entry; return how that ended."""
@@ -265,15 +270,18 @@ class Run:
 
     def _capture(self, fd: int, data: bytes) -> int:
         """Append what the guest wrote; past the limit, end the process here and now."""
-        taken = data[: self.output_room_bytes]
-        self.output_room_bytes -= len(taken)
-        view = memoryview(taken)
+        view = memoryview(data)[: self.output_room_bytes]
         while view:
             view = view[os.write(fd, view) :]
-        if len(taken) < len(data):
+        self.count_output(len(data))
+        return len(data)
+
+    def count_output(self, size_bytes: int) -> None:
+        """Count what the guest wrote; past the limit, end the process here and now."""
+        self.output_room_bytes -= size_bytes
+        if self.output_room_bytes < 0:
             message = f"wrote more than {self.preparation.output_bytes} bytes of output"
             self.end(Code.OUTPUT_LIMIT, message)
-        return len(data)
 
     def export(self, name: str) -> ffi.wasmtime_extern_t | None:
         """Look one export up: listing them all takes time that grows with their square."""

@@ -25,6 +25,7 @@ __all__ = [
     "PING",
     "PLAIN_REPORT",
     "PLAIN_VALUE_BYTES",
+    "PROGRAM_NAME",
     "SWEEP",
     "CompileOrder",
     "CompileReport",
@@ -53,6 +54,9 @@ PING: Final = b"ping"
 SWEEP: Final = b"sweep"
 
 FRAME: Final = struct.Struct("<II")
+
+#: What a WASI program sees as its own name.
+PROGRAM_NAME: Final = "module.wasm"
 
 #: Of a plain function a frame's raw part is its arguments, so many bytes each, bits first; and no
 #: header. So is that of its report, after the seconds that it ran, the bytes of its exported memory
@@ -121,13 +125,15 @@ class WasiOrder(msgspec.Struct, frozen=True):
 
 
 class PlainFunction(msgspec.Struct, frozen=True):
-    """A function of numbers that needs nothing but its arguments.
+    """A function of numbers that needs nothing but its arguments, or an empty world of WASI.
 
     An order is then these alone, and a report nothing but numbers; see :data:`PLAIN_REPORT`.
     """
 
     entry: str
     signature: FunctionType
+    initialize: bool
+    """Call ``_initialize`` before it."""
 
 
 class Preparation(msgspec.Struct, frozen=True):

@@ -27,7 +27,6 @@ def can_be_readied(module: CompiledModule) -> bool:
 def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Preparation:
     """Return how the module is made ready for this call, and others like it."""
     summary = module.summary
-    is_plain = summary.kind is ModuleKind.LIBRARY and not summary.wants_wasi
     memories = _memories(summary)
     is_hidden = _has_hidden_memories(summary)
     return Preparation(
@@ -40,7 +39,9 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
         fuel=limits.fuel,
         has_wasi=summary.wants_wasi,
         is_component=call.component is not None,
-        function=PlainFunction(call.entry, call.signature) if is_plain else None,
+        function=PlainFunction(call.entry, call.signature, _initializes(summary, call))
+        if _is_plain(call)
+        else None,
         has_hidden_memories=is_hidden,
     )
 
@@ -56,6 +57,16 @@ def _has_hidden_memories(summary: ModuleSummary) -> bool:
     return summary.memory_count > 0 and not summary.memory_count == len(_memories(summary)) == 1
 
 
+def _is_plain(call: Call) -> bool:
+    """Whether all that a call gives the module is arguments of its function."""
+    is_function = not call.is_command and call.component is None
+    return is_function and not (call.env or call.stdin or call.files or call.grants)
+
+
+def _initializes(summary: ModuleSummary, call: Call) -> bool:
+    return summary.kind is ModuleKind.REACTOR and call.entry != "_initialize"
+
+
 def invocation_of(
     module: CompiledModule, call: Call, limits: Limits, *, has_directory: bool
 ) -> Invocation:
@@ -66,7 +77,7 @@ def invocation_of(
         signature=call.signature,
         args=call.args,
         is_command=call.is_command,
-        initialize=summary.kind is ModuleKind.REACTOR and call.entry != "_initialize",
+        initialize=_initializes(summary, call),
         wasi=WasiOrder(
             call.argv,
             call.env,

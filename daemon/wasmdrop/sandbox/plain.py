@@ -9,10 +9,11 @@ import ctypes
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from wasmtime import Trap, WasmtimeError
 from wasmtime import _ffi as ffi
+from wasmtime._func import maybe_raise_last_exn
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import Code
@@ -22,11 +23,12 @@ from wasmdrop.sandbox.messages import (
     FRAME,
     PLAIN_REPORT,
     PLAIN_VALUE_BYTES,
+    PROGRAM_NAME,
     PlainFunction,
     RunReport,
 )
 
-__all__ = ["PlainCall"]
+__all__ = ["EmptyWorld", "PlainCall"]
 
 
 class PlainCall:
@@ -35,11 +37,7 @@ class PlainCall:
     Raises ``RefusedError`` where the instance has no such function.
     """
 
-    def __init__(self, run: Run, function: PlainFunction) -> None:
-        extern = run.export(function.entry)
-        if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):
-            message = f"the module exports no function {function.entry!r}"
-            raise RefusedError(Code.ENTRY_NOT_FOUND, message)
+    def __init__(self, run: Run, function: PlainFunction, world: "EmptyWorld") -> None:
         params, results = function.signature.params, function.signature.results
         slots = max(1, len(params), len(results))
         values = (ffi.wasmtime_val_raw_t * slots)()
@@ -50,15 +48,14 @@ class PlainCall:
         self._results = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(results)]
         head = FRAME.pack(0, PLAIN_REPORT.size + len(self._results))
         self._report = bytearray(head + PLAIN_REPORT.pack(0.0, -1, -1))
+        self._world = world if run.preparation.has_wasi else None
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
         self._context = run.store._context()  # noqa: SLF001 - the wrapper's call makes objects
-        self._call: tuple[Any, ...] = (
-            self._context,
-            ctypes.byref(extern.of.func),
-            values,
-            slots,
-            ctypes.byref(self._trap),
-        )
+        trap = ctypes.byref(self._trap)
+        entries = [*(["_initialize"] if function.initialize else []), function.entry]
+        self._calls: list[tuple[Any, ...]] = [
+            (self._context, _function(run, entry), values, slots, trap) for entry in entries
+        ]
         self._memory = None if memory is None else ctypes.byref(memory.of.memory)
 
     def obey(self, link_fd: int) -> NoReturn:
@@ -71,16 +68,70 @@ class PlainCall:
 
     def carry_out(self, args: bytes) -> RunReport | Sequence[bytearray | memoryview]:
         """Call and return the report: that of a plain function, or where it failed another."""
-        self._args[:] = args
-        started = time.perf_counter()
-        error = ffi.wasmtime_func_call_unchecked(*self._call)
+        started = self._run.begin()
+        if self._world is not None:
+            self._world.enter(self._run)
+        for call in self._calls:
+            self._args[:] = args  # of the last; what comes before it takes none
+            error = ffi.wasmtime_func_call_unchecked(*call)
+            if bool(error) or bool(self._trap):
+                return self._failed(error, time.perf_counter() - started)
         seconds = time.perf_counter() - started
-        if bool(error) or bool(self._trap):
-            end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
-            return self._run.completed(ended_by(end), seconds)
         memory_bytes, fuel_used = 0, self._run.fuel_used()
         if self._memory is not None:
             memory_bytes = ffi.wasmtime_memory_data_size(self._context, self._memory)
         fuel_used = -1 if fuel_used is None else fuel_used
         PLAIN_REPORT.pack_into(self._report, FRAME.size, seconds, memory_bytes, fuel_used)
         return self._report, self._results
+
+    def _failed(self, error: Any, seconds: float) -> RunReport:
+        maybe_raise_last_exn()
+        end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
+        return self._run.completed(ended_by(end), seconds)
+
+
+#: A function that takes output, and none that hears of the end of that (wasi.h).
+_OUTPUT: Final = ctypes.CFUNCTYPE(
+    ctypes.c_ssize_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_size_t
+)
+_NO_FINALIZER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)()
+
+
+class EmptyWorld:
+    """A world of WASI without input, made of parts that are there before the job is.
+
+    Its heart, which draws random numbers, is made by each process for itself. Output is counted
+    against its limit and dropped: a function's results are its values. One serves a process, and
+    lives as long: stores that are let go of have its functions still.
+    """
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._name = ctypes.create_string_buffer(PROGRAM_NAME.encode())
+        pointer = ctypes.POINTER(ctypes.c_char)
+        self._argv = (pointer * 1)(ctypes.cast(self._name, pointer))
+
+        def take(_self: object, _data: object, size: int) -> int:
+            if self._run is not None:
+                self._run.count_output(size)
+            return size
+
+        self._output = (_OUTPUT(take), None, _NO_FINALIZER)
+
+    def enter(self, run: Run) -> None:
+        """Make it the world of ``run``."""
+        self._run = run
+        config = ffi.wasi_config_new()
+        ffi.wasi_config_set_argv(config, 1, self._argv)
+        ffi.wasi_config_set_stdout_custom(config, *self._output)
+        ffi.wasi_config_set_stderr_custom(config, *self._output)
+        error = ffi.wasmtime_context_set_wasi(run.store._context(), config)  # noqa: SLF001
+        if bool(error):
+            raise WasmtimeError._from_ptr(error)  # noqa: SLF001
+
+
+def _function(run: Run, name: str) -> Any:
+    extern = run.export(name)
+    if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):
+        raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
+    return ctypes.byref(extern.of.func)  # which keeps what it points to

@@ -15,8 +15,8 @@ from wasmdrop.sandbox.component import ComponentRun
 from wasmdrop.sandbox.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest import Run, StaleCodeError
 from wasmdrop.sandbox.link import read_frame, read_plain, report, send
-from wasmdrop.sandbox.messages import ResidentOrder, RunReport, decode_invocation
-from wasmdrop.sandbox.plain import PlainCall
+from wasmdrop.sandbox.messages import PlainFunction, ResidentOrder, RunReport, decode_invocation
+from wasmdrop.sandbox.plain import EmptyWorld, PlainCall
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = ["serve_instances"]
@@ -66,24 +66,28 @@ def serve_instances(
         report(link_fd, RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True))
     confinement.narrow()
     send(link_fd, RunReport(Code.OK))
-    serve = _serve_any if preparation.function is None else _serve_plain
+    world = EmptyWorld()
     while True:
-        serve(loaded, link_fd, streams)
+        if preparation.function is None:
+            _serve_any(loaded, link_fd, streams)
+        else:
+            _serve_plain(loaded, preparation.function, world, link_fd)
 
 
-def _serve_plain(loaded: Run, link_fd: int, _streams: list[int]) -> None:
+def _serve_plain(loaded: Run, function: PlainFunction, world: EmptyWorld, link_fd: int) -> None:
     """Serve one call of a plain function; its instance is there before the order is."""
-    function = loaded.preparation.function
-    assert function is not None  # noqa: S101 - what this is for
     run = loaded.again()
     try:
         run.link()
-        call = PlainCall(run, function)
+        call = PlainCall(run, function, world)
     except RefusedError as refusal:
         call = None
         message = RunReport(refusal.code, refusal.message)
     args = read_plain(link_fd, len(function.signature.params))
-    answer = message if call is None else call.carry_out(args)
+    try:
+        answer = message if call is None else call.carry_out(args)
+    except _EndedError as ended:
+        answer = ended.message
     if isinstance(answer, RunReport):
         send(link_fd, answer)
     else:

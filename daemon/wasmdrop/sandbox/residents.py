@@ -121,7 +121,9 @@ class Residents:
 
     async def _make(self, key: _Key, module: CompiledModule) -> Resident:
         process = await self._pool.take()
-        names = ("stdout", "stderr") if key[1].has_wasi else ()
+        # What a plain function prints is nobody's to see.
+        prints = key[1].has_wasi and key[1].function is None
+        names = ("stdout", "stderr") if prints else ()
         resident = Resident(key, process, [os.memfd_create(name) for name in names])
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
