@@ -10,8 +10,14 @@ and that a :class:`Result` is what its completion marker says, digest by digest.
 
     result = submit("/mnt/shared", {"entry": "fib", "args": [12]}).result(timeout_seconds=10)
     print(result.code, result.results)
+
+As a context manager a submission takes away all that is in its slot when its block ends::
+
+    with submit("/mnt/shared", {"module": "tool", "args": ["-v"]}) as job:
+        print(job.result(timeout_seconds=10).output)
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -19,11 +25,13 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -48,6 +56,8 @@ _TORN_SECONDS: Final = 5.0
 _MARKER_BYTES: Final = 16 * 1024 * 1024
 
 _MODULE_NAME: Final = "module.wasm"
+_RESULTS: Final = (".json", ".txt", ".stdout", ".stderr")
+_OUTPUT: Final = ".output"
 _INPUT: Final = re.compile(r"input(?P<name>-[A-Za-z0-9._-]{1,200})?\.json")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _DIRECTORY: Final = re.compile(r"[^.\0].*(?<!~)(?<!\.tmp)(?<!\.part)", re.DOTALL)
@@ -71,6 +81,8 @@ class Result(msgspec.Struct, frozen=True):
     stdout: bytes | None
     """The whole captured output of a WASI command; None for a function."""
     stderr: bytes | None
+    output: dict[str, bytes]
+    """What a WASI program left in its directory, by path below it."""
     raw: str
     """The last line of ``result.txt``: the raw value alone."""
     line: bytes
@@ -97,6 +109,44 @@ class Submission(msgspec.Struct, frozen=True):
     size_bytes: int
     previous_job: str | None
     """The job whose marker lay in the slot before the drop: never the one to wait for."""
+    ready_suffix: str = ""
+    has_own_directory: bool = False
+    """Whether the slot's directory is this job's alone."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the input and its results, the marker first; and the directory if it is its own.
+
+        Of a job that has not ended yet only the input goes: what comes of it lands in the slot all
+        the same, unless its directory went, too. Raises ``OSError``, as ``PermissionError`` where
+        the daemon is another user and published an output: that directory is the daemon's.
+        """
+        stem = self.marker_path.stem
+        paths = [self.marker_path, self.input_path]
+        if self.ready_suffix:
+            paths.append(self.input_path.with_name(self.input_path.name + self.ready_suffix))
+        paths += [self.marker_path.with_name(stem + suffix) for suffix in _RESULTS]
+        if self.has_own_directory:
+            paths.append(self.input_path.with_name(_MODULE_NAME))
+        for path in paths:
+            path.unlink(missing_ok=True)
+        output = self.marker_path.with_name(stem + _OUTPUT)
+        if output.is_dir() and not output.is_symlink():
+            shutil.rmtree(output)
+        if self.has_own_directory:
+            # Not empty where a result is just being delivered.
+            with contextlib.suppress(OSError):
+                self.input_path.parent.rmdir()
 
     @property
     def marker_path(self) -> Path:
@@ -210,6 +260,8 @@ def submit(
         sha256=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
         previous_job=None if marker is None else marker.job,
+        ready_suffix=ready_suffix,
+        has_own_directory=name is None and module is not None,
     )
 
 
@@ -283,6 +335,11 @@ def _result(
         exit_code=body.exit_code,
         stdout=files.get(f"{stem}.stdout"),
         stderr=files.get(f"{stem}.stderr"),
+        output={
+            name.removeprefix(f"{stem}{_OUTPUT}/"): content
+            for name, content in files.items()
+            if name.startswith(f"{stem}{_OUTPUT}/")
+        },
         raw=files[f"{stem}.txt"].decode().rstrip("\n").rpartition("\n")[2],
         line=line,
         marker=whole_marker,

@@ -33,7 +33,7 @@ from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.report import Package
 from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.executor import Executor
-from wasmdrop.sandbox.messages import EngineOptions
+from wasmdrop.sandbox.messages import PROGRAM_NAME, EngineOptions
 from wasmdrop.sandbox.store import CompiledModule
 from wasmdrop.settings import Settings
 
@@ -342,7 +342,7 @@ def _call(chosen: Plan, spec: InputSpec, grants: dict[str, str]) -> Call:
         entry=chosen.entry,
         signature=chosen.signature,
         args=chosen.bits,
-        argv=("module.wasm", *(chosen.argv or ())),
+        argv=(PROGRAM_NAME, *(chosen.argv or ())),
         is_command=chosen.argv is not None,
         component=chosen.component,
         env=dict(spec.env or {}),

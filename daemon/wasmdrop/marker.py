@@ -120,7 +120,13 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     deterministic: World | None = None
     fuel_used: _Count | None = None
-    peak_memory_bytes: _Count | None = None
+    peak_memory_bytes: Annotated[
+        _Count | None,
+        msgspec.Meta(
+            description="Size of all the guest's linear memories at the end, which is their peak;"
+            " null where the job was killed or never ran."
+        ),
+    ] = None
     runtime: Runtime
 
 

@@ -136,7 +136,8 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     output: OutputTree | None = None
     """What a WASI program left in its directory; None where that is nothing."""
     peak_memory_bytes: int | None = None
-    """Size of the guest's linear memories at the end; they never shrink, so this is the peak."""
+    """Size of all the guest's linear memories at the end; they never shrink, so this is the peak.
+    None where that is not known."""
     fuel_used: int | None = None
     """Units of fuel that the run took; None where none were counted."""
     run_seconds: float = 0.0
@@ -153,8 +154,9 @@ def bounded_text(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
     Newlines stay, as backtraces have them; terminal escapes do not.
     """
+    # Not by a codec: Python looks for its module at first use, where a child can open none.
     shown = "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        char if char.isprintable() or char == "\n" else ascii(char)[1:-1]
         for char in text[: limit + 1]
     )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

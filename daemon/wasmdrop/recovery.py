@@ -4,25 +4,39 @@ A job that was running is run again, its attempt counted; a job whose marker is 
 closed; results that could not be delivered are delivered.
 """
 
+import asyncio
+from collections.abc import Callable, Collection
+
 import structlog
 
 from wasmdrop.dispatch import Dispatcher
 from wasmdrop.intake.markers import true_marker
 from wasmdrop.job import Job, JobState
 from wasmdrop.journal import Journal
+from wasmdrop.outcome import OutputTree
+from wasmdrop.tree import TreeLimitError, inventory
 
 __all__ = ["is_delivered", "recover"]
 
 _log = structlog.get_logger()
 
 
-async def recover(journal: Journal, dispatcher: Dispatcher) -> int:
-    """Hand every open job to the dispatcher or close it; return how many were open."""
+async def recover(
+    journal: Journal, dispatcher: Dispatcher, sweep: Callable[[Collection[str]], None]
+) -> int:
+    """Hand every open job to the dispatcher or close it; return how many were open.
+
+    ``sweep`` removes the directories of all jobs but of those that it is given.
+    """
     jobs = journal.open_jobs()
+    kept: list[str] = []
     for job in jobs:
         package = await journal.load_package(job) if job.state is JobState.EXECUTED else None
         if package is not None and package.output is not None:
-            package = None  # the directory that it names went with the daemon that wrote it
+            if await asyncio.to_thread(_is_whole, package.output):
+                kept.append(package.output.root)
+            else:
+                package = None
         may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
         if may_be_delivered and package is None and is_delivered(job):
             if job.state is not JobState.EXECUTED:
@@ -34,7 +48,18 @@ async def recover(journal: Journal, dispatcher: Dispatcher) -> int:
             job = journal.move_lazily(job, JobState.QUEUED)  # noqa: PLW2901
         _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
         dispatcher.resume(job, package)
+    await asyncio.to_thread(sweep, kept)
     return len(jobs)
+
+
+def _is_whole(output: OutputTree) -> bool:
+    """Whether all that a program left is there as it was: a power cut may have taken some of it."""
+    try:
+        found = inventory(output.root, sum(file.size_bytes for file in output.files))
+    except (OSError, TreeLimitError):
+        return False
+    same_files = set(found.files) == set(output.files)
+    return same_files and set(found.directories) == set(output.directories)
 
 
 def is_delivered(job: Job) -> bool:

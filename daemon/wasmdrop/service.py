@@ -37,7 +37,7 @@ from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
-from wasmdrop.settings import SandboxMode, Settings, WatchMode
+from wasmdrop.settings import Isolation, SandboxMode, Settings, WatchMode
 from wasmdrop.storage import StorageMonitor
 from wasmdrop.watch import Watcher, reason_to_poll
 
@@ -47,6 +47,12 @@ _log = structlog.get_logger()
 
 #: Idle children beyond one for each worker: a burst finds them ready.
 _SPARE_CHILDREN: Final = 2
+
+_JOURNAL: Final = "journal.sqlite"
+
+
+#: Drops taken and not done past which there is no hurry to hear of more.
+_MANY_DROPS: Final = 16
 
 
 class _Stop:
@@ -101,7 +107,14 @@ async def local_executor(
             )
         if pool.missing:
             _log.warning("sandbox-incomplete", missing=pool.missing)
-        executor = LocalExecutor(pool, store, directories, limits, templates_idle)
+        executor = LocalExecutor(
+            pool,
+            store,
+            directories,
+            limits,
+            templates_idle,
+            has_residents=settings.isolation is Isolation.INSTANCE,
+        )
         try:
             yield executor, store
         finally:
@@ -128,8 +141,11 @@ async def run_once(settings: Settings) -> Package:
         except (SettingsError, StorageError, OSError):
             state_dir = Path(temporary)
         settings = msgspec.structs.replace(settings, state_dir=state_dir)
-        journal = Journal(Path(temporary) / "journal.sqlite")
+        has_daemon = (state_dir / _JOURNAL).exists()
+        journal = Journal(Path(temporary) / _JOURNAL)
         async with local_executor(settings, 1) as (executor, store):
+            if not has_daemon:  # else there may be what its next start has yet to deliver
+                executor.sweep()
 
             def on_delivered(package: Package) -> None:
                 loop.call_soon_threadsafe(delivered.set_result, package)
@@ -184,7 +200,7 @@ async def _serve(
     settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: _Stop
 ) -> None:
     loop = asyncio.get_running_loop()
-    journal = Journal(settings.state_dir / "journal.sqlite")
+    journal = Journal(settings.state_dir / _JOURNAL)
 
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
     def emit(drop: InputDrop | ModuleDrop | DoneInput) -> None:
@@ -200,6 +216,7 @@ async def _serve(
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     watcher = Watcher(
         layout.may_matter,
+        lambda: len(backlog) > _MANY_DROPS,
         intake.consider,
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, stages.metrics, reason),
@@ -229,7 +246,7 @@ async def _serve(
     sources = Sources(stages.metrics, executor, scanner, vitals)
     async with health.told(settings.http, sources):
         try:
-            resumed = await recover(journal, dispatcher)
+            resumed = await recover(journal, dispatcher, executor.sweep)
             await asyncio.to_thread(monitor.start)
             intake.believes_markers = intake.has_taken_nothing()
             await asyncio.to_thread(_start_watching, settings, layout, watcher, scanner)

@@ -25,6 +25,7 @@ from wasmdrop.limits import GRANT_NAME, Limits
 
 __all__ = [
     "SETTINGS",
+    "Isolation",
     "Loaded",
     "LogFormat",
     "SandboxMode",
@@ -90,6 +91,15 @@ class SandboxMode(StrEnum):
     """It says what is missing, and goes on."""
 
 
+class Isolation(StrEnum):
+    """What keeps one job from the next."""
+
+    PROCESS = "process"
+    """The kernel: each job has a fresh process."""
+    INSTANCE = "instance"
+    """wasmtime: jobs of one module share a process, each with an instance of its own."""
+
+
 class LogFormat(StrEnum):
     """How log lines look."""
 
@@ -134,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     let_go_sec: float
     keep_days: float
     sandbox: SandboxMode
+    isolation: Isolation
     grants: dict[str, Path]
     """Directories that a job may ask to read, by name."""
     http: str | None
@@ -358,6 +369,12 @@ SETTINGS: Final = (
         "directories that jobs may ask to read",
     ),
     Setting("sandbox", _choice(SandboxMode), SandboxMode.STRICT, "what if it can't confine"),
+    Setting(
+        "isolation",
+        _choice(Isolation),
+        Isolation.PROCESS,
+        "process: one for each job; instance: one for many jobs of a module, if you trust it",
+    ),
     Setting(
         "http",
         _Kind("HOST:PORT", "off or HOST:PORT", _read_address),

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -53,6 +54,10 @@ _DOT: Final = ord(".")
 #: What is read of the kernel's queue at once: more events than it holds by default.
 _BUFFER_BYTES: Final = 64 * 1024
 
+#: How long to leave events where they are while many drops wait, in seconds. Most are of results,
+#: and to look at each at once takes the interpreter from those who make them.
+_NAP_SECONDS: Final = 0.003
+
 #: Filesystems whose changes from elsewhere raise no event here.
 _SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
 
@@ -60,12 +65,15 @@ _SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", 
 class _Reader(InotifyFD):
     """watchdog's reader, without what nobody wants to hear of: each result is some ten events."""
 
-    def __init__(self, may_matter: Callable[[str], bool]) -> None:
+    def __init__(self, may_matter: Callable[[str], bool], is_busy: Callable[[], bool]) -> None:
         super().__init__()
         self._may_matter = may_matter
+        self._is_busy = is_busy
 
     def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
         """Return the events of directories, of the watch itself, and of files that may matter."""
+        if self._is_busy():
+            time.sleep(_NAP_SECONDS)
         return [
             InotifyEvent(wd, mask, cookie, name)
             for wd, mask, cookie, name in self._parse_event_buffer(
@@ -84,7 +92,8 @@ class _Reader(InotifyFD):
 class Watcher:
     """Watches directory trees.
 
-    ``may_matter(name)`` says whether a file of that name may matter to anybody.
+    ``may_matter(name)`` says whether a file of that name may matter to anybody; ``is_busy()``
+    whether so many drops wait that others may come a moment later.
     ``on_file(path, created)`` hears of files: those only just created may still be written, others
     were closed after writing or renamed into place. ``on_directory(path)`` hears of directories
     whose content must be looked through. ``on_lost(reason)`` hears that events were lost.
@@ -93,6 +102,7 @@ class Watcher:
     def __init__(
         self,
         may_matter: Callable[[str], bool],
+        is_busy: Callable[[], bool],
         on_file: Callable[[str, bool], None],
         on_directory: Callable[[str], None],
         on_lost: Callable[[str], None],
@@ -100,7 +110,7 @@ class Watcher:
         self._on_file = on_file
         self._on_directory = on_directory
         self._on_lost = on_lost
-        self._inotify = _Reader(may_matter)
+        self._inotify = _Reader(may_matter, is_busy)
         self._trees: list[_Tree] = []
         self.pulse = Pulse()
         self._echo = _Echo(self._inotify, self.pulse)

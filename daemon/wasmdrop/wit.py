@@ -322,7 +322,7 @@ def _checked(plain: Any, fits: bool) -> Any:
 
 
 def example(form: WitType) -> Any:  # noqa: C901 - one flat case for each type
-    """Return a JSON value of the type, the plainest there is, for a template."""
+    """Return a JSON value of the type, the plainest that shows its form, for a template."""
     match form.kind:
         case kind if kind in INTEGERS:
             return 0
@@ -334,9 +334,9 @@ def example(form: WitType) -> Any:  # noqa: C901 - one flat case for each type
             return ""
         case "char":
             return "a"
-        case "list" | "flags":
+        case "flags":
             return []
-        case "tuple":
+        case "list" | "tuple":
             return [example(_some(inner)) for inner in form.types]
         case "record":
             fields = zip(form.names, form.types, strict=True)

@@ -353,11 +353,16 @@ def test_names_from_a_module_are_bounded_and_harmless(daemon: Daemon) -> None:
     long = "l" * 60_000
     exports = "".join(f'(func (export "\\1b[2J\\0d\\0aerror: {n} {long}"))' for n in range(3))
     imports = f'(import "\\1b[2J" "{long}" (func))'
-    for kind, body in (("exports", exports), ("imports", f"{imports} {RUN})")):
+    traps = '(func (@name "\\1b[2J") (export "run") (unreachable))'
+    for kind, code, body in (
+        ("exports", "entry-not-found", exports),
+        ("imports", "link-error", f"{imports} {RUN})"),
+        ("traps", "trap", traps),
+    ):
         drop(daemon.wasm / f"wild-{kind}.wasm", bytes(wat2wasm(f"(module {body})")))
         name = f"input-wild-{kind}.json"
         marker = daemon.submit(name, {"module": f"wild-{kind}"})
-        assert marker["status"] == "failed"
+        assert marker["code"] == code, marker["message"]
         assert len(marker["message"]) <= 4000
         assert all(char.isprintable() or char == "\n" for char in marker["message"])
         assert len(daemon.result_path(name, ".txt").read_text().splitlines()) == 3

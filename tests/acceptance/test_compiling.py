@@ -24,6 +24,10 @@ def long_to_compile(tag: int) -> bytes:
     return _nested_loops_with_exits(1000 + tag, 300_000)
 
 
+#: As many compilations begin at once; as many again beside those that take long.
+COMPILERS = max(1, (os.cpu_count() or 1) // 2)
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """Give a running daemon that lets a compilation take its time, and a stop none."""
@@ -72,9 +76,26 @@ def test_a_long_compilation_is_told_of_and_holds_up_nobody(daemon: Daemon) -> No
     assert begun["module"] not in [event["module"] for event in daemon.events("module-compiled")]
 
 
+def test_a_new_module_does_not_wait_for_long_compilations(daemon: Daemon) -> None:
+    """Those make room after a while, and go on beside it."""
+    for number in range(COMPILERS):
+        drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
+        job = {"module": f"slow{number}", "entry": "run", "args": [1]}
+        drop(daemon.shared / f"input-{number}.json", job)
+    begun = "the compilations to begin"
+    wait_until(lambda: len(daemon.events("module-compiling")) >= COMPILERS, begun)
+    for number in range(3):
+        body = FIB.replace("i64.const 2", f"i64.const {number + 2}")
+        drop(daemon.wasm / f"new{number}.wasm", bytes(wat2wasm(body)))
+        job = {"module": f"new{number}", "entry": "fib", "args": [1]}
+        assert daemon.submit(f"input-new{number}.json", job)["code"] == "ok"
+    assert len(daemon.events("module-compiled")) == 3
+    assert all(daemon.marker(f"input-{number}.json") is None for number in range(COMPILERS))
+
+
 def test_a_module_that_waits_for_the_compiler_is_said_to(daemon: Daemon) -> None:
     """As many are compiled at a time as leave cores to jobs; the next one waits, and says why."""
-    compilers = max(1, (os.cpu_count() or 1) // 2)
+    compilers = 2 * COMPILERS
     for number in range(compilers + 1):
         drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
     for number in range(compilers):

@@ -283,14 +283,20 @@ def test_a_component_is_shown_with_its_signatures_as_wit_writes_them(tmp_path: P
     }
 
 
+TWO = """(module (func (export "_initialize")) (func (export "a") (param i32))
+  (func (export "b") (param f64)))"""
+
+
 @pytest.mark.parametrize(
     ("text", "words", "expected"),
     [
-        (COMPONENT, (), {"entry": "run", "args": [[], 0.0]}),
+        (COMPONENT, (), {"entry": "run", "args": [[""], 0.0]}),
+        (COMPONENT.replace('"run"', '"walk"'), (), {"entry": "walk", "args": [[""], 0.0]}),
         (WASI, (), {"entry": "_start", "args": []}),
-        (FIB, ("--entry", "fib"), {"entry": "fib", "args": [0]}),
+        (FIB, (), {"entry": "fib", "args": [0]}),
+        (TWO, ("--entry", "b"), {"entry": "b", "args": [0.0]}),
     ],
-    ids=["component", "command", "module"],
+    ids=["component", "the-only-one", "command", "the-only-one-of-a-module", "named"],
 )
 def test_a_template_is_an_input_that_fits(
     tmp_path: Path, text: str, words: tuple[str, ...], expected: dict[str, Any]
@@ -302,7 +308,10 @@ def test_a_template_is_an_input_that_fits(
 
 
 def test_a_template_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    """With the code that a job would end with."""
+    """With the code that a job would end with; where there is a choice, with how to make it."""
+    done = run(module(tmp_path, TWO), "--template")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("it exports '_initialize', 'a', 'b'; say which with --entry\n")
     done = run(module(tmp_path, COMPONENT), "--template", "--entry", "walk")
     assert done.returncode == 1
     assert done.stdout == ""

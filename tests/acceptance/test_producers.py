@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import DEADLINE_SECONDS, Daemon, drop
+from tests.acceptance.test_files import PROGRAMS, WASI
+from wasmdrop.client import submit
 
 README: Final = Path(__file__).parents[2] / "README.md"
 
@@ -94,3 +97,55 @@ def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert b"invalid-args: args[0]: expected" in done.stderr
+
+
+def test_the_client_gives_all_that_a_program_left_and_takes_its_slot_away(daemon: Daemon) -> None:
+    """With a module of the job's own, in a directory of its own, of which nothing stays."""
+    program = bytes(wat2wasm(f"(module {WASI} {PROGRAMS['work']})"))
+    before = sorted(daemon.shared.rglob("*"))
+    spec = {"files": {"data/in.txt": "x"}}
+    with submit(daemon.shared, spec, module=program) as job:
+        result = job.result(DEADLINE_SECONDS)
+        assert result.code == "ok", result.message
+        expected = {"data/in.txt": b"x", "out/answer.txt": b"42\n", "top": b"x"}
+        assert result.output == expected
+        assert job.marker_path.exists()
+    assert sorted(daemon.shared.rglob("*")) == before
+
+
+def test_the_client_takes_nothing_of_other_slots_away(daemon: Daemon) -> None:
+    """Also where one's name begins with the other's."""
+    spec = {"module": "fib", "entry": "fib", "args": [12]}
+    other = submit(daemon.shared, spec, "batch/one.two")
+    other.result(DEADLINE_SECONDS)
+    with submit(daemon.shared, spec, "batch/one") as job:
+        assert job.result(DEADLINE_SECONDS).results == (144,)
+    left = {path.name for path in (daemon.shared / "batch").iterdir()}
+    names = ("input-one.two.json", *(f"result-one.two{end}" for end in (".json", ".txt", ".done")))
+    assert left == set(names)
+    other.remove()
+
+
+def test_a_job_that_did_not_end_in_its_block_is_taken_away_as_far_as_it_is_there(
+    daemon: Daemon,
+) -> None:
+    """The input; and whoever left the block by an error gets that one."""
+    with (
+        pytest.raises(TimeoutError),
+        submit(daemon.shared, {"module": "no-such", "entry": "fib"}) as job,
+    ):
+        job.result(0)
+    assert not job.input_path.exists()
+
+
+def test_the_readme_s_python_prints_the_values(daemon: Daemon) -> None:
+    """As it stands there, but for the directory."""
+    code = snippet("python").replace("host/shared", str(daemon.shared))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.stdout == "(144,)\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import Daemon, drop, wait_until
+from tests.acceptance.test_files import PROGRAMS, WASI
 
 
 @pytest.fixture
@@ -70,3 +72,43 @@ def test_a_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, sm
         marker = daemon.wait_for("small/input.json", b'{"entry":"fib","args":[13]}')
     assert marker["attempt"] == 1
     assert daemon.result("small/input.json")["results"] == [233]
+
+
+def an_output_that_waits(daemon: Daemon) -> Path:
+    """Have a job end whose slot is gone; return the directory that it left."""
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {WASI} {PROGRAMS['hangs']})")))
+    with daemon.running():
+        drop(daemon.shared / "gone" / "input.json", {"timeout_sec": 1})
+        jobs = daemon.state / "jobs"
+        (left,) = wait_until(lambda: list(jobs.glob("*/left")), "the job to write")
+        shutil.rmtree(daemon.shared / "gone")
+        wait_until(lambda: daemon.events("delivery-waits"), "the failure")
+    assert left.exists()
+    (daemon.shared / "gone").mkdir()
+    return left.parent
+
+
+def test_an_output_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path) -> None:
+    """What a program left stays until then; the job is not run again: it had its one attempt."""
+    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1", WASMDROP_ATTEMPTS="1")
+    directory = an_output_that_waits(daemon)
+    with daemon.running():
+        marker = wait_until(lambda: daemon.marker("gone/input.json"), "the marker")
+        assert (marker["code"], marker["attempt"]) == ("timeout", 1)
+        daemon.result("gone/input.json")
+        published = daemon.shared / "gone" / "result.output"
+        assert (published / "left").read_bytes() == b"left"
+        wait_until(lambda: not directory.exists(), "the job's directory to be removed")
+
+
+def test_an_output_that_was_damaged_while_it_waited_is_made_again(tmp_path: Path) -> None:
+    """A power cut may take some of what a program left: the job runs again, and tells no lie."""
+    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
+    directory = an_output_that_waits(daemon)
+    (directory / "left").write_bytes(b"lost")
+    with daemon.running():
+        marker = wait_until(lambda: daemon.marker("gone/input.json"), "the marker")
+        assert (marker["code"], marker["attempt"]) == ("timeout", 2)
+        daemon.result("gone/input.json")
+        assert (daemon.shared / "gone" / "result.output" / "left").read_bytes() == b"left"
+        assert not directory.exists()

@@ -90,10 +90,16 @@ PROGRAMS: Final[dict[str, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give one running daemon with all programs."""
-    it = Daemon(tmp_path_factory.mktemp("wasi"), SECRET="not for guests")  # noqa: S106 - none
+@pytest.fixture(scope="module", params=["process", "instance"])
+def daemon(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """Give one running daemon with all programs, with either isolation."""
+    it = Daemon(
+        tmp_path_factory.mktemp("wasi"),
+        SECRET="not for guests",  # noqa: S106 - none
+        WASMDROP_ISOLATION=request.param,
+    )
     drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     for name, body in PROGRAMS.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {WASI} {body})")))

@@ -60,7 +60,8 @@ class LiesBench(Bench):
             for name in (*LIES, FORKS_NO_MORE, "seven")
         )
         self.hostile = self.compile(bytes(wat2wasm(f"(module {''.join(functions)})")))
-        other = '(module (func (export "seven") (result i32) (i32.const 7)) (memory 1))'
+        seven = '(func (export "seven") (result i32) (i32.const 7))'
+        other = f'(module {seven} (memory (export "memory") 1))'
         self.other = self.compile(bytes(wat2wasm(other)))
 
     @property

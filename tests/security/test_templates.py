@@ -30,6 +30,9 @@ from wasmdrop.sandbox.store import CompiledModule
 
 T = TypeVar("T")
 
+#: Of :data:`LOOP`.
+ENDLESS: Final = Call("run", AN_I32)
+
 
 class TemplatesBench(Bench):
     """A bench of the real forking server, with templates and without."""
@@ -138,11 +141,11 @@ def test_no_two_jobs_get_the_same_random_numbers(bench: TemplatesBench) -> None:
 
 @contextlib.asynccontextmanager
 async def running(
-    executor: LocalExecutor, module: CompiledModule, limits: Limits
+    executor: LocalExecutor, module: CompiledModule, limits: Limits, call: Call = ENDLESS
 ) -> AsyncIterator[tuple[asyncio.Task[Outcome], int]]:
     """Run a job that does not end by itself; give it and its process."""
     await until(lambda: not _busy(executor))
-    job = asyncio.create_task(executor.run(module, Call("run", AN_I32), limits))
+    job = asyncio.create_task(executor.run(module, call, limits))
     await until(lambda: _busy(executor))
     (pid,) = _busy(executor)
     # Once it computes, it has been confined.
@@ -198,21 +201,33 @@ def _bounds(pid: int) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("imports", "held"), [("", 4), (YIELD, 6)])
+@pytest.mark.parametrize(
+    ("text", "call", "held"),
+    [
+        (LOOP, ENDLESS, 4),
+        (YIELD + LOOP, ENDLESS, 4),
+        # With two for what it prints.
+        (
+            YIELD + '(func (export "_start") (loop (br 0)))',
+            Call("_start", NOTHING, is_command=True),
+            6,
+        ),
+    ],
+)
 def test_a_job_has_the_bounds_that_it_has_without_a_template(
-    bench: TemplatesBench, imports: str, held: int
+    bench: TemplatesBench, text: str, call: Call, held: int
 ) -> None:
     """The same limits, user and capabilities; no descriptor but its link and its order's."""
-    module = bench.module(imports + LOOP)
+    module = bench.module(text)
     longer = Limits(timeout_sec=1, memory_mb=16)  # which takes no other template than 0.1 s
 
     async def look(executor: LocalExecutor) -> tuple[dict[str, str], dict[int, str]]:
-        async with running(executor, module, longer) as (_job, pid):
+        async with running(executor, module, longer, call) as (_job, pid):
             return _bounds(pid), _open(pid)
 
     async def look_in_template(executor: LocalExecutor) -> tuple[dict[str, str], dict[int, str]]:
         for _ in range(2):
-            await executor.run(module, Call("run", AN_I32), Limits(timeout_sec=0.1, memory_mb=16))
+            await executor.run(module, call, Limits(timeout_sec=0.1, memory_mb=16))
         await settled(executor)
         (template,) = of(executor)._ready.values()
         await until(lambda: template._idle)
@@ -375,4 +390,24 @@ def test_a_function_of_another_type_than_was_said_has_no_template(bench: Templat
                 await settled(executor)
             assert not of(executor)._ready
 
+    bench.run(work)
+
+
+def test_an_initializer_of_another_type_has_no_template_either(bench: TemplatesBench) -> None:
+    """Anybody may write one, and its results would be more than there is room for."""
+    results = "(result i64 i64 i64 i64)"
+    text = f"""(func (export "_initialize") {results}
+        (i64.const 1) (i64.const 2) (i64.const 3) (i64.const 4))
+      (func (export "run") (result i32) (i32.const 7))"""
+    module = bench.module(text)
+    alone = bench.alone(module, Call("run", AN_I32))
+
+    async def work(executor: LocalExecutor) -> None:
+        for _ in range(4):
+            told = await executor.run(module, Call("run", AN_I32), LIMITS)
+            assert comparable(told) == comparable(alone)
+            await settled(executor)
+        assert not of(executor)._ready
+
+    assert alone.code is Code.TRAP
     bench.run(work)

@@ -57,7 +57,11 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
         clock, told = Clock(), list[None]()
         journal = Journal(tmp_path / "journal.sqlite")
         watcher = Watcher(
-            bool, lambda _path, _created: None, lambda _path: None, lambda _reason: None
+            bool,
+            lambda: False,
+            lambda _path, _created: None,
+            lambda _path: None,
+            lambda _reason: None,
         )
         watcher.start()
         async with ChildPool(1) as pool:

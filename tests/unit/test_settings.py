@@ -18,6 +18,7 @@ from wasmdrop.errors import SettingsError
 from wasmdrop.limits import Limits
 from wasmdrop.settings import (
     SETTINGS,
+    Isolation,
     Loaded,
     LogFormat,
     SandboxMode,
@@ -89,6 +90,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
         let_go_sec=86400.0,
         keep_days=7.0,
         sandbox=SandboxMode.STRICT,
+        isolation=Isolation.PROCESS,
         http=None,
         log=loaded.settings.log,
         ready_suffix="",
@@ -133,6 +135,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "keep_days": ("0.5", 0.5),
     "grants": ("lib=/lib", {"lib": Path("/lib")}),
     "sandbox": ("best-effort", SandboxMode.BEST_EFFORT),
+    "isolation": ("instance", Isolation.INSTANCE),
     "http": ("[::1]:8080", "[::1]:8080"),
     "log": ("console", LogFormat.CONSOLE),
     "ready_suffix": (".ready", ".ready"),
@@ -164,6 +167,7 @@ BAD_VALUES = {
     "max_queued": ("0",),
     "grants": ("/lib", "lib", "lib=", "a b=/lib", "lib=/lib,"),
     "sandbox": ("best_effort", "off"),
+    "isolation": ("none", "INSTANCE"),
     "http": ("localhost", "8080", "localhost:65536", "::1:80", "http://x:80", "a b:80"),
     "log": ("text",),
     "ready_suffix": ("/ready",),

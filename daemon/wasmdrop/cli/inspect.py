@@ -60,8 +60,8 @@ import. Names with characters that can't be shown come with escapes.
 Exit status: 0 the module loads; 1 it is refused, and standard error says why, beginning with
 the code that a job would end with; 2 wrong use, as a file that can't be read.
 
-With --template it prints an input for the function that a job would call, or for the one that
---entry names: ready to be filled in and dropped.
+With --template it prints an input for the function that a job would call, for the only one that
+there is, or for the one that --entry names: ready to be filled in and dropped.
 
 Example:
   wasmdrop inspect fib.wasm
@@ -182,7 +182,7 @@ def _print_template(inspected: _Inspected, wanted: str | None, own: Settings) ->
     """Print an input for a function; return the exit status."""
     summary = inspected.summary
     try:
-        entry = choose_entry(summary, wanted, own)
+        entry = _template_entry(summary, wanted, own)
         _check(summary, entry)
     except RefusedError as refusal:
         sys.stderr.write(f"wasmdrop: {refusal.code}: {refusal.message}\n")
@@ -196,6 +196,23 @@ def _print_template(inspected: _Inspected, wanted: str | None, own: Settings) ->
         args = [0.0 if form in {"f32", "f64"} else 0 for form in summary.functions[entry].params]
     sys.stdout.write(json.dumps({"entry": entry, "args": args}) + "\n")
     return 0
+
+
+def _template_entry(summary: ModuleSummary, wanted: str | None, own: Settings) -> str:
+    """Return what a job would call or, where that is nothing, the one function there is to call."""
+    try:
+        return choose_entry(summary, wanted, own)
+    except RefusedError as refusal:
+        if wanted is not None:
+            raise
+        # An underscore is a toolchain's; what a component has for its users lies at its top.
+        names = [name for name in summary.functions if not name.startswith("_")]
+        names += [name for name in summary.wit_functions if "#" not in name]
+        names = names or [*summary.wit_functions]
+        if len(names) == 1:
+            return names[0]
+        hint = "; say which with --entry" if names else ""
+        raise RefusedError(refusal.code, f"{refusal.message}{hint}") from None
 
 
 # --- How it is shown

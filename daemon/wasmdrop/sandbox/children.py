@@ -90,6 +90,16 @@ class Child:
             if len(frame) >= end:
                 return bytes(frame[FRAME.size : end]), is_plain
 
+    def is_quiet(self) -> bool:
+        """Whether the process has said nothing that nobody has read, and has not hung up."""
+        try:
+            self._link.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def kill(self) -> None:
         """End the process now, whatever it does; the only timeout that is sure."""
         if self._pidfd is None:

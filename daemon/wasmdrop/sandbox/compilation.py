@@ -1,7 +1,8 @@
 """Compilations: each module once, however many jobs ask for it, and few at a time.
 
 Owns the memory of which are under way and which were refused. Promises that jobs of other modules
-go on meanwhile, and that the log tells of one that takes long, from its beginning to its end.
+go on meanwhile, be they compiled already or new, and that the log tells of one that takes long,
+from its beginning to its end.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from wasmdrop.limits import MEBIBYTE
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.call import CompileLimits
 from wasmdrop.sandbox.exchange import exchange
+from wasmdrop.sandbox.lanes import Lanes
 from wasmdrop.sandbox.messages import (
     MAX_REPORT_BYTES,
     CompileOrder,
@@ -47,6 +49,9 @@ _REFUSALS: Final = 1024
 
 #: How often the log tells of a compilation that goes on. Most take less, and are told of twice.
 _PROGRESS_SECONDS: Final = 5.0
+
+#: After this long a compilation lets the next one begin beside it. Most modules take less.
+_QUICK_SECONDS: Final = 1.0
 
 _COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
 
@@ -92,8 +97,8 @@ class Compilations:
         self._limits = limits
         self._under_way: dict[tuple[str, str], _Compilation] = {}
         self._refused: OrderedDict[tuple[str, str], RefusedError] = OrderedDict()
-        # Compiling is pure computation: one at a time leaves the other cores to jobs.
-        self._compilers = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+        # Compiling is pure computation: few at a time leave the other cores to jobs.
+        self._compilers = Lanes(max(1, (os.cpu_count() or 1) // 2), _QUICK_SECONDS)
 
     async def compile(
         self, sha256: str, options: EngineOptions, tell: Tell | None = None
@@ -126,9 +131,9 @@ class Compilations:
                 if found is not None:
                     self.loads += 1
                     return found
-                if self._compilers.locked():
+                if self._compilers.are_full():
                     compilation.say(_WAITS)
-                async with self._compilers:
+                async with self._compilers.taken():
                     return await self._compile_anew(sha256, options, compilation)
         except (OSError, StorageError) as error:
             raise SandboxError(f"the module could not be compiled or kept: {error}") from error

@@ -182,22 +182,26 @@ class ComponentRun(Run):
 
     def load(self, code_fd: int) -> None:
         """Map the machine code; raises ``StaleCodeError``."""
-        # Before there are limits, which are the guest's alone.
-        if self.runtime.files is not None:
-            self.runtime.files.enter(self.store)
-        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
-        self.give_fuel()
+        self.limit()
         try:
             path = f"/proc/self/fd/{code_fd}"
             self.compiled = component.Component.deserialize_file(self.runtime.engine, path)
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
 
+    def again(self) -> "ComponentRun":
+        """Return another run of the same component; see the base class."""
+        run = ComponentRun(self.preparation, self.runtime, self._report_now)
+        run.compiled = self.compiled
+        run.limit()
+        return run
+
     def link(self) -> None:
         """Make the instance; raises ``RefusedError`` where that is not possible."""
         try:
             linker = self.runtime.component_linker
             self.component_instance = linker.instantiate(self.store, self.compiled)
+            self.is_instantiated = True
         except WasmtimeError as error:
             raise _refusal_of(error, is_linking=True) from None
 

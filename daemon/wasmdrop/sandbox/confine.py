@@ -128,7 +128,7 @@ class Confinement:
         self,
         *,
         readable: list[int],
-        cpu_seconds: int,
+        cpu_seconds: int | None,
         file_bytes: int,
         data_bytes: int,
         threads: bool,
@@ -139,7 +139,7 @@ class Confinement:
 
         ``readable``: descriptors of the files that may be opened for reading; ``directory``: of the
         one directory that is the job's own, if it has one, and ``grants`` those that it may read
-        besides. ``cpu_seconds`` is a second line behind
+        besides. ``cpu_seconds``, where it is given, is a second line behind
         the daemon's clock, for a daemon that was stopped itself. ``data_bytes`` bounds what is
         really writable: wasmtime reserves address space by the gigabyte, so a bound on that would
         refuse modules that are quite small. ``threads``: whether it may have any.
@@ -183,8 +183,9 @@ class Confinement:
         self._limit_time_and_threads(cpu_seconds, threads=threads)
         self._load_filter(seccomp.Stage.INVOKED)
 
-    def _limit_time_and_threads(self, cpu_seconds: int, *, threads: bool) -> None:
-        self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
+    def _limit_time_and_threads(self, cpu_seconds: int | None, *, threads: bool) -> None:
+        if cpu_seconds is not None:
+            self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
         if threads:
             self._limit_threads()
         else:

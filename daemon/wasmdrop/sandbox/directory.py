@@ -2,16 +2,17 @@
 
 Directories lie in ``jobs/`` of the state directory, which nobody but the daemon's user can enter:
 a child reaches its own by descriptor alone. Promises that what a guest leaves, however much and
-however odd, is gone again after its job, or at the latest at the next start, and that a guest that
-goes past its limit is noticed: within :data:`GLANCE_SECONDS` and the time of one look while it
-runs, and for certain before anything is published.
+however odd, is gone again after its job, or at the latest at the next start, unless it has yet to
+be delivered then; and that a guest that goes past its limit is noticed: within
+:data:`GLANCE_SECONDS` and the time of one look while it runs, and for certain before anything is
+published.
 """
 
 import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -112,8 +113,8 @@ class JobDirectory:
 class JobDirectories:
     """The directories of one daemon's jobs, below ``state_dir``.
 
-    Sweeps what an earlier daemon left when made. ``for_another_user``: whether jobs run as another
-    user than the daemon. Raises ``StorageError`` where there can be none.
+    ``for_another_user``: whether jobs run as another user than the daemon. Raises ``StorageError``
+    where there can be none.
     """
 
     def __init__(self, state_dir: Path, *, for_another_user: bool) -> None:
@@ -125,11 +126,19 @@ class JobDirectories:
             self._fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise StorageError(f"{self._root}: can't be opened: {error.strerror}") from error
-        for entry in os.scandir(self._root):
+        self._leftovers = [path.name for path in self._root.iterdir()]
+
+    def sweep(self, kept: Collection[str] = ()) -> None:
+        """Remove what earlier daemons left, but for the directories whose paths are ``kept``."""
+        leftovers, self._leftovers = self._leftovers, []
+        for name in leftovers:
+            path = str(self._root / name)
+            if path in kept:
+                continue
             try:
-                remove_tree(self._fd, entry.name)
+                remove_tree(self._fd, name)
             except OSError as error:
-                _log.warning("leftover-stays", path=entry.path, error=str(error))
+                _log.warning("leftover-stays", path=path, error=str(error))
 
     def make(self, max_bytes: int) -> JobDirectory:
         """Return a new directory for at most ``max_bytes``; ``OSError`` where that fails."""

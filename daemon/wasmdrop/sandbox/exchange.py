@@ -3,18 +3,28 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from wasmdrop.errors import SandboxError
-from wasmdrop.sandbox.children import Child, Children
+from wasmdrop.sandbox.children import Child
 from wasmdrop.sandbox.directory import JobDirectory
 
-__all__ = ["Answer", "exchange"]
+__all__ = ["Answer", "Source", "exchange"]
 
 #: How long a dead child's wait status may take to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
+
+
+class Source(Protocol):
+    """Where a child comes from that takes the order."""
+
+    async def take(self) -> Child:
+        """Return a child that waits for an order."""
+
+    def close_soon(self, child: Child) -> None:
+        """Take a child back that has reported."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -31,7 +41,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def exchange(
-    children: Children,
+    source: Source,
     frame: bytes,
     descriptors: Sequence[int],
     timeout_seconds: float,
@@ -40,15 +50,14 @@ async def exchange(
     plain_bytes: int = -1,
     to_its_end: bool = False,
     directory: JobDirectory | None = None,
-    child: Child | None = None,
 ) -> Answer:
-    """Give one order to ``child``, or else a fresh one of ``children``, and return its answer.
+    """Give one order to a child of ``source`` and return its answer.
 
     ``plain_bytes`` is the size of a plain function's report. With ``to_its_end``, or with a
     ``directory`` that holds anything, the child is dead on return, and so writes nowhere any more.
     Raises ``SandboxError`` where it can't be reached.
     """
-    child = child or await children.take()
+    child = await source.take()
     received: tuple[bytes, bool] | None = None
     timed_out = False
 
@@ -80,7 +89,7 @@ async def exchange(
         if received is None:
             child.close()
         else:
-            children.close_soon(child)
+            source.close_soon(child)
 
 
 async def _status(child: Child) -> int:

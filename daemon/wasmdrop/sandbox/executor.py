@@ -4,9 +4,8 @@ The dispatcher knows it by the :class:`Executor` protocol alone: run this call, 
 The sandbox's own failures end as ``internal`` or ``crashed``.
 """
 
-import math
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -15,26 +14,22 @@ import structlog
 from wasmdrop.errors import SandboxError
 from wasmdrop.limits import Limits
 from wasmdrop.metrics import Pulse
-from wasmdrop.module import ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
 from wasmdrop.sandbox.call import Call, CompileLimits
-from wasmdrop.sandbox.children import Children
 from wasmdrop.sandbox.compilation import Compilations, Tell
 from wasmdrop.sandbox.directory import JobDirectories, JobDirectory, open_grants
-from wasmdrop.sandbox.exchange import exchange
+from wasmdrop.sandbox.exchange import Source, exchange
 from wasmdrop.sandbox.messages import (
     MAX_RUN_REPORT_BYTES,
     EngineOptions,
-    Invocation,
-    PlainFunction,
-    Preparation,
     RunOrder,
-    WasiOrder,
     encode_frame,
     encode_plain,
     plain_report_bytes,
 )
+from wasmdrop.sandbox.orders import can_be_readied, invocation_of, preparation_of
 from wasmdrop.sandbox.pool import ChildPool
+from wasmdrop.sandbox.residents import Residents
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
 from wasmdrop.sandbox.templates import Templates
 from wasmdrop.sandbox.verdict import (
@@ -81,6 +76,7 @@ class LocalExecutor:
     """Runs jobs in children of this machine's forking server, and of its templates.
 
     ``templates_idle``: children that each template has ahead of need; without, there are none.
+    ``has_residents``: whether one process may serve many jobs of a module.
     """
 
     def __init__(
@@ -90,11 +86,14 @@ class LocalExecutor:
         directories: JobDirectories,
         compile_limits: CompileLimits,
         templates_idle: int = 0,
+        *,
+        has_residents: bool = False,
     ) -> None:
         self._pool = pool
         self._store = store
         self._directories = directories
         self._compilations = Compilations(pool, store, compile_limits)
+        self._residents = Residents(pool) if has_residents else None
         self._templates = Templates(pool, templates_idle) if templates_idle else None
 
     @property
@@ -117,8 +116,14 @@ class LocalExecutor:
         """When the forking server last gave a sign of life."""
         return self._pool.pulse
 
+    def sweep(self, kept: Collection[str] = ()) -> None:
+        """Remove the jobs' directories that earlier daemons left, but for those that are kept."""
+        self._directories.sweep(kept)
+
     def close(self) -> None:
-        """End the templates; the pool is closed by whoever made it."""
+        """End templates and residents; the pool is closed by whoever made it."""
+        if self._residents is not None:
+            self._residents.close()
         if self._templates is not None:
             self._templates.close()
 
@@ -145,28 +150,45 @@ class LocalExecutor:
                 f" {limits.memory_bytes}"
             )
             return Outcome(code=Code.MEMORY_LIMIT, message=message)
-        if not module.summary.wants_wasi:
+        summary = module.summary
+        # A directory costs a plain function nothing: only what asks for files has one.
+        has_directory = summary.wants_files and (
+            call.is_command or bool(call.files) or bool(call.grants)
+        )
+        if self._residents is not None and not has_directory and can_be_readied(module):
+            return await self._run_in_resident(self._residents, module, call, limits)
+        if not summary.wants_wasi:
             return await self._run_in_child(module, call, limits, [module.fd], None)
         streams = [os.memfd_create(name) for name in ("stdout", "stderr")]
         descriptors = [module.fd, *streams]
         try:
-            # A directory costs a plain function nothing: only what asks for files has one.
-            if module.summary.wants_files and (call.is_command or call.files or call.grants):
+            if has_directory:
                 with open_grants(call.grants) as grants:
                     outcome = await self._run_in_directory(
                         module, call, limits, descriptors, grants
                     )
             else:
                 outcome = await self._run_in_child(module, call, limits, descriptors, None)
-            if not call.is_command:
-                return outcome
-            # The child counts both together; one that broke out counts nothing.
-            stdout = content(streams[0], limits.output_bytes)
-            stderr = content(streams[1], limits.output_bytes - len(stdout))
-            return msgspec.structs.replace(outcome, stdout=stdout, stderr=stderr)
+            return _with_output(outcome, call, limits, streams)
         finally:
             for fd in streams:
                 os.close(fd)
+
+    async def _run_in_resident(
+        self, residents: Residents, module: CompiledModule, call: Call, limits: Limits
+    ) -> Outcome:
+        preparation = preparation_of(module, call, limits)
+        resident = await residents.take(module, preparation)
+        try:
+            if preparation.function is not None:
+                frame = encode_plain(call.args)
+            else:
+                invocation = invocation_of(module, call, limits, has_directory=False)
+                frame = encode_frame(invocation, call.stdin)
+            outcome = await self._exchange(resident, frame, (), module, call, limits)
+            return _with_output(outcome, call, limits, resident.streams)
+        finally:
+            residents.give_back(resident)
 
     async def _run_in_directory(
         self,
@@ -210,25 +232,37 @@ class LocalExecutor:
         descriptors: Sequence[int],
         directory: JobDirectory | None,
     ) -> Outcome:
-        preparation = _preparation(module, call, limits)
-        template, child = None, None
-        if self._templates is not None and directory is None and _may_have_template(module):
-            taken = await self._templates.take(module, preparation)
-            template, child = taken or (None, None)
+        preparation = preparation_of(module, call, limits)
+        template = None
+        if self._templates is not None and directory is None and can_be_readied(module):
+            template = await self._templates.take(module, preparation)
         if template is None:
-            children: Children = self._pool
-            invocation = _invocation(module, call, limits, has_directory=directory is not None)
+            source: Source = self._pool
+            invocation = invocation_of(module, call, limits, has_directory=directory is not None)
             raw = b"".join((call.stdin, *call.files.values()))
             frame = encode_frame(RunOrder(preparation, invocation), raw)
         elif preparation.function is None:
-            children, descriptors = template, descriptors[1:]
-            invocation = _invocation(module, call, limits, has_directory=False)
+            source, descriptors = template, descriptors[1:]
+            invocation = invocation_of(module, call, limits, has_directory=False)
             frame = encode_frame(invocation, call.stdin)
         else:
-            children, descriptors = template, ()
+            source, descriptors = template, ()
             frame = encode_plain(call.args)
+        return await self._exchange(source, frame, descriptors, module, call, limits, directory)
+
+    async def _exchange(
+        self,
+        source: Source,
+        frame: bytes,
+        descriptors: Sequence[int],
+        module: CompiledModule,
+        call: Call,
+        limits: Limits,
+        directory: JobDirectory | None = None,
+    ) -> Outcome:
+        """Give an order to a child of ``source``; return what its answer says of the job."""
         answer = await exchange(
-            children,
+            source,
             frame,
             descriptors,
             limits.timeout_sec,
@@ -236,7 +270,6 @@ class LocalExecutor:
             MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
             plain_bytes=plain_report_bytes(call.signature),
             directory=directory,
-            child=child,
         )
         if directory is not None and directory.surplus:
             message = f"wrote {directory.surplus} into its directory"
@@ -254,64 +287,11 @@ class LocalExecutor:
         return outcome_of_report(report, call, answer.seconds)
 
 
-def _may_have_template(module: CompiledModule) -> bool:
-    """Whether a module can be made ready without running anything of its own."""
-    summary = module.summary
-    return not (
-        summary.has_start
-        or summary.kind is ModuleKind.COMPONENT
-        # Its world is one for each process, and as such part of what makes it ready.
-        or module.options.deterministic
-    )
-
-
-def _preparation(module: CompiledModule, call: Call, limits: Limits) -> Preparation:
-    summary = module.summary
-    is_plain = summary.kind is ModuleKind.LIBRARY and not summary.wants_wasi
-    memories = (name for name, kind in summary.other_exports.items() if kind == "memory")
-    return Preparation(
-        options=module.options,
-        memory_export=next(memories, None),
-        memory_bytes=limits.memory_bytes,
-        memory_bytes_each=_memory_bytes_each(summary, limits),
-        output_bytes=limits.output_bytes,
-        cpu_seconds=math.ceil(limits.timeout_sec) + 1,
-        fuel=limits.fuel,
-        has_wasi=summary.wants_wasi,
-        is_component=call.component is not None,
-        function=PlainFunction(call.entry, call.signature) if is_plain else None,
-    )
-
-
-def _invocation(
-    module: CompiledModule, call: Call, limits: Limits, *, has_directory: bool
-) -> Invocation:
-    summary = module.summary
-    return Invocation(
-        entry=call.entry,
-        signature=call.signature,
-        args=call.args,
-        is_command=call.is_command,
-        initialize=summary.kind is ModuleKind.REACTOR and call.entry != "_initialize",
-        wasi=WasiOrder(
-            call.argv,
-            call.env,
-            len(call.stdin),
-            limits.disk_bytes if has_directory else None,
-            tuple(call.grants),
-            tuple((path, len(content)) for path, content in call.files.items()),
-        )
-        if summary.wants_wasi
-        else None,
-        component=call.component,
-    )
-
-
-def _memory_bytes_each(summary: ModuleSummary, limits: Limits) -> int:
-    """Return the bound of each linear memory: wasmtime knows no bound of all of them together.
-
-    Several share the limit in equal parts, but each gets the least that it asks for.
-    """
-    if summary.memory_count <= 1:
-        return limits.memory_bytes
-    return max(limits.memory_bytes // summary.memory_count, summary.memory_min_largest_bytes)
+def _with_output(outcome: Outcome, call: Call, limits: Limits, streams: Sequence[int]) -> Outcome:
+    """Return the outcome with what a command wrote to its streams."""
+    if not call.is_command:
+        return outcome
+    # The child counts both together; one that broke out counts nothing.
+    stdout = content(streams[0], limits.output_bytes)
+    stderr = content(streams[1], limits.output_bytes - len(stdout))
+    return msgspec.structs.replace(outcome, stdout=stdout, stderr=stderr)

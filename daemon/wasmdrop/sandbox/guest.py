@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from wasmtime import Instance, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
+from wasmtime import Instance, InstancePre, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
 from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
+from wasmdrop.sandbox.memories import linear_memory_bytes
 from wasmdrop.sandbox.messages import (
     Invocation,
     Preparation,
@@ -53,7 +54,7 @@ def run_module(
     raw: bytes,
     loaded: Callable[[], None],
     report_now: Callable[[RunReport], None],
-    kind: "type[Run] | None" = None,
+    kind: "Callable[[Preparation, Runtime, Callable[[RunReport], None]], Run] | None" = None,
 ) -> RunReport:
     """Make a module ready and call it, as ``order`` says; ``kind`` says how, if not as a module.
 
@@ -87,12 +88,16 @@ class Run:
         preparation: Preparation,
         runtime: Runtime,
         report_now: Callable[[RunReport], None],
+        address_map: int | None = None,
     ) -> None:
         self.preparation = preparation
         self.runtime = runtime
+        self.address_map = address_map
         self.store = Store(runtime.engine)
         self.module: Module | None = None
+        self.linked: InstancePre | None = None
         self.instance: Instance | None = None
+        self.is_instantiated = False
         self.output_room_bytes = preparation.output_bytes
         self._report_now = report_now
         self._is_command = False
@@ -101,26 +106,38 @@ class Run:
 
     def load(self, code_fd: int) -> None:
         """Map the machine code; raises ``StaleCodeError``."""
-        # Before there are limits, which are the guest's alone.
-        if self.runtime.files is not None:
-            self.runtime.files.enter(self.store)
-        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
-        self.give_fuel()
+        self.limit()
         # Deserializing from a path maps the code instead of copying it.
         try:
             self.module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{code_fd}")
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
 
+    def again(self) -> "Run":
+        """Return another run of the same module, with a store of its own and no instance yet."""
+        run = Run(self.preparation, self.runtime, self._report_now)
+        run.module, run.linked = self.module, self.linked
+        run.limit()
+        return run
+
+    def limit(self) -> None:
+        """Give the store its limits."""
+        # Before there are limits, which are the guest's alone.
+        if self.runtime.files is not None:
+            self.runtime.files.enter(self.store)
+        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
+        self.give_fuel()
+
     def link(self) -> None:
         """Make the instance; raises ``RefusedError`` where that is not possible."""
         assert self.module is not None  # noqa: S101 - loaded before
         try:
-            ready = self.runtime.linker.instantiate_pre(self.module)
+            self.linked = self.linked or self.runtime.linker.instantiate_pre(self.module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
-            self.instance = ready.instantiate(self.store)
+            self.instance = self.linked.instantiate(self.store)
+            self.is_instantiated = True
         except Trap as trap:
             raise _refusal_of(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
@@ -137,9 +154,7 @@ class Run:
 
     def carry_out(self, invocation: Invocation, before: Callable[[], None]) -> RunReport:
         """Do what comes ``before``, then the call; return how that ended."""
-        self._started = time.perf_counter()
-        self._is_command = invocation.is_command
-        self.runtime.on_exit = self.exit
+        self.begin(is_command=invocation.is_command)
         try:
             before()
             report = self.call(invocation)
@@ -152,6 +167,13 @@ class Run:
             # from, until there is another one: that number may by then be another file's.
             self.runtime.on_exit = None
         return self.completed(report, time.perf_counter() - self._started)
+
+    def begin(self, *, is_command: bool = False) -> float:
+        """Begin the time of the run, and be who hears of ``proc_exit``; return the clock."""
+        self._started = time.perf_counter()
+        self._is_command = is_command
+        self.runtime.on_exit = self.exit
+        return self._started
 
     def call(self, invocation: Invocation) -> RunReport:
         """Call the entry; return how that ended."""
@@ -206,7 +228,16 @@ class Run:
         return extern if extern is not None and is_a(extern, ffi.WASMTIME_EXTERN_MEMORY) else None
 
     def memory_bytes(self) -> int | None:
-        """Size of the exported memory now; memories never shrink, so this is its peak."""
+        """Size of all memories now; they never shrink, so this is their peak.
+
+        None where there is no instance, or where that can't be found out.
+        """
+        if not self.is_instantiated:
+            return None
+        if self.preparation.has_hidden_memories:
+            return None if self.address_map is None else linear_memory_bytes(self.address_map)
+        if self.preparation.memory_export is None:
+            return 0
         extern = self.exported_memory()
         if extern is None:
             return None
@@ -239,15 +270,18 @@ class Run:
 
     def _capture(self, fd: int, data: bytes) -> int:
         """Append what the guest wrote; past the limit, end the process here and now."""
-        taken = data[: self.output_room_bytes]
-        self.output_room_bytes -= len(taken)
-        view = memoryview(taken)
+        view = memoryview(data)[: self.output_room_bytes]
         while view:
             view = view[os.write(fd, view) :]
-        if len(taken) < len(data):
+        self.count_output(len(data))
+        return len(data)
+
+    def count_output(self, size_bytes: int) -> None:
+        """Count what the guest wrote; past the limit, end the process here and now."""
+        self.output_room_bytes -= size_bytes
+        if self.output_room_bytes < 0:
             message = f"wrote more than {self.preparation.output_bytes} bytes of output"
             self.end(Code.OUTPUT_LIMIT, message)
-        return len(data)
 
     def export(self, name: str) -> ffi.wasmtime_extern_t | None:
         """Look one export up: listing them all takes time that grows with their square."""

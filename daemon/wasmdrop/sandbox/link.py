@@ -9,9 +9,9 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from wasmdrop.sandbox.messages import FRAME, encode_frame
+from wasmdrop.sandbox.messages import FRAME, PLAIN_VALUE_BYTES, encode_frame
 
-__all__ = ["read_frame", "receive_frame", "report", "send"]
+__all__ = ["read_frame", "read_plain", "receive_frame", "report", "send", "wait_for_end"]
 
 #: Most descriptors that an order brings: code, two streams, a directory, and grants.
 _MAX_DESCRIPTORS: Final = 4 + 16
@@ -32,6 +32,15 @@ def read_frame(link_fd: int) -> tuple[bytes, bytes]:
     return _whole(link_fd, b"")
 
 
+def read_plain(link_fd: int, params: int) -> bytes:
+    """Return the arguments of a plain function. Ends the process if none come."""
+    size = FRAME.size + PLAIN_VALUE_BYTES * params
+    order = os.read(link_fd, size)
+    if len(order) != size:
+        os._exit(0)  # the daemon sends the few bytes at once, or has no use for this child
+    return order[FRAME.size :]
+
+
 def send(link_fd: int, message: msgspec.Struct) -> None:
     """Write one frame."""
     view = memoryview(encode_frame(message))
@@ -42,7 +51,11 @@ def send(link_fd: int, message: msgspec.Struct) -> None:
 def report(link_fd: int, message: msgspec.Struct) -> NoReturn:
     """Write the one report, and end."""
     send(link_fd, message)
-    # Ending takes a core for a millisecond that the results need more: the daemon says when.
+    wait_for_end(link_fd)
+
+
+def wait_for_end(link_fd: int) -> NoReturn:
+    """End when the daemon says so: it takes a core for a millisecond that results need more."""
     os.read(link_fd, 1)
     os._exit(0)
 

@@ -26,6 +26,7 @@ __all__ = [
     "PING",
     "PLAIN_REPORT",
     "PLAIN_VALUE_BYTES",
+    "PROGRAM_NAME",
     "SWEEP",
     "CompileOrder",
     "CompileReport",
@@ -34,6 +35,7 @@ __all__ = [
     "Order",
     "PlainFunction",
     "Preparation",
+    "ResidentOrder",
     "RunOrder",
     "RunReport",
     "TemplateOrder",
@@ -56,6 +58,9 @@ SWEEP: Final = b"sweep"
 NO_CHILD: Final = b"none"
 
 FRAME: Final = struct.Struct("<II")
+
+#: What a WASI program sees as its own name.
+PROGRAM_NAME: Final = "module.wasm"
 
 #: Of a plain function a frame's raw part is its arguments, so many bytes each, bits first; and no
 #: header. So is that of its report, after the seconds that it ran, the bytes of its exported memory
@@ -124,13 +129,15 @@ class WasiOrder(msgspec.Struct, frozen=True):
 
 
 class PlainFunction(msgspec.Struct, frozen=True):
-    """A function of numbers that needs nothing but its arguments.
+    """A function of numbers that needs nothing but its arguments, or an empty world of WASI.
 
     An order is then these alone, and a report nothing but numbers; see :data:`PLAIN_REPORT`.
     """
 
     entry: str
     signature: FunctionType
+    initialize: bool
+    """Call ``_initialize`` before it."""
 
 
 class Preparation(msgspec.Struct, frozen=True):
@@ -138,7 +145,8 @@ class Preparation(msgspec.Struct, frozen=True):
 
     options: EngineOptions
     memory_export: str | None
-    """The exported memory whose size is reported, if any."""
+    """The exported memory whose size is reported; None where there is no memory, or not just that
+    one."""
     memory_bytes: int
     """The guest's linear memories together, as the process's limits bound them."""
     memory_bytes_each: int
@@ -150,6 +158,8 @@ class Preparation(msgspec.Struct, frozen=True):
     is_component: bool
     function: PlainFunction | None = None
     """What is called, where that is known already."""
+    has_hidden_memories: bool = False
+    """Whether there may be memories that are not exported: their sizes take another way."""
 
 
 class Invocation(msgspec.Struct, frozen=True):
@@ -198,7 +208,22 @@ class TemplateOrder(msgspec.Struct, frozen=True, tag="template"):
         return self.preparation.options
 
 
-Order = CompileOrder | RunOrder | TemplateOrder
+class ResidentOrder(msgspec.Struct, frozen=True, tag="resident"):
+    """Make the compiled module in descriptor 0 ready, then take invocations until the link closes.
+
+    Each has an instance of its own. Descriptors 1 and 2 are for output, as in an invocation; the
+    daemon empties them between two.
+    """
+
+    preparation: Preparation
+
+    @property
+    def options(self) -> EngineOptions:
+        """What shapes the machine code."""
+        return self.preparation.options
+
+
+Order = CompileOrder | RunOrder | TemplateOrder | ResidentOrder
 
 
 class CompileReport(msgspec.Struct, frozen=True):

@@ -18,14 +18,17 @@ from wasmdrop.sandbox.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.forking import Forking
 from wasmdrop.sandbox.guest import Run, run_module
 from wasmdrop.sandbox.link import receive_frame, report
+from wasmdrop.sandbox.memories import open_address_map
 from wasmdrop.sandbox.messages import (
     CompileOrder,
     EngineOptions,
+    ResidentOrder,
     RunOrder,
     RunReport,
     TemplateOrder,
     decode_order,
 )
+from wasmdrop.sandbox.resident import serve_instances
 from wasmdrop.sandbox.runtime import Runtime
 from wasmdrop.sandbox.template import serve_template
 from wasmdrop.sandbox.warmup import WarmUp
@@ -102,6 +105,8 @@ class _AnyOrder:
                 self._compile(order, link_fd, descriptors)
             case TemplateOrder():
                 serve_template(order, self._runtime, self._confinement, link_fd, descriptors)
+            case ResidentOrder():
+                serve_instances(order, self._runtime, self._confinement, link_fd, descriptors)
             case RunOrder():
                 self._run(order, link_fd, raw, descriptors)
 
@@ -118,7 +123,10 @@ class _AnyOrder:
 
     def _run(self, order: RunOrder, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
         preparation, wasi = order.preparation, order.invocation.wasi
-        kind = ComponentRun if preparation.is_component else Run
+        kind = functools.partial(
+            ComponentRun if preparation.is_component else Run,
+            address_map=open_address_map() if preparation.has_hidden_memories else None,
+        )
         disk_bytes = None if wasi is None else wasi.disk_bytes
         if disk_bytes is not None:
             self._runtime.steady_files(of_component=preparation.is_component)

@@ -19,7 +19,7 @@ from wasmdrop.sandbox.forking import Forking
 from wasmdrop.sandbox.guest import Run, StaleCodeError
 from wasmdrop.sandbox.link import read_frame, receive_frame, report, send
 from wasmdrop.sandbox.messages import RunReport, TemplateOrder, decode_invocation
-from wasmdrop.sandbox.plain import PlainCall
+from wasmdrop.sandbox.plain import EmptyWorld, PlainCall
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = ["serve_template"]
@@ -70,7 +70,7 @@ class _Invoked:
         self._confinement.narrow()
         self.run.link()
         if self._preparation.function is not None:
-            self._plain = PlainCall(self.run, self._preparation.function)
+            self._plain = PlainCall(self.run, self._preparation.function, EmptyWorld())
 
     def leave(self, parent_pid: int, link_fd: int, *, is_awaited: bool) -> int:
         """Leave the template behind; see :class:`~wasmdrop.sandbox.forking.Role`."""

@@ -165,6 +165,18 @@ class Template(Children):
             self._on_gone(why)
 
 
+class Taken:
+    """A child that a template had; an exchange's source of one child."""
+
+    def __init__(self, template: Template, child: Child) -> None:
+        self._child = child
+        self.close_soon = template.close_soon
+
+    async def take(self) -> Child:
+        """Return the child, for one order."""
+        return self._child
+
+
 class Templates:
     """The templates of one daemon, forked from ``pool``, each with ``idle`` children ahead."""
 
@@ -178,15 +190,13 @@ class Templates:
         self._making: dict[_Key, asyncio.Task[None]] = {}
         self._tidying: asyncio.TimerHandle | None = None
 
-    async def take(
-        self, module: CompiledModule, wanted: Preparation
-    ) -> tuple[Template, Child] | None:
+    async def take(self, module: CompiledModule, wanted: Preparation) -> Taken | None:
         """Return a fresh child of the module's template; None where there is none to be had."""
         template = self._of(module, wanted)
         if template is None:
             return None
         try:
-            return template, await template.take()
+            return Taken(template, await template.take())
         except SandboxError:
             return None
 
