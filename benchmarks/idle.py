@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -28,6 +27,7 @@ from benchmarks import workloads
 from benchmarks.contenders import Wasmdrop
 from benchmarks.scale import Scale
 from benchmarks.tables import render
+from benchmarks.usage import processes
 
 _PROBE_SECONDS: Final = 10.0
 
@@ -45,31 +45,6 @@ class Probed(Wasmdrop):
         url = f"http://{address.partition(chr(34))[0]}/healthz"
         with urllib.request.urlopen(url, timeout=30) as answer:
             answer.read()
-
-
-@dataclass(frozen=True)
-class Process:
-    """What one process has taken so far."""
-
-    pid: int
-    parent: int
-    pss_mb: float
-    """Its memory, pages that others share divided among them (proc_pid_smaps(5)), in MiB."""
-    cpu_seconds: float
-    """Of all its threads, as the scheduler counts it."""
-
-
-def processes(pid: int, parent: int = 0) -> list[Process]:
-    """Return a process and all below it."""
-    directory = Path(f"/proc/{pid}")
-    rollup = (directory / "smaps_rollup").read_text(encoding="ascii")
-    (pss_kb,) = (int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    cpu_ns, below = 0, []
-    for task in (directory / "task").iterdir():
-        cpu_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
-        below += (task / "children").read_text(encoding="ascii").split()
-    found = [Process(pid, parent, pss_kb / 1024, cpu_ns / 1e9)]
-    return found + [each for child in below for each in processes(int(child), pid)]
 
 
 def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
