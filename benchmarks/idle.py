@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from benchmarks import workloads
 from benchmarks.contenders import Wasmdrop
-from benchmarks.scale import Scale
+from benchmarks.filling import Filling
 from benchmarks.tables import render
 from benchmarks.usage import processes
 
@@ -82,9 +82,9 @@ def main() -> int:
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
         daemon = Probed(Path(base).resolve(), {fib.module_name: fib.module})
-        scale = Scale(daemon, fib)
+        filling = Filling(daemon, fib)
         try:
-            rows = _measure(scale, daemon, options)
+            rows = _measure(filling, daemon, options)
         finally:
             daemon.stop()
     sys.stdout.write(
@@ -95,21 +95,21 @@ def main() -> int:
     return 0
 
 
-def _measure(scale: Scale, daemon: Probed, options: argparse.Namespace) -> list[list[str]]:
+def _measure(filling: Filling, daemon: Probed, options: argparse.Namespace) -> list[list[str]]:
     starts = []
     for _ in range(options.starts):
-        starts.append(scale.start()[0])
+        starts.append(filling.start()[0])
         daemon.stop()
     rows = [["from start to ready, median s", f"{statistics.median(starts):.2f}"]]
-    scale.start()
+    filling.start()
     rows += idle(daemon, options.seconds, "no slot")
     daemon.stop()
-    scale.fill(options.slots)
-    scale.start()
-    scale.wait_for_all(options.slots)
+    filling.fill(options.slots)
+    filling.start()
+    filling.wait_for_all(options.slots)
     rows += idle(daemon, options.seconds, f"{options.slots:,} finished slots")
     daemon.stop()
-    ready, _resident = scale.start()
+    ready, _resident = filling.start()
     what = f"{options.slots:,} finished slots, after a restart"
     return [*rows, [f"{what}: from start to ready, s", f"{ready:.2f}"], *idle(daemon, 65, what)]
 
