@@ -26,6 +26,7 @@ from benchmarks import workloads
 from benchmarks.contenders import Wasmdrop
 from benchmarks.filling import Filling, Memory, Turn
 from benchmarks.plots import bars, lines
+from benchmarks.suite import described
 from benchmarks.tables import milliseconds, quantile, render
 from benchmarks.usage import resident_mb
 
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw them, as SVG, in DIR")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
     options = parser.parse_args()
+    about = described(options.dir)
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
         scale = Scale(Path(base).resolve(), fib, max(100, options.slots))
@@ -59,7 +61,7 @@ def main() -> int:
         finally:
             for filling in scale.all:
                 filling.daemon.stop()
-    sys.stdout.write("\n\n".join(tables) + "\n")
+    sys.stdout.write("\n\n".join([about, *tables]) + "\n")
     if options.plots is not None:
         for name, image in scale.plots().items():
             (options.plots / f"{name}.svg").write_text(image, encoding="utf-8")

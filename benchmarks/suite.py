@@ -28,7 +28,7 @@ from benchmarks.native import build as build_native
 from benchmarks.plots import bars
 from benchmarks.workloads import LeftOut, Workload
 
-__all__ = ["machine", "main"]
+__all__ = ["described", "machine", "main"]
 
 #: Drops before the measurement, each: modules compiled, pages read, children forked.
 _WARM_UP: Final = 3
@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
     runnable = [one for one in found if isinstance(one, Workload)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     # Before the measurement: at its end the load would be that of the contenders themselves.
-    about = machine(Path(options.dir))
+    about, heading = machine(options.dir), described(options.dir)
     measures: list[Measure] = [
         Latency(options.drops),
         Steady(options.drops),
@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
                 run.step()
 
         _measure(cases, measures, between)
-    _say(", ".join(f"{name} {value}" for name, value in about.items()))
+    _say(heading)
     for measure in measures:
         _say(f"\n### {measure.title}\n\n{measure.report(list(filter(measure.takes, cases)))}")
     _say(f"\n### {floor.title}\n\n{floor.report(cases)}")
@@ -165,6 +165,11 @@ def _plot(cases: Sequence[Case], directory: Path) -> None:
         ("stages", "Where wasmdrop's time goes with fib, medians, ms", stages),
     ):
         (directory / f"{name}.svg").write_text(bars(title, values), encoding="utf-8")
+
+
+def described(directory: Path) -> str:
+    """Return in a line what a run is measured on."""
+    return ", ".join(f"{name} {value}" for name, value in machine(directory).items())
 
 
 def machine(directory: Path) -> dict[str, str]:
