@@ -24,6 +24,7 @@ import wasmdrop
 from benchmarks import workloads
 from benchmarks.client import Client
 from benchmarks.contenders import Wasmdrop
+from benchmarks.suite import described
 from benchmarks.tables import milliseconds, quantile, render
 
 _TURN: Final = 10
@@ -60,6 +61,7 @@ def main() -> int:
     parser.add_argument("--drops", type=int, default=500, metavar="N")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
     options = parser.parse_args()
+    about = described(options.dir)
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
         pairs: list[tuple[Wasmdrop, Client]] = []
@@ -94,7 +96,7 @@ def main() -> int:
         for name, values in seconds.items()
     ]
     head = ["who", "drops", "median ms", "p95 ms", "confined is so many times as long"]
-    sys.stdout.write(render(head, rows, words=1) + "\n")
+    sys.stdout.write(f"{about}\n\n{render(head, rows, words=1)}\n")
     return 0
 
 

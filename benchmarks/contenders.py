@@ -40,6 +40,8 @@ class Contender:
     name: str = ""
     compiles_each_time = True
     tells = False
+    small_only = False
+    """Whether it is measured with small jobs alone: with others it is as another contender."""
 
     def __init__(self, base: Path, modules: dict[str, bytes]) -> None:
         self.base = base / type(self).__name__.lower()
@@ -171,6 +173,27 @@ class Wasmdrop(Contender):
         return marker
 
 
+class Instance(Wasmdrop):
+    """The daemon as for trusted modules: a process serves many jobs of one module."""
+
+    name = "wasmdrop, instance"
+    small_only = True
+
+    _ISOLATION: Final = {"WASMDROP_ISOLATION": "instance"}
+
+    @classmethod
+    def lacks(cls) -> str:
+        """Say what the daemon says of the setting, where it does not take it."""
+        command = [sys.executable, "-m", "wasmdrop", "config", "--json"]
+        environment = dict(os.environ) | cls._ISOLATION
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return "" if done.returncode == 0 else done.stderr.strip()
+
+    def variables(self) -> dict[str, str]:
+        """Return the directories, and the isolation."""
+        return super().variables() | self._ISOLATION
+
+
 class PlainLoop(Contender):
     """See plain_loop.py."""
 
@@ -217,4 +240,10 @@ class ShellLoop(Contender):
         return [str(script), sys.executable, str(job), str(self.wasm), str(self.shared)]
 
 
-ALL: Final[tuple[type[Contender], ...]] = (Wasmdrop, PlainLoop, ShellLoop, Afternoon)
+ALL: Final[tuple[type[Contender], ...]] = (
+    Wasmdrop,
+    Instance,
+    PlainLoop,
+    ShellLoop,
+    Afternoon,
+)

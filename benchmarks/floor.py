@@ -1,11 +1,12 @@
 """The bare floor: what a fresh process for each call costs, and nothing else.
 
-python floor.py MODULE ENTRY ARGUMENT RESULT SECONDS WORKERS
+python floor.py HOW MODULE ENTRY ARGUMENT RESULT SECONDS WORKERS
 
-Warm processes, one a worker, each with wasmtime loaded, fork for each call; the fork maps the
-machine code, makes an instance, calls, checks the result, and exits. No drop, no journal, no
-confinement, no result file. Prints the jobs of one worker alone in ms each, and those of all
-workers in jobs a second, as JSON.
+HOW is what a call is: `map`, where a warm process with wasmtime loaded forks, and the fork maps the
+machine code, makes an instance, calls, checks the result, and exits; `fork`, the same with the
+machine code mapped before the fork; or the path of the program of native.c, started for each call.
+No drop, no journal, no confinement, no result file. Prints the jobs of one worker alone in ms each,
+and those of all workers, each a process, in jobs a second, as JSON.
 """
 
 import gc
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import wasmtime
 
@@ -24,10 +26,9 @@ _ALONE = 200
 
 def main() -> None:
     """Measure and print."""
-    path, entry = sys.argv[1:3]
-    argument, result, seconds, workers = (int(word) for word in sys.argv[3:7])
+    how, path, entry = sys.argv[1:4]
+    argument, result, seconds, workers = (int(word) for word in sys.argv[4:8])
     engine = wasmtime.Engine()
-    linker = wasmtime.Linker(engine)
     with tempfile.NamedTemporaryFile() as code:
         # Compiled in a process of its own, so that this one stays as small as it can be.
         pid = os.fork()
@@ -36,20 +37,12 @@ def main() -> None:
             code.flush()
             os._exit(0)
         os.waitpid(pid, 0)
-
-        def job() -> None:
-            pid = os.fork()
-            if pid == 0:
-                store = wasmtime.Store(engine)
-                module = wasmtime.Module.deserialize_file(engine, code.name)
-                function = linker.instantiate(store, module).exports(store)[entry]
-                is_right = isinstance(function, wasmtime.Func) and (
-                    function(store, argument) == result
-                )
-                os._exit(not is_right)
-            if os.waitpid(pid, 0)[1]:
-                raise SystemExit("the result was wrong")
-
+        if how in {"map", "fork"}:
+            calls_wasi = b"wasi_snapshot_preview1" in Path(path).read_bytes()
+            call = _caller(engine, code.name, entry, calls_wasi, maps_first=how == "fork")
+            job = _forks(lambda: call(argument) == result)
+        else:
+            job = _starts([how, code.name, entry, str(argument)], result)
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -60,6 +53,57 @@ def main() -> None:
             alone.append(time.perf_counter() - started)
         rate = _together(job, seconds, workers)
     sys.stdout.write(json.dumps({"seconds": statistics.median(alone), "rate": rate}) + "\n")
+
+
+def _caller(
+    engine: wasmtime.Engine, code: str, entry: str, calls_wasi: bool, *, maps_first: bool
+) -> Callable[[int], object]:
+    """Return what makes an instance and calls it."""
+    linker = wasmtime.Linker(engine)
+    linker.define_wasi()
+    mapped = wasmtime.Module.deserialize_file(engine, code) if maps_first else None
+
+    def call(argument: int) -> object:
+        module = mapped or wasmtime.Module.deserialize_file(engine, code)
+        store = wasmtime.Store(engine)
+        if calls_wasi:
+            store.set_wasi(wasmtime.WasiConfig())
+        exports = linker.instantiate(store, module).exports(store)
+        start, function = exports.get("_initialize"), exports[entry]
+        if isinstance(start, wasmtime.Func):  # a WASI reactor, such as Go makes it
+            start(store)
+        return function(store, argument) if isinstance(function, wasmtime.Func) else None
+
+    return call
+
+
+def _forks(is_right: Callable[[], bool]) -> Callable[[], None]:
+    """Return a job that is a fork of this process."""
+
+    def job() -> None:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(not is_right())
+        if os.waitpid(pid, 0)[1]:
+            raise SystemExit("the result was wrong")
+
+    return job
+
+
+def _starts(command: list[str], result: int) -> Callable[[], None]:
+    """Return a job that is a program, started without copying this process."""
+
+    def job() -> None:
+        reader, writer = os.pipe()
+        actions = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+        pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+        os.close(writer)
+        with os.fdopen(reader) as printed:
+            found = printed.read().split()
+        if os.waitpid(pid, 0)[1] or found[:1] != [str(result)]:
+            raise SystemExit("the result was wrong")
+
+    return job
 
 
 def _together(job: Callable[[], None], seconds: int, workers: int) -> float:

@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,45 +20,68 @@ _SECONDS: Final = 2
 
 
 class Floor:
-    """A fresh process for each call of one function, and nothing else."""
+    """A fresh process for each call of one function, and nothing else, in several ways."""
 
-    title = "Beside the bare floor: fork, map the code, instantiate, call, exit"
+    title = "Beside the bare floor: fork, instantiate, call, exit"
 
-    def __init__(self, workload: Workload) -> None:
-        self._workload = workload
-        self._alone: list[float] = []
-        self._rates: list[float] = []
+    def __init__(self, workloads: Sequence[Workload], native: Path | None) -> None:
+        self._workloads = workloads
+        self._ways = {"fork": "fork", "fork, map": "map"}
+        if native is not None:
+            self._ways["native"] = str(native)
+        self._alone: dict[tuple[str, str], list[float]] = {}
+        self._rates: dict[tuple[str, str], list[float]] = {}
 
     def step(self, base: Path) -> None:
-        """Measure once."""
-        path = base / "floor.wasm"
-        path.write_bytes(self._workload.module)
-        content, wanted = self._workload.input(1), self._workload.wanted(1)
-        words = (content["entry"], *content["args"], *(wanted.results or ()))
-        command = [sys.executable, _PROGRAM, path, *words, _SECONDS, os.cpu_count() or 1]
-        done = subprocess.run(
-            [str(word) for word in command], check=True, capture_output=True, text=True
-        )
-        found = json.loads(done.stdout)
-        self._alone.append(found["seconds"])
-        self._rates.append(found["rate"])
+        """Measure each once."""
+        for workload in self._workloads:
+            path = base / "floor.wasm"
+            path.write_bytes(workload.module)
+            content, wanted = workload.input(1), workload.wanted(1)
+            words = (content["entry"], *content["args"], *(wanted.results or ()))
+            # As many as the daemon has workers.
+            workers = len(os.sched_getaffinity(0))
+            for name, way in self._ways.items():
+                command = [sys.executable, _PROGRAM, way, path, *words, _SECONDS, workers]
+                done = subprocess.run(
+                    [str(word) for word in command],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                found = json.loads(done.stdout)
+                self._alone.setdefault((workload.name, name), []).append(found["seconds"])
+                self._rates.setdefault((workload.name, name), []).append(found["rate"])
 
-    def report(self, case: Case) -> str:
-        """Return the table: the floor, and wasmdrop's burst beside it."""
-        floor, burst = statistics.median(self._rates), rate(case.bursts)
-        rows = [
-            [
-                "bare floor",
-                milliseconds(statistics.median(self._alone)),
-                f"{floor:,.1f}",
-                "1.00",
-            ],
-            [
-                case.contender.name,
-                milliseconds(statistics.median(case.latencies)),
-                f"{burst:,.1f}",
-                f"{burst / floor:.2f}",
-            ],
-        ]
-        head = ["who", "one after the other, median ms", "jobs a second", "share of the floor's"]
-        return render(head, rows, words=1)
+    def report(self, cases: Sequence[Case]) -> str:
+        """Return the table: the floors, and the bursts of wasmdrop beside the first of them."""
+        rows = []
+        for workload in self._workloads:
+            lines = [
+                (
+                    name,
+                    statistics.median(self._alone[workload.name, name]),
+                    self._rate(workload, name),
+                )
+                for name in self._ways
+            ]
+            lines += [
+                (case.contender.name, statistics.median(case.latencies), rate(case.bursts))
+                for case in cases
+                if case.workload is workload and case.contender.tells
+            ]
+            rows += [
+                [
+                    workload.name,
+                    name,
+                    milliseconds(alone),
+                    f"{jobs:,.1f}",
+                    *(f"{jobs / self._rate(workload, floor):.2f}" for floor in self._ways),
+                ]
+                for name, alone, jobs in lines
+            ]
+        shares = [f"share of `{name}`" for name in self._ways]
+        return render(["module", "who", "alone, median ms", "jobs a second", *shares], rows)
+
+    def _rate(self, workload: Workload, name: str) -> float:
+        return statistics.median(self._rates[workload.name, name])

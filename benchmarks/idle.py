@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -26,8 +25,9 @@ if __name__ == "__main__":
 
 from benchmarks import workloads
 from benchmarks.contenders import Wasmdrop
-from benchmarks.scale import Scale
+from benchmarks.filling import Filling
 from benchmarks.tables import render
+from benchmarks.usage import processes
 
 _PROBE_SECONDS: Final = 10.0
 
@@ -45,31 +45,6 @@ class Probed(Wasmdrop):
         url = f"http://{address.partition(chr(34))[0]}/healthz"
         with urllib.request.urlopen(url, timeout=30) as answer:
             answer.read()
-
-
-@dataclass(frozen=True)
-class Process:
-    """What one process has taken so far."""
-
-    pid: int
-    parent: int
-    pss_mb: float
-    """Its memory, pages that others share divided among them (proc_pid_smaps(5)), in MiB."""
-    cpu_seconds: float
-    """Of all its threads, as the scheduler counts it."""
-
-
-def processes(pid: int, parent: int = 0) -> list[Process]:
-    """Return a process and all below it."""
-    directory = Path(f"/proc/{pid}")
-    rollup = (directory / "smaps_rollup").read_text(encoding="ascii")
-    (pss_kb,) = (int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    cpu_ns, below = 0, []
-    for task in (directory / "task").iterdir():
-        cpu_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
-        below += (task / "children").read_text(encoding="ascii").split()
-    found = [Process(pid, parent, pss_kb / 1024, cpu_ns / 1e9)]
-    return found + [each for child in below for each in processes(int(child), pid)]
 
 
 def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
@@ -107,9 +82,9 @@ def main() -> int:
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
         daemon = Probed(Path(base).resolve(), {fib.module_name: fib.module})
-        scale = Scale(daemon, fib)
+        filling = Filling(daemon, fib)
         try:
-            rows = _measure(scale, daemon, options)
+            rows = _measure(filling, daemon, options)
         finally:
             daemon.stop()
     sys.stdout.write(
@@ -120,21 +95,21 @@ def main() -> int:
     return 0
 
 
-def _measure(scale: Scale, daemon: Probed, options: argparse.Namespace) -> list[list[str]]:
+def _measure(filling: Filling, daemon: Probed, options: argparse.Namespace) -> list[list[str]]:
     starts = []
     for _ in range(options.starts):
-        starts.append(scale.start()[0])
+        starts.append(filling.start()[0])
         daemon.stop()
     rows = [["from start to ready, median s", f"{statistics.median(starts):.2f}"]]
-    scale.start()
+    filling.start()
     rows += idle(daemon, options.seconds, "no slot")
     daemon.stop()
-    scale.fill(options.slots)
-    scale.start()
-    scale.wait_for_all(options.slots)
+    filling.fill(options.slots)
+    filling.start()
+    filling.wait_for_all(options.slots)
     rows += idle(daemon, options.seconds, f"{options.slots:,} finished slots")
     daemon.stop()
-    ready, _resident = scale.start()
+    ready, _resident = filling.start()
     what = f"{options.slots:,} finished slots, after a restart"
     return [*rows, [f"{what}: from start to ready, s", f"{ready:.2f}"], *idle(daemon, 65, what)]
 

@@ -24,8 +24,10 @@ __all__ = ["Case", "Latency", "Steady", "Throughput", "rate"]
 #: few enough that what else the machine does hits all alike.
 _TURN: Final = 10
 
-#: A contender that needs a second for each job takes part in one of so many rounds.
-_SLOW_EVERY: Final = 5
+#: A contender that needs a second for each job takes part in one of so many rounds, and who starts
+#: a Python for each of jobs that take long themselves in one of so many.
+_SLOW_EVERY: Final = 15
+_LONG_EVERY: Final = 3
 
 #: Drops a second where they come steadily.
 _A_SECOND: Final = 50
@@ -60,6 +62,14 @@ class Case:
         """Whether each job takes long, whatever the machine."""
         return self.contender.compiles_each_time and self.workload.slow_elsewhere
 
+    @property
+    def every(self) -> int:
+        """Of how many rounds it takes part in one."""
+        if self.is_slow:
+            return _SLOW_EVERY
+        is_long = self.contender.compiles_each_time and not self.workload.is_small
+        return _LONG_EVERY if is_long else 1
+
     def next_input(self) -> tuple[str, dict[str, Any], Wanted]:
         """Return a name that no drop had, an input, and what must come of it."""
         self.drops += 1
@@ -87,7 +97,7 @@ class Latency:
 
     def step(self, case: Case, number: int) -> None:
         """Measure one turn."""
-        if case.is_slow and number % _SLOW_EVERY:
+        if number % case.every:
             return
         for _ in range(_TURN):
             latency, dropped_at, marker = case.drop()
@@ -114,9 +124,9 @@ class Latency:
         rows = []
         for case in told:
             medians = (statistics.median(one[name] for one in case.stages) for name in names)
-            rows.append([case.workload.name, *map(milliseconds, medians)])
+            rows.append([case.workload.name, case.contender.name, *map(milliseconds, medians)])
         title = "Where wasmdrop's time goes, from its markers, medians in ms"
-        return f"{title}\n\n{render(['module', *names], rows, words=1)}"
+        return f"{title}\n\n{render(['module', 'who', *names], rows)}"
 
 
 class Steady:

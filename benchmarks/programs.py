@@ -98,7 +98,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=options.dir, prefix=".bench-") as base:
             rows.append([label, *measure(Path(base), module, given, options.drops)])
         sys.stderr.write(f"measured: {label}\n")
-    about = ", ".join(f"{name} {value}" for name, value in suite.machine(options.dir).items())
+    about = suite.described(options.dir)
     sys.stdout.write(f"{about}\n\n{render(_HEAD, rows)}\n")
     return 0
 

@@ -5,8 +5,8 @@ python benchmarks/results.py [--dir DIR] [--only NAME ...]
 
 With --only, the other sections of RESULTS.md stay as they are.
 
-Takes about half an hour, of which 100,000 slots take ten. The machine should have nothing else
-to do.
+Takes about half an hour, of which 200,000 jobs of scale.py take ten minutes. The machine should
+have nothing else to do. How far it is goes to standard error.
 """
 
 import argparse
@@ -17,15 +17,18 @@ from typing import Final
 
 _HERE: Final = Path(__file__).resolve().parent
 
+_DRAWN: Final = ["--plots", str(_HERE / "plots")]
+
 #: Sections, and the programs that make them.
 _PARTS: Final = {
-    "latency": ("Latency and throughput", ["latency.py", "--plots", str(_HERE / "plots")]),
+    "latency": ("Latency and throughput", ["latency.py", *_DRAWN]),
+    "trace": ("The stages against a trace", ["trace.py"]),
     "confinement": ("What confinement costs", ["confinement.py"]),
     "programs": ("Programs", ["programs.py"]),
     "idle": ("What an idle daemon takes", ["idle.py"]),
-    "scale": ("With 100,000 slots", ["scale.py"]),
+    "scale": ("With 100, 10,000 and 100,000 slots", ["scale.py", *_DRAWN]),
 }
-_PLOTS: Final = ("latency", "burst", "stages")
+_PLOTS: Final = {"latency": ("latency", "burst", "stages"), "scale": ("growth", "sizes")}
 
 
 def main() -> int:
@@ -37,10 +40,11 @@ def main() -> int:
     (_HERE / "plots").mkdir(exist_ok=True)
     results = _HERE / "RESULTS.md"
     sections = _sections(results.read_text(encoding="utf-8")) if results.exists() else {}
+    status = 0
     for name in options.only:
         title, command = _PARTS[name]
         program, *words = command
-        sys.stderr.write(f"{title} ...\n")
+        sys.stderr.write(f"== {title}\n")
         done = subprocess.run(
             [sys.executable, str(_HERE / program), *words, "--dir", str(options.dir)],
             stdout=subprocess.PIPE,
@@ -48,15 +52,18 @@ def main() -> int:
             check=False,
         )
         if done.returncode != 0:
-            return done.returncode
-        plots = [f"![{one}](plots/{one}.svg)" for one in _PLOTS] if name == "latency" else []
+            # What was measured before stays, and the others don't take half an hour in vain.
+            sys.stderr.write(f"{program} failed\n")
+            status = status or done.returncode
+            continue
+        plots = [f"![{one}](plots/{one}.svg)" for one in _PLOTS.get(name, ())]
         sections[title] = "\n\n".join([done.stdout.strip(), *plots])
         parts = ["# Results", "Made by `make bench`; README.md says what is measured, and how."]
         for title, _command in _PARTS.values():
             if title in sections:
                 parts += [f"## {title}", sections[title]]
         results.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return 0
+    return status
 
 
 def _sections(text: str) -> dict[str, str]:

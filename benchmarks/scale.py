@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Measure wasmdrop with very many slots: memory, restart, and what they cost the next job.
+"""Measure whether jobs cost more, and the daemon grows, with what there is and was.
 
-python benchmarks/scale.py [--slots N] [--drops N] [--dir DIR]
+python benchmarks/scale.py [--slots N] [--drops N] [--plots DIR] [--dir DIR]
 
-Drops so many inputs while no daemon runs, starts one, waits for every marker, restarts it, and
-measures drops into fresh slots before and after, also while a consumer moves every result away.
+Four daemons: three that did a thousandth, a tenth and all of N jobs, each job in a slot of its own,
+and one that did N jobs in a hundredth as many slots. Then they are measured in turns, so that what
+else the machine does hits all alike; and the one of the most slots is started again, once with
+inputs that are new to it.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,138 +23,193 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import workloads
-from benchmarks.client import Client, result_name
 from benchmarks.contenders import Wasmdrop
-from benchmarks.tables import milliseconds, render
+from benchmarks.filling import Filling, Memory, Turn
+from benchmarks.plots import bars, lines
+from benchmarks.suite import described
+from benchmarks.tables import milliseconds, quantile, render
+from benchmarks.usage import resident_mb
 
 _WARM_UP: Final = 20
-_GLANCE_SECONDS: Final = 0.2
 
+#: Drops of one daemon before it is another's turn. Processor time is told in ticks of 10 ms: fewer
+#: drops would not be worth a number of them.
+_TURN: Final = 50
 
-class Scale:
-    """One daemon on directories that fill up."""
+#: Of all jobs, when memory is looked at.
+_MOMENTS: Final = (0.01, 0.1, 0.5, 1.0)
 
-    def __init__(self, daemon: Wasmdrop, fib: workloads.Workload) -> None:
-        self.fib = fib
-        self.daemon = daemon
-        self.serial = 0
-
-    def start(self) -> tuple[float, float]:
-        """Start the daemon; return the seconds until it was ready, and its resident MiB then."""
-        started = time.perf_counter()
-        self.daemon.start()
-        return time.perf_counter() - started, self.resident_mb("VmRSS")
-
-    def resident_mb(self, field: str) -> float:
-        """Return a size of the daemon's process (proc_pid_status(5)) in MiB."""
-        lines = Path(f"/proc/{self.daemon.pid}/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-    def fill(self, slots: int) -> None:
-        """Drop so many inputs, a thousand a directory."""
-        for number in range(slots):
-            directory = self.daemon.shared / f"d{number // 1000}"
-            directory.mkdir(exist_ok=True)
-            text = json.dumps(self.fib.input(number))
-            (directory / f"input-{number}.json").write_text(text, encoding="utf-8")
-
-    def wait_for_all(self, slots: int) -> None:
-        """Wait until there are so many result lines, then for the last marker."""
-        while (self.daemon.base / "out").read_bytes().count(b"\n") < slots:
-            time.sleep(_GLANCE_SECONDS)
-        missing = [
-            number
-            for number in range(slots)
-            if not (self.daemon.shared / f"d{number // 1000}" / f"result-{number}.done").exists()
-        ]
-        if missing:
-            raise SystemExit(f"{len(missing)} markers are missing, such as that of {missing[0]}")
-
-    def latencies(self, drops: int, *, moves_away: bool = False) -> list[float]:
-        """Drop into fresh slots of one directory, one after the other; return the seconds of each.
-
-        With ``moves_away``, a consumer moves every result out of the tree as soon as it is there.
-        """
-        aside = self.daemon.base / "aside"
-        aside.mkdir(exist_ok=True)
-        client = Client(self.daemon.shared)
-        seconds = []
-        try:
-            for number in range(-_WARM_UP, drops):
-                self.serial += 1
-                name = f"input-{self.serial}.json"
-                content, wanted = self.fib.input(self.serial), self.fib.wanted(self.serial)
-                taken, _dropped_at = client.drop(name, content)
-                if number >= 0:
-                    seconds.append(taken)
-                self.daemon.check(name, content, wanted)
-                if moves_away:
-                    _move(self.daemon.shared, aside, name)
-        finally:
-            client.close()
-        return seconds
-
-
-def _move(shared: Path, aside: Path, name: str) -> None:
-    for suffix in (".json", ".txt", ".done"):
-        found = result_name(name, suffix)
-        (shared / found).rename(aside / found)
-    (shared / name).rename(aside / name)
+FRESH: Final = "fresh slots"
+REUSED: Final = "reused slots"
 
 
 def main() -> int:
-    """Measure, print a table."""
+    """Measure, print the tables."""
     parser = argparse.ArgumentParser(description="Measure wasmdrop with very many slots.")
-    parser.add_argument("--slots", type=int, default=100_000, metavar="N")
-    parser.add_argument("--drops", type=int, default=200, metavar="N")
+    parser.add_argument("--slots", type=int, default=100_000, metavar="N", help="at least 100")
+    parser.add_argument("--drops", type=int, default=800, metavar="N", help="of each daemon")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw them, as SVG, in DIR")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
     options = parser.parse_args()
+    about = described(options.dir)
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
-        scale = Scale(Wasmdrop(Path(base).resolve(), {fib.module_name: fib.module}), fib)
+        scale = Scale(Path(base).resolve(), fib, max(100, options.slots))
         try:
-            rows = _measure(scale, options.slots, options.drops)
+            scale.grow()
+            tables = [scale.cost(options.drops), scale.memory_table(), scale.restart()]
         finally:
-            scale.daemon.stop()
-    sys.stdout.write(render(["what", "value"], rows, words=1) + "\n")
+            for filling in scale.all:
+                filling.daemon.stop()
+    sys.stdout.write("\n\n".join([about, *tables]) + "\n")
+    if options.plots is not None:
+        for name, image in scale.plots().items():
+            (options.plots / f"{name}.svg").write_text(image, encoding="utf-8")
     return 0
 
 
-def _measure(scale: Scale, slots: int, drops: int) -> list[list[str]]:
-    scale.start()
-    before = scale.latencies(drops)
-    moved = scale.latencies(drops, moves_away=True)
-    plain = scale.latencies(drops)
-    scale.daemon.stop()
-    done = scale.serial
-    scale.fill(slots)
-    started = time.perf_counter()
-    first_ready, _resident = scale.start()
-    scale.wait_for_all(slots)
-    seconds = time.perf_counter() - started
-    peak_mb = scale.resident_mb("VmHWM")
-    scale.daemon.stop()
-    ready, ready_mb = scale.start()
-    after = scale.latencies(drops)
-    state = sum(path.stat().st_size for path in (scale.daemon.base / "state").rglob("*.sqlite*"))
-    near = _median([*before, *plain])
-    return [
-        [f"drop to marker, {done} slots, median ms", milliseconds(near)],
-        ["the same while a consumer moves every result away", milliseconds(_median(moved))],
-        ["... so many times as long", f"{_median(moved) / near:.2f}"],
-        [f"start with {slots:,} new inputs, s until ready", f"{first_ready:.1f}"],
-        ["... jobs a second until the last marker", f"{slots / seconds:.0f}"],
-        ["... most resident memory of the daemon, MiB", f"{peak_mb:.0f}"],
-        [f"start with {slots:,} finished slots, s until ready", f"{ready:.1f}"],
-        ["... resident memory of the daemon, MiB", f"{ready_mb:.0f}"],
-        [f"drop to marker, {slots:,} slots, median ms", milliseconds(_median(after))],
-        ["... so many times as long as with few", f"{_median(after) / near:.2f}"],
-        ["journal, bytes a job", f"{state / (slots + scale.serial):.0f}"],
-    ]
+class Scale:
+    """The daemons, and what was measured with them."""
+
+    def __init__(self, base: Path, fib: workloads.Workload, slots: int) -> None:
+        self.slots = slots
+        # Slots that each daemon has, and jobs that it has done. That of the most slots is filled
+        # last: its looks through all of them would take time from the others.
+        self._sizes = [(slots // 1000 or 1, slots // 1000 or 1), (slots // 10, slots // 10)]
+        self._sizes += [(slots // 100, slots), (slots, slots)]
+        modules = {fib.module_name: fib.module}
+        self.all = [
+            Filling(Wasmdrop(base / f"slots{has}-jobs{done}", modules), fib)
+            for has, done in self._sizes
+        ]
+        self._memory: dict[str, list[Memory]] = {}
+        self._cpu: dict[str, float] = {}
+
+    def grow(self) -> None:
+        """Start all and have them do their jobs."""
+        batch = self.slots // 100
+        for (has, done), filling in zip(self._sizes, self.all, strict=True):
+            _tell(f"{done:,} jobs in {has:,} slots")
+            filling.start()
+            if done < self.slots:
+                filling.run(done, batch)
+                continue
+            name, so_far = (FRESH if has == done else REUSED), 0
+            for share in _MOMENTS:
+                until = round(self.slots * share)
+                filling.run(until - so_far, batch, reuses=name == REUSED)
+                so_far = until
+                self._memory.setdefault(name, []).append(filling.memory())
+
+    def cost(self, drops: int) -> str:
+        """Measure what one more job costs each of them; return the table."""
+        _tell("drops in turns")
+        # Beside them the first once more, with a consumer that moves every result away.
+        journals = [filling.journal_bytes() for filling in self.all]
+        ways = [(filling, False) for filling in self.all] + [(self.all[0], True)]
+        for filling in self.all:
+            filling.turn(_WARM_UP)
+        turns: list[list[Turn]] = [[] for _ in ways]
+        for number in range(max(1, drops // _TURN)):
+            order = list(zip(ways, turns, strict=True))[:: 1 if number % 2 else -1]
+            for (filling, moves_away), taken in order:
+                taken.append(filling.turn(min(drops, _TURN), moves_away=moves_away))
+        rows = []
+        first, first_cpu = _seconds(turns[0]), _cpu(turns[0])
+        for (has, done), taken, journal in zip(
+            [*self._sizes, self._sizes[0]], turns, [*journals, journals[0]], strict=True
+        ):
+            seconds, cpu = _seconds(taken), _cpu(taken)
+            what = f"{has:,} slots"
+            if taken is turns[-1]:
+                what += ", results moved away"
+            elif has != done:
+                what += " reused"
+            self._cpu[f"{has:,} slots, {done:,} jobs"] = cpu * 1e3
+            rows.append(
+                [
+                    what,
+                    f"{done:,}",
+                    f"{journal / 1e6:.1f}",
+                    str(len(seconds)),
+                    *(milliseconds(quantile(seconds, share)) for share in (0.5, 0.95, 0.99)),
+                    f"{statistics.median(seconds) / statistics.median(first):.2f}",
+                    milliseconds(cpu),
+                    f"{cpu / first_cpu:.2f}",
+                ]
+            )
+        head = ["with", "jobs done", "journal MB", "drops", "median ms", "p95 ms", "p99 ms"]
+        head += ["times as long", "processor ms a job", "times as much"]
+        title = "### What one more job costs, from drop to marker"
+        return f"{title}\n\n{render(head, rows, words=1)}"
+
+    def memory_table(self) -> str:
+        """Return the table of what memory the daemons took, in one life."""
+        rows = [
+            [
+                f"{fresh.jobs:,}",
+                *(f"{one:.1f}" for one in (fresh.daemon, fresh.processes)),
+                *(f"{one:.1f}" for one in (reused.daemon, reused.processes)),
+            ]
+            for fresh, reused in zip(self._memory[FRESH], self._memory[REUSED], strict=True)
+        ]
+        head = ["jobs done"]
+        for name in (FRESH, REUSED):
+            head += [f"{name}: daemon, resident MiB", f"{name}: all its processes, PSS MiB"]
+        title = "### Memory over the jobs of one life"
+        return f"{title}\n\n{render(head, rows, words=0)}"
+
+    def restart(self) -> str:
+        """Start the daemon of the most slots again, with new inputs and without; the table."""
+        _tell("restarts")
+        for filling in self.all:
+            filling.daemon.stop()
+        filling, new = self.all[-1], self.slots // 10
+        bytes_a_job = filling.journal_bytes() / (self.slots + filling.serial)
+        filling.fill(new)
+        started = time.perf_counter()
+        first_ready, _resident = filling.start()
+        filling.wait_for_all(new)
+        seconds = time.perf_counter() - started
+        peak_mb = resident_mb(filling.daemon.pid, "VmHWM")
+        filling.daemon.stop()
+        ready, ready_mb = filling.start()
+        slots = self.slots + new
+        rows = [
+            [f"start with {self.slots:,} finished slots and {new:,} new inputs, s until ready"],
+            ["... jobs a second until the last marker"],
+            ["... most resident memory of the daemon, MiB"],
+            [f"start with {slots:,} finished slots, s until ready"],
+            ["... resident memory of the daemon, MiB"],
+            ["journal, bytes a job"],
+        ]
+        values = [f"{first_ready:.1f}", f"{new / seconds:.0f}", f"{peak_mb:.0f}"]
+        values += [f"{ready:.1f}", f"{ready_mb:.0f}", f"{bytes_a_job:.0f}"]
+        cells = [[*row, value] for row, value in zip(rows, values, strict=True)]
+        return f"### Restart\n\n{render(['what', 'value'], cells, words=1)}"
+
+    def plots(self) -> Mapping[str, str]:
+        """Return images by name."""
+        resident = {FRESH: self.all[-1].resident, REUSED: self.all[-2].resident}
+        return {
+            "growth": lines("Resident memory of the daemon, MiB, by jobs done", resident),
+            "sizes": bars("Processor time of a job, ms", self._cpu),
+        }
 
 
-def _median(seconds: Sequence[float]) -> float:
-    return statistics.median(seconds)
+def _seconds(turns: Sequence[Turn]) -> list[float]:
+    return [one for turn in turns for one in turn.seconds]
+
+
+def _cpu(turns: Sequence[Turn]) -> float:
+    # The median of the turns: a periodic look through everything, which is no job's cost and which
+    # idle.py measures, may fall into one of them.
+    return statistics.median(turn.cpu_seconds for turn in turns)
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text} ...\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ from benchmarks.client import Client, MissingError
 from benchmarks.contenders import WrongError
 from benchmarks.floor_rate import Floor
 from benchmarks.measures import Case, Latency, Steady, Throughput, rate
+from benchmarks.native import LackError, NativeRun
+from benchmarks.native import build as build_native
 from benchmarks.plots import bars
 from benchmarks.workloads import LeftOut, Workload
 
-__all__ = ["machine", "main"]
+__all__ = ["described", "machine", "main"]
 
 #: Drops before the measurement, each: modules compiled, pages read, children forked.
 _WARM_UP: Final = 3
@@ -52,22 +54,34 @@ def _run(options: argparse.Namespace) -> None:
     runnable = [one for one in found if isinstance(one, Workload)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     # Before the measurement: at its end the load would be that of the contenders themselves.
-    about = machine(Path(options.dir))
+    about, heading = machine(options.dir), described(options.dir)
     measures: list[Measure] = [
         Latency(options.drops),
         Steady(options.drops),
         Throughput(options.burst),
     ]
-    floor = Floor(runnable[0])
     with (
-        tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base,
-        _cases(Path(base).resolve(), runnable) as cases,
+        tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as name,
+        _cases(base := Path(name).resolve(), runnable) as cases,
     ):
-        _measure(cases, measures, lambda: floor.step(Path(base)))
-    _say(", ".join(f"{name} {value}" for name, value in about.items()))
+        native = _native(base)
+        floor = Floor([one for one in runnable if one.is_small], native)
+        computing = next(one for one in runnable if one.name == "computing")
+        run = None if native is None else NativeRun(native, computing, base)
+
+        def between(measure: Measure) -> None:
+            if isinstance(measure, Throughput):
+                floor.step(base)
+            elif isinstance(measure, Latency) and run is not None:
+                run.step()
+
+        _measure(cases, measures, between)
+    _say(heading)
     for measure in measures:
         _say(f"\n### {measure.title}\n\n{measure.report(list(filter(measure.takes, cases)))}")
-    _say(f"\n### {floor.title}\n\n{floor.report(cases[0])}")
+    _say(f"\n### {floor.title}\n\n{floor.report(cases)}")
+    if run is not None:
+        _say(f"\n### {run.title}\n\n{run.report(cases)}")
     for one in left_out:
         _say(f"\nleft out: {one.name}: {one.reason}")
     if options.plots is not None:
@@ -77,7 +91,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _measure(
-    cases: Sequence[Case], measures: Sequence[Measure], between_bursts: Callable[[], None]
+    cases: Sequence[Case], measures: Sequence[Measure], between: Callable[[Measure], None]
 ) -> None:
     for case in cases:
         with _awake(case):
@@ -85,11 +99,20 @@ def _measure(
                 case.drop()
     for measure in measures:
         for number in range(measure.rounds):
+            _say(f"{measure.title}: {number + 1} of {measure.rounds}", sys.stderr)
             for case in filter(measure.takes, cases):
                 with _awake(case):
                     measure.step(case, number)
-            if isinstance(measure, Throughput):
-                between_bursts()
+            between(measure)
+
+
+def _native(base: Path) -> Path | None:
+    """Build the native program, or say why not."""
+    try:
+        return build_native(base)
+    except LackError as lack:
+        _say(f"left out: native process: {lack}", sys.stderr)
+        return None
 
 
 @contextlib.contextmanager
@@ -113,7 +136,8 @@ def _cases(base: Path, runnable: Sequence[Workload]) -> Iterator[list[Case]]:
             Case(*pair, workload)
             for workload in runnable
             for pair in running
-            if workload.everywhere or pair[0].tells
+            if (workload.everywhere or pair[0].tells)
+            and (workload.is_small or not pair[0].small_only)
         ]
 
 
@@ -141,6 +165,11 @@ def _plot(cases: Sequence[Case], directory: Path) -> None:
         ("stages", "Where wasmdrop's time goes with fib, medians, ms", stages),
     ):
         (directory / f"{name}.svg").write_text(bars(title, values), encoding="utf-8")
+
+
+def described(directory: Path) -> str:
+    """Return in a line what a run is measured on."""
+    return ", ".join(f"{name} {value}" for name, value in machine(directory).items())
 
 
 def machine(directory: Path) -> dict[str, str]:
@@ -196,8 +225,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Measure wasmdrop against scripts that do the same.", prog="latency.py"
     )
-    parser.add_argument("--drops", type=count, default=100, metavar="N", help="drops, one by one")
-    parser.add_argument("--burst", type=count, default=1000, metavar="N", help="slots of a burst")
+    parser.add_argument("--drops", type=count, default=300, metavar="N", help="drops, one by one")
+    parser.add_argument("--burst", type=count, default=2000, metavar="N", help="slots of a burst")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw them, as SVG, in DIR")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every measured value")
     parser.add_argument(

@@ -184,6 +184,33 @@ def test_processes_are_shared_where_the_operator_says_so(daemon: Daemon) -> None
     assert faults(daemon) == []
 
 
+def test_a_process_that_serves_many_jobs_keeps_nothing_of_them(tmp_path: Path) -> None:
+    """Not its memory, above all: there is no room for that of a hundred."""
+    daemon = Daemon(tmp_path, WASMDROP_ISOLATION="instance", WASMDROP_WORKERS="1")
+    drop(daemon.wasm / "reactor.wasm", bytes(wat2wasm(MODULES["reactor"])))
+    drop(daemon.wasm / "counts.wasm", bytes(wat2wasm(MODULES["counts"])))
+    with daemon.running():
+        for number in range(2):
+            call(daemon, "counts", number)
+            call(daemon, "reactor", number, env={"A": "b"})
+        residents = set(daemon.children())
+        sizes = {pid: address_space_mb(pid) for pid in residents}
+        for number in range(2, 42):
+            call(daemon, "counts", number)
+            call(daemon, "reactor", number, env={"A": "b"})
+        served = residents & set(daemon.children())
+        assert len(served) > 1
+        for pid in served:
+            # Each instance that stayed would be 4 GiB of addresses.
+            assert address_space_mb(pid) - sizes[pid] < 10 * 4096
+
+
+def address_space_mb(pid: int) -> int:
+    """Return how much of the address space a process has taken, in MiB (proc_pid_statm(5))."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
 def test_a_job_with_files_has_a_process_of_its_own(tmp_path: Path) -> None:
     """Whatever the operator says: its directory is its process's."""
     daemon = Daemon(tmp_path, WASMDROP_ISOLATION="instance")

@@ -120,6 +120,10 @@ class Run:
         run.limit()
         return run
 
+    def close(self) -> None:
+        """Let go of the instance and all that is its: what it prints to keeps it else for ever."""
+        self.store.close()
+
     def limit(self) -> None:
         """Give the store its limits."""
         # Before there are limits, which are the guest's alone.

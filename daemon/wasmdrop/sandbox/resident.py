@@ -92,6 +92,7 @@ def _serve_plain(loaded: Run, function: PlainFunction, world: EmptyWorld, link_f
         send(link_fd, answer)
     else:
         os.writev(link_fd, answer)
+    run.close()
 
 
 def _serve_any(loaded: Run, link_fd: int, streams: list[int]) -> None:
@@ -111,3 +112,4 @@ def _serve_any(loaded: Run, link_fd: int, streams: list[int]) -> None:
     except _EndedError as ended:
         message = ended.message
     send(link_fd, message)
+    run.close()

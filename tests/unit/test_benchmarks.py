@@ -1,0 +1,148 @@
+"""What the benchmarks reckon with: traces, processor time, the native program, plots."""
+
+import os
+import time
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+import wasmtime
+from benchmarks.contenders import Instance
+from benchmarks.native import COMPILERS, LackError, build, call
+from benchmarks.plots import bars, lines
+from benchmarks.syscalls import parse
+from benchmarks.trace import stages_of
+from benchmarks.usage import cpu_seconds_with_ended, resident_mb
+from benchmarks.workloads import Workload, find
+
+#: A job as strace tells of it: the daemon is 10 with its thread 11, its child 20.
+TRACE = r"""
+20 99.900000 read(3<socket:[7]>,  <unfinished ...>
+11 100.000100 read(9<anon_inode:inotify>, "\0\0.input-1.json\0\0\0", 65536) = 32 <0.000010>
+11 100.000200 read(9<anon_inode:inotify>, "\0\0input-1.json\0\0\0\0", 65536 <unfinished ...>
+10 100.000250 recvfrom(4<socket:[5]>, "\0", 4096, 0, NULL, NULL) = 1 <0.000010>
+11 100.000300 <... read resumed>) = 32 <0.000100>
+10 100.001000 sendmsg(6<socket:[7]>, {msg_iov=[{iov_base="run"}]}, 0) = 3 <0.000100>
+20 100.001200 <... read resumed>"run", 24) = 3 <0.100200>
+20 100.001500 mmap(NULL, 65536) = 0x7f00deadb000 <0.000500>
+10 100.002000 recvfrom(4<socket:[5]>, 0x55, 4096, 0, NULL, NULL) = -1 EAGAIN (Not now) <0.000010>
+10 100.003000 recvmsg(8<socket:[9]>, {iov_base="child 21"}, 0) = 8 <0.000010>
+20 100.032000 writev(3<socket:[7]>, [{iov_base="ok"}], 1) = 48 <0.000100>
+10 100.032500 recvfrom(6<socket:[7]>, "ok", 65536, 0, NULL, NULL) = 48 <0.000100>
+19 100.033000 exit_group(0) = ?
+11 100.034000 renameat(3</shared>, ".w-1", 3</shared>, "result-1.json") = 0 <0.000100>
+11 100.035000 renameat(3</shared>, ".w-2", 3</shared>, "result-1.done") = 0 <0.000250>
+""".strip().splitlines()
+
+
+def _workload(name: str) -> Workload:
+    found = {one.name: one for one in find()}[name]
+    assert isinstance(found, Workload)
+    return found
+
+
+def test_calls_that_were_interrupted_are_put_together() -> None:
+    """Begun in one line, resumed in another: one call, from the first to the second."""
+    calls = parse(TRACE)
+    (read,) = (one for one in calls if one.task == 20 and one.name == "read")
+    assert (read.began, read.ended, read.result) == (99.9, 100.0012, 3)
+    assert '"run"' in read.text
+    (mapped,) = (one for one in calls if one.name == "mmap")
+    assert mapped.result == 0x7F00DEADB000
+    assert mapped.ended == pytest.approx(100.002, rel=1e-9)
+
+
+def test_what_a_call_writes_is_not_its_result() -> None:
+    """The last sign of equality tells the result, and an error's words are no part of it."""
+    (written,) = parse([r'7 1.5 write(1, "f(x) = 5 <0.5>", 14) = -1 EIO (An error) <0.25>'])
+    assert (written.result, written.ended) == (-1, 1.75)
+    assert written.text == 'write(1, "f(x) = 5 <0.5>", 14)'
+
+
+def test_a_call_that_began_before_the_first_line_has_its_end() -> None:
+    """A trace that is read from its middle on is no broken one."""
+    (resumed,) = parse(['20 5.5 <... read resumed>"run", 24) = 3 <0.1>', "20 5.6 cut off in the"])
+    assert (resumed.name, resumed.ended, resumed.result) == ("read", 5.5, 3)
+
+
+def test_the_stages_of_a_job_are_found_in_its_trace() -> None:
+    """The rename counts, not the temporary name; the answer, not the talk of the forking server."""
+    found = stages_of(parse(TRACE), {10, 11}, "input-1.json")
+    assert found == pytest.approx(
+        {
+            "noticed": 100.0003,
+            "sent": 100.001,
+            "silent": 100.002,
+            "answer": 100.032,
+            "answered": 100.0326,
+            "marked": 100.03525,
+        },
+        rel=1e-9,
+    )
+
+
+def test_a_trace_that_lacks_a_step_is_no_figure() -> None:
+    """Such as after a change of how the daemon talks to its children."""
+    without = [line for line in TRACE if "sendmsg" not in line]
+    with pytest.raises(SystemExit, match="that an order was sent"):
+        stages_of(parse(without), {10, 11}, "input-1.json")
+
+
+def test_processor_time_of_children_that_have_ended_counts() -> None:
+    """A job's process is gone when its cost is asked for."""
+    before = cpu_seconds_with_ended(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        while time.process_time() < 0.3:
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert cpu_seconds_with_ended(os.getpid()) - before >= 0.25
+
+
+def test_resident_memory_is_that_of_the_field() -> None:
+    """A peak is no less than what there is now."""
+    assert 1 < resident_mb(os.getpid()) <= resident_mb(os.getpid(), "VmHWM")
+
+
+def test_without_a_compiler_the_native_program_is_left_out(tmp_path: Path) -> None:
+    """With what was looked for, and no failure of the benchmark."""
+    with pytest.raises(LackError, match="no C compiler"):
+        build(tmp_path, ["no-such-compiler"])
+
+
+@pytest.mark.parametrize("name", ["fib", "fib Go", "computing"])
+def test_the_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
+    """Also of a WASI reactor, and in 64 bits."""
+    try:
+        program = build(tmp_path)
+        workload = _workload(name)
+    except (LackError, AssertionError):
+        pytest.skip(f"needs one of {', '.join(COMPILERS)}, and the module")
+    code = tmp_path / "code"
+    code.write_bytes(wasmtime.Module(wasmtime.Engine(), workload.module).serialize())
+    content = workload.input(3)
+    result, seconds = call(program, code, content["entry"], content["args"])
+    assert [result] == workload.wanted(3).results
+    assert seconds > 0
+
+
+def test_a_setting_that_the_daemon_lacks_leaves_the_contender_out() -> None:
+    """Rather than a daemon that does not start, in the midst of a benchmark."""
+    lack = Instance.lacks()
+    assert lack == "" or "WASMDROP_ISOLATION" in lack
+
+
+def test_plots_are_images_whose_marks_lie_inside() -> None:
+    """Also with nothing but zeros, and with names that are no markup."""
+    for image in (
+        bars("a < b", {"<one>": 0.0, "two & a long name of many words": 0.0}),
+        lines("a < b", {"<one>": [(0, 0), (100, 50)], "two": [(50, 100.0)]}),
+    ):
+        root = ET.fromstring(image)  # noqa: S314 - our own text
+        _x, _y, width, height = (float(word) for word in root.attrib["viewBox"].split())
+        for line in root.iter("{http://www.w3.org/2000/svg}polyline"):
+            for place in line.attrib["points"].split():
+                x, y = (float(word) for word in place.split(","))
+                assert 0 <= x <= width
+                assert 0 <= y <= height
