@@ -109,7 +109,7 @@ def test_a_lie_spoils_the_liars_job_alone(bench: LiesBench, lie: str) -> None:
     assert later.results == (7,)
     bench.settle()
     assert bench.children() == 1
-    assert descriptors() == before
+    assert descriptors() <= before
     assert bench.pool.restarts == 0
 
 
