@@ -161,7 +161,8 @@ def test_each_end_has_its_exit_status(daemon: Daemon) -> None:
 def test_the_status_tells_whose_fault_it_was(code: Code, status: int) -> None:
     """The ends that no test can bring about at will, too."""
     result = msgspec.convert(
-        {"status": code.status, "code": code, "message": "", "raw": "", "line": b"", "marker": {}}
+        {"status": code.status, "code": code, "message": "", "raw": "", "line": b""}
+        | {"marker": {}, "output": {}}
         | dict.fromkeys(("results", "exit_code", "stdout", "stderr")),
         Result,
     )
