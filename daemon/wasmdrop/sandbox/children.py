@@ -163,6 +163,7 @@ class Children:
         self._ending: dict[Child, float] = {}
         """Those that have reported, then those that were told to end, and until when they may."""
         self._leaving_timer: asyncio.TimerHandle | None = None
+        self._ending_timer: asyncio.TimerHandle | None = None
         self._asked = 0
         self._refill_timer: asyncio.TimerHandle | None = None
         self._control: socket.socket | None = None
@@ -194,7 +195,7 @@ class Children:
         loop = asyncio.get_running_loop()
         self._leaving[child] = loop.time() + _LINGER_SECONDS
         if self._leaving_timer is None:
-            self._leaving_timer = loop.call_later(_LINGER_SECONDS, self._let_go)
+            self._leaving_timer = loop.call_at(self._leaving[child], self._let_go)
 
     def _let_go(self) -> None:
         """Tell children to end, or end them, whose time it is; one timer serves all."""
@@ -205,14 +206,18 @@ class Children:
                 self._ending[child] = now + _END_SECONDS
             else:
                 child.close()
-        for child in _due(self._ending, now):
-            child.close()
         self._leaving_timer = None
-        following = [*itertools.islice(self._leaving.values(), 1)]
-        following += itertools.islice(self._ending.values(), 1)
-        if following:
-            pause_seconds = max(_LINGER_SECONDS, min(following) - now)
-            self._leaving_timer = loop.call_later(pause_seconds, self._let_go)
+        if self._leaving:
+            self._leaving_timer = loop.call_at(next(iter(self._leaving.values())), self._let_go)
+        if self._ending and self._ending_timer is None:
+            self._ending_timer = loop.call_later(_END_SECONDS, self._end)
+
+    def _end(self) -> None:
+        """End children that were told to, and did not."""
+        loop = asyncio.get_running_loop()
+        for child in _due(self._ending, loop.time()):
+            child.close()
+        self._ending_timer = loop.call_later(_END_SECONDS, self._end) if self._ending else None
 
     def _refill_soon(self) -> None:
         if self._refill_timer is None:
@@ -248,9 +253,10 @@ class Children:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
-        if self._leaving_timer is not None:
-            self._leaving_timer.cancel()
-            self._leaving_timer = None
+        for timer in (self._leaving_timer, self._ending_timer):
+            if timer is not None:
+                timer.cancel()
+        self._leaving_timer = self._ending_timer = None
         for child in (*self._idle, *self._leaving, *self._ending):
             child.close()
         self._idle.clear()

@@ -98,11 +98,11 @@ class Forking:
                 self._fork(is_awaited=request == FORK_AT_ONCE)
             except (BrokenPipeError, ConnectionResetError):
                 raise
-            except OSError:
+            except OSError as error:
                 if self._ends_children:
                     raise  # it is begun anew
                 # Others have used up what the kernel gives one user; children of ours may run.
-                self._control.send(NO_CHILD)
+                self._control.send(b"%s %d" % (NO_CHILD, error.errno or 0))
         elif request == PING:
             self._control.send(b"pong")
         elif request == SWEEP:

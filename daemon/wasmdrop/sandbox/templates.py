@@ -6,6 +6,7 @@ nobody called it for a while; jobs that it has children for are finished first.
 """
 
 import asyncio
+import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
@@ -140,9 +141,10 @@ class Template(Children):
             self._process.close()
 
     def _on_word(self, packet: bytes, descriptors: list[int]) -> bool:
-        if packet == NO_CHILD and self._asked > 0 and not descriptors:
+        word, _space, number = packet.partition(b" ")
+        if word == NO_CHILD and number.isdigit() and self._asked > 0 and not descriptors:
             self._asked -= 1
-            self._give_none("a template can fork no more")
+            self._give_none(f"a template can fork no more: {os.strerror(int(number))}")
             return True
         return super()._on_word(packet, descriptors)
 
