@@ -83,7 +83,14 @@ def test_metrics_tell_what_happened_to_jobs(tmp_path: Path) -> None:
             daemon.submit(f"input-{number}.json", '{"entry":"fib","args":[5]}')
         daemon.submit("input-bad.json", '{"entry":"none"}')
         daemon.submit("input-worse.json", "{}}")
-        found = metrics(daemon)
+
+        # A job is counted when its delivery has ended, which a marker that is there need not wait
+        # for.
+        def counted() -> dict[str, float] | None:
+            now = metrics(daemon)
+            return now if now.get("wasmdrop_job_duration_seconds_count total") == 5 else None
+
+        found = wait_until(counted, "five jobs to be counted")
     assert found["wasmdrop_jobs_total ok"] == 3
     assert found["wasmdrop_jobs_total entry-not-found"] == 1
     assert found["wasmdrop_jobs_total invalid-input"] == 1
