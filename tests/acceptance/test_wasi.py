@@ -273,8 +273,8 @@ def test_files_of_an_earlier_command_go_with_the_next_result(daemon: Daemon) -> 
 
 def test_a_reactor_is_initialized_once_before_its_function(daemon: Daemon) -> None:
     """And its instance is a fresh one for each job."""
-    for _ in range(2):
-        assert Run(daemon, "reactor", "reactor").result["results"] == [42]
+    for number in range(2):
+        assert Run(daemon, "reactor", "reactor", id=str(number)).result["results"] == [42]
 
 
 @pytest.mark.parametrize(
