@@ -43,6 +43,8 @@ def test_a_template_that_is_killed_loses_no_job_and_doubles_none(daemon: Daemon)
         marker = wait_until(functools.partial(daemon.marker, name), name)
         assert marker["code"] == "ok", marker
         assert daemon.result(name)["results"] == [_fib(n % 20)]
+    # The line comes after the marker is durable, and so a moment after it is there.
+    wait_until(lambda: len(daemon.lines()) >= len(inputs) + 3, "the last line")
     assert len(daemon.lines()) == len(inputs) + 3
     assert daemon.events("template-gone")
 
