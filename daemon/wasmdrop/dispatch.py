@@ -17,7 +17,6 @@ from tenacity import (
     RetryCallState,
 )
 
-from wasmdrop.errors import RefusedError
 from wasmdrop.execution import Execution, NothingOwedError, Stages, Work, ids_of
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, ModuleDrop
 from wasmdrop.intake.markers import true_marker
@@ -91,7 +90,7 @@ class Dispatcher:
             # Not recorded, so the next start finds it as new as it is.
             self._done_with_backlog()
         else:
-            self._accept_input(drop, self._known_module(drop))
+            self._accept_input(drop, drop.module)
 
     def resume(self, job: Job, package: Package | None) -> None:
         """Take a job that an earlier daemon left open: QUEUED, or EXECUTED with its results."""
@@ -137,15 +136,6 @@ class Dispatcher:
         small = len(drop.data) <= _KEPT_INPUT_BYTES
         spec = drop.spec if small else None
         self._enqueue(Work(job, accepted, spec, drop.refusal))
-
-    def _known_module(self, drop: InputDrop) -> PinnedModule | None:
-        """Pin the module now if its digest is known: what is dropped later must not replace it."""
-        if drop.spec is None:
-            return None
-        try:
-            return self._stages.modules.find(drop.slot, drop.spec.module, only_known=True)
-        except (RefusedError, OSError):
-            return None  # the job itself will run into it and say so
 
     def _enqueue(self, work: Work) -> None:
         self._stages.metrics.taken(work.job)
@@ -441,4 +431,16 @@ def _log_wait(work: Work, state: RetryCallState) -> BaseException | None:
 def _new_id(dropped_at_ns: int) -> str:
     """Return a name for a job that sorts by time and that no other job has."""
     moment = datetime.fromtimestamp(dropped_at_ns // 1_000_000_000, UTC)
-    return f"{moment:%Y%m%dT%H%M%SZ}-{os.urandom(5).hex()}"
+    return f"{moment:%Y%m%dT%H%M%SZ}-{next(_noise)}"
+
+
+def _make_noise() -> Iterator[str]:
+    """Give ten random hexadecimal digits at a time; asks the kernel for those of many at once."""
+    while True:
+        data = os.urandom(_NOISE_BYTES * 256)
+        for start in range(0, len(data), _NOISE_BYTES):
+            yield data[start : start + _NOISE_BYTES].hex()
+
+
+_NOISE_BYTES: Final = 5
+_noise: Final = _make_noise()

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +54,31 @@ _JOURNAL: Final = "journal.sqlite"
 
 #: Drops taken and not done past which there is no hurry to hear of more.
 _MANY_DROPS: Final = 16
+
+
+_Drop = InputDrop | ModuleDrop | DoneInput
+
+
+class _Inbox:
+    """Hands drops from several threads over to the event loop, all that wait at a time together."""
+
+    def __init__(self, take: Callable[[_Drop], None]) -> None:
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Drop] = deque()
+        self._is_told = False
+
+    def put(self, drop: _Drop) -> None:
+        """Hand over a drop; from any thread."""
+        self._waiting.append(drop)
+        if not self._is_told:
+            self._is_told = True
+            self._loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_told = False  # first: who puts one in from now on tells again
+        while self._waiting:
+            self._take(self._waiting.popleft())
 
 
 class _Stop:
@@ -178,18 +204,26 @@ def _stages(
     store: ModuleStore,
     journal: Journal,
     on_delivered: Callable[[Package], None],
-    emit: Callable[[InputDrop | ModuleDrop | DoneInput], None] = lambda _drop: None,
+    emit: Callable[[_Drop], None] = lambda _drop: None,
     look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
 ) -> tuple[Stages, Backlog]:
     layout = Layout(settings)
     backlog = Backlog(settings.max_queued)
-    intake = Intake(settings, layout, journal.taken(), backlog, emit, look_again)
     modules = ModuleFinder(
         layout,
         settings.max_module_mb * MEBIBYTE,
         store.ingest,
         store.has_module,
         store.module_bytes,
+    )
+    intake = Intake(
+        settings,
+        layout,
+        journal.taken(),
+        backlog,
+        emit,
+        look_again,
+        lambda slot, reference: modules.find(slot, reference, only_known=True),
     )
     delivery = Delivery(layout.shared_dir, on_delivered)
     stages = Stages(layout, intake, modules, journal, executor, delivery, Metrics())
@@ -199,17 +233,20 @@ def _stages(
 async def _serve(
     settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: _Stop
 ) -> None:
-    loop = asyncio.get_running_loop()
     journal = Journal(settings.state_dir / _JOURNAL)
 
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
-    def emit(drop: InputDrop | ModuleDrop | DoneInput) -> None:
-        loop.call_soon_threadsafe(dispatcher.drop, drop)
+    def take(drop: _Drop) -> None:
+        dispatcher.drop(drop)
+
+    inbox = _Inbox(take)
 
     def look_again(path: str, seconds: float) -> None:
         scanner.look_again(path, seconds)
 
-    stages, backlog = _stages(settings, executor, store, journal, ResultLines(), emit, look_again)
+    stages, backlog = _stages(
+        settings, executor, store, journal, ResultLines(), inbox.put, look_again
+    )
     layout, intake = stages.layout, stages.intake
     period_seconds = _scan_seconds(settings, layout)
     scanner = Scanner(layout, intake.consider, intake.is_taken, period_seconds, settings.max_depth)

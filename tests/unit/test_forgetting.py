@@ -27,7 +27,13 @@ class Memory:
         self.taken: dict[str, bytes] = {}
         self.emitted: list[str] = []
         self.intake = Intake(
-            loaded, Layout(loaded), self.taken, Backlog(100), self._emit, lambda _path, _s: None
+            loaded,
+            Layout(loaded),
+            self.taken,
+            Backlog(100),
+            self._emit,
+            lambda _path, _seconds: None,
+            lambda _slot, _reference: None,
         )
 
     def _emit(self, drop: InputDrop | ModuleDrop | DoneInput) -> None:

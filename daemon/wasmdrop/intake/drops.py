@@ -20,7 +20,7 @@ from wasmdrop.errors import RefusedError
 from wasmdrop.intake.markers import is_done
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
-from wasmdrop.job import FileVersion, Slot
+from wasmdrop.job import FileVersion, PinnedModule, Slot
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.outcome import Code
@@ -45,6 +45,8 @@ class InputDrop(msgspec.Struct, frozen=True):
     refusal: RefusedError | None
     taken: bytes
     """The version as the journal keeps it."""
+    module: PinnedModule | None = None
+    """The module that it is to run, where that is known: what is dropped later is not its."""
 
 
 class ModuleDrop(msgspec.Struct, frozen=True):
@@ -114,7 +116,8 @@ class Intake:
     """Reads and judges what the watcher noticed.
 
     ``emit`` gets each drop. ``look_again`` is asked to notice a path once more after some seconds.
-    ``taken`` is what the journal remembers: path to version.
+    ``taken`` is what the journal remembers: path to version. ``known_module`` finds the module of a
+    slot, by the input's reference to it, where it was read before.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Intake:
         backlog: Backlog,
         emit: Callable[[InputDrop | ModuleDrop | DoneInput], None],
         look_again: Callable[[str, float], None],
+        known_module: Callable[[Slot, str | None], PinnedModule | None],
     ) -> None:
         self._settle_seconds = settings.settle_sec
         self._max_input_bytes = settings.max_input_mb * MEBIBYTE
@@ -135,6 +139,7 @@ class Intake:
         self._backlog = backlog
         self._emit = emit
         self._look_again = look_again
+        self._known_module = known_module
         self._suspects: dict[str, tuple[bytes, float]] = {}
         self._lock = threading.Lock()
 
@@ -232,7 +237,15 @@ class Intake:
             return
         if self._backlog.take():
             self._taken[path] = drop.taken
-            self._emit(drop)
+            self._emit(msgspec.structs.replace(drop, module=self._module_of(drop)))
+
+    def _module_of(self, drop: InputDrop) -> PinnedModule | None:
+        if drop.spec is None:
+            return None
+        try:
+            return self._known_module(drop.slot, drop.spec.module)
+        except (RefusedError, OSError):
+            return None  # the job itself will run into it and say so
 
     def _read(self, slot: Slot) -> InputDrop:
         path = slot.input_path

@@ -3,7 +3,6 @@
 Digests are remembered by version, so that an unchanged module is not read again for each job.
 """
 
-import contextlib
 import os
 import threading
 import time
@@ -94,11 +93,17 @@ class ModuleFinder:
             return None
 
     def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
-        # Most jobs find the file that the one before them found: a look tells.
-        with contextlib.suppress(OSError):
+        # Most jobs find the file that the one before them found, or nothing: a look tells.
+        try:
             pinned = self._pinned.get((place.path, _version(os.stat(place.path))))  # noqa: PTH116
             if pinned is not None and self._is_kept(pinned.sha256):
                 return pinned
+        except FileNotFoundError:
+            # Not a link to nothing either, nor one that leads out on the way.
+            if "/" not in place.relative and not os.path.lexists(place.path):
+                raise
+        except OSError:
+            pass  # opening it tells what is wrong
         with open_regular(place.root, place.relative, self._max_bytes, Code.INVALID_MODULE) as (
             fd,
             status,
