@@ -14,21 +14,21 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from wasmdrop.entries import Accepted, Entry, Moved, Operation, Remembered, perform
 from wasmdrop.errors import WasmdropError
 from wasmdrop.job import MOVES, Job, JobState
 from wasmdrop.metrics import Pulse
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.report import Package
 from wasmdrop.scheduling import wait_for_turn
-from wasmdrop.schema import FINAL, decode_job, encode_job, input_path_of, open_for_writing
+from wasmdrop.schema import FINAL, decode_job, input_path_of, open_for_writing
 
 __all__ = ["IllegalMoveError", "Journal"]
 
@@ -37,10 +37,6 @@ _log = structlog.get_logger()
 #: How long a move that only informs waits for company, in seconds.
 _LAZY_SECONDS: Final = 0.05
 
-#: Largest input that is kept, in bytes, of a job that failed: most are a line, and a person may
-#: want to run them again when the slot holds another one.
-_KEPT_INPUT_BYTES: Final = 16 * 1024
-
 #: Rows and pages that one step of housekeeping takes: some milliseconds, then others have a turn.
 _ROWS_AT_ONCE: Final = 500
 _PAGES_AT_ONCE: Final = 256
@@ -48,25 +44,14 @@ _PAGES_AT_ONCE: Final = 256
 #: Free pages that stay in the file, to be written again: this many, or a quarter of all.
 _SPARE_PAGES: Final = 1024
 
-_Operation = Callable[[sqlite3.Connection], Any]
-
 
 class IllegalMoveError(WasmdropError):
     """A move that the table does not know: a fault in the program."""
 
 
-class _Request:
-    def __init__(
-        self,
-        operation: _Operation,
-        future: "asyncio.Future[Any] | None" = None,
-        moved: Job | None = None,
-    ) -> None:
-        self.operation = operation
-        self.future = future
-        self.moved = moved
-        """The job that this moves lazily: a later move of it may take this one's place."""
-        self.result: Any = None
+class _Request(NamedTuple):
+    what: Entry | Operation
+    future: "asyncio.Future[Any] | None" = None
 
 
 class Journal:
@@ -103,22 +88,11 @@ class Journal:
         self, job: Job, data: bytes | None, taken: dict[str, bytes]
     ) -> "asyncio.Future[None]":
         """Record a new job, its input as it was read, and the versions that caused it."""
-        row = (job.id, os.fsencode(job.slot.key), job.state, job.code, encode_job(job), data)
-        changed_ns = self._tick()
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "INSERT INTO jobs (id, slot, state, code, job, input, changed_ns)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*row, changed_ns),
-            )
-            _write_taken(connection, taken)
-
-        return self._submit(write)
+        return self._submit(Accepted(job, data, taken, self._tick()))
 
     def remember(self, taken: dict[str, bytes]) -> None:
         """Record versions that were taken and made no job."""
-        self._submit_lazily(lambda connection: _write_taken(connection, taken))
+        self._submit_lazily(Remembered(taken))
 
     def forget(self, path: str) -> None:
         """Forget which version of a file that exists no more was taken."""
@@ -133,12 +107,12 @@ class Journal:
         Raises ``IllegalMoveError``.
         """
         moved = self._moved(job, state, changes)
-        return moved, self._submit(_update(moved, self._tick()))
+        return moved, self._submit(Moved(moved, self._tick()))
 
     def move_lazily(self, job: Job, state: JobState, **changes: Any) -> Job:
         """Move ``job`` where nothing is lost if the daemon ends before that is written."""
         moved = self._moved(job, state, changes)
-        self._gather(_Request(_update(moved, self._tick()), moved=moved))
+        self._submit_lazily(Moved(moved, self._tick()))
         return moved
 
     def explain(self, job: Job, note: str) -> None:
@@ -254,13 +228,13 @@ class Journal:
         self._changed_ns = max(time.time_ns(), self._changed_ns + 1)
         return self._changed_ns
 
-    def _submit(self, operation: _Operation) -> "asyncio.Future[Any]":
+    def _submit(self, what: Entry | Operation) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._gather(_Request(operation, future))
+        self._gather(_Request(what, future))
         return future
 
-    def _submit_lazily(self, operation: _Operation) -> None:
-        self._gather(_Request(operation))
+    def _submit_lazily(self, what: Entry | Operation) -> None:
+        self._gather(_Request(what))
 
     def _gather(self, request: _Request) -> None:
         """Hand over what one turn of the loop asks for together.
@@ -320,38 +294,30 @@ class Journal:
             before_sleep=self._complain,
         ):
             with attempt:
-                self._try_to_commit(_without_overtaken(batch))
-        answered = [request for request in batch if request.future is not None]
-        if answered:
-            self._loop.call_soon_threadsafe(_answer, answered)
+                results = self._try_to_commit([request.what for request in batch])
+        answers = [
+            (request.future, result)
+            for request, result in zip(batch, results, strict=True)
+            if request.future is not None
+        ]
+        if answers:
+            self._loop.call_soon_threadsafe(_answer, answers)
 
     def _complain(self, state: RetryCallState) -> None:
         self.pulse.beat()  # a full disk is no reason to start the daemon again
         _log.error("journal-stuck", path=str(self._path), error=str(_error_of(state)))
 
-    def _try_to_commit(self, batch: list[_Request]) -> None:
+    def _try_to_commit(self, work: list[Entry | Operation]) -> list[Any]:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for request in batch:
-                request.result = request.operation(connection)
+            results = perform(connection, work)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-
-
-def _without_overtaken(batch: list[_Request]) -> list[_Request]:
-    """Leave out moves that a later one of the same job makes void.
-
-    A transaction shows its last word alone, and a job that is executed is often delivered by then.
-    """
-    last: dict[str, _Request] = {}
-    for request in batch:
-        if request.moved is not None:
-            last[request.moved.id] = request
-    return [one for one in batch if one.moved is None or last[one.moved.id] is one]
+        return results
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -363,30 +329,13 @@ def _error_of(state: Any) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
 
 
-def _answer(requests: list[_Request]) -> None:
-    for request in requests:
-        if request.future is not None and not request.future.done():
-            request.future.set_result(request.result)
+def _answer(answers: "list[tuple[asyncio.Future[Any], Any]]") -> None:
+    for future, result in answers:
+        if not future.done():
+            future.set_result(result)
 
 
-def _update(job: Job, changed_ns: int) -> _Operation:
-    drop = ""
-    if job.state.is_final:
-        # A final job needs its results no more; its input is kept for people alone.
-        size_bytes = _KEPT_INPUT_BYTES if job.code not in {None, Code.OK} else -1
-        drop = f", package = NULL, input = iif(length(input) <= {size_bytes}, input, NULL)"
-
-    def write(connection: sqlite3.Connection) -> None:
-        connection.execute(
-            f"UPDATE jobs SET state = ?, code = ?, job = ?, changed_ns = ?, note = NULL{drop}"  # noqa: S608 - constants
-            " WHERE id = ?",
-            (job.state, job.code, encode_job(job), changed_ns, job.id),
-        )
-
-    return write
-
-
-def _explain(job: Job, note: str, changed_ns: int) -> _Operation:
+def _explain(job: Job, note: str, changed_ns: int) -> Operation:
     shown = bounded_text(note)
 
     def write(connection: sqlite3.Connection) -> None:
@@ -396,10 +345,3 @@ def _explain(job: Job, note: str, changed_ns: int) -> _Operation:
         )
 
     return write
-
-
-def _write_taken(connection: sqlite3.Connection, taken: dict[str, bytes]) -> None:
-    connection.executemany(
-        "INSERT OR REPLACE INTO taken (path, version) VALUES (?, ?)",
-        [(os.fsencode(path), version) for path, version in taken.items()],
-    )

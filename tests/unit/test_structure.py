@@ -23,6 +23,7 @@ LEVELS = {
     "beneath": 1,
     "claim": 2,
     "durable": 1,
+    "entries": 1,
     "layout": 1,
     "log": 1,
     "marker": 1,
