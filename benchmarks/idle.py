@@ -58,12 +58,12 @@ def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
         time.sleep(min(_PROBE_SECONDS, left))
     after = processes(daemon.pid)
     cpu = sum(each.cpu_seconds - before.get(each.pid, 0.0) for each in after) / seconds
-    main, server = after[0], next(each for each in after if each.parent == daemon.pid)
-    waiting = [each for each in after if each.parent == server.pid]
-    both = main.pss_mb + server.pss_mb
+    helpers = {each.pid for each in after if each.parent == daemon.pid}
+    waiting = [each for each in after if each.parent in helpers]
+    itself = sum(each.pss_mb for each in after if each not in waiting)
     return [
         [f"{what}: processor, % of one core over {seconds:.0f} s", f"{cpu * 100:.2f}"],
-        [f"{what}: memory of daemon and forking server, MiB", f"{both:.0f}"],
+        [f"{what}: memory of daemon, forking server and delivery, MiB", f"{itself:.0f}"],
         [
             f"{what}: memory of {len(waiting)} children that wait for jobs, MiB",
             f"{sum(each.pss_mb for each in waiting):.0f}",

@@ -3,10 +3,10 @@
 
 python benchmarks/scale.py [--slots N] [--drops N] [--plots DIR] [--dir DIR]
 
-Four daemons: three that did a thousandth, a tenth and all of N jobs, each job in a slot of its own,
-and one that did N jobs in a hundredth as many slots. Then they are measured in turns, so that what
-else the machine does hits all alike; and the one of the most slots is started again, once with
-inputs that are new to it.
+Three daemons do a thousandth, a tenth and all of N jobs, each job in a slot of its own. Then they
+are measured in turns, so that what else the machine does hits all alike; and the one of the most
+slots is started again, once with inputs that are new to it. A fourth does N jobs in a hundredth as
+many slots, in memory instead of on the disk: it shows what a daemon remembers of jobs alone.
 """
 
 import argparse
@@ -50,11 +50,16 @@ def main() -> int:
     parser.add_argument("--drops", type=int, default=800, metavar="N", help="of each daemon")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw them, as SVG, in DIR")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
+    parser.add_argument("--memory-dir", type=Path, default=Path("/dev/shm"), metavar="DIR")  # noqa: S108 - a tmpfs, by its name
     options = parser.parse_args()
     about = described(options.dir)
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
-    with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
-        scale = Scale(Path(base).resolve(), fib, max(100, options.slots))
+    with (
+        tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base,
+        tempfile.TemporaryDirectory(dir=options.memory_dir, prefix="wasmdrop-benchmark-") as quick,
+    ):
+        bases = Path(base).resolve(), Path(quick).resolve()
+        scale = Scale(*bases, fib, max(100, options.slots))
         try:
             scale.grow()
             tables = [scale.cost(options.drops), scale.memory_table(), scale.restart()]
@@ -71,43 +76,55 @@ def main() -> int:
 class Scale:
     """The daemons, and what was measured with them."""
 
-    def __init__(self, base: Path, fib: workloads.Workload, slots: int) -> None:
+    def __init__(self, base: Path, quick: Path, fib: workloads.Workload, slots: int) -> None:
         self.slots = slots
-        # Slots that each daemon has, and jobs that it has done. That of the most slots is filled
-        # last: its looks through all of them would take time from the others.
-        self._sizes = [(slots // 1000 or 1, slots // 1000 or 1), (slots // 10, slots // 10)]
-        self._sizes += [(slots // 100, slots), (slots, slots)]
+        # That of the most slots is filled last: its looks through all of them would take time from
+        # the others.
+        self._sizes = [slots // 1000 or 1, slots // 10, slots]
         modules = {fib.module_name: fib.module}
-        self.all = [
-            Filling(Wasmdrop(base / f"slots{has}-jobs{done}", modules), fib)
-            for has, done in self._sizes
+        self._sized = [
+            Filling(Wasmdrop(base / f"slots{size}", modules), fib) for size in self._sizes
         ]
+        # Where files are replaced for minutes without a pause, some disks take ever longer for each
+        # new one; and memory is what this one is about.
+        self._reusing = Filling(Wasmdrop(quick, modules), fib)
+        self.all = [self._reusing, *self._sized]
         self._memory: dict[str, list[Memory]] = {}
         self._cpu: dict[str, float] = {}
 
     def grow(self) -> None:
         """Start all and have them do their jobs."""
-        batch = self.slots // 100
-        for (has, done), filling in zip(self._sizes, self.all, strict=True):
-            _tell(f"{done:,} jobs in {has:,} slots")
+        self._live(self._reusing, REUSED)
+        self._reusing.daemon.stop()
+        *smaller, largest = self._sized
+        for size, filling in zip(self._sizes, smaller, strict=False):
+            _tell(f"{size:,} jobs in as many slots")
             filling.start()
-            if done < self.slots:
-                filling.run(done, batch)
-                continue
-            name, so_far = (FRESH if has == done else REUSED), 0
-            for share in _MOMENTS:
-                until = round(self.slots * share)
-                filling.run(until - so_far, batch, reuses=name == REUSED)
-                so_far = until
-                self._memory.setdefault(name, []).append(filling.memory())
+            filling.run(size, self._batch)
+        self._live(largest, FRESH)
+
+    @property
+    def _batch(self) -> int:
+        return self.slots // 100
+
+    def _live(self, filling: Filling, name: str) -> None:
+        """Have a daemon do all jobs in one life, and look at its memory now and then."""
+        _tell(f"{self.slots:,} jobs in {name}")
+        filling.start()
+        so_far = 0
+        for share in _MOMENTS:
+            until = round(self.slots * share)
+            filling.run(until - so_far, self._batch, reuses=name == REUSED)
+            so_far = until
+            self._memory.setdefault(name, []).append(filling.memory())
 
     def cost(self, drops: int) -> str:
         """Measure what one more job costs each of them; return the table."""
         _tell("drops in turns")
         # Beside them the first once more, with a consumer that moves every result away.
-        journals = [filling.journal_bytes() for filling in self.all]
-        ways = [(filling, False) for filling in self.all] + [(self.all[0], True)]
-        for filling in self.all:
+        journals = [filling.journal_bytes() for filling in self._sized]
+        ways = [(filling, False) for filling in self._sized] + [(self._sized[0], True)]
+        for filling in self._sized:
             filling.turn(_WARM_UP)
         turns: list[list[Turn]] = [[] for _ in ways]
         for number in range(max(1, drops // _TURN)):
@@ -116,20 +133,17 @@ class Scale:
                 taken.append(filling.turn(min(drops, _TURN), moves_away=moves_away))
         rows = []
         first, first_cpu = _seconds(turns[0]), _cpu(turns[0])
-        for (has, done), taken, journal in zip(
+        for size, taken, journal in zip(
             [*self._sizes, self._sizes[0]], turns, [*journals, journals[0]], strict=True
         ):
             seconds, cpu = _seconds(taken), _cpu(taken)
-            what = f"{has:,} slots"
+            what = f"{size:,} slots"
             if taken is turns[-1]:
                 what += ", results moved away"
-            elif has != done:
-                what += " reused"
-            self._cpu[f"{has:,} slots, {done:,} jobs"] = cpu * 1e3
+            self._cpu[what] = cpu * 1e3
             rows.append(
                 [
                     what,
-                    f"{done:,}",
                     f"{journal / 1e6:.1f}",
                     str(len(seconds)),
                     *(milliseconds(quantile(seconds, share)) for share in (0.5, 0.95, 0.99)),
@@ -138,7 +152,7 @@ class Scale:
                     f"{cpu / first_cpu:.2f}",
                 ]
             )
-        head = ["with", "jobs done", "journal MB", "drops", "median ms", "p95 ms", "p99 ms"]
+        head = ["with", "journal MB", "drops", "median ms", "p95 ms", "p99 ms"]
         head += ["times as long", "processor ms a job", "times as much"]
         title = "### What one more job costs, from drop to marker"
         return f"{title}\n\n{render(head, rows, words=1)}"
@@ -162,9 +176,9 @@ class Scale:
     def restart(self) -> str:
         """Start the daemon of the most slots again, with new inputs and without; the table."""
         _tell("restarts")
-        for filling in self.all:
+        for filling in self._sized:
             filling.daemon.stop()
-        filling, new = self.all[-1], self.slots // 10
+        filling, new = self._sized[-1], self.slots // 10
         bytes_a_job = filling.journal_bytes() / (self.slots + filling.serial)
         filling.fill(new)
         started = time.perf_counter()
@@ -190,7 +204,7 @@ class Scale:
 
     def plots(self) -> Mapping[str, str]:
         """Return images by name."""
-        resident = {FRESH: self.all[-1].resident, REUSED: self.all[-2].resident}
+        resident = {FRESH: self._sized[-1].resident, REUSED: self._reusing.resident}
         return {
             "growth": lines("Resident memory of the daemon, MiB, by jobs done", resident),
             "sizes": bars("Processor time of a job, ms", self._cpu),
