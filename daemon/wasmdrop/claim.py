@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from wasmdrop.errors import SettingsError
 from wasmdrop.private import require_private_directory
@@ -29,39 +30,44 @@ SHARED_CLAIM_NAME: Final = ".wasmdrop.lock"
 #: Filesystems that know no locks.
 _WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
+#: How long processes of a daemon that was killed may take to end, in seconds.
+_PATIENCE_SECONDS: Final = 1.0
+
 #: Longest name of a holder that is shown: in a shared directory anybody may have written it.
 _HOLDER_BYTES: Final = 200
 
 
 @contextlib.contextmanager
-def claim_state_directory(state_dir: Path) -> Iterator[None]:
-    """Hold the state directory for this process alone.
+def claim_state_directory(state_dir: Path) -> Iterator[int]:
+    """Hold the state directory for this process alone, and those that inherit the descriptor given.
 
     Raises ``SettingsError`` where another one has it; ``StorageError`` where others can write to
     it: what is opened by name in there, and written to, might then be a link of theirs.
     """
     require_private_directory(state_dir)
-    with _claim(state_dir / "lock", "state directory"):
-        yield
+    with _claim(state_dir / "lock", "state directory") as claim:
+        yield claim
 
 
 @contextlib.contextmanager
-def claim_shared_directory(shared_dir: Path) -> Iterator[None]:
+def claim_shared_directory(shared_dir: Path) -> Iterator[int]:
     """Hold the shared directory for this daemon alone, be the other one on another machine.
+
+    So do processes that inherit the descriptor given.
 
     Raises ``SettingsError`` where another one has it.
     """
-    with _claim(shared_dir / SHARED_CLAIM_NAME, "shared directory"):
-        yield
+    with _claim(shared_dir / SHARED_CLAIM_NAME, "shared directory") as claim:
+        yield claim
 
 
 @contextlib.contextmanager
-def _claim(path: Path, what: str) -> Iterator[None]:
+def _claim(path: Path, what: str) -> Iterator[int]:
     while True:
         fd = _open(path, what)
         try:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(fd)
             except BlockingIOError:
                 holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
                 holder = "".join(one if one.isprintable() else "?" for one in holder)
@@ -77,10 +83,20 @@ def _claim(path: Path, what: str) -> Iterator[None]:
                 continue  # somebody removed it before it was ours
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            yield
+            yield fd
         finally:
             os.close(fd)
         return
+
+
+@retry(
+    retry=retry_if_exception_type(BlockingIOError),
+    wait=wait_fixed(0.01),
+    stop=stop_after_delay(_PATIENCE_SECONDS),
+    reraise=True,
+)
+def _lock(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _open(path: Path, what: str) -> int:

@@ -5,6 +5,7 @@ Jobs of one slot go one at a time, in the order of their drops; slots go side by
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -17,6 +18,7 @@ from tenacity import (
     RetryCallState,
 )
 
+from wasmdrop.delivery.lanes import Placement, UnheardError
 from wasmdrop.execution import Execution, NothingOwedError, Stages, Work, ids_of
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, ModuleDrop
 from wasmdrop.intake.markers import true_marker
@@ -169,9 +171,21 @@ class Dispatcher:
             results = work.package
             if results is None:
                 results = await self._close(work, await self._execution.outcome_of(work))
-            if work.accepted is not None:
-                await work.accepted
-            await self._deliver(work, results)
+            placement = self._stages.delivery.stage(
+                # What an earlier daemon could not deliver may be in place by now.
+                work.job.slot,
+                results,
+                may_be_there=work.package is not None,
+            )
+            try:
+                # Nothing is shown of a job, or of an attempt, that a power cut could undo.
+                for durable in (work.accepted, work.begun):
+                    if durable is not None:
+                        await durable
+            except asyncio.CancelledError:
+                placement.abandon()
+                raise
+            await self._deliver(work, placement)
         except asyncio.CancelledError:
             if work.job.state is JobState.RUNNING:
                 # Our stop ended it, not the job: the attempt does not count.
@@ -250,13 +264,13 @@ class Dispatcher:
             work.job, entry, args, outcome, limits, is_deterministic=work.is_deterministic
         )
 
-    async def _deliver(self, work: Work, results: Package) -> None:
-        """Deliver, then close the job in the journal."""
+    async def _deliver(self, work: Work, placement: Placement) -> None:
+        """Deliver what was staged, then close the job in the journal."""
         metrics = self._stages.metrics
-        job = work.job
+        job, results = work.job, placement.package
         metrics.delivering += 1
         try:
-            placed = self._stages.delivery.deliver(job.slot, results)
+            placed = placement.publish()
             await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
             if not placed.done() or placed.exception() is not None:
                 metrics.delivery_failures += 1
@@ -281,12 +295,14 @@ class Dispatcher:
     ) -> bool:
         """Deliver when storage allows it; False where the slot is gone for good."""
         job = work.job
+        may_be_there = work.package is not None
 
         async def deliver() -> None:
-            nonlocal placed
+            nonlocal placed, may_be_there
             # The first one may only have been slow, and be in place meanwhile or soon.
             if placed.done() and placed.exception() is not None:
-                placed = self._stages.delivery.deliver(job.slot, results)
+                may_be_there = may_be_there or isinstance(placed.exception(), UnheardError)
+                placed = self._stages.delivery.deliver(job.slot, results, may_be_there=may_be_there)
             await placed
 
         def on_failure(state: RetryCallState) -> None:
@@ -430,8 +446,12 @@ def _log_wait(work: Work, state: RetryCallState) -> BaseException | None:
 
 def _new_id(dropped_at_ns: int) -> str:
     """Return a name for a job that sorts by time and that no other job has."""
-    moment = datetime.fromtimestamp(dropped_at_ns // 1_000_000_000, UTC)
-    return f"{moment:%Y%m%dT%H%M%SZ}-{next(_noise)}"
+    return f"{_second(dropped_at_ns // 1_000_000_000)}-{next(_noise)}"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%SZ}"
 
 
 def _make_noise() -> Iterator[str]:

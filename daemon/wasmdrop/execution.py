@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
-from wasmdrop.delivery import Delivery
+from wasmdrop.delivery.lanes import Delivery
 from wasmdrop.entry import Plan, plan
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.intake.drops import Intake
@@ -78,6 +78,8 @@ class Work:
     limits: Limits | None = None
     is_deterministic: bool = False
     plan: Plan | None = None
+    begun: "asyncio.Future[None] | None" = None
+    """Done when the journal holds the attempt durably."""
 
 
 class NothingOwedError(Exception):
@@ -166,7 +168,7 @@ class Execution:
         except (OSError, SandboxError, StorageError) as error:
             return self._count_failure(work, error)
         async with self._workers:
-            work.job, durable = self._stages.journal.move(
+            work.job, work.begun = self._stages.journal.move(
                 work.job,
                 JobState.RUNNING,
                 attempt=work.job.attempt + 1,
@@ -174,7 +176,7 @@ class Execution:
             )
             if work.is_resumed:
                 # Should it be this job that takes the daemon down, the next one must know of it.
-                await durable
+                await work.begun
             self._stages.metrics.running += 1
             try:
                 outcome = await self._stages.executor.run(module, _call(call, spec, grants), limits)
@@ -182,9 +184,8 @@ class Execution:
                 outcome = Outcome(code=Code.INTERNAL, message=str(error))
             finally:
                 self._stages.metrics.running -= 1
-        # An attempt counts before anything that came of it is looked at.
-        await durable
         if outcome.code.retried:
+            await work.begun
             self._note_failure(work, outcome.message)
         return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
 

@@ -14,6 +14,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +28,7 @@ from wasmdrop.job import MOVES, Job, JobState
 from wasmdrop.metrics import Pulse
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.report import Package
-from wasmdrop.scheduling import wait_for_turn
+from wasmdrop.scheduling import NAP_SECONDS, wait_for_turn
 from wasmdrop.schema import FINAL, decode_job, input_path_of, open_for_writing
 
 __all__ = ["IllegalMoveError", "Journal"]
@@ -55,11 +56,15 @@ class _Request(NamedTuple):
 
 
 class Journal:
-    """The journal in ``path``. Opened once, by one daemon; used from its event loop."""
+    """The journal in ``path``. Opened once, by one daemon; used from its event loop.
 
-    def __init__(self, path: Path) -> None:
+    ``is_busy`` says whether so many jobs wait that a moment more makes no difference to them.
+    """
+
+    def __init__(self, path: Path, is_busy: Callable[[], bool] = lambda: False) -> None:
         self.pulse = Pulse()
         self._path = path
+        self._is_busy = is_busy
         self._connection = open_for_writing(path)
         self._connection.create_function("input_path_of", 1, input_path_of, deterministic=True)
         found = self._connection.execute("SELECT max(changed_ns) FROM jobs").fetchone()
@@ -284,7 +289,10 @@ class Journal:
             if requests is None:
                 return batch, True
             batch += requests
-            urgent = urgent or any(request.future is not None for request in requests)
+            if not urgent and any(request.future is not None for request in requests):
+                urgent = True
+                if self._is_busy():
+                    time.sleep(NAP_SECONDS)
             deadline = deadline or time.monotonic() + _LAZY_SECONDS
 
     def _commit(self, batch: list[_Request]) -> None:

@@ -9,13 +9,11 @@ import msgspec
 
 from wasmdrop.job import Slot
 from wasmdrop.settings import Settings
+from wasmdrop.suffixes import OUTPUT_SUFFIX
 
-__all__ = ["MODULE_NAME", "OUTPUT_SUFFIX", "Layout", "ModulePlace", "is_ignored"]
+__all__ = ["MODULE_NAME", "Layout", "ModulePlace", "is_ignored"]
 
 MODULE_NAME: Final = "module.wasm"
-
-#: How the directory of what a program left is named, after the slot's stem.
-OUTPUT_SUFFIX: Final = ".output"
 
 #: ``input.json`` and ``input-NAME.json``.
 _INPUT: Final = re.compile(r"input(?P<name>-[A-Za-z0-9._-]{1,200})?\.json\Z")

@@ -16,7 +16,6 @@ from wasmdrop.outcome import Code, Status
 
 __all__ = [
     "MARKER_SCHEMA",
-    "MARKER_SUFFIX",
     "MarkedFile",
     "MarkedSource",
     "Marker",
@@ -32,8 +31,6 @@ __all__ = [
 ]
 
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
-
-MARKER_SUFFIX: Final = ".done"
 
 Digest: TypeAlias = Annotated[
     str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex.")
@@ -165,9 +162,7 @@ def timestamp(nanoseconds: int) -> str:
 
 def compact(value: Any) -> str:
     """Return ``value`` as JSON without spaces; times as RFC 3339."""
-    return json.dumps(
-        value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_rfc3339
-    )
+    return _compact_encoder.encode(value)
 
 
 def printable(text: str) -> bytes:
@@ -177,3 +172,9 @@ def printable(text: str) -> bytes:
 
 def _rfc3339(value: datetime) -> str:
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+#: Made once: ``json.dumps`` makes one for each call.
+_compact_encoder: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_rfc3339
+)

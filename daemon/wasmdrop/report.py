@@ -5,6 +5,7 @@
 """
 
 import codecs
+import functools
 import hashlib
 import platform
 from datetime import UTC, datetime
@@ -14,7 +15,6 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop.job import InputFile, Job, PinnedModule
-from wasmdrop.layout import OUTPUT_SUFFIX
 from wasmdrop.limits import Limits
 from wasmdrop.marker import (
     MARKER_SCHEMA,
@@ -30,6 +30,7 @@ from wasmdrop.marker import (
     printable,
 )
 from wasmdrop.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
+from wasmdrop.suffixes import OUTPUT_SUFFIX
 
 __all__ = [
     "Package",
@@ -170,9 +171,8 @@ def _marker(
 
 
 def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
-    moment = datetime.fromtimestamp(finished_at_ns // 1_000_000_000, UTC)
     value = raw_value(outcome)
-    lines = [f"timestamp: {moment:%Y-%m-%dT%H:%M:%SZ}"]
+    lines = [f"timestamp: {_second(finished_at_ns // 1_000_000_000)}"]
     if outcome.code is Code.OK:
         lines.append(f"result: {value}")
     else:
@@ -180,6 +180,11 @@ def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
         lines.append(f"error: {outcome.code}: {first_line}")
     lines.append(value)
     return printable("\n".join(lines) + "\n")
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _output_files(name: str, output: OutputTree | None) -> dict[str, MarkedFile]:

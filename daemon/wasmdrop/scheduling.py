@@ -2,8 +2,13 @@
 
 import contextlib
 import os
+from typing import Final
 
-__all__ = ["wait_for_turn"]
+__all__ = ["NAP_SECONDS", "wait_for_turn"]
+
+#: How long to let work gather while many jobs wait, in seconds, where one step is done for all that
+#: has gathered: no job of those is the sooner done for a step of its own.
+NAP_SECONDS: Final = 0.003
 
 
 def wait_for_turn() -> None:

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from wasmdrop.claim import claim_shared_directory, claim_state_directory
-from wasmdrop.delivery import Delivery, ResultLines
+from wasmdrop.delivery.lanes import Delivery
 from wasmdrop.dispatch import Dispatcher
 from wasmdrop.durable import make_directory_durably
 from wasmdrop.errors import SandboxError, SettingsError, StorageError
@@ -62,8 +62,10 @@ _Drop = InputDrop | ModuleDrop | DoneInput
 class _Inbox:
     """Hands drops from several threads over to the event loop, all that wait at a time together."""
 
-    def __init__(self, take: Callable[[_Drop], None]) -> None:
-        self._take = take
+    take: Callable[[_Drop], None]
+    """Who takes each drop; to be set before there are any."""
+
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Drop] = deque()
         self._is_told = False
@@ -78,7 +80,7 @@ class _Inbox:
     def _empty(self) -> None:
         self._is_told = False  # first: who puts one in from now on tells again
         while self._waiting:
-            self._take(self._waiting.popleft())
+            self.take(self._waiting.popleft())
 
 
 class _Stop:
@@ -104,12 +106,14 @@ async def serve(settings: Settings) -> None:
     _check_directories(settings)
     stop = _Stop()
     with (
-        claim_state_directory(settings.state_dir),
-        claim_shared_directory(settings.shared_dir),
+        claim_state_directory(settings.state_dir) as state_claim,
+        claim_shared_directory(settings.shared_dir) as shared_claim,
     ):
+        claims = (state_claim, shared_claim)
         idle = settings.workers + _SPARE_CHILDREN
-        async with local_executor(settings, idle, settings.workers) as (executor, store):
-            await _serve(settings, executor, store, stop)
+        with Delivery(str(settings.shared_dir), prints_lines=True, claims=claims) as delivery:
+            async with local_executor(settings, idle, settings.workers) as (executor, store):
+                await _serve(settings, executor, store, delivery, stop)
     _log.info("stopped")
 
 
@@ -169,14 +173,13 @@ async def run_once(settings: Settings) -> Package:
         settings = msgspec.structs.replace(settings, state_dir=state_dir)
         has_daemon = (state_dir / _JOURNAL).exists()
         journal = Journal(Path(temporary) / _JOURNAL)
+        backlog = Backlog(settings.max_queued)
         async with local_executor(settings, 1) as (executor, store):
             if not has_daemon:  # else there may be what its next start has yet to deliver
                 executor.sweep()
 
-            def on_delivered(package: Package) -> None:
-                loop.call_soon_threadsafe(delivered.set_result, package)
-
-            stages, backlog = _stages(settings, executor, store, journal, on_delivered)
+            delivery = held.enter_context(Delivery(str(settings.shared_dir), delivered.set_result))
+            stages = _stages(settings, executor, store, journal, delivery, backlog)
             dispatcher = Dispatcher(settings, stages, backlog, lambda: None)
             try:
                 root = stages.layout.root_slot
@@ -191,7 +194,6 @@ async def run_once(settings: Settings) -> Package:
                 stopped.cancel()
             finally:
                 await dispatcher.drain(settings.drain_sec if delivered.done() else 0)
-                stages.delivery.close()
                 await journal.close()
     if not delivered.done():
         raise SandboxError("told to stop before the job was finished")
@@ -203,12 +205,12 @@ def _stages(
     executor: LocalExecutor,
     store: ModuleStore,
     journal: Journal,
-    on_delivered: Callable[[Package], None],
+    delivery: Delivery,
+    backlog: Backlog,
     emit: Callable[[_Drop], None] = lambda _drop: None,
     look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
-) -> tuple[Stages, Backlog]:
+) -> Stages:
     layout = Layout(settings)
-    backlog = Backlog(settings.max_queued)
     modules = ModuleFinder(
         layout,
         settings.max_module_mb * MEBIBYTE,
@@ -225,35 +227,38 @@ def _stages(
         look_again,
         lambda slot, reference: modules.find(slot, reference, only_known=True),
     )
-    delivery = Delivery(layout.shared_dir, on_delivered)
-    stages = Stages(layout, intake, modules, journal, executor, delivery, Metrics())
-    return stages, backlog
+    return Stages(layout, intake, modules, journal, executor, delivery, Metrics())
 
 
 async def _serve(
-    settings: Settings, executor: LocalExecutor, store: ModuleStore, stop: _Stop
+    settings: Settings,
+    executor: LocalExecutor,
+    store: ModuleStore,
+    delivery: Delivery,
+    stop: _Stop,
 ) -> None:
-    journal = Journal(settings.state_dir / _JOURNAL)
+    backlog = Backlog(settings.max_queued)
+
+    def is_busy() -> bool:
+        return len(backlog) > _MANY_DROPS
+
+    journal = Journal(settings.state_dir / _JOURNAL, is_busy)
 
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
-    def take(drop: _Drop) -> None:
-        dispatcher.drop(drop)
-
-    inbox = _Inbox(take)
+    inbox = _Inbox()
 
     def look_again(path: str, seconds: float) -> None:
         scanner.look_again(path, seconds)
 
-    stages, backlog = _stages(
-        settings, executor, store, journal, ResultLines(), inbox.put, look_again
-    )
+    stages = _stages(settings, executor, store, journal, delivery, backlog, inbox.put, look_again)
     layout, intake = stages.layout, stages.intake
     period_seconds = _scan_seconds(settings, layout)
     scanner = Scanner(layout, intake.consider, intake.is_taken, period_seconds, settings.max_depth)
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
+    inbox.take = dispatcher.drop
     watcher = Watcher(
         layout.may_matter,
-        lambda: len(backlog) > _MANY_DROPS,
+        is_busy,
         intake.consider,
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, stages.metrics, reason),
@@ -310,7 +315,6 @@ async def _serve(
             await asyncio.to_thread(watcher.stop)
             await asyncio.to_thread(scanner.stop)
             await dispatcher.drain(settings.drain_sec, stop.now)
-            stages.delivery.close()
             await journal.close()
 
 

@@ -22,6 +22,7 @@ import msgspec
 from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError, SettingsError
 from wasmdrop.limits import GRANT_NAME, Limits
+from wasmdrop.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
 
 __all__ = [
     "SETTINGS",
@@ -70,7 +71,7 @@ _SERVICE_LINK: Final = re.compile(
 )
 
 #: What a slot's results are called, beside its stem.
-_RESULT_SUFFIXES: Final = (".json", ".txt", ".done", ".stdout", ".stderr", ".output")
+_SUFFIXES: Final = (*RESULT_SUFFIXES, MARKER_SUFFIX, OUTPUT_SUFFIX)
 
 
 class WatchMode(StrEnum):
@@ -475,7 +476,7 @@ def _place_directories(values: dict[str, Any], origins: dict[str, str]) -> None:
                 values[name] = values[directory] / base
                 origins[name] = origins.get(directory, _DEFAULT)
     output = values["output_path"]
-    results = {output.with_suffix(suffix) for suffix in _RESULT_SUFFIXES}
+    results = {output.with_suffix(suffix) for suffix in _SUFFIXES}
     for name in ("input_path", "wasm_path"):
         if values[name] in results:
             raise SettingsError(

@@ -30,6 +30,7 @@ from watchdog.observers.inotify_c import (
 from wasmdrop.layout import is_ignored
 from wasmdrop.metrics import Pulse
 from wasmdrop.mounts import MountTable
+from wasmdrop.scheduling import NAP_SECONDS
 
 __all__ = ["Watcher", "reason_to_poll"]
 
@@ -54,10 +55,6 @@ _DOT: Final = ord(".")
 #: What is read of the kernel's queue at once: more events than it holds by default.
 _BUFFER_BYTES: Final = 64 * 1024
 
-#: How long to leave events where they are while many drops wait, in seconds. Most are of results,
-#: and to look at each at once takes the interpreter from those who make them.
-_NAP_SECONDS: Final = 0.003
-
 #: Filesystems whose changes from elsewhere raise no event here.
 _SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
 
@@ -73,7 +70,9 @@ class _Reader(InotifyFD):
     def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
         """Return the events of directories, of the watch itself, and of files that may matter."""
         if self._is_busy():
-            time.sleep(_NAP_SECONDS)
+            # Most are of results, and to look at each at once takes the interpreter from those who
+            # make them.
+            time.sleep(NAP_SECONDS)
         return [
             InotifyEvent(wd, mask, cookie, name)
             for wd, mask, cookie, name in self._parse_event_buffer(

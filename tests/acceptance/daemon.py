@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from wasmdrop.documents import document
 
-__all__ = ["Daemon", "DeadlineError", "drop", "environment", "wait_until"]
+__all__ = ["Daemon", "DeadlineError", "deliverers_of", "drop", "environment", "wait_until"]
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ class Daemon:
         return json.loads(self.result_path(name, ".json").read_bytes())
 
     def children(self) -> list[int]:
-        """Return the processes below the daemon: forking server and sandbox children."""
+        """Return the processes below the daemon: deliverers, forking server, sandbox children."""
         assert self.process is not None
         found: list[int] = []
         pending = [self.process.pid]
@@ -201,8 +201,40 @@ class Daemon:
             pending += below
         return found
 
+    def deliverers(self) -> list[int]:
+        """Return the daemon's processes that deliver."""
+        assert self.process is not None
+        return deliverers_of(self.process.pid)
+
+    def servers(self) -> list[int]:
+        """Return the forking server; none where it is gone."""
+        assert self.process is not None
+        pid = self.process.pid
+        return [child for child in _children_of(pid) if not _is_deliverer(child)]
+
+    def server(self) -> int:
+        """Return the forking server; there must be one."""
+        (server,) = self.servers()
+        return server
+
     def _is_ready(self) -> bool:
         assert self.process is not None
         status = self.process.poll()
         assert status is None, f"the daemon ended with {status}: {self.log_text()}"
         return len(self.events("ready")) > self._seen_ready
+
+
+def deliverers_of(pid: int) -> list[int]:
+    """Return the processes that deliver for a process, made by its first thread."""
+    return [child for child in _children_of(pid) if _is_deliverer(child)]
+
+
+def _children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _is_deliverer(pid: int) -> bool:
+    try:
+        return b"wasmdrop.delivery" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -79,13 +79,57 @@ def test_the_forking_server_may_die_and_its_jobs_are_tried_again(tmp_path: Path)
     daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
-    assert daemon.process is not None
-    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
-    (server,) = [int(word) for word in children.read_text().split()]
-    os.kill(server, signal.SIGKILL)
+    os.kill(daemon.server(), signal.SIGKILL)
     daemon.submit("input.json", '{"entry":"fib","args":[6]}')
     assert daemon.result("input.json")["results"] == [8]
     wait_until(lambda: daemon.events("forking-server-died"), "the log")
+    assert daemon.stop() == 0
+
+
+def test_a_process_that_delivers_may_die_and_is_replaced(tmp_path: Path) -> None:
+    """The next job's results come once, by another one; its line, too."""
+    daemon = with_fib(tmp_path)
+    daemon.start()
+    daemon.submit("input.json", '{"entry":"fib","args":[5]}')
+    before = daemon.deliverers()
+    for number in range(6, 9):
+        for process in daemon.deliverers():
+            os.kill(process, signal.SIGKILL)
+        daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
+    assert daemon.result("input.json")["results"] == [21]
+    wait_until(lambda: len(daemon.events("delivery-died")) == 3, "the log")
+    assert set(daemon.deliverers()).isdisjoint(before)
+    wait_until(lambda: len(daemon.lines()) == 4, "the lines")
+    assert daemon.stop() == 0
+    assert len(daemon.lines()) == 4
+
+
+def test_a_daemon_without_a_standard_output_delivers(tmp_path: Path) -> None:
+    """Its lines go nowhere, and not into a file that has that number by chance."""
+    daemon = with_fib(tmp_path)
+    daemon.prefix = ("sh", "-c", 'exec "$@" >&-', "sh")
+    with daemon.running():
+        for number in range(5, 8):
+            daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
+            assert daemon.result("input.json")["entry"] == "fib"
+        for process in daemon.deliverers():
+            assert Path(f"/proc/{process}/fd/1").readlink() == Path("/dev/null")
+    assert not daemon.events("result-lines-stopped")
+
+
+def test_what_delivers_ends_with_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    """Even one that hangs; and the next daemon may begin at once."""
+    daemon = with_fib(tmp_path)
+    daemon.start()
+    daemon.submit("input.json", '{"entry":"fib","args":[5]}')
+    processes = daemon.deliverers()
+    assert processes
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    daemon.kill()
+    daemon.start()
+    wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in processes), "their ends")
+    daemon.submit("input.json", '{"entry":"fib","args":[6]}')
     assert daemon.stop() == 0
 
 

@@ -23,9 +23,7 @@ def _children_of(pid: int) -> list[int]:
 
 def _templates(daemon: Daemon) -> list[int]:
     """Return the processes below the forking server that have children themselves."""
-    assert daemon.process is not None
-    (server,) = _children_of(daemon.process.pid)
-    return [pid for pid in _children_of(server) if _children_of(pid)]
+    return [pid for pid in _children_of(daemon.server()) if _children_of(pid)]
 
 
 def test_a_template_that_is_killed_loses_no_job_and_doubles_none(daemon: Daemon) -> None:

@@ -61,9 +61,10 @@ def _looks(daemon: Daemon) -> dict[str, float]:
     """Return everything that must not grow."""
     assert daemon.process is not None
     pid = daemon.process.pid
-    server = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
     seen: dict[str, float] = {"processes": len(daemon.children())}
-    for name, of in (("daemon", pid), ("forking server", server)):
+    looked_at = [("daemon", pid), ("forking server", daemon.server())]
+    looked_at += [("delivery", deliverer) for deliverer in daemon.deliverers()[:1]]
+    for name, of in looked_at:
         fields = dict(
             line.split(":", 1) for line in Path(f"/proc/{of}/status").read_text().splitlines()
         )

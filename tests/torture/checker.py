@@ -15,7 +15,8 @@ Of the result lines it holds that each belongs to an accepted drop, and that non
 A marker comes before its line, and the line before the journal's closing move: a daemon that dies
 between the first two leaves the line out (its result is in place, and the next start closes the
 job), at most once for each job; one that dies between the last two finds the marker at its next
-start, and prints nothing again. Only where a consumer takes the marker away in that moment the job
+start, and prints nothing again. It is the same for a daemon whose process that delivers dies: the
+next one closes the job. Only where a consumer takes the marker away in that moment the job
 runs again; nobody does so here. Without a kill each job has exactly one line.
 """
 
@@ -96,6 +97,8 @@ class Evidence:
     """The result lines of all lives."""
     kills: int = 0
     """Lives that ended without a stop."""
+    deaths: int = 0
+    """Processes that died in the middle of a delivery, while the daemon lived."""
     witnessed: set[str] = field(default_factory=set)
     """Jobs that were seen to be accepted: in a log, or in the journal after a kill."""
 
@@ -360,7 +363,7 @@ def _check_lines(evidence: Evidence, rows: list[Row]) -> Iterator[Finding]:
             yield Finding(Kind.FOREIGN, where, "was printed and no job of it is in the journal")
         elif more > 0:
             yield Finding(Kind.DOUBLED, where, f"was printed {printed[number]} times")
-        elif more < 0 and not evidence.kills:
+        elif more < 0 and not evidence.kills + evidence.deaths:
             yield Finding(Kind.LOST, where, f"was printed {printed[number]} times")
 
 

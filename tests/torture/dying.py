@@ -5,8 +5,13 @@ follows is what would have run the daemon, and is ignored. The functions that ch
 are wrapped; a call counts as the point's when the innermost line of the package that leads to it
 is. Nothing in the package knows of this, and a write that a point's line does with several calls
 (a tree that is removed) has a moment before and after each.
+
+The daemon's processes that deliver are run by this, too: ``python dying.py ORDER deliver ARGS``.
+One that reaches the point takes the daemon with it, as a kill of the whole service would, or dies
+alone.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -22,8 +27,12 @@ from typing import Any, Final
 
 import wasmdrop
 from wasmdrop.cli.main import main
+from wasmdrop.delivery import lanes, process
 
 __all__ = ["Order"]
+
+#: Says that what runs is not the daemon but a process of its that delivers.
+_DELIVER: Final = "deliver"
 
 _PACKAGE: Final = f"{Path(wasmdrop.__file__).parent}/"
 _WRAPPED: Final = (
@@ -57,14 +66,18 @@ class Order:
     """At which call at that point."""
     failing: tuple[str, int, int] | None = None
     """A point whose first call fails, so that the cleaning up after it is reached."""
+    note: str | None = None
+    """A file to be made when a process that delivers dies, and it alone. The next one does not."""
 
 
 class _Reaper:
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, daemon: int) -> None:
         self._order = order
+        self._daemon = daemon
         self._turn = 0
         self._has_failed = False
         self._pid = os.getpid()
+        self._is_over = order.note is not None and Path(order.note).exists()
 
     def wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -80,6 +93,8 @@ class _Reaper:
         kwargs: dict[str, Any],
     ) -> Any:
         order = self._order
+        if self._is_over:
+            return real(*args, **kwargs)
         file, line = _place_of(frame)
         if order.failing is not None and not self._has_failed:
             its_file, first_line, last_line = order.failing
@@ -101,9 +116,12 @@ class _Reaper:
                 self._die()
         return self._die()
 
-    @staticmethod
-    def _die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def _die(self) -> None:
+        if self._order.note is not None:
+            Path(self._order.note).touch(exist_ok=False)
+        elif self._daemon != self._pid:
+            os.kill(self._daemon, signal.SIGKILL)
+        os.kill(self._pid, signal.SIGKILL)
 
 
 def _place_of(frame: FrameType | None) -> tuple[str, int]:
@@ -132,10 +150,34 @@ class _Connection(sqlite3.Connection):
         return self.reaper._call(sys._getframe(1), real, (sql,), {})  # type: ignore[no-any-return]
 
 
-def _run(order: Order) -> None:
-    reaper = _Reaper(order)
+def _wrap(order: Order, daemon: int) -> _Reaper:
+    reaper = _Reaper(order, daemon)
     for name in (*_WRAPPED, "write"):
         setattr(os, name, reaper.wrap(getattr(os, name)))
+    return reaper
+
+
+def _serve(order: Order) -> None:
+    def command(
+        link_fd: int, daemon_pid: int, shared_dir: str, temporary_prefix: str, lock_fd: int
+    ) -> list[str]:
+        its_order = json.dumps(dataclasses.asdict(order))
+        arguments = json.dumps((link_fd, daemon_pid, shared_dir, temporary_prefix, lock_fd))
+        return [sys.executable, __file__, its_order, _DELIVER, arguments]
+
+    lanes.command = command  # what it starts is to die, too
+    if order.note is None:
+        _wrap_connections(_wrap(order, os.getpid()))
+    sys.argv = ["wasmdrop", "serve"]
+    sys.exit(main())
+
+
+def _deliver(order: Order, link: int, daemon: int, shared: str, prefix: str, lock: int) -> None:
+    _wrap(order, daemon)
+    process.main(link, daemon, shared, prefix, lock)
+
+
+def _wrap_connections(reaper: _Reaper) -> None:
     _Connection.reaper = reaper
     real_connect = sqlite3.connect
 
@@ -143,9 +185,11 @@ def _run(order: Order) -> None:
         return real_connect(*args, factory=_Connection, **kwargs)
 
     sqlite3.connect = connect  # type: ignore[assignment]
-    sys.argv = ["wasmdrop", "serve"]
-    sys.exit(main())
 
 
 if __name__ == "__main__":
-    _run(Order(**json.loads(sys.argv[1])))
+    the_order = Order(**json.loads(sys.argv[1]))
+    if sys.argv[2] == _DELIVER:
+        _deliver(the_order, *json.loads(sys.argv[3]))
+    else:
+        _serve(the_order)

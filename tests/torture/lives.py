@@ -28,6 +28,7 @@ class Lives(Daemon):
         super().__init__(base, **variables)
         self.producer = Producer(self.shared, self.wasm)
         self.kills = 0
+        self.deaths = 0
         self._base = base
         self._life = 0
         self._witnessed: set[str] = set()
@@ -86,6 +87,7 @@ class Lives(Daemon):
             self.producer,
             lines,
             self.kills,
+            self.deaths,
             self._witnessed,
         )
 

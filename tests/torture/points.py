@@ -1,8 +1,8 @@
 """Where the package changes what is on disk: every such call, found in its source.
 
-The daemon's own process is meant, not its children, which write nothing that lasts, and not the
-commands beside it. A new write is a new point by itself: a test must reach it, or
-``test_crash_points`` says why none can.
+The daemon's own process is meant, and those of its that deliver; not its other children, which
+write nothing that lasts, and not the commands beside it. A new write is a new point by itself: a
+test must reach it, or ``test_crash_points`` says why none can.
 """
 
 import ast

@@ -3,15 +3,16 @@
 ``python -m tests.torture.storm --kills 200 --jobs 50000 --seed 1``, or ``make torture``. Prints
 kills, jobs and what was lost, doubled or torn; the exit status is 1 where anything was.
 
-Mostly the daemon is killed, now and then its forking server, now and then the daemon is told to
-stop. Meanwhile inputs are dropped, dropped again, removed and renamed, modules are replaced, and a
-consumer looks at every slot: where a marker is, it must be true at any moment. The random choices
-are the seed's; which moment a kill hits, the machine's.
+Mostly the daemon is killed, now and then its forking server or a process that delivers before it,
+now and then the daemon is told to stop. Meanwhile inputs are dropped, dropped again, removed and
+renamed, modules are replaced, and a consumer looks at every slot: where a marker is, it must be
+true at any moment. The random choices are the seed's; which moment a kill hits, the machine's.
 """
 
 # ruff: noqa: T201 - printing is what it is for
 
 import argparse
+import contextlib
 import os
 import random
 import secrets
@@ -50,6 +51,7 @@ class Report:
     seed: int
     kills: int = 0
     server_kills: int = 0
+    delivery_kills: int = 0
     stops: int = 0
     drops: int = 0
     jobs: int = 0
@@ -62,7 +64,8 @@ class Report:
         damage = "  ".join(f"{kind} {found[kind]}" for kind in Kind)
         return (
             f"seed {self.seed}: kills {self.kills}  kills of the forking server"
-            f" {self.server_kills}  stops {self.stops}  drops {self.drops}  jobs {self.jobs}"
+            f" {self.server_kills}  of delivery {self.delivery_kills}  stops {self.stops}"
+            f"  drops {self.drops}  jobs {self.jobs}"
             f"  looks at markers {self.looks}  {self.seconds:.0f} s\n{damage}"
         )
 
@@ -168,8 +171,8 @@ class _Storm:
     def _die(self) -> None:
         lives, dice = self._lives, self._dice
         kind = dice.random()
-        if kind < 0.1:
-            self._kill_server()
+        if kind < 0.2:
+            self._kill_one_of_its_processes(is_server=kind < 0.1)
             time.sleep(dice.uniform(0, 0.2))
         if kind > 0.95:
             assert lives.stop() == 0, lives.log_text()[-4000:]
@@ -178,13 +181,13 @@ class _Storm:
         else:
             lives.kill()
 
-    def _kill_server(self) -> None:
-        assert self._lives.process is not None
-        pid = self._lives.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for child in children[:1]:
-            os.kill(int(child), signal.SIGKILL)
-            self._report.server_kills += 1
+    def _kill_one_of_its_processes(self, *, is_server: bool) -> None:
+        lives, report = self._lives, self._report
+        for child in (lives.servers() if is_server else lives.deliverers())[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            report.server_kills += is_server
+            report.delivery_kills += not is_server
 
     def _look_everywhere(self) -> None:
         for name in list(self._lives.producer.slots):

@@ -191,19 +191,21 @@ def test_each_kind_of_damage_is_found(
     assert kind in kinds(check(lives.evidence()))
 
 
-def with_lines(lives: Lives, lines: list[str], kills: int = 0) -> Evidence:
+def with_lines(lives: Lives, lines: list[str], kills: int = 0, deaths: int = 0) -> Evidence:
     """Return the evidence with other result lines."""
-    return dataclasses.replace(lives.evidence(), lines=lines, kills=kills)
+    return dataclasses.replace(lives.evidence(), lines=lines, kills=kills, deaths=deaths)
 
 
 def test_result_lines_are_counted(lives: Lives) -> None:
-    """Each once; a kill may leave one out; none may be of nobody, or broken."""
+    """Each once; a kill or a death may leave one out; none may be of nobody, or broken."""
     lines = lives.lines()
     assert check(with_lines(lives, lines)) == []
     assert kinds(check(with_lines(lives, lines[1:]))) == {Kind.LOST}
     assert kinds(check(with_lines(lives, [*lines, lines[0]]))) == {Kind.DOUBLED}
     assert check(with_lines(lives, lines[1:], kills=1)) == []
+    assert check(with_lines(lives, lines[1:], deaths=1)) == []
     assert kinds(check(with_lines(lives, [*lines, lines[0]], kills=1))) == {Kind.DOUBLED}
+    assert kinds(check(with_lines(lives, [*lines, lines[0]], deaths=1))) == {Kind.DOUBLED}
     assert kinds(check(with_lines(lives, [*lines, '{"args":[999]}'], kills=1))) == {Kind.FOREIGN}
     assert kinds(check(with_lines(lives, [*lines, lines[0][:9]], kills=1))) == {Kind.TORN}
 

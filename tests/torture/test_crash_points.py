@@ -3,6 +3,9 @@
 The points are found in the source; each is tried before and after its call, and halfway through
 what it writes. Before the next start every marker must be true; after it nothing may be lost,
 doubled, torn or left.
+
+Where a process that delivers gets there, the daemon dies with it; then, once more, that process
+dies alone, and the daemon makes it good with another one.
 """
 
 import dataclasses
@@ -12,7 +15,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
@@ -21,15 +24,15 @@ import pytest
 
 from tests.acceptance.daemon import DEADLINE_SECONDS
 from tests.torture import dying
-from tests.torture.checker import check_slot_now
+from tests.torture.checker import Kind, check_slot_now
 from tests.torture.lives import Lives
 from tests.torture.points import Point, find_points
 
 #: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
 _ONCE: Final = {
-    "delivery._Placing._rename:replace-2",
-    "delivery._Placing.leave:unlink",
+    "delivery.placing.Placing._rename:replace-2",
+    "delivery.placing.Placing.leave:unlink",
     "durable.write_durably:unlink",
     "schema._bring_up_to_date:commit",
     "private.remove:unlink",
@@ -40,26 +43,32 @@ _ONCE: Final = {
 }
 #: Points that are reached only after another one failed.
 _AFTER: Final = {
-    "delivery._Placing.leave:unlink": "delivery._Placing._rename:replace",
+    "delivery.placing.Placing.leave:unlink": "delivery.placing.Placing._rename:replace",
     "durable.write_durably:unlink": "durable.write_durably:replace",
 }
 
+#: What prints a line, which no kill tears: a file or a pipe takes it at once (pipe(7)).
+_LINE: Final = "delivery.process._write:write"
+
 _POINTS: Final = {str(point): point for point in find_points()}
+#: What processes that deliver get to.
+_OF_DELIVERY: Final = [name for name in _POINTS if name.startswith(("delivery.", "tree."))]
 
 
-def _orders() -> list[tuple[str, int, str]]:
+def _orders(names: Iterable[str]) -> list[tuple[str, int, str]]:
     found = []
-    for name in _POINTS:
+    for name in names:
         what = name.partition(":")[2].partition("-")[0]
         turns = 1 if name in _ONCE else _TURNS.get(what, 1)
         # Nothing is written between two turns: before one is after the one before it.
         found.append((name, 1, "before"))
-        moments = ("halfway", "after") if what == "write" else ("after",)
+        is_divided = what == "write" and name != _LINE
+        moments = ("halfway", "after") if is_divided else ("after",)
         found += [(name, turn, moment) for turn in range(1, turns + 1) for moment in moments]
     return found
 
 
-def _order(name: str, turn: int, moment: str) -> str:
+def _order(name: str, turn: int, moment: str, note: Path | None = None) -> str:
     point = _POINTS[name]
     failing: Point | None = _POINTS[_AFTER[name]] if name in _AFTER else None
     order = dying.Order(
@@ -69,6 +78,7 @@ def _order(name: str, turn: int, moment: str) -> str:
         moment,
         turn,
         None if failing is None else (failing.file, failing.first_line, failing.last_line),
+        None if note is None else str(note),
     )
     return json.dumps(dataclasses.asdict(order))
 
@@ -125,8 +135,8 @@ def _damaged_journal(state: Path) -> Iterator[None]:
         yield
 
 
-def _work(lives: Lives) -> bool:
-    """Drop everything that makes a daemon write; return whether it died of that."""
+def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
+    """Drop everything that makes a daemon write; return whether what is waited for came of that."""
     producer = lives.producer
     producer.drop("input-a.json", producer.version())
     if not _await(lives, "input-a.json"):
@@ -147,9 +157,9 @@ def _work(lives: Lives) -> bool:
         producer.drop("input-a.json", producer.version())
         _await(lives, "input-a.json")
     end = time.monotonic() + _PATIENCE_SECONDS
-    while not lives.has_died() and time.monotonic() < end:
+    while not has_happened() and time.monotonic() < end:
         time.sleep(0.01)
-    return lives.has_died()
+    return has_happened()
 
 
 #: A point that was not reached this long after all work was done never will be.
@@ -168,22 +178,27 @@ def _await(lives: Lives, name: str) -> bool:
     return lives.has_died()
 
 
-@pytest.mark.parametrize(("name", "turn", "moment"), _orders())
-def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
-    tmp_path: Path, name: str, turn: int, moment: str
-) -> None:
-    """What it leaves is true, and what the next one makes of it is whole."""
-    lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
+def _prepared(base: Path, name: str) -> Lives:
+    lives = Lives(base, WASMDROP_SETTLE_SEC="0.02")
     if not name.endswith(":mkdir"):
         _leave_an_earlier_life(lives)
     lives.producer.module(lives.wasm / "m.wasm")
     lives.producer.module(lives.wasm / "files.wasm", keeps_files=True)
     lives.producer.module(lives.wasm / "module.wasm", "input.json")
+    return lives
+
+
+@pytest.mark.parametrize(("name", "turn", "moment"), _orders(_POINTS))
+def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
+    tmp_path: Path, name: str, turn: int, moment: str
+) -> None:
+    """What it leaves is true, and what the next one makes of it is whole."""
+    lives = _prepared(tmp_path, name)
     lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment))
     is_damaged = name.startswith("schema._set_aside")
     with _damaged_journal(lives.state) if is_damaged else nullcontext():
         lives.launch()
-        assert _work(lives), f"{name} was not reached: {lives.log_text()[-4000:]}"
+        assert _work(lives, lives.has_died), f"{name} was not reached: {lives.log_text()[-4000:]}"
     assert lives.process is not None
     assert lives.process.wait() == -signal.SIGKILL, lives.log_text()[-4000:]
     lives.note_death()
@@ -194,9 +209,31 @@ def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
     assert lives.verdict() == []
 
 
+@pytest.mark.parametrize(("name", "turn", "moment"), _orders(_OF_DELIVERY))
+def test_a_delivery_that_dies_alone_is_made_good_by_another(
+    tmp_path: Path, name: str, turn: int, moment: str
+) -> None:
+    """The daemon lives, and each job is delivered once; only a clean start sweeps what is left."""
+    lives = _prepared(tmp_path, name)
+    note = tmp_path / "died"
+    lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment, note))
+    lives.launch()
+    assert _work(lives, lambda: bool(lives.events("delivery-died"))), lives.log_text()[-4000:]
+    assert note.exists(), lives.log_text()[-4000:]
+    for slot in lives.producer.slots:
+        assert check_slot_now(lives.shared, slot) is None
+    lives.deaths = 1
+    findings = lives.verdict()
+    assert [one for one in findings if one.kind is not Kind.LEFTOVER] == []
+    assert len(lives.events("delivery-died")) == 1
+    lives.prefix = ()
+    lives.start()
+    assert lives.verdict() == []
+
+
 def test_the_tables_name_points_that_are_there() -> None:
     """A table that names what was renamed would leave out what it was to treat."""
-    assert _POINTS.keys() >= _ONCE | _AFTER.keys() | set(_AFTER.values())
+    assert _POINTS.keys() >= _ONCE | _AFTER.keys() | set(_AFTER.values()) | {_LINE}
 
 
 def test_writes_are_found_in_source(tmp_path: Path) -> None:

@@ -1,32 +1,113 @@
-"""Delivery: the order of writing, and whatever may already lie at the names."""
+"""Delivery: the order of writing, whatever may already lie at the names, and processes that die."""
 
 import asyncio
+import contextlib
+import dataclasses
+import errno
 import os
+import random
+import resource
+import signal
+import stat
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
-from wasmdrop.delivery import Delivery
+from tests.acceptance.daemon import deliverers_of, wait_until
+from wasmdrop.delivery.lanes import Delivery, UnheardError
+from wasmdrop.delivery.messages import (
+    Abandon,
+    Answer,
+    Frames,
+    Order,
+    Placed,
+    Publish,
+    Stage,
+    decode_order,
+    encode,
+)
+from wasmdrop.delivery.process import Deliverer
+from wasmdrop.durable import TEMPORARY_PREFIX
 from wasmdrop.job import Slot
 from wasmdrop.report import Package
+from wasmdrop.tree import inventory
 
 PACKAGE = Package({".json": b"{}\n", ".txt": b"1\n"}, b'{"marker":1}\n')
+OTHER = Package({".json": b"[]\n", ".txt": b"2\n"}, b'{"marker":2}\n')
+
+PLACED = {"result.json": b"{}\n", "result.txt": b"1\n", "result.done": b'{"marker":1}\n'}
+
+
+def slot_in(directory: Path, name: str = "input.json", stem: str = "result") -> Slot:
+    """Return a slot of this directory."""
+    return Slot(name, str(directory / name), str(directory), stem)
+
+
+def run(shared: Path, work: Callable[[Delivery], Awaitable[None]], *, prints: bool = False) -> None:
+    """Let ``work`` use a delivery with its real processes, to the end."""
+
+    async def use() -> None:
+        with Delivery(str(shared), prints_lines=prints) as delivery:
+            await work(delivery)
+
+    asyncio.run(use())
+    assert deliverers_of(os.getpid()) == []
 
 
 def deliver(directory: Path, package: Package = PACKAGE, shared: Path | None = None) -> None:
-    """Deliver into ``directory``."""
+    """Deliver into ``directory``, by a process."""
     seen: list[Package] = []
-    delivery = Delivery(str(shared or directory), seen.append)
-    slot = Slot("input.json", str(directory / "input.json"), str(directory), "result")
 
     async def place() -> None:
-        await delivery.deliver(slot, package)
+        with Delivery(str(shared or directory), seen.append) as delivery:
+            await delivery.deliver(slot_in(directory), package)
 
-    try:
-        asyncio.run(place())
-    finally:
-        delivery.close()
+    asyncio.run(place())
     assert seen == [package]
+
+
+@dataclasses.dataclass
+class Bench:
+    """A deliverer in this process, where calls can be watched."""
+
+    shared: Path
+    answers: list[Answer] = dataclasses.field(default_factory=list)
+    lines: list[bytes] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.deliverer = Deliverer(
+            str(self.shared),
+            f"{TEMPORARY_PREFIX}test-",
+            self.answers.extend,
+            lambda line, _warn: self.lines.append(line),
+        )
+
+    def stage(
+        self, number: int, package: Package = PACKAGE, *, may_be_there: bool = False
+    ) -> Stage:
+        """Return an order for the one slot."""
+        output = package.output
+        return Stage(
+            number,
+            os.fsencode(self.shared),
+            b"result",
+            package.files,
+            package.marker,
+            package.line,
+            output and msgspec.structs.replace(output, root=""),
+            os.fsencode(output.root) if output else b"",
+            may_be_there,
+        )
+
+    def obey(self, *orders: Order) -> Sequence[Answer]:
+        """Have orders obeyed together; return the new answers."""
+        before = len(self.answers)
+        self.deliverer.obey(orders)
+        return self.answers[before:]
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -34,29 +115,39 @@ def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
-def test_a_delivery_puts_all_files_and_leaves_no_other(tmp_path: Path) -> None:
-    """Also over an earlier one, whose further files go."""
-    (tmp_path / "result.stdout").write_bytes(b"of an earlier job")
-    (tmp_path / "result.done").write_bytes(b"old")
-    deliver(tmp_path)
-    assert content(tmp_path) == {
-        "result.json": b"{}\n",
-        "result.txt": b"1\n",
-        "result.done": b'{"marker":1}\n',
-    }
+def temporaries(directory: Path) -> list[Path]:
+    """Return what is there under temporary names."""
+    return [path for path in directory.iterdir() if path.name.startswith(TEMPORARY_PREFIX)]
 
 
-def test_the_old_marker_goes_first_and_the_new_one_comes_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whenever a result file changes, no marker is there, and that is durable."""
-    deliver(tmp_path)
+async def until(look: Callable[[], object], what: str) -> None:
+    """Wait for something to be true while the loop goes on."""
+    await asyncio.to_thread(wait_until, look, what)
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process holds."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def processes(count: int) -> list[int]:
+    """Return this process's that deliver, when there are so many: a new one has no name at once."""
+
+    def look() -> list[int] | None:
+        found = deliverers_of(os.getpid())
+        return found if len(found) == count else None
+
+    return wait_until(look, f"{count} processes that deliver")
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
+    """Return a list that grows by each call that changes names or makes anything durable."""
     calls: list[str] = []
     real = {name: getattr(os, name) for name in ("unlink", "fsync", "replace")}
 
     def kind(fd: int) -> str:
         target = Path(f"/proc/self/fd/{fd}").readlink()
-        return "directory" if target == tmp_path else "file"
+        return "directory" if target == directory else "file"
 
     def unlink(name: str, *, dir_fd: int) -> None:
         real["unlink"](name, dir_fd=dir_fd)
@@ -72,8 +163,33 @@ def test_the_old_marker_goes_first_and_the_new_one_comes_last(
 
     for name, stand_in in (("unlink", unlink), ("fsync", fsync), ("replace", replace)):
         monkeypatch.setattr(os, name, stand_in)
+    return calls
+
+
+def test_a_delivery_puts_all_files_and_leaves_no_other(tmp_path: Path) -> None:
+    """Also over an earlier one, whose further files go."""
+    (tmp_path / "result.stdout").write_bytes(b"of an earlier job")
+    (tmp_path / "result.done").write_bytes(b"old")
     deliver(tmp_path)
-    order = [
+    assert content(tmp_path) == PLACED
+
+
+@pytest.mark.parametrize("is_staged_before", [False, True])
+def test_the_old_marker_goes_first_and_the_new_one_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_staged_before: bool
+) -> None:
+    """Whenever a result file changes, no marker is there, and that is durable."""
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
+    calls = watch(monkeypatch, tmp_path)
+    if is_staged_before:
+        assert bench.obey(bench.stage(2, OTHER)) == []
+        assert calls == ["sync file"] * 3
+        assert bench.obey(Publish(2)) == [Placed(2)]
+    else:
+        assert bench.obey(bench.stage(2, OTHER), Publish(2)) == [Placed(2)]
+    assert calls == [
+        *["sync file"] * 3,
         "unlink result.done",
         "sync directory",
         "rename result.json",
@@ -82,9 +198,7 @@ def test_the_old_marker_goes_first_and_the_new_one_comes_last(
         "rename result.done",
         "sync directory",
     ]
-    assert [call for call in calls if call != "sync file"] == order
-    first_rename = calls.index("rename result.json")
-    assert calls[:first_rename].count("sync file") == 3
+    assert bench.lines == [b"{}\n", b"[]\n"]
 
 
 def test_what_lies_at_the_names_is_replaced_and_never_opened(tmp_path: Path) -> None:
@@ -122,12 +236,405 @@ def test_a_delivery_that_fails_leaves_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no marker: what was there may be half of the old and half of the new."""
-    deliver(tmp_path)
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
 
     def replace(*_arguments: object, **_more: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(OSError, match="No space"):
-        deliver(tmp_path)
+    (answer,) = bench.obey(bench.stage(2), Publish(2))
+    assert answer == Placed(2, (errno.ENOSPC, "No space left on device", None))
     assert sorted(content(tmp_path)) == ["result.json", "result.txt"]
+    assert len(bench.lines) == 1
+
+
+def test_what_could_not_be_staged_leaves_the_old_results_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure is told when it is to be published, and not before."""
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
+
+    def fsync(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        assert bench.obey(bench.stage(2, OTHER)) == []
+    assert bench.obey(Publish(2)) == [Placed(2, (errno.EIO, "Input/output error", None))]
+    assert content(tmp_path) == PLACED
+    assert temporaries(tmp_path) == []
+
+
+def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Of orders that go through the steps together."""
+    bench = Bench(tmp_path)
+    lost = dataclasses.replace(bench, shared=tmp_path / "gone").stage(1)
+    answers = bench.obey(lost, bench.stage(2), Publish(1), Publish(2))
+    assert [
+        (answer.number, answer.error is None) for answer in answers if isinstance(answer, Placed)
+    ] == [
+        (1, False),
+        (2, True),
+    ]
+    assert content(tmp_path) == PLACED
+
+
+def test_no_descriptor_is_kept(tmp_path: Path) -> None:
+    """However a delivery ends."""
+    bench = Bench(tmp_path)
+    before = descriptors()
+    gone = dataclasses.replace(bench, shared=tmp_path / "gone")
+    for number in range(0, 50, 5):
+        bench.obey(bench.stage(number), gone.stage(number + 1))
+        bench.obey(bench.stage(number + 2), Publish(number), bench.stage(number + 3))
+        bench.obey(Publish(number + 1), Abandon(number + 2), Publish(number + 3))
+        bench.obey(bench.stage(number + 4), Abandon(number + 4))
+    assert descriptors() == before
+    bench.obey(bench.stage(50))
+    assert descriptors() == before + 1  # the directory's
+    bench.deliverer.leave()
+    assert descriptors() == before
+    assert temporaries(tmp_path) == []
+
+
+def test_what_is_in_place_already_is_made_durable_and_not_told_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the process before may have died when it had done all but say so."""
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
+    calls = watch(monkeypatch, tmp_path)
+    assert bench.obey(bench.stage(2, may_be_there=True), Publish(2)) == [Placed(2)]
+    assert calls == ["sync directory"]
+    assert len(bench.lines) == 1
+
+
+@pytest.mark.parametrize("kind", ["nothing", "another", "longer", "link", "fifo", "directory"])
+def test_what_may_be_in_place_and_is_not_is_placed(tmp_path: Path, kind: str) -> None:
+    """Only this very marker says that all is there."""
+    marker = tmp_path / "result.done"
+    if kind == "another":
+        marker.write_bytes(OTHER.marker)
+    elif kind == "longer":
+        marker.write_bytes(PACKAGE.marker + b"\n")
+    elif kind == "link":
+        (tmp_path / "target").write_bytes(PACKAGE.marker)
+        marker.symlink_to("target")
+    elif kind == "fifo":
+        os.mkfifo(marker)
+    elif kind == "directory":
+        marker.mkdir()
+    bench = Bench(tmp_path)
+    assert bench.obey(bench.stage(1, may_be_there=True), Publish(1)) == [Placed(1)]
+    assert content(tmp_path).items() >= PLACED.items()
+    assert stat.S_ISREG(marker.lstat().st_mode)
+    assert bench.lines == [b"{}\n"]
+
+
+def test_the_answer_comes_before_what_is_not_needed_goes(tmp_path: Path) -> None:
+    """Who has no answer delivers again, for which the program's directory must still be there."""
+    shared, left = tmp_path / "shared", tmp_path / "left"
+    for directory in (shared, left):
+        directory.mkdir()
+    (left / "file").write_bytes(b"content")
+    package = Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
+    seen: list[bool] = []
+    deliverer = Deliverer(
+        str(shared), TEMPORARY_PREFIX, lambda _answers: seen.append(left.exists()), lambda *_: None
+    )
+    deliverer.obey([Bench(shared).stage(1, package), Publish(1)])
+    assert seen == [True]
+    assert not left.exists()
+    assert (shared / "result.output" / "file").read_bytes() == b"content"
+
+
+def test_what_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
+    """Neither before it was begun nor when all of it is written; the next one is as ever."""
+
+    async def work(delivery: Delivery) -> None:
+        delivery.stage(slot_in(tmp_path), OTHER).abandon()
+        placement = delivery.stage(slot_in(tmp_path), OTHER)
+        await until(lambda: len(temporaries(tmp_path)) == 3, "what is staged")
+        placement.abandon()
+        await until(lambda: not temporaries(tmp_path), "it to go")
+        assert content(tmp_path) == {}
+        await delivery.deliver(slot_in(tmp_path), PACKAGE)
+        assert not placement.done.done()
+
+    run(tmp_path, work)
+    assert content(tmp_path) == PLACED
+
+
+def test_what_is_staged_is_seen_by_nobody_and_goes_with_the_daemon(tmp_path: Path) -> None:
+    """The old results stay as they are."""
+    deliver(tmp_path)
+
+    async def work(delivery: Delivery) -> None:
+        delivery.stage(slot_in(tmp_path), OTHER)
+        await until(lambda: len(temporaries(tmp_path)) == 3, "what is staged")
+        seen = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
+        assert seen == PLACED
+
+    run(tmp_path, work)
+    assert content(tmp_path) == PLACED
+
+
+def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Path) -> None:
+    """What it had staged is a failure of storage; the next delivery has another process."""
+    deliver(tmp_path)
+
+    async def work(delivery: Delivery) -> None:
+        placement = delivery.stage(slot_in(tmp_path), OTHER)
+        await until(lambda: len(temporaries(tmp_path)) == 3, "what is staged")
+        (process,) = processes(1)
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(UnheardError) as caught:
+            await placement.publish()
+        assert caught.value.errno == errno.EIO
+        seen = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
+        assert seen == PLACED
+        await delivery.deliver(slot_in(tmp_path), OTHER, may_be_there=True)
+        assert processes(1) != [process]
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert [event["event"] for event in logs] == ["delivery-died"]
+    assert (
+        content(tmp_path).items() >= {"result.json": b"[]\n", "result.done": OTHER.marker}.items()
+    )
+
+
+def test_a_process_that_died_before_it_was_told_anything_is_missed_once(tmp_path: Path) -> None:
+    """Whoever comes first hears of it, at once."""
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        os.kill(process, signal.SIGKILL)
+        # The loop is not to hear of it yet.
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+        placed = delivery.deliver(slot_in(tmp_path), PACKAGE)
+        with pytest.raises(UnheardError):
+            await placed
+        await delivery.deliver(slot_in(tmp_path), PACKAGE)
+
+    run(tmp_path, work)
+    assert content(tmp_path) == PLACED
+
+
+def test_a_stop_finishes_what_was_ordered(tmp_path: Path) -> None:
+    """Also what the process has not read yet, though nobody hears its answers any more."""
+    large = Package({".json": b"x" * 300_000, ".txt": b""}, b"marker")
+    slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(40)]
+
+    async def work(delivery: Delivery) -> None:
+        placed = [delivery.deliver(slot, large) for slot in slots]
+        await asyncio.sleep(0)
+        assert not any(one.done() for one in placed)
+
+    run(tmp_path, work)
+    assert len(list(tmp_path.glob("*.done"))) == len(slots)
+    assert temporaries(tmp_path) == []
+
+
+def test_a_process_that_is_not_used_ends_but_for_the_shared_directorys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one stays, also where it is a second one; the others are started again."""
+    monkeypatch.setattr("wasmdrop.delivery.lanes._UNUSED_SECONDS", 0.05)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+
+    def package(number: int) -> Package:
+        left = tmp_path / str(number)
+        left.mkdir()
+        (left / "file").write_bytes(b"")
+        return Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 0))
+
+    async def work(delivery: Delivery) -> None:
+        (first,) = processes(1)
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(UnheardError):
+            await delivery.deliver(slot_in(shared), PACKAGE)
+        await delivery.deliver(slot_in(shared), PACKAGE)
+        (second,) = processes(1)
+        for number in range(2):
+            await delivery.deliver(slot_in(shared), package(number))
+            await until(lambda: len(deliverers_of(os.getpid())) == 1, "the end of the other")
+            assert processes(1) == [second]
+        await asyncio.sleep(0.2)
+        assert processes(1) == [second]
+
+    with capture_logs() as logs:
+        run(shared, work)
+    assert [event["event"] for event in logs] == ["delivery-died"]
+
+
+def test_very_many_at_once_need_few_descriptors(tmp_path: Path) -> None:
+    """As when a disk has room again, and everything that waited comes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def work(delivery: Delivery) -> None:
+        slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(600)]
+        await asyncio.gather(*(delivery.deliver(slot, PACKAGE) for slot in slots))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))  # the processes inherit it
+    try:
+        run(tmp_path, work)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(list(tmp_path.glob("*.done"))) == 600
+
+
+def test_a_process_that_nobody_listens_to_any_more_still_tidies_up(tmp_path: Path) -> None:
+    """It delivers what it was told to, and removes what else it had staged."""
+
+    def let_go(process: int, held: int) -> None:
+        wait_until(lambda: descriptors() < held, "the end of the link")
+        os.kill(process, signal.SIGCONT)
+
+    continued: list[threading.Thread] = []
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        os.kill(process, signal.SIGSTOP)
+        delivery.stage(slot_in(tmp_path, stem="result-a"), OTHER)
+        placed = delivery.deliver(slot_in(tmp_path), PACKAGE)
+        await asyncio.sleep(0)
+        assert not placed.done()
+        continued.append(threading.Thread(target=let_go, args=(process, descriptors())))
+        continued[0].start()
+
+    run(tmp_path, work)
+    continued[0].join()
+    assert content(tmp_path) == PLACED
+
+
+def test_megabytes_arrive_whole(tmp_path: Path) -> None:
+    """In as many parts as the link takes them, with others behind them."""
+    data = random.Random(1).randbytes(8_000_000)  # noqa: S311 - any bytes
+    large = Package({".json": data, ".txt": b""}, b"marker")
+
+    async def work(delivery: Delivery) -> None:
+        first = delivery.deliver(slot_in(tmp_path, stem="result-a"), large)
+        await asyncio.sleep(0)
+        await asyncio.gather(first, delivery.deliver(slot_in(tmp_path), PACKAGE))
+
+    run(tmp_path, work)
+    assert (tmp_path / "result-a.json").read_bytes() == data
+    assert (tmp_path / "result.json").read_bytes() == b"{}\n"
+
+
+@contextlib.contextmanager
+def standard_output(fd: int) -> Iterator[None]:
+    """Let processes that are started have ``fd`` as their standard output."""
+    ours = os.dup(1)
+    os.dup2(fd, 1)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 1)
+        os.close(ours)
+
+
+def test_lines_of_two_processes_stay_whole(tmp_path: Path) -> None:
+    """Longer ones than a pipe takes at once, beside short ones."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    reading, writing = os.pipe()
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        # Only now, when both have something to print and the pipe is full.
+        wait_until(lambda: len(list(shared.glob("*-short.done"))) == 20, "the short ones")
+        while chunk := os.read(reading, 4096):
+            chunks.append(chunk)
+
+    def package(number: int, kind: str) -> Package:
+        output = None
+        if kind != "others":  # what leaves files has a process of its own
+            left = tmp_path / f"{number}-{kind}"
+            left.mkdir()
+            (left / "file").write_bytes(b"")
+            output = inventory(str(left), 0)
+        length = 100 if kind == "short" else 200_000  # more than a pipe holds
+        line = b"%d" % (number % 10) * length + b"\n"
+        return Package({".json": line, ".txt": b""}, b"marker", output)
+
+    async def work(delivery: Delivery) -> None:
+        placed = [
+            delivery.deliver(slot_in(shared, stem=f"result-{number}-{kind}"), package(number, kind))
+            for kind in ("short", "long", "others")
+            for number in range(20)
+        ]
+        processes(2)
+        await asyncio.gather(*placed)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with standard_output(writing):
+        os.close(writing)
+        run(shared, work, prints=True)
+    reader.join()
+    os.close(reading)
+    lines = b"".join(chunks).splitlines()
+    assert len(lines) == 60
+    assert {(line[:1] * len(line) == line, len(line)) for line in lines} == {
+        (True, 100),
+        (True, 200_000),
+    }
+
+
+def test_a_reader_that_goes_away_stops_lines_and_not_deliveries(tmp_path: Path) -> None:
+    """It is logged once."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    async def work(delivery: Delivery) -> None:
+        await delivery.deliver(slot_in(tmp_path), OTHER)
+        await delivery.deliver(slot_in(tmp_path), PACKAGE)
+
+    with capture_logs() as logs, standard_output(writing):
+        os.close(writing)
+        run(tmp_path, work, prints=True)
+    assert [event["event"] for event in logs] == ["result-lines-stopped"]
+    assert content(tmp_path) == PLACED
+
+
+def test_names_of_any_bytes_are_delivered_to(tmp_path: Path) -> None:
+    """Of the shared directory, a slot, a stem, and of what a program left."""
+    shared = tmp_path / os.fsdecode(b"shared-\xff")
+    directory = shared / os.fsdecode(b"slot-\xfe'\n")
+    left = tmp_path / os.fsdecode(b"left-\xfd")
+    for each in (directory, left):
+        each.mkdir(parents=True)
+    (left / "file").write_bytes(b"content")
+    stem = os.fsdecode(b"result-\xfc")
+    package = Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
+
+    async def work(delivery: Delivery) -> None:
+        await delivery.deliver(slot_in(shared), PACKAGE)
+        await delivery.deliver(slot_in(directory, stem=stem), package)
+        with pytest.raises(FileNotFoundError) as caught:
+            await delivery.deliver(slot_in(directory / "gone"), PACKAGE)
+        assert "gone" in str(caught.value)
+        str(caught.value).encode()
+
+    run(shared, work)
+    assert content(shared) == PLACED
+    assert set(content(directory)) == {stem + suffix for suffix in (".json", ".txt", ".done")}
+    assert (directory / f"{stem}.output" / "file").read_bytes() == b"content"
+
+
+def test_frames_are_put_together_wherever_they_were_parted() -> None:
+    """Each byte alone, and any two parts."""
+    orders: list[Order] = [Publish(1), Abandon(2), Publish(300)]
+    data = b"".join(map(encode, orders))
+    for at in range(len(data) + 1):
+        frames = Frames()
+        bodies = frames.feed(data[:at]) + frames.feed(data[at:])
+        assert list(map(decode_order, bodies)) == orders
+    frames = Frames()
+    one_by_one = [body for byte in data for body in frames.feed(bytes([byte]))]
+    assert list(map(decode_order, one_by_one)) == orders

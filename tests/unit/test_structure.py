@@ -19,6 +19,7 @@ LEVELS = {
     "module": 0,
     "outcome": 0,
     "scheduling": 0,
+    "suffixes": 0,
     "turns": 0,
     "beneath": 1,
     "claim": 2,

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.job import Slot
-from wasmdrop.marker import MARKER_SUFFIX, Marker, parse_marker
+from wasmdrop.marker import Marker, parse_marker
 from wasmdrop.outcome import Code
+from wasmdrop.suffixes import MARKER_SUFFIX
 
 __all__ = ["is_done", "true_marker"]
 

@@ -1,0 +1,363 @@
+"""Delivery as the daemon sees it: a process for each filesystem, told what to stage and publish.
+
+A process that hangs with its filesystem holds up no other. One that died is started again for the
+next delivery; those that it had are failures of storage, which are repeated with a look whether
+they came to their end unheard.
+"""
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+import structlog
+
+import wasmdrop
+from wasmdrop.delivery.messages import (
+    Abandon,
+    Frames,
+    Order,
+    Placed,
+    Publish,
+    Stage,
+    decode_answer,
+    encode,
+)
+from wasmdrop.durable import temporary_name
+from wasmdrop.job import Slot
+from wasmdrop.mounts import MountTable
+from wasmdrop.report import Package
+
+__all__ = ["Delivery", "Placement", "UnheardError", "command"]
+
+_log = structlog.get_logger()
+
+#: Where this package was imported from, be it by a hook that the processes do not have.
+_PACKAGE_PARENT: Final = str(Path(wasmdrop.__file__).parent.parent)
+
+#: How long a stop waits for deliveries that have begun, in seconds.
+_CLOSE_SECONDS: Final = 5.0
+
+#: How long a process lives that delivers nothing, but for the shared directory's, in seconds.
+_UNUSED_SECONDS: Final = 300.0
+
+_READ_BYTES: Final = 1 << 16
+
+
+class UnheardError(OSError):
+    """The process ended before it said whether the results are in place."""
+
+
+class Delivery:
+    """Delivers results. Used from one event loop.
+
+    ``on_delivered`` hears of each package that is in place. ``prints_lines``: whether each one's
+    line goes to standard output then. ``claims``: descriptors of locks that hold as long as
+    anything is delivered.
+    """
+
+    def __init__(
+        self,
+        shared_dir: str,
+        on_delivered: Callable[[Package], None] = lambda _package: None,
+        *,
+        prints_lines: bool = False,
+        claims: Sequence[int] = (),
+    ) -> None:
+        self._shared_dir = shared_dir
+        self._on_delivered = on_delivered
+        self._claims = claims
+        self._lock_fd = os.memfd_create("wasmdrop-lines") if prints_lines else -1
+        self._mounts = MountTable()
+        self._lanes: dict[tuple[str, bool], _Lane] = {}
+        # A process needs a moment to start: the first job should not wait for that.
+        self._lane(self._shared_dir, has_output=False)
+
+    def stage(self, slot: Slot, package: Package, *, may_be_there: bool = False) -> "Placement":
+        """Have results written beside their places, where nobody sees them.
+
+        ``may_be_there``: whether an earlier delivery of the same may have come to its end unheard.
+        Where it has, this one only makes that durable, and prints no second line. The caller owes
+        :meth:`Placement.publish` or :meth:`Placement.abandon`.
+        """
+        try:
+            lane = self._lane(slot.directory, has_output=package.output is not None)
+        except OSError as error:  # there is no room for one more process
+            placement = Placement(None, 0, package)
+            placement.fail(error)
+            return placement
+        return lane.stage(slot, package, may_be_there)
+
+    def deliver(
+        self, slot: Slot, package: Package, *, may_be_there: bool = False
+    ) -> "asyncio.Future[None]":
+        """Stage and publish; see :meth:`stage` and :meth:`Placement.publish`."""
+        return self.stage(slot, package, may_be_there=may_be_there).publish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """End the processes. Deliveries that have begun are finished first.
+
+        Those that hang the journal still has.
+        """
+        end = time.monotonic() + _CLOSE_SECONDS
+        for lane in self._lanes.values():
+            lane.hang_up(max(0.0, end - time.monotonic()))
+        end = time.monotonic() + _CLOSE_SECONDS  # one that hears nothing leaves the others theirs
+        for (point, _has_output), lane in self._lanes.items():
+            if not lane.join(max(0.0, end - time.monotonic())):
+                _log.warning("delivery-hangs", mount=point)
+        self._mounts.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+
+    def _lane(self, directory: str, has_output: bool) -> "_Lane":
+        # What a program left may be many megabytes: those who have none don't wait for it.
+        key = (self._mounts.of(directory).point, has_output)
+        lane = self._lanes.get(key)
+        if lane is None or lane.has_ended:
+            lane = _Lane(self._shared_dir, self._lock_fd, self._claims, self._on_delivered)
+            lane.stays = key == (self._mounts.of(self._shared_dir).point, False)
+            self._lanes[key] = lane
+        return lane
+
+
+class Placement:
+    """Results on their way into a slot."""
+
+    def __init__(self, lane: "_Lane | None", number: int, package: Package) -> None:
+        self.package = package
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lane = lane
+        self._number = number
+
+    def publish(self) -> "asyncio.Future[None]":
+        """Have the results put in their places; the future is done when they are there.
+
+        It raises ``OSError`` where storage fails; then the slot holds no marker, or an old true
+        one, and the delivery may be repeated. ``UnheardError``: or it holds the new one.
+        """
+        if self._lane is not None:
+            self._lane.send(Publish(self._number))
+        return self.done
+
+    def abandon(self) -> None:
+        """Have removed what was staged: nobody is to see it."""
+        if self._lane is not None:
+            self._lane.forget(self._number)
+            self._lane.send(Abandon(self._number))
+
+    def fail(self, error: OSError) -> None:
+        """Hear that it can't be placed."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # marks it as seen: nobody may have asked yet
+
+
+class _Lane:
+    """The process of one filesystem, and what it was told."""
+
+    def __init__(
+        self,
+        shared_dir: str,
+        lock_fd: int,
+        claims: Sequence[int],
+        on_delivered: Callable[[Package], None],
+    ) -> None:
+        self.stays = False
+        """Whether it is kept when it has nothing to do."""
+        self.has_ended = False
+        self._on_delivered = on_delivered
+        self._loop = asyncio.get_running_loop()
+        self._numbers = itertools.count()
+        self._open: dict[int, Placement] = {}
+        self._unsent: list[bytes] = []
+        self._sending = memoryview(b"")
+        """The rest of what was given to the link as one; goes before what is unsent."""
+        self._is_flushing = False
+        """Whether a flush will come by itself."""
+        self._unused: asyncio.TimerHandle | None = None
+        self._reaping: asyncio.Future[int] | None = None
+        self._frames = Frames()
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._link.setblocking(False)
+        with theirs:
+            arguments = (theirs.fileno(), os.getpid(), shared_dir, f"{temporary_name()}-", lock_fd)
+            # With the claims the process holds what the daemon has claimed, should it outlive it
+            # in a call to a disk that hangs: nobody else may write there before that has ended.
+            descriptors = [fd for fd in (theirs.fileno(), lock_fd, *claims) if fd >= 0]
+            try:
+                self._process = subprocess.Popen(
+                    command(*arguments),
+                    stdin=subprocess.DEVNULL,
+                    env={},
+                    cwd="/",
+                    pass_fds=descriptors,
+                    start_new_session=True,
+                )
+            except OSError:
+                self._link.close()
+                raise
+        self._loop.add_reader(self._link, self._on_readable)
+
+    def stage(self, slot: Slot, package: Package, may_be_there: bool) -> Placement:
+        """Tell it to stage a package."""
+        number = next(self._numbers)
+        placement = self._open[number] = Placement(self, number, package)
+        if self._unused is not None:
+            self._unused.cancel()
+            self._unused = None
+        output, output_root = package.output, b""
+        if output is not None:
+            output_root = os.fsencode(output.root)
+            output = msgspec.structs.replace(output, root="")
+        self.send(
+            Stage(
+                number,
+                os.fsencode(slot.directory),
+                os.fsencode(slot.stem),
+                package.files,
+                package.marker,
+                package.line,
+                output,
+                output_root,
+                may_be_there,
+            )
+        )
+        return placement
+
+    def forget(self, number: int) -> None:
+        """Expect no answer any more."""
+        self._open.pop(number, None)
+
+    def send(self, order: Order) -> None:
+        """Send an order, together with others of this turn of the loop."""
+        if self.has_ended:
+            return
+        self._unsent.append(encode(order))
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
+    def hang_up(self, seconds: float) -> None:
+        """Tell it to end when it has done what it was told."""
+        if not self.has_ended:
+            self._link.settimeout(seconds)
+            with contextlib.suppress(OSError):  # it hangs, or is dead
+                self._link.sendall(self._sending)
+                self._link.sendall(b"".join(self._unsent))
+                self._link.shutdown(socket.SHUT_WR)
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of the process; False where it hangs. Its answers are not heard."""
+        self._end(UnheardError(errno.EINTR, "the daemon stops"))
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return False
+        return True
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        if self.has_ended:
+            return
+        if not self._sending:
+            self._sending = memoryview(b"".join(self._unsent))
+            self._unsent.clear()
+        try:
+            # Of a view: what is left of many megabytes is not copied each time.
+            self._sending = self._sending[self._link.send(self._sending) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return  # it is dead, as its reader finds out
+        if self._sending or self._unsent:
+            # It has much to do: what else comes meanwhile is put behind.
+            self._is_flushing = True
+            self._loop.add_writer(self._link, self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._link)
+        self._flush()
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._link.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._on_lost()
+            return
+        for body in self._frames.feed(data):
+            answer = decode_answer(body)
+            if isinstance(answer, Placed):
+                self._on_placed(answer)
+            else:
+                _log.warning(answer.event, **answer.fields)
+        if not self._open and not self.stays and self._unused is None:
+            self._unused = self._loop.call_later(_UNUSED_SECONDS, self._on_unused)
+
+    def _on_placed(self, answer: Placed) -> None:
+        placement = self._open.pop(answer.number, None)
+        if placement is None:
+            return
+        if answer.error is not None:
+            placement.fail(OSError(*answer.error))
+            return
+        self._on_delivered(placement.package)
+        if not placement.done.done():  # else whoever waited was cancelled
+            placement.done.set_result(None)
+
+    def _on_unused(self) -> None:
+        self._end(UnheardError(errno.EINTR, "the process that delivers was told to end"))
+        self._reap()
+
+    def _on_lost(self) -> None:
+        _log.error("delivery-died", process=self._process.pid, undelivered=len(self._open))
+        self._end(UnheardError(errno.EIO, "the process that delivers died"))
+        self._reap()
+
+    def _end(self, error: UnheardError) -> None:
+        if self.has_ended:
+            return
+        self.has_ended = True
+        if self._unused is not None:
+            self._unused.cancel()
+        self._loop.remove_reader(self._link)
+        self._loop.remove_writer(self._link)
+        self._link.close()
+        for placement in self._open.values():
+            placement.fail(error)
+        self._open.clear()
+
+    def _reap(self) -> None:
+        self._process.kill()  # it may hang, and have closed its link
+        self._reaping = self._loop.run_in_executor(None, self._process.wait)
+
+
+def command(
+    link_fd: int, daemon_pid: int, shared_dir: str, temporary_prefix: str, lock_fd: int
+) -> list[str]:
+    """Return the command line of a process that delivers; see :func:`.process.main`."""
+    # -I and -S: nothing is loaded but what it needs.
+    paths = [*sys.path, _PACKAGE_PARENT]
+    arguments = (link_fd, daemon_pid, shared_dir, temporary_prefix, lock_fd)
+    program = (
+        f"import sys; sys.path[:] = {paths!r}; "
+        f"from wasmdrop.delivery.process import main; main(*{arguments!r})"
+    )
+    return [sys.executable, "-I", "-S", "-c", program]

@@ -1,0 +1,247 @@
+"""The process that delivers to one filesystem: takes orders until the daemon hangs up, or dies.
+
+All orders that wait at a time go together through each step: a sync of a directory is then one for
+all of them. Results are staged as soon as a job has them, beside the journal's own sync, and
+published when the daemon says so.
+
+Promises to end with the daemon: the next one must find nobody at work in its slots.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from wasmdrop import beneath
+from wasmdrop.delivery.messages import (
+    Answer,
+    Frames,
+    Order,
+    Placed,
+    Publish,
+    Stage,
+    Warned,
+    decode_order,
+    encode,
+)
+from wasmdrop.delivery.placing import Directory, Placing, Warn
+from wasmdrop.delivery.syncing import Syncs, sync_directories
+from wasmdrop.scheduling import wait_for_turn
+
+__all__ = ["Deliverer", "main"]
+
+_PR_SET_PDEATHSIG: Final = 1
+
+#: What is read of the link at once: some hundred small results.
+_READ_BYTES: Final = 1 << 18
+
+#: Orders that go through the steps together: few enough for the descriptors of their files, also
+#: when a disk that was full has room again for all that waited. More would only make the first wait
+#: for the last.
+_TOGETHER: Final = 64
+
+_STDOUT: Final = 1
+
+
+class Deliverer:
+    """Delivers into directories below ``shared_dir``, and others that orders name.
+
+    ``temporary_prefix``: what names of temporary files begin with, for nobody else's to be equal.
+    ``answer`` sends answers; ``print_line`` prints a result's line, when it is in its place.
+    """
+
+    def __init__(
+        self,
+        shared_dir: str,
+        temporary_prefix: str,
+        answer: Callable[[Sequence[Answer]], None],
+        print_line: Callable[[bytes, Warn], None],
+    ) -> None:
+        self._shared_dir = shared_dir.rstrip("/")
+        self._temporary_prefix = temporary_prefix
+        self._answer = answer
+        self._print_line = print_line
+        self._syncs = Syncs()
+        self._staged: dict[int, Placing] = {}
+        self._named = 0
+
+    def obey(self, orders: Iterable[Order]) -> None:
+        """Do all of these; one that fails is answered with its error."""
+        new: list[Placing] = []
+        published: list[Placing] = []
+        for order in orders:
+            if isinstance(order, Stage):
+                placing = Placing(order, self._temporary_name, self._warn)
+                self._staged[order.number] = placing
+                new.append(placing)
+            elif order.number in self._staged:
+                placing = self._staged.pop(order.number)
+                if isinstance(order, Publish):
+                    published.append(placing)
+                else:
+                    placing.leave()
+                    new = [each for each in new if each is not placing]
+        self._write(new)
+        # What the one half waits for the disk is time for the other.
+        with self._syncs.sync(new):
+            self._publish([each for each in published if each not in new])
+        for placing in new:
+            placing.close_files()
+        self._publish([each for each in published if each in new])
+
+    def leave(self) -> None:
+        """Remove what was staged and is not to be published any more."""
+        for placing in self._staged.values():
+            placing.leave()
+
+    def _write(self, placings: list[Placing]) -> None:
+        directories: dict[bytes, Directory] = {}
+        _each(placings, lambda one: one.enter(self._open(one.order.directory, directories)))
+        _each(placings, Placing.write)
+
+    def _publish(self, placings: list[Placing]) -> None:
+        """Take all of them through each step before any goes on to the next."""
+        missing = [placing for placing in placings if not placing.is_there]
+        _each(missing, Placing.unmark)
+        sync_directories(placing for placing in missing if placing.was_marked)
+        _each(missing, Placing.publish)
+        sync_directories(missing)
+        _each(missing, Placing.mark)
+        sync_directories(placings)
+        # Whoever put the others in place may have printed their lines: none is printed twice.
+        _each(missing, lambda one: self._print_line(one.order.line, self._warn))
+        if placings:
+            self._answer([_answer_of(placing) for placing in placings])
+        # After the answers: however much that is, it keeps nobody waiting for them. And who has
+        # none delivers again, for which what the output is copied from must still be there.
+        for placing in placings:
+            placing.clear()
+            placing.leave()
+
+    def _open(self, path: bytes, directories: dict[bytes, Directory]) -> Directory:
+        """Open the directory of a slot, once for those that come together."""
+        directory = directories.get(path)
+        if directory is None:
+            directory = directories[path] = Directory(self._open_directory(os.fsdecode(path)))
+        return directory
+
+    def _open_directory(self, path: str) -> int:
+        if path.startswith(self._shared_dir + "/"):
+            return beneath.open_directory(self._shared_dir, path[len(self._shared_dir) + 1 :])
+        # The shared directory itself, or where the operator wants the root slot's results.
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _temporary_name(self) -> str:
+        self._named += 1
+        return f"{self._temporary_prefix}{self._named}"
+
+    def _warn(self, event: str, **fields: str) -> None:
+        shown = {key: _shown(value) or "" for key, value in fields.items()}
+        self._answer([Warned(event, shown)])
+
+
+class _Lines:
+    """Prints result lines on standard output, whole, beside other processes that do so.
+
+    ``lock_fd``: a file that they all have, to lock while a line is written. A short one, too: it is
+    written at once (pipe(7)), but a long one of another process is not.
+    """
+
+    def __init__(self, lock_fd: int) -> None:
+        self._lock_fd = lock_fd
+        self._are_read = True
+
+    def print(self, line: bytes, warn: Warn) -> None:
+        if not self._are_read:
+            return
+        fcntl.lockf(self._lock_fd, fcntl.LOCK_EX)
+        try:
+            _write(_STDOUT, line)
+        except OSError as error:
+            # The results are in their files: a reader that went away must not stop the daemon.
+            self._are_read = False
+            warn("result-lines-stopped", error=str(error))
+        finally:
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
+
+
+def main(link_fd: int, daemon_pid: int, shared_dir: str, prefix: str, lock_fd: int) -> None:
+    """Deliver what comes over the link; ``lock_fd`` is -1 where no lines are to be printed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != daemon_pid:
+        return  # it died before the line above took hold
+    # To stop is the daemon's business, which hangs up when it has done so.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    _have_standard_output()
+    wait_for_turn()
+    link = socket.socket(fileno=link_fd)
+    lines = _Lines(lock_fd)
+
+    def answer(answers: Sequence[Answer]) -> None:
+        # A daemon that stops hears no answers any more, but is still owed what it has ordered.
+        with contextlib.suppress(OSError):
+            link.sendall(b"".join(map(encode, answers)))
+
+    deliverer = Deliverer(
+        shared_dir,
+        prefix,
+        answer,
+        lines.print if lock_fd >= 0 else lambda _line, _warn: None,
+    )
+    frames = Frames()
+    while data := _received(link):
+        orders = list(map(decode_order, frames.feed(data)))
+        for start in range(0, len(orders), _TOGETHER):
+            deliverer.obey(orders[start : start + _TOGETHER])
+    deliverer.leave()
+
+
+def _have_standard_output() -> None:
+    """Where the daemon has none, let no file of a result become that."""
+    try:
+        os.fstat(_STDOUT)
+    except OSError:
+        os.open(os.devnull, os.O_WRONLY)  # takes the lowest number that is free
+
+
+def _received(link: socket.socket) -> bytes:
+    """Return what the daemon says next; nothing when it has hung up."""
+    try:
+        return link.recv(_READ_BYTES)
+    except ConnectionResetError:  # it did not read all answers
+        return b""
+
+
+def _each(placings: list[Placing], step: Callable[[Placing], None]) -> None:
+    for placing in placings:
+        if placing.error is None:
+            try:
+                step(placing)
+            except OSError as error:
+                placing.error = error
+
+
+def _answer_of(placing: Placing) -> Placed:
+    error = placing.error
+    told = None
+    if error is not None:
+        told = (error.errno or 0, error.strerror or str(error), _shown(error.filename))
+    return Placed(placing.order.number, told)
+
+
+def _shown(name: object) -> str | None:
+    """Return a name of a file as text that can be sent, whatever bytes it holds."""
+    if name is None:
+        return None
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
