@@ -1,0 +1,54 @@
+"""Claims: held by one, and by what inherits them; waited for while a predecessor ends."""
+
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from wasmdrop.claim import SHARED_CLAIM_NAME, claim_shared_directory
+from wasmdrop.errors import SettingsError
+
+
+def test_a_claim_is_for_one(tmp_path: Path) -> None:
+    """The other is told who has it; afterwards it is free."""
+    told = f"in use by process {os.getpid()} on "
+    with (
+        claim_shared_directory(tmp_path),
+        pytest.raises(SettingsError, match=told),
+        claim_shared_directory(tmp_path),
+    ):
+        pass
+    with claim_shared_directory(tmp_path):
+        pass
+
+
+def test_a_predecessor_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    """Its processes take a moment to end after it."""
+    path = tmp_path / SHARED_CLAIM_NAME
+    before = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(before, fcntl.LOCK_EX)
+    began = time.monotonic()
+    ending = threading.Timer(0.2, os.close, [before])
+    ending.start()
+    with claim_shared_directory(tmp_path):
+        assert time.monotonic() - began > 0.15
+        assert path.read_text().startswith(f"process {os.getpid()} on ")
+    ending.join()
+
+
+def test_a_process_that_inherits_a_claim_holds_it_on(tmp_path: Path) -> None:
+    """Until it ends, though whoever claimed is gone."""
+    with claim_shared_directory(tmp_path) as claim:
+        heir = subprocess.Popen(["sleep", "60"], pass_fds=[claim])
+    try:
+        with pytest.raises(SettingsError, match="in use"), claim_shared_directory(tmp_path):
+            pass
+    finally:
+        heir.kill()
+        heir.wait()
+    with claim_shared_directory(tmp_path):
+        pass
