@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
 from wasmdrop.errors import SettingsError
 from wasmdrop.private import require_private_directory
@@ -30,8 +31,10 @@ SHARED_CLAIM_NAME: Final = ".wasmdrop.lock"
 #: Filesystems that know no locks.
 _WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
-#: How long processes of a daemon that was killed may take to end, in seconds.
+#: How long to wait for a claim, in seconds: processes of a daemon that was killed take a moment to
+#: end, and longer where their disk does, which they may have to wait for.
 _PATIENCE_SECONDS: Final = 1.0
+_PATIENCE_WITH_DEAD_SECONDS: Final = 15.0
 
 #: Longest name of a holder that is shown: in a shared directory anybody may have written it.
 _HOLDER_BYTES: Final = 200
@@ -69,8 +72,7 @@ def _claim(path: Path, what: str) -> Iterator[int]:
             try:
                 _lock(fd)
             except BlockingIOError:
-                holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
-                holder = "".join(one if one.isprintable() else "?" for one in holder)
+                holder = _holder(fd)
                 raise SettingsError(
                     f"the {what} {path.parent} is in use by {holder or 'another process'}"
                 ) from None
@@ -89,14 +91,34 @@ def _claim(path: Path, what: str) -> Iterator[int]:
         return
 
 
-@retry(
-    retry=retry_if_exception_type(BlockingIOError),
-    wait=wait_fixed(0.01),
-    stop=stop_after_delay(_PATIENCE_SECONDS),
-    reraise=True,
-)
 def _lock(fd: int) -> None:
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Lock the file; ``BlockingIOError`` where another one has it, and does not let go of it."""
+
+    def gives_up(state: RetryCallState) -> bool:
+        patience = _PATIENCE_WITH_DEAD_SECONDS if _is_of_dead(fd) else _PATIENCE_SECONDS
+        return (state.seconds_since_start or 0.0) >= patience
+
+    Retrying(
+        retry=retry_if_exception_type(BlockingIOError),
+        wait=wait_fixed(0.01),
+        stop=gives_up,
+        reraise=True,
+    )(fcntl.flock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _holder(fd: int) -> str:
+    holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
+    return "".join(one if one.isprintable() else "?" for one in holder)
+
+
+def _is_of_dead(fd: int) -> bool:
+    """Whether a daemon of this host claimed it that is no more, but for what it started."""
+    found = re.fullmatch(r"process ([0-9]{1,10}) on (.*)", _holder(fd))
+    if found is None or found[2] != socket.gethostname():
+        return False
+    pid = int(found[1])
+    # In a container that was started again it had the number that this process has now.
+    return pid == os.getpid() or not Path(f"/proc/{pid}").exists()
 
 
 def _open(path: Path, what: str) -> int:

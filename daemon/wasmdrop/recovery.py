@@ -6,10 +6,12 @@ closed; results that could not be delivered are delivered.
 
 import asyncio
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import structlog
 
 from wasmdrop.dispatch import Dispatcher
+from wasmdrop.durable import sync_directory
 from wasmdrop.intake.markers import true_marker
 from wasmdrop.job import Job, JobState
 from wasmdrop.journal import Journal
@@ -63,6 +65,13 @@ def _is_whole(output: OutputTree) -> bool:
 
 
 def is_delivered(job: Job) -> bool:
-    """Whether the slot holds the marker of this very job, and the marker is true."""
+    """Whether the slot holds the marker of this very job, durably, and the marker is true."""
     marker = true_marker(job.slot)
-    return marker is not None and marker.job == job.id
+    if marker is None or marker.job != job.id:
+        return False
+    try:
+        # Whoever put it there may have died before that; then the journal is the last to know.
+        sync_directory(Path(job.slot.directory))
+    except OSError:
+        return False
+    return True

@@ -159,10 +159,11 @@ def _wrap(order: Order, daemon: int) -> _Reaper:
 
 def _serve(order: Order) -> None:
     def command(
-        link_fd: int, daemon_pid: int, shared_dir: str, temporary_prefix: str, lock_fd: int
+        link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, lock_fd: int
     ) -> list[str]:
         its_order = json.dumps(dataclasses.asdict(order))
-        arguments = json.dumps((link_fd, daemon_pid, shared_dir, temporary_prefix, lock_fd))
+        shared = os.fsdecode(shared_dir)
+        arguments = json.dumps((link_fd, daemon_pid, shared, temporary_prefix, lock_fd))
         return [sys.executable, __file__, its_order, _DELIVER, arguments]
 
     lanes.command = command  # what it starts is to die, too
@@ -174,7 +175,7 @@ def _serve(order: Order) -> None:
 
 def _deliver(order: Order, link: int, daemon: int, shared: str, prefix: str, lock: int) -> None:
     _wrap(order, daemon)
-    process.main(link, daemon, shared, prefix, lock)
+    process.main(link, daemon, os.fsencode(shared), prefix, lock)
 
 
 def _wrap_connections(reaper: _Reaper) -> None:

@@ -11,6 +11,8 @@ dies alone, and the daemon makes it good with another one.
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -27,6 +29,7 @@ from tests.torture import dying
 from tests.torture.checker import Kind, check_slot_now
 from tests.torture.lives import Lives
 from tests.torture.points import Point, find_points
+from tests.torture.trace import command, read_trace
 
 #: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
@@ -207,6 +210,35 @@ def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
     lives.prefix = ()
     lives.start()
     assert lives.verdict() == []
+
+
+def test_a_marker_that_was_not_synced_is_synced_before_its_job_is_closed(tmp_path: Path) -> None:
+    """The daemon died in between; should the power fail later, the journal knew nothing of it."""
+    if shutil.which("strace") is None:
+        assert "CI" not in os.environ
+        pytest.skip("needs strace")
+    lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
+    lives.producer.module(lives.wasm / "m.wasm")
+    its_marker = _order("delivery.placing.Placing._rename:replace", 3, "after")
+    lives.prefix = (sys.executable, dying.__file__, its_marker)
+    lives.launch()
+    lives.producer.drop("input-a.json", lives.producer.version())
+    assert lives.process is not None
+    assert lives.process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+    assert lives.marker("input-a.json") is not None
+    trace = tmp_path / "trace"
+    lives.prefix = command(trace)
+    lives.start()
+    lives.settle()
+    tracer = lives.process
+    assert tracer is not None
+    children = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    assert tracer.wait(DEADLINE_SECONDS) == 0, lives.log_text()
+    assert lives.events("job-was-delivered")
+    synced = [call.path(0) for call in read_trace(trace) if call.name in {"fsync", "fdatasync"}]
+    closed = next(at for at, path in enumerate(synced) if path.endswith("journal.sqlite-wal"))
+    assert str(lives.shared) in synced[:closed]
 
 
 @pytest.mark.parametrize(("name", "turn", "moment"), _orders(_OF_DELIVERY))

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -44,6 +45,7 @@ def test_a_process_that_inherits_a_claim_holds_it_on(tmp_path: Path) -> None:
     """Until it ends, though whoever claimed is gone."""
     with claim_shared_directory(tmp_path) as claim:
         heir = subprocess.Popen(["sleep", "60"], pass_fds=[claim])
+    (tmp_path / SHARED_CLAIM_NAME).write_text(f"process {os.getppid()} on {socket.gethostname()}")
     try:
         with pytest.raises(SettingsError, match="in use"), claim_shared_directory(tmp_path):
             pass
@@ -52,3 +54,19 @@ def test_a_process_that_inherits_a_claim_holds_it_on(tmp_path: Path) -> None:
         heir.wait()
     with claim_shared_directory(tmp_path):
         pass
+
+
+def test_what_a_dead_daemon_left_is_waited_for_longer(tmp_path: Path) -> None:
+    """It may have to wait for its disk; who is dead is told by number and host."""
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    path = tmp_path / SHARED_CLAIM_NAME
+    path.write_text(f"process {dead.pid} on {socket.gethostname()}\n")
+    before = os.open(path, os.O_RDWR)
+    fcntl.flock(before, fcntl.LOCK_EX)
+    began = time.monotonic()
+    ending = threading.Timer(1.5, os.close, [before])
+    ending.start()
+    with claim_shared_directory(tmp_path):
+        assert time.monotonic() - began > 1.4
+    ending.join()

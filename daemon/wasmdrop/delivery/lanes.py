@@ -193,7 +193,8 @@ class _Lane:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._link.setblocking(False)
         with theirs:
-            arguments = (theirs.fileno(), os.getpid(), shared_dir, f"{temporary_name()}-", lock_fd)
+            shared = os.fsencode(shared_dir)
+            arguments = (theirs.fileno(), os.getpid(), shared, f"{temporary_name()}-", lock_fd)
             # With the claims the process holds what the daemon has claimed, should it outlive it
             # in a call to a disk that hangs: nobody else may write there before that has ended.
             descriptors = [fd for fd in (theirs.fileno(), lock_fd, *claims) if fd >= 0]
@@ -350,7 +351,7 @@ class _Lane:
 
 
 def command(
-    link_fd: int, daemon_pid: int, shared_dir: str, temporary_prefix: str, lock_fd: int
+    link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, lock_fd: int
 ) -> list[str]:
     """Return the command line of a process that delivers; see :func:`.process.main`."""
     # -I and -S: nothing is loaded but what it needs.

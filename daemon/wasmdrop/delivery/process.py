@@ -169,7 +169,7 @@ class _Lines:
             fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
 
 
-def main(link_fd: int, daemon_pid: int, shared_dir: str, prefix: str, lock_fd: int) -> None:
+def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd: int) -> None:
     """Deliver what comes over the link; ``lock_fd`` is -1 where no lines are to be printed."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != daemon_pid:
@@ -188,7 +188,7 @@ def main(link_fd: int, daemon_pid: int, shared_dir: str, prefix: str, lock_fd: i
             link.sendall(b"".join(map(encode, answers)))
 
     deliverer = Deliverer(
-        shared_dir,
+        os.fsdecode(shared_dir),
         prefix,
         answer,
         lines.print if lock_fd >= 0 else lambda _line, _warn: None,
