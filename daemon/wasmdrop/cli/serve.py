@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import faulthandler
 import os
 import sys
 
@@ -24,6 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop."""
     loaded = settings.load(os.environ, settings.given_flags(options))
     log.configure(loaded.settings.log)
+    faulthandler.enable()  # should the interpreter itself crash, the log says where
     sys.setswitchinterval(_SWITCH_SECONDS)
     asyncio.run(serve(loaded.settings))
     return 0
