@@ -46,6 +46,8 @@ ENDS: Final[dict[str, set[Code | None]]] = {
     "ends-that-are-stops": {None},
     "ends-with-descriptors": {Code.CRASHED, None},
     "packets-without-end": {None},
+    # Both of its children have one number: the second ends what came of the first.
+    "processes-are-none": {Code.TIMEOUT, None},
     "tells-of-no-end": {None},
 }
 

@@ -124,10 +124,11 @@ def open_count(state: Path) -> int:
 def is_at_rest(evidence: Evidence) -> bool:
     """Whether every job is final and every version that lies there was taken."""
     try:
-        if open_count(evidence.state):
-            return False
         taken = _taken(evidence.state)
         last = {row.slot: row for row in rows_of(evidence.state, last_only=True)}
+        # After those: a job may be accepted, and its version taken, between two looks.
+        if open_count(evidence.state):
+            return False
     except sqlite3.OperationalError:
         return False  # the daemon is only just making it
     return all(
