@@ -9,13 +9,11 @@ above WASMDROP_RESCAN_SEC.
 """
 
 import argparse
-import platform
 import statistics
 import sys
 import tempfile
 import time
 import urllib.request
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +24,7 @@ if __name__ == "__main__":
 from benchmarks import workloads
 from benchmarks.contenders import Wasmdrop
 from benchmarks.filling import Filling
+from benchmarks.suite import described
 from benchmarks.tables import render
 from benchmarks.usage import processes
 
@@ -79,6 +78,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=10, metavar="N")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
     options = parser.parse_args()
+    about = described(options.dir)
     fib = next(one for one in workloads.find() if isinstance(one, workloads.Workload))
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as base:
         daemon = Probed(Path(base).resolve(), {fib.module_name: fib.module})
@@ -87,10 +87,7 @@ def main() -> int:
             rows = _measure(filling, daemon, options)
         finally:
             daemon.stop()
-    sys.stdout.write(
-        f"Linux {platform.release()}, Python {platform.python_version()},"
-        f" wasmdrop {version('wasmdrop')}, wasmtime {version('wasmtime')}\n\n"
-    )
+    sys.stdout.write(f"{about}\n\n")
     sys.stdout.write(render(["what", "value"], rows, words=1) + "\n")
     return 0
 
