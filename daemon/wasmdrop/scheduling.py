@@ -4,7 +4,7 @@ import contextlib
 import os
 from typing import Final
 
-__all__ = ["NAP_SECONDS", "wait_for_turn"]
+__all__ = ["NAP_SECONDS", "take_turn_at_once", "wait_for_turn"]
 
 #: How long to let work gather while many jobs wait, in seconds, where one step is done for all that
 #: has gathered: no job of those is the sooner done for a step of its own.
@@ -20,3 +20,9 @@ def wait_for_turn() -> None:
     """
     with contextlib.suppress(OSError):  # a container may forbid it: that costs speed alone
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def take_turn_at_once() -> None:
+    """Undo :func:`wait_for_turn` for the calling thread."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -30,7 +30,7 @@ from wasmdrop.delivery.messages import (
 )
 from wasmdrop.delivery.placing import Directory, Placing, Warn
 from wasmdrop.delivery.syncing import Syncs, sync_directories
-from wasmdrop.scheduling import wait_for_turn
+from wasmdrop.scheduling import take_turn_at_once, wait_for_turn
 
 __all__ = ["Deliverer", "main"]
 
@@ -43,6 +43,9 @@ _READ_BYTES: Final = 1 << 18
 #: when a disk that was full has room again for all that waited. More would only make the first wait
 #: for the last.
 _TOGETHER: Final = 64
+
+#: Results that wait to be published, up to which each of them is in a hurry.
+_FEW: Final = 2
 
 _STDOUT: Final = 1
 
@@ -92,6 +95,11 @@ class Deliverer:
         for placing in new:
             placing.close_files()
         self._publish([each for each in published if each in new])
+
+    @property
+    def staged(self) -> int:
+        """How many results wait to be published."""
+        return len(self._staged)
 
     def leave(self) -> None:
         """Remove what was staged and is not to be published any more."""
@@ -178,7 +186,6 @@ def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     _have_standard_output()
-    wait_for_turn()
     link = socket.socket(fileno=link_fd)
     lines = _Lines(lock_fd)
 
@@ -194,8 +201,14 @@ def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd:
         lines.print if lock_fd >= 0 else lambda _line, _warn: None,
     )
     frames = Frames()
+    is_patient = False
     while data := _received(link):
         orders = list(map(decode_order, frames.feed(data)))
+        # A single result is what everybody waits for; one of many is not the sooner there for
+        # taking a core from those who make them.
+        if is_patient != (deliverer.staged > _FEW):
+            is_patient = not is_patient
+            (wait_for_turn if is_patient else take_turn_at_once)()
         for start in range(0, len(orders), _TOGETHER):
             deliverer.obey(orders[start : start + _TOGETHER])
     deliverer.leave()
