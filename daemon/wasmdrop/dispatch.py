@@ -5,12 +5,10 @@ Jobs of one slot go one at a time, in the order of their drops; slots go side by
 
 import asyncio
 import contextlib
-import functools
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
@@ -20,6 +18,7 @@ from tenacity import (
 
 from wasmdrop.delivery.lanes import Placement, UnheardError
 from wasmdrop.execution import Execution, NothingOwedError, Stages, Work, ids_of
+from wasmdrop.identity import new_job_id
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, ModuleDrop
 from wasmdrop.intake.markers import true_marker
 from wasmdrop.intake.modules import DIGEST_PREFIX
@@ -101,7 +100,7 @@ class Dispatcher:
 
     def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
         """Run a slot that has no input with the environment's entry and arguments."""
-        job = Job(id=_new_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
+        job = Job(id=new_job_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
         self._backlog.add()
         accepted = self._stages.journal.accept(job, None, {})
         self._enqueue(Work(job, accepted, InputSpec(), owes_result=owes_result))
@@ -125,7 +124,7 @@ class Dispatcher:
 
     def _accept_input(self, drop: InputDrop, module: PinnedModule | None) -> None:
         job = Job(
-            id=_new_id(drop.dropped_at_ns),
+            id=new_job_id(drop.dropped_at_ns),
             slot=drop.slot,
             dropped_at_ns=drop.dropped_at_ns,
             input=InputFile(drop.slot.input_path, drop.sha256, len(drop.data)),
@@ -442,25 +441,3 @@ def _log_wait(work: Work, state: RetryCallState) -> BaseException | None:
     pause = state.next_action.sleep if state.next_action else 0.0
     _log.warning("delivery-waits", **ids_of(work), error=str(error), again_in=round(pause, 1))
     return error
-
-
-def _new_id(dropped_at_ns: int) -> str:
-    """Return a name for a job that sorts by time and that no other job has."""
-    return f"{_second(dropped_at_ns // 1_000_000_000)}-{next(_noise)}"
-
-
-@functools.lru_cache(maxsize=16)
-def _second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%SZ}"
-
-
-def _make_noise() -> Iterator[str]:
-    """Give ten random hexadecimal digits at a time; asks the kernel for those of many at once."""
-    while True:
-        data = os.urandom(_NOISE_BYTES * 256)
-        for start in range(0, len(data), _NOISE_BYTES):
-            yield data[start : start + _NOISE_BYTES].hex()
-
-
-_NOISE_BYTES: Final = 5
-_noise: Final = _make_noise()

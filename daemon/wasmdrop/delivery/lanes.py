@@ -12,16 +12,13 @@ import itertools
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 import structlog
 
-import wasmdrop
 from wasmdrop.delivery.messages import (
     Abandon,
     Frames,
@@ -33,6 +30,7 @@ from wasmdrop.delivery.messages import (
     encode,
 )
 from wasmdrop.durable import temporary_name
+from wasmdrop.interpreter import command_for
 from wasmdrop.job import Slot
 from wasmdrop.mounts import MountTable
 from wasmdrop.report import Package
@@ -40,9 +38,6 @@ from wasmdrop.report import Package
 __all__ = ["Delivery", "Placement", "UnheardError", "command"]
 
 _log = structlog.get_logger()
-
-#: Where this package was imported from, be it by a hook that the processes do not have.
-_PACKAGE_PARENT: Final = str(Path(wasmdrop.__file__).parent.parent)
 
 #: How long a stop waits for deliveries that have begun, in seconds.
 _CLOSE_SECONDS: Final = 5.0
@@ -354,11 +349,5 @@ def command(
     link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, lock_fd: int
 ) -> list[str]:
     """Return the command line of a process that delivers; see :func:`.process.main`."""
-    # -I and -S: nothing is loaded but what it needs.
-    paths = [*sys.path, _PACKAGE_PARENT]
     arguments = (link_fd, daemon_pid, shared_dir, temporary_prefix, lock_fd)
-    program = (
-        f"import sys; sys.path[:] = {paths!r}; "
-        f"from wasmdrop.delivery.process import main; main(*{arguments!r})"
-    )
-    return [sys.executable, "-I", "-S", "-c", program]
+    return command_for("wasmdrop.delivery.process", *arguments)

@@ -8,7 +8,6 @@ Promises to end with the daemon: the next one must find nobody at work in its sl
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
@@ -30,11 +29,10 @@ from wasmdrop.delivery.messages import (
 )
 from wasmdrop.delivery.placing import Directory, Placing, Warn
 from wasmdrop.delivery.syncing import Syncs, sync_directories
+from wasmdrop.lifetime import die_with
 from wasmdrop.scheduling import take_turn_at_once, wait_for_turn
 
 __all__ = ["Deliverer", "main"]
-
-_PR_SET_PDEATHSIG: Final = 1
 
 #: What is read of the link at once: some hundred small results.
 _READ_BYTES: Final = 1 << 18
@@ -74,27 +72,29 @@ class Deliverer:
 
     def obey(self, orders: Iterable[Order]) -> None:
         """Do all of these; one that fails is answered with its error."""
-        new: list[Placing] = []
-        published: list[Placing] = []
+        new: dict[int, Placing] = {}
+        durable: list[Placing] = []
+        """Those to be published that were written before."""
+        others: list[Placing] = []
         for order in orders:
             if isinstance(order, Stage):
                 placing = Placing(order, self._temporary_name, self._warn)
-                self._staged[order.number] = placing
-                new.append(placing)
+                new[order.number] = self._staged[order.number] = placing
             elif order.number in self._staged:
                 placing = self._staged.pop(order.number)
                 if isinstance(order, Publish):
-                    published.append(placing)
+                    (others if order.number in new else durable).append(placing)
                 else:
                     placing.leave()
-                    new = [each for each in new if each is not placing]
-        self._write(new)
+                    new.pop(order.number, None)
+        written = list(new.values())
+        self._write(written)
         # What the one half waits for the disk is time for the other.
-        with self._syncs.sync(new):
-            self._publish([each for each in published if each not in new])
-        for placing in new:
+        with self._syncs.sync(written):
+            self._publish(durable)
+        for placing in written:
             placing.close_files()
-        self._publish([each for each in published if each in new])
+        self._publish(others)
 
     @property
     def staged(self) -> int:
@@ -179,9 +179,7 @@ class _Lines:
 
 def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd: int) -> None:
     """Deliver what comes over the link; ``lock_fd`` is -1 where no lines are to be printed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != daemon_pid:
-        return  # it died before the line above took hold
+    die_with(daemon_pid)
     # To stop is the daemon's business, which hangs up when it has done so.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from wasmdrop.lifetime import die_with
 from wasmdrop.sandbox import landlock, seccomp
 
 __all__ = ["PROCESS_BYTES", "Confinement"]
@@ -24,7 +25,6 @@ __all__ = ["PROCESS_BYTES", "Confinement"]
 #: and its copies. Generous, as it only has to stop what has no other bound.
 PROCESS_BYTES: Final = 192 * 1024 * 1024
 
-_PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -120,7 +120,7 @@ class Confinement:
             _change_user()
         _drop_capabilities()
         # After the change of user, which clears it.
-        _die_with(parent_pid)
+        die_with(parent_pid)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         return _LINK_FD
 
@@ -172,7 +172,7 @@ class Confinement:
         """As :meth:`leave_parent`, of a process that :meth:`enter_template` has confined."""
         os.dup2(link_fd, _LINK_FD)
         os.closerange(_LINK_FD + 1, _HIGHEST_FD)
-        _die_with(parent_pid)
+        die_with(parent_pid)
         return _LINK_FD
 
     def enter_from_template(self, *, cpu_seconds: int, threads: bool) -> None:
@@ -256,12 +256,6 @@ def _drop_capabilities() -> None:
     if _libc.capset(ctypes.byref(header), nothing) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def _die_with(parent_pid: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the line above took hold
-        os._exit(0)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -7,25 +7,20 @@ import asyncio
 import contextlib
 import socket
 import subprocess
-import sys
-from pathlib import Path
 from typing import Self
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tenacity.stop import stop_base, stop_never
 
-import wasmdrop
 from wasmdrop.errors import SandboxError
+from wasmdrop.interpreter import command_for
 from wasmdrop.sandbox.children import Child, Children
 from wasmdrop.sandbox.messages import SWEEP
 
 __all__ = ["ChildPool"]
 
 _log = structlog.get_logger()
-
-#: Where this package was imported from, be it by a hook that the forking server does not have.
-_PACKAGE_PARENT = str(Path(wasmdrop.__file__).parent.parent)
 
 #: Tries to get the forking server going at the daemon's own start. Later ones never give up.
 _FIRST_TRIES = 3
@@ -90,15 +85,10 @@ class ChildPool(Children):
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # -I, -S and an empty environment: nothing of the daemon's, not even a variable, goes
-            # along, and nothing is loaded that each fork would have to copy the page tables of.
-            paths = [*sys.path, _PACKAGE_PARENT]
-            program = (
-                f"import sys; sys.path[:] = {paths!r}; "
-                f"from wasmdrop.sandbox.server import main; main({theirs.fileno()})"
-            )
+            # Nothing of the daemon's, not even a variable, goes along, and nothing is loaded that
+            # each fork would have to copy the page tables of.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", program],
+                command_for("wasmdrop.sandbox.server", theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 # Symbols that are resolved late would be resolved in every child anew.
