@@ -80,7 +80,8 @@ class _Inbox:
     def _empty(self) -> None:
         self._is_told = False  # first: who puts one in from now on tells again
         while self._waiting:
-            self.take(self._waiting.popleft())
+            # Each by itself: what one of them runs into must not hold back the others.
+            self._loop.call_soon(self.take, self._waiting.popleft())
 
 
 class _Stop:
