@@ -1,5 +1,6 @@
 """Starting, watching, stopping, and coming back."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -86,6 +87,10 @@ def test_the_forking_server_may_die_and_its_jobs_are_tried_again(tmp_path: Path)
     assert daemon.stop() == 0
 
 
+def _has_lines(daemon: Daemon, number: int) -> bool:
+    return len(daemon.lines()) == number
+
+
 def test_a_process_that_delivers_may_die_and_is_replaced(tmp_path: Path) -> None:
     """The next job's results come once, by another one; its line, too."""
     daemon = with_fib(tmp_path)
@@ -93,6 +98,8 @@ def test_a_process_that_delivers_may_die_and_is_replaced(tmp_path: Path) -> None
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
     before = daemon.deliverers()
     for number in range(6, 9):
+        # A line comes after its marker, and no other process says it again.
+        wait_until(functools.partial(_has_lines, daemon, number - 5), "the last job's line")
         for process in daemon.deliverers():
             os.kill(process, signal.SIGKILL)
         daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
