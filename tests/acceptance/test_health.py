@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_clients_that_say_nothing_cost_the_jobs_nothing(tmp_path: Path) -> None:
     """Connections are few and end; a job runs meanwhile, and the next question is answered."""
     with serving(tmp_path).running() as daemon, contextlib.ExitStack() as stack:
         daemon.submit("input.json", '{"entry":"fib","args":[5]}')
-        before = threads_and_descriptors(daemon)
+        before = at_rest(daemon)
         for number in range(200):
             client = stack.enter_context(socket.create_connection(address(daemon)))
             if number % 2:
@@ -251,6 +252,15 @@ def test_systemds_watchdog_hears_of_a_daemon_that_is_well(tmp_path: Path) -> Non
     assert heard.count(b"READY=1") == 1
     assert heard.count(b"WATCHDOG=1") >= 4
     assert not daemon.events("http-listening")
+
+
+def at_rest(daemon: Daemon) -> tuple[int, int]:
+    """Return the daemon's threads and descriptors when it has made all that its job led to."""
+    counts = [threads_and_descriptors(daemon)]
+    while len(counts) < 10 or len(set(counts[-10:])) > 1:
+        time.sleep(0.05)
+        counts.append(threads_and_descriptors(daemon))
+    return counts[-1]
 
 
 def threads_and_descriptors(daemon: Daemon) -> tuple[int, int]:

@@ -54,6 +54,8 @@ def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -
         (small / "filler").unlink()
         daemon.wait_for("small/input.json", b'{"entry":"fib","args":[12]}')
         assert daemon.result("small/input.json")["results"] == [144]
+        # A stop does not wait for a job that has waited for storage: not for its line, either.
+        wait_until(lambda: len(daemon.events("job-finished")) >= 3, "the lines of all three")
     assert len(daemon.events("job-finished")) == 3
 
 
