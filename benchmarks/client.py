@@ -1,7 +1,8 @@
 """The client of a measurement: drops inputs and notices markers without disturbing either.
 
-Waits by inotify(7) for names that come to be in the directory: it sleeps in the kernel until then,
-so that it takes nothing from whoever does the work, and wakes at the moment of the marker's rename.
+Waits by inotify(7) for names that are given by a rename, as all contenders give theirs: it sleeps
+in the kernel while files are written under other names, so that it takes nothing from whoever does
+the work, and wakes at the moment of the marker's rename.
 """
 
 import ctypes
@@ -20,7 +21,6 @@ __all__ = ["Client", "MissingError", "drop_all", "result_name"]
 _DEADLINE_SECONDS: Final = 120.0
 
 _IN_MOVED_TO: Final = 0x80
-_IN_CREATE: Final = 0x100
 _IN_Q_OVERFLOW: Final = 0x4000
 _EVENT: Final = struct.Struct("iIII")
 
@@ -63,7 +63,7 @@ class Client:
         self.directory = directory
         self._fd = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         path = os.fsencode(directory)
-        if self._fd < 0 or _libc.inotify_add_watch(self._fd, path, _IN_MOVED_TO | _IN_CREATE) < 0:
+        if self._fd < 0 or _libc.inotify_add_watch(self._fd, path, _IN_MOVED_TO) < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(directory))
 

@@ -168,9 +168,8 @@ class Execution:
         except (OSError, SandboxError, StorageError) as error:
             return self._count_failure(work, error)
         async with self._workers:
-            work.job, work.begun = self._stages.journal.move(
+            work.job, work.begun = self._stages.journal.begin(
                 work.job,
-                JobState.RUNNING,
                 attempt=work.job.attempt + 1,
                 started_at_ns=time.time_ns(),
             )

@@ -120,6 +120,16 @@ class Journal:
         self._submit_lazily(Moved(moved, self._tick()))
         return moved
 
+    def begin(self, job: Job, **changes: Any) -> "tuple[Job, asyncio.Future[None]]":
+        """Move ``job`` to RUNNING as :meth:`move` does, and begin to write at once.
+
+        The caller is about to give the core to the job, whose results wait for this.
+        """
+        begun = self.move(job, JobState.RUNNING, **changes)
+        if not self._is_busy():
+            self._hand_over()
+        return begun
+
     def explain(self, job: Job, note: str) -> None:
         """Note for people why ``job`` stays in its state; its next move takes the note away."""
         self._submit_lazily(_explain(job, note, self._tick()))

@@ -238,13 +238,17 @@ class _Lane:
         self._open.pop(number, None)
 
     def send(self, order: Order) -> None:
-        """Send an order, together with others of this turn of the loop."""
+        """Send an order: one that is alone at once, others together with those of their turn."""
         if self.has_ended:
             return
         self._unsent.append(encode(order))
-        if not self._is_flushing:
+        if self._is_flushing:
+            return
+        if len(self._open) > 1:
             self._is_flushing = True
             self._loop.call_soon(self._flush)
+        else:
+            self._flush()
 
     def hang_up(self, seconds: float) -> None:
         """Tell it to end when it has done what it was told."""

@@ -15,8 +15,8 @@ from wasmdrop.delivery.placing import Directory, Placing
 
 __all__ = ["Syncs", "sync_directories"]
 
-#: A job has two or three files to sync; those of many jobs share the threads.
-_THREADS: Final = 4
+#: A job has two or three files to sync; those of many jobs share these and the caller.
+_THREADS: Final = 3
 
 _Files = list[tuple[Placing, int]]
 
@@ -37,12 +37,15 @@ class Syncs:
         """
         files = [(placing, fd) for placing in placings for fd in placing.unsynced]
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
-        parts = [part for start in range(_THREADS) if (part := files[start::_THREADS])]
+        # One part is for the caller itself: of few files none waits for a thread to wake.
+        own, *parts = (files[start :: _THREADS + 1] for start in range(_THREADS + 1))
+        parts = list(filter(None, parts))
         for part in parts:
             self._work.put((part, done))
         try:
             yield
         finally:
+            _sync(own)
             for _ in parts:
                 done.get()
 
