@@ -70,6 +70,7 @@ class Liar:
 def _serve(
     order: TemplateOrder,
     runtime: Runtime,
+    rehearse: Callable[[], None],
     confinement: Confinement,
     link_fd: int,
     descriptors: list[int],
@@ -78,7 +79,7 @@ def _serve(
     if function is not None and function.entry == FORKS_NO_MORE:
         _fork_no_more()
     if function is None or function.entry not in LIES:
-        serve_template(order, runtime, confinement, link_fd, descriptors)
+        serve_template(order, runtime, rehearse, confinement, link_fd, descriptors)
     code_fd, control_fd = descriptors
     control = socket.socket(fileno=control_fd)
     confinement.enter_template(

@@ -104,7 +104,14 @@ class _AnyOrder:
             case CompileOrder():
                 self._compile(order, link_fd, descriptors)
             case TemplateOrder():
-                serve_template(order, self._runtime, self._confinement, link_fd, descriptors)
+                serve_template(
+                    order,
+                    self._runtime,
+                    self._warm_up.call,
+                    self._confinement,
+                    link_fd,
+                    descriptors,
+                )
             case ResidentOrder():
                 serve_instances(order, self._runtime, self._confinement, link_fd, descriptors)
             case RunOrder():

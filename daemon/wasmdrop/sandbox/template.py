@@ -10,6 +10,7 @@ job has beyond, they are given before they look at anything of the guest's.
 """
 
 import socket
+from collections.abc import Callable
 from typing import NoReturn
 
 from wasmdrop.errors import RefusedError
@@ -28,14 +29,18 @@ __all__ = ["serve_template"]
 def serve_template(
     order: TemplateOrder,
     runtime: Runtime,
+    rehearse: Callable[[], None],
     confinement: Confinement,
     link_fd: int,
     descriptors: list[int],
 ) -> NoReturn:
-    """Become a template: report whether there is an instance, then fork children that have it."""
+    """Become a template: report whether there is an instance, then fork children that have it.
+
+    ``rehearse`` makes a plain call of a module of our own.
+    """
     code_fd, control_fd = descriptors
     preparation = order.preparation
-    role = _Invoked(runtime, confinement, order)
+    role = _Invoked(runtime, rehearse, confinement, order)
     # Made before the filter, which knows pipes and handlers as little as a job's.
     forking = Forking(socket.socket(fileno=control_fd), role, ends_children=False)
     confinement.enter_template(
@@ -56,10 +61,18 @@ def serve_template(
 class _Invoked:
     """A process that has the template's instance, takes one invocation, reports once, and ends."""
 
-    def __init__(self, runtime: Runtime, confinement: Confinement, order: TemplateOrder) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        rehearse: Callable[[], None],
+        confinement: Confinement,
+        order: TemplateOrder,
+    ) -> None:
         self.run = Run(order.preparation, runtime, self._report)
         self._preparation = order.preparation
+        self._rehearse = rehearse
         self._confinement = confinement
+        self._is_awaited = False
         self._link_fd = -1
         self._plain: PlainCall | None = None
 
@@ -74,7 +87,7 @@ class _Invoked:
 
     def leave(self, parent_pid: int, link_fd: int, *, is_awaited: bool) -> int:
         """Leave the template behind; see :class:`~wasmdrop.sandbox.forking.Role`."""
-        del is_awaited
+        self._is_awaited = is_awaited
         return self._confinement.leave_template(parent_pid, link_fd)
 
     def obey(self, link_fd: int) -> NoReturn:
@@ -82,6 +95,9 @@ class _Invoked:
         self._link_fd = link_fd
         if self._plain is not None:
             self._confine()
+            if not self._is_awaited:
+                # While idle it gets as its own the pages that a call writes to.
+                self._rehearse()
             self._plain.obey(link_fd)
         descriptors: list[int] = []
         if self._preparation.has_wasi:

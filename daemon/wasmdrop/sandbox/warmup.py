@@ -3,7 +3,7 @@
 In the forking server, before any fork, it leaves behind what the first run of anything leaves:
 resolved symbols, specialized bytecode, types made by ctypes. Children then share these pages
 instead of making, and so copying, each its own. Once more in an idle child, it takes the page
-faults of a job off the job's time.
+faults of a job off the job's time. There are two ways: that of any order, and a plain call.
 """
 
 import os
@@ -12,16 +12,19 @@ from typing import Final
 from wasmtime import Module, wat2wasm
 
 from wasmdrop.module import FunctionType
-from wasmdrop.sandbox.guest import run_module
+from wasmdrop.sandbox.guest import Run, run_module
 from wasmdrop.sandbox.messages import (
     FRAME,
+    PLAIN_VALUE_BYTES,
     Invocation,
+    PlainFunction,
     Preparation,
     RunOrder,
     RunReport,
     decode_order,
     encode_frame,
 )
+from wasmdrop.sandbox.plain import EmptyWorld, PlainCall
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = ["WarmUp"]
@@ -74,17 +77,27 @@ class WarmUp:
             ),
         )
         self._header = encode_frame(order)[FRAME.size :]
+        run = Run(order.preparation, runtime, _never)
+        run.load(self._code)
+        run.link()
+        function = PlainFunction("warm", order.invocation.signature, initialize=False)
+        self._plain_call = PlainCall(run, function, EmptyWorld())
+
+    def call(self) -> None:
+        """Make a plain call."""
+        self._plain_call.carry_out(bytes(PLAIN_VALUE_BYTES))
 
     def once(self) -> None:
-        """Run it once."""
+        """Run it once, as any order."""
         order = decode_order(self._header)
         assert isinstance(order, RunOrder)  # noqa: S101 - made above
         encode_frame(run_module(order, self._runtime, [self._code], b"", _nothing, _never))
 
     def repeat(self) -> None:
-        """Run it until nothing is new any more."""
+        """Go both ways until nothing is new any more."""
         for _ in range(_CALLS):
             self.once()
+            self.call()
 
 
 def _nothing() -> None:
