@@ -14,7 +14,7 @@ _CALLS: Final = (
     *("write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile"),
     *("splice", "fsync", "fdatasync", "sync", "syncfs", "msync", "mkdir", "mkdirat", "rmdir"),
     *("rename", "renameat", "renameat2", "unlink", "unlinkat", "link", "linkat"),
-    *("symlink", "symlinkat", "chmod"),
+    *("symlink", "symlinkat", "chmod", "io_submit", "io_getevents"),
 )
 
 _LINE: Final = re.compile(r"(\d+) +(.*)")
@@ -22,6 +22,11 @@ _RESUMED: Final = re.compile(r"<\.\.\. \w+ resumed>(.*)")
 _UNFINISHED: Final = " <unfinished ...>"
 _WHOLE: Final = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
 _STRING: Final = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
+#: What io_submit(2) is given, by the number that io_getevents(2) tells of it.
+_ORDER: Final = re.compile(
+    r"\{aio_data=(0|0x[0-9a-f]+), aio_lio_opcode=IOCB_CMD_FSYNC, aio_fildes=(\d+<[^>]*>)\}"
+)
+_EVENT: Final = re.compile(r"\{data=(0|0x[0-9a-f]+), obj=0x[0-9a-f]+, res=0, res2=0\}")
 _DESCRIPTOR: Final = re.compile(r"(?:\d+|AT_FDCWD)<((?:\\x[0-9a-f]{2})*)>")
 
 
@@ -64,8 +69,12 @@ def command(trace: Path) -> tuple[str, ...]:
 
 
 def read_trace(trace: Path) -> Iterator[Call]:
-    """Give the calls in the order in which they ended."""
+    """Give the calls in the order in which they ended.
+
+    What io_submit(2) was given to sync is an fsync each, which ends when that was heard of.
+    """
     begun: dict[str, tuple[int, str]] = {}
+    syncing: dict[tuple[str, str, str], tuple[int, str]] = {}
     with trace.open() as lines:
         for index, line in enumerate(lines):
             found = _LINE.match(line)
@@ -82,7 +91,15 @@ def read_trace(trace: Path) -> Iterator[Call]:
             whole = _WHOLE.match(text)
             if whole is not None and int(whole[3]) >= 0:
                 args = tuple(whole[2].split(", "))
-                yield Call(began, index, whole[1], args, int(whole[3]))
+                if whole[1] == "io_submit":
+                    for number, fd in _ORDER.findall(whole[2])[: int(whole[3])]:
+                        syncing[thread, args[0], number] = (began, fd)
+                elif whole[1] == "io_getevents":
+                    for number in _EVENT.findall(whole[2]):
+                        its_beginning, fd = syncing.pop((thread, args[0], number))
+                        yield Call(its_beginning, index, "fsync", (fd,), 0)
+                else:
+                    yield Call(began, index, whole[1], args, int(whole[3]))
 
 
 def _bytes(text: str) -> bytes:

@@ -18,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.acceptance.daemon import deliverers_of, wait_until
+from wasmdrop.delivery.fsyncs import Fsyncs
 from wasmdrop.delivery.lanes import Delivery, UnheardError
 from wasmdrop.delivery.messages import (
     Abandon,
@@ -143,7 +144,9 @@ def processes(count: int) -> list[int]:
 def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
     """Return a list that grows by each call that changes names or makes anything durable."""
     calls: list[str] = []
-    real = {name: getattr(os, name) for name in ("unlink", "fsync", "replace")}
+    real = {name: getattr(os, name) for name in ("unlink", "replace")}
+    begin, finish = Fsyncs.begin, Fsyncs.finish
+    begun: dict[Fsyncs, Sequence[int]] = {}
 
     def kind(fd: int) -> str:
         target = Path(f"/proc/self/fd/{fd}").readlink()
@@ -157,12 +160,20 @@ def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
         calls.append(f"rename {target}")
         real["replace"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    def fsync(fd: int) -> None:
-        calls.append(f"sync {kind(fd)}")
-        real["fsync"](fd)
+    def remember(syncs: Fsyncs, fds: Sequence[int]) -> None:
+        begun[syncs] = fds
+        begin(syncs, fds)
 
-    for name, stand_in in (("unlink", unlink), ("fsync", fsync), ("replace", replace)):
+    def tell(syncs: Fsyncs) -> list[OSError | None]:
+        errors = finish(syncs)
+        assert not any(errors)
+        calls.extend(f"sync {kind(fd)}" for fd in begun.pop(syncs))
+        return errors
+
+    for name, stand_in in (("unlink", unlink), ("replace", replace)):
         monkeypatch.setattr(os, name, stand_in)
+    monkeypatch.setattr(Fsyncs, "begin", remember)
+    monkeypatch.setattr(Fsyncs, "finish", tell)
     return calls
 
 
@@ -256,11 +267,13 @@ def test_what_could_not_be_staged_leaves_the_old_results_as_they_are(
     bench = Bench(tmp_path)
     bench.obey(bench.stage(1), Publish(1))
 
-    def fsync(_fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    finish = Fsyncs.finish
+
+    def fail(syncs: Fsyncs) -> list[OSError | None]:
+        return [OSError(errno.EIO, "Input/output error") for _ in finish(syncs)]
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fsync)
+        patched.setattr(Fsyncs, "finish", fail)
         assert bench.obey(bench.stage(2, OTHER)) == []
     assert bench.obey(Publish(2)) == [Placed(2, (errno.EIO, "Input/output error", None))]
     assert content(tmp_path) == PLACED

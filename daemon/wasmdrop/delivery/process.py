@@ -28,14 +28,15 @@ from wasmdrop.delivery.messages import (
     encode,
 )
 from wasmdrop.delivery.placing import Directory, Placing, Warn
-from wasmdrop.delivery.syncing import Syncs, sync_directories
+from wasmdrop.delivery.syncing import Syncs
 from wasmdrop.lifetime import die_with
 from wasmdrop.scheduling import take_turn_at_once, wait_for_turn
 
 __all__ = ["Deliverer", "main"]
 
-#: What is read of the link at once: some hundred small results.
-_READ_BYTES: Final = 1 << 18
+#: What is read of the link at once: some dozen small results. More would be memory that the
+#: allocator asks the kernel for each time.
+_READ_BYTES: Final = 1 << 16
 
 #: Orders that go through the steps together: few enough for the descriptors of their files, also
 #: when a disk that was full has room again for all that waited. More would only make the first wait
@@ -90,7 +91,7 @@ class Deliverer:
         written = list(new.values())
         self._write(written)
         # What the one half waits for the disk is time for the other.
-        with self._syncs.sync(written):
+        with self._syncs.files(written):
             self._publish(durable)
         for placing in written:
             placing.close_files()
@@ -115,11 +116,11 @@ class Deliverer:
         """Take all of them through each step before any goes on to the next."""
         missing = [placing for placing in placings if not placing.is_there]
         _each(missing, Placing.unmark)
-        sync_directories(placing for placing in missing if placing.was_marked)
+        self._syncs.directories(placing for placing in missing if placing.was_marked)
         _each(missing, Placing.publish)
-        sync_directories(missing)
+        self._syncs.directories(missing)
         _each(missing, Placing.mark)
-        sync_directories(placings)
+        self._syncs.directories(placings)
         # Whoever put the others in place may have printed their lines: none is printed twice.
         _each(missing, lambda one: self._print_line(one.order.line, self._warn))
         if placings:
