@@ -28,7 +28,7 @@ from wasmdrop.job import MOVES, Job, JobState
 from wasmdrop.metrics import Pulse
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.report import Package
-from wasmdrop.scheduling import NAP_SECONDS, wait_for_turn
+from wasmdrop.scheduling import wait_for_turn
 from wasmdrop.schema import FINAL, decode_job, input_path_of, open_for_writing
 
 __all__ = ["IllegalMoveError", "Journal"]
@@ -37,6 +37,12 @@ _log = structlog.get_logger()
 
 #: How long a move that only informs waits for company, in seconds.
 _LAZY_SECONDS: Final = 0.05
+
+#: While many jobs wait, a transaction waits for what is asked for in so many turns of the loop, but
+#: for so many naps of so many seconds at most. It takes a core for as long whatever it writes.
+_ENOUGH: Final = 16
+_MOST_NAPS: Final = 5
+_NAP_SECONDS: Final = 0.003
 
 #: Rows and pages that one step of housekeeping takes: some milliseconds, then others have a turn.
 _ROWS_AT_ONCE: Final = 500
@@ -302,8 +308,15 @@ class Journal:
             if not urgent and any(request.future is not None for request in requests):
                 urgent = True
                 if self._is_busy():
-                    time.sleep(NAP_SECONDS)
+                    self._let_gather()
             deadline = deadline or time.monotonic() + _LAZY_SECONDS
+
+    def _let_gather(self) -> None:
+        """Wait for what others are about to ask for: no job of many is the sooner done alone."""
+        for _ in range(_MOST_NAPS):
+            time.sleep(_NAP_SECONDS)
+            if self._requests.qsize() >= _ENOUGH:
+                return
 
     def _commit(self, batch: list[_Request]) -> None:
         for attempt in Retrying(

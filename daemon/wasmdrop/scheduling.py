@@ -2,13 +2,8 @@
 
 import contextlib
 import os
-from typing import Final
 
-__all__ = ["NAP_SECONDS", "take_turn_at_once", "wait_for_turn"]
-
-#: How long to let work gather while many jobs wait, in seconds, where one step is done for all that
-#: has gathered: no job of those is the sooner done for a step of its own.
-NAP_SECONDS: Final = 0.003
+__all__ = ["take_turn_at_once", "wait_for_turn"]
 
 
 def wait_for_turn() -> None:

@@ -30,7 +30,6 @@ from watchdog.observers.inotify_c import (
 from wasmdrop.layout import is_ignored
 from wasmdrop.metrics import Pulse
 from wasmdrop.mounts import MountTable
-from wasmdrop.scheduling import NAP_SECONDS
 
 __all__ = ["Watcher", "reason_to_poll"]
 
@@ -55,6 +54,9 @@ _DOT: Final = ord(".")
 #: What is read of the kernel's queue at once: more events than it holds by default.
 _BUFFER_BYTES: Final = 64 * 1024
 
+#: How long to leave events where they are while many drops wait, in seconds: less than those take.
+_NAP_SECONDS: Final = 0.010
+
 #: Filesystems whose changes from elsewhere raise no event here.
 _SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
 
@@ -72,7 +74,7 @@ class _Reader(InotifyFD):
         if self._is_busy():
             # Most are of results, and to look at each at once takes the interpreter from those who
             # make them.
-            time.sleep(NAP_SECONDS)
+            time.sleep(_NAP_SECONDS)
         return [
             InotifyEvent(wd, mask, cookie, name)
             for wd, mask, cookie, name in self._parse_event_buffer(
