@@ -9,6 +9,7 @@ faults of a job off the job's time. There are two ways: that of any order, and a
 import os
 from typing import Final
 
+import msgspec
 from wasmtime import Module, wat2wasm
 
 from wasmdrop.module import FunctionType
@@ -34,27 +35,18 @@ _CALLS: Final = 16
 
 _MEBIBYTE: Final = 1 << 20
 
-_TEXT: Final = """
-(module (memory (export "memory") 1)
-  (func (export "warm") (param i64) (result i64) (i64.add (local.get 0) (i64.const 1))))
+_FUNCTION: Final = """
+  (func (export "warm") (param i64) (result i64) (i64.add (local.get 0) (i64.const 1)))
 """
+_SIGNATURE: Final = FunctionType(("i64",), ("i64",))
 
 
 class WarmUp:
-    """A small module that was compiled here, in a file without a name."""
+    """Small modules that were compiled here, in files without a name."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._code = os.memfd_create("warm-up", os.MFD_CLOEXEC)
-        # Compiled in a process of its own: what the compiler allocates would else be this process's
-        # for good, and each fork would copy the tables of those pages.
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.write(self._code, Module(runtime.engine, bytes(wat2wasm(_TEXT))).serialize())
-            finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
+        self._code = _compiled(f'(module (memory (export "memory") 1) {_FUNCTION})', runtime)
         order = RunOrder(
             Preparation(
                 options=runtime.options,
@@ -69,7 +61,7 @@ class WarmUp:
             ),
             Invocation(
                 entry="warm",
-                signature=FunctionType(("i64",), ("i64",)),
+                signature=_SIGNATURE,
                 args=(1,),
                 is_command=False,
                 initialize=False,
@@ -77,10 +69,12 @@ class WarmUp:
             ),
         )
         self._header = encode_frame(order)[FRAME.size :]
-        run = Run(order.preparation, runtime, _never)
-        run.load(self._code)
+        # This one stays. It has no memory, which a child would take for one of its job's.
+        preparation = msgspec.structs.replace(order.preparation, memory_export=None)
+        run = Run(preparation, runtime, _never)
+        run.load(_compiled(f"(module {_FUNCTION})", runtime))
         run.link()
-        function = PlainFunction("warm", order.invocation.signature, initialize=False)
+        function = PlainFunction("warm", _SIGNATURE, initialize=False)
         self._plain_call = PlainCall(run, function, EmptyWorld())
 
     def call(self) -> None:
@@ -98,6 +92,23 @@ class WarmUp:
         for _ in range(_CALLS):
             self.once()
             self.call()
+
+
+def _compiled(text: str, runtime: Runtime) -> int:
+    """Return a descriptor of the module's machine code.
+
+    It is compiled in a process of its own: what the compiler allocates would else be this process's
+    for good, and each fork would copy the tables of those pages.
+    """
+    code = os.memfd_create("warm-up", os.MFD_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(code, Module(runtime.engine, bytes(wat2wasm(text))).serialize())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return code
 
 
 def _nothing() -> None:
