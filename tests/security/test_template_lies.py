@@ -35,7 +35,8 @@ ENDS: Final[dict[str, set[Code | None]]] = {
     "children-are-the-forking-server": {Code.TIMEOUT, None},
     "children-are-the-daemon": {Code.TIMEOUT, None},
     "children-are-the-template": {Code.TIMEOUT, None},
-    "children-that-died-before": {Code.TIMEOUT, None},
+    # A job that waits for the first has it before it is told that this one is dead.
+    "children-that-died-before": {Code.TIMEOUT, Code.CRASHED, None},
     "children-twice": {Code.TIMEOUT, None},
     "children-leave-processes-behind": {None},
     "dies-with-its-jobs": {None},
