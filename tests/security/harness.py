@@ -244,7 +244,12 @@ class _TemplatesChildren(_Children):
         parent_pid = os.getpid()
         for _ in range(2):
             word, (theirs,), _flags, _address = socket.recv_fds(link, 64, 1)
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                # In place of the number, so that whoever asked shows it.
+                link.send(str(error).encode())
+                os._exit(70)
             if pid == 0:
                 own_fd = self._confinement.leave_template(parent_pid, theirs)
                 (_sibling if word == b"sibling" else self.attempt)(own_fd)
