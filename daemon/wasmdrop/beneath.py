@@ -1,91 +1,216 @@
-"""Opening what lies below a directory without ever leaving it (openat2(2)).
+"""Opens what lies below a directory without ever leaving it, however its content changes meanwhile.
 
-Everything below the shared directory may be made by somebody hostile, links above all. These
-functions only look (``O_PATH``): nothing that is found is opened, so neither FIFO nor device can
-block or be disturbed.
+Everything below the shared directory may be made by a hostile user, links above all. Paths are
+walked one component at a time, each from the descriptor of the one before it, so that no name is
+looked up twice. ``O_PATH`` only looks: neither a FIFO nor a device can block or notice.
+
+openat2(2) with ``RESOLVE_BENEATH`` would stay below the directory as well, but does not tell whose
+links it followed. With links allowed, a user could have the daemon read what only another user may
+read. So a link is followed only to what belongs to the owner of the link, unless the link is root's
+or the daemon's own, as in ConfigMap and Secret volumes.
 """
 
-import ctypes
 import errno
 import os
 import stat
-from pathlib import PurePosixPath
+from enum import Enum
 from typing import Final
 
-__all__ = ["open_directory", "open_path"]
+__all__ = [
+    "DanglingLinkError",
+    "ForeignLinkError",
+    "Links",
+    "lstat",
+    "open_at",
+    "open_directory",
+    "open_path",
+    "status",
+]
 
-_SYS_OPENAT2: Final = 437  # the same on every architecture: newer than the split tables
-_NO_MAGICLINKS: Final = 0x02
-_NO_SYMLINKS: Final = 0x04
-_BENEATH: Final = 0x08
+_LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_STEP: Final = _LOOK | os.O_DIRECTORY
+_ROOT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
-_libc = ctypes.CDLL(None, use_errno=True)
+#: Links on one path: what Linux follows itself (path_resolution(7)).
+_MOST_LINKS: Final = 40
 
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
+#: What would tell the owner of a link whether a path exists that only others may see.
+_TELLING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EXDEV})
 
 
-def open_path(root: str, relative: str) -> int:
-    """Return an ``O_PATH`` descriptor of ``relative`` below ``root``.
+class Links(Enum):
+    """Which components of a path may be links."""
 
-    Follows links only while they stay below ``root``, as ConfigMap volumes need it. Raises
-    ``OSError``: ``EXDEV`` for a link that leads out, ``ELOOP`` for circles and links of ``/proc``.
+    NONE = "none"
+    LAST = "last"
+    """The last one, and those that it leads through: a file in a ConfigMap volume."""
+    ANY = "any"
+
+
+class DanglingLinkError(FileNotFoundError):
+    """A link to nothing."""
+
+
+class ForeignLinkError(PermissionError):
+    """A link that leads to what does not belong to the link's owner, to nothing, or out.
+
+    Which of these, its owner must not learn.
     """
-    with _Root(root) as root_fd:
-        return _open(root_fd, relative, os.O_PATH, _BENEATH | _NO_MAGICLINKS)
+
+
+def open_path(root: str, relative: str, links: Links = Links.ANY) -> int:
+    """Return an ``O_PATH`` descriptor of ``relative`` below ``root``; never that of a link.
+
+    Raises ``FileNotFoundError``, for a link to nothing ``DanglingLinkError``; ``ForeignLinkError``;
+    ``OSError`` with ``EXDEV`` for what leads out of ``root``, with ``ELOOP`` for a link that is not
+    allowed or links in a circle, and as open(2) does.
+    """
+    way = _Way(root, relative, links)
+    try:
+        return way.walk()
+    except OSError as error:
+        if way.owners and error.errno in _TELLING:
+            raise _foreign(relative) from None
+        if way.followed and error.errno == errno.ENOENT:
+            raise DanglingLinkError(errno.ENOENT, "a link to nothing", relative) from None
+        raise
+    finally:
+        way.close()
+
+
+class _Way:
+    """The way to a path, with its links."""
+
+    def __init__(self, root: str, relative: str, links: Links) -> None:
+        self.followed = 0
+        """Links so far."""
+        self.owners: set[int] = set()
+        """Of these, who may not have the daemon read what others own."""
+        self._relative = relative
+        self._links = links
+        self._left = _parts(relative)[::-1]
+        self._held = [os.open(root, _ROOT)]
+        """Descriptors of the directories that the way leads through, the root first."""
+
+    def walk(self) -> int:
+        """Return a descriptor of what is at the end."""
+        while self._left:
+            name = self._left.pop()
+            if name == "..":
+                os.close(self._held.pop())
+                if not self._held:
+                    raise _error(errno.EXDEV, self._relative)
+                continue
+            self._held.append(os.open(name, _LOOK, dir_fd=self._held[-1]))
+            status = os.fstat(self._held[-1])
+            if stat.S_ISLNK(status.st_mode):
+                self._follow(status.st_uid)
+        if self.owners and self.owners != {os.fstat(self._held[-1]).st_uid}:
+            raise _foreign(self._relative)
+        return self._held.pop()
+
+    def close(self) -> None:
+        """Let go of the directories."""
+        for fd in self._held:
+            os.close(fd)
+
+    def _follow(self, owner: int) -> None:
+        self.followed += 1
+        is_last = self.followed > 1 or not self._left
+        is_allowed = self._links is Links.ANY or (self._links is Links.LAST and is_last)
+        if not is_allowed or self.followed > _MOST_LINKS:
+            raise _error(errno.ELOOP, self._relative)
+        if owner not in {0, os.geteuid()}:
+            self.owners.add(owner)
+        # Of the very link that was looked at, whatever has its name by now.
+        link = self._held.pop()
+        try:
+            self._left += _parts(os.readlink("", dir_fd=link))[::-1]
+        finally:
+            os.close(link)
 
 
 def open_directory(root: str, relative: str) -> int:
-    """Return a readable descriptor of the directory ``relative`` below ``root``.
+    """Return a readable descriptor of the directory ``relative`` below ``root``; no link counts.
 
-    Follows no links at all below ``root``; ``OSError`` with ``ELOOP`` where there are some.
+    Raises ``OSError``, with ``ELOOP`` where a link is on the way.
     """
-    with _Root(root) as root_fd:
-        return _open(root_fd, relative, os.O_RDONLY | os.O_DIRECTORY, _BENEATH | _NO_SYMLINKS)
+    if not relative.strip("/"):
+        return os.open(root, _READ_DIRECTORY | os.O_CLOEXEC)
+    root_fd = os.open(root, _ROOT)
+    try:
+        return open_at(root_fd, relative, _READ_DIRECTORY)
+    finally:
+        os.close(root_fd)
 
 
-class _Root:
-    def __init__(self, path: str) -> None:
-        self._path = path
+def open_at(directory: int, relative: str, flags: int, mode: int = 0o777) -> int:
+    """Open ``relative`` below the directory open at ``directory``; follow no link.
 
-    def __enter__(self) -> int:
-        self._fd = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return self._fd
-
-    def __exit__(self, *_exc: object) -> None:
-        os.close(self._fd)
-
-
-def _open(root_fd: int, relative: str, flags: int, resolve: int) -> int:
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    fd = _libc.syscall(
-        _SYS_OPENAT2, root_fd, os.fsencode(relative), ctypes.byref(how), ctypes.sizeof(how)
-    )
-    if fd >= 0:
-        return int(fd)
-    number = ctypes.get_errno()
-    if number == errno.ENOSYS:  # a kernel before 5.6, or a sandbox such as gVisor
-        return _walk(root_fd, relative, flags)
-    raise OSError(number, os.strerror(number), relative)
+    Raises ``OSError``, with ``EXDEV`` for ``..``, with ``ELOOP`` for links.
+    """
+    *above, name = _parts(relative)
+    if ".." in (*above, name):
+        raise _error(errno.EXDEV, relative)
+    held = directory
+    try:
+        for step in above:
+            deeper = _open_here(held, step, _STEP)
+            if held != directory:
+                os.close(held)
+            held = deeper
+        return _open_here(held, name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    finally:
+        if held != directory:
+            os.close(held)
 
 
-def _walk(root_fd: int, relative: str, flags: int) -> int:
-    """Do without openat2: follow no link at all, one component at a time."""
-    fd = os.dup(root_fd)
-    parts = PurePosixPath(relative).parts
-    for index, component in enumerate(parts):
-        wanted = flags if index == len(parts) - 1 else os.O_PATH | os.O_DIRECTORY
-        try:
-            deeper = os.open(component, wanted | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = deeper
-    if stat.S_ISLNK(os.fstat(fd).st_mode):
+def status(root: str, relative: str, links: Links = Links.ANY) -> os.stat_result:
+    """Return the status of ``relative`` below ``root``. Raises ``OSError`` as :func:`open_path`."""
+    fd = open_path(root, relative, links)
+    try:
+        return os.fstat(fd)
+    finally:
         os.close(fd)
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), relative)
-    return fd
+
+
+def lstat(root: str, relative: str) -> os.stat_result:
+    """Return the status of ``relative`` below ``root``, of a link itself; others lead nowhere.
+
+    Raises ``OSError`` as :func:`open_at` does.
+    """
+    fd = os.open(root, _ROOT)
+    try:
+        if not relative.strip("/"):
+            return os.fstat(fd)
+        found = open_at(fd, relative, _LOOK)
+        os.close(fd)
+        fd = found
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_here(directory: int, name: str, flags: int, mode: int = 0o777) -> int:
+    try:
+        return os.open(name, flags, mode, dir_fd=directory)
+    except NotADirectoryError:
+        if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise _error(errno.ELOOP, name) from None
+        raise
+
+
+def _parts(path: str) -> list[str]:
+    if path.startswith("/"):
+        raise _error(errno.EXDEV, path)
+    return [part for part in path.split("/") if part not in {"", "."}]
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+def _foreign(path: str) -> ForeignLinkError:
+    reason = "a link that leads out, to nothing, or to what its owner does not own"
+    return ForeignLinkError(errno.EPERM, reason, path)

@@ -97,6 +97,14 @@ class Slot(msgspec.Struct, frozen=True):
     is_root: bool = False
     """Whether this is the slot of ``INPUT_PATH``, which a drop of the default module runs."""
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where the result files go: a directory that others can't replace, and the path below."""
+        root = self.input_path.removesuffix(f"/{self.key}")
+        if root != self.input_path and self.directory.startswith(f"{root}/"):
+            return root, self.directory[len(root) + 1 :]
+        return self.directory, ""  # the shared directory itself, or that of OUTPUT_PATH
+
 
 class InputFile(msgspec.Struct, frozen=True):
     """The input of a job, as it was read."""

@@ -1,17 +1,19 @@
 """Which path is what: slots, modules, and names that are never looked at."""
 
-import os.path
+import errno
+import os
 import re
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
+from wasmdrop import beneath
 from wasmdrop.job import Slot
 from wasmdrop.settings import Settings
 from wasmdrop.suffixes import OUTPUT_SUFFIX
 
-__all__ = ["MODULE_NAME", "Layout", "ModulePlace", "is_ignored"]
+__all__ = ["MODULE_NAME", "Layout", "Place", "is_ignored"]
 
 MODULE_NAME: Final = "module.wasm"
 
@@ -23,8 +25,8 @@ _UNFINISHED: Final = ("~", ".tmp", ".part")
 _IGNORED: Final = (*_UNFINISHED, OUTPUT_SUFFIX)
 
 
-class ModulePlace(msgspec.Struct, frozen=True):
-    """Where a module may lie: a path below the directory that it must not leave."""
+class Place(msgspec.Struct, frozen=True):
+    """Where a file may lie: a path below the directory that links from it must not leave."""
 
     root: str
     relative: str
@@ -32,7 +34,7 @@ class ModulePlace(msgspec.Struct, frozen=True):
     @property
     def path(self) -> str:
         """The whole path."""
-        return os.path.join(self.root, self.relative)  # noqa: PTH118 - may hold any bytes
+        return f"{self.root.rstrip('/')}/{self.relative}".rstrip("/") or "/"
 
 
 def is_ignored(name: str) -> bool:
@@ -95,7 +97,14 @@ class Layout:
 
     def is_ready(self, slot: Slot) -> bool:
         """Whether the producer has said that the slot's input is complete."""
-        return not self._ready_suffix or os.path.exists(slot.input_path + self._ready_suffix)  # noqa: PTH110
+        if not self._ready_suffix:
+            return True
+        place = self.root_of(slot.input_path + self._ready_suffix)
+        try:
+            beneath.lstat(place.root, place.relative)
+        except OSError:
+            return False
+        return True
 
     def is_module(self, path: str) -> bool:
         """Whether a module dropped at ``path`` could matter to any job."""
@@ -106,31 +115,43 @@ class Layout:
             return True
         return name.endswith(".wasm") and _is_below(path, self.wasm_dir)
 
-    def root_of(self, path: str) -> ModulePlace:
+    def root_of(self, path: str) -> Place:
         """Return ``path`` as a place below the directory that links from it must not leave."""
         for root in (self.shared_dir, self.wasm_dir):
-            if _is_below(path, root):
-                return ModulePlace(root, _below(path, root))
-        return ModulePlace(*os.path.split(path))
+            if path == root or _is_below(path, root):
+                return Place(root, _below(path, root))
+        return Place(*os.path.split(path))
 
-    def module_places(self, slot: Slot, reference: str | None) -> Iterator[ModulePlace]:
+    def module_places(self, slot: Slot, reference: str | None) -> Iterator[Place]:
         """Give the places where the module of a job may lie, the first that is there counts.
 
         ``reference`` is the input's ``module``, unless it names a digest.
         """
         if reference is not None:
-            yield ModulePlace(self.wasm_dir, reference)
+            yield Place(self.wasm_dir, reference)
             if not reference.endswith(".wasm"):
-                yield ModulePlace(self.wasm_dir, f"{reference}.wasm")
+                yield Place(self.wasm_dir, f"{reference}.wasm")
             return
         own = os.path.join(os.path.dirname(slot.input_path), MODULE_NAME)  # noqa: PTH118, PTH120
         if self._is_slot_directory(os.path.dirname(own)):  # noqa: PTH120
             yield self.root_of(own)
-        yield ModulePlace(*os.path.split(self.wasm_path))
+        yield Place(*os.path.split(self.wasm_path))
 
     def slots_in(self, directory: str) -> Iterator[Slot]:
-        """Give the slots that have an input in ``directory`` itself."""
-        for name in sorted(os.listdir(directory)):  # noqa: PTH208
+        """Give the slots that have an input in ``directory`` itself, unless a link leads there."""
+        place = self.root_of(directory)
+        try:
+            fd = beneath.open_directory(place.root, place.relative)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                raise
+            return
+        try:
+            with os.scandir(fd) as entries:
+                names = sorted(entry.name for entry in entries)
+        finally:
+            os.close(fd)
+        for name in names:
             slot = self.slot_of(os.path.join(directory, name))  # noqa: PTH118
             if slot is not None:
                 yield slot

@@ -39,17 +39,21 @@ class MountTable:
         # The kernel signals a change of the table as an error of this file.
         self._changes.register(self._file, select.POLLERR | select.POLLPRI)
         self._mounts = self._read()
+        self._points = frozenset(mount.point for mount in self._mounts)
         self._found: dict[str, Mount] = {}
 
     def close(self) -> None:
         """Let go of the table."""
         self._file.close()
 
+    def points(self) -> frozenset[str]:
+        """Return where something is mounted."""
+        self._refresh()
+        return self._points
+
     def of(self, path: str) -> Mount:
         """Return the mount of an absolute path, of which no part is looked at: links are names."""
-        if self._changes.poll(0):
-            self._mounts = self._read()
-            self._found.clear()
+        self._refresh()
         found = self._found.get(path)
         if found is None:
             found = self._find(path)
@@ -57,6 +61,12 @@ class MountTable:
                 self._found.clear()
             self._found[path] = found
         return found
+
+    def _refresh(self) -> None:
+        if self._changes.poll(0):
+            self._mounts = self._read()
+            self._points = frozenset(mount.point for mount in self._mounts)
+            self._found.clear()
 
     def _find(self, path: str) -> Mount:
         best = Mount("/", "")

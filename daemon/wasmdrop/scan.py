@@ -1,39 +1,56 @@
 """The scanner: looks for what events did not tell of, and looks again when it was asked to.
 
-One thread with a list of appointments: a walk through everything at start, when events were lost,
-and every so often; one directory after a volume was swapped; one path after a time.
+It walks through everything at start, when events were lost, and every so often; through one
+directory after a volume was swapped; and looks at one path after a time. Each mount has a thread of
+its own, so that one that hangs holds up no other.
 """
 
-import heapq
-import itertools
+import contextlib
 import os
+import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import structlog
 
+from wasmdrop import beneath
+from wasmdrop.agenda import Agenda
 from wasmdrop.durable import is_stale_temporary
 from wasmdrop.layout import Layout, is_ignored
-from wasmdrop.tree import remove_tree
+from wasmdrop.mounts import MountTable
+from wasmdrop.tree import is_marked, remove_tree
+from wasmdrop.walk import Piece, walk
 
-__all__ = ["Scanner"]
+__all__ = ["Found", "Scanner"]
 
 _log = structlog.get_logger()
+
+#: How long the first walk through another mount is waited for, in seconds.
+_FIRST_WALK_SECONDS: Final = 10.0
+
+#: How long a stop waits for a look that has begun, in seconds; one that hangs is left.
+_STOP_SECONDS: Final = 2.0
+
+#: A file that was found: its path and its status.
+Found = tuple[str, os.stat_result]
 
 
 class Scanner:
     """Calls ``on_file(path)`` for what lies in the directories of ``layout``.
 
-    ``is_taken(path, status)`` says which files need no second look. Every ``period_seconds``
-    everything is walked through.
+    ``are_new`` returns the paths of those of some files that need a look. ``on_directory(path,
+    fd)`` is called with directories that may be new, each before it is listed. Every
+    ``period_seconds`` everything is walked through. Callbacks come on several threads.
     """
 
     def __init__(
         self,
         layout: Layout,
         on_file: Callable[[str], None],
-        is_taken: Callable[[str, os.stat_result], bool],
+        are_new: Callable[[list[Found]], Iterable[str]],
+        on_directory: Callable[[str, int], None],
         period_seconds: float,
         max_depth: int,
     ) -> None:
@@ -41,159 +58,148 @@ class Scanner:
         """Walks through everything so far."""
         self._layout = layout
         self._on_file = on_file
-        self._is_taken = is_taken
-        self._period_seconds = period_seconds
+        self._are_new = are_new
+        self._on_directory = on_directory
+        self.period_seconds = period_seconds
+        """How often everything is walked through."""
         self._max_depth = max_depth
-        self._due: list[tuple[float, int, str | None]] = []
-        self._serial = itertools.count()
-        self._pending: set[str] = set()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._mounts = MountTable()
+        self._agendas: dict[str, Agenda] = {}
+        self._home = self._agenda_of(layout.shared_dir)
+        self._is_first = True
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="scanner", daemon=True)
 
     def start(self) -> None:
-        """Walk through everything, then go on with it in a thread of its own."""
-        self.scan_everything(sweep=True)
-        self._appoint(self._period_seconds, None)
-        self._thread.start()
+        """Walk through everything, then go on with it in threads.
+
+        What an earlier daemon left under temporary names is removed on the way.
+        """
+        for _ in self._everything():
+            pass
+        end = time.monotonic() + _FIRST_WALK_SECONDS
+        for point, agenda in list(self._agendas.items()):
+            if agenda is not self._home and not agenda.idle.wait(max(0.0, end - time.monotonic())):
+                _log.warning("mount-hangs", mount=point)
+        self._is_first = False
+        self._home.appoint(self.period_seconds, None)
+        self._home.start()
 
     def stop(self) -> None:
-        """End the thread; no call of ``on_file`` comes after this returns."""
-        with self._changed:
+        """End the threads; no call of ``on_file`` begins after this returns."""
+        with self._lock:
             self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+            agendas = list(self._agendas.values())
+        for agenda in agendas:
+            agenda.stop()
+        end = time.monotonic() + _STOP_SECONDS
+        for agenda in agendas:
+            agenda.join(max(0.0, end - time.monotonic()))
 
     def scan_soon(self) -> None:
-        """Walk through everything as soon as the thread is free."""
-        self._appoint(0.0, None)
+        """Walk through everything as soon as there is time."""
+        self._home.appoint(0.0, None)
 
     def scan_every(self, seconds: float) -> None:
         """Walk through everything at least this often from now on."""
-        self._period_seconds = min(self._period_seconds, seconds)
-        self._appoint(self._period_seconds, None)
+        self.period_seconds = min(self.period_seconds, seconds)
+        self._home.appoint(self.period_seconds, None)
 
     def look_again(self, path: str, seconds: float) -> None:
         """Look at ``path``, a file or a directory, once more after ``seconds``."""
-        with self._changed:
-            if path in self._pending:
-                return
-            self._pending.add(path)
-        self._appoint(seconds, path)
+        self._agenda_of(path).appoint(seconds, path)
 
-    def scan_everything(self, *, sweep: bool = False) -> None:
-        """Walk through everything now, inputs before modules.
+    def _begin(self, path: str | None) -> Iterator[None]:
+        if path is None:
+            yield from self._everything()
+            self._home.appoint(self.period_seconds, None)
+            return
+        self._look(path)  # a directory may bear the name of an input
+        place = self._layout.root_of(path)
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(beneath.lstat(place.root, place.relative).st_mode):
+                yield from self._walk(path, is_new=True)
 
-        With ``sweep``, remove the temporary files that an earlier daemon left, too.
+    def _everything(self) -> Iterator[None]:
+        """Walk through everything, inputs before modules.
+
         An input that was dropped together with its module then finds it, and the module's own drop
         has nothing left to run.
         """
         self.scans += 1
-        modules = []
-        roots = dict.fromkeys((self._layout.shared_dir, self._layout.wasm_dir))
-        for root in roots:
-            modules += self._scan_tree(root, self._max_depth, sweep=sweep)
-        self._look(self._layout.root_slot.input_path)
-        for path in dict.fromkeys([*modules, self._layout.wasm_path]):
+        layout = self._layout
+        yield from self._walk(layout.shared_dir, is_new=self._is_first)
+        self._look(layout.root_slot.input_path)
+        if layout.wasm_dir != layout.shared_dir:
+            if self._is_first or self._agenda_of(layout.wasm_dir) is self._home:
+                yield from self._walk(layout.wasm_dir, is_new=self._is_first)
+            else:
+                self.look_again(layout.wasm_dir, 0.0)
+        self._look(layout.wasm_path)
+
+    def _walk(self, path: str, *, is_new: bool) -> Iterator[None]:
+        place = self._layout.root_of(path)
+        depth = (
+            self._max_depth - len(place.relative.split("/")) if place.relative else self._max_depth
+        )
+        on_open = self._on_directory if is_new else _ignore
+        for piece in walk(place, depth, self._is_mount, on_open):
+            if self._is_first:
+                _sweep(piece)
+            self._report(piece)
+            yield
+
+    def _report(self, piece: Piece) -> None:
+        found = []
+        for entry in piece.entries:
+            if self._layout.may_matter(entry.name) and not is_ignored(entry.name):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    found.append((f"{piece.path}/{entry.name}", entry.stat(follow_symlinks=False)))
+        for path in sorted(self._are_new(found), key=self._layout.is_module):
             self._look(path)
 
-    def _scan_tree(self, root: str, depth: int, *, sweep: bool = False) -> list[str]:
-        """Report the inputs below ``root``; return the modules."""
-        modules = []
-        pending = [(root, 0)]
-        while pending and not self._stopping:
-            directory, level = pending.pop()
-            for entry in _entries(directory):
-                if is_ignored(entry.name):
-                    if sweep and is_stale_temporary(entry.name):
-                        _remove(directory, entry)
-                    continue
-                if entry.is_dir(follow_symlinks=False) and level < depth:
-                    pending.append((entry.path, level + 1))
-                if not self._layout.may_matter(entry.name) or self._is_known(entry):
-                    continue
-                if self._layout.is_module(entry.path):
-                    modules.append(entry.path)
-                else:
-                    self._on_file(entry.path)
-        return modules
-
-    def _is_known(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            return self._is_taken(entry.path, entry.stat(follow_symlinks=False))
-        except OSError:
-            return False  # gone meanwhile, which whoever opens it will find
-
     def _look(self, path: str) -> None:
-        if os.path.lexists(path):
+        if not self._stopping:
             self._on_file(path)
 
-    def _appoint(self, seconds: float, path: str | None) -> None:
-        with self._changed:
-            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._serial), path))
-            self._changed.notify()
+    def _is_mount(self, path: str) -> bool:
+        """Whether something is mounted there, which is then walked through beside this."""
+        with self._lock:
+            if path not in self._mounts.points():
+                return False
+        self.look_again(path, 0.0)
+        return True
 
-    def _run(self) -> None:
-        while (appointment := self._next()) is not None:
-            path = appointment[0]
-            try:
-                if path is None:
-                    self.scan_everything()
-                    self._appoint(self._period_seconds, None)
-                elif os.path.isdir(path):  # noqa: PTH112 - may hold any bytes
-                    self._look(path)
-                    for found in self._scan_tree(path, self._max_depth):
-                        self._look(found)
-                else:
-                    self._look(path)
-            except Exception:  # noqa: BLE001 - see the next line
-                # The thread must live: it is what finds everything that the events missed.
-                _log.exception("scan-failed", path=path)
-                self._appoint(self._period_seconds, path)
-
-    def _next(self) -> tuple[str | None] | None:
-        """Wait for the next appointment; None at the end."""
-        with self._changed:
-            while not self._stopping:
-                if not self._due:
-                    self._changed.wait()
-                    continue
-                left_seconds = self._due[0][0] - time.monotonic()
-                if left_seconds > 0:
-                    self._changed.wait(left_seconds)
-                    continue
-                path = heapq.heappop(self._due)[2]
-                if path is None:
-                    # One walk serves all who asked for one.
-                    self._due = [entry for entry in self._due if entry[2] is not None]
-                    heapq.heapify(self._due)
-                else:
-                    self._pending.discard(path)
-                return (path,)
-            return None
+    def _agenda_of(self, path: str) -> Agenda:
+        with self._lock:
+            point = self._mounts.of(path).point
+            agenda = self._agendas.get(point)
+            if agenda is None:
+                is_home = not self._agendas
+                agenda = self._agendas[point] = Agenda(point, self._begin)
+                if not is_home and not self._stopping:
+                    agenda.start()
+            return agenda
 
 
-def _remove(directory: str, entry: "os.DirEntry[str]") -> None:
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                remove_tree(fd, entry.name)
-            finally:
-                os.close(fd)
-        else:
-            os.unlink(entry.path)  # noqa: PTH108 - may hold any bytes
-        _log.info("leftover-removed", path=entry.path)
-    except OSError as error:
-        _log.warning("leftover-stays", path=entry.path, error=str(error))
+def _ignore(_path: str, _fd: int) -> None:
+    pass
 
 
-def _entries(directory: str) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            yield from entries
-    except FileNotFoundError:
-        return  # removed meanwhile, or not mounted yet
-    except OSError as error:
-        _log.warning("scan-incomplete", path=directory, error=str(error))
+def _sweep(piece: Piece) -> None:
+    """Remove what an earlier daemon left; what others gave such a name stays."""
+    for entry in piece.entries:
+        if not is_stale_temporary(entry.name):
+            continue
+        path = f"{piece.path}/{entry.name}"
+        try:
+            status = entry.stat(follow_symlinks=False)
+            if is_marked(status):
+                remove_tree(piece.fd, entry.name, marked=True)
+            elif stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                os.unlink(entry.name, dir_fd=piece.fd)
+            else:
+                continue
+            _log.info("leftover-removed", path=path)
+        except OSError as error:
+            _log.warning("leftover-stays", path=path, error=str(error))

@@ -254,19 +254,28 @@ async def _serve(
     stages = _stages(settings, executor, store, journal, delivery, backlog, inbox.put, look_again)
     layout, intake = stages.layout, stages.intake
     period_seconds = _scan_seconds(settings, layout)
-    scanner = Scanner(layout, intake.consider, intake.is_taken, period_seconds, settings.max_depth)
+    scanner = Scanner(
+        layout,
+        intake.consider,
+        intake.new_among,
+        lambda path, fd: _add_watch(watcher, path, fd, settings, scanner),
+        period_seconds,
+        settings.max_depth,
+    )
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     inbox.take = dispatcher.drop
     watcher = Watcher(
         layout.may_matter,
         is_busy,
         intake.consider,
+        lambda path, created: scanner.look_again(path, settings.settle_sec if created else 0.0),
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, stages.metrics, reason),
     )
 
     def on_replaced(root: str) -> None:
-        _watch(watcher, root, settings, layout, scanner)
+        _watch(watcher, root, settings, scanner)
+        scanner.look_again(root, 0.0)
         scanner.scan_soon()
 
     def on_room(reason: str) -> None:
@@ -339,7 +348,7 @@ def _start_watching(settings: Settings, layout: Layout, watcher: Watcher, scanne
     """Watch, then look at what was there before: a drop in between is seen by both, taken once."""
     watcher.start()
     for root in _watched(settings, layout):
-        _watch(watcher, root, settings, layout, scanner)
+        _watch(watcher, root, settings, scanner)
     scanner.start()
 
 
@@ -352,18 +361,29 @@ def _watched(settings: Settings, layout: Layout) -> list[str]:
     return list(dict.fromkeys(path.rstrip("/") for path in directories))
 
 
-def _watch(
-    watcher: Watcher, root: str, settings: Settings, layout: Layout, scanner: Scanner
-) -> None:
-    trees = (layout.shared_dir.rstrip("/"), layout.wasm_dir.rstrip("/"))
+def _watch(watcher: Watcher, root: str, settings: Settings, scanner: Scanner) -> None:
     try:
-        watcher.watch(root, settings.max_depth if root in trees else 0)
+        watcher.watch(root)
     except OSError as error:
-        reason = f"it can't be watched: {error.strerror}"
-        if error.errno == errno.ENOSPC:
-            reason = "the kernel allows no more watches (sysctl fs.inotify.max_user_watches)"
-        _log.warning("polling", path=root, reason=reason, every_sec=settings.poll_sec)
-        scanner.scan_every(settings.poll_sec)
+        _poll(settings, scanner, root, error)
+
+
+def _add_watch(watcher: Watcher, path: str, fd: int, settings: Settings, scanner: Scanner) -> None:
+    try:
+        watcher.add(path, fd)
+    except OSError as error:
+        _poll(settings, scanner, path, error)
+
+
+def _poll(settings: Settings, scanner: Scanner, path: str, error: OSError) -> None:
+    """Look through everything often, because a directory can't be watched."""
+    if scanner.period_seconds <= settings.poll_sec:
+        return
+    reason = f"it can't be watched: {error.strerror}"
+    if error.errno == errno.ENOSPC:
+        reason = "the kernel allows no more watches (sysctl fs.inotify.max_user_watches)"
+    _log.warning("polling", path=path, reason=reason, every_sec=settings.poll_sec)
+    scanner.scan_every(settings.poll_sec)
 
 
 def _scan_seconds(settings: Settings, layout: Layout) -> float:

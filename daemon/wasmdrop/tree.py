@@ -14,8 +14,10 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator
-from typing import Final
+from pathlib import Path
+from typing import Final, Self
 
+from wasmdrop.beneath import open_at
 from wasmdrop.durable import begin_writing
 from wasmdrop.outcome import OutputFile, OutputTree
 
@@ -26,7 +28,10 @@ __all__ = [
     "copy_tree",
     "inventory",
     "is_empty",
+    "is_marked",
+    "make_marked",
     "measure",
+    "removal",
     "remove_tree",
 ]
 
@@ -42,6 +47,9 @@ _MAX_PATH_BYTES: Final = 1024
 _NAMED: Final = 5
 
 _CHUNK_BYTES: Final = 1 << 20
+
+#: Entries that one step of a removal takes: some milliseconds.
+_PIECE: Final = 256
 
 #: Files that are synced together: the first sync finds the others' data on its way too.
 _CHUNK_FILES: Final = 64
@@ -67,8 +75,8 @@ class ChangedTreeError(OSError):
     """A tree is not what its inventory says."""
 
 
-def is_empty(root: str) -> bool:
-    """Whether the directory ``root`` holds nothing."""
+def is_empty(root: str | int) -> bool:
+    """Whether the directory ``root``, a path or a descriptor, holds nothing."""
     with os.scandir(root) as entries:
         return next(entries, None) is None
 
@@ -115,78 +123,164 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
 def copy_tree(tree: OutputTree, target: int) -> None:
     """Copy ``tree`` into the empty directory open at ``target``, durably but for its own name.
 
-    Nobody else may be able to enter ``target``: paths below it are followed.
     Raises ``ChangedTreeError`` where a file is not what the inventory says, ``OSError`` where
     storage fails.
     """
     source = os.open(tree.root, _DIRECTORY)
     written: list[int] = []
-    try:
-        for path in tree.directories:
-            os.mkdir(path, 0o777, dir_fd=target)
-        for file in tree.files:
-            written.append(_copy(source, target, file))
-            if len(written) >= _CHUNK_FILES:
-                _sync(written)
-        _sync(written)
-        for path in tree.directories:
-            fd = os.open(path, _DIRECTORY, dir_fd=target)
-            written.append(fd)
+    with _Parents(source) as sources, _Parents(target) as targets:
+        try:
+            for path in tree.directories:
+                parent, name = targets.of(path)
+                os.mkdir(name, 0o777, dir_fd=parent)
+            for file in tree.files:
+                written.append(_copy(file, sources.of(file.path), targets.of(file.path)))
+                if len(written) >= _CHUNK_FILES:
+                    _sync(written)
             _sync(written)
-        os.fsync(target)
-    finally:
-        for fd in (source, *written):
-            os.close(fd)
+            for path in tree.directories:
+                written.append(open_at(target, path, _DIRECTORY))
+                _sync(written)
+            os.fsync(target)
+        finally:
+            for fd in (source, *written):
+                os.close(fd)
 
 
-def remove_tree(parent: int, name: str) -> None:
-    """Remove the directory ``name`` in the directory open at ``parent``, whatever is in it.
+class _Parents:
+    """Opens the directories of paths below the one open at ``root``, following no link.
 
-    Directories that are found in it are moved to its top before they are emptied, so that a tree of
-    any depth takes two descriptors. Raises ``OSError`` where something stays.
+    Keeps the last one open: an inventory names what is in a directory together.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._path = ""
+        self._fd = root
+
+    def of(self, path: str) -> tuple[int, str]:
+        """Return the open directory of ``path``, until the next call, and the name in it."""
+        parent, _, name = path.rpartition("/")
+        if parent != self._path:
+            self.__exit__()
+            if parent:
+                self._fd = open_at(self._root, parent, _DIRECTORY)
+            self._path = parent
+        return self._fd, name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._fd != self._root:
+            os.close(self._fd)
+        self._path, self._fd = "", self._root
+
+
+def make_marked(parent: int, name: str) -> int:
+    """Make a directory that nobody else can enter, and return its descriptor.
+
+    It is marked as the daemon's own, see :func:`is_marked`. Raises ``ChangedTreeError`` where
+    another directory has its name already when it is opened.
+    """
+    os.mkdir(name, stat.S_ISVTX | 0o700, dir_fd=parent)
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        status = os.fstat(fd)
+        # Whoever may rename in `parent` can put another directory there, but none like this.
+        if not is_marked(status) or status.st_mode & 0o077 or not is_empty(fd):
+            raise ChangedTreeError(errno.ESTALE, "another directory was put in its place", name)
+    except BaseException:
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=parent)
+        raise
+    return fd
+
+
+def is_marked(status: os.stat_result) -> bool:
+    """Whether the daemon made this directory, so that it may remove it with all that is in it.
+
+    The mark is the sticky bit, which means nothing where nobody else can write, and which nobody
+    but the owner can set: others can move a directory to a place where the daemon looks for its
+    own, but not mark it.
+    """
+    is_own_directory = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return is_own_directory and bool(status.st_mode & stat.S_ISVTX)
+
+
+def remove_tree(parent: int, name: str, *, marked: bool = False) -> None:
+    """Do all of :func:`removal`."""
+    for _ in removal(parent, name, marked=marked):
+        pass
+
+
+def removal(parent: int, name: str, *, marked: bool = False) -> Iterator[None]:
+    """Remove the directory ``name`` in the one open at ``parent``, a bounded piece at each step.
+
+    With ``marked``, only if the daemon made it. What is in a directory of the tree is removed or
+    moved to the tree's top, so that a tree of any depth and size takes two descriptors and little
+    memory. Raises ``OSError`` where something stays.
     """
     try:
         root = _open_directory(parent, name)
     except FileNotFoundError:
         return
     try:
-        serial = itertools.count()
-        pending = _empty(root, root, serial)
-        while pending:
-            inner = pending.pop()
-            fd = _open_directory(root, inner)
-            try:
-                pending += _empty(fd, root, serial)
-            finally:
-                os.close(fd)
-            os.rmdir(inner, dir_fd=root)
+        if marked and not is_marked(os.fstat(root)):
+            raise OSError(errno.EPERM, "a directory that the daemon did not make", name)
+        while piece := _piece(root):
+            for inner, is_directory in piece:
+                if is_directory:
+                    yield from _flatten(root, inner)
+                else:
+                    os.unlink(inner, dir_fd=root)
+            yield
     finally:
         os.close(root)
     os.rmdir(name, dir_fd=parent)
 
 
-def _empty(directory: int, root: int, serial: Iterator[int]) -> list[str]:
-    """Remove all but the directories, which move to ``root``; return their names there."""
-    moved = []
+def _flatten(root: int, name: str) -> Iterator[None]:
+    """Remove the directory ``name`` in ``root``; what is in its directories moves to ``root``."""
+    fd = _open_directory(root, name)
+    try:
+        while piece := _piece(fd):
+            for inner, is_directory in piece:
+                if is_directory:
+                    new = f".{os.urandom(16).hex()}"
+                    os.rename(inner, new, src_dir_fd=fd, dst_dir_fd=root)
+                else:
+                    os.unlink(inner, dir_fd=fd)
+            yield
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=root)
+
+
+def _piece(directory: int) -> list[tuple[str, bool]]:
+    """Return some of what is in the directory, and of each whether it is a directory."""
     with os.scandir(directory) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in found:
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-            continue
-        new = f".{os.urandom(8).hex()}-{next(serial)}"
-        os.rename(name, new, src_dir_fd=directory, dst_dir_fd=root)
-        moved.append(new)
-    return moved
+        some = itertools.islice(entries, _PIECE)
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in some]
 
 
 def _open_directory(parent: int, name: str) -> int:
     try:
         return os.open(name, _DIRECTORY, dir_fd=parent)
     except PermissionError:
-        # Its maker took our right to look into it, which the owner can give back.
-        os.chmod(name, 0o700, dir_fd=parent)
-        return os.open(name, _DIRECTORY, dir_fd=parent)
+        # Its maker took our right to look into it, which the owner can give back: of the directory
+        # that is held, not of what has its name by now.
+        place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            status = os.fstat(place)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                raise
+            held = Path(f"/proc/self/fd/{place}")
+            held.chmod(0o700)
+            return os.open(held, _DIRECTORY & ~os.O_NOFOLLOW)
+        finally:
+            os.close(place)
 
 
 def _walk(root: str) -> Iterator[tuple[str, int, "os.DirEntry[str]"]]:
@@ -260,12 +354,11 @@ def _digest(directory: int, name: str, path: str, room_bytes: int) -> OutputFile
     return OutputFile(path, digest.hexdigest(), size_bytes)
 
 
-def _copy(source: int, target: int, file: OutputFile) -> int:
-    # The inventory was made of real directories, and nobody is left to put links in their place.
-    reading = os.open(file.path, _FILE, dir_fd=source)
+def _copy(file: OutputFile, source: tuple[int, str], target: tuple[int, str]) -> int:
+    reading = os.open(source[1], _FILE, dir_fd=source[0])
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        writing = os.open(file.path, flags, 0o666, dir_fd=target)
+        writing = os.open(target[1], flags, 0o666, dir_fd=target[0])
         try:
             digest, left_bytes = hashlib.sha256(), file.size_bytes
             while chunk := os.read(reading, min(_CHUNK_BYTES, left_bytes + 1)):

@@ -9,12 +9,11 @@ Callbacks come on watchdog's reading thread, in the order of the events.
 """
 
 import contextlib
-import errno
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -96,8 +95,10 @@ class Watcher:
     ``may_matter(name)`` says whether a file of that name may matter to anybody; ``is_busy()``
     whether so many drops wait that others may come a moment later.
     ``on_file(path, created)`` hears of files: those only just created may still be written, others
-    were closed after writing or renamed into place. ``on_directory(path)`` hears of directories
-    whose content must be looked through. ``on_lost(reason)`` hears that events were lost.
+    were closed after writing or renamed into place. ``on_apart(path, created)`` hears of those on
+    another filesystem than their tree's root, which may hang when they are looked at.
+    ``on_directory(path)`` hears of directories whose content must be looked through, and that are
+    to be added with :meth:`add`. ``on_lost(reason)`` hears that events were lost.
     """
 
     def __init__(
@@ -105,14 +106,16 @@ class Watcher:
         may_matter: Callable[[str], bool],
         is_busy: Callable[[], bool],
         on_file: Callable[[str, bool], None],
+        on_apart: Callable[[str, bool], None],
         on_directory: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
         self._on_file = on_file
+        self._on_apart = on_apart
         self._on_directory = on_directory
         self._on_lost = on_lost
         self._inotify = _Reader(may_matter, is_busy)
-        self._trees: list[_Tree] = []
+        self._trees: dict[str, _Tree] = {}
         self.pulse = Pulse()
         self._echo = _Echo(self._inotify, self.pulse)
         self.stopping = False
@@ -122,14 +125,26 @@ class Watcher:
         """Begin to deliver events."""
         self._inotify.start()
 
-    def watch(self, root: str, max_depth: int) -> None:
-        """Watch ``root`` and the directories below it, down to ``max_depth`` of them.
+    def watch(self, root: str) -> None:
+        """Watch ``root``, which others can't replace, and what is added below it.
 
         Raises ``OSError``: ``ENOSPC`` where the kernel allows no more watches.
         """
-        tree = _Tree(self, root, max_depth)
-        self._trees.append(tree)
-        tree.add(root)
+        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            tree = self._trees[root] = _Tree(self, root, os.fstat(fd).st_dev)
+            tree.add(root, fd)
+        finally:
+            os.close(fd)
+
+    def add(self, path: str, fd: int) -> None:
+        """Watch the directory open at ``fd``, which is at ``path`` below a root that is watched.
+
+        Raises ``OSError`` as :meth:`watch` does.
+        """
+        for root, tree in self._trees.items():
+            if path.startswith(f"{root}/"):
+                tree.add(path, fd)
 
     def ping(self) -> None:
         """Ask the reading thread for a sign of life."""
@@ -142,7 +157,7 @@ class Watcher:
         self._inotify.join()
         self._echo.close()
 
-    def _hear(self, tree: "_Tree", event: InotifyEvent, directory: str) -> None:
+    def _hear(self, event: InotifyEvent, directory: str, is_apart: bool) -> None:
         if event.name == _ATOMIC_WRITER_LINK:
             self._on_directory(directory)
             return
@@ -150,16 +165,12 @@ class Watcher:
         if not name or is_ignored(name):
             return
         path = f"{directory}/{name}"
-        if not event.is_directory:
+        if event.is_directory:
+            self._on_directory(path)
+        elif is_apart:
+            self._on_apart(path, event.is_create)
+        else:
             self._on_file(path, event.is_create)
-            return
-        try:
-            tree.add(path)
-        except OSError as error:
-            self._lost(f"{path} can't be watched: {error.strerror}")
-        # Only now: whatever appeared before the watch was there raised no event.
-        self._on_directory(path)
-        self._on_file(path, False)  # a directory may bear the name of an input
 
     def _lost(self, reason: str) -> None:
         self._on_lost(reason)
@@ -168,55 +179,40 @@ class Watcher:
 class _Tree:
     """One watched root; watchdog calls its methods (a ``WatchCallback``)."""
 
-    def __init__(self, watcher: Watcher, root: str, max_depth: int) -> None:
+    def __init__(self, watcher: Watcher, root: str, device: int) -> None:
         self._watcher = watcher
         self._root = root
-        self._max_depth = max_depth
-        self._paths: dict[WatchDescriptor, str] = {}
+        self._device = device
+        self._directories: dict[WatchDescriptor, tuple[str, bool]] = {}
+        """Each with whether it is on another filesystem."""
         self._lock = threading.Lock()
 
-    def add(self, directory: str) -> None:
-        """Watch ``directory`` and what is below it."""
-        pending = [directory]
-        while pending:
-            path = pending.pop()
-            depth = path.count("/") - self._root.count("/")
-            if depth > self._max_depth:
-                continue
-            if self._add_one(path):
-                pending += _directories_in(path)
-
-    def _add_one(self, path: str) -> bool:
-        try:
-            descriptor = self._watcher._inotify.add_callback(  # noqa: SLF001 - one module
-                os.fsencode(path), _MASK, self, CallbackId(id(self))
-            )
-        except OSError as error:
-            # It is gone again, or was never a directory: its parent's events tell the rest.
-            if path != self._root and error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return False
-            raise
+    def add(self, path: str, fd: int) -> None:
+        # The very directory that is open, whatever has its name by now.
+        descriptor = self._watcher._inotify.add_callback(  # noqa: SLF001 - one module
+            f"/proc/self/fd/{fd}".encode(), _MASK, self, CallbackId(id(self))
+        )
         with self._lock:
-            self._paths[descriptor] = path
-        return True
+            self._directories[descriptor] = path, os.fstat(fd).st_dev != self._device
 
     def on_event(self, event: InotifyEvent) -> None:
         """Hear of one event."""
         with self._lock:
-            directory = self._paths.get(event.wd)
-        if directory is None:
+            found = self._directories.get(event.wd)
+        if found is None:
             return
+        path, is_apart = found
         try:
-            self._watcher._hear(self, event, directory)  # noqa: SLF001
+            self._watcher._hear(event, path, is_apart)  # noqa: SLF001
         except Exception:  # noqa: BLE001 - see the next line
             # An exception would end watchdog's thread, and with it all watching.
-            _log.exception("watch-failed", path=directory)
+            _log.exception("watch-failed", path=path)
             self._watcher._lost("an event could not be handled")  # noqa: SLF001
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """Hear that a watched directory is gone."""
         with self._lock:
-            path = self._paths.pop(wd, None)
+            path, _is_apart = self._directories.pop(wd, ("", False))
         if path == self._root and not self._watcher.stopping:
             self._watcher._lost(f"{path} is gone")  # noqa: SLF001
 
@@ -258,18 +254,6 @@ class _Echo:
 
     def on_queue_overflow(self) -> None:
         """Nothing to do: the trees say it."""
-
-
-def _directories_in(path: str) -> Iterable[str]:
-    try:
-        with os.scandir(path) as entries:
-            return [
-                entry.path
-                for entry in entries
-                if not is_ignored(entry.name) and entry.is_dir(follow_symlinks=False)
-            ]
-    except OSError:
-        return []
 
 
 def reason_to_poll(directory: str) -> str | None:

@@ -3,15 +3,16 @@
 Promises that at any moment, also after a power cut, the slot holds either no marker or a true one:
 each new file is written under a temporary name and synced, the old marker goes, durably, the files
 are renamed, the directory is synced, the marker comes last in the same way. Whatever lies at these
-names is replaced by name and never opened, but for a marker that may be the delivery's own. What a
-program left in its directory is copied into a directory beside, of a temporary name too, which is
-then renamed into place at once.
+names is replaced by name and never opened, but for a marker that may be the delivery's own. The
+output files of a program are copied into a directory beside, of a temporary name too, which nobody
+else can enter until it is complete, and which is then renamed into place at once. An older output
+directory is removed if the daemon made it, and else set aside.
 """
 
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -19,7 +20,7 @@ import msgspec
 
 from wasmdrop.delivery.messages import Stage
 from wasmdrop.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
-from wasmdrop.tree import copy_tree, remove_tree
+from wasmdrop.tree import copy_tree, is_marked, make_marked, removal
 
 __all__ = ["Directory", "Placing", "Warn"]
 
@@ -134,19 +135,17 @@ class Placing:
             os.close(fd)
         self.unsynced.clear()
 
-    def clear(self) -> None:
-        """Remove what lay at the output's name before, and what the output was copied from."""
-        self._remove_leftover(self._replaced)
+    def clear(self) -> Iterator[None]:
+        """Remove the older output, and what this one was copied from, a piece at each step.
+
+        Nobody waits for that. What stays is removed at the next start.
+        """
+        if self._replaced:
+            yield from self._removal(lambda: os.dup(self._fd), self._replaced)
         if self._output is not None and self.error is None:
             parent, name = os.path.split(self._output.root)
-            try:
-                directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    _remove_anything(directory, name)
-                finally:
-                    os.close(directory)
-            except OSError as error:
-                self._warn("leftover-stays", name=name, error=str(error))
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            yield from self._removal(lambda: os.open(parent, flags), name, is_private=True)
 
     def leave(self) -> None:
         """Let go of everything that was opened or left."""
@@ -156,7 +155,9 @@ class Placing:
         for name in self._temporaries.values():
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=self._fd)
-        self._remove_leftover(self._staged)
+        if self._staged:
+            for _ in self._removal(lambda: os.dup(self._fd), self._staged):
+                pass
         self.directory.leave()
         self.directory = None
 
@@ -180,34 +181,47 @@ class Placing:
             return False
 
     def _copy_output(self) -> None:
-        """Copy what the program left into a new directory beside the results."""
+        """Copy the output files into a new directory beside the results."""
         if self._output is None:
             return
-        self._staged = self._temporary_name()
-        # Until it is complete nobody else can enter, and so lead a path in it astray.
-        os.mkdir(self._staged, 0o700, dir_fd=self._fd)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        target = os.open(self._staged, flags, dir_fd=self._fd)
+        name = self._temporary_name()
+        target = make_marked(self._fd, name)
+        self._staged = name
         try:
             copy_tree(self._output, target)
-            os.fchmod(target, 0o777 & ~_umask())
+            os.fchmod(target, stat.S_ISVTX | 0o777 & ~_umask())
         finally:
             os.close(target)
 
-    def _remove_leftover(self, name: str) -> None:
-        """Remove what may be a directory or not; what stays is swept at the next start."""
-        if name and self.directory is not None:
+    def _removal(
+        self, open_parent: Callable[[], int], name: str, *, is_private: bool = False
+    ) -> Iterator[None]:
+        """Remove ``name`` in a directory, a piece at each step.
+
+        Nobody else can reach it where it ``is_private``; elsewhere a directory that the daemon did
+        not make stays.
+        """
+        try:
+            parent = open_parent()
             try:
-                _remove_anything(self._fd, name)
-            except OSError as error:
-                self._warn("leftover-stays", name=name, error=str(error))
+                yield from _removal_in(parent, name, is_private)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            self._warn("leftover-stays", name=name, error=str(error))
 
     def _put_away(self, name: str) -> None:
         """Give whatever has ``name`` a temporary one, to be removed when there is time."""
+        try:
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(status.st_mode) and not is_marked(status):
+            self._set_aside(name, OUTPUT_SUFFIX)  # which is ignored: what is in it are no drops
+            return
         away = self._temporary_name()
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(name, away, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-            self._replaced = away
+        os.rename(name, away, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        self._replaced = away
 
     def _rename(self, temporary: str, name: str) -> None:
         try:
@@ -230,21 +244,23 @@ class Placing:
             self._set_aside(name)
         return True
 
-    def _set_aside(self, name: str) -> None:
+    def _set_aside(self, name: str, suffix: str = "") -> None:
         """Free a name that a directory has taken: it is not ours to delete."""
         try:
             os.rmdir(name, dir_fd=self._fd)
         except OSError:
-            aside = f"{name}.aside-{os.urandom(4).hex()}"
+            aside = f"{name}.aside-{os.urandom(4).hex()}{suffix}"
             os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             self._warn("directory-set-aside", name=name, now=aside)
 
 
-def _remove_anything(directory: int, name: str) -> None:
+def _removal_in(parent: int, name: str, is_private: bool) -> Iterator[None]:
     try:
-        os.unlink(name, dir_fd=directory)
-    except OSError:
-        remove_tree(directory, name)
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except OSError:  # EISDIR, or EPERM elsewhere: it may be a directory
+        yield from removal(parent, name, marked=not is_private)
 
 
 def _umask() -> int:

@@ -10,9 +10,11 @@ Promises to end with the daemon: the next one must find nobody at work in its sl
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from wasmdrop import beneath
@@ -69,7 +71,8 @@ class Deliverer:
         self._print_line = print_line
         self._syncs = Syncs()
         self._staged: dict[int, Placing] = {}
-        self._named = 0
+        self._trash: deque[Iterator[None]] = deque()
+        """What is to be removed when there is time."""
 
     def obey(self, orders: Iterable[Order]) -> None:
         """Do all of these; one that fails is answered with its error."""
@@ -102,10 +105,18 @@ class Deliverer:
         """How many results wait to be published."""
         return len(self._staged)
 
+    def tidy(self) -> bool:
+        """Remove a piece of what nobody needs any more; False where there is nothing."""
+        if self._trash and next(self._trash[0], True) is not None:
+            self._trash.popleft()
+        return bool(self._trash)
+
     def leave(self) -> None:
-        """Remove what was staged and is not to be published any more."""
+        """Remove what was staged and is not to be published any more, and all else."""
         for placing in self._staged.values():
             placing.leave()
+        while self.tidy():
+            pass
 
     def _write(self, placings: list[Placing]) -> None:
         directories: dict[bytes, Directory] = {}
@@ -125,10 +136,13 @@ class Deliverer:
         _each(missing, lambda one: self._print_line(one.order.line, self._warn))
         if placings:
             self._answer([_answer_of(placing) for placing in placings])
-        # After the answers: however much that is, it keeps nobody waiting for them. And who has
-        # none delivers again, for which what the output is copied from must still be there.
+        # After the answers: who has none delivers again, for which what the output is copied from
+        # must still be there.
         for placing in placings:
-            placing.clear()
+            trash = placing.clear()
+            # The first step opens what it needs of the placing's, and is all for most.
+            if next(trash, True) is None:
+                self._trash.append(trash)
             placing.leave()
 
     def _open(self, path: bytes, directories: dict[bytes, Directory]) -> Directory:
@@ -145,8 +159,7 @@ class Deliverer:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _temporary_name(self) -> str:
-        self._named += 1
-        return f"{self._temporary_prefix}{self._named}"
+        return f"{self._temporary_prefix}{os.urandom(8).hex()}"
 
     def _warn(self, event: str, **fields: str) -> None:
         shown = {key: _shown(value) or "" for key, value in fields.items()}
@@ -201,7 +214,7 @@ def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd:
     )
     frames = Frames()
     is_patient = False
-    while data := _received(link):
+    while data := _received(link, deliverer):
         orders = list(map(decode_order, frames.feed(data)))
         # A single result is what everybody waits for; one of many is not the sooner there for
         # taking a core from those who make them.
@@ -221,8 +234,10 @@ def _have_standard_output() -> None:
         os.open(os.devnull, os.O_WRONLY)  # takes the lowest number that is free
 
 
-def _received(link: socket.socket) -> bytes:
-    """Return what the daemon says next; nothing when it has hung up."""
+def _received(link: socket.socket, deliverer: Deliverer) -> bytes:
+    """Return what the daemon says next, and tidy up until it does; nothing when it has hung up."""
+    while deliverer.tidy() and not select.select([link], [], [], 0)[0]:
+        pass
     try:
         return link.recv(_READ_BYTES)
     except ConnectionResetError:  # it did not read all answers

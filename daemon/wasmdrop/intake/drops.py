@@ -1,27 +1,30 @@
 """Turns noticed paths into drops: what is new, what is complete, what it says.
 
-Owns the memory of which versions were taken. May be called from several threads; drops of one slot
-leave in the order in which their versions were read.
+Owns the memory of which versions were taken. May be called from several threads, of which one at a
+time looks at a path; drops of one slot leave in the order in which their versions were read.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
+from wasmdrop import beneath
+from wasmdrop.beneath import Links
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.markers import is_done
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
 from wasmdrop.job import FileVersion, PinnedModule, Slot
-from wasmdrop.layout import Layout
+from wasmdrop.layout import Layout, Place
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.outcome import Code
 from wasmdrop.settings import Settings
@@ -29,6 +32,9 @@ from wasmdrop.settings import Settings
 __all__ = ["Backlog", "DoneInput", "InputDrop", "Intake", "ModuleDrop"]
 
 _log = structlog.get_logger()
+
+#: What is said of links that are not followed.
+_UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
 
 #: Bytes of the content's digest kept beside each taken version.
 _DIGEST_KEPT_BYTES: Final = 8
@@ -141,6 +147,8 @@ class Intake:
         self._look_again = look_again
         self._known_module = known_module
         self._suspects: dict[str, tuple[bytes, float]] = {}
+        self._noticed: dict[str, bool] = {}
+        """Paths that are being looked at, and whether they were noticed again meanwhile."""
         self._lock = threading.Lock()
 
     def consider(self, path: str, created: bool = False) -> None:
@@ -152,33 +160,59 @@ class Intake:
         slot = layout.slot_of(layout.input_announced_by(path) or path)
         if slot is not None:
             path = slot.input_path
-            if not layout.is_ready(slot):
-                return
         elif not layout.is_module(path):
             return
+        # One thread at a time looks at a path, and looks again if others noticed it meanwhile. No
+        # lock is held during I/O: a file on a mount that hangs holds up nothing but itself.
         with self._lock:
+            if path in self._noticed:
+                self._noticed[path] = True
+                return
+            self._noticed[path] = False
+        while True:
             try:
-                if created and _may_be_open_for_writing(path):
-                    # Its close will be the event. Where none comes, it was a link after all.
-                    self._look_again(path, self._settle_seconds)
-                elif slot is not None:
-                    self._consider_input(slot)
-                else:
-                    self._consider_module(path)
-            except FileNotFoundError:
-                self._suspects.pop(path, None)  # gone before it was read: no drop
-            except ChangedWhileReadError:
+                self._look(path, slot, created)
+            except BaseException:
+                with self._lock:
+                    del self._noticed[path]
+                raise
+            created = False
+            with self._lock:
+                if not self._noticed.pop(path):
+                    return
+                self._noticed[path] = False
+
+    def _look(self, path: str, slot: Slot | None, created: bool) -> None:
+        try:
+            if slot is not None and not self._layout.is_ready(slot):
+                return
+            if created and self._may_be_open_for_writing(path):
+                # Its close will be the event. Where none comes, it was a link after all.
                 self._look_again(path, self._settle_seconds)
-            except OSError as error:
-                _log.warning("drop-unreadable", path=path, error=str(error))
-                self._look_again(path, max(1.0, self._settle_seconds))
+            elif slot is not None:
+                self._consider_input(slot)
+            else:
+                self._consider_module(path)
+        except FileNotFoundError:
+            self._suspects.pop(path, None)  # gone before it was read: no drop
+        except ChangedWhileReadError:
+            self._look_again(path, self._settle_seconds)
+        except OSError as error:
+            # The next scan looks at it again.
+            _log.warning("drop-unreadable", path=path, error=str(error))
 
     def has_taken_nothing(self) -> bool:
         """Whether no drop was ever taken: this is the first start, or the journal was lost."""
         return not self._taken
 
-    def is_taken(self, path: str, status: os.stat_result) -> bool:
-        """Whether this very version was taken before: spares a scan from opening the file."""
+    def new_among(self, found: Sequence[tuple[str, os.stat_result]]) -> list[str]:
+        """Return the paths of those files of which another version was taken, or none.
+
+        Spares a scan from opening the others.
+        """
+        return [path for path, status in found if not self._is_taken(path, status)]
+
+    def _is_taken(self, path: str, status: os.stat_result) -> bool:
         taken = self._taken.get(path)
         return taken is not None and taken.startswith(_pack(FileVersion.of(status)))
 
@@ -188,24 +222,23 @@ class Intake:
         A file that seems gone together with its volume is remembered: when the volume is back,
         it would else be run again. So is whatever can't be looked at.
         """
-        with self._lock:
-            paths = list(self._taken)
-        for path in paths:
-            if not os.path.lexists(path):
-                with self._lock:
-                    taken = self._taken.get(path)
-                    if taken is not None and _is_gone(path, taken):
-                        del self._taken[path]
-                        # Within the lock: who hears of a later drop must hear of this before.
-                        on_forgotten(path)
+        for path in list(self._taken):
+            taken = self._taken.get(path)
+            if taken is None or not self._is_gone(path, taken):
+                continue
+            with self._lock:
+                # Not where it is back, and being taken, meanwhile.
+                if path not in self._noticed and self._taken.get(path) == taken:
+                    del self._taken[path]
+                    # Within the lock: who hears of a later drop must hear of this before.
+                    on_forgotten(path)
 
     def read_now(self, slot: Slot) -> InputDrop | None:
         """Read a slot's input, whatever was taken before; None where there is none."""
-        with self._lock:
-            try:
-                return self._read(slot)
-            except (FileNotFoundError, ChangedWhileReadError):
-                return None
+        try:
+            return self._read(slot)
+        except (FileNotFoundError, ChangedWhileReadError):
+            return None
 
     def read_again(self, slot: Slot) -> InputDrop | None:
         """Read the input that a slot took last, for another run.
@@ -225,7 +258,7 @@ class Intake:
         # Not the version alone: two writes within one tick of the kernel's clock share one.
         if known == drop.taken:
             return
-        if drop.data and _digest(known) == _digest(drop.taken) and self._is_behind_link(path):
+        if drop.data and _digest(known) == _digest(drop.taken) and self._is_link(path):
             self._taken[path] = drop.taken  # a volume was swapped, and this file is what it was
             return
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
@@ -236,8 +269,10 @@ class Intake:
             self._emit(DoneInput(path, drop.taken))
             return
         if self._backlog.take():
-            self._taken[path] = drop.taken
-            self._emit(msgspec.structs.replace(drop, module=self._module_of(drop)))
+            drop = msgspec.structs.replace(drop, module=self._module_of(drop))
+            with self._lock:
+                self._taken[path] = drop.taken
+                self._emit(drop)
 
     def _module_of(self, drop: InputDrop) -> PinnedModule | None:
         if drop.spec is None:
@@ -262,7 +297,7 @@ class Intake:
         except RefusedError as error:
             refusal = error
             if not data:
-                version = _pack_odd(os.lstat(path))
+                version = _pack_odd(beneath.lstat(place.root, place.relative))
         sha256 = hashlib.sha256(data)
         return InputDrop(
             slot,
@@ -289,29 +324,55 @@ class Intake:
         return True
 
     def _is_done(self, drop: InputDrop) -> bool:
-        try:
-            written_ns = os.stat(drop.slot.input_path).st_mtime_ns  # noqa: PTH116 - may hold any bytes
-        except OSError:
-            return False  # it goes on as any other drop does
-        return is_done(drop.slot, drop.sha256, written_ns)
+        return is_done(drop.slot, drop.sha256, _mtime_ns(drop.taken))
 
-    def _is_behind_link(self, path: str) -> bool:
-        """Whether a link below the watched directory leads to the file, as in ConfigMap volumes."""
-        place = self._layout.root_of(path)
-        root = os.path.realpath(place.root)
-        return os.path.realpath(path) != os.path.join(root, place.relative)  # noqa: PTH118
+    def _is_link(self, path: str) -> bool:
+        """Whether the file is behind a link, as in ConfigMap volumes."""
+        return stat.S_ISLNK(self._lstat(path).st_mode)
 
     def _consider_module(self, path: str) -> None:
+        place = self._layout.root_of(path)
         try:
-            version = FileVersion.of(os.stat(path))  # noqa: PTH116 - may hold any bytes
+            version = FileVersion.of(beneath.status(place.root, place.relative))
         except OSError as error:
-            if error.errno != errno.ELOOP:
+            if error.errno not in _UNFOLLOWED:
                 raise
-            return  # links in a circle: no file that could have a version
+            # Jobs that need it will say what is wrong; another link in its place is another drop.
+            version = FileVersion.of(self._lstat(path))
         taken = _pack(version)
-        if self._taken.get(path) != taken:
-            self._taken[path] = taken
-            self._emit(ModuleDrop(path, version, taken, self.believes_markers))
+        with self._lock:
+            if self._taken.get(path) != taken:
+                self._taken[path] = taken
+                self._emit(ModuleDrop(path, version, taken, self.believes_markers))
+
+    def _may_be_open_for_writing(self, path: str) -> bool:
+        status = self._lstat(path)
+        return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+    def _lstat(self, path: str) -> os.stat_result:
+        place = self._layout.root_of(path)
+        return beneath.lstat(place.root, place.relative)
+
+    def _is_gone(self, path: str, taken: bytes) -> bool:
+        """Whether nothing is at ``path``, and the filesystem that the version was on is there."""
+        place = self._layout.root_of(path)
+        try:
+            beneath.lstat(place.root, place.relative)
+        except (FileNotFoundError, NotADirectoryError):
+            return taken.startswith(_device_above(place).to_bytes(8, "little"))
+        except OSError:
+            return False
+        return False
+
+
+def _device_above(place: Place) -> int:
+    """Return the filesystem of the deepest directory on the way to a file that is there."""
+    relative = place.relative
+    while relative:
+        relative = relative.rpartition("/")[0]
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return beneath.status(place.root, relative, Links.NONE).st_dev
+    return -1  # not even the watched directory is
 
 
 def _pack(version: FileVersion) -> bytes:
@@ -332,27 +393,9 @@ def _pack_odd(status: os.stat_result) -> bytes:
     return _pack(FileVersion(status.st_dev, status.st_ino, kind, changed_ns))
 
 
-def _is_gone(path: str, taken: bytes) -> bool:
-    """Whether nothing is at ``path``, and the filesystem that the version was on is there."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError:
-        return False
-    else:
-        return False
-    directory = os.path.dirname(path)  # noqa: PTH120 - may hold any bytes
-    while not os.path.isdir(directory):  # noqa: PTH112
-        directory = os.path.dirname(directory)  # noqa: PTH120
-    device = os.stat(directory).st_dev  # noqa: PTH116
-    return taken.startswith(device.to_bytes(8, "little"))
-
-
 def _digest(taken: bytes) -> bytes:
     return taken[-_DIGEST_KEPT_BYTES:]
 
 
-def _may_be_open_for_writing(path: str) -> bool:
-    status = os.lstat(path)
-    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+def _mtime_ns(taken: bytes) -> int:
+    return int.from_bytes(taken[24:32], "little", signed=True)

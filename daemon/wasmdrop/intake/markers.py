@@ -1,37 +1,61 @@
-"""Reads completion markers back: what a slot itself says of the job that was done last."""
+"""Reads completion markers back: what a slot itself says of the job that was done last.
+
+Anybody who can write to the slot may have forged it. What is read is bounded, whatever it says.
+"""
 
 import hashlib
 from datetime import UTC, datetime
+from typing import Final
 
+from wasmdrop import beneath
+from wasmdrop.beneath import Links
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.job import Slot
 from wasmdrop.marker import Marker, parse_marker
 from wasmdrop.outcome import Code
 from wasmdrop.suffixes import MARKER_SUFFIX
+from wasmdrop.tree import MAX_ENTRIES
 
 __all__ = ["is_done", "true_marker"]
 
-#: Largest marker or result file that is read back.
-_MAX_BYTES = 1 << 30
+#: Largest marker: one that names the most files that a job may leave, by the longest paths.
+_MARKER_BYTES: Final = 16 << 20
+
+#: Result files besides those that the program left.
+_RESULT_FILES: Final = 4
+
+#: Largest file whose digest is checked; of others the size is. A hostile slot may hold any number
+#: of large files that take no room on the disk.
+_DIGESTED_BYTES: Final = 1 << 20
 
 
 def true_marker(slot: Slot) -> Marker | None:
     """Return the marker in a slot; None where there is none, or one that is not true.
 
-    Anybody may have written it: it is believed where every file that it names is as it says.
+    It is believed where each file that it names has its size, and ``result.json`` and
+    ``result.txt``, unless they are large, their digests.
     """
     try:
-        marker = parse_marker(_read(slot, slot.stem + MARKER_SUFFIX))
+        marker = parse_marker(_read(slot, slot.stem + MARKER_SUFFIX, _MARKER_BYTES))
         if marker is None or f"{slot.stem}.json" not in marker.files:
             return None
-        are_true = all(
-            hashlib.sha256(_read(slot, name)).hexdigest() == file.sha256
-            for name, file in marker.files.items()
-        )
+        if len(marker.files) > MAX_ENTRIES + _RESULT_FILES:
+            return None
+        root, relative = slot.place
+        for name, file in marker.files.items():
+            if beneath.lstat(root, f"{relative}/{name}".lstrip("/")).st_size != file.bytes:
+                return None
+        for suffix in (".json", ".txt"):
+            name = slot.stem + suffix
+            claimed = marker.files.get(name)
+            if claimed is not None and claimed.bytes <= _DIGESTED_BYTES:
+                digest = hashlib.sha256(_read(slot, name, _DIGESTED_BYTES)).hexdigest()
+                if digest != claimed.sha256:
+                    return None
     except (OSError, RefusedError, ChangedWhileReadError, ValueError):
         return None  # whatever lies there is not what a job wrote
-    return marker if are_true else None
+    return marker
 
 
 def is_done(slot: Slot, sha256: str, mtime_ns: int) -> bool:
@@ -47,5 +71,7 @@ def is_done(slot: Slot, sha256: str, mtime_ns: int) -> bool:
     return marker.input.sha256 == sha256 and written_at <= marker.dropped_at
 
 
-def _read(slot: Slot, name: str) -> bytes:
-    return read_regular(slot.directory, name, _MAX_BYTES, Code.INVALID_INPUT).data
+def _read(slot: Slot, name: str, max_bytes: int) -> bytes:
+    root, relative = slot.place
+    path = f"{relative}/{name}".lstrip("/")
+    return read_regular(root, path, max_bytes, Code.INVALID_INPUT, Links.NONE).data

@@ -10,10 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from wasmdrop import beneath
+from wasmdrop.beneath import DanglingLinkError, Links
 from wasmdrop.errors import RefusedError, StorageError
 from wasmdrop.intake.reader import open_regular
 from wasmdrop.job import FileVersion, PinnedModule, Slot
-from wasmdrop.layout import Layout, ModulePlace
+from wasmdrop.layout import Layout, Place
 from wasmdrop.outcome import Code
 
 __all__ = ["DIGEST_PREFIX", "ModuleFinder"]
@@ -92,22 +94,22 @@ class ModuleFinder:
         except (OSError, RefusedError, StorageError):
             return None
 
-    def _pin(self, place: ModulePlace, only_known: bool) -> PinnedModule | None:
-        # Most jobs find the file that the one before them found, or nothing: a look tells.
+    def _pin(self, place: Place, only_known: bool) -> PinnedModule | None:
+        # Most jobs find the file that the one before them found: a look tells.
         try:
-            pinned = self._pinned.get((place.path, _version(os.stat(place.path))))  # noqa: PTH116
+            version = _version(beneath.status(place.root, place.relative))
+            pinned = self._pinned.get((place.path, version))
             if pinned is not None and self._is_kept(pinned.sha256):
                 return pinned
+        except DanglingLinkError:
+            pass
         except FileNotFoundError:
-            # Not a link to nothing either, nor one that leads out on the way.
-            if "/" not in place.relative and not os.path.lexists(place.path):
-                raise
+            raise
         except OSError:
             pass  # opening it tells what is wrong
-        with open_regular(place.root, place.relative, self._max_bytes, Code.INVALID_MODULE) as (
-            fd,
-            status,
-        ):
+        with open_regular(
+            place.root, place.relative, self._max_bytes, Code.INVALID_MODULE, Links.ANY
+        ) as (fd, status):
             version = _version(status)
             sha256 = self._digests.get(version)
             # The copy of a module that was long unused had to make room, and is made again.

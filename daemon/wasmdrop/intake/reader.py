@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from wasmdrop import beneath
+from wasmdrop.beneath import DanglingLinkError, ForeignLinkError, Links
 from wasmdrop.errors import RefusedError
 from wasmdrop.job import FileVersion
 from wasmdrop.outcome import Code
@@ -44,15 +45,15 @@ class FileRead(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def open_regular(
-    root: str, relative: str, max_bytes: int, code: Code
+    root: str, relative: str, max_bytes: int, code: Code, links: Links
 ) -> Iterator[tuple[int, os.stat_result]]:
     """Open the regular file ``relative`` below ``root``; give a descriptor and its status.
 
-    Raises ``FileNotFoundError`` where nothing is there; ``RefusedError`` with ``code`` for what is
-    no regular file, larger than ``max_bytes``, a link out of ``root``, or closed to the daemon;
-    other ``OSError`` where storage fails.
+    ``links`` says which links are followed. Raises ``FileNotFoundError`` where nothing is there;
+    ``RefusedError`` with ``code`` for what is no regular file, larger than ``max_bytes``, behind a
+    link that is not followed, or closed to the daemon; other ``OSError`` where storage fails.
     """
-    place = _open_path(root, relative, code)
+    place = _open_path(root, relative, code, links)
     try:
         status = os.fstat(place)
         if not stat.S_ISREG(status.st_mode):
@@ -74,12 +75,14 @@ def open_regular(
         os.close(fd)
 
 
-def read_regular(root: str, relative: str, max_bytes: int, code: Code) -> FileRead:
+def read_regular(
+    root: str, relative: str, max_bytes: int, code: Code, links: Links = Links.LAST
+) -> FileRead:
     """Read the regular file ``relative`` below ``root``; errors as in :func:`open_regular`.
 
     Raises ``ChangedWhileReadError`` where it was written to meanwhile.
     """
-    with open_regular(root, relative, max_bytes, code) as (fd, status):
+    with open_regular(root, relative, max_bytes, code, links) as (fd, status):
         before = FileVersion.of(status)
         parts = []
         room = max_bytes + 1
@@ -92,9 +95,11 @@ def read_regular(root: str, relative: str, max_bytes: int, code: Code) -> FileRe
         return FileRead(data, before)
 
 
-def _open_path(root: str, relative: str, code: Code) -> int:
+def _open_path(root: str, relative: str, code: Code, links: Links) -> int:
     try:
-        return beneath.open_path(root, relative)
+        return beneath.open_path(root, relative, links)
+    except (DanglingLinkError, ForeignLinkError) as error:
+        raise RefusedError(code, f"{relative}: {error.strerror}") from None
     except OSError as error:
         number = error.errno
         if number == errno.EXDEV:
@@ -103,8 +108,6 @@ def _open_path(root: str, relative: str, code: Code) -> int:
             reason = "links that lead in a circle, or that can't be followed safely"
         elif number == errno.EACCES:
             reason = "the daemon may not read it"
-        elif number == errno.ENOENT and os.path.lexists(os.path.join(root, relative)):  # noqa: PTH118
-            reason = "a link to nothing"
         else:
             raise
         raise RefusedError(code, f"{relative}: {reason}") from None

@@ -1,0 +1,112 @@
+"""Walks through a directory tree that others may change, some entries at a time.
+
+Each directory is opened from the descriptor of the one above it, so the walk stays in the tree that
+it began in, and follows no link. It holds one descriptor and a few hundred names for each level.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import structlog
+
+from wasmdrop import beneath
+from wasmdrop.layout import Place, is_ignored
+
+__all__ = ["Piece", "walk"]
+
+_log = structlog.get_logger()
+
+#: Entries of one piece: some milliseconds of work.
+_PIECE_ENTRIES: Final = 256
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some entries of one directory."""
+
+    path: str
+    fd: int
+    """The open directory, until the walk goes on."""
+    entries: "list[os.DirEntry[str]]"
+
+
+@dataclass
+class _Level:
+    path: str
+    fd: int
+    entries: "Iterator[os.DirEntry[str]]" = field(init=False)
+    directories: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.entries = os.scandir(self.fd)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def walk(
+    place: Place,
+    max_depth: int,
+    is_apart: Callable[[str], bool],
+    on_open: Callable[[str, int], None],
+) -> Iterator[Piece]:
+    """Give what is in the directory ``place`` and in those below it, ``max_depth`` levels deep.
+
+    Directories with names that are ignored are left out, as are those that ``is_apart`` names.
+    ``on_open(path, fd)`` is called with each directory before it is listed. Directories that are
+    gone are passed over, and those that can't be read with a warning.
+    """
+    levels: list[_Level] = []
+    try:
+        top = partial(beneath.open_directory, place.root, place.relative)
+        _enter(levels, place.path, top, on_open)
+        while levels:
+            level = levels[-1]
+            if level.directories:
+                name = level.directories.pop()
+                path = f"{level.path}/{name}"
+                if not is_apart(path):
+                    below = partial(beneath.open_at, level.fd, name, _DIRECTORY)
+                    _enter(levels, path, below, on_open)
+                continue
+            entries = list(itertools.islice(level.entries, _PIECE_ENTRIES))
+            if not entries:
+                levels.pop().close()
+                continue
+            if len(levels) <= max_depth:
+                level.directories = [
+                    entry.name
+                    for entry in entries
+                    if not is_ignored(entry.name) and entry.is_dir(follow_symlinks=False)
+                ]
+            yield Piece(level.path, level.fd, entries)
+    finally:
+        for level in levels:
+            level.close()
+
+
+def _enter(
+    levels: list[_Level],
+    path: str,
+    open_it: Callable[[], int],
+    on_open: Callable[[str, int], None],
+) -> None:
+    try:
+        fd = open_it()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # removed meanwhile, or not mounted yet
+    except OSError as error:
+        _log.warning("scan-incomplete", path=path, error=str(error))
+        return
+    try:
+        on_open(path, fd)
+        levels.append(_Level(path, fd))
+    except BaseException:
+        os.close(fd)
+        raise
