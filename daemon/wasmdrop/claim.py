@@ -2,6 +2,11 @@
 
 A claim is a lock on a file (flock(2)), so it ends with the process, however that ends. The file
 says who holds it, for the message that the second daemon gives.
+
+Others may write to a shared directory, and lock any file that they can open. So a lock counts only
+on a file of a user who could stop the daemon anyway: root, its own, or the owner of the directory.
+Anything else at its name is moved aside. No file that is there already is written to: each daemon
+makes a new one, which nobody else can open.
 """
 
 import contextlib
@@ -18,6 +23,7 @@ from typing import Final
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
+from wasmdrop.durable import temporary_name
 from wasmdrop.errors import SettingsError
 from wasmdrop.private import require_private_directory
 
@@ -25,7 +31,7 @@ __all__ = ["SHARED_CLAIM_NAME", "claim_shared_directory", "claim_state_directory
 
 _log = structlog.get_logger()
 
-#: Begins with a dot, so that nobody looks at it; stays, as a lock on a removed file is none.
+#: Begins with a dot, so that it is ignored; stays, as a lock on a removed file is none.
 SHARED_CLAIM_NAME: Final = ".wasmdrop.lock"
 
 #: Filesystems that know no locks.
@@ -36,8 +42,14 @@ _WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _PATIENCE_SECONDS: Final = 1.0
 _PATIENCE_WITH_DEAD_SECONDS: Final = 15.0
 
-#: Longest name of a holder that is shown: in a shared directory anybody may have written it.
+#: Longest name of a holder that is shown.
 _HOLDER_BYTES: Final = 200
+
+#: How often a claim that changes meanwhile is tried for.
+_MOST_TRIES: Final = 100
+
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE: Final = 0o600
 
 
 @contextlib.contextmanager
@@ -48,7 +60,7 @@ def claim_state_directory(state_dir: Path) -> Iterator[int]:
     it: what is opened by name in there, and written to, might then be a link of theirs.
     """
     require_private_directory(state_dir)
-    with _claim(state_dir / "lock", "state directory") as claim:
+    with _Claim(state_dir, "lock", "state directory") as claim:
         yield claim
 
 
@@ -56,39 +68,141 @@ def claim_state_directory(state_dir: Path) -> Iterator[int]:
 def claim_shared_directory(shared_dir: Path) -> Iterator[int]:
     """Hold the shared directory for this daemon alone, be the other one on another machine.
 
-    So do processes that inherit the descriptor given.
+    So do processes that inherit the descriptor given. Where another user keeps the name of the
+    claim from the daemon, it goes on without one, with a warning.
 
-    Raises ``SettingsError`` where another one has it.
+    Raises ``SettingsError`` where another daemon has it, or no file can be made there.
     """
-    with _claim(shared_dir / SHARED_CLAIM_NAME, "shared directory") as claim:
+    with _Claim(shared_dir, SHARED_CLAIM_NAME, "shared directory") as claim:
         yield claim
 
 
-@contextlib.contextmanager
-def _claim(path: Path, what: str) -> Iterator[int]:
-    while True:
-        fd = _open(path, what)
+class _Claim:
+    def __init__(self, path: Path, name: str, what: str) -> None:
+        self._path = path
+        self._name = name
+        self._what = what
+
+    def __enter__(self) -> int:
+        self._fds = contextlib.ExitStack()
         try:
-            try:
-                _lock(fd)
-            except BlockingIOError:
-                holder = _holder(fd)
-                raise SettingsError(
-                    f"the {what} {path.parent} is in use by {holder or 'another process'}"
-                ) from None
-            except OSError as error:
-                if error.errno not in _WITHOUT_LOCKS:
-                    raise
-                # Better than no daemon at all; the operator is told once.
-                _log.warning("no-locks-here", path=str(path), error=error.strerror)
-            if not _is_at(path, fd):
-                continue  # somebody removed it before it was ours
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            yield fd
+            self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fds.callback(os.close, self._directory)
+            self._trusted = {0, os.fstat(self._directory).st_uid, self._own_user()}
+            for _ in range(_MOST_TRIES):
+                fd = self._try()
+                if fd is not None:
+                    self._fds.callback(os.close, fd)
+                    return fd
+        except OSError as error:
+            self._fds.close()
+            raise SettingsError(
+                f"the {self._what} can't be claimed: {self._path / self._name}: {error.strerror}"
+            ) from None
+        except BaseException:
+            self._fds.close()
+            raise
+        self._fds.close()
+        raise SettingsError(
+            f"the {self._what} can't be claimed: {self._path / self._name} changes all the time"
+        )
+
+    def __exit__(self, *_exc: object) -> None:
+        self._fds.close()
+
+    def _own_user(self) -> int:
+        """Return who owns what this process makes there: on network mounts not always its user."""
+        name = temporary_name()
+        fd = os.open(name, _NEW, _MODE, dir_fd=self._directory)
+        try:
+            return os.fstat(fd).st_uid
         finally:
             os.close(fd)
-        return
+            os.unlink(name, dir_fd=self._directory)
+
+    def _try(self) -> int | None:
+        """Return the claim, or None where another try may find it free."""
+        with contextlib.suppress(FileExistsError):
+            return self._make()
+        try:
+            place = os.open(
+                self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory
+            )
+        except FileNotFoundError:
+            return None
+        try:
+            reason = self._why_untrusted(os.fstat(place))
+            if reason is not None:
+                return self._move_aside(reason)
+            fd = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+        try:
+            self._lock(fd)
+            # It may be a file that others had open, or no claim at all: a new one takes its place.
+            if self._is_at(fd):
+                os.unlink(self._name, dir_fd=self._directory)
+        finally:
+            os.close(fd)
+        return None
+
+    def _make(self) -> int | None:
+        fd = os.open(self._name, _NEW, _MODE, dir_fd=self._directory)
+        try:
+            self._lock(fd)
+            if self._is_at(fd):  # else another daemon was the first to lock it
+                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return None
+
+    def _why_untrusted(self, status: os.stat_result) -> str | None:
+        if not stat.S_ISREG(status.st_mode):
+            return "it is no regular file"
+        if status.st_nlink != 1:
+            return "it has other names"
+        if status.st_uid not in self._trusted:
+            return f"it belongs to user {status.st_uid}"
+        return None
+
+    def _move_aside(self, reason: str) -> int | None:
+        aside = f"{self._name}.aside-{os.urandom(4).hex()}"
+        path = str(self._path / self._name)
+        try:
+            os.rename(self._name, aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            # In a sticky directory that is its owner's right. Better than no daemon at all.
+            _log.warning("claim-refused", path=path, reason=reason, error=error.strerror)
+            return os.dup(self._directory)
+        _log.warning("claim-moved-aside", path=path, reason=reason, now=aside)
+        return None
+
+    def _lock(self, fd: int) -> None:
+        try:
+            _lock(fd)
+        except BlockingIOError:
+            holder = _holder(fd)
+            raise SettingsError(
+                f"the {self._what} {self._path} is in use by {holder or 'another process'}"
+            ) from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            # Better than no daemon at all; the operator is told once.
+            path = str(self._path / self._name)
+            _log.warning("no-locks-here", path=path, error=error.strerror)
+
+    def _is_at(self, fd: int) -> bool:
+        try:
+            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(status, os.fstat(fd))
 
 
 def _lock(fd: int) -> None:
@@ -119,22 +233,3 @@ def _is_of_dead(fd: int) -> bool:
     pid = int(found[1])
     # In a container that was started again it had the number that this process has now.
     return pid == os.getpid() or not Path(f"/proc/{pid}").exists()
-
-
-def _open(path: Path, what: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags, 0o644)
-    except OSError as error:
-        raise SettingsError(f"the {what} can't be claimed: {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise SettingsError(f"the {what} can't be claimed: {path} is no regular file; remove it")
-    return fd
-
-
-def _is_at(path: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False

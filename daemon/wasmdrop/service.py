@@ -253,13 +253,12 @@ async def _serve(
 
     stages = _stages(settings, executor, store, journal, delivery, backlog, inbox.put, look_again)
     layout, intake = stages.layout, stages.intake
-    period_seconds = _scan_seconds(settings, layout)
     scanner = Scanner(
         layout,
         intake.consider,
         intake.new_among,
         lambda path, fd: _add_watch(watcher, path, fd, settings, scanner),
-        period_seconds,
+        _scan_seconds(settings, layout),
         settings.max_depth,
     )
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)

@@ -95,9 +95,9 @@ def test_a_second_daemon_is_refused_and_told_of_the_first(tmp_path: Path) -> Non
         daemon.submit("input.json", fib(7))
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
-def test_a_claim_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
-    """Whoever can write to the shared directory gains nothing by it, and blocks nobody for ever."""
+@pytest.mark.parametrize("kind", ["fifo", "link", "hard-link", "directory"])
+def test_claim_name_taken_by_something_else_is_freed(tmp_path: Path, kind: str) -> None:
+    """A user who can write to the shared directory does not keep the daemon from starting."""
     daemon = with_fib(tmp_path)
     claim = daemon.shared / ".wasmdrop.lock"
     target = tmp_path / "target"
@@ -106,10 +106,16 @@ def test_a_claim_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
         os.mkfifo(claim)
     elif kind == "link":
         claim.symlink_to(target)
+    elif kind == "hard-link":
+        claim.hardlink_to(target)
     else:
         claim.mkdir()
-    assert f"the shared directory can't be claimed: {claim}" in refused(daemon)
+    with daemon.running():
+        assert daemon.submit("input.json", fib(12))["code"] == "ok"
+        assert len(daemon.events("claim-moved-aside")) == 1
+        assert "in use by process" in refused(daemon, WASMDROP_STATE_DIR=str(tmp_path / "other"))
     assert target.read_text() == "precious"
+    assert len(list(daemon.shared.glob(".wasmdrop.lock.aside-*"))) == 1
 
 
 def test_a_second_signal_ends_the_drain_at_once_and_loses_nothing(tmp_path: Path) -> None:
