@@ -24,7 +24,7 @@ from wasmdrop.intake.markers import true_marker
 from wasmdrop.intake.modules import DIGEST_PREFIX
 from wasmdrop.intake.spec import InputSpec
 from wasmdrop.job import InputFile, Job, JobState, PinnedModule, Slot
-from wasmdrop.layout import MODULE_NAME, Layout
+from wasmdrop.layout import MODULE_NAME
 from wasmdrop.outcome import Code, Outcome, bounded_text
 from wasmdrop.report import Package, package
 from wasmdrop.retry import storage_retry
@@ -89,6 +89,8 @@ class Dispatcher:
             self._start(self._on_module(drop))
         elif self._stopping:
             # Not recorded, so the next start finds it as new as it is.
+            if drop.memory is not None:
+                drop.memory.release()
             self._done_with_backlog()
         else:
             self._accept_input(drop, drop.module)
@@ -134,6 +136,9 @@ class Dispatcher:
         )
         taken = {drop.slot.input_path: drop.taken}
         accepted = self._stages.journal.accept(job, drop.data, taken)
+        if drop.memory is not None:
+            memory = drop.memory
+            accepted.add_done_callback(lambda _accepted: memory.release())
         small = len(drop.data) <= _KEPT_INPUT_BYTES
         spec = drop.spec if small else None
         self._enqueue(Work(job, accepted, spec, drop.refusal))
@@ -336,7 +341,7 @@ class Dispatcher:
                 await self._run_again(job.slot, drop, found, only_without_reference=False)
         directory, name = os.path.split(drop.path)
         if name == MODULE_NAME and drop.path != layout.wasm_path:
-            for slot in await asyncio.to_thread(_slots_in, layout, directory):
+            for slot in await asyncio.to_thread(layout.slots_in, directory):
                 await self._run_again(slot, drop, found, only_without_reference=True)
         if drop.path == layout.wasm_path:
             await self._run_root(drop, found)
@@ -353,13 +358,14 @@ class Dispatcher:
         return any(place.path == drop.path for place in places)
 
     async def _run_root(self, drop: ModuleDrop, found: str | None) -> None:
-        slot = self._stages.layout.root_slot
+        layout = self._stages.layout
+        slot = layout.root_slot
         if await self._run_again(slot, drop, found, only_without_reference=True):
             return
         await asyncio.sleep(_ROOT_INPUT_SECONDS)
         if self._is_served(slot, drop) or self._stopping:
             return
-        if await asyncio.to_thread(os.path.lexists, slot.input_path):
+        if await asyncio.to_thread(layout.has_input, slot):
             return  # it came meanwhile and is a drop of its own
         self.run_without_input(slot, owes_result=False)
 
@@ -403,13 +409,6 @@ def _finds(job: Job) -> bool:
 
 def _pins(job: Job, drop: ModuleDrop) -> bool:
     return job.module is not None and job.module.version == drop.version
-
-
-def _slots_in(layout: Layout, directory: str) -> list[Slot]:
-    try:
-        return list(layout.slots_in(directory))
-    except FileNotFoundError:
-        return []
 
 
 def _called(work: Work) -> tuple[str | None, list[Any]]:

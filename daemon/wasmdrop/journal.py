@@ -69,7 +69,7 @@ class Journal:
 
     def __init__(self, path: Path, is_busy: Callable[[], bool] = lambda: False) -> None:
         self.pulse = Pulse()
-        self._path = path
+        self.path = path
         self._is_busy = is_busy
         self._connection = open_for_writing(path)
         self._connection.create_function("input_path_of", 1, input_path_of, deterministic=True)
@@ -82,11 +82,6 @@ class Journal:
         self._gathered: list[_Request] = []
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
-
-    def taken(self) -> dict[str, bytes]:
-        """Return which versions were taken. Only before the first write."""
-        rows = self._connection.execute("SELECT path, version FROM taken")
-        return {os.fsdecode(path): version for path, version in rows}
 
     def open_jobs(self) -> list[Job]:
         """Return the jobs that are not final, in the order of their drops. Only at the start."""
@@ -277,7 +272,7 @@ class Journal:
         try:
             self._write_until_closed()
         except Exception as error:  # noqa: BLE001 - else nobody would hear of it
-            reason = f"{self._path}: {error}"
+            reason = f"{self.path}: {error}"
             self._loop.call_soon_threadsafe(self.failure.set_result, reason)
 
     def _write_until_closed(self) -> None:
@@ -336,7 +331,7 @@ class Journal:
 
     def _complain(self, state: RetryCallState) -> None:
         self.pulse.beat()  # a full disk is no reason to start the daemon again
-        _log.error("journal-stuck", path=str(self._path), error=str(_error_of(state)))
+        _log.error("journal-stuck", path=str(self.path), error=str(_error_of(state)))
 
     def _try_to_commit(self, work: list[Entry | Operation]) -> list[Any]:
         connection = self._connection

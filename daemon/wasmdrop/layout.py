@@ -97,14 +97,7 @@ class Layout:
 
     def is_ready(self, slot: Slot) -> bool:
         """Whether the producer has said that the slot's input is complete."""
-        if not self._ready_suffix:
-            return True
-        place = self.root_of(slot.input_path + self._ready_suffix)
-        try:
-            beneath.lstat(place.root, place.relative)
-        except OSError:
-            return False
-        return True
+        return not self._ready_suffix or self._exists(slot.input_path + self._ready_suffix)
 
     def is_module(self, path: str) -> bool:
         """Whether a module dropped at ``path`` could matter to any job."""
@@ -137,24 +130,34 @@ class Layout:
             yield self.root_of(own)
         yield Place(*os.path.split(self.wasm_path))
 
-    def slots_in(self, directory: str) -> Iterator[Slot]:
-        """Give the slots that have an input in ``directory`` itself, unless a link leads there."""
+    def has_input(self, slot: Slot) -> bool:
+        """Whether anything lies at the place of the slot's input."""
+        return self._exists(slot.input_path)
+
+    def slots_in(self, directory: str) -> list[Slot]:
+        """Return the slots that have an input in ``directory`` itself; none behind a link."""
         place = self.root_of(directory)
         try:
             fd = beneath.open_directory(place.root, place.relative)
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 raise
-            return
+            return []
         try:
             with os.scandir(fd) as entries:
                 names = sorted(entry.name for entry in entries)
         finally:
             os.close(fd)
-        for name in names:
-            slot = self.slot_of(os.path.join(directory, name))  # noqa: PTH118
-            if slot is not None:
-                yield slot
+        slots = (self.slot_of(f"{directory}/{name}") for name in names)
+        return [slot for slot in slots if slot is not None]
+
+    def _exists(self, path: str) -> bool:
+        place = self.root_of(path)
+        try:
+            beneath.lstat(place.root, place.relative)
+        except OSError:
+            return False
+        return True
 
     def _is_slot_directory(self, directory: str) -> bool:
         if directory == self.shared_dir:

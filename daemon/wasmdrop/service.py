@@ -25,6 +25,7 @@ from wasmdrop.health.vitals import Part, Vitals
 from wasmdrop.housekeeping import keep_house
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
+from wasmdrop.intake.taken import TakenVersions
 from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
@@ -222,7 +223,7 @@ def _stages(
     intake = Intake(
         settings,
         layout,
-        journal.taken(),
+        TakenVersions(journal.path),
         backlog,
         emit,
         look_again,
@@ -255,7 +256,7 @@ async def _serve(
     layout, intake = stages.layout, stages.intake
     scanner = Scanner(
         layout,
-        intake.consider,
+        lambda path: intake.consider(path, may_wait=True),
         intake.new_among,
         lambda path, fd: _add_watch(watcher, path, fd, settings, scanner),
         _scan_seconds(settings, layout),

@@ -8,7 +8,9 @@ import pytest
 
 from wasmdrop import settings
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.taken import TakenVersions
 from wasmdrop.layout import Layout
+from wasmdrop.schema import open_for_writing
 
 
 class Memory:
@@ -24,7 +26,8 @@ class Memory:
             "WASMDROP_STATE_DIR": str(base / "state"),
         }
         loaded = settings.load(places, {}).settings
-        self.taken: dict[str, bytes] = {}
+        self.journal = open_for_writing(base / "journal.sqlite")
+        self.taken = TakenVersions(base / "journal.sqlite")
         self.emitted: list[str] = []
         self.intake = Intake(
             loaded,
@@ -73,7 +76,8 @@ def test_files_that_are_gone_are_forgotten_and_others_are_not(memory: Memory) ->
     (memory.shared / "c/input.json").unlink()
     (memory.shared / "c/input.json").symlink_to("nowhere")
     assert memory.forget() == ["a/b/input.json", "input-gone.json"]
-    names = sorted(os.path.relpath(path, memory.shared) for path in memory.taken)
+    paths = [path for page in memory.taken.pages() for path, _version in page]
+    names = sorted(os.path.relpath(path, memory.shared) for path in paths)
     assert names == ["c/input.json", "input-stays.json"]
     assert memory.forget() == []
 

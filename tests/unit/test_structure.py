@@ -13,6 +13,7 @@ PACKAGE = Path(wasmdrop.__file__).parent
 #: its own only where it is the same subpackage or level 0 or 1.
 LEVELS = {
     "__init__": 0,
+    "budget": 0,
     "errors": 0,
     "job": 0,
     "lifetime": 0,

@@ -19,10 +19,12 @@ import structlog
 
 from wasmdrop import beneath
 from wasmdrop.beneath import Links
+from wasmdrop.budget import ByteBudget, Reservation
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.markers import is_done
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
+from wasmdrop.intake.taken import TakenVersions
 from wasmdrop.job import FileVersion, PinnedModule, Slot
 from wasmdrop.layout import Layout, Place
 from wasmdrop.limits import MEBIBYTE
@@ -36,8 +38,23 @@ _log = structlog.get_logger()
 #: What is said of links that are not followed.
 _UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
 
+#: Inputs that were read and are not in the journal yet, in bytes. Past that they stay where they
+#: are; one that is larger is taken alone.
+_UNWRITTEN_BYTES: Final = 64 * MEBIBYTE
+
+#: What a drop takes besides its input, in bytes.
+_DROP_BYTES: Final = 2048
+
+#: How long a scan waits for memory, and after what time an event's path is looked at again.
+_WAIT_SECONDS: Final = 10.0
+_NO_MEMORY_SECONDS: Final = 0.1
+
 #: Bytes of the content's digest kept beside each taken version.
 _DIGEST_KEPT_BYTES: Final = 8
+
+
+class NoMemoryError(Exception):
+    """There are as many inputs in memory as there may be."""
 
 
 class InputDrop(msgspec.Struct, frozen=True):
@@ -53,6 +70,8 @@ class InputDrop(msgspec.Struct, frozen=True):
     """The version as the journal keeps it."""
     module: PinnedModule | None = None
     """The module that it is to run, where that is known: what is dropped later is not its."""
+    memory: Reservation | None = None
+    """What it takes in memory; to be released when the journal has written it."""
 
 
 class ModuleDrop(msgspec.Struct, frozen=True):
@@ -130,7 +149,7 @@ class Intake:
         self,
         settings: Settings,
         layout: Layout,
-        taken: dict[str, bytes],
+        taken: TakenVersions,
         backlog: Backlog,
         emit: Callable[[InputDrop | ModuleDrop | DoneInput], None],
         look_again: Callable[[str, float], None],
@@ -143,6 +162,7 @@ class Intake:
         self.believes_markers = False
         """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
+        self._memory = ByteBudget(_UNWRITTEN_BYTES)
         self._emit = emit
         self._look_again = look_again
         self._known_module = known_module
@@ -151,10 +171,11 @@ class Intake:
         """Paths that are being looked at, and whether they were noticed again meanwhile."""
         self._lock = threading.Lock()
 
-    def consider(self, path: str, created: bool = False) -> None:
+    def consider(self, path: str, created: bool = False, may_wait: bool = False) -> None:
         """Look at a noticed path and take it if it is a drop.
 
-        ``created`` says that the file was only just made, so that somebody may still write it.
+        ``created`` says that the file was only just made, so that somebody may still write it;
+        ``may_wait`` that the caller has time until there is memory for the input.
         """
         layout = self._layout
         slot = layout.slot_of(layout.input_announced_by(path) or path)
@@ -171,7 +192,7 @@ class Intake:
             self._noticed[path] = False
         while True:
             try:
-                self._look(path, slot, created)
+                self._look(path, slot, created, may_wait)
             except BaseException:
                 with self._lock:
                     del self._noticed[path]
@@ -182,7 +203,7 @@ class Intake:
                     return
                 self._noticed[path] = False
 
-    def _look(self, path: str, slot: Slot | None, created: bool) -> None:
+    def _look(self, path: str, slot: Slot | None, created: bool, may_wait: bool) -> None:
         try:
             if slot is not None and not self._layout.is_ready(slot):
                 return
@@ -190,31 +211,34 @@ class Intake:
                 # Its close will be the event. Where none comes, it was a link after all.
                 self._look_again(path, self._settle_seconds)
             elif slot is not None:
-                self._consider_input(slot)
+                self._consider_input(slot, may_wait)
             else:
                 self._consider_module(path)
         except FileNotFoundError:
             self._suspects.pop(path, None)  # gone before it was read: no drop
         except ChangedWhileReadError:
             self._look_again(path, self._settle_seconds)
+        except NoMemoryError:
+            self._look_again(path, _NO_MEMORY_SECONDS)
         except OSError as error:
             # The next scan looks at it again.
             _log.warning("drop-unreadable", path=path, error=str(error))
 
     def has_taken_nothing(self) -> bool:
         """Whether no drop was ever taken: this is the first start, or the journal was lost."""
-        return not self._taken
+        return self._taken.is_empty()
 
     def new_among(self, found: Sequence[tuple[str, os.stat_result]]) -> list[str]:
         """Return the paths of those files of which another version was taken, or none.
 
         Spares a scan from opening the others.
         """
-        return [path for path, status in found if not self._is_taken(path, status)]
-
-    def _is_taken(self, path: str, status: os.stat_result) -> bool:
-        taken = self._taken.get(path)
-        return taken is not None and taken.startswith(_pack(FileVersion.of(status)))
+        taken = self._taken.get_all([path for path, _status in found])
+        return [
+            path
+            for path, status in found
+            if not taken.get(path, b"").startswith(_pack(FileVersion.of(status)))
+        ]
 
     def forget_gone(self, on_forgotten: Callable[[str], None]) -> None:
         """Forget the versions of files that exist no more, and tell ``on_forgotten`` of each path.
@@ -222,16 +246,16 @@ class Intake:
         A file that seems gone together with its volume is remembered: when the volume is back,
         it would else be run again. So is whatever can't be looked at.
         """
-        for path in list(self._taken):
-            taken = self._taken.get(path)
-            if taken is None or not self._is_gone(path, taken):
-                continue
-            with self._lock:
-                # Not where it is back, and being taken, meanwhile.
-                if path not in self._noticed and self._taken.get(path) == taken:
-                    del self._taken[path]
-                    # Within the lock: who hears of a later drop must hear of this before.
-                    on_forgotten(path)
+        for page in self._taken.pages():
+            for path, taken in page:
+                if not self._is_gone(path, taken):
+                    continue
+                with self._lock:
+                    # Not where it is back, and being taken, meanwhile.
+                    if path not in self._noticed and self._taken.get(path) == taken:
+                        self._taken.put(path, None)
+                        # Within the lock: a later drop must be told of after this.
+                        on_forgotten(path)
 
     def read_now(self, slot: Slot) -> InputDrop | None:
         """Read a slot's input, whatever was taken before; None where there is none."""
@@ -251,28 +275,47 @@ class Intake:
             return None
         return found
 
-    def _consider_input(self, slot: Slot) -> None:
+    def _consider_input(self, slot: Slot, may_wait: bool) -> None:
+        with contextlib.ExitStack() as stack:
+            reserved: list[Reservation] = []
+
+            def admit(size_bytes: int) -> None:
+                wait_seconds = _WAIT_SECONDS if may_wait else 0.0
+                memory = self._memory.reserve(size_bytes + _DROP_BYTES, wait_seconds)
+                if memory is None:
+                    raise NoMemoryError
+                reserved.append(memory)
+                stack.callback(memory.release)
+
+            drop = self._judge(slot, admit)
+            if drop is None or not self._backlog.take():
+                return
+            memory = reserved[0] if reserved else None
+            drop = msgspec.structs.replace(drop, module=self._module_of(drop), memory=memory)
+            with self._lock:
+                self._taken.put(slot.input_path, drop.taken)
+                self._emit(drop)
+            stack.pop_all()  # who takes the drop releases its memory
+
+    def _judge(self, slot: Slot, admit: Callable[[int], None]) -> InputDrop | None:
+        """Read a slot's input and return it if it is a drop to be taken."""
         path = slot.input_path
-        known = self._taken.get(path, b"")
-        drop = self._read(slot)
+        known = self._taken.get(path) or b""
+        drop = self._read(slot, admit)
         # Not the version alone: two writes within one tick of the kernel's clock share one.
         if known == drop.taken:
-            return
+            return None
         if drop.data and _digest(known) == _digest(drop.taken) and self._is_link(path):
-            self._taken[path] = drop.taken  # a volume was swapped, and this file is what it was
-            return
+            self._taken.put(path, drop.taken)  # a volume was swapped, and this file is what it was
+            return None
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
-            return
+            return None
         self._suspects.pop(path, None)
         if self.believes_markers and not known and self._is_done(drop):
-            self._taken[path] = drop.taken
+            self._taken.put(path, drop.taken)
             self._emit(DoneInput(path, drop.taken))
-            return
-        if self._backlog.take():
-            drop = msgspec.structs.replace(drop, module=self._module_of(drop))
-            with self._lock:
-                self._taken[path] = drop.taken
-                self._emit(drop)
+            return None
+        return drop
 
     def _module_of(self, drop: InputDrop) -> PinnedModule | None:
         if drop.spec is None:
@@ -282,14 +325,15 @@ class Intake:
         except (RefusedError, OSError):
             return None  # the job itself will run into it and say so
 
-    def _read(self, slot: Slot) -> InputDrop:
+    def _read(self, slot: Slot, admit: Callable[[int], None] = lambda _bytes: None) -> InputDrop:
         path = slot.input_path
         place = self._layout.root_of(path)
         dropped_at_ns = time.time_ns()
         spec, refusal, data = None, None, b""
         try:
             read = read_regular(
-                place.root, place.relative, self._max_input_bytes, Code.INVALID_INPUT
+                *(place.root, place.relative, self._max_input_bytes, Code.INVALID_INPUT),
+                admit=admit,
             )
             data = read.data
             version = _pack(read.version)
@@ -342,7 +386,7 @@ class Intake:
         taken = _pack(version)
         with self._lock:
             if self._taken.get(path) != taken:
-                self._taken[path] = taken
+                self._taken.put(path, taken)
                 self._emit(ModuleDrop(path, version, taken, self.believes_markers))
 
     def _may_be_open_for_writing(self, path: str) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -76,13 +76,20 @@ def open_regular(
 
 
 def read_regular(
-    root: str, relative: str, max_bytes: int, code: Code, links: Links = Links.LAST
+    root: str,
+    relative: str,
+    max_bytes: int,
+    code: Code,
+    links: Links = Links.LAST,
+    admit: Callable[[int], None] = lambda _size_bytes: None,
 ) -> FileRead:
     """Read the regular file ``relative`` below ``root``; errors as in :func:`open_regular`.
 
-    Raises ``ChangedWhileReadError`` where it was written to meanwhile.
+    ``admit`` is called with its size in bytes before it is read, and may raise an error. Raises
+    ``ChangedWhileReadError`` where it was written to meanwhile.
     """
     with open_regular(root, relative, max_bytes, code, links) as (fd, status):
+        admit(status.st_size)
         before = FileVersion.of(status)
         parts = []
         room = max_bytes + 1
