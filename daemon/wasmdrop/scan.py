@@ -66,9 +66,9 @@ class Scanner:
         self._lock = threading.Lock()
         self._mounts = MountTable()
         self._agendas: dict[str, Agenda] = {}
-        self._home = self._agenda_of(layout.shared_dir)
         self._is_first = True
         self._stopping = False
+        self._home = self._agenda_of(layout.shared_dir)
 
     def start(self) -> None:
         """Walk through everything, then go on with it in threads.
@@ -95,6 +95,8 @@ class Scanner:
         end = time.monotonic() + _STOP_SECONDS
         for agenda in agendas:
             agenda.join(max(0.0, end - time.monotonic()))
+        with self._lock:
+            self._mounts.close()
 
     def scan_soon(self) -> None:
         """Walk through everything as soon as there is time."""
@@ -165,19 +167,21 @@ class Scanner:
     def _is_mount(self, path: str) -> bool:
         """Whether something is mounted there, which is then walked through beside this."""
         with self._lock:
-            if path not in self._mounts.points():
+            if self._stopping or path not in self._mounts.points():
                 return False
         self.look_again(path, 0.0)
         return True
 
     def _agenda_of(self, path: str) -> Agenda:
         with self._lock:
+            if self._stopping:
+                return self._home  # which begins nothing any more
             point = self._mounts.of(path).point
             agenda = self._agendas.get(point)
             if agenda is None:
                 is_home = not self._agendas
                 agenda = self._agendas[point] = Agenda(point, self._begin)
-                if not is_home and not self._stopping:
+                if not is_home:
                     agenda.start()
             return agenda
 

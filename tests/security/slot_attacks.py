@@ -1,0 +1,98 @@
+"""What a hostile owner of a slot does, in a loop, until it is ended: ``python -m ... NAME ARGS``.
+
+Each prints how often it has made its move, a line each time, so that a test can wait for that.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["ATTACKS"]
+
+_AT_FDCWD: Final = -100
+_EXCHANGE: Final = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _exchange(one: str, other: str) -> bool:
+    """Have two names change places at once (renameat2(2)); whether that was possible."""
+    paths = os.fsencode(one), os.fsencode(other)
+    return bool(_libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _EXCHANGE) == 0)
+
+
+def _told() -> None:
+    sys.stdout.write(".\n")
+    sys.stdout.flush()
+
+
+def exchange_staging(slot: str, victim: str) -> None:
+    """Put a directory of one's own where the daemon stages an output, then a link in that."""
+    done: set[str] = set()
+    while True:
+        with os.scandir(slot) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.startswith(".wasmdrop-") and entry.is_dir(follow_symlinks=False)
+            ]
+        for name in names:
+            if name not in done:
+                done.add(name)
+                bait = f"{slot}/.bait-{name}"
+                os.mkdir(bait)
+                os.chmod(bait, 0o777)  # noqa: S103 - the daemon may be no root
+                if _exchange(f"{slot}/{name}", bait):
+                    _told()
+                    _link_in(f"{slot}/{name}", victim)
+
+
+def _link_in(place: str, victim: str) -> None:
+    """Replace the directory that the daemon makes in ``place``, if it does, by a link."""
+    for _ in range(2000):
+        try:
+            os.rename(f"{place}/sub", f"{place}/was")
+            os.symlink(victim, f"{place}/sub")
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return
+        return
+
+
+def flip(path: str, target: str) -> None:
+    """Have ``path``, a directory or a file, change places with a link to ``target``."""
+    link = f"{os.path.dirname(path)}/.link-{os.getpid()}"
+    os.symlink(target, link)
+    while True:
+        if _exchange(path, link):
+            _told()
+
+
+def close_output(slot: str, victim: str) -> None:
+    """Make outputs with a directory that can't be opened, and exchange that with a link."""
+    while True:
+        try:
+            os.mkdir(f"{slot}/result.output")
+            os.chmod(f"{slot}/result.output", 0o777)  # noqa: S103 - the daemon may be no root
+            os.chdir(f"{slot}/result.output")
+            os.mkdir("closed", 0)
+            os.symlink(victim, "link")
+        except OSError:
+            continue  # the daemon puts an output of its own there
+        _told()
+        for _ in range(5000):
+            if not _exchange("closed", "link"):
+                break
+
+
+ATTACKS: Final[dict[str, Callable[..., None]]] = {
+    "close_output": close_output,
+    "exchange_staging": exchange_staging,
+    "flip": flip,
+}
+
+if __name__ == "__main__":
+    ATTACKS[sys.argv[1]](*sys.argv[2:])

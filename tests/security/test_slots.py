@@ -1,0 +1,359 @@
+"""Attacks of a local user who owns a slot, against a daemon that runs as root or as another user.
+
+Each attack has won against an earlier version of the code. Races go on until they were tried two
+hundred times.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import Daemon, drop, wait_until
+from tests.security.users import ALICE, BOB, DAEMON, as_user, needs_users, shared_base
+from wasmdrop import settings
+from wasmdrop.layout import Layout
+from wasmdrop.scan import Scanner
+
+ROUNDS: Final = 200
+
+#: A command that leaves its input files as its output.
+KEEPS_FILES: Final = """
+(module
+  (import "wasi_snapshot_preview1" "path_open" (func
+    (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")))
+"""
+
+GOOD: Final = b'{"entry":"fib","args":[12]}'
+
+SECRET: Final = "nobody's but alice's"  # noqa: S105 - what it is is the point
+
+
+@pytest.fixture(params=[0, DAEMON], ids=["root", "user"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """Give a daemon, not started, as root and as an ordinary user."""
+    needs_users()
+    with shared_base() as base:
+        it = Daemon(base, WASMDROP_SETTLE_SEC="0.05", WASMDROP_RESCAN_SEC="1")
+        it.prefix = as_user(request.param)
+        drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+        drop(it.wasm / "keep.wasm", bytes(wat2wasm(KEEPS_FILES)))
+        it.state.mkdir(mode=0o700)
+        for directory in (it.shared, it.state):
+            os.chown(directory, request.param, request.param)
+        yield it
+
+
+def owned(path: Path, owner: int, mode: int = 0o777) -> Path:
+    """Make a directory of a user's; the daemon may write to it as anybody may."""
+    path.mkdir()
+    os.chown(path, owner, owner)
+    path.chmod(mode)
+    return path
+
+
+@contextlib.contextmanager
+def attack(user: int, name: str, *arguments: object) -> Iterator[Callable[[], int]]:
+    """Have a user attack during a block; give what counts the moves so far."""
+    module = [sys.executable, "-m", "tests.security.slot_attacks", name, *map(str, arguments)]
+    with subprocess.Popen([*as_user(user), *module], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        output = process.stdout.fileno()
+        os.set_blocking(output, False)
+        count = 0
+
+        def moves() -> int:
+            nonlocal count
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(output, 1 << 16):
+                    count += data.count(b".")
+            assert process.poll() is None, "the attack ended"
+            return count
+
+        try:
+            yield moves
+        finally:
+            process.kill()
+
+
+def others_run(daemon: Daemon) -> None:
+    """Check that a slot of somebody else's is served."""
+    name = f"input-{os.urandom(8).hex()}.json"
+    assert daemon.submit(name, GOOD)["code"] == "ok"
+
+
+def content(directory: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return all that is below a directory, with owner and mode."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        found[str(path.relative_to(directory))] = status.st_uid, status.st_mode, data
+    return found
+
+
+# Writing, changing, removing
+
+
+def test_output_staged_in_a_hostile_directory_stays_inside(daemon: Daemon) -> None:
+    """Bob exchanges the directory that an output is staged in, and puts a link into it."""
+    slot = owned(daemon.shared / "bob", BOB)
+    victim = daemon.shared.parent / "victim"
+    victim.mkdir(mode=0o700)
+    os.chown(victim, daemon.state.stat().st_uid, -1)
+    files = {f"sub/{number}": "planted" for number in range(50)}
+    number = 0
+    with daemon.running():
+        with attack(BOB, "exchange_staging", slot, victim) as moves:
+
+            def drop_more() -> bool:
+                nonlocal number
+                for _ in range(4):
+                    number += 1
+                    text = {"module": "keep", "files": files, "id": str(number)}
+                    drop(slot / f"input-{number % 20}.json", text)
+                others_run(daemon)
+                assert content(victim) == {}
+                return moves() >= ROUNDS
+
+            wait_until(drop_more, f"{ROUNDS} moves")
+        others_run(daemon)
+    assert content(victim) == {}
+
+
+def test_directory_of_another_user_at_an_output_name_is_kept(daemon: Daemon) -> None:
+    """In a directory where all may write, bob puts there what he could not remove himself."""
+    slot = owned(daemon.shared / "all", ALICE)
+    precious = owned(slot / "precious", ALICE, 0o755)
+    (precious / "file").write_text(SECRET)
+    rename = ["mv", str(precious), str(slot / "result-bob.output")]
+    subprocess.run([*as_user(BOB), *rename], check=True)
+    with daemon.running():
+        for number in range(2):
+            text = {"module": "keep", "files": {"new": "content"}, "id": str(number)}
+            assert daemon.submit("all/input-bob.json", text)["code"] == "ok"
+    assert [path.read_text() for path in slot.glob("*/file")] == [SECRET]
+    assert [path.name for path in (slot / "result-bob.output").iterdir()] == ["new"]
+    assert len(list(slot.iterdir())) == 1 + 5 + 2  # the input, five result files, two directories
+
+
+def test_mode_of_files_of_the_daemons_user_is_not_changed(daemon: Daemon) -> None:
+    """Bob exchanges a directory that can't be opened with a link, while his output is replaced."""
+    slot = owned(daemon.shared / "bob", BOB)
+    victim = daemon.shared.parent / "victim"
+    victim.write_text(SECRET)
+    victim.chmod(0o644)
+    os.chown(victim, daemon.state.stat().st_uid, -1)
+    mode = victim.stat().st_mode
+    number = 0
+    with daemon.running():
+        with attack(BOB, "close_output", slot, victim) as moves:
+
+            def run_more() -> bool:
+                nonlocal number
+                number += 1
+                text = {"module": "keep", "files": {"new": "content"}, "id": str(number)}
+                drop(slot / "input.json", text)
+                others_run(daemon)
+                return moves() >= ROUNDS
+
+            wait_until(run_more, f"{ROUNDS} moves")
+        others_run(daemon)
+    assert (victim.stat().st_mode, victim.read_text()) == (mode, SECRET)
+
+
+def test_sweep_at_start_removes_nothing_outside(daemon: Daemon) -> None:
+    """Bob has a directory change places with a link to one that holds files of such a name."""
+    needs_users()
+    slot = owned(daemon.shared / "bob", BOB)
+    victim = daemon.shared.parent / "victim"
+    victim.mkdir()
+    for number in range(20):
+        (victim / f".wasmdrop-0000000000-{number}").write_text(SECRET)
+    swept = slot / "swept"
+    owned(swept, BOB)
+    before = content(victim)
+    with attack(BOB, "flip", swept, victim) as moves:
+        wait_until(lambda: moves() > 0, "the first move")
+        for _ in range(ROUNDS):
+            scan_once(daemon.shared)
+        wait_until(lambda: moves() >= ROUNDS, f"{ROUNDS} moves")
+    assert content(victim) == before
+
+
+def scan_once(shared: Path) -> list[str]:
+    """Walk through a shared directory as a daemon does when it starts; return what it reports."""
+    wasm = shared.parent / "wasm"
+    loaded = settings.load(
+        {
+            "WASMDROP_WASM_DIR": str(wasm),
+            "WASMDROP_SHARED_DIR": str(shared),
+            "WASMDROP_STATE_DIR": str(shared.parent / "state"),
+        },
+        {},
+    ).settings
+    reported: list[str] = []
+    scanner = Scanner(
+        Layout(loaded),
+        reported.append,
+        lambda found: [path for path, _status in found],
+        lambda path, _fd: reported.append(path),
+        3600.0,
+        loaded.max_depth,
+    )
+    scanner.start()
+    scanner.stop()
+    return reported
+
+
+def test_tree_behind_a_link_is_neither_watched_nor_run(daemon: Daemon) -> None:
+    """Bob has a directory change places with a link to a tree that holds inputs."""
+    slot = owned(daemon.shared / "bob", BOB)
+    outside = daemon.shared.parent / "outside"
+    for number in range(50):
+        (outside / str(number)).mkdir(parents=True)
+        (outside / str(number) / "input.json").write_bytes(GOOD)
+    inside = owned(slot / "inside", BOB)
+    with daemon.running():
+        before = watches(daemon)
+        with attack(BOB, "flip", inside, outside) as moves:
+
+            def look_more() -> bool:
+                others_run(daemon)
+                return moves() >= ROUNDS
+
+            wait_until(look_more, f"{ROUNDS} moves")
+        others_run(daemon)
+        assert watches(daemon) <= before + 2
+    assert not list(outside.glob("*/result*"))
+    assert all("inside/" not in event.get("slot", "") for event in daemon.events())
+
+
+def watches(daemon: Daemon) -> int:
+    """Return how many inotify watches a daemon holds (proc_pid_fdinfo(5))."""
+    assert daemon.process is not None
+    found = 0
+    for path in Path(f"/proc/{daemon.process.pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += path.read_text().count("inotify wd:")
+    return found
+
+
+# Reading
+
+
+def alices(daemon: Daemon) -> Path:
+    """Make a slot of alice's with a secret in it, which nobody else can enter but the daemon."""
+    slot = owned(daemon.shared / "alice", ALICE, 0o700)
+    secret = {"module": "keep", "env": {"KEY": SECRET, "PAD": "x" * 61_837}, "files": {"a": SECRET}}
+    (slot / "input.json").write_text(json.dumps(secret))
+    (slot / "module.wasm").write_bytes(bytes(wat2wasm(FIB)))
+    for path in slot.iterdir():
+        os.chown(path, ALICE, ALICE)
+        path.chmod(0o600)
+    return slot
+
+
+def link(slot: Path, name: str, target: str) -> None:
+    """Have bob make a link."""
+    subprocess.run([*as_user(BOB), "ln", "-s", target, str(slot / name)], check=True)
+
+
+@pytest.mark.parametrize("way", ["file", "directory", "chain"])
+def test_input_of_another_user_behind_a_link_is_not_read(daemon: Daemon, way: str) -> None:
+    """Not its content, its size, its digest, nor whether it is there."""
+    alice = alices(daemon)
+    slot = owned(daemon.shared / "bob", BOB)
+    if way == "file":
+        link(slot, "input.json", "../alice/input.json")
+    elif way == "directory":
+        link(slot, "there", "../alice")
+        link(slot, "input.json", "there/input.json")
+    else:
+        link(slot, "input-1.json", "../alice/input.json")
+        link(slot, "input.json", "input-1.json")
+    link(slot, "input-nothing.json", "../alice/nothing.json")
+    data = (alice / "input.json").read_bytes()
+    with daemon.running():
+        marker = wait_until(lambda: daemon.marker("bob/input.json"), "the refusal")
+        nothing = wait_until(lambda: daemon.marker("bob/input-nothing.json"), "the refusal")
+    assert marker["code"] == "invalid-input"
+    assert marker["message"].partition(": ")[2] == nothing["message"].partition(": ")[2]
+    told = b"".join(path.read_bytes() for path in slot.glob("result.*"))
+    for secret in (SECRET, hashlib.sha256(data).hexdigest(), str(len(data))):
+        assert secret.encode() not in told
+
+
+def test_module_of_another_user_behind_a_link_is_not_run(daemon: Daemon) -> None:
+    """Beside the input of the one who made the link."""
+    alices(daemon)
+    slot = owned(daemon.shared / "bob", BOB)
+    link(slot, "module.wasm", "../alice/module.wasm")
+    with daemon.running():
+        marker = daemon.submit("bob/input.json", GOOD)
+        assert marker["code"] == "invalid-module"
+        assert marker["module"] is None
+
+
+def test_links_to_files_of_their_owner_are_followed(daemon: Daemon) -> None:
+    """As volumes of Kubernetes have them."""
+    slot = owned(daemon.shared / "bob", BOB)
+    commands = (
+        f"cd {slot} && mkdir ..1 && printf '%s' '{GOOD.decode()}' > ..1/input.json"
+        " && ln -s ..1 ..data && ln -s ..data/input.json input.json"
+    )
+    subprocess.run([*as_user(BOB), "sh", "-c", commands], check=True)
+    with daemon.running():
+        marker = wait_until(lambda: daemon.marker("bob/input.json"), "the marker")
+        assert marker["code"] == "ok"
+
+
+def test_link_that_changes_while_it_is_read_shows_nothing(daemon: Daemon) -> None:
+    """Bob has a file of his own change places with a link to alice's."""
+    alices(daemon)
+    slot = owned(daemon.shared / "bob", BOB)
+    mine = slot / "input.json"
+    mine.write_bytes(GOOD)
+    os.chown(mine, BOB, BOB)
+    with daemon.running(), attack(BOB, "flip", mine, "../alice/input.json") as moves:
+
+        def run_more() -> bool:
+            others_run(daemon)
+            told = b"".join(path.read_bytes() for path in slot.glob("result.*"))
+            assert SECRET.encode() not in told
+            return moves() >= ROUNDS
+
+        wait_until(run_more, f"{ROUNDS} moves")
+    told = b"".join(path.read_bytes() for path in slot.rglob("result*") if path.is_file())
+    assert SECRET.encode() not in told
+
+
+# Keeping the daemon from its work
+
+
+def test_lock_of_another_user_does_not_keep_the_daemon_from_starting(daemon: Daemon) -> None:
+    """Neither one that he made, also where it can't be moved away, nor one of the daemon's own."""
+    lock = daemon.shared / ".wasmdrop.lock"
+    for mode in (0o777, 0o1777):
+        daemon.shared.chmod(mode)
+        hold = ["flock", "--exclusive", "--nonblock", str(lock), "sleep", "1000"]
+        with subprocess.Popen([*as_user(BOB), *hold]) as holder:
+            wait_until(lock.exists, "the lock")
+            with daemon.running():
+                others_run(daemon)
+                if lock.stat().st_uid != BOB:
+                    again = [*as_user(BOB), "flock", "--shared", "--nonblock", str(lock), "true"]
+                    assert subprocess.run(again, check=False, capture_output=True).returncode != 0
+            holder.kill()
+        lock.unlink()
