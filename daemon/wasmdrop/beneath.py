@@ -21,6 +21,7 @@ __all__ = [
     "ForeignLinkError",
     "Links",
     "lstat",
+    "names_in",
     "open_at",
     "open_directory",
     "open_path",
@@ -171,6 +172,16 @@ def status(root: str, relative: str, links: Links = Links.ANY) -> os.stat_result
     fd = open_path(root, relative, links)
     try:
         return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def names_in(root: str, relative: str) -> list[str]:
+    """Return the names in the directory ``relative``. Raises as :func:`open_directory` does."""
+    fd = open_directory(root, relative)
+    try:
+        with os.scandir(fd) as entries:
+            return [entry.name for entry in entries]
     finally:
         os.close(fd)
 

@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
+from wasmdrop import beneath
 from wasmdrop.durable import temporary_name
 from wasmdrop.errors import SettingsError
 from wasmdrop.private import require_private_directory
@@ -86,7 +87,7 @@ class _Claim:
     def __enter__(self) -> int:
         self._fds = contextlib.ExitStack()
         try:
-            self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._directory = beneath.open_directory(str(self._path), "")
             self._fds.callback(os.close, self._directory)
             self._trusted = {0, os.fstat(self._directory).st_uid, self._own_user()}
             for _ in range(_MOST_TRIES):

@@ -138,16 +138,11 @@ class Layout:
         """Return the slots that have an input in ``directory`` itself; none behind a link."""
         place = self.root_of(directory)
         try:
-            fd = beneath.open_directory(place.root, place.relative)
+            names = sorted(beneath.names_in(place.root, place.relative))
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 raise
             return []
-        try:
-            with os.scandir(fd) as entries:
-                names = sorted(entry.name for entry in entries)
-        finally:
-            os.close(fd)
         slots = (self.slot_of(f"{directory}/{name}") for name in names)
         return [slot for slot in slots if slot is not None]
 

@@ -12,7 +12,10 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Mount", "MountTable"]
+__all__ = ["Mount", "MountTable", "reason_to_poll"]
+
+#: Filesystems whose changes from elsewhere raise no event here.
+_SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
 
 #: A field of mountinfo in which the kernel wrote a byte as three octal digits.
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
@@ -84,3 +87,15 @@ class MountTable:
             point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), before.split()[4])
             mounts.append(Mount(os.fsdecode(point), after.split()[0].decode()))
         return mounts
+
+
+def reason_to_poll(directory: str) -> str | None:
+    """Return why changes below ``directory`` may raise no events here; None where they do."""
+    table = MountTable()
+    try:
+        kind = table.of(os.path.realpath(directory)).kind
+    finally:
+        table.close()
+    if kind.startswith(_SILENT):
+        return f"{kind} raises no events for changes made elsewhere"
+    return None

@@ -152,13 +152,13 @@ class Scanner:
             yield
 
     def _report(self, piece: Piece) -> None:
-        found = []
-        for entry in piece.entries:
-            if self._layout.may_matter(entry.name) and not is_ignored(entry.name):
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    found.append((f"{piece.path}/{entry.name}", entry.stat(follow_symlinks=False)))
+        statuses = piece.statuses(self._may_be_drop)
+        found = [(f"{piece.path}/{name}", status) for name, status in statuses]
         for path in sorted(self._are_new(found), key=self._layout.is_module):
             self._look(path)
+
+    def _may_be_drop(self, name: str) -> bool:
+        return self._layout.may_matter(name) and not is_ignored(name)
 
     def _look(self, path: str) -> None:
         if not self._stopping:
@@ -192,16 +192,13 @@ def _ignore(_path: str, _fd: int) -> None:
 
 def _sweep(piece: Piece) -> None:
     """Remove what an earlier daemon left; what others gave such a name stays."""
-    for entry in piece.entries:
-        if not is_stale_temporary(entry.name):
-            continue
-        path = f"{piece.path}/{entry.name}"
+    for name, status in piece.statuses(is_stale_temporary):
+        path = f"{piece.path}/{name}"
         try:
-            status = entry.stat(follow_symlinks=False)
             if is_marked(status):
-                remove_tree(piece.fd, entry.name, marked=True)
+                remove_tree(piece.fd, name, marked=True)
             elif stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                os.unlink(entry.name, dir_fd=piece.fd)
+                os.unlink(name, dir_fd=piece.fd)
             else:
                 continue
             _log.info("leftover-removed", path=path)

@@ -30,6 +30,7 @@ from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.metrics import Metrics
+from wasmdrop.mounts import reason_to_poll
 from wasmdrop.notify import notify, watchdog_seconds
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
@@ -41,7 +42,7 @@ from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
 from wasmdrop.settings import Isolation, SandboxMode, Settings, WatchMode
 from wasmdrop.storage import StorageMonitor
-from wasmdrop.watch import Watcher, reason_to_poll
+from wasmdrop.watch import Watcher
 
 __all__ = ["local_executor", "run_once", "serve"]
 

@@ -4,6 +4,7 @@ Each directory is opened from the descriptor of the one above it, so the walk st
 it began in, and follows no link. It holds one descriptor and a few hundred names for each level.
 """
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -33,7 +34,16 @@ class Piece:
     path: str
     fd: int
     """The open directory, until the walk goes on."""
-    entries: "list[os.DirEntry[str]]"
+    _entries: "list[os.DirEntry[str]]"
+
+    def statuses(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, os.stat_result]]:
+        """Return the wanted names with the status of each, of a link itself (lstat(2))."""
+        found = []
+        for entry in self._entries:
+            if is_wanted(entry.name):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+        return found
 
 
 @dataclass

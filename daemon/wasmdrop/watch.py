@@ -26,11 +26,11 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
+from wasmdrop import beneath
 from wasmdrop.layout import is_ignored
 from wasmdrop.metrics import Pulse
-from wasmdrop.mounts import MountTable
 
-__all__ = ["Watcher", "reason_to_poll"]
+__all__ = ["Watcher"]
 
 _log = structlog.get_logger()
 
@@ -55,9 +55,6 @@ _BUFFER_BYTES: Final = 64 * 1024
 
 #: How long to leave events where they are while many drops wait, in seconds: less than those take.
 _NAP_SECONDS: Final = 0.010
-
-#: Filesystems whose changes from elsewhere raise no event here.
-_SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
 
 
 class _Reader(InotifyFD):
@@ -130,7 +127,7 @@ class Watcher:
 
         Raises ``OSError``: ``ENOSPC`` where the kernel allows no more watches.
         """
-        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = beneath.open_directory(root, "")
         try:
             tree = self._trees[root] = _Tree(self, root, os.fstat(fd).st_dev)
             tree.add(root, fd)
@@ -232,9 +229,9 @@ class _Echo:
     def call(self) -> None:
         if self._fd < 0:  # made when first asked for: most daemons are never asked
             unopened = os.memfd_create("wasmdrop-echo")
-            path = f"/proc/self/fd/{unopened}"
             # Opened once more: since Linux 6.14 a descriptor that no open(2) made raises no events.
-            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            self._fd = os.open(f"/proc/self/fd/{unopened}", os.O_WRONLY | os.O_CLOEXEC)
+            path = f"/proc/self/fd/{self._fd}"
             with contextlib.suppress(OSError):  # where there is no watch, no answer is awaited
                 self._inotify.add_callback(
                     path.encode(), Mask(InotifyConstants.IN_MODIFY), self, CallbackId(id(self))
@@ -254,15 +251,3 @@ class _Echo:
 
     def on_queue_overflow(self) -> None:
         """Nothing to do: the trees say it."""
-
-
-def reason_to_poll(directory: str) -> str | None:
-    """Return why changes below ``directory`` may raise no events here; None where they do."""
-    table = MountTable()
-    try:
-        kind = table.of(os.path.realpath(directory)).kind
-    finally:
-        table.close()
-    if kind.startswith(_SILENT):
-        return f"{kind} raises no events for changes made elsewhere"
-    return None

@@ -86,3 +86,35 @@ def test_a_mount_that_raises_no_events_is_polled(tmp_path: Path) -> None:
             assert daemon.result("input.json")["results"] == [144]
     finally:
         subprocess.run(["umount", "--lazy", str(daemon.shared)], check=True)
+
+
+@needs_root
+def test_mount_that_hangs_holds_up_no_other_slot(tmp_path: Path) -> None:
+    """Neither drops, nor a refusal that waits a while, nor scans; its own come afterwards."""
+    if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
+        assert "CI" not in os.environ or not Path("/dev/fuse").exists(), "bindfs is missing"
+        pytest.skip("needs bindfs and /dev/fuse")
+    daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="0.2", WASMDROP_SETTLE_SEC="0.05")
+    volume, mount = tmp_path / "volume", daemon.shared / "mount"
+    for directory in (volume, mount):
+        directory.mkdir()
+    with subprocess.Popen(["bindfs", "-f", str(volume), str(mount)]) as server:
+        wait_until(mount.is_mount, "the mount")
+        try:
+            with daemon.running():
+                daemon.submit("mount/input.json", {"entry": "fib", "args": [3]})
+                server.send_signal(signal.SIGSTOP)
+                for number in range(10):
+                    good = daemon.submit("input.json", {"entry": "fib", "args": [number]})
+                    assert good["code"] == "ok"
+                    broken = daemon.submit(f"input-{number}.json", "{")
+                    assert broken["code"] == "invalid-input"
+                    drop(daemon.wasm / "new.wasm", bytes(wat2wasm(FIB)))
+                    text = {"module": "new", "entry": "fib", "args": [number]}
+                    assert daemon.submit("input-new.json", text)["code"] == "ok"
+                server.send_signal(signal.SIGCONT)
+                drop(volume / "input.json", '{"entry":"fib","args":[12]}')
+                daemon.wait_for("mount/input.json", b'{"entry":"fib","args":[12]}')
+        finally:
+            server.send_signal(signal.SIGCONT)
+            subprocess.run(["umount", "--lazy", str(mount)], check=True)

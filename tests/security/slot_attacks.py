@@ -3,6 +3,7 @@
 Each prints how often it has made its move, a line each time, so that a test can wait for that.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -75,13 +76,15 @@ def close_output(slot: str, victim: str) -> None:
     """Make outputs with a directory that can't be opened, and exchange that with a link."""
     while True:
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{slot}/result.output", f"{slot}/.away-{os.urandom(8).hex()}")
             os.mkdir(f"{slot}/result.output")
             os.chmod(f"{slot}/result.output", 0o777)  # noqa: S103 - the daemon may be no root
             os.chdir(f"{slot}/result.output")
             os.mkdir("closed", 0)
             os.symlink(victim, "link")
         except OSError:
-            continue  # the daemon puts an output of its own there
+            continue  # the daemon was faster
         _told()
         for _ in range(5000):
             if not _exchange("closed", "link"):

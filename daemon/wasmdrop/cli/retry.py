@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         with _slot_directory(job) as directory:
             _drop_again(job, directory, latest, kept if options.restore else None)
+            ready = path + loaded.ready_suffix
+            is_ready = _is_there(os.path.basename(ready), directory)  # noqa: PTH119 - any bytes
     except _NotThatInputError as reason:
         _say(f"job {job.id}: {path}: {reason}; {_advice(entry, is_restoring=options.restore)}")
         return _NOT_THAT_INPUT
@@ -87,8 +89,7 @@ def run(options: argparse.Namespace) -> int:
             f"job {job.id}: {bounded_text(path)}: can't be dropped again from here:"
             f" {error.strerror}"
         ) from None
-    ready = path + loaded.ready_suffix
-    if loaded.ready_suffix and not os.path.lexists(ready):
+    if not is_ready:
         _say(f"the daemon takes it once {ready} is there")
     sys.stdout.buffer.write(os.fsencode(path) + b"\n")
     return 0
@@ -111,10 +112,9 @@ def _slot_directory(job: Job) -> Iterator[int]:
     path, key = job.slot.input_path, job.slot.key
     root = path.removesuffix(f"/{key}")
     directory, relative = os.path.dirname(path), os.path.dirname(key)  # noqa: PTH120 - any bytes
-    if root != path and relative:
-        fd = beneath.open_directory(root, relative)
-    else:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if root == path:  # that of INPUT_PATH, elsewhere
+        root, relative = directory, ""
+    fd = beneath.open_directory(root, relative)
     try:
         yield fd
     finally:
@@ -129,7 +129,8 @@ def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | 
     assert job.input is not None  # noqa: S101 - asked before
     name = os.path.basename(job.slot.input_path)  # noqa: PTH119 - may hold any bytes
     with _opened(name, directory) as fd:
-        found = None if fd is None else _found(fd)
+        sizes = {one.input.size_bytes for one in (job, latest) if one and one.input}
+        found = None if fd is None else _found(fd, sizes)
         if fd is not None and found is not None and found.sha256 == job.input.sha256:
             if found.status.st_nlink == 1:
                 # As touch(1) does: closing a file that was open for writing is an event.
@@ -168,9 +169,13 @@ def _opened(name: str, directory: int) -> Iterator[int | None]:
         os.close(fd)
 
 
-def _found(fd: int) -> _Found:
+def _found(fd: int, sizes: set[int]) -> _Found:
+    """Return what is open at ``fd``; of another size than ``sizes`` it is no input that ran."""
+    status = os.fstat(fd)
+    if status.st_size not in sizes:
+        return _Found("", status)
     with open(fd, "rb", closefd=False) as file:
-        return _Found(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(fd))
+        return _Found(hashlib.file_digest(file, "sha256").hexdigest(), status)
 
 
 def _content(fd: int) -> bytes:
@@ -182,7 +187,7 @@ def _content(fd: int) -> bytes:
 def _put(name: str, directory: int, data: bytes, replaced: os.stat_result | None) -> None:
     """Drop ``data`` at ``name``, unless something else than ``replaced`` is there by now."""
     work = f".{name}.{secrets.token_hex(8)}"
-    mode = 0o666 if replaced is None else stat.S_IMODE(replaced.st_mode)
+    mode = 0o666 if replaced is None else replaced.st_mode & 0o777
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(work, flags, mode, dir_fd=directory)
     try:
@@ -203,6 +208,14 @@ def _put(name: str, directory: int, data: bytes, replaced: os.stat_result | None
         os.unlink(work, dir_fd=directory)
         raise
     os.fsync(directory)
+
+
+def _is_there(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _identity(name: str, directory: int) -> tuple[int, int] | None:

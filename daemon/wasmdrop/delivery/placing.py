@@ -10,6 +10,7 @@ directory is removed if the daemon made it, and else set aside.
 """
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from wasmdrop import beneath
 from wasmdrop.delivery.messages import Stage
 from wasmdrop.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.tree import copy_tree, is_marked, make_marked, removal
@@ -144,8 +146,8 @@ class Placing:
             yield from self._removal(lambda: os.dup(self._fd), self._replaced)
         if self._output is not None and self.error is None:
             parent, name = os.path.split(self._output.root)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            yield from self._removal(lambda: os.open(parent, flags), name, is_private=True)
+            open_parent = functools.partial(beneath.open_directory, parent, "")
+            yield from self._removal(open_parent, name, is_private=True)
 
     def leave(self) -> None:
         """Let go of everything that was opened or left."""

@@ -156,7 +156,7 @@ class Deliverer:
         if path.startswith(self._shared_dir + "/"):
             return beneath.open_directory(self._shared_dir, path[len(self._shared_dir) + 1 :])
         # The shared directory itself, or where the operator wants the root slot's results.
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return beneath.open_directory(path, "")
 
     def _temporary_name(self) -> str:
         return f"{self._temporary_prefix}{os.urandom(8).hex()}"

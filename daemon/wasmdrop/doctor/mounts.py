@@ -23,10 +23,11 @@ from watchdog.observers.inotify_c import (
 
 from wasmdrop.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.durable import temporary_name, write_durably
-from wasmdrop.layout import is_ignored
+from wasmdrop.layout import Place
 from wasmdrop.limits import MEBIBYTE
+from wasmdrop.mounts import reason_to_poll
 from wasmdrop.settings import Settings, WatchMode
-from wasmdrop.watch import reason_to_poll
+from wasmdrop.walk import walk
 
 __all__ = ["examine", "free_space"]
 
@@ -255,19 +256,11 @@ def _queue(queued: int) -> Finding:
 def _count_directories(root: str, max_depth: int) -> int:
     """Count what the watcher would watch."""
     count = 0
-    pending = [(root, 0)]
-    while pending:
-        directory, depth = pending.pop()
+
+    def found(_path: str, _fd: int) -> None:
+        nonlocal count
         count += 1
-        if depth == max_depth:
-            continue
-        try:
-            with os.scandir(directory) as entries:
-                pending += [
-                    (entry.path, depth + 1)
-                    for entry in entries
-                    if not is_ignored(entry.name) and entry.is_dir(follow_symlinks=False)
-                ]
-        except OSError:
-            continue  # gone meanwhile, or closed to us: watched by nobody either
+
+    for _piece in walk(Place(root, ""), max_depth, lambda _path: False, found):
+        pass
     return count

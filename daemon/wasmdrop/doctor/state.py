@@ -15,10 +15,10 @@ from typing import Final
 from wasmdrop.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.doctor.mounts import free_space
 from wasmdrop.limits import MEBIBYTE
+from wasmdrop.mounts import reason_to_poll
 from wasmdrop.private import why_not_private
 from wasmdrop.schema import SCHEMA_VERSION, open_for_reading
 from wasmdrop.settings import Settings
-from wasmdrop.watch import reason_to_poll
 
 __all__ = ["examine"]
 

@@ -1,0 +1,149 @@
+"""Who may use paths: below the shared directory others can change what a path leads to.
+
+``beneath``, ``tree`` and ``walk`` own all operations on such paths. All other modules go through
+them, or by the descriptor of a directory and one name in it. Those that are listed use paths that
+only the operator or the daemon can change.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import wasmdrop
+
+PACKAGE = Path(wasmdrop.__file__).parent
+
+OWNERS: Final = {"beneath", "tree", "walk"}
+
+#: Modules and packages, and whose paths they use.
+TRUSTED: Final = {
+    "cli.inspect": "a module that the caller names",
+    "cli.submit": "files that the caller names",
+    "doctor": "the operator's directories themselves, the kernel's files",
+    "durable": "the state directory; the root of the shared one for doctor",
+    "health.storage": "the directories that the operator names",
+    "history": "the state directory",
+    "mounts": "the kernel's mount table, the directories that the operator names",
+    "private": "the state directory",
+    "sandbox": "the state directory, the job's own directory, grants of the operator",
+    "schema": "the state directory",
+    "service": "the directories that the operator names",
+    "settings": "the directories that the operator names",
+    "storage": "the directories that the operator names",
+}
+
+#: Functions of ``os`` that take a path, unless that is relative to a descriptor.
+OF_OS: Final = {
+    *("access", "chdir", "chmod", "chown", "getxattr", "link", "listdir", "listxattr", "lstat"),
+    *("makedirs", "mkdir", "mkfifo", "mknod", "open", "readlink", "remove", "removedirs"),
+    *("removexattr", "rename", "renames", "replace", "rmdir", "scandir", "setxattr", "stat"),
+    *("statvfs", "symlink", "truncate", "unlink", "utime", "walk", "fwalk"),
+}
+OF_OS_PATH: Final = {
+    *("exists", "lexists", "isdir", "isfile", "islink", "ismount", "realpath", "samefile"),
+    *("getsize", "getmtime", "getctime", "getatime"),
+}
+#: Methods of paths; with these names nothing else has one that a module uses.
+OF_PATHS: Final = {
+    *("chmod", "exists", "glob", "group", "hardlink_to", "is_dir", "is_file", "is_mount"),
+    *("is_symlink", "iterdir", "lchmod", "lstat", "mkdir", "open", "owner", "read_bytes"),
+    *("read_text", "readlink", "rename", "resolve", "rglob", "rmdir", "samefile", "stat"),
+    *("symlink_to", "touch", "unlink", "write_bytes", "write_text"),
+}
+#: Values whose methods of such names are none of a path's.
+NO_PATHS: Final = {"beneath", "msgspec.structs", "re"}
+
+
+def is_of_the_kernel(argument: ast.expr) -> bool:
+    """Whether a path is a constant below ``/proc`` or the null device."""
+    if isinstance(argument, ast.JoinedStr):
+        argument = argument.values[0]
+    if isinstance(argument, ast.Constant):
+        return str(argument.value).startswith("/proc/")
+    if isinstance(argument, ast.Call) and ast.unparse(argument.func) == "Path":
+        return is_of_the_kernel(argument.args[0])
+    return ast.unparse(argument) == "os.devnull"
+
+
+def uses(tree: ast.AST) -> Iterator[str]:
+    """Give each use of a path in a module's source."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = ast.unparse(node.func.value), node.func.attr
+        keywords = {keyword.arg for keyword in node.keywords}
+        if owner == "shutil":
+            is_use = True
+        elif owner == "os":
+            is_use = name in OF_OS and not keywords & {"dir_fd", "src_dir_fd"}
+            is_use = is_use and not is_of_the_kernel(node.args[0])
+            if name == "utime":
+                is_use = False  # of a descriptor; with a path the second argument would be needed
+        elif owner == "os.path":
+            is_use = name in OF_OS_PATH
+        else:
+            is_use = name in OF_PATHS and owner not in NO_PATHS
+            is_use = is_use and not is_of_the_kernel(node.func.value)
+        if is_use:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def dotted(path: Path) -> str:
+    """Return the name of a module below the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def is_excepted(name: str) -> bool:
+    """Whether a module owns operations on paths, or uses trusted ones."""
+    return name in OWNERS or any(name == one or name.startswith(f"{one}.") for one in TRUSTED)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=dotted)
+def test_paths_below_the_shared_directory_are_left_to_their_owners(path: Path) -> None:
+    """No other module looks up a path that somebody else may change meanwhile."""
+    if not is_excepted(dotted(path)):
+        assert list(uses(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize("name", sorted(OWNERS | TRUSTED.keys()))
+def test_exceptions_are_needed(name: str) -> None:
+    """One that uses no path any more is none."""
+    files = [path for path in PACKAGE.rglob("*.py") if f"{dotted(path)}.".startswith(f"{name}.")]
+    assert any(list(uses(ast.parse(path.read_text()))) for path in files)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "os.open(path, os.O_RDONLY)",
+        "os.stat(f'{directory}/name')",
+        "os.path.lexists(path)",
+        "shutil.rmtree(path)",
+        "path.unlink(missing_ok=True)",
+        "Path(path).stat()",
+        "os.rename(a, b)",
+    ],
+)
+def test_use_of_a_path_is_found(source: str) -> None:
+    """Whatever it is called."""
+    assert list(uses(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "os.open(name, os.O_RDONLY, dir_fd=fd)",
+        "os.rename(a, b, src_dir_fd=fd, dst_dir_fd=fd)",
+        "os.open(f'/proc/self/fd/{fd}', os.O_RDWR)",
+        "Path('/proc/self/status').read_text()",
+        "beneath.lstat(root, relative)",
+        "text.replace('a', 'b')",
+        "os.fstat(fd)",
+    ],
+)
+def test_use_of_a_descriptor_is_allowed(source: str) -> None:
+    """With one name in a directory, or of the kernel's own files."""
+    assert not list(uses(ast.parse(source)))
