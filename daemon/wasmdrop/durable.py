@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from wasmdrop import beneath
+
 __all__ = [
     "TEMPORARY_PREFIX",
     "begin_writing",
@@ -52,9 +54,9 @@ def begin_writing(fd: int) -> None:
     _libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in ``directory`` durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_directory(root: Path, relative: str = "") -> None:
+    """Make the names in a directory durable; ``relative`` to ``root`` no link is followed."""
+    fd = beneath.open_directory(str(root), relative)
     try:
         os.fsync(fd)
     finally:

@@ -5,13 +5,13 @@ closed; results that could not be delivered are delivered.
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import structlog
 
-from wasmdrop import beneath
 from wasmdrop.dispatch import Dispatcher
+from wasmdrop.durable import sync_directory
 from wasmdrop.intake.markers import true_marker
 from wasmdrop.job import Job, JobState
 from wasmdrop.journal import Journal
@@ -71,11 +71,8 @@ def is_delivered(job: Job) -> bool:
         return False
     try:
         # Whoever put it there may have died before that; then the journal is the last to know.
-        directory = beneath.open_directory(*job.slot.place)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        root, relative = job.slot.place
+        sync_directory(Path(root), relative)
     except OSError:
         return False
     return True

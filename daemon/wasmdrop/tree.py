@@ -192,8 +192,6 @@ def make_marked(parent: int, name: str) -> int:
             raise ChangedTreeError(errno.ESTALE, "another directory was put in its place", name)
     except BaseException:
         os.close(fd)
-        with contextlib.suppress(OSError):
-            os.rmdir(name, dir_fd=parent)
         raise
     return fd
 

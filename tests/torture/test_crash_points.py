@@ -42,7 +42,7 @@ _ONCE: Final = {
     "sandbox.compilation.Compilations._compile_anew:unlink",
     "sandbox.compilation.Compilations._compile_in_child:fsync",
     "sandbox.store.ModuleStore.keep:replace",
-    "scan._remove:unlink",
+    "scan._sweep:unlink",
 }
 #: Points that are reached only after another one failed.
 _AFTER: Final = {
@@ -114,9 +114,11 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     (lives.shared / "result-taken.json" / "kept").mkdir(parents=True)
     (lives.shared / "result-taken.txt").mkdir()
     (lives.shared / ".wasmdrop-0-0").touch()
+    os.mkfifo(lives.shared / ".wasmdrop.lock")
     modules, code = lives.state / "modules", lives.state / "code"
     for directory in (lives.state, modules, code, code / ("0" * 16)):
         directory.mkdir(mode=0o700)
+    (lives.state / "lock").touch()
     (modules / ".wasmdrop-0-0").touch()
     (code / ("0" * 16) / ".wasmdrop-0-0").touch()
 
