@@ -2,7 +2,9 @@
 
 Relies on the drop protocol and on nothing else of the daemon's, which may run in another container
 or on another machine that shares the directory. Promises that a drop appears whole or not at all,
-and that a :class:`Result` is what its completion marker says, digest by digest.
+and that a :class:`Result` is what its completion marker says, digest by digest. Who may write to a
+slot's directory can forge a whole result; but nothing there leads to a file elsewhere, or to more
+that is read than was asked for, or to other errors than are named here.
 
 ::
 
@@ -25,8 +27,6 @@ import math
 import os
 import re
 import secrets
-import shutil
-import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -35,12 +35,19 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from wasmdrop.durable import sync_directory
-from wasmdrop.errors import StorageError
+from wasmdrop import strictjson
+from wasmdrop.errors import RefusedError, StorageError
 from wasmdrop.marker import Marker, parse_marker
 from wasmdrop.outcome import Code, Status
+from wasmdrop.slot_directory import SlotDirectory
+from wasmdrop.text import one_line
+from wasmdrop.tree import MAX_ENTRIES
 
-__all__ = ["Result", "Submission", "TornResultError", "submit"]
+__all__ = ["MAX_RESULT_BYTES", "Result", "ResultError", "Submission", "TornResultError", "submit"]
+
+#: What all files of one result may hold together unless it is said otherwise: more than twice what
+#: the daemon's limits of a job allow by default.
+MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
 
 #: Pauses between looks for the marker: an idle daemon takes some milliseconds for a small job, and
 #: a look costs a few microseconds. The growth wastes at most a quarter of what a job took.
@@ -52,8 +59,18 @@ _PAUSE_GROWTH: Final = 1.25
 #: mounts show the new marker beside cached old files for a while.
 _TORN_SECONDS: Final = 5.0
 
-#: Largest marker that is read.
+#: Largest marker that is read: one that names as many files as a job may leave has 12 MB.
 _MARKER_BYTES: Final = 16 * 1024 * 1024
+
+#: Largest ``result.json`` and ``result.txt`` that are read: each has the results as text, and the
+#: first also the arguments. As values they take up to twenty times as much.
+_TEXT_BYTES: Final = 64 * 1024 * 1024
+
+#: Files of a result: what a job may leave, and the four of every command.
+_MAX_FILES: Final = MAX_ENTRIES + 4
+
+#: Names on the way to a file of an output: more than a job may make.
+_MAX_LEVELS: Final = 40
 
 _MODULE_NAME: Final = "module.wasm"
 _RESULTS: Final = (".json", ".txt", ".stdout", ".stderr")
@@ -63,8 +80,15 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _DIRECTORY: Final = re.compile(r"[^.\0].*(?<!~)(?<!\.tmp)(?<!\.part)", re.DOTALL)
 
 
-class TornResultError(StorageError):
-    """The result files never came to agree with the digests in their marker."""
+class ResultError(StorageError):
+    """A job ended, but its result can't be had: too large, forged, or not to be read.
+
+    Its text is one line, fit for a terminal, and begins with the slot.
+    """
+
+
+class TornResultError(ResultError):
+    """The result files never came to agree with the sizes and digests in their marker."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -132,34 +156,49 @@ class Submission(msgspec.Struct, frozen=True):
         the daemon is another user and published an output: that directory is the daemon's.
         """
         stem = self.marker_path.stem
-        paths = [self.marker_path, self.input_path]
+        names = [self.marker_path.name, self.input_path.name]
         if self.ready_suffix:
-            paths.append(self.input_path.with_name(self.input_path.name + self.ready_suffix))
-        paths += [self.marker_path.with_name(stem + suffix) for suffix in _RESULTS]
+            names.append(self.input_path.name + self.ready_suffix)
+        names += [stem + suffix for suffix in _RESULTS]
         if self.has_own_directory:
-            paths.append(self.input_path.with_name(_MODULE_NAME))
-        for path in paths:
-            path.unlink(missing_ok=True)
-        output = self.marker_path.with_name(stem + _OUTPUT)
-        if output.is_dir() and not output.is_symlink():
-            shutil.rmtree(output)
+            names.append(_MODULE_NAME)
+        below = PurePosixPath(self.slot).parent
+        try:
+            directory = SlotDirectory(self._shared_dir, below)
+        except FileNotFoundError:
+            return
+        with directory:
+            for name in names:
+                directory.unlink(name)
+            directory.remove_tree(stem + _OUTPUT)
         if self.has_own_directory:
             # Not empty where a result is just being delivered.
-            with contextlib.suppress(OSError):
-                self.input_path.parent.rmdir()
+            with (
+                contextlib.suppress(OSError),
+                SlotDirectory(self._shared_dir, below.parent) as above,
+            ):
+                above.rmdir(below.name)
+
+    @property
+    def _shared_dir(self) -> str:
+        return str(self.input_path.parents[len(PurePosixPath(self.slot).parts) - 1])
 
     @property
     def marker_path(self) -> Path:
         """Where the completion marker will be."""
         return _marker_path(self.input_path)
 
-    def result(self, timeout_seconds: float | None = None) -> Result:
+    def result(
+        self, timeout_seconds: float | None = None, *, max_bytes: int = MAX_RESULT_BYTES
+    ) -> Result:
         """Wait for the job to end and return its result; None waits for as long as it takes.
 
         Zero looks once. May be called again after a ``TimeoutError``: the job stays dropped.
+        ``max_bytes`` is the most that its files may have together for them to be read. Of that
+        ``result.json`` and ``result.txt`` may have 64 MiB each; the marker may have 16 MiB besides.
 
-        Raises ``TimeoutError``; ``TornResultError`` where a marker stayed and its files never
-        agreed with it; ``OSError`` where they may not be read.
+        Raises ``TimeoutError``; ``ResultError`` where the job ended but its result can't be had; of
+        that kind, ``TornResultError`` where a marker stayed and its files never agreed with it.
         """
         end = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
         torn_end = math.inf
@@ -167,13 +206,15 @@ class Submission(msgspec.Struct, frozen=True):
         while True:
             now = time.monotonic()
             try:
-                found = self._look()
+                found = self._look(max_bytes)
                 torn_end = math.inf
             except TornResultError as torn:
                 torn_end = min(torn_end, now + _TORN_SECONDS)
                 if now >= min(torn_end, end):
                     raise
                 found = str(torn)
+            except OSError as error:
+                raise self._unfit(f"{error.filename}: {error.strerror}") from error
             if isinstance(found, Result):
                 return found
             if now >= end:
@@ -181,29 +222,83 @@ class Submission(msgspec.Struct, frozen=True):
             time.sleep(min(pause_seconds, end - now))
             pause_seconds = min(pause_seconds * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
 
-    def _look(self) -> Result | str:
+    def _look(self, max_bytes: int) -> Result | str:
         """Return the result, or why there is none yet."""
-        data = _read(self.marker_path, _MARKER_BYTES)
+        try:
+            directory = SlotDirectory(self._shared_dir, PurePosixPath(self.slot).parent)
+        except FileNotFoundError:
+            return "its directory is not there"
+        with directory:
+            return self._look_in(directory, max_bytes)
+
+    def _look_in(self, directory: SlotDirectory, max_bytes: int) -> Result | str:
+        name = self.marker_path.name
+        data = directory.read(name, _MARKER_BYTES, at_most=True)
         if data is None:
-            directory = self.input_path.parents[len(PurePosixPath(self.slot).parts) - 1]
-            return f"there is no marker yet; does a daemon watch {directory}?"
-        marker = _parsed(data, self.marker_path)
+            return f"there is no marker yet; does a daemon watch {self._shared_dir}?"
+        marker = _parsed(data, self.marker_path.stem)
         if marker is None:
             return "there is something else in the marker's place"
         if marker.job == self.previous_job:
             return "the marker is still that of an earlier job"
         if marker.input is None or marker.input.sha256 != self.sha256:
             return "the marker is that of another input"
+        self._require_bounds(marker, max_bytes)
         files = {}
-        for name, expected in marker.files.items():
-            content = _read(self.input_path.parent / name, expected.bytes + 1)
+        for file, expected in marker.files.items():
+            content = directory.read(file, expected.bytes)
             if content is None or hashlib.sha256(content).hexdigest() != expected.sha256:
-                if _read(self.marker_path, _MARKER_BYTES) != data:
+                if directory.read(name, _MARKER_BYTES, at_most=True) != data:
                     return "the results are just being replaced"
                 state = "is missing" if content is None else "does not have the marker's digest"
-                raise TornResultError(f"{self.slot}: {name} {state}")
-            files[name] = content
-        return _result(self.marker_path.stem, marker, json.loads(data), files)
+                raise TornResultError(one_line(f"{self.slot}: {file} {state}"))
+            files[file] = content
+        return self._result(marker, data, files)
+
+    def _require_bounds(self, marker: Marker, max_bytes: int) -> None:
+        stem = self.marker_path.stem
+        for suffix in (".json", ".txt"):
+            size = marker.files[stem + suffix].bytes
+            if size > _TEXT_BYTES:
+                raise self._unfit(
+                    f"{stem}{suffix} has {size} bytes, at most {_TEXT_BYTES} are read"
+                )
+        size = sum(file.bytes for file in marker.files.values())
+        if size > max_bytes:
+            raise self._unfit(f"its files have {size} bytes, at most {max_bytes} are to be read")
+
+    def _result(self, marker: Marker, data: bytes, files: dict[str, bytes]) -> Result:
+        stem = self.marker_path.stem
+        line = files[f"{stem}.json"].removesuffix(b"\n")
+        if b"\n" in line or b"\r" in line:
+            raise self._unfit(f"{stem}.json is more than one line")
+        try:
+            # Not msgspec's JSON: the standard library reads integers of any size.
+            body = msgspec.convert(strictjson.parse(line), _ResultBody)
+            whole_marker = msgspec.convert(strictjson.parse(data), dict[str, Any])
+            raw = files[f"{stem}.txt"].decode().rstrip("\n").rpartition("\n")[2]
+        except (RefusedError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            raise self._unfit(f"not what a daemon writes: {error}") from error
+        return Result(
+            status=marker.status,
+            code=marker.code,
+            message=marker.message,
+            results=body.results,
+            exit_code=body.exit_code,
+            stdout=files.get(f"{stem}.stdout"),
+            stderr=files.get(f"{stem}.stderr"),
+            output={
+                name.removeprefix(f"{stem}{_OUTPUT}/"): content
+                for name, content in files.items()
+                if name.startswith(f"{stem}{_OUTPUT}/")
+            },
+            raw=raw,
+            line=line,
+            marker=whole_marker,
+        )
+
+    def _unfit(self, reason: str) -> ResultError:
+        return ResultError(one_line(f"{self.slot}: {reason}"))
 
 
 def submit(
@@ -236,7 +331,8 @@ def submit(
     that the input is complete is then made, too.
 
     Raises ``ValueError`` for a name that is no slot's, or a mapping that JSON can't carry; and
-    ``OSError``, as ``FileNotFoundError`` where the shared directory is not there.
+    ``OSError``, as ``FileNotFoundError`` where the shared directory is not there, and as
+    ``NotADirectoryError`` where a link lies on the way: none is followed below that directory.
     """
     shared_dir = Path(os.path.abspath(shared_dir))  # noqa: PTH100 - Path.resolve would follow links
     slot = _unique_slot(with_directory=module is not None) if name is None else _slot(name)
@@ -244,16 +340,16 @@ def submit(
     if not shared_dir.is_dir():
         raise FileNotFoundError(errno.ENOENT, "the shared directory is not there", str(shared_dir))
     path = shared_dir / slot
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if module is not None:
-        _drop(path.with_name(_MODULE_NAME), module)
-    previous = _read(_marker_path(path), _MARKER_BYTES)
-    marker = None if previous is None else _parsed(previous, _marker_path(path))
-    _drop(path, data)
-    if ready_suffix:
-        path.with_name(path.name + ready_suffix).touch()
-    for directory in path.parents[: len(slot.parts)]:
-        sync_directory(directory)
+    with SlotDirectory(str(shared_dir), slot.parent, make=True) as directory:
+        if module is not None:
+            directory.put(_MODULE_NAME, module)
+        marker_path = _marker_path(path)
+        previous = directory.read(marker_path.name, _MARKER_BYTES, at_most=True)
+        marker = None if previous is None else _parsed(previous, marker_path.stem)
+        directory.put(path.name, data)
+        if ready_suffix:
+            directory.put(path.name + ready_suffix, b"")
+        directory.sync()
     return Submission(
         slot=str(slot),
         input_path=path,
@@ -288,82 +384,20 @@ def _encoded(spec: Mapping[str, Any]) -> bytes:
     return text.encode()
 
 
-def _drop(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``, whole or not at all."""
-    # Not the name of another producer's, even if that has the same process id in its container.
-    work = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with work.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(path)
-    except BaseException:
-        work.unlink(missing_ok=True)
-        raise
-
-
 def _marker_path(input_path: Path) -> Path:
     return input_path.with_name(f"result{input_path.stem.removeprefix('input')}.done")
 
 
-def _parsed(data: bytes, path: Path) -> Marker | None:
+def _parsed(data: bytes, stem: str) -> Marker | None:
     """Return the marker that ``data`` is; None where it is none that this library knows."""
     marker = parse_marker(data)
-    if marker is None:
+    if marker is None or len(marker.files) > _MAX_FILES:
         return None
-    stem = path.stem
-    inside = all(
-        name.startswith(f"{stem}.") and ".." not in name.split("/") and "\0" not in name
-        for name in marker.files
-    )
+    inside = all(name.startswith(f"{stem}.") and _is_plain(name) for name in marker.files)
     complete = {f"{stem}.json", f"{stem}.txt"} <= marker.files.keys()
     return marker if inside and complete else None
 
 
-def _result(
-    stem: str, marker: Marker, whole_marker: dict[str, Any], files: dict[str, bytes]
-) -> Result:
-    line = files[f"{stem}.json"].rstrip(b"\n")
-    # The standard library reads integers of any size, as arguments may be.
-    body = msgspec.convert(json.loads(line), _ResultBody)
-    return Result(
-        status=marker.status,
-        code=marker.code,
-        message=marker.message,
-        results=body.results,
-        exit_code=body.exit_code,
-        stdout=files.get(f"{stem}.stdout"),
-        stderr=files.get(f"{stem}.stderr"),
-        output={
-            name.removeprefix(f"{stem}{_OUTPUT}/"): content
-            for name, content in files.items()
-            if name.startswith(f"{stem}{_OUTPUT}/")
-        },
-        raw=files[f"{stem}.txt"].decode().rstrip("\n").rpartition("\n")[2],
-        line=line,
-        marker=whole_marker,
-    )
-
-
-def _read(path: Path, limit_bytes: int) -> bytes | None:
-    """Return at most ``limit_bytes`` of a file; None where there is none.
-
-    Other producers write to the directory too: no link is followed, no FIFO waited for, and what
-    is no regular file counts as an empty one.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
-            return b""
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return b""
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(limit_bytes)
-    finally:
-        os.close(fd)
+def _is_plain(name: str) -> bool:
+    parts = name.split("/")
+    return "\0" not in name and len(parts) <= _MAX_LEVELS and not {"", ".", ".."} & set(parts)

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from wasmdrop.text import escaped
+
 __all__ = [
     "DETERMINISTIC_CLOCK_NS",
     "DETERMINISTIC_SEED",
@@ -154,9 +156,5 @@ def bounded_text(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
     Newlines stay, as backtraces have them; terminal escapes do not.
     """
-    # Not by a codec: Python looks for its module at first use, where a child can open none.
-    shown = "".join(
-        char if char.isprintable() or char == "\n" else ascii(char)[1:-1]
-        for char in text[: limit + 1]
-    )
+    shown = escaped(text[: limit + 1], keep="\n")
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -23,6 +23,7 @@ from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError, SettingsError
 from wasmdrop.limits import GRANT_NAME, Limits
 from wasmdrop.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
+from wasmdrop.text import escaped
 
 __all__ = [
     "SETTINGS",
@@ -616,4 +617,4 @@ def _text(setting: Setting, value: Any) -> str:
 
 def _printable(value: object) -> str:
     """Return ``value`` in one line, with what is not UTF-8 in a path escaped."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(value))
+    return escaped(str(value))

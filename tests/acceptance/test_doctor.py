@@ -185,7 +185,7 @@ def test_a_person_sees_one_line_a_check_with_what_to_do(doctor: Doctor) -> None:
     lines = ended.stdout.splitlines()
     (line,) = [line for line in lines if line.startswith("problem")]
     assert line.split()[1:4] == ["mounts", "shared", "directory"]
-    assert r"no\x1b[31m [red]such" in line
+    assert r"no\x1b[31m\n[red]such" in line
     assert "→ make it, mount it, or set WASMDROP_SHARED_DIR" in line
     checks = [line for line in lines if line.split(" ")[0] in {"ok", "warning", "problem"}]
     assert lines[-1].startswith(f"{len(checks)} checks: 1 problems, ")

@@ -171,9 +171,10 @@ def test_a_stopping_daemon_is_alive_and_not_ready(tmp_path: Path) -> None:
 
 
 def test_clients_that_say_nothing_cost_the_jobs_nothing(tmp_path: Path) -> None:
-    """Connections are few and end; a job runs meanwhile, and the next question is answered."""
+    """Connections are bounded and end; a job runs meanwhile, and each question is answered."""
     with serving(tmp_path).running() as daemon, contextlib.ExitStack() as stack:
-        daemon.submit("input.json", '{"entry":"fib","args":[5]}')
+        for number in range(2):  # after the second its module has a template, which takes some
+            daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
         before = at_rest(daemon)
         for number in range(200):
             client = stack.enter_context(socket.create_connection(address(daemon)))
@@ -182,14 +183,8 @@ def test_clients_that_say_nothing_cost_the_jobs_nothing(tmp_path: Path) -> None:
         marker = daemon.submit("input.json", '{"entry":"fib","args":[6]}')
         assert marker["status"] == "succeeded"
         assert threads_and_descriptors(daemon)[0] == before[0]
-
-        def answered() -> bool:
-            try:
-                return get(daemon, "/healthz")[0] == 200
-            except (OSError, urllib.error.URLError):
-                return False
-
-        wait_until(answered, "an answer")
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert get(daemon, path)[0] == 200
         wait_until(lambda: threads_and_descriptors(daemon)[1] <= before[1], "their end")
 
 

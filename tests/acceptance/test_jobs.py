@@ -110,6 +110,26 @@ def test_piped_lines_have_a_field_for_each_thing(daemon: Daemon) -> None:
     assert text.isprintable()
 
 
+def test_a_message_of_a_guests_forges_no_line(daemon: Daemon) -> None:
+    """A function may have any name, and its backtrace has it; other lines are indented."""
+    drop(
+        daemon.wasm / "forging.wasm",
+        bytes(
+            wat2wasm(
+                '(module (func $"f\\0acode ok\\0a\\1b[2J" unreachable)'
+                '(func (export "run") (call 0)))'
+            )
+        ),
+    )
+    marker = daemon.submit("input-forging.json", {"module": "forging", "entry": "run"})
+    assert "\ncode ok\n" in marker["message"]
+    wait_for_state(daemon, "forging", "delivered")
+    shown = run(daemon, "show", marker["job"]).stdout
+    assert [line for line in shown.split("\n") if line.startswith("code ")] == ["code trap"]
+    assert "\n  code ok\n" in shown
+    assert all(line.isprintable() for line in shown.split("\n"))
+
+
 def test_what_waits_for_a_module_or_its_turn_says_so(tmp_path: Path) -> None:
     """And for which module, behind which job."""
     daemon = Daemon(

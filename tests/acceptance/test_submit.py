@@ -19,7 +19,7 @@ from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import Daemon, drop, environment, wait_until
 from tests.acceptance.test_wasi import PROGRAMS, WASI
 from wasmdrop.cli.submit import _status
-from wasmdrop.client import Result, TornResultError, submit
+from wasmdrop.client import Result, ResultError, TornResultError, submit
 from wasmdrop.outcome import Code
 
 TWELVE: Final = '{"entry":"fib","args":[12]}'
@@ -167,7 +167,7 @@ def test_the_status_tells_whose_fault_it_was(code: Code, status: int) -> None:
         Result,
     )
     assert _status(result) == status
-    assert _status(TornResultError()) == _status(PermissionError()) == 3
+    assert _status(TornResultError()) == _status(ResultError()) == 3
 
 
 def test_a_wait_that_runs_out_says_so_and_the_job_stays_dropped(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What events miss: a queue that overflows, watches that run out, mounts that raise none."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -55,6 +56,11 @@ def test_events_that_overflow_the_queue_lose_no_drop(tmp_path: Path) -> None:
     assert daemon.events("events-lost")
     assert daemon.stop() == 0
     assert len(daemon.lines()) == len(names)
+    # watchdog says so, too, in an event of the daemon's log as all others are.
+    assert all(json.loads(line)["event"] for line in daemon.log_text().splitlines())
+    (told,) = daemon.events("library-logged")[:1]
+    assert (told["logger"], told["level"]) == ("watchdog.observers.inotify_c", "warning")
+    assert told["message"] == "Inotify queue overflowed; filesystem events were lost"
 
 
 @needs_root

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from wasmdrop import client
 from wasmdrop.client import Submission, TornResultError, submit
 from wasmdrop.job import InputFile, Job, Slot
 from wasmdrop.limits import Limits
 from wasmdrop.outcome import Code, Outcome, Status
 from wasmdrop.report import Package, package
+from wasmdrop.slot_directory import SlotDirectory
 
 OK = Outcome(code=Code.OK, results=(144,))
 _numbers = itertools.count(1)
@@ -311,18 +311,20 @@ def test_results_replaced_while_they_are_read_are_read_again(
     """
     submission = submit(tmp_path, b"{}")
     deliver(submission)
-    read = client._read
+    read = SlotDirectory.read
     replaced = False
 
-    def read_and_replace(path: Path, limit_bytes: int) -> bytes | None:
+    def read_and_replace(
+        directory: SlotDirectory, name: str, size_bytes: int, *, at_most: bool = False
+    ) -> bytes | None:
         nonlocal replaced
-        data = read(path, limit_bytes)
-        if path.suffix == ".json" and not replaced:
+        data = read(directory, name, size_bytes, at_most=at_most)
+        if name.endswith(".json") and not replaced:
             replaced = True
             deliver(submission, Outcome(code=Code.OK, results=(7,)))
         return data
 
-    monkeypatch.setattr(client, "_read", read_and_replace)
+    monkeypatch.setattr(SlotDirectory, "read", read_and_replace)
     with pytest.raises(TimeoutError, match="just being replaced"):
         submission.result(0)
     deliver(submission)

@@ -9,9 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client.core import Metric
 
+from wasmdrop.health import exposition
+from wasmdrop.health.exposition import Exposition
 from wasmdrop.health.storage import Storage
 from wasmdrop.health.vitals import SILENT_SECONDS, Part, Vitals
 from wasmdrop.journal import Journal
@@ -186,6 +190,33 @@ def test_without_open_jobs_the_oldest_is_no_age() -> None:
     metrics.open_since_ns["a"] = 4_000_000_000
     assert metrics.oldest_seconds(5_000_000_000) == 1
     assert metrics.oldest_seconds(1) == 0
+
+
+def test_a_thousand_scrapes_make_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making one takes milliseconds; each format has its own, and none is used for long."""
+    made: list[None] = []
+
+    def collect(_page: Exposition) -> Iterator[Metric]:
+        made.append(None)
+        yield from ()
+
+    monkeypatch.setattr(Exposition, "collect", collect)
+    page = Exposition(Metrics(), Any, Any, Any, lambda: True)  # type: ignore[arg-type]
+    made.clear()
+
+    async def scrape() -> None:
+        monkeypatch.setattr(exposition, "_FRESH_SECONDS", 600)
+        for _ in range(1000):
+            assert (await page.answer("")).content_type.startswith("text/plain")
+        assert len(made) == 1
+        other = await page.answer("application/openmetrics-text; version=1.0.0")
+        assert other.content_type.startswith("application/openmetrics-text")
+        assert len(made) == 2
+        monkeypatch.setattr(exposition, "_FRESH_SECONDS", -1)
+        await page.answer("")
+        assert len(made) == 3
+
+    asyncio.run(scrape())
 
 
 def test_the_daemon_loads_no_metrics_library_unless_it_serves_metrics() -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from wasmdrop import log, settings
 from wasmdrop.doctor.examination import examine
 from wasmdrop.doctor.finding import Finding, Status, worst
-from wasmdrop.outcome import bounded_text
+from wasmdrop.text import one_line
 
 __all__ = ["add_arguments", "run"]
 
@@ -60,7 +60,5 @@ def _print(findings: Sequence[Finding]) -> None:
 
 def _printable(finding: Finding) -> Finding:
     """Return the finding fit for a terminal and for JSON: paths may hold any bytes."""
-    found, advice = (
-        bounded_text(text).replace("\n", " ") for text in (finding.found, finding.advice)
-    )
-    return msgspec.structs.replace(finding, found=found, advice=advice)
+    check, found, advice = map(one_line, (finding.check, finding.found, finding.advice))
+    return msgspec.structs.replace(finding, check=check, found=found, advice=advice)

@@ -12,6 +12,7 @@ from wasmdrop.job import InputFile, Job, JobState, PinnedModule
 from wasmdrop.marker import timestamp
 from wasmdrop.outcome import bounded_text
 from wasmdrop.settings import Settings
+from wasmdrop.text import one_line
 
 __all__ = [
     "add_place",
@@ -49,7 +50,7 @@ def why(entry: Entry, first: Job | None) -> str:
 
     ``first`` is the first open job of its slot. The text is in one line, fit for a terminal.
     """
-    return one_line(entry.note or _why(entry.job, first), 4000)
+    return one_line(entry.note or _why(entry.job, first))
 
 
 def _why(job: Job, first: Job | None) -> str:
@@ -145,15 +146,10 @@ def facts(entry: Entry, first: Job | None) -> list[tuple[str, str]]:
         ("changed", timestamp(entry.changed_at_ns)),
     ]
     return [
-        (name, bounded_text(value) if name == "message" else one_line(value, 4000))
+        (name, bounded_text(value) if name == "message" else one_line(value))
         for name, value in rows
         if value
     ]
-
-
-def one_line(text: str, limit: int = 200) -> str:
-    """Return ``text`` in one line of at most so many characters, fit for a terminal."""
-    return bounded_text(text.replace("\n", "\\n"), limit)
 
 
 def _file(file: InputFile | PinnedModule | None) -> dict[str, Any] | None:

@@ -21,10 +21,11 @@ from wasmdrop.entry import choose_entry
 from wasmdrop.errors import RefusedError, SettingsError
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.module import WASI_MODULE, Import, ModuleKind, ModuleSummary
-from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.outcome import Code
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.service import local_executor
 from wasmdrop.settings import Settings
+from wasmdrop.text import one_line
 from wasmdrop.values import check_signature
 from wasmdrop.wit import check_function, example
 
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
             own = msgspec.structs.replace(loaded, state_dir=Path(state_dir))
             inspected = asyncio.run(_inspect(options.module, data, own))
     except RefusedError as refusal:
-        sys.stderr.write(f"wasmdrop: {refusal.code}: {refusal.message}\n")
+        sys.stderr.write(f"wasmdrop: {refusal.code}: {one_line(refusal.message)}\n")
         return _REFUSED
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -185,7 +186,7 @@ def _print_template(inspected: _Inspected, wanted: str | None, own: Settings) ->
         entry = _template_entry(summary, wanted, own)
         _check(summary, entry)
     except RefusedError as refusal:
-        sys.stderr.write(f"wasmdrop: {refusal.code}: {refusal.message}\n")
+        sys.stderr.write(f"wasmdrop: {refusal.code}: {one_line(refusal.message)}\n")
         return _REFUSED
     args: list[Any]
     if entry == summary.command:
@@ -281,7 +282,7 @@ def _chosen(inspected: _Inspected) -> str:
     call = "" if entry is None else f"{_shown(entry)} {_type(inspected.summary, entry)}"
     if refusal is None:
         return call
-    against = f"{refusal.code}: {_one_line(refusal.message, 4 * _SHOWN)}"
+    against = f"{refusal.code}: {one_line(refusal.message, 4 * _SHOWN)}"
     return f"{call}, but {against}" if call else f"none, {against}"
 
 
@@ -296,7 +297,7 @@ def _imports(summary: ModuleSummary) -> list[tuple[str, str, str, str]]:
         (
             entry.kind,
             f"{_shown(entry.module)} {_shown(entry.name)}" if entry.name else _shown(entry.module),
-            _one_line(entry.type, _SHOWN),
+            one_line(entry.type, _SHOWN),
             "provided" if _is_provided(entry) else "not provided",
         )
         for entry in summary.imports
@@ -317,14 +318,10 @@ def _lines(inspected: _Inspected) -> list[str]:
 
 def _type(summary: ModuleSummary, name: str) -> str:
     signature = summary.wit_functions.get(name) or summary.functions[name]
-    return _one_line(str(signature), _SHOWN)
+    return one_line(str(signature), _SHOWN)
 
 
 def _shown(name: str) -> str:
     """Return a name from a module, quoted where its ends could not be seen."""
-    text = _one_line(name, _SHOWN)
+    text = one_line(name, _SHOWN)
     return f'"{text}"' if not text or " " in text else text
-
-
-def _one_line(text: str, limit: int) -> str:
-    return bounded_text(text.replace("\n", "\\n"), limit)

@@ -13,6 +13,7 @@ from wasmdrop.history import Entry, History, Wanted
 from wasmdrop.job import Job, JobState
 from wasmdrop.outcome import Code
 from wasmdrop.settings import Settings
+from wasmdrop.text import one_line
 
 __all__ = ["add_arguments", "run"]
 
@@ -20,6 +21,9 @@ _INTERRUPTED: Final = 130
 
 #: Pause between two looks with --follow. A look takes half a millisecond.
 _LOOK_SECONDS: Final = 0.2
+
+#: What is shown of a slot's name, in characters.
+_SLOT_LIMIT: Final = 200
 
 _OPEN: Final = "open"
 _FAILED: Final = "failed"
@@ -169,7 +173,7 @@ def _row(entry: Entry, first: Job | None) -> tuple[str, ...]:
         job.id,
         job.state,
         job.code or "-",
-        entries.one_line(job.slot.key),
+        one_line(job.slot.key, _SLOT_LIMIT),
         str(job.attempt),
         entries.shown_seconds(seconds) if sys.stdout.isatty() else f"{seconds:.3f}",
         entries.why(entry, first),

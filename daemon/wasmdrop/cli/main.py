@@ -7,9 +7,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Final
+from typing import Final, NoReturn
 
 from wasmdrop.errors import SandboxError, SettingsError, StorageError
+from wasmdrop.text import one_line
 
 __all__ = ["main"]
 
@@ -39,10 +40,18 @@ settings, 3 the daemon's own fault, 124 the job ran into its time limit.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are fit for a terminal: ``*.json`` may match names of any kind."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what was wrong, and exit."""
+        super().error(one_line(message))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="wasmdrop",
         description="Runs WebAssembly modules that are dropped into a directory.",
         epilog=_EPILOG,
@@ -60,10 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(module.run(options))
     except SettingsError as error:
-        sys.stderr.write(f"wasmdrop: {error}\n")
+        sys.stderr.write(f"wasmdrop: {one_line(str(error))}\n")
         return _WRONG_USE
     except (SandboxError, StorageError) as error:
-        sys.stderr.write(f"wasmdrop: {error}\n")
+        sys.stderr.write(f"wasmdrop: {one_line(str(error))}\n")
         return _DAEMONS_FAULT
     except KeyboardInterrupt:
         return _INTERRUPTED

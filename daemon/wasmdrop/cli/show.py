@@ -6,12 +6,13 @@ from typing import Final
 
 from wasmdrop.cli import entries
 from wasmdrop.history import History
+from wasmdrop.text import indented
 
 __all__ = ["add_arguments", "run"]
 
 _EPILOG: Final = """\
 For an open job it says why it is where it is, and for how long. Piped, it prints one line for
-each thing; a message may have several.
+each thing; a message may have several, all but the first indented.
 """
 
 
@@ -38,5 +39,5 @@ def run(options: argparse.Namespace) -> int:
 
         terminal.print_facts(facts)
     else:
-        sys.stdout.writelines(f"{name} {value}\n" for name, value in facts)
+        sys.stdout.writelines(f"{name} {indented(value)}\n" for name, value in facts)
     return 0

@@ -19,11 +19,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from wasmdrop import settings
-from wasmdrop.client import Result, Submission, TornResultError, submit
+from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
 from wasmdrop.errors import RefusedError, SettingsError
 from wasmdrop.intake.spec import parse_input
-from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.limits import MEBIBYTE
+from wasmdrop.outcome import Code
 from wasmdrop.strictjson import parse
+from wasmdrop.text import json_escaped, one_line
 
 __all__ = ["add_arguments", "run"]
 
@@ -53,8 +55,10 @@ What is printed, one line for each job, in the order in which they were given:
                   too, for a job that had no result in time
 
 Exit status: 0 dropped or, with --wait, succeeded; 1 a job failed; 2 wrong use or settings;
-3 the daemon's own fault; 124 a job ran into its time limit, or --wait SECONDS ran out (then
-standard error says so); 130 interrupted. Of several jobs the gravest counts: 3, 124, 1, 0.
+3 the daemon's own fault, or a result that can't be had: forged, torn, too large or
+unreadable (then standard error says which); 124 a job ran into its time limit, or
+--wait SECONDS ran out (then standard error says so); 130 interrupted. Of several
+jobs the gravest counts: 3, 124, 1, 0.
 
 Examples:
   wasmdrop submit --shared-dir /srv/jobs --entry fib --args '[12]' --wait
@@ -80,7 +84,7 @@ class _Dropped(msgspec.Struct, frozen=True):
 
 
 #: What came of a job, or why that can't be said.
-_End: TypeAlias = Result | OSError | TornResultError
+_End: TypeAlias = Result | TimeoutError | ResultError
 
 
 class _Wait(argparse.Action):
@@ -127,6 +131,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="wait for the results, SECONDS at most for all of them; the jobs stay dropped",
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="see below")
+    parser.add_argument(
+        "--max-result-mb",
+        type=int,
+        default=MAX_RESULT_BYTES // MEBIBYTE,
+        metavar="MB",
+        help="the most that --wait reads of one result, all its files together (default:"
+        " %(default)s)",
+    )
     place = parser.add_argument_group("where to")
     place.add_argument(
         "--shared-dir",
@@ -172,7 +184,8 @@ def run(options: argparse.Namespace) -> int:
         module = None if options.module_file is None else _content(options.module_file)
         dropped = [_drop(job, shared_dir, options.name, module, ready_suffix) for job in jobs]
         if options.wait_seconds is not None:
-            return _wait(dropped, options.wait_seconds, as_json=options.as_json)
+            max_bytes = options.max_result_mb * MEBIBYTE
+            return _wait(dropped, options.wait_seconds, max_bytes, as_json=options.as_json)
         for item in dropped:
             _write(_dropped_line(item) if options.as_json else _path_line(item))
     except KeyboardInterrupt:
@@ -289,23 +302,23 @@ def _drop(
 # --- What came of it
 
 
-def _wait(dropped: list[_Dropped], seconds: float, *, as_json: bool) -> int:
+def _wait(dropped: list[_Dropped], seconds: float, max_bytes: int, *, as_json: bool) -> int:
     """Wait for the jobs in their order, show each as it ends, and return the exit status."""
     statuses = set()
     deadline = time.monotonic() + seconds
     with _showing(dropped, as_json=as_json) as show:
         for item in dropped:
-            end = _end(item.submission, deadline)
+            end = _end(item.submission, deadline, max_bytes)
             show(item, end)
             statuses.add(_status(end))
     return next(status for status in _GRAVEST_FIRST if status in statuses)
 
 
-def _end(submission: Submission, deadline: float) -> _End:
+def _end(submission: Submission, deadline: float, max_bytes: int) -> _End:
     left_seconds = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
     try:
-        return submission.result(left_seconds)
-    except (OSError, TornResultError) as error:  # TimeoutError is one of the first
+        return submission.result(left_seconds, max_bytes=max_bytes)
+    except (TimeoutError, ResultError) as error:
         return error
 
 
@@ -340,13 +353,13 @@ def _show_line(item: _Dropped, end: _End) -> None:
 
 def _show_json(item: _Dropped, end: _End) -> None:
     if isinstance(end, Result):
-        _write(_compact(end.marker | {"result": json.loads(end.line)}))
+        _write(_compact(end.marker | {"result": parse(end.line)}))
     else:
         _say(f"{item.label}: {_reason(item, end)}")
         _write(_dropped_line(item))
 
 
-def _reason(item: _Dropped, error: OSError | TornResultError) -> str:
+def _reason(item: _Dropped, error: TimeoutError | ResultError) -> str:
     reason = str(error).removeprefix(f"{item.submission.slot}: ")
     return f"{reason}; the job stays dropped" if isinstance(error, TimeoutError) else reason
 
@@ -373,7 +386,7 @@ def _path_line(item: _Dropped) -> bytes:
 
 def _compact(value: object) -> bytes:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    return json_escaped(text).encode()
 
 
 def _write(line: bytes) -> None:
@@ -382,5 +395,4 @@ def _write(line: bytes) -> None:
 
 
 def _say(message: str) -> None:
-    line = bounded_text(message).replace("\n", "\\n")
-    sys.stderr.write(f"wasmdrop: {line}\n")
+    sys.stderr.write(f"wasmdrop: {one_line(message)}\n")

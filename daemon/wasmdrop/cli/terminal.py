@@ -1,7 +1,7 @@
 """What a person at a terminal sees of jobs and modules. Imported only where there is one.
 
-Everything that comes from producers and guests passes through ``bounded_text`` and becomes a
-``Text``: neither terminal escapes nor rich's own markup act.
+Everything that comes from producers and guests is escaped and becomes a ``Text``: neither terminal
+escapes nor rich's own markup act.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from rich.text import Text
 from wasmdrop.client import Result
 from wasmdrop.job import JobState
 from wasmdrop.outcome import Code, Status, bounded_text
+from wasmdrop.text import one_line
 
 __all__ = ["Show", "following", "print_facts", "print_jobs", "print_module"]
 
@@ -49,7 +50,7 @@ def following(labels: Sequence[str]) -> Iterator[Show]:
     """Show that jobs are waited for, and each as it ends: one in full, several in a line each."""
     console = Console(highlight=False)
     if len(labels) == 1:
-        with console.status(Text(f"waiting for {_one_line(labels[0])}")):
+        with console.status(Text(f"waiting for {_short(labels[0])}")):
             yield lambda label, end: console.print(_full(label, end), soft_wrap=True)
     else:
         with _following_many(console, labels) as show:
@@ -66,14 +67,14 @@ def _following_many(console: Console, labels: Sequence[str]) -> Iterator[Show]:
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"waiting for {_one_line(labels[0])}", total=len(labels))
+        task = progress.add_task(f"waiting for {_short(labels[0])}", total=len(labels))
 
         def show(label: str, end: Result | str) -> None:
             words[_word(end)] += 1
             console.print(_brief(label, end), soft_wrap=True)
             ended = words.total()
             if ended < len(labels):
-                progress.update(task, description=f"waiting for {_one_line(labels[ended])}")
+                progress.update(task, description=f"waiting for {_short(labels[ended])}")
             progress.advance(task)
 
         yield show
@@ -91,32 +92,32 @@ def _headed(end: Result | str) -> Text:
 
 def _brief(label: str, end: Result | str) -> Text:
     """Return one line: how it ended, which it was, its value or what was wrong."""
-    text = _headed(end).append(f"  {_one_line(label)}  ")
+    text = _headed(end).append(f"  {_short(label)}  ")
     if isinstance(end, str):
-        return text.append(_one_line(end))
+        return text.append(_short(end))
     if end.status is Status.SUCCEEDED:
-        return text.append_text(_json(_one_line(end.raw)))
-    return text.append(f"{end.code}: ", "red").append(_one_line(end.message.partition("\n")[0]))
+        return text.append_text(_json(_short(end.raw)))
+    return text.append(f"{end.code}: ", "red").append(_short(end.message.partition("\n")[0]))
 
 
 def _full(label: str, end: Result | str) -> Text:
     """Return how it ended and, below, the result or all that was said of why there is none."""
     head = _headed(end)
     if isinstance(end, str):
-        return head.append(f"  {_one_line(label)}\n{_one_line(end)}")
+        return head.append(f"  {_short(label)}\n{_short(end)}")
     if end.status is Status.FAILED:
         head.append(f"  {end.code}", "red")
     entry = end.marker.get("entry")
     if isinstance(entry, str):
-        head.append(f"  {_one_line(entry)}")
+        head.append(f"  {_short(entry)}")
     total_seconds = end.marker["seconds"].get("total")
     if total_seconds is not None:
         head.append(f"  in {_duration(total_seconds)}")
-    parts = [head.append(f"  {_one_line(label)}", "dim")]
+    parts = [head.append(f"  {_short(label)}", "dim")]
     if end.message:
         parts.append(Text(_lines(end.message)))
     if end.stdout is None and end.status is Status.SUCCEEDED:
-        parts.append(_json(_one_line(end.line.decode(), _TEXT_LIMIT)))
+        parts.append(_json(one_line(end.line.decode(), _TEXT_LIMIT)))
     for name, data in (("standard output", end.stdout), ("standard error", end.stderr)):
         if data:
             parts.append(Text(f"{name}:", "dim"))
@@ -124,9 +125,8 @@ def _full(label: str, end: Result | str) -> Text:
     return Text("\n").join(parts)
 
 
-def _one_line(text: str, limit: int = _VALUE_LIMIT) -> str:
-    """Return ``text`` in one line, control characters escaped, at most ``limit`` long."""
-    return bounded_text(text.replace("\n", "\\n"), limit)
+def _short(text: str) -> str:
+    return one_line(text, _VALUE_LIMIT)
 
 
 def _lines(text: str) -> str:

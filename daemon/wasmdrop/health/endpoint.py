@@ -1,8 +1,17 @@
 """The HTTP endpoint: answers GET of a few fixed paths, on a thread and an event loop of its own.
 
-Promises that no client costs the jobs anything: connections are few, each gets one answer within
-one deadline, and whoever is slower is cut off. Assumes that it is reached from within a pod, a host
-or a cluster: it speaks no TLS and asks nobody who they are, and so tells no names of files.
+Promises that a probe is answered however many clients are slow, silent or gone: each connection has
+one deadline for all it does, and where all places are taken, the new connection gets that of
+another. It is taken from the address that has the most of them, and there from the oldest one, so
+that a crowd at one address pushes out its own. Descriptors and memory are bounded by the number of
+places.
+
+Attacks that remain: clients at the prober's own address, or at as many addresses as there are
+places, push it out if they connect `_CONNECTIONS` times between its connection and the arrival of
+its request, which takes a prober nearby less than a millisecond. And each connection costs some
+processor time, here and in the kernel. Against both let only those reach the address who may ask:
+it is meant for a pod, a host or a cluster, speaks no TLS and asks nobody who they are, and so tells
+no names of files.
 """
 
 import asyncio
@@ -10,6 +19,7 @@ import contextlib
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -21,8 +31,18 @@ __all__ = ["Answer", "Endpoint", "Handler"]
 
 _log = structlog.get_logger()
 
-#: Clients at a time: a prober, a scraper or two, and somebody with curl.
-_CONNECTIONS: Final = 16
+#: Connections at a time. More than a prober and a few scrapers need: a new one, whose request is
+#: still under way, is safe until as many came after it. Each takes a descriptor, of which a
+#: container may have 1,024, and a few kilobytes.
+_CONNECTIONS: Final = 128
+
+#: Connections that are accepted before those of before are read again: few beside all places, as
+#: what has arrived with a connection is to be read before it can be pushed out.
+_ACCEPTED_TOGETHER: Final = 8
+
+#: Connections that the kernel keeps until they are accepted. One that finds no room there comes a
+#: second late.
+_BACKLOG: Final = 1024
 
 #: From a connection to its end, in seconds.
 _DEADLINE_SECONDS: Final = 5.0
@@ -62,7 +82,8 @@ class Endpoint:
         self._socket = _listen(address)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._open = 0
+        self._open: dict[_Connection, None] = {}
+        """The oldest first."""
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
 
@@ -82,29 +103,31 @@ class Endpoint:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(
-            self._converse, sock=self._socket, limit=_REQUEST_BYTES, backlog=_CONNECTIONS
+        # asyncio accepts as many together as it lets the kernel keep; the latter is said anew.
+        server = await self._loop.create_server(
+            lambda: _Connection(self._admit, self._forget, self._response),
+            sock=self._socket,
+            backlog=_ACCEPTED_TOGETHER,
         )
+        self._socket.listen(_BACKLOG)
         await self._stop.wait()
         server.close()
+        while self._open:
+            for connection in self._open:
+                connection.cut_off()
+            await asyncio.sleep(0)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= _CONNECTIONS:
-            writer.transport.abort()
-            return
-        self._open += 1
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(await self._response(request))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # too slow, gone, or no HTTP: nobody to tell
-        finally:
-            self._open -= 1
-            writer.transport.abort()
+    def _admit(self, new: "_Connection") -> None:
+        """Give a connection a place, if need be that of another."""
+        if len(self._open) >= _CONNECTIONS:
+            (crowd, _count), *_others = Counter(one.host for one in self._open).most_common(1)
+            oldest = next(one for one in self._open if one.host == crowd)
+            oldest.cut_off()
+            self._forget(oldest)
+        self._open[new] = None
+
+    def _forget(self, connection: "_Connection") -> None:
+        self._open.pop(connection, None)
 
     async def _response(self, request: bytes) -> bytes:
         found = _REQUEST.match(request)
@@ -136,6 +159,55 @@ class Endpoint:
             return Answer(500, b"the daemon could not answer; its log says why\n")
 
 
+class _Connection(asyncio.Protocol):
+    """One connection: a request is read and answered once, within one deadline."""
+
+    def __init__(
+        self,
+        admit: Callable[["_Connection"], None],
+        forget: Callable[["_Connection"], None],
+        respond: Callable[[bytes], Awaitable[bytes]],
+    ) -> None:
+        self._admit = admit
+        self._forget = forget
+        self._respond = respond
+        self._request = b""
+        self._answering: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, and see to it that it is left in time."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - so typeshed has it
+        self._transport = transport
+        # None where it is gone already.
+        self.host = (transport.get_extra_info("peername") or ("",))[0]
+        self._deadline = asyncio.get_running_loop().call_later(_DEADLINE_SECONDS, self.cut_off)
+        self._admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer when the request is there."""
+        self._request += data
+        if b"\r\n\r\n" in self._request[:_REQUEST_BYTES]:
+            self._transport.pause_reading()
+            self._answering = asyncio.get_running_loop().create_task(self._answer())
+        elif len(self._request) > _REQUEST_BYTES:
+            self.cut_off()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Leave the place."""
+        self._deadline.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
+        self._forget(self)
+
+    def cut_off(self) -> None:
+        """End it at once: too slow, or its place is needed."""
+        self._transport.abort()
+
+    async def _answer(self) -> None:
+        self._transport.write(await self._respond(self._request))
+        self._transport.close()  # once all is written, which the deadline bounds
+
+
 def _accept(request: bytes) -> str:
     found = _ACCEPT.search(request)
     return found[1].decode("latin-1") if found else ""
@@ -153,6 +225,7 @@ def _listen(address: str) -> socket.socket:
             listener = undo.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(where)
+            listener.listen(_BACKLOG)
         except OSError as error:
             raise SettingsError(
                 f"WASMDROP_HTTP: can't listen on {address}: {error.strerror}"

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -28,6 +29,10 @@ from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.scan import Scanner
 
 __all__ = ["Exposition"]
+
+#: How long an answer holds, in seconds. It takes some milliseconds to make, which questions by the
+#: thousand would take from probes and jobs.
+_FRESH_SECONDS: Final = 0.1
 
 
 class Exposition(Collector):
@@ -49,11 +54,18 @@ class Exposition(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
+        self._answers: dict[str, tuple[Answer, float]] = {}
+        """By format, of which there are few, each with the time when it was made."""
 
     async def answer(self, accept: str) -> Answer:
         """Return all metrics in the format that the client asks for."""
         encode, content_type = choose_encoder(accept)
-        return Answer(200, encode(self._registry), content_type)
+        now = time.monotonic()
+        answer, made_at = self._answers.get(content_type, (None, 0.0))
+        if answer is None or now - made_at > _FRESH_SECONDS:
+            answer = Answer(200, encode(self._registry), content_type)
+            self._answers[content_type] = answer, now
+        return answer
 
     def collect(self) -> Iterator[Metric]:
         """Give each metric as it is now (prometheus-client's ``Collector``)."""

@@ -1,8 +1,10 @@
 """Whether storage can be written to, found out by writing; a mount that hangs is found out too."""
 
 import asyncio
+import contextlib
 import errno
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -11,6 +13,10 @@ __all__ = ["Storage"]
 
 #: How long a write may take, in seconds: less than a probe usually waits for its answer.
 _ANSWER_SECONDS: Final = 2.0
+
+#: How long what was found holds, in seconds: questions by the thousand are no writes by the
+#: thousand.
+_FRESH_SECONDS: Final = 0.5
 
 #: Filesystems without unnamed files say so in these ways (open(2)).
 _NO_UNNAMED_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
@@ -21,27 +27,57 @@ class Storage:
 
     def __init__(self, directories: Mapping[str, Path]) -> None:
         self._directories = directories
-        self._looking: dict[str, asyncio.Task[str | None]] = {}
+        self._looks: dict[str, _Look] = {}
 
     async def problems(self) -> list[str]:
         """Return what is wrong, a sentence for each directory that can't be written to.
 
         While a write hangs no second one is begun: a dead mount costs one thread, not one for each
-        question.
+        question. It is waited for once: who asks later is told at once.
         """
         for name, directory in self._directories.items():
-            last = self._looking.get(name)
-            if last is None or last.done():
-                look = asyncio.to_thread(_why_not_writable, directory)
-                self._looking[name] = asyncio.create_task(look)
-        tasks = dict(self._looking)
-        await asyncio.wait(tasks.values(), timeout=_ANSWER_SECONDS)
-        found = []
-        for name, task in tasks.items():
-            reason = task.result() if task.done() else f"no answer for {_ANSWER_SECONDS:g} s"
-            if reason is not None:
-                found.append(f"the {name} directory can't be written to: {reason}")
-        return found
+            last = self._looks.get(name)
+            if last is None or last.is_stale:
+                self._looks[name] = _Look(directory)
+        looks = dict(self._looks)
+        await asyncio.gather(*(look.wait() for look in looks.values()))
+        return [
+            f"the {name} directory can't be written to: {look.reason}"
+            for name, look in looks.items()
+            if look.reason is not None
+        ]
+
+
+class _Look:
+    """One write. Its thread is nobody's to wait for: it may hang for ever, the daemon must not."""
+
+    def __init__(self, directory: Path) -> None:
+        self.reason: str | None = f"no answer for {_ANSWER_SECONDS:g} s"
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + _ANSWER_SECONDS
+        self._is_done = asyncio.Event()
+        threading.Thread(target=self._look, args=(directory,), name="storage", daemon=True).start()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it has ended, and a while ago."""
+        begun = self._end - _ANSWER_SECONDS
+        return self._is_done.is_set() and self._loop.time() - begun > _FRESH_SECONDS
+
+    async def wait(self) -> None:
+        """Wait for its end, but not for longer than a write may take."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._end):
+                await self._is_done.wait()
+
+    def _look(self, directory: Path) -> None:
+        reason = _why_not_writable(directory)
+        with contextlib.suppress(RuntimeError):  # the endpoint has closed, nobody asks any more
+            self._loop.call_soon_threadsafe(self._tell, reason)
+
+    def _tell(self, reason: str | None) -> None:
+        self.reason = reason
+        self._is_done.set()
 
 
 def _why_not_writable(directory: Path) -> str | None:
