@@ -61,7 +61,7 @@ def claim_state_directory(state_dir: Path) -> Iterator[int]:
     it: what is opened by name in there, and written to, might then be a link of theirs.
     """
     require_private_directory(state_dir)
-    with _Claim(state_dir, "lock", "state directory") as claim:
+    with _Claim(state_dir, "lock", "state directory", is_shared=False) as claim:
         yield claim
 
 
@@ -74,22 +74,25 @@ def claim_shared_directory(shared_dir: Path) -> Iterator[int]:
 
     Raises ``SettingsError`` where another daemon has it, or no file can be made there.
     """
-    with _Claim(shared_dir, SHARED_CLAIM_NAME, "shared directory") as claim:
+    with _Claim(shared_dir, SHARED_CLAIM_NAME, "shared directory", is_shared=True) as claim:
         yield claim
 
 
 class _Claim:
-    def __init__(self, path: Path, name: str, what: str) -> None:
+    def __init__(self, path: Path, name: str, what: str, *, is_shared: bool) -> None:
         self._path = path
         self._name = name
         self._what = what
+        self._is_shared = is_shared
+        self._trusted = {os.geteuid()}
 
     def __enter__(self) -> int:
         self._fds = contextlib.ExitStack()
         try:
             self._directory = beneath.open_directory(str(self._path), "")
             self._fds.callback(os.close, self._directory)
-            self._trusted = {0, os.fstat(self._directory).st_uid, self._own_user()}
+            if self._is_shared:
+                self._trusted = {0, os.fstat(self._directory).st_uid, self._own_user()}
             for _ in range(_MOST_TRIES):
                 fd = self._try()
                 if fd is not None:

@@ -34,6 +34,8 @@ from tests.torture.trace import command, read_trace
 #: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
 _ONCE: Final = {
+    "claim._Claim._own_user:unlink",
+    "claim._Claim._try:unlink",
     "delivery.placing.Placing._rename:replace-2",
     "delivery.placing.Placing.leave:unlink",
     "durable.write_durably:unlink",
@@ -149,13 +151,15 @@ def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
         producer.drop("input-b.json", producer.version(code="invalid-input"))
         producer.drop("input-taken.json", producer.version())
         producer.drop("input.json", producer.version(module=None))
-        producer.drop("input-files.json", producer.version(module="files", files={"in": "a"}))
+        deep = {"in": "a", "deep/er/in": "a"}
+        producer.drop("input-files.json", producer.version(module="files", files=deep))
         leaves_nothing = producer.version(module="files", files={"in": "a"}, turns=2)
         producer.drop("input-empty.json", leaves_nothing)
         for name in list(producer.slots):
             _await(lives, name)
         for text in ("b", "c"):  # each takes the place of the one before
-            producer.drop("input-files.json", producer.version(module="files", files={"in": text}))
+            deep = {"in": text, "deep/er/in": text}
+            producer.drop("input-files.json", producer.version(module="files", files=deep))
             _await(lives, "input-files.json")
         producer.module(lives.wasm / "module.wasm", "input.json")
         producer.module(lives.wasm / "m.wasm")
