@@ -8,7 +8,7 @@ from wasmtime.component import Component
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import Code, bounded_text
-from wasmdrop.sandbox.binary import refuse_unless_wasm, summarize
+from wasmdrop.sandbox.binary import refuse_unless_wasm, storage_of_component, summarize
 from wasmdrop.sandbox.component import describe
 from wasmdrop.sandbox.messages import CompileOrder, CompileReport
 from wasmdrop.sandbox.runtime import Runtime
@@ -27,7 +27,8 @@ def compile_module(
         try:
             if is_component:
                 component = Component(runtime.engine, module)
-                summary, code = describe(component, runtime.engine), component.serialize()
+                summary = describe(component, runtime.engine, storage_of_component(module))
+                code = component.serialize()
             else:
                 code = Module(runtime.engine, module).serialize()
                 summary = summarize(module)

@@ -30,6 +30,7 @@ from wasmdrop.sandbox.messages import (
 from wasmdrop.sandbox.orders import can_be_readied, invocation_of, preparation_of
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.residents import Residents
+from wasmdrop.sandbox.shares import least_bytes
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
 from wasmdrop.sandbox.templates import Templates
 from wasmdrop.sandbox.verdict import (
@@ -143,11 +144,11 @@ class LocalExecutor:
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run ``call`` in a fresh child and return how it ended."""
-        wanted_bytes = module.summary.memory_min_bytes
+        wanted_bytes = least_bytes(module.summary)
         if wanted_bytes > limits.memory_bytes:
             message = (
-                f"the module wants {wanted_bytes} bytes of memory from the start, and may have"
-                f" {limits.memory_bytes}"
+                f"the module wants {wanted_bytes} bytes of memory from the start, its tables"
+                f" included, and may have {limits.memory_bytes} (memory_mb)"
             )
             return Outcome(code=Code.MEMORY_LIMIT, message=message)
         summary = module.summary

@@ -89,7 +89,7 @@ class PlainCall:
     def _failed(self, error: Any, seconds: float) -> RunReport:
         maybe_raise_last_exn()
         end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
-        return self._run.completed(ended_by(end), seconds)
+        return self._run.completed(ended_by(end, self._run.preparation), seconds)
 
 
 #: A function that takes output, and none that hears of the end of that (wasi.h).
