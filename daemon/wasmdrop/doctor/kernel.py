@@ -10,6 +10,7 @@ from typing import Final
 from wasmdrop import beneath
 from wasmdrop.doctor.finding import Finding, ok, problem, unless_best_effort, warning
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
+from wasmdrop.jobuser import foreign_processes, is_mapped
 from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox import landlock
@@ -114,8 +115,25 @@ def _user(settings: Settings) -> Finding:
     check = "user of jobs"
     if os.geteuid() != 0:
         return ok("kernel", check, f"not root: jobs run as user {os.geteuid()}, unprivileged")
-    if Confinement().changes_user:
-        return ok("kernel", check, "root, and able to make jobs another user's (nobody)")
+    user = settings.job_user
+    if not is_mapped(user):
+        return unless_best_effort(
+            settings,
+            check,
+            f"this user namespace has no user or group {user}",
+            "set WASMDROP_JOB_USER to numbers that it has, and that nothing else runs as",
+        )
+    if Confinement(user).changes_user:
+        others = foreign_processes(user, besides_jobs=True)
+        if others:
+            return warning(
+                "kernel",
+                check,
+                f"{others} processes that are no jobs run as user {user.uid}, too",
+                "they can stop jobs, and jobs that broke out them: set WASMDROP_JOB_USER to a user"
+                " of its own",
+            )
+        return ok("kernel", check, f"root, and able to make jobs another user's ({user})")
     return unless_best_effort(
         settings,
         check,
@@ -127,7 +145,7 @@ def _user(settings: Settings) -> Finding:
 async def _sandbox(settings: Settings) -> list[Finding]:
     check = "confinement"
     try:
-        async with ChildPool(idle=1) as pool:
+        async with ChildPool(idle=1, job_user=settings.job_user) as pool:
             confined = ok("kernel", check, "a process was confined: Landlock, seccomp and limits")
             if pool.missing:
                 confined = unless_best_effort(
