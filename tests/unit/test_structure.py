@@ -15,6 +15,7 @@ LEVELS = {
     "__init__": 0,
     "errors": 0,
     "job": 0,
+    "jobuser": 0,
     "lifetime": 0,
     "limits": 0,
     "module": 0,
@@ -90,6 +91,7 @@ CHILDS_SIDE = {
     "runtime",
     "seccomp",
     "server",
+    "shares",
     "template",
     "warmup",
 }
