@@ -59,11 +59,12 @@ class Executor(Protocol):
         """Return the compiled module where it is at hand, without any I/O."""
 
     def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None
+        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
     ) -> Awaitable[CompiledModule]:
         """Return a module of the store, compiled now if it was not before.
 
-        Meanwhile ``tell`` is told, in words for people, what that waits for.
+        ``directory`` is that of the job's slot: directories take turns. Meanwhile ``tell`` is told,
+        in words for people, what that waits for.
 
         Raises ``RefusedError`` where it can't be, with ``module-missing`` where the store has it no
         more; ``SandboxError`` where that is the daemon's fault, or its disk's.
@@ -137,10 +138,10 @@ class LocalExecutor:
         return self._store.at_hand(sha256, options)
 
     async def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None
+        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
     ) -> CompiledModule:
         """Load or compile a module; see :meth:`Compilations.compile`."""
-        return await self._compilations.compile(sha256, options, tell)
+        return await self._compilations.compile(sha256, options, tell, directory)
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run ``call`` in a fresh child and return how it ended."""
