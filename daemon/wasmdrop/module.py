@@ -149,6 +149,9 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     """How many tables the module defines itself."""
     grows_tables: bool = False
     """Whether its code may contain ``table.grow``; never False where it does."""
+    tells_refusals: bool = False
+    """Whether its machine code tells of tables that were refused growth; see
+    :mod:`.sandbox.refusals`."""
     has_gc_heap: bool = False
     """Whether it may allocate structs, arrays or exceptions, which takes a heap of their own."""
     has_start: bool = False

@@ -217,6 +217,41 @@ def test_a_daemons_greedy_guest_is_refused_growth(daemon: Daemon, name: str) -> 
         assert marker["code"] == "ok", marker["message"]
 
 
+@pytest.mark.parametrize(
+    ("table", "index", "parts"),
+    [
+        ("funcref", "i32", 100_000_000),
+        ("externref", "i32", 100_000),
+        ("i64 funcref", "i64", 50_000),
+    ],
+)
+def test_a_trap_after_a_table_was_refused_growth_is_a_memory_limit(
+    daemon: Daemon, table: str, index: str, parts: int
+) -> None:
+    """In one step or many; the message says that it was a table, and how the program ended."""
+    wide, _space, kind = table.rpartition(" ")
+    name = f"refused-{kind}{wide}"
+    text = (
+        f'(table $t {wide} 1 {kind}) (func (export "run") (loop $again'
+        f" (br_if $again ({index}.ne ({index}.const -1)"
+        f" (table.grow $t (ref.null {kind[:-3]}) ({index}.const {parts}))))) (unreachable))"
+    )
+    for marker in submitted(daemon, name, text):
+        assert marker["code"] == "memory-limit", marker["message"]
+        for words in ("table was refused growth", "unreachable", "memory_mb"):
+            assert words in marker["message"]
+
+
+def test_a_trap_of_a_program_that_grew_its_table_stays_a_trap(daemon: Daemon) -> None:
+    """It was refused nothing."""
+    text = (
+        '(table $t 1 funcref) (func (export "run")'
+        " (drop (table.grow $t (ref.null func) (i32.const 100))) (unreachable))"
+    )
+    for marker in submitted(daemon, "granted", text):
+        assert (marker["code"], marker["message"].partition("\n")[0]) == ("trap", "unreachable")
+
+
 def test_a_component_that_wants_too_large_a_table_ends_as_memory_limit(daemon: Daemon) -> None:
     """Its tables are nobody's to see, but the engine's."""
     text = (

@@ -87,6 +87,7 @@ CHILDS_SIDE = {
     "plain",
     "preview1",
     "preview2",
+    "refusals",
     "resident",
     "runtime",
     "seccomp",

@@ -23,6 +23,9 @@ __all__ = [
     "MAX_NAMES",
     "MAX_NAME_BYTES",
     "MAX_TYPE_CHARACTERS",
+    "TABLE_GROW",
+    "Outline",
+    "Reader",
     "Storage",
     "refuse_unless_wasm",
     "storage_of_component",
@@ -61,7 +64,7 @@ _CORE_MODULE, _COMPONENT = 1, 4
 
 #: ``table.grow``; the second byte may be the first of a longer encoding of the same number. Bytes
 #: that only look like it cost a program a part of its memory, never the daemon its bound.
-_TABLE_GROW: Final = re.compile(rb"\xfc[\x0f\x8f]")
+TABLE_GROW: Final = re.compile(rb"\xfc[\x0f\x8f]")
 
 #: What a table with an initial value begins with, before its type.
 _INITIALIZED: Final = b"\x40\0"
@@ -156,7 +159,7 @@ def summarize(module: bytes) -> ModuleSummary:
     """
     if refuse_unless_wasm(module[:_PREAMBLE_BYTES]) == "component":
         raise _malformed("expected a core module, got a component", 4)
-    outline = _Outline()
+    outline = Outline()
     parts = {
         1: outline.read_types,
         2: outline.read_imports,
@@ -168,7 +171,7 @@ def summarize(module: bytes) -> ModuleSummary:
         7: outline.read_exports,
         8: outline.read_start,
     }
-    reader = _Reader(module, _PREAMBLE_BYTES, len(module))
+    reader = Reader(module, _PREAMBLE_BYTES, len(module))
     to_come = list(_SECTION_ORDER)
     while reader.position < reader.end:
         start = reader.position
@@ -198,7 +201,7 @@ class _Limits(NamedTuple):
     text: str
 
 
-class _Reader:
+class Reader:
     """Reads the grammar's smallest parts, from ``position`` and never past ``end``."""
 
     __slots__ = ("data", "end", "position")
@@ -209,18 +212,27 @@ class _Reader:
         self.end = end
 
     def byte(self) -> int:
+        """Read one byte."""
         if self.position >= self.end:
             raise _malformed("it ends in the middle of something", self.position)
         self.position += 1
         return self.data[self.position - 1]
 
-    def part(self, size: int) -> "_Reader":
+    def part(self, size: int) -> "Reader":
         """Return a reader of the next ``size`` bytes, and go past them."""
         start = self.position
         if size > self.end - start:
             raise _malformed(f"{size} bytes announced, {self.end - start} left", start)
         self.position += size
-        return _Reader(self.data, start, self.position)
+        return Reader(self.data, start, self.position)
+
+    def copy(self) -> "Reader":
+        """Return another reader of what is left."""
+        return Reader(self.data, self.position, self.end)
+
+    def rest(self) -> bytes:
+        """Return what is left, without going past it."""
+        return self.data[self.position : self.end]
 
     def unsigned(self, bits: int) -> int:
         """Read LEB128: at most as many bytes as ``bits`` need, with no bit beyond them."""
@@ -237,6 +249,7 @@ class _Reader:
             shift += 7
 
     def u32(self) -> int:
+        """Read an unsigned integer of 32 bits."""
         return self.unsigned(32)
 
     def count(self) -> int:
@@ -249,6 +262,7 @@ class _Reader:
         return count
 
     def name(self) -> str:
+        """Read a name."""
         content = self.part(self.u32())
         try:
             return str(self.data[content.position : content.end], "utf-8")
@@ -257,6 +271,7 @@ class _Reader:
             raise _malformed("expected a name in UTF-8", offset) from None
 
     def mutability(self) -> bool:
+        """Read whether something can be changed."""
         start = self.position
         byte = self.byte()
         if byte > 1:
@@ -279,6 +294,7 @@ class _Reader:
         return f"(ref {'null ' if nullable else ''}{self.type_index()})"
 
     def value_type(self) -> str:
+        """Read a value type; return it as text."""
         start = self.position
         byte = self.byte()
         if byte in _NUMBER_TYPES:
@@ -290,6 +306,7 @@ class _Reader:
         raise _malformed(f"expected a value type, got {byte:#04x}", start)
 
     def value_types(self) -> tuple[str, ...]:
+        """Read a vector of value types."""
         return tuple([self.value_type() for _ in range(self.count())])
 
     def skip_field(self) -> None:
@@ -327,6 +344,7 @@ class _Reader:
         raise _malformed("expected an integer of at most 64 bits", self.position)
 
     def limits(self, allowed_flags: int) -> _Limits:
+        """Read the limits of a table or a memory."""
         start = self.position
         flags = self.byte()
         if flags & ~allowed_flags:
@@ -357,32 +375,36 @@ class Storage:
         self.memories_min_bytes: list[int] = []
         self.tables_min: list[int] = []
         """In elements."""
+        self.tables_are_wide: list[bool] = []
+        """Whether a table's indices have 64 bits."""
         self.grows_tables = False
         self.has_gc_heap = False
 
-    def read_tables(self, reader: _Reader) -> None:
+    def read_tables(self, reader: Reader) -> None:
         """Read a table section."""
         for _ in range(reader.count()):
             is_initialized = reader.data.startswith(_INITIALIZED, reader.position)
             if is_initialized:
                 reader.part(len(_INITIALIZED))
             reader.value_type()
-            self.tables_min.append(reader.limits(_TABLE_FLAGS).minimum)
+            limits = reader.limits(_TABLE_FLAGS)
+            self.tables_min.append(limits.minimum)
+            self.tables_are_wide.append(limits.text.startswith("i64"))
             if is_initialized:
                 reader.skip_constant()
 
-    def read_memories(self, reader: _Reader) -> None:
+    def read_memories(self, reader: Reader) -> None:
         """Read a memory section."""
         for _ in range(reader.count()):
             self.memories_min_bytes.append(reader.limits(_MEMORY_FLAGS).minimum)
 
-    def read_code(self, reader: _Reader) -> None:
+    def read_code(self, reader: Reader) -> None:
         """Look through a code section, without reading it, for what grows tables."""
-        found = _TABLE_GROW.search(reader.data, reader.position, reader.end)
+        found = TABLE_GROW.search(reader.data, reader.position, reader.end)
         self.grows_tables = self.grows_tables or found is not None
         reader.position = reader.end
 
-    def read_types(self, reader: _Reader) -> list[FunctionType | None]:
+    def read_types(self, reader: Reader) -> list[FunctionType | None]:
         """Return types by index; None for one of something else than a function."""
         types: list[FunctionType | None] = []
         for _ in range(reader.count()):
@@ -394,7 +416,7 @@ class Storage:
         self.has_gc_heap = self.has_gc_heap or None in types
         return types
 
-    def read_tags(self, reader: _Reader) -> None:
+    def read_tags(self, reader: Reader) -> None:
         """Note that there is a tag section, without reading it."""
         self.has_gc_heap = True
         reader.position = reader.end
@@ -406,14 +428,14 @@ def storage_of_component(component: bytes) -> Storage:
     Raises ``RefusedError`` with ``INVALID_MODULE`` where ``component`` is malformed.
     """
     storage = Storage()
-    parts: dict[int, Callable[[_Reader], object]] = {
+    parts: dict[int, Callable[[Reader], object]] = {
         1: storage.read_types,
         4: storage.read_tables,
         5: storage.read_memories,
         10: storage.read_code,
         13: storage.read_tags,
     }
-    to_read = [(_Reader(component, _PREAMBLE_BYTES, len(component)), True)]
+    to_read = [(Reader(component, _PREAMBLE_BYTES, len(component)), True)]
     while to_read:
         reader, is_component = to_read.pop()
         while reader.position < reader.end:
@@ -428,7 +450,7 @@ def storage_of_component(component: bytes) -> Storage:
     return storage
 
 
-class _Outline:
+class Outline:
     """What was read of one module so far. Its methods are called in the order of the sections."""
 
     def __init__(self) -> None:
@@ -463,15 +485,17 @@ class _Outline:
             sum(tables := self.storage.tables_min),
             max(tables, default=0),
             len(tables),
-            self.storage.grows_tables,
-            self.storage.has_gc_heap,
+            grows_tables=self.storage.grows_tables,
+            has_gc_heap=self.storage.has_gc_heap,
             has_start=self.has_start,
         )
 
-    def read_types(self, reader: _Reader) -> None:
+    def read_types(self, reader: Reader) -> None:
+        """Read a type section."""
         self.types = self.storage.read_types(reader)
 
-    def read_imports(self, reader: _Reader) -> None:
+    def read_imports(self, reader: Reader) -> None:
+        """Read an import section."""
         count = reader.count()
         self._count_names(count, "imports")
         for _ in range(count):
@@ -481,16 +505,18 @@ class _Outline:
             self._count_type(text)
             self.imports.append(Import(module, name, kind, text))
 
-    def read_functions(self, reader: _Reader) -> None:
+    def read_functions(self, reader: Reader) -> None:
+        """Read a function section."""
         for _ in range(reader.count()):
             self.type_indices.append(reader.u32())
 
-    def read_start(self, reader: _Reader) -> None:
+    def read_start(self, reader: Reader) -> None:
         """Note that there is a start function."""
         reader.u32()
         self.has_start = True
 
-    def read_exports(self, reader: _Reader) -> None:
+    def read_exports(self, reader: Reader) -> None:
+        """Read an export section."""
         count = reader.count()
         self._count_names(count, "imports and exports")
         for _ in range(count):
@@ -510,7 +536,7 @@ class _Outline:
             self._count_type(str(signature))
             self.exported[name] = signature
 
-    def _import_type(self, reader: _Reader, kind: str) -> str:
+    def _import_type(self, reader: Reader, kind: str) -> str:
         if kind == "func":
             start = reader.position
             index = reader.u32()
@@ -535,7 +561,7 @@ class _Outline:
             raise _malformed(f"there is no function type {index}", offset)
         return signature
 
-    def _name(self, reader: _Reader) -> str:
+    def _name(self, reader: Reader) -> str:
         name = reader.name()
         self.name_bytes += len(name.encode())
         _refuse_past(MAX_NAME_BYTES, self.name_bytes, "bytes of names")
@@ -558,7 +584,7 @@ def _refuse_past(bound: int, number: int, what: str) -> None:
         )
 
 
-def _external_kind(reader: _Reader) -> str:
+def _external_kind(reader: Reader) -> str:
     start = reader.position
     byte = reader.byte()
     if byte >= len(_EXTERNAL_KINDS):
@@ -566,7 +592,7 @@ def _external_kind(reader: _Reader) -> str:
     return _EXTERNAL_KINDS[byte]
 
 
-def _sub_type(reader: _Reader) -> FunctionType | None:
+def _sub_type(reader: Reader) -> FunctionType | None:
     """Read one type definition; return None for one of something else than a function."""
     start = reader.position
     form = reader.byte()

@@ -26,12 +26,12 @@ from wasmdrop.sandbox.messages import (
     RunReport,
     WasiOrder,
 )
+from wasmdrop.sandbox.refusals import REFUSED_EXPORT
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = [
     "Run",
     "StaleCodeError",
-    "ended_by",
     "is_a",
     "is_out_of_memory",
     "memory_refusal",
@@ -211,8 +211,32 @@ class Run:
                 invocation.entry, signature.params, invocation.args, signature.results
             )
         except (Trap, WasmtimeError) as end:
-            return ended_by(end, self.preparation)
+            return self.ended_by(end)
         return RunReport(Code.OK, "", results, exit_code=0 if invocation.is_command else None)
+
+    def ended_by(self, end: Trap | WasmtimeError) -> RunReport:
+        """Return the report of a call that ended so."""
+        if isinstance(end, Trap):
+            refusal = _refusal_of(end)
+            if refusal.code is Code.TRAP and self._was_refused():
+                text = f"a table was refused growth, and then the program ended: {refusal.message}"
+                refusal = memory_refusal(text, self.preparation)
+        elif is_out_of_memory(text := str(end)):
+            refusal = memory_refusal(text, self.preparation)
+        else:
+            refusal = RefusedError(Code.TRAP, bounded_text(text))
+        return RunReport(refusal.code, refusal.message)
+
+    def _was_refused(self) -> bool:
+        """Whether a table was refused growth, as far as the module tells."""
+        if not self.preparation.tells_refusals:
+            return False
+        extern, value = self.export(REFUSED_EXPORT), ffi.wasmtime_val_t()
+        if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_GLOBAL):
+            return False
+        context = self.store._context()  # noqa: SLF001
+        ffi.wasmtime_global_get(context, ctypes.byref(extern.of.global_), ctypes.byref(value))
+        return bool(value.of.i32)
 
     def exit(self, exit_code: int) -> None:
         """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
@@ -390,17 +414,6 @@ def is_a(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
     """Whether an export is of this kind."""
     given: Any = extern.kind  # a plain int, whatever its declaration says
     return bool(given == kind.value)
-
-
-def ended_by(end: Trap | WasmtimeError, preparation: Preparation) -> RunReport:
-    """Return the report of a call that ended so."""
-    if isinstance(end, Trap):
-        refusal = _refusal_of(end)
-    elif is_out_of_memory(text := str(end)):
-        refusal = memory_refusal(text, preparation)
-    else:
-        refusal = RefusedError(Code.TRAP, bounded_text(text))
-    return RunReport(refusal.code, refusal.message)
 
 
 def is_out_of_memory(text: str) -> bool:

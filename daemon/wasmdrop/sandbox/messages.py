@@ -160,6 +160,8 @@ class Preparation(msgspec.Struct, frozen=True):
     is_component: bool
     function: PlainFunction | None = None
     """What is called, where that is known already."""
+    tells_refusals: bool = False
+    """Whether the module tells of tables that were refused growth."""
     has_hidden_memories: bool = False
     """Whether there may be memories that are not exported: their sizes take another way."""
 

@@ -43,6 +43,7 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
         function=PlainFunction(call.entry, call.signature, _initializes(summary, call))
         if _is_plain(call)
         else None,
+        tells_refusals=summary.tells_refusals,
         has_hidden_memories=is_hidden,
     )
 
