@@ -56,6 +56,9 @@ _QUICK_SECONDS: Final = 1.0
 _COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
 
 _WAITS: Final = "its module waits for the compiler, which is at work on another"
+_IS_SLOW: Final = (
+    "its module takes long to compile, and was interrupted for modules of other directories"
+)
 
 
 class _Compilation:
@@ -79,7 +82,9 @@ class _Compilation:
             self._listeners.remove(tell)
 
     def say(self, words: str) -> None:
-        """Let everybody know."""
+        """Let everybody know, unless they do."""
+        if words == self._words:
+            return
         self._words = words
         for tell in self._listeners:
             tell(words)
@@ -137,7 +142,10 @@ class Compilations:
                     return found
                 self.begun += 1
                 while True:
-                    if self._compilers.are_full() or compilation.entrant.is_late:
+                    if compilation.entrant.is_late:
+                        # However often it is interrupted: this goes to each of its jobs.
+                        compilation.say(_IS_SLOW)
+                    elif self._compilers.are_full():
                         compilation.say(_WAITS)
                     async with self._compilers.place(compilation.entrant):
                         module = await self._compile_anew(sha256, options, compilation)
@@ -206,7 +214,9 @@ class Compilations:
                 memory_bytes=limits.memory_mb * MEBIBYTE,
             )
             compilation.say(
-                f"its module of {size_bytes / 1e6:.1f} MB is being compiled, which may take"
+                _IS_SLOW
+                if compilation.entrant.is_late
+                else f"its module of {size_bytes / 1e6:.1f} MB is being compiled, which may take"
                 f" {limits.seconds:g} s"
             )
             with _progress(sha256, size_bytes):
@@ -223,7 +233,7 @@ class Compilations:
                 )
             if answer is None:
                 return None
-            os.fsync(work_fd)
+            await asyncio.to_thread(os.fsync, work_fd)
         if answer.report is None:
             message = compiler_death(answer.status, limits.seconds, limits.memory_mb)
             return CompileReport(code=Code.COMPILE_LIMIT, message=message)

@@ -1,6 +1,7 @@
 """The compiling side of a child: module bytes in, machine code and a summary out."""
 
 import contextlib
+import errno
 import mmap
 import os
 
@@ -45,6 +46,11 @@ def compile_module(
         _write(code_fd, code)
     except RefusedError as refusal:
         return CompileReport(code=refusal.code, message=refusal.message)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        message = f"its machine code takes more than {order.code_bytes} bytes"
+        return CompileReport(code=Code.COMPILE_LIMIT, message=message)
     except MemoryError:
         return CompileReport(code=Code.COMPILE_LIMIT, message="the compiler ran out of memory")
     return CompileReport(summary=summary)

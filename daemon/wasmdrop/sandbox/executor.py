@@ -4,6 +4,7 @@ The dispatcher knows it by the :class:`Executor` protocol alone: run this call, 
 The sandbox's own failures end as ``internal`` or ``crashed``.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
@@ -18,7 +19,7 @@ from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
 from wasmdrop.sandbox.call import Call, CompileLimits
 from wasmdrop.sandbox.compilation import Compilations, Tell
 from wasmdrop.sandbox.directory import JobDirectories, JobDirectory, open_grants
-from wasmdrop.sandbox.exchange import Source, exchange
+from wasmdrop.sandbox.exchange import Answer, Source, exchange
 from wasmdrop.sandbox.messages import (
     MAX_RUN_REPORT_BYTES,
     EngineOptions,
@@ -50,6 +51,10 @@ _log = structlog.get_logger()
 _PUBLISHES_NOTHING: Final = frozenset(
     {Code.DISK_LIMIT, Code.SANDBOX_VIOLATION, Code.CRASHED, Code.INTERNAL}
 )
+
+#: Reports above this size are read on a thread, so that other jobs go on. One below takes at most
+#: some milliseconds.
+_LARGE_REPORT_BYTES: Final = 64 * 1024
 
 
 class Executor(Protocol):
@@ -278,6 +283,14 @@ class LocalExecutor:
             return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=answer.seconds)
         if answer.report is None:
             return outcome_of_death(answer.status, limits, answer.seconds)
+        if len(answer.report) > _LARGE_REPORT_BYTES:
+            # Of a component's results, which may take seconds to make of their JSON.
+            return await asyncio.to_thread(self._outcome, answer, module, call)
+        return self._outcome(answer, module, call)
+
+    def _outcome(self, answer: Answer, module: CompiledModule, call: Call) -> Outcome:
+        """Return what an answer with a report says of the job; raises ``SandboxError``."""
+        assert answer.report is not None  # noqa: S101 - looked at before
         if answer.is_plain:
             report = decode_plain_report(answer.report, call.signature)
         else:
