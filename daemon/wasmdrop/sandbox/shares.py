@@ -54,8 +54,9 @@ def shares_of(summary: ModuleSummary, limits: Limits) -> Shares:
     memories = summary.memory_count + summary.has_gc_heap
     tables_bytes = summary.table_min_elements * _ELEMENT_BYTES
     if summary.grows_tables:
-        part = _TABLES_PART if memories else 1
-        tables_bytes = max(tables_bytes, limit_bytes // part)
+        part_bytes = limit_bytes // (_TABLES_PART if memories else 1)
+        left_bytes = limit_bytes - summary.memory_min_bytes
+        tables_bytes = max(tables_bytes, min(part_bytes, left_bytes))
     table_elements = _each(
         tables_bytes // _ELEMENT_BYTES,
         # wasmtime copies a table to make it larger, which then is there twice for a moment.
