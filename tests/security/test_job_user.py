@@ -87,7 +87,7 @@ def stranger() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
 
 def test_children_by_default_can_not_be_signalled_by_nobody(tmp_path: Path) -> None:
     """Nor by any other user; by their own they can."""
-    daemon = Daemon(tmp_path)
+    daemon = Daemon(tmp_path, WASMDROP_JOB_USER="")
     with daemon.running():
         children = idle_children(daemon)
         assert {uid for pid in children for uid in uids_of(pid)} == {60942}
@@ -178,7 +178,7 @@ def test_a_user_that_can_not_be_stops_the_start(tmp_path: Path, given: str, reas
 
 def test_a_user_that_the_namespace_lacks_is_named(tmp_path: Path) -> None:
     """In a user namespace that maps root alone, no job could be anybody else's."""
-    daemon = Daemon(tmp_path)
+    daemon = Daemon(tmp_path, WASMDROP_JOB_USER="")
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-m", "wasmdrop", "serve"],
         env=daemon.environment,
