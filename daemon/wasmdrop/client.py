@@ -20,7 +20,6 @@ As a context manager a submission takes away all that is in its slot when its bl
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
@@ -169,7 +168,7 @@ class Submission(msgspec.Struct, frozen=True):
             return
         with directory:
             for name in names:
-                directory.unlink(name)
+                directory.remove_file(name)
             directory.remove_tree(stem + _OUTPUT)
         if self.has_own_directory:
             # Not empty where a result is just being delivered.
@@ -177,7 +176,7 @@ class Submission(msgspec.Struct, frozen=True):
                 contextlib.suppress(OSError),
                 SlotDirectory(self._shared_dir, below.parent) as above,
             ):
-                above.rmdir(below.name)
+                above.remove_directory(below.name)
 
     @property
     def _shared_dir(self) -> str:
@@ -337,8 +336,6 @@ def submit(
     shared_dir = Path(os.path.abspath(shared_dir))  # noqa: PTH100 - Path.resolve would follow links
     slot = _unique_slot(with_directory=module is not None) if name is None else _slot(name)
     data = spec if isinstance(spec, bytes) else _encoded(spec)
-    if not shared_dir.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the shared directory is not there", str(shared_dir))
     path = shared_dir / slot
     with SlotDirectory(str(shared_dir), slot.parent, make=True) as directory:
         if module is not None:

@@ -238,7 +238,10 @@ class Execution:
                 started = time.perf_counter()
                 try:
                     return await executor.compile(
-                        pinned.sha256, options, lambda words: self._say(work, words)
+                        pinned.sha256,
+                        options,
+                        lambda words: self._say(work, words),
+                        work.job.slot.directory,
                     )
                 except RefusedError as refusal:
                     if not await self._has_changed(work, spec, refusal, pinned):

@@ -16,7 +16,7 @@ class Limits(msgspec.Struct, frozen=True):
     timeout_sec: float = 20.0
     """Wall clock of the run, in seconds; compiling is not counted."""
     memory_mb: int = 256
-    """The guest's linear memories together, in MiB."""
+    """The guest's linear memories and tables together, in MiB."""
     output_mb: float = 8.0
     """Standard output and standard error together, or the results as JSON, in MiB."""
     disk_mb: int = 64

@@ -134,12 +134,26 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     """The other exports: name to ``memory``, ``table``, ``global`` or ``tag``."""
     imports: tuple[Import, ...] = ()
     memory_min_bytes: int = 0
-    """Sum of the minimum sizes of the memories that the module defines itself."""
+    """Sum of the minimum sizes of the memories that the module defines itself; 0 of a component."""
 
     memory_min_largest_bytes: int = 0
     """The largest of these minimum sizes."""
     memory_count: int = 0
-    """How many memories the module defines itself."""
+    """How many memories the module defines itself, a component all its modules together."""
+    table_min_elements: int = 0
+    """Sum of the minimum sizes of the tables that the module defines itself, in elements; 0 of a
+    component."""
+    table_min_largest: int = 0
+    """The largest of these minimum sizes, in elements."""
+    table_count: int = 0
+    """How many tables the module defines itself."""
+    grows_tables: bool = False
+    """Whether its code may contain ``table.grow``; never False where it does."""
+    tells_refusals: bool = False
+    """Whether its machine code tells of tables that were refused growth; see
+    :mod:`.sandbox.refusals`."""
+    has_gc_heap: bool = False
+    """Whether it may allocate structs, arrays or exceptions, which takes a heap of their own."""
     has_start: bool = False
     """Whether code of its own runs as soon as there is an instance."""
     wit_functions: dict[str, WitFunction] = {}

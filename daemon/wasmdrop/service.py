@@ -26,6 +26,7 @@ from wasmdrop.housekeeping import keep_house
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.intake.taken import TakenVersions
+from wasmdrop.jobuser import foreign_processes
 from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
@@ -113,6 +114,9 @@ async def serve(settings: Settings) -> None:
         claim_shared_directory(settings.shared_dir) as shared_claim,
     ):
         claims = (state_claim, shared_claim)
+        # Now, as there are no jobs of this daemon's yet.
+        if os.geteuid() == 0 and (others := foreign_processes(settings.job_user)):
+            _log.warning("job-user-shared", user=settings.job_user.uid, processes=others)
         idle = settings.workers + _SPARE_CHILDREN
         with Delivery(str(settings.shared_dir), prints_lines=True, claims=claims) as delivery:
             async with local_executor(settings, idle, settings.workers) as (executor, store):
@@ -132,7 +136,7 @@ async def local_executor(
     store = ModuleStore(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     directories = JobDirectories(settings.state_dir, for_another_user=os.geteuid() == 0)
-    async with ChildPool(idle) as pool:
+    async with ChildPool(idle, settings.job_user) as pool:
         if pool.missing and settings.sandbox is SandboxMode.STRICT:
             raise SettingsError(
                 f"jobs can't be confined here; missing: {pool.missing}."

@@ -21,6 +21,7 @@ import msgspec
 
 from wasmdrop import strictjson
 from wasmdrop.errors import RefusedError, SettingsError
+from wasmdrop.jobuser import DEFAULT_JOB_USER, JobUser, read_job_user
 from wasmdrop.limits import GRANT_NAME, Limits
 from wasmdrop.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.text import escaped
@@ -147,6 +148,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: float
     sandbox: SandboxMode
     isolation: Isolation
+    job_user: JobUser
+    """Whom jobs run as, if the daemon is root."""
     grants: dict[str, Path]
     """Directories that a job may ask to read, by name."""
     http: str | None
@@ -326,7 +329,7 @@ SETTINGS: Final = (
     Setting("add_x", _INT64, 5, "first argument of add(i64,i64)"),
     Setting("add_y", _INT64, 7, "second argument of add(i64,i64)"),
     Setting("timeout_sec", _SECONDS, 20.0, "limit of a job: wall clock of its run"),
-    Setting("memory_mb", _WHOLE_MB, 256, "limit of a job: linear memories, in MiB"),
+    Setting("memory_mb", _WHOLE_MB, 256, "limit of a job: linear memories and tables, in MiB"),
     Setting("output_mb", _MB, 8.0, "limit of a job: output or results, in MiB"),
     Setting("disk_mb", _WHOLE_MB, 64, "limit of a job: files in its directory, in MiB"),
     Setting(
@@ -376,6 +379,12 @@ SETTINGS: Final = (
         _choice(Isolation),
         Isolation.PROCESS,
         "process: one for each job; instance: one for many jobs of a module, if you trust it",
+    ),
+    Setting(
+        "job_user",
+        _Kind("USER", "a user name or UID[:GID]", read_job_user),
+        DEFAULT_JOB_USER,
+        "whom jobs run as, if the daemon is root",
     ),
     Setting(
         "http",

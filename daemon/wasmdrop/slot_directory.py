@@ -21,8 +21,6 @@ from wasmdrop.tree import remove_tree
 __all__ = ["SlotDirectory"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Only to look names up in, for which no right to list it is needed.
-_ON_THE_WAY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a FIFO would be waited for, and whoever holds a lease of the file.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,7 +42,11 @@ class SlotDirectory:
         self._opened = contextlib.ExitStack()
         with contextlib.ExitStack() as undo, self._named(""):
             undo.push(self._opened)
-            self._chain = [self._keep(os.open(root, _DIRECTORY & ~os.O_NOFOLLOW))]
+            try:
+                self._chain = [self._keep(beneath.open_directory(root, ""))]
+            except FileNotFoundError as error:
+                reason = "the shared directory is not there"
+                raise FileNotFoundError(error.errno, reason, root) from None
             if make:
                 for part in below.parts:
                     with contextlib.suppress(FileExistsError):
@@ -106,7 +108,7 @@ class SlotDirectory:
                     os.unlink(work, dir_fd=self._fd)
                 raise
 
-    def unlink(self, name: str) -> None:
+    def remove_file(self, name: str) -> None:
         """Remove a file; a link is removed, not what it leads to. Nothing is no error."""
         with self._named(name), contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
@@ -121,7 +123,7 @@ class SlotDirectory:
             if stat.S_ISDIR(status.st_mode):
                 remove_tree(self._fd, name)
 
-    def rmdir(self, name: str) -> None:
+    def remove_directory(self, name: str) -> None:
         """Remove a directory that is empty."""
         with self._named(name):
             os.rmdir(name, dir_fd=self._fd)
@@ -137,13 +139,7 @@ class SlotDirectory:
         return fd
 
     def _open(self, name: str) -> int:
-        *way, last = name.split("/")
-        with contextlib.ExitStack() as opened:
-            fd = self._fd
-            for part in way:
-                fd = os.open(part, _ON_THE_WAY, dir_fd=fd)
-                opened.callback(os.close, fd)
-            return os.open(last, _READ, dir_fd=fd)
+        return beneath.open_at(self._fd, name, _READ)
 
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[None]:

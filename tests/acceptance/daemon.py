@@ -59,6 +59,11 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | variables
 
 
+#: Whom jobs run as where these tests are run by root: others may run tests beside this process, and
+#: a daemon tells of processes of its user that it finds (see :mod:`wasmdrop.jobuser`).
+JOB_USER: Final = 61110 + os.getpid() % 74
+
+
 class Daemon:
     """``wasmdrop serve`` below ``base``: ``wasm/``, ``shared/``, ``state/``."""
 
@@ -72,6 +77,7 @@ class Daemon:
             WASMDROP_WASM_DIR=str(self.wasm),
             WASMDROP_SHARED_DIR=str(self.shared),
             WASMDROP_STATE_DIR=str(self.state),
+            WASMDROP_JOB_USER=str(JOB_USER),
         )
         self.environment |= variables
         self._out = base / "out"

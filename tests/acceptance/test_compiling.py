@@ -1,5 +1,6 @@
 """Modules that take long to compile: told of while they do, and in nobody else's way."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -123,3 +124,44 @@ def test_a_module_past_the_limits_is_refused_in_the_log(tmp_path: Path) -> None:
         (refused,) = daemon.events("module-refused")
         assert refused["code"] == "compile-limit"
         assert "0.5" in refused["message"]
+
+
+def test_a_small_module_overtakes_the_slow_ones_of_another_directory(daemon: Daemon) -> None:
+    """Also one of the directory with the slow ones, and however many those are."""
+    slow = 4 * COMPILERS + 4
+    for number in range(slow):
+        drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
+        job = {"module": f"slow{number}", "entry": "run", "args": [1]}
+        drop(daemon.shared / f"many/input-{number}.json", job)
+    begun = "the slow ones to take all places that they may"
+    # Once a late one has all that it may have, there is progress of it, not only its beginning.
+    wait_until(lambda: len(under_way(daemon)) >= 2 * COMPILERS, begun)
+    for number in range(3):
+        body = FIB.replace("i64.const 2", f"i64.const {number + 2}")
+        drop(daemon.wasm / f"new{number}.wasm", bytes(wat2wasm(body)))
+        job = {"module": f"new{number}", "entry": "fib", "args": [1]}
+        marker = daemon.submit(f"few-{number}/input.json", job)
+        assert marker["code"] == "ok", marker["message"]
+    assert len(daemon.events("module-compiled")) == 3
+    assert all(daemon.marker(f"many/input-{number}.json") is None for number in range(slow))
+
+
+def test_a_slow_module_of_another_directory_gets_a_compiler(daemon: Daemon) -> None:
+    """One place is kept for a directory that has none, so it goes on beside those of the first."""
+    slow = 4 * COMPILERS + 4
+    for number in range(slow):
+        drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
+        job = {"module": f"slow{number}", "entry": "run", "args": [1]}
+        drop(daemon.shared / f"many/input-{number}.json", job)
+    wait_until(lambda: len(under_way(daemon)) >= 2 * COMPILERS, "the slow ones to be under way")
+    other = long_to_compile(slow)
+    drop(daemon.wasm / "other.wasm", other)
+    drop(daemon.shared / "few/input.json", {"module": "other", "entry": "run", "args": [1]})
+    digest = hashlib.sha256(other).hexdigest()
+    wait_until(lambda: digest in under_way(daemon), "the other one to be past its quick period")
+    assert not daemon.events("module-compiled")
+
+
+def under_way(daemon: Daemon) -> set[str]:
+    """Return the modules of which the log tells that their compilation goes on."""
+    return {event["module"] for event in daemon.events("module-compiling") if event["seconds"] > 0}

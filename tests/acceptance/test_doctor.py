@@ -29,7 +29,6 @@ _NUMBERS: Final = {
     "inotify_init1": (294, 26),
     "inotify_init": (253, 26),
     "landlock_create_ruleset": (444, 444),
-    "openat2": (437, 437),
     "pidfd_open": (434, 434),
 }
 
@@ -230,10 +229,18 @@ def test_a_sandbox_that_can_not_start_is_a_problem(doctor: Doctor) -> None:
     assert "no child could be started" in found["confinement"]["found"]
 
 
-def test_a_kernel_without_openat2_is_a_warning(doctor: Doctor) -> None:
-    """Files are opened all the same, links are not."""
-    _status, found = doctor.examine(failing={"openat2": errno.ENOSYS})
-    assert not_ok(found) == {"openat2": "warning"}
+@needs_root
+def test_hard_links_to_files_of_others_are_a_warning(doctor: Doctor) -> None:
+    """A slot's owner could have the daemon read what only another user may read."""
+    setting = Path("/proc/sys/fs/protected_hardlinks")
+    before = setting.read_text()
+    for value, expected in (("0", {"hard links": "warning"}), ("1", {})):
+        setting.write_text(value)
+        try:
+            _status, found = doctor.examine()
+        finally:
+            setting.write_text(before)
+        assert not_ok(found) == expected
 
 
 @needs_root

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from wasmdrop.jobuser import DEFAULT_JOB_USER
 from wasmdrop.sandbox.call import CompileLimits
 from wasmdrop.sandbox.directory import JobDirectories
 from wasmdrop.sandbox.executor import LocalExecutor
@@ -29,10 +30,11 @@ class _Pool(ChildPool):
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        user = DEFAULT_JOB_USER
         with theirs:
             program = (
                 f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
-                f"from {self._module} import main; main({theirs.fileno()})"
+                f"from {self._module} import main; main({theirs.fileno()}, {user.uid}, {user.gid})"
             )
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", program],

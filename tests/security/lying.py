@@ -25,10 +25,10 @@ _LINK_FD: Final = 3
 _FRAME: Final = struct.Struct("<II")
 
 
-def main(control_fd: int) -> NoReturn:
+def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     """Serve as the real one does, with children that lie where they are asked to."""
     vars(server).update(run_module=_run, compile_module=_compile)
-    server.main(control_fd)
+    server.main(control_fd, uid, gid)
 
 
 def _run(order: RunOrder, *rest: Any) -> RunReport:

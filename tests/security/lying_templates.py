@@ -29,10 +29,10 @@ _LINK_FD: Final = 3
 _SO_PEERCRED: Final = 17
 
 
-def main(control_fd: int) -> NoReturn:
+def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     """Serve as the real one does, with templates that lie where they are asked to."""
     vars(server).update(serve_template=_serve)
-    server.main(control_fd)
+    server.main(control_fd, uid, gid)
 
 
 class Liar:

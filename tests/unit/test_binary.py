@@ -197,6 +197,10 @@ def test_a_module_of_every_form_is_summarized() -> None:
         6 * 65536,
         3 * 65536,
         3,
+        2,
+        2,
+        1,
+        has_gc_heap=True,
         has_start=True,
     )
     assert list(summary.functions) == ["add", "refs", "log again", "sum \u20ac", "make"]

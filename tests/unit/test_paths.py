@@ -62,7 +62,7 @@ def is_of_the_kernel(argument: ast.expr) -> bool:
     if isinstance(argument, ast.JoinedStr):
         argument = argument.values[0]
     if isinstance(argument, ast.Constant):
-        return str(argument.value).startswith("/proc/")
+        return str(argument.value).startswith("/proc")
     if isinstance(argument, ast.Call) and ast.unparse(argument.func) == "Path":
         return is_of_the_kernel(argument.args[0])
     return ast.unparse(argument) == "os.devnull"

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wasmdrop.errors import SettingsError
+from wasmdrop.jobuser import JobUser
 from wasmdrop.limits import Limits
 from wasmdrop.settings import (
     SETTINGS,
@@ -91,6 +92,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
         keep_days=7.0,
         sandbox=SandboxMode.STRICT,
         isolation=Isolation.PROCESS,
+        job_user=JobUser(60942, 60942),
         http=None,
         log=loaded.settings.log,
         ready_suffix="",
@@ -136,6 +138,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "grants": ("lib=/lib", {"lib": Path("/lib")}),
     "sandbox": ("best-effort", SandboxMode.BEST_EFFORT),
     "isolation": ("instance", Isolation.INSTANCE),
+    "job_user": ("1234:5678", JobUser(1234, 5678)),
     "http": ("[::1]:8080", "[::1]:8080"),
     "log": ("console", LogFormat.CONSOLE),
     "ready_suffix": (".ready", ".ready"),
@@ -168,6 +171,7 @@ BAD_VALUES = {
     "grants": ("/lib", "lib", "lib=", "a b=/lib", "lib=/lib,"),
     "sandbox": ("best_effort", "off"),
     "isolation": ("none", "INSTANCE"),
+    "job_user": ("0", "root", "1:0", "-1", "no-such-user", "4294967295", "1:"),
     "http": ("localhost", "8080", "localhost:65536", "::1:80", "http://x:80", "a b:80"),
     "log": ("text",),
     "ready_suffix": ("/ready",),

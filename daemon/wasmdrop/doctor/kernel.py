@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from wasmdrop import beneath
 from wasmdrop.doctor.finding import Finding, ok, problem, unless_best_effort, warning
 from wasmdrop.errors import RefusedError, SandboxError, StorageError
+from wasmdrop.jobuser import foreign_processes, is_mapped
 from wasmdrop.limits import MEBIBYTE, Limits
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox import landlock
@@ -43,6 +43,11 @@ _ADD: Final = bytes.fromhex(
 )
 _ADDENDS: Final = (5, 7)
 
+_HARD_LINKS: Final = Path("/proc/sys/fs/protected_hardlinks")
+_HARD_LINKS_ADVICE: Final = (
+    "sysctl fs.protected_hardlinks=1, if the owners of slots do not trust each other"
+)
+
 #: A module of its own takes milliseconds to compile.
 _COMPILE_LIMITS: Final = CompileLimits(seconds=10.0, memory_mb=512)
 
@@ -52,7 +57,7 @@ async def examine(settings: Settings) -> list[Finding]:
     return [
         _landlock(settings),
         _seccomp(settings),
-        _openat2(),
+        _hard_links(),
         _user(settings),
         *await _sandbox(settings),
     ]
@@ -92,30 +97,42 @@ def _seccomp(settings: Settings) -> Finding:
     return ok("kernel", "seccomp", "filters of system calls that kill")
 
 
-def _openat2() -> Finding:
-    """Try a link that stays inside, which only the real call follows."""
+def _hard_links() -> Finding:
+    """Look whether a user may give a file of another one, which he can't read, a second name."""
+    check = "hard links"
     try:
-        with tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary:
-            Path(temporary, "link").symlink_to("target")
-            Path(temporary, "target").touch()
-            os.close(beneath.open_path(temporary, "link"))
+        value = _HARD_LINKS.read_text().strip()
     except OSError as error:
-        return warning(
-            "kernel",
-            "openat2",
-            f"links inside a directory can't be followed safely: {error.strerror}",
-            "inputs and modules that are links, as in ConfigMap volumes, are refused; use Linux 5.6"
-            " or later, without a filter on openat2",
-        )
-    return ok("kernel", "openat2", "files are opened beneath their directory, links checked")
+        return warning("kernel", check, f"{_HARD_LINKS}: {error.strerror}", _HARD_LINKS_ADVICE)
+    if value == "0":
+        found = "users may link files that they can't read into their slots"
+        return warning("kernel", check, found, _HARD_LINKS_ADVICE)
+    return ok("kernel", check, "users may link only files that they may write to")
 
 
 def _user(settings: Settings) -> Finding:
     check = "user of jobs"
     if os.geteuid() != 0:
         return ok("kernel", check, f"not root: jobs run as user {os.geteuid()}, unprivileged")
-    if Confinement().changes_user:
-        return ok("kernel", check, "root, and able to make jobs another user's (nobody)")
+    user = settings.job_user
+    if not is_mapped(user):
+        return unless_best_effort(
+            settings,
+            check,
+            f"this user namespace has no user or group {user}",
+            "set WASMDROP_JOB_USER to numbers that it has, and that nothing else runs as",
+        )
+    if Confinement(user).changes_user:
+        others = foreign_processes(user, besides_jobs=True)
+        if others:
+            return warning(
+                "kernel",
+                check,
+                f"{others} processes that are no jobs run as user {user.uid}, too",
+                "they can stop jobs, and jobs that broke out them: set WASMDROP_JOB_USER to a user"
+                " of its own",
+            )
+        return ok("kernel", check, f"root, and able to make jobs another user's ({user})")
     return unless_best_effort(
         settings,
         check,
@@ -127,7 +144,7 @@ def _user(settings: Settings) -> Finding:
 async def _sandbox(settings: Settings) -> list[Finding]:
     check = "confinement"
     try:
-        async with ChildPool(idle=1) as pool:
+        async with ChildPool(idle=1, job_user=settings.job_user) as pool:
             confined = ok("kernel", check, "a process was confined: Landlock, seccomp and limits")
             if pool.missing:
                 confined = unless_best_effort(

@@ -1,4 +1,4 @@
-"""Reads the outside of a core WebAssembly module: its kind, exports, imports and memories.
+"""Reads the outside of a core WebAssembly module: its kind, exports, imports, memories, tables.
 
 Wasmtime's Python interface can't be asked for types: it aborts the process on those of vectors and
 most references. So this module reads the sections that describe a module's outside itself, by the
@@ -10,7 +10,9 @@ Promises all the same that any bytes end in a summary or a ``RefusedError``, in 
 linear in their number, and that a summary is small enough for a report and the daemon's memory.
 """
 
+import re
 from array import array
+from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from wasmdrop.errors import RefusedError
@@ -21,7 +23,12 @@ __all__ = [
     "MAX_NAMES",
     "MAX_NAME_BYTES",
     "MAX_TYPE_CHARACTERS",
+    "TABLE_GROW",
+    "Outline",
+    "Reader",
+    "Storage",
     "refuse_unless_wasm",
+    "storage_of_component",
     "summarize",
 ]
 
@@ -51,6 +58,33 @@ _OTHER_FILES: Final = {
 #: Ids of sections in the order in which they must come, each at most once.
 _SECTION_ORDER: Final = (1, 2, 3, 4, 5, 13, 6, 7, 8, 9, 12, 10, 11)
 _CUSTOM_SECTION: Final = 0
+
+#: Sections of a component that hold a core module, or another component.
+_CORE_MODULE, _COMPONENT = 1, 4
+
+#: ``table.grow``; the second byte may be the first of a longer encoding of the same number. Bytes
+#: that only look like it cost a program a part of its memory, never the daemon its bound.
+TABLE_GROW: Final = re.compile(rb"\xfc[\x0f\x8f]")
+
+#: What a table with an initial value begins with, before its type.
+_INITIALIZED: Final = b"\x40\0"
+
+_END: Final = 0x0B
+#: Instructions of constant expressions, with the sizes of their operands; 0 for an integer.
+_CONSTANT_OPERANDS: Final = {
+    0x23: (0,),  # global.get
+    0x41: (0,),  # i32.const
+    0x42: (0,),  # i64.const
+    0x43: (4,),  # f32.const
+    0x44: (8,),  # f64.const
+    **dict.fromkeys((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E), ()),  # add, sub, mul
+    0xD0: (0,),  # ref.null
+    0xD2: (0,),  # ref.func
+    **dict.fromkeys((0xFB00, 0xFB01, 0xFB06, 0xFB07), (0,)),  # struct.new to array.new_default
+    0xFB08: (0, 0),  # array.new_fixed
+    **dict.fromkeys((0xFB1A, 0xFB1B, 0xFB1C), ()),  # conversions, ref.i31
+    0xFD0C: (16,),  # v128.const
+}
 
 _EXTERNAL_KINDS: Final = ("func", "table", "memory", "global", "tag")
 
@@ -125,16 +159,19 @@ def summarize(module: bytes) -> ModuleSummary:
     """
     if refuse_unless_wasm(module[:_PREAMBLE_BYTES]) == "component":
         raise _malformed("expected a core module, got a component", 4)
-    outline = _Outline()
+    outline = Outline()
     parts = {
         1: outline.read_types,
         2: outline.read_imports,
         3: outline.read_functions,
-        5: outline.read_memories,
+        4: outline.storage.read_tables,
+        5: outline.storage.read_memories,
+        10: outline.storage.read_code,
+        13: outline.storage.read_tags,
         7: outline.read_exports,
         8: outline.read_start,
     }
-    reader = _Reader(module, _PREAMBLE_BYTES, len(module))
+    reader = Reader(module, _PREAMBLE_BYTES, len(module))
     to_come = list(_SECTION_ORDER)
     while reader.position < reader.end:
         start = reader.position
@@ -159,12 +196,12 @@ def _malformed(problem: str, offset: int) -> RefusedError:
 class _Limits(NamedTuple):
     """The size of a table or memory."""
 
-    minimum_bytes: int
-    """If it is a memory's."""
+    minimum: int
+    """In elements of a table, in bytes of a memory."""
     text: str
 
 
-class _Reader:
+class Reader:
     """Reads the grammar's smallest parts, from ``position`` and never past ``end``."""
 
     __slots__ = ("data", "end", "position")
@@ -175,18 +212,27 @@ class _Reader:
         self.end = end
 
     def byte(self) -> int:
+        """Read one byte."""
         if self.position >= self.end:
             raise _malformed("it ends in the middle of something", self.position)
         self.position += 1
         return self.data[self.position - 1]
 
-    def part(self, size: int) -> "_Reader":
+    def part(self, size: int) -> "Reader":
         """Return a reader of the next ``size`` bytes, and go past them."""
         start = self.position
         if size > self.end - start:
             raise _malformed(f"{size} bytes announced, {self.end - start} left", start)
         self.position += size
-        return _Reader(self.data, start, self.position)
+        return Reader(self.data, start, self.position)
+
+    def copy(self) -> "Reader":
+        """Return another reader of what is left."""
+        return Reader(self.data, self.position, self.end)
+
+    def rest(self) -> bytes:
+        """Return what is left, without going past it."""
+        return self.data[self.position : self.end]
 
     def unsigned(self, bits: int) -> int:
         """Read LEB128: at most as many bytes as ``bits`` need, with no bit beyond them."""
@@ -203,6 +249,7 @@ class _Reader:
             shift += 7
 
     def u32(self) -> int:
+        """Read an unsigned integer of 32 bits."""
         return self.unsigned(32)
 
     def count(self) -> int:
@@ -215,6 +262,7 @@ class _Reader:
         return count
 
     def name(self) -> str:
+        """Read a name."""
         content = self.part(self.u32())
         try:
             return str(self.data[content.position : content.end], "utf-8")
@@ -223,6 +271,7 @@ class _Reader:
             raise _malformed("expected a name in UTF-8", offset) from None
 
     def mutability(self) -> bool:
+        """Read whether something can be changed."""
         start = self.position
         byte = self.byte()
         if byte > 1:
@@ -245,6 +294,7 @@ class _Reader:
         return f"(ref {'null ' if nullable else ''}{self.type_index()})"
 
     def value_type(self) -> str:
+        """Read a value type; return it as text."""
         start = self.position
         byte = self.byte()
         if byte in _NUMBER_TYPES:
@@ -256,6 +306,7 @@ class _Reader:
         raise _malformed(f"expected a value type, got {byte:#04x}", start)
 
     def value_types(self) -> tuple[str, ...]:
+        """Read a vector of value types."""
         return tuple([self.value_type() for _ in range(self.count())])
 
     def skip_field(self) -> None:
@@ -266,7 +317,34 @@ class _Reader:
             self.value_type()
         self.mutability()
 
+    def skip_constant(self) -> None:
+        """Go past a constant expression, with its end."""
+        while True:
+            start = self.position
+            code = self.byte()
+            if code == 0xFB:  # noqa: PLR2004 - instructions of references
+                code = 0xFB00 | self.u32()
+            elif code == 0xFD:  # noqa: PLR2004 - instructions of vectors
+                code = 0xFD00 | self.u32()
+            if code == _END:
+                return
+            if code not in _CONSTANT_OPERANDS:
+                raise _malformed("expected a constant expression", start)
+            for size in _CONSTANT_OPERANDS[code]:
+                if size:
+                    self.part(size)
+                else:
+                    self.skip_integer()
+
+    def skip_integer(self) -> None:
+        """Go past LEB128 of either sign, of at most 64 bits."""
+        for _ in range(10):
+            if self.byte() < 0x80:  # noqa: PLR2004 - no other byte follows
+                return
+        raise _malformed("expected an integer of at most 64 bits", self.position)
+
     def limits(self, allowed_flags: int) -> _Limits:
+        """Read the limits of a table or a memory."""
         start = self.position
         flags = self.byte()
         if flags & ~allowed_flags:
@@ -279,7 +357,8 @@ class _Reader:
             words.append(str(self.unsigned(bits)))
         if flags & _SHARED:
             words.append("shared")
-        power = _PAGE_POWER
+        # A table's elements have no pages.
+        power = _PAGE_POWER if allowed_flags & _HAS_PAGE_SIZE else 0
         if flags & _HAS_PAGE_SIZE:
             start = self.position
             power = self.u32()
@@ -289,7 +368,89 @@ class _Reader:
         return _Limits(minimum << power, " ".join(words))
 
 
-class _Outline:
+class Storage:
+    """What of a module can grow: memories, tables, and the heap of structs and exceptions."""
+
+    def __init__(self) -> None:
+        self.memories_min_bytes: list[int] = []
+        self.tables_min: list[int] = []
+        """In elements."""
+        self.tables_are_wide: list[bool] = []
+        """Whether a table's indices have 64 bits."""
+        self.grows_tables = False
+        self.has_gc_heap = False
+
+    def read_tables(self, reader: Reader) -> None:
+        """Read a table section."""
+        for _ in range(reader.count()):
+            is_initialized = reader.data.startswith(_INITIALIZED, reader.position)
+            if is_initialized:
+                reader.part(len(_INITIALIZED))
+            reader.value_type()
+            limits = reader.limits(_TABLE_FLAGS)
+            self.tables_min.append(limits.minimum)
+            self.tables_are_wide.append(limits.text.startswith("i64"))
+            if is_initialized:
+                reader.skip_constant()
+
+    def read_memories(self, reader: Reader) -> None:
+        """Read a memory section."""
+        for _ in range(reader.count()):
+            self.memories_min_bytes.append(reader.limits(_MEMORY_FLAGS).minimum)
+
+    def read_code(self, reader: Reader) -> None:
+        """Look through a code section, without reading it, for what grows tables."""
+        found = TABLE_GROW.search(reader.data, reader.position, reader.end)
+        self.grows_tables = self.grows_tables or found is not None
+        reader.position = reader.end
+
+    def read_types(self, reader: Reader) -> list[FunctionType | None]:
+        """Return types by index; None for one of something else than a function."""
+        types: list[FunctionType | None] = []
+        for _ in range(reader.count()):
+            group = 1
+            if reader.position < reader.end and reader.data[reader.position] == _REC:
+                reader.byte()
+                group = reader.count()
+            types.extend(_sub_type(reader) for _ in range(group))
+        self.has_gc_heap = self.has_gc_heap or None in types
+        return types
+
+    def read_tags(self, reader: Reader) -> None:
+        """Note that there is a tag section, without reading it."""
+        self.has_gc_heap = True
+        reader.position = reader.end
+
+
+def storage_of_component(component: bytes) -> Storage:
+    """Read what the core modules in a component define, each once, at any depth.
+
+    Raises ``RefusedError`` with ``INVALID_MODULE`` where ``component`` is malformed.
+    """
+    storage = Storage()
+    parts: dict[int, Callable[[Reader], object]] = {
+        1: storage.read_types,
+        4: storage.read_tables,
+        5: storage.read_memories,
+        10: storage.read_code,
+        13: storage.read_tags,
+    }
+    to_read = [(Reader(component, _PREAMBLE_BYTES, len(component)), True)]
+    while to_read:
+        reader, is_component = to_read.pop()
+        while reader.position < reader.end:
+            number = reader.byte()
+            section = reader.part(reader.u32())
+            if not is_component:
+                if number in parts:
+                    parts[number](section)
+            elif number in (_CORE_MODULE, _COMPONENT):
+                section.part(_PREAMBLE_BYTES)
+                to_read.append((section, number == _COMPONENT))
+    return storage
+
+
+class Outline:
     """What was read of one module so far. Its methods are called in the order of the sections."""
 
     def __init__(self) -> None:
@@ -300,7 +461,7 @@ class _Outline:
         self.exported: dict[str, FunctionType] = {}
         self.other_exports: dict[str, str] = {}
         self.imports: list[Import] = []
-        self.memories_min_bytes: list[int] = []
+        self.storage = Storage()
         self.has_start = False
         self.names = 0
         self.name_bytes = 0
@@ -318,22 +479,23 @@ class _Outline:
             self.exported,
             self.other_exports,
             tuple(self.imports),
-            sum(self.memories_min_bytes),
-            max(self.memories_min_bytes, default=0),
-            len(self.memories_min_bytes),
+            sum(memories := self.storage.memories_min_bytes),
+            max(memories, default=0),
+            len(memories),
+            sum(tables := self.storage.tables_min),
+            max(tables, default=0),
+            len(tables),
+            grows_tables=self.storage.grows_tables,
+            has_gc_heap=self.storage.has_gc_heap,
             has_start=self.has_start,
         )
 
-    def read_types(self, reader: _Reader) -> None:
-        for _ in range(reader.count()):
-            group = 1
-            if reader.position < reader.end and reader.data[reader.position] == _REC:
-                reader.byte()
-                group = reader.count()
-            for _ in range(group):
-                self.types.append(_sub_type(reader))
+    def read_types(self, reader: Reader) -> None:
+        """Read a type section."""
+        self.types = self.storage.read_types(reader)
 
-    def read_imports(self, reader: _Reader) -> None:
+    def read_imports(self, reader: Reader) -> None:
+        """Read an import section."""
         count = reader.count()
         self._count_names(count, "imports")
         for _ in range(count):
@@ -343,20 +505,18 @@ class _Outline:
             self._count_type(text)
             self.imports.append(Import(module, name, kind, text))
 
-    def read_functions(self, reader: _Reader) -> None:
+    def read_functions(self, reader: Reader) -> None:
+        """Read a function section."""
         for _ in range(reader.count()):
             self.type_indices.append(reader.u32())
 
-    def read_memories(self, reader: _Reader) -> None:
-        for _ in range(reader.count()):
-            self.memories_min_bytes.append(reader.limits(_MEMORY_FLAGS).minimum_bytes)
-
-    def read_start(self, reader: _Reader) -> None:
+    def read_start(self, reader: Reader) -> None:
         """Note that there is a start function."""
         reader.u32()
         self.has_start = True
 
-    def read_exports(self, reader: _Reader) -> None:
+    def read_exports(self, reader: Reader) -> None:
+        """Read an export section."""
         count = reader.count()
         self._count_names(count, "imports and exports")
         for _ in range(count):
@@ -376,7 +536,7 @@ class _Outline:
             self._count_type(str(signature))
             self.exported[name] = signature
 
-    def _import_type(self, reader: _Reader, kind: str) -> str:
+    def _import_type(self, reader: Reader, kind: str) -> str:
         if kind == "func":
             start = reader.position
             index = reader.u32()
@@ -401,7 +561,7 @@ class _Outline:
             raise _malformed(f"there is no function type {index}", offset)
         return signature
 
-    def _name(self, reader: _Reader) -> str:
+    def _name(self, reader: Reader) -> str:
         name = reader.name()
         self.name_bytes += len(name.encode())
         _refuse_past(MAX_NAME_BYTES, self.name_bytes, "bytes of names")
@@ -424,7 +584,7 @@ def _refuse_past(bound: int, number: int, what: str) -> None:
         )
 
 
-def _external_kind(reader: _Reader) -> str:
+def _external_kind(reader: Reader) -> str:
     start = reader.position
     byte = reader.byte()
     if byte >= len(_EXTERNAL_KINDS):
@@ -432,7 +592,7 @@ def _external_kind(reader: _Reader) -> str:
     return _EXTERNAL_KINDS[byte]
 
 
-def _sub_type(reader: _Reader) -> FunctionType | None:
+def _sub_type(reader: Reader) -> FunctionType | None:
     """Read one type definition; return None for one of something else than a function."""
     start = reader.position
     form = reader.byte()

@@ -11,9 +11,9 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -21,8 +21,8 @@ from wasmdrop.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.call import CompileLimits
-from wasmdrop.sandbox.exchange import exchange
-from wasmdrop.sandbox.lanes import Lanes
+from wasmdrop.sandbox.exchange import Answer, exchange
+from wasmdrop.sandbox.lanes import Entrant, Lanes
 from wasmdrop.sandbox.messages import (
     MAX_REPORT_BYTES,
     CompileOrder,
@@ -50,18 +50,22 @@ _REFUSALS: Final = 1024
 #: How often the log tells of a compilation that goes on. Most take less, and are told of twice.
 _PROGRESS_SECONDS: Final = 5.0
 
-#: After this long a compilation lets the next one begin beside it. Most modules take less.
+#: After this long a compilation has to make room for those of others. Most modules take less.
 _QUICK_SECONDS: Final = 1.0
 
 _COMPILER_CODES: Final = frozenset({Code.INVALID_MODULE, Code.COMPILE_LIMIT})
 
 _WAITS: Final = "its module waits for the compiler, which is at work on another"
+_IS_SLOW: Final = (
+    "its module takes long to compile, and was interrupted for modules of other directories"
+)
 
 
 class _Compilation:
     """One that is under way, and who wants to know of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str) -> None:
+        self.entrant = Entrant(directory)
         self.task: asyncio.Task[CompiledModule] | None = None
         self._words = ""
         self._listeners: list[Tell] = []
@@ -78,7 +82,9 @@ class _Compilation:
             self._listeners.remove(tell)
 
     def say(self, words: str) -> None:
-        """Let everybody know."""
+        """Let everybody know, unless they do."""
+        if words == self._words:
+            return
         self._words = words
         for tell in self._listeners:
             tell(words)
@@ -101,12 +107,13 @@ class Compilations:
         self._compilers = Lanes(max(1, (os.cpu_count() or 1) // 2), _QUICK_SECONDS)
 
     async def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None
+        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
     ) -> CompiledModule:
         """Load or compile a module once, however many jobs ask for it at the same time.
 
-        Each is told what it waits for. Raises ``RefusedError`` where the module can't be compiled
-        within its limits, or is gone; ``SandboxError`` where children or storage fail.
+        ``directory`` is that of the job's slot: directories take turns. Each job is told what it
+        waits for. Raises ``RefusedError`` where the module can't be compiled within its limits, or
+        is gone; ``SandboxError`` where children or storage fail.
         """
         key = (sha256, options.token)
         refusal = self._refused.get(key)
@@ -114,9 +121,11 @@ class Compilations:
             raise RefusedError(refusal.code, refusal.message)
         compilation = self._under_way.get(key)
         if compilation is None:
-            compilation = self._under_way[key] = _Compilation()
+            compilation = self._under_way[key] = _Compilation(directory)
             compilation.task = asyncio.create_task(self._compile(sha256, options, compilation))
             compilation.task.add_done_callback(lambda _task: self._under_way.pop(key, None))
+        else:
+            self._compilers.also_for(compilation.entrant, directory)
         assert compilation.task is not None  # noqa: S101 - set where it was made
         with compilation.heard_by(tell or (lambda _words: None)):
             return await asyncio.shield(compilation.task)
@@ -131,22 +140,32 @@ class Compilations:
                 if found is not None:
                     self.loads += 1
                     return found
-                if self._compilers.are_full():
-                    compilation.say(_WAITS)
-                async with self._compilers.taken():
-                    return await self._compile_anew(sha256, options, compilation)
+                self.begun += 1
+                while True:
+                    if compilation.entrant.is_late:
+                        # However often it is interrupted: this goes to each of its jobs.
+                        compilation.say(_IS_SLOW)
+                    elif self._compilers.are_full():
+                        compilation.say(_WAITS)
+                    async with self._compilers.place(compilation.entrant):
+                        module = await self._compile_anew(sha256, options, compilation)
+                    if module is not None:
+                        return module
+                    _log.info("module-waiting", module=sha256)
         except (OSError, StorageError) as error:
             raise SandboxError(f"the module could not be compiled or kept: {error}") from error
 
     async def _compile_anew(
         self, sha256: str, options: EngineOptions, compilation: _Compilation
-    ) -> CompiledModule:
+    ) -> CompiledModule | None:
+        """Compile a module that has a place; return None if it has to leave that to others."""
         store = self._store
-        self.begun += 1
         work = store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
         started = time.perf_counter()
         try:
             report = await self._compile_in_child(sha256, work, options, compilation)
+            if report is None:
+                return None
             if report.summary is None:
                 # "internal" is what a child says that could not write, or met a fault of ours.
                 if report.code not in _COMPILER_CODES:
@@ -163,7 +182,8 @@ class Compilations:
 
     def _refuse(self, sha256: str, options: EngineOptions, report: CompileReport) -> RefusedError:
         refusal = RefusedError(report.code, bounded_text(report.message))
-        self._refused[sha256, options.token] = refusal
+        # Another one: the one that is raised keeps all that led to it.
+        self._refused[sha256, options.token] = RefusedError(refusal.code, refusal.message)
         if len(self._refused) > _REFUSALS:
             self._refused.popitem(last=False)
         _log.info("module-refused", module=sha256, code=refusal.code, message=refusal.message)
@@ -171,7 +191,8 @@ class Compilations:
 
     async def _compile_in_child(
         self, sha256: str, work: Path, options: EngineOptions, compilation: _Compilation
-    ) -> CompileReport:
+    ) -> CompileReport | None:
+        """Return the report of a child; None if it was interrupted for another compilation."""
         limits = self._limits
         try:
             source_fd = await asyncio.to_thread(self._store.open_module, sha256)
@@ -193,23 +214,44 @@ class Compilations:
                 memory_bytes=limits.memory_mb * MEBIBYTE,
             )
             compilation.say(
-                f"its module of {size_bytes / 1e6:.1f} MB is being compiled, which may take"
+                _IS_SLOW
+                if compilation.entrant.is_late
+                else f"its module of {size_bytes / 1e6:.1f} MB is being compiled, which may take"
                 f" {limits.seconds:g} s"
             )
             with _progress(sha256, size_bytes):
-                answer = await exchange(
-                    self._pool,
-                    encode_frame(order),
-                    [source_fd, work_fd],
-                    limits.seconds,
-                    MAX_REPORT_BYTES,
-                    to_its_end=True,
+                answer = await _unless_interrupted(
+                    compilation.entrant,
+                    exchange(
+                        self._pool,
+                        encode_frame(order),
+                        [source_fd, work_fd],
+                        limits.seconds,
+                        MAX_REPORT_BYTES,
+                        to_its_end=True,
+                    ),
                 )
-            os.fsync(work_fd)
+            if answer is None:
+                return None
+            await asyncio.to_thread(os.fsync, work_fd)
         if answer.report is None:
             message = compiler_death(answer.status, limits.seconds, limits.memory_mb)
             return CompileReport(code=Code.COMPILE_LIMIT, message=message)
         return decode_compile_report(answer.report)
+
+
+async def _unless_interrupted(
+    entrant: Entrant, exchanging: Coroutine[Any, Any, Answer]
+) -> Answer | None:
+    """Wait for an answer; None if ``entrant`` is interrupted first, and the child then killed."""
+    exchange_task = asyncio.create_task(exchanging)
+    ends: list[asyncio.Future[Any]] = [exchange_task, entrant.interrupted]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return await exchange_task if exchange_task.done() else None
+    finally:
+        exchange_task.cancel()
+        await asyncio.wait([exchange_task])
 
 
 @contextlib.contextmanager

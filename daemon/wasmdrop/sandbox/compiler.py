@@ -1,16 +1,26 @@
 """The compiling side of a child: module bytes in, machine code and a summary out."""
 
+import contextlib
+import errno
 import mmap
 import os
 
-from wasmtime import Module, WasmtimeError
+import msgspec
+from wasmtime import Engine, Module, WasmtimeError
 from wasmtime.component import Component
 
 from wasmdrop.errors import RefusedError
+from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, bounded_text
-from wasmdrop.sandbox.binary import refuse_unless_wasm, summarize
+from wasmdrop.sandbox.binary import (
+    TABLE_GROW,
+    refuse_unless_wasm,
+    storage_of_component,
+    summarize,
+)
 from wasmdrop.sandbox.component import describe
 from wasmdrop.sandbox.messages import CompileOrder, CompileReport
+from wasmdrop.sandbox.refusals import telling_refusals
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = ["compile_module"]
@@ -27,18 +37,37 @@ def compile_module(
         try:
             if is_component:
                 component = Component(runtime.engine, module)
-                summary, code = describe(component, runtime.engine), component.serialize()
+                summary = describe(component, runtime.engine, storage_of_component(module))
+                code = component.serialize()
             else:
-                code = Module(runtime.engine, module).serialize()
-                summary = summarize(module)
+                summary, code = _compiled(module, runtime.engine)
         except WasmtimeError as error:
             raise RefusedError(Code.INVALID_MODULE, bounded_text(str(error))) from None
         _write(code_fd, code)
     except RefusedError as refusal:
         return CompileReport(code=refusal.code, message=refusal.message)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        message = f"its machine code takes more than {order.code_bytes} bytes"
+        return CompileReport(code=Code.COMPILE_LIMIT, message=message)
     except MemoryError:
         return CompileReport(code=Code.COMPILE_LIMIT, message="the compiler ran out of memory")
     return CompileReport(summary=summary)
+
+
+def _compiled(module: bytes, engine: Engine) -> tuple[ModuleSummary, bytearray]:
+    """Return the summary and the machine code of a core module."""
+    if TABLE_GROW.search(module):
+        Module.validate(engine, module)
+        telling = telling_refusals(module)
+        # One of a million functions, for instance, can't have two more.
+        with contextlib.suppress(WasmtimeError):
+            if telling is not None:
+                code = Module(engine, telling).serialize()
+                return msgspec.structs.replace(summarize(module), tells_refusals=True), code
+    code = Module(engine, module).serialize()
+    return summarize(module), code
 
 
 def _read(fd: int, size: int) -> bytes:

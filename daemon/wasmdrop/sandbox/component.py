@@ -7,6 +7,7 @@ bounds.
 """
 
 import ctypes
+import re
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +17,15 @@ from wasmtime import _ffi as ffi
 from wasmdrop.errors import RefusedError
 from wasmdrop.module import UNSUPPORTED, Import, ModuleKind, ModuleSummary, WitFunction, WitType
 from wasmdrop.outcome import Code, bounded_text
-from wasmdrop.sandbox.binary import MAX_NAME_BYTES, MAX_NAMES, MAX_TYPE_CHARACTERS
-from wasmdrop.sandbox.guest import Run, StaleCodeError
+from wasmdrop.sandbox.binary import (
+    MAX_NAME_BYTES,
+    MAX_NAMES,
+    MAX_TYPE_CHARACTERS,
+    Storage,
+)
+from wasmdrop.sandbox.guest import Run, StaleCodeError, is_out_of_memory, memory_refusal
 from wasmdrop.sandbox.lowering import lift, lower
-from wasmdrop.sandbox.messages import Invocation, RunReport
+from wasmdrop.sandbox.messages import Invocation, Preparation, RunReport
 
 __all__ = ["ComponentRun", "describe"]
 
@@ -27,6 +33,9 @@ __all__ = ["ComponentRun", "describe"]
 #: a depth of 64, and a level of WIT may take two of JSON.
 _MAX_PARTS: Final = 2000
 _MAX_DEPTH: Final = 24
+
+#: What wasmtime says of a memory or table that is too large from the start.
+_MINIMUM: Final = re.compile(r"exceeds (?:memory|table) limits|(?:memory|table) minimum size")
 
 #: Frames of a backtrace that a message shows.
 _FRAMES_SHOWN: Final = 16
@@ -63,8 +72,8 @@ class _TooLargeError(Exception):
     """A signature that, written out, is too large to be of use."""
 
 
-def describe(compiled: component.Component, engine: Engine) -> ModuleSummary:
-    """Return the outside of a component.
+def describe(compiled: component.Component, engine: Engine, storage: Storage) -> ModuleSummary:
+    """Return the outside of a component, and what its modules have in store.
 
     Raises ``RefusedError`` with ``COMPILE_LIMIT`` where it would be past the bounds of a summary.
     """
@@ -88,6 +97,10 @@ def describe(compiled: component.Component, engine: Engine) -> ModuleSummary:
         ModuleKind.COMPONENT,
         other_exports=outline.others,
         imports=tuple(outline.imports),
+        memory_count=len(storage.memories_min_bytes),
+        table_count=len(storage.tables_min),
+        grows_tables=storage.grows_tables,
+        has_gc_heap=storage.has_gc_heap,
         wit_functions=outline.functions,
     )
 
@@ -201,9 +214,9 @@ class ComponentRun(Run):
         try:
             linker = self.runtime.component_linker
             self.component_instance = linker.instantiate(self.store, self.compiled)
-            self.is_instantiated = True
+            self.limit_growth()
         except WasmtimeError as error:
-            raise _refusal_of(error, is_linking=True) from None
+            raise _refusal_of(error, self.preparation, is_linking=True) from None
 
     def call(self, invocation: Invocation) -> RunReport:
         """Call the entry; return how that ended."""
@@ -243,7 +256,7 @@ class ComponentRun(Run):
                 return RunReport(Code.OK, exit_code=0)
             message = f"the program exited with code {error.code}"
             return RunReport(Code.EXIT, message, exit_code=error.code & 0xFFFFFFFF)
-        refusal = _refusal_of(error)
+        refusal = _refusal_of(error, self.preparation)
         return RunReport(refusal.code, refusal.message)
 
     def _function(self, entry: str) -> component.Func:
@@ -261,7 +274,9 @@ class ComponentRun(Run):
         return found
 
 
-def _refusal_of(error: WasmtimeError, *, is_linking: bool = False) -> RefusedError:
+def _refusal_of(
+    error: WasmtimeError, preparation: Preparation, *, is_linking: bool = False
+) -> RefusedError:
     """Tell the ends of a component apart, for which there is nothing but their text."""
     text = str(error)
     if "all fuel consumed" in text:
@@ -270,9 +285,9 @@ def _refusal_of(error: WasmtimeError, *, is_linking: bool = False) -> RefusedErr
         kind = text.partition("wasm trap: ")[2].partition("\n")[0].strip()
         where = "while the component was instantiated: " if is_linking else ""
         return RefusedError(Code.TRAP, bounded_text(f"{where}{kind}{_backtrace(text)}"))
+    if is_out_of_memory(text) or (is_linking and _MINIMUM.search(text)):
+        return memory_refusal(text, preparation)
     if is_linking:
-        if "exceeds memory limits" in text or "memory minimum size" in text:
-            return RefusedError(Code.MEMORY_LIMIT, bounded_text(text))
         return RefusedError(Code.LINK_ERROR, bounded_text(text))
     return RefusedError(Code.TRAP, bounded_text(text))
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from wasmdrop.jobuser import DEFAULT_JOB_USER, JobUser, is_mapped
 from wasmdrop.lifetime import die_with
 from wasmdrop.sandbox import landlock, seccomp
 
@@ -34,9 +35,6 @@ _LAST_CAPABILITY: Final = 63
 #: still be able to end it (capabilities(7)).
 _CHANGE_USER: Final = 1 << 6 | 1 << 7 | 1 << 5
 
-#: The user and group that own nothing, by convention.
-_NOBODY: Final = 65534
-
 #: Descriptors that a child may hold: its order's, and a few for the threads of WASI.
 _OPEN_FILES: Final = 64
 
@@ -46,8 +44,8 @@ _LINK_FD: Final = 3
 _HIGHEST_FD: Final = 1 << 30
 
 #: Threads of all jobs together: WASI takes one a core and a few more in each, and there may be a
-#: job a core. The kernel counts by user, who is also that of other daemons' children, idle ones
-#: included; where the user can't be changed there are others' too.
+#: job a core. The kernel counts by user, who may also be that of another daemon's children, idle
+#: ones included; where the user can't be changed there are others' too.
 _CORES: Final = os.cpu_count() or 1
 _THREADS: Final = 480 + 2 * _CORES**2
 _OTHERS_THREADS: Final = 8192
@@ -74,9 +72,13 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 
 
 class Confinement:
-    """What this kernel can do, found out once in the forking server."""
+    """What this kernel can do, found out once in the forking server.
 
-    def __init__(self) -> None:
+    ``job_user``: whom confined processes run as, if this one is root.
+    """
+
+    def __init__(self, job_user: JobUser = DEFAULT_JOB_USER) -> None:
+        self._job_user = job_user
         self.missing: list[str] = []
         """The parts that this kernel, or the container, does not give; in words."""
         self.landlock_version = landlock.abi_version(_libc)
@@ -93,6 +95,12 @@ class Confinement:
             self.missing.append(
                 "an unprivileged user (run as another user than root, or with CAP_SETUID,"
                 " CAP_SETGID and CAP_KILL)"
+            )
+        if self.changes_user and not is_mapped(job_user):
+            self.changes_user = False
+            self.missing.append(
+                f"the user and group {job_user} of jobs (this user namespace has none of these"
+                " numbers; set WASMDROP_JOB_USER to some that it has)"
             )
 
     def prepare_parent(self) -> None:
@@ -117,7 +125,7 @@ class Confinement:
         # What a guest that broke out writes to standard error must not reach the daemon's log.
         os.dup2(0, 2)
         if self.changes_user:
-            _change_user()
+            _change_user(self._job_user)
         _drop_capabilities()
         # After the change of user, which clears it.
         die_with(parent_pid)
@@ -244,10 +252,10 @@ def _drop_capability_bounds() -> None:
             break  # the kernel knows no more of them, or this process may not
 
 
-def _change_user() -> None:
+def _change_user(user: JobUser) -> None:
     os.setgroups([])
-    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-    os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
 
 
 def _drop_capabilities() -> None:

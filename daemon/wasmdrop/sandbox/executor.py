@@ -4,6 +4,7 @@ The dispatcher knows it by the :class:`Executor` protocol alone: run this call, 
 The sandbox's own failures end as ``internal`` or ``crashed``.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
@@ -18,7 +19,7 @@ from wasmdrop.outcome import Code, Outcome, OutputTree, bounded_text
 from wasmdrop.sandbox.call import Call, CompileLimits
 from wasmdrop.sandbox.compilation import Compilations, Tell
 from wasmdrop.sandbox.directory import JobDirectories, JobDirectory, open_grants
-from wasmdrop.sandbox.exchange import Source, exchange
+from wasmdrop.sandbox.exchange import Answer, Source, exchange
 from wasmdrop.sandbox.messages import (
     MAX_RUN_REPORT_BYTES,
     EngineOptions,
@@ -30,6 +31,7 @@ from wasmdrop.sandbox.messages import (
 from wasmdrop.sandbox.orders import can_be_readied, invocation_of, preparation_of
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.residents import Residents
+from wasmdrop.sandbox.shares import least_bytes
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
 from wasmdrop.sandbox.templates import Templates
 from wasmdrop.sandbox.verdict import (
@@ -50,6 +52,10 @@ _PUBLISHES_NOTHING: Final = frozenset(
     {Code.DISK_LIMIT, Code.SANDBOX_VIOLATION, Code.CRASHED, Code.INTERNAL}
 )
 
+#: Reports above this size are read on a thread, so that other jobs go on. One below takes at most
+#: some milliseconds.
+_LARGE_REPORT_BYTES: Final = 64 * 1024
+
 
 class Executor(Protocol):
     """Whoever runs jobs: this machine's sandbox, or one day a fleet."""
@@ -58,11 +64,12 @@ class Executor(Protocol):
         """Return the compiled module where it is at hand, without any I/O."""
 
     def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None
+        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
     ) -> Awaitable[CompiledModule]:
         """Return a module of the store, compiled now if it was not before.
 
-        Meanwhile ``tell`` is told, in words for people, what that waits for.
+        ``directory`` is that of the job's slot: directories take turns. Meanwhile ``tell`` is told,
+        in words for people, what that waits for.
 
         Raises ``RefusedError`` where it can't be, with ``module-missing`` where the store has it no
         more; ``SandboxError`` where that is the daemon's fault, or its disk's.
@@ -136,18 +143,18 @@ class LocalExecutor:
         return self._store.at_hand(sha256, options)
 
     async def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None
+        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
     ) -> CompiledModule:
         """Load or compile a module; see :meth:`Compilations.compile`."""
-        return await self._compilations.compile(sha256, options, tell)
+        return await self._compilations.compile(sha256, options, tell, directory)
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run ``call`` in a fresh child and return how it ended."""
-        wanted_bytes = module.summary.memory_min_bytes
+        wanted_bytes = least_bytes(module.summary)
         if wanted_bytes > limits.memory_bytes:
             message = (
-                f"the module wants {wanted_bytes} bytes of memory from the start, and may have"
-                f" {limits.memory_bytes}"
+                f"the module wants {wanted_bytes} bytes of memory from the start, its tables"
+                f" included, and may have {limits.memory_bytes} (memory_mb)"
             )
             return Outcome(code=Code.MEMORY_LIMIT, message=message)
         summary = module.summary
@@ -276,6 +283,14 @@ class LocalExecutor:
             return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=answer.seconds)
         if answer.report is None:
             return outcome_of_death(answer.status, limits, answer.seconds)
+        if len(answer.report) > _LARGE_REPORT_BYTES:
+            # Of a component's results, which may take seconds to make of their JSON.
+            return await asyncio.to_thread(self._outcome, answer, module, call)
+        return self._outcome(answer, module, call)
+
+    def _outcome(self, answer: Answer, module: CompiledModule, call: Call) -> Outcome:
+        """Return what an answer with a report says of the job; raises ``SandboxError``."""
+        assert answer.report is not None  # noqa: S101 - looked at before
         if answer.is_plain:
             report = decode_plain_report(answer.report, call.signature)
         else:

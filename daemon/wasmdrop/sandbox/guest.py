@@ -26,9 +26,17 @@ from wasmdrop.sandbox.messages import (
     RunReport,
     WasiOrder,
 )
+from wasmdrop.sandbox.refusals import REFUSED_EXPORT
 from wasmdrop.sandbox.runtime import Runtime
 
-__all__ = ["Run", "StaleCodeError", "ended_by", "is_a", "run_module"]
+__all__ = [
+    "Run",
+    "StaleCodeError",
+    "is_a",
+    "is_out_of_memory",
+    "memory_refusal",
+    "run_module",
+]
 
 #: Frames of a backtrace that a message shows; the innermost ones tell the most.
 _FRAMES_SHOWN: Final = 16
@@ -129,8 +137,22 @@ class Run:
         # Before there are limits, which are the guest's alone.
         if self.runtime.files is not None:
             self.runtime.files.enter(self.store)
-        self.store.set_limits(memory_size=self.preparation.memory_bytes_each)
+        shares = self.preparation.shares
+        self._bound(shares.memory_bytes_at_first, shares.table_elements_at_first)
         self.give_fuel()
+
+    def limit_growth(self) -> None:
+        """Give the store the limits of growth, now that it has what the module has at first."""
+        shares = self.preparation.shares
+        self.is_instantiated = True
+        if (shares.memory_bytes, shares.table_elements) != (
+            shares.memory_bytes_at_first,
+            shares.table_elements_at_first,
+        ):
+            self._bound(shares.memory_bytes, shares.table_elements)
+
+    def _bound(self, memory_bytes: int, table_elements: int) -> None:
+        self.store.set_limits(memory_size=memory_bytes, table_elements=table_elements)
 
     def link(self) -> None:
         """Make the instance; raises ``RefusedError`` where that is not possible."""
@@ -141,7 +163,7 @@ class Run:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
             self.instance = self.linked.instantiate(self.store)
-            self.is_instantiated = True
+            self.limit_growth()
         except Trap as trap:
             raise _refusal_of(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
@@ -149,7 +171,7 @@ class Run:
                 message = "the module has a memory that threads share, and there are no threads"
                 raise RefusedError(Code.LINK_ERROR, message) from None
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
-            raise RefusedError(Code.MEMORY_LIMIT, bounded_text(str(error))) from None
+            raise memory_refusal(str(error), self.preparation) from None
 
     def enter_world(self, invocation: Invocation, descriptors: list[int], raw: bytes) -> None:
         """Give the instance its world of WASI, if it has one."""
@@ -189,8 +211,32 @@ class Run:
                 invocation.entry, signature.params, invocation.args, signature.results
             )
         except (Trap, WasmtimeError) as end:
-            return ended_by(end)
+            return self.ended_by(end)
         return RunReport(Code.OK, "", results, exit_code=0 if invocation.is_command else None)
+
+    def ended_by(self, end: Trap | WasmtimeError) -> RunReport:
+        """Return the report of a call that ended so."""
+        if isinstance(end, Trap):
+            refusal = _refusal_of(end)
+            if refusal.code is Code.TRAP and self._was_refused():
+                text = f"a table was refused growth, and then the program ended: {refusal.message}"
+                refusal = memory_refusal(text, self.preparation)
+        elif is_out_of_memory(text := str(end)):
+            refusal = memory_refusal(text, self.preparation)
+        else:
+            refusal = RefusedError(Code.TRAP, bounded_text(text))
+        return RunReport(refusal.code, refusal.message)
+
+    def _was_refused(self) -> bool:
+        """Whether a table was refused growth, as far as the module tells."""
+        if not self.preparation.tells_refusals:
+            return False
+        extern, value = self.export(REFUSED_EXPORT), ffi.wasmtime_val_t()
+        if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_GLOBAL):
+            return False
+        context = self.store._context()  # noqa: SLF001
+        ffi.wasmtime_global_get(context, ctypes.byref(extern.of.global_), ctypes.byref(value))
+        return bool(value.of.i32)
 
     def exit(self, exit_code: int) -> None:
         """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
@@ -370,12 +416,16 @@ def is_a(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
     return bool(given == kind.value)
 
 
-def ended_by(end: Trap | WasmtimeError) -> RunReport:
-    """Return the report of a call that ended so."""
-    if isinstance(end, WasmtimeError):
-        return RunReport(Code.TRAP, bounded_text(str(end)))
-    refusal = _refusal_of(end)
-    return RunReport(refusal.code, refusal.message)
+def is_out_of_memory(text: str) -> bool:
+    """Whether wasmtime says of an end that it could not allocate for the guest."""
+    return "out of memory" in text.rpartition("Caused by:")[2]
+
+
+def memory_refusal(text: str, preparation: Preparation) -> RefusedError:
+    """Return the refusal of something that, as ``text`` says, would have taken too much memory."""
+    cause = text.rpartition("Caused by:")[2].strip()
+    limit = f"its memories and tables may take {preparation.memory_bytes} bytes (memory_mb)"
+    return RefusedError(Code.MEMORY_LIMIT, f"{bounded_text(cause)}; {limit}")
 
 
 def _refusal_of(trap: Trap, where: str = "") -> RefusedError:

@@ -15,6 +15,7 @@ import msgspec
 
 from wasmdrop.module import ComponentCall, FunctionType, ModuleSummary
 from wasmdrop.outcome import Code
+from wasmdrop.sandbox.shares import Shares
 
 __all__ = [
     "FORK",
@@ -148,8 +149,9 @@ class Preparation(msgspec.Struct, frozen=True):
     """The exported memory whose size is reported; None where there is no memory, or not just that
     one."""
     memory_bytes: int
-    """The guest's linear memories together, as the process's limits bound them."""
-    memory_bytes_each: int
+    """The guest's memories and tables together, as the process's limits bound them."""
+    shares: Shares
+    """The bound of each of them."""
     output_bytes: int
     cpu_seconds: int
     fuel: int | None
@@ -158,6 +160,8 @@ class Preparation(msgspec.Struct, frozen=True):
     is_component: bool
     function: PlainFunction | None = None
     """What is called, where that is known already."""
+    tells_refusals: bool = False
+    """Whether the module tells of tables that were refused growth."""
     has_hidden_memories: bool = False
     """Whether there may be memories that are not exported: their sizes take another way."""
 

@@ -6,6 +6,7 @@ from wasmdrop.limits import Limits
 from wasmdrop.module import ModuleKind, ModuleSummary
 from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.messages import Invocation, PlainFunction, Preparation, WasiOrder
+from wasmdrop.sandbox.shares import shares_of
 from wasmdrop.sandbox.store import CompiledModule
 
 __all__ = ["can_be_readied", "invocation_of", "preparation_of"]
@@ -33,7 +34,7 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
         options=module.options,
         memory_export=memories[0] if memories and not is_hidden else None,
         memory_bytes=limits.memory_bytes,
-        memory_bytes_each=_memory_bytes_each(summary, limits),
+        shares=shares_of(summary, limits),
         output_bytes=limits.output_bytes,
         cpu_seconds=math.ceil(limits.timeout_sec) + 1,
         fuel=limits.fuel,
@@ -42,6 +43,7 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
         function=PlainFunction(call.entry, call.signature, _initializes(summary, call))
         if _is_plain(call)
         else None,
+        tells_refusals=summary.tells_refusals,
         has_hidden_memories=is_hidden,
     )
 
@@ -90,13 +92,3 @@ def invocation_of(
         else None,
         component=call.component,
     )
-
-
-def _memory_bytes_each(summary: ModuleSummary, limits: Limits) -> int:
-    """Return the bound of each linear memory: wasmtime knows no bound of all of them together.
-
-    Several share the limit in equal parts, but each gets the least that it asks for.
-    """
-    if summary.memory_count <= 1:
-        return limits.memory_bytes
-    return max(limits.memory_bytes // summary.memory_count, summary.memory_min_largest_bytes)

@@ -17,7 +17,7 @@ from wasmtime._func import maybe_raise_last_exn
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import Code
-from wasmdrop.sandbox.guest import Run, ended_by, is_a
+from wasmdrop.sandbox.guest import Run, is_a
 from wasmdrop.sandbox.link import read_plain, report, wait_for_end
 from wasmdrop.sandbox.messages import (
     FRAME,
@@ -89,7 +89,7 @@ class PlainCall:
     def _failed(self, error: Any, seconds: float) -> RunReport:
         maybe_raise_last_exn()
         end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
-        return self._run.completed(ended_by(end), seconds)
+        return self._run.completed(self._run.ended_by(end), seconds)
 
 
 #: A function that takes output, and none that hears of the end of that (wasi.h).

@@ -15,6 +15,7 @@ from tenacity.stop import stop_base, stop_never
 
 from wasmdrop.errors import SandboxError
 from wasmdrop.interpreter import command_for
+from wasmdrop.jobuser import DEFAULT_JOB_USER, JobUser
 from wasmdrop.sandbox.children import Child, Children
 from wasmdrop.sandbox.messages import SWEEP
 
@@ -31,10 +32,14 @@ _START_SECONDS = 30.0
 
 
 class ChildPool(Children):
-    """Idle children, at most ``idle`` of them, and the forking server that makes them."""
+    """Idle children, at most ``idle`` of them, and the forking server that makes them.
 
-    def __init__(self, idle: int) -> None:
+    ``job_user``: whom they run as, if the daemon is root.
+    """
+
+    def __init__(self, idle: int, job_user: JobUser = DEFAULT_JOB_USER) -> None:
         super().__init__(idle)
+        self._job_user = job_user
         self.restarts = 0
         """How often the forking server had to be started again."""
         self.missing = ""
@@ -84,11 +89,12 @@ class ChildPool(Children):
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        user = self._job_user
         with theirs:
             # Nothing of the daemon's, not even a variable, goes along, and nothing is loaded that
             # each fork would have to copy the page tables of.
             self._process = subprocess.Popen(
-                command_for("wasmdrop.sandbox.server", theirs.fileno()),
+                command_for("wasmdrop.sandbox.server", theirs.fileno(), user.uid, user.gid),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 # Symbols that are resolved late would be resolved in every child anew.

@@ -12,6 +12,7 @@ import socket
 import traceback
 from typing import NoReturn
 
+from wasmdrop.jobuser import JobUser
 from wasmdrop.sandbox.compiler import compile_module
 from wasmdrop.sandbox.component import ComponentRun
 from wasmdrop.sandbox.confine import PROCESS_BYTES, Confinement
@@ -37,13 +38,16 @@ from wasmdrop.scheduling import wait_for_turn
 __all__ = ["main"]
 
 
-def main(control_fd: int) -> NoReturn:
-    """Serve until the daemon closes its end of the socket ``control_fd``."""
+def main(control_fd: int, uid: int, gid: int) -> NoReturn:
+    """Serve until the daemon closes its end of the socket ``control_fd``.
+
+    ``uid`` and ``gid`` are whom children run as, if this process is root.
+    """
     wait_for_turn()
     control = socket.socket(fileno=control_fd)
     # The daemon decides when to stop; a Ctrl-C on its terminal reaches this process too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    confinement = Confinement()
+    confinement = Confinement(JobUser(uid, gid))
     confinement.prepare_parent()
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")

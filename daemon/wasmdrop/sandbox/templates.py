@@ -36,6 +36,10 @@ _log = structlog.get_logger()
 #: Templates at a time. Each takes some 5 MiB with its idle children.
 _MOST: Final = 8
 
+#: Templates that are made at a time. Making one takes a process of the module's size beside those
+#: that run jobs; a module that finds no room is not waited for, and asks again at its next call.
+_MOST_MAKING: Final = 2
+
 #: Modules that are remembered as called once, or as such that have no template.
 _REMEMBERED: Final = 1024
 
@@ -212,7 +216,7 @@ class Templates:
         is_again = self._seen.get(key)
         if is_again is None:
             self._remember(key, is_of_use=True)
-        elif is_again and key not in self._making:
+        elif is_again and key not in self._making and len(self._making) < _MOST_MAKING:
             task = asyncio.create_task(self._make(key, module))
             self._making[key] = task
             task.add_done_callback(lambda _task: self._making.pop(key))

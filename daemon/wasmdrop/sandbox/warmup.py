@@ -27,6 +27,7 @@ from wasmdrop.sandbox.messages import (
 )
 from wasmdrop.sandbox.plain import EmptyWorld, PlainCall
 from wasmdrop.sandbox.runtime import Runtime
+from wasmdrop.sandbox.shares import Shares
 
 __all__ = ["WarmUp"]
 
@@ -52,7 +53,7 @@ class WarmUp:
                 options=runtime.options,
                 memory_export="memory",
                 memory_bytes=_MEBIBYTE,
-                memory_bytes_each=_MEBIBYTE,
+                shares=Shares(_MEBIBYTE, 1, _MEBIBYTE, 1),
                 output_bytes=_MEBIBYTE,
                 cpu_seconds=1,
                 fuel=None,

@@ -1,0 +1,191 @@
+"""Whom jobs run as, if the daemon is root: a user that nothing else on the host runs as."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.acceptance.conftest import FIB
+from tests.acceptance.daemon import Daemon, drop, wait_until
+from tests.acceptance.test_doctor import Doctor, needs_root
+from tests.acceptance.test_grants import READER
+from wasmdrop.jobuser import JobUser, foreign_processes
+
+pytestmark = needs_root
+
+#: Users that no other test run on this machine has at the time: its processes count.
+_USERS: Final = itertools.count(60706 + os.getpid() % 100 * 4)
+
+#: Whom many services run as.
+_NOBODY: Final = 65534
+
+#: As the user that its command line begins with, stops each process that follows and that it may;
+#: prints these.
+_STOPPER: Final = """
+import os, signal, sys
+user = int(sys.argv.pop(1))
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+for pid in map(int, sys.argv[1:]):
+    try:
+        os.kill(pid, signal.SIGSTOP)
+    except PermissionError:
+        continue
+    os.kill(pid, signal.SIGCONT)
+    print(pid)
+"""
+
+
+def stoppable(pids: list[int], user: int) -> list[int]:
+    """Return those processes that a process of that user can stop."""
+    command = [sys.executable, "-I", "-S", "-c", _STOPPER, str(user), *map(str, pids)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return [int(line) for line in done.stdout.split()]
+
+
+def uids_of(pid: int) -> set[int]:
+    """Return real, effective, saved and file system user of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return set(map(int, next(line for line in lines if line.startswith("Uid:")).split()[1:]))
+
+
+def gids_of(pid: int) -> set[int]:
+    """Return real, effective, saved and file system group of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return set(map(int, next(line for line in lines if line.startswith("Gid:")).split()[1:]))
+
+
+def idle_children(daemon: Daemon) -> list[int]:
+    """Return the children of the forking server, when they have left it behind."""
+
+    def look() -> list[int] | None:
+        server = daemon.server()
+        listed = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        pids = [int(pid) for pid in listed]
+        return pids if pids and all(0 not in uids_of(pid) for pid in pids) else None
+
+    return wait_until(look, "children that have changed their user")
+
+
+@pytest.fixture
+def stranger() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
+    """Give a user, and a process of theirs that has nothing to do with wasmdrop."""
+    user = next(_USERS)
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=user, group=user, cwd="/")
+    yield user, process
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_children_by_default_can_not_be_signalled_by_nobody(tmp_path: Path) -> None:
+    """Nor by any other user; by their own they can."""
+    daemon = Daemon(tmp_path, WASMDROP_JOB_USER="")
+    with daemon.running():
+        children = idle_children(daemon)
+        assert {uid for pid in children for uid in uids_of(pid)} == {60942}
+        assert stoppable(children, _NOBODY) == []
+        assert stoppable(children, 60942) == children
+
+
+def test_jobs_run_as_the_user_of_the_setting(tmp_path: Path) -> None:
+    """Also those with a directory and grants, which then belong to that user while they run."""
+    user = next(_USERS)
+    for path in (tmp_path, *tmp_path.parents):
+        if path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    granted = tmp_path / "granted"
+    granted.mkdir(mode=0o755)
+    (granted / "title").write_text("a book")
+    daemon = Daemon(
+        tmp_path, WASMDROP_JOB_USER=f"{user}:{user + 1}", WASMDROP_GRANTS=f"b={granted}"
+    )
+    reader = READER.replace("FLAGS", "0").replace("RIGHTS", "2")
+    drop(daemon.wasm / "read.wasm", bytes(wat2wasm(reader)))
+    drop(daemon.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        for pid in idle_children(daemon):
+            assert (uids_of(pid), gids_of(pid)) == ({user}, {user + 1})
+        marker = daemon.submit(
+            "input-read.json",
+            {"module": "read", "stdin": "title", "grants": ["b"], "files": {"own": "text"}},
+        )
+        assert marker["code"] == "ok", marker["message"]
+        assert daemon.result("input-read.json")["stdout"] == "a book"
+        assert daemon.result_path("input-read.json", ".output").joinpath("own").exists()
+        for number in range(3):  # by way of a template, too
+            job = {"module": "fib", "entry": "fib", "args": [10], "id": str(number)}
+            assert daemon.submit("input-fib.json", job)["code"] == "ok"
+        assert not daemon.events("job-user-shared")
+
+
+def test_a_foreign_process_of_the_user_is_told_of(
+    tmp_path: Path, stranger: tuple[int, "subprocess.Popen[bytes]"]
+) -> None:
+    """By the daemon at its start, in the log, and by ``wasmdrop doctor``."""
+    user, _process = stranger
+    doctor = Doctor(tmp_path)
+    _status, found = doctor.examine(WASMDROP_JOB_USER=str(user))
+    assert found["user of jobs"]["status"] == "warning"
+    assert "1 processes that are no jobs" in found["user of jobs"]["found"]
+    daemon = Daemon(tmp_path, WASMDROP_JOB_USER=str(user))
+    with daemon.running():
+        (told,) = daemon.events("job-user-shared")
+        assert (told["user"], told["processes"]) == (user, 1)
+
+
+def test_jobs_of_a_daemon_are_no_foreign_processes(tmp_path: Path) -> None:
+    """Not to the doctor, who may come while it runs; to a second daemon they are."""
+    user = next(_USERS)
+    daemon = Daemon(tmp_path, WASMDROP_JOB_USER=str(user))
+    with daemon.running():
+        assert idle_children(daemon)
+        assert foreign_processes(JobUser(user, user), besides_jobs=True) == 0
+        assert foreign_processes(JobUser(user, user)) > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("0", "jobs must not be root's"),
+        ("root", "jobs must not be root's"),
+        ("1234:0", "jobs must not be root's"),
+        ("no such user", "there is no user of this name"),
+    ],
+)
+def test_a_user_that_can_not_be_stops_the_start(tmp_path: Path, given: str, reason: str) -> None:
+    """With one line that names the setting."""
+    daemon = Daemon(tmp_path, WASMDROP_JOB_USER=given)
+    done = subprocess.run(
+        [sys.executable, "-m", "wasmdrop", "serve"],
+        env=daemon.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "WASMDROP_JOB_USER" in line
+    assert reason in line
+
+
+def test_a_user_that_the_namespace_lacks_is_named(tmp_path: Path) -> None:
+    """In a user namespace that maps root alone, no job could be anybody else's."""
+    daemon = Daemon(tmp_path, WASMDROP_JOB_USER="")
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-m", "wasmdrop", "serve"],
+        env=daemon.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "the user and group 60942:60942 of jobs" in done.stderr
+    assert "WASMDROP_JOB_USER" in done.stderr
