@@ -223,6 +223,14 @@ class Journal:
 
         return self._submit(free)
 
+    def fail(self, reason: str) -> None:
+        """Say, from any thread, that the file can't be used any more."""
+        self._loop.call_soon_threadsafe(self._fail, reason)
+
+    def _fail(self, reason: str) -> None:
+        if not self.failure.done():
+            self.failure.set_result(f"{self.path}: {reason}")
+
     def ping(self) -> None:
         """Ask the thread for a sign of life: to find nothing in what it is handed."""
         self._requests.put([])
@@ -272,8 +280,7 @@ class Journal:
         try:
             self._write_until_closed()
         except Exception as error:  # noqa: BLE001 - else nobody would hear of it
-            reason = f"{self.path}: {error}"
-            self._loop.call_soon_threadsafe(self.failure.set_result, reason)
+            self.fail(str(error))
 
     def _write_until_closed(self) -> None:
         ending = False

@@ -201,6 +201,7 @@ async def run_once(settings: Settings) -> Package:
                 stopped.cancel()
             finally:
                 await dispatcher.drain(settings.drain_sec if delivered.done() else 0)
+                stages.intake.close()
                 await journal.close()
     if not delivered.done():
         raise SandboxError("told to stop before the job was finished")
@@ -228,7 +229,7 @@ def _stages(
     intake = Intake(
         settings,
         layout,
-        TakenVersions(journal.path),
+        TakenVersions(journal.path, journal.fail),
         backlog,
         emit,
         look_again,
@@ -330,6 +331,7 @@ async def _serve(
             await asyncio.to_thread(watcher.stop)
             await asyncio.to_thread(scanner.stop)
             await dispatcher.drain(settings.drain_sec, stop.now)
+            stages.intake.close()
             await journal.close()
 
 

@@ -268,11 +268,15 @@ def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
         os.close(home)
     staged = daemon.shared / ".wasmdrop-0123456789-0"
     (staged / "inner").mkdir(parents=True)
+    staged.chmod(0o1700)  # as the daemon marks its own
+    foreign = daemon.shared / ".wasmdrop-0123456789-1"
+    (foreign / "inner").mkdir(parents=True)
     drop(daemon.shared / "input.json", {"timeout_sec": 0.2})
     daemon.start()
     wait_until(lambda: daemon.marker("input.json"), "the job to end")
     assert not deep.exists()
     assert not staged.exists()
+    assert (foreign / "inner").is_dir()
     wait_until(lambda: not any(jobs.iterdir()), "the jobs' directories to be removed")
     assert daemon.stop() == 0
 

@@ -27,7 +27,7 @@ class Memory:
         }
         loaded = settings.load(places, {}).settings
         self.journal = open_for_writing(base / "journal.sqlite")
-        self.taken = TakenVersions(base / "journal.sqlite")
+        self.taken = TakenVersions(base / "journal.sqlite", pytest.fail)
         self.emitted: list[str] = []
         self.intake = Intake(
             loaded,

@@ -42,8 +42,9 @@ def test_what_fails_is_told_of_its_own(fds: list[int], most: int) -> None:
     """By the kernel's threads or in turn: what can't be synced holds back none of the others."""
     syncs = Fsyncs(most)
     reader, writer = os.pipe()
-    gone = max(*fds, reader, writer) + 1
     assert sync(syncs, fds) == [None] * 5
+    gone = os.dup(reader)
+    os.close(gone)
     mixed = [fds[0], writer, fds[1], gone, fds[2]]
     assert sync(syncs, mixed) == [None, errno.EINVAL, None, errno.EBADF, None]
     assert sync(syncs, fds[:1]) == [None]

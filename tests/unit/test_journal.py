@@ -47,7 +47,7 @@ def test_an_accepted_job_is_there_after_a_reopening(tmp_path: Path) -> None:
     async def look(journal: Journal) -> None:
         (found,) = journal.open_jobs()
         assert found == job(ODD_NAME)
-        assert TakenVersions(journal.path).get(ODD_NAME) == b"version"
+        assert TakenVersions(journal.path, pytest.fail).get(ODD_NAME) == b"version"
         assert await journal.load_input(found) == b"{}"
 
     with_journal(tmp_path / "journal", accept)

@@ -16,7 +16,7 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self.journal: sqlite3.Connection = open_for_writing(path)
-        self.taken = TakenVersions(path)
+        self.taken = TakenVersions(path, pytest.fail)
 
     def write(self, versions: dict[str, bytes | None]) -> None:
         """Write to the table as the journal does."""

@@ -224,6 +224,10 @@ class Intake:
             # The next scan looks at it again.
             _log.warning("drop-unreadable", path=path, error=str(error))
 
+    def close(self) -> None:
+        """Let go of the journal, which is then whole in one file."""
+        self._taken.close()
+
     def has_taken_nothing(self) -> bool:
         """Whether no drop was ever taken: this is the first start, or the journal was lost."""
         return self._taken.is_empty()

@@ -8,9 +8,9 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 __all__ = ["TakenVersions"]
@@ -28,10 +28,12 @@ _ROWS: Final = 500
 class TakenVersions:
     """Versions by path, as ``journal`` has them. Safe to use from several threads.
 
-    Whoever changes one has the journal write the same.
+    Whoever changes one has the journal write the same. ``on_damage`` is called, on any thread, with
+    the reason why the journal can't be read any more, before that is raised as ``sqlite3.Error``.
     """
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, on_damage: Callable[[str], None]) -> None:
+        self._on_damage = on_damage
         self._connection = sqlite3.connect(
             f"file:{quote(os.fsencode(journal))}?mode=ro",
             uri=True,
@@ -49,8 +51,7 @@ class TakenVersions:
     def is_empty(self) -> bool:
         """Whether no version was taken."""
         with self._lock:
-            row = self._connection.execute("SELECT 1 FROM taken LIMIT 1").fetchone()
-            return row is None and not self._recent
+            return not self._recent and not self._read("SELECT 1 FROM taken LIMIT 1", [])
 
     def get(self, path: str) -> bytes | None:
         """Return the version that was taken of a file."""
@@ -80,10 +81,8 @@ class TakenVersions:
         last = b""
         while True:
             with self._lock:
-                rows = self._connection.execute(
-                    "SELECT path, version FROM taken WHERE path > ? ORDER BY path LIMIT ?",
-                    (last, _ROWS),
-                ).fetchall()
+                query = "SELECT path, version FROM taken WHERE path > ? ORDER BY path LIMIT ?"
+                rows = self._read(query, [last, _ROWS])
                 page = [(os.fsdecode(path), version) for path, version in rows]
                 page = [item for item in page if item[0] not in self._recent]
             if not rows:
@@ -106,6 +105,14 @@ class TakenVersions:
             some = [os.fsencode(path) for path in paths[start : start + _ROWS]]
             marks = ",".join("?" * len(some))
             query = f"SELECT path, version FROM taken WHERE path IN ({marks})"  # noqa: S608 - marks
-            for path, version in self._connection.execute(query, some):
-                found[os.fsdecode(path)] = version
+            found.update((os.fsdecode(path), version) for path, version in self._read(query, some))
         return found
+
+    def _read(self, query: str, values: list[Any]) -> list[Any]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.ProgrammingError:
+            raise  # closed, because the daemon stops
+        except sqlite3.DatabaseError as error:
+            self._on_damage(str(error))
+            raise
