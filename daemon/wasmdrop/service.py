@@ -201,8 +201,7 @@ async def run_once(settings: Settings) -> Package:
                 stopped.cancel()
             finally:
                 await dispatcher.drain(settings.drain_sec if delivered.done() else 0)
-                stages.intake.close()
-                await journal.close()
+                await _close(stages)
     if not delivered.done():
         raise SandboxError("told to stop before the job was finished")
     return delivered.result()
@@ -331,8 +330,12 @@ async def _serve(
             await asyncio.to_thread(watcher.stop)
             await asyncio.to_thread(scanner.stop)
             await dispatcher.drain(settings.drain_sec, stop.now)
-            stages.intake.close()
-            await journal.close()
+            await _close(stages)
+
+
+async def _close(stages: Stages) -> None:
+    stages.intake.close()  # first: the journal is whole in one file when its last reader is gone
+    await stages.journal.close()
 
 
 async def _until_told(stop: _Stop, journal: Journal) -> None:

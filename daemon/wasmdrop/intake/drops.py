@@ -24,7 +24,7 @@ from wasmdrop.errors import RefusedError
 from wasmdrop.intake.markers import is_done
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
-from wasmdrop.intake.taken import TakenVersions
+from wasmdrop.intake.taken import TakenVersions, UnreadableError
 from wasmdrop.job import FileVersion, PinnedModule, Slot
 from wasmdrop.layout import Layout, Place
 from wasmdrop.limits import MEBIBYTE
@@ -218,6 +218,8 @@ class Intake:
             self._suspects.pop(path, None)  # gone before it was read: no drop
         except ChangedWhileReadError:
             self._look_again(path, self._settle_seconds)
+        except UnreadableError:
+            return  # the next daemon finds it
         except NoMemoryError:
             self._look_again(path, _NO_MEMORY_SECONDS)
         except OSError as error:
@@ -237,7 +239,10 @@ class Intake:
 
         Spares a scan from opening the others.
         """
-        taken = self._taken.get_all([path for path, _status in found])
+        try:
+            taken = self._taken.get_all([path for path, _status in found])
+        except UnreadableError:
+            return []  # the next daemon finds them
         return [
             path
             for path, status in found

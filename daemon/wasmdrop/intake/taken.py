@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-__all__ = ["TakenVersions"]
+from wasmdrop.errors import StorageError
+
+__all__ = ["TakenVersions", "UnreadableError"]
 
 #: Changes that are kept in memory although the journal may have them by now.
 _RECENT: Final = 4096
@@ -25,11 +27,15 @@ _COMPARED: Final = 1024
 _ROWS: Final = 500
 
 
+class UnreadableError(StorageError):
+    """The journal can't be read any more, so that the daemon is about to end."""
+
+
 class TakenVersions:
     """Versions by path, as ``journal`` has them. Safe to use from several threads.
 
     Whoever changes one has the journal write the same. ``on_damage`` is called, on any thread, with
-    the reason why the journal can't be read any more, before that is raised as ``sqlite3.Error``.
+    the reason why the journal can't be read any more, before ``UnreadableError`` is raised.
     """
 
     def __init__(self, journal: Path, on_damage: Callable[[str], None]) -> None:
@@ -115,4 +121,4 @@ class TakenVersions:
             raise  # closed, because the daemon stops
         except sqlite3.DatabaseError as error:
             self._on_damage(str(error))
-            raise
+            raise UnreadableError(str(error)) from error
