@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,16 +31,22 @@ from wasmdrop.limits import Limits
 from wasmdrop.metrics import Metrics
 from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
-from wasmdrop.report import Package
 from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.executor import Executor
 from wasmdrop.sandbox.messages import PROGRAM_NAME, EngineOptions
 from wasmdrop.sandbox.store import CompiledModule
 from wasmdrop.settings import Settings
 
-__all__ = ["Execution", "NothingOwedError", "Stages", "Work", "ids_of"]
+__all__ = ["Execution", "NothingOwedError", "Stages", "Work", "ids_of", "log_finished"]
 
 _log = structlog.get_logger()
+
+#: How much of a job's message its line in the log shows, in characters; results have all of it.
+_LOGGED_REASON: Final = 500
+
+#: Slots of which the version that they ran last is in memory, too: more than have a job that is
+#: not written yet.
+_RECENT_SLOTS: Final = 4096
 
 #: What a module that was dropped without an input may lack, and then owes nobody a result.
 _NEEDS_INPUT: Final = frozenset(
@@ -68,8 +75,6 @@ class Work:
     accepted: "asyncio.Future[None] | None" = None
     spec: InputSpec | None = None
     refusal: RefusedError | None = None
-    package: Package | None = None
-    """Results that an earlier daemon left undelivered."""
     is_resumed: bool = False
     """Whether an earlier daemon left it, perhaps because it did not survive it."""
     owes_result: bool = True
@@ -80,6 +85,8 @@ class Work:
     plan: Plan | None = None
     begun: "asyncio.Future[None] | None" = None
     """Done when the journal holds the attempt durably."""
+    next: "Work | None" = None
+    """The job behind it in its slot."""
 
 
 class NothingOwedError(Exception):
@@ -99,23 +106,30 @@ class Execution:
         self._stages = stages
         self._aside = aside
         self._workers = asyncio.Semaphore(settings.workers)
-        self._module_dropped = asyncio.Event()
-        self._last_version: dict[str, FileVersion] = {}
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        """Jobs that wait for their module, by the paths or the digest that it may come at."""
+        self._recent: OrderedDict[str, FileVersion] = OrderedDict()
         self._is_stopping = False
 
-    def module_dropped(self) -> None:
-        """Let every job that waits for its module look again."""
-        self._module_dropped.set()
-        self._module_dropped = asyncio.Event()
+    def wake(self, path: str, sha256: str | None) -> None:
+        """Let every job look again that waits for the module at ``path``, or of this digest."""
+        for key in (path, f"{DIGEST_PREFIX}{sha256}"):
+            for event in self._waiting.pop(key, ()):
+                event.set()
 
     def stop(self) -> None:
         """Let every job that waits for its module give up; its state stays as it is."""
         self._is_stopping = True
-        self._module_dropped.set()
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
 
-    def last_version(self, slot: Slot) -> FileVersion | None:
-        """Return the version of the default module, or of its own, that a slot ran last."""
-        return self._last_version.get(slot.key)
+    def has_run(self, slot: Slot, version: FileVersion) -> bool:
+        """Whether the slot is known to have run this version of its module a moment ago.
+
+        The journal knows of all slots, but only what was written.
+        """
+        return self._recent.get(slot.key) == version
 
     async def outcome_of(self, work: Work) -> Outcome:
         """Run the job, again where that may help, and return its outcome."""
@@ -195,7 +209,7 @@ class Execution:
         return Outcome(code=Code.INTERNAL, message=str(error))
 
     def _note_failure(self, work: Work, message: str) -> None:
-        _log.warning("attempt-failed", **ids_of(work), message=message)
+        _log.warning("attempt-failed", **ids_of(work.job), message=message)
         self._stages.journal.explain(
             work.job, f"attempt {work.job.attempt} of {self._settings.attempts} failed: {message}"
         )
@@ -257,32 +271,58 @@ class Execution:
         if pinned is not None and pinned.version is not None:
             own = f"{os.path.dirname(slot.input_path)}/{MODULE_NAME}"  # noqa: PTH120
             if slot.is_root or pinned.path == own:
-                self._last_version[slot.key] = pinned.version
+                self._recent[slot.key] = pinned.version
+                self._recent.move_to_end(slot.key)
+                if len(self._recent) > _RECENT_SLOTS:
+                    self._recent.popitem(last=False)
 
     async def _await_module(self, work: Work, spec: InputSpec) -> None:
         """Pin the module as soon as it is there. Raises ``RefusedError`` when it does not come."""
         seconds = self._settings.module_wait_sec
         deadline = time.monotonic() + seconds
+        keys = self._wake_keys(work.job.slot, spec.module)
         while True:
-            event = self._module_dropped
-            pinned = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
-            if pinned is not None:
-                work.job = msgspec.structs.replace(work.job, module=pinned)
-                return
-            left_seconds = deadline - time.monotonic()
-            if left_seconds <= 0:
-                raise RefusedError(
-                    Code.MODULE_MISSING, self._missing(work.job.slot, spec.module, seconds)
-                )
-            if self._is_stopping:
-                raise asyncio.CancelledError
-            if work.job.state is not JobState.WAITING:
-                work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
-                places = self._places(work.job.slot, spec.module)
-                self._stages.journal.explain(work.job, f"its module is not there yet: {places}")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_seconds):
-                    await event.wait()
+            event = asyncio.Event()
+            with self._woken(keys, event):
+                find = self._stages.modules.find
+                pinned = await asyncio.to_thread(find, work.job.slot, spec.module)
+                if pinned is not None:
+                    work.job = msgspec.structs.replace(work.job, module=pinned)
+                    return
+                left_seconds = deadline - time.monotonic()
+                if left_seconds <= 0:
+                    raise RefusedError(
+                        Code.MODULE_MISSING, self._missing(work.job.slot, spec.module, seconds)
+                    )
+                if self._is_stopping:
+                    raise asyncio.CancelledError
+                if work.job.state is not JobState.WAITING:
+                    work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
+                    places = self._places(work.job.slot, spec.module)
+                    self._stages.journal.explain(work.job, f"its module is not there yet: {places}")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left_seconds):
+                        await event.wait()
+
+    def _wake_keys(self, slot: Slot, reference: str | None) -> list[str]:
+        if reference is not None and reference.startswith(DIGEST_PREFIX):
+            return [reference.lower()]
+        return [place.path for place in self._stages.layout.module_places(slot, reference)]
+
+    @contextlib.contextmanager
+    def _woken(self, keys: list[str], event: asyncio.Event) -> Iterator[None]:
+        """Have ``event`` set in the block when a module is dropped that these keys stand for."""
+        for key in keys:
+            self._waiting.setdefault(key, set()).add(event)
+        try:
+            yield
+        finally:
+            for key in keys:
+                events = self._waiting.get(key)
+                if events is not None:
+                    events.discard(event)
+                    if not events:
+                        del self._waiting[key]
 
     def _missing(self, slot: Slot, reference: str | None, seconds: float) -> str:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
@@ -352,6 +392,17 @@ def _call(chosen: Plan, spec: InputSpec, grants: dict[str, str]) -> Call:
     )
 
 
-def ids_of(work: Work) -> dict[str, Any]:
+def ids_of(job: Job) -> dict[str, Any]:
     """Return what a log line says of a job."""
-    return {"job": work.job.id, "slot": work.job.slot.key, "attempt": work.job.attempt}
+    return {"job": job.id, "slot": job.slot.key, "attempt": job.attempt}
+
+
+def log_finished(job: Job) -> None:
+    """Log the one line of a job; where it failed, as a warning that says why."""
+    code = job.code or Code.INTERNAL
+    seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
+    known = {**ids_of(job), "code": code, "seconds": round(seconds, 6)}
+    # What a failed attempt met is in the line of the attempt.
+    if job.message and not code.retried:
+        known["reason"] = bounded_text(job.message.partition("\n")[0], _LOGGED_REASON)
+    (_log.info if code is Code.OK else _log.warning)("job-finished", **known)

@@ -408,7 +408,7 @@ def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Pa
         assert caught.value.errno == errno.EIO
         seen = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
         assert seen == PLACED
-        await delivery.deliver(slot_in(tmp_path), OTHER, may_be_there=True)
+        await delivery.deliver_again(slot_in(tmp_path), OTHER)
         assert processes(1) != [process]
 
     with capture_logs() as logs:

@@ -83,8 +83,9 @@ def test_a_final_job_has_no_package_and_an_open_one_keeps_its() -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.execute(
         "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, slot, state, code, job,"
-        " input, package, changed_ns, note)"
+        " input, package, changed_ns, note, kept_bytes, kept_output)"
     )
+    connection.execute("CREATE TABLE awaiting (path PRIMARY KEY, module, job)")
     connection.execute("CREATE TABLE taken (path PRIMARY KEY, version)")
     jobs = [_job(0), _job(1)]
     perform(connection, [Accepted(job, b"in", {}, 1) for job in jobs])

@@ -67,7 +67,7 @@ def test_open_jobs_of_version_1_go_on(old: Path) -> None:
     async def use() -> None:
         journal = Journal(old)
         try:
-            jobs = {job.id[-1]: job for job in journal.open_jobs()}
+            jobs = {one.job.id[-1]: one.job for one in await journal.open_jobs()}
             assert {name: job.state for name, job in jobs.items()} == {
                 "4": JobState.EXECUTED,
                 "5": JobState.QUEUED,
@@ -110,7 +110,7 @@ def test_a_journal_of_a_later_version_is_refused_and_not_touched(tmp_path: Path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"journal.sqlite: .*version 99.*up to 2.*STATE_DIR"):
+    with pytest.raises(StorageError, match=r"journal.sqlite: .*version 99.*up to 3.*STATE_DIR"):
         open_for_writing(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["journal.sqlite"]
