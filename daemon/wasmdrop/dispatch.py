@@ -13,7 +13,16 @@ from typing import Any, Final
 import structlog
 
 from wasmdrop.delivery.lanes import Placement
-from wasmdrop.execution import Execution, NothingOwedError, Stages, Work, ids_of, log_finished
+from wasmdrop.execution import (
+    Execution,
+    ModuleAwaitedError,
+    NothingOwedError,
+    Stages,
+    Work,
+    ids_of,
+    is_large,
+    log_finished,
+)
 from wasmdrop.identity import new_job_id
 from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, ModuleDrop
 from wasmdrop.intake.spec import InputSpec
@@ -37,11 +46,8 @@ _SLOW_DELIVERY_SECONDS: Final = 2.0
 #: deliveries, few enough to bound memory.
 _ON_THEIR_WAY: Final = 64
 
-#: Results on their way to their places past which no job begins: a few of the largest.
-_RESULT_BYTES: Final = 64 * MEBIBYTE
-
-#: Inputs up to this size stay in memory while their job waits; others are read from the journal.
-_KEPT_INPUT_BYTES: Final = 4096
+#: Inputs and results of jobs on their way past which no job begins: a few of the largest.
+_BYTES_ON_THEIR_WAY: Final = 64 * MEBIBYTE
 
 
 @dataclass(slots=True)
@@ -89,10 +95,10 @@ class Dispatcher:
         self._ready = Turns()
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = settings.workers + _ON_THEIR_WAY
-        self._result_bytes = 0
+        self._bytes = 0
         self._stopping = False
         self._has_room = asyncio.Event()
-        self._execution = Execution(settings, stages, self._aside)
+        self._execution = Execution(settings, stages, self._aside, self._resume_active)
         self._undelivered = Undelivered(settings, stages, self._go_on)
         self._module_drops = ModuleDrops(stages, self)
 
@@ -187,9 +193,10 @@ class Dispatcher:
         )
         taken = {drop.slot.input_path: drop.taken}
         accepted = self._stages.journal.accept(job, drop.data, taken)
-        small = len(drop.data) <= _KEPT_INPUT_BYTES
-        spec = drop.spec if small else None
-        self._enqueue(Work(job, accepted, spec, drop.refusal))
+        work = Work(job, accepted, drop.spec, drop.refusal)
+        if is_large(work):
+            work.spec = None
+        self._enqueue(work)
         return accepted
 
     def _enqueue(self, work: Work) -> None:
@@ -206,10 +213,25 @@ class Dispatcher:
     def _pump(self) -> None:
         """Begin jobs while there is room."""
         while self._ready and self._room > 0 and not self._stopping:
-            if self._result_bytes > _RESULT_BYTES:
+            if self._bytes > _BYTES_ON_THEIR_WAY:
                 return
-            self._room -= 1
-            self._start(self._process(self._slots[self._ready.next()].begin()))
+            slot = self._slots[self._ready.next()]
+            work = slot.active or slot.begin()
+            self._take_room(work)
+            self._start(self._process(work))
+
+    def _take_room(self, work: Work) -> None:
+        self._room -= 1
+        self._bytes += _input_bytes(work)
+
+    def _give_room(self, work: Work) -> None:
+        self._room += 1
+        self._bytes -= _input_bytes(work)
+
+    def _resume_active(self, work: Work) -> None:
+        """Go on with a job that waited for its module."""
+        self._ready.add(work.job.slot.key)
+        self._pump()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -238,6 +260,11 @@ class Dispatcher:
                 attempt = work.job.attempt - 1
                 work.job = journal.move_lazily(work.job, JobState.QUEUED, attempt=attempt)
             raise
+        except ModuleAwaitedError:
+            work.spec = None if is_large(work) else work.spec
+            self._give_room(work)
+            self._pump()
+            return  # it stays its slot's active job, without a task
         except NothingOwedError as reason:
             work.job = journal.move_lazily(work.job, JobState.DISCARDED)
             _log.warning("module-needs-input", job=work.job.id, reason=str(reason))
@@ -258,7 +285,7 @@ class Dispatcher:
             del self._slots[key]
         elif not is_held:
             self._ready.add(key)
-        self._room += 1
+        self._give_room(work)
         self._done_with_backlog()
         self._pump()
 
@@ -282,14 +309,14 @@ class Dispatcher:
             self._has_room.set()
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
+    def _aside(self, work: Work) -> Iterator[None]:
         """Make room for others while the job waits for its module."""
-        self._room += 1
+        self._give_room(work)
         self._pump()
         try:
             yield
         finally:
-            self._room -= 1
+            self._take_room(work)
 
     async def _close(self, work: Work, outcome: Outcome) -> Package:
         """Move the job on to its results."""
@@ -317,7 +344,7 @@ class Dispatcher:
         metrics = self._stages.metrics
         job, results = work.job, placement.package
         metrics.delivering += 1
-        self._result_bytes += results.size_bytes
+        self._bytes += results.size_bytes
         try:
             placed = placement.publish()
             await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
@@ -333,10 +360,14 @@ class Dispatcher:
                 return
         finally:
             metrics.delivering -= 1
-            self._result_bytes -= results.size_bytes
+            self._bytes -= results.size_bytes
         metrics.delivered(job, results.size_bytes)
         work.job = self._stages.journal.move_lazily(job, JobState.DELIVERED)
         log_finished(work.job)
+
+
+def _input_bytes(work: Work) -> int:
+    return work.job.input.size_bytes if work.job.input is not None else 0
 
 
 def _called(work: Work) -> tuple[str | None, list[Any]]:

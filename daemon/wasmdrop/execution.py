@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,13 +36,29 @@ from wasmdrop.sandbox.executor import Executor
 from wasmdrop.sandbox.messages import PROGRAM_NAME, EngineOptions
 from wasmdrop.sandbox.store import CompiledModule
 from wasmdrop.settings import Settings
+from wasmdrop.waits import Waits
 
-__all__ = ["Execution", "NothingOwedError", "Stages", "Work", "ids_of", "log_finished"]
+__all__ = [
+    "Execution",
+    "ModuleAwaitedError",
+    "NothingOwedError",
+    "Stages",
+    "Work",
+    "ids_of",
+    "is_large",
+    "log_finished",
+]
 
 _log = structlog.get_logger()
 
 #: How much of a job's message its line in the log shows, in characters; results have all of it.
 _LOGGED_REASON: Final = 500
+
+#: Inputs up to this size stay in memory while their job waits; others are read from the journal.
+_KEPT_INPUT_BYTES: Final = 4096
+
+#: How long a look for a module may take before its job makes room for others, in seconds.
+_SLOW_LOOK_SECONDS: Final = 0.5
 
 #: Slots of which the version that they ran last is in memory, too: more than have a job that is
 #: not written yet.
@@ -85,6 +101,8 @@ class Work:
     plan: Plan | None = None
     begun: "asyncio.Future[None] | None" = None
     """Done when the journal holds the attempt durably."""
+    deadline: float | None = None
+    """When its module must be there, by the loop's clock; None if it was there at first."""
     next: "Work | None" = None
     """The job behind it in its slot."""
 
@@ -93,36 +111,42 @@ class NothingOwedError(Exception):
     """A module that was dropped alone can't run without an input."""
 
 
+class ModuleAwaitedError(Exception):
+    """A job's module is not there yet."""
+
+
 class Execution:
-    """Finds outcomes. ``aside`` makes room for other jobs while one waits for its module."""
+    """Finds outcomes.
+
+    ``aside`` makes room for other jobs while one has its module looked for or compiled, and holds
+    no large input. ``on_woken``: called with a job for which :meth:`outcome_of` raised
+    ``ModuleAwaitedError``, when it is to be called again.
+    """
 
     def __init__(
         self,
         settings: Settings,
         stages: Stages,
-        aside: Callable[[], AbstractContextManager[None]],
+        aside: Callable[[Work], AbstractContextManager[None]],
+        on_woken: Callable[[Work], None],
     ) -> None:
         self._settings = settings
         self._stages = stages
         self._aside = aside
         self._workers = asyncio.Semaphore(settings.workers)
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waits: Waits[Work] = Waits(on_woken)
         """Jobs that wait for their module, by the paths or the digest that it may come at."""
         self._recent: OrderedDict[str, FileVersion] = OrderedDict()
         self._is_stopping = False
 
     def wake(self, path: str, sha256: str | None) -> None:
         """Let every job look again that waits for the module at ``path``, or of this digest."""
-        for key in (path, f"{DIGEST_PREFIX}{sha256}"):
-            for event in self._waiting.pop(key, ()):
-                event.set()
+        self._waits.wake((path, f"{DIGEST_PREFIX}{sha256}"))
 
     def stop(self) -> None:
-        """Let every job that waits for its module give up; its state stays as it is."""
+        """Leave every job that waits for its module as it is."""
         self._is_stopping = True
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        self._waits.close()
 
     def has_run(self, slot: Slot, version: FileVersion) -> bool:
         """Whether the slot is known to have run this version of its module a moment ago.
@@ -132,7 +156,11 @@ class Execution:
         return self._recent.get(slot.key) == version
 
     async def outcome_of(self, work: Work) -> Outcome:
-        """Run the job, again where that may help, and return its outcome."""
+        """Run the job, again where that may help, and return its outcome.
+
+        Raises ``NothingOwedError``, and ``ModuleAwaitedError`` for a job whose module is not there
+        yet: nothing of it is under way then.
+        """
         if work.job.attempt >= self._settings.attempts:
             return Outcome(
                 code=Code.CRASHED,
@@ -167,13 +195,23 @@ class Execution:
             work.limits = limits = limits_for(spec, settings.limits)
             grants = grants_for(spec, settings.grants)
             options = EngineOptions(limits.fuel is not None, spec.deterministic)
-            module = await self._compiled(work, spec, options)
+            module = self._at_hand(work, options)
+            if module is None:
+                reference = spec.module
+                if is_large(work):
+                    del spec  # it would be in memory for as long as the module takes
+                    work.spec = None
+                module = await self._compiled(work, reference, options)
+                spec = await self._spec(work)
             work.is_deterministic = spec.deterministic
             _check_files(spec, module.summary, limits)
             work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
         except RefusedError as refusal:
             if not work.owes_result and refusal.code in _NEEDS_INPUT:
                 raise NothingOwedError(refusal.message) from None
+            if work.spec is None and work.refusal is None:
+                with contextlib.suppress(RefusedError):
+                    await self._spec(work)  # results echo what was to be called
             return Outcome(
                 code=refusal.code,
                 message=bounded_text(refusal.message),
@@ -220,27 +258,36 @@ class Execution:
             raise work.refusal
         if work.spec is None:
             data = await self._stages.journal.load_input(work.job)
-            work.spec = InputSpec() if data is None else parse_input(data)
+            if data is None:
+                work.spec = InputSpec()
+            elif is_large(work):
+                work.spec = await asyncio.to_thread(parse_input, data)
+            else:
+                work.spec = parse_input(data)
         return work.spec
 
+    def _at_hand(self, work: Work, options: EngineOptions) -> CompiledModule | None:
+        """Return the job's module if it is known and compiled."""
+        if work.job.module is None:
+            return None
+        found = self._stages.executor.compiled(work.job.module.sha256, options)
+        if found is not None:
+            self._stages.metrics.module_hits += 1
+            self._note_module(work)
+        return found
+
     async def _compiled(
-        self, work: Work, spec: InputSpec, options: EngineOptions
+        self, work: Work, reference: str | None, options: EngineOptions
     ) -> CompiledModule:
         """Return the job's module, compiled, however long that takes to come about.
 
-        Raises ``RefusedError``.
+        Raises ``RefusedError`` and ``ModuleAwaitedError``.
         """
         executor = self._stages.executor
-        if work.job.module is not None:
-            found = executor.compiled(work.job.module.sha256, options)
-            if found is not None:
-                self._stages.metrics.module_hits += 1
-                self._note_module(work)
-                return found
-        with self._aside():
-            if work.job.module is None:
-                await self._await_module(work, spec)
-            self._note_module(work)
+        if work.job.module is None:
+            await self._find_module(work, reference)
+        self._note_module(work)
+        with self._aside(work):
             while True:
                 pinned = work.job.module
                 assert pinned is not None  # noqa: S101 - set just above
@@ -255,7 +302,7 @@ class Execution:
                         pinned.sha256, options, lambda words: self._say(work, words)
                     )
                 except RefusedError as refusal:
-                    if not await self._has_changed(work, spec, refusal, pinned):
+                    if not await self._has_changed(work, reference, refusal, pinned):
                         raise
                 finally:
                     work.compile_seconds += time.perf_counter() - started
@@ -276,53 +323,51 @@ class Execution:
                 if len(self._recent) > _RECENT_SLOTS:
                     self._recent.popitem(last=False)
 
-    async def _await_module(self, work: Work, spec: InputSpec) -> None:
-        """Pin the module as soon as it is there. Raises ``RefusedError`` when it does not come."""
+    async def _find_module(self, work: Work, reference: str | None) -> None:
+        """Pin the job's module.
+
+        Raises ``ModuleAwaitedError`` if it is not there yet, ``RefusedError`` when it did not come.
+        """
+        loop = asyncio.get_running_loop()
         seconds = self._settings.module_wait_sec
-        deadline = time.monotonic() + seconds
-        keys = self._wake_keys(work.job.slot, spec.module)
+        if work.deadline is None:
+            work.deadline = loop.time() + seconds
+        slot, keys = work.job.slot, self._wake_keys(work.job.slot, reference)
         while True:
-            event = asyncio.Event()
-            with self._woken(keys, event):
-                find = self._stages.modules.find
-                pinned = await asyncio.to_thread(find, work.job.slot, spec.module)
+            wait = self._waits.watch(work, keys, work.deadline)
+            try:
+                pinned = await self._look(work, reference)
                 if pinned is not None:
                     work.job = msgspec.structs.replace(work.job, module=pinned)
                     return
-                left_seconds = deadline - time.monotonic()
-                if left_seconds <= 0:
-                    raise RefusedError(
-                        Code.MODULE_MISSING, self._missing(work.job.slot, spec.module, seconds)
-                    )
+                if loop.time() >= work.deadline:
+                    raise RefusedError(Code.MODULE_MISSING, self._missing(slot, reference, seconds))
                 if self._is_stopping:
                     raise asyncio.CancelledError
                 if work.job.state is not JobState.WAITING:
                     work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
-                    places = self._places(work.job.slot, spec.module)
+                    places = self._places(slot, reference)
                     self._stages.journal.explain(work.job, f"its module is not there yet: {places}")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left_seconds):
-                        await event.wait()
+            except BaseException:
+                self._waits.call_off(wait)
+                raise
+            if self._waits.park(wait):
+                raise ModuleAwaitedError
+
+    async def _look(self, work: Work, reference: str | None) -> PinnedModule | None:
+        """Look for the job's module; others have room meanwhile if that takes long."""
+        find = asyncio.to_thread(self._stages.modules.find, work.job.slot, reference)
+        looking = asyncio.ensure_future(find)
+        await asyncio.wait([looking], timeout=_SLOW_LOOK_SECONDS)
+        if looking.done():
+            return looking.result()
+        with self._aside(work):
+            return await looking
 
     def _wake_keys(self, slot: Slot, reference: str | None) -> list[str]:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
             return [reference.lower()]
         return [place.path for place in self._stages.layout.module_places(slot, reference)]
-
-    @contextlib.contextmanager
-    def _woken(self, keys: list[str], event: asyncio.Event) -> Iterator[None]:
-        """Have ``event`` set in the block when a module is dropped that these keys stand for."""
-        for key in keys:
-            self._waiting.setdefault(key, set()).add(event)
-        try:
-            yield
-        finally:
-            for key in keys:
-                events = self._waiting.get(key)
-                if events is not None:
-                    events.discard(event)
-                    if not events:
-                        del self._waiting[key]
 
     def _missing(self, slot: Slot, reference: str | None, seconds: float) -> str:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
@@ -337,7 +382,7 @@ class Execution:
         return " and ".join(place.path for place in places)
 
     async def _has_changed(
-        self, work: Work, spec: InputSpec, refusal: RefusedError, pinned: PinnedModule
+        self, work: Work, reference: str | None, refusal: RefusedError, pinned: PinnedModule
     ) -> bool:
         """Whether a file that is no module became another one while it was left in peace.
 
@@ -347,17 +392,22 @@ class Execution:
             return False
         find = self._stages.modules.find
         if refusal.code is Code.MODULE_MISSING:
-            again = await asyncio.to_thread(find, work.job.slot, spec.module)
+            again = await asyncio.to_thread(find, work.job.slot, reference)
             return again is not None and again.sha256 == pinned.sha256
         if refusal.code is not Code.INVALID_MODULE:
             return False
         await asyncio.sleep(self._settings.settle_sec)
-        now = await asyncio.to_thread(find, work.job.slot, spec.module)
+        now = await asyncio.to_thread(find, work.job.slot, reference)
         if now is None or now.sha256 == pinned.sha256:
             return False
         work.job = msgspec.structs.replace(work.job, module=now)
         self._note_module(work)
         return True
+
+
+def is_large(work: Work) -> bool:
+    """Whether the job's input is not kept in memory while the job waits."""
+    return work.job.input is not None and work.job.input.size_bytes > _KEPT_INPUT_BYTES
 
 
 def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> None:

@@ -42,6 +42,7 @@ LEVELS = {
     "strictjson": 1,
     "tree": 1,
     "values": 1,
+    "waits": 1,
     "wit": 1,
     "delivery": 2,
     "entry": 2,
