@@ -54,7 +54,7 @@ class Bounded(Wasmdrop):
 
     def variables(self) -> dict[str, str]:
         """Return the directories, and where the package is."""
-        more = {"TIMEOUT_SEC": "600", "WASMDROP_DRAIN_SEC": "0"}
+        more = {"TIMEOUT_SEC": "600", "WASMDROP_DRAIN_SEC": "0", "WASMDROP_MAX_QUEUED": "1000000"}
         if any(setting.name == "undelivered_jobs" for setting in SETTINGS):
             more["WASMDROP_UNDELIVERED_JOBS"] = "1000000"
         return super().variables() | more | ({"PYTHONPATH": self.code} if self.code else {})

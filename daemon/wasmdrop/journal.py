@@ -252,7 +252,7 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):
             for path in self._results.iterdir():
                 if path.name not in kept:
-                    path.unlink()
+                    self.remove_results(path.name)
 
     def _write_results(self, job_id: str, data: bytes) -> None:
         make_directory_durably(self._results, 0o700)
