@@ -55,6 +55,9 @@ _NAP_SECONDS: Final = 0.003
 _ROWS_AT_ONCE: Final = 200
 _PAGES_AT_ONCE: Final = 256
 
+#: Open jobs that are read at a time, at the start: a megabyte or two, while no job waits for more.
+_OPEN_AT_ONCE: Final = 1000
+
 #: Free pages that stay in the file, to be written again: this many, or a quarter of all.
 _SPARE_PAGES: Final = 1024
 
@@ -126,11 +129,11 @@ class Journal:
     def open_jobs(self, after_seq: int = 0) -> "asyncio.Future[list[OpenJob]]":
         """Return the first jobs after that place that are not final, in the order of their drops.
 
-        Some hundred at a time: the last one's place is where to go on.
+        A thousand at a time: the last one's place is where to go on.
         """
         query = f"""
             SELECT seq, job, kept_bytes, kept_output FROM jobs
-            WHERE state NOT IN {FINAL} AND seq > ? ORDER BY seq LIMIT {_ROWS_AT_ONCE}
+            WHERE state NOT IN {FINAL} AND seq > ? ORDER BY seq LIMIT {_OPEN_AT_ONCE}
             """  # noqa: S608 - constants
 
         def read(connection: sqlite3.Connection) -> list[OpenJob]:

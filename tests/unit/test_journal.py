@@ -382,18 +382,19 @@ def test_open_jobs_are_given_in_pages(tmp_path: Path) -> None:
     """In the order of their drops, without final ones."""
 
     async def use(journal: Journal) -> None:
-        for number in range(500):
+        for number in range(2400):
             one = job(str(number), number)
-            await journal.accept(one, None, {})
+            accepted = journal.accept(one, None, {})
             if number % 2:
                 journal.move_lazily(one, JobState.DISCARDED)
+        await accepted
         found: list[str] = []
         seq = 0
         while page := await journal.open_jobs(seq):
-            assert len(page) <= 200
+            assert len(page) <= 1000
             found += [one.job.id for one in page]
             seq = page[-1].seq
-        assert found == [f"job-{number}" for number in range(0, 500, 2)]
+        assert found == [f"job-{number}" for number in range(0, 2400, 2)]
 
     with_journal(tmp_path / "journal", use)
 
