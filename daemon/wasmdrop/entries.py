@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from wasmdrop import awaiting
 from wasmdrop.job import Job
 from wasmdrop.outcome import Code
 from wasmdrop.schema import encode_job
@@ -90,6 +91,8 @@ class _Rows:
         self._taken.update(entry.taken)
 
     def write(self, connection: sqlite3.Connection) -> None:
+        accepted = [entry.job for entry in self._new.values()]
+        moved = [entry.job for entry in self._moved.values()]
         _write(
             connection,
             "INSERT INTO jobs (id, slot, state, code, job, input, changed_ns) VALUES",
@@ -103,11 +106,14 @@ class _Rows:
         _write(
             connection,
             "UPDATE jobs SET state = column2, code = column3, job = column4, changed_ns = column5,"
-            " note = NULL, package = iif(column6, NULL, package), input ="
+            " note = NULL, package = iif(column6, NULL, package),"
+            " kept_bytes = iif(column6, NULL, kept_bytes),"
+            " kept_output = iif(column6, NULL, kept_output), input ="
             " iif(column6 AND length(input) > column7, NULL, input) FROM (VALUES",
             [self._changed_row(entry) for entry in self._moved.values()],
             ") WHERE id = column1",
         )
+        awaiting.write(connection, accepted, moved)
 
     def _new_row(self, entry: Accepted) -> tuple[Any, ...]:
         """Return the row of a new job, as the last move in this transaction leaves it."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,16 +31,38 @@ from wasmdrop.limits import Limits
 from wasmdrop.metrics import Metrics
 from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
-from wasmdrop.report import Package
 from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.executor import Executor
 from wasmdrop.sandbox.messages import PROGRAM_NAME, EngineOptions
 from wasmdrop.sandbox.store import CompiledModule
 from wasmdrop.settings import Settings
+from wasmdrop.waits import Waits
 
-__all__ = ["Execution", "NothingOwedError", "Stages", "Work", "ids_of"]
+__all__ = [
+    "Execution",
+    "ModuleAwaitedError",
+    "NothingOwedError",
+    "Stages",
+    "Work",
+    "ids_of",
+    "is_large",
+    "log_finished",
+]
 
 _log = structlog.get_logger()
+
+#: How much of a job's message its line in the log shows, in characters; results have all of it.
+_LOGGED_REASON: Final = 500
+
+#: Inputs up to this size stay in memory while their job waits; others are read from the journal.
+_KEPT_INPUT_BYTES: Final = 4096
+
+#: How long a look for a module may take before its job makes room for others, in seconds.
+_SLOW_LOOK_SECONDS: Final = 0.5
+
+#: Slots of which the version that they ran last is in memory, too: more than have a job that is
+#: not written yet.
+_RECENT_SLOTS: Final = 4096
 
 #: What a module that was dropped without an input may lack, and then owes nobody a result.
 _NEEDS_INPUT: Final = frozenset(
@@ -68,8 +91,6 @@ class Work:
     accepted: "asyncio.Future[None] | None" = None
     spec: InputSpec | None = None
     refusal: RefusedError | None = None
-    package: Package | None = None
-    """Results that an earlier daemon left undelivered."""
     is_resumed: bool = False
     """Whether an earlier daemon left it, perhaps because it did not survive it."""
     owes_result: bool = True
@@ -80,45 +101,66 @@ class Work:
     plan: Plan | None = None
     begun: "asyncio.Future[None] | None" = None
     """Done when the journal holds the attempt durably."""
+    deadline: float | None = None
+    """When its module must be there, by the loop's clock; None if it was there at first."""
+    next: "Work | None" = None
+    """The job behind it in its slot."""
 
 
 class NothingOwedError(Exception):
     """A module that was dropped alone can't run without an input."""
 
 
+class ModuleAwaitedError(Exception):
+    """A job's module is not there yet."""
+
+
 class Execution:
-    """Finds outcomes. ``aside`` makes room for other jobs while one waits for its module."""
+    """Finds outcomes.
+
+    ``aside`` makes room for other jobs while one has its module looked for or compiled, and holds
+    no large input. ``on_woken``: called with a job for which :meth:`outcome_of` raised
+    ``ModuleAwaitedError``, when it is to be called again.
+    """
 
     def __init__(
         self,
         settings: Settings,
         stages: Stages,
-        aside: Callable[[], AbstractContextManager[None]],
+        aside: Callable[[Work], AbstractContextManager[None]],
+        on_woken: Callable[[Work], None],
     ) -> None:
         self._settings = settings
         self._stages = stages
         self._aside = aside
         self._workers = asyncio.Semaphore(settings.workers)
-        self._module_dropped = asyncio.Event()
-        self._last_version: dict[str, FileVersion] = {}
+        self._waits: Waits[Work] = Waits(on_woken)
+        """Jobs that wait for their module, by the paths or the digest that it may come at."""
+        self._recent: OrderedDict[str, FileVersion] = OrderedDict()
         self._is_stopping = False
 
-    def module_dropped(self) -> None:
-        """Let every job that waits for its module look again."""
-        self._module_dropped.set()
-        self._module_dropped = asyncio.Event()
+    def wake(self, path: str, sha256: str | None) -> None:
+        """Let every job look again that waits for the module at ``path``, or of this digest."""
+        self._waits.wake((path, f"{DIGEST_PREFIX}{sha256}"))
 
     def stop(self) -> None:
-        """Let every job that waits for its module give up; its state stays as it is."""
+        """Leave every job that waits for its module as it is."""
         self._is_stopping = True
-        self._module_dropped.set()
+        self._waits.close()
 
-    def last_version(self, slot: Slot) -> FileVersion | None:
-        """Return the version of the default module, or of its own, that a slot ran last."""
-        return self._last_version.get(slot.key)
+    def has_run(self, slot: Slot, version: FileVersion) -> bool:
+        """Whether the slot is known to have run this version of its module a moment ago.
+
+        The journal knows of all slots, but only what was written.
+        """
+        return self._recent.get(slot.key) == version
 
     async def outcome_of(self, work: Work) -> Outcome:
-        """Run the job, again where that may help, and return its outcome."""
+        """Run the job, again where that may help, and return its outcome.
+
+        Raises ``NothingOwedError``, and ``ModuleAwaitedError`` for a job whose module is not there
+        yet: nothing of it is under way then.
+        """
         if work.job.attempt >= self._settings.attempts:
             return Outcome(
                 code=Code.CRASHED,
@@ -153,13 +195,23 @@ class Execution:
             work.limits = limits = limits_for(spec, settings.limits)
             grants = grants_for(spec, settings.grants)
             options = EngineOptions(limits.fuel is not None, spec.deterministic)
-            module = await self._compiled(work, spec, options)
+            module = self._at_hand(work, options)
+            if module is None:
+                reference = spec.module
+                if is_large(work):
+                    del spec  # it would be in memory for as long as the module takes
+                    work.spec = None
+                module = await self._compiled(work, reference, options)
+                spec = await self._spec(work)
             work.is_deterministic = spec.deterministic
             _check_files(spec, module.summary, limits)
             work.plan = call = plan(module.summary, spec.entry, spec.args, settings)
         except RefusedError as refusal:
             if not work.owes_result and refusal.code in _NEEDS_INPUT:
                 raise NothingOwedError(refusal.message) from None
+            if work.spec is None and work.refusal is None:
+                with contextlib.suppress(RefusedError):
+                    await self._spec(work)  # results echo what was to be called
             return Outcome(
                 code=refusal.code,
                 message=bounded_text(refusal.message),
@@ -195,7 +247,7 @@ class Execution:
         return Outcome(code=Code.INTERNAL, message=str(error))
 
     def _note_failure(self, work: Work, message: str) -> None:
-        _log.warning("attempt-failed", **ids_of(work), message=message)
+        _log.warning("attempt-failed", **ids_of(work.job), message=message)
         self._stages.journal.explain(
             work.job, f"attempt {work.job.attempt} of {self._settings.attempts} failed: {message}"
         )
@@ -206,27 +258,36 @@ class Execution:
             raise work.refusal
         if work.spec is None:
             data = await self._stages.journal.load_input(work.job)
-            work.spec = InputSpec() if data is None else parse_input(data)
+            if data is None:
+                work.spec = InputSpec()
+            elif is_large(work):
+                work.spec = await asyncio.to_thread(parse_input, data)
+            else:
+                work.spec = parse_input(data)
         return work.spec
 
+    def _at_hand(self, work: Work, options: EngineOptions) -> CompiledModule | None:
+        """Return the job's module if it is known and compiled."""
+        if work.job.module is None:
+            return None
+        found = self._stages.executor.compiled(work.job.module.sha256, options)
+        if found is not None:
+            self._stages.metrics.module_hits += 1
+            self._note_module(work)
+        return found
+
     async def _compiled(
-        self, work: Work, spec: InputSpec, options: EngineOptions
+        self, work: Work, reference: str | None, options: EngineOptions
     ) -> CompiledModule:
         """Return the job's module, compiled, however long that takes to come about.
 
-        Raises ``RefusedError``.
+        Raises ``RefusedError`` and ``ModuleAwaitedError``.
         """
         executor = self._stages.executor
-        if work.job.module is not None:
-            found = executor.compiled(work.job.module.sha256, options)
-            if found is not None:
-                self._stages.metrics.module_hits += 1
-                self._note_module(work)
-                return found
-        with self._aside():
-            if work.job.module is None:
-                await self._await_module(work, spec)
-            self._note_module(work)
+        if work.job.module is None:
+            await self._find_module(work, reference)
+        self._note_module(work)
+        with self._aside(work):
             while True:
                 pinned = work.job.module
                 assert pinned is not None  # noqa: S101 - set just above
@@ -244,7 +305,7 @@ class Execution:
                         work.job.slot.directory,
                     )
                 except RefusedError as refusal:
-                    if not await self._has_changed(work, spec, refusal, pinned):
+                    if not await self._has_changed(work, reference, refusal, pinned):
                         raise
                 finally:
                     work.compile_seconds += time.perf_counter() - started
@@ -260,32 +321,56 @@ class Execution:
         if pinned is not None and pinned.version is not None:
             own = f"{os.path.dirname(slot.input_path)}/{MODULE_NAME}"  # noqa: PTH120
             if slot.is_root or pinned.path == own:
-                self._last_version[slot.key] = pinned.version
+                self._recent[slot.key] = pinned.version
+                self._recent.move_to_end(slot.key)
+                if len(self._recent) > _RECENT_SLOTS:
+                    self._recent.popitem(last=False)
 
-    async def _await_module(self, work: Work, spec: InputSpec) -> None:
-        """Pin the module as soon as it is there. Raises ``RefusedError`` when it does not come."""
+    async def _find_module(self, work: Work, reference: str | None) -> None:
+        """Pin the job's module.
+
+        Raises ``ModuleAwaitedError`` if it is not there yet, ``RefusedError`` when it did not come.
+        """
+        loop = asyncio.get_running_loop()
         seconds = self._settings.module_wait_sec
-        deadline = time.monotonic() + seconds
+        if work.deadline is None:
+            work.deadline = loop.time() + seconds
+        slot, keys = work.job.slot, self._wake_keys(work.job.slot, reference)
         while True:
-            event = self._module_dropped
-            pinned = await asyncio.to_thread(self._stages.modules.find, work.job.slot, spec.module)
-            if pinned is not None:
-                work.job = msgspec.structs.replace(work.job, module=pinned)
-                return
-            left_seconds = deadline - time.monotonic()
-            if left_seconds <= 0:
-                raise RefusedError(
-                    Code.MODULE_MISSING, self._missing(work.job.slot, spec.module, seconds)
-                )
-            if self._is_stopping:
-                raise asyncio.CancelledError
-            if work.job.state is not JobState.WAITING:
-                work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
-                places = self._places(work.job.slot, spec.module)
-                self._stages.journal.explain(work.job, f"its module is not there yet: {places}")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_seconds):
-                    await event.wait()
+            wait = self._waits.watch(work, keys, work.deadline)
+            try:
+                pinned = await self._look(work, reference)
+                if pinned is not None:
+                    work.job = msgspec.structs.replace(work.job, module=pinned)
+                    return
+                if loop.time() >= work.deadline:
+                    raise RefusedError(Code.MODULE_MISSING, self._missing(slot, reference, seconds))
+                if self._is_stopping:
+                    raise asyncio.CancelledError
+                if work.job.state is not JobState.WAITING:
+                    work.job = self._stages.journal.move_lazily(work.job, JobState.WAITING)
+                    places = self._places(slot, reference)
+                    self._stages.journal.explain(work.job, f"its module is not there yet: {places}")
+            except BaseException:
+                self._waits.call_off(wait)
+                raise
+            if self._waits.park(wait):
+                raise ModuleAwaitedError
+
+    async def _look(self, work: Work, reference: str | None) -> PinnedModule | None:
+        """Look for the job's module; others have room meanwhile if that takes long."""
+        find = asyncio.to_thread(self._stages.modules.find, work.job.slot, reference)
+        looking = asyncio.ensure_future(find)
+        await asyncio.wait([looking], timeout=_SLOW_LOOK_SECONDS)
+        if looking.done():
+            return looking.result()
+        with self._aside(work):
+            return await looking
+
+    def _wake_keys(self, slot: Slot, reference: str | None) -> list[str]:
+        if reference is not None and reference.startswith(DIGEST_PREFIX):
+            return [reference.lower()]
+        return [place.path for place in self._stages.layout.module_places(slot, reference)]
 
     def _missing(self, slot: Slot, reference: str | None, seconds: float) -> str:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
@@ -300,7 +385,7 @@ class Execution:
         return " and ".join(place.path for place in places)
 
     async def _has_changed(
-        self, work: Work, spec: InputSpec, refusal: RefusedError, pinned: PinnedModule
+        self, work: Work, reference: str | None, refusal: RefusedError, pinned: PinnedModule
     ) -> bool:
         """Whether a file that is no module became another one while it was left in peace.
 
@@ -310,17 +395,22 @@ class Execution:
             return False
         find = self._stages.modules.find
         if refusal.code is Code.MODULE_MISSING:
-            again = await asyncio.to_thread(find, work.job.slot, spec.module)
+            again = await asyncio.to_thread(find, work.job.slot, reference)
             return again is not None and again.sha256 == pinned.sha256
         if refusal.code is not Code.INVALID_MODULE:
             return False
         await asyncio.sleep(self._settings.settle_sec)
-        now = await asyncio.to_thread(find, work.job.slot, spec.module)
+        now = await asyncio.to_thread(find, work.job.slot, reference)
         if now is None or now.sha256 == pinned.sha256:
             return False
         work.job = msgspec.structs.replace(work.job, module=now)
         self._note_module(work)
         return True
+
+
+def is_large(work: Work) -> bool:
+    """Whether the job's input is not kept in memory while the job waits."""
+    return work.job.input is not None and work.job.input.size_bytes > _KEPT_INPUT_BYTES
 
 
 def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> None:
@@ -355,6 +445,17 @@ def _call(chosen: Plan, spec: InputSpec, grants: dict[str, str]) -> Call:
     )
 
 
-def ids_of(work: Work) -> dict[str, Any]:
+def ids_of(job: Job) -> dict[str, Any]:
     """Return what a log line says of a job."""
-    return {"job": work.job.id, "slot": work.job.slot.key, "attempt": work.job.attempt}
+    return {"job": job.id, "slot": job.slot.key, "attempt": job.attempt}
+
+
+def log_finished(job: Job) -> None:
+    """Log the one line of a job; where it failed, as a warning that says why."""
+    code = job.code or Code.INTERNAL
+    seconds = ((job.finished_at_ns or 0) - job.dropped_at_ns) / 1e9
+    known = {**ids_of(job), "code": code, "seconds": round(seconds, 6)}
+    # What a failed attempt met is in the line of the attempt.
+    if job.message and not code.retried:
+        known["reason"] = bounded_text(job.message.partition("\n")[0], _LOGGED_REASON)
+    (_log.info if code is Code.OK else _log.warning)("job-finished", **known)

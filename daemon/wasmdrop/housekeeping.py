@@ -1,6 +1,7 @@
 """Housekeeping: what the journal and the memory of taken versions need no more goes.
 
-Promises that neither grows for ever: finished jobs go after a time, versions of files that exist no
+Promises that neither grows for ever: finished jobs go after a time, or when the journal is larger
+than it may be, versions of files that exist no
 more go at once, and free space beyond what is soon used again goes back to the filesystem.
 """
 
@@ -20,19 +21,38 @@ __all__ = ["keep_house"]
 
 _log = structlog.get_logger()
 
+#: How often the journal's size is looked at, in seconds: it takes some microseconds.
+_TRIM_SECONDS: Final = 2.0
+
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
 
 async def keep_house(
-    journal: Journal, intake: Intake, keep_days: float, period_seconds: float
+    journal: Journal, intake: Intake, keep_days: float, journal_bytes: int, period_seconds: float
 ) -> None:
-    """Tidy up now and then every ``period_seconds``, until cancelled."""
+    """Tidy up every ``period_seconds``, and keep the journal in its bound, until cancelled."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
     while True:
         try:
-            await _tidy_up(journal, intake, keep_days)
+            await _trim(journal, journal_bytes)
+            if loop.time() >= due:
+                due = loop.time() + period_seconds
+                await _tidy_up(journal, intake, keep_days)
         except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
             _log.exception("housekeeping-failed")
-        await asyncio.sleep(period_seconds)
+        await asyncio.sleep(min(period_seconds, _TRIM_SECONDS))
+
+
+async def _trim(journal: Journal, journal_bytes: int) -> None:
+    """Remove the oldest of what the journal holds of finished jobs, if it is too much."""
+    inputs = jobs = 0
+    while any(step := await journal.trim(journal_bytes)):
+        inputs += step.inputs
+        jobs += step.jobs
+        await journal.shrink()
+    if inputs or jobs:
+        _log.warning("journal-trimmed", jobs=jobs, inputs=inputs, bound_bytes=journal_bytes)
 
 
 async def _tidy_up(journal: Journal, intake: Intake, keep_days: float) -> None:

@@ -4,17 +4,22 @@ Writes are handed to one thread, which puts all that has gathered into one trans
 come together share a sync. A future returned here is done when its write is durable. Moves that
 only inform (``lazy``) wait a moment for a transaction to ride in.
 
+No statement that runs for each job or event reads more rows than it returns or changes, but for a
+constant: the journal's size makes nothing slower. Large results that can't be delivered now are
+files beside the journal, so that its thread is not kept from other jobs' writes.
+
 Where the disk is full or failing, the thread tries again until it succeeds: callers wait, nothing
 is lost, and nothing that is not durable is ever published.
 """
 
 import asyncio
+import contextlib
 import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,16 +27,18 @@ import msgspec
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from wasmdrop.awaiting import KeyRange
+from wasmdrop.durable import make_directory_durably, write_durably
 from wasmdrop.entries import Accepted, Entry, Moved, Operation, Remembered, perform
 from wasmdrop.errors import WasmdropError
-from wasmdrop.job import MOVES, Job, JobState
+from wasmdrop.job import MOVES, FileVersion, Job, JobState
 from wasmdrop.metrics import Pulse
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.report import Package
 from wasmdrop.scheduling import wait_for_turn
-from wasmdrop.schema import FINAL, decode_job, input_path_of, open_for_writing
+from wasmdrop.schema import FINAL, decode_job, open_for_writing
 
-__all__ = ["IllegalMoveError", "Journal"]
+__all__ = ["IllegalMoveError", "Journal", "OpenJob", "Trimmed"]
 
 _log = structlog.get_logger()
 
@@ -45,15 +52,46 @@ _MOST_NAPS: Final = 5
 _NAP_SECONDS: Final = 0.003
 
 #: Rows and pages that one step of housekeeping takes: some milliseconds, then others have a turn.
-_ROWS_AT_ONCE: Final = 500
+_ROWS_AT_ONCE: Final = 200
 _PAGES_AT_ONCE: Final = 256
+
+#: Open jobs that are read at a time, at the start: a megabyte or two, while no job waits for more.
+_OPEN_AT_ONCE: Final = 1000
 
 #: Free pages that stay in the file, to be written again: this many, or a quarter of all.
 _SPARE_PAGES: Final = 1024
 
 
+#: Results up to this size, in bytes, are kept in the row of their job, larger ones in a file.
+_RESULTS_IN_ROW_BYTES: Final = 16 * 1024
+
+_OF_THE_MODULE: Final = "({})".format(", ".join(f"'{c}'" for c in Code if c.of_the_module))
+
+#: The part of the journal's bound past which the inputs of finished jobs go.
+_INPUTS_GO_AT: Final = 0.75
+
+
 class IllegalMoveError(WasmdropError):
     """A move that the table does not know: a fault in the program."""
+
+
+class OpenJob(NamedTuple):
+    """A job that is not final."""
+
+    seq: int
+    """Its place in the order of acceptance."""
+    job: Job
+    kept_bytes: int | None
+    """Size of its results, if they could not be delivered and were kept; with output files."""
+    kept_output: str | None
+    """Where its output files lie; empty if there are none, None if that is not known."""
+
+
+class Trimmed(NamedTuple):
+    """What one step of :meth:`Journal.trim` removed."""
+
+    inputs: int = 0
+    jobs: int = 0
 
 
 class _Request(NamedTuple):
@@ -70,9 +108,9 @@ class Journal:
     def __init__(self, path: Path, is_busy: Callable[[], bool] = lambda: False) -> None:
         self.pulse = Pulse()
         self.path = path
+        self._results = path.with_name("undelivered")
         self._is_busy = is_busy
         self._connection = open_for_writing(path)
-        self._connection.create_function("input_path_of", 1, input_path_of, deterministic=True)
         found = self._connection.execute("SELECT max(changed_ns) FROM jobs").fetchone()
         self._changed_ns: int = found[0] or 0
         self._loop = asyncio.get_running_loop()
@@ -83,12 +121,20 @@ class Journal:
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
-    def open_jobs(self) -> list[Job]:
-        """Return the jobs that are not final, in the order of their drops. Only at the start."""
-        rows = self._connection.execute(
-            f"SELECT job FROM jobs WHERE state NOT IN {FINAL} ORDER BY seq"  # noqa: S608 - a constant
-        )
-        return [decode_job(text) for (text,) in rows]
+    def open_jobs(self, after_seq: int = 0) -> "asyncio.Future[list[OpenJob]]":
+        """Return the first jobs after that place that are not final, in the order of their drops.
+
+        A thousand at a time: the last one's place is where to go on.
+        """
+        query = f"""
+            SELECT seq, job, kept_bytes, kept_output FROM jobs
+            WHERE state NOT IN {FINAL} AND seq > ? ORDER BY seq LIMIT {_OPEN_AT_ONCE}
+            """  # noqa: S608 - constants
+
+        def read(connection: sqlite3.Connection) -> list[OpenJob]:
+            return [_open_job(row) for row in connection.execute(query, (after_seq,))]
+
+        return self._submit(read)
 
     def accept(
         self, job: Job, data: bytes | None, taken: dict[str, bytes]
@@ -103,9 +149,12 @@ class Journal:
     def forget(self, path: str) -> None:
         """Forget which version of a file that exists no more was taken."""
         row = (os.fsencode(path),)
-        self._submit_lazily(
-            lambda connection: connection.execute("DELETE FROM taken WHERE path = ?", row)
-        )
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM taken WHERE path = ?", row)
+            connection.execute("DELETE FROM awaiting WHERE path = ?", row)
+
+        self._submit_lazily(write)
 
     def move(self, job: Job, state: JobState, **changes: Any) -> "tuple[Job, asyncio.Future[None]]":
         """Move ``job`` to ``state``; return the moved job and when that is durable.
@@ -135,26 +184,85 @@ class Journal:
         """Note for people why ``job`` stays in its state; its next move takes the note away."""
         self._submit_lazily(_explain(job, note, self._tick()))
 
-    def keep_package(self, job: Job, package: Package, note: str) -> "asyncio.Future[None]":
-        """Record results that can't be delivered now, and in ``note`` why."""
-        data = msgspec.msgpack.encode(package)
+    async def keep_package(self, job: Job, package: Package, note: str) -> None:
+        """Record results that can't be delivered now, durably, and in ``note`` why."""
+        data: bytes | None = msgspec.msgpack.encode(package)
+        assert data is not None  # noqa: S101 - it was just made
+        output = os.fsencode(package.output.root) if package.output else b""
+        size_bytes = len(data) + _output_bytes(package)
+        if len(data) > _RESULTS_IN_ROW_BYTES:
+            try:
+                await asyncio.to_thread(self._write_results, job.id, data)
+                data = None
+            except OSError as error:
+                # Into its row, then: that waits until the disk has room.
+                _log.warning("results-file-failed", job=job.id, slot=job.slot.key, error=str(error))
         explain = _explain(job, note, self._tick())
+        row = (data, size_bytes, output, job.id)
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE jobs SET package = ? WHERE id = ?", (data, job.id))
+            connection.execute(
+                "UPDATE jobs SET package = ?, kept_bytes = ?, kept_output = ? WHERE id = ?", row
+            )
             explain(connection)
+
+        await self._submit(write)
+
+    async def load_package(self, job: Job) -> Package | None:
+        """Return the results that were kept for ``job``, if any were and are whole."""
+
+        def read(connection: sqlite3.Connection) -> tuple[bytes | None, int | None] | None:
+            query = "SELECT package, kept_bytes FROM jobs WHERE id = ?"
+            found: tuple[bytes | None, int | None] | None
+            found = connection.execute(query, (job.id,)).fetchone()
+            return found
+
+        found = await self._submit(read)
+        if found is None or found[1] is None:
+            return None
+        data: bytes | None = found[0]
+        try:
+            if data is None:
+                data = await asyncio.to_thread((self._results / job.id).read_bytes)
+            return msgspec.msgpack.decode(data, type=Package)
+        except (FileNotFoundError, msgspec.DecodeError) as error:
+            _log.warning("results-lost", job=job.id, slot=job.slot.key, error=str(error))
+            return None
+
+    def forget_package(self, job: Job) -> "asyncio.Future[None]":
+        """Forget that results were kept for ``job``, which is to run again."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE jobs SET package = NULL, kept_bytes = NULL, kept_output = NULL"
+                " WHERE id = ?",
+                (job.id,),
+            )
 
         return self._submit(write)
 
-    def load_package(self, job: Job) -> "asyncio.Future[Package | None]":
-        """Return the results that were kept for ``job``, if any were."""
+    def remove_results(self, job_id: str) -> None:
+        """Remove the file of the kept results of a job that needs them no more. Blocks."""
+        (self._results / job_id).unlink(missing_ok=True)
 
-        def read(connection: sqlite3.Connection) -> Package | None:
-            query = "SELECT package FROM jobs WHERE id = ?"
-            found = connection.execute(query, (job.id,)).fetchone()
-            if found is None or found[0] is None:
-                return None
-            return msgspec.msgpack.decode(found[0], type=Package)
+    def sweep_results(self, kept: Collection[str]) -> None:
+        """Remove all files of kept results but those of these jobs. Blocks."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._results.iterdir():
+                if path.name not in kept:
+                    self.remove_results(path.name)
+
+    def _write_results(self, job_id: str, data: bytes) -> None:
+        make_directory_durably(self._results, 0o700)
+        with write_durably(self._results / job_id) as file:
+            file.write(data)
+
+    def load_job(self, job_id: str) -> "asyncio.Future[OpenJob]":
+        """Return the job of this id as it is now; there must be one."""
+        query = "SELECT seq, job, kept_bytes, kept_output FROM jobs WHERE id = ?"
+
+        def read(connection: sqlite3.Connection) -> OpenJob:
+            return _open_job(connection.execute(query, (job_id,)).fetchone())
 
         return self._submit(read)
 
@@ -167,42 +275,80 @@ class Journal:
 
         return self._submit(read)
 
-    def latest_failed_by_module(self) -> "asyncio.Future[list[Job]]":
-        """Return each slot's latest job where that failed for its module's sake."""
-        codes = [code for code in Code if code.of_the_module]
+    def awaiting(
+        self, keys: KeyRange, after: tuple[bytes, str] | None, limit: int
+    ) -> "asyncio.Future[list[tuple[bytes, str]]]":
+        """Return which inputs' latest jobs failed because of the modules of these keys.
 
-        def read(connection: sqlite3.Connection) -> list[Job]:
-            rows = connection.execute(
-                f"SELECT job FROM jobs AS j WHERE code IN ({','.join('?' * len(codes))})"  # noqa: S608 - only marks
-                " AND seq = (SELECT max(seq) FROM jobs WHERE slot = j.slot)",
-                codes,
-            )
-            return [decode_job(text) for (text,) in rows]
+        Gives at most ``limit`` pairs of a key and the input's path, in their order, those that come
+        ``after`` a pair: the last one is where to go on.
+        """
+        key, path = after or (keys.first, "")
+        values = (key, os.fsencode(path), keys.end, limit)
+        # One that went back to be run again has no such code when it is done.
+        query = f"""
+            SELECT a.module, a.path FROM awaiting AS a LEFT JOIN jobs AS j ON j.id = a.job
+            WHERE (a.module, a.path) > (?, ?) AND a.module < ?
+            AND (j.id IS NULL OR j.code IN {_OF_THE_MODULE})
+            ORDER BY a.module, a.path LIMIT ?
+            """  # noqa: S608 - constants
+
+        def read(connection: sqlite3.Connection) -> list[tuple[bytes, str]]:
+            rows = connection.execute(query, values)
+            return [(found_key, os.fsdecode(found)) for found_key, found in rows]
+
+        return self._submit(read)
+
+    def last_module(self, slot_key: str) -> "asyncio.Future[FileVersion | None]":
+        """Return the version of the module that the latest job of a slot has, if it has one."""
+        query = "SELECT job FROM jobs WHERE slot = ? ORDER BY seq DESC LIMIT 1"
+
+        def read(connection: sqlite3.Connection) -> FileVersion | None:
+            found = connection.execute(query, (os.fsencode(slot_key),)).fetchone()
+            module = None if found is None else decode_job(found[0]).module
+            return None if module is None else module.version
 
         return self._submit(read)
 
     def prune(self, before_ns: int) -> "asyncio.Future[int]":
         """Remove final jobs that changed last before that time; return how many went.
 
-        Removes some hundred at a time, the oldest first: call it again until none went. Keeps the
-        latest job of a slot that failed for its module's sake while its input is there, as that
-        runs again when the module changes.
+        Removes some hundred at a time, the oldest first: call it again until none went.
         """
-        codes = [code for code in Code if code.of_the_module]
         query = f"""
             DELETE FROM jobs WHERE seq IN (
-                SELECT seq FROM jobs AS j WHERE state IN {FINAL} AND changed_ns < ?
-                AND NOT (
-                    coalesce(code, '') IN ({",".join("?" * len(codes))})
-                    AND seq = (SELECT max(seq) FROM jobs WHERE slot = j.slot)
-                    AND EXISTS (SELECT 1 FROM taken WHERE path = input_path_of(j.job))
-                )
-                ORDER BY changed_ns LIMIT ?
-            )"""  # noqa: S608 - constants and marks
-        values = (before_ns, *codes, _ROWS_AT_ONCE)
+                SELECT seq FROM jobs WHERE state IN {FINAL} AND changed_ns < ?
+                ORDER BY changed_ns LIMIT {_ROWS_AT_ONCE}
+            )"""  # noqa: S608 - constants
 
         def remove(connection: sqlite3.Connection) -> int:
-            return connection.execute(query, values).rowcount
+            return connection.execute(query, (before_ns,)).rowcount
+
+        return self._submit(remove)
+
+    def trim(self, max_bytes: int) -> "asyncio.Future[Trimmed]":
+        """Remove what is oldest of finished jobs while the journal holds more than ``max_bytes``.
+
+        First the inputs that were kept of them, past three quarters of that; then the jobs. Some
+        hundred at a time: call it again until nothing went. Open jobs stay, however many.
+        """
+        oldest = f"ORDER BY changed_ns LIMIT {_ROWS_AT_ONCE}"
+        drop_inputs = f"""
+            UPDATE jobs SET input = NULL WHERE seq IN (
+                SELECT seq FROM jobs WHERE state IN {FINAL} AND input IS NOT NULL {oldest}
+            )"""  # noqa: S608 - constants
+        drop_jobs = f"""
+            DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE state IN {FINAL} {oldest})
+            """  # noqa: S608 - constants
+
+        def remove(connection: sqlite3.Connection) -> Trimmed:
+            held_bytes = _held_bytes(connection)
+            inputs = jobs = 0
+            if held_bytes > max_bytes * _INPUTS_GO_AT:
+                inputs = connection.execute(drop_inputs).rowcount
+            if held_bytes > max_bytes and not inputs:
+                jobs = connection.execute(drop_jobs).rowcount
+            return Trimmed(inputs, jobs)
 
         return self._submit(remove)
 
@@ -351,6 +497,27 @@ class Journal:
                 connection.execute("ROLLBACK")
             raise
         return results
+
+
+def _open_job(row: tuple[int, str, int | None, bytes | None]) -> OpenJob:
+    seq, text, kept_bytes, output = row
+    return OpenJob(
+        seq, decode_job(text), kept_bytes, None if output is None else os.fsdecode(output)
+    )
+
+
+def _held_bytes(connection: sqlite3.Connection) -> int:
+    """Return how large the file is without its free pages; all three are in its first page."""
+    values = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_size", "page_count", "freelist_count")
+    )
+    page_bytes, pages, free_pages = values
+    return int(page_bytes * (pages - free_pages))
+
+
+def _output_bytes(package: Package) -> int:
+    return sum(file.size_bytes for file in package.output.files) if package.output else 0
 
 
 def _is_passing(error: BaseException) -> bool:

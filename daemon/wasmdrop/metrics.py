@@ -7,12 +7,12 @@ moment ago, but not all of them at one moment.
 
 import time
 from bisect import bisect_left
+from collections import OrderedDict
 from enum import StrEnum
 from typing import Final
 
 from wasmdrop.job import Job
 from wasmdrop.outcome import Code, Outcome
-from wasmdrop.report import Package
 
 __all__ = ["BOUNDS_SECONDS", "Histogram", "Metrics", "Pulse", "Stage"]
 
@@ -72,13 +72,20 @@ class Metrics:
         self.jobs: dict[Code, int] = dict.fromkeys(Code, 0)
         """Jobs whose results are in place, by code."""
         self.stages = {stage: Histogram() for stage in Stage}
-        self.open_since_ns: dict[str, int] = {}
-        """When each job that has no results in place was dropped, since 1970-01-01 UTC."""
+        # Ordered: its first is found at once, however many came and went before it.
+        self.open_since_ns: OrderedDict[str, int] = OrderedDict()
+        """When each job that has no results in place was dropped, since 1970-01-01 UTC, by its id:
+        the one that was taken first is the first."""
         self.running = 0
         self.delivering = 0
-        """Jobs that have an outcome, whose results are not in place."""
+        """Jobs that have an outcome, whose results are on their way to their place."""
         self.undelivered = 0
-        """Those among them whose delivery failed and is tried again."""
+        """Jobs whose delivery failed, or takes long, and is tried again."""
+        self.undelivered_bytes = 0
+        """The size of their results, which are on disk; with output files."""
+        self.results_discarded = 0
+        """Results that were given up, for the bound of undelivered ones or because their slot was
+        gone."""
         self.delivery_failures = 0
         self.module_hits = 0
         """Jobs that found their module's machine code at hand."""
@@ -90,12 +97,15 @@ class Metrics:
     @property
     def queued(self) -> int:
         """Jobs that wait: for their slot's turn, their module, its compilation or a worker."""
-        return max(0, len(self.open_since_ns) - self.running - self.delivering)
+        gone_on = self.running + self.delivering + self.undelivered
+        return max(0, len(self.open_since_ns) - gone_on)
 
     def oldest_seconds(self, now_ns: int) -> float:
-        """Return how long ago the oldest open job was dropped; 0 where none is open."""
-        # One call makes the list: another thread may not change the dictionary meanwhile.
-        since_ns = min(list(self.open_since_ns.values()), default=now_ns)
+        """Return how long ago the open job was dropped that was taken first; 0 without one."""
+        try:
+            since_ns = next(iter(self.open_since_ns.values()), now_ns)
+        except RuntimeError:  # it was taken away between the two steps, in another thread
+            return self.oldest_seconds(now_ns)
         return max(0.0, (now_ns - since_ns) / 1e9)
 
     def taken(self, job: Job) -> None:
@@ -114,14 +124,14 @@ class Metrics:
         if job.started_at_ns is not None:
             self.stages[Stage.RUN].observe(outcome.run_seconds)
 
-    def delivered(self, job: Job, results: Package) -> None:
-        """Count a job whose results are in place."""
+    def delivered(self, job: Job, size_bytes: int) -> None:
+        """Count a job whose results are in place, and their size without output files."""
         now_ns = time.time_ns()
         self.jobs[job.code or Code.INTERNAL] += 1
         self.stages[Stage.DELIVER].observe((now_ns - (job.finished_at_ns or now_ns)) / 1e9)
         self.stages[Stage.TOTAL].observe((now_ns - job.dropped_at_ns) / 1e9)
-        self.result_bytes += len(results.marker) + sum(map(len, results.files.values()))
+        self.result_bytes += size_bytes
 
-    def left(self, job: Job) -> None:
+    def left(self, job_id: str) -> None:
         """Forget a job that is done with."""
-        self.open_since_ns.pop(job.id, None)
+        self.open_since_ns.pop(job_id, None)

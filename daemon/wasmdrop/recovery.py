@@ -1,22 +1,18 @@
 """Recovery: at start, takes up what an earlier daemon left open.
 
 A job that was running is run again, its attempt counted; a job whose marker is already in place is
-closed; results that could not be delivered are delivered.
+closed; results that could not be delivered are taken up as they lie, without a look into them.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 import structlog
 
 from wasmdrop.dispatch import Dispatcher
-from wasmdrop.durable import sync_directory
-from wasmdrop.intake.markers import true_marker
-from wasmdrop.job import Job, JobState
-from wasmdrop.journal import Journal
-from wasmdrop.outcome import OutputTree
-from wasmdrop.tree import TreeLimitError, inventory
+from wasmdrop.job import JobState
+from wasmdrop.journal import Journal, OpenJob
+from wasmdrop.undelivered import is_delivered
 
 __all__ = ["is_delivered", "recover"]
 
@@ -30,49 +26,46 @@ async def recover(
 
     ``sweep`` removes the directories of all jobs but of those that it is given.
     """
-    jobs = journal.open_jobs()
-    kept: list[str] = []
-    for job in jobs:
-        package = await journal.load_package(job) if job.state is JobState.EXECUTED else None
-        if package is not None and package.output is not None:
-            if await asyncio.to_thread(_is_whole, package.output):
-                kept.append(package.output.root)
+    count = seq = kept_bytes = 0
+    kept: set[str] = set()
+    outputs: set[str] = set()
+    while page := await journal.open_jobs(seq):
+        for one in page:
+            if one.job.state is JobState.EXECUTED and one.kept_bytes is not None:
+                kept.add(one.job.id)
+                kept_bytes += one.kept_bytes
+                outputs.add(await _output_of(journal, one))
+                dispatcher.resume_undelivered(one.job, one.kept_bytes)
             else:
-                package = None
-        may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
-        if may_be_delivered and package is None and is_delivered(job):
-            if job.state is not JobState.EXECUTED:
-                job = journal.move_lazily(job, JobState.EXECUTED)  # noqa: PLW2901
-            journal.move_lazily(job, JobState.DELIVERED)
-            _log.info("job-was-delivered", job=job.id, slot=job.slot.key)
-            continue
-        if package is None and job.state is not JobState.QUEUED:
-            job = journal.move_lazily(job, JobState.QUEUED)  # noqa: PLW2901
-        _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
-        dispatcher.resume(job, package)
-    await asyncio.to_thread(sweep, kept)
-    return len(jobs)
+                await _resume(journal, dispatcher, one)
+        count += len(page)
+        seq = page[-1].seq
+    if kept:
+        _log.info("results-resumed", results=len(kept), bytes=kept_bytes)
+    await asyncio.to_thread(sweep, outputs)
+    await asyncio.to_thread(journal.sweep_results, kept)
+    return count
 
 
-def _is_whole(output: OutputTree) -> bool:
-    """Whether all that a program left is there as it was: a power cut may have taken some of it."""
-    try:
-        found = inventory(output.root, sum(file.size_bytes for file in output.files))
-    except (OSError, TreeLimitError):
-        return False
-    same_files = set(found.files) == set(output.files)
-    return same_files and set(found.directories) == set(output.directories)
+async def _resume(journal: Journal, dispatcher: Dispatcher, one: OpenJob) -> None:
+    job = one.job
+    may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
+    if may_be_delivered and await asyncio.to_thread(is_delivered, job):
+        if job.state is not JobState.EXECUTED:
+            job = journal.move_lazily(job, JobState.EXECUTED)
+        journal.move_lazily(job, JobState.DELIVERED)
+        _log.info("job-was-delivered", job=job.id, slot=job.slot.key)
+        return
+    if job.state is not JobState.QUEUED:
+        job = journal.move_lazily(job, JobState.QUEUED)
+    _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
+    dispatcher.resume(job)
 
 
-def is_delivered(job: Job) -> bool:
-    """Whether the slot holds the marker of this very job, durably, and the marker is true."""
-    marker = true_marker(job.slot)
-    if marker is None or marker.job != job.id:
-        return False
-    try:
-        # Whoever put it there may have died before that; then the journal is the last to know.
-        root, relative = job.slot.place
-        sync_directory(Path(root), relative)
-    except OSError:
-        return False
-    return True
+async def _output_of(journal: Journal, one: OpenJob) -> str:
+    """Return where the output files of kept results lie; empty if there are none."""
+    if one.kept_output is not None:
+        return one.kept_output
+    # A journal of an earlier version did not say.
+    package = await journal.load_package(one.job)
+    return package.output.root if package is not None and package.output is not None else ""

@@ -66,6 +66,11 @@ class Package(msgspec.Struct, frozen=True):
         """The line for standard output, the same as ``result.json``."""
         return self.files[".json"]
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of the result files and the marker, without the output files."""
+        return len(self.marker) + sum(map(len, self.files.values()))
+
 
 def package(
     job: Job,

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 import structlog
 
+from wasmdrop import awaiting
 from wasmdrop.errors import StorageError
 from wasmdrop.job import Job, JobState
 
@@ -23,7 +24,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "decode_job",
     "encode_job",
-    "input_path_of",
     "open_for_reading",
     "open_for_writing",
 ]
@@ -60,6 +60,29 @@ _MIGRATIONS: Final = (
     UPDATE jobs SET changed_ns = coalesce(
         json_extract(job, '$.finished_at_ns'), json_extract(job, '$.dropped_at_ns'));
     CREATE INDEX jobs_changed ON jobs (changed_ns);
+    """,
+    # What is asked for each job or event must not read all that ever was: which slots await a
+    # module, which results could not be delivered (how large they are, and where the directory of
+    # output files lies: NULL is not known, empty is none), and which jobs are the oldest to go.
+    """
+    CREATE TABLE awaiting (
+        path BLOB PRIMARY KEY,
+        module BLOB NOT NULL,
+        job TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX awaiting_module ON awaiting (module, path);
+    INSERT INTO awaiting SELECT input_path_of(job), awaited_module(job), id FROM jobs AS j
+        WHERE code IN ('module-missing', 'invalid-module', 'link-error', 'compile-limit')
+        AND seq = (SELECT max(seq) FROM jobs WHERE slot = j.slot)
+        AND awaited_module(job) IS NOT NULL
+        AND EXISTS (SELECT 1 FROM taken WHERE path = input_path_of(j.job));
+    ALTER TABLE jobs ADD COLUMN kept_bytes INTEGER;
+    ALTER TABLE jobs ADD COLUMN kept_output BLOB;
+    UPDATE jobs SET kept_bytes = length(package) WHERE package IS NOT NULL;
+    CREATE INDEX jobs_undelivered ON jobs (seq) WHERE kept_bytes IS NOT NULL;
+    CREATE INDEX jobs_final ON jobs (changed_ns) WHERE state IN ('delivered', 'discarded');
+    CREATE INDEX jobs_with_input ON jobs (changed_ns)
+        WHERE state IN ('delivered', 'discarded') AND input IS NOT NULL;
     """,
 )
 SCHEMA_VERSION: Final = len(_MIGRATIONS)
@@ -119,9 +142,14 @@ def decode_job(text: str) -> Job:
     return msgspec.convert(json.loads(text), Job)
 
 
-def input_path_of(text: str) -> bytes:
+def _input_path_of(text: str) -> bytes:
     """Return the path of the input of a job written so, as ``taken`` has it."""
     return os.fsencode(decode_job(text).slot.input_path)
+
+
+def _awaited_module(text: str) -> bytes | None:
+    """Return the key of the module that a job written so runs again with."""
+    return awaiting.key_of(decode_job(text))
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -167,6 +195,9 @@ def _bring_up_to_date(path: Path, connection: sqlite3.Connection) -> None:
     # FULL syncs the log at each commit: a commit is a promise.
     connection.execute("PRAGMA synchronous = FULL")
     if version < SCHEMA_VERSION:
+        # For the migrations alone.
+        connection.create_function("input_path_of", 1, _input_path_of, deterministic=True)
+        connection.create_function("awaited_module", 1, _awaited_module, deterministic=True)
         steps = "".join(_MIGRATIONS[version:])
         try:
             connection.executescript(

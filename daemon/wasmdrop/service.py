@@ -318,7 +318,13 @@ async def _serve(
             health.why_not_ready = None
             notify("READY=1")
             tidying = asyncio.create_task(
-                keep_house(journal, intake, settings.keep_days, settings.rescan_sec)
+                keep_house(
+                    journal,
+                    intake,
+                    settings.keep_days,
+                    settings.journal_mb * MEBIBYTE,
+                    settings.rescan_sec,
+                )
             )
             await _until_told(stop, journal)
             tidying.cancel()

@@ -145,7 +145,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_sec: float
     reserve_mb: int
     let_go_sec: float
+    undelivered_jobs: int
+    undelivered_mb: int
     keep_days: float
+    journal_mb: int
     sandbox: SandboxMode
     isolation: Isolation
     job_user: JobUser
@@ -362,11 +365,16 @@ SETTINGS: Final = (
     ),
     Setting("let_go_sec", _SECONDS, 86400.0, "how long results wait for a slot that is gone"),
     Setting(
+        "undelivered_jobs", _integer(1, 10_000_000), 10_000, "results that wait for storage at most"
+    ),
+    Setting("undelivered_mb", _WHOLE_MB, 1024, "their size on disk at most, in MiB"),
+    Setting(
         "keep_days",
         _positive("DAYS", "a number of days", _MAX_DAYS, or_zero=True),
         7.0,
         "how long finished jobs stay in the journal",
     ),
+    Setting("journal_mb", _WHOLE_MB, 1024, "journal: past it the oldest finished jobs go, in MiB"),
     Setting(
         "grants",
         _Kind("NAME=DIR,...", "none or NAME=DIR, maybe more after commas", _read_grants),

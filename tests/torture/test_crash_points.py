@@ -39,6 +39,7 @@ _ONCE: Final = {
     "delivery.placing.Placing._rename:replace-2",
     "delivery.placing.Placing.leave:unlink",
     "durable.write_durably:unlink",
+    "journal.Journal.remove_results:unlink",
     "schema._bring_up_to_date:commit",
     "private.remove:unlink",
     "sandbox.compilation.Compilations._compile_anew:unlink",
@@ -118,9 +119,11 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     (lives.shared / ".wasmdrop-0-0").touch()
     os.mkfifo(lives.shared / ".wasmdrop.lock")
     modules, code = lives.state / "modules", lives.state / "code"
-    for directory in (lives.state, modules, code, code / ("0" * 16)):
+    results = lives.state / "undelivered"
+    for directory in (lives.state, modules, code, code / ("0" * 16), results):
         directory.mkdir(mode=0o700)
     (lives.state / "lock").touch()
+    (results / "earlier").touch()
     (modules / ".wasmdrop-0-0").touch()
     (code / ("0" * 16) / ".wasmdrop-0-0").touch()
 

@@ -410,7 +410,7 @@ def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Pa
         assert caught.value.errno == errno.EIO
         seen = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
         assert seen == PLACED
-        await delivery.deliver(slot_in(tmp_path), OTHER, may_be_there=True)
+        await delivery.deliver_again(slot_in(tmp_path), OTHER)
         assert processes(1) != [process]
 
     with capture_logs() as logs:
@@ -436,6 +436,65 @@ def test_a_process_that_died_before_it_was_told_anything_is_missed_once(tmp_path
 
     run(tmp_path, work)
     assert content(tmp_path) == PLACED
+
+
+def test_a_probe_says_whether_a_directory_can_be_opened(tmp_path: Path) -> None:
+    """Nothing is written there; links are not followed."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+
+    async def work(delivery: Delivery) -> None:
+        await delivery.probe(str(tmp_path / "there"))
+        for name, error in (("gone", FileNotFoundError), ("link", OSError)):
+            with pytest.raises(error):
+                await delivery.probe(str(tmp_path / name))
+
+    run(tmp_path, work)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_what_failed_before_is_in_front_of_no_other_delivery(tmp_path: Path) -> None:
+    """It has a process of its own: the one of the others hangs, and the other way round."""
+
+    async def work(delivery: Delivery) -> None:
+        (first,) = processes(1)
+        await delivery.deliver_again(slot_in(tmp_path), PACKAGE)
+        (again,) = set(processes(2)) - {first}
+        os.kill(again, signal.SIGSTOP)
+        held = delivery.deliver_again(slot_in(tmp_path, stem="result-held"), PACKAGE)
+        await delivery.deliver(slot_in(tmp_path, stem="result-other"), PACKAGE)
+        assert not held.done()
+        os.kill(again, signal.SIGCONT)
+        await held
+
+    run(tmp_path, work)
+    names = {path.name for path in tmp_path.glob("*.done")}
+    assert names == {"result.done", "result-held.done", "result-other.done"}
+
+
+@pytest.mark.parametrize(("most", "most_bytes"), [(3, 1 << 30), (1000, 3 * 100_000)])
+def test_a_process_that_hangs_is_given_a_bounded_number_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
+) -> None:
+    """Others fail at once; those that it has come when it goes on, and then all do."""
+    monkeypatch.setattr("wasmdrop.delivery.lanes._HANGS_SECONDS", 0.0)
+    monkeypatch.setattr("wasmdrop.delivery.lanes._MOST_WAITING", most)
+    monkeypatch.setattr("wasmdrop.delivery.lanes._MOST_WAITING_BYTES", most_bytes)
+    large = Package({".json": b"x" * 100_000, ".txt": b""}, b"marker")
+    slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(4)]
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        os.kill(process, signal.SIGSTOP)
+        held = [delivery.deliver(slot, large) for slot in slots[:3]]
+        with pytest.raises(TimeoutError, match="does not answer"):
+            await delivery.deliver(slots[3], large)
+        os.kill(process, signal.SIGCONT)
+        await asyncio.gather(*held)
+        await delivery.deliver(slots[3], large)
+
+    run(tmp_path, work)
+    assert len(list(tmp_path.glob("*.done"))) == len(slots)
 
 
 def test_a_stop_finishes_what_was_ordered(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from wasmdrop.job import MOVES, InputFile, Job, JobState, Slot
 from wasmdrop.outcome import Code
 from wasmdrop.schema import open_for_writing
 
-_CODES = (None, Code.OK, Code.TRAP)
+_CODES = (Code.OK, Code.TRAP, Code.LINK_ERROR)
 
 
 def _job(number: int) -> Job:
@@ -44,7 +44,9 @@ def _random_work(dice: random.Random) -> list[Entry | Operation]:
             index = dice.randrange(len(jobs))
             states = sorted(MOVES[jobs[index].state])
             if states:
-                state, code = dice.choice(states), dice.choice(_CODES)
+                state = dice.choice(states)
+                # A job that is run again keeps its code until it has another one.
+                code = dice.choice(_CODES) if state is JobState.EXECUTED else jobs[index].code
                 jobs[index] = msgspec.structs.replace(jobs[index], state=state, code=code)
                 work.append(Moved(jobs[index], at))
         elif kind == 8:
@@ -56,10 +58,15 @@ def _random_work(dice: random.Random) -> list[Entry | Operation]:
 
 def _content(connection: sqlite3.Connection) -> list[Any]:
     jobs = connection.execute(
-        "SELECT seq, id, slot, state, code, job, input, package, changed_ns, note FROM jobs"
+        "SELECT seq, id, slot, state, code, job, input, package, changed_ns, note,"
+        " kept_bytes, kept_output FROM jobs"
         " ORDER BY seq"
     )
-    return [*jobs, *connection.execute("SELECT * FROM taken ORDER BY path")]
+    awaiting = connection.execute(
+        "SELECT path, module, awaiting.job FROM awaiting JOIN jobs ON jobs.id = awaiting.job"
+        " WHERE code = 'link-error' ORDER BY path"
+    )
+    return [*jobs, *awaiting, *connection.execute("SELECT * FROM taken ORDER BY path")]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -83,8 +90,9 @@ def test_a_final_job_has_no_package_and_an_open_one_keeps_its() -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.execute(
         "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, slot, state, code, job,"
-        " input, package, changed_ns, note)"
+        " input, package, changed_ns, note, kept_bytes, kept_output)"
     )
+    connection.execute("CREATE TABLE awaiting (path PRIMARY KEY, module, job)")
     connection.execute("CREATE TABLE taken (path PRIMARY KEY, version)")
     jobs = [_job(0), _job(1)]
     perform(connection, [Accepted(job, b"in", {}, 1) for job in jobs])

@@ -26,6 +26,7 @@ TRUSTED: Final = {
     "durable": "the state directory; the root of the shared one for doctor",
     "health.storage": "the directories that the operator names",
     "history": "the state directory",
+    "journal": "the state directory",
     "mounts": "the kernel's mount table, the directories that the operator names",
     "private": "the state directory",
     "sandbox": "the state directory, the job's own directory, grants of the operator",

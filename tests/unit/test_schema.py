@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 import structlog
 
 from wasmdrop import schema
 from wasmdrop.errors import StorageError
-from wasmdrop.job import JobState
+from wasmdrop.job import InputFile, JobState
 from wasmdrop.journal import Journal
+from wasmdrop.outcome import Code
 from wasmdrop.schema import SCHEMA_VERSION, decode_job, open_for_reading, open_for_writing
 
 #: Written by the program whose journal had version 1: seven jobs in all kinds of states.
@@ -67,7 +69,7 @@ def test_open_jobs_of_version_1_go_on(old: Path) -> None:
     async def use() -> None:
         journal = Journal(old)
         try:
-            jobs = {job.id[-1]: job for job in journal.open_jobs()}
+            jobs = {one.job.id[-1]: one.job for one in await journal.open_jobs()}
             assert {name: job.state for name, job in jobs.items()} == {
                 "4": JobState.EXECUTED,
                 "5": JobState.QUEUED,
@@ -83,6 +85,39 @@ def test_open_jobs_of_version_1_go_on(old: Path) -> None:
             await journal.close()
 
     asyncio.run(use())
+
+
+def test_what_version_1_knew_of_modules_and_results_is_in_the_new_tables(old: Path) -> None:
+    """Slots that await a module, and results that wait, of which it is not known where they lie."""
+    with sqlite3.connect(old) as connection:
+        rows = connection.execute("SELECT job FROM jobs WHERE id LIKE '%4'").fetchall()
+        slot = decode_job(rows[0][0]).slot
+        failed = msgspec.structs.replace(
+            decode_job(rows[0][0]),
+            id="failed",
+            slot=msgspec.structs.replace(slot, key="f", input_path="/shared/f/input.json"),
+            input=InputFile("/shared/f/input.json", "00", 2),
+            state=JobState.DELIVERED,
+            code=Code.MODULE_MISSING,
+            module=None,
+            module_reference="nope",
+        )
+        text = schema.encode_job(failed)
+        connection.execute(
+            "INSERT INTO jobs (id, slot, state, code, job) VALUES ('failed', 'f', 'delivered',"
+            " 'module-missing', ?)",
+            (text,),
+        )
+        connection.execute("INSERT INTO taken VALUES (?, ?)", (b"/shared/f/input.json", b"v"))
+    connection.close()
+    connection = open_for_writing(old)
+    awaiting = connection.execute("SELECT path, module, job FROM awaiting").fetchall()
+    kept = connection.execute(
+        "SELECT kept_bytes = length(package), kept_output FROM jobs WHERE kept_bytes IS NOT NULL"
+    ).fetchall()
+    connection.close()
+    assert (b"/shared/f/input.json", b"name:nope", "failed") in awaiting
+    assert kept == [(1, None)]
 
 
 def test_a_migration_that_fails_leaves_the_journal_as_it_was(
@@ -110,7 +145,7 @@ def test_a_journal_of_a_later_version_is_refused_and_not_touched(tmp_path: Path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"journal.sqlite: .*version 99.*up to 2.*STATE_DIR"):
+    with pytest.raises(StorageError, match=r"journal.sqlite: .*version 99.*up to 3.*STATE_DIR"):
         open_for_writing(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["journal.sqlite"]

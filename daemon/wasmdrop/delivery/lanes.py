@@ -1,6 +1,8 @@
 """Delivery as the daemon sees it: a process for each filesystem, told what to stage and publish.
 
-A process that hangs with its filesystem holds up no other. One that died is started again for the
+A process that hangs with its filesystem holds up no other, and is given no more than a bounded
+number of results. What failed before goes through a process of its own, behind none of which
+others wait. One that died is started again for the
 next delivery; those that it had are failures of storage, which are repeated with a look whether
 they came to their end unheard.
 """
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Final, Self
 
 import msgspec
@@ -24,6 +27,7 @@ from wasmdrop.delivery.messages import (
     Frames,
     Order,
     Placed,
+    Probe,
     Publish,
     Stage,
     decode_answer,
@@ -46,6 +50,21 @@ _CLOSE_SECONDS: Final = 5.0
 _UNUSED_SECONDS: Final = 300.0
 
 _READ_BYTES: Final = 1 << 16
+
+#: A process whose oldest order has had no answer for so many seconds gets no more results than
+#: these: they would only wait in memory.
+_HANGS_SECONDS: Final = 2.0
+_MOST_WAITING: Final = 64
+_MOST_WAITING_BYTES: Final = 8 * 1024 * 1024
+
+
+class _Kind(StrEnum):
+    """What a process delivers: none of them waits for another kind."""
+
+    RESULTS = "results"
+    OUTPUT = "output"
+    """Results with output files, which may be many megabytes."""
+    RETRIES = "retries"
 
 
 class UnheardError(OSError):
@@ -73,30 +92,51 @@ class Delivery:
         self._claims = claims
         self._lock_fd = os.memfd_create("wasmdrop-lines") if prints_lines else -1
         self._mounts = MountTable()
-        self._lanes: dict[tuple[str, bool], _Lane] = {}
+        self._lanes: dict[tuple[str, _Kind], _Lane] = {}
         # A process needs a moment to start: the first job should not wait for that.
-        self._lane(self._shared_dir, has_output=False)
+        self._lane(self._shared_dir, _Kind.RESULTS)
 
-    def stage(self, slot: Slot, package: Package, *, may_be_there: bool = False) -> "Placement":
+    def stage(self, slot: Slot, package: Package) -> "Placement":
         """Have results written beside their places, where nobody sees them.
 
-        ``may_be_there``: whether an earlier delivery of the same may have come to its end unheard.
-        Where it has, this one only makes that durable, and prints no second line. The caller owes
-        :meth:`Placement.publish` or :meth:`Placement.abandon`.
+        The caller owes :meth:`Placement.publish` or :meth:`Placement.abandon`.
         """
+        kind = _Kind.RESULTS if package.output is None else _Kind.OUTPUT
+        return self._stage(slot, package, kind, may_be_there=False)
+
+    def deliver(self, slot: Slot, package: Package) -> "asyncio.Future[None]":
+        """Stage and publish; see :meth:`stage` and :meth:`Placement.publish`."""
+        return self.stage(slot, package).publish()
+
+    def deliver_again(self, slot: Slot, package: Package) -> "asyncio.Future[None]":
+        """Deliver what failed before, or may have come to its end unheard, beside other deliveries.
+
+        If it is in its place, this only makes that durable, and prints no second line.
+        """
+        return self._stage(slot, package, _Kind.RETRIES, may_be_there=True).publish()
+
+    def probe(self, directory: str) -> "asyncio.Future[None]":
+        """Find out whether a slot's directory can be opened; the future raises ``OSError`` if not.
+
+        For what failed before: nothing is sent to where it can't be delivered.
+        """
+        probe = _Order(None, 0)
         try:
-            lane = self._lane(slot.directory, has_output=package.output is not None)
-        except OSError as error:  # there is no room for one more process
+            return self._lane(directory, _Kind.RETRIES).probe(directory)
+        except OSError as error:
+            probe.fail(error)
+            return probe.done
+
+    def _stage(
+        self, slot: Slot, package: Package, kind: _Kind, *, may_be_there: bool
+    ) -> "Placement":
+        try:
+            lane = self._lane(slot.directory, kind)
+        except OSError as error:  # there is no room for one more process, or it hangs
             placement = Placement(None, 0, package)
             placement.fail(error)
             return placement
         return lane.stage(slot, package, may_be_there)
-
-    def deliver(
-        self, slot: Slot, package: Package, *, may_be_there: bool = False
-    ) -> "asyncio.Future[None]":
-        """Stage and publish; see :meth:`stage` and :meth:`Placement.publish`."""
-        return self.stage(slot, package, may_be_there=may_be_there).publish()
 
     def __enter__(self) -> Self:
         return self
@@ -110,32 +150,48 @@ class Delivery:
         for lane in self._lanes.values():
             lane.hang_up(max(0.0, end - time.monotonic()))
         end = time.monotonic() + _CLOSE_SECONDS  # one that hears nothing leaves the others theirs
-        for (point, _has_output), lane in self._lanes.items():
+        for (point, _kind), lane in self._lanes.items():
             if not lane.join(max(0.0, end - time.monotonic())):
                 _log.warning("delivery-hangs", mount=point)
         self._mounts.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
 
-    def _lane(self, directory: str, has_output: bool) -> "_Lane":
-        # What a program left may be many megabytes: those who have none don't wait for it.
-        key = (self._mounts.of(directory).point, has_output)
+    def _lane(self, directory: str, kind: _Kind) -> "_Lane":
+        """Return the process for a directory. Raises ``OSError`` if it takes no more."""
+        key = (self._mounts.of(directory).point, kind)
         lane = self._lanes.get(key)
         if lane is None or lane.has_ended:
             lane = _Lane(self._shared_dir, self._lock_fd, self._claims, self._on_delivered)
-            lane.stays = key == (self._mounts.of(self._shared_dir).point, False)
+            lane.stays = key == (self._mounts.of(self._shared_dir).point, _Kind.RESULTS)
             self._lanes[key] = lane
+        if lane.is_full:
+            raise TimeoutError(errno.ETIMEDOUT, "the filesystem does not answer", directory)
         return lane
 
 
-class Placement:
-    """Results on their way into a slot."""
+class _Order:
+    """Something that a process was told and answers."""
 
-    def __init__(self, lane: "_Lane | None", number: int, package: Package) -> None:
-        self.package = package
+    def __init__(self, lane: "_Lane | None", number: int) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = lane
         self._number = number
+
+    def fail(self, error: OSError) -> None:
+        """Hear that it can't be done."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # marks it as seen: nobody may have asked yet
+
+
+class Placement(_Order):
+    """Results on their way into a slot."""
+
+    def __init__(self, lane: "_Lane | None", number: int, package: Package) -> None:
+        super().__init__(lane, number)
+        self.package = package
+        self.size_bytes = package.size_bytes
 
     def publish(self) -> "asyncio.Future[None]":
         """Have the results put in their places; the future is done when they are there.
@@ -144,7 +200,7 @@ class Placement:
         one, and the delivery may be repeated. ``UnheardError``: or it holds the new one.
         """
         if self._lane is not None:
-            self._lane.send(Publish(self._number))
+            self._lane.publish(self._number)
         return self.done
 
     def abandon(self) -> None:
@@ -152,12 +208,6 @@ class Placement:
         if self._lane is not None:
             self._lane.forget(self._number)
             self._lane.send(Abandon(self._number))
-
-    def fail(self, error: OSError) -> None:
-        """Hear that it can't be placed."""
-        if not self.done.done():
-            self.done.set_exception(error)
-            self.done.exception()  # marks it as seen: nobody may have asked yet
 
 
 class _Lane:
@@ -176,7 +226,10 @@ class _Lane:
         self._on_delivered = on_delivered
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count()
-        self._open: dict[int, Placement] = {}
+        self._open: dict[int, _Order] = {}
+        self._open_bytes = 0
+        self._asked: dict[int, float] = {}
+        """When each answer that is awaited was asked for, by the monotonic clock."""
         self._unsent: list[bytes] = []
         self._sending = memoryview(b"")
         """The rest of what was given to the link as one; goes before what is unsent."""
@@ -211,9 +264,8 @@ class _Lane:
         """Tell it to stage a package."""
         number = next(self._numbers)
         placement = self._open[number] = Placement(self, number, package)
-        if self._unused is not None:
-            self._unused.cancel()
-            self._unused = None
+        self._open_bytes += placement.size_bytes
+        self._is_used()
         output, output_root = package.output, b""
         if output is not None:
             output_root = os.fsencode(output.root)
@@ -233,9 +285,35 @@ class _Lane:
         )
         return placement
 
-    def forget(self, number: int) -> None:
-        """Expect no answer any more."""
-        self._open.pop(number, None)
+    def publish(self, number: int) -> None:
+        """Tell it to publish what was staged."""
+        self._asked[number] = time.monotonic()
+        self.send(Publish(number))
+
+    def probe(self, directory: str) -> "asyncio.Future[None]":
+        """Tell it to open a directory and close it again."""
+        number = next(self._numbers)
+        probe = self._open[number] = _Order(self, number)
+        self._asked[number] = time.monotonic()
+        self._is_used()
+        self.send(Probe(number, os.fsencode(directory)))
+        return probe.done
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it seems to hang, and has as much as may wait for it to go on."""
+        oldest = next(iter(self._asked.values()), None)
+        if oldest is None or time.monotonic() - oldest < _HANGS_SECONDS:
+            return False
+        return len(self._open) >= _MOST_WAITING or self._open_bytes >= _MOST_WAITING_BYTES
+
+    def forget(self, number: int) -> "_Order | None":
+        """Expect no answer any more; return what was to be answered."""
+        order = self._open.pop(number, None)
+        self._asked.pop(number, None)
+        if isinstance(order, Placement):
+            self._open_bytes -= order.size_bytes
+        return order
 
     def send(self, order: Order) -> None:
         """Send an order: one that is alone at once, others together with those of their turn."""
@@ -312,15 +390,21 @@ class _Lane:
             self._unused = self._loop.call_later(_UNUSED_SECONDS, self._on_unused)
 
     def _on_placed(self, answer: Placed) -> None:
-        placement = self._open.pop(answer.number, None)
-        if placement is None:
+        order = self.forget(answer.number)
+        if order is None:
             return
         if answer.error is not None:
-            placement.fail(OSError(*answer.error))
+            order.fail(OSError(*answer.error))
             return
-        self._on_delivered(placement.package)
-        if not placement.done.done():  # else whoever waited was cancelled
-            placement.done.set_result(None)
+        if isinstance(order, Placement):
+            self._on_delivered(order.package)
+        if not order.done.done():  # else whoever waited was cancelled
+            order.done.set_result(None)
+
+    def _is_used(self) -> None:
+        if self._unused is not None:
+            self._unused.cancel()
+            self._unused = None
 
     def _on_unused(self) -> None:
         self._end(UnheardError(errno.EINTR, "the process that delivers was told to end"))
@@ -340,9 +424,10 @@ class _Lane:
         self._loop.remove_reader(self._link)
         self._loop.remove_writer(self._link)
         self._link.close()
-        for placement in self._open.values():
-            placement.fail(error)
+        for order in self._open.values():
+            order.fail(error)
         self._open.clear()
+        self._asked.clear()
 
     def _reap(self) -> None:
         self._process.kill()  # it may hang, and have closed its link

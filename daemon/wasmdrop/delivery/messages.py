@@ -16,6 +16,7 @@ __all__ = [
     "Frames",
     "Order",
     "Placed",
+    "Probe",
     "Publish",
     "Stage",
     "Warned",
@@ -57,6 +58,13 @@ class Abandon(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
+class Probe(msgspec.Struct, frozen=True, tag=True):
+    """Open a slot's directory and close it again; answer as if something had been placed."""
+
+    number: int
+    directory: bytes
+
+
 class Placed(msgspec.Struct, frozen=True, tag=True):
     """All of it is in its places, durably; or it is not, because of this error."""
 
@@ -72,7 +80,7 @@ class Warned(msgspec.Struct, frozen=True, tag=True):
     fields: dict[str, str]
 
 
-Order = Stage | Publish | Abandon
+Order = Stage | Publish | Abandon | Probe
 Answer = Placed | Warned
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -23,6 +23,7 @@ from wasmdrop.delivery.messages import (
     Frames,
     Order,
     Placed,
+    Probe,
     Publish,
     Stage,
     Warned,
@@ -84,6 +85,8 @@ class Deliverer:
             if isinstance(order, Stage):
                 placing = Placing(order, self._temporary_name, self._warn)
                 new[order.number] = self._staged[order.number] = placing
+            elif isinstance(order, Probe):
+                self._probe(order)
             elif order.number in self._staged:
                 placing = self._staged.pop(order.number)
                 if isinstance(order, Publish):
@@ -144,6 +147,14 @@ class Deliverer:
             if next(trash, True) is None:
                 self._trash.append(trash)
             placing.leave()
+
+    def _probe(self, order: Probe) -> None:
+        error = None
+        try:
+            os.close(self._open_directory(os.fsdecode(order.directory)))
+        except OSError as caught:
+            error = caught
+        self._answer([Placed(order.number, _told(error))])
 
     def _open(self, path: bytes, directories: dict[bytes, Directory]) -> Directory:
         """Open the directory of a slot, once for those that come together."""
@@ -254,11 +265,13 @@ def _each(placings: list[Placing], step: Callable[[Placing], None]) -> None:
 
 
 def _answer_of(placing: Placing) -> Placed:
-    error = placing.error
-    told = None
-    if error is not None:
-        told = (error.errno or 0, error.strerror or str(error), _shown(error.filename))
-    return Placed(placing.order.number, told)
+    return Placed(placing.order.number, _told(placing.error))
+
+
+def _told(error: OSError | None) -> tuple[int, str, str | None] | None:
+    if error is None:
+        return None
+    return (error.errno or 0, error.strerror or str(error), _shown(error.filename))
 
 
 def _shown(name: object) -> str | None:

@@ -124,6 +124,14 @@ class Exposition(Collector):
             "Results in the journal whose delivery failed and is tried again.",
             metrics.undelivered,
         )
+        yield _gauge(
+            "undelivered_bytes", "Size of these results on disk.", metrics.undelivered_bytes
+        )
+        yield _counter(
+            "results_discarded",
+            "Results given up: more than may wait, or their slot was gone for too long.",
+            metrics.results_discarded,
+        )
         yield _counter(
             "delivery_failures", "Deliveries that failed at first.", metrics.delivery_failures
         )

@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Measure whether memory and processor time depend on how much waits, has failed or was done.
+
+python benchmarks/bounds.py [--sizes N,...] [--kinds KIND,...] [--drops N] [--code DIR] [--dir DIR]
+
+For each kind and size a journal is filled by the program itself, without its jobs being run. Then a
+daemon is started on it, and good jobs are dropped one after the other. Memory is the resident
+memory of the daemon's own process, at its highest; the time of a job is that of the daemon's own
+process, without those below it. ``--code`` is the directory of another version's package.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+if __name__ == "__main__":
+    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    if "--code" in sys.argv:
+        sys.path.insert(0, sys.argv[sys.argv.index("--code") + 1])
+
+import wasmtime
+
+from benchmarks.client import Client, result_name
+from benchmarks.contenders import Wasmdrop
+from benchmarks.tables import render
+from benchmarks.usage import resident_mb
+from benchmarks.workloads import Workload, find
+from wasmdrop.job import InputFile, Job, JobState, Slot
+from wasmdrop.journal import Journal
+from wasmdrop.outcome import Code
+from wasmdrop.report import Package
+from wasmdrop.settings import SETTINGS
+
+_SLOTS_A_DIRECTORY: Final = 100
+_AT_ONCE: Final = 500
+_LOOP: Final = '(module (func (export "run") (loop br 0)))'
+_LARGE_BYTES: Final = 7 * 1024 * 1024
+
+
+class Bounded(Wasmdrop):
+    """The daemon of some version; jobs that wait do so behind one that never ends."""
+
+    code = ""
+
+    def variables(self) -> dict[str, str]:
+        """Return the directories, and where the package is."""
+        more = {"TIMEOUT_SEC": "600", "WASMDROP_DRAIN_SEC": "0", "WASMDROP_MAX_QUEUED": "1000000"}
+        if any(setting.name == "undelivered_jobs" for setting in SETTINGS):
+            more["WASMDROP_UNDELIVERED_JOBS"] = "1000000"
+        return super().variables() | more | ({"PYTHONPATH": self.code} if self.code else {})
+
+
+class Peak:
+    """The highest resident memory of a process, in MiB, while the block runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.mb = 0.0
+        self._pid = pid
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._end.wait(0.02):
+            self.mb = max(self.mb, resident_mb(self._pid))
+
+
+def _jobs(
+    shared: Path, size: int, name: str, same_slot: bool = False
+) -> Iterator[tuple[Job, bytes]]:
+    data = b'{"module":"nope"}' if name != "busy" else b'{"module":"loop"}'
+    now_ns = time.time_ns()
+    for number in range(size):
+        if same_slot:
+            key = f"{name}/input.json"
+        else:
+            key = f"{name}{number // _SLOTS_A_DIRECTORY}/input-{number}.json"
+        path = shared / key
+        slot = Slot(key, str(path), str(path.parent), path.stem.replace("input", "result"))
+        yield (
+            Job(
+                f"{name}-{number:07}",
+                slot,
+                now_ns,
+                input=InputFile(str(path), hashlib.sha256(data).hexdigest(), len(data)),
+                module_reference="nope" if name == "failed" else None,
+                finished_at_ns=now_ns,
+            ),
+            data,
+        )
+
+
+async def _fill(kind: str, size: int, state: Path, shared: Path) -> None:
+    journal = Journal(state / "journal.sqlite")
+    try:
+        pending: list[Any] = []
+        for job, data in _jobs(shared, size, _NAMES[kind], same_slot=kind == "waiting"):
+            if kind in {"failed", "history"}:
+                more = b"" if kind == "failed" else b" " * 2000
+                code = Code.MODULE_MISSING if kind == "failed" else Code.TRAP
+                pending.append(journal.accept(job, data + more, {job.slot.input_path: b"seed"}))
+                job = journal.move_lazily(job, JobState.EXECUTED, code=code, message="x" * 200)  # noqa: PLW2901
+                journal.move_lazily(job, JobState.DELIVERED)
+            elif kind == "waiting":
+                pending.append(journal.accept(job, data, {}))
+            else:
+                pending.append(journal.accept(job, data, {}))
+                job = journal.move_lazily(job, JobState.EXECUTED, attempt=1, code=Code.OK)  # noqa: PLW2901
+                content = bytes(_LARGE_BYTES) if kind == "undelivered-large" else b"{}\n"
+                package = Package({".json": b"{}\n", ".stdout": content}, b"{}")
+                pending.append(journal.keep_package(job, package, "seeded"))
+            if len(pending) >= (_AT_ONCE if kind != "undelivered-large" else 1):
+                await asyncio.gather(*pending)
+                pending.clear()
+        await asyncio.gather(*pending)
+    finally:
+        await journal.close()
+
+
+#: What the slots of each kind are called.
+_NAMES: Final = {
+    "undelivered": "gone",
+    "undelivered-large": "gone",
+    "failed": "failed",
+    "history": "done",
+    "waiting": "busy",
+}
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process alone, with threads that have ended; to a tick."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(kind: str, size: int, drops: int, base: Path, code: str, fib: Workload) -> list[str]:
+    """Return one line of the table."""
+    modules = {fib.module_name: fib.module, "loop": bytes(wasmtime.wat2wasm(_LOOP))}
+    daemon = Bounded(base, modules)
+    daemon.code = code
+    (daemon.base / "state").mkdir(mode=0o700)
+    asyncio.run(_fill(kind, size, daemon.base / "state", daemon.shared))
+    started = time.perf_counter()
+    daemon.start()
+    ready_seconds = time.perf_counter() - started
+    client = Client(daemon.shared)
+    seconds = []
+    try:
+        with Peak(daemon.pid) as peak:
+            time.sleep(3)  # what a start sets off has begun
+            idle = _cpu_seconds(daemon.pid)
+            time.sleep(3)
+            idle = (_cpu_seconds(daemon.pid) - idle) / 3
+            before = _cpu_seconds(daemon.pid)
+            for number in range(drops):
+                if kind == "failed" and number % 5 == 0:
+                    (daemon.wasm / f"other-{number}.wasm").write_bytes(fib.module)
+                content = fib.input(number)
+                seconds.append(client.drop(f"input-{number}.json", content)[0])
+                assert (daemon.shared / result_name(f"input-{number}.json", ".txt")).exists()  # noqa: S101
+            cpu = (_cpu_seconds(daemon.pid) - before) / drops
+    finally:
+        client.close()
+        daemon.stop()
+    return [
+        kind,
+        f"{size:,}",
+        f"{ready_seconds:.1f}",
+        f"{peak.mb:.0f}",
+        f"{idle * 100:.1f}",
+        f"{cpu * 1e3:.2f}",
+        f"{statistics.median(seconds) * 1e3:.1f}",
+        f"{max(seconds) * 1e3:.0f}",
+    ]
+
+
+def main() -> int:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sizes", default="100,10000")
+    parser.add_argument("--kinds", default=",".join(_NAMES))
+    parser.add_argument("--drops", type=int, default=50)
+    parser.add_argument("--code", default="")
+    parser.add_argument("--dir", type=Path, default=None)
+    options = parser.parse_args()
+    fib = next(one for one in find() if isinstance(one, Workload) and one.name == "fib")
+    head = ["kind", "size", "ready s", "RSS MiB", "idle %", "ms/job", "median ms", "worst ms"]
+    rows = []
+    for kind in options.kinds.split(","):
+        sizes = ["100"] if kind == "undelivered-large" else options.sizes.split(",")
+        for size in map(int, sizes):
+            with tempfile.TemporaryDirectory(dir=options.dir) as base:
+                rows.append(measure(kind, size, options.drops, Path(base), options.code, fib))
+            sys.stderr.write("  ".join(rows[-1]) + "\n")
+    sys.stdout.write(render(head, rows) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
