@@ -149,6 +149,7 @@ class Dispatcher:
             await asyncio.gather(ended, hurried, *tasks, return_exceptions=True)
         await self._module_drops.ended()
         await self._undelivered.ended()
+        self._execution.close()
 
     # What dropped modules ask for
 

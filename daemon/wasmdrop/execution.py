@@ -28,6 +28,7 @@ from wasmdrop.job import FileVersion, Job, JobState, PinnedModule, Slot
 from wasmdrop.journal import Journal
 from wasmdrop.layout import MODULE_NAME, Layout
 from wasmdrop.limits import Limits
+from wasmdrop.looks import Looks
 from wasmdrop.metrics import Metrics
 from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, Outcome, bounded_text
@@ -137,6 +138,7 @@ class Execution:
         self._waits: Waits[Work] = Waits(on_woken)
         """Jobs that wait for their module, by the paths or the digest that it may come at."""
         self._recent: OrderedDict[str, FileVersion] = OrderedDict()
+        self._looks = Looks()
         self._is_stopping = False
 
     def wake(self, path: str, sha256: str | None) -> None:
@@ -147,6 +149,10 @@ class Execution:
         """Leave every job that waits for its module as it is."""
         self._is_stopping = True
         self._waits.close()
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        self._looks.close()
 
     def has_run(self, slot: Slot, version: FileVersion) -> bool:
         """Whether the slot is known to have run this version of its module a moment ago.
@@ -359,13 +365,16 @@ class Execution:
 
     async def _look(self, work: Work, reference: str | None) -> PinnedModule | None:
         """Look for the job's module; others have room meanwhile if that takes long."""
-        find = asyncio.to_thread(self._stages.modules.find, work.job.slot, reference)
-        looking = asyncio.ensure_future(find)
+        looking = asyncio.ensure_future(self._find(work.job.slot, reference))
         await asyncio.wait([looking], timeout=_SLOW_LOOK_SECONDS)
         if looking.done():
             return looking.result()
         with self._aside(work):
             return await looking
+
+    async def _find(self, slot: Slot, reference: str | None) -> PinnedModule | None:
+        path = slot.input_path if reference is None else self._stages.layout.wasm_dir
+        return await self._looks.at(path, self._stages.modules.find, slot, reference)
 
     def _wake_keys(self, slot: Slot, reference: str | None) -> list[str]:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
@@ -393,14 +402,13 @@ class Execution:
         """
         if pinned.version is None:
             return False
-        find = self._stages.modules.find
         if refusal.code is Code.MODULE_MISSING:
-            again = await asyncio.to_thread(find, work.job.slot, reference)
+            again = await self._find(work.job.slot, reference)
             return again is not None and again.sha256 == pinned.sha256
         if refusal.code is not Code.INVALID_MODULE:
             return False
         await asyncio.sleep(self._settings.settle_sec)
-        now = await asyncio.to_thread(find, work.job.slot, reference)
+        now = await self._find(work.job.slot, reference)
         if now is None or now.sha256 == pinned.sha256:
             return False
         work.job = msgspec.structs.replace(work.job, module=now)

@@ -9,6 +9,7 @@ new as it was.
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Awaitable, Coroutine, Iterator
@@ -23,6 +24,7 @@ from wasmdrop.intake.drops import InputDrop, ModuleDrop
 from wasmdrop.intake.markers import true_marker
 from wasmdrop.job import FileVersion, Job, JobState, Slot
 from wasmdrop.layout import MODULE_NAME, Layout
+from wasmdrop.looks import Looks
 from wasmdrop.turns import Turns
 
 __all__ = ["ModuleDrops", "Reruns"]
@@ -34,6 +36,9 @@ _ROOT_INPUT_SECONDS: Final = 1.0
 
 #: Slots that one turn looks at: some milliseconds, then other directories have theirs.
 _SLOTS_AT_ONCE: Final = 16
+
+#: How long a mount may take to answer, in seconds, before others go on without it.
+_PATIENCE_SECONDS: Final = 5.0
 
 #: Times as long as the last look at a path took that pass until the next one, and the longest such
 #: rest in seconds.
@@ -80,6 +85,8 @@ class _Look:
     after: tuple[bytes, str] | None = None
     names: list[str] = field(default_factory=list)
     """Input paths beside it that are left, the last one first."""
+    is_partial: bool = False
+    """Whether some slots could not be looked at."""
     queued: "asyncio.Future[None] | None" = None
     """Done when what was queued last is durable."""
 
@@ -90,6 +97,7 @@ class ModuleDrops:
     def __init__(self, stages: Stages, reruns: Reruns) -> None:
         self._stages = stages
         self._reruns = reruns
+        self._looks = Looks()
         self._new: dict[str, ModuleDrop] = {}
         """Drops that wait for their look, one for each path."""
         self._open: set[str] = set()
@@ -98,7 +106,7 @@ class ModuleDrops:
         """Those in the wasm directory, where the operator alone can write."""
         self._unread = Turns()
         self._unqueued = Turns()
-        self._looks: dict[str, _Look] = {}
+        self._at_work: dict[str, _Look] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_reading = self._is_queueing = self._is_stopping = False
@@ -121,6 +129,7 @@ class ModuleDrops:
     async def ended(self) -> None:
         """Wait for the end of what was stopped."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._looks.close()
 
     # Reading
 
@@ -143,7 +152,7 @@ class ModuleDrops:
             except Exception:  # noqa: BLE001 - one module's fault must not end the others
                 self._fail(look)
                 continue
-            self._looks[path] = look
+            self._at_work[path] = look
             self._add_unqueued(path)
             if self._unread:
                 # Others have files of many megabytes: no more than half a core is for these.
@@ -152,14 +161,18 @@ class ModuleDrops:
 
     async def _read(self, look: _Look) -> None:
         layout, path = self._stages.layout, look.drop.path
-        pinned = await asyncio.to_thread(self._stages.modules.learn, path)
+        pinned = await self._looks.at(
+            path, self._stages.modules.learn, path, wait_seconds=_PATIENCE_SECONDS
+        )
         sha256 = pinned.sha256 if pinned is not None else None
         look.found = sha256 if look.drop.is_found else None
         look.ranges = ranges_of(layout, path, sha256)[::-1]
         self._reruns.wake(path, sha256)
         directory, name = os.path.split(path)
         if name == MODULE_NAME and path != layout.wasm_path:
-            look.names = await asyncio.to_thread(_inputs_in, layout, directory)
+            look.names = await self._looks.at(
+                path, _inputs_in, layout, directory, wait_seconds=_PATIENCE_SECONDS
+            )
 
     # Queueing
 
@@ -172,19 +185,19 @@ class ModuleDrops:
     async def _queue_all(self) -> None:
         while self._unqueued:
             path = self._unqueued.next()
-            look = self._looks[path]
+            look = self._at_work[path]
             try:
                 await self._reruns.room()
                 with _timed(look):
                     is_done = await self._queue_some(look)
             except Exception:  # noqa: BLE001 - one module's fault must not end the others
-                del self._looks[path]
+                del self._at_work[path]
                 self._fail(look)
                 continue
             if not is_done:
                 self._unqueued.add(path)
                 continue
-            del self._looks[path]
+            del self._at_work[path]
             if path == self._stages.layout.wasm_path:
                 self._start(self._run_root(look))
             else:
@@ -226,21 +239,37 @@ class ModuleDrops:
             is_served = await self._is_served(slot, look.drop)
             # An input that came meanwhile is a drop of its own.
             layout = self._stages.layout
-            if not is_served and not await asyncio.to_thread(layout.has_input, slot):
+            if not is_served and not await self._looks.at(slot.input_path, layout.has_input, slot):
                 self._reruns.run_without_input(slot, owes_result=False)
         self._end(look)
 
     async def _run_again(self, slot: Slot, look: _Look, *, only_without_reference: bool) -> bool:
         """Run a slot's input with the dropped module; False if it has no input."""
+        try:
+            return await self._try_again(slot, look, only_without_reference)
+        except OSError as error:
+            if error.errno != errno.ETIMEDOUT:
+                raise
+            # Its mount hangs. The others go on, and the next start finds the drop as new as it is.
+            look.is_partial = True
+            _log.warning("slot-not-rerun", slot=slot.key, module=look.drop.path, error=str(error))
+            return True
+
+    async def _try_again(self, slot: Slot, look: _Look, only_without_reference: bool) -> bool:
         drop = look.drop
         if await self._is_served(slot, drop):
             return True
         if look.found is not None:
-            marker = await asyncio.to_thread(true_marker, slot)
+            marker = await self._looks.at(
+                slot.input_path, true_marker, slot, wait_seconds=_PATIENCE_SECONDS
+            )
             module = marker.module if marker is not None else None
             if module is not None and module.sha256 == look.found:
                 return True
-        again = await asyncio.to_thread(self._stages.intake.read_again, slot)
+        read_again = self._stages.intake.read_again
+        again = await self._looks.at(
+            slot.input_path, read_again, slot, wait_seconds=_PATIENCE_SECONDS
+        )
         if again is None:
             return False
         named = again.spec is not None and again.spec.module is not None
@@ -266,7 +295,8 @@ class ModuleDrops:
 
     def _end(self, look: _Look) -> None:
         """Remember a drop all of whose slots were queued."""
-        self._stages.journal.remember({look.drop.path: look.drop.taken})
+        if not look.is_partial:
+            self._stages.journal.remember({look.drop.path: look.drop.taken})
         self._rest(look)
 
     def _fail(self, look: _Look) -> None:

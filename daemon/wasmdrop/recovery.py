@@ -6,17 +6,22 @@ closed; results that could not be delivered are taken up as they lie, without a 
 
 import asyncio
 from collections.abc import Callable, Collection
+from typing import Final
 
 import structlog
 
 from wasmdrop.dispatch import Dispatcher
-from wasmdrop.job import JobState
+from wasmdrop.job import Job, JobState
 from wasmdrop.journal import Journal, OpenJob
+from wasmdrop.looks import Looks
 from wasmdrop.undelivered import is_delivered
 
 __all__ = ["is_delivered", "recover"]
 
 _log = structlog.get_logger()
+
+#: How long a mount may take to answer before the start goes on, in seconds.
+_PATIENCE_SECONDS: Final = 5.0
 
 
 async def recover(
@@ -26,6 +31,7 @@ async def recover(
 
     ``sweep`` removes the directories of all jobs but of those that it is given.
     """
+    looks = Looks()
     count = seq = kept_bytes = 0
     kept: set[str] = set()
     outputs: set[str] = set()
@@ -37,20 +43,29 @@ async def recover(
                 outputs.add(await _output_of(journal, one))
                 dispatcher.resume_undelivered(one.job, one.kept_bytes)
             else:
-                await _resume(journal, dispatcher, one)
+                await _resume(journal, dispatcher, one, looks)
         count += len(page)
         seq = page[-1].seq
     if kept:
         _log.info("results-resumed", results=len(kept), bytes=kept_bytes)
+    looks.close()
     await asyncio.to_thread(sweep, outputs)
     await asyncio.to_thread(journal.sweep_results, kept)
     return count
 
 
-async def _resume(journal: Journal, dispatcher: Dispatcher, one: OpenJob) -> None:
+async def _is_delivered(looks: Looks, job: Job) -> bool:
+    """Look whether the results are in place; where a mount hangs, nobody can tell."""
+    try:
+        return await looks.at(job.slot.directory, is_delivered, job, wait_seconds=_PATIENCE_SECONDS)
+    except OSError:
+        return False
+
+
+async def _resume(journal: Journal, dispatcher: Dispatcher, one: OpenJob, looks: Looks) -> None:
     job = one.job
     may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
-    if may_be_delivered and await asyncio.to_thread(is_delivered, job):
+    if may_be_delivered and await _is_delivered(looks, job):
         if job.state is not JobState.EXECUTED:
             job = journal.move_lazily(job, JobState.EXECUTED)
         journal.move_lazily(job, JobState.DELIVERED)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,14 @@ def test_a_mount_that_raises_no_events_is_polled(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(daemon.shared)], check=True)
 
 
+def open_jobs(daemon: Daemon) -> list[str]:
+    """Return the slots of open jobs."""
+    journal = f"file:{daemon.state / 'journal.sqlite'}?mode=ro"
+    with contextlib.closing(sqlite3.connect(journal, uri=True)) as connection:
+        rows = connection.execute("SELECT slot FROM jobs WHERE state = 'waiting'")
+        return [str(slot) for (slot,) in rows]
+
+
 @needs_root
 def test_mount_that_hangs_holds_up_no_other_slot(tmp_path: Path) -> None:
     """Neither drops, nor a refusal that waits a while, nor scans; its own come afterwards."""
@@ -109,7 +118,12 @@ def test_mount_that_hangs_holds_up_no_other_slot(tmp_path: Path) -> None:
         try:
             with daemon.running():
                 daemon.submit("mount/input.json", {"entry": "fib", "args": [3]})
+                for number in range(20):  # more than there are threads of any kind
+                    drop(volume / f"input-{number}.json", '{"module":"missing"}')
+                waiting = "the jobs to wait for their module"
+                wait_until(lambda: len(open_jobs(daemon)) == 20, waiting)
                 server.send_signal(signal.SIGSTOP)
+                drop(daemon.wasm / "missing.wasm", bytes(wat2wasm(FIB)))
                 for number in range(10):
                     good = daemon.submit("input.json", {"entry": "fib", "args": [number]})
                     assert good["code"] == "ok"

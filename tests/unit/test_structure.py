@@ -47,6 +47,7 @@ LEVELS = {
     "strictjson": 1,
     "tree": 1,
     "values": 1,
+    "looks": 2,
     "walk": 1,
     "waits": 1,
     "wit": 1,
