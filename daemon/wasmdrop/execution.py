@@ -308,7 +308,8 @@ class Execution:
                         pinned.sha256,
                         options,
                         lambda words: self._say(work, words),
-                        work.job.slot.directory,
+                        # One turn for all directories that an owner may have made in his own.
+                        work.job.slot.key.rpartition("/")[0].partition("/")[0],
                     )
                 except RefusedError as refusal:
                     if not await self._has_changed(work, reference, refusal, pinned):

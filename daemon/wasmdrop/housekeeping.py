@@ -1,8 +1,8 @@
 """Housekeeping: what the journal and the memory of taken versions need no more goes.
 
 Promises that neither grows for ever: finished jobs go after a time, or when the journal is larger
-than it may be, versions of files that exist no
-more go at once, and free space beyond what is soon used again goes back to the filesystem.
+than it may be, versions of files that exist no more go at once, and free space beyond what is soon
+used again goes back to the filesystem.
 """
 
 import asyncio
@@ -33,15 +33,20 @@ async def keep_house(
     """Tidy up every ``period_seconds``, and keep the journal in its bound, until cancelled."""
     loop = asyncio.get_running_loop()
     due = loop.time()
-    while True:
-        try:
-            await _trim(journal, journal_bytes)
-            if loop.time() >= due:
-                due = loop.time() + period_seconds
-                await _tidy_up(journal, intake, keep_days)
-        except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
-            _log.exception("housekeeping-failed")
-        await asyncio.sleep(min(period_seconds, _TRIM_SECONDS))
+    # Beside the others: it looks at files, and a mount that hangs may hold it.
+    forgetting = asyncio.create_task(_forget(journal, intake, period_seconds))
+    try:
+        while True:
+            try:
+                await _trim(journal, journal_bytes)
+                if loop.time() >= due:
+                    due = loop.time() + period_seconds
+                    await _tidy_up(journal, keep_days)
+            except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
+                _log.exception("housekeeping-failed")
+            await asyncio.sleep(min(period_seconds, _TRIM_SECONDS))
+    finally:
+        forgetting.cancel()
 
 
 async def _trim(journal: Journal, journal_bytes: int) -> None:
@@ -55,16 +60,22 @@ async def _trim(journal: Journal, journal_bytes: int) -> None:
         _log.warning("journal-trimmed", jobs=jobs, inputs=inputs, bound_bytes=journal_bytes)
 
 
-async def _tidy_up(journal: Journal, intake: Intake, keep_days: float) -> None:
+async def _forget(journal: Journal, intake: Intake, period_seconds: float) -> None:
+    """Forget the versions of files that exist no more, every ``period_seconds``."""
     loop = asyncio.get_running_loop()
-    forgotten = 0
 
     def forget(path: str) -> None:
-        nonlocal forgotten
-        forgotten += 1
         loop.call_soon_threadsafe(journal.forget, path)
 
-    await _aside(lambda: intake.forget_gone(forget))
+    while True:
+        try:
+            await _aside(lambda: intake.forget_gone(forget))
+        except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
+            _log.exception("housekeeping-failed")
+        await asyncio.sleep(period_seconds)
+
+
+async def _tidy_up(journal: Journal, keep_days: float) -> None:
     before_ns = time.time_ns() - int(keep_days * _DAY_NS)
     pruned = 0
     while removed := await journal.prune(before_ns):
@@ -72,8 +83,8 @@ async def _tidy_up(journal: Journal, intake: Intake, keep_days: float) -> None:
     freed = 0
     while pages := await journal.shrink():
         freed += pages
-    if forgotten or pruned or freed:
-        _log.info("tidied-up", jobs=pruned, paths=forgotten, pages=freed)
+    if pruned or freed:
+        _log.info("tidied-up", jobs=pruned, pages=freed)
 
 
 async def _aside(look: Callable[[], None]) -> None:

@@ -104,8 +104,8 @@ class ModuleDrops:
         """Paths that are at work, or rest."""
         self._unread_first = Turns()
         """Those in the wasm directory, where the operator alone can write."""
-        self._unread = Turns()
-        self._unqueued = Turns()
+        self._unread = Turns(stages.layout.shared_dir)
+        self._unqueued = Turns(stages.layout.shared_dir)
         self._at_work: dict[str, _Look] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}

@@ -1,4 +1,8 @@
-"""Turns: which slot is next, so that no directory with many slots keeps others waiting."""
+"""Turns: which slot is next, so that no owner and no directory keeps others waiting.
+
+A directory at the top belongs to one owner, however many directories that one makes in it: such
+directories take turns, and in each of them the directories below it do.
+"""
 
 from collections import OrderedDict, deque
 
@@ -6,23 +10,31 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Slots that have a job to begin, by key: directories take turns, slots of one are in order."""
+    """Slots that have a job to begin, by key: a path, which may begin with ``root``.
 
-    def __init__(self) -> None:
-        self._by_directory: OrderedDict[str, deque[str]] = OrderedDict()
+    Slots of one directory are in order.
+    """
+
+    def __init__(self, root: str = "") -> None:
+        self._prefix = f"{root.rstrip('/')}/" if root else ""
+        self._by_top: OrderedDict[str, OrderedDict[str, deque[str]]] = OrderedDict()
 
     def __bool__(self) -> bool:
-        return bool(self._by_directory)
+        return bool(self._by_top)
 
     def add(self, key: str) -> None:
         """Put a slot last in its directory."""
-        directory = key.rpartition("/")[0]
-        self._by_directory.setdefault(directory, deque()).append(key)
+        directory = key.removeprefix(self._prefix).rpartition("/")[0]
+        by_directory = self._by_top.setdefault(directory.partition("/")[0], OrderedDict())
+        by_directory.setdefault(directory, deque()).append(key)
 
     def next(self) -> str:
         """Take the slot whose turn it is; ``KeyError`` where there is none."""
-        directory, keys = self._by_directory.popitem(last=False)
+        top, by_directory = self._by_top.popitem(last=False)
+        directory, keys = by_directory.popitem(last=False)
         key = keys.popleft()
         if keys:
-            self._by_directory[directory] = keys
+            by_directory[directory] = keys
+        if by_directory:
+            self._by_top[top] = by_directory
         return key

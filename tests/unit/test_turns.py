@@ -31,3 +31,14 @@ def test_there_is_a_next_one_until_all_are_taken() -> None:
     assert not turns
     with pytest.raises(KeyError):
         turns.next()
+
+
+def test_owner_of_many_directories_has_one_turn_of_all() -> None:
+    """What lies below one directory at the top shares its turn."""
+    turns = Turns("/mnt/shared")
+    for number in range(4):
+        turns.add(f"/mnt/shared/mallory/{number}/input.json")
+    turns.add("/mnt/shared/alice/input.json")
+    turns.add("/mnt/shared/input.json")
+    owners = [turns.next().split("/")[3] for _ in range(6)]
+    assert owners == ["mallory", "alice", "input.json", "mallory", "mallory", "mallory"]
