@@ -5,6 +5,7 @@ hundred times.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -347,13 +348,30 @@ def test_lock_of_another_user_does_not_keep_the_daemon_from_starting(daemon: Dae
     lock = daemon.shared / ".wasmdrop.lock"
     for mode in (0o777, 0o1777):
         daemon.shared.chmod(mode)
-        hold = ["flock", "--exclusive", "--nonblock", str(lock), "sleep", "1000"]
+        hold = ["flock", "--no-fork", "--exclusive", "--nonblock", str(lock), "sleep", "1000"]
         with subprocess.Popen([*as_user(BOB), *hold]) as holder:
-            wait_until(lock.exists, "the lock")
-            with daemon.running():
-                others_run(daemon)
-                if lock.stat().st_uid != BOB:
-                    again = [*as_user(BOB), "flock", "--shared", "--nonblock", str(lock), "true"]
-                    assert subprocess.run(again, check=False, capture_output=True).returncode != 0
-            holder.kill()
+            try:
+                wait_until(lambda: is_locked(lock), "the lock")
+                with daemon.running():
+                    others_run(daemon)
+                    if lock.stat().st_uid != BOB:
+                        again = ["flock", "--shared", "--nonblock", str(lock), "true"]
+                        tried = subprocess.run(
+                            [*as_user(BOB), *again], check=False, capture_output=True
+                        )
+                        assert tried.returncode != 0
+            finally:
+                holder.kill()
         lock.unlink()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process has locked a file."""
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
