@@ -3,10 +3,12 @@
 
 python benchmarks/bounds.py [--sizes N,...] [--kinds KIND,...] [--drops N] [--code DIR] [--dir DIR]
 
-For each kind and size a journal is filled by the program itself, without its jobs being run. Then a
+For each kind and size a journal is filled by the program itself, without its jobs being run; for
+``slots`` and ``large-inputs`` there are input files, too, which ran before or are new. Then a
 daemon is started on it, and good jobs are dropped one after the other. Memory is the resident
-memory of the daemon's own process, at its highest; the time of a job is that of the daemon's own
-process, without those below it. ``--code`` is the directory of another version's package.
+memory of the daemon's own process, at its highest since its start; the time of a job is that of the
+daemon's own process, without those below it. ``--code`` is the directory of another version's
+package.
 """
 
 import argparse
@@ -16,11 +18,10 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 if __name__ == "__main__":
     # Started by its path, Python looks beside this file: the parts are modules of one package.
@@ -33,7 +34,6 @@ import wasmtime
 from benchmarks.client import Client, result_name
 from benchmarks.contenders import Wasmdrop
 from benchmarks.tables import render
-from benchmarks.usage import resident_mb
 from benchmarks.workloads import Workload, find
 from wasmdrop.job import InputFile, Job, JobState, Slot
 from wasmdrop.journal import Journal
@@ -45,6 +45,10 @@ _SLOTS_A_DIRECTORY: Final = 100
 _AT_ONCE: Final = 500
 _LOOP: Final = '(module (func (export "run") (loop br 0)))'
 _LARGE_BYTES: Final = 7 * 1024 * 1024
+_LARGE_INPUT_BYTES: Final = 15 * 1024 * 1024
+
+#: Sizes of kinds that take much room.
+_FIXED: Final = {"undelivered-large": ["100"], "large-inputs": ["150"]}
 
 
 class Bounded(Wasmdrop):
@@ -58,28 +62,6 @@ class Bounded(Wasmdrop):
         if any(setting.name == "undelivered_jobs" for setting in SETTINGS):
             more["WASMDROP_UNDELIVERED_JOBS"] = "1000000"
         return super().variables() | more | ({"PYTHONPATH": self.code} if self.code else {})
-
-
-class Peak:
-    """The highest resident memory of a process, in MiB, while the block runs."""
-
-    def __init__(self, pid: int) -> None:
-        self.mb = 0.0
-        self._pid = pid
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._end.wait(0.02):
-            self.mb = max(self.mb, resident_mb(self._pid))
 
 
 def _jobs(
@@ -111,8 +93,15 @@ async def _fill(kind: str, size: int, state: Path, shared: Path) -> None:
     journal = Journal(state / "journal.sqlite")
     try:
         pending: list[Any] = []
+        if kind == "large-inputs":
+            _drop_large(shared, size)
+            return
         for job, data in _jobs(shared, size, _NAMES[kind], same_slot=kind == "waiting"):
-            if kind in {"failed", "history"}:
+            if kind == "slots":
+                pending.append(journal.accept(job, data, _laid(job, data)))
+                job = journal.move_lazily(job, JobState.EXECUTED, code=Code.INVALID_INPUT)  # noqa: PLW2901
+                journal.move_lazily(job, JobState.DELIVERED)
+            elif kind in {"failed", "history"}:
                 more = b"" if kind == "failed" else b" " * 2000
                 code = Code.MODULE_MISSING if kind == "failed" else Code.TRAP
                 pending.append(journal.accept(job, data + more, {job.slot.input_path: b"seed"}))
@@ -134,6 +123,25 @@ async def _fill(kind: str, size: int, state: Path, shared: Path) -> None:
         await journal.close()
 
 
+def _drop_large(shared: Path, size: int) -> None:
+    directory = shared / "large"
+    directory.mkdir()
+    data = b'{"module":"fib","entry":"fib","args":[1]' + b" " * _LARGE_INPUT_BYTES + b"}"
+    for number in range(size):
+        (directory / f"input-{number}.json").write_bytes(data)
+
+
+def _laid(job: Job, data: bytes) -> dict[str, bytes]:
+    """Make an input's file; return its version as the journal has it of one that was taken."""
+    path = Path(job.slot.input_path)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    status = path.stat()
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    version = b"".join(number.to_bytes(8, "little") for number in numbers)
+    return {str(path): version + hashlib.sha256(data).digest()[:8]}
+
+
 #: What the slots of each kind are called.
 _NAMES: Final = {
     "undelivered": "gone",
@@ -141,6 +149,8 @@ _NAMES: Final = {
     "failed": "failed",
     "history": "done",
     "waiting": "busy",
+    "slots": "ran",
+    "large-inputs": "large",
 }
 
 
@@ -148,6 +158,12 @@ def _cpu_seconds(pid: int) -> float:
     """Return the processor time of a process alone, with threads that have ended; to a tick."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_mb(pid: int) -> float:
+    """Return the highest resident memory of a process so far (proc_pid_status(5))."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def measure(kind: str, size: int, drops: int, base: Path, code: str, fib: Workload) -> list[str]:
@@ -163,19 +179,19 @@ def measure(kind: str, size: int, drops: int, base: Path, code: str, fib: Worklo
     client = Client(daemon.shared)
     seconds = []
     try:
-        with Peak(daemon.pid) as peak:
-            time.sleep(3)  # what a start sets off has begun
-            idle = _cpu_seconds(daemon.pid)
-            time.sleep(3)
-            idle = (_cpu_seconds(daemon.pid) - idle) / 3
-            before = _cpu_seconds(daemon.pid)
-            for number in range(drops):
-                if kind == "failed" and number % 5 == 0:
-                    (daemon.wasm / f"other-{number}.wasm").write_bytes(fib.module)
-                content = fib.input(number)
-                seconds.append(client.drop(f"input-{number}.json", content)[0])
-                assert (daemon.shared / result_name(f"input-{number}.json", ".txt")).exists()  # noqa: S101
-            cpu = (_cpu_seconds(daemon.pid) - before) / drops
+        time.sleep(3)  # what a start sets off has begun
+        idle = _cpu_seconds(daemon.pid)
+        time.sleep(3)
+        idle = (_cpu_seconds(daemon.pid) - idle) / 3
+        before = _cpu_seconds(daemon.pid)
+        for number in range(drops):
+            if kind == "failed" and number % 5 == 0:
+                (daemon.wasm / f"other-{number}.wasm").write_bytes(fib.module)
+            content = fib.input(number)
+            seconds.append(client.drop(f"input-{number}.json", content)[0])
+            assert (daemon.shared / result_name(f"input-{number}.json", ".txt")).exists()  # noqa: S101
+        cpu = (_cpu_seconds(daemon.pid) - before) / drops
+        peak_mb = _peak_mb(daemon.pid)
     finally:
         client.close()
         daemon.stop()
@@ -183,7 +199,7 @@ def measure(kind: str, size: int, drops: int, base: Path, code: str, fib: Worklo
         kind,
         f"{size:,}",
         f"{ready_seconds:.1f}",
-        f"{peak.mb:.0f}",
+        f"{peak_mb:.0f}",
         f"{idle * 100:.1f}",
         f"{cpu * 1e3:.2f}",
         f"{statistics.median(seconds) * 1e3:.1f}",
@@ -204,9 +220,9 @@ def main() -> int:
     head = ["kind", "size", "ready s", "RSS MiB", "idle %", "ms/job", "median ms", "worst ms"]
     rows = []
     for kind in options.kinds.split(","):
-        sizes = ["100"] if kind == "undelivered-large" else options.sizes.split(",")
+        sizes = _FIXED.get(kind) or options.sizes.split(",")
         for size in map(int, sizes):
-            with tempfile.TemporaryDirectory(dir=options.dir) as base:
+            with tempfile.TemporaryDirectory(dir=options.dir, ignore_cleanup_errors=True) as base:
                 rows.append(measure(kind, size, options.drops, Path(base), options.code, fib))
             sys.stderr.write("  ".join(rows[-1]) + "\n")
     sys.stdout.write(render(head, rows) + "\n")
