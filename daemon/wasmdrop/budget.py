@@ -1,7 +1,7 @@
-"""A budget of bytes that are in memory: who wants some waits, or leaves them where they are."""
+"""A budget of bytes that are in memory: who finds none left leaves them where they are."""
 
 import threading
-import time
+from collections.abc import Callable
 
 __all__ = ["ByteBudget", "Reservation"]
 
@@ -16,30 +16,36 @@ class Reservation:
     def release(self) -> None:
         """Give the bytes back; nothing if that was done."""
         size_bytes, self._size_bytes = self._size_bytes, 0
-        self._budget._give_back(size_bytes)  # noqa: SLF001 - one module
+        if size_bytes:
+            self._budget._give_back(size_bytes)  # noqa: SLF001 - one module
 
 
 class ByteBudget:
-    """At most ``total_bytes`` are reserved at a time, or a single larger reservation."""
+    """At most ``total_bytes`` are reserved at a time, or a single larger reservation.
 
-    def __init__(self, total_bytes: int) -> None:
+    ``on_release`` is called, on any thread, when some were given back.
+    """
+
+    def __init__(self, total_bytes: int, on_release: Callable[[], None]) -> None:
         self._total_bytes = total_bytes
+        self._on_release = on_release
         self._used_bytes = 0
-        self._freed = threading.Condition()
+        self._lock = threading.Lock()
 
-    def reserve(self, size_bytes: int, wait_seconds: float = 0.0) -> Reservation | None:
-        """Reserve bytes; None where they are not free within ``wait_seconds``."""
-        end = time.monotonic() + wait_seconds
-        with self._freed:
-            while self._used_bytes and self._used_bytes + size_bytes > self._total_bytes:
-                left_seconds = end - time.monotonic()
-                if left_seconds <= 0:
-                    return None
-                self._freed.wait(left_seconds)
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing is reserved, so that any reservation succeeds."""
+        return self._used_bytes == 0
+
+    def reserve(self, size_bytes: int) -> Reservation | None:
+        """Reserve bytes; None where they are not free."""
+        with self._lock:
+            if self._used_bytes and self._used_bytes + size_bytes > self._total_bytes:
+                return None
             self._used_bytes += size_bytes
         return Reservation(self, size_bytes)
 
     def _give_back(self, size_bytes: int) -> None:
-        with self._freed:
+        with self._lock:
             self._used_bytes -= size_bytes
-            self._freed.notify_all()
+        self._on_release()

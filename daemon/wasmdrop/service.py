@@ -261,7 +261,7 @@ async def _serve(
     layout, intake = stages.layout, stages.intake
     scanner = Scanner(
         layout,
-        lambda path: intake.consider(path, may_wait=True),
+        intake.consider,
         intake.new_among,
         lambda path, fd: _add_watch(watcher, path, fd, settings, scanner),
         _scan_seconds(settings, layout),

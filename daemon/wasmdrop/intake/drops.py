@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -45,9 +46,8 @@ _UNWRITTEN_BYTES: Final = 64 * MEBIBYTE
 #: What a drop takes besides its input, in bytes.
 _DROP_BYTES: Final = 2048
 
-#: How long a scan waits for memory, and after what time an event's path is looked at again.
-_WAIT_SECONDS: Final = 10.0
-_NO_MEMORY_SECONDS: Final = 0.1
+#: Paths of inputs that wait for memory.
+_MOST_STARVED: Final = 10_000
 
 #: Bytes of the content's digest kept beside each taken version.
 _DIGEST_KEPT_BYTES: Final = 8
@@ -162,7 +162,11 @@ class Intake:
         self.believes_markers = False
         """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
-        self._memory = ByteBudget(_UNWRITTEN_BYTES)
+        self._memory = ByteBudget(_UNWRITTEN_BYTES, self._on_memory)
+        self._starved: deque[str] = deque()
+        """Paths of inputs for which there was no memory."""
+        self._is_more_starved = False
+        """Whether there are others, which a walk finds."""
         self._emit = emit
         self._look_again = look_again
         self._known_module = known_module
@@ -171,11 +175,10 @@ class Intake:
         """Paths that are being looked at, and whether they were noticed again meanwhile."""
         self._lock = threading.Lock()
 
-    def consider(self, path: str, created: bool = False, may_wait: bool = False) -> None:
+    def consider(self, path: str, created: bool = False) -> None:
         """Look at a noticed path and take it if it is a drop.
 
-        ``created`` says that the file was only just made, so that somebody may still write it;
-        ``may_wait`` that the caller has time until there is memory for the input.
+        ``created`` says that the file was only just made, so that somebody may still write it.
         """
         layout = self._layout
         slot = layout.slot_of(layout.input_announced_by(path) or path)
@@ -192,7 +195,7 @@ class Intake:
             self._noticed[path] = False
         while True:
             try:
-                self._look(path, slot, created, may_wait)
+                self._look(path, slot, created)
             except BaseException:
                 with self._lock:
                     del self._noticed[path]
@@ -203,7 +206,7 @@ class Intake:
                     return
                 self._noticed[path] = False
 
-    def _look(self, path: str, slot: Slot | None, created: bool, may_wait: bool) -> None:
+    def _look(self, path: str, slot: Slot | None, created: bool) -> None:
         try:
             if slot is not None and not self._layout.is_ready(slot):
                 return
@@ -211,7 +214,7 @@ class Intake:
                 # Its close will be the event. Where none comes, it was a link after all.
                 self._look_again(path, self._settle_seconds)
             elif slot is not None:
-                self._consider_input(slot, may_wait)
+                self._consider_input(slot)
             else:
                 self._consider_module(path)
         except FileNotFoundError:
@@ -221,7 +224,7 @@ class Intake:
         except UnreadableError:
             return  # the next daemon finds it
         except NoMemoryError:
-            self._look_again(path, _NO_MEMORY_SECONDS)
+            self._await_memory(path)
         except OSError as error:
             # The next scan looks at it again.
             _log.warning("drop-unreadable", path=path, error=str(error))
@@ -284,13 +287,32 @@ class Intake:
             return None
         return found
 
-    def _consider_input(self, slot: Slot, may_wait: bool) -> None:
+    def _await_memory(self, path: str) -> None:
+        """Look at a path again when an input that is in memory leaves it."""
+        with self._lock:
+            if len(self._starved) < _MOST_STARVED:
+                self._starved.append(path)
+            else:
+                self._is_more_starved = True
+        if self._memory.is_unused:  # else who gives back next does it
+            self._on_memory()
+
+    def _on_memory(self) -> None:
+        """Look at the next path that had no memory. Called when some was given back."""
+        with self._lock:
+            path = self._starved.popleft() if self._starved else None
+            if path is None and self._is_more_starved:
+                self._is_more_starved = False
+                path = self._layout.shared_dir
+        if path is not None:
+            self._look_again(path, 0.0)
+
+    def _consider_input(self, slot: Slot) -> None:
         with contextlib.ExitStack() as stack:
             reserved: list[Reservation] = []
 
             def admit(size_bytes: int) -> None:
-                wait_seconds = _WAIT_SECONDS if may_wait else 0.0
-                memory = self._memory.reserve(size_bytes + _DROP_BYTES, wait_seconds)
+                memory = self._memory.reserve(size_bytes + _DROP_BYTES)
                 if memory is None:
                     raise NoMemoryError
                 reserved.append(memory)
