@@ -46,8 +46,13 @@ _SLOW_DELIVERY_SECONDS: Final = 2.0
 #: deliveries, few enough to bound memory.
 _ON_THEIR_WAY: Final = 64
 
-#: Inputs and results of jobs on their way past which no job begins: a few of the largest.
-_BYTES_ON_THEIR_WAY: Final = 64 * MEBIBYTE
+#: Inputs and results of jobs on their way past which no job with a large input begins, and no job
+#: at all: a few of the largest.
+_LARGE_BYTES_ON_THEIR_WAY: Final = 64 * MEBIBYTE
+_BYTES_ON_THEIR_WAY: Final = 128 * MEBIBYTE
+
+#: Inputs up to this size are small, in bytes: they pass the large ones.
+_SMALL_INPUT_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -93,6 +98,9 @@ class Dispatcher:
         self._on_room = on_room
         self._slots: dict[str, _SlotQueue] = {}
         self._ready = Turns()
+        self._large = Turns()
+        """Slots whose next job has a large input."""
+        self._is_larges_turn = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = settings.workers + _ON_THEIR_WAY
         self._bytes = 0
@@ -213,18 +221,36 @@ class Dispatcher:
             slot = self._slots[key] = _SlotQueue()
         slot.add(work)
         if slot.active is None and slot.first is work and not self._undelivered.holds(key):
-            self._ready.add(key)
+            self._add_ready(key)
             self._pump()
 
     def _pump(self) -> None:
         """Begin jobs while there is room."""
-        while self._ready and self._room > 0 and not self._stopping:
-            if self._bytes > _BYTES_ON_THEIR_WAY:
+        while self._room > 0 and not self._stopping:
+            ready = self._next_ready()
+            if not ready:
                 return
-            slot = self._slots[self._ready.next()]
+            slot = self._slots[ready.next()]
             work = slot.active or slot.begin()
             self._take_room(work)
             self._start(self._process(work))
+
+    def _add_ready(self, key: str) -> None:
+        slot = self._slots[key]
+        work = slot.active or slot.first
+        assert work is not None  # noqa: S101 - it has a job
+        is_large = _input_bytes(work) > _SMALL_INPUT_BYTES
+        (self._large if is_large else self._ready).add(key)
+
+    def _next_ready(self) -> Turns:
+        """Return where the next job is taken from: large and other inputs take turns."""
+        if self._bytes > _BYTES_ON_THEIR_WAY:
+            return Turns()
+        self._is_larges_turn = not self._is_larges_turn
+        may_be_large = bool(self._large) and self._bytes <= _LARGE_BYTES_ON_THEIR_WAY
+        if may_be_large and (self._is_larges_turn or not self._ready):
+            return self._large
+        return self._ready
 
     def _take_room(self, work: Work) -> None:
         self._room -= 1
@@ -236,7 +262,7 @@ class Dispatcher:
 
     def _resume_active(self, work: Work) -> None:
         """Go on with a job that waited for its module."""
-        self._ready.add(work.job.slot.key)
+        self._add_ready(work.job.slot.key)
         self._pump()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -290,7 +316,7 @@ class Dispatcher:
         if slot.first is None:
             del self._slots[key]
         elif not is_held:
-            self._ready.add(key)
+            self._add_ready(key)
         self._give_room(work)
         self._done_with_backlog()
         self._pump()
@@ -305,7 +331,7 @@ class Dispatcher:
             self._slots.setdefault(key, _SlotQueue()).add_first(Work(job, is_resumed=True))
         slot = self._slots.get(key)
         if slot is not None and slot.active is None and slot.first is not None:
-            self._ready.add(key)
+            self._add_ready(key)
             self._pump()
 
     def _done_with_backlog(self) -> None:

@@ -40,8 +40,10 @@ _log = structlog.get_logger()
 _UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
 
 #: Inputs that were read and are not in the journal yet, in bytes. Past that they stay where they
-#: are; one that is larger is taken alone.
+#: are; one that is larger is taken alone. Small ones have room of their own, and pass the large.
 _UNWRITTEN_BYTES: Final = 64 * MEBIBYTE
+_UNWRITTEN_SMALL_BYTES: Final = 16 * MEBIBYTE
+_SMALL_INPUT_BYTES: Final = 64 * 1024
 
 #: What a drop takes besides its input, in bytes.
 _DROP_BYTES: Final = 2048
@@ -163,6 +165,7 @@ class Intake:
         """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
         self._memory = ByteBudget(_UNWRITTEN_BYTES, self._on_memory)
+        self._small_memory = ByteBudget(_UNWRITTEN_SMALL_BYTES, self._on_memory)
         self._starved: deque[str] = deque()
         """Paths of inputs for which there was no memory."""
         self._is_more_starved = False
@@ -294,7 +297,8 @@ class Intake:
                 self._starved.append(path)
             else:
                 self._is_more_starved = True
-        if self._memory.is_unused:  # else who gives back next does it
+        if self._memory.is_unused and self._small_memory.is_unused:
+            # Else who gives back next does it.
             self._on_memory()
 
     def _on_memory(self) -> None:
@@ -312,7 +316,8 @@ class Intake:
             reserved: list[Reservation] = []
 
             def admit(size_bytes: int) -> None:
-                memory = self._memory.reserve(size_bytes + _DROP_BYTES)
+                budget = self._memory if size_bytes > _SMALL_INPUT_BYTES else self._small_memory
+                memory = budget.reserve(size_bytes + _DROP_BYTES)
                 if memory is None:
                     raise NoMemoryError
                 reserved.append(memory)
