@@ -48,8 +48,8 @@ _ON_THEIR_WAY: Final = 64
 
 #: Inputs and results of jobs on their way past which no job with a large input begins, and no job
 #: at all: a few of the largest.
-_LARGE_BYTES_ON_THEIR_WAY: Final = 64 * MEBIBYTE
-_BYTES_ON_THEIR_WAY: Final = 128 * MEBIBYTE
+_LARGE_BYTES_ON_THEIR_WAY: Final = 16 * MEBIBYTE
+_BYTES_ON_THEIR_WAY: Final = 64 * MEBIBYTE
 
 #: Inputs up to this size are small, in bytes: they pass the large ones.
 _SMALL_INPUT_BYTES: Final = 64 * 1024

@@ -41,7 +41,7 @@ _UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
 
 #: Inputs that were read and are not in the journal yet, in bytes. Past that they stay where they
 #: are; one that is larger is taken alone. Small ones have room of their own, and pass the large.
-_UNWRITTEN_BYTES: Final = 64 * MEBIBYTE
+_UNWRITTEN_BYTES: Final = 16 * MEBIBYTE
 _UNWRITTEN_SMALL_BYTES: Final = 16 * MEBIBYTE
 _SMALL_INPUT_BYTES: Final = 64 * 1024
 
