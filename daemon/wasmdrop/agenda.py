@@ -1,28 +1,50 @@
 """An agenda: a thread that does what it was asked to at its time, several things in turns.
 
 Each item is begun when it is due and goes on step by step, so that a long one lets those pass that
-become due meanwhile.
+become due meanwhile. Few are under way at a time, and each once: what one that waits holds, above
+all the descriptors of a walk, does not grow with what others ask for.
 """
 
 import heapq
 import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-__all__ = ["Agenda"]
+__all__ = ["Agenda", "Steps"]
 
 _log = structlog.get_logger()
 
 #: Paths that wait; past that the item without a path stands for all of them.
 _MOST_WAITING: Final = 10_000
 
+#: Steps that an item gets as soon as it is due: most need no more.
+_FIRST_STEPS: Final = 4
+
+#: Items under way beyond those steps; others begin anew when one of them ends.
+_MOST_UNDER_WAY: Final = 16
+
 #: After how long an item that failed is begun again, in seconds.
 _AGAIN_SECONDS: Final = 10.0
+
+
+Steps = Generator[None, None, None]
+
+
+@dataclass(slots=True)
+class _Course:
+    """An item under way."""
+
+    item: str | None
+    steps: Steps
+    seconds: float = 0.0
+    """What its steps took so far."""
+    is_due_again: bool = False
 
 
 class Agenda:
@@ -31,7 +53,7 @@ class Agenda:
     ``begin(item)`` returns the steps of an item.
     """
 
-    def __init__(self, name: str, begin: Callable[[str | None], Iterator[None]]) -> None:
+    def __init__(self, name: str, begin: Callable[[str | None], Steps]) -> None:
         self.idle = threading.Event()
         """Set while nothing is due or under way."""
         self._begin = begin
@@ -40,6 +62,9 @@ class Agenda:
         self._waiting: set[str] = set()
         self._walk_at: float | None = None
         """When the item without a path is due."""
+        self._under_way: deque[_Course] = deque()
+        self._later: OrderedDict[str | None, None] = OrderedDict()
+        """Items that were longer than their first steps when there was no place for them."""
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"scan {name}", daemon=True)
@@ -74,22 +99,56 @@ class Agenda:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        under_way: deque[tuple[str | None, Iterator[None]]] = deque()
         while not self._stopping:
-            for item in self._next(may_wait=not under_way):
-                under_way.append((item, self._begin(item)))
-            if under_way:
-                item, steps = under_way.popleft()
-                try:
-                    next(steps)
-                except StopIteration:
-                    continue
-                except Exception:  # noqa: BLE001 - see the next line
-                    # The thread must live: it is what finds everything that the events missed.
-                    _log.exception("scan-failed", path=item)
-                    self.appoint(_AGAIN_SECONDS, item)
-                    continue
-                under_way.append((item, steps))
+            for item in self._next(may_wait=not self._under_way):
+                self._begin_due(item)
+            if self._under_way:
+                course = self._under_way.popleft()
+                if self._goes_on(course, 1):
+                    self._under_way.append(course)
+                elif self._later and len(self._under_way) < _MOST_UNDER_WAY:
+                    item, _ = self._later.popitem(last=False)
+                    self._under_way.append(_Course(item, self._begin(item)))
+
+    def _begin_due(self, item: str | None) -> None:
+        """Take the first steps of an item, and keep what is longer for later."""
+        for course in self._under_way:
+            if course.item == item:
+                course.is_due_again = True
+                return
+        if item in self._later:
+            return
+        course = _Course(item, self._begin(item))
+        if not self._goes_on(course, _FIRST_STEPS):
+            return
+        if item is None or len(self._under_way) < _MOST_UNDER_WAY:
+            self._under_way.append(course)
+            return
+        course.steps.close()
+        if len(self._later) < _MOST_WAITING:
+            self._later[item] = None
+        else:
+            self.appoint(0.0, None)
+
+    def _goes_on(self, course: "_Course", steps: int) -> bool:
+        """Take some steps; False where the item has come to its end."""
+        begun = time.monotonic()
+        try:
+            for _ in range(steps):
+                next(course.steps)
+        except StopIteration:
+            course.seconds += time.monotonic() - begun
+            if course.is_due_again:
+                # After a pause, so that one item does not take all of the thread's time.
+                self.appoint(course.seconds, course.item)
+            return False
+        except Exception:  # noqa: BLE001 - see the next line
+            # The thread must live: it is what finds everything that the events missed.
+            _log.exception("scan-failed", path=course.item)
+            self.appoint(_AGAIN_SECONDS, course.item)
+            return False
+        course.seconds += time.monotonic() - begun
+        return True
 
     def _next(self, *, may_wait: bool) -> list[str | None]:
         """Return the items that are due, after a wait for some where that is allowed."""

@@ -10,13 +10,13 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
 from wasmdrop import beneath
-from wasmdrop.agenda import Agenda
+from wasmdrop.agenda import Agenda, Steps
 from wasmdrop.durable import is_stale_temporary
 from wasmdrop.layout import Layout, is_ignored
 from wasmdrop.mounts import MountTable
@@ -111,7 +111,7 @@ class Scanner:
         """Look at ``path``, a file or a directory, once more after ``seconds``."""
         self._agenda_of(path).appoint(seconds, path)
 
-    def _begin(self, path: str | None) -> Iterator[None]:
+    def _begin(self, path: str | None) -> Steps:
         if path is None:
             yield from self._everything()
             self._home.appoint(self.period_seconds, None)
@@ -122,7 +122,7 @@ class Scanner:
             if stat.S_ISDIR(beneath.lstat(place.root, place.relative).st_mode):
                 yield from self._walk(path, is_new=True)
 
-    def _everything(self) -> Iterator[None]:
+    def _everything(self) -> Steps:
         """Walk through everything, inputs before modules.
 
         An input that was dropped together with its module then finds it, and the module's own drop
@@ -139,7 +139,7 @@ class Scanner:
                 self.look_again(layout.wasm_dir, 0.0)
         self._look(layout.wasm_path)
 
-    def _walk(self, path: str, *, is_new: bool) -> Iterator[None]:
+    def _walk(self, path: str, *, is_new: bool) -> Steps:
         place = self._layout.root_of(path)
         depth = (
             self._max_depth - len(place.relative.split("/")) if place.relative else self._max_depth

@@ -4,7 +4,6 @@ Each directory is opened from the descriptor of the one above it, so the walk st
 it began in, and follows no link. It holds one descriptor and a few hundred names for each level.
 """
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -37,12 +36,23 @@ class Piece:
     _entries: "list[os.DirEntry[str]]"
 
     def statuses(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, os.stat_result]]:
-        """Return the wanted names with the status of each, of a link itself (lstat(2))."""
+        """Return the wanted names with the status of each, of a link itself (lstat(2)).
+
+        Those that can't be looked at are left out, with one warning.
+        """
         found = []
+        failure: OSError | None = None
         for entry in self._entries:
             if is_wanted(entry.name):
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                try:
                     found.append((entry.name, entry.stat(follow_symlinks=False)))
+                except FileNotFoundError:
+                    pass  # removed meanwhile
+                except OSError as error:
+                    # Its owner may let us list the directory, and not look at what is in it.
+                    failure = failure or error
+        if failure is not None:
+            _warn(self.path, failure)
         return found
 
 
@@ -70,7 +80,7 @@ def walk(
 
     Directories with names that are ignored are left out, as are those that ``is_apart`` names.
     ``on_open(path, fd)`` is called with each directory before it is listed. Directories that are
-    gone are passed over, and those that can't be read with a warning.
+    gone are passed over, and those that can't be read, or not to their end, with a warning.
     """
     levels: list[_Level] = []
     try:
@@ -85,7 +95,7 @@ def walk(
                     below = partial(beneath.open_at, level.fd, name, _DIRECTORY)
                     _enter(levels, path, below, on_open)
                 continue
-            entries = list(itertools.islice(level.entries, _PIECE_ENTRIES))
+            entries = _next_of(level)
             if not entries:
                 levels.pop().close()
                 continue
@@ -93,12 +103,32 @@ def walk(
                 level.directories = [
                     entry.name
                     for entry in entries
-                    if not is_ignored(entry.name) and entry.is_dir(follow_symlinks=False)
+                    if not is_ignored(entry.name) and _is_directory(entry)
                 ]
             yield Piece(level.path, level.fd, entries)
     finally:
         for level in levels:
             level.close()
+
+
+def _next_of(level: _Level) -> "list[os.DirEntry[str]]":
+    """Return the next entries; none where the rest can't be had."""
+    try:
+        return list(itertools.islice(level.entries, _PIECE_ENTRIES))
+    except OSError as error:
+        _warn(level.path, error)
+        return []
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False  # of a filesystem that does not say, and must not be asked
+
+
+def _warn(path: str, error: OSError) -> None:
+    _log.warning("scan-incomplete", path=path, error=str(error))
 
 
 def _enter(
@@ -112,11 +142,14 @@ def _enter(
     except (FileNotFoundError, NotADirectoryError):
         return  # removed meanwhile, or not mounted yet
     except OSError as error:
-        _log.warning("scan-incomplete", path=path, error=str(error))
+        _warn(path, error)
         return
     try:
         on_open(path, fd)
         levels.append(_Level(path, fd))
+    except OSError as error:
+        os.close(fd)
+        _warn(path, error)
     except BaseException:
         os.close(fd)
         raise

@@ -94,10 +94,20 @@ def close_output(slot: str, victim: str) -> None:
                 break
 
 
+def swap_volume(slot: str) -> None:
+    """Tell of a directory again and again, as a volume does whose content was exchanged."""
+    link = f"{slot}/..data"
+    while True:
+        os.symlink("nothing", link)
+        os.unlink(link)
+        _told()
+
+
 ATTACKS: Final[dict[str, Callable[..., None]]] = {
     "close_output": close_output,
     "exchange_staging": exchange_staging,
     "flip": flip,
+    "swap_volume": swap_volume,
 }
 
 if __name__ == "__main__":

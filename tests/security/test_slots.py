@@ -375,3 +375,41 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def test_directory_that_may_not_be_searched_does_not_end_the_scan(daemon: Daemon) -> None:
+    """Others may list it, but not look at what is in it: neither at the start nor later."""
+    slots = [owned(daemon.shared / name, BOB) for name in ("bob", "bob2")]
+    for slot in slots:
+        (slot / "input.json").write_bytes(GOOD)
+    slots[0].chmod(0o744)
+    with daemon.running():
+        others_run(daemon)
+        slots[1].chmod(0o744)
+        late = daemon.shared / "late"
+        late.mkdir()
+        drop(late / "input.json", GOOD)
+        os.chown(late, daemon.state.stat().st_uid, -1)
+        wait_until(lambda: daemon.marker("late/input.json"), "the marker")
+        others_run(daemon)
+    assert not daemon.events("scan-failed")
+
+
+def test_events_of_a_large_directory_take_no_descriptors(daemon: Daemon) -> None:
+    """Bob tells of a directory with many entries faster than it can be looked through."""
+    slot = owned(daemon.shared / "bob", BOB)
+    for number in range(20_000):
+        (slot / f"input-{number}.wasm").touch()
+    with daemon.running():
+        assert daemon.process is not None
+        descriptors = Path(f"/proc/{daemon.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        with attack(BOB, "swap_volume", slot) as moves:
+
+            def look_more() -> bool:
+                others_run(daemon)
+                assert len(list(descriptors.iterdir())) < before + 100
+                return moves() >= 20 * ROUNDS
+
+            wait_until(look_more, "many moves")
+        others_run(daemon)
