@@ -4,9 +4,9 @@ A claim is a lock on a file (flock(2)), so it ends with the process, however tha
 says who holds it, for the message that the second daemon gives.
 
 Others may write to a shared directory, and lock any file that they can open. So a lock counts only
-on a file of a user who could stop the daemon anyway: root, its own, or the owner of the directory.
-Anything else at its name is moved aside. No file that is there already is written to: each daemon
-makes a new one, which nobody else can open.
+on a file of a user who could stop the daemon anyway: root, its own, or the owner of the directory,
+which nobody else can open. Anything else at its name is moved aside. No file that is there already
+is written to: each daemon makes a new one.
 """
 
 import contextlib
@@ -51,6 +51,7 @@ _MOST_TRIES: Final = 100
 
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE: Final = 0o600
+_OTHERS: Final = 0o077
 
 
 @contextlib.contextmanager
@@ -85,6 +86,7 @@ class _Claim:
         self._what = what
         self._is_shared = is_shared
         self._trusted = {os.geteuid()}
+        self._open_to_others = _OTHERS
 
     def __enter__(self) -> int:
         self._fds = contextlib.ExitStack()
@@ -92,7 +94,9 @@ class _Claim:
             self._directory = beneath.open_directory(str(self._path), "")
             self._fds.callback(os.close, self._directory)
             if self._is_shared:
-                self._trusted = {0, os.fstat(self._directory).st_uid, self._own_user()}
+                own = self._own_file()
+                self._trusted = {0, os.fstat(self._directory).st_uid, own.st_uid}
+                self._open_to_others = own.st_mode & _OTHERS
             for _ in range(_MOST_TRIES):
                 fd = self._try()
                 if fd is not None:
@@ -114,15 +118,19 @@ class _Claim:
     def __exit__(self, *_exc: object) -> None:
         self._fds.close()
 
-    def _own_user(self) -> int:
-        """Return who owns what this process makes there: on network mounts not always its user."""
+    def _own_file(self) -> os.stat_result:
+        """Return the status of a claim that this process makes there.
+
+        On network mounts its owner is not always this process's user, nor its mode what was asked.
+        """
         name = temporary_name()
         fd = os.open(name, _NEW, _MODE, dir_fd=self._directory)
         try:
-            return os.fstat(fd).st_uid
+            return os.fstat(fd)
         finally:
             os.close(fd)
-            os.unlink(name, dir_fd=self._directory)
+            with contextlib.suppress(OSError):  # who may write there may have renamed it
+                os.unlink(name, dir_fd=self._directory)
 
     def _try(self) -> int | None:
         """Return the claim, or None where another try may find it free."""
@@ -170,6 +178,9 @@ class _Claim:
             return "it has other names"
         if status.st_uid not in self._trusted:
             return f"it belongs to user {status.st_uid}"
+        if status.st_mode & _OTHERS & ~self._open_to_others:
+            # A result of the daemon's, say, which others may open and lock, and move here.
+            return f"others may open it (its mode is {stat.S_IMODE(status.st_mode):04o})"
         return None
 
     def _move_aside(self, reason: str) -> int | None:

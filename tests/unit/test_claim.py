@@ -30,7 +30,7 @@ def test_a_claim_is_for_one(tmp_path: Path) -> None:
 def test_a_predecessor_that_is_ending_is_waited_for(tmp_path: Path) -> None:
     """Its processes take a moment to end after it."""
     path = tmp_path / SHARED_CLAIM_NAME
-    before = os.open(path, os.O_RDWR | os.O_CREAT)
+    before = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(before, fcntl.LOCK_EX)
     began = time.monotonic()
     ending = threading.Timer(0.2, os.close, [before])
@@ -62,6 +62,7 @@ def test_what_a_dead_daemon_left_is_waited_for_longer(tmp_path: Path) -> None:
         pass
     path = tmp_path / SHARED_CLAIM_NAME
     path.write_text(f"process {dead.pid} on {socket.gethostname()}\n")
+    path.chmod(0o600)
     before = os.open(path, os.O_RDWR)
     fcntl.flock(before, fcntl.LOCK_EX)
     began = time.monotonic()
