@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,13 +51,19 @@ class _Course:
 class Agenda:
     """Items are paths, each once at a time, and one without a path: ``None``.
 
-    ``begin(item)`` returns the steps of an item.
+    ``begin(item)`` returns the steps of an item, which the thread takes within ``context``.
     """
 
-    def __init__(self, name: str, begin: Callable[[str | None], Steps]) -> None:
+    def __init__(
+        self,
+        name: str,
+        begin: Callable[[str | None], Steps],
+        context: AbstractContextManager[None] | None = None,
+    ) -> None:
         self.idle = threading.Event()
         """Set while nothing is due or under way."""
         self._begin = begin
+        self._context = context or nullcontext()
         self._due: list[tuple[float, int, str]] = []
         self._serial = itertools.count()
         self._waiting: set[str] = set()
@@ -99,6 +106,10 @@ class Agenda:
             self._thread.join(seconds)
 
     def _run(self) -> None:
+        with self._context:
+            self._work()
+
+    def _work(self) -> None:
         while not self._stopping:
             for item in self._next(may_wait=not self._under_way):
                 self._begin_due(item)

@@ -8,11 +8,18 @@ openat2(2) with ``RESOLVE_BENEATH`` would stay below the directory as well, but 
 links it followed. With links allowed, a user could have the daemon read what only another user may
 read. So a link is followed only to what belongs to the owner of the link, unless the link is root's
 or the daemon's own, as in ConfigMap and Secret volumes.
+
+A mount whose server is gone holds up whoever looks at it. A link leads to no other mount than the
+one that it is on, and a thread that must not hang enters none below the directory where it begins.
 """
 
+import contextlib
+import ctypes
 import errno
 import os
 import stat
+import threading
+from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
@@ -20,12 +27,14 @@ __all__ = [
     "DanglingLinkError",
     "ForeignLinkError",
     "Links",
+    "OtherMountError",
     "lstat",
     "names_in",
     "open_at",
     "open_directory",
     "open_path",
     "status",
+    "staying_on_mounts",
 ]
 
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,6 +47,38 @@ _MOST_LINKS: Final = 40
 
 #: What would tell the owner of a link whether a path exists that only others may see.
 _TELLING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EXDEV})
+
+
+#: openat2(2), the same on every architecture.
+_OPENAT2: Final = 437
+_RESOLVE_NO_XDEV: Final = 0x01
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _Thread(threading.local):
+    stays = False
+
+
+_thread: Final = _Thread()
+
+
+@contextlib.contextmanager
+def staying_on_mounts() -> Iterator[None]:
+    """Let this thread enter no mount below a root: ``OtherMountError`` is raised before that."""
+    before, _thread.stays = _thread.stays, True
+    try:
+        yield
+    finally:
+        _thread.stays = before
+
+
+class OtherMountError(OSError):
+    """Something is mounted on the way, and may hang."""
 
 
 class Links(Enum):
@@ -103,13 +144,21 @@ class _Way:
                 if not self._held:
                     raise _error(errno.EXDEV, self._relative)
                 continue
-            self._held.append(os.open(name, _LOOK, dir_fd=self._held[-1]))
+            self._held.append(self._step(name))
             status = os.fstat(self._held[-1])
             if stat.S_ISLNK(status.st_mode):
                 self._follow(status.st_uid)
         if self.owners and self.owners != {os.fstat(self._held[-1]).st_uid}:
             raise _foreign(self._relative)
         return self._held.pop()
+
+    def _step(self, name: str) -> int:
+        if not self.followed:
+            return _open(self._held[-1], name, _LOOK)
+        try:
+            return _open_on_mount(self._held[-1], name, _LOOK)
+        except OtherMountError:
+            raise _foreign(self._relative) from None
 
     def close(self) -> None:
         """Let go of the directories."""
@@ -203,9 +252,29 @@ def lstat(root: str, relative: str) -> os.stat_result:
         os.close(fd)
 
 
+def _open(directory: int, name: str, flags: int, mode: int = 0o777) -> int:
+    if _thread.stays:
+        return _open_on_mount(directory, name, flags)
+    return os.open(name, flags, mode, dir_fd=directory)
+
+
+def _open_on_mount(directory: int, name: str, flags: int) -> int:
+    """Open what is there already; ``OtherMountError`` where it is on another mount."""
+    how = _How(flags, 0, _RESOLVE_NO_XDEV)
+    found: int = _libc.syscall(
+        _OPENAT2, directory, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how)
+    )
+    if found >= 0:
+        return found
+    number = ctypes.get_errno()
+    if number == errno.EXDEV:
+        raise OtherMountError(errno.EXDEV, "something is mounted there", name)
+    raise _error(number, name)
+
+
 def _open_here(directory: int, name: str, flags: int, mode: int = 0o777) -> int:
     try:
-        return os.open(name, flags, mode, dir_fd=directory)
+        return _open(directory, name, flags, mode)
     except NotADirectoryError:
         if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             raise _error(errno.ELOOP, name) from None

@@ -24,6 +24,9 @@ _log = structlog.get_logger()
 #: How often the journal's size is looked at, in seconds: it takes some microseconds.
 _TRIM_SECONDS: Final = 2.0
 
+#: How long to wait for a look at all files; one that hangs is left, and its mount with it.
+_LONGEST_LOOK_SECONDS: Final = 60.0
+
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
 
@@ -69,7 +72,9 @@ async def _forget(journal: Journal, intake: Intake, period_seconds: float) -> No
 
     while True:
         try:
-            await _aside(lambda: intake.forget_gone(forget))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LONGEST_LOOK_SECONDS):
+                    await _aside(lambda: intake.forget_gone(forget))
         except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
             _log.exception("housekeeping-failed")
         await asyncio.sleep(period_seconds)

@@ -65,11 +65,15 @@ class MountTable:
             self._found[path] = found
         return found
 
+    def read_again(self) -> None:
+        """Read the table, of which the kernel does not say that directories were renamed."""
+        self._mounts = self._read()
+        self._points = frozenset(mount.point for mount in self._mounts)
+        self._found.clear()
+
     def _refresh(self) -> None:
         if self._changes.poll(0):
-            self._mounts = self._read()
-            self._points = frozenset(mount.point for mount in self._mounts)
-            self._found.clear()
+            self.read_again()
 
     def _find(self, path: str) -> Mount:
         best = Mount("/", "")

@@ -75,8 +75,9 @@ class Scanner:
 
         What an earlier daemon left under temporary names is removed on the way.
         """
-        for _ in self._everything():
-            pass
+        with beneath.staying_on_mounts():
+            for _ in self._everything():
+                pass
         end = time.monotonic() + _FIRST_WALK_SECONDS
         for point, agenda in list(self._agendas.items()):
             if agenda is not self._home and not agenda.idle.wait(max(0.0, end - time.monotonic())):
@@ -145,7 +146,7 @@ class Scanner:
             self._max_depth - len(place.relative.split("/")) if place.relative else self._max_depth
         )
         on_open = self._on_directory if is_new else _ignore
-        for piece in walk(place, depth, self._is_mount, on_open):
+        for piece in walk(place, depth, self._is_mount, on_open, self._on_mount):
             if self._is_first:
                 _sweep(piece)
             self._report(piece)
@@ -172,6 +173,14 @@ class Scanner:
         self.look_again(path, 0.0)
         return True
 
+    def _on_mount(self, path: str) -> None:
+        """Look at a mount that the table does not show there: it was moved with its directory."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._mounts.read_again()
+        self._is_mount(path)
+
     def _agenda_of(self, path: str) -> Agenda:
         with self._lock:
             if self._stopping:
@@ -180,7 +189,8 @@ class Scanner:
             agenda = self._agendas.get(point)
             if agenda is None:
                 is_home = not self._agendas
-                agenda = self._agendas[point] = Agenda(point, self._begin)
+                context = beneath.staying_on_mounts() if is_home else None
+                agenda = self._agendas[point] = Agenda(point, self._begin, context)
                 if not is_home:
                     agenda.start()
             return agenda

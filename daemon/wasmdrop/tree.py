@@ -132,7 +132,9 @@ def copy_tree(tree: OutputTree, target: int) -> None:
         try:
             for path in tree.directories:
                 parent, name = targets.of(path)
-                os.mkdir(name, 0o777, dir_fd=parent)
+                # For nobody else to write to, whatever access control list it inherits: what others
+                # put into it would be removed with it, also what they could not remove.
+                os.mkdir(name, 0o755, dir_fd=parent)
             for file in tree.files:
                 written.append(_copy(file, sources.of(file.path), targets.of(file.path)))
                 if len(written) >= _CHUNK_FILES:
@@ -199,12 +201,13 @@ def make_marked(parent: int, name: str) -> int:
 def is_marked(status: os.stat_result) -> bool:
     """Whether the daemon made this directory, so that it may remove it with all that is in it.
 
-    The mark is the sticky bit, which means nothing where nobody else can write, and which nobody
-    but the owner can set: others can move a directory to a place where the daemon looks for its
-    own, but not mark it.
+    The mark is the sticky bit where nobody else can write, which means nothing there, and which
+    nobody but the owner can set: others can move a directory to a place where the daemon looks for
+    its own, but not mark it. One that others may write to is not the daemon's: root makes such
+    directories for all to put files into.
     """
     is_own_directory = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    return is_own_directory and bool(status.st_mode & stat.S_ISVTX)
+    return is_own_directory and status.st_mode & (stat.S_ISVTX | 0o022) == stat.S_ISVTX
 
 
 def remove_tree(parent: int, name: str, *, marked: bool = False) -> None:

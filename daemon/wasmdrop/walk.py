@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from wasmdrop import beneath
+from wasmdrop.beneath import OtherMountError
 from wasmdrop.layout import Place, is_ignored
 
 __all__ = ["Piece", "walk"]
@@ -75,11 +76,13 @@ def walk(
     max_depth: int,
     is_apart: Callable[[str], bool],
     on_open: Callable[[str, int], None],
+    on_mount: Callable[[str], None] = lambda _path: None,
 ) -> Iterator[Piece]:
     """Give what is in the directory ``place`` and in those below it, ``max_depth`` levels deep.
 
     Directories with names that are ignored are left out, as are those that ``is_apart`` names.
-    ``on_open(path, fd)`` is called with each directory before it is listed. Directories that are
+    ``on_open(path, fd)`` is called with each directory before it is listed, ``on_mount(path)`` with
+    what ``is_apart`` did not name and is on another mount, which is left out. Directories that are
     gone are passed over, and those that can't be read, or not to their end, with a warning.
     """
     levels: list[_Level] = []
@@ -93,7 +96,11 @@ def walk(
                 path = f"{level.path}/{name}"
                 if not is_apart(path):
                     below = partial(beneath.open_at, level.fd, name, _DIRECTORY)
-                    _enter(levels, path, below, on_open)
+                    try:
+                        with beneath.staying_on_mounts():
+                            _enter(levels, path, below, on_open)
+                    except OtherMountError:
+                        on_mount(path)
                 continue
             entries = _next_of(level)
             if not entries:
@@ -141,6 +148,8 @@ def _enter(
         fd = open_it()
     except (FileNotFoundError, NotADirectoryError):
         return  # removed meanwhile, or not mounted yet
+    except OtherMountError:
+        raise
     except OSError as error:
         _warn(path, error)
         return

@@ -167,7 +167,8 @@ class Watcher:
         elif is_apart:
             self._on_apart(path, event.is_create)
         else:
-            self._on_file(path, event.is_create)
+            with beneath.staying_on_mounts():
+                self._on_file(path, event.is_create)
 
     def _lost(self, reason: str) -> None:
         self._on_lost(reason)

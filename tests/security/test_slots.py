@@ -9,6 +9,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -377,6 +379,28 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def test_locked_result_of_the_daemon_is_no_claim(daemon: Daemon) -> None:
+    """Bob locks a result, which is the daemon's own file, and moves it to the claim's name."""
+    slot = owned(daemon.shared / "bob", BOB)
+    lock = daemon.shared / ".wasmdrop.lock"
+    with daemon.running():
+        assert daemon.submit("bob/input.json", GOOD)["code"] == "ok"
+    result = slot / "result.json"
+    again = ["flock", "--shared", "--nonblock", str(lock), "true"]
+    for mode in (0o777, 0o1777):
+        daemon.shared.chmod(mode)
+        lock.unlink()
+        commands = f"mv {result} {lock} && exec flock --no-fork --exclusive {lock} sleep 1000"
+        with subprocess.Popen([*as_user(BOB), "sh", "-c", commands]) as holder:
+            # Only where it is there: flock(1) would make it.
+            wait_until(lock.exists, "the file")
+            wait_until(lambda: subprocess.run(again, check=False).returncode == 1, "the lock")
+            with daemon.running():
+                others_run(daemon)
+                assert daemon.submit("bob/input.json", GOOD + b" " * mode)["code"] == "ok"
+            holder.kill()
+
+
 def test_directory_that_may_not_be_searched_does_not_end_the_scan(daemon: Daemon) -> None:
     """Others may list it, but not look at what is in it: neither at the start nor later."""
     slots = [owned(daemon.shared / name, BOB) for name in ("bob", "bob2")]
@@ -413,3 +437,86 @@ def test_events_of_a_large_directory_take_no_descriptors(daemon: Daemon) -> None
 
             wait_until(look_more, "many moves")
         others_run(daemon)
+
+
+@pytest.fixture
+def hung(daemon: Daemon) -> Iterator[Path]:
+    """Give a directory of bob's with a mount in it, whose server can be stopped by the block."""
+    if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
+        assert "CI" not in os.environ or not Path("/dev/fuse").exists(), "bindfs is missing"
+        pytest.skip("needs bindfs and /dev/fuse")
+    slot = owned(daemon.shared / "bob", BOB)
+    above = owned(slot / "above", BOB)
+    mount = owned(above / "mount", BOB)
+    volume = owned(daemon.shared.parent / "volume", BOB)
+    for name, content in (("input.json", GOOD), ("module.wasm", bytes(wat2wasm(FIB)))):
+        (volume / name).write_bytes(content)
+        os.chown(volume / name, BOB, BOB)
+    command = ["bindfs", "-f", "-o", "allow_other", str(volume), str(mount)]
+    with subprocess.Popen(command) as server:
+        try:
+            wait_until((mount / "input.json").exists, "the mount")
+            with daemon.running():
+                others_run(daemon)
+                wait_until(lambda: daemon.marker("bob/above/mount/input.json"), "its marker")
+                server.send_signal(signal.SIGSTOP)
+                yield slot
+        finally:
+            server.kill()
+            for moved in filter(Path.is_dir, (above, slot / "there")):
+                subprocess.run(["umount", "--lazy", str(moved / "mount")], check=True)
+
+
+@pytest.mark.parametrize("name", ["input.json", "module.wasm"])
+def test_link_to_a_mount_that_hangs_holds_up_nobody(daemon: Daemon, hung: Path, name: str) -> None:
+    """Bob puts it on the shared directory's own filesystem."""
+    link(hung, name, f"above/mount/{name}")
+    drop(hung / "input-1.json", GOOD)
+    wait_until(lambda: daemon.marker("bob/input-1.json"), "the marker")
+    if name == "input.json":
+        wait_until(lambda: daemon.marker("bob/input.json"), "the refusal")
+    for number in range(3):
+        owned(daemon.shared / f"new-{number}", ALICE)
+        assert daemon.submit(f"new-{number}/input.json", GOOD)["code"] == "ok"
+
+
+def test_mount_that_hangs_and_is_moved_holds_up_nobody(daemon: Daemon, hung: Path) -> None:
+    """The kernel's table of mounts changes then, but the kernel does not say so."""
+    subprocess.run([*as_user(BOB), "mv", str(hung / "above"), str(hung / "there")], check=True)
+    others_run(daemon)
+    for number in range(3):
+        owned(daemon.shared / f"new-{number}", ALICE)
+        assert daemon.submit(f"new-{number}/input.json", GOOD)["code"] == "ok"
+
+
+def test_directory_that_all_may_write_to_is_not_removed_as_an_output(daemon: Daemon) -> None:
+    """The daemon's user made it, sticky, for all; bob, who can't remove what is in it, moves it."""
+    slot = owned(daemon.shared / "bob", BOB)
+    common = owned(slot / "common", daemon.state.stat().st_uid, 0o1777)
+    (common / "file").write_text(SECRET)
+    os.chown(common / "file", ALICE, ALICE)
+    move = ["mv", str(common), str(slot / "result.output")]
+    subprocess.run([*as_user(BOB), *move], check=True)
+    with daemon.running():
+        for number in range(2):
+            text = {"module": "keep", "files": {"new": "content"}, "id": str(number)}
+            assert daemon.submit("bob/input.json", text)["code"] == "ok"
+            others_run(daemon)
+    assert [path.read_text() for path in slot.glob("*/file")] == [SECRET]
+
+
+def test_output_is_nobody_elses_to_write_to(daemon: Daemon) -> None:
+    """Whatever bob's slot hands down: what he put there would be removed by the daemon."""
+    assert shutil.which("setfacl") is not None or "CI" not in os.environ, "needs acl"
+    slot = owned(daemon.shared / "bob", BOB)
+    if shutil.which("setfacl") is None:
+        pytest.skip("needs acl")
+    acl = f"default:user:{BOB}:rwx,default:other:rwx"
+    subprocess.run(["setfacl", "--modify", acl, str(slot)], check=True)
+    with daemon.running():
+        text = {"module": "keep", "files": {"sub/below/new": "content"}}
+        assert daemon.submit("bob/input.json", text)["code"] == "ok"
+    for place in ("", "sub", "sub/below"):
+        make = ["mkdir", str(slot / "result.output" / place / "bobs")]
+        done = subprocess.run([*as_user(BOB), *make], check=False, capture_output=True)
+        assert done.returncode != 0, place

@@ -191,7 +191,7 @@ class Placing:
         self._staged = name
         try:
             copy_tree(self._output, target)
-            os.fchmod(target, stat.S_ISVTX | 0o777 & ~_umask())
+            os.fchmod(target, stat.S_ISVTX | 0o755 & ~_umask())
         finally:
             os.close(target)
 

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from wasmdrop import beneath
-from wasmdrop.beneath import Links
+from wasmdrop.beneath import Links, OtherMountError
 from wasmdrop.budget import ByteBudget, Reservation
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.markers import is_done
@@ -29,6 +29,7 @@ from wasmdrop.intake.taken import TakenVersions, UnreadableError
 from wasmdrop.job import FileVersion, PinnedModule, Slot
 from wasmdrop.layout import Layout, Place
 from wasmdrop.limits import MEBIBYTE
+from wasmdrop.mounts import MountTable
 from wasmdrop.outcome import Code
 from wasmdrop.settings import Settings
 
@@ -87,7 +88,10 @@ class ModuleDrop(msgspec.Struct, frozen=True):
 
 
 class DoneInput(msgspec.Struct, frozen=True):
-    """One version of an input file whose slot holds its results: no drop, but to be remembered."""
+    """One version of an input file that needs no job, but is to be remembered.
+
+    Its slot holds its results, or it is the same as before, in a volume that was exchanged.
+    """
 
     path: str
     taken: bytes
@@ -176,6 +180,8 @@ class Intake:
         self._suspects: dict[str, tuple[bytes, float]] = {}
         self._noticed: dict[str, bool] = {}
         """Paths that are being looked at, and whether they were noticed again meanwhile."""
+        self._awaited: set[str] = set()
+        """Mounts at which :meth:`forget_gone` looks, and may hang."""
         self._lock = threading.Lock()
 
     def consider(self, path: str, created: bool = False) -> None:
@@ -259,11 +265,27 @@ class Intake:
         """Forget the versions of files that exist no more, and tell ``on_forgotten`` of each path.
 
         A file that seems gone together with its volume is remembered: when the volume is back,
-        it would else be run again. So is whatever can't be looked at.
+        it would else be run again. So is whatever can't be looked at, and what is on a mount at
+        which an earlier call still waits.
         """
+        mounts = MountTable()
+        try:
+            self._forget_gone(mounts, on_forgotten)
+        finally:
+            mounts.close()
+
+    def _forget_gone(self, mounts: MountTable, on_forgotten: Callable[[str], None]) -> None:
         for page in self._taken.pages():
             for path, taken in page:
-                if not self._is_gone(path, taken):
+                point = mounts.of(path).point
+                if point in self._awaited:
+                    continue
+                self._awaited.add(point)
+                try:
+                    is_gone = self._is_gone(path, taken)
+                finally:
+                    self._awaited.discard(point)
+                if not is_gone:
                     continue
                 with self._lock:
                     # Not where it is back, and being taken, meanwhile.
@@ -342,16 +364,21 @@ class Intake:
         if known == drop.taken:
             return None
         if drop.data and _digest(known) == _digest(drop.taken) and self._is_link(path):
-            self._taken.put(path, drop.taken)  # a volume was swapped, and this file is what it was
+            self._remember(path, drop.taken)  # a volume was swapped, and this file is what it was
             return None
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
             return None
         self._suspects.pop(path, None)
         if self.believes_markers and not known and self._is_done(drop):
-            self._taken.put(path, drop.taken)
-            self._emit(DoneInput(path, drop.taken))
+            self._remember(path, drop.taken)
             return None
         return drop
+
+    def _remember(self, path: str, taken: bytes) -> None:
+        """Note a version that needs no job, here and in the journal."""
+        with self._lock:
+            self._taken.put(path, taken)
+            self._emit(DoneInput(path, taken))
 
     def _module_of(self, drop: InputDrop) -> PinnedModule | None:
         if drop.spec is None:
@@ -415,7 +442,7 @@ class Intake:
         try:
             version = FileVersion.of(beneath.status(place.root, place.relative))
         except OSError as error:
-            if error.errno not in _UNFOLLOWED:
+            if error.errno not in _UNFOLLOWED or isinstance(error, OtherMountError):
                 raise
             # Jobs that need it will say what is wrong; another link in its place is another drop.
             version = FileVersion.of(self._lstat(path))
@@ -437,12 +464,12 @@ class Intake:
         """Whether nothing is at ``path``, and the filesystem that the version was on is there."""
         place = self._layout.root_of(path)
         try:
-            beneath.lstat(place.root, place.relative)
-        except (FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                beneath.lstat(place.root, place.relative)
+                return False
             return taken.startswith(_device_above(place).to_bytes(8, "little"))
         except OSError:
             return False
-        return False
 
 
 def _device_above(place: Place) -> int:
@@ -452,7 +479,7 @@ def _device_above(place: Place) -> int:
         relative = relative.rpartition("/")[0]
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return beneath.status(place.root, relative, Links.NONE).st_dev
-    return -1  # not even the watched directory is
+    raise FileNotFoundError  # not even the watched directory is
 
 
 def _pack(version: FileVersion) -> bytes:

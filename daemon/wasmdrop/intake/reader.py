@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from wasmdrop import beneath
-from wasmdrop.beneath import DanglingLinkError, ForeignLinkError, Links
+from wasmdrop.beneath import DanglingLinkError, ForeignLinkError, Links, OtherMountError
 from wasmdrop.errors import RefusedError
 from wasmdrop.job import FileVersion
 from wasmdrop.outcome import Code
@@ -107,6 +107,8 @@ def _open_path(root: str, relative: str, code: Code, links: Links) -> int:
         return beneath.open_path(root, relative, links)
     except (DanglingLinkError, ForeignLinkError) as error:
         raise RefusedError(code, f"{relative}: {error.strerror}") from None
+    except OtherMountError:
+        raise  # to be looked at by somebody who may wait
     except OSError as error:
         number = error.errno
         if number == errno.EXDEV:
