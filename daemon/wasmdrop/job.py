@@ -96,6 +96,8 @@ class Slot(msgspec.Struct, frozen=True):
     """What their names begin with: ``result`` or ``result-NAME``."""
     is_root: bool = False
     """Whether this is the slot of ``INPUT_PATH``, which a drop of the default module runs."""
+    owner: int | None = None
+    """The user whose directory the input was found in: nobody else's gets its results."""
 
     @property
     def place(self) -> tuple[str, str]:

@@ -120,9 +120,11 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
     return OutputTree(root, tuple(files), tuple(directories), _summed(left_out))
 
 
-def copy_tree(tree: OutputTree, target: int) -> None:
+def copy_tree(tree: OutputTree, target: int, mode: int) -> None:
     """Copy ``tree`` into the empty directory open at ``target``, durably but for its own name.
 
+    ``mode`` is that of directories. The umask is no part of it if ``target`` hands down an access
+    control list (acl(5)), whose entries this mode bounds as well.
     Raises ``ChangedTreeError`` where a file is not what the inventory says, ``OSError`` where
     storage fails.
     """
@@ -132,9 +134,7 @@ def copy_tree(tree: OutputTree, target: int) -> None:
         try:
             for path in tree.directories:
                 parent, name = targets.of(path)
-                # For nobody else to write to, whatever access control list it inherits: what others
-                # put into it would be removed with it, also what they could not remove.
-                os.mkdir(name, 0o755, dir_fd=parent)
+                os.mkdir(name, mode, dir_fd=parent)
             for file in tree.files:
                 written.append(_copy(file, sources.of(file.path), targets.of(file.path)))
                 if len(written) >= _CHUNK_FILES:
@@ -201,13 +201,13 @@ def make_marked(parent: int, name: str) -> int:
 def is_marked(status: os.stat_result) -> bool:
     """Whether the daemon made this directory, so that it may remove it with all that is in it.
 
-    The mark is the sticky bit where nobody else can write, which means nothing there, and which
-    nobody but the owner can set: others can move a directory to a place where the daemon looks for
-    its own, but not mark it. One that others may write to is not the daemon's: root makes such
-    directories for all to put files into.
+    The mark is the sticky bit, which only the owner can set, and which means nothing unless others
+    can write: others can move a directory to a place where the daemon looks for its own, but not
+    mark it. One that all may write to is not the daemon's: root makes such directories for all to
+    put files into.
     """
     is_own_directory = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    return is_own_directory and status.st_mode & (stat.S_ISVTX | 0o022) == stat.S_ISVTX
+    return is_own_directory and status.st_mode & (stat.S_ISVTX | stat.S_IWOTH) == stat.S_ISVTX
 
 
 def remove_tree(parent: int, name: str, *, marked: bool = False) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -520,3 +521,34 @@ def test_output_is_nobody_elses_to_write_to(daemon: Daemon) -> None:
         make = ["mkdir", str(slot / "result.output" / place / "bobs")]
         done = subprocess.run([*as_user(BOB), *make], check=False, capture_output=True)
         assert done.returncode != 0, place
+
+
+def test_result_is_delivered_to_no_other_users_directory(daemon: Daemon) -> None:
+    """Where all may rename, bob puts a directory of his own in the place of alice's."""
+    daemon.shared.chmod(0o777)
+    slot = owned(daemon.shared / "alice", ALICE)
+    mine = owned(daemon.shared / "bob", BOB)
+    data = json.dumps({"module": "late", "env": {"KEY": SECRET}, "files": {"a": SECRET}})
+    with daemon.running():
+        drop(slot / "input.json", data)
+        wait_until(lambda: open_states(daemon) == ["waiting"], "the job to wait")
+        away = daemon.shared / "away"
+        moves = f"mv {slot} {away} && mv {mine} {slot}"
+        subprocess.run([*as_user(BOB), "sh", "-c", moves], check=True)
+        drop(daemon.wasm / "late.wasm", bytes(wat2wasm(KEEPS_FILES)))
+        wait_until(lambda: daemon.events("delivery-waits"), "the refusal")
+        others_run(daemon)
+        assert list(slot.iterdir()) == []
+        back = f"mv {slot} {mine} && mv {away} {slot}"
+        subprocess.run([*as_user(BOB), "sh", "-c", back], check=True)
+        wait_until(lambda: daemon.marker("alice/input.json"), "the marker")
+        assert daemon.result("alice/input.json")["exit_code"] == 0
+    assert list(mine.iterdir()) == []
+
+
+def open_states(daemon: Daemon) -> list[str]:
+    """Return the states of open jobs."""
+    journal = f"file:{daemon.state / 'journal.sqlite'}?mode=ro"
+    with contextlib.closing(sqlite3.connect(journal, uri=True)) as connection:
+        query = "SELECT state FROM jobs WHERE state NOT IN ('delivered', 'discarded')"
+        return [state for (state,) in connection.execute(query)]

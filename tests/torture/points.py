@@ -27,6 +27,7 @@ _ELSEWHERE: Final = (
     "sandbox/link.py",
     "sandbox/server.py",
     "sandbox/warmup.py",
+    "slot_directory.py",
 )
 
 #: What is written and leaves nothing: a file without a name, a file in memory.

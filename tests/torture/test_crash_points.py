@@ -34,7 +34,7 @@ from tests.torture.trace import command, read_trace
 #: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
 _ONCE: Final = {
-    "claim._Claim._own_user:unlink",
+    "claim._Claim._own_file:unlink",
     "claim._Claim._try:unlink",
     "delivery.placing.Placing._rename:replace-2",
     "delivery.placing.Placing.leave:unlink",
@@ -43,7 +43,7 @@ _ONCE: Final = {
     "schema._bring_up_to_date:commit",
     "private.remove:unlink",
     "sandbox.compilation.Compilations._compile_anew:unlink",
-    "sandbox.compilation.Compilations._compile_in_child:fsync",
+    "sandbox.compilation._sync:fsync",
     "sandbox.store.ModuleStore.keep:replace",
     "scan._sweep:unlink",
 }

@@ -95,6 +95,7 @@ class Bench:
         return Stage(
             number,
             os.fsencode(self.shared),
+            None,
             b"result",
             package.files,
             package.marker,

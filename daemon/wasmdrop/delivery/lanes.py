@@ -274,6 +274,7 @@ class _Lane:
             Stage(
                 number,
                 os.fsencode(slot.directory),
+                slot.owner,
                 os.fsencode(slot.stem),
                 package.files,
                 package.marker,

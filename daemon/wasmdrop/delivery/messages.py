@@ -33,6 +33,8 @@ class Stage(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     directory: bytes
+    owner: int | None
+    """Whose directory that must be, if that matters."""
     stem: bytes
     files: dict[str, bytes]
     """By suffix."""

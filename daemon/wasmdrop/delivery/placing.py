@@ -10,6 +10,7 @@ directory is removed if the daemon made it, and else set aside.
 """
 
 import contextlib
+import errno
 import functools
 import os
 import stat
@@ -46,6 +47,7 @@ class Directory:
             raise
         self.identity: Final = (status.st_dev, status.st_ino)
         """Tells directories apart, however they were reached."""
+        self.owner: Final = status.st_uid
         self._users = 0
 
     def enter(self) -> None:
@@ -88,6 +90,9 @@ class Placing:
         """Take the directory of the slot."""
         directory.enter()
         self.directory = directory
+        if self.order.owner not in {None, directory.owner}:
+            reason = "another user's directory is in the place of the slot's"
+            raise FileNotFoundError(errno.ENOENT, reason, os.fsdecode(self.order.directory))
 
     def write(self) -> None:
         """Write all files under temporary names, unless they are in their places."""
@@ -189,9 +194,10 @@ class Placing:
         name = self._temporary_name()
         target = make_marked(self._fd, name)
         self._staged = name
+        mode = 0o775 & ~_umask()  # never for all to write to, see is_marked
         try:
-            copy_tree(self._output, target)
-            os.fchmod(target, stat.S_ISVTX | 0o755 & ~_umask())
+            copy_tree(self._output, target, mode)
+            os.fchmod(target, stat.S_ISVTX | mode)
         finally:
             os.close(target)
 

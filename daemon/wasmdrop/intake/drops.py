@@ -298,7 +298,7 @@ class Intake:
         """Read a slot's input, whatever was taken before; None where there is none."""
         try:
             return self._read(slot)
-        except (FileNotFoundError, ChangedWhileReadError):
+        except (FileNotFoundError, NotADirectoryError, ChangedWhileReadError):
             return None
 
     def read_again(self, slot: Slot) -> InputDrop | None:
@@ -399,6 +399,8 @@ class Intake:
                 admit=admit,
             )
             data = read.data
+            if slot.directory == os.path.dirname(path):  # noqa: PTH120 - may hold any bytes
+                slot = msgspec.structs.replace(slot, owner=read.directory_owner)
             version = _pack(read.version)
             spec = parse_input(data)
         except RefusedError as error:

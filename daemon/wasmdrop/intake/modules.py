@@ -73,7 +73,8 @@ class ModuleFinder:
         refusal: RefusedError | None = None
         for place in self._layout.module_places(slot, reference):
             try:
-                return self._pin(place, only_known)
+                is_own = os.path.dirname(place.path) == os.path.dirname(slot.input_path)  # noqa: PTH120
+                return self._pin(place, only_known, slot.owner if is_own else None)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except RefusedError as error:
@@ -94,22 +95,19 @@ class ModuleFinder:
         except (OSError, RefusedError, StorageError):
             return None
 
-    def _pin(self, place: Place, only_known: bool) -> PinnedModule | None:
-        # Most jobs find the file that the one before them found: a look tells.
-        try:
-            version = _version(beneath.status(place.root, place.relative))
-            pinned = self._pinned.get((place.path, version))
-            if pinned is not None and self._is_kept(pinned.sha256):
-                return pinned
-        except DanglingLinkError:
-            pass
-        except FileNotFoundError:
-            raise
-        except OSError:
-            pass  # opening it tells what is wrong
+    def _pin(self, place: Place, only_known: bool, owner: int | None = None) -> PinnedModule | None:
+        """Return the module at ``place``, in a directory of ``owner`` if one is given.
+
+        None if it would have to be read, but ``only_known`` was asked for.
+        """
+        known = self._known(place)
+        if known is not None:
+            return known
         with open_regular(
             place.root, place.relative, self._max_bytes, Code.INVALID_MODULE, Links.ANY
-        ) as (fd, status):
+        ) as (fd, status, directory_owner):
+            if owner not in {None, directory_owner}:
+                raise FileNotFoundError  # the slot's directory was replaced by another user's
             version = _version(status)
             sha256 = self._digests.get(version)
             # The copy of a module that was long unused had to make room, and is made again.
@@ -126,6 +124,22 @@ class ModuleFinder:
             if len(self._pinned) > _REMEMBERED:
                 self._pinned.clear()
             return self._pinned.setdefault((pinned.path, version), pinned)
+
+    def _known(self, place: Place) -> PinnedModule | None:
+        """Return the module at ``place`` if the job before found it: a look tells.
+
+        Raises ``FileNotFoundError`` where nothing is there.
+        """
+        try:
+            version = _version(beneath.status(place.root, place.relative))
+        except DanglingLinkError:
+            return None
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return None  # opening it tells what is wrong
+        pinned = self._pinned.get((place.path, version))
+        return pinned if pinned is not None and self._is_kept(pinned.sha256) else None
 
     def _remember(self, version: _Version, sha256: str) -> None:
         if time.time_ns() - version[4] < _CLOCK_TICK_NS:

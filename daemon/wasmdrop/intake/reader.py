@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,7 @@ from wasmdrop.errors import RefusedError
 from wasmdrop.job import FileVersion
 from wasmdrop.outcome import Code
 
-__all__ = ["ChangedWhileReadError", "FileRead", "open_regular", "read_regular"]
+__all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
 
 _KINDS: Final = (
     (stat.S_ISDIR, "a directory"),
@@ -41,19 +41,29 @@ class FileRead(msgspec.Struct, frozen=True):
 
     data: bytes
     version: FileVersion
+    directory_owner: int
+
+
+class OpenFile(NamedTuple):
+    """A regular file that is open for reading."""
+
+    fd: int
+    status: os.stat_result
+    directory_owner: int
+    """The user whose directory it was found in."""
 
 
 @contextlib.contextmanager
 def open_regular(
     root: str, relative: str, max_bytes: int, code: Code, links: Links
-) -> Iterator[tuple[int, os.stat_result]]:
-    """Open the regular file ``relative`` below ``root``; give a descriptor and its status.
+) -> Iterator[OpenFile]:
+    """Open the regular file ``relative`` below ``root``.
 
     ``links`` says which links are followed. Raises ``FileNotFoundError`` where nothing is there;
     ``RefusedError`` with ``code`` for what is no regular file, larger than ``max_bytes``, behind a
     link that is not followed, or closed to the daemon; other ``OSError`` where storage fails.
     """
-    place = _open_path(root, relative, code, links)
+    place, directory_owner = _open_path(root, relative, code, links)
     try:
         status = os.fstat(place)
         if not stat.S_ISREG(status.st_mode):
@@ -70,7 +80,7 @@ def open_regular(
     finally:
         os.close(place)
     try:
-        yield fd, status
+        yield OpenFile(fd, status, directory_owner)
     finally:
         os.close(fd)
 
@@ -88,7 +98,7 @@ def read_regular(
     ``admit`` is called with its size in bytes before it is read, and may raise an error. Raises
     ``ChangedWhileReadError`` where it was written to meanwhile.
     """
-    with open_regular(root, relative, max_bytes, code, links) as (fd, status):
+    with open_regular(root, relative, max_bytes, code, links) as (fd, status, directory_owner):
         admit(status.st_size)
         before = FileVersion.of(status)
         parts = []
@@ -99,12 +109,12 @@ def read_regular(
         data = b"".join(parts)
         if FileVersion.of(os.fstat(fd)) != before or len(data) != before.size_bytes:
             raise ChangedWhileReadError
-        return FileRead(data, before)
+        return FileRead(data, before, directory_owner)
 
 
-def _open_path(root: str, relative: str, code: Code, links: Links) -> int:
+def _open_path(root: str, relative: str, code: Code, links: Links) -> tuple[int, int]:
     try:
-        return beneath.open_path(root, relative, links)
+        return beneath.open_owned(root, relative, links)
     except (DanglingLinkError, ForeignLinkError) as error:
         raise RefusedError(code, f"{relative}: {error.strerror}") from None
     except OtherMountError:

@@ -233,7 +233,7 @@ class Compilations:
                 )
             if answer is None:
                 return None
-            await asyncio.to_thread(os.fsync, work_fd)
+            await asyncio.to_thread(_sync, work_fd)
         if answer.report is None:
             message = compiler_death(answer.status, limits.seconds, limits.memory_mb)
             return CompileReport(code=Code.COMPILE_LIMIT, message=message)
@@ -271,3 +271,7 @@ def _progress(sha256: str, size_bytes: int) -> Iterator[None]:
         yield
     finally:
         teller.cancel()
+
+
+def _sync(fd: int) -> None:
+    os.fsync(fd)
