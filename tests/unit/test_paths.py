@@ -69,27 +69,44 @@ def is_of_the_kernel(argument: ast.expr) -> bool:
     return ast.unparse(argument) == "os.devnull"
 
 
+def is_use(call: ast.Call) -> bool:
+    """Whether a call looks up a path."""
+    if isinstance(call.func, ast.Name):
+        is_of_descriptor = any(keyword.arg == "closefd" for keyword in call.keywords)
+        return call.func.id == "open" and not is_of_descriptor
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    owner, name = ast.unparse(call.func.value), call.func.attr
+    if owner == "shutil":
+        return True
+    if owner == "os.path":
+        return name in OF_OS_PATH
+    if owner == "os":
+        keywords = {keyword.arg for keyword in call.keywords}
+        is_relative = bool(keywords & {"dir_fd", "src_dir_fd"})
+        is_of_descriptor = name == "utime" and ast.unparse(call.args[0]) == "fd"
+        is_exempt = is_relative or is_of_descriptor
+        return name in OF_OS and not is_exempt and not is_of_the_kernel(call.args[0])
+    return name in OF_PATHS and owner not in NO_PATHS and not is_of_the_kernel(call.func.value)
+
+
+def is_handed_on(function: ast.Attribute) -> bool:
+    """Whether a function that looks up a path is named without being called."""
+    owner, name = ast.unparse(function.value), function.attr
+    return (owner == "os" and name in OF_OS) or (owner == "os.path" and name in OF_OS_PATH)
+
+
 def uses(tree: ast.AST) -> Iterator[str]:
     """Give each use of a path in a module's source."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-            continue
-        owner, name = ast.unparse(node.func.value), node.func.attr
-        keywords = {keyword.arg for keyword in node.keywords}
-        if owner == "shutil":
-            is_use = True
-        elif owner == "os":
-            is_use = name in OF_OS and not keywords & {"dir_fd", "src_dir_fd"}
-            is_use = is_use and not is_of_the_kernel(node.args[0])
-            if name == "utime":
-                is_use = False  # of a descriptor; with a path the second argument would be needed
-        elif owner == "os.path":
-            is_use = name in OF_OS_PATH
-        else:
-            is_use = name in OF_PATHS and owner not in NO_PATHS
-            is_use = is_use and not is_of_the_kernel(node.func.value)
-        if is_use:
-            yield f"line {node.lineno}: {ast.unparse(node)}"
+        is_found = (
+            (isinstance(node, ast.Call) and is_use(node))
+            or (isinstance(node, ast.ImportFrom) and node.module in {"io", "os", "shutil"})
+            or (isinstance(node, ast.Attribute) and id(node) not in called and is_handed_on(node))
+        )
+        if is_found:
+            yield ast.unparse(node)
 
 
 def dotted(path: Path) -> str:
@@ -126,6 +143,10 @@ def test_exceptions_are_needed(name: str) -> None:
         "path.unlink(missing_ok=True)",
         "Path(path).stat()",
         "os.rename(a, b)",
+        "open(path)",
+        "os.utime(path)",
+        "to_thread(os.stat, path)",
+        "from os import stat",
     ],
 )
 def test_use_of_a_path_is_found(source: str) -> None:
@@ -143,6 +164,7 @@ def test_use_of_a_path_is_found(source: str) -> None:
         "beneath.lstat(root, relative)",
         "text.replace('a', 'b')",
         "os.fstat(fd)",
+        "open(fd, 'rb', closefd=False)",
     ],
 )
 def test_use_of_a_descriptor_is_allowed(source: str) -> None:
