@@ -35,7 +35,8 @@ from benchmarks.client import Client, result_name
 from benchmarks.contenders import Wasmdrop
 from benchmarks.tables import render
 from benchmarks.workloads import Workload, find
-from wasmdrop.job import InputFile, Job, JobState, Slot
+from wasmdrop.intake.versions import pack, with_digest
+from wasmdrop.job import FileVersion, InputFile, Job, JobState, Slot
 from wasmdrop.journal import Journal
 from wasmdrop.outcome import Code
 from wasmdrop.report import Package
@@ -136,10 +137,8 @@ def _laid(job: Job, data: bytes) -> dict[str, bytes]:
     path = Path(job.slot.input_path)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-    status = path.stat()
-    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    version = b"".join(number.to_bytes(8, "little") for number in numbers)
-    return {str(path): version + hashlib.sha256(data).digest()[:8]}
+    version = pack(FileVersion.of(path.stat()))
+    return {str(path): with_digest(version, hashlib.sha256(data).digest())}
 
 
 #: What the slots of each kind are called.

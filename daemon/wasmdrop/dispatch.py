@@ -24,7 +24,8 @@ from wasmdrop.execution import (
     log_finished,
 )
 from wasmdrop.identity import new_job_id
-from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, ModuleDrop
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import DoneInput, InputDrop, ModuleDrop
 from wasmdrop.intake.spec import InputSpec
 from wasmdrop.job import FileVersion, InputFile, Job, JobState, PinnedModule, Slot
 from wasmdrop.limits import MEBIBYTE

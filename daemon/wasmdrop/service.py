@@ -23,7 +23,8 @@ from wasmdrop.execution import Stages
 from wasmdrop.health.report import Health, Sources
 from wasmdrop.health.vitals import Part, Vitals
 from wasmdrop.housekeeping import keep_house
-from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.modules import ModuleFinder
 from wasmdrop.intake.taken import TakenVersions
 from wasmdrop.jobuser import foreign_processes

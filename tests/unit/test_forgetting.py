@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from wasmdrop import settings
-from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.taken import TakenVersions
 from wasmdrop.layout import Layout
 from wasmdrop.schema import open_for_writing

@@ -5,22 +5,23 @@ from pathlib import Path
 import pytest
 
 from wasmdrop import settings
-from wasmdrop.intake import drops
-from wasmdrop.intake.drops import Backlog, DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake import memory as memory_module
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.taken import TakenVersions
 from wasmdrop.layout import Layout
 from wasmdrop.schema import open_for_writing
 
 
-@pytest.mark.parametrize("most_starved", [10_000, 3])
+@pytest.mark.parametrize("most_waiting", [10_000, 3])
 def test_inputs_wait_on_disk_until_there_is_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_starved: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_waiting: int
 ) -> None:
     """Each is taken once, whatever waits; one that is larger than all memory is taken alone."""
-    monkeypatch.setattr(drops, "_UNWRITTEN_BYTES", 10_000)
-    monkeypatch.setattr(drops, "_UNWRITTEN_SMALL_BYTES", 10_000)
-    monkeypatch.setattr(drops, "_SMALL_INPUT_BYTES", 2000)
-    monkeypatch.setattr(drops, "_MOST_STARVED", most_starved)
+    monkeypatch.setattr(memory_module, "_LARGE_BYTES", 10_000)
+    monkeypatch.setattr(memory_module, "_SMALL_BYTES", 10_000)
+    monkeypatch.setattr(memory_module, "_SMALL_INPUT_BYTES", 2000)
+    monkeypatch.setattr(memory_module, "_MOST_WAITING", most_waiting)
     shared = tmp_path / "shared"
     for name in ("shared", "wasm", "state"):
         (tmp_path / name).mkdir()

@@ -13,7 +13,8 @@ import pytest
 
 from wasmdrop import settings
 from wasmdrop.execution import Stages
-from wasmdrop.intake.drops import Backlog, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import InputDrop, Intake, ModuleDrop
 from wasmdrop.intake.taken import TakenVersions
 from wasmdrop.job import FileVersion, InputFile, Job, JobState, PinnedModule, Slot
 from wasmdrop.journal import Journal

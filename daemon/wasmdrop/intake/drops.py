@@ -11,7 +11,6 @@ import os
 import stat
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -20,12 +19,15 @@ import structlog
 
 from wasmdrop import beneath
 from wasmdrop.beneath import Links, OtherMountError
-from wasmdrop.budget import ByteBudget, Reservation
+from wasmdrop.budget import Reservation
 from wasmdrop.errors import RefusedError
+from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.markers import is_done
+from wasmdrop.intake.memory import InputMemory, NoMemoryError
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
 from wasmdrop.intake.taken import TakenVersions, UnreadableError
+from wasmdrop.intake.versions import digest_of, mtime_ns_of, pack, pack_odd, with_digest
 from wasmdrop.job import FileVersion, PinnedModule, Slot
 from wasmdrop.layout import Layout, Place
 from wasmdrop.limits import MEBIBYTE
@@ -33,31 +35,12 @@ from wasmdrop.mounts import MountTable
 from wasmdrop.outcome import Code
 from wasmdrop.settings import Settings
 
-__all__ = ["Backlog", "DoneInput", "InputDrop", "Intake", "ModuleDrop"]
+__all__ = ["DoneInput", "InputDrop", "Intake", "ModuleDrop"]
 
 _log = structlog.get_logger()
 
 #: What is said of links that are not followed.
 _UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
-
-#: Inputs that were read and are not in the journal yet, in bytes. Past that they stay where they
-#: are; one that is larger is taken alone. Small ones have room of their own, and pass the large.
-_UNWRITTEN_BYTES: Final = 16 * MEBIBYTE
-_UNWRITTEN_SMALL_BYTES: Final = 16 * MEBIBYTE
-_SMALL_INPUT_BYTES: Final = 64 * 1024
-
-#: What a drop takes besides its input, in bytes.
-_DROP_BYTES: Final = 2048
-
-#: Paths of inputs that wait for memory.
-_MOST_STARVED: Final = 10_000
-
-#: Bytes of the content's digest kept beside each taken version.
-_DIGEST_KEPT_BYTES: Final = 8
-
-
-class NoMemoryError(Exception):
-    """There are as many inputs in memory as there may be."""
 
 
 class InputDrop(msgspec.Struct, frozen=True):
@@ -97,52 +80,6 @@ class DoneInput(msgspec.Struct, frozen=True):
     taken: bytes
 
 
-class Backlog:
-    """How many drops were taken and are not done, against the bound."""
-
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-        self._count = 0
-        self._lock = threading.Lock()
-        self._left_some = False
-        self._is_paused = False
-
-    def __len__(self) -> int:
-        return self._count
-
-    def take(self) -> bool:
-        """Count one more drop; False where there is no room, so that it stays where it is."""
-        with self._lock:
-            if self._count >= self._bound or self._is_paused:
-                self._left_some = True
-                return False
-            self._count += 1
-            return True
-
-    def add(self) -> None:
-        """Count one more job, of which nothing is left lying anywhere, whatever the bound."""
-        with self._lock:
-            self._count += 1
-
-    def pause(self) -> None:
-        """Let every drop stay where it is until :meth:`resume`."""
-        self._is_paused = True
-
-    def resume(self) -> None:
-        """Take drops again; whoever calls looks for those that were left."""
-        self._is_paused = False
-
-    def done(self) -> bool:
-        """Count one less; True when drops were left and it is time to look for them again."""
-        with self._lock:
-            self._count -= 1
-            # Half empty, so that the scan that follows is worth its while.
-            if self._left_some and self._count <= self._bound // 2:
-                self._left_some = False
-                return True
-            return False
-
-
 class Intake:
     """Reads and judges what the watcher noticed.
 
@@ -168,12 +105,7 @@ class Intake:
         self.believes_markers = False
         """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
-        self._memory = ByteBudget(_UNWRITTEN_BYTES, self._on_memory)
-        self._small_memory = ByteBudget(_UNWRITTEN_SMALL_BYTES, self._on_memory)
-        self._starved: deque[str] = deque()
-        """Paths of inputs for which there was no memory."""
-        self._is_more_starved = False
-        """Whether there are others, which a walk finds."""
+        self._memory = InputMemory(look_again, layout.shared_dir)
         self._emit = emit
         self._look_again = look_again
         self._known_module = known_module
@@ -233,7 +165,7 @@ class Intake:
         except UnreadableError:
             return  # the next daemon finds it
         except NoMemoryError:
-            self._await_memory(path)
+            self._memory.await_room(path)
         except OSError as error:
             # The next scan looks at it again.
             _log.warning("drop-unreadable", path=path, error=str(error))
@@ -258,7 +190,7 @@ class Intake:
         return [
             path
             for path, status in found
-            if not taken.get(path, b"").startswith(_pack(FileVersion.of(status)))
+            if not taken.get(path, b"").startswith(pack(FileVersion.of(status)))
         ]
 
     def forget_gone(self, on_forgotten: Callable[[str], None]) -> None:
@@ -312,36 +244,12 @@ class Intake:
             return None
         return found
 
-    def _await_memory(self, path: str) -> None:
-        """Look at a path again when an input that is in memory leaves it."""
-        with self._lock:
-            if len(self._starved) < _MOST_STARVED:
-                self._starved.append(path)
-            else:
-                self._is_more_starved = True
-        if self._memory.is_unused and self._small_memory.is_unused:
-            # Else who gives back next does it.
-            self._on_memory()
-
-    def _on_memory(self) -> None:
-        """Look at the next path that had no memory. Called when some was given back."""
-        with self._lock:
-            path = self._starved.popleft() if self._starved else None
-            if path is None and self._is_more_starved:
-                self._is_more_starved = False
-                path = self._layout.shared_dir
-        if path is not None:
-            self._look_again(path, 0.0)
-
     def _consider_input(self, slot: Slot) -> None:
         with contextlib.ExitStack() as stack:
             reserved: list[Reservation] = []
 
             def admit(size_bytes: int) -> None:
-                budget = self._memory if size_bytes > _SMALL_INPUT_BYTES else self._small_memory
-                memory = budget.reserve(size_bytes + _DROP_BYTES)
-                if memory is None:
-                    raise NoMemoryError
+                memory = self._memory.reserve(size_bytes)
                 reserved.append(memory)
                 stack.callback(memory.release)
 
@@ -363,7 +271,7 @@ class Intake:
         # Not the version alone: two writes within one tick of the kernel's clock share one.
         if known == drop.taken:
             return None
-        if drop.data and _digest(known) == _digest(drop.taken) and self._is_link(path):
+        if drop.data and digest_of(known) == digest_of(drop.taken) and self._is_link(path):
             self._remember(path, drop.taken)  # a volume was swapped, and this file is what it was
             return None
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
@@ -401,12 +309,12 @@ class Intake:
             data = read.data
             if slot.directory == os.path.dirname(path):  # noqa: PTH120 - may hold any bytes
                 slot = msgspec.structs.replace(slot, owner=read.directory_owner)
-            version = _pack(read.version)
+            version = pack(read.version)
             spec = parse_input(data)
         except RefusedError as error:
             refusal = error
             if not data:
-                version = _pack_odd(beneath.lstat(place.root, place.relative))
+                version = pack_odd(beneath.lstat(place.root, place.relative))
         sha256 = hashlib.sha256(data)
         return InputDrop(
             slot,
@@ -415,7 +323,7 @@ class Intake:
             sha256.hexdigest(),
             spec,
             refusal,
-            version + sha256.digest()[:_DIGEST_KEPT_BYTES],
+            with_digest(version, sha256.digest()),
         )
 
     def _is_quiet(self, path: str, taken: bytes) -> bool:
@@ -433,7 +341,7 @@ class Intake:
         return True
 
     def _is_done(self, drop: InputDrop) -> bool:
-        return is_done(drop.slot, drop.sha256, _mtime_ns(drop.taken))
+        return is_done(drop.slot, drop.sha256, mtime_ns_of(drop.taken))
 
     def _is_link(self, path: str) -> bool:
         """Whether the file is behind a link, as in ConfigMap volumes."""
@@ -448,7 +356,7 @@ class Intake:
                 raise
             # Jobs that need it will say what is wrong; another link in its place is another drop.
             version = FileVersion.of(self._lstat(path))
-        taken = _pack(version)
+        taken = pack(version)
         with self._lock:
             if self._taken.get(path) != taken:
                 self._taken.put(path, taken)
@@ -482,29 +390,3 @@ def _device_above(place: Place) -> int:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return beneath.status(place.root, relative, Links.NONE).st_dev
     raise FileNotFoundError  # not even the watched directory is
-
-
-def _pack(version: FileVersion) -> bytes:
-    """Return the version in 32 bytes: a hundred thousand of them are kept in memory."""
-    return b"".join(
-        (number & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
-        for number in (version.device, version.inode, version.size_bytes, version.mtime_ns)
-    )
-
-
-def _pack_odd(status: os.stat_result) -> bytes:
-    """Return the version of what is no readable file: its sizes and times mean nothing."""
-    if stat.S_ISREG(status.st_mode):
-        return _pack(FileVersion.of(status))
-    kind = stat.S_IFMT(status.st_mode)
-    # A link can't change, but its inode's number may serve another one a moment later.
-    changed_ns = status.st_ctime_ns if stat.S_ISLNK(status.st_mode) else 0
-    return _pack(FileVersion(status.st_dev, status.st_ino, kind, changed_ns))
-
-
-def _digest(taken: bytes) -> bytes:
-    return taken[-_DIGEST_KEPT_BYTES:]
-
-
-def _mtime_ns(taken: bytes) -> int:
-    return int.from_bytes(taken[24:32], "little", signed=True)
