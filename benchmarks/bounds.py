@@ -33,6 +33,7 @@ import wasmtime
 
 from benchmarks.client import Client, result_name
 from benchmarks.contenders import Wasmdrop
+from benchmarks.suite import described
 from benchmarks.tables import render
 from benchmarks.workloads import Workload, find
 from wasmdrop.intake.versions import pack, with_digest
@@ -209,13 +210,14 @@ def measure(kind: str, size: int, drops: int, base: Path, code: str, fib: Worklo
 def main() -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sizes", default="100,10000")
+    parser.add_argument("--sizes", default="100,10000,100000")
     parser.add_argument("--kinds", default=",".join(_NAMES))
-    parser.add_argument("--drops", type=int, default=50)
+    parser.add_argument("--drops", type=int, default=30)
     parser.add_argument("--code", default="")
     parser.add_argument("--dir", type=Path, default=None)
     options = parser.parse_args()
     fib = next(one for one in find() if isinstance(one, Workload) and one.name == "fib")
+    about = described(options.dir or Path(tempfile.gettempdir()))
     head = ["kind", "size", "ready s", "RSS MiB", "idle %", "ms/job", "median ms", "worst ms"]
     rows = []
     for kind in options.kinds.split(","):
@@ -224,7 +226,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory(dir=options.dir, ignore_cleanup_errors=True) as base:
                 rows.append(measure(kind, size, options.drops, Path(base), options.code, fib))
             sys.stderr.write("  ".join(rows[-1]) + "\n")
-    sys.stdout.write(render(head, rows) + "\n")
+    sys.stdout.write(f"{about}\n\n{render(head, rows)}\n")
     return 0
 
 

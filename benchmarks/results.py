@@ -27,6 +27,7 @@ _PARTS: Final = {
     "programs": ("Programs", ["programs.py"]),
     "idle": ("What an idle daemon takes", ["idle.py"]),
     "scale": ("With 100, 10,000 and 100,000 slots", ["scale.py", *_DRAWN]),
+    "bounds": ("Against what waits, has failed or was done", ["bounds.py"]),
 }
 _PLOTS: Final = {"latency": ("latency", "burst", "stages"), "scale": ("growth", "sizes")}
 
