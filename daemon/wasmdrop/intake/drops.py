@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -38,6 +39,9 @@ from wasmdrop.settings import Settings
 __all__ = ["DoneInput", "InputDrop", "Intake", "ModuleDrop"]
 
 _log = structlog.get_logger()
+
+#: Files that may be complete later; a version takes some 300 bytes.
+_MOST_SUSPECTS: Final = 10_000
 
 #: What is said of links that are not followed.
 _UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
@@ -109,7 +113,8 @@ class Intake:
         self._emit = emit
         self._look_again = look_again
         self._known_module = known_module
-        self._suspects: dict[str, tuple[bytes, float]] = {}
+        self._suspects: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        """Versions that can't be read as an input, and since when they are the same."""
         self._noticed: dict[str, bool] = {}
         """Paths that are being looked at, and whether they were noticed again meanwhile."""
         self._awaited: set[str] = set()
@@ -158,7 +163,7 @@ class Intake:
                 self._consider_input(slot)
             else:
                 self._consider_module(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._suspects.pop(path, None)  # gone before it was read: no drop
         except ChangedWhileReadError:
             self._look_again(path, self._settle_seconds)
@@ -332,6 +337,8 @@ class Intake:
         suspect, since = self._suspects.get(path, (b"", 0.0))
         if suspect != taken:
             self._suspects[path] = (taken, now)
+            if len(self._suspects) > _MOST_SUSPECTS:
+                self._suspects.popitem(last=False)  # a later look begins anew
             self._look_again(path, self._settle_seconds)
             return False
         left_seconds = since + self._settle_seconds - now
