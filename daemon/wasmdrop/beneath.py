@@ -53,6 +53,8 @@ _TELLING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EX
 #: openat2(2), the same on every architecture.
 _OPENAT2: Final = 437
 _RESOLVE_NO_XDEV: Final = 0x01
+#: What a kernel before 5.6, gVisor, or a container's filter of system calls says of it.
+_NO_OPENAT2: Final = frozenset({errno.ENOSYS, errno.EPERM})
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -282,6 +284,8 @@ def _open_on_mount(directory: int, name: str, flags: int) -> int:
     number = ctypes.get_errno()
     if number == errno.EXDEV:
         raise OtherMountError(errno.EXDEV, "something is mounted there", name)
+    if number in _NO_OPENAT2:
+        return os.open(name, flags, dir_fd=directory)  # and hope that it does not hang
     raise _error(number, name)
 
 

@@ -33,7 +33,7 @@ _NUMBERS: Final = {
 }
 
 #: Takes a list of [system call, errno] and of capabilities, then becomes the command.
-_LAUNCHER: Final = """
+LAUNCHER: Final = """
 import ctypes, json, os, resource, struct, sys
 calls, capabilities, files, command = json.loads(sys.argv[1])
 libc = ctypes.CDLL(None)
@@ -80,7 +80,7 @@ class Doctor:
         calls = [(_NUMBERS[name][column], number) for name, number in (failing or {}).items()]
         command = [sys.executable, "-m", "wasmdrop", "doctor", "--json", *flags]
         taken_away = json.dumps([calls, list(without_capabilities), open_files, command])
-        ended = self.run([sys.executable, "-c", _LAUNCHER, taken_away], **variables)
+        ended = self.run([sys.executable, "-c", LAUNCHER, taken_away], **variables)
         report = json.loads(ended.stdout)
         checks = report["checks"]
         found = {check["check"]: check for check in checks}

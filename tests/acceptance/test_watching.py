@@ -1,12 +1,14 @@
 """What events miss: a queue that overflows, watches that run out, mounts that raise none."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import Daemon, drop, wait_until
+from tests.acceptance.test_doctor import LAUNCHER
 
 INOTIFY = Path("/proc/sys/fs/inotify")
 
@@ -138,3 +141,20 @@ def test_mount_that_hangs_holds_up_no_other_slot(tmp_path: Path) -> None:
         finally:
             server.send_signal(signal.SIGCONT)
             subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_kernel_without_openat2_is_good_enough(tmp_path: Path, number: int) -> None:
+    """An old one, or a container that filters the call: inputs are read, links included."""
+    daemon = with_fib(tmp_path)
+    command = [sys.executable, "-m", "wasmdrop", "serve"]
+    openat2 = 437  # on every architecture
+    taken_away = json.dumps([[[openat2, number]], [], 0, command])
+    daemon.prefix = (sys.executable, "-c", LAUNCHER, taken_away)
+    with daemon.running():
+        assert daemon.submit("new/input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
+        (daemon.shared / "new" / "..data").symlink_to(".")
+        drop(daemon.shared / "new" / "content", '{"entry":"fib","args":[7]}')
+        (daemon.shared / "new" / "input-link.json").symlink_to("..data/content")
+        wait_until(lambda: daemon.marker("new/input-link.json"), "the marker")
+        assert daemon.result("new/input-link.json")["results"] == [13]
