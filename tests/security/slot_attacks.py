@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -63,13 +64,14 @@ def _link_in(place: str, victim: str) -> None:
         return
 
 
-def flip(path: str, target: str) -> None:
+def flip(path: str, target: str, pause_seconds: str = "0") -> None:
     """Have ``path``, a directory or a file, change places with a link to ``target``."""
     link = f"{os.path.dirname(path)}/.link-{os.getpid()}"
     os.symlink(target, link)
     while True:
         if _exchange(path, link):
             _told()
+        time.sleep(float(pause_seconds))
 
 
 def close_output(slot: str, victim: str) -> None:
