@@ -110,6 +110,7 @@ class Intake:
         """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
         self._memory = InputMemory(look_again, layout.shared_dir)
+        self._device = beneath.status(layout.shared_dir, "").st_dev
         self._emit = emit
         self._look_again = look_again
         self._known_module = known_module
@@ -169,8 +170,8 @@ class Intake:
             self._look_again(path, self._settle_seconds)
         except UnreadableError:
             return  # the next daemon finds it
-        except NoMemoryError:
-            self._memory.await_room(path)
+        except NoMemoryError as error:
+            error.await_room(path)
         except OSError as error:
             # The next scan looks at it again.
             _log.warning("drop-unreadable", path=path, error=str(error))
@@ -253,8 +254,9 @@ class Intake:
         with contextlib.ExitStack() as stack:
             reserved: list[Reservation] = []
 
-            def admit(size_bytes: int) -> None:
-                memory = self._memory.reserve(size_bytes)
+            def admit(status: os.stat_result) -> None:
+                is_apart = status.st_dev != self._device
+                memory = self._memory.reserve(status.st_size, is_apart=is_apart)
                 reserved.append(memory)
                 stack.callback(memory.release)
 
@@ -268,7 +270,7 @@ class Intake:
                 self._emit(drop)
             stack.pop_all()  # who takes the drop releases its memory
 
-    def _judge(self, slot: Slot, admit: Callable[[int], None]) -> InputDrop | None:
+    def _judge(self, slot: Slot, admit: Callable[[os.stat_result], None]) -> InputDrop | None:
         """Read a slot's input and return it if it is a drop to be taken."""
         path = slot.input_path
         known = self._taken.get(path) or b""
@@ -301,7 +303,9 @@ class Intake:
         except (RefusedError, OSError):
             return None  # the job itself will run into it and say so
 
-    def _read(self, slot: Slot, admit: Callable[[int], None] = lambda _bytes: None) -> InputDrop:
+    def _read(
+        self, slot: Slot, admit: Callable[[os.stat_result], None] = lambda _status: None
+    ) -> InputDrop:
         path = slot.input_path
         place = self._layout.root_of(path)
         dropped_at_ns = time.time_ns()

@@ -30,7 +30,15 @@ _MOST_WAITING: Final = 10_000
 
 
 class NoMemoryError(Exception):
-    """There are as many inputs in memory as there may be."""
+    """There are as many inputs of a kind in memory as there may be; ``line`` waits for room."""
+
+    def __init__(self, line: "_Line") -> None:
+        super().__init__()
+        self._line = line
+
+    def await_room(self, path: str) -> None:
+        """Have a path looked at again when another input leaves memory."""
+        self._line.join(path)
 
 
 class InputMemory:
@@ -41,31 +49,44 @@ class InputMemory:
     """
 
     def __init__(self, look_again: Callable[[str, float], None], everything: str) -> None:
+        self._small = _Line(_SMALL_BYTES, look_again, everything)
+        self._large = _Line(_LARGE_BYTES, look_again, everything)
+        self._apart = _Line(_LARGE_BYTES, look_again, everything)
+
+    def reserve(self, size_bytes: int, *, is_apart: bool) -> Reservation:
+        """Reserve memory for an input of that size. Raises ``NoMemoryError``.
+
+        ``is_apart``: whether it is on another mount than most, which may hang while it is read.
+        """
+        large = self._apart if is_apart else self._large
+        line = large if size_bytes > _SMALL_INPUT_BYTES else self._small
+        memory = line.budget.reserve(size_bytes + _OVERHEAD_BYTES)
+        if memory is None:
+            raise NoMemoryError(line)
+        return memory
+
+
+class _Line:
+    """Memory for inputs of one kind, and the paths of those that wait for it."""
+
+    def __init__(
+        self, total_bytes: int, look_again: Callable[[str, float], None], everything: str
+    ) -> None:
+        self.budget = ByteBudget(total_bytes, self._on_release)
         self._look_again = look_again
         self._everything = everything
-        self._large = ByteBudget(_LARGE_BYTES, self._on_release)
-        self._small = ByteBudget(_SMALL_BYTES, self._on_release)
         self._waiting: deque[str] = deque()
         self._are_more = False
         self._lock = threading.Lock()
 
-    def reserve(self, size_bytes: int) -> Reservation:
-        """Reserve memory for an input of that size. Raises ``NoMemoryError``."""
-        budget = self._large if size_bytes > _SMALL_INPUT_BYTES else self._small
-        memory = budget.reserve(size_bytes + _OVERHEAD_BYTES)
-        if memory is None:
-            raise NoMemoryError
-        return memory
-
-    def await_room(self, path: str) -> None:
-        """Have a path looked at again when another input leaves memory."""
+    def join(self, path: str) -> None:
         with self._lock:
             if len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(path)
             else:
                 self._are_more = True
-        if self._large.is_unused and self._small.is_unused:
-            self._on_release()  # nobody else will say so
+        if self.budget.is_unused:
+            self._on_release()  # the last one left before, so that nobody else will say so
 
     def _on_release(self) -> None:
         with self._lock:

@@ -91,15 +91,15 @@ def read_regular(
     max_bytes: int,
     code: Code,
     links: Links = Links.LAST,
-    admit: Callable[[int], None] = lambda _size_bytes: None,
+    admit: Callable[[os.stat_result], None] = lambda _status: None,
 ) -> FileRead:
     """Read the regular file ``relative`` below ``root``; errors as in :func:`open_regular`.
 
-    ``admit`` is called with its size in bytes before it is read, and may raise an error. Raises
+    ``admit`` is called with its status before it is read, and may raise an error. Raises
     ``ChangedWhileReadError`` where it was written to meanwhile.
     """
     with open_regular(root, relative, max_bytes, code, links) as (fd, status, directory_owner):
-        admit(status.st_size)
+        admit(status)
         before = FileVersion.of(status)
         parts = []
         room = max_bytes + 1
