@@ -32,7 +32,7 @@ __all__ = [
     "names_in",
     "open_at",
     "open_directory",
-    "open_owned",
+    "open_in",
     "open_path",
     "status",
     "staying_on_mounts",
@@ -111,17 +111,19 @@ def open_path(root: str, relative: str, links: Links = Links.ANY) -> int:
     ``OSError`` with ``EXDEV`` for what leads out of ``root``, with ``ELOOP`` for a link that is not
     allowed or links in a circle, and as open(2) does.
     """
-    return open_owned(root, relative, links)[0]
+    return open_in(root, relative, links)[0]
 
 
-def open_owned(root: str, relative: str, links: Links = Links.ANY) -> tuple[int, int]:
-    """Do what :func:`open_path` does; return the owner of the directory of ``relative``, too.
+def open_in(
+    root: str, relative: str, links: Links = Links.ANY
+) -> tuple[int, os.stat_result | None]:
+    """Do what :func:`open_path` does; return the status of the directory of ``relative``, too.
 
     That is the directory in which the last name was found, be it that of a link.
     """
     way = _Way(root, relative, links)
     try:
-        return way.walk(), way.directory_owner
+        return way.walk(), way.directory
     except OSError as error:
         if way.owners and error.errno in _TELLING:
             raise _foreign(relative) from None
@@ -140,7 +142,7 @@ class _Way:
         """Links so far."""
         self.owners: set[int] = set()
         """Of these, who may not have the daemon read what others own."""
-        self.directory_owner = -1
+        self.directory: os.stat_result | None = None
         """Of the directory of the last name."""
         self._relative = relative
         self._links = links
@@ -153,7 +155,7 @@ class _Way:
         while self._left:
             name = self._left.pop()
             if not self._left and not self.followed:
-                self.directory_owner = os.fstat(self._held[-1]).st_uid
+                self.directory = os.fstat(self._held[-1])
             if name == "..":
                 os.close(self._held.pop())
                 if not self._held:

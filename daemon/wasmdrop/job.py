@@ -84,6 +84,23 @@ class FileVersion(msgspec.Struct, frozen=True, array_like=True):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+class FoundIn(msgspec.Struct, frozen=True, array_like=True):
+    """What tells the directory of an input from one that another user puts in its place."""
+
+    device: int
+    inode: int
+    owner: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Return what ``status`` tells of a directory."""
+        return cls(status.st_dev, status.st_ino, status.st_uid)
+
+    def may_be(self, other: "FoundIn") -> bool:
+        """Whether it is that directory, be its owner changed meanwhile, or one of its owner."""
+        return self.owner == other.owner or (self.device, self.inode) == (other.device, other.inode)
+
+
 class Slot(msgspec.Struct, frozen=True):
     """One input path with its result files beside it."""
 
@@ -96,8 +113,8 @@ class Slot(msgspec.Struct, frozen=True):
     """What their names begin with: ``result`` or ``result-NAME``."""
     is_root: bool = False
     """Whether this is the slot of ``INPUT_PATH``, which a drop of the default module runs."""
-    owner: int | None = None
-    """The user whose directory the input was found in: nobody else's gets its results."""
+    found_in: FoundIn | None = None
+    """The directory that the input was found in: nobody else's gets its results."""
 
     @property
     def place(self) -> tuple[str, str]:

@@ -274,7 +274,7 @@ class _Lane:
             Stage(
                 number,
                 os.fsencode(slot.directory),
-                slot.owner,
+                slot.found_in,
                 os.fsencode(slot.stem),
                 package.files,
                 package.marker,

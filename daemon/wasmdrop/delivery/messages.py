@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from wasmdrop.job import FoundIn
 from wasmdrop.outcome import OutputTree
 
 __all__ = [
@@ -33,8 +34,8 @@ class Stage(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     directory: bytes
-    owner: int | None
-    """Whose directory that must be, if that matters."""
+    found_in: FoundIn | None
+    """Which directory that must be, if that matters."""
     stem: bytes
     files: dict[str, bytes]
     """By suffix."""

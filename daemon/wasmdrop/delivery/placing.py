@@ -22,6 +22,7 @@ import msgspec
 
 from wasmdrop import beneath
 from wasmdrop.delivery.messages import Stage
+from wasmdrop.job import FoundIn
 from wasmdrop.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.tree import copy_tree, is_marked, make_marked, removal
 
@@ -47,7 +48,7 @@ class Directory:
             raise
         self.identity: Final = (status.st_dev, status.st_ino)
         """Tells directories apart, however they were reached."""
-        self.owner: Final = status.st_uid
+        self.found: Final = FoundIn.of(status)
         self._users = 0
 
     def enter(self) -> None:
@@ -90,7 +91,8 @@ class Placing:
         """Take the directory of the slot."""
         directory.enter()
         self.directory = directory
-        if self.order.owner not in {None, directory.owner}:
+        expected = self.order.found_in
+        if expected is not None and not directory.found.may_be(expected):
             reason = "another user's directory is in the place of the slot's"
             raise FileNotFoundError(errno.ENOENT, reason, os.fsdecode(self.order.directory))
 

@@ -317,7 +317,7 @@ class Intake:
             )
             data = read.data
             if slot.directory == os.path.dirname(path):  # noqa: PTH120 - may hold any bytes
-                slot = msgspec.structs.replace(slot, owner=read.directory_owner)
+                slot = msgspec.structs.replace(slot, found_in=read.found_in)
             version = pack(read.version)
             spec = parse_input(data)
         except RefusedError as error:

@@ -14,7 +14,7 @@ from wasmdrop import beneath
 from wasmdrop.beneath import DanglingLinkError, Links
 from wasmdrop.errors import RefusedError, StorageError
 from wasmdrop.intake.reader import open_regular
-from wasmdrop.job import FileVersion, PinnedModule, Slot
+from wasmdrop.job import FileVersion, FoundIn, PinnedModule, Slot
 from wasmdrop.layout import Layout, Place
 from wasmdrop.outcome import Code
 
@@ -74,7 +74,7 @@ class ModuleFinder:
         for place in self._layout.module_places(slot, reference):
             try:
                 is_own = os.path.dirname(place.path) == os.path.dirname(slot.input_path)  # noqa: PTH120
-                return self._pin(place, only_known, slot.owner if is_own else None)
+                return self._pin(place, only_known, slot.found_in if is_own else None)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except RefusedError as error:
@@ -95,8 +95,10 @@ class ModuleFinder:
         except (OSError, RefusedError, StorageError):
             return None
 
-    def _pin(self, place: Place, only_known: bool, owner: int | None = None) -> PinnedModule | None:
-        """Return the module at ``place``, in a directory of ``owner`` if one is given.
+    def _pin(
+        self, place: Place, only_known: bool, expected: FoundIn | None = None
+    ) -> PinnedModule | None:
+        """Return the module at ``place``, in the ``expected`` directory if one is given.
 
         None if it would have to be read, but ``only_known`` was asked for.
         """
@@ -105,8 +107,8 @@ class ModuleFinder:
             return known
         with open_regular(
             place.root, place.relative, self._max_bytes, Code.INVALID_MODULE, Links.ANY
-        ) as (fd, status, directory_owner):
-            if owner not in {None, directory_owner}:
+        ) as (fd, status, found_in):
+            if expected is not None and found_in is not None and not found_in.may_be(expected):
                 raise FileNotFoundError  # the slot's directory was replaced by another user's
             version = _version(status)
             sha256 = self._digests.get(version)

@@ -17,7 +17,7 @@ import msgspec
 from wasmdrop import beneath
 from wasmdrop.beneath import DanglingLinkError, ForeignLinkError, Links, OtherMountError
 from wasmdrop.errors import RefusedError
-from wasmdrop.job import FileVersion
+from wasmdrop.job import FileVersion, FoundIn
 from wasmdrop.outcome import Code
 
 __all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
@@ -41,7 +41,7 @@ class FileRead(msgspec.Struct, frozen=True):
 
     data: bytes
     version: FileVersion
-    directory_owner: int
+    found_in: FoundIn | None
 
 
 class OpenFile(NamedTuple):
@@ -49,8 +49,7 @@ class OpenFile(NamedTuple):
 
     fd: int
     status: os.stat_result
-    directory_owner: int
-    """The user whose directory it was found in."""
+    found_in: FoundIn | None
 
 
 @contextlib.contextmanager
@@ -63,7 +62,7 @@ def open_regular(
     ``RefusedError`` with ``code`` for what is no regular file, larger than ``max_bytes``, behind a
     link that is not followed, or closed to the daemon; other ``OSError`` where storage fails.
     """
-    place, directory_owner = _open_path(root, relative, code, links)
+    place, directory = _open_path(root, relative, code, links)
     try:
         status = os.fstat(place)
         if not stat.S_ISREG(status.st_mode):
@@ -80,7 +79,7 @@ def open_regular(
     finally:
         os.close(place)
     try:
-        yield OpenFile(fd, status, directory_owner)
+        yield OpenFile(fd, status, FoundIn.of(directory) if directory else None)
     finally:
         os.close(fd)
 
@@ -98,7 +97,7 @@ def read_regular(
     ``admit`` is called with its status before it is read, and may raise an error. Raises
     ``ChangedWhileReadError`` where it was written to meanwhile.
     """
-    with open_regular(root, relative, max_bytes, code, links) as (fd, status, directory_owner):
+    with open_regular(root, relative, max_bytes, code, links) as (fd, status, found_in):
         admit(status)
         before = FileVersion.of(status)
         parts = []
@@ -109,12 +108,14 @@ def read_regular(
         data = b"".join(parts)
         if FileVersion.of(os.fstat(fd)) != before or len(data) != before.size_bytes:
             raise ChangedWhileReadError
-        return FileRead(data, before, directory_owner)
+        return FileRead(data, before, found_in)
 
 
-def _open_path(root: str, relative: str, code: Code, links: Links) -> tuple[int, int]:
+def _open_path(
+    root: str, relative: str, code: Code, links: Links
+) -> tuple[int, os.stat_result | None]:
     try:
-        return beneath.open_owned(root, relative, links)
+        return beneath.open_in(root, relative, links)
     except (DanglingLinkError, ForeignLinkError) as error:
         raise RefusedError(code, f"{relative}: {error.strerror}") from None
     except OtherMountError:
