@@ -32,12 +32,14 @@ class DeadlineError(AssertionError):
     """Something did not come about in time."""
 
 
-def wait_until(look: Callable[[], T | None], what: str) -> T:
+def wait_until(
+    look: Callable[[], T | None], what: str, deadline_seconds: float = DEADLINE_SECONDS
+) -> T:
     """Return what ``look`` returns as soon as that is true; fail with ``what`` at the deadline."""
-    end = time.monotonic() + DEADLINE_SECONDS
+    end = time.monotonic() + deadline_seconds
     while not (found := look()):
         if time.monotonic() > end:
-            raise DeadlineError(f"waited {DEADLINE_SECONDS:g} s in vain for {what}")
+            raise DeadlineError(f"waited {deadline_seconds:g} s in vain for {what}")
         time.sleep(_GLANCE_SECONDS)
     return found
 

@@ -30,6 +30,9 @@ from wasmdrop.scan import Scanner
 
 ROUNDS: Final = 200
 
+#: How long a race may take before a test fails, in seconds: on a slow machine a round takes long.
+RACE_SECONDS: Final = 600.0
+
 #: A command that leaves its input files as its output.
 KEEPS_FILES: Final = """
 (module
@@ -131,7 +134,7 @@ def test_output_staged_in_a_hostile_directory_stays_inside(daemon: Daemon) -> No
                 assert content(victim) == {}
                 return moves() >= ROUNDS
 
-            wait_until(drop_more, f"{ROUNDS} moves")
+            wait_until(drop_more, f"{ROUNDS} moves", RACE_SECONDS)
         others_run(daemon)
     assert content(victim) == {}
 
@@ -172,7 +175,7 @@ def test_mode_of_files_of_the_daemons_user_is_not_changed(daemon: Daemon) -> Non
                 others_run(daemon)
                 return moves() >= ROUNDS
 
-            wait_until(run_more, f"{ROUNDS} moves")
+            wait_until(run_more, f"{ROUNDS} moves", RACE_SECONDS)
         others_run(daemon)
     assert (victim.stat().st_mode, victim.read_text()) == (mode, SECRET)
 
@@ -192,7 +195,7 @@ def test_sweep_at_start_removes_nothing_outside(daemon: Daemon) -> None:
         wait_until(lambda: moves() > 0, "the first move")
         for _ in range(ROUNDS):
             scan_once(daemon.shared)
-        wait_until(lambda: moves() >= ROUNDS, f"{ROUNDS} moves")
+        wait_until(lambda: moves() >= ROUNDS, f"{ROUNDS} moves", RACE_SECONDS)
     assert content(victim) == before
 
 
@@ -237,7 +240,7 @@ def test_tree_behind_a_link_is_neither_watched_nor_run(daemon: Daemon) -> None:
                 others_run(daemon)
                 return moves() >= ROUNDS
 
-            wait_until(look_more, f"{ROUNDS} moves")
+            wait_until(look_more, f"{ROUNDS} moves", RACE_SECONDS)
         others_run(daemon)
         assert watches(daemon) <= before + 2
     assert not list(outside.glob("*/result*"))
@@ -339,7 +342,7 @@ def test_link_that_changes_while_it_is_read_shows_nothing(daemon: Daemon) -> Non
             assert SECRET.encode() not in b"".join(results_in(slot))
             return moves() >= 5 * ROUNDS
 
-        wait_until(run_more, f"{ROUNDS} moves")
+        wait_until(run_more, f"{ROUNDS} moves", RACE_SECONDS)
     assert SECRET.encode() not in b"".join(results_in(slot))
 
 
@@ -443,7 +446,7 @@ def test_events_of_a_large_directory_take_no_descriptors(daemon: Daemon) -> None
                 assert len(list(descriptors.iterdir())) < before + 100
                 return moves() >= 20 * ROUNDS
 
-            wait_until(look_more, "many moves")
+            wait_until(look_more, "many moves", RACE_SECONDS)
         others_run(daemon)
 
 
