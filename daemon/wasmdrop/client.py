@@ -130,6 +130,8 @@ class Submission(msgspec.Struct, frozen=True):
     sha256: str
     """Of the input, in hex: the marker has the same."""
     size_bytes: int
+    mtime_ns: int
+    """Of the input: the marker has the same if the daemon can't read it."""
     previous_job: str | None
     """The job whose marker lay in the slot before the drop: never the one to wait for."""
     ready_suffix: str = ""
@@ -240,7 +242,7 @@ class Submission(msgspec.Struct, frozen=True):
             return "there is something else in the marker's place"
         if marker.job == self.previous_job:
             return "the marker is still that of an earlier job"
-        if marker.input is None or marker.input.sha256 != self.sha256:
+        if not self._is_of_this_input(marker):
             return "the marker is that of another input"
         self._require_bounds(marker, max_bytes)
         files = {}
@@ -253,6 +255,16 @@ class Submission(msgspec.Struct, frozen=True):
                 raise TornResultError(one_line(f"{self.slot}: {file} {state}"))
             files[file] = content
         return self._result(marker, data, files)
+
+    def _is_of_this_input(self, marker: Marker) -> bool:
+        found = marker.input
+        if found is None or found.sha256 is not None:
+            return found is not None and found.sha256 == self.sha256
+        # The daemon could not read it. Device and inode differ between mounts of one directory.
+        return found.file is not None and (found.bytes, found.file.mtime_ns) == (
+            self.size_bytes,
+            self.mtime_ns,
+        )
 
     def _require_bounds(self, marker: Marker, max_bytes: int) -> None:
         stem = self.marker_path.stem
@@ -343,7 +355,7 @@ def submit(
         marker_path = _marker_path(path)
         previous = directory.read(marker_path.name, _MARKER_BYTES, at_most=True)
         marker = None if previous is None else _parsed(previous, marker_path.stem)
-        directory.put(path.name, data)
+        status = directory.put(path.name, data)
         if ready_suffix:
             directory.put(path.name + ready_suffix, b"")
         directory.sync()
@@ -352,6 +364,7 @@ def submit(
         input_path=path,
         sha256=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
+        mtime_ns=status.st_mtime_ns,
         previous_job=None if marker is None else marker.job,
         ready_suffix=ready_suffix,
         has_own_directory=name is None and module is not None,

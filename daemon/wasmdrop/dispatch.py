@@ -27,7 +27,7 @@ from wasmdrop.identity import new_job_id
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import DoneInput, InputDrop, ModuleDrop
 from wasmdrop.intake.spec import InputSpec
-from wasmdrop.job import FileVersion, InputFile, Job, JobState, PinnedModule, Slot
+from wasmdrop.job import FileVersion, Job, JobState, PinnedModule, Slot
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.module_drops import ModuleDrops
 from wasmdrop.outcome import Outcome
@@ -198,13 +198,14 @@ class Dispatcher:
             id=new_job_id(drop.dropped_at_ns),
             slot=drop.slot,
             dropped_at_ns=drop.dropped_at_ns,
-            input=InputFile(drop.slot.input_path, drop.sha256, len(drop.data)),
+            input=drop.input,
             producer_id=drop.spec.id if drop.spec else None,
             module_reference=drop.spec.module if drop.spec else None,
             module=module,
         )
         taken = {drop.slot.input_path: drop.taken}
-        accepted = self._stages.journal.accept(job, drop.data, taken)
+        data = None if drop.input.refusal is not None else drop.data
+        accepted = self._stages.journal.accept(job, data, taken)
         if drop.memory is not None:
             memory = drop.memory
             accepted.add_done_callback(lambda _accepted: memory.release())
@@ -400,7 +401,7 @@ class Dispatcher:
 
 
 def _input_bytes(work: Work) -> int:
-    return work.job.input.size_bytes if work.job.input is not None else 0
+    return work.job.input.copied_bytes if work.job.input is not None else 0
 
 
 def _called(work: Work) -> tuple[str | None, list[Any]]:

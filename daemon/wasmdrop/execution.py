@@ -104,6 +104,8 @@ class Work:
     """Done when the journal holds the attempt durably."""
     deadline: float | None = None
     """When its module must be there, by the loop's clock; None if it was there at first."""
+    incomplete: tuple[FileVersion, float] | None = None
+    """A version of its module that is invalid, and when that was seen first."""
     next: "Work | None" = None
     """The job behind it in its slot."""
 
@@ -262,6 +264,8 @@ class Execution:
         """Return what the input says. Raises ``RefusedError`` where it says nothing."""
         if work.refusal is not None:
             raise work.refusal
+        if work.job.input is not None and work.job.input.refusal is not None:
+            raise RefusedError(Code.INVALID_INPUT, work.job.input.refusal)
         if work.spec is None:
             data = await self._stages.journal.load_input(work.job)
             if data is None:
@@ -409,17 +413,58 @@ class Execution:
         if refusal.code is not Code.INVALID_MODULE:
             return False
         await asyncio.sleep(self._settings.settle_sec)
-        now = await self._find(work.job.slot, reference)
-        if now is None or now.sha256 == pinned.sha256:
+        return await self._is_completed(work, reference, pinned)
+
+    async def _is_completed(self, work: Work, reference: str | None, pinned: PinnedModule) -> bool:
+        """Return whether there is another module now.
+
+        Raises ``ModuleAwaitedError`` while this one is being written, for at most as long after its
+        last change as a job waits for a module.
+        """
+        loop = asyncio.get_running_loop()
+        seconds = self._settings.module_wait_sec
+        keys = self._wake_keys(work.job.slot, reference)
+        wait = self._waits.watch(work, keys, loop.time() + seconds)
+        try:
+            now = await self._find(work.job.slot, reference)
+            is_other = now is not None and now.sha256 != pinned.sha256
+            if now is None or not (is_other or await self._is_being_written(work, now)):
+                return False
+            work.job = msgspec.structs.replace(work.job, module=now)
+            self._note_module(work)
+            if is_other:
+                return True
+            if self._is_stopping:
+                raise asyncio.CancelledError
+            awaiting = self._stages.journal.move_lazily(work.job, JobState.WAITING)
+            self._stages.journal.explain(
+                awaiting, f"its module is not complete yet, a process is writing it: {now.path}"
+            )
+            if self._waits.park(wait):
+                work.job = msgspec.structs.replace(awaiting, module=None)
+                work.deadline = None
+                raise ModuleAwaitedError
+            work.job = awaiting
+            return True
+        finally:
+            if not wait.is_parked:
+                self._waits.call_off(wait)
+
+    async def _is_being_written(self, work: Work, module: PinnedModule) -> bool:
+        assert module.version is not None  # noqa: S101 - it was found as a file
+        now, seconds = asyncio.get_running_loop().time(), self._settings.module_wait_sec
+        if work.incomplete is None or work.incomplete[0] != module.version:
+            work.incomplete = module.version, now
+        if now - work.incomplete[1] >= seconds:
             return False
-        work.job = msgspec.structs.replace(work.job, module=now)
-        self._note_module(work)
-        return True
+        return await self._looks.at(
+            module.path, self._stages.intake.is_module_written, module.path, module.version, seconds
+        )
 
 
 def is_large(work: Work) -> bool:
     """Whether the job's input is not kept in memory while the job waits."""
-    return work.job.input is not None and work.job.input.size_bytes > _KEPT_INPUT_BYTES
+    return work.job.input is not None and work.job.input.copied_bytes > _KEPT_INPUT_BYTES
 
 
 def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> None:

@@ -21,7 +21,7 @@ class JobState(StrEnum):
     QUEUED = "queued"
     """Accepted; waits for its turn in its slot, then for a worker."""
     WAITING = "waiting"
-    """First in its slot; its module is not there yet."""
+    """First in its slot; its module is not there yet, or not complete."""
     COMPILING = "compiling"
     """First in its slot; its module is being compiled."""
     RUNNING = "running"
@@ -61,7 +61,13 @@ MOVES: Final[dict[JobState, frozenset[JobState]]] = {
         }
     ),
     JobState.COMPILING: frozenset(
-        {JobState.QUEUED, JobState.RUNNING, JobState.EXECUTED, JobState.DISCARDED}
+        {
+            JobState.QUEUED,
+            JobState.WAITING,
+            JobState.RUNNING,
+            JobState.EXECUTED,
+            JobState.DISCARDED,
+        }
     ),
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.EXECUTED}),
     JobState.EXECUTED: frozenset({JobState.QUEUED, JobState.DELIVERED, JobState.DISCARDED}),
@@ -125,12 +131,23 @@ class Slot(msgspec.Struct, frozen=True):
         return self.directory, ""  # the shared directory itself, or that of OUTPUT_PATH
 
 
-class InputFile(msgspec.Struct, frozen=True):
-    """The input of a job, as it was read."""
+class InputFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The input of a job, as it was when it was read or refused."""
 
     path: str
-    sha256: str
-    size_bytes: int
+    sha256: str | None
+    """None if the daemon could not read it."""
+    size_bytes: int | None
+    """None if it is no regular file."""
+    version: FileVersion | None = None
+    """What tells it from others if it has no digest."""
+    refusal: str | None = None
+    """Why it was not read: the job has no copy of it."""
+
+    @property
+    def copied_bytes(self) -> int:
+        """Size of the job's copy."""
+        return 0 if self.refusal is not None else self.size_bytes or 0
 
 
 class PinnedModule(msgspec.Struct, frozen=True):

@@ -95,6 +95,11 @@ class Layout:
             return None
         return path[: -len(suffix)]
 
+    @property
+    def announces_inputs(self) -> bool:
+        """Whether a file of its own says that an input is complete."""
+        return bool(self._ready_suffix)
+
     def is_ready(self, slot: Slot) -> bool:
         """Whether the producer has said that the slot's input is complete."""
         return not self._ready_suffix or self._exists(slot.input_path + self._ready_suffix)

@@ -16,8 +16,10 @@ from wasmdrop.outcome import Code, Status
 
 __all__ = [
     "MARKER_SCHEMA",
+    "FileIdentity",
     "MarkedFile",
-    "MarkedSource",
+    "MarkedInput",
+    "MarkedModule",
     "Marker",
     "Runtime",
     "Seconds",
@@ -49,12 +51,35 @@ class MarkedFile(msgspec.Struct, frozen=True):
     bytes: _Count
 
 
-class MarkedSource(msgspec.Struct, frozen=True):
-    """The module or the input, as it was when it was read."""
+class MarkedModule(msgspec.Struct, frozen=True):
+    """The module, as it was when it was read."""
 
     path: str
     sha256: Digest
     bytes: _Count
+
+
+class FileIdentity(msgspec.Struct, frozen=True):
+    """What tells a file from others without its content (stat(2))."""
+
+    mtime_ns: Annotated[int, msgspec.Meta(description="Nanoseconds since 1970-01-01 UTC.")]
+    inode: _Count
+    device: _Count
+
+
+class MarkedInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The input, as it was when it was read or refused."""
+
+    path: str
+    sha256: Annotated[
+        Digest | None,
+        msgspec.Meta(description="null if the daemon could not read the file; then see `file`."),
+    ]
+    bytes: Annotated[_Count | None, msgspec.Meta(description="null if it is no regular file.")]
+    file: Annotated[
+        FileIdentity | None,
+        msgspec.Meta(description="The file at `path`, or the link there, if it has no digest."),
+    ] = None
 
 
 class Seconds(msgspec.Struct, frozen=True):
@@ -85,8 +110,9 @@ class Runtime(msgspec.Struct, frozen=True):
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """The completion marker: its presence says that the files it names are complete and final.
 
-    Wait for one whose ``input.sha256`` is that of what was dropped. Later versions of wasmdrop may
-    add keys.
+    Wait for one whose ``input.sha256`` is that of the dropped file. If the daemon could not read
+    the file, that is null: then wait for one whose ``input.file.mtime_ns`` is that of the dropped
+    file. Later versions of wasmdrop may add keys.
     """
 
     schema: Literal["wasmdrop.marker/1"]
@@ -104,8 +130,8 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     entry: Annotated[
         str | None, msgspec.Meta(description="What was called; null where nothing was.")
     ]
-    module: MarkedSource | None
-    input: MarkedSource | None
+    module: MarkedModule | None
+    input: MarkedInput | None
     files: Annotated[
         dict[str, MarkedFile],
         msgspec.Meta(description="Every result file by its path beside the marker."),

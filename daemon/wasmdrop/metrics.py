@@ -112,7 +112,7 @@ class Metrics:
         """Count a job that was accepted, or was left open by an earlier daemon."""
         self.open_since_ns[job.id] = job.dropped_at_ns
         if job.input is not None:
-            self.input_bytes += job.input.size_bytes
+            self.input_bytes += job.input.copied_bytes
 
     def executed(self, job: Job, outcome: Outcome) -> None:
         """Count how long a job took on its way to ``outcome``."""

@@ -18,8 +18,10 @@ from wasmdrop.job import InputFile, Job, PinnedModule
 from wasmdrop.limits import Limits
 from wasmdrop.marker import (
     MARKER_SCHEMA,
+    FileIdentity,
     MarkedFile,
-    MarkedSource,
+    MarkedInput,
+    MarkedModule,
     Marker,
     Runtime,
     Seconds,
@@ -150,8 +152,8 @@ def _marker(
         attempt=job.attempt,
         slot=job.slot.key,
         entry=entry,
-        module=_source(job.module),
-        input=_source(job.input),
+        module=_module(job.module),
+        input=_input(job.input),
         files={
             f"{job.slot.stem}{suffix}": MarkedFile(hashlib.sha256(data).hexdigest(), len(data))
             for suffix, data in files.items()
@@ -200,10 +202,19 @@ def _output_files(name: str, output: OutputTree | None) -> dict[str, MarkedFile]
     }
 
 
-def _source(source: InputFile | PinnedModule | None) -> MarkedSource | None:
-    if source is None:
+def _module(module: PinnedModule | None) -> MarkedModule | None:
+    if module is None:
         return None
-    return MarkedSource(source.path, source.sha256, source.size_bytes)
+    return MarkedModule(module.path, module.sha256, module.size_bytes)
+
+
+def _input(found: InputFile | None) -> MarkedInput | None:
+    if found is None:
+        return None
+    identity = None
+    if (version := found.version) is not None:
+        identity = FileIdentity(version.mtime_ns, version.inode, version.device)
+    return MarkedInput(found.path, found.sha256, found.size_bytes, identity)
 
 
 def _seconds(value: float) -> float:

@@ -44,7 +44,7 @@ from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
 from wasmdrop.settings import Isolation, SandboxMode, Settings, WatchMode
 from wasmdrop.storage import StorageMonitor
-from wasmdrop.watch import Watcher
+from wasmdrop.watch import Unclosed, Watcher
 
 __all__ = ["local_executor", "run_once", "serve"]
 
@@ -217,6 +217,8 @@ def _stages(
     backlog: Backlog,
     emit: Callable[[_Drop], None] = lambda _drop: None,
     look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
+    unclosed: Callable[[str], Unclosed | None] = lambda _path: None,
+    is_polling: Callable[[], bool] = lambda: False,
 ) -> Stages:
     layout = Layout(settings)
     modules = ModuleFinder(
@@ -234,6 +236,8 @@ def _stages(
         emit,
         look_again,
         lambda slot, reference: modules.find(slot, reference, only_known=True),
+        unclosed,
+        is_polling,
     )
     return Stages(layout, intake, modules, journal, executor, delivery, Metrics())
 
@@ -255,10 +259,18 @@ async def _serve(
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
     inbox = _Inbox()
 
-    def look_again(path: str, seconds: float) -> None:
-        scanner.look_again(path, seconds)
-
-    stages = _stages(settings, executor, store, journal, delivery, backlog, inbox.put, look_again)
+    stages = _stages(
+        settings,
+        executor,
+        store,
+        journal,
+        delivery,
+        backlog,
+        inbox.put,
+        lambda path, seconds: scanner.look_again(path, seconds),  # noqa: PLW0108 - made below
+        lambda path: watcher.unclosed(path),  # noqa: PLW0108
+        lambda: scanner.period_seconds <= settings.poll_sec,
+    )
     layout, intake = stages.layout, stages.intake
     scanner = Scanner(
         layout,
@@ -274,7 +286,7 @@ async def _serve(
         layout.may_matter,
         is_busy,
         intake.consider,
-        lambda path, created: scanner.look_again(path, settings.settle_sec if created else 0.0),
+        lambda path: scanner.look_again(path, 0.0),
         lambda directory: scanner.look_again(directory, 0.0),
         lambda reason: _on_lost(scanner, stages.metrics, reason),
     )

@@ -92,8 +92,11 @@ class SlotDirectory:
             finally:
                 os.close(fd)
 
-    def put(self, name: str, data: bytes) -> None:
-        """Put a file at ``name``, whole or not at all, replacing what is there."""
+    def put(self, name: str, data: bytes) -> os.stat_result:
+        """Put a file at ``name``, whole or not at all, replacing what is there.
+
+        Returns its status.
+        """
         # Not the name of another producer's, even if that has the same process id in its container.
         work = f".{name}.{secrets.token_hex(8)}"
         with self._named(name):
@@ -102,11 +105,13 @@ class SlotDirectory:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                    status = os.fstat(file.fileno())
                 os.rename(work, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(work, dir_fd=self._fd)
                 raise
+        return status
 
     def remove_file(self, name: str) -> None:
         """Remove a file; a link is removed, not what it leads to. Nothing is no error."""

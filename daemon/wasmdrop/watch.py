@@ -13,8 +13,9 @@ import os
 import threading
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from watchdog.observers.inotify_c import (
@@ -30,7 +31,7 @@ from wasmdrop import beneath
 from wasmdrop.layout import is_ignored
 from wasmdrop.metrics import Pulse
 
-__all__ = ["Watcher"]
+__all__ = ["Unclosed", "Watcher"]
 
 _log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ _MASK: Final = Mask(
     InotifyConstants.IN_CLOSE_WRITE
     | InotifyConstants.IN_MOVED_TO
     | InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_MODIFY
     | InotifyConstants.IN_ONLYDIR
 )
 
@@ -55,6 +57,18 @@ _BUFFER_BYTES: Final = 64 * 1024
 
 #: How long to leave events where they are while many drops wait, in seconds: less than those take.
 _NAP_SECONDS: Final = 0.010
+
+#: Files open for writing that are remembered; of others nothing is known.
+_MOST_UNCLOSED: Final = 10_000
+
+
+class Unclosed(NamedTuple):
+    """A file that was created or written to, and not closed after writing since."""
+
+    changed_at: float
+    """When that was seen last, by the monotonic clock in seconds."""
+    is_written: bool
+    """False if it was only created, which a link into place is, too."""
 
 
 class _Reader(InotifyFD):
@@ -91,9 +105,9 @@ class Watcher:
 
     ``may_matter(name)`` says whether a file of that name may matter to anybody; ``is_busy()``
     whether so many drops wait that others may come a moment later.
-    ``on_file(path, created)`` hears of files: those only just created may still be written, others
-    were closed after writing or renamed into place. ``on_apart(path, created)`` hears of those on
-    another filesystem than their tree's root, which may hang when they are looked at.
+    ``on_file(path)`` is called with files that were created, closed after writing, or renamed into
+    place; :meth:`unclosed` tells them apart. ``on_apart(path)`` is called with those on another
+    filesystem than their tree's root, which may hang when they are looked at.
     ``on_directory(path)`` hears of directories whose content must be looked through, and that are
     to be added with :meth:`add`. ``on_lost(reason)`` hears that events were lost.
     """
@@ -102,8 +116,8 @@ class Watcher:
         self,
         may_matter: Callable[[str], bool],
         is_busy: Callable[[], bool],
-        on_file: Callable[[str, bool], None],
-        on_apart: Callable[[str, bool], None],
+        on_file: Callable[[str], None],
+        on_apart: Callable[[str], None],
         on_directory: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
@@ -113,6 +127,7 @@ class Watcher:
         self._on_lost = on_lost
         self._inotify = _Reader(may_matter, is_busy)
         self._trees: dict[str, _Tree] = {}
+        self._unclosed: OrderedDict[str, Unclosed] = OrderedDict()
         self.pulse = Pulse()
         self._echo = _Echo(self._inotify, self.pulse)
         self.stopping = False
@@ -143,6 +158,10 @@ class Watcher:
             if path.startswith(f"{root}/"):
                 tree.add(path, fd)
 
+    def unclosed(self, path: str) -> Unclosed | None:
+        """Return when a file that is open for writing changed last; None if none is known to be."""
+        return self._unclosed.get(path)
+
     def ping(self) -> None:
         """Ask the reading thread for a sign of life."""
         self._echo.call()
@@ -164,13 +183,25 @@ class Watcher:
         path = f"{directory}/{name}"
         if event.is_directory:
             self._on_directory(path)
-        elif is_apart:
-            self._on_apart(path, event.is_create)
+            return
+        self._note_writer(path, event)
+        if event.is_modify:
+            return  # the close is the event to act on
+        if is_apart:
+            self._on_apart(path)
         else:
             with beneath.staying_on_mounts():
-                self._on_file(path, event.is_create)
+                self._on_file(path)
+
+    def _note_writer(self, path: str, event: InotifyEvent) -> None:
+        self._unclosed.pop(path, None)
+        if event.is_modify or event.is_create:
+            self._unclosed[path] = Unclosed(time.monotonic(), event.is_modify)
+            if len(self._unclosed) > _MOST_UNCLOSED:
+                self._unclosed.popitem(last=False)
 
     def _lost(self, reason: str) -> None:
+        self._unclosed.clear()  # the close of any of them may be among what was lost
         self._on_lost(reason)
 
 

@@ -1,5 +1,6 @@
 """Inputs that are none: each is refused by name and reason, and harms neither slot nor daemon."""
 
+import hashlib
 import json
 import os
 import socket
@@ -152,6 +153,26 @@ ODD: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
 }
 
 
+def true_input(path: Path) -> dict[str, Any]:
+    """Return what a marker must say of an input that is not read as one."""
+    status = path.lstat()
+    is_file = stat.S_ISREG(status.st_mode)
+    digest = None
+    if is_file and status.st_size < 4 << 20:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = {
+        "path": str(path),
+        "sha256": digest,
+        "bytes": status.st_size if is_file else None,
+    }
+    identity = {
+        "mtime_ns": status.st_mtime_ns,
+        "inode": status.st_ino,
+        "device": status.st_dev,
+    }
+    return found if digest else found | {"file": identity}
+
+
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_no_file_to_read_is_refused_by_name(daemon: Daemon, kind: str) -> None:
     """Nothing of that kind is opened or waited for, and the next drop replaces it."""
@@ -161,6 +182,9 @@ def test_what_is_no_file_to_read_is_refused_by_name(daemon: Daemon, kind: str) -
     path.parent.mkdir()
     make(path)
     failure(daemon, name, "invalid-input", name, words)
+    marker = daemon.marker(name)
+    assert marker is not None
+    assert marker["input"] == true_input(path)
     for suffix in (".json", ".txt", ".done"):
         assert PRECIOUS not in daemon.result_path(name, suffix).read_text()
     good_drop_runs(daemon, name)

@@ -16,6 +16,7 @@ from wasmtime import wat2wasm
 from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import DEADLINE_SECONDS, Daemon, drop
 from tests.acceptance.test_files import PROGRAMS, WASI
+from tests.security.users import ALICE, DAEMON, as_user, needs_users, shared_base
 from wasmdrop.client import submit
 
 README: Final = Path(__file__).parents[2] / "README.md"
@@ -66,31 +67,103 @@ def test_the_shells_producer_tells_a_failure(daemon: Daemon) -> None:
     assert done.stdout == "error\n"
 
 
-def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
-    """And ends with a message where the job fails."""
+@pytest.fixture
+def blind_daemon() -> Iterator[Daemon]:
+    """Give a daemon of a user that may not read what others drop."""
+    needs_users()
+    with shared_base() as base:
+        it = Daemon(base)
+        it.prefix = as_user(DAEMON)
+        it.shared.chmod(0o777)
+        it.state.mkdir()
+        os.chown(it.state, DAEMON, DAEMON)
+        drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+        with it.running():
+            yield it
+
+
+UNREADABLE: Final = "the daemon may not read it"
+
+
+def test_the_shells_producer_hears_of_an_input_that_the_daemon_may_not_read(
+    blind_daemon: Daemon,
+) -> None:
+    """The marker has no digest to wait for."""
+    done = subprocess.run(
+        [*as_user(ALICE), "sh", "-euc", f"umask 077\n{snippet('sh')}"],
+        env={"PATH": os.environ["PATH"], "SHARED": str(blind_daemon.shared)},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert (done.stdout, done.stderr) == ("error\n", "")
+
+
+def test_the_client_hears_of_an_input_that_the_daemon_may_not_read(blind_daemon: Daemon) -> None:
+    """As `wasmdrop submit --wait` does."""
+    options = ["--shared-dir", str(blind_daemon.shared), "--entry", "fib", "--args", "[12]"]
+    command = [sys.executable, "-m", "wasmdrop", "submit", *options, "--module", "fib", "--wait"]
+    done = subprocess.run(
+        [*as_user(ALICE), "sh", "-c", 'umask 077; exec "$@"', "sh", *command],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.returncode == 1, done
+    assert UNREADABLE in done.stdout
+
+
+def test_gos_producer_hears_of_an_input_that_the_daemon_may_not_read(
+    blind_daemon: Daemon, tmp_path: Path
+) -> None:
+    """It ends with the daemon's message."""
+    (program,) = built(tmp_path, snippet("go"))
+    where = blind_daemon.shared.parent / "producer"
+    shutil.copy(program, where)
+    done = subprocess.run(
+        [*as_user(ALICE), "sh", "-c", f"umask 077; {where} {blind_daemon.shared}"],
+        capture_output=True,
+        check=False,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.returncode == 1
+    assert UNREADABLE.encode() in done.stderr
+
+
+def built(base: Path, *sources: str) -> list[Path]:
+    """Return the programs that Go makes of these sources."""
     go = shutil.which("go")
     if go is None:
         assert "CI" not in os.environ, "go is missing"
         pytest.skip("no Go here")
     environment = os.environ | {"GOTOOLCHAIN": "local", "GO111MODULE": "off"}
-    for name, text in (
-        ("good", snippet("go")),
-        ("bad", snippet("go").replace('"args":[12]', '"args":[1.5]')),
-    ):
-        source = tmp_path / name / "main.go"
+    programs = []
+    for number, text in enumerate(sources):
+        source = base / str(number) / "main.go"
         source.parent.mkdir()
         source.write_text(text)
-        build = [go, "build", "-o", str(tmp_path / f"{name}.bin"), str(source)]
+        programs.append(base / f"{number}.bin")
+        build = [go, "build", "-o", str(programs[-1]), str(source)]
         subprocess.run(build, env=environment, check=True, timeout=300)
+    return programs
+
+
+def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
+    """And ends with a message where the job fails."""
+    failing = snippet("go").replace('"args":[12]', '"args":[1.5]')
+    good, bad = built(tmp_path, snippet("go"), failing)
     done = subprocess.run(
-        [tmp_path / "good.bin", daemon.shared],
+        [good, daemon.shared],
         capture_output=True,
         check=True,
         timeout=DEADLINE_SECONDS,
     )
     assert json.loads(done.stdout) == {"entry": "fib", "args": [12], "results": [144]}
     done = subprocess.run(
-        [tmp_path / "bad.bin", daemon.shared],
+        [bad, daemon.shared],
         capture_output=True,
         check=False,
         timeout=DEADLINE_SECONDS,

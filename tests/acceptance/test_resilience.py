@@ -16,6 +16,7 @@ from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import Daemon, drop, wait_until
+from tests.acceptance.test_jobs import listed
 
 LOOP = '(module (func (export "run") (loop br 0)))'
 
@@ -316,3 +317,22 @@ def test_a_delivery_that_was_only_slow_is_not_repeated(tmp_path: Path) -> None:
         wait_until(lambda: daemon.events("job-finished"), "the end of the job")
         daemon.submit("slow/input-other.json", fib(12))
     assert len(daemon.lines()) == 2
+
+
+def test_input_that_was_not_read_is_refused_in_the_same_words_after_a_crash(
+    tmp_path: Path,
+) -> None:
+    """The daemon is killed while the job waits behind another one of its slot."""
+    daemon = Daemon(tmp_path, WASMDROP_MAX_INPUT_MB="1", WASMDROP_MODULE_WAIT_SEC="3600")
+    large = b'{"args":[12]' + b" " * (1 << 20) + b"}"
+    daemon.start()
+    drop(daemon.shared / "input.json", b'{"module":"late"}')
+    wait_until(lambda: listed(daemon, "--state", "waiting"), "the job that waits")
+    drop(daemon.shared / "input.json", large)
+    wait_until(lambda: len(listed(daemon)) == 2, "the job behind it")
+    daemon.kill()
+    with daemon.running():
+        drop(daemon.wasm / "late.wasm", bytes(wat2wasm(FIB)))
+        marker = daemon.wait_for("input.json", large)
+    assert f"{len(large)} bytes" in marker["message"]
+    assert marker["input"]["bytes"] == len(large)

@@ -152,3 +152,24 @@ def test_a_job_without_an_input_has_nothing_to_drop(tmp_path: Path) -> None:
         status, message = refused(daemon, found["job"])
     assert status == 2
     assert f"it had no input; drop {daemon.wasm / 'module.wasm'} again" in message
+
+
+def test_input_that_was_not_read_runs_again_and_is_not_restored(tmp_path: Path) -> None:
+    """It is known by its digest, or by its identity; the journal has no copy of it."""
+    daemon = Daemon(tmp_path, WASMDROP_MAX_INPUT_MB="1", WASMDROP_SETTLE_SEC="0.05")
+    path = daemon.shared / "input-a.json"
+    with daemon.running():
+        for slot, size in (("a", 2 << 20), ("b", 1 << 30)):
+            path = daemon.shared / f"input-{slot}.json"
+            with path.with_name(".work").open("wb") as file:
+                file.truncate(size)
+            path.with_name(".work").rename(path)
+            (first,) = finished(daemon, slot, 1)
+            assert first["input"]["bytes"] == size
+            assert (first["input"]["sha256"] is None) == (slot == "b")
+            assert run(daemon, "retry", first["job"]).returncode == 0
+            finished(daemon, slot, 2)
+            path.unlink()
+            status, message = refused(daemon, "--restore", first["job"])
+            assert status == 1
+            assert "the journal has not kept the job's" in message

@@ -306,10 +306,11 @@ def test_a_drop_is_not_led_out_while_it_goes_on(
     shared = tmp_path / "shared"
     put = SlotDirectory.put
 
-    def put_and_lead_out(directory: SlotDirectory, name: str, data: bytes) -> None:
-        put(directory, name, data)
+    def put_and_lead_out(directory: SlotDirectory, name: str, data: bytes) -> os.stat_result:
+        status = put(directory, name, data)
         if name == "module.wasm":
             lead_out(shared, secret)
+        return status
 
     monkeypatch.setattr(SlotDirectory, "put", put_and_lead_out)
     submit(shared, b"{}", "batch/x", module=b"\0asm", ready_suffix=".ready")

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from wasmdrop.intake.markers import true_marker
-from wasmdrop.job import Slot
+from wasmdrop.intake.markers import is_done, true_marker
+from wasmdrop.job import FileVersion, InputFile, Slot
 
 LINE: Final = b'{"entry":"fib","args":[12],"results":[144]}\n'
 MOMENT: Final = "2026-01-01T00:00:00.000000Z"
@@ -24,7 +24,7 @@ def slot(tmp_path: Path) -> Slot:
     return Slot("slot/input.json", str(directory / "input.json"), str(directory), "result")
 
 
-def mark(slot: Slot, **files: dict[str, Any]) -> None:
+def mark(slot: Slot, marked: dict[str, Any] | None = None, **files: dict[str, Any]) -> None:
     """Write a marker that names ``result.json``, and other files by their suffix."""
     digest = hashlib.sha256(LINE).hexdigest()
     marker = {
@@ -38,7 +38,7 @@ def mark(slot: Slot, **files: dict[str, Any]) -> None:
         "slot": slot.key,
         "entry": "fib",
         "module": None,
-        "input": None,
+        "input": marked,
         "files": {"result.json": {"sha256": digest, "bytes": len(LINE)}}
         | {f"result.{suffix}": file for suffix, file in files.items()},
         **dict.fromkeys(("dropped_at", "started_at", "finished_at"), MOMENT),
@@ -94,3 +94,15 @@ def test_marker_leads_nowhere_else(slot: Slot, tmp_path: Path) -> None:
     Path(slot.directory).rename(tmp_path / "moved")
     Path(slot.directory).symlink_to("moved")
     assert true_marker(slot) is None
+
+
+def test_unread_input_is_done_if_the_marker_has_its_time(slot: Slot) -> None:
+    """It has no digest; another file at its place, or one that was read, is not done."""
+    path = slot.input_path
+    file = {"mtime_ns": 7, "inode": 2, "device": 1}
+    mark(slot, {"path": path, "sha256": None, "bytes": 9, "file": file})
+    assert is_done(slot, InputFile(path, None, 9, FileVersion(1, 2, 9, 7)), 7)
+    assert not is_done(slot, InputFile(path, None, 9, FileVersion(1, 2, 9, 8)), 8)
+    assert not is_done(slot, InputFile(path, hashlib.sha256(b"").hexdigest(), 0), 7)
+    mark(slot, {"path": path, "sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0})
+    assert not is_done(slot, InputFile(path, None, 9, FileVersion(1, 2, 9, 7)), 7)

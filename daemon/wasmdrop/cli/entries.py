@@ -159,7 +159,11 @@ def _file(file: InputFile | PinnedModule | None) -> dict[str, Any] | None:
 
 
 def _told(file: InputFile | PinnedModule | None) -> str:
-    return "" if file is None else f"{file.path}, {file.size_bytes} bytes, sha256:{file.sha256}"
+    if file is None:
+        return ""
+    size = "no regular file" if file.size_bytes is None else f"{file.size_bytes} bytes"
+    digest = "not read" if file.sha256 is None else f"sha256:{file.sha256}"
+    return f"{file.path}, {size}, {digest}"
 
 
 def _time(nanoseconds: int | None) -> str | None:

@@ -22,7 +22,7 @@ from wasmdrop import beneath
 from wasmdrop.cli import entries
 from wasmdrop.errors import SettingsError
 from wasmdrop.history import Entry, History
-from wasmdrop.job import Job
+from wasmdrop.job import FileVersion, InputFile, Job
 from wasmdrop.outcome import bounded_text
 
 __all__ = ["add_arguments", "run"]
@@ -131,7 +131,7 @@ def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | 
     with _opened(name, directory) as fd:
         sizes = {one.input.size_bytes for one in (job, latest) if one and one.input}
         found = None if fd is None else _found(fd, sizes)
-        if fd is not None and found is not None and found.sha256 == job.input.sha256:
+        if fd is not None and found is not None and _is_same(found, job.input):
             if found.status.st_nlink == 1:
                 # As touch(1) does: closing a file that was open for writing is an event.
                 os.utime(fd)
@@ -141,8 +141,8 @@ def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | 
             return
     if restored is None:
         raise _NotThatInputError("it is gone" if found is None else "it is another input now")
-    last_run = None if latest is None or latest.input is None else latest.input.sha256
-    if found is not None and found.sha256 != last_run:
+    last_run = None if latest is None else latest.input
+    if found is not None and (last_run is None or not _is_same(found, last_run)):
         raise _NotThatInputError("another input lies there, and has not been run yet")
     _put(name, directory, restored, None if found is None else found.status)
 
@@ -169,13 +169,19 @@ def _opened(name: str, directory: int) -> Iterator[int | None]:
         os.close(fd)
 
 
-def _found(fd: int, sizes: set[int]) -> _Found:
+def _found(fd: int, sizes: set[int | None]) -> _Found:
     """Return what is open at ``fd``; of another size than ``sizes`` it is no input that ran."""
     status = os.fstat(fd)
     if status.st_size not in sizes:
         return _Found("", status)
     with open(fd, "rb", closefd=False) as file:
         return _Found(hashlib.file_digest(file, "sha256").hexdigest(), status)
+
+
+def _is_same(found: _Found, input_: InputFile) -> bool:
+    if input_.sha256 is None:
+        return FileVersion.of(found.status) == input_.version
+    return found.sha256 == input_.sha256
 
 
 def _content(fd: int) -> bytes:

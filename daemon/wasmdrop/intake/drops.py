@@ -28,8 +28,10 @@ from wasmdrop.intake.memory import InputMemory, NoMemoryError
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
 from wasmdrop.intake.taken import TakenVersions, UnreadableError
+from wasmdrop.intake.unread import describe_unread
 from wasmdrop.intake.versions import digest_of, mtime_ns_of, pack, pack_odd, with_digest
-from wasmdrop.job import FileVersion, PinnedModule, Slot
+from wasmdrop.intake.writers import Unclosed, Writers
+from wasmdrop.job import FileVersion, InputFile, PinnedModule, Slot
 from wasmdrop.layout import Layout, Place
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.mounts import MountTable
@@ -43,6 +45,9 @@ _log = structlog.get_logger()
 #: Files that may be complete later; a version takes some 300 bytes.
 _MOST_SUSPECTS: Final = 10_000
 
+#: How many times as large as the largest input a file may be for its digest to be made.
+_DIGESTED: Final = 4
+
 #: What is said of links that are not followed.
 _UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
 
@@ -53,7 +58,7 @@ class InputDrop(msgspec.Struct, frozen=True):
     slot: Slot
     dropped_at_ns: int
     data: bytes
-    sha256: str
+    input: InputFile
     spec: InputSpec | None
     refusal: RefusedError | None
     taken: bytes
@@ -89,7 +94,8 @@ class Intake:
 
     ``emit`` gets each drop. ``look_again`` is asked to notice a path once more after some seconds.
     ``taken`` is what the journal remembers: path to version. ``known_module`` finds the module of a
-    slot, by the input's reference to it, where it was read before.
+    slot, by the input's reference to it, where it was read before. ``unclosed`` and
+    ``is_polling``: see :class:`Writers`.
     """
 
     def __init__(
@@ -101,11 +107,16 @@ class Intake:
         emit: Callable[[InputDrop | ModuleDrop | DoneInput], None],
         look_again: Callable[[str, float], None],
         known_module: Callable[[Slot, str | None], PinnedModule | None],
+        unclosed: Callable[[str], Unclosed | None] = lambda _path: None,
+        is_polling: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settle_seconds = settings.settle_sec
         self._max_input_bytes = settings.max_input_mb * MEBIBYTE
         self._layout = layout
         self._taken = taken
+        self._writers = Writers(
+            settings.settle_sec, settings.rescan_sec, unclosed, look_again, is_polling
+        )
         self.believes_markers = False
         """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
@@ -122,11 +133,8 @@ class Intake:
         """Mounts at which :meth:`forget_gone` looks, and may hang."""
         self._lock = threading.Lock()
 
-    def consider(self, path: str, created: bool = False) -> None:
-        """Look at a noticed path and take it if it is a drop.
-
-        ``created`` says that the file was only just made, so that somebody may still write it.
-        """
+    def consider(self, path: str) -> None:
+        """Look at a noticed path and take it if it is a drop."""
         layout = self._layout
         slot = layout.slot_of(layout.input_announced_by(path) or path)
         if slot is not None:
@@ -142,25 +150,25 @@ class Intake:
             self._noticed[path] = False
         while True:
             try:
-                self._look(path, slot, created)
+                self._look(path, slot)
             except BaseException:
                 with self._lock:
                     del self._noticed[path]
                 raise
-            created = False
             with self._lock:
                 if not self._noticed.pop(path):
                     return
                 self._noticed[path] = False
 
-    def _look(self, path: str, slot: Slot | None, created: bool) -> None:
+    def _look(self, path: str, slot: Slot | None) -> None:
+        layout = self._layout
         try:
-            if slot is not None and not self._layout.is_ready(slot):
+            if slot is not None and layout.announces_inputs:
+                if not layout.is_ready(slot):
+                    return
+            elif self._writers.will_close(path, layout.root_of(path)):
                 return
-            if created and self._may_be_open_for_writing(path):
-                # Its close will be the event. Where none comes, it was a link after all.
-                self._look_again(path, self._settle_seconds)
-            elif slot is not None:
+            if slot is not None:
                 self._consider_input(slot)
             else:
                 self._consider_module(path)
@@ -235,7 +243,7 @@ class Intake:
     def read_now(self, slot: Slot) -> InputDrop | None:
         """Read a slot's input, whatever was taken before; None where there is none."""
         try:
-            return self._read(slot)
+            return self._described(self._read(slot))
         except (FileNotFoundError, NotADirectoryError, ChangedWhileReadError):
             return None
 
@@ -249,6 +257,14 @@ class Intake:
         if found is None or self._taken.get(slot.input_path) != found.taken:
             return None
         return found
+
+    def is_module_written(self, path: str, version: FileVersion, lately: float) -> bool:
+        """Return whether a process has that version of a module open for writing, or may have.
+
+        Without events it may if it changed in the last ``lately`` seconds. May hang on its mount.
+        """
+        place = self._layout.root_of(path)
+        return self._writers.may_have_open(path, place, version.mtime_ns, lately)
 
     def _consider_input(self, slot: Slot) -> None:
         with contextlib.ExitStack() as stack:
@@ -284,6 +300,7 @@ class Intake:
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
             return None
         self._suspects.pop(path, None)
+        drop = self._described(drop)
         if self.believes_markers and not known and self._is_done(drop):
             self._remember(path, drop.taken)
             return None
@@ -329,11 +346,20 @@ class Intake:
             slot,
             dropped_at_ns,
             data,
-            sha256.hexdigest(),
+            InputFile(path, sha256.hexdigest(), len(data)),
             spec,
             refusal,
             with_digest(version, sha256.digest()),
         )
+
+    def _described(self, drop: InputDrop) -> InputDrop:
+        """Return the drop with the truth about an input that was refused unread."""
+        if drop.refusal is None or drop.data:
+            return drop
+        path = drop.slot.input_path
+        place, max_bytes = self._layout.root_of(path), _DIGESTED * self._max_input_bytes
+        described = describe_unread(path, place, max_bytes, drop.refusal.message)
+        return msgspec.structs.replace(drop, input=described)
 
     def _is_quiet(self, path: str, taken: bytes) -> bool:
         """Whether what can't be read as an input has stayed the same for long enough."""
@@ -349,10 +375,14 @@ class Intake:
         if left_seconds > 0:
             self._look_again(path, left_seconds)
             return False
+        is_long = now - since >= self._writers.quiet_seconds
+        if not is_long and self._writers.has_open(path, self._layout.root_of(path)):
+            self._look_again(path, self._settle_seconds)
+            return False
         return True
 
     def _is_done(self, drop: InputDrop) -> bool:
-        return is_done(drop.slot, drop.sha256, mtime_ns_of(drop.taken))
+        return is_done(drop.slot, drop.input, mtime_ns_of(drop.taken))
 
     def _is_link(self, path: str) -> bool:
         """Whether the file is behind a link, as in ConfigMap volumes."""
@@ -372,10 +402,6 @@ class Intake:
             if self._taken.get(path) != taken:
                 self._taken.put(path, taken)
                 self._emit(ModuleDrop(path, version, taken, self.believes_markers))
-
-    def _may_be_open_for_writing(self, path: str) -> bool:
-        status = self._lstat(path)
-        return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
     def _lstat(self, path: str) -> os.stat_result:
         place = self._layout.root_of(path)

@@ -11,7 +11,7 @@ from wasmdrop import beneath
 from wasmdrop.beneath import Links
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
-from wasmdrop.job import Slot
+from wasmdrop.job import InputFile, Slot
 from wasmdrop.marker import Marker, parse_marker
 from wasmdrop.outcome import Code
 from wasmdrop.suffixes import MARKER_SUFFIX
@@ -58,8 +58,8 @@ def true_marker(slot: Slot) -> Marker | None:
     return marker
 
 
-def is_done(slot: Slot, sha256: str, mtime_ns: int) -> bool:
-    """Whether the slot's own marker says that this input was done, for want of a journal.
+def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
+    """Return whether the slot's own marker says that this input was done: the journal is lost.
 
     The same bytes written again later are a drop of their own. A job that found no module is not
     done: nobody remembers to run it when there is one.
@@ -68,7 +68,12 @@ def is_done(slot: Slot, sha256: str, mtime_ns: int) -> bool:
     if marker is None or marker.input is None or marker.code == Code.MODULE_MISSING:
         return False
     written_at = datetime.fromtimestamp(mtime_ns / 1e9, UTC)
-    return marker.input.sha256 == sha256 and written_at <= marker.dropped_at
+    if input_.sha256 is not None:
+        is_same = marker.input.sha256 == input_.sha256
+    else:
+        file, version = marker.input.file, input_.version
+        is_same = file is not None and version is not None and file.mtime_ns == version.mtime_ns
+    return is_same and written_at <= marker.dropped_at
 
 
 def _read(slot: Slot, name: str, max_bytes: int) -> bytes:
