@@ -194,11 +194,13 @@ class Watcher:
                 self._on_file(path)
 
     def _note_writer(self, path: str, event: InotifyEvent) -> None:
-        self._unclosed.pop(path, None)
         if event.is_modify or event.is_create:
+            self._unclosed.pop(path, None)  # to be the youngest
             self._unclosed[path] = Unclosed(time.monotonic(), event.is_modify)
             if len(self._unclosed) > _MOST_UNCLOSED:
                 self._unclosed.popitem(last=False)
+        elif event.is_close_write or event.is_moved_to:
+            self._unclosed.pop(path, None)
 
     def _lost(self, reason: str) -> None:
         self._unclosed.clear()  # the close of any of them may be among what was lost
