@@ -65,7 +65,7 @@ _MARKER_BYTES: Final = 16 * 1024 * 1024
 #: first also the arguments. As values they take up to twenty times as much.
 _TEXT_BYTES: Final = 64 * 1024 * 1024
 
-#: Files of a result: what a job may leave, and the four of every command.
+#: Files of a result: those that a job may leave, and the four of a WASI program.
 _MAX_FILES: Final = MAX_ENTRIES + 4
 
 #: Names on the way to a file of an output: more than a job may make.
@@ -100,9 +100,9 @@ class Result(msgspec.Struct, frozen=True):
     results: tuple[Any, ...] | None
     """The returned values; None where the job failed."""
     exit_code: int | None
-    """None where the job was no WASI command, or did not come to its end."""
+    """None if the job did not exit: a function that returned, a command that was stopped."""
     stdout: bytes | None
-    """The whole captured output of a WASI command; None for a function."""
+    """The whole standard output of a WASI program; None if the job was none, or never ran."""
     stderr: bytes | None
     output: dict[str, bytes]
     """What a WASI program left in its directory, by path below it."""
@@ -119,6 +119,8 @@ class _ResultBody(msgspec.Struct, frozen=True):
 
     results: tuple[Any, ...] | None = None
     exit_code: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -296,8 +298,8 @@ class Submission(msgspec.Struct, frozen=True):
             message=marker.message,
             results=body.results,
             exit_code=body.exit_code,
-            stdout=files.get(f"{stem}.stdout"),
-            stderr=files.get(f"{stem}.stderr"),
+            stdout=_output(files.get(f"{stem}.stdout"), body.stdout),
+            stderr=_output(files.get(f"{stem}.stderr"), body.stderr),
             output={
                 name.removeprefix(f"{stem}{_OUTPUT}/"): content
                 for name, content in files.items()
@@ -369,6 +371,11 @@ def submit(
         ready_suffix=ready_suffix,
         has_own_directory=name is None and module is not None,
     )
+
+
+def _output(file: bytes | None, shown: str | None) -> bytes | None:
+    """Return one stream's content: of a function, an empty one has no file."""
+    return b"" if file is None and shown == "" else file
 
 
 def _slot(name: str) -> PurePosixPath:

@@ -125,15 +125,17 @@ class OutputTree(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a job ended. ``exit_code`` is set where the job was a WASI command that ran."""
+    """How a job ended. ``exit_code`` is set if a WASI program exited with one."""
 
     code: Code
     message: str = ""
     results: tuple[Any, ...] | None = None
     """The returned values, ready for JSON; None where there are none to speak of."""
     exit_code: int | None = None
+    is_command: bool = False
+    """Whether it was a WASI command, which has an exit code and both output files in any case."""
     stdout: bytes | None = None
-    """What a command wrote, up to the output limit; None for a function call."""
+    """Output of a WASI program, up to the output limit; None if the job was none or never ran."""
     stderr: bytes | None = None
     output: OutputTree | None = None
     """What a WASI program left in its directory; None where that is nothing."""

@@ -99,7 +99,8 @@ def _result_files(
     else:
         body["error"] = {"code": outcome.code, "message": outcome.message}
     if outcome.stdout is not None and outcome.stderr is not None:
-        body["exit_code"] = outcome.exit_code
+        if outcome.is_command or outcome.exit_code is not None:
+            body["exit_code"] = outcome.exit_code
         for name, data in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
             is_cut = len(data) > _SHOWN_BYTES
             # A character that the cut divides is left out.
@@ -110,10 +111,12 @@ def _result_files(
         ".json": printable(compact(body) + "\n"),
         ".txt": _text(outcome, finished_at_ns),
     }
-    if outcome.stdout is not None and outcome.stderr is not None:
-        files[".stdout"] = outcome.stdout
-        files[".stderr"] = outcome.stderr
-    return files
+    streams = ((".stdout", outcome.stdout), (".stderr", outcome.stderr))
+    return files | {
+        suffix: data
+        for suffix, data in streams
+        if data is not None and (data or outcome.is_command)
+    }
 
 
 def raw_value(outcome: Outcome) -> str:

@@ -205,8 +205,8 @@ def _bounds(pid: int) -> dict[str, str]:
     ("text", "call", "held"),
     [
         (LOOP, ENDLESS, 4),
-        (YIELD + LOOP, ENDLESS, 4),
-        # With two for what it prints.
+        # With two for its output.
+        (YIELD + LOOP, ENDLESS, 6),
         (
             YIELD + '(func (export "_start") (loop (br 0)))',
             Call("_start", NOTHING, is_command=True),

@@ -218,11 +218,33 @@ def test_a_commands_output_is_bytes_and_whole(tmp_path: Path) -> None:
     """Not the text that ``result.json`` cuts and mends."""
     submission = submit(tmp_path, b"{}")
     written = b"\xff" * 100_000
-    outcome = Outcome(code=Code.EXIT, message="exited", exit_code=3, stdout=written, stderr=b"")
+    outcome = Outcome(
+        code=Code.EXIT,
+        message="exited",
+        exit_code=3,
+        is_command=True,
+        stdout=written,
+        stderr=b"",
+    )
     deliver(submission, outcome)
     result = submission.result(0)
     assert (result.exit_code, result.stdout, result.stderr) == (3, written, b"")
     assert result.raw == "3"
+
+
+@pytest.mark.parametrize("written", [b"", b"\xff" * 100_000])
+def test_output_of_a_function_is_whole_and_an_empty_one_has_no_file(
+    tmp_path: Path, written: bytes
+) -> None:
+    """Beside its results; nothing and no WASI are told apart."""
+    submission = submit(tmp_path, b"{}")
+    outcome = Outcome(code=Code.OK, results=(1,), stdout=b"", stderr=written)
+    deliver(submission, outcome)
+    result = submission.result(0)
+    assert (result.results, result.exit_code, result.raw) == ((1,), None, "1")
+    assert (result.stdout, result.stderr) == (b"", written)
+    files = {path.suffix for path in tmp_path.iterdir() if path.name.startswith("result")}
+    assert files == {".json", ".txt", ".done", *([".stderr"] if written else [])}
 
 
 def test_the_marker_of_an_earlier_job_with_the_same_input_is_not_taken(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _full(label: str, end: Result | str) -> Text:
     parts = [head.append(f"  {_short(label)}", "dim")]
     if end.message:
         parts.append(Text(_lines(end.message)))
-    if end.stdout is None and end.status is Status.SUCCEEDED:
+    if end.exit_code is None and end.status is Status.SUCCEEDED:
         parts.append(_json(one_line(end.line.decode(), _TEXT_LIMIT)))
     for name, data in (("standard output", end.stdout), ("standard error", end.stderr)):
         if data:

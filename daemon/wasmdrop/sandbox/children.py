@@ -20,6 +20,7 @@ from wasmdrop.errors import SandboxError
 from wasmdrop.metrics import Pulse
 from wasmdrop.sandbox.kinship import is_child_of
 from wasmdrop.sandbox.messages import FORK, FORK_AT_ONCE, FRAME, PING
+from wasmdrop.sandbox.streams import Streams
 
 __all__ = ["Child", "Children"]
 
@@ -53,6 +54,8 @@ class Child:
         self.pid = pid
         self.exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The wait status, once its parent has told it."""
+        self.streams: Streams | None = None
+        """Its standard output and error, if it has had them since the fork; closed with it."""
         self._link = link
         self._pidfd: int | None = pidfd
         self._doubted_parent = doubted_parent
@@ -122,6 +125,8 @@ class Child:
             self._link.close()
             os.close(self._pidfd)
             self._pidfd = None
+            if self.streams is not None:
+                self.streams.close()
 
     @property
     def is_closed(self) -> bool:
@@ -233,12 +238,17 @@ class Children:
         missing = self._idle_wanted + len(self._waiting) - len(self._idle) - self._asked
         for _ in range(missing):
             try:
-                self._control.send(FORK_AT_ONCE if self._waiting else FORK)
+                self._ask(FORK_AT_ONCE if self._waiting else FORK)
             except BlockingIOError:
                 return  # it is busy enough; its next answer brings us here again
             except OSError:
                 return  # it is dead; the reader of the socket finds that out
             self._asked += 1
+
+    def _ask(self, request: bytes) -> None:
+        """Ask for one child; ``OSError`` if the process is busy or dead."""
+        assert self._control is not None  # noqa: S101 - only then is it asked
+        self._control.send(request)
 
     def _connect(self, control: socket.socket) -> None:
         """Speak from now on to a new process by the socket ``control``."""

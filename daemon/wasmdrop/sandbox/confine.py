@@ -20,7 +20,7 @@ from wasmdrop.jobuser import DEFAULT_JOB_USER, JobUser, is_mapped
 from wasmdrop.lifetime import die_with
 from wasmdrop.sandbox import landlock, seccomp
 
-__all__ = ["PROCESS_BYTES", "Confinement"]
+__all__ = ["PROCESS_BYTES", "STREAM_FDS", "Confinement"]
 
 #: Room for the process itself beside the guest's memories: interpreter, engine, a 16 MiB frame
 #: and its copies. Generous, as it only has to stop what has no other bound.
@@ -39,6 +39,9 @@ _CHANGE_USER: Final = 1 << 6 | 1 << 7 | 1 << 5
 _OPEN_FILES: Final = 64
 
 _LINK_FD: Final = 3
+
+#: Standard output and error of a job whose process has had them since the fork.
+STREAM_FDS: Final = (_LINK_FD + 1, _LINK_FD + 2)
 
 #: Beyond any descriptor: a limit that was lowered says nothing of those that were open before.
 _HIGHEST_FD: Final = 1 << 30
@@ -176,10 +179,15 @@ class Confinement:
             landlock.restrict(_libc, self.landlock_version, readable)
         self._load_filter(seccomp.Stage.TEMPLATE)
 
-    def leave_template(self, parent_pid: int, link_fd: int) -> int:
-        """As :meth:`leave_parent`, of a process that :meth:`enter_template` has confined."""
+    def leave_template(self, parent_pid: int, link_fd: int, streams: Sequence[int] = ()) -> int:
+        """As :meth:`leave_parent`, of a process that :meth:`enter_template` has confined.
+
+        ``streams`` become :data:`STREAM_FDS`, which must be others of its descriptors before.
+        """
         os.dup2(link_fd, _LINK_FD)
-        os.closerange(_LINK_FD + 1, _HIGHEST_FD)
+        for fd, number in zip(streams, STREAM_FDS, strict=False):
+            os.dup2(fd, number)
+        os.closerange(_LINK_FD + 1 + len(streams), _HIGHEST_FD)
         die_with(parent_pid)
         return _LINK_FD
 

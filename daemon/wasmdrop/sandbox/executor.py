@@ -5,7 +5,7 @@ The sandbox's own failures end as ``internal`` or ``crashed``.
 """
 
 import asyncio
-import os
+import contextlib
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
 
@@ -33,9 +33,9 @@ from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.residents import Residents
 from wasmdrop.sandbox.shares import least_bytes
 from wasmdrop.sandbox.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.streams import Streams
 from wasmdrop.sandbox.templates import Templates
 from wasmdrop.sandbox.verdict import (
-    content,
     decode_plain_report,
     decode_run_report,
     outcome_of_death,
@@ -164,22 +164,10 @@ class LocalExecutor:
         )
         if self._residents is not None and not has_directory and can_be_readied(module):
             return await self._run_in_resident(self._residents, module, call, limits)
-        if not summary.wants_wasi:
-            return await self._run_in_child(module, call, limits, [module.fd], None)
-        streams = [os.memfd_create(name) for name in ("stdout", "stderr")]
-        descriptors = [module.fd, *streams]
-        try:
-            if has_directory:
-                with open_grants(call.grants) as grants:
-                    outcome = await self._run_in_directory(
-                        module, call, limits, descriptors, grants
-                    )
-            else:
-                outcome = await self._run_in_child(module, call, limits, descriptors, None)
-            return _with_output(outcome, call, limits, streams)
-        finally:
-            for fd in streams:
-                os.close(fd)
+        if not has_directory:
+            return await self._run_in_child(module, call, limits)
+        with open_grants(call.grants) as grants:
+            return await self._run_in_directory(module, call, limits, grants)
 
     async def _run_in_resident(
         self, residents: Residents, module: CompiledModule, call: Call, limits: Limits
@@ -202,7 +190,6 @@ class LocalExecutor:
         module: CompiledModule,
         call: Call,
         limits: Limits,
-        descriptors: list[int],
         grants: list[int],
     ) -> Outcome:
         """Run with a directory of the job's own; what is left in it goes with the outcome."""
@@ -212,9 +199,7 @@ class LocalExecutor:
             raise SandboxError(f"a job's directory could not be made: {error}") from error
         output: OutputTree | None = None
         try:
-            outcome = await self._run_in_child(
-                module, call, limits, [*descriptors, directory.fd, *grants], directory
-            )
+            outcome = await self._run_in_child(module, call, limits, directory, grants)
             if outcome.code not in _PUBLISHES_NOTHING:
                 output = await directory.inventory()
         except TreeLimitError as error:
@@ -236,26 +221,36 @@ class LocalExecutor:
         module: CompiledModule,
         call: Call,
         limits: Limits,
-        descriptors: Sequence[int],
-        directory: JobDirectory | None,
+        directory: JobDirectory | None = None,
+        grants: Sequence[int] = (),
     ) -> Outcome:
         preparation = preparation_of(module, call, limits)
         template = None
         if self._templates is not None and directory is None and can_be_readied(module):
             template = await self._templates.take(module, preparation)
-        if template is None:
-            source: Source = self._pool
-            invocation = invocation_of(module, call, limits, has_directory=directory is not None)
-            raw = b"".join((call.stdin, *call.files.values()))
-            frame = encode_frame(RunOrder(preparation, invocation), raw)
-        elif preparation.function is None:
-            source, descriptors = template, descriptors[1:]
-            invocation = invocation_of(module, call, limits, has_directory=False)
-            frame = encode_frame(invocation, call.stdin)
-        else:
-            source, descriptors = template, ()
-            frame = encode_plain(call.args)
-        return await self._exchange(source, frame, descriptors, module, call, limits, directory)
+        streams = None if template is None else template.streams
+        if streams is None and preparation.has_wasi:
+            streams = _new_streams()
+        with contextlib.nullcontext() if streams is None else streams.closing():
+            fds = [] if streams is None else streams.fds
+            if template is None:
+                source: Source = self._pool
+                has_directory = directory is not None
+                invocation = invocation_of(module, call, limits, has_directory=has_directory)
+                raw = b"".join((call.stdin, *call.files.values()))
+                frame = encode_frame(RunOrder(preparation, invocation), raw)
+                descriptors = [module.fd, *fds, *([directory.fd] if directory else ()), *grants]
+            elif preparation.function is None:
+                source, descriptors = template, fds
+                invocation = invocation_of(module, call, limits, has_directory=False)
+                frame = encode_frame(invocation, call.stdin)
+            else:
+                source, descriptors = template, []
+                frame = encode_plain(call.args)
+            outcome = await self._exchange(
+                source, frame, descriptors, module, call, limits, directory
+            )
+            return _with_output(outcome, call, limits, streams)
 
     async def _exchange(
         self,
@@ -302,11 +297,18 @@ class LocalExecutor:
         return outcome_of_report(report, call, answer.seconds)
 
 
-def _with_output(outcome: Outcome, call: Call, limits: Limits, streams: Sequence[int]) -> Outcome:
-    """Return the outcome with what a command wrote to its streams."""
-    if not call.is_command:
+def _new_streams() -> Streams:
+    try:
+        return Streams()
+    except OSError as error:
+        raise SandboxError(f"no files for a job's output could be made: {error}") from error
+
+
+def _with_output(outcome: Outcome, call: Call, limits: Limits, streams: Streams | None) -> Outcome:
+    """Return the outcome with the output of a WASI program."""
+    if streams is None:
         return outcome
-    # The child counts both together; one that broke out counts nothing.
-    stdout = content(streams[0], limits.output_bytes)
-    stderr = content(streams[1], limits.output_bytes - len(stdout))
-    return msgspec.structs.replace(outcome, stdout=stdout, stderr=stderr)
+    stdout, stderr = streams.read(limits.output_bytes)
+    return msgspec.structs.replace(
+        outcome, is_command=call.is_command, stdout=stdout, stderr=stderr
+    )

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -35,9 +36,12 @@ __all__ = ["Forking", "Role"]
 class Role(Protocol):
     """What a forked process does."""
 
-    def leave(self, parent_pid: int, link_fd: int, *, is_awaited: bool) -> int:
+    def leave(
+        self, parent_pid: int, link_fd: int, streams: Sequence[int], *, is_awaited: bool
+    ) -> int:
         """Leave the parent behind; return where the link to the daemon is now.
 
+        ``streams``: descriptors of the job's output, if they came with the request.
         ``is_awaited``: a job waits for it already.
         """
 
@@ -73,7 +77,7 @@ class Forking:
                 if self._wake_r in ready:
                     os.read(self._wake_r, 4096)
                     self._reap()
-                if control_fd in ready and not self._obey(self._control.recv(16)):
+                if control_fd in ready and not self._take_request():
                     break
         except (BrokenPipeError, ConnectionResetError):
             pass  # the daemon went away while it was being told something
@@ -92,10 +96,18 @@ class Forking:
             while self._children or self._sweep():
                 self._children.discard(os.waitpid(-1, 0)[0])
 
-    def _obey(self, request: bytes) -> bool:
+    def _take_request(self) -> bool:
+        request, streams, _flags, _address = socket.recv_fds(self._control, 16, 2)
+        try:
+            return self._obey(request, streams)
+        finally:
+            for fd in streams:
+                os.close(fd)
+
+    def _obey(self, request: bytes, streams: Sequence[int]) -> bool:
         if request in {FORK, FORK_AT_ONCE}:
             try:
-                self._fork(is_awaited=request == FORK_AT_ONCE)
+                self._fork(streams, is_awaited=request == FORK_AT_ONCE)
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except OSError as error:
@@ -137,19 +149,26 @@ class Forking:
             _kill(pid)
         return bool(left_behind)
 
-    def _fork(self, *, is_awaited: bool) -> None:
+    def _fork(self, streams: Sequence[int], *, is_awaited: bool) -> None:
         ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, childs:
-            self._fork_with(ours, childs, is_awaited=is_awaited)
+            self._fork_with(ours, childs, streams, is_awaited=is_awaited)
 
-    def _fork_with(self, ours: socket.socket, childs: socket.socket, *, is_awaited: bool) -> None:
+    def _fork_with(
+        self,
+        ours: socket.socket,
+        childs: socket.socket,
+        streams: Sequence[int],
+        *,
+        is_awaited: bool,
+    ) -> None:
         parent_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             link_fd = childs.fileno()
             signal.set_wakeup_fd(-1)
             try:
-                link_fd = self._role.leave(parent_pid, link_fd, is_awaited=is_awaited)
+                link_fd = self._role.leave(parent_pid, link_fd, streams, is_awaited=is_awaited)
                 self._role.obey(link_fd)
             except Exception:  # noqa: BLE001 - the last frame of a process of its own
                 trace = bounded_text(traceback.format_exc())

@@ -314,24 +314,20 @@ class Run:
                 config.preopen_dir(f"/proc/self/fd/{directories[0]}", name)
             for name, fd in zip(wasi.grants, directories[1:], strict=True):
                 config.preopen_dir(f"/proc/self/fd/{fd}", f"/{name}", fs_mutable=False)
-        config.stdout_custom = lambda data: self._capture(stdout_fd, data)
-        config.stderr_custom = lambda data: self._capture(stderr_fd, data)
+        config.stdout_custom = lambda data: self.capture(stdout_fd, data)
+        config.stderr_custom = lambda data: self.capture(stderr_fd, data)
         self.store.set_wasi(config)
 
-    def _capture(self, fd: int, data: bytes) -> int:
-        """Append what the guest wrote; past the limit, end the process here and now."""
+    def capture(self, fd: int, data: bytes) -> int:
+        """Append the guest's output to a stream; past the limit, end the process here and now."""
         view = memoryview(data)[: self.output_room_bytes]
         while view:
             view = view[os.write(fd, view) :]
-        self.count_output(len(data))
-        return len(data)
-
-    def count_output(self, size_bytes: int) -> None:
-        """Count what the guest wrote; past the limit, end the process here and now."""
-        self.output_room_bytes -= size_bytes
+        self.output_room_bytes -= len(data)
         if self.output_room_bytes < 0:
             message = f"wrote more than {self.preparation.output_bytes} bytes of output"
             self.end(Code.OUTPUT_LIMIT, message)
+        return len(data)
 
     def export(self, name: str) -> ffi.wasmtime_extern_t | None:
         """Look one export up: listing them all takes time that grows with their square."""

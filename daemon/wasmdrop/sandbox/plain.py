@@ -37,7 +37,7 @@ class PlainCall:
     Raises ``RefusedError`` where the instance has no such function, of that type.
     """
 
-    def __init__(self, run: Run, function: PlainFunction, world: "EmptyWorld") -> None:
+    def __init__(self, run: Run, function: PlainFunction, world: "EmptyWorld | None") -> None:
         params, results = function.signature.params, function.signature.results
         slots = max(1, len(params), len(results))
         values = (ffi.wasmtime_val_raw_t * slots)()
@@ -48,7 +48,7 @@ class PlainCall:
         self._results = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(results)]
         head = FRAME.pack(0, PLAIN_REPORT.size + len(self._results))
         self._report = bytearray(head + PLAIN_REPORT.pack(0.0, -1, -1))
-        self._world = world if run.preparation.has_wasi else None
+        self._world = world
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
         self._context = run.store._context()  # noqa: SLF001 - the wrapper's call makes objects
         trap = ctypes.byref(self._trap)
@@ -102,31 +102,32 @@ _NO_FINALIZER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)()
 class EmptyWorld:
     """A world of WASI without input, made of parts that are there before the job is.
 
-    Its heart, which draws random numbers, is made by each process for itself. Output is counted
-    against its limit and dropped: a function's results are its values. One serves a process, and
-    lives as long: stores that are let go of have its functions still.
+    Its heart, which draws random numbers, is made by each process for itself. Output goes to
+    ``streams``, descriptors of standard output and error. One serves a process, and lives as long:
+    stores that are let go of have its functions still.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, streams: Sequence[int]) -> None:
         self._run: Run | None = None
         self._name = ctypes.create_string_buffer(PROGRAM_NAME.encode())
         pointer = ctypes.POINTER(ctypes.c_char)
         self._argv = (pointer * 1)(ctypes.cast(self._name, pointer))
 
-        def take(_self: object, _data: object, size: int) -> int:
+        def take(fd: int, data: Any, size: int) -> int:
             if self._run is not None:
-                self._run.count_output(size)
+                self._run.capture(fd, ctypes.string_at(data, size))
             return size
 
-        self._output = (_OUTPUT(take), None, _NO_FINALIZER)
+        self._take = _OUTPUT(take)
+        self._stdout, self._stderr = map(ctypes.c_void_p, streams)
 
     def enter(self, run: Run) -> None:
         """Make it the world of ``run``."""
         self._run = run
         config = ffi.wasi_config_new()
         ffi.wasi_config_set_argv(config, 1, self._argv)
-        ffi.wasi_config_set_stdout_custom(config, *self._output)
-        ffi.wasi_config_set_stderr_custom(config, *self._output)
+        ffi.wasi_config_set_stdout_custom(config, self._take, self._stdout, _NO_FINALIZER)
+        ffi.wasi_config_set_stderr_custom(config, self._take, self._stderr, _NO_FINALIZER)
         error = ffi.wasmtime_context_set_wasi(run.store._context(), config)  # noqa: SLF001
         if bool(error):
             raise WasmtimeError._from_ptr(error)  # noqa: SLF001

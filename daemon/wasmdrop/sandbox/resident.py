@@ -66,15 +66,19 @@ def serve_instances(
         report(link_fd, RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True))
     confinement.narrow()
     send(link_fd, RunReport(Code.OK))
-    world = EmptyWorld()
+    world = EmptyWorld(streams) if preparation.has_wasi else None
     while True:
+        for fd in streams:
+            os.lseek(fd, 0, os.SEEK_SET)  # the daemon has emptied it
         if preparation.function is None:
             _serve_any(loaded, link_fd, streams)
         else:
             _serve_plain(loaded, preparation.function, world, link_fd)
 
 
-def _serve_plain(loaded: Run, function: PlainFunction, world: EmptyWorld, link_fd: int) -> None:
+def _serve_plain(
+    loaded: Run, function: PlainFunction, world: EmptyWorld | None, link_fd: int
+) -> None:
     """Serve one call of a plain function; its instance is there before the order is."""
     run = loaded.again()
     try:
@@ -100,8 +104,6 @@ def _serve_any(loaded: Run, link_fd: int, streams: list[int]) -> None:
     run = loaded.again()
     header, raw = read_frame(link_fd)
     invocation = decode_invocation(header)
-    for fd in streams:
-        os.lseek(fd, 0, os.SEEK_SET)
 
     def make_ready() -> None:
         run.enter_world(invocation, streams, raw)

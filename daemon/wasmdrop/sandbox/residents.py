@@ -6,7 +6,6 @@ again; one that nobody called for a while goes.
 """
 
 import asyncio
-import os
 from collections import deque
 from typing import Final
 
@@ -21,6 +20,7 @@ from wasmdrop.sandbox.messages import (
 )
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import CompiledModule
+from wasmdrop.sandbox.streams import Streams
 from wasmdrop.sandbox.verdict import decode_run_report
 
 __all__ = ["Resident", "Residents"]
@@ -41,12 +41,12 @@ _Key = tuple[str, Preparation]
 
 
 class Resident:
-    """One resident, and where its children's output goes. An exchange's source of one child."""
+    """One resident, and its output. An exchange's source of one child."""
 
-    def __init__(self, key: _Key, process: Child, streams: list[int]) -> None:
+    def __init__(self, key: _Key, process: Child) -> None:
         self.key = key
-        self.streams = streams
-        """Descriptors of what it writes: standard output and error, or none."""
+        self.streams: Streams | None = None
+        """The output of its present job; None if its module has no WASI."""
         self.used_at = asyncio.get_running_loop().time()
         self.jobs = 0
         self._process = process
@@ -70,9 +70,8 @@ class Resident:
     def close(self) -> None:
         """End it."""
         self._process.close()
-        for fd in self.streams:
-            os.close(fd)
-        self.streams.clear()
+        if self.streams is not None:
+            self.streams.close()
 
 
 class Residents:
@@ -102,8 +101,8 @@ class Residents:
         if not resident.is_usable:
             resident.close()
             return
-        for fd in resident.streams:
-            os.ftruncate(fd, 0)
+        if resident.streams is not None:
+            resident.streams.clear()
         loop = asyncio.get_running_loop()
         resident.used_at = loop.time()
         self._idle.append(resident)
@@ -121,14 +120,14 @@ class Residents:
 
     async def _make(self, key: _Key, module: CompiledModule) -> Resident:
         process = await self._pool.take()
-        # What a plain function prints is nobody's to see.
-        prints = key[1].has_wasi and key[1].function is None
-        names = ("stdout", "stderr") if prints else ()
-        resident = Resident(key, process, [os.memfd_create(name) for name in names])
+        resident = Resident(key, process)
         try:
+            if key[1].has_wasi:
+                resident.streams = Streams()
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 order = encode_frame(ResidentOrder(key[1]))
-                await process.send(order, [module.fd, *resident.streams])
+                fds = [] if resident.streams is None else resident.streams.fds
+                await process.send(order, [module.fd, *fds])
                 received = await process.receive(MAX_RUN_REPORT_BYTES)
             if received is None:
                 raise SandboxError("a process died while it was made to serve many jobs")

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import traceback
+from collections.abc import Sequence
 from typing import NoReturn
 
 from wasmdrop.jobuser import JobUser
@@ -89,7 +90,9 @@ class _AnyOrder:
         self._warm_up = warm_up
         self._confinement = confinement
 
-    def leave(self, parent_pid: int, link_fd: int, *, is_awaited: bool) -> int:
+    def leave(
+        self, parent_pid: int, link_fd: int, _streams: Sequence[int], *, is_awaited: bool
+    ) -> int:
         """Leave the forking server behind; see :class:`~wasmdrop.sandbox.forking.Role`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # While idle the child touches, and so gets as its own, the pages that a job needs.

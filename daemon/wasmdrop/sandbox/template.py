@@ -10,12 +10,12 @@ job has beyond, they are given before they look at anything of the guest's.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import Code, bounded_text
-from wasmdrop.sandbox.confine import PROCESS_BYTES, Confinement
+from wasmdrop.sandbox.confine import PROCESS_BYTES, STREAM_FDS, Confinement
 from wasmdrop.sandbox.forking import Forking
 from wasmdrop.sandbox.guest import Run, StaleCodeError
 from wasmdrop.sandbox.link import read_frame, receive_frame, report, send
@@ -83,12 +83,15 @@ class _Invoked:
         self._confinement.narrow()
         self.run.link()
         if self._preparation.function is not None:
-            self._plain = PlainCall(self.run, self._preparation.function, EmptyWorld())
+            world = EmptyWorld(STREAM_FDS) if self._preparation.has_wasi else None
+            self._plain = PlainCall(self.run, self._preparation.function, world)
 
-    def leave(self, parent_pid: int, link_fd: int, *, is_awaited: bool) -> int:
+    def leave(
+        self, parent_pid: int, link_fd: int, streams: Sequence[int], *, is_awaited: bool
+    ) -> int:
         """Leave the template behind; see :class:`~wasmdrop.sandbox.forking.Role`."""
         self._is_awaited = is_awaited
-        return self._confinement.leave_template(parent_pid, link_fd)
+        return self._confinement.leave_template(parent_pid, link_fd, streams)
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take one invocation."""

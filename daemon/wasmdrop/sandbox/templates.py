@@ -8,7 +8,7 @@ nobody called it for a while; jobs that it has children for are finished first.
 import asyncio
 import os
 import socket
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +27,7 @@ from wasmdrop.sandbox.messages import (
 )
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import CompiledModule
+from wasmdrop.sandbox.streams import Streams
 from wasmdrop.sandbox.verdict import decode_run_report
 
 __all__ = ["Templates"]
@@ -66,6 +67,11 @@ class Template(Children):
     def __init__(self, idle: int, module: CompiledModule, on_gone: Callable[[str], None]) -> None:
         super().__init__(idle)
         self._module = module
+        self._prints = False
+        """Whether children have their streams from the fork: the order of a plain function brings
+        no descriptors."""
+        self._asked_streams: deque[Streams] = deque()
+        """Those of the children that it was asked for."""
         self.used_at = asyncio.get_running_loop().time()
         self._on_gone = on_gone
         self._process: Child | None = None
@@ -78,6 +84,7 @@ class Template(Children):
         """Make ``process`` a template of the module; False where it has no instance to fork."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process, self._doubted = process, process.pid
+        self._prints = wanted.has_wasi and wanted.function is not None
         is_ready = False
         try:
             with theirs:
@@ -148,13 +155,35 @@ class Template(Children):
         word, _space, number = packet.partition(b" ")
         if word == NO_CHILD and number.isdigit() and self._asked > 0 and not descriptors:
             self._asked -= 1
+            if self._asked_streams:
+                self._asked_streams.popleft().close()
             self._give_none(f"a template can fork no more: {os.strerror(int(number))}")
             return True
         return super()._on_word(packet, descriptors)
 
+    def _ask(self, request: bytes) -> None:
+        if not self._prints:
+            super()._ask(request)
+            return
+        assert self._control is not None  # noqa: S101 - only then is it asked
+        streams = Streams()
+        try:
+            socket.send_fds(self._control, [request], streams.fds)
+        except OSError:
+            streams.close()
+            raise
+        self._asked_streams.append(streams)
+
     def _add(self, child: Child) -> None:
         self._forked += 1
+        if self._asked_streams:
+            child.streams = self._asked_streams.popleft()
         super()._add(child)
+
+    def _disconnect(self) -> None:
+        super()._disconnect()
+        while self._asked_streams:
+            self._asked_streams.popleft().close()
 
     def _on_lost(self) -> None:
         super()._on_lost()
@@ -176,6 +205,8 @@ class Taken:
 
     def __init__(self, template: Template, child: Child) -> None:
         self._child = child
+        self.streams, child.streams = child.streams, None
+        """Those of the child, if it has them already; the caller closes them."""
         self.close_soon = template.close_soon
 
     async def take(self) -> Child:

@@ -27,7 +27,6 @@ from wasmdrop.wit import decode_result
 
 __all__ = [
     "compiler_death",
-    "content",
     "decode_compile_report",
     "decode_plain_report",
     "decode_run_report",
@@ -158,20 +157,6 @@ def _death(status: int) -> str:
         number = os.WTERMSIG(status)
         return f"died of signal {number} ({signal.strsignal(number)})"
     return f"exited with {os.waitstatus_to_exitcode(status)}"
-
-
-def content(fd: int, max_bytes: int) -> bytes:
-    """Return what a child wrote to the file open at ``fd``, at most ``max_bytes`` of it."""
-    size = min(os.fstat(fd).st_size, max_bytes)
-    parts = []
-    offset = 0
-    while offset < size:
-        part = os.pread(fd, size - offset, offset)
-        if not part:
-            break
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
 
 
 def _decode(header: bytes, decoder: msgspec.json.Decoder[_Report]) -> _Report:

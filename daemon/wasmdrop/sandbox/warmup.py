@@ -25,7 +25,7 @@ from wasmdrop.sandbox.messages import (
     decode_order,
     encode_frame,
 )
-from wasmdrop.sandbox.plain import EmptyWorld, PlainCall
+from wasmdrop.sandbox.plain import PlainCall
 from wasmdrop.sandbox.runtime import Runtime
 from wasmdrop.sandbox.shares import Shares
 
@@ -76,7 +76,7 @@ class WarmUp:
         run.load(_compiled(f"(module {_FUNCTION})", runtime))
         run.link()
         function = PlainFunction("warm", _SIGNATURE, initialize=False)
-        self._plain_call = PlainCall(run, function, EmptyWorld())
+        self._plain_call = PlainCall(run, function, None)
 
     def call(self) -> None:
         """Make a plain call."""

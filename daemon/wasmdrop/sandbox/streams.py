@@ -1,0 +1,63 @@
+"""The standard output and standard error of one job: two anonymous files in memory.
+
+The child writes to them, so that they survive a child that is killed. The daemon reads them.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Self
+
+__all__ = ["Streams"]
+
+
+class Streams:
+    """Two open files. Raises ``OSError`` if they can't be made."""
+
+    def __init__(self) -> None:
+        self.fds: list[int] = []
+        """Descriptors of standard output and standard error; empty after :meth:`close`."""
+        try:
+            for name in ("stdout", "stderr"):
+                self.fds.append(os.memfd_create(name))
+        except OSError:
+            self.close()
+            raise
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[Self]:
+        """Close them after the block."""
+        try:
+            yield self
+        finally:
+            self.close()
+
+    def read(self, max_bytes: int) -> tuple[bytes, bytes]:
+        """Return the content of both, at most ``max_bytes`` together."""
+        # The child counts both together; one that broke out counts nothing.
+        stdout = _content(self.fds[0], max_bytes)
+        return stdout, _content(self.fds[1], max_bytes - len(stdout))
+
+    def clear(self) -> None:
+        """Make both empty, for the next job of the same process."""
+        for fd in self.fds:
+            os.ftruncate(fd, 0)
+
+    def close(self) -> None:
+        """Close both; may be called again."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+def _content(fd: int, max_bytes: int) -> bytes:
+    size = min(os.fstat(fd).st_size, max_bytes)
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)

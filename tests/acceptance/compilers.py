@@ -1,0 +1,53 @@
+"""Modules of real compilers, for tests; continuous integration has every compiler."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+__all__ = ["c_module", "rust_module"]
+
+
+def c_module(directory: Path, source: str, *options: str) -> bytes:
+    """Compile C with wasi-libc to a reactor, unless ``options`` ask for a command."""
+    model = () if any("exec-model" in option for option in options) else ("-mexec-model=reactor",)
+    return _compiled(
+        directory, "module.c", source, ("clang", "--target=wasm32-wasi", "-O2", *model, *options)
+    )
+
+
+def rust_module(directory: Path, source: str) -> bytes:
+    """Compile Rust to a reactor that has WASI."""
+    options = ("--target", "wasm32-wasi", "-O", "-C", "strip=symbols", "--crate-type", "cdylib")
+    return _compiled(directory, "module.rs", source, ("rustc", *options))
+
+
+def _compiled(directory: Path, name: str, source: str, command: tuple[str, ...]) -> bytes:
+    """Return the module that the first compiler on PATH that can make one makes; else skip."""
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text(source)
+    errors = []
+    for compiler in _found(command[0]):
+        done = subprocess.run(
+            [compiler, *command[1:], "-o", "module.wasm", name],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return (directory / "module.wasm").read_bytes()
+        errors.append(done.stderr)
+        # What else fails than a target that this one lacks is the source's fault.
+        assert "wasm32-wasi" in done.stderr or "wasi-libc" in done.stderr, done.stderr
+    assert "CI" not in os.environ, f"{command[0]} for WebAssembly is missing: {errors}"
+    pytest.skip(f"no {command[0]} for WebAssembly")
+
+
+def _found(name: str) -> Iterator[Path]:
+    for directory in os.get_exec_path():
+        path = Path(directory) / name
+        if os.access(path, os.X_OK):
+            yield path
