@@ -772,8 +772,8 @@ def test_a_compiler_that_can_not_write_is_not_the_modules_fault(
             return open_file(path, flags & ~os.O_CREAT & ~os.O_EXCL, mode)
 
         with monkeypatch.context() as patch:
-            patch.setattr("wasmdrop.sandbox.executor.os.open", open_full)
-            patch.setattr("wasmdrop.sandbox.executor.os.fsync", lambda _fd: None)
+            patch.setattr("wasmdrop.sandbox.compilation.os.open", open_full)
+            patch.setattr("wasmdrop.sandbox.compilation.os.fsync", lambda _fd: None)
             with pytest.raises(SandboxError, match=r"(?s)a compiling child failed.*No space left"):
                 await rig.executor.compile(sha256, PLAIN)
         assert await rig.add(sha256) == (12,)
