@@ -148,8 +148,14 @@ ODD: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
     "itself": (_link("input.json"), "links that lead in a circle"),
     "to-directory": (_link("."), "expected a regular file, found a directory"),
     "to-fifo": (_link_to_fifo, "expected a regular file, found a FIFO"),
-    "too-large": (_too_large, "1048589 bytes are more than is read (1048576)"),
-    "sparse": (_sparse, "1099511627776 bytes are more than is read (1048576)"),
+    "too-large": (
+        _too_large,
+        "1048589 bytes are more than is read (limit: 1 MiB; WASMDROP_MAX_INPUT_MB",
+    ),
+    "sparse": (
+        _sparse,
+        "1099511627776 bytes are more than is read (limit: 1 MiB; WASMDROP_MAX_INPUT_MB",
+    ),
 }
 
 

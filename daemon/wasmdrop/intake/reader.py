@@ -18,6 +18,7 @@ from wasmdrop import beneath
 from wasmdrop.beneath import DanglingLinkError, ForeignLinkError, Links, OtherMountError
 from wasmdrop.errors import RefusedError
 from wasmdrop.job import FileVersion, FoundIn
+from wasmdrop.limits import MEBIBYTE
 from wasmdrop.outcome import Code
 
 __all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
@@ -52,6 +53,13 @@ class OpenFile(NamedTuple):
     found_in: FoundIn | None
 
 
+#: What sets the size of files that are read.
+_SETTINGS: Final = {
+    Code.INVALID_INPUT: "WASMDROP_MAX_INPUT_MB",
+    Code.INVALID_MODULE: "WASMDROP_MAX_MODULE_MB",
+}
+
+
 @contextlib.contextmanager
 def open_regular(
     root: str, relative: str, max_bytes: int, code: Code, links: Links
@@ -69,8 +77,9 @@ def open_regular(
             kind = next((name for test, name in _KINDS if test(status.st_mode)), "no file")
             raise RefusedError(code, f"{relative}: expected a regular file, found {kind}")
         if status.st_size > max_bytes:
+            limit = f"limit: {max_bytes // MEBIBYTE} MiB; {_SETTINGS[code]} of the daemon"
             raise RefusedError(
-                code, f"{relative}: {status.st_size} bytes are more than is read ({max_bytes})"
+                code, f"{relative}: {status.st_size} bytes are more than is read ({limit})"
             )
         try:
             fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
