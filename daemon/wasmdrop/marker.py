@@ -89,6 +89,13 @@ class Seconds(msgspec.Struct, frozen=True):
     compile: _Duration
     run: _Duration
     total: _Duration
+    cpu: Annotated[
+        _Duration | None,
+        msgspec.Meta(
+            description="Processor time of the run, with what WASI did for it; of a job that was"
+            " killed, of its whole process; null if that is not known or it never ran."
+        ),
+    ] = None
 
 
 class World(msgspec.Struct, frozen=True):
@@ -146,8 +153,8 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: Annotated[
         _Count | None,
         msgspec.Meta(
-            description="Size of all the guest's linear memories at the end, which is their peak;"
-            " null where the job was killed or never ran."
+            description="Size of all the guest's memories at the end, its heap of structs and"
+            " exceptions included, which is their peak; null if the job was killed or never ran."
         ),
     ] = None
     runtime: Runtime

@@ -140,11 +140,14 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     output: OutputTree | None = None
     """What a WASI program left in its directory; None where that is nothing."""
     peak_memory_bytes: int | None = None
-    """Size of all the guest's linear memories at the end; they never shrink, so this is the peak.
-    None where that is not known."""
+    """Size of all the guest's memories at the end, its heap of structs and exceptions included;
+    they never shrink, so this is the peak. None if that is not known."""
     fuel_used: int | None = None
     """Units of fuel that the run took; None where none were counted."""
     run_seconds: float = 0.0
+    cpu_seconds: float | None = None
+    """Processor time of the run; of a job that was killed, of its whole process. None if not known:
+    also if the job never ran."""
     compile_seconds: float = 0.0
 
     @property

@@ -170,6 +170,7 @@ def _marker(
             compile=_seconds(compile_seconds),
             run=_seconds(outcome.run_seconds),
             total=_seconds((finished_ns - job.dropped_at_ns) / 1e9),
+            cpu=None if outcome.cpu_seconds is None else _seconds(outcome.cpu_seconds),
         ),
         limits=limits,
         deterministic=_WORLD if is_deterministic else None,

@@ -123,7 +123,7 @@ def test_a_module_past_the_limits_is_refused_in_the_log(tmp_path: Path) -> None:
             assert daemon.submit(f"input-{number}.json", job)["code"] == "compile-limit"
         (refused,) = daemon.events("module-refused")
         assert refused["code"] == "compile-limit"
-        assert "0.5" in refused["message"]
+        assert "0.5 s (WASMDROP_COMPILE_SEC)" in refused["message"]
 
 
 def test_a_small_module_overtakes_the_slow_ones_of_another_directory(daemon: Daemon) -> None:

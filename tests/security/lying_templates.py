@@ -118,7 +118,7 @@ def _answer(link_fd: int) -> None:
     """Say that the function returned seven."""
     if not os.read(link_fd, 64):
         return
-    report = struct.pack("<dqq", 0.0, -1, -1) + (7).to_bytes(16, "little")
+    report = struct.pack("<ddqq", 0.0, 1e300, -1, -1) + (7).to_bytes(16, "little")
     os.write(link_fd, struct.pack("<II", 0, len(report)) + report)
     os.read(link_fd, 1)
 
@@ -183,7 +183,7 @@ def _ends_with_descriptors(liar: Liar) -> None:
         liar.asked()
         pid = liar.fork(lambda _link: None)
         os.waitpid(pid, 0)
-        socket.send_fds(liar.control, [b"exit %d 0" % pid], [0, 0])
+        socket.send_fds(liar.control, [b"exit %d 0 0" % pid], [0, 0])
 
 
 def _twice(liar: Liar) -> None:
@@ -197,7 +197,7 @@ def _dead_before_they_are_used(liar: Liar) -> None:
     for _ in range(2):
         liar.asked()
         pid = liar.fork(lambda _link: None)
-        liar.say(b"exit %d 0" % pid)
+        liar.say(b"exit %d 0 0" % pid)
     _for_ever()
 
 
@@ -259,11 +259,13 @@ LIES: Final[dict[str, Callable[[Liar], None]]] = {
     "children-twice": _twice,
     "children-that-nobody-asked-for": _flood(b"child 1", 2),
     "ends-with-descriptors": _ends_with_descriptors,
-    "ends-of-nobody": _says(b"exit 1 0"),
-    "ends-beyond-measure": _says(b"exit PID 99999999999999999999"),
-    "ends-that-are-stops": _says(b"exit PID 4991"),
-    "ends-by-no-signal": _says(b"exit PID 100"),
-    "ends-of-two": _says(b"exit PID 0", b"exit PID 0"),
+    "ends-of-nobody": _says(b"exit 1 0 0"),
+    "ends-beyond-measure": _says(b"exit PID 99999999999999999999 0"),
+    "ends-that-are-stops": _says(b"exit PID 4991 0"),
+    "ends-by-no-signal": _says(b"exit PID 100 0"),
+    "ends-without-a-time": _says(b"exit PID 0"),
+    "ends-after-all-time": _says(b"exit PID 0 " + b"9" * 400),
+    "ends-of-two": _says(b"exit PID 0 0", b"exit PID 0 0"),
     "floods-of-garbage": _flood(b"\xff" * 900),
     "floods-of-nothing": _flood(b""),
     "packets-without-end": _says(b"x" * 100_000),

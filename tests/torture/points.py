@@ -33,7 +33,7 @@ _ELSEWHERE: Final = (
 #: What is written and leaves nothing: a file without a name, a file in memory.
 _NOTHING_LASTS: Final = {
     "health.storage._why_not_writable",
-    "sandbox.residents.Residents.give_back",
+    "sandbox.streams.Streams.clear",
     "watch._Echo.call",
 }
 

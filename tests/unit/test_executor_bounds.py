@@ -54,7 +54,7 @@ def test_a_large_report_is_read_on_another_thread(
 
     async def answered(*_args: object, **_more: object) -> Answer:
         plain = ",".join(["7"] * elements)
-        return Answer(f'{{"code":"ok","plain":[{plain}]}}'.encode(), False, 1.0, None)
+        return Answer(f'{{"code":"ok","plain":[{plain}]}}'.encode(), False, 1.0, None, None)
 
     monkeypatch.setattr(executor, "outcome_of_report", noted)
     monkeypatch.setattr(executor, "exchange", answered)

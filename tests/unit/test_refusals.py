@@ -1,11 +1,16 @@
-"""Modules that tell of a table that was refused growth: the same modules but for that."""
+"""Modules that tell of memories and tables that were refused growth: the same but for that."""
 
 from typing import Any, Final
 
 import pytest
 from wasmtime import Config, Engine, Instance, Module, Store, Trap, wat2wasm
 
-from wasmdrop.sandbox.refusals import REFUSED_EXPORT, telling_refusals
+from wasmdrop.sandbox.refusals import (
+    MEMORY_EXPORT,
+    PAST_MAXIMUM,
+    TABLE_EXPORT,
+    telling_refusals,
+)
 
 #: Everything that a module may be made of, so that each instruction is read once.
 _CONFIG: Final = Config()
@@ -104,7 +109,15 @@ def run(module: bytes, argument: int) -> tuple[Any, int]:
         result = exports["run"](store, argument)  # type: ignore[operator]
     except Trap:
         result = None
-    return result, exports[REFUSED_EXPORT].value(store)  # type: ignore[union-attr]
+    return result, _told(store, exports)
+
+
+def _told(store: Store, exports: Any) -> int:
+    """Return what a module that grows tables tells of them, and another of its memories."""
+    names = list(exports)
+    told = exports[TABLE_EXPORT if TABLE_EXPORT in names else MEMORY_EXPORT].value(store)
+    assert isinstance(told, int)
+    return told
 
 
 def framed(before: str, after: str = "") -> bytes:
@@ -122,7 +135,7 @@ def test_every_instruction_is_read_to_its_end(line: str) -> None:
     telling = telling_refusals(module)
     assert telling is not None
     assert run(telling, 5) == (1, 0)
-    assert run(telling, 50) == (-1, 1)
+    assert run(telling, 50) == (-1, PAST_MAXIMUM)
 
 
 def test_a_trap_after_a_refusal_tells_of_it() -> None:
@@ -135,7 +148,7 @@ def test_a_trap_after_a_refusal_tells_of_it() -> None:
     telling = telling_refusals(bytes(wat2wasm(text)))
     assert telling is not None
     assert run(telling, 1) == (2, 0)
-    assert run(telling, 2) == (None, 1)
+    assert run(telling, 2) == (None, PAST_MAXIMUM)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +158,20 @@ def test_a_trap_after_a_refusal_tells_of_it() -> None:
         '(module (table 1 funcref) (func (export "run")))',
         "(module (table $t 1 funcref) (func (drop (table.grow $t (ref.null func) (i32.const 1)))))",
         (
-            f'(module (table $t 1 funcref) (global (export "{REFUSED_EXPORT}") i32 (i32.const 1))'
+            f'(module (table $t 1 funcref) (global (export "{TABLE_EXPORT}") i32 (i32.const 1))'
             ' (func (export "run") (drop (table.grow $t (ref.null func) (i32.const 1)))))'
+        ),
+        (
+            f'(module (memory 1) (func (export "{MEMORY_EXPORT}")'
+            " (drop (memory.grow (i32.const 1)))))"
+        ),
+        (
+            '(module (memory 1) (func (export "run") (param i32) (result i32)'
+            " (if (local.get 0) (then (unreachable))) (memory.size)))"
         ),
         "(module)",
     ],
-    ids=["a-number", "no-growth", "no-exports", "its-own", "empty"],
+    ids=["a-number", "no-growth", "no-exports", "its-own", "its-function", "a-block", "empty"],
 )
 def test_a_module_without_anything_to_tell_is_left_alone(text: str) -> None:
     """Also one whose numbers look like the instruction."""
@@ -167,4 +188,71 @@ def test_numbers_that_look_like_the_instruction_stay() -> None:
     telling = telling_refusals(bytes(wat2wasm(text)))
     assert telling is not None
     assert run(telling, 1) == (2045, 0)
-    assert run(telling, 2) == (2043, 1)
+    assert run(telling, 2) == (2043, PAST_MAXIMUM)
+
+
+#: Memories and tables: the text, the instruction that grows it to so many times its parts, how
+#: large it may be, and a growth past that and past what its own type allows.
+_GROWING: Final = {
+    "memory": ("(memory 1)", "memory.grow", "i32", 16, 65536),
+    "memory-with-a-maximum": ("(memory 1 100)", "memory.grow", "i32", 16, 100),
+    "wide-memory": ("(memory i64 1)", "memory.grow", "i64", 16, 1 << 48),
+    "wide-memory-with-a-maximum": ("(memory i64 1 100)", "memory.grow", "i64", 16, 100),
+    "second-memory": ("(memory 3) (memory $m 1)", "memory.grow $m", "i32", 16, 65536),
+    "table": ("(table 1 funcref)", "table.grow 0 (ref.null func)", "i32", 1000, None),
+    "table-with-a-maximum": (
+        ("(table 7 funcref) (table $t 1 5000 externref)"),
+        "table.grow $t (ref.null extern)",
+        "i32",
+        1000,
+        5000,
+    ),
+    "wide-table-of-a-type": (
+        ("(type $s (struct)) (table $t i64 1 5000 (ref null $s))"),
+        "table.grow $t (ref.null $s)",
+        "i64",
+        1000,
+        5000,
+    ),
+    "table-of-references-that-are-not-null": (
+        ('(type $s (struct)) (table $t 1 5000 (ref $s) (struct.new $s)) (func (export "unused"))'),
+        "table.grow $t (struct.new $s)",
+        "i32",
+        1000,
+        5000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _GROWING)
+def test_what_was_refused_is_told_with_its_size(name: str) -> None:
+    """By the store's limit; past the maximum is told apart; granted growth tells nothing."""
+    text, grow, index, limit, maximum = _GROWING[name]
+    module = bytes(
+        wat2wasm(
+            f'(module {text} (func (export "run") (param {index}) (result {index})'
+            f" ({grow} (local.get 0))))"
+        )
+    )
+    telling = telling_refusals(module)
+    assert telling is not None
+    part_bytes = 65536 if "memory" in name else 1
+    store = Store(ENGINE)
+    store.set_limits(memory_size=limit * 65536, table_elements=limit)
+    exports = Instance(store, Module(ENGINE, telling), []).exports(store)
+
+    def grown(by: int) -> tuple[int, int]:
+        # Arguments wrap to the signed range.
+        result = exports["run"](store, by)  # type: ignore[operator]
+        return result, _told(store, exports)
+
+    assert grown(limit - 1) == (1, 0)
+    assert grown(0) == (limit, 0)
+    assert grown(1) == (-1, (limit + 1) * part_bytes)
+    if maximum is not None:
+        if maximum < 1 << 40:
+            assert grown(maximum - limit) == (-1, maximum * part_bytes)
+        assert grown(maximum - limit + 1) == (-1, PAST_MAXIMUM)
+    assert grown(-1) == (-1, PAST_MAXIMUM)
+    # Whatever is granted later, it was refused once.
+    assert grown(0) == (limit, PAST_MAXIMUM)

@@ -193,12 +193,26 @@ def _malformed(problem: str, offset: int) -> RefusedError:
     return RefusedError(Code.INVALID_MODULE, f"malformed module: {problem} (at offset {offset:#x})")
 
 
-class _Limits(NamedTuple):
-    """The size of a table or memory."""
+class Size(NamedTuple):
+    """The size of a table or memory, as it is declared."""
 
     minimum: int
     """In elements of a table, in bytes of a memory."""
+    maximum: int | None
+    """In elements of a table, in pages of a memory; None if none is declared."""
+    is_wide: bool
+    """Whether indices have 64 bits."""
+    page_power: int
+    """Two to this power is the size of a page in bytes; 0 for a table."""
     text: str
+
+
+class Table(NamedTuple):
+    """A table that a module defines."""
+
+    size: Size
+    element: bytes
+    """The type of its elements, as the module has it."""
 
 
 class Reader:
@@ -343,7 +357,7 @@ class Reader:
                 return
         raise _malformed("expected an integer of at most 64 bits", self.position)
 
-    def limits(self, allowed_flags: int) -> _Limits:
+    def limits(self, allowed_flags: int) -> Size:
         """Read the limits of a table or a memory."""
         start = self.position
         flags = self.byte()
@@ -353,8 +367,10 @@ class Reader:
         minimum = self.unsigned(bits)
         words = ["i64"] if flags & _INDEX_64 else []
         words.append(str(minimum))
+        maximum = None
         if flags & _HAS_MAXIMUM:
-            words.append(str(self.unsigned(bits)))
+            maximum = self.unsigned(bits)
+            words.append(str(maximum))
         if flags & _SHARED:
             words.append("shared")
         # A table's elements have no pages.
@@ -365,18 +381,15 @@ class Reader:
             if power not in (0, _PAGE_POWER):
                 raise _malformed(f"expected pages of 2^0 or 2^16 bytes, got 2^{power}", start)
             words.append(f"(pagesize {1 << power})")
-        return _Limits(minimum << power, " ".join(words))
+        return Size(minimum << power, maximum, bits > 32, power, " ".join(words))  # noqa: PLR2004
 
 
 class Storage:
     """What of a module can grow: memories, tables, and the heap of structs and exceptions."""
 
     def __init__(self) -> None:
-        self.memories_min_bytes: list[int] = []
-        self.tables_min: list[int] = []
-        """In elements."""
-        self.tables_are_wide: list[bool] = []
-        """Whether a table's indices have 64 bits."""
+        self.memories: list[Size] = []
+        self.tables: list[Table] = []
         self.grows_tables = False
         self.has_gc_heap = False
 
@@ -386,17 +399,17 @@ class Storage:
             is_initialized = reader.data.startswith(_INITIALIZED, reader.position)
             if is_initialized:
                 reader.part(len(_INITIALIZED))
+            start = reader.position
             reader.value_type()
-            limits = reader.limits(_TABLE_FLAGS)
-            self.tables_min.append(limits.minimum)
-            self.tables_are_wide.append(limits.text.startswith("i64"))
+            element = reader.data[start : reader.position]
+            self.tables.append(Table(reader.limits(_TABLE_FLAGS), element))
             if is_initialized:
                 reader.skip_constant()
 
     def read_memories(self, reader: Reader) -> None:
         """Read a memory section."""
         for _ in range(reader.count()):
-            self.memories_min_bytes.append(reader.limits(_MEMORY_FLAGS).minimum)
+            self.memories.append(reader.limits(_MEMORY_FLAGS))
 
     def read_code(self, reader: Reader) -> None:
         """Look through a code section, without reading it, for what grows tables."""
@@ -479,10 +492,10 @@ class Outline:
             self.exported,
             self.other_exports,
             tuple(self.imports),
-            sum(memories := self.storage.memories_min_bytes),
+            sum(memories := [memory.minimum for memory in self.storage.memories]),
             max(memories, default=0),
             len(memories),
-            sum(tables := self.storage.tables_min),
+            sum(tables := [table.size.minimum for table in self.storage.tables]),
             max(tables, default=0),
             len(tables),
             grows_tables=self.storage.grows_tables,

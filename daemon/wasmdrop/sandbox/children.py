@@ -54,6 +54,8 @@ class Child:
         self.pid = pid
         self.exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The wait status, once its parent has told it."""
+        self.cpu_seconds: float | None = None
+        """The processor time of the whole process, once its parent has told it."""
         self.streams: Streams | None = None
         """Its standard output and error, if it has had them since the fork; closed with it."""
         self._link = link
@@ -141,9 +143,10 @@ class Child:
         self._link.close()
         return True
 
-    def ended(self, status: int) -> None:
-        """Hear how the process ended."""
+    def ended(self, status: int, cpu_seconds: float) -> None:
+        """Take how the process ended, and its processor time."""
         if not self.exit_status.done():
+            self.cpu_seconds = cpu_seconds
             self.exit_status.set_result(status)
 
     def lost(self) -> None:
@@ -305,7 +308,7 @@ class Children:
             self._add(Child(pid, link, descriptors[1], self._doubted))
         elif word == b"exit" and pid in self._alive and not descriptors and _is_end(status):
             child = self._alive.pop(pid)
-            child.ended(status[0])
+            child.ended(status[0], status[1] / 1e6)
             if self._ending.pop(child, None) is not None:
                 child.close()
         else:
@@ -342,8 +345,11 @@ def _due(children: dict[Child, float], now: float) -> list[Child]:
 
 
 def _is_end(status: list[int]) -> bool:
-    """Whether this is the wait status of a process that has ended, in an exit or of a signal."""
-    if len(status) != 1 or status[0] > 0xFFFF:  # noqa: PLR2004 - what wait(2) fills
+    """Whether this is the wait status of a process that has ended, in an exit or of a signal.
+
+    The second number is its processor time in microseconds.
+    """
+    if len(status) != 2 or status[0] > 0xFFFF or status[1] >= 1 << 63:  # noqa: PLR2004 - wait(2)
         return False
     return os.WIFEXITED(status[0]) or (
         os.WIFSIGNALED(status[0]) and os.WTERMSIG(status[0]) < signal.NSIG

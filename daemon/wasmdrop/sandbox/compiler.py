@@ -10,10 +10,10 @@ from wasmtime import Engine, Module, WasmtimeError
 from wasmtime.component import Component
 
 from wasmdrop.errors import RefusedError
+from wasmdrop.limits import MEBIBYTE
 from wasmdrop.module import ModuleSummary
 from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.binary import (
-    TABLE_GROW,
     refuse_unless_wasm,
     storage_of_component,
     summarize,
@@ -52,20 +52,21 @@ def compile_module(
         message = f"its machine code takes more than {order.code_bytes} bytes"
         return CompileReport(code=Code.COMPILE_LIMIT, message=message)
     except MemoryError:
-        return CompileReport(code=Code.COMPILE_LIMIT, message="the compiler ran out of memory")
+        limit = f"{order.memory_bytes // MEBIBYTE} MiB of memory (WASMDROP_COMPILE_MEMORY_MB)"
+        message = f"the compiler ran out of its {limit}"
+        return CompileReport(code=Code.COMPILE_LIMIT, message=message)
     return CompileReport(summary=summary)
 
 
 def _compiled(module: bytes, engine: Engine) -> tuple[ModuleSummary, bytearray]:
     """Return the summary and the machine code of a core module."""
-    if TABLE_GROW.search(module):
+    # One of a million functions, for instance, can't have more. What else fails here fails below.
+    with contextlib.suppress(WasmtimeError):
         Module.validate(engine, module)
         telling = telling_refusals(module)
-        # One of a million functions, for instance, can't have two more.
-        with contextlib.suppress(WasmtimeError):
-            if telling is not None:
-                code = Module(engine, telling).serialize()
-                return msgspec.structs.replace(summarize(module), tells_refusals=True), code
+        if telling is not None:
+            code = Module(engine, telling).serialize()
+            return msgspec.structs.replace(summarize(module), tells_refusals=True), code
     code = Module(engine, module).serialize()
     return summarize(module), code
 

@@ -23,9 +23,18 @@ from wasmdrop.sandbox.binary import (
     MAX_TYPE_CHARACTERS,
     Storage,
 )
-from wasmdrop.sandbox.guest import Run, StaleCodeError, is_out_of_memory, memory_refusal
+from wasmdrop.sandbox.ends import (
+    backtrace,
+    cause_of,
+    is_out_of_memory,
+    mebibytes,
+    memory_refusal,
+    stack_hint,
+)
+from wasmdrop.sandbox.guest import Run, StaleCodeError
 from wasmdrop.sandbox.lowering import lift, lower
-from wasmdrop.sandbox.messages import Invocation, Preparation, RunReport
+from wasmdrop.sandbox.memories import memory_sizes
+from wasmdrop.sandbox.messages import Invocation, RunReport
 
 __all__ = ["ComponentRun", "describe"]
 
@@ -37,8 +46,10 @@ _MAX_DEPTH: Final = 24
 #: What wasmtime says of a memory or table that is too large from the start.
 _MINIMUM: Final = re.compile(r"exceeds (?:memory|table) limits|(?:memory|table) minimum size")
 
-#: Frames of a backtrace that a message shows.
-_FRAMES_SHOWN: Final = 16
+#: What part of its bound the largest memory must fill for a failure to be one for want of memory,
+#: and to be told of at all.
+_FULL: Final = 15 / 16
+_LARGE: Final = 1 / 2
 
 _SCALARS: Final = {
     component.Bool: "bool",
@@ -97,8 +108,8 @@ def describe(compiled: component.Component, engine: Engine, storage: Storage) ->
         ModuleKind.COMPONENT,
         other_exports=outline.others,
         imports=tuple(outline.imports),
-        memory_count=len(storage.memories_min_bytes),
-        table_count=len(storage.tables_min),
+        memory_count=len(storage.memories),
+        table_count=len(storage.tables),
         grows_tables=storage.grows_tables,
         has_gc_heap=storage.has_gc_heap,
         wit_functions=outline.functions,
@@ -216,7 +227,7 @@ class ComponentRun(Run):
             self.component_instance = linker.instantiate(self.store, self.compiled)
             self.limit_growth()
         except WasmtimeError as error:
-            raise _refusal_of(error, self.preparation, is_linking=True) from None
+            raise _refusal_of(error, is_linking=True) from None
 
     def call(self, invocation: Invocation) -> RunReport:
         """Call the entry; return how that ended."""
@@ -242,7 +253,9 @@ class ComponentRun(Run):
         if invocation.is_command:
             if results[0].of.result.is_ok:
                 return RunReport(Code.OK, exit_code=0)
-            return RunReport(Code.EXIT, "the program exited with code 1", exit_code=1)
+            return self.explained(
+                RunReport(Code.EXIT, "the program exited with code 1", exit_code=1)
+            )
         plain: Any = None if function.result is None else lift(results[0], function.result)
         room_bytes = self.preparation.output_bytes
         if len(_encoder.encode(plain)) > room_bytes:
@@ -255,9 +268,19 @@ class ComponentRun(Run):
             if error.code == 0 and invocation.is_command:
                 return RunReport(Code.OK, exit_code=0)
             message = f"the program exited with code {error.code}"
-            return RunReport(Code.EXIT, message, exit_code=error.code & 0xFFFFFFFF)
-        refusal = _refusal_of(error, self.preparation)
-        return RunReport(refusal.code, refusal.message)
+            exit_code = error.code & 0xFFFFFFFF
+            return self.explained(RunReport(Code.EXIT, message, exit_code=exit_code))
+        refusal = _refusal_of(error)
+        return self.explained(RunReport(refusal.code, refusal.message))
+
+    def refused_growth(self) -> tuple[str, bool]:
+        """As of a module, but judged by how full the memories are: nothing tells of refusals."""
+        sizes = [] if self.address_map is None else memory_sizes(self.address_map)
+        largest, most = max(sizes, default=0), self.preparation.shares.memory_bytes
+        if largest < most * _LARGE:
+            return "", False
+        words = f"a memory had grown to {mebibytes(largest)} of at most {mebibytes(most)}"
+        return words, largest >= most * _FULL
 
     def _function(self, entry: str) -> component.Func:
         interface, hash_mark, name = entry.rpartition("#")
@@ -274,9 +297,7 @@ class ComponentRun(Run):
         return found
 
 
-def _refusal_of(
-    error: WasmtimeError, preparation: Preparation, *, is_linking: bool = False
-) -> RefusedError:
+def _refusal_of(error: WasmtimeError, *, is_linking: bool = False) -> RefusedError:
     """Tell the ends of a component apart, for which there is nothing but their text."""
     text = str(error)
     if "all fuel consumed" in text:
@@ -284,17 +305,15 @@ def _refusal_of(
     if "wasm trap: " in text:
         kind = text.partition("wasm trap: ")[2].partition("\n")[0].strip()
         where = "while the component was instantiated: " if is_linking else ""
-        return RefusedError(Code.TRAP, bounded_text(f"{where}{kind}{_backtrace(text)}"))
+        shown = f"{where}{kind}{stack_hint(text)}{_backtrace(text)}"
+        return RefusedError(Code.TRAP, bounded_text(shown))
     if is_out_of_memory(text) or (is_linking and _MINIMUM.search(text)):
-        return memory_refusal(text, preparation)
+        return memory_refusal(text)
     if is_linking:
         return RefusedError(Code.LINK_ERROR, bounded_text(text))
-    return RefusedError(Code.TRAP, bounded_text(text))
+    return RefusedError(Code.TRAP, bounded_text(f"{cause_of(text)}{_backtrace(text)}"))
 
 
 def _backtrace(text: str) -> str:
     frames = [line.strip() for line in text.split("\n") if "!" in line and ": " in line]
-    shown = [f"\n  at {frame.partition('!')[2] or frame}" for frame in frames[:_FRAMES_SHOWN]]
-    if len(frames) > _FRAMES_SHOWN:
-        shown.append(f"\n  … {len(frames) - _FRAMES_SHOWN} more")
-    return "".join(shown)
+    return backtrace([frame.partition("!")[2] or frame for frame in frames])

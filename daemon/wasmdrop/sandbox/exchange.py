@@ -38,6 +38,8 @@ class Answer(msgspec.Struct, frozen=True):
     """From order to report."""
     status: int | None
     """Where the child died first: its wait status, or None where it was killed at its timeout."""
+    cpu_seconds: float | None
+    """The processor time of the child that died first, if that is known."""
 
 
 async def exchange(
@@ -75,13 +77,18 @@ async def exchange(
         seconds = time.perf_counter() - started
         is_left = directory is not None and not directory.is_empty()
         status: int | None = None
-        if to_its_end or is_left or (received is None and not timed_out):
-            status = await _status(child)
+        if to_its_end or is_left or received is None:
+            try:
+                status = await _status(child)
+            except SandboxError:
+                # It was killed all the same. What it has of the processor is not known then.
+                if to_its_end or is_left or not timed_out:
+                    raise
     except OSError as error:
         raise SandboxError(f"a child could not be reached: {error}") from error
     else:
         report, is_plain = received or (None, False)
-        return Answer(report, is_plain, seconds, None if timed_out else status)
+        return Answer(report, is_plain, seconds, None if timed_out else status, child.cpu_seconds)
     finally:
         timer.cancel()
         if guard is not None:

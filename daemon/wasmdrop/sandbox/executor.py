@@ -40,6 +40,7 @@ from wasmdrop.sandbox.verdict import (
     decode_run_report,
     outcome_of_death,
     outcome_of_report,
+    with_limit,
 )
 from wasmdrop.tree import TreeLimitError
 
@@ -150,11 +151,14 @@ class LocalExecutor:
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run ``call`` in a fresh child and return how it ended."""
+        return with_limit(await self._run(module, call, limits), limits)
+
+    async def _run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         wanted_bytes = least_bytes(module.summary)
         if wanted_bytes > limits.memory_bytes:
             message = (
                 f"the module wants {wanted_bytes} bytes of memory from the start, its tables"
-                f" included, and may have {limits.memory_bytes} (memory_mb)"
+                " included"
             )
             return Outcome(code=Code.MEMORY_LIMIT, message=message)
         summary = module.summary
@@ -205,7 +209,10 @@ class LocalExecutor:
         except TreeLimitError as error:
             message = f"left {error} in its directory"
             outcome = Outcome(
-                code=Code.DISK_LIMIT, message=message, run_seconds=outcome.run_seconds
+                code=Code.DISK_LIMIT,
+                message=message,
+                run_seconds=outcome.run_seconds,
+                cpu_seconds=outcome.cpu_seconds,
             )
         except OSError as error:
             raise SandboxError(f"a job's directory could not be read: {error}") from error
@@ -275,9 +282,14 @@ class LocalExecutor:
         )
         if directory is not None and directory.surplus:
             message = f"wrote {directory.surplus} into its directory"
-            return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=answer.seconds)
+            return Outcome(
+                code=Code.DISK_LIMIT,
+                message=message,
+                run_seconds=answer.seconds,
+                cpu_seconds=answer.cpu_seconds,
+            )
         if answer.report is None:
-            return outcome_of_death(answer.status, limits, answer.seconds)
+            return outcome_of_death(answer.status, limits, answer.seconds, answer.cpu_seconds)
         if len(answer.report) > _LARGE_REPORT_BYTES:
             # Of a component's results, which may take seconds to make of their JSON.
             return await asyncio.to_thread(self._outcome, answer, module, call)

@@ -126,10 +126,14 @@ class Forking:
     def _reap(self) -> None:
         was_left_behind = False
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
-                if ended[0] in self._children:
-                    self._children.discard(ended[0])
-                    self._control.send(b"exit %d %d" % ended)
+            while True:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                if pid in self._children:
+                    self._children.discard(pid)
+                    cpu_us = (usage.ru_utime + usage.ru_stime) * 1e6
+                    self._control.send(b"exit %d %d %d" % (pid, status, cpu_us))
                 else:
                     was_left_behind = True
         if was_left_behind:

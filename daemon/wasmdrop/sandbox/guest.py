@@ -12,13 +12,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from wasmtime import Instance, InstancePre, Module, Store, Trap, TrapCode, WasiConfig, WasmtimeError
+from wasmtime import Instance, InstancePre, Module, Store, Trap, WasiConfig, WasmtimeError
 from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
-from wasmdrop.sandbox.memories import linear_memory_bytes
+from wasmdrop.sandbox.ends import (
+    is_out_of_memory,
+    mebibytes,
+    memory_refusal,
+    trap_refusal,
+)
+from wasmdrop.sandbox.memories import memory_sizes
 from wasmdrop.sandbox.messages import (
     Invocation,
     Preparation,
@@ -26,22 +32,15 @@ from wasmdrop.sandbox.messages import (
     RunReport,
     WasiOrder,
 )
-from wasmdrop.sandbox.refusals import REFUSED_EXPORT
+from wasmdrop.sandbox.refusals import MEMORY_EXPORT, PAST_MAXIMUM, TABLE_EXPORT
 from wasmdrop.sandbox.runtime import Runtime
 
 __all__ = [
     "Run",
     "StaleCodeError",
     "is_a",
-    "is_out_of_memory",
-    "memory_refusal",
     "run_module",
 ]
-
-#: Frames of a backtrace that a message shows; the innermost ones tell the most.
-_FRAMES_SHOWN: Final = 16
-#: A function's name in a backtrace, in characters; names are the guest's.
-_NAME_SHOWN: Final = 120
 
 #: wasmtime counts fuel in an unsigned 64-bit integer; half of that leaves its sums room.
 _MAX_FUEL: Final = (1 << 63) - 1
@@ -53,6 +52,8 @@ _KINDS: Final = {
     "f64": ffi.WASMTIME_F64.value,
 }
 _WIDE: Final = frozenset({"i64", "f64"})
+
+_FOR_WANT_OF_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
 
 
 def run_module(
@@ -109,7 +110,7 @@ class Run:
         self.output_room_bytes = preparation.output_bytes
         self._report_now = report_now
         self._is_command = False
-        self._started = 0.0
+        self._started = self._cpu_started = 0.0
         self._fuel: int | None = None
 
     def load(self, code_fd: int) -> None:
@@ -165,13 +166,13 @@ class Run:
             self.instance = self.linked.instantiate(self.store)
             self.limit_growth()
         except Trap as trap:
-            raise _refusal_of(trap, "while the module was instantiated: ") from None
+            raise trap_refusal(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
             if "shared memory" in str(error):
                 message = "the module has a memory that threads share, and there are no threads"
                 raise RefusedError(Code.LINK_ERROR, message) from None
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
-            raise memory_refusal(str(error), self.preparation) from None
+            raise memory_refusal(str(error)) from None
 
     def enter_world(self, invocation: Invocation, descriptors: list[int], raw: bytes) -> None:
         """Give the instance its world of WASI, if it has one."""
@@ -196,6 +197,7 @@ class Run:
 
     def begin(self, *, is_command: bool = False) -> float:
         """Begin the time of the run, and be who hears of ``proc_exit``; return the clock."""
+        self._cpu_started = time.process_time()
         self._started = time.perf_counter()
         self._is_command = is_command
         self.runtime.on_exit = self.exit
@@ -217,36 +219,70 @@ class Run:
     def ended_by(self, end: Trap | WasmtimeError) -> RunReport:
         """Return the report of a call that ended so."""
         if isinstance(end, Trap):
-            refusal = _refusal_of(end)
-            if refusal.code is Code.TRAP and self._was_refused():
-                text = f"a table was refused growth, and then the program ended: {refusal.message}"
-                refusal = memory_refusal(text, self.preparation)
+            refusal = trap_refusal(end)
         elif is_out_of_memory(text := str(end)):
-            refusal = memory_refusal(text, self.preparation)
+            refusal = memory_refusal(text)
         else:
             refusal = RefusedError(Code.TRAP, bounded_text(text))
-        return RunReport(refusal.code, refusal.message)
+        return self.explained(RunReport(refusal.code, refusal.message))
 
-    def _was_refused(self) -> bool:
-        """Whether a table was refused growth, as far as the module tells."""
-        if not self.preparation.tells_refusals:
-            return False
-        extern, value = self.export(REFUSED_EXPORT), ffi.wasmtime_val_t()
+    def explained(self, report: RunReport) -> RunReport:
+        """Return the report of a failed run; if growth was refused before, it says so.
+
+        That is then the reason of a trap and of an exit code other than 0: most programs end so for
+        want of memory, and none tells otherwise.
+        """
+        if report.code not in _FOR_WANT_OF_MEMORY or report.exit_code == 0:
+            return report
+        refused, is_by_limit = self.refused_growth()
+        if not refused:
+            return report
+        code = Code.MEMORY_LIMIT if is_by_limit else report.code
+        message = f"{refused}, and then the program ended: {report.message}"
+        return msgspec.structs.replace(report, code=code, message=message)
+
+    def refused_growth(self) -> tuple[str, bool]:
+        """Return which growth was refused, in words, and whether by the job's limit.
+
+        Nothing if none was, as far as the module tells.
+        """
+        memory_bytes, elements = self._told(MEMORY_EXPORT), self._told(TABLE_EXPORT)
+        shares = self.preparation.shares
+        if memory_bytes > 0:
+            words = f"a memory was refused growth to {mebibytes(memory_bytes)}"
+            if shares.memory_bytes < self.preparation.memory_bytes:
+                words += f" (its share is {mebibytes(shares.memory_bytes)})"
+            return words, True
+        if elements > 0:
+            words = f"a table was refused growth to {elements} elements"
+            return f"{words} (its share is {shares.table_elements})", True
+        for kind, told in (("memory", memory_bytes), ("table", elements)):
+            if told == PAST_MAXIMUM:
+                words = f"a {kind} was refused growth past the maximum that the module declares"
+                return words, False
+        return "", False
+
+    def _told(self, name: str) -> int:
+        """Return a global of the module's that tells of a refusal; 0 if it has none."""
+        if not self.preparation.tells_refusals or self.instance is None:
+            return 0
+        extern, value = self.export(name), ffi.wasmtime_val_t()
         if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_GLOBAL):
-            return False
+            return 0
         context = self.store._context()  # noqa: SLF001
         ffi.wasmtime_global_get(context, ctypes.byref(extern.of.global_), ctypes.byref(value))
-        return bool(value.of.i32)
+        return int(value.of.i64)
 
     def exit(self, exit_code: int) -> None:
         """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
         if exit_code == 0 and self._is_command:
-            self.end(Code.OK, "", 0)
-        self.end(Code.EXIT, f"the program exited with code {exit_code}", exit_code)
+            self.end(RunReport(Code.OK, exit_code=0))
+        message = f"the program exited with code {exit_code}"
+        report = self.explained(RunReport(Code.EXIT, message, exit_code=exit_code))
+        self.end(report)
 
-    def end(self, code: Code, message: str, exit_code: int | None = None) -> None:
+    def end(self, report: RunReport) -> None:
         """Report here and now; does not return."""
-        report = RunReport(code, message, exit_code=exit_code)
         self._report_now(self.completed(report, time.perf_counter() - self._started))
 
     def completed(self, report: RunReport, run_seconds: float) -> RunReport:
@@ -256,7 +292,12 @@ class Run:
             fuel_used=self.fuel_used(),
             memory_bytes=self.memory_bytes(),
             run_seconds=run_seconds,
+            cpu_seconds=self.cpu_seconds(),
         )
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the run so far."""
+        return time.process_time() - self._cpu_started
 
     def give_fuel(self) -> None:
         """Give the store its fuel; without a limit, as much as can be counted."""
@@ -285,7 +326,7 @@ class Run:
         if not self.is_instantiated:
             return None
         if self.preparation.has_hidden_memories:
-            return None if self.address_map is None else linear_memory_bytes(self.address_map)
+            return None if self.address_map is None else sum(memory_sizes(self.address_map))
         if self.preparation.memory_export is None:
             return 0
         extern = self.exported_memory()
@@ -326,7 +367,7 @@ class Run:
         self.output_room_bytes -= len(data)
         if self.output_room_bytes < 0:
             message = f"wrote more than {self.preparation.output_bytes} bytes of output"
-            self.end(Code.OUTPUT_LIMIT, message)
+            self.end(RunReport(Code.OUTPUT_LIMIT, message))
         return len(data)
 
     def export(self, name: str) -> ffi.wasmtime_extern_t | None:
@@ -410,34 +451,3 @@ def is_a(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
     """Whether an export is of this kind."""
     given: Any = extern.kind  # a plain int, whatever its declaration says
     return bool(given == kind.value)
-
-
-def is_out_of_memory(text: str) -> bool:
-    """Whether wasmtime says of an end that it could not allocate for the guest."""
-    return "out of memory" in text.rpartition("Caused by:")[2]
-
-
-def memory_refusal(text: str, preparation: Preparation) -> RefusedError:
-    """Return the refusal of something that, as ``text`` says, would have taken too much memory."""
-    cause = text.rpartition("Caused by:")[2].strip()
-    limit = f"its memories and tables may take {preparation.memory_bytes} bytes (memory_mb)"
-    return RefusedError(Code.MEMORY_LIMIT, f"{bounded_text(cause)}; {limit}")
-
-
-def _refusal_of(trap: Trap, where: str = "") -> RefusedError:
-    kind = trap.trap_code
-    if kind is TrapCode.OUT_OF_FUEL:
-        return RefusedError(Code.FUEL_LIMIT, f"{where}used up its fuel")
-    words = kind.name.lower().replace("_", " ") if kind is not None else "trap"
-    return RefusedError(Code.TRAP, f"{where}{words}{_backtrace(trap)}")
-
-
-def _backtrace(trap: Trap) -> str:
-    frames = trap.frames
-    lines = [
-        f"\n  at {bounded_text(frame.func_name or f'function {frame.func_index}', _NAME_SHOWN)}"
-        for frame in frames[:_FRAMES_SHOWN]
-    ]
-    if len(frames) > _FRAMES_SHOWN:
-        lines.append(f"\n  … {len(frames) - _FRAMES_SHOWN} more")
-    return "".join(lines)

@@ -1,10 +1,10 @@
-"""How large the guest's linear memories are, found in the process's own map of its addresses.
+"""How large the guest's memories are, found in the process's own map of its addresses.
 
 wasmtime tells the size of a memory that a module exports, and of no other: not of those inside a
-component, and its C interface has neither a way to them nor a callback when one grows. But the
-kernel knows. For each memory wasmtime reserves 4 GiB of addresses and guards before and behind
-them; what the memory has is writable, all else of it can't be touched. No thread's stack, heap or
-other mapping of the process looks like that.
+component, nor of the heap of structs and exceptions, which is a memory, too. Its C interface has
+neither a way to them nor a callback when one grows. But the kernel knows. For each memory wasmtime
+reserves 4 GiB of addresses and guards before and behind them; what the memory has is writable, all
+else of it can't be touched. Nothing else of the process looks like that, be it stack or heap.
 
 The map must be opened before the process is confined, which can't open it any more.
 """
@@ -12,7 +12,7 @@ The map must be opened before the process is confined, which can't open it any m
 import os
 from typing import Final
 
-__all__ = ["linear_memory_bytes", "open_address_map"]
+__all__ = ["memory_sizes", "open_address_map"]
 
 #: What wasmtime reserves for a memory; a larger one takes more.
 _RESERVED_BYTES: Final = 1 << 32
@@ -29,9 +29,10 @@ def open_address_map() -> int | None:
         return None
 
 
-def linear_memory_bytes(address_map: int) -> int:
-    """Return the size of all memories that there are now, together."""
-    total_bytes = run_bytes = run_end = 0
+def memory_sizes(address_map: int) -> list[int]:
+    """Return the sizes in bytes of all memories that there are now."""
+    found = []
+    run_bytes = run_end = 0
     guard_bytes = guard_end = 0
     is_guarded = False
     for line in _content(address_map).splitlines():
@@ -49,8 +50,8 @@ def linear_memory_bytes(address_map: int) -> int:
         elif rest.startswith(b"---p"):
             guard_bytes, guard_end = end - start, end
             if is_guarded and start == run_end and run_bytes + guard_bytes >= _RESERVED_BYTES:
-                total_bytes += run_bytes
-    return total_bytes
+                found.append(run_bytes)
+    return found
 
 
 def _content(address_map: int) -> bytes:

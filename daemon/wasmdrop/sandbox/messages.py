@@ -64,10 +64,10 @@ FRAME: Final = struct.Struct("<II")
 PROGRAM_NAME: Final = "module.wasm"
 
 #: Of a plain function a frame's raw part is its arguments, so many bytes each, bits first; and no
-#: header. So is that of its report, after the seconds that it ran, the bytes of its exported memory
-#: and its fuel used, each -1 where there is none.
+#: header. So is that of its report, after the seconds that it ran, those of the processor, the
+#: bytes of its exported memory and its fuel used; each of the last two -1 where there is none.
 PLAIN_VALUE_BYTES: Final = 16
-PLAIN_REPORT: Final = struct.Struct("<dqq")
+PLAIN_REPORT: Final = struct.Struct("<ddqq")
 
 #: A module's summary is bounded to 2 MiB of names and 1 MiB of types (see :mod:`.binary`); JSON may
 #: escape each character sixfold.
@@ -248,6 +248,8 @@ class RunReport(msgspec.Struct, frozen=True):
     exit_code: int | None = None
     memory_bytes: int | None = None
     run_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Processor time of the run."""
     stale_code: bool = False
     """The machine code is not of this engine: made by another version, or damaged."""
     plain: Any = None

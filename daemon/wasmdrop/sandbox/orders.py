@@ -53,8 +53,11 @@ def _memories(summary: ModuleSummary) -> list[str]:
 
 
 def _has_hidden_memories(summary: ModuleSummary) -> bool:
-    """Whether there may be more memories than one that is exported, once."""
-    if summary.kind is ModuleKind.COMPONENT:
+    """Whether there may be more memories than one that is exported, once.
+
+    The heap of structs and exceptions is one.
+    """
+    if summary.kind is ModuleKind.COMPONENT or summary.has_gc_heap:
         return True
     return summary.memory_count > 0 and not summary.memory_count == len(_memories(summary)) == 1
 

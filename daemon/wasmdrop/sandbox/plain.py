@@ -47,7 +47,7 @@ class PlainCall:
         self._args = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(params)]
         self._results = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(results)]
         head = FRAME.pack(0, PLAIN_REPORT.size + len(self._results))
-        self._report = bytearray(head + PLAIN_REPORT.pack(0.0, -1, -1))
+        self._report = bytearray(head + PLAIN_REPORT.pack(0.0, 0.0, -1, -1))
         self._world = world
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
         self._context = run.store._context()  # noqa: SLF001 - the wrapper's call makes objects
@@ -79,11 +79,14 @@ class PlainCall:
             if bool(error) or bool(self._trap):
                 return self._failed(error, time.perf_counter() - started)
         seconds = time.perf_counter() - started
+        cpu_seconds = self._run.cpu_seconds()
         memory_bytes, fuel_used = 0, self._run.fuel_used()
         if self._memory is not None:
             memory_bytes = ffi.wasmtime_memory_data_size(self._context, self._memory)
         fuel_used = -1 if fuel_used is None else fuel_used
-        PLAIN_REPORT.pack_into(self._report, FRAME.size, seconds, memory_bytes, fuel_used)
+        PLAIN_REPORT.pack_into(
+            self._report, FRAME.size, seconds, cpu_seconds, memory_bytes, fuel_used
+        )
         return self._report, self._results
 
     def _failed(self, error: Any, seconds: float) -> RunReport:

@@ -7,14 +7,14 @@ asked of it; a lie ends as the sandbox's failure, never as anything else.
 import math
 import os
 import signal
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from wasmdrop.errors import SandboxError
 from wasmdrop.limits import Limits
 from wasmdrop.module import FunctionType
-from wasmdrop.outcome import Code, Outcome, bounded_text
+from wasmdrop.outcome import MESSAGE_LIMIT, Code, Outcome, bounded_text
 from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.messages import (
     PLAIN_REPORT,
@@ -32,6 +32,7 @@ __all__ = [
     "decode_run_report",
     "outcome_of_death",
     "outcome_of_report",
+    "with_limit",
 ]
 
 #: The ends that a running child may report. Others are the daemon's to say.
@@ -49,7 +50,28 @@ _GUEST_CODES: Final = frozenset(
     }
 )
 
+
+class _Setting(NamedTuple):
+    """Where a limit is set."""
+
+    key: str
+    """Of the input, and of :class:`Limits`."""
+    unit: str
+    variable: str
+
+
+_SETTINGS: Final = {
+    Code.TIMEOUT: _Setting("timeout_sec", " s", "TIMEOUT_SEC"),
+    Code.MEMORY_LIMIT: _Setting("memory_mb", " MiB", "WASMDROP_MEMORY_MB"),
+    Code.OUTPUT_LIMIT: _Setting("output_mb", " MiB", "WASMDROP_OUTPUT_MB"),
+    Code.DISK_LIMIT: _Setting("disk_mb", " MiB", "WASMDROP_DISK_MB"),
+    Code.FUEL_LIMIT: _Setting("fuel", "", "WASMDROP_FUEL"),
+}
+
 _WIDE: Final = frozenset({"i64", "f64"})
+
+#: Processor time that a child may have taken before its job, to be ready for it.
+_IDLE_SECONDS: Final = 1.0
 
 _Report = TypeVar("_Report", RunReport, CompileReport)
 
@@ -64,7 +86,7 @@ def decode_run_report(header: bytes) -> RunReport:
 
 def decode_plain_report(data: bytes, signature: FunctionType) -> RunReport:
     """Return the report of a plain function, which has all the bytes that it must have."""
-    run_seconds, memory_bytes, fuel_used = PLAIN_REPORT.unpack_from(data)
+    run_seconds, cpu_seconds, memory_bytes, fuel_used = PLAIN_REPORT.unpack_from(data)
     bits = (
         int.from_bytes(data[start : start + (8 if kind in _WIDE else 4)], "little")
         for kind, start in zip(
@@ -76,6 +98,7 @@ def decode_plain_report(data: bytes, signature: FunctionType) -> RunReport:
         results=tuple(bits),
         memory_bytes=None if memory_bytes == -1 else memory_bytes,
         run_seconds=run_seconds if math.isfinite(run_seconds) else 0.0,
+        cpu_seconds=cpu_seconds if math.isfinite(cpu_seconds) else 0.0,
         fuel_used=None if fuel_used == -1 else fuel_used,
     )
 
@@ -116,7 +139,24 @@ def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
         exit_code=exit_code,
         peak_memory_bytes=memory_bytes,
         run_seconds=min(max(report.run_seconds, 0.0), seconds),
+        cpu_seconds=_believable(report.cpu_seconds, seconds),
     )
+
+
+def with_limit(outcome: Outcome, limits: Limits) -> Outcome:
+    """Return the outcome; if it is one of a limit, its message says which, and who sets it."""
+    setting = _SETTINGS.get(outcome.code)
+    value = None if setting is None else getattr(limits, setting.key)
+    if setting is None or value is None:
+        return outcome
+    first, newline, rest = outcome.message.partition("\n")
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    told = (
+        f" (limit: {shown}{setting.unit}; {setting.key} in the input, at most {setting.variable} of"
+        " the daemon)"
+    )
+    message = bounded_text(f"{first[: MESSAGE_LIMIT - len(told) - 2]}{told}{newline}{rest}")
+    return msgspec.structs.replace(outcome, message=message)
 
 
 def _results(report: RunReport, call: Call) -> tuple[object, ...]:
@@ -129,27 +169,42 @@ def _results(report: RunReport, call: Call) -> tuple[object, ...]:
     return (decode_result(report.plain, form),)
 
 
-def outcome_of_death(status: int | None, limits: Limits, seconds: float) -> Outcome:
-    """Return the outcome of a child that died with this wait status; None: at its timeout."""
+def outcome_of_death(
+    status: int | None, limits: Limits, seconds: float, cpu_seconds: float | None
+) -> Outcome:
+    """Return the outcome of a child that died with this wait status; None: at its timeout.
+
+    ``cpu_seconds`` is the processor time of the process, if its parent told it.
+    """
+    code, message = _death_of_job(status, limits)
+    if cpu_seconds is not None:
+        cpu_seconds = _believable(cpu_seconds, seconds)
+    return Outcome(code=code, message=message, run_seconds=seconds, cpu_seconds=cpu_seconds)
+
+
+def _believable(cpu_seconds: float, seconds: float) -> float:
+    """Bound what a child, or a parent that may be a guest's, says of processor time."""
+    return min(max(cpu_seconds, 0.0), _IDLE_SECONDS + seconds * (os.cpu_count() or 1))
+
+
+def _death_of_job(status: int | None, limits: Limits) -> tuple[Code, str]:
     if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        message = f"ran longer than {limits.timeout_sec:g} s"
-        return Outcome(code=Code.TIMEOUT, message=message, run_seconds=seconds)
+        return Code.TIMEOUT, f"ran longer than {limits.timeout_sec:g} s"
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
-        message = "made a system call that the sandbox forbids"
-        return Outcome(code=Code.SANDBOX_VIOLATION, message=message, run_seconds=seconds)
+        return Code.SANDBOX_VIOLATION, "made a system call that the sandbox forbids"
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXFSZ:
         message = f"wrote a file of more than {limits.disk_bytes} bytes into its directory"
-        return Outcome(code=Code.DISK_LIMIT, message=message, run_seconds=seconds)
-    message = f"the job's process {_death(status)} before it could report"
-    return Outcome(code=Code.CRASHED, message=message, run_seconds=seconds)
+        return Code.DISK_LIMIT, message
+    return Code.CRASHED, f"the job's process {_death(status)} before it could report"
 
 
 def compiler_death(status: int | None, seconds: float, memory_mb: int) -> str:
     """Say what ended a compilation with these limits."""
     if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        return f"compiling took longer than {seconds:g} s"
+        return f"compiling took longer than {seconds:g} s (WASMDROP_COMPILE_SEC)"
     # Where an allocation fails the compiler aborts, and has no other way to say so.
-    return f"the compiler ran out of its {memory_mb} MiB of memory, or {_death(status)}"
+    limit = f"{memory_mb} MiB of memory (WASMDROP_COMPILE_MEMORY_MB)"
+    return f"the compiler ran out of its {limit}, or {_death(status)}"
 
 
 def _death(status: int) -> str:
