@@ -17,9 +17,9 @@ from wasmdrop.sandbox.binary import (
     MAX_NAME_BYTES,
     MAX_NAMES,
     MAX_TYPE_CHARACTERS,
-    refuse_unless_wasm,
     summarize,
 )
+from wasmdrop.sandbox.filetype import refuse_unless_wasm
 from wasmdrop.sandbox.messages import MAX_REPORT_BYTES, CompileReport, encode_frame
 
 #: Every form that wasmtime accepts without being told to, in sections of every kind.
@@ -569,45 +569,3 @@ def test_a_real_component_is_told_and_not_summarized() -> None:
     assert refusal(component) == (
         "malformed module: expected a core module, got a component (at offset 0x4)"
     )
-
-
-@pytest.mark.parametrize(
-    ("head", "told"),
-    [
-        (b"", "it is empty"),
-        (
-            b"(module",
-            "it looks like WebAssembly text; compile it first, for instance with wat2wasm",
-        ),
-        (b"\n  (module\n", "it looks like WebAssembly text"),
-        (b";; a comment\n(module)", "it looks like WebAssembly text"),
-        (b"(; a comment ;)", "it looks like WebAssembly text"),
-        (b"\x7fELF\2\1\1\0", "precompiled modules (.cwasm), which are ELF files of wasmtime,"),
-        (b"\x1f\x8b\x08\0\0\0\0\0", "it is a gzip archive; unpack it first"),
-        (b"PK\3\4\x14\0\0\0", "it is a zip archive; unpack it first"),
-        (b"\0as", "it ends after 3 bytes"),
-        (b"\0asm\1\0", "it ends after 6 bytes"),
-        (
-            b"\0asm\2\0\0\0",
-            "expected version 01 00 00 00 (a module) or 0d 00 01 00 (a component), got 02 00 00 00",
-        ),
-        (b'{"entry"', "expected it to begin with 00 61 73 6d, got 7b 22 65 6e"),
-        (b"\n\n", "expected it to begin with 00 61 73 6d, got 0a 0a"),
-    ],
-)
-def test_what_is_no_wasm_is_refused_with_a_guess(head: bytes, told: str) -> None:
-    """The guess says what to do where there is something to be done."""
-    with pytest.raises(RefusedError) as caught:
-        refuse_unless_wasm(head)
-    assert caught.value.code is Code.INVALID_MODULE
-    assert caught.value.message.startswith("the file is no WebAssembly: ")
-    assert told in caught.value.message
-    assert refusal(head[:8]).startswith("the file is no WebAssembly: ")
-
-
-@pytest.mark.parametrize("text", [RICH, "(module)"])
-def test_modules_that_wasmtime_precompiled_are_refused(text: str) -> None:
-    """Their native code is whoever wrote it."""
-    precompiled = bytes(Module(ENGINE, text).serialize())
-    with pytest.raises(RefusedError, match="cwasm"):
-        refuse_unless_wasm(precompiled[:64])

@@ -13,11 +13,12 @@ linear in their number, and that a summary is small enough for a report and the 
 import re
 from array import array
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.module import FunctionType, Import, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code
+from wasmdrop.sandbox.filetype import PREAMBLE_BYTES, refuse_unless_wasm
 
 __all__ = [
     "MAX_NAMES",
@@ -27,7 +28,6 @@ __all__ = [
     "Outline",
     "Reader",
     "Storage",
-    "refuse_unless_wasm",
     "storage_of_component",
     "summarize",
 ]
@@ -41,19 +41,6 @@ MAX_NAME_BYTES: Final = 2 * 1024 * 1024
 #: thousand exports of one type with a thousand parameters would make 100 MB of summary out of
 #: 200 kB of module.
 MAX_TYPE_CHARACTERS: Final = 1024 * 1024
-
-_PREAMBLE_BYTES: Final = 8
-_MAGIC: Final = b"\0asm"
-_MODULE_VERSION: Final = b"\x01\0\0\0"
-_COMPONENT_VERSION: Final = b"\x0d\0\x01\0"
-
-#: What other files begin with, and what to say of them.
-_OTHER_FILES: Final = {
-    b"\x7fELF": "an ELF file; precompiled modules (.cwasm), which are ELF files of wasmtime, are "
-    "refused because they hold native code: drop the .wasm file instead",
-    b"\x1f\x8b": "a gzip archive; unpack it first",
-    b"PK\x03\x04": "a zip archive; unpack it first",
-}
 
 #: Ids of sections in the order in which they must come, each at most once.
 _SECTION_ORDER: Final = (1, 2, 3, 4, 5, 13, 6, 7, 8, 9, 12, 10, 11)
@@ -118,38 +105,6 @@ _MEMORY_FLAGS: Final = _HAS_MAXIMUM | _SHARED | _INDEX_64 | _HAS_PAGE_SIZE
 _PAGE_POWER: Final = 16
 
 
-def refuse_unless_wasm(head: bytes) -> Literal["component", "module"]:
-    """Say whether a file that begins with ``head``, at least its first 8 bytes, is WebAssembly.
-
-    Raises ``RefusedError`` with ``INVALID_MODULE`` that says what the file seems to be instead.
-    """
-    if head[:4] == _MAGIC:
-        version = head[4:_PREAMBLE_BYTES]
-        if version == _MODULE_VERSION:
-            return "module"
-        if version == _COMPONENT_VERSION:
-            return "component"
-    raise RefusedError(Code.INVALID_MODULE, f"the file is no WebAssembly: {_guess(head)}")
-
-
-def _guess(head: bytes) -> str:
-    if not head:
-        return "it is empty"
-    for beginning, guess in _OTHER_FILES.items():
-        if head.startswith(beginning):
-            return f"it is {guess}"
-    if head.lstrip().startswith((b"(", b";;")):
-        return "it looks like WebAssembly text; compile it first, for instance with wat2wasm"
-    if _MAGIC.startswith(head[:4]) and len(head) < _PREAMBLE_BYTES:
-        return f"it ends after {len(head)} bytes"
-    if head.startswith(_MAGIC):
-        return (
-            f"expected version {_MODULE_VERSION.hex(' ')} (a module) or "
-            f"{_COMPONENT_VERSION.hex(' ')} (a component), got {head[4:8].hex(' ')}"
-        )
-    return f"expected it to begin with {_MAGIC.hex(' ')}, got {head[:4].hex(' ')}"
-
-
 def summarize(module: bytes) -> ModuleSummary:
     """Read the outside of a core module.
 
@@ -157,7 +112,7 @@ def summarize(module: bytes) -> ModuleSummary:
     malformed, with ``COMPILE_LIMIT`` where the summary would be past ``MAX_NAMES``,
     ``MAX_NAME_BYTES`` or ``MAX_TYPE_CHARACTERS``.
     """
-    if refuse_unless_wasm(module[:_PREAMBLE_BYTES]) == "component":
+    if refuse_unless_wasm(module[:PREAMBLE_BYTES]) == "component":
         raise _malformed("expected a core module, got a component", 4)
     outline = Outline()
     parts = {
@@ -171,7 +126,7 @@ def summarize(module: bytes) -> ModuleSummary:
         7: outline.read_exports,
         8: outline.read_start,
     }
-    reader = Reader(module, _PREAMBLE_BYTES, len(module))
+    reader = Reader(module, PREAMBLE_BYTES, len(module))
     to_come = list(_SECTION_ORDER)
     while reader.position < reader.end:
         start = reader.position
@@ -379,6 +334,7 @@ class Storage:
         """Whether a table's indices have 64 bits."""
         self.grows_tables = False
         self.has_gc_heap = False
+        self.has_shared_memory = False
 
     def read_tables(self, reader: Reader) -> None:
         """Read a table section."""
@@ -396,7 +352,9 @@ class Storage:
     def read_memories(self, reader: Reader) -> None:
         """Read a memory section."""
         for _ in range(reader.count()):
-            self.memories_min_bytes.append(reader.limits(_MEMORY_FLAGS).minimum)
+            limits = reader.limits(_MEMORY_FLAGS)
+            self.memories_min_bytes.append(limits.minimum)
+            self.has_shared_memory = self.has_shared_memory or "shared" in limits.text
 
     def read_code(self, reader: Reader) -> None:
         """Look through a code section, without reading it, for what grows tables."""
@@ -435,7 +393,7 @@ def storage_of_component(component: bytes) -> Storage:
         10: storage.read_code,
         13: storage.read_tags,
     }
-    to_read = [(Reader(component, _PREAMBLE_BYTES, len(component)), True)]
+    to_read = [(Reader(component, PREAMBLE_BYTES, len(component)), True)]
     while to_read:
         reader, is_component = to_read.pop()
         while reader.position < reader.end:
@@ -445,7 +403,7 @@ def storage_of_component(component: bytes) -> Storage:
                 if number in parts:
                     parts[number](section)
             elif number in (_CORE_MODULE, _COMPONENT):
-                section.part(_PREAMBLE_BYTES)
+                section.part(PREAMBLE_BYTES)
                 to_read.append((section, number == _COMPONENT))
     return storage
 
@@ -487,6 +445,7 @@ class Outline:
             len(tables),
             grows_tables=self.storage.grows_tables,
             has_gc_heap=self.storage.has_gc_heap,
+            has_shared_memory=self.storage.has_shared_memory,
             has_start=self.has_start,
         )
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: Raised when the files of the store or what they mean change.
-_LAYOUT: Final = 3
+_LAYOUT: Final = 4
 
 #: Largest seal that is read: a summary with its defaults written out is some times larger than the
 #: report that it came in.
