@@ -2,8 +2,9 @@
 
 Wasmtime's Python interface can't be asked for types: it aborts the process on those of vectors and
 most references. So this module reads the sections that describe a module's outside itself, by the
-WebAssembly core specification 3.0, chapter "Binary Format", with the continuation types and custom
-page sizes that wasmtime can be told to accept. All other sections are skipped by their size.
+WebAssembly core specification 3.0, chapter "Binary Format", with the continuation types, custom
+page sizes and compact imports that wasmtime can be told to accept. All other sections are skipped
+by their size.
 
 Assumes that wasmtime has compiled the module, so it repeats no validation that it does not need.
 Promises all the same that any bytes end in a summary or a ``RefusedError``, in time and memory
@@ -72,6 +73,9 @@ _CONSTANT_OPERANDS: Final = {
     **dict.fromkeys((0xFB1A, 0xFB1B, 0xFB1C), ()),  # conversions, ref.i31
     0xFD0C: (16,),  # v128.const
 }
+
+#: In place of a kind, after an empty name: imports of one module, and of one type.
+_COMPACT, _COMPACT_ONE_TYPE = 0x7F, 0x7E
 
 _EXTERNAL_KINDS: Final = ("func", "table", "memory", "global", "tag")
 
@@ -459,10 +463,21 @@ class Outline:
         self._count_names(count, "imports")
         for _ in range(count):
             module, name = self._name(reader), self._name(reader)
-            kind = _external_kind(reader)
-            text = self._import_type(reader, kind)
-            self._count_type(text)
-            self.imports.append(Import(module, name, kind, text))
+            form = reader.byte()
+            if not name and form in (_COMPACT, _COMPACT_ONE_TYPE):
+                self._read_compact_imports(reader, module, of_one_type=form == _COMPACT_ONE_TYPE)
+            else:
+                reader.position -= 1
+                self._add_import(module, name, *self._import_form(reader))
+
+    def _read_compact_imports(self, reader: Reader, module: str, *, of_one_type: bool) -> None:
+        """Read imports that share the name of their module, and maybe their type."""
+        form = self._import_form(reader) if of_one_type else None
+        count = reader.count()
+        self._count_names(count, "imports")
+        for _ in range(count):
+            name = self._name(reader)
+            self._add_import(module, name, *(form or self._import_form(reader)))
 
     def read_functions(self, reader: Reader) -> None:
         """Read a function section."""
@@ -495,24 +510,30 @@ class Outline:
             self._count_type(str(signature))
             self.exported[name] = signature
 
-    def _import_type(self, reader: Reader, kind: str) -> str:
+    def _add_import(self, module: str, name: str, kind: str, text: str, index: int) -> None:
         if kind == "func":
-            start = reader.position
-            index = reader.u32()
             self.type_indices.append(index)
-            return str(self._signature(index, start))
+        self._count_type(text)
+        self.imports.append(Import(module, name, kind, text))
+
+    def _import_form(self, reader: Reader) -> tuple[str, str, int]:
+        """Read what is imported; return its kind, its type as text, and of a function its index."""
+        kind = _external_kind(reader)
+        start = reader.position
+        if kind == "func":
+            index = reader.u32()
+            return kind, str(self._signature(index, start)), index
         if kind == "table":
             element = reader.value_type()
-            return f"{reader.limits(_TABLE_FLAGS).text} {element}"
+            return kind, f"{reader.limits(_TABLE_FLAGS).text} {element}", 0
         if kind == "memory":
-            return reader.limits(_MEMORY_FLAGS).text
+            return kind, reader.limits(_MEMORY_FLAGS).text, 0
         if kind == "global":
             content = reader.value_type()
-            return f"(mut {content})" if reader.mutability() else content
-        start = reader.position
+            return kind, f"(mut {content})" if reader.mutability() else content, 0
         if attribute := reader.byte():
             raise _malformed(f"expected a tag attribute of 0, got {attribute}", start)
-        return str(self._signature(reader.u32(), start + 1))
+        return kind, str(self._signature(reader.u32(), start + 1)), 0
 
     def _signature(self, index: int, offset: int) -> FunctionType:
         signature = self.types[index] if index < len(self.types) else None
