@@ -492,6 +492,39 @@ def test_a_job_that_did_not_link_runs_again_when_its_module_changes(daemon: Daem
     assert daemon.result("input-unlinked.json")["results"] == [8]
 
 
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [
+        ("entry-not-found", f"{RUN.replace('run', 'walk')})"),
+        ("entry-not-found", '(memory (export "run") 1)'),
+        ("invalid-args", f"{RUN} (param i32))"),
+        ("invalid-args", f"{RUN} (param i64 f64))"),
+        ("unsupported-signature", f"{RUN} (param v128))"),
+        ("unsupported-signature", f"{RUN} (result externref) (ref.null extern))"),
+    ],
+)
+@pytest.mark.parametrize("place", ["named", "beside", "default"])
+def test_job_that_did_not_fit_its_module_is_rerun_when_the_module_changes(
+    daemon: Daemon, code: str, body: str, place: str
+) -> None:
+    """Wherever the module lies: the next one may have the entry, and the signature."""
+    name = f"unfit-{place}-{code}-{len(body)}"
+    slot = f"input-{name}.json" if place == "named" else f"{name}/input.json"
+    given = {"entry": "run", "args": [], **({"module": name} if place == "named" else {})}
+    path = {
+        "named": daemon.wasm / f"{name}.wasm",
+        "beside": daemon.shared / name / "module.wasm",
+        "default": daemon.wasm / "module.wasm",
+    }[place]
+    drop(path, bytes(wat2wasm(f"(module {body})")))
+    daemon.submit(slot, given)
+    failure(daemon, slot, code)
+    drop(path, answer(9))
+    wait_until(lambda: (daemon.marker(slot) or {"code": ""})["code"] == "ok", "one more job")
+    assert daemon.result(slot)["results"] == [9]
+    drop(daemon.wasm / "module.wasm", FIB_WASM)
+
+
 def test_a_module_replaced_between_two_drops_is_the_new_one(daemon: Daemon) -> None:
     """Each job runs the module that was there when it was dropped."""
     for value in range(5):

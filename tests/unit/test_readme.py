@@ -6,6 +6,8 @@ from typing import Final
 
 import pytest
 
+from wasmdrop.outcome import Code
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 ENGLISH: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE: Final = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
@@ -37,6 +39,28 @@ def test_both_have_tables_of_the_same_things() -> None:
     """Each row's settings, codes and commands; what is said of them is in words."""
     names = [_first_cells(_prose(text)) for text in (ENGLISH, CHINESE)]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "when_the_module_changes", "attempts"),
+    [
+        (ENGLISH, "when the module changes", "up to 3 attempts"),
+        (CHINESE, "模块变化时", "最多 3 次尝试"),
+    ],
+    ids=["english", "chinese"],
+)
+def test_table_of_codes_says_which_jobs_are_rerun(
+    text: str, when_the_module_changes: str, attempts: str
+) -> None:
+    """Each code has a row, and the row says what the daemon does."""
+    told: dict[str, str] = {}
+    for row in re.findall(r"^\| `[a-z-]+`.*\|$", text, re.MULTILINE):
+        codes, *_meaning, again = (cell.strip() for cell in row.strip("|").split("|"))
+        for name in re.findall(r"`([^`]+)`", codes):
+            told.setdefault(name, again)
+    for code in Code:
+        expected = when_the_module_changes if code.of_the_module else attempts
+        assert told[code] == (expected if code.of_the_module or code.retried else ""), code
 
 
 @pytest.mark.parametrize(
