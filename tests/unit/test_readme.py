@@ -10,6 +10,7 @@ from wasmdrop.outcome import Code
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ENGLISH: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES: Final = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
 CHINESE: Final = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 
 _BLOCK: Final = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -64,11 +65,14 @@ def test_table_of_codes_says_which_jobs_are_rerun(
 
 
 @pytest.mark.parametrize(
-    "path", sorted(path.relative_to(ROOT) for path in ROOT.glob("*.md")), ids=str
+    "path",
+    sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]),
+    ids=str,
 )
 def test_what_a_page_links_to_is_there(path: Path) -> None:
     """Files, and headings of the page itself."""
     text = (ROOT / path).read_text(encoding="utf-8")
+    folder = (ROOT / path).parent
     headings = {
         re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
         for line in _prose(text).splitlines()
@@ -78,5 +82,5 @@ def test_what_a_page_links_to_is_there(path: Path) -> None:
         if "://" in link:
             continue
         file, _, heading = link.partition("#")
-        assert not file or (ROOT / file).exists(), link
+        assert not file or (folder / file).exists(), link
         assert file or heading in headings, link
