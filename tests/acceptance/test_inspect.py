@@ -334,6 +334,22 @@ def test_a_component_that_wants_http_cant_be_linked(tmp_path: Path) -> None:
     assert "it is a component that needs HTTP (wasi:http); build it without" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "core",
+    [
+        "(func $s (unreachable)) (start $s)",
+        "(func $s (loop (br 0))) (start $s)",
+        '(memory 1) (data (i32.const 70000) "x")',
+    ],
+    ids=["trap", "loop", "data"],
+)
+def test_no_code_of_a_component_is_run_to_see_whether_it_links(tmp_path: Path, core: str) -> None:
+    """What happens while it is instantiated is a matter of the job."""
+    text = f"(component (core module $m {core}) (core instance (instantiate $m)))"
+    found = inspected(module(tmp_path, text), WASMDROP_COMPILE_SEC="20")
+    assert found["link_error"] is None
+
+
 ASYNC: Final = """
 (component
   (core module $core
