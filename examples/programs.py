@@ -53,6 +53,7 @@ class Program:
         """Return a digest of all that shapes the module, but for the compilers."""
         digest = hashlib.sha256(repr(self).encode())
         sources = sorted(self.here.glob("*.c")) + sorted(HERE.glob("*/*.rs"))
+        sources += sorted(self.here.glob("*.cc")) + sorted(self.here.glob("*.wat"))
         for path in sources if self.build else ():
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]

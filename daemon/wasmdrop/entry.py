@@ -11,7 +11,7 @@ import msgspec
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.module import ComponentCall, FunctionType, ModuleSummary
-from wasmdrop.outcome import Code
+from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.settings import Settings
 from wasmdrop.values import check_signature, encode_args
 from wasmdrop.wit import encode_args as encode_wit_args
@@ -80,8 +80,11 @@ def plan(
 ) -> Plan:
     """Return what to call and with what.
 
-    Raises ``RefusedError``: ``entry-not-found``, ``invalid-args``, ``unsupported-signature``.
+    Raises ``RefusedError``: ``link-error`` before all else, as nothing of such a module can be
+    called; ``entry-not-found``, ``invalid-args``, ``unsupported-signature``.
     """
+    if summary.link_error:
+        raise RefusedError(Code.LINK_ERROR, bounded_text(summary.link_error))
     entry = choose_entry(summary, wanted, settings)
     function = summary.wit_functions.get(entry)
     signature = FunctionType() if function is not None else summary.functions[entry]

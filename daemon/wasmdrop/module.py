@@ -98,10 +98,14 @@ class WitFunction(msgspec.Struct, frozen=True, omit_defaults=True):
 
     params: tuple[tuple[str, WitType], ...] = ()
     result: WitType | None = None
+    is_async: bool = False
+    """Whether it is lifted asynchronously, which is of WASI 0.3."""
 
     def __str__(self) -> str:
         params = ", ".join(f"{name}: {form}" for name, form in self.params)
-        return f"func({params})" + ("" if self.result is None else f" -> {self.result}")
+        return f"{'async ' if self.is_async else ''}func({params})" + (
+            "" if self.result is None else f" -> {self.result}"
+        )
 
 
 class ComponentCall(msgspec.Struct, frozen=True):
@@ -122,6 +126,8 @@ class Import(msgspec.Struct, frozen=True):
     others besides."""
     type: str = ""
     """The type in text form, for people."""
+    provided: bool = True
+    """Whether the daemon provides it."""
 
 
 class ModuleSummary(msgspec.Struct, frozen=True):
@@ -156,6 +162,12 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     """Whether it may allocate structs, arrays or exceptions, which takes a heap of their own."""
     has_start: bool = False
     """Whether code of its own runs as soon as there is an instance."""
+    has_shared_memory: bool = False
+    """Whether it defines a memory for threads to share."""
+    link_error: str = ""
+    """Why it can't be linked, what it was built for and what to do; empty if it can be linked."""
+    producers: tuple[str, ...] = ()
+    """Languages and tools that made it, with their versions, as it says itself."""
     wit_functions: dict[str, WitFunction] = {}
     """A component's exported functions by name; those in an interface by
     ``ns:pkg/interface@1.0.0#name``."""

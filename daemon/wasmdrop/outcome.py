@@ -93,13 +93,21 @@ class Code(StrEnum):
 
     @property
     def of_the_module(self) -> bool:
-        """Whether the module is at fault: the job runs again when the module changes."""
+        """Whether another module may end otherwise: the job is rerun when the module changes."""
         return self in _OF_THE_MODULE
 
 
 _RETRIED = frozenset({Code.CRASHED, Code.INTERNAL})
 _OF_THE_MODULE = frozenset(
-    {Code.MODULE_MISSING, Code.INVALID_MODULE, Code.LINK_ERROR, Code.COMPILE_LIMIT}
+    {
+        Code.MODULE_MISSING,
+        Code.INVALID_MODULE,
+        Code.LINK_ERROR,
+        Code.COMPILE_LIMIT,
+        Code.ENTRY_NOT_FOUND,
+        Code.INVALID_ARGS,
+        Code.UNSUPPORTED_SIGNATURE,
+    }
 )
 
 

@@ -40,6 +40,12 @@ _INTEGER_BITS: Final = {"i32": 32, "i64": 64}
 _INTEGER_TEXT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
 _NAN_TEXT: Final = re.compile(r"(-?)nan:0x([0-9a-fA-F]{1,16})")
 _INFINITIES: Final = ("Infinity", "-Infinity")
+#: What a string begins with that is meant as a number.
+_NUMBER_TEXT: Final = re.compile(r"\s*[-+]?(?:\.?[0-9]|nan\b)", re.IGNORECASE)
+
+_NUMBERS_ONLY: Final = (
+    "functions of core modules take numbers; pass text to a component, or to a command on stdin"
+)
 
 
 class _FloatFormat(NamedTuple):
@@ -97,16 +103,28 @@ def encode_args(args: Sequence[object], params: Sequence[str]) -> list[int]:
     carry, with ``INVALID_ARGS`` for a wrong number of values or a value that does not fit.
     """
     _check_types("params", params)
-    if len(args) != len(params):
-        raise RefusedError(
-            Code.INVALID_ARGS, f"expected {_counted_arguments(params)}, got {len(args)}"
-        )
-    return [
-        _integer_bits(f"args[{index}]", value, name)
-        if name in _INTEGER_BITS
-        else float_bits(f"args[{index}]", value, name)
-        for index, (value, name) in enumerate(zip(args, params, strict=True))
-    ]
+    try:
+        if len(args) != len(params):
+            raise RefusedError(
+                Code.INVALID_ARGS, f"expected {_counted_arguments(params)}, got {len(args)}"
+            )
+        return [
+            _integer_bits(f"args[{index}]", value, name)
+            if name in _INTEGER_BITS
+            else float_bits(f"args[{index}]", value, name)
+            for index, (value, name) in enumerate(zip(args, params, strict=True))
+        ]
+    except RefusedError as refusal:
+        if not any(map(_is_no_number, args)):
+            raise
+        raise RefusedError(refusal.code, f"{refusal.message}; {_NUMBERS_ONLY}") from None
+
+
+def _is_no_number(value: object) -> bool:
+    """Whether a value is data that a function of a core module has no parameters for."""
+    if isinstance(value, str):
+        return value not in _INFINITIES and _NUMBER_TEXT.match(value) is None
+    return isinstance(value, list | tuple | dict)
 
 
 def decode_results(bits: Sequence[int], results: Sequence[str]) -> list[object]:

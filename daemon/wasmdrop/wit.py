@@ -35,10 +35,16 @@ _OK, _ERR = "ok", "err"
 
 
 def check_function(function: WitFunction) -> None:
-    """Refuse a signature with a type that JSON can't carry.
+    """Refuse an asynchronous function, and a signature with a type that JSON can't carry.
 
     Raises ``RefusedError`` with ``UNSUPPORTED_SIGNATURE`` that names the first such type.
     """
+    if function.is_async:
+        raise RefusedError(
+            Code.UNSUPPORTED_SIGNATURE,
+            "the function is async, which needs WASI 0.3; export it without async, from a "
+            "component of WASI 0.2",
+        )
     for name, form in function.params:
         _check_type(f"parameter {name}", form)
     if function.result is not None:

@@ -20,10 +20,17 @@ from tests.acceptance.daemon import environment
 WASI: Final = """
 (module
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 3)
+  (func (export "_start")))
+"""
+UNLINKABLE: Final = """
+(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (import "env" "log" (func (param i32 i64)))
   (import "wasi_snapshot_preview1" "table" (table 1 funcref))
   (memory (export "memory") 3)
-  (func (export "_start")))
+  (func (export "_start"))
+  (@producers (language "C11" "") (processed-by "clang" "21.1.0")))
 """
 HOSTILE: Final = r"""
 (module
@@ -51,8 +58,8 @@ def run(file: Path, *words: str, **variables: str) -> subprocess.CompletedProces
     )
 
 
-def run_on_terminal(file: Path) -> str:
-    """Run it on a terminal of its own; return all that it wrote there."""
+def run_on_terminal(file: Path, status: int = 0) -> str:
+    """Run it on a terminal of its own, to its exit status; return all that it wrote there."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
         command(file), env=environment(TERM="xterm-256color", COLUMNS="120"), stdout=its, stderr=its
@@ -64,7 +71,7 @@ def run_on_terminal(file: Path) -> str:
         while data := os.read(ours, 4096):
             written += data
     os.close(ours)
-    assert process.wait(60) == 0
+    assert process.wait(60) == status
     return written.decode()
 
 
@@ -100,15 +107,43 @@ def test_a_module_is_described_in_plain_lines(tmp_path: Path) -> None:
         "export func _start () -> ()",
         "export memory memory",
         "import func wasi_snapshot_preview1 proc_exit (i32) -> () (provided)",
+    ]
+
+
+def test_a_module_that_cant_be_linked_is_shown_and_ends_with_1(tmp_path: Path) -> None:
+    """With what is missing, what made it, and in JSON the same message as on standard error."""
+    file = module(tmp_path, UNLINKABLE)
+    done = run(file)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "producers C11, clang 21.1.0" in lines
+    assert lines[-3:] == [
+        "import func wasi_snapshot_preview1 proc_exit (i32) -> () (provided)",
         "import func env log (i32, i64) -> () (not provided)",
         "import table wasi_snapshot_preview1 table 1 funcref (not provided)",
     ]
+    assert done.stderr.startswith("wasmdrop: link-error: the module can't be linked: it is ")
+    assert done.stderr.endswith(
+        "\n  made with C11, clang 21.1.0"
+        "\n  imports that are not provided (2):"
+        "\n    env: log"
+        "\n    wasi_snapshot_preview1: table (a table)\n"
+    )
+    done = run(file, "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found["link_error"].replace("\n", "\n  ") in done.stderr
+    assert found["producers"] == ["C11", "clang 21.1.0"]
+    done = run(file, "--template")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("wasmdrop: link-error: ")
 
 
 def test_json_says_it_all_with_the_names_as_they_are(tmp_path: Path) -> None:
     """And only in ASCII: it may end on a terminal."""
     file = module(tmp_path, HOSTILE)
     done = run(file, "--json")
+    assert done.returncode == 1
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
     found = json.loads(done.stdout)
@@ -140,7 +175,7 @@ def test_hostile_names_are_shown_and_do_not_act(tmp_path: Path) -> None:
     assert r"export func \x1b]0;owned\x07[red]bold[/red]\n\u202e () -> ()" in plain.splitlines()
     assert 'export func "" () -> ()' in plain.splitlines()
     assert 'export func "two words" (i32) -> ()' in plain.splitlines()
-    text = run_on_terminal(file)
+    text = run_on_terminal(file, status=1)
     assert r"\x1b]0;owned\x07[red]bold[/red]\n\u202e" in text
     assert r"\x1b[2J [link=x]" in text
     assert "\x1b]" not in text
@@ -149,8 +184,8 @@ def test_hostile_names_are_shown_and_do_not_act(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_tables_in_colour(tmp_path: Path) -> None:
     """Facts, exports, imports."""
-    text = run_on_terminal(module(tmp_path, WASI))
-    assert "\x1b[1mentry \x1b[0m  _start () -> ()" in text
+    text = run_on_terminal(module(tmp_path, UNLINKABLE), status=1)
+    assert "\x1b[1mentry    \x1b[0m  _start () -> ()" in text
     assert "\x1b[1mexports: 2\x1b[0m" in text
     assert "\x1b[32mprovided" in text
     assert "\x1b[33mnot provided" in text
@@ -202,11 +237,11 @@ def test_memory_beyond_what_a_job_may_have_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "invalid-module: the file is no WebAssembly: it is empty"),
-        (b"(module)", "invalid-module: the file is no WebAssembly: it looks like WebAssembly text"),
-        (b"\x7fELF" + bytes(60), "invalid-module: the file is no WebAssembly: it is an ELF file"),
+        (b"", "invalid-module: the file is not WebAssembly: it is empty"),
+        (b"(module)", "invalid-module: the file is not WebAssembly: it is WebAssembly text (WAT)"),
+        (b"\x7fELF" + bytes(60), "invalid-module: the file is not WebAssembly: it is an ELF file"),
         (b"\0asm\x01\0\0\0\x01", "invalid-module: "),
-        (b"\x1b]0;owned\x07\n", "invalid-module: the file is no WebAssembly: "),
+        (b"\x1b]0;owned\x07\n", "invalid-module: the file is not WebAssembly: "),
         (bytes(1024 * 1024 + 1), "invalid-module: the file is larger than what is read (1048576"),
     ],
 )
@@ -257,10 +292,13 @@ def test_nothing_is_left_and_no_daemon_is_touched(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.wasm", "shared"]
 
 
+#: What an instance of HTTP's types has; without it, nothing is missing.
+_RESOURCE: Final = '(export "fields" (type (sub resource)))'
+
 COMPONENT: Final = """
 (component
   (import "wasi:cli/environment@0.2.0" (instance))
-  (import "wasi:http/types@0.2.0" (instance))
+  (import "wasi:http/types@0.2.0" (instance HTTP))
   (core module $core (memory (export "memory") 1)
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
     (func (export "run") (param i32 i32 f64) (result i32) (i32.const 0)))
@@ -271,16 +309,70 @@ COMPONENT: Final = """
 """
 
 
+LINKED: Final = COMPONENT.replace(" HTTP", "")
+
+
 def test_a_component_is_shown_with_its_signatures_as_wit_writes_them(tmp_path: Path) -> None:
-    """And with what of its imports the daemon has: WASI 0.2, but no HTTP."""
-    file = module(tmp_path, COMPONENT)
+    """An interface of which it wants nothing is no obstacle."""
+    file = module(tmp_path, LINKED)
     lines = run(file).stdout.splitlines()
     assert "export func run func(names: list<string>, factor: f64) -> u32" in lines
     assert "import instance wasi:cli/environment@0.2.0 (provided)" in lines
-    assert "import instance wasi:http/types@0.2.0 (not provided)" in lines
+    assert "import instance wasi:http/types@0.2.0 (provided)" in lines
     assert inspected(file)["functions"] == {
         "run": {"params": ["names: list<string>", "factor: f64"], "results": ["u32"]}
     }
+
+
+def test_a_component_that_wants_http_cant_be_linked(tmp_path: Path) -> None:
+    """The other interfaces of WASI 0.2 are provided."""
+    done = run(module(tmp_path, COMPONENT.replace("HTTP", _RESOURCE)))
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "import instance wasi:cli/environment@0.2.0 (provided)" in lines
+    assert "import instance wasi:http/types@0.2.0 (not provided)" in lines
+    assert "it is a component that needs HTTP (wasi:http); build it without" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        "(func $s (unreachable)) (start $s)",
+        "(func $s (loop (br 0))) (start $s)",
+        '(memory 1) (data (i32.const 70000) "x")',
+    ],
+    ids=["trap", "loop", "data"],
+)
+def test_no_code_of_a_component_is_run_to_see_whether_it_links(tmp_path: Path, core: str) -> None:
+    """What happens while it is instantiated is a matter of the job."""
+    text = f"(component (core module $m {core}) (core instance (instantiate $m)))"
+    found = inspected(module(tmp_path, text), WASMDROP_COMPILE_SEC="20")
+    assert found["link_error"] is None
+
+
+ASYNC: Final = """
+(component
+  (core module $core
+    (import "" "return" (func $return (param i32)))
+    (func (export "run") (result i32) (call $return (i32.const 5)) (i32.const 0))
+    (func (export "back") (param i32 i32 i32) (result i32) (i32.const 0)))
+  (core func $return (canon task.return (result u32)))
+  (core instance $i (instantiate $core (with "" (instance (export "return" (func $return))))))
+  (func (export "run") async (result u32)
+    (canon lift (core func $i "run") async (callback (core func $i "back")))))
+"""
+
+
+def test_an_async_function_is_shown_as_one_that_cant_be_called(tmp_path: Path) -> None:
+    """It is of WASI 0.3."""
+    done = run(module(tmp_path, ASYNC))
+    lines = done.stdout.splitlines()
+    assert "export func run async func() -> u32" in lines
+    entry = "entry run async func() -> u32, but unsupported-signature: the function is async"
+    assert any(line.startswith(entry) for line in lines)
+    done = run(module(tmp_path, ASYNC), "--template")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("wasmdrop: unsupported-signature: the function is async")
 
 
 TWO = """(module (func (export "_initialize")) (func (export "a") (param i32))
@@ -290,8 +382,8 @@ TWO = """(module (func (export "_initialize")) (func (export "a") (param i32))
 @pytest.mark.parametrize(
     ("text", "words", "expected"),
     [
-        (COMPONENT, (), {"entry": "run", "args": [[""], 0.0]}),
-        (COMPONENT.replace('"run"', '"walk"'), (), {"entry": "walk", "args": [[""], 0.0]}),
+        (LINKED, (), {"entry": "run", "args": [[""], 0.0]}),
+        (LINKED.replace('"run"', '"walk"'), (), {"entry": "walk", "args": [[""], 0.0]}),
         (WASI, (), {"entry": "_start", "args": []}),
         (FIB, (), {"entry": "fib", "args": [0]}),
         (TWO, ("--entry", "b"), {"entry": "b", "args": [0.0]}),
@@ -312,7 +404,7 @@ def test_a_template_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
     done = run(module(tmp_path, TWO), "--template")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith("it exports '_initialize', 'a', 'b'; say which with --entry\n")
-    done = run(module(tmp_path, COMPONENT), "--template", "--entry", "walk")
+    done = run(module(tmp_path, LINKED), "--template", "--entry", "walk")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "entry-not-found" in done.stderr

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from wasmtime import Config, Engine, FuncType, Module, ValType, WasmtimeError, wat2wasm
+from wasmtime import _ffi as ffi
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.module import FunctionType, Import, ModuleKind, ModuleSummary
@@ -17,9 +18,9 @@ from wasmdrop.sandbox.binary import (
     MAX_NAME_BYTES,
     MAX_NAMES,
     MAX_TYPE_CHARACTERS,
-    refuse_unless_wasm,
     summarize,
 )
+from wasmdrop.sandbox.filetype import refuse_unless_wasm
 from wasmdrop.sandbox.messages import MAX_REPORT_BYTES, CompileReport, encode_frame
 
 #: Every form that wasmtime accepts without being told to, in sections of every kind.
@@ -263,15 +264,53 @@ def test_forms_that_wasmtime_accepts_only_when_told_to_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("compact", "plain"),
+    [
+        (
+            '(import "a" (item "b" (func (param i32))) (item "" (memory 1)))',
+            '(import "a" "b" (func (param i32))) (import "a" "" (memory 1))',
+        ),
+        (
+            '(import "a" (item "b") (item "c") (func (param i64)))',
+            '(import "a" "b" (func (param i64))) (import "a" "c" (func (param i64)))',
+        ),
+        (
+            '(import "a" (item "b") (item "c") (table 1 funcref)) (func)',
+            '(import "a" "b" (table 1 funcref)) (import "a" "c" (table 1 funcref)) (func)',
+        ),
+        ('(import "" (item "b" (func (param f64))))', '(import "" "b" (func (param f64)))'),
+    ],
+)
+def test_compact_imports_are_read_as_the_others(compact: str, plain: str) -> None:
+    """And the functions that follow keep their indices."""
+    rest = '(func $own (param i32 i32)) (export "f" (func 0)) (export "own" (func $own))'
+    module = compiled(f"(module {compact} {rest})")
+    config = single_threaded()
+    ffi.wasmtime_config_wasm_compact_imports_set(config.ptr(), True)
+    Module(Engine(config), module)
+    assert module != compiled(f"(module {plain} {rest})")
+    assert summarize(module) == summarize(compiled(f"(module {plain} {rest})"))
+
+
+def test_compact_imports_are_bounded() -> None:
+    """Names that share a type are told each with the type."""
+    names = "".join(f'(item "{number}")' for number in range(MAX_NAMES - 1))
+    wide = f"(func (param {'i64 ' * 1000}))"
+    module = compiled(f'(module (import "a" {names} {wide}))')
+    assert "characters of types" in refusal(module, Code.COMPILE_LIMIT)
+    assert len(summarize(compiled(f'(module (import "a" {names} (func)))')).imports) == 19_999
+    module = compiled(f'(module (import "a" {names} (item "last") (func)))')
+    assert "20001 imports" in refusal(module, Code.COMPILE_LIMIT)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         '(module (type $a (struct)) (func (export "f") (param (ref (exact $a)))))',
         "(module (rec (type $a (descriptor $b) (struct)) (type $b (describes $a) (struct))))",
         "(module (type (shared (func))))",
-        '(module (import "a" (item "b" (func)) (item "c" (func))))',
-        '(module (import "a" (item "b") (item "c") (func)))',
     ],
-    ids=["exact", "descriptor", "shared", "compact", "compact of one type"],
+    ids=["exact", "descriptor", "shared"],
 )
 def test_forms_that_are_not_read_are_not_accepted_by_wasmtime_either(text: str) -> None:
     """Fails when a wasmtime comes that takes more than this reader does."""
@@ -569,45 +608,3 @@ def test_a_real_component_is_told_and_not_summarized() -> None:
     assert refusal(component) == (
         "malformed module: expected a core module, got a component (at offset 0x4)"
     )
-
-
-@pytest.mark.parametrize(
-    ("head", "told"),
-    [
-        (b"", "it is empty"),
-        (
-            b"(module",
-            "it looks like WebAssembly text; compile it first, for instance with wat2wasm",
-        ),
-        (b"\n  (module\n", "it looks like WebAssembly text"),
-        (b";; a comment\n(module)", "it looks like WebAssembly text"),
-        (b"(; a comment ;)", "it looks like WebAssembly text"),
-        (b"\x7fELF\2\1\1\0", "precompiled modules (.cwasm), which are ELF files of wasmtime,"),
-        (b"\x1f\x8b\x08\0\0\0\0\0", "it is a gzip archive; unpack it first"),
-        (b"PK\3\4\x14\0\0\0", "it is a zip archive; unpack it first"),
-        (b"\0as", "it ends after 3 bytes"),
-        (b"\0asm\1\0", "it ends after 6 bytes"),
-        (
-            b"\0asm\2\0\0\0",
-            "expected version 01 00 00 00 (a module) or 0d 00 01 00 (a component), got 02 00 00 00",
-        ),
-        (b'{"entry"', "expected it to begin with 00 61 73 6d, got 7b 22 65 6e"),
-        (b"\n\n", "expected it to begin with 00 61 73 6d, got 0a 0a"),
-    ],
-)
-def test_what_is_no_wasm_is_refused_with_a_guess(head: bytes, told: str) -> None:
-    """The guess says what to do where there is something to be done."""
-    with pytest.raises(RefusedError) as caught:
-        refuse_unless_wasm(head)
-    assert caught.value.code is Code.INVALID_MODULE
-    assert caught.value.message.startswith("the file is no WebAssembly: ")
-    assert told in caught.value.message
-    assert refusal(head[:8]).startswith("the file is no WebAssembly: ")
-
-
-@pytest.mark.parametrize("text", [RICH, "(module)"])
-def test_modules_that_wasmtime_precompiled_are_refused(text: str) -> None:
-    """Their native code is whoever wrote it."""
-    precompiled = bytes(Module(ENGINE, text).serialize())
-    with pytest.raises(RefusedError, match="cwasm"):
-        refuse_unless_wasm(precompiled[:64])

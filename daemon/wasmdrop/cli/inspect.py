@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -20,12 +19,12 @@ from wasmdrop import log, settings
 from wasmdrop.entry import choose_entry
 from wasmdrop.errors import RefusedError, SettingsError
 from wasmdrop.limits import MEBIBYTE
-from wasmdrop.module import WASI_MODULE, Import, ModuleKind, ModuleSummary
-from wasmdrop.outcome import Code
+from wasmdrop.module import ModuleKind, ModuleSummary
+from wasmdrop.outcome import Code, bounded_text
 from wasmdrop.sandbox.messages import EngineOptions
 from wasmdrop.service import local_executor
 from wasmdrop.settings import Settings
-from wasmdrop.text import one_line
+from wasmdrop.text import indented, one_line
 from wasmdrop.values import check_signature
 from wasmdrop.wit import check_function, example
 
@@ -33,10 +32,6 @@ __all__ = ["add_arguments", "run"]
 
 _REFUSED: Final = 1
 _INTERRUPTED: Final = 130
-
-#: What of the component model's imports the daemon has: WASI 0.2 but HTTP. Sockets are there to
-#: link to, and end a job that opens one.
-_PROVIDED: Final = re.compile(r"wasi:(?:cli|clocks|filesystem|io|random|sockets)/.*@0\.2\.\d+")
 
 #: Characters of a name or a type that are shown. JSON has them all.
 _SHOWN: Final = 200
@@ -55,11 +50,13 @@ sandbox, and never run; the limits and ENTRY are those of the environment.
 """
 
 _EPILOG: Final = """\
-Piped, it prints one line for each thing: file, bytes, sha256, kind, memory, entry, export,
-import. Names with characters that can't be shown come with escapes.
+Piped, it prints one line for each thing: file, bytes, sha256, kind, producers (if the module
+names any), memory, entry, export, import. Names with characters that can't be shown come with
+escapes.
 
-Exit status: 0 the module loads; 1 it is refused, and standard error says why, beginning with
-the code that a job would end with; 2 wrong use, as a file that can't be read.
+Exit status: 0 the module can be run; 1 it can't, and standard error says why, beginning with the
+code that a job would end with; 2 wrong use, as a file that can't be read. A module that can't be
+linked is shown all the same.
 
 With --template it prints an input for the function that a job would call, for the only one that
 there is, or for the one that --entry names: ready to be filled in and dropped.
@@ -108,8 +105,7 @@ def run(options: argparse.Namespace) -> int:
             own = msgspec.structs.replace(loaded, state_dir=Path(state_dir))
             inspected = asyncio.run(_inspect(options.module, data, own))
     except RefusedError as refusal:
-        sys.stderr.write(f"wasmdrop: {refusal.code}: {one_line(refusal.message)}\n")
-        return _REFUSED
+        return _refuse(refusal)
     except KeyboardInterrupt:
         return _INTERRUPTED
     if options.template:
@@ -124,7 +120,16 @@ def run(options: argparse.Namespace) -> int:
         terminal.print_module(_facts(inspected), exports, imports)
     else:
         sys.stdout.writelines(f"{line}\n" for line in _lines(inspected))
+    if inspected.summary.link_error:
+        sys.stdout.flush()
+        return _refuse(RefusedError(Code.LINK_ERROR, inspected.summary.link_error))
     return 0
+
+
+def _refuse(refusal: RefusedError) -> int:
+    """Say on standard error why a module can't be run; return the exit status."""
+    sys.stderr.write(f"wasmdrop: {refusal.code}: {indented(bounded_text(refusal.message))}\n")
+    return _REFUSED
 
 
 async def _inspect(path: str, data: bytes, own: Settings) -> _Inspected:
@@ -173,21 +178,16 @@ def _check(summary: ModuleSummary, entry: str) -> None:
         check_signature(summary.functions[entry])
 
 
-def _is_provided(entry: Import) -> bool:
-    if entry.kind == "func":
-        return entry.module == WASI_MODULE
-    return _PROVIDED.fullmatch(entry.module) is not None
-
-
 def _print_template(inspected: _Inspected, wanted: str | None, own: Settings) -> int:
     """Print an input for a function; return the exit status."""
     summary = inspected.summary
     try:
+        if summary.link_error:
+            raise RefusedError(Code.LINK_ERROR, summary.link_error)
         entry = _template_entry(summary, wanted, own)
         _check(summary, entry)
     except RefusedError as refusal:
-        sys.stderr.write(f"wasmdrop: {refusal.code}: {one_line(refusal.message)}\n")
-        return _REFUSED
+        return _refuse(refusal)
     args: list[Any]
     if entry == summary.command:
         args = []
@@ -226,6 +226,8 @@ def _as_json(inspected: _Inspected) -> str:
         "sha256": inspected.sha256,
         "bytes": inspected.size_bytes,
         "kind": summary.kind,
+        "producers": summary.producers,
+        "link_error": summary.link_error or None,
         "entry": inspected.entry,
         "entry_error": None
         if refusal is None
@@ -240,10 +242,7 @@ def _as_json(inspected: _Inspected) -> str:
             for name, function in summary.wit_functions.items()
         },
         "other_exports": summary.other_exports,
-        "imports": [
-            msgspec.to_builtins(entry) | {"provided": _is_provided(entry)}
-            for entry in summary.imports
-        ],
+        "imports": msgspec.to_builtins(summary.imports),
     }
     # Only ASCII: names are the module's, and this may end on a terminal all the same.
     return json.dumps(body, indent=2)
@@ -255,9 +254,14 @@ def _facts(inspected: _Inspected) -> list[tuple[str, str]]:
         ("bytes", str(inspected.size_bytes)),
         ("sha256", inspected.sha256),
         ("kind", _kind(inspected.summary)),
+        *_producers(inspected.summary),
         ("memory", _memory(inspected)),
         ("entry", _chosen(inspected)),
     ]
+
+
+def _producers(summary: ModuleSummary) -> list[tuple[str, str]]:
+    return [("producers", one_line(", ".join(summary.producers)))] if summary.producers else []
 
 
 def _kind(summary: ModuleSummary) -> str:
@@ -298,7 +302,7 @@ def _imports(summary: ModuleSummary) -> list[tuple[str, str, str, str]]:
             entry.kind,
             f"{_shown(entry.module)} {_shown(entry.name)}" if entry.name else _shown(entry.module),
             one_line(entry.type, _SHOWN),
-            "provided" if _is_provided(entry) else "not provided",
+            "provided" if entry.provided else "not provided",
         )
         for entry in summary.imports
     ]

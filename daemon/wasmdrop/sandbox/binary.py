@@ -2,8 +2,9 @@
 
 Wasmtime's Python interface can't be asked for types: it aborts the process on those of vectors and
 most references. So this module reads the sections that describe a module's outside itself, by the
-WebAssembly core specification 3.0, chapter "Binary Format", with the continuation types and custom
-page sizes that wasmtime can be told to accept. All other sections are skipped by their size.
+WebAssembly core specification 3.0, chapter "Binary Format", with the continuation types, custom
+page sizes and compact imports that wasmtime can be told to accept. All other sections are skipped
+by their size.
 
 Assumes that wasmtime has compiled the module, so it repeats no validation that it does not need.
 Promises all the same that any bytes end in a summary or a ``RefusedError``, in time and memory
@@ -13,11 +14,12 @@ linear in their number, and that a summary is small enough for a report and the 
 import re
 from array import array
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from wasmdrop.errors import RefusedError
 from wasmdrop.module import FunctionType, Import, ModuleKind, ModuleSummary
 from wasmdrop.outcome import Code
+from wasmdrop.sandbox.filetype import PREAMBLE_BYTES, refuse_unless_wasm
 
 __all__ = [
     "MAX_NAMES",
@@ -27,7 +29,6 @@ __all__ = [
     "Outline",
     "Reader",
     "Storage",
-    "refuse_unless_wasm",
     "storage_of_component",
     "summarize",
 ]
@@ -41,19 +42,6 @@ MAX_NAME_BYTES: Final = 2 * 1024 * 1024
 #: thousand exports of one type with a thousand parameters would make 100 MB of summary out of
 #: 200 kB of module.
 MAX_TYPE_CHARACTERS: Final = 1024 * 1024
-
-_PREAMBLE_BYTES: Final = 8
-_MAGIC: Final = b"\0asm"
-_MODULE_VERSION: Final = b"\x01\0\0\0"
-_COMPONENT_VERSION: Final = b"\x0d\0\x01\0"
-
-#: What other files begin with, and what to say of them.
-_OTHER_FILES: Final = {
-    b"\x7fELF": "an ELF file; precompiled modules (.cwasm), which are ELF files of wasmtime, are "
-    "refused because they hold native code: drop the .wasm file instead",
-    b"\x1f\x8b": "a gzip archive; unpack it first",
-    b"PK\x03\x04": "a zip archive; unpack it first",
-}
 
 #: Ids of sections in the order in which they must come, each at most once.
 _SECTION_ORDER: Final = (1, 2, 3, 4, 5, 13, 6, 7, 8, 9, 12, 10, 11)
@@ -85,6 +73,9 @@ _CONSTANT_OPERANDS: Final = {
     **dict.fromkeys((0xFB1A, 0xFB1B, 0xFB1C), ()),  # conversions, ref.i31
     0xFD0C: (16,),  # v128.const
 }
+
+#: In place of a kind, after an empty name: imports of one module, and of one type.
+_COMPACT, _COMPACT_ONE_TYPE = 0x7F, 0x7E
 
 _EXTERNAL_KINDS: Final = ("func", "table", "memory", "global", "tag")
 
@@ -118,38 +109,6 @@ _MEMORY_FLAGS: Final = _HAS_MAXIMUM | _SHARED | _INDEX_64 | _HAS_PAGE_SIZE
 _PAGE_POWER: Final = 16
 
 
-def refuse_unless_wasm(head: bytes) -> Literal["component", "module"]:
-    """Say whether a file that begins with ``head``, at least its first 8 bytes, is WebAssembly.
-
-    Raises ``RefusedError`` with ``INVALID_MODULE`` that says what the file seems to be instead.
-    """
-    if head[:4] == _MAGIC:
-        version = head[4:_PREAMBLE_BYTES]
-        if version == _MODULE_VERSION:
-            return "module"
-        if version == _COMPONENT_VERSION:
-            return "component"
-    raise RefusedError(Code.INVALID_MODULE, f"the file is no WebAssembly: {_guess(head)}")
-
-
-def _guess(head: bytes) -> str:
-    if not head:
-        return "it is empty"
-    for beginning, guess in _OTHER_FILES.items():
-        if head.startswith(beginning):
-            return f"it is {guess}"
-    if head.lstrip().startswith((b"(", b";;")):
-        return "it looks like WebAssembly text; compile it first, for instance with wat2wasm"
-    if _MAGIC.startswith(head[:4]) and len(head) < _PREAMBLE_BYTES:
-        return f"it ends after {len(head)} bytes"
-    if head.startswith(_MAGIC):
-        return (
-            f"expected version {_MODULE_VERSION.hex(' ')} (a module) or "
-            f"{_COMPONENT_VERSION.hex(' ')} (a component), got {head[4:8].hex(' ')}"
-        )
-    return f"expected it to begin with {_MAGIC.hex(' ')}, got {head[:4].hex(' ')}"
-
-
 def summarize(module: bytes) -> ModuleSummary:
     """Read the outside of a core module.
 
@@ -157,7 +116,7 @@ def summarize(module: bytes) -> ModuleSummary:
     malformed, with ``COMPILE_LIMIT`` where the summary would be past ``MAX_NAMES``,
     ``MAX_NAME_BYTES`` or ``MAX_TYPE_CHARACTERS``.
     """
-    if refuse_unless_wasm(module[:_PREAMBLE_BYTES]) == "component":
+    if refuse_unless_wasm(module[:PREAMBLE_BYTES]) == "component":
         raise _malformed("expected a core module, got a component", 4)
     outline = Outline()
     parts = {
@@ -171,7 +130,7 @@ def summarize(module: bytes) -> ModuleSummary:
         7: outline.read_exports,
         8: outline.read_start,
     }
-    reader = Reader(module, _PREAMBLE_BYTES, len(module))
+    reader = Reader(module, PREAMBLE_BYTES, len(module))
     to_come = list(_SECTION_ORDER)
     while reader.position < reader.end:
         start = reader.position
@@ -392,6 +351,7 @@ class Storage:
         self.tables: list[Table] = []
         self.grows_tables = False
         self.has_gc_heap = False
+        self.has_shared_memory = False
 
     def read_tables(self, reader: Reader) -> None:
         """Read a table section."""
@@ -409,7 +369,9 @@ class Storage:
     def read_memories(self, reader: Reader) -> None:
         """Read a memory section."""
         for _ in range(reader.count()):
-            self.memories.append(reader.limits(_MEMORY_FLAGS))
+            limits = reader.limits(_MEMORY_FLAGS)
+            self.memories.append(limits)
+            self.has_shared_memory = self.has_shared_memory or "shared" in limits.text
 
     def read_code(self, reader: Reader) -> None:
         """Look through a code section, without reading it, for what grows tables."""
@@ -448,7 +410,7 @@ def storage_of_component(component: bytes) -> Storage:
         10: storage.read_code,
         13: storage.read_tags,
     }
-    to_read = [(Reader(component, _PREAMBLE_BYTES, len(component)), True)]
+    to_read = [(Reader(component, PREAMBLE_BYTES, len(component)), True)]
     while to_read:
         reader, is_component = to_read.pop()
         while reader.position < reader.end:
@@ -458,7 +420,7 @@ def storage_of_component(component: bytes) -> Storage:
                 if number in parts:
                     parts[number](section)
             elif number in (_CORE_MODULE, _COMPONENT):
-                section.part(_PREAMBLE_BYTES)
+                section.part(PREAMBLE_BYTES)
                 to_read.append((section, number == _COMPONENT))
     return storage
 
@@ -500,6 +462,7 @@ class Outline:
             len(tables),
             grows_tables=self.storage.grows_tables,
             has_gc_heap=self.storage.has_gc_heap,
+            has_shared_memory=self.storage.has_shared_memory,
             has_start=self.has_start,
         )
 
@@ -513,10 +476,21 @@ class Outline:
         self._count_names(count, "imports")
         for _ in range(count):
             module, name = self._name(reader), self._name(reader)
-            kind = _external_kind(reader)
-            text = self._import_type(reader, kind)
-            self._count_type(text)
-            self.imports.append(Import(module, name, kind, text))
+            form = reader.byte()
+            if not name and form in (_COMPACT, _COMPACT_ONE_TYPE):
+                self._read_compact_imports(reader, module, of_one_type=form == _COMPACT_ONE_TYPE)
+            else:
+                reader.position -= 1
+                self._add_import(module, name, *self._import_form(reader))
+
+    def _read_compact_imports(self, reader: Reader, module: str, *, of_one_type: bool) -> None:
+        """Read imports that share the name of their module, and maybe their type."""
+        form = self._import_form(reader) if of_one_type else None
+        count = reader.count()
+        self._count_names(count, "imports")
+        for _ in range(count):
+            name = self._name(reader)
+            self._add_import(module, name, *(form or self._import_form(reader)))
 
     def read_functions(self, reader: Reader) -> None:
         """Read a function section."""
@@ -549,24 +523,30 @@ class Outline:
             self._count_type(str(signature))
             self.exported[name] = signature
 
-    def _import_type(self, reader: Reader, kind: str) -> str:
+    def _add_import(self, module: str, name: str, kind: str, text: str, index: int) -> None:
         if kind == "func":
-            start = reader.position
-            index = reader.u32()
             self.type_indices.append(index)
-            return str(self._signature(index, start))
+        self._count_type(text)
+        self.imports.append(Import(module, name, kind, text))
+
+    def _import_form(self, reader: Reader) -> tuple[str, str, int]:
+        """Read what is imported; return its kind, its type as text, and of a function its index."""
+        kind = _external_kind(reader)
+        start = reader.position
+        if kind == "func":
+            index = reader.u32()
+            return kind, str(self._signature(index, start)), index
         if kind == "table":
             element = reader.value_type()
-            return f"{reader.limits(_TABLE_FLAGS).text} {element}"
+            return kind, f"{reader.limits(_TABLE_FLAGS).text} {element}", 0
         if kind == "memory":
-            return reader.limits(_MEMORY_FLAGS).text
+            return kind, reader.limits(_MEMORY_FLAGS).text, 0
         if kind == "global":
             content = reader.value_type()
-            return f"(mut {content})" if reader.mutability() else content
-        start = reader.position
+            return kind, f"(mut {content})" if reader.mutability() else content, 0
         if attribute := reader.byte():
             raise _malformed(f"expected a tag attribute of 0, got {attribute}", start)
-        return str(self._signature(reader.u32(), start + 1))
+        return kind, str(self._signature(reader.u32(), start + 1)), 0
 
     def _signature(self, index: int, offset: int) -> FunctionType:
         signature = self.types[index] if index < len(self.types) else None

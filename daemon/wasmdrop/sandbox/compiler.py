@@ -12,13 +12,20 @@ from wasmtime.component import Component
 from wasmdrop.errors import RefusedError
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.module import ModuleSummary
-from wasmdrop.outcome import Code, bounded_text
+from wasmdrop.outcome import Code
 from wasmdrop.sandbox.binary import (
-    refuse_unless_wasm,
     storage_of_component,
     summarize,
 )
 from wasmdrop.sandbox.component import describe
+from wasmdrop.sandbox.diagnosis import (
+    diagnosed,
+    diagnosed_component,
+    explained_refusal,
+    refuse_object_file,
+)
+from wasmdrop.sandbox.envelope import read_envelope
+from wasmdrop.sandbox.filetype import HEAD_BYTES, refuse_unless_wasm
 from wasmdrop.sandbox.messages import CompileOrder, CompileReport
 from wasmdrop.sandbox.refusals import telling_refusals
 from wasmdrop.sandbox.runtime import Runtime
@@ -33,16 +40,21 @@ def compile_module(
     try:
         # Read, not mapped: the bytes must not change between the checks and the compiler.
         module = _read(module_fd, order.module_bytes)
-        is_component = refuse_unless_wasm(module[:64]) == "component"
+        is_component = refuse_unless_wasm(module[:HEAD_BYTES]) == "component"
+        envelope = read_envelope(module)
         try:
             if is_component:
                 component = Component(runtime.engine, module)
                 summary = describe(component, runtime.engine, storage_of_component(module))
+                summary = diagnosed_component(summary, envelope, runtime, component)
                 code = component.serialize()
             else:
                 summary, code = _compiled(module, runtime.engine)
+                refuse_object_file(summary, envelope)
+                summary = diagnosed(summary, envelope, runtime)
         except WasmtimeError as error:
-            raise RefusedError(Code.INVALID_MODULE, bounded_text(str(error))) from None
+            message = explained_refusal(str(error), envelope)
+            raise RefusedError(Code.INVALID_MODULE, message) from None
         _write(code_fd, code)
     except RefusedError as refusal:
         return CompileReport(code=refusal.code, message=refusal.message)

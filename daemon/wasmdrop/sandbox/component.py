@@ -112,6 +112,7 @@ def describe(compiled: component.Component, engine: Engine, storage: Storage) ->
         table_count=len(storage.tables),
         grows_tables=storage.grows_tables,
         has_gc_heap=storage.has_gc_heap,
+        has_shared_memory=storage.has_shared_memory,
         wit_functions=outline.functions,
     )
 
@@ -144,7 +145,8 @@ class _Outline:
         try:
             params = tuple((param, self._type(inner)) for param, inner in form.params)
             result = None if form.result is None else self._type(form.result)
-            function = WitFunction(params, result)
+            is_async = bool(ffi.wasmtime_component_func_type_async(form.ptr()))
+            function = WitFunction(params, result, is_async)
         except _TooLargeError:
             what = f"a type of more than {_MAX_PARTS} parts, or {_MAX_DEPTH} levels"
             function = WitFunction((), WitType(UNSUPPORTED, (what,)))

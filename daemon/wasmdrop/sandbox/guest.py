@@ -168,9 +168,6 @@ class Run:
         except Trap as trap:
             raise trap_refusal(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
-            if "shared memory" in str(error):
-                message = "the module has a memory that threads share, and there are no threads"
-                raise RefusedError(Code.LINK_ERROR, message) from None
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise memory_refusal(str(error)) from None
 

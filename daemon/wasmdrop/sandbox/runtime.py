@@ -7,6 +7,7 @@ running must agree on every setting here: wasmtime refuses machine code of anoth
 from collections.abc import Callable
 
 from wasmtime import Config, Engine, FuncType, Linker, ValType, component
+from wasmtime import _ffi as ffi
 
 from wasmdrop.module import WASI_MODULE
 from wasmdrop.sandbox import preview1, preview2
@@ -28,6 +29,9 @@ class Runtime:
         config = Config()
         # A thread pool does not survive a fork: a child that compiled on one would wait for ever.
         config.parallel_compilation = False
+        # Proposals that wasmtime implements, but has off until they are standardized.
+        config.wasm_custom_page_sizes = True
+        ffi.wasmtime_config_wasm_compact_imports_set(config.ptr(), True)
         config.consume_fuel = options.counts_fuel
         if options.deterministic:
             config.cranelift_nan_canonicalization = True
