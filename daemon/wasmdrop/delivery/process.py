@@ -11,13 +11,12 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from wasmdrop import beneath
+from wasmdrop import beneath, signals
 from wasmdrop.delivery.messages import (
     Answer,
     Frames,
@@ -205,9 +204,7 @@ class _Lines:
 def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd: int) -> None:
     """Deliver what comes over the link; ``lock_fd`` is -1 where no lines are to be printed."""
     die_with(daemon_pid)
-    # To stop is the daemon's business, which hangs up when it has done so.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signals.ignore_all()  # the daemon hangs up when it has stopped
     _have_standard_output()
     link = socket.socket(fileno=link_fd)
     lines = _Lines(lock_fd)
