@@ -21,6 +21,7 @@ LEVELS = {
     "limits": 0,
     "module": 0,
     "outcome": 0,
+    "outlet": 0,
     "scheduling": 0,
     "signals": 0,
     "suffixes": 0,
