@@ -1,5 +1,8 @@
 """Logging: one event name for each thing that happens, on standard error.
 
+Logging never fails and never waits: lines that can't be written, because nobody reads a full pipe
+or the disk is full, are dropped and counted (``log-lines-dropped``).
+
 Promises that nothing else stands there between the events, whichever library speaks: records of
 ``logging``, warnings, and errors that nobody caught become events too. Names of files and texts of
 errors are written by others: whatever is in them, an event is one line and acts on no terminal. In
@@ -11,6 +14,8 @@ Where standard error is systemd's journal, each line begins with its priority, w
 takes away again (sd-daemon(3)): ``journalctl --priority=warning`` then shows what it should.
 """
 
+import atexit
+import io
 import logging
 import os
 import re
@@ -19,14 +24,18 @@ import threading
 import traceback
 import warnings
 from collections.abc import Mapping
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from wasmdrop.outlet import Outlet
 from wasmdrop.settings import LogFormat
 from wasmdrop.text import escaped, indented, json_escaped, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["configure"]
 
@@ -34,6 +43,11 @@ _log = structlog.get_logger()
 
 #: syslog(3)'s numbers, as the journal knows them.
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+_STDERR: Final = 2
+
+#: How long the end of the process waits for a reader of the last lines, in seconds.
+_FLUSH_SECONDS: Final = 2.0
 
 #: How one entry of a traceback's stack begins, also inside a group.
 _FRAME: Final = re.compile(r'[ |+]*  File "')
@@ -47,8 +61,10 @@ def configure(form: LogFormat, level: str = "info") -> None:
 
     Those are structlog's, and as ``library-logged``, ``library-warned``, ``error-uncaught``: what
     others say through ``logging`` (warnings and above) and ``warnings``, and the errors that end a
-    thread or the process.
+    thread or the process. Whatever else is written to ``sys.stderr`` takes the same way.
     """
+    encoding = sys.stderr.encoding
+    sys.stderr = io.TextIOWrapper(_Stream(), encoding, "backslashreplace", write_through=True)
     renderer: Processor
     if form is LogFormat.JSON:
         fit, renderer = _for_json, _render_json
@@ -75,6 +91,36 @@ def configure(form: LogFormat, level: str = "info") -> None:
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
+
+
+class _Stream(io.RawIOBase):
+    """Standard error by way of an outlet."""
+
+    def __init__(self) -> None:
+        self._outlet = Outlet(_STDERR, lambda _reason: None, _tell_dropped)
+        atexit.register(self._outlet.flush, _FLUSH_SECONDS)
+
+    def write(self, data: "ReadableBuffer") -> int:
+        """Write a line soon; raises nothing."""
+        line = bytes(data)
+        self._outlet.put(line)
+        return len(line)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor, for what writes past Python."""
+        return _STDERR
+
+    def isatty(self) -> bool:
+        """Return whether a terminal shows it."""
+        return os.isatty(_STDERR)
+
+
+def _tell_dropped(total: int) -> None:
+    _log.warning("log-lines-dropped", total=total)
 
 
 # --- What others say

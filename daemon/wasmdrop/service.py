@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import signal
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -43,6 +42,7 @@ from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
 from wasmdrop.scan import Scanner
 from wasmdrop.settings import Isolation, SandboxMode, Settings, WatchMode
+from wasmdrop.stopping import Stop
 from wasmdrop.storage import StorageMonitor
 from wasmdrop.watch import Unclosed, Watcher
 
@@ -88,28 +88,14 @@ class _Inbox:
             self._loop.call_soon(self.take, self._waiting.popleft())
 
 
-class _Stop:
-    """What SIGTERM and SIGINT ask for: the first to stop, another one to stop at once."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.now = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._hear)
-
-    def _hear(self) -> None:
-        (self.now if self.asked.is_set() else self.asked).set()
-
-
 async def serve(settings: Settings) -> None:
-    """Run the daemon until SIGTERM or SIGINT.
+    """Run the daemon until a signal stops it; see :mod:`wasmdrop.signals`.
 
     Raises ``SettingsError`` where the directories can't be used, ``SandboxError`` where no sandbox
     can be had, ``StorageError`` where the journal can't be opened.
     """
     _check_directories(settings)
-    stop = _Stop()
+    stop = Stop()
     with (
         claim_state_directory(settings.state_dir) as state_claim,
         claim_shared_directory(settings.shared_dir) as shared_claim,
@@ -166,7 +152,7 @@ async def run_once(settings: Settings) -> Package:
     :func:`serve`; ``SandboxError`` also where the job was told to stop.
     """
     _check_directories(settings)
-    stop = _Stop()
+    stop = Stop()
     loop = asyncio.get_running_loop()
     delivered: asyncio.Future[Package] = loop.create_future()
     with (
@@ -247,7 +233,7 @@ async def _serve(
     executor: LocalExecutor,
     store: ModuleStore,
     delivery: Delivery,
-    stop: _Stop,
+    stop: Stop,
 ) -> None:
     backlog = Backlog(settings.max_queued)
 
@@ -343,7 +329,7 @@ async def _serve(
             tidying.cancel()
             health.why_not_ready = "stopping"
             notify("STOPPING=1")
-            _log.info("stopping", drain_sec=settings.drain_sec)
+            _log.info("stopping", signal=stop.reason, drain_sec=settings.drain_sec)
         finally:
             await asyncio.to_thread(monitor.stop)
             await asyncio.to_thread(watcher.stop)
@@ -357,7 +343,7 @@ async def _close(stages: Stages) -> None:
     await stages.journal.close()
 
 
-async def _until_told(stop: _Stop, journal: Journal) -> None:
+async def _until_told(stop: Stop, journal: Journal) -> None:
     """Wait for the signal to stop. Raises ``StorageError`` where the journal fails before."""
     told = asyncio.ensure_future(stop.asked.wait())
     either: set[asyncio.Future[Any]] = {told, journal.failure}

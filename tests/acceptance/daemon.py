@@ -88,6 +88,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.prefix: tuple[str, ...] = ()
         """A command that runs another one, such as ``setpriv`` with its options."""
+        self.stdin: int = subprocess.DEVNULL
 
     def start(self) -> "Daemon":
         """Start it and wait until it is ready."""
@@ -101,7 +102,7 @@ class Daemon:
         with self._out.open("ab") as out, self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "wasmdrop", "serve"],
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=out,
                 stderr=log,
                 env=self.environment,

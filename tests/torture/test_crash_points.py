@@ -54,11 +54,13 @@ _AFTER: Final = {
 }
 
 #: What prints a line, which no kill tears: a file or a pipe takes it at once (pipe(7)).
-_LINE: Final = "delivery.process._write:write"
+_LINE: Final = "outlet.Outlet._write:write"
 
 _POINTS: Final = {str(point): point for point in find_points()}
 #: What processes that deliver get to.
-_OF_DELIVERY: Final = [name for name in _POINTS if name.startswith(("delivery.", "tree."))]
+_OF_DELIVERY: Final = [
+    name for name in _POINTS if name.startswith(("delivery.", "tree.", "outlet."))
+]
 
 
 def _orders(names: Iterable[str]) -> list[tuple[str, int, str]]:

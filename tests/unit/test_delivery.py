@@ -84,7 +84,7 @@ class Bench:
             str(self.shared),
             f"{TEMPORARY_PREFIX}test-",
             self.answers.extend,
-            lambda line, _warn: self.lines.append(line),
+            self.lines.append,
         )
 
     def stage(
@@ -668,6 +668,7 @@ def test_a_reader_that_goes_away_stops_lines_and_not_deliveries(tmp_path: Path) 
 
     async def work(delivery: Delivery) -> None:
         await delivery.deliver(slot_in(tmp_path), OTHER)
+        await until(lambda: logs, "the warning")
         await delivery.deliver(slot_in(tmp_path), PACKAGE)
 
     with capture_logs() as logs, standard_output(writing):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.core import Metric
+from structlog.testing import capture_logs
 
 from wasmdrop.health import exposition
 from wasmdrop.health.exposition import Exposition
@@ -120,6 +121,30 @@ def test_a_journal_thread_that_is_stuck_is_silent(tmp_path: Path) -> None:
         await journal.close()
 
     asyncio.run(scene())
+
+
+def test_process_that_was_stopped_judges_no_part_by_the_pause() -> None:
+    """Nobody asked the parts meanwhile."""
+
+    class Answering:
+        pulse = Pulse()
+
+        def ping(self) -> None:
+            self.pulse.beat()
+
+    async def scene() -> None:
+        clock, told = Clock(), list[None]()
+        vitals = asking({"part": Answering()}, clock, told)
+        task = asyncio.create_task(vitals.keep_asking())
+        await answers(vitals, {"part", "event_loop"})
+        clock.ahead_seconds = SILENT_SECONDS + 1
+        told.clear()
+        await until(lambda: told)
+        task.cancel()
+
+    with capture_logs() as logs:
+        asyncio.run(scene())
+    assert logs == []
 
 
 def test_a_part_that_never_answered_is_not_judged() -> None:

@@ -2,14 +2,14 @@
 
 import argparse
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final, NoReturn
 
-from wasmdrop.errors import SandboxError, SettingsError, StorageError
+from wasmdrop.cli import streams
+from wasmdrop.errors import OutputError, SandboxError, SettingsError, StorageError
 from wasmdrop.text import one_line
 
 __all__ = ["main"]
@@ -17,7 +17,10 @@ __all__ = ["main"]
 #: Exit statuses, beside 0 and what a command gives itself.
 _WRONG_USE: Final = 2
 _DAEMONS_FAULT: Final = 3
+_NO_OUTPUT: Final = 4
 _INTERRUPTED: Final = 128 + signal.SIGINT
+#: As a shell says of a program that SIGPIPE ended: its reader had seen enough.
+_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 
 #: Each command's module is imported only when it is called: the daemon needs none of the others.
 _COMMANDS: Final = {
@@ -36,7 +39,8 @@ _COMMANDS: Final = {
 _EPILOG: Final = """\
 Every setting is an environment variable and a flag of `serve`, `run`, `doctor` and `config`:
 `wasmdrop config` lists them. Exit status: 0 succeeded, 1 the job failed, 2 wrong use or
-settings, 3 the daemon's own fault, 124 the job ran into its time limit.
+settings, 3 the daemon's own fault, 4 standard output can't be written, 124 the job ran into its
+time limit, 130 interrupted, 141 the reader of standard output has gone.
 """
 
 
@@ -50,7 +54,30 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    streams.prepare()
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()  # here its error has a status; the interpreter's own would be 120
+    except SettingsError as error:
+        return _failed(error, _WRONG_USE)
+    except (SandboxError, StorageError) as error:
+        return _failed(error, _DAEMONS_FAULT)
+    except OutputError as error:
+        streams.abandon_output()
+        return _CLOSED_PIPE if error.is_closed_pipe else _failed(error, _NO_OUTPUT)
+    except KeyboardInterrupt:
+        streams.abandon_output()
+        return _INTERRUPTED
+
+
+def _failed(error: Exception, status: int) -> int:
+    sys.stderr.write(f"wasmdrop: {one_line(str(error))}\n")
+    return status
+
+
+def _run(given: list[str]) -> int:
     parser = _Parser(
         prog="wasmdrop",
         description="Runs WebAssembly modules that are dropped into a directory.",
@@ -66,20 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             importlib.import_module(f"wasmdrop.cli.{name}").add_arguments(command)
     options = parser.parse_args(given)
     module = importlib.import_module(f"wasmdrop.cli.{options.command}")
-    try:
-        return int(module.run(options))
-    except SettingsError as error:
-        sys.stderr.write(f"wasmdrop: {one_line(str(error))}\n")
-        return _WRONG_USE
-    except (SandboxError, StorageError) as error:
-        sys.stderr.write(f"wasmdrop: {one_line(str(error))}\n")
-        return _DAEMONS_FAULT
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing more can be written to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return int(module.run(options))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ Exit status: 0 dropped or, with --wait, succeeded; 1 a job failed; 2 wrong use o
 3 the daemon's own fault, or a result that can't be had: forged, torn, too large or
 unreadable (then standard error says which); 124 a job ran into its time limit, or
 --wait SECONDS ran out (then standard error says so); 130 interrupted. Of several
-jobs the gravest counts: 3, 124, 1, 0.
+jobs the gravest counts: 3, 124, 1, 0. Whatever became of the jobs, 4 if standard output can't be
+written and 141 if its reader has gone.
 
 Examples:
   wasmdrop submit --shared-dir /srv/jobs --entry fib --args '[12]' --wait
@@ -269,6 +270,8 @@ def _text_or_base64(data: bytes) -> str | dict[str, str]:
 
 
 def _content(file: str) -> bytes:
+    if file == "-" and sys.stdin is None:
+        raise SettingsError("-: standard input is closed; give a FILE, or open it")
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:

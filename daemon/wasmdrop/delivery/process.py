@@ -11,13 +11,13 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from wasmdrop import beneath
+from wasmdrop import beneath, signals
 from wasmdrop.delivery.messages import (
     Answer,
     Frames,
@@ -30,9 +30,10 @@ from wasmdrop.delivery.messages import (
     decode_order,
     encode,
 )
-from wasmdrop.delivery.placing import Directory, Placing, Warn
+from wasmdrop.delivery.placing import Directory, Placing
 from wasmdrop.delivery.syncing import Syncs
 from wasmdrop.lifetime import die_with
+from wasmdrop.outlet import Outlet
 from wasmdrop.scheduling import take_turn_at_once, wait_for_turn
 
 __all__ = ["Deliverer", "main"]
@@ -51,6 +52,9 @@ _FEW: Final = 2
 
 _STDOUT: Final = 1
 
+#: How long the end of the process waits for a reader of the last lines, in seconds.
+_FLUSH_SECONDS: Final = 1.0
+
 
 class Deliverer:
     """Delivers into directories below ``shared_dir``, and others that orders name.
@@ -64,7 +68,7 @@ class Deliverer:
         shared_dir: str,
         temporary_prefix: str,
         answer: Callable[[Sequence[Answer]], None],
-        print_line: Callable[[bytes, Warn], None],
+        print_line: Callable[[bytes], None],
     ) -> None:
         self._shared_dir = shared_dir.rstrip("/")
         self._temporary_prefix = temporary_prefix
@@ -136,7 +140,7 @@ class Deliverer:
         _each(missing, Placing.mark)
         self._syncs.directories(placings)
         # Whoever put the others in place may have printed their lines: none is printed twice.
-        _each(missing, lambda one: self._print_line(one.order.line, self._warn))
+        _each(missing, lambda one: self._print_line(one.order.line))
         if placings:
             self._answer([_answer_of(placing) for placing in placings])
         # After the answers: who has none delivers again, for which what the output is copied from
@@ -184,20 +188,28 @@ class _Lines:
     written at once (pipe(7)), but a long one of another process is not.
     """
 
-    def __init__(self, lock_fd: int) -> None:
+    def __init__(self, lock_fd: int, warn: Callable[[str, dict[str, str]], None]) -> None:
         self._lock_fd = lock_fd
-        self._are_read = True
+        self._outlet = Outlet(
+            _STDOUT,
+            lambda reason: warn("result-lines-stopped", {"error": reason}),
+            lambda total: warn("result-lines-dropped", {"total": str(total)}),
+            self._locked,
+        )
 
-    def print(self, line: bytes, warn: Warn) -> None:
-        if not self._are_read:
-            return
+    def print(self, line: bytes) -> None:
+        """Print a line soon. The results are in their files: no reader must stop the daemon."""
+        self._outlet.put(line)
+
+    def flush(self) -> None:
+        """Wait a little for those that are not printed yet."""
+        self._outlet.flush(_FLUSH_SECONDS)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         fcntl.lockf(self._lock_fd, fcntl.LOCK_EX)
         try:
-            _write(_STDOUT, line)
-        except OSError as error:
-            # The results are in their files: a reader that went away must not stop the daemon.
-            self._are_read = False
-            warn("result-lines-stopped", error=str(error))
+            yield
         finally:
             fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
 
@@ -205,23 +217,22 @@ class _Lines:
 def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd: int) -> None:
     """Deliver what comes over the link; ``lock_fd`` is -1 where no lines are to be printed."""
     die_with(daemon_pid)
-    # To stop is the daemon's business, which hangs up when it has done so.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    _have_standard_output()
+    signals.ignore_all()  # the daemon hangs up when it has stopped
     link = socket.socket(fileno=link_fd)
-    lines = _Lines(lock_fd)
+    sending = threading.Lock()  # lines are printed, and warned of, by a thread of their own
 
     def answer(answers: Sequence[Answer]) -> None:
         # A daemon that stops hears no answers any more, but is still owed what it has ordered.
-        with contextlib.suppress(OSError):
+        with sending, contextlib.suppress(OSError):
             link.sendall(b"".join(map(encode, answers)))
+
+    lines = _Lines(lock_fd, lambda event, fields: answer([Warned(event, fields)]))
 
     deliverer = Deliverer(
         os.fsdecode(shared_dir),
         prefix,
         answer,
-        lines.print if lock_fd >= 0 else lambda _line, _warn: None,
+        lines.print if lock_fd >= 0 else lambda _line: None,
     )
     frames = Frames()
     is_patient = False
@@ -235,14 +246,7 @@ def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd:
         for start in range(0, len(orders), _TOGETHER):
             deliverer.obey(orders[start : start + _TOGETHER])
     deliverer.leave()
-
-
-def _have_standard_output() -> None:
-    """Where the daemon has none, let no file of a result become that."""
-    try:
-        os.fstat(_STDOUT)
-    except OSError:
-        os.open(os.devnull, os.O_WRONLY)  # takes the lowest number that is free
+    lines.flush()
 
 
 def _received(link: socket.socket, deliverer: Deliverer) -> bytes:
@@ -279,9 +283,3 @@ def _shown(name: object) -> str | None:
     if name is None:
         return None
     return str(name).encode("utf-8", "backslashreplace").decode()
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

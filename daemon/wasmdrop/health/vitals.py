@@ -67,10 +67,12 @@ class Vitals:
         """Ask all parts, for ever."""
         was_silent: set[str] = set()
         while True:
+            # After a pause of the whole process (SIGSTOP, a frozen container) no part was asked.
+            was_away = "event_loop" in self.silent()
             self._loop.beat()
             for part in self._parts.values():
                 part.ping()
-            silent = set(self.silent())
+            silent = set() if was_away else set(self.silent())
             for name in silent - was_silent:
                 _log.error("part-silent", part=name, seconds=SILENT_SECONDS)
             was_silent = silent

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from wasmdrop import signals
 from wasmdrop.jobuser import JobUser
 from wasmdrop.sandbox.compiler import compile_module
 from wasmdrop.sandbox.component import ComponentRun
@@ -46,8 +47,7 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     """
     wait_for_turn()
     control = socket.socket(fileno=control_fd)
-    # The daemon decides when to stop; a Ctrl-C on its terminal reaches this process too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.ignore_all()
     confinement = Confinement(JobUser(uid, gid))
     confinement.prepare_parent()
     if not confinement.missing and not _can_confine(confinement):
