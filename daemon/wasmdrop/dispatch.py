@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from wasmdrop.delivery.lanes import Placement
+from wasmdrop.delivery.lanes import HangsError, Placement
 from wasmdrop.execution import (
     Execution,
     ModuleAwaitedError,
@@ -40,7 +40,8 @@ __all__ = ["Dispatcher"]
 
 _log = structlog.get_logger()
 
-#: How long a delivery may take before its results are kept on disk, in seconds.
+#: How often a delivery that is not done is looked at, in seconds. If its process hangs, the results
+#: are kept on disk.
 _SLOW_DELIVERY_SECONDS: Final = 2.0
 
 #: Jobs that are on their way at a time, beyond those that run: enough to keep a disk busy with
@@ -382,14 +383,14 @@ class Dispatcher:
         try:
             placed = placement.publish()
             await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
-            if not placed.done() or placed.exception() is not None:
+            while not placed.done() and not placement.hangs():
+                await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
+            error = placed.exception() if placed.done() else None
+            if not placed.done() or error is not None:
                 metrics.delivery_failures += 1
-                if placed.done():
-                    reason = str(placed.exception())
+                reason = f"{job.slot.directory} does not answer" if error is None else str(error)
+                if error is not None and not isinstance(error, HangsError):
                     _log.warning("delivery-failed", **ids_of(job), error=reason)
-                else:
-                    reason = f"{job.slot.directory} does not answer"
-                    _log.warning("delivery-hangs", **ids_of(job), directory=job.slot.directory)
                 await self._undelivered.keep(job, results, reason, placed)
                 return
         finally:

@@ -7,9 +7,11 @@ import errno
 import os
 import random
 import resource
+import select
 import signal
 import stat
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -496,6 +498,92 @@ def test_a_process_that_hangs_is_given_a_bounded_number_of_results(
 
     run(tmp_path, work)
     assert len(list(tmp_path.glob("*.done"))) == len(slots)
+
+
+class Clock:
+    """The monotonic clock, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def monotonic(self) -> float:
+        """Return the time in seconds."""
+        return time.monotonic() + self.ahead_seconds
+
+
+def test_hang_is_logged_once_for_all_that_wait_and_again_after_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the mount and the number of results."""
+    clock = Clock()
+    monkeypatch.setattr("wasmdrop.delivery.lanes.time", clock)
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        for turn in range(2):
+            os.kill(process, signal.SIGSTOP)
+            placements = [
+                delivery.stage(slot_in(tmp_path, stem=f"result-{turn}-{number}"), PACKAGE)
+                for number in range(5)
+            ]
+            placed = [placement.publish() for placement in placements]
+            clock.ahead_seconds += 3600
+            assert all(placement.hangs() for placement in placements)
+            os.kill(process, signal.SIGCONT)
+            await asyncio.gather(*placed)
+            assert not any(placement.hangs() for placement in placements)
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert [(log["event"], log["undelivered"]) for log in logs] == [("delivery-hangs", 5)] * 2
+    assert Path(logs[0]["mount"]).is_mount()
+
+
+def test_busy_process_that_answers_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the last of many results waits for its turn."""
+    clock = Clock()
+    monkeypatch.setattr("wasmdrop.delivery.lanes.time", clock)
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(1000)]
+        placements = [delivery.stage(slot, PACKAGE) for slot in slots]
+        placed = [placement.publish() for placement in placements]
+        clock.ahead_seconds = 3600
+        await placed[0]
+        os.kill(process, signal.SIGSTOP)
+        assert not placed[-1].done()
+        assert not placements[-1].hangs()
+        os.kill(process, signal.SIGCONT)
+        await asyncio.gather(*placed)
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert logs == []
+
+
+def test_answer_that_was_not_read_yet_is_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop was busy, or the daemon was stopped for an hour."""
+    clock = Clock()
+    monkeypatch.setattr("wasmdrop.delivery.lanes.time", clock)
+
+    async def work(delivery: Delivery) -> None:
+        placement = delivery.stage(slot_in(tmp_path), PACKAGE)
+        placed = placement.publish()
+        (lane,) = delivery._lanes.values()
+        # Not by the loop, which would read the answer.
+        wait_until(lambda: bool(select.select([lane._link], [], [], 0)[0]), "the answer")
+        clock.ahead_seconds = 3600
+        assert not placement.hangs()
+        await placed
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert logs == []
 
 
 def test_a_stop_finishes_what_was_ordered(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from wasmdrop.job import Slot
 from wasmdrop.mounts import MountTable
 from wasmdrop.report import Package
 
-__all__ = ["Delivery", "Placement", "UnheardError", "command"]
+__all__ = ["Delivery", "HangsError", "Placement", "UnheardError", "command"]
 
 _log = structlog.get_logger()
 
@@ -51,8 +51,8 @@ _UNUSED_SECONDS: Final = 300.0
 
 _READ_BYTES: Final = 1 << 16
 
-#: A process whose oldest order has had no answer for so many seconds gets no more results than
-#: these: they would only wait in memory.
+#: A process that owes answers and has given none for so many seconds hangs, and gets no more
+#: results than these: they would only wait in memory. A busy one answers all the while.
 _HANGS_SECONDS: Final = 2.0
 _MOST_WAITING: Final = 64
 _MOST_WAITING_BYTES: Final = 8 * 1024 * 1024
@@ -69,6 +69,10 @@ class _Kind(StrEnum):
 
 class UnheardError(OSError):
     """The process ended before it said whether the results are in place."""
+
+
+class HangsError(TimeoutError):
+    """The process hangs with its filesystem; ``delivery-hangs`` was logged."""
 
 
 class Delivery:
@@ -150,23 +154,23 @@ class Delivery:
         for lane in self._lanes.values():
             lane.hang_up(max(0.0, end - time.monotonic()))
         end = time.monotonic() + _CLOSE_SECONDS  # one that hears nothing leaves the others theirs
-        for (point, _kind), lane in self._lanes.items():
-            if not lane.join(max(0.0, end - time.monotonic())):
-                _log.warning("delivery-hangs", mount=point)
+        for lane in self._lanes.values():
+            lane.join(max(0.0, end - time.monotonic()))
         self._mounts.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
 
     def _lane(self, directory: str, kind: _Kind) -> "_Lane":
         """Return the process for a directory. Raises ``OSError`` if it takes no more."""
-        key = (self._mounts.of(directory).point, kind)
+        point = self._mounts.of(directory).point
+        key = (point, kind)
         lane = self._lanes.get(key)
         if lane is None or lane.has_ended:
-            lane = _Lane(self._shared_dir, self._lock_fd, self._claims, self._on_delivered)
+            lane = _Lane(point, self._shared_dir, self._lock_fd, self._claims, self._on_delivered)
             lane.stays = key == (self._mounts.of(self._shared_dir).point, _Kind.RESULTS)
             self._lanes[key] = lane
         if lane.is_full:
-            raise TimeoutError(errno.ETIMEDOUT, "the filesystem does not answer", directory)
+            raise HangsError(errno.ETIMEDOUT, "the filesystem does not answer", directory)
         return lane
 
 
@@ -203,6 +207,10 @@ class Placement(_Order):
             self._lane.publish(self._number)
         return self.done
 
+    def hangs(self) -> bool:
+        """Whether the process hangs; logs that once for all that wait for it."""
+        return self._lane is not None and self._lane.hangs()
+
     def abandon(self) -> None:
         """Have removed what was staged: nobody is to see it."""
         if self._lane is not None:
@@ -215,11 +223,13 @@ class _Lane:
 
     def __init__(
         self,
+        mount: str,
         shared_dir: str,
         lock_fd: int,
         claims: Sequence[int],
         on_delivered: Callable[[Package], None],
     ) -> None:
+        self._mount = mount
         self.stays = False
         """Whether it is kept when it has nothing to do."""
         self.has_ended = False
@@ -230,6 +240,10 @@ class _Lane:
         self._open_bytes = 0
         self._asked: dict[int, float] = {}
         """When each answer that is awaited was asked for, by the monotonic clock."""
+        self._heard_at = 0.0
+        """When it last answered."""
+        self._is_told = False
+        """Whether it was logged that it hangs, since then."""
         self._unsent: list[bytes] = []
         self._sending = memoryview(b"")
         """The rest of what was given to the link as one; goes before what is unsent."""
@@ -303,10 +317,32 @@ class _Lane:
     @property
     def is_full(self) -> bool:
         """Whether it seems to hang, and has as much as may wait for it to go on."""
+        has_many = len(self._open) >= _MOST_WAITING or self._open_bytes >= _MOST_WAITING_BYTES
+        return has_many and self.hangs()
+
+    def hangs(self) -> bool:
+        """Whether it owes answers and gives none; logs that once."""
         oldest = next(iter(self._asked.values()), None)
-        if oldest is None or time.monotonic() - oldest < _HANGS_SECONDS:
+        since = time.monotonic() - _HANGS_SECONDS
+        # What has come is read later, if the event loop was busy, or the whole daemon stopped.
+        if oldest is None or oldest > since or self._heard_at > since or self._has_answered():
             return False
-        return len(self._open) >= _MOST_WAITING or self._open_bytes >= _MOST_WAITING_BYTES
+        self._log_hang(len(self._open))
+        return True
+
+    def _has_answered(self) -> bool:
+        try:
+            self._link.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # it is dead, as its reader finds out
+        return True
+
+    def _log_hang(self, undelivered: int) -> None:
+        if not self._is_told:
+            self._is_told = True
+            _log.warning("delivery-hangs", mount=self._mount, undelivered=undelivered)
 
     def forget(self, number: int) -> "_Order | None":
         """Expect no answer any more; return what was to be answered."""
@@ -338,15 +374,15 @@ class _Lane:
                 self._link.sendall(b"".join(self._unsent))
                 self._link.shutdown(socket.SHUT_WR)
 
-    def join(self, seconds: float) -> bool:
-        """Wait for the end of the process; False where it hangs. Its answers are not heard."""
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the process, or kill it. Its answers are not heard."""
+        undelivered = len(self._open)
         self._end(UnheardError(errno.EINTR, "the daemon stops"))
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return False
-        return True
+            self._log_hang(undelivered)
 
     def _flush(self) -> None:
         self._is_flushing = False
@@ -381,6 +417,8 @@ class _Lane:
         if not data:
             self._on_lost()
             return
+        self._heard_at = time.monotonic()
+        self._is_told = False
         for body in self._frames.feed(data):
             answer = decode_answer(body)
             if isinstance(answer, Placed):
