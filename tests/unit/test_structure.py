@@ -67,6 +67,7 @@ LEVELS = {
     "module_drops": 3,
     "recovery": 3,
     "undelivered": 3,
+    "watching": 3,
     "doctor": 4,
     "documents": 4,
     "service": 4,

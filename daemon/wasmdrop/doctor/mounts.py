@@ -28,6 +28,7 @@ from wasmdrop.limits import MEBIBYTE
 from wasmdrop.mounts import reason_to_poll
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.walk import walk
+from wasmdrop.watch import why_unwatched
 
 __all__ = ["examine", "free_space"]
 
@@ -125,12 +126,7 @@ def _writing(settings: Settings, name: str, path: Path) -> list[Finding]:
             delivered = _delivery(name, file)
             is_heard = bool(delivered.advice) or listener.heard.wait(_EVENT_SECONDS)
     except OSError as error:
-        found = f"{path} can't be watched: {error.strerror or error}"
-        advice = (
-            "others may hold what inotify gives this user: raise fs.inotify.max_user_instances and"
-            " fs.inotify.max_user_watches, or set WASMDROP_WATCH=poll"
-        )
-        return [_delivery(name, file), problem(_AREA, check, found, advice)]
+        return [_delivery(name, file), _unwatched(settings, check, path, error)]
     if not is_heard:
         return [delivered, _deaf(check)]
     reason = reason_to_poll(str(path))
@@ -165,6 +161,15 @@ def _delivery(name: str, file: Path) -> Finding:
         advice = "use a filesystem that honours rename"
         return problem(_AREA, check, "a file that was replaced is still the old one", advice)
     return ok(_AREA, check, f"write, sync, rename and sync again take {seconds * 500:.1f} ms")
+
+
+def _unwatched(settings: Settings, check: str, path: Path, error: OSError) -> Finding:
+    found = (
+        f"{path} is polled every {settings.poll_sec:g} s while it can't be watched:"
+        f" {why_unwatched(error)}"
+    )
+    advice = "change that, or set WASMDROP_WATCH=poll if polling is good enough"
+    return warning(_AREA, check, found, advice)
 
 
 def _deaf(check: str) -> Finding:
