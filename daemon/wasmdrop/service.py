@@ -34,6 +34,7 @@ from wasmdrop.metrics import Metrics
 from wasmdrop.notify import notify, watchdog_seconds
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
+from wasmdrop.rights import OTHER_USER, described
 from wasmdrop.sandbox.call import CompileLimits
 from wasmdrop.sandbox.directory import JobDirectories
 from wasmdrop.sandbox.executor import LocalExecutor
@@ -340,14 +341,33 @@ def _vitals(watcher: Watcher, journal: Journal, executor: LocalExecutor) -> Vita
 
 
 def _check_directories(settings: Settings) -> None:
+    user = os.geteuid()
     for name, path in (("shared", settings.shared_dir), ("wasm", settings.wasm_dir)):
-        if not path.is_dir():
+        try:
+            is_there = path.is_dir()
+        except OSError as error:
+            raise SettingsError(
+                f"the {name} directory {path} can't be looked at by user {user}:"
+                f" {error.strerror}; let that user enter the directories above it (chmod a+x)"
+            ) from None
+        if not is_there:
             raise SettingsError(f"the {name} directory {path} is not there")
-    if not os.access(settings.shared_dir, os.W_OK | os.X_OK):
-        raise SettingsError(f"the shared directory {settings.shared_dir} can't be written to")
+    shared_dir = settings.shared_dir
+    if os.statvfs(shared_dir).f_flag & os.ST_RDONLY:
+        raise SettingsError(
+            f"the shared directory {shared_dir} is mounted read-only; results go there: mount it"
+            " read-write (without :ro or readOnly)"
+        )
+    if not os.access(shared_dir, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"the shared directory {shared_dir} can't be written to: {described(shared_dir.stat())}"
+            f"; chown or chmod it (fsGroup in Kubernetes), or {OTHER_USER}"
+        )
     try:
         make_directory_durably(settings.state_dir, 0o700)
     except OSError as error:
         raise SettingsError(
-            f"the state directory {settings.state_dir} can't be made: {error.strerror}"
+            f"the state directory {settings.state_dir} can't be made by user {user}:"
+            f" {error.strerror}; make it (install -d -m 700 -o {user} {settings.state_dir}), or set"
+            " WASMDROP_STATE_DIR"
         ) from None

@@ -44,6 +44,7 @@ _MASK: Final = Mask(
     InotifyConstants.IN_CLOSE_WRITE
     | InotifyConstants.IN_MOVED_TO
     | InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_ATTRIB
     | InotifyConstants.IN_ONLYDIR
 )
 
@@ -101,7 +102,8 @@ class Watcher:
     """Watches directory trees. Opens an inotify instance when the first one is to be watched.
 
     ``may_matter(name)`` says whether a file of that name may matter to anybody; ``is_busy()``
-    whether so many drops wait that others may come a moment later.
+    whether so many drops wait that others may come a moment later; ``is_unreadable(path)`` whether
+    a file could not be read so far, so that a new mode or owner matters.
     ``on_file(path, created)`` hears of files: those only just created may still be written, others
     were closed after writing or renamed into place. ``on_apart(path, created)`` hears of those on
     another filesystem than their tree's root, which may hang when they are looked at.
@@ -113,11 +115,13 @@ class Watcher:
         self,
         may_matter: Callable[[str], bool],
         is_busy: Callable[[], bool],
+        is_unreadable: Callable[[str], bool],
         on_file: Callable[[str, bool], None],
         on_apart: Callable[[str, bool], None],
         on_directory: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
+        self._is_unreadable = is_unreadable
         self._on_file = on_file
         self._on_apart = on_apart
         self._on_directory = on_directory
@@ -194,6 +198,8 @@ class Watcher:
         path = f"{directory}/{name}"
         if event.is_directory:
             self._on_directory(path)
+        elif event.is_attrib and not self._is_unreadable(path):
+            return
         elif is_apart:
             self._on_apart(path, event.is_create)
         else:

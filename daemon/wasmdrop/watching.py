@@ -54,6 +54,7 @@ class Watching:
         self.watcher = Watcher(
             layout.may_matter,
             is_busy,
+            intake.is_unreadable,
             intake.consider,
             lambda path, created: self.scanner.look_again(
                 path, settings.settle_sec if created else 0.0

@@ -21,6 +21,7 @@ LEVELS = {
     "limits": 0,
     "module": 0,
     "outcome": 0,
+    "rights": 0,
     "scheduling": 0,
     "suffixes": 0,
     "text": 0,

@@ -38,6 +38,7 @@ def test_watcher_without_descriptors_says_so_and_starts_later(tmp_path: Path, le
     watcher = Watcher(
         bool,
         lambda: False,
+        bool,
         lambda _path, _created: heard.set(),
         lambda _path, _created: None,
         lambda _path: None,
