@@ -3,8 +3,10 @@
 Root is a daemon without the capabilities to read what it may not.
 """
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -117,6 +119,16 @@ def test_directory_that_becomes_readable_by_chmod_is_looked_through(daemon: Daem
     assert daemon.submit("closed/input-2.json", GOOD)["code"] == "ok"
 
 
+def is_taken(daemon: Daemon, path: Path) -> bool:
+    """Whether the daemon has done all that the file's last version asked for."""
+    status = path.lstat()
+    journal = f"file:{daemon.state / 'journal.sqlite'}?mode=ro"
+    with contextlib.closing(sqlite3.connect(journal, uri=True)) as connection:
+        query = "SELECT version FROM taken WHERE path = ?"
+        found = connection.execute(query, [os.fsencode(path)]).fetchone()
+    return found is not None and found[0][8:16] == status.st_ino.to_bytes(8, "little")
+
+
 @pytest.mark.parametrize(
     ("module", "name", "text"),
     [
@@ -131,6 +143,7 @@ def test_module_that_becomes_readable_by_chmod_is_run(
     """By the jobs that failed for want of it."""
     path = daemon.shared.parent / module
     drop_closed(path, MODULE)
+    wait_until(lambda: is_taken(daemon, path), "the module to be taken")
     assert daemon.submit(name, text)["code"] == "invalid-module"
     path.chmod(0o644)
     ends(daemon, name, "ok")
