@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from wasmdrop.errors import StorageError
+from wasmdrop.rights import OTHER_USER
 
 __all__ = [
     "NotPrivateError",
@@ -110,6 +111,10 @@ def _require(path: Path, status: os.stat_result) -> None:
     reason = why_not_private(status)
     if not stat.S_ISDIR(status.st_mode):
         reason = "it is no directory"
+    elif status.st_uid != os.geteuid():
+        reason = f"{reason}; chown -R {os.geteuid()} it, or {OTHER_USER}"
+    elif reason is not None:
+        reason = f"{reason}; chmod go-w it"
     if reason is not None:
         raise StorageError(
             f"{path}: expected a directory that only user {os.geteuid()} can write to: {reason}"

@@ -42,7 +42,8 @@ class Scanner:
 
     ``are_new`` returns the paths of those of some files that need a look. ``on_directory(path,
     fd)`` is called with directories that may be new, each before it is listed. Every
-    ``period_seconds`` everything is walked through. Callbacks come on several threads.
+    ``period_seconds`` everything is walked through; ``on_walk`` is called before each walk but the
+    first. Callbacks come on several threads.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Scanner:
         on_directory: Callable[[str, int], None],
         period_seconds: float,
         max_depth: int,
+        on_walk: Callable[[], None] = lambda: None,
     ) -> None:
         self.scans = 0
         """Walks through everything so far."""
@@ -63,6 +65,7 @@ class Scanner:
         self.period_seconds = period_seconds
         """How often everything is walked through."""
         self._max_depth = max_depth
+        self._on_walk = on_walk
         self._lock = threading.Lock()
         self._mounts = MountTable()
         self._agendas: dict[str, Agenda] = {}
@@ -114,6 +117,7 @@ class Scanner:
 
     def _begin(self, path: str | None) -> Steps:
         if path is None:
+            self._on_walk()
             yield from self._everything()
             self._home.appoint(self.period_seconds, None)
             return

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import os
 import tempfile
 from collections import deque
@@ -31,20 +30,20 @@ from wasmdrop.journal import Journal
 from wasmdrop.layout import Layout
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.metrics import Metrics
-from wasmdrop.mounts import reason_to_poll
 from wasmdrop.notify import notify, watchdog_seconds
 from wasmdrop.recovery import recover
 from wasmdrop.report import Package
+from wasmdrop.rights import OTHER_USER, described
 from wasmdrop.sandbox.call import CompileLimits
 from wasmdrop.sandbox.directory import JobDirectories
 from wasmdrop.sandbox.executor import LocalExecutor
 from wasmdrop.sandbox.pool import ChildPool
 from wasmdrop.sandbox.store import ModuleStore
-from wasmdrop.scan import Scanner
-from wasmdrop.settings import Isolation, SandboxMode, Settings, WatchMode
+from wasmdrop.settings import Isolation, SandboxMode, Settings
 from wasmdrop.stopping import Stop
 from wasmdrop.storage import StorageMonitor
 from wasmdrop.watch import Unclosed, Watcher
+from wasmdrop.watching import Watching
 
 __all__ = ["local_executor", "run_once", "serve"]
 
@@ -253,34 +252,16 @@ async def _serve(
         delivery,
         backlog,
         inbox.put,
-        lambda path, seconds: scanner.look_again(path, seconds),  # noqa: PLW0108 - made below
-        lambda path: watcher.unclosed(path),  # noqa: PLW0108
-        lambda: scanner.period_seconds <= settings.poll_sec,
+        # Made below.
+        lambda path, seconds: watching.scanner.look_again(path, seconds),  # noqa: PLW0108
+        lambda path: watching.watcher.unclosed(path),  # noqa: PLW0108
+        lambda: watching.is_polling,
     )
     layout, intake = stages.layout, stages.intake
-    scanner = Scanner(
-        layout,
-        intake.consider,
-        intake.new_among,
-        lambda path, fd: _add_watch(watcher, path, fd, settings, scanner),
-        _scan_seconds(settings, layout),
-        settings.max_depth,
-    )
+    watching = Watching(settings, layout, intake, stages.metrics, is_busy)
+    scanner = watching.scanner
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     inbox.take = dispatcher.drop
-    watcher = Watcher(
-        layout.may_matter,
-        is_busy,
-        intake.consider,
-        lambda path: scanner.look_again(path, 0.0),
-        lambda directory: scanner.look_again(directory, 0.0),
-        lambda reason: _on_lost(scanner, stages.metrics, reason),
-    )
-
-    def on_replaced(root: str) -> None:
-        _watch(watcher, root, settings, scanner)
-        scanner.look_again(root, 0.0)
-        scanner.scan_soon()
 
     def on_room(reason: str) -> None:
         health.why_paused = reason
@@ -291,13 +272,13 @@ async def _serve(
             scanner.scan_soon()
 
     monitor = StorageMonitor(
-        _watched(settings, layout),
+        watching.directories,
         (layout.shared_dir, str(settings.state_dir)),
         settings.reserve_mb * MEBIBYTE,
-        on_replaced,
+        watching.replaced,
         on_room,
     )
-    vitals = _vitals(watcher, journal, executor)
+    vitals = _vitals(watching.watcher, journal, executor)
     health = Health(vitals, {"shared": settings.shared_dir, "state": settings.state_dir})
     sources = Sources(stages.metrics, executor, scanner, vitals)
     async with health.told(settings.http, sources):
@@ -305,7 +286,7 @@ async def _serve(
             resumed = await recover(journal, dispatcher, executor.sweep)
             await asyncio.to_thread(monitor.start)
             intake.believes_markers = intake.has_taken_nothing()
-            await asyncio.to_thread(_start_watching, settings, layout, watcher, scanner)
+            await asyncio.to_thread(watching.start)
             intake.believes_markers = False
             _log.info(
                 "ready",
@@ -332,8 +313,7 @@ async def _serve(
             _log.info("stopping", signal=stop.reason, drain_sec=settings.drain_sec)
         finally:
             await asyncio.to_thread(monitor.stop)
-            await asyncio.to_thread(watcher.stop)
-            await asyncio.to_thread(scanner.stop)
+            await asyncio.to_thread(watching.stop)
             await dispatcher.drain(settings.drain_sec, stop.now)
             await _close(stages)
 
@@ -359,77 +339,34 @@ def _vitals(watcher: Watcher, journal: Journal, executor: LocalExecutor) -> Vita
     return Vitals(parts, lambda: notify("WATCHDOG=1"), watchdog_seconds())
 
 
-def _start_watching(settings: Settings, layout: Layout, watcher: Watcher, scanner: Scanner) -> None:
-    """Watch, then look at what was there before: a drop in between is seen by both, taken once."""
-    watcher.start()
-    for root in _watched(settings, layout):
-        _watch(watcher, root, settings, scanner)
-    scanner.start()
-
-
-def _watched(settings: Settings, layout: Layout) -> list[str]:
-    """Return the directories to watch, each once: every watch is an event more for each change."""
-    if settings.watch is WatchMode.POLL:
-        return []
-    others = (layout.root_slot.input_path, layout.wasm_path)
-    directories = (layout.shared_dir, layout.wasm_dir, *map(os.path.dirname, others))
-    return list(dict.fromkeys(path.rstrip("/") for path in directories))
-
-
-def _watch(watcher: Watcher, root: str, settings: Settings, scanner: Scanner) -> None:
-    try:
-        watcher.watch(root)
-    except OSError as error:
-        _poll(settings, scanner, root, error)
-
-
-def _add_watch(watcher: Watcher, path: str, fd: int, settings: Settings, scanner: Scanner) -> None:
-    try:
-        watcher.add(path, fd)
-    except OSError as error:
-        _poll(settings, scanner, path, error)
-
-
-def _poll(settings: Settings, scanner: Scanner, path: str, error: OSError) -> None:
-    """Look through everything often, because a directory can't be watched."""
-    if scanner.period_seconds <= settings.poll_sec:
-        return
-    reason = f"it can't be watched: {error.strerror}"
-    if error.errno == errno.ENOSPC:
-        reason = "the kernel allows no more watches (sysctl fs.inotify.max_user_watches)"
-    _log.warning("polling", path=path, reason=reason, every_sec=settings.poll_sec)
-    scanner.scan_every(settings.poll_sec)
-
-
-def _scan_seconds(settings: Settings, layout: Layout) -> float:
-    """Return how often to walk through everything: slowly where events tell most of it."""
-    if settings.watch is WatchMode.EVENTS:
-        return settings.rescan_sec
-    if settings.watch is WatchMode.POLL:
-        return settings.poll_sec
-    for directory in (layout.shared_dir, layout.wasm_dir):
-        reason = reason_to_poll(directory)
-        if reason is not None:
-            _log.warning("polling", path=directory, reason=reason, every_sec=settings.poll_sec)
-            return settings.poll_sec
-    return settings.rescan_sec
-
-
-def _on_lost(scanner: Scanner, metrics: Metrics, reason: str) -> None:
-    metrics.events_lost += 1
-    _log.warning("events-lost", reason=reason)
-    scanner.scan_soon()
-
-
 def _check_directories(settings: Settings) -> None:
+    user = os.geteuid()
     for name, path in (("shared", settings.shared_dir), ("wasm", settings.wasm_dir)):
-        if not path.is_dir():
+        try:
+            is_there = path.is_dir()
+        except OSError as error:
+            raise SettingsError(
+                f"the {name} directory {path} can't be looked at by user {user}:"
+                f" {error.strerror}; let that user enter the directories above it (chmod a+x)"
+            ) from None
+        if not is_there:
             raise SettingsError(f"the {name} directory {path} is not there")
-    if not os.access(settings.shared_dir, os.W_OK | os.X_OK):
-        raise SettingsError(f"the shared directory {settings.shared_dir} can't be written to")
+    shared_dir = settings.shared_dir
+    if os.statvfs(shared_dir).f_flag & os.ST_RDONLY:
+        raise SettingsError(
+            f"the shared directory {shared_dir} is mounted read-only; results go there: mount it"
+            " read-write (without :ro or readOnly)"
+        )
+    if not os.access(shared_dir, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"the shared directory {shared_dir} can't be written to: {described(shared_dir.stat())}"
+            f"; chown or chmod it (fsGroup in Kubernetes), or {OTHER_USER}"
+        )
     try:
         make_directory_durably(settings.state_dir, 0o700)
     except OSError as error:
         raise SettingsError(
-            f"the state directory {settings.state_dir} can't be made: {error.strerror}"
+            f"the state directory {settings.state_dir} can't be made by user {user}:"
+            f" {error.strerror}; make it (install -d -m 700 -o {user} {settings.state_dir}), or set"
+            " WASMDROP_STATE_DIR"
         ) from None

@@ -135,7 +135,10 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 
 
 def _warn(path: str, error: OSError) -> None:
-    _log.warning("scan-incomplete", path=path, error=str(error))
+    text = str(error)
+    if isinstance(error, PermissionError):
+        text += f"; let user {os.geteuid()}, the daemon's, list and enter it (chmod, chown)"
+    _log.warning("scan-incomplete", path=path, error=text)
 
 
 def _enter(

@@ -9,12 +9,14 @@ Callbacks come on watchdog's reading thread, in the order of the events.
 """
 
 import contextlib
+import errno
 import os
 import threading
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -31,7 +33,7 @@ from wasmdrop import beneath
 from wasmdrop.layout import is_ignored
 from wasmdrop.metrics import Pulse
 
-__all__ = ["Unclosed", "Watcher"]
+__all__ = ["Unclosed", "Watcher", "why_unwatched"]
 
 _log = structlog.get_logger()
 
@@ -44,6 +46,7 @@ _MASK: Final = Mask(
     | InotifyConstants.IN_MOVED_TO
     | InotifyConstants.IN_CREATE
     | InotifyConstants.IN_MODIFY
+    | InotifyConstants.IN_ATTRIB
     | InotifyConstants.IN_ONLYDIR
 )
 
@@ -74,8 +77,17 @@ class Unclosed(NamedTuple):
 class _Reader(InotifyFD):
     """watchdog's reader, without what nobody wants to hear of: each result is some ten events."""
 
+    _inotify_fd = -1
+
     def __init__(self, may_matter: Callable[[str], bool], is_busy: Callable[[], bool]) -> None:
-        super().__init__()
+        try:
+            super().__init__()
+        except OSError:
+            if self._inotify_fd >= 0:  # there was no descriptor left for the pipe beside it
+                os.close(self._inotify_fd)
+            raise
+        if self._inotify_fd < 0:  # watchdog passes over EACCES
+            raise _error(errno.EACCES)
         self._may_matter = may_matter
         self._is_busy = is_busy
 
@@ -101,10 +113,11 @@ class _Reader(InotifyFD):
 
 
 class Watcher:
-    """Watches directory trees.
+    """Watches directory trees. Opens an inotify instance when the first one is to be watched.
 
     ``may_matter(name)`` says whether a file of that name may matter to anybody; ``is_busy()``
-    whether so many drops wait that others may come a moment later.
+    whether so many drops wait that others may come a moment later; ``is_unreadable(path)`` whether
+    a file could not be read so far, so that a new mode or owner matters.
     ``on_file(path)`` is called with files that were created, closed after writing, or renamed into
     place; :meth:`unclosed` tells them apart. ``on_apart(path)`` is called with those on another
     filesystem than their tree's root, which may hang when they are looked at.
@@ -116,35 +129,53 @@ class Watcher:
         self,
         may_matter: Callable[[str], bool],
         is_busy: Callable[[], bool],
+        is_unreadable: Callable[[str], bool],
         on_file: Callable[[str], None],
         on_apart: Callable[[str], None],
         on_directory: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
+        self._is_unreadable = is_unreadable
         self._on_file = on_file
         self._on_apart = on_apart
         self._on_directory = on_directory
         self._on_lost = on_lost
-        self._inotify = _Reader(may_matter, is_busy)
+        self._make_reader = partial(_Reader, may_matter, is_busy)
+        self._inotify: _Reader | None = None
+        self._lock = threading.Lock()
         self._trees: dict[str, _Tree] = {}
         self._unclosed: OrderedDict[str, Unclosed] = OrderedDict()
         self.pulse = Pulse()
-        self._echo = _Echo(self._inotify, self.pulse)
+        self._echo: _Echo | None = None
         self.stopping = False
         """Whether watches that end now do so because :meth:`stop` ends them."""
 
     def start(self) -> None:
-        """Begin to deliver events."""
-        self._inotify.start()
+        """Begin to deliver events, if that has not begun.
+
+        Raises ``OSError``: ``EMFILE`` if the user has no inotify instance left, or the process no
+        descriptor; ``ENOSYS`` or ``EPERM`` if inotify can't be used here.
+        """
+        with self._lock:
+            if self._inotify is None and not self.stopping:
+                inotify = self._make_reader()
+                inotify.start()
+                self._echo = _Echo(inotify, self.pulse)
+                self._inotify = inotify
 
     def watch(self, root: str) -> None:
         """Watch ``root``, which others can't replace, and what is added below it.
 
-        Raises ``OSError``: ``ENOSPC`` where the kernel allows no more watches.
+        Raises ``OSError`` as :meth:`start` does, and with ``ENOSPC`` if the user has no inotify
+        watch left.
         """
+        self.start()
         fd = beneath.open_directory(root, "")
         try:
-            tree = self._trees[root] = _Tree(self, root, os.fstat(fd).st_dev)
+            identity = _identity_of(fd)
+            tree = self._trees.get(root)
+            if tree is None or tree.identity != identity:
+                tree = self._trees[root] = _Tree(self, root, identity)
             tree.add(root, fd)
         finally:
             os.close(fd)
@@ -154,7 +185,7 @@ class Watcher:
 
         Raises ``OSError`` as :meth:`watch` does.
         """
-        for root, tree in self._trees.items():
+        for root, tree in list(self._trees.items()):
             if path.startswith(f"{root}/"):
                 tree.add(path, fd)
 
@@ -163,15 +194,18 @@ class Watcher:
         return self._unclosed.get(path)
 
     def ping(self) -> None:
-        """Ask the reading thread for a sign of life."""
-        self._echo.call()
+        """Ask the reading thread for a sign of life, if there is one."""
+        if self._echo is not None:
+            self._echo.call()
 
     def stop(self) -> None:
         """Stop; no callback comes after this returns."""
-        self.stopping = True
-        self._inotify.stop()
-        self._inotify.join()
-        self._echo.close()
+        with self._lock:
+            self.stopping = True
+        if self._inotify is not None and self._echo is not None:
+            self._inotify.stop()
+            self._inotify.join()
+            self._echo.close()
 
     def _hear(self, event: InotifyEvent, directory: str, is_apart: bool) -> None:
         if event.name == _ATOMIC_WRITER_LINK:
@@ -187,6 +221,8 @@ class Watcher:
         self._note_writer(path, event)
         if event.is_modify:
             return  # the close is the event to act on
+        if event.is_attrib and not self._is_unreadable(path):
+            return
         if is_apart:
             self._on_apart(path)
         else:
@@ -206,25 +242,35 @@ class Watcher:
         self._unclosed.clear()  # the close of any of them may be among what was lost
         self._on_lost(reason)
 
+    def _add_watch(
+        self, path: bytes, callback: "_Tree", callback_id: CallbackId
+    ) -> WatchDescriptor:
+        if self._inotify is None:
+            raise _error(errno.EBADF)  # stopped before it began
+        descriptor = self._inotify.add_callback(path, _MASK, callback, callback_id)
+        if descriptor < 0:  # watchdog passes over EACCES
+            raise _error(errno.EACCES)
+        return descriptor
+
 
 class _Tree:
     """One watched root; watchdog calls its methods (a ``WatchCallback``)."""
 
-    def __init__(self, watcher: Watcher, root: str, device: int) -> None:
+    def __init__(self, watcher: Watcher, root: str, identity: tuple[int, int]) -> None:
+        self.identity = identity
         self._watcher = watcher
         self._root = root
-        self._device = device
         self._directories: dict[WatchDescriptor, tuple[str, bool]] = {}
         """Each with whether it is on another filesystem."""
         self._lock = threading.Lock()
 
     def add(self, path: str, fd: int) -> None:
         # The very directory that is open, whatever has its name by now.
-        descriptor = self._watcher._inotify.add_callback(  # noqa: SLF001 - one module
-            f"/proc/self/fd/{fd}".encode(), _MASK, self, CallbackId(id(self))
+        descriptor = self._watcher._add_watch(  # noqa: SLF001 - one module
+            f"/proc/self/fd/{fd}".encode(), self, CallbackId(id(self))
         )
         with self._lock:
-            self._directories[descriptor] = path, os.fstat(fd).st_dev != self._device
+            self._directories[descriptor] = path, os.fstat(fd).st_dev != self.identity[0]
 
     def on_event(self, event: InotifyEvent) -> None:
         """Hear of one event."""
@@ -261,17 +307,25 @@ class _Echo:
         self._fd = -1
 
     def call(self) -> None:
-        if self._fd < 0:  # made when first asked for: most daemons are never asked
-            unopened = os.memfd_create("wasmdrop-echo")
+        # Made when first asked for: most daemons are never asked. Without a descriptor or a watch
+        # for it, no answer is awaited.
+        if self._fd < 0:
+            with contextlib.suppress(OSError):
+                self._open()
+        if self._fd >= 0:
+            os.pwrite(self._fd, b".", 0)
+
+    def _open(self) -> None:
+        unopened = os.memfd_create("wasmdrop-echo")
+        try:
             # Opened once more: since Linux 6.14 a descriptor that no open(2) made raises no events.
             self._fd = os.open(f"/proc/self/fd/{unopened}", os.O_WRONLY | os.O_CLOEXEC)
-            path = f"/proc/self/fd/{self._fd}"
-            with contextlib.suppress(OSError):  # where there is no watch, no answer is awaited
-                self._inotify.add_callback(
-                    path.encode(), Mask(InotifyConstants.IN_MODIFY), self, CallbackId(id(self))
-                )
+        finally:
             os.close(unopened)
-        os.pwrite(self._fd, b".", 0)
+        path = f"/proc/self/fd/{self._fd}"
+        self._inotify.add_callback(
+            path.encode(), Mask(InotifyConstants.IN_MODIFY), self, CallbackId(id(self))
+        )
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -285,3 +339,42 @@ class _Echo:
 
     def on_queue_overflow(self) -> None:
         """Nothing to do: the trees say it."""
+
+
+def why_unwatched(error: OSError) -> str:
+    """Return why a directory can't be watched, and which limit to raise."""
+    match error.errno:
+        case errno.ENOSPC:
+            return (
+                "this user has no inotify watches left: raise the sysctl"
+                " fs.inotify.max_user_watches"
+            )
+        case errno.EMFILE if _has_descriptors():
+            return (
+                "this user, in all of its containers together, has no inotify instances left: raise"
+                " the sysctl fs.inotify.max_user_instances"
+            )
+        case errno.EMFILE:
+            return "this process may open no more files: raise `ulimit -n` (LimitNOFILE=)"
+        case errno.ENOSYS:
+            return "this kernel has no inotify"
+        case errno.EPERM:
+            return "a filter of system calls forbids inotify: allow it in the container's profile"
+    return f"it can't be watched: {error.strerror or error}"
+
+
+def _has_descriptors() -> bool:
+    try:
+        os.close(os.dup(0))
+    except OSError as error:
+        return error.errno != errno.EMFILE
+    return True
+
+
+def _identity_of(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

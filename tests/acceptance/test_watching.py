@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import sqlite3
@@ -17,7 +18,7 @@ from wasmtime import wat2wasm
 
 from tests.acceptance.conftest import FIB
 from tests.acceptance.daemon import Daemon, drop, wait_until
-from tests.acceptance.test_doctor import LAUNCHER
+from tests.acceptance.test_doctor import _NUMBERS, LAUNCHER
 
 INOTIFY = Path("/proc/sys/fs/inotify")
 
@@ -76,6 +77,112 @@ def test_watches_that_run_out_lead_to_polling_and_a_clear_word(tmp_path: Path) -
     assert "fs.inotify.max_user_watches" in daemon.events("polling")[0]["reason"]
     assert daemon.submit("input.json", '{"entry":"fib","args":[12]}')["code"] == "ok"
     assert daemon.stop() == 0
+
+
+class LimitedUser:
+    """A user namespace of the daemon's own, whose limits of inotify nobody else meets."""
+
+    def __init__(self, daemon: Daemon, instances: int) -> None:
+        self._daemon = daemon
+        script = f'echo {instances} > {self._SETTING} && exec "$@"'
+        daemon.prefix = ("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh")
+        # Its only user is root: there is none to run jobs as.
+        daemon.environment["WASMDROP_SANDBOX"] = "best-effort"
+
+    _SETTING = "/proc/sys/user/max_inotify_instances"
+
+    def allow(self, instances: int) -> None:
+        """Change the limit."""
+        assert self._daemon.process is not None
+        inside = ("nsenter", f"--target={self._daemon.process.pid}", "--user")
+        script = f"echo {instances} > {self._SETTING}"
+        subprocess.run([*inside, "--preserve-credentials", "sh", "-c", script], check=True)
+
+    def instances(self) -> int:
+        """Return how many the daemon has open."""
+        return len(self._watches())
+
+    def watches(self) -> int:
+        """Return how many directories the daemon watches."""
+        return sum(self._watches())
+
+    def _watches(self) -> list[int]:
+        """Return the number of watches of each instance."""
+        assert self._daemon.process is not None
+        found = []
+        for link in Path(f"/proc/{self._daemon.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if str(link.readlink()) == "anon_inode:inotify":
+                    info = link.parent.with_name("fdinfo") / link.name
+                    found.append(info.read_text().count("inotify wd:"))
+        return found
+
+
+@needs_root
+def test_inotify_instances_that_run_out_lead_to_polling_until_there_are_some(
+    tmp_path: Path,
+) -> None:
+    """In directories that were there before and in new ones."""
+    daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="0.5")
+    (daemon.shared / "before").mkdir()
+    user = LimitedUser(daemon, instances=0)
+    with daemon.running():
+        assert user.instances() == 0
+        (polling,) = daemon.events("polling")
+        assert polling["level"] == "warning"
+        assert "fs.inotify.max_user_instances" in polling["reason"]
+        assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
+        assert daemon.submit("new/input.json", {"entry": "fib", "args": [3]})["code"] == "ok"
+        user.allow(1)
+        wait_until(lambda: daemon.events("polling-ended"), "the end of polling")
+        assert user.instances() == 1
+        for name in ("input.json", "before/input.json", "new/input.json", "newer/input.json"):
+            assert daemon.submit(name, {"entry": "fib", "args": [7]})["code"] == "ok"
+        wait_until(lambda: user.watches() == 5, "a watch of each directory")
+        assert len(daemon.events("polling")) == 1
+
+
+@needs_root
+def test_directory_that_is_exchanged_while_instances_are_out_is_polled(tmp_path: Path) -> None:
+    """It is watched, too, when there are some."""
+    daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="0.5")
+    user = LimitedUser(daemon, instances=0)
+    with daemon.running():
+        daemon.shared.rename(tmp_path / "old")
+        daemon.shared.mkdir()
+        wait_until(lambda: daemon.events("directory-replaced"), "the new directory to be seen")
+        assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
+        user.allow(1)
+        wait_until(lambda: daemon.events("polling-ended"), "the end of polling")
+        assert daemon.submit("input-2.json", {"entry": "fib", "args": [12]})["code"] == "ok"
+
+
+@needs_root
+def test_polling_opens_no_inotify_instance(tmp_path: Path) -> None:
+    """So that it works where none is to be had, and takes none from others."""
+    daemon = with_fib(tmp_path, WASMDROP_WATCH="poll", WASMDROP_POLL_SEC="0.1")
+    user = LimitedUser(daemon, instances=0)
+    with daemon.running():
+        user.allow(1)
+        assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
+        assert user.instances() == 0
+        assert not daemon.events("polling")
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(errno.ENOSYS, "this kernel has no inotify"), (errno.EPERM, "a filter of system calls")],
+)
+def test_kernel_without_inotify_leads_to_polling(tmp_path: Path, number: int, word: str) -> None:
+    """Or a container that filters the call."""
+    daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
+    column = 0 if platform.machine() == "x86_64" else 1
+    calls = [(_NUMBERS[name][column], number) for name in ("inotify_init", "inotify_init1")]
+    command = [sys.executable, "-m", "wasmdrop", "serve"]
+    daemon.prefix = (sys.executable, "-c", LAUNCHER, json.dumps([calls, [], 0, command]))
+    with daemon.running():
+        assert word in daemon.events("polling")[0]["reason"]
+        assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
 
 
 @needs_root

@@ -64,6 +64,7 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
         watcher = Watcher(
             bool,
             lambda: False,
+            bool,
             lambda _path: None,
             lambda _path: None,
             lambda _path: None,

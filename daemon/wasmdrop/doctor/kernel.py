@@ -64,14 +64,11 @@ async def examine(settings: Settings) -> list[Finding]:
 
 
 def _landlock(settings: Settings) -> Finding:
-    abi = landlock.abi_version(ctypes.CDLL(None, use_errno=True))
+    libc = ctypes.CDLL(None, use_errno=True)
+    abi = landlock.abi_version(libc)
     if abi == 0:
-        return unless_best_effort(
-            settings,
-            "Landlock",
-            "this kernel has none, or it is switched off",
-            "use Linux 5.13 or later, with `landlock` among the `lsm=` of its command line",
-        )
+        found, _, advice = landlock.why_missing(libc).partition(": ")
+        return unless_best_effort(settings, "Landlock", found, advice)
     lacking = [f"{what} (Linux {linux})" for since, linux, what in _LANDLOCK_PARTS if abi < since]
     if lacking:
         return warning(

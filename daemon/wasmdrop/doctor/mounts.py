@@ -26,8 +26,10 @@ from wasmdrop.durable import temporary_name, write_durably
 from wasmdrop.layout import Place
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.mounts import reason_to_poll
+from wasmdrop.rights import OTHER_USER, described
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.walk import walk
+from wasmdrop.watch import why_unwatched
 
 __all__ = ["examine", "free_space"]
 
@@ -86,17 +88,25 @@ def free_space(area: str, what: str, path: Path) -> Finding:
 def _presence(name: str, path: Path) -> Finding:
     check = f"{name} directory"
     variable = f"WASMDROP_{name.upper()}_DIR"
-    if not path.is_dir():
+    try:
+        is_there = path.is_dir()
+    except OSError as error:
+        found = f"user {os.geteuid()} can't look at {path}: {error.strerror}"
+        return problem(_AREA, check, found, "let that user enter the directories above it")
+    if not is_there:
         return problem(
             _AREA, check, f"{path} is not there", f"make it, mount it, or set {variable}"
         )
+    advice = f"chown or chmod it (fsGroup in Kubernetes), {OTHER_USER}, or set {variable}"
     if not os.access(path, os.R_OK | os.X_OK):
-        found = f"user {os.geteuid()} may not read {path}"
-        return problem(_AREA, check, found, f"let that user read it, or set {variable}")
+        found = f"{path} can't be read: {described(path.stat())}"
+        return problem(_AREA, check, found, advice)
+    if name == "shared" and _is_read_only(path):
+        advice = "results go there: mount it read-write (without :ro or readOnly)"
+        return problem(_AREA, check, f"{path} is mounted read-only", advice)
     if name == "shared" and not os.access(path, os.W_OK | os.X_OK):
-        why = "is mounted read-only" if _is_read_only(path) else "may not be written to"
-        found = f"{path} {why} (as user {os.geteuid()})"
-        return problem(_AREA, check, found, "results go there: mount it read-write for that user")
+        found = f"{path} can't be written to: {described(path.stat())}"
+        return problem(_AREA, check, found, advice)
     rights = "readable and writable" if os.access(path, os.W_OK) else "readable, not writable"
     return ok(_AREA, check, f"{path}, {rights}")
 
@@ -125,12 +135,7 @@ def _writing(settings: Settings, name: str, path: Path) -> list[Finding]:
             delivered = _delivery(name, file)
             is_heard = bool(delivered.advice) or listener.heard.wait(_EVENT_SECONDS)
     except OSError as error:
-        found = f"{path} can't be watched: {error.strerror or error}"
-        advice = (
-            "others may hold what inotify gives this user: raise fs.inotify.max_user_instances and"
-            " fs.inotify.max_user_watches, or set WASMDROP_WATCH=poll"
-        )
-        return [_delivery(name, file), problem(_AREA, check, found, advice)]
+        return [_delivery(name, file), _unwatched(settings, check, path, error)]
     if not is_heard:
         return [delivered, _deaf(check)]
     reason = reason_to_poll(str(path))
@@ -165,6 +170,15 @@ def _delivery(name: str, file: Path) -> Finding:
         advice = "use a filesystem that honours rename"
         return problem(_AREA, check, "a file that was replaced is still the old one", advice)
     return ok(_AREA, check, f"write, sync, rename and sync again take {seconds * 500:.1f} ms")
+
+
+def _unwatched(settings: Settings, check: str, path: Path, error: OSError) -> Finding:
+    found = (
+        f"{path} is polled every {settings.poll_sec:g} s while it can't be watched:"
+        f" {why_unwatched(error)}"
+    )
+    advice = "change that, or set WASMDROP_WATCH=poll if polling is good enough"
+    return warning(_AREA, check, found, advice)
 
 
 def _deaf(check: str) -> Finding:

@@ -5,10 +5,10 @@ time looks at a path; drops of one slot leave in the order in which their versio
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import stat
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -19,17 +19,25 @@ import msgspec
 import structlog
 
 from wasmdrop import beneath
-from wasmdrop.beneath import Links, OtherMountError
+from wasmdrop.beneath import Links
 from wasmdrop.budget import Reservation
 from wasmdrop.errors import RefusedError
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.markers import is_done
 from wasmdrop.intake.memory import InputMemory, NoMemoryError
-from wasmdrop.intake.reader import ChangedWhileReadError, read_regular
+from wasmdrop.intake.reader import ChangedWhileReadError, open_regular, read_regular
 from wasmdrop.intake.spec import InputSpec, parse_input
 from wasmdrop.intake.taken import TakenVersions, UnreadableError
 from wasmdrop.intake.unread import describe_unread
-from wasmdrop.intake.versions import digest_of, mtime_ns_of, pack, pack_odd, with_digest
+from wasmdrop.intake.versions import (
+    digest_of,
+    is_odd,
+    is_taken,
+    mtime_ns_of,
+    pack,
+    pack_odd,
+    with_digest,
+)
 from wasmdrop.intake.writers import Unclosed, Writers
 from wasmdrop.job import FileVersion, InputFile, PinnedModule, Slot
 from wasmdrop.layout import Layout, Place
@@ -47,9 +55,6 @@ _MOST_SUSPECTS: Final = 10_000
 
 #: How many times as large as the largest input a file may be for its digest to be made.
 _DIGESTED: Final = 4
-
-#: What is said of links that are not followed.
-_UNFOLLOWED: Final = frozenset({errno.EXDEV, errno.ELOOP, errno.EPERM})
 
 
 class InputDrop(msgspec.Struct, frozen=True):
@@ -201,11 +206,14 @@ class Intake:
             taken = self._taken.get_all([path for path, _status in found])
         except UnreadableError:
             return []  # the next daemon finds them
-        return [
-            path
-            for path, status in found
-            if not taken.get(path, b"").startswith(pack(FileVersion.of(status)))
-        ]
+        return [path for path, status in found if not is_taken(taken.get(path, b""), status)]
+
+    def is_unreadable(self, path: str) -> bool:
+        """Whether the file at ``path`` could not be read when it was looked at last."""
+        try:
+            return is_odd(self._taken.get(path) or b"")
+        except UnreadableError:
+            return False  # the next daemon finds it
 
     def forget_gone(self, on_forgotten: Callable[[str], None]) -> None:
         """Forget the versions of files that exist no more, and tell ``on_forgotten`` of each path.
@@ -297,6 +305,8 @@ class Intake:
         if drop.data and digest_of(known) == digest_of(drop.taken) and self._is_link(path):
             self._remember(path, drop.taken)  # a volume was swapped, and this file is what it was
             return None
+        if is_odd(drop.taken) and is_taken(known, self._lstat(path)):
+            return None  # it was read before, and has not changed since
         if drop.refusal is not None and not self._is_quiet(path, drop.taken):
             return None
         self._suspects.pop(path, None)
@@ -391,13 +401,15 @@ class Intake:
     def _consider_module(self, path: str) -> None:
         place = self._layout.root_of(path)
         try:
-            version = FileVersion.of(beneath.status(place.root, place.relative))
-        except OSError as error:
-            if error.errno not in _UNFOLLOWED or isinstance(error, OtherMountError):
-                raise
-            # Jobs that need it will say what is wrong; another link in its place is another drop.
-            version = FileVersion.of(self._lstat(path))
-        taken = pack(version)
+            code = Code.INVALID_MODULE
+            with open_regular(place.root, place.relative, sys.maxsize, code, Links.ANY) as file:
+                version = FileVersion.of(file.status)
+            taken = pack(version)
+        except RefusedError:
+            # Jobs that need it will say what is wrong. Another file in its place is another drop,
+            # and so is this one when it can be read.
+            status = self._lstat(path)
+            version, taken = FileVersion.of(status), pack_odd(status)
         with self._lock:
             if self._taken.get(path) != taken:
                 self._taken.put(path, taken)

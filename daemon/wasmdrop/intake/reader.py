@@ -20,6 +20,7 @@ from wasmdrop.errors import RefusedError
 from wasmdrop.job import FileVersion, FoundIn
 from wasmdrop.limits import MEBIBYTE
 from wasmdrop.outcome import Code
+from wasmdrop.rights import described
 
 __all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
 
@@ -84,7 +85,11 @@ def open_regular(
         try:
             fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except PermissionError:
-            raise RefusedError(code, f"{relative}: the daemon may not read it") from None
+            raise RefusedError(
+                code,
+                f"{relative}: the daemon may not read it: {described(status)};"
+                " chmod a+r or chown the file, and it is read",
+            ) from None
     finally:
         os.close(place)
     try:
@@ -136,7 +141,7 @@ def _open_path(
         elif number == errno.ELOOP:
             reason = "links that lead in a circle, or that can't be followed safely"
         elif number == errno.EACCES:
-            reason = "the daemon may not read it"
+            reason = f"the daemon, user {os.geteuid()}, may not enter a directory on the way to it"
         else:
             raise
         raise RefusedError(code, f"{relative}: {reason}") from None

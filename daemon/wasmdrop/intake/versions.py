@@ -6,7 +6,15 @@ from typing import Final
 
 from wasmdrop.job import FileVersion
 
-__all__ = ["digest_of", "mtime_ns_of", "pack", "pack_odd", "with_digest"]
+__all__ = [
+    "digest_of",
+    "is_odd",
+    "is_taken",
+    "mtime_ns_of",
+    "pack",
+    "pack_odd",
+    "with_digest",
+]
 
 _NUMBER_BYTES: Final = 8
 _DIGEST_KEPT_BYTES: Final = 8
@@ -21,13 +29,29 @@ def pack(version: FileVersion) -> bytes:
 
 
 def pack_odd(status: os.stat_result) -> bytes:
-    """Return the version of what is no readable file: its sizes and times mean nothing."""
-    if stat.S_ISREG(status.st_mode):
-        return pack(FileVersion.of(status))
+    """Return the version of what can't be read. No file that can be read has the same."""
     kind = stat.S_IFMT(status.st_mode)
-    # A link can't change, but its inode's number may serve another one a moment later.
-    changed_ns = status.st_ctime_ns if stat.S_ISLNK(status.st_mode) else 0
-    return pack(FileVersion(status.st_dev, status.st_ino, kind, changed_ns))
+    # A new mode or owner, with which a file may become readable, changes this time alone. A link
+    # can't change, but its inode's number may serve another one a moment later.
+    is_counted = kind in {stat.S_IFREG, stat.S_IFLNK}
+    changed_ns = status.st_ctime_ns if is_counted else 0
+    return pack(FileVersion(status.st_dev, status.st_ino, -kind, changed_ns))
+
+
+def is_odd(taken: bytes) -> bool:
+    """Whether the version is one of :func:`pack_odd`."""
+    size = taken[2 * _NUMBER_BYTES : 3 * _NUMBER_BYTES]
+    return int.from_bytes(size, "little", signed=True) < 0
+
+
+def is_taken(taken: bytes, status: os.stat_result) -> bool:
+    """Whether ``taken`` is the version of a file with this status (lstat(2)).
+
+    Never of a link to what could not be read: that may have become readable since.
+    """
+    if is_odd(taken):
+        return not stat.S_ISLNK(status.st_mode) and taken.startswith(pack_odd(status))
+    return taken.startswith(pack(FileVersion.of(status)))
 
 
 def with_digest(version: bytes, digest: bytes) -> bytes:

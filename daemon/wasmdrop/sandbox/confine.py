@@ -86,7 +86,7 @@ class Confinement:
         """The parts that this kernel, or the container, does not give; in words."""
         self.landlock_version = landlock.abi_version(_libc)
         if self.landlock_version == 0:
-            self.missing.append("Landlock (Linux 5.13 or later, not switched off)")
+            self.missing.append(f"Landlock ({landlock.why_missing(_libc)})")
         self._filters: dict[seccomp.Stage, seccomp.Filter] = {}
         try:
             self._filters = {stage: seccomp.Filter(stage) for stage in seccomp.Stage}

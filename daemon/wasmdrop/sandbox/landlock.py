@@ -5,11 +5,12 @@ descriptor or lie below some directories, and all that WASI can do below one (la
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["abi_version", "restrict"]
+__all__ = ["abi_version", "restrict", "why_missing"]
 
 # The same on every architecture.
 _CREATE_RULESET: Final = 444
@@ -49,8 +50,33 @@ class _PathBeneath(ctypes.Structure):
 
 
 def abi_version(libc: ctypes.CDLL) -> int:
-    """Return the version of the interface; 0 where the kernel has none or it is off."""
-    return max(0, int(libc.syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)))
+    """Return the version of the interface; 0 if it can't be used, see :func:`why_missing`."""
+    return max(0, _version_or_error(libc))
+
+
+def why_missing(libc: ctypes.CDLL) -> str:
+    """Return why the interface can't be used here, and what to do."""
+    number = -_version_or_error(libc)
+    if number == errno.EOPNOTSUPP:
+        return (
+            "this kernel has it switched off: add landlock to the lsm= of the kernel's command line"
+        )
+    if number == errno.ENOSYS:
+        return (
+            "this kernel, or an old container engine, does not know it: use Linux 5.13 or later,"
+            " and in a container an engine that knows landlock_create_ruleset"
+        )
+    return (
+        f"a filter of system calls forbids it ({os.strerror(number)}): allow"
+        " landlock_create_ruleset, landlock_add_rule and landlock_restrict_self in the container's"
+        " seccomp profile"
+    )
+
+
+def _version_or_error(libc: ctypes.CDLL) -> int:
+    """Return the version, or the negative errno."""
+    version = int(libc.syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
+    return version if version >= 0 else -ctypes.get_errno()
 
 
 def restrict(
