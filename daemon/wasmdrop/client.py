@@ -34,9 +34,10 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from wasmdrop import strictjson
+from wasmdrop import beneath, strictjson
 from wasmdrop.errors import RefusedError, StorageError
 from wasmdrop.marker import Marker, parse_marker
+from wasmdrop.names import SLOT_NAME, is_slot_name, stem_of_results
 from wasmdrop.outcome import Code, Status
 from wasmdrop.slot_directory import SlotDirectory
 from wasmdrop.text import one_line
@@ -74,8 +75,8 @@ _MAX_LEVELS: Final = 40
 _MODULE_NAME: Final = "module.wasm"
 _RESULTS: Final = (".json", ".txt", ".stdout", ".stderr")
 _OUTPUT: Final = ".output"
-_INPUT: Final = re.compile(r"input(?P<name>-[A-Za-z0-9._-]{1,200})?\.json")
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+#: The daemon's lock on a shared directory.
+_LOCK: Final = ".wasmdrop.lock"
 _DIRECTORY: Final = re.compile(r"[^.\0].*(?<!~)(?<!\.tmp)(?<!\.part)", re.DOTALL)
 
 
@@ -238,7 +239,7 @@ class Submission(msgspec.Struct, frozen=True):
         name = self.marker_path.name
         data = directory.read(name, _MARKER_BYTES, at_most=True)
         if data is None:
-            return f"there is no marker yet; does a daemon watch {self._shared_dir}?"
+            return f"there is no marker yet; {self._daemon()}"
         marker = _parsed(data, self.marker_path.stem)
         if marker is None:
             return "there is something else in the marker's place"
@@ -257,6 +258,17 @@ class Submission(msgspec.Struct, frozen=True):
                 raise TornResultError(one_line(f"{self.slot}: {file} {state}"))
             files[file] = content
         return self._result(marker, data, files)
+
+    def _daemon(self) -> str:
+        """Return what the shared directory tells of its daemon."""
+        try:
+            beneath.lstat(self._shared_dir, _LOCK)
+        except OSError:
+            return f"no daemon has watched {self._shared_dir}: it has no {_LOCK}"
+        return (
+            f"{self._shared_dir} has the lock of a daemon; if that runs, `wasmdrop jobs` beside it"
+            " says what the job waits for, such as its module"
+        )
 
     def _is_of_this_input(self, marker: Marker) -> bool:
         found = marker.input
@@ -381,13 +393,13 @@ def _output(file: bytes | None, shown: str | None) -> bytes | None:
 def _slot(name: str) -> PurePosixPath:
     *directories, last = name.split("/")
     if all(_DIRECTORY.fullmatch(directory) for directory in directories):
-        if _INPUT.fullmatch(last):
+        if stem_of_results(last) is not None:
             return PurePosixPath(name)
-        if _NAME.fullmatch(last):
+        if is_slot_name(last):
             return PurePosixPath(*directories, f"input-{last}.json")
     raise ValueError(
-        "name: expected at most 200 letters, digits, '.', '_' or '-', or input.json, maybe after"
-        f" directories that do not begin with a dot; got {name!r}"
+        f"name: expected {SLOT_NAME}, or input.json, maybe after directories that do not begin with"
+        f" a dot; got {name!r}"
     )
 
 

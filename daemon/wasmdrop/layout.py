@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,15 +9,13 @@ import msgspec
 
 from wasmdrop import beneath
 from wasmdrop.job import Slot
+from wasmdrop.names import SLOT_NAME, stem_of_results
 from wasmdrop.settings import Settings
 from wasmdrop.suffixes import OUTPUT_SUFFIX
 
 __all__ = ["MODULE_NAME", "Layout", "Place", "is_ignored"]
 
 MODULE_NAME: Final = "module.wasm"
-
-#: ``input.json`` and ``input-NAME.json``.
-_INPUT: Final = re.compile(r"input(?P<name>-[A-Za-z0-9._-]{1,200})?\.json\Z")
 
 _UNFINISHED: Final = ("~", ".tmp", ".part")
 #: What a program left must be no drop, whatever it named it: a guest would else give orders.
@@ -70,22 +67,26 @@ class Layout:
         )
 
     def may_matter(self, name: str) -> bool:
-        """Whether a file of this name may be an input or a module: most files are results."""
-        return name.startswith("input") or name.endswith(".wasm") or name in self._own_names
+        """Whether a file of this name may be an input or a module, or was meant to be one.
+
+        Most files are results.
+        """
+        folded = name.lower()
+        return _is_like_input(folded) or folded.endswith(".wasm") or name in self._own_names
 
     def slot_of(self, path: str) -> Slot | None:
         """Return the slot whose input ``path`` is, if it is one's."""
         if path == self.root_slot.input_path:
             return self.root_slot
         directory, name = os.path.split(path)
-        found = _INPUT.match(name)
-        if found is None or not self._is_slot_directory(directory):
+        stem = stem_of_results(name)
+        if stem is None or not self._is_slot_directory(directory):
             return None
         return Slot(
             key=_below(path, self.shared_dir),
             input_path=path,
             directory=directory,
-            stem=f"result{found['name'] or ''}",
+            stem=stem,
         )
 
     def input_announced_by(self, path: str) -> str | None:
@@ -112,6 +113,38 @@ class Layout:
         if name == MODULE_NAME and self._is_slot_directory(directory):
             return True
         return name.endswith(".wasm") and _is_below(path, self.wasm_dir)
+
+    def why_ignored(self, path: str) -> str | None:
+        """Return why a file that was meant to be an input or a module is none.
+
+        None for inputs and modules, and for files whose names are not like theirs.
+        """
+        directory, name = os.path.split(path)
+        folded = name.lower()
+        is_input = _is_like_input(folded) and ".json" in folded
+        if is_ignored(name) or not (is_input or folded.endswith(".wasm")):
+            return None
+        if self.slot_of(self.input_announced_by(path) or path) or self.is_module(path):
+            return None
+        if not is_input and _is_below(path, self.wasm_dir):
+            return "the name of a module ends in .wasm, in lower case"
+        if not _is_below(path, self.shared_dir):
+            return "inputs are read from the shared directory alone" if is_input else None
+        if not self._is_slot_directory(directory):
+            is_hidden = any(map(is_ignored, _below(directory, self.shared_dir).split("/")))
+            return None if is_hidden else self.why_too_deep(directory)
+        if is_input:
+            return f"an input is called input.json or input-NAME.json; NAME has {SLOT_NAME}"
+        return "only module.wasm is a module here; others belong in the wasm directory"
+
+    def why_too_deep(self, directory: str) -> str | None:
+        """Return why nothing in ``directory`` is an input; None outside of the shared directory."""
+        if not _is_below(directory, self.shared_dir):
+            return None
+        return (
+            f"it is more than {self._max_depth} levels below the shared directory: raise"
+            " WASMDROP_MAX_DEPTH"
+        )
 
     def root_of(self, path: str) -> Place:
         """Return ``path`` as a place below the directory that links from it must not leave."""
@@ -166,6 +199,10 @@ class Layout:
             return False
         below = directory[len(self.shared_dir) :].strip("/").split("/")
         return len(below) <= self._max_depth and not any(is_ignored(name) for name in below)
+
+
+def _is_like_input(folded: str) -> bool:
+    return folded.startswith("input")
 
 
 def _is_below(path: str, directory: str) -> bool:

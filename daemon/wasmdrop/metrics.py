@@ -66,7 +66,7 @@ class Histogram:
 
 
 class Metrics:
-    """What happened to jobs. Written by the event loop's thread, but for ``events_lost``."""
+    """What happened to jobs. Written by the event loop's thread, but for two."""
 
     def __init__(self) -> None:
         self.jobs: dict[Code, int] = dict.fromkeys(Code, 0)
@@ -93,6 +93,8 @@ class Metrics:
         self.result_bytes = 0
         self.events_lost = 0
         """Times that the watcher was told of events lost; its thread writes this."""
+        self.names_ignored = 0
+        """Files and directories that were logged as near misses, which has a lock for this."""
 
     @property
     def queued(self) -> int:

@@ -43,7 +43,8 @@ class Scanner:
     ``are_new`` returns the paths of those of some files that need a look. ``on_directory(path,
     fd)`` is called with directories that may be new, each before it is listed. Every
     ``period_seconds`` everything is walked through; ``on_walk`` is called before each walk but the
-    first. Callbacks come on several threads.
+    first, ``on_too_deep(path)`` with directories that are left out because they lie more than
+    ``max_depth`` levels deep. Callbacks come on several threads.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Scanner:
         period_seconds: float,
         max_depth: int,
         on_walk: Callable[[], None] = lambda: None,
+        on_too_deep: Callable[[str], None] = lambda _path: None,
     ) -> None:
         self.scans = 0
         """Walks through everything so far."""
@@ -66,6 +68,7 @@ class Scanner:
         """How often everything is walked through."""
         self._max_depth = max_depth
         self._on_walk = on_walk
+        self._on_too_deep = on_too_deep
         self._lock = threading.Lock()
         self._mounts = MountTable()
         self._agendas: dict[str, Agenda] = {}
@@ -149,8 +152,11 @@ class Scanner:
         depth = (
             self._max_depth - len(place.relative.split("/")) if place.relative else self._max_depth
         )
+        if depth < 0:
+            self._on_too_deep(path)
+            return
         on_open = self._on_directory if is_new else _ignore
-        for piece in walk(place, depth, self._is_mount, on_open, self._on_mount):
+        for piece in walk(place, depth, self._is_mount, on_open, self._on_mount, self._on_too_deep):
             if self._is_first:
                 _sweep(piece)
             self._report(piece)

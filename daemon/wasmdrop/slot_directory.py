@@ -98,7 +98,7 @@ class SlotDirectory:
         Returns its status.
         """
         # Not the name of another producer's, even if that has the same process id in its container.
-        work = f".{name}.{secrets.token_hex(8)}"
+        work = f".dropping-{secrets.token_hex(16)}"
         with self._named(name):
             try:
                 with os.fdopen(os.open(work, _WRITE, 0o666, dir_fd=self._fd), "wb") as file:

@@ -77,13 +77,15 @@ def walk(
     is_apart: Callable[[str], bool],
     on_open: Callable[[str, int], None],
     on_mount: Callable[[str], None] = lambda _path: None,
+    on_too_deep: Callable[[str], None] = lambda _path: None,
 ) -> Iterator[Piece]:
     """Give what is in the directory ``place`` and in those below it, ``max_depth`` levels deep.
 
     Directories with names that are ignored are left out, as are those that ``is_apart`` names.
     ``on_open(path, fd)`` is called with each directory before it is listed, ``on_mount(path)`` with
-    what ``is_apart`` did not name and is on another mount, which is left out. Directories that are
-    gone are passed over, and those that can't be read, or not to their end, with a warning.
+    what ``is_apart`` did not name and is on another mount, which is left out, ``on_too_deep(path)``
+    with directories that lie deeper. Directories that are gone are passed over, and those that
+    can't be read, or not to their end, with a warning.
     """
     levels: list[_Level] = []
     try:
@@ -106,12 +108,16 @@ def walk(
             if not entries:
                 levels.pop().close()
                 continue
+            directories = [
+                entry.name
+                for entry in entries
+                if not is_ignored(entry.name) and _is_directory(entry)
+            ]
             if len(levels) <= max_depth:
-                level.directories = [
-                    entry.name
-                    for entry in entries
-                    if not is_ignored(entry.name) and _is_directory(entry)
-                ]
+                level.directories = directories
+            else:
+                for name in directories:
+                    on_too_deep(f"{level.path}/{name}")
             yield Piece(level.path, level.fd, entries)
     finally:
         for level in levels:

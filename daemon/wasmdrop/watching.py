@@ -14,6 +14,7 @@ from wasmdrop.intake.drops import Intake
 from wasmdrop.layout import Layout
 from wasmdrop.metrics import Metrics
 from wasmdrop.mounts import reason_to_poll
+from wasmdrop.near_misses import NearMisses
 from wasmdrop.scan import Scanner
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.watch import Watcher, why_unwatched
@@ -42,22 +43,25 @@ class Watching:
         self._has_failed = False
         """Whether a directory could not be watched since all were tried the last time."""
         self._tried_at = time.monotonic()
+        self._intake = intake
+        self._near_misses = NearMisses(layout, metrics, self._look_again)
         self.scanner = Scanner(
             layout,
-            intake.consider,
+            self._consider,
             intake.new_among,
             self._add,
             self._slow_seconds,
             settings.max_depth,
             self._try_again,
+            self._near_misses.consider_directory,
         )
         self.watcher = Watcher(
             layout.may_matter,
             is_busy,
             intake.is_unreadable,
-            intake.consider,
-            lambda path: self.scanner.look_again(path, 0.0),
-            lambda directory: self.scanner.look_again(directory, 0.0),
+            self._consider,
+            lambda path: self._look_again(path, 0.0),
+            lambda directory: self._look_again(directory, 0.0),
             self._lost,
         )
 
@@ -82,6 +86,13 @@ class Watching:
         self._watch(root)
         self.scanner.look_again(root, 0.0)
         self.scanner.scan_soon()
+
+    def _look_again(self, path: str, seconds: float) -> None:
+        self.scanner.look_again(path, seconds)
+
+    def _consider(self, path: str) -> None:
+        if not self._intake.consider(path):
+            self._near_misses.consider(path)
 
     def _watch(self, root: str) -> None:
         try:

@@ -176,10 +176,52 @@ def test_a_wait_that_runs_out_says_so_and_the_job_stays_dropped(tmp_path: Path) 
     assert (done.returncode, done.stdout) == (124, b"")
     message = done.stderr.decode()
     assert "no result in time" in message
-    assert f"does a daemon watch {tmp_path}?; the job stays dropped" in message
+    assert f"no daemon has watched {tmp_path}: it has no .wasmdrop.lock" in message
+    assert message.endswith("; the job stays dropped\n")
     assert (tmp_path / "input-x.json").read_text() == '{"entry":"fib"}'
     done = run(tmp_path, "--wait", "0", "--json")
     assert (done.returncode, json.loads(done.stdout)["status"]) == (124, "dropped")
+
+
+def test_wait_says_that_the_module_is_missing(tmp_path: Path) -> None:
+    """Once while it waits, and when it gives up; the journal can be read here."""
+    it = Daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="3600")
+    words = ["--entry", "fib", "--args", "[12]", "--module", "late", "--wait"]
+    late = command(it.shared, *words)
+    reason = f"its module is not there yet: {it.wasm}/late.wasm"
+    pipe = subprocess.PIPE
+    with (
+        it.running(),
+        subprocess.Popen(late, env=it.environment, stdout=pipe, stderr=pipe) as waiting,
+    ):
+        assert waiting.stderr is not None
+        assert reason in waiting.stderr.readline().decode()
+        # Its job may take longer to be journaled than the shortest wait.
+        for _ in range(100):
+            done = subprocess.run(
+                [*late, "0.2"], env=it.environment, capture_output=True, check=False
+            )
+            assert done.returncode == 124
+            if f"no result in time: {reason}" in done.stderr.decode():
+                break
+        assert f"no result in time: {reason}" in done.stderr.decode()
+        drop(it.wasm / "late.wasm", bytes(wat2wasm(FIB)))
+        out, rest = waiting.communicate(timeout=60)
+    assert (json.loads(out)["results"], rest) == ([144], b"")
+
+
+@pytest.mark.parametrize("state_dir", ["/nonexistent", None])
+def test_wait_without_the_journal_says_where_to_look(daemon: Daemon, state_dir: str | None) -> None:
+    """Most producers may not read it, or have none."""
+    variables = {} if state_dir is None else {"WASMDROP_STATE_DIR": state_dir}
+    done = subprocess.run(
+        command(daemon.shared, "--module", "late", "--wait", "0.1"),
+        env=environment(**variables),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 124
+    assert f"{daemon.shared} has the lock of a daemon" in done.stderr.decode()
 
 
 def test_a_bad_file_is_warned_of_and_left_to_the_daemon(daemon: Daemon) -> None:
@@ -207,7 +249,7 @@ def test_where_one_file_cant_be_read_nothing_is_dropped(tmp_path: Path) -> None:
     [
         (["--args", "[1", "--wait"], "--args: line 1, column 3, at $[0]: expected"),
         (["--args", "12"], "the job: $.args: expected an array, got 12"),
-        (["--name", "a b"], "--name: expected at most 200 letters"),
+        (["--name", "a\tb"], "--name: expected 1 to 200 printable characters"),
         (["--name", "x", "-", "-"], "--name: names one slot"),
         (["--entry", "fib", "-"], "--entry: describes a job, and so does FILE"),
         (["--wait", "-1"], "--wait: expected 0 or more seconds, got -1"),

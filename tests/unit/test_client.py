@@ -140,6 +140,9 @@ def test_others_may_read_a_drop_as_far_as_the_umask_lets_them(tmp_path: Path) ->
         ("batch/input.json", "batch/input.json"),
         ("input", "input-input.json"),
         ("x" * 200, f"input-{'x' * 200}.json"),
+        ("测试", "input-测试.json"),
+        ("input-a b.json", "input-a b.json"),
+        ("測" * 73, f"input-{'測' * 73}.json"),
     ],
 )
 def test_a_name_is_a_slot(tmp_path: Path, name: str, slot: str) -> None:
@@ -153,7 +156,22 @@ def test_a_name_is_a_slot(tmp_path: Path, name: str, slot: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a b", "x" * 201, "../x", "/x", "a//x", ".hidden/x", "a.tmp/x", "a~/x", "a.part/x", "x/"],
+    [
+        "",
+        "a\nb",
+        "a\u202eb",
+        "\udcff",
+        "測" * 74,
+        "x" * 201,
+        "../x",
+        "/x",
+        "a//x",
+        ".hidden/x",
+        "a.tmp/x",
+        "a~/x",
+        "a.part/x",
+        "x/",
+    ],
 )
 def test_a_name_that_the_daemon_would_never_look_at_is_refused(tmp_path: Path, name: str) -> None:
     """Waiting for its result would be in vain, or it leads out of the directory."""
@@ -464,7 +482,7 @@ def test_the_time_limit_is_kept_to_and_says_what_was_there(tmp_path: Path, clock
     with pytest.raises(TimeoutError) as caught:
         submission.result(3)
     assert clock.now_seconds == pytest.approx(3)
-    where = f"does a daemon watch {tmp_path}?"
+    where = f"no daemon has watched {tmp_path}: it has no .wasmdrop.lock"
     assert str(caught.value) == f"input-x.json: no result in time: there is no marker yet; {where}"
     deliver(submission)
     assert submission.result(0).results == (144,)

@@ -192,7 +192,7 @@ def _content(fd: int) -> bytes:
 
 def _put(name: str, directory: int, data: bytes, replaced: os.stat_result | None) -> None:
     """Drop ``data`` at ``name``, unless something else than ``replaced`` is there by now."""
-    work = f".{name}.{secrets.token_hex(8)}"
+    work = f".dropping-{secrets.token_hex(16)}"
     mode = 0o666 if replaced is None else replaced.st_mode & 0o777
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(work, flags, mode, dir_fd=directory)

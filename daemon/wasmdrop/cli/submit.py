@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from wasmdrop import settings
+from wasmdrop.cli.waiting import Waiting
 from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
 from wasmdrop.errors import RefusedError, SettingsError
 from wasmdrop.intake.spec import parse_input
@@ -34,6 +35,10 @@ _STATUS: Final = {Code.OK: 0, Code.INTERNAL: 3, Code.TIMEOUT: 124}
 _NO_RESULT_IN_TIME: Final = 124
 _UNREADABLE: Final = 3
 _INTERRUPTED: Final = 130
+
+#: How long a job may take, in seconds, before it is asked what it waits for.
+_PATIENCE_SECONDS: Final = 2.0
+
 #: Of several jobs the gravest end counts, in this order.
 _GRAVEST_FIRST: Final = (3, 124, 1, 0)
 
@@ -309,20 +314,31 @@ def _wait(dropped: list[_Dropped], seconds: float, max_bytes: int, *, as_json: b
     """Wait for the jobs in their order, show each as it ends, and return the exit status."""
     statuses = set()
     deadline = time.monotonic() + seconds
+    waiting = Waiting()
     with _showing(dropped, as_json=as_json) as show:
         for item in dropped:
-            end = _end(item.submission, deadline, max_bytes)
+            end = _end(item, deadline, max_bytes, waiting)
             show(item, end)
             statuses.add(_status(end))
     return next(status for status in _GRAVEST_FIRST if status in statuses)
 
 
-def _end(submission: Submission, deadline: float, max_bytes: int) -> _End:
-    left_seconds = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-    try:
-        return submission.result(left_seconds, max_bytes=max_bytes)
-    except (TimeoutError, ResultError) as error:
-        return error
+def _end(item: _Dropped, deadline: float, max_bytes: int, waiting: Waiting) -> _End:
+    """Wait for a job, and say what it waits for each time that this changes."""
+    submission, said = item.submission, None
+    while True:
+        left_seconds = max(0.0, deadline - time.monotonic())
+        try:
+            return submission.result(min(left_seconds, _PATIENCE_SECONDS), max_bytes=max_bytes)
+        except ResultError as error:
+            return error
+        except TimeoutError as error:
+            reason = waiting.why(submission)
+            if left_seconds <= _PATIENCE_SECONDS:
+                return error if reason is None else TimeoutError(f"no result in time: {reason}")
+            if reason is not None and reason != said:
+                _say(f"{item.label}: {reason}")
+                said = reason
 
 
 def _status(end: _End) -> int:

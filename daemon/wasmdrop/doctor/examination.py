@@ -2,7 +2,7 @@
 
 import asyncio
 
-from wasmdrop.doctor import container, grants, kernel, mounts, state
+from wasmdrop.doctor import container, grants, kernel, mounts, names, state
 from wasmdrop.doctor.finding import Finding
 from wasmdrop.settings import Settings
 
@@ -14,6 +14,7 @@ async def examine(settings: Settings) -> list[Finding]:
     return [
         *await kernel.examine(settings),
         *await asyncio.to_thread(mounts.examine, settings),
+        *await asyncio.to_thread(names.examine, settings),
         *await asyncio.to_thread(state.examine, settings),
         *await asyncio.to_thread(grants.examine, settings),
         *await asyncio.to_thread(container.examine, settings),

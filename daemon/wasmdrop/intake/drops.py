@@ -138,20 +138,23 @@ class Intake:
         """Mounts at which :meth:`forget_gone` looks, and may hang."""
         self._lock = threading.Lock()
 
-    def consider(self, path: str) -> None:
-        """Look at a noticed path and take it if it is a drop."""
+    def consider(self, path: str) -> bool:
+        """Look at a noticed path and take it if it is a drop.
+
+        Return whether it is the path of an input or a module.
+        """
         layout = self._layout
         slot = layout.slot_of(layout.input_announced_by(path) or path)
         if slot is not None:
             path = slot.input_path
         elif not layout.is_module(path):
-            return
+            return False
         # One thread at a time looks at a path, and looks again if others noticed it meanwhile. No
         # lock is held during I/O: a file on a mount that hangs holds up nothing but itself.
         with self._lock:
             if path in self._noticed:
                 self._noticed[path] = True
-                return
+                return True
             self._noticed[path] = False
         while True:
             try:
@@ -162,7 +165,7 @@ class Intake:
                 raise
             with self._lock:
                 if not self._noticed.pop(path):
-                    return
+                    return True
                 self._noticed[path] = False
 
     def _look(self, path: str, slot: Slot | None) -> None:
