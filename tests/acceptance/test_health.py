@@ -250,7 +250,20 @@ def test_systemds_watchdog_hears_of_a_daemon_that_is_well(tmp_path: Path) -> Non
 
 
 def at_rest(daemon: Daemon) -> tuple[int, int]:
-    """Return the daemon's threads and descriptors when it has made all that its job led to."""
+    """Return the daemon's threads and descriptors when it has made all that its job led to.
+
+    And the file by which it asks its watcher for a sign of life, which it first does some seconds
+    after its start.
+    """
+    assert daemon.process is not None
+    files = Path(f"/proc/{daemon.process.pid}/fd")
+
+    def has_asked() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # one that was just closed
+            return any("wasmdrop-echo" in str(path.readlink()) for path in files.iterdir())
+        return False
+
+    wait_until(has_asked, "the first question to the watcher")
     counts = [threads_and_descriptors(daemon)]
     while len(counts) < 10 or len(set(counts[-10:])) > 1:
         time.sleep(0.05)
