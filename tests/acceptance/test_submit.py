@@ -188,12 +188,14 @@ def test_wait_says_that_the_module_is_missing(tmp_path: Path) -> None:
     it = Daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="3600")
     words = ["--entry", "fib", "--args", "[12]", "--module", "late", "--wait"]
     late = command(it.shared, *words)
-    reason = f"its module is not there yet: {it.wasm}/late.wasm"
+    reason = f"its module is not there yet: {it.wasm}/late and {it.wasm}/late.wasm"
     pipe = subprocess.PIPE
-    with (
-        it.running(),
-        subprocess.Popen(late, env=it.environment, stdout=pipe, stderr=pipe) as waiting,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(it.running())
+        waiting = stack.enter_context(
+            subprocess.Popen(late, env=it.environment, stdout=pipe, stderr=pipe)
+        )
+        stack.callback(waiting.kill)
         assert waiting.stderr is not None
         assert reason in waiting.stderr.readline().decode()
         # Its job may take longer to be journaled than the shortest wait.
