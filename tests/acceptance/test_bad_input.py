@@ -458,9 +458,7 @@ def test_other_names_are_never_looked_at(daemon: Daemon) -> None:
     """No result, no job, no word in the log."""
     names = [
         "input-.json",
-        "input-ä.json",
         f"input-{'n' * 201}.json",
-        "input-a b.json",
         "input-a\n.json",
         "input.json~",
         "input.json.tmp",
