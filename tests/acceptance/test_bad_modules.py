@@ -111,6 +111,11 @@ def test_what_is_no_module_is_refused_each_time_and_replaced_by_a_good_one(
     module = daemon.shared / kind / "module.wasm"
     module.parent.mkdir()
     make(module)
+    # A job that failed before the daemon took the module would be rerun, and its marker removed.
+    wait_until(
+        lambda: str(module) in [event["path"] for event in daemon.events("module-dropped")],
+        "the module to be taken",
+    )
     for attempt in range(2):
         daemon.submit(name, {"entry": "fib", "args": [12], "id": str(attempt)})
         failure(daemon, name, "invalid-module", words)
