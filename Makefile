@@ -54,8 +54,8 @@ soak: setup-dev
 	$(BIN)/python -m tests.security.soak
 
 torture: setup-dev
-	$(BIN)/python -m tests.torture.storm
-	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/torture
+	$(BIN)/python -m tests.support.durability.storm
+	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/durability
 
 # DESTDIR, PREFIX, INSTANCE and PURGE as systemd/install.sh says.
 export DESTDIR PREFIX INSTANCE PURGE

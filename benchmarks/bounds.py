@@ -36,11 +36,12 @@ from benchmarks.contenders import Wasmdrop
 from benchmarks.suite import described
 from benchmarks.tables import render
 from benchmarks.workloads import Workload, find
-from wasmdrop.intake.versions import pack, with_digest
-from wasmdrop.job import FileVersion, InputFile, Job, JobState, Slot
-from wasmdrop.journal import Journal
-from wasmdrop.outcome import Code
-from wasmdrop.report import Package
+from wasmdrop.intake.file_versions import pack, with_digest
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.package import Package
+from wasmdrop.protocol.slot import FileVersion, InputFile, Slot
 from wasmdrop.settings import SETTINGS
 
 _SLOTS_A_DIRECTORY: Final = 100

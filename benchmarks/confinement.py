@@ -44,7 +44,7 @@ class Free(Wasmdrop):
         self._root = self.base / "source"
         copy = self._root / "wasmdrop"
         shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        path = copy / "sandbox" / "confine.py"
+        path = copy / "sandbox" / "confinement" / "confine.py"
         text, count = _CONFINING.subn(r"\1        return\n", path.read_text(encoding="utf-8"))
         if count != 2:  # noqa: PLR2004 - the two methods
             raise SystemExit(f"expected two confining methods in {path.name}, found {count}")

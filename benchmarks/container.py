@@ -4,7 +4,7 @@
 python benchmarks/container.py [--starts N]
 
 Builds the image as tests/deploy does, on a small Debian with its Python instead of the image that
-the Dockerfile names; needs root, and what tests/deploy/tools.sh installs.
+the Dockerfile names; needs root, and what tests/support/deploy/tools.sh installs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ if __name__ == "__main__":
     # Started by its path, Python looks beside this file: the parts are modules of one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from tests.deploy.engine import IMAGE, Engine, engine
+from tests.support.deploy.engine import IMAGE, Engine, engine
 
 from benchmarks.tables import render
 

@@ -34,14 +34,15 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from wasmdrop import beneath, strictjson
-from wasmdrop.errors import RefusedError, StorageError
-from wasmdrop.marker import Marker, parse_marker
-from wasmdrop.names import SLOT_NAME, is_slot_name, stem_of_results
-from wasmdrop.outcome import Code, Status
-from wasmdrop.slot_directory import SlotDirectory
-from wasmdrop.text import one_line
-from wasmdrop.tree import MAX_ENTRIES
+from wasmdrop.protocol import strict_json
+from wasmdrop.protocol.errors import RefusedError, StorageError
+from wasmdrop.protocol.marker import Marker, parse_marker
+from wasmdrop.protocol.outcome import Code, Status
+from wasmdrop.protocol.slot_names import SLOT_NAME, is_slot_name, stem_of_results
+from wasmdrop.protocol.text import one_line
+from wasmdrop.system import openat2
+from wasmdrop.system.slot_directory import SlotDirectory
+from wasmdrop.system.untrusted_trees import MAX_ENTRIES
 
 __all__ = ["MAX_RESULT_BYTES", "Result", "ResultError", "Submission", "TornResultError", "submit"]
 
@@ -262,7 +263,7 @@ class Submission(msgspec.Struct, frozen=True):
     def _daemon(self) -> str:
         """Return what the shared directory tells of its daemon."""
         try:
-            beneath.lstat(self._shared_dir, _LOCK)
+            openat2.lstat(self._shared_dir, _LOCK)
         except OSError:
             return f"no daemon has watched {self._shared_dir}: it has no {_LOCK}"
         return (
@@ -299,8 +300,8 @@ class Submission(msgspec.Struct, frozen=True):
             raise self._unfit(f"{stem}.json is more than one line")
         try:
             # Not msgspec's JSON: the standard library reads integers of any size.
-            body = msgspec.convert(strictjson.parse(line), _ResultBody)
-            whole_marker = msgspec.convert(strictjson.parse(data), dict[str, Any])
+            body = msgspec.convert(strict_json.parse(line), _ResultBody)
+            whole_marker = msgspec.convert(strict_json.parse(data), dict[str, Any])
             raw = files[f"{stem}.txt"].decode().rstrip("\n").rpartition("\n")[2]
         except (RefusedError, msgspec.ValidationError, UnicodeDecodeError) as error:
             raise self._unfit(f"not what a daemon writes: {error}") from error

@@ -19,12 +19,12 @@ from typing import Any, Final
 
 import msgspec
 
-from wasmdrop import strictjson
-from wasmdrop.errors import RefusedError, SettingsError
-from wasmdrop.jobuser import DEFAULT_JOB_USER, JobUser, read_job_user
-from wasmdrop.limits import GRANT_NAME, Limits
-from wasmdrop.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
-from wasmdrop.text import escaped
+from wasmdrop.protocol import strict_json
+from wasmdrop.protocol.errors import RefusedError, SettingsError
+from wasmdrop.protocol.limits import GRANT_NAME, Limits
+from wasmdrop.protocol.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
+from wasmdrop.protocol.text import escaped
+from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser, read_job_user
 
 __all__ = [
     "SETTINGS",
@@ -268,7 +268,7 @@ def _read_grants(text: str) -> dict[str, Path]:
     for part in text.split(","):
         name, equals, path = part.partition("=")
         if not equals or not re.fullmatch(GRANT_NAME, name):
-            raise ValueError(f"in {strictjson.shown(part)}")
+            raise ValueError(f"in {strict_json.shown(part)}")
         if name in grants:
             raise ValueError(f"{name} is there twice")
         grants[name] = _read_path(path)
@@ -285,7 +285,7 @@ def _read_suffix(text: str) -> str:
 
 def _read_arguments(text: str) -> tuple[Any, ...]:
     try:
-        value = strictjson.parse(text.encode())
+        value = strict_json.parse(text.encode())
     except RefusedError as error:
         raise ValueError(error.message) from None
     if isinstance(value, list):
@@ -296,7 +296,7 @@ def _read_arguments(text: str) -> tuple[Any, ...]:
 def _argument(text: str) -> Any:
     """Return the JSON scalar that ``text`` is, else ``text`` itself."""
     try:
-        value = strictjson.parse(text.encode())
+        value = strict_json.parse(text.encode())
     except RefusedError:
         return text
     return text if isinstance(value, list | dict) else value
@@ -456,7 +456,7 @@ def _read(kind: _Kind, label: str, text: str) -> Any:
         return kind.read(text)
     except ValueError as error:
         more = f" ({error})" if type(error) is ValueError and error.args else ""
-        given = strictjson.shown(text)
+        given = strict_json.shown(text)
         raise SettingsError(f"{label}: expected {kind.expected}, got {given}{more}") from None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deploy.engine import Engine, engine
+from tests.support.deploy.engine import Engine, engine
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import drop, environment, wait_until
-from tests.deploy.base import ROOT, need
-from tests.deploy.engine import IMAGE, Engine
+from tests.integration.conftest import FIB
+from tests.support.daemon import drop, environment, wait_until
+from tests.support.deploy.base import ROOT, need
+from tests.support.deploy.engine import IMAGE, Engine
 
 #: As scripts/run-docker.sh starts it, but for limits that need control groups.
 HARDENED: Final = (

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from wasmtime import wat2wasm
 
-from tests.acceptance.daemon import drop, environment, wait_until
-from tests.deploy.base import ROOT
-from tests.deploy.engine import IMAGE, Engine
+from tests.support.daemon import drop, environment, wait_until
+from tests.support.deploy.base import ROOT
+from tests.support.deploy.engine import IMAGE, Engine
 
 K8S: Final = ROOT / "k8s"
 FILES: Final = sorted(path for path in K8S.glob("*.yaml") if path.name != "kustomization.yaml")

@@ -14,9 +14,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import Daemon, drop
-from tests.deploy.base import ROOT, need
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop
+from tests.support.deploy.base import ROOT, need
 
 MONITORING: Final = ROOT / "k8s/monitoring"
 ALERTS: Final = MONITORING / "alerts.yaml"

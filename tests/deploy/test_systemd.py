@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import drop, wait_until
-from tests.deploy.base import ROOT, need
-from tests.deploy.machine import Machine, booted
+from tests.integration.conftest import FIB
+from tests.support.daemon import drop, wait_until
+from tests.support.deploy.base import ROOT, need
+from tests.support.deploy.machine import Machine, booted
 from wasmdrop import settings
 
 UNITS: Final = ROOT / "systemd"

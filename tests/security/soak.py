@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import Daemon, drop
-from tests.security.binaries import WORK
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop
+from tests.support.security.binaries import WORK
 
 __all__ = ["main"]
 

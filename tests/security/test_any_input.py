@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import Daemon, drop, wait_until
-from tests.acceptance.test_bad_input import faults
-from tests.acceptance.test_components import COMMAND, EVERYTHING
-from tests.acceptance.test_files import PROGRAMS, WASI
+from tests.integration.conftest import FIB
+from tests.integration.test_bad_input import faults
+from tests.integration.test_components import COMMAND, EVERYTHING
+from tests.integration.test_files import PROGRAMS, WASI
 from tests.security.test_fuzz import JSON, mutations, replaced
+from tests.support.daemon import Daemon, drop, wait_until
 
 #: What is dropped as it is, and with changes: a function, a program with files, components.
 MODULES: Final = {

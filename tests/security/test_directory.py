@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from wasmdrop.sandbox.confine import Confinement
+from wasmdrop.sandbox.confinement.confine import Confinement
 
 ROOT: Final = Path(__file__).parents[2]
 

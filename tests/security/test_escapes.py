@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.security import harness
-from tests.security.syscalls import ATTEMPTS
+from tests.support.security import harness
+from tests.support.security.syscalls import ATTEMPTS
 
-ROOT = Path(harness.__file__).parents[2]
+ROOT = Path(harness.__file__).parents[3]
 
 #: A round of attempts takes ten on an idle machine.
 HARNESS_SECONDS = 900
@@ -54,7 +54,7 @@ def _rounds() -> dict[str, Any]:
     # Isolated and with an empty environment, as the pool starts the forking server.
     program = (
         f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
-        "from tests.security.harness import main; main(sys.argv[1], [])"
+        "from tests.support.security.harness import main; main(sys.argv[1], [])"
     )
     rounds = {
         mode: subprocess.Popen(

@@ -14,17 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wasmdrop.errors import SandboxError
-from wasmdrop.job import Job, Slot
-from wasmdrop.limits import Limits
-from wasmdrop.module import FunctionType, ModuleKind, ModuleSummary
-from wasmdrop.outcome import Code, Outcome
-from wasmdrop.recovery import is_delivered
-from wasmdrop.report import Package, package
-from wasmdrop.sandbox.call import Call
-from wasmdrop.sandbox.messages import EngineOptions, RunReport
-from wasmdrop.sandbox.seal import BrokenSealError, make_seal, read_seal
-from wasmdrop.sandbox.verdict import decode_run_report, outcome_of_report
+from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.recovery import is_delivered
+from wasmdrop.jobs.result_files import package
+from wasmdrop.protocol.errors import SandboxError
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.package import Package
+from wasmdrop.protocol.slot import Slot
+from wasmdrop.sandbox.host.call import Call
+from wasmdrop.sandbox.host.module_cache.manifest import BrokenSealError, make_seal, read_seal
+from wasmdrop.sandbox.host.reports import decode_run_report, outcome_of_report
+from wasmdrop.sandbox.wire import EngineOptions, RunReport
 
 OPTIONS = EngineOptions()
 SIGNATURE = FunctionType(("i64",), ("i64",))

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import Daemon, drop, wait_until
-from tests.security.binaries import BOMBS, WORK
-from wasmdrop.sandbox.confine import Confinement
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.security.binaries import BOMBS, WORK
+from wasmdrop.sandbox.confinement.confine import Confinement
 
 COMPILE_SECONDS = 5
 TIMEOUT_SECONDS = 0.5

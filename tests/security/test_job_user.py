@@ -12,11 +12,11 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import Daemon, drop, wait_until
-from tests.acceptance.test_doctor import Doctor, needs_root
-from tests.acceptance.test_grants import READER
-from wasmdrop.jobuser import JobUser, foreign_processes
+from tests.integration.conftest import FIB
+from tests.integration.test_doctor import Doctor, needs_root
+from tests.integration.test_grants import READER
+from tests.support.daemon import Daemon, drop, wait_until
+from wasmdrop.system.job_user import JobUser, foreign_processes
 
 pytestmark = needs_root
 

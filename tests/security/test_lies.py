@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.security.bench import Bench, descriptors
-from tests.security.lying import COMPILE_MARK, LIES
-from wasmdrop.errors import RefusedError, SandboxError
-from wasmdrop.limits import Limits
-from wasmdrop.module import FunctionType
-from wasmdrop.outcome import MESSAGE_LIMIT, Code, Outcome
-from wasmdrop.sandbox.call import Call
+from tests.support.security.bench import Bench, descriptors
+from tests.support.security.lying import COMPILE_MARK, LIES
+from wasmdrop.protocol.errors import RefusedError, SandboxError
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.module_types import FunctionType
+from wasmdrop.protocol.outcome import MESSAGE_LIMIT, Code, Outcome
+from wasmdrop.sandbox.host.call import Call
 
 WASI = """
 (module (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
@@ -51,7 +51,7 @@ class LiesBench(Bench):
     """A bench of the forking server whose children lie."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
-        super().__init__(runner, directory, "tests.security.lying")
+        super().__init__(runner, directory, "tests.support.security.lying")
         self.module = self.compile(bytes(wat2wasm(WASI)))
 
     def run(self, *entries: str) -> list[Outcome | BaseException]:

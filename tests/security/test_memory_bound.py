@@ -9,8 +9,8 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.acceptance.daemon import Daemon, drop
-from wasmdrop.limits import MEBIBYTE
+from tests.support.daemon import Daemon, drop
+from wasmdrop.protocol.limits import MEBIBYTE
 
 MEMORY_MB: Final = 24
 
@@ -93,15 +93,15 @@ REFUSED: Final = {
 _MEASURE: Final = """
 import json, os, pathlib, resource, sys
 from wasmtime import Module
-from wasmdrop.limits import Limits
-from wasmdrop.module import FunctionType
-from wasmdrop.sandbox.binary import summarize
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.module_types import FunctionType
+from wasmdrop.sandbox.guest.module_parser import summarize
 from wasmdrop.sandbox.call import Call
 from wasmdrop.sandbox.guest import Run
-from wasmdrop.sandbox.messages import EngineOptions
-from wasmdrop.sandbox.orders import invocation_of, preparation_of
-from wasmdrop.sandbox.runtime import Runtime
-from wasmdrop.sandbox.store import CompiledModule
+from wasmdrop.sandbox.wire import EngineOptions
+from wasmdrop.sandbox.host.call import invocation_of, preparation_of
+from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.host.module_cache.store import CompiledModule
 
 def status(name):
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()

@@ -21,12 +21,12 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.acceptance.conftest import FIB
-from tests.acceptance.daemon import Daemon, drop, wait_until
-from tests.security.users import ALICE, BOB, DAEMON, as_user, needs_users, shared_base
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.users import ALICE, BOB, DAEMON, as_user, needs_users, shared_base
 from wasmdrop import settings
-from wasmdrop.layout import Layout
-from wasmdrop.scan import Scanner
+from wasmdrop.intake.layout import Layout
+from wasmdrop.intake.scanner import Scanner
 
 ROUNDS: Final = 200
 
@@ -73,7 +73,13 @@ def owned(path: Path, owner: int, mode: int = 0o777) -> Path:
 @contextlib.contextmanager
 def attack(user: int, name: str, *arguments: object) -> Iterator[Callable[[], int]]:
     """Have a user attack during a block; give what counts the moves so far."""
-    module = [sys.executable, "-m", "tests.security.slot_attacks", name, *map(str, arguments)]
+    module = [
+        sys.executable,
+        "-m",
+        "tests.support.security.slot_attacks",
+        name,
+        *map(str, arguments),
+    ]
     with subprocess.Popen([*as_user(user), *module], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         output = process.stdout.fileno()

@@ -13,17 +13,17 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.security.bench import Bench, below, descriptors
-from tests.security.lying_templates import FORKS_NO_MORE, LIES
-from wasmdrop.errors import SandboxError
-from wasmdrop.limits import Limits
-from wasmdrop.module import FunctionType
-from wasmdrop.outcome import Code, Outcome
-from wasmdrop.sandbox import templates
-from wasmdrop.sandbox.call import Call
-from wasmdrop.sandbox.confine import Confinement
-from wasmdrop.sandbox.executor import LocalExecutor
-from wasmdrop.sandbox.store import CompiledModule
+from tests.support.security.bench import Bench, below, descriptors
+from tests.support.security.lying_templates import FORKS_NO_MORE, LIES
+from wasmdrop.protocol.errors import SandboxError
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.module_types import FunctionType
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.sandbox.confinement.confine import Confinement
+from wasmdrop.sandbox.host import zygote_pool
+from wasmdrop.sandbox.host.call import Call
+from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.sandbox.host.module_cache.store import CompiledModule
 
 LIMITS: Final = Limits(timeout_sec=0.5, memory_mb=16)
 TRUE_LIMITS: Final = Limits(timeout_sec=20, memory_mb=16)
@@ -57,7 +57,9 @@ class LiesBench(Bench):
     """A bench of the forking server whose templates lie, and a module that they lie for."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
-        super().__init__(runner, directory, "tests.security.lying_templates", templates_idle=2)
+        super().__init__(
+            runner, directory, "tests.support.security.lying_templates", templates_idle=2
+        )
         functions = (
             f'(func (export "{name}") (result i32) (i32.const 7))'
             for name in (*LIES, FORKS_NO_MORE, "seven")
@@ -124,7 +126,7 @@ class LiesBench(Bench):
         }
 
     @property
-    def templates(self) -> templates.Templates:
+    def templates(self) -> zygote_pool.Templates:
         """Those of the executor."""
         assert self.executor._templates is not None
         return self.executor._templates
@@ -163,9 +165,9 @@ def whole_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]
 @pytest.fixture
 def bench(whole_bench: LiesBench, monkeypatch: pytest.MonkeyPatch) -> LiesBench:
     """Give the bench, with little patience."""
-    monkeypatch.setattr(templates, "_PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(templates, "_TIDY_SECONDS", 0.05)
-    monkeypatch.setattr(templates, "_START_PROCESSOR_SECONDS", 0.5)
+    monkeypatch.setattr(zygote_pool, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(zygote_pool, "_TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(zygote_pool, "_START_PROCESSOR_SECONDS", 0.5)
     return whole_bench
 
 
@@ -229,7 +231,7 @@ def test_nothing_outlives_the_forking_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose end is the daemon's, however that comes: it waits for the last generation."""
-    monkeypatch.setattr(templates.Template, "doubt", lambda _self: None)
+    monkeypatch.setattr(zygote_pool.Template, "doubt", lambda _self: None)
     if Confinement().missing:
         pytest.skip("this machine can't confine")
     with asyncio.Runner() as runner:

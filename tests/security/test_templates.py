@@ -15,18 +15,18 @@ import msgspec
 import pytest
 from wasmtime import wat2wasm
 
-from tests.security.bench import Bench, below, descriptors
-from tests.security.jobs import AN_I32, LIMITS, LOOP, NOTHING, RANDOM, SAME, TURNS, YIELD
-from wasmdrop.errors import SandboxError
-from wasmdrop.limits import Limits
-from wasmdrop.module import FunctionType
-from wasmdrop.outcome import Code, Outcome
-from wasmdrop.sandbox import templates
-from wasmdrop.sandbox.call import Call
-from wasmdrop.sandbox.confine import Confinement
-from wasmdrop.sandbox.executor import LocalExecutor
-from wasmdrop.sandbox.messages import EngineOptions
-from wasmdrop.sandbox.store import CompiledModule
+from tests.support.security.bench import Bench, below, descriptors
+from tests.support.security.jobs import AN_I32, LIMITS, LOOP, NOTHING, RANDOM, SAME, TURNS, YIELD
+from wasmdrop.protocol.errors import SandboxError
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.module_types import FunctionType
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.sandbox.confinement.confine import Confinement
+from wasmdrop.sandbox.host import zygote_pool
+from wasmdrop.sandbox.host.call import Call
+from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.sandbox.host.module_cache.store import CompiledModule
+from wasmdrop.sandbox.wire import EngineOptions
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class TemplatesBench(Bench):
     """A bench of the real forking server, with templates and without."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
-        super().__init__(runner, directory, "wasmdrop.sandbox.server")
+        super().__init__(runner, directory, "wasmdrop.sandbox.guest.forkserver")
         self.without = self.executor
         self._modules: dict[tuple[str, EngineOptions], CompiledModule] = {}
 
@@ -81,7 +81,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemplatesBench]:
         runner.run(it.pool.__aexit__(None, None, None))
 
 
-def of(executor: LocalExecutor) -> templates.Templates:
+def of(executor: LocalExecutor) -> zygote_pool.Templates:
     """Return an executor's templates."""
     assert executor._templates is not None
     return executor._templates
@@ -247,14 +247,14 @@ def test_a_template_that_nobody_calls_goes_when_its_jobs_are_done(
     """A job that runs on keeps it; then it goes, and nothing is left of it."""
     module = bench.module(LOOP)
     short = Limits(timeout_sec=0.1, memory_mb=16)
-    monkeypatch.setattr(templates, "_TIDY_SECONDS", 0.01)
+    monkeypatch.setattr(zygote_pool, "_TIDY_SECONDS", 0.01)
 
     async def work(executor: LocalExecutor) -> None:
         told = await in_template(executor, module, Call("run", AN_I32), short, 1)
         assert told[0].code is Code.TIMEOUT
         longer = Limits(timeout_sec=1, memory_mb=16)  # which takes no other template than 0.1 s
         async with running(executor, module, longer) as (job, _pid):
-            monkeypatch.setattr(templates, "_UNUSED_SECONDS", 0.0)
+            monkeypatch.setattr(zygote_pool, "_UNUSED_SECONDS", 0.0)
             assert (await job).code is Code.TIMEOUT
         made = of(executor)
         await until(lambda: not made._ready and not made._retired)
@@ -272,8 +272,8 @@ def test_of_too_many_templates_the_one_goes_that_was_called_least_lately(
     bench: TemplatesBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not before a job that it runs has ended as it should."""
-    monkeypatch.setattr(templates, "_TIDY_SECONDS", 0.01)
-    monkeypatch.setattr(templates, "_MOST", 2)
+    monkeypatch.setattr(zygote_pool, "_TIDY_SECONDS", 0.01)
+    monkeypatch.setattr(zygote_pool, "_MOST", 2)
     first = bench.module(TURNS)
     others = [bench.module(f'(func (export "run") (result i32) (i32.const {n}))') for n in (5, 6)]
     long_call = Call("run", FunctionType(("i64",), ("i32",)), (200_000_000,))
@@ -360,7 +360,7 @@ def test_a_start_function_that_was_kept_secret_harms_its_own_jobs_alone(
     summary = msgspec.structs.replace(module.summary, has_start=False)
     secretive = CompiledModule(module.sha256, module.options, summary, os.dup(module.fd))
     other = bench.module('(func (export "run") (result i32) (i32.const 7))')
-    monkeypatch.setattr(templates, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(zygote_pool, "_PATIENCE_SECONDS", 0.2)
     short = Limits(timeout_sec=0.1, memory_mb=16)
 
     async def work(executor: LocalExecutor) -> None:

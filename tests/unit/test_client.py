@@ -12,11 +12,13 @@ import msgspec
 import pytest
 
 from wasmdrop.client import Submission, TornResultError, submit
-from wasmdrop.job import InputFile, Job, Slot
-from wasmdrop.limits import Limits
-from wasmdrop.outcome import Code, Outcome, Status
-from wasmdrop.report import Package, package
-from wasmdrop.slot_directory import SlotDirectory
+from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.result_files import package
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.outcome import Code, Outcome, Status
+from wasmdrop.protocol.package import Package
+from wasmdrop.protocol.slot import InputFile, Slot
+from wasmdrop.system.slot_directory import SlotDirectory
 
 OK = Outcome(code=Code.OK, results=(144,))
 _numbers = itertools.count(1)

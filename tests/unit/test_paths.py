@@ -1,8 +1,8 @@
 """Who may use paths: below the shared directory others can change what a path leads to.
 
-``beneath``, ``tree`` and ``walk`` own all operations on such paths. All other modules go through
-them, or by the descriptor of a directory and one name in it. Those that are listed use paths that
-only the operator or the daemon can change.
+``openat2``, ``untrusted_trees`` and ``tree_walk`` own all operations on such paths. All other
+modules go through them, or by the descriptor of a directory and one name in it. Those that are
+listed use paths that only the operator or the daemon can change.
 """
 
 import ast
@@ -16,24 +16,24 @@ import wasmdrop
 
 PACKAGE = Path(wasmdrop.__file__).parent
 
-OWNERS: Final = {"beneath", "tree", "walk"}
+OWNERS: Final = {"system.openat2", "system.untrusted_trees", "intake.tree_walk"}
 
 #: Modules and packages, and whose paths they use.
 TRUSTED: Final = {
     "cli.inspect": "a module that the caller names",
     "cli.submit": "files that the caller names",
-    "doctor": "the operator's directories themselves, the kernel's files",
-    "durable": "the state directory; the root of the shared one for doctor",
-    "health.storage": "the directories that the operator names",
-    "history": "the state directory",
-    "journal": "the state directory",
-    "mounts": "the kernel's mount table, the directories that the operator names",
-    "private": "the state directory",
+    "service.doctor": "the operator's directories themselves, the kernel's files",
+    "system.durable_files": "the state directory; the root of the shared one for doctor",
+    "service.health.writability": "the directories that the operator names",
+    "jobs.journal.reader": "the state directory",
+    "jobs.journal.writer": "the state directory",
+    "system.mount_table": "the kernel's mount table, the directories that the operator names",
+    "system.private_files": "the state directory",
     "sandbox": "the state directory, the job's own directory, grants of the operator",
-    "schema": "the state directory",
-    "service": "the directories that the operator names",
+    "jobs.journal.database": "the state directory",
+    "service.daemon": "the directories that the operator names",
     "settings": "the directories that the operator names",
-    "storage": "the directories that the operator names",
+    "intake.volume_monitor": "the directories that the operator names",
 }
 
 #: Functions of ``os`` that take a path, unless that is relative to a descriptor.
@@ -55,7 +55,7 @@ OF_PATHS: Final = {
     *("symlink_to", "touch", "unlink", "write_bytes", "write_text"),
 }
 #: Values whose methods of such names are none of a path's.
-NO_PATHS: Final = {"beneath", "msgspec.structs", "re"}
+NO_PATHS: Final = {"openat2", "msgspec.structs", "re"}
 
 
 def is_of_the_kernel(argument: ast.expr) -> bool:
@@ -161,7 +161,7 @@ def test_use_of_a_path_is_found(source: str) -> None:
         "os.rename(a, b, src_dir_fd=fd, dst_dir_fd=fd)",
         "os.open(f'/proc/self/fd/{fd}', os.O_RDWR)",
         "Path('/proc/self/status').read_text()",
-        "beneath.lstat(root, relative)",
+        "openat2.lstat(root, relative)",
         "text.replace('a', 'b')",
         "os.fstat(fd)",
         "open(fd, 'rb', closefd=False)",

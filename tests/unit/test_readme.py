@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from wasmdrop.outcome import Code
+from wasmdrop.protocol.outcome import Code
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ENGLISH: Final = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wasmdrop.errors import SettingsError
-from wasmdrop.jobuser import JobUser
-from wasmdrop.limits import Limits
+from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.limits import Limits
 from wasmdrop.settings import (
     SETTINGS,
     Isolation,
@@ -32,6 +31,7 @@ from wasmdrop.settings import (
     load,
     rows,
 )
+from wasmdrop.system.job_user import JobUser
 
 #: Spares every test the question of where the state directory of this machine would be.
 STATE = {"WASMDROP_STATE_DIR": "/state"}

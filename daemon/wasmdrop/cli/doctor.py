@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wasmdrop import log, settings
-from wasmdrop.doctor.examination import examine
-from wasmdrop.doctor.finding import Finding, Status, worst
-from wasmdrop.text import one_line
+from wasmdrop import settings
+from wasmdrop.protocol.text import one_line
+from wasmdrop.service import log
+from wasmdrop.service.doctor.examination import examine
+from wasmdrop.service.doctor.finding import Finding, Status, worst
 
 __all__ = ["add_arguments", "run"]
 

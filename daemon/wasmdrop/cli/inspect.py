@@ -15,18 +15,19 @@ from typing import Any, Final
 
 import msgspec
 
-from wasmdrop import log, settings
-from wasmdrop.entry import choose_entry
-from wasmdrop.errors import RefusedError, SettingsError
-from wasmdrop.limits import MEBIBYTE
-from wasmdrop.module import ModuleKind, ModuleSummary
-from wasmdrop.outcome import Code, bounded_text
-from wasmdrop.sandbox.messages import EngineOptions
-from wasmdrop.service import local_executor
+from wasmdrop import settings
+from wasmdrop.jobs.entrypoint import choose_entry
+from wasmdrop.protocol.component_values import check_function, example
+from wasmdrop.protocol.core_values import check_signature
+from wasmdrop.protocol.errors import RefusedError, SettingsError
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.module_types import ModuleKind, ModuleSummary
+from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.text import indented, one_line
+from wasmdrop.sandbox.wire import EngineOptions
+from wasmdrop.service import log
+from wasmdrop.service.daemon import local_executor
 from wasmdrop.settings import Settings
-from wasmdrop.text import indented, one_line
-from wasmdrop.values import check_signature
-from wasmdrop.wit import check_function, example
 
 __all__ = ["add_arguments", "run"]
 

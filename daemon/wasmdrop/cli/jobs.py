@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final, TypeAlias
 
-from wasmdrop.cli import entries
-from wasmdrop.errors import SettingsError
-from wasmdrop.history import Entry, History, Wanted
-from wasmdrop.job import Job, JobState
-from wasmdrop.outcome import Code
+from wasmdrop.cli import job_view
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.reader import Entry, History, Wanted
+from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import one_line
 from wasmdrop.settings import Settings
-from wasmdrop.text import one_line
 
 __all__ = ["add_arguments", "run"]
 
@@ -81,12 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", dest="as_json", help="print one JSON object a line"
     )
-    entries.add_place(parser)
+    job_view.add_place(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the jobs; return the exit status."""
-    loaded = entries.load(options)
+    loaded = job_view.load(options)
     wanted = _wanted(options, loaded)
     if options.limit < 0:
         raise SettingsError(f"--limit: expected 0 or more, got {options.limit}")
@@ -163,20 +163,20 @@ def _slot_names(given: str, loaded: Settings) -> list[str]:
 
 def _show(*, as_json: bool) -> _Show:
     if as_json:
-        return lambda entry, first: _write(entries.as_json(entry, first))
+        return lambda entry, first: _write(job_view.as_json(entry, first))
     return lambda entry, first: _write("\t".join(_row(entry, first)))
 
 
 def _row(entry: Entry, first: Job | None) -> tuple[str, ...]:
-    job, seconds = entry.job, entries.seconds_of(entry)
+    job, seconds = entry.job, job_view.seconds_of(entry)
     return (
         job.id,
         job.state,
         job.code or "-",
         one_line(job.slot.key, _SLOT_LIMIT),
         str(job.attempt),
-        entries.shown_seconds(seconds) if sys.stdout.isatty() else f"{seconds:.3f}",
-        entries.why(entry, first),
+        job_view.shown_seconds(seconds) if sys.stdout.isatty() else f"{seconds:.3f}",
+        job_view.why(entry, first),
     )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final, NoReturn
 
-from wasmdrop.cli import streams
-from wasmdrop.errors import OutputError, SandboxError, SettingsError, StorageError
-from wasmdrop.text import one_line
+from wasmdrop.cli import standard_streams
+from wasmdrop.protocol.errors import OutputError, SandboxError, SettingsError, StorageError
+from wasmdrop.protocol.text import one_line
 
 __all__ = ["main"]
 
@@ -54,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    streams.prepare()
+    standard_streams.prepare()
     try:
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SandboxError, StorageError) as error:
         return _failed(error, _DAEMONS_FAULT)
     except OutputError as error:
-        streams.abandon_output()
+        standard_streams.abandon_output()
         return _CLOSED_PIPE if error.is_closed_pipe else _failed(error, _NO_OUTPUT)
     except KeyboardInterrupt:
-        streams.abandon_output()
+        standard_streams.abandon_output()
         return _INTERRUPTED
 
 

@@ -18,12 +18,13 @@ from typing import Final
 
 import msgspec
 
-from wasmdrop import beneath
-from wasmdrop.cli import entries
-from wasmdrop.errors import SettingsError
-from wasmdrop.history import Entry, History
-from wasmdrop.job import FileVersion, InputFile, Job
-from wasmdrop.outcome import bounded_text
+from wasmdrop.cli import job_view
+from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.journal.reader import Entry, History
+from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.outcome import bounded_text
+from wasmdrop.protocol.slot import FileVersion, InputFile
+from wasmdrop.system import openat2
 
 __all__ = ["add_arguments", "run"]
 
@@ -62,12 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restore", action="store_true", help="put the job's input back if another one is there"
     )
-    entries.add_place(parser)
+    job_view.add_place(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Drop the job's input again; return the exit status."""
-    loaded = entries.load(options)
+    loaded = job_view.load(options)
     with History(loaded.state_dir) as history:
         entry = history.find(options.job)
         first = history.first_open(entry.job.slot.key)
@@ -99,7 +100,7 @@ def _require_finished(entry: Entry, first: Job | None) -> None:
     job = entry.job
     if not job.state.is_final:
         raise SettingsError(
-            f"job {job.id}: it is {job.state} and goes on by itself: {entries.why(entry, first)}"
+            f"job {job.id}: it is {job.state} and goes on by itself: {job_view.why(entry, first)}"
         )
     if job.input is None:
         module = "its module" if job.module is None else job.module.path
@@ -114,7 +115,7 @@ def _slot_directory(job: Job) -> Iterator[int]:
     directory, relative = os.path.dirname(path), os.path.dirname(key)  # noqa: PTH120 - any bytes
     if root == path:  # that of INPUT_PATH, elsewhere
         root, relative = directory, ""
-    fd = beneath.open_directory(root, relative)
+    fd = openat2.open_directory(root, relative)
     try:
         yield fd
     finally:
@@ -241,4 +242,4 @@ def _advice(entry: Entry, *, is_restoring: bool) -> str:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"wasmdrop: {entries.one_line(message, 4000)}\n")
+    sys.stderr.write(f"wasmdrop: {job_view.one_line(message, 4000)}\n")

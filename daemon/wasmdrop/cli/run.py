@@ -10,9 +10,10 @@ import os
 import sys
 from typing import Final
 
-from wasmdrop import log, settings
-from wasmdrop.outcome import Code
-from wasmdrop.service import run_once
+from wasmdrop import settings
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.service import log
+from wasmdrop.service.daemon import run_once
 
 __all__ = ["add_arguments", "run"]
 

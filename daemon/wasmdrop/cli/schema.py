@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from wasmdrop.documents import DOCUMENTS, document
+from wasmdrop.protocol.json_schema import DOCUMENTS, document
 
 __all__ = ["add_arguments", "run"]
 

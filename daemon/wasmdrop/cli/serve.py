@@ -6,8 +6,9 @@ import faulthandler
 import os
 import sys
 
-from wasmdrop import log, settings
-from wasmdrop.service import serve
+from wasmdrop import settings
+from wasmdrop.service import log
+from wasmdrop.service.daemon import serve
 
 __all__ = ["add_arguments", "run"]
 

@@ -4,9 +4,9 @@ import argparse
 import sys
 from typing import Final
 
-from wasmdrop.cli import entries
-from wasmdrop.history import History
-from wasmdrop.text import indented
+from wasmdrop.cli import job_view
+from wasmdrop.jobs.journal.reader import History
+from wasmdrop.protocol.text import indented
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,18 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("job", metavar="JOB", help="a job's id, or a part of it that no other has")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
-    entries.add_place(parser)
+    job_view.add_place(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the job."""
-    with History(entries.load(options).state_dir) as history:
+    with History(job_view.load(options).state_dir) as history:
         entry = history.find(options.job)
         first = history.first_open(entry.job.slot.key)
     if options.as_json:
-        sys.stdout.write(entries.as_json(entry, first) + "\n")
+        sys.stdout.write(job_view.as_json(entry, first) + "\n")
         return 0
-    facts = entries.facts(entry, first)
+    facts = job_view.facts(entry, first)
     if sys.stdout.isatty():
         # Importing rich takes a while, and only a person gains by it.
         from wasmdrop.cli import terminal  # noqa: PLC0415

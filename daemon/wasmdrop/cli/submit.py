@@ -19,14 +19,14 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from wasmdrop import settings
-from wasmdrop.cli.waiting import Waiting
+from wasmdrop.cli.wait_reason import Waiting
 from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
-from wasmdrop.errors import RefusedError, SettingsError
-from wasmdrop.intake.spec import parse_input
-from wasmdrop.limits import MEBIBYTE
-from wasmdrop.outcome import Code
-from wasmdrop.strictjson import parse
-from wasmdrop.text import json_escaped, one_line
+from wasmdrop.protocol.errors import RefusedError, SettingsError
+from wasmdrop.protocol.input import parse_input
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.strict_json import parse
+from wasmdrop.protocol.text import json_escaped, one_line
 
 __all__ = ["add_arguments", "run"]
 

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wasmdrop.client import Result
-from wasmdrop.job import JobState
-from wasmdrop.outcome import Code, Status, bounded_text
-from wasmdrop.text import one_line
+from wasmdrop.jobs.job import JobState
+from wasmdrop.protocol.outcome import Code, Status, bounded_text
+from wasmdrop.protocol.text import one_line
 
 __all__ = ["Show", "following", "print_facts", "print_jobs", "print_module"]
 

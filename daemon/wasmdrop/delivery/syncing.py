@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from wasmdrop.delivery.fsyncs import Fsyncs
-from wasmdrop.delivery.placing import Directory, Placing
+from wasmdrop.delivery.fsync import Fsyncs
+from wasmdrop.delivery.placement import Directory, Placing
 
 __all__ = ["Syncs"]
 

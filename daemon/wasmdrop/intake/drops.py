@@ -18,18 +18,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from wasmdrop import beneath
-from wasmdrop.beneath import Links
-from wasmdrop.budget import Reservation
-from wasmdrop.errors import RefusedError
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.markers import is_done
-from wasmdrop.intake.memory import InputMemory, NoMemoryError
-from wasmdrop.intake.reader import ChangedWhileReadError, open_regular, read_regular
-from wasmdrop.intake.spec import InputSpec, parse_input
-from wasmdrop.intake.taken import TakenVersions, UnreadableError
-from wasmdrop.intake.unread import describe_unread
-from wasmdrop.intake.versions import (
+from wasmdrop.intake.file_versions import (
     digest_of,
     is_odd,
     is_taken,
@@ -38,13 +28,23 @@ from wasmdrop.intake.versions import (
     pack_odd,
     with_digest,
 )
-from wasmdrop.intake.writers import Unclosed, Writers
-from wasmdrop.job import FileVersion, InputFile, PinnedModule, Slot
-from wasmdrop.layout import Layout, Place
-from wasmdrop.limits import MEBIBYTE
-from wasmdrop.mounts import MountTable
-from wasmdrop.outcome import Code
+from wasmdrop.intake.finished_slots import is_done
+from wasmdrop.intake.input_memory import InputMemory, NoMemoryError
+from wasmdrop.intake.layout import Layout, Place
+from wasmdrop.intake.taken_versions import TakenVersions, UnreadableError
+from wasmdrop.intake.unread_input import describe_unread
+from wasmdrop.intake.untrusted_files import ChangedWhileReadError, open_regular, read_regular
+from wasmdrop.intake.write_detection import Unclosed, Writers
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.input import InputSpec, parse_input
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
 from wasmdrop.settings import Settings
+from wasmdrop.system import openat2
+from wasmdrop.system.byte_budget import Reservation
+from wasmdrop.system.mount_table import MountTable
+from wasmdrop.system.openat2 import Links
 
 __all__ = ["DoneInput", "InputDrop", "Intake", "ModuleDrop"]
 
@@ -126,7 +126,7 @@ class Intake:
         """Whether an input that was never taken may be done: the journal was lost."""
         self._backlog = backlog
         self._memory = InputMemory(look_again, layout.shared_dir)
-        self._device = beneath.status(layout.shared_dir, "").st_dev
+        self._device = openat2.status(layout.shared_dir, "").st_dev
         self._emit = emit
         self._look_again = look_again
         self._known_module = known_module
@@ -353,7 +353,7 @@ class Intake:
         except RefusedError as error:
             refusal = error
             if not data:
-                version = pack_odd(beneath.lstat(place.root, place.relative))
+                version = pack_odd(openat2.lstat(place.root, place.relative))
         sha256 = hashlib.sha256(data)
         return InputDrop(
             slot,
@@ -420,14 +420,14 @@ class Intake:
 
     def _lstat(self, path: str) -> os.stat_result:
         place = self._layout.root_of(path)
-        return beneath.lstat(place.root, place.relative)
+        return openat2.lstat(place.root, place.relative)
 
     def _is_gone(self, path: str, taken: bytes) -> bool:
         """Whether nothing is at ``path``, and the filesystem that the version was on is there."""
         place = self._layout.root_of(path)
         try:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                beneath.lstat(place.root, place.relative)
+                openat2.lstat(place.root, place.relative)
                 return False
             return taken.startswith(_device_above(place).to_bytes(8, "little"))
         except OSError:
@@ -440,5 +440,5 @@ def _device_above(place: Place) -> int:
     while relative:
         relative = relative.rpartition("/")[0]
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return beneath.status(place.root, relative, Links.NONE).st_dev
+            return openat2.status(place.root, relative, Links.NONE).st_dev
     raise FileNotFoundError  # not even the watched directory is

@@ -1,0 +1,171 @@
+"""How the commands that read the journal find it, and what they say of a job in it."""
+
+import argparse
+import json
+import os
+import time
+from typing import Any, Final
+
+from wasmdrop import settings
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.reader import Entry
+from wasmdrop.protocol.marker import timestamp
+from wasmdrop.protocol.outcome import bounded_text
+from wasmdrop.protocol.slot import InputFile, PinnedModule
+from wasmdrop.protocol.text import one_line
+from wasmdrop.settings import Settings
+
+__all__ = [
+    "add_place",
+    "as_json",
+    "facts",
+    "load",
+    "one_line",
+    "seconds_of",
+    "shown_seconds",
+    "why",
+]
+
+#: Digits after the point of seconds in JSON.
+_DIGITS: Final = 3
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says where the journal is."""
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="the daemon's state directory (default: as the daemon finds it, by"
+        " WASMDROP_STATE_DIR or systemd's STATE_DIRECTORY, else /var/lib/wasmdrop)",
+    )
+
+
+def load(options: argparse.Namespace) -> Settings:
+    """Return the settings of the environment, with the place that was given."""
+    flags = {} if options.state_dir is None else {"state_dir": options.state_dir}
+    return settings.load(os.environ, flags).settings
+
+
+def why(entry: Entry, first: Job | None) -> str:
+    """Return why an open job is where it is, or what was wrong with one that failed.
+
+    ``first`` is the first open job of its slot. The text is in one line, fit for a terminal.
+    """
+    return one_line(entry.note or _why(entry.job, first))
+
+
+def _why(job: Job, first: Job | None) -> str:
+    match job.state:
+        case JobState.QUEUED if first is not None and first.id != job.id:
+            return f"its turn in its slot comes after {first.id}"
+        case JobState.QUEUED:
+            return "waits for a worker"
+        case JobState.WAITING:
+            return "its module is not there yet"
+        case JobState.COMPILING:
+            module = "" if job.module is None else f": {job.module.path}"
+            return f"its module is being compiled{module}"
+        case JobState.RUNNING:
+            return f"attempt {job.attempt} is running"
+        case JobState.EXECUTED:
+            return "its results are being delivered"
+        case JobState.DISCARDED if job.code is not None:
+            return "its slot was gone for so long that its results were let go"
+        case JobState.DISCARDED:
+            return "its module needs an input, and there was none"
+    return job.message.partition("\n")[0]
+
+
+def seconds_of(entry: Entry) -> float:
+    """Return how long an open job has been in its state, or how long a finished one took in all."""
+    job = entry.job
+    end_ns = job.finished_at_ns
+    if not job.state.is_final:
+        since_ns = end_ns if job.state is JobState.EXECUTED and end_ns else entry.changed_at_ns
+        return max(0.0, (time.time_ns() - since_ns) / 1e9)
+    return max(0.0, ((end_ns or entry.changed_at_ns) - job.dropped_at_ns) / 1e9)
+
+
+def shown_seconds(seconds: float) -> str:
+    """Return a duration for a person."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 100:  # noqa: PLR2004 - then minutes say more
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def as_json(entry: Entry, first: Job | None) -> str:
+    """Return one line: all that is known of the job. Times are UTC, those to come are null."""
+    job = entry.job
+    is_open = not job.state.is_final
+    body = {
+        "job": job.id,
+        "id": job.producer_id,
+        "slot": job.slot.key,
+        "state": job.state,
+        "why": why(entry, first) if is_open else None,
+        "state_seconds": round(seconds_of(entry), _DIGITS) if is_open else None,
+        "status": None if job.code is None else job.code.status,
+        "code": job.code,
+        "message": job.message,
+        "attempt": job.attempt,
+        "module_reference": job.module_reference,
+        "module": _file(job.module),
+        "input": _file(job.input),
+        "input_is_kept": entry.has_input,
+        "dropped_at": timestamp(job.dropped_at_ns),
+        "started_at": _time(job.started_at_ns),
+        "finished_at": _time(job.finished_at_ns),
+        "changed_at": timestamp(entry.changed_at_ns),
+    }
+    # Only ASCII: names of slots may hold any bytes.
+    return json.dumps(body, separators=(",", ":"))
+
+
+def facts(entry: Entry, first: Job | None) -> list[tuple[str, str]]:
+    """Return what ``show`` says, by name; each but the message in one line."""
+    job = entry.job
+    state = f"{job.state}, {'for' if not job.state.is_final else 'after'} "
+    rows = [
+        ("job", job.id),
+        ("slot", job.slot.key),
+        ("state", state + shown_seconds(seconds_of(entry))),
+        ("why", "" if job.state.is_final else why(entry, first)),
+        ("code", job.code or ""),
+        ("message", job.message),
+        ("attempts", str(job.attempt)),
+        ("id", job.producer_id or ""),
+        ("input", _told(job.input) or "none"),
+        ("kept", "the input is kept in the journal" if entry.has_input else ""),
+        ("module", _told(job.module) or f"not read yet; {job.module_reference or 'the default'}"),
+        ("dropped", timestamp(job.dropped_at_ns)),
+        ("started", _time(job.started_at_ns) or ""),
+        ("finished", _time(job.finished_at_ns) or ""),
+        ("changed", timestamp(entry.changed_at_ns)),
+    ]
+    return [
+        (name, bounded_text(value) if name == "message" else one_line(value))
+        for name, value in rows
+        if value
+    ]
+
+
+def _file(file: InputFile | PinnedModule | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    return {"path": file.path, "sha256": file.sha256, "bytes": file.size_bytes}
+
+
+def _told(file: InputFile | PinnedModule | None) -> str:
+    if file is None:
+        return ""
+    size = "no regular file" if file.size_bytes is None else f"{file.size_bytes} bytes"
+    digest = "not read" if file.sha256 is None else f"sha256:{file.sha256}"
+    return f"{file.path}, {size}, {digest}"
+
+
+def _time(nanoseconds: int | None) -> str | None:
+    return None if nanoseconds is None else timestamp(nanoseconds)

@@ -1,0 +1,38 @@
+"""Says what a dropped job waits for, if the daemon's journal can be read from here."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from wasmdrop import settings
+from wasmdrop.cli import job_view
+from wasmdrop.client import Submission
+from wasmdrop.jobs.journal.reader import History
+from wasmdrop.protocol.errors import SettingsError, StorageError
+
+__all__ = ["Waiting"]
+
+
+class Waiting:
+    """The journal of the daemon that this environment describes."""
+
+    def __init__(self) -> None:
+        self._state_dir: Path | None = None
+        with contextlib.suppress(SettingsError):  # a producer may have no state directory
+            self._state_dir = settings.load(os.environ, {}).settings.state_dir
+
+    def why(self, submission: Submission) -> str | None:
+        """Return what the job waits for, in one line.
+
+        None if the journal can't be read, which is the case for most users but the daemon's, or
+        does not have the job: it may be that of another daemon.
+        """
+        if self._state_dir is None:
+            return None
+        with contextlib.suppress(SettingsError, StorageError), History(self._state_dir) as history:
+            latest = history.latest(submission.slot)
+            if latest is None or latest.input is None or latest.state.is_final:
+                return None
+            if latest.input.sha256 == submission.sha256:
+                return job_view.why(history.find(latest.id), history.first_open(submission.slot))
+        return None

@@ -1,0 +1,82 @@
+"""Reads completion markers back: what a slot itself says of the job that was done last.
+
+Anybody who can write to the slot may have forged it. What is read is bounded, whatever it says.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Final
+
+from wasmdrop.intake.untrusted_files import ChangedWhileReadError, read_regular
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.marker import Marker, parse_marker
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.slot import InputFile, Slot
+from wasmdrop.protocol.suffixes import MARKER_SUFFIX
+from wasmdrop.system import openat2
+from wasmdrop.system.openat2 import Links
+from wasmdrop.system.untrusted_trees import MAX_ENTRIES
+
+__all__ = ["is_done", "true_marker"]
+
+#: Largest marker: one that names the most files that a job may leave, by the longest paths.
+_MARKER_BYTES: Final = 16 << 20
+
+#: Result files besides those that the program left.
+_RESULT_FILES: Final = 4
+
+#: Largest file whose digest is checked; of others the size is. A hostile slot may hold any number
+#: of large files that take no room on the disk.
+_DIGESTED_BYTES: Final = 1 << 20
+
+
+def true_marker(slot: Slot) -> Marker | None:
+    """Return the marker in a slot; None where there is none, or one that is not true.
+
+    It is believed where each file that it names has its size, and ``result.json`` and
+    ``result.txt``, unless they are large, their digests.
+    """
+    try:
+        marker = parse_marker(_read(slot, slot.stem + MARKER_SUFFIX, _MARKER_BYTES))
+        if marker is None or f"{slot.stem}.json" not in marker.files:
+            return None
+        if len(marker.files) > MAX_ENTRIES + _RESULT_FILES:
+            return None
+        root, relative = slot.place
+        for name, file in marker.files.items():
+            if openat2.lstat(root, f"{relative}/{name}".lstrip("/")).st_size != file.bytes:
+                return None
+        for suffix in (".json", ".txt"):
+            name = slot.stem + suffix
+            claimed = marker.files.get(name)
+            if claimed is not None and claimed.bytes <= _DIGESTED_BYTES:
+                digest = hashlib.sha256(_read(slot, name, _DIGESTED_BYTES)).hexdigest()
+                if digest != claimed.sha256:
+                    return None
+    except (OSError, RefusedError, ChangedWhileReadError, ValueError):
+        return None  # whatever lies there is not what a job wrote
+    return marker
+
+
+def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
+    """Return whether the slot's own marker says that this input was done: the journal is lost.
+
+    The same bytes written again later are a drop of their own. A job that found no module is not
+    done: nobody remembers to run it when there is one.
+    """
+    marker = true_marker(slot)
+    if marker is None or marker.input is None or marker.code == Code.MODULE_MISSING:
+        return False
+    written_at = datetime.fromtimestamp(mtime_ns / 1e9, UTC)
+    if input_.sha256 is not None:
+        is_same = marker.input.sha256 == input_.sha256
+    else:
+        file, version = marker.input.file, input_.version
+        is_same = file is not None and version is not None and file.mtime_ns == version.mtime_ns
+    return is_same and written_at <= marker.dropped_at
+
+
+def _read(slot: Slot, name: str, max_bytes: int) -> bytes:
+    root, relative = slot.place
+    path = f"{relative}/{name}".lstrip("/")
+    return read_regular(root, path, max_bytes, Code.INVALID_INPUT, Links.NONE).data

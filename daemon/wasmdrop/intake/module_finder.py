@@ -1,0 +1,163 @@
+"""Finds the module of a job: which file it is, and what its digest is.
+
+Digests are remembered by version, so that an unchanged module is not read again for each job.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from wasmdrop.intake.layout import Layout, Place
+from wasmdrop.intake.untrusted_files import open_regular
+from wasmdrop.protocol.errors import RefusedError, StorageError
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.slot import FileVersion, FoundIn, PinnedModule, Slot
+from wasmdrop.system import openat2
+from wasmdrop.system.openat2 import DanglingLinkError, Links
+
+__all__ = ["DIGEST_PREFIX", "ModuleFinder"]
+
+DIGEST_PREFIX: Final = "sha256:"
+
+#: Digests remembered; a version takes some 300 bytes.
+_REMEMBERED: Final = 4096
+
+#: A file that changed this recently may change again within the same tick of the kernel's clock,
+#: and so without a new version: its digest is not remembered.
+_CLOCK_TICK_NS: Final = 50_000_000
+
+_Version = tuple[int, int, int, int, int]
+
+
+class ModuleFinder:
+    """Finds modules in the directories of ``layout``; safe to call from several threads.
+
+    ``ingest`` keeps a copy of an open module and returns its digest; ``is_kept`` says whether there
+    is one for a digest, ``size_of`` gives its size in bytes, or None.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        max_bytes: int,
+        ingest: Callable[[int], str],
+        is_kept: Callable[[str], bool],
+        size_of: Callable[[str], int | None],
+    ) -> None:
+        self._layout = layout
+        self._max_bytes = max_bytes
+        self._ingest = ingest
+        self._is_kept = is_kept
+        self._size_of = size_of
+        self._digests: OrderedDict[_Version, str] = OrderedDict()
+        self._pinned: dict[tuple[str, _Version], PinnedModule] = {}
+        """Those of late that are remembered; a hundred thousand jobs of one module share one."""
+        self._lock = threading.Lock()
+
+    def find(
+        self, slot: Slot, reference: str | None, *, only_known: bool = False
+    ) -> PinnedModule | None:
+        """Return the module that a job of ``slot`` is to run; None where it is not there.
+
+        ``reference`` is the input's ``module``. With ``only_known`` a module that would have to be
+        read first counts as not there. Raises ``RefusedError`` for what is no regular file, and
+        ``OSError`` where storage fails.
+        """
+        if reference is not None and reference.startswith(DIGEST_PREFIX):
+            sha256 = reference.removeprefix(DIGEST_PREFIX).lower()
+            size_bytes = self._size_of(sha256)
+            return None if size_bytes is None else PinnedModule(reference, sha256, size_bytes)
+        refusal: RefusedError | None = None
+        for place in self._layout.module_places(slot, reference):
+            try:
+                is_own = os.path.dirname(place.path) == os.path.dirname(slot.input_path)  # noqa: PTH120
+                return self._pin(place, only_known, slot.found_in if is_own else None)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except RefusedError as error:
+                if reference is None:
+                    raise  # a slot's own module that can't be run is not another one's leave
+                refusal = refusal or error  # a directory `fib` does not hide `fib.wasm`
+        if refusal is not None:
+            raise refusal
+        return None
+
+    def learn(self, path: str) -> PinnedModule | None:
+        """Read a module that was dropped: jobs find its digest known, and may ask for it by that.
+
+        None where it can't be read: that is left to the job that needs it, which will say so.
+        """
+        try:
+            return self._pin(self._layout.root_of(path), only_known=False)
+        except (OSError, RefusedError, StorageError):
+            return None
+
+    def _pin(
+        self, place: Place, only_known: bool, expected: FoundIn | None = None
+    ) -> PinnedModule | None:
+        """Return the module at ``place``, in the ``expected`` directory if one is given.
+
+        None if it would have to be read, but ``only_known`` was asked for.
+        """
+        known = self._known(place)
+        if known is not None:
+            return known
+        with open_regular(
+            place.root, place.relative, self._max_bytes, Code.INVALID_MODULE, Links.ANY
+        ) as (fd, status, found_in):
+            if expected is not None and found_in is not None and not found_in.may_be(expected):
+                raise FileNotFoundError  # the slot's directory was replaced by another user's
+            version = _version(status)
+            sha256 = self._digests.get(version)
+            # The copy of a module that was long unused had to make room, and is made again.
+            if sha256 is None or not self._is_kept(sha256):
+                if only_known:
+                    return None
+                sha256 = self._ingest(fd)
+                if _version(os.fstat(fd)) == version:
+                    self._remember(version, sha256)
+        pinned = PinnedModule(place.path, sha256, status.st_size, FileVersion.of(status))
+        if version not in self._digests:
+            return pinned
+        with self._lock:
+            if len(self._pinned) > _REMEMBERED:
+                self._pinned.clear()
+            return self._pinned.setdefault((pinned.path, version), pinned)
+
+    def _known(self, place: Place) -> PinnedModule | None:
+        """Return the module at ``place`` if the job before found it: a look tells.
+
+        Raises ``FileNotFoundError`` where nothing is there.
+        """
+        try:
+            version = _version(openat2.status(place.root, place.relative))
+        except DanglingLinkError:
+            return None
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return None  # opening it tells what is wrong
+        pinned = self._pinned.get((place.path, version))
+        return pinned if pinned is not None and self._is_kept(pinned.sha256) else None
+
+    def _remember(self, version: _Version, sha256: str) -> None:
+        if time.time_ns() - version[4] < _CLOCK_TICK_NS:
+            return
+        with self._lock:
+            self._digests[version] = sha256
+            if len(self._digests) > _REMEMBERED:
+                self._digests.popitem(last=False)
+
+
+def _version(status: os.stat_result) -> _Version:
+    """Return more than a drop's version: the change time can't be set back by a producer."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )

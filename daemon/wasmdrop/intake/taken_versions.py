@@ -1,0 +1,124 @@
+"""The memory of which versions of files were taken: in the journal, with what it does not hold yet.
+
+There may be as many files as the disk has room for, so they are not kept in memory, but for those
+that changed lately.
+"""
+
+import os
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from wasmdrop.protocol.errors import StorageError
+
+__all__ = ["TakenVersions", "UnreadableError"]
+
+#: Changes that are kept in memory although the journal may have them by now.
+_RECENT: Final = 4096
+
+#: Of these, how many are compared with the journal at once.
+_COMPARED: Final = 1024
+
+#: Rows that are read at once.
+_ROWS: Final = 500
+
+
+class UnreadableError(StorageError):
+    """The journal can't be read any more, so that the daemon is about to end."""
+
+
+class TakenVersions:
+    """Versions by path, as ``journal`` has them. Safe to use from several threads.
+
+    Whoever changes one has the journal write the same. ``on_damage`` is called, on any thread, with
+    the reason why the journal can't be read any more, before ``UnreadableError`` is raised.
+    """
+
+    def __init__(self, journal: Path, on_damage: Callable[[str], None]) -> None:
+        self._on_damage = on_damage
+        self._connection = sqlite3.connect(
+            f"file:{quote(os.fsencode(journal))}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._recent: OrderedDict[str, bytes | None] = OrderedDict()
+        self._bound = _RECENT
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._connection.close()
+
+    def is_empty(self) -> bool:
+        """Whether no version was taken."""
+        with self._lock:
+            return not self._recent and not self._read("SELECT 1 FROM taken LIMIT 1", [])
+
+    def get(self, path: str) -> bytes | None:
+        """Return the version that was taken of a file."""
+        return self.get_all([path]).get(path)
+
+    def get_all(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the versions that were taken of these files, where some were."""
+        with self._lock:
+            known = {path: self._recent[path] for path in paths if path in self._recent}
+            others = [path for path in paths if path not in known]
+            found = {path: version for path, version in known.items() if version is not None}
+            return found | self._stored(others)
+
+    def put(self, path: str, version: bytes | None) -> None:
+        """Note a version that was taken, or, with None, that it was forgotten."""
+        with self._lock:
+            self._recent[path] = version
+            self._recent.move_to_end(path)
+            if len(self._recent) > self._bound:
+                self._let_go()
+
+    def pages(self) -> Iterator[list[tuple[str, bytes]]]:
+        """Give all paths with their versions, some at a time."""
+        with self._lock:
+            recent = [(path, version) for path, version in self._recent.items() if version]
+        yield recent
+        last = b""
+        while True:
+            with self._lock:
+                query = "SELECT path, version FROM taken WHERE path > ? ORDER BY path LIMIT ?"
+                rows = self._read(query, [last, _ROWS])
+                page = [(os.fsdecode(path), version) for path, version in rows]
+                page = [item for item in page if item[0] not in self._recent]
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield page
+
+    def _let_go(self) -> None:
+        """Forget the oldest changes, unless the journal has yet to write them."""
+        oldest = [self._recent.popitem(last=False) for _ in range(_COMPARED)]
+        stored = self._stored([path for path, _version in oldest])
+        # Last, so that next time others are compared.
+        self._recent.update(item for item in oldest if stored.get(item[0]) != item[1])
+        # Where the journal is late, not at each change.
+        self._bound = max(_RECENT, len(self._recent) + _COMPARED)
+
+    def _stored(self, paths: Sequence[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for start in range(0, len(paths), _ROWS):
+            some = [os.fsencode(path) for path in paths[start : start + _ROWS]]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT path, version FROM taken WHERE path IN ({marks})"  # noqa: S608 - marks
+            found.update((os.fsdecode(path), version) for path, version in self._read(query, some))
+        return found
+
+    def _read(self, query: str, values: list[Any]) -> list[Any]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.ProgrammingError:
+            raise  # closed, because the daemon stops
+        except sqlite3.DatabaseError as error:
+            self._on_damage(str(error))
+            raise UnreadableError(str(error)) from error

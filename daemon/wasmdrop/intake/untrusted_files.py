@@ -1,0 +1,147 @@
+"""Reads files that others may have put there: never blocks, never leaves its directory.
+
+Promises that what is returned is one version of one regular file. Opening happens in two steps, a
+look at what lies there (``O_PATH``) and then the same object itself, so that a FIFO, a device or a
+socket is never opened at all.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.slot import FileVersion, FoundIn
+from wasmdrop.system import openat2
+from wasmdrop.system.openat2 import DanglingLinkError, ForeignLinkError, Links, OtherMountError
+from wasmdrop.system.permissions import described
+
+__all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
+
+_KINDS: Final = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISLNK, "a link"),
+)
+
+
+class ChangedWhileReadError(Exception):
+    """The file was written to while it was read; it will be complete later."""
+
+
+class FileRead(msgspec.Struct, frozen=True):
+    """One version of a file, whole."""
+
+    data: bytes
+    version: FileVersion
+    found_in: FoundIn | None
+
+
+class OpenFile(NamedTuple):
+    """A regular file that is open for reading."""
+
+    fd: int
+    status: os.stat_result
+    found_in: FoundIn | None
+
+
+#: What sets the size of files that are read.
+_SETTINGS: Final = {
+    Code.INVALID_INPUT: "WASMDROP_MAX_INPUT_MB",
+    Code.INVALID_MODULE: "WASMDROP_MAX_MODULE_MB",
+}
+
+
+@contextlib.contextmanager
+def open_regular(
+    root: str, relative: str, max_bytes: int, code: Code, links: Links
+) -> Iterator[OpenFile]:
+    """Open the regular file ``relative`` below ``root``.
+
+    ``links`` says which links are followed. Raises ``FileNotFoundError`` where nothing is there;
+    ``RefusedError`` with ``code`` for what is no regular file, larger than ``max_bytes``, behind a
+    link that is not followed, or closed to the daemon; other ``OSError`` where storage fails.
+    """
+    place, directory = _open_path(root, relative, code, links)
+    try:
+        status = os.fstat(place)
+        if not stat.S_ISREG(status.st_mode):
+            kind = next((name for test, name in _KINDS if test(status.st_mode)), "no file")
+            raise RefusedError(code, f"{relative}: expected a regular file, found {kind}")
+        if status.st_size > max_bytes:
+            limit = f"limit: {max_bytes // MEBIBYTE} MiB; {_SETTINGS[code]} of the daemon"
+            raise RefusedError(
+                code, f"{relative}: {status.st_size} bytes are more than is read ({limit})"
+            )
+        try:
+            fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError:
+            raise RefusedError(
+                code,
+                f"{relative}: the daemon may not read it: {described(status)};"
+                " chmod a+r or chown the file, and it is read",
+            ) from None
+    finally:
+        os.close(place)
+    try:
+        yield OpenFile(fd, status, FoundIn.of(directory) if directory else None)
+    finally:
+        os.close(fd)
+
+
+def read_regular(
+    root: str,
+    relative: str,
+    max_bytes: int,
+    code: Code,
+    links: Links = Links.LAST,
+    admit: Callable[[os.stat_result], None] = lambda _status: None,
+) -> FileRead:
+    """Read the regular file ``relative`` below ``root``; errors as in :func:`open_regular`.
+
+    ``admit`` is called with its status before it is read, and may raise an error. Raises
+    ``ChangedWhileReadError`` where it was written to meanwhile.
+    """
+    with open_regular(root, relative, max_bytes, code, links) as (fd, status, found_in):
+        admit(status)
+        before = FileVersion.of(status)
+        parts = []
+        room = max_bytes + 1
+        while room > 0 and (part := os.read(fd, min(room, 1 << 20))):
+            parts.append(part)
+            room -= len(part)
+        data = b"".join(parts)
+        if FileVersion.of(os.fstat(fd)) != before or len(data) != before.size_bytes:
+            raise ChangedWhileReadError
+        return FileRead(data, before, found_in)
+
+
+def _open_path(
+    root: str, relative: str, code: Code, links: Links
+) -> tuple[int, os.stat_result | None]:
+    try:
+        return openat2.open_in(root, relative, links)
+    except (DanglingLinkError, ForeignLinkError) as error:
+        raise RefusedError(code, f"{relative}: {error.strerror}") from None
+    except OtherMountError:
+        raise  # to be looked at by somebody who may wait
+    except OSError as error:
+        number = error.errno
+        if number == errno.EXDEV:
+            reason = f"a link that leads out of {root}"
+        elif number == errno.ELOOP:
+            reason = "links that lead in a circle, or that can't be followed safely"
+        elif number == errno.EACCES:
+            reason = f"the daemon, user {os.geteuid()}, may not enter a directory on the way to it"
+        else:
+            raise
+        raise RefusedError(code, f"{relative}: {reason}") from None

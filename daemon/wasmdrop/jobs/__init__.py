@@ -1,0 +1,1 @@
+"""Jobs: journals each accepted drop, schedules it, and writes its results."""

@@ -1,0 +1,101 @@
+"""The job: one execution of one module on one input, caused by one drop.
+
+Owns the states of a job and the table of moves between them. Jobs are frozen; a moved job is a new
+value. Only the journal moves jobs, so that what is in memory and what is on disk agree.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.slot import InputFile, PinnedModule, Slot
+
+__all__ = [
+    "MOVES",
+    "Job",
+    "JobState",
+]
+
+
+class JobState(StrEnum):
+    """Where a job is on its way."""
+
+    QUEUED = "queued"
+    """Accepted; waits for its turn in its slot, then for a worker."""
+    WAITING = "waiting"
+    """First in its slot; its module is not there yet, or not complete."""
+    COMPILING = "compiling"
+    """First in its slot; its module is being compiled."""
+    RUNNING = "running"
+    """Given to the executor; the attempt is counted."""
+    EXECUTED = "executed"
+    """Has an outcome; its result files are not all in place yet."""
+    DELIVERED = "delivered"
+    """Final: result files and marker are in place."""
+    DISCARDED = "discarded"
+    """Final: no result is owed to anyone."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the journal is done with the job."""
+        return not MOVES[self]
+
+
+#: The legal moves. RUNNING and EXECUTED go back to QUEUED when an attempt is repeated, be it
+#: because the outcome says so or because the daemon ended before the job did.
+MOVES: Final[dict[JobState, frozenset[JobState]]] = {
+    JobState.QUEUED: frozenset(
+        {
+            JobState.WAITING,
+            JobState.COMPILING,
+            JobState.RUNNING,
+            JobState.EXECUTED,
+            JobState.DISCARDED,
+        }
+    ),
+    JobState.WAITING: frozenset(
+        {
+            JobState.QUEUED,
+            JobState.COMPILING,
+            JobState.RUNNING,
+            JobState.EXECUTED,
+            JobState.DISCARDED,
+        }
+    ),
+    JobState.COMPILING: frozenset(
+        {
+            JobState.QUEUED,
+            JobState.WAITING,
+            JobState.RUNNING,
+            JobState.EXECUTED,
+            JobState.DISCARDED,
+        }
+    ),
+    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.EXECUTED}),
+    JobState.EXECUTED: frozenset({JobState.QUEUED, JobState.DELIVERED, JobState.DISCARDED}),
+    JobState.DELIVERED: frozenset(),
+    JobState.DISCARDED: frozenset(),
+}
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One job. Times are nanoseconds since 1970-01-01 UTC."""
+
+    id: str
+    slot: Slot
+    dropped_at_ns: int
+    state: JobState = JobState.QUEUED
+    attempt: int = 0
+    """Runs begun so far."""
+    input: InputFile | None = None
+    producer_id: str | None = None
+    """The producer's own name for the job."""
+    module_reference: str | None = None
+    """What the input says about its module."""
+    module: PinnedModule | None = None
+    started_at_ns: int | None = None
+    finished_at_ns: int | None = None
+    code: Code | None = None
+    message: str = ""

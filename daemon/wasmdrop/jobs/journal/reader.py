@@ -1,0 +1,207 @@
+"""What the journal knows, for people: read from another process, whether the daemon runs or not.
+
+Only looks. A :class:`History` is one moment's state of the journal; whoever wants to follow it
+takes a new one each time, which also finds a journal that was begun anew.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.database import FINAL, SCHEMA_VERSION, decode_job, open_for_reading
+from wasmdrop.protocol.errors import SettingsError, StorageError
+from wasmdrop.protocol.outcome import Code
+
+__all__ = ["Entry", "History", "Wanted"]
+
+_COLUMNS: Final = "job, changed_ns, note, input IS NOT NULL"
+
+#: Changes that are read at a time.
+_CHANGES_AT_ONCE: Final = 1000
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One job as the journal has it."""
+
+    job: Job
+    changed_at_ns: int
+    """When it changed last, in nanoseconds since 1970; no two changes share a time."""
+    note: str
+    """Why it stays in its state; empty where there is nothing to say."""
+    has_input: bool
+    """Whether the journal still holds the input's bytes."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which jobs: those that match each of these; an empty one matches all."""
+
+    states: frozenset[JobState] = frozenset()
+    codes: frozenset[Code] = frozenset()
+    slots: frozenset[str] = frozenset()
+
+    def condition(self) -> tuple[str, list[Any]]:
+        """Return this as a condition in SQL and its values."""
+        parts, values = ["1"], []
+        columns: tuple[tuple[str, Iterable[Any]], ...] = (
+            ("state", self.states),
+            ("code", self.codes),
+            ("slot", [os.fsencode(slot) for slot in self.slots]),
+        )
+        for column, accepted in columns:
+            if these := list(accepted):
+                parts.append(f"{column} IN ({','.join('?' * len(these))})")
+                values += these
+        return " AND ".join(parts), values
+
+
+class History:
+    """The journal in ``state_dir`` as it is now; a context manager.
+
+    Raises ``SettingsError`` where there is none to be read, ``StorageError`` where it is damaged.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "journal.sqlite"
+        self._require_file()
+        try:
+            self._connection = open_for_reading(self._path)
+            try:
+                (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+                self._connection.execute("BEGIN")
+            except sqlite3.Error:
+                self._connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from None
+        if version != SCHEMA_VERSION:
+            self._connection.close()
+            raise SettingsError(
+                f"{self._path}: expected a journal of version {SCHEMA_VERSION}, found version"
+                f" {version}; {_advice(version)}"
+            )
+
+    def __enter__(self) -> Self:
+        """Read from it in a block."""
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Let go of it."""
+        self._connection.close()
+
+    def jobs(self, wanted: Wanted, limit: int) -> list[Entry]:
+        """Return at most ``limit`` jobs: finished ones, then open ones, as they were dropped.
+
+        There may be more. Then the oldest of the open ones are returned, as these may be stuck, and
+        if those are fewer, the newest of the others.
+        """
+        condition, values = wanted.condition()
+        is_open = f"state NOT IN {FINAL} AND {condition} ORDER BY seq LIMIT ?"
+        found = self._entries(is_open, [*values, limit])
+        is_final = f"state IN {FINAL} AND {condition} ORDER BY seq DESC LIMIT ?"
+        return self._entries(is_final, [*values, limit - len(found)])[::-1] + found
+
+    def count(self) -> tuple[int, int]:
+        """Return how many jobs are open, and how many there are in all."""
+        is_open = f"SELECT count(*) FROM jobs WHERE state NOT IN {FINAL}"  # noqa: S608 - a constant
+        return self._number(is_open), self._number("SELECT count(*) FROM jobs")
+
+    def last_change_ns(self) -> int:
+        """Return the time of the last change of all; 0 where nothing ever was."""
+        return self._number("SELECT coalesce(max(changed_ns), 0) FROM jobs")
+
+    def changes(self, wanted: Wanted, after_ns: int) -> list[Entry]:
+        """Return jobs that changed after that time, in the order of their changes.
+
+        Not more than some hundred at a time: the last one's time is where to go on.
+        """
+        condition, values = wanted.condition()
+        where = f"changed_ns > ? AND {condition} ORDER BY changed_ns LIMIT {_CHANGES_AT_ONCE}"
+        return self._entries(where, [after_ns, *values])
+
+    def find(self, name: str) -> Entry:
+        """Return the job of this id, or the only one whose id has ``name`` in it.
+
+        Raises ``SettingsError`` where there is none, or more than one.
+        """
+        exact = self._entries("id = ?", [name])
+        found = exact or self._entries("instr(id, ?) ORDER BY seq DESC LIMIT 4", [name])
+        if not found:
+            raise SettingsError(
+                f"{name!a}: no such job in {self._path}; finished ones stay there for"
+                " WASMDROP_KEEP_DAYS"
+            )
+        if len(found) > 1:
+            ids = ", ".join(entry.job.id for entry in found)
+            raise SettingsError(f"{name!a}: expected a part of one job's id, found {ids}")
+        return found[0]
+
+    def first_open(self, slot: str) -> Job | None:
+        """Return the job of ``slot`` that all others of the slot wait for."""
+        where = f"slot = ? AND state NOT IN {FINAL} ORDER BY seq LIMIT 1"
+        found = self._entries(where, [os.fsencode(slot)])
+        return found[0].job if found else None
+
+    def latest(self, slot: str) -> Job | None:
+        """Return the job of ``slot`` that was dropped last."""
+        found = self._entries("slot = ? ORDER BY seq DESC LIMIT 1", [os.fsencode(slot)])
+        return found[0].job if found else None
+
+    def kept_input(self, job: Job) -> bytes | None:
+        """Return the bytes of the job's input, where the journal still holds them."""
+        found = self._rows("SELECT input FROM jobs WHERE id = ?", [job.id])
+        return found[0][0] if found else None
+
+    def _entries(self, where: str, values: list[Any]) -> list[Entry]:
+        rows = self._rows(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values)  # noqa: S608 - constants and marks
+        return [
+            Entry(decode_job(text), changed_ns, note or "", bool(has_input))
+            for text, changed_ns, note, has_input in rows
+        ]
+
+    def _number(self, query: str) -> int:
+        return int(self._rows(query, [])[0][0])
+
+    def _rows(self, query: str, values: list[Any]) -> list[Any]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from None
+
+    def _require_file(self) -> None:
+        try:
+            self._path.stat()
+        except FileNotFoundError:
+            raise SettingsError(
+                f"{self._path}: there is no journal; expected the daemon's state directory in"
+                " WASMDROP_STATE_DIR or --state-dir"
+            ) from None
+        except OSError as error:
+            raise SettingsError(
+                f"{self._path}: can't be read by user {os.geteuid()}: {error.strerror}; the journal"
+                " is for root and for the user that runs the daemon"
+            ) from None
+        if not os.access(self._path, os.R_OK):
+            raise SettingsError(
+                f"{self._path}: user {os.geteuid()} may not read it; the journal is for root and"
+                " for the user that runs the daemon"
+            )
+
+    def _unreadable(self, error: sqlite3.Error) -> StorageError:
+        return StorageError(f"{self._path}: the journal can't be read: {error}")
+
+
+def _advice(version: int) -> str:
+    if version > SCHEMA_VERSION:
+        return "use the wasmdrop that wrote it"
+    return "`wasmdrop serve` brings it up to date when it starts"

@@ -1,0 +1,82 @@
+"""Awaiting: which slots run again when a module changes, as a table of the journal.
+
+A slot has a row while its latest job is one that failed because of its module. A row has the key of
+that module, which depends on the input alone: not on where the operator has the directories.
+"""
+
+import os
+import sqlite3
+from typing import Final
+
+import msgspec
+
+from wasmdrop.intake.layout import MODULE_NAME, Layout
+from wasmdrop.jobs.job import Job
+
+__all__ = ["DIGEST_PREFIX", "KeyRange", "key_of", "ranges_of", "write"]
+
+DIGEST_PREFIX: Final = "sha256:"
+
+_NAME: Final = b"name:"
+_DIRECTORY: Final = b"dir:"
+_AFTER_DIRECTORIES: Final = b"dir;"
+_SUFFIX: Final = ".wasm"
+
+
+class KeyRange(msgspec.Struct, frozen=True):
+    """Keys from ``first`` on that are less than ``end``."""
+
+    first: bytes
+    end: bytes
+
+
+def key_of(job: Job) -> bytes | None:
+    """Return the key of the module that a failed job runs again with; None if there is none."""
+    if job.code is None or not job.code.of_the_module or job.input is None:
+        return None
+    reference = job.module_reference
+    if reference is None:
+        return _DIRECTORY + os.fsencode(os.path.dirname(job.slot.input_path))  # noqa: PTH120 - any bytes
+    if reference.startswith(DIGEST_PREFIX):
+        # Another module of the same digest is the same module.
+        return None if job.module is not None else _NAME + reference.lower().encode()
+    return _NAME + os.fsencode(reference)
+
+
+def ranges_of(layout: Layout, path: str, sha256: str | None) -> list[KeyRange]:
+    """Return the keys of the jobs for which a module at ``path`` may be the one they want.
+
+    ``sha256``: the module's digest, if it could be read. This is the reverse of
+    :meth:`Layout.module_places`.
+    """
+    exact: list[bytes] = []
+    ranges: list[KeyRange] = []
+    if sha256 is not None:
+        exact.append(_NAME + f"{DIGEST_PREFIX}{sha256}".encode())
+    below = path.removeprefix(layout.wasm_dir.rstrip("/") + "/")
+    if below != path:
+        exact.append(_NAME + os.fsencode(below))
+        short = below.removesuffix(_SUFFIX)
+        if short != below and not short.endswith(_SUFFIX):
+            exact.append(_NAME + os.fsencode(short))
+    directory, name = os.path.split(path)
+    if path == layout.wasm_path:
+        ranges.append(KeyRange(_DIRECTORY, _AFTER_DIRECTORIES))
+    elif name == MODULE_NAME:
+        exact.append(_DIRECTORY + os.fsencode(directory))
+    return [*(KeyRange(key, key + b"\0") for key in exact), *ranges]
+
+
+def write(connection: sqlite3.Connection, accepted: list[Job], moved: list[Job]) -> None:
+    """Write which slots await a module, now that these jobs were accepted or moved."""
+    paths = [os.fsencode(job.slot.input_path) for job in accepted]
+    connection.executemany("DELETE FROM awaiting WHERE path = ?", [(path,) for path in paths])
+    for job in moved:
+        key = key_of(job)
+        if key is not None:
+            connection.execute(
+                "INSERT OR REPLACE INTO awaiting (path, module, job)"
+                " SELECT ?, ?, id FROM jobs AS this WHERE id = ? AND NOT EXISTS"
+                " (SELECT 1 FROM jobs WHERE slot = this.slot AND seq > this.seq)",
+                (os.fsencode(job.slot.input_path), key, job.id),
+            )

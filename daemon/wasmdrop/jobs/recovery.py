@@ -1,0 +1,86 @@
+"""Recovery: at start, takes up what an earlier daemon left open.
+
+A job that was running is run again, its attempt counted; a job whose marker is already in place is
+closed; results that could not be delivered are taken up as they lie, without a look into them.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Final
+
+import structlog
+
+from wasmdrop.jobs.dispatcher import Dispatcher
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.writer import Journal, OpenJob
+from wasmdrop.jobs.undelivered import is_delivered
+from wasmdrop.system.mount_threads import Looks
+
+__all__ = ["is_delivered", "recover"]
+
+_log = structlog.get_logger()
+
+#: How long a mount may take to answer before the start goes on, in seconds.
+_PATIENCE_SECONDS: Final = 5.0
+
+
+async def recover(
+    journal: Journal, dispatcher: Dispatcher, sweep: Callable[[Collection[str]], None]
+) -> int:
+    """Hand every open job to the dispatcher or close it; return how many were open.
+
+    ``sweep`` removes the directories of all jobs but of those that it is given.
+    """
+    looks = Looks()
+    count = seq = kept_bytes = 0
+    kept: set[str] = set()
+    outputs: set[str] = set()
+    while page := await journal.open_jobs(seq):
+        for one in page:
+            if one.job.state is JobState.EXECUTED and one.kept_bytes is not None:
+                kept.add(one.job.id)
+                kept_bytes += one.kept_bytes
+                outputs.add(await _output_of(journal, one))
+                dispatcher.resume_undelivered(one.job, one.kept_bytes)
+            else:
+                await _resume(journal, dispatcher, one, looks)
+        count += len(page)
+        seq = page[-1].seq
+    if kept:
+        _log.info("results-resumed", results=len(kept), bytes=kept_bytes)
+    looks.close()
+    await asyncio.to_thread(sweep, outputs)
+    await asyncio.to_thread(journal.sweep_results, kept)
+    return count
+
+
+async def _is_delivered(looks: Looks, job: Job) -> bool:
+    """Look whether the results are in place; where a mount hangs, nobody can tell."""
+    try:
+        return await looks.at(job.slot.directory, is_delivered, job, wait_seconds=_PATIENCE_SECONDS)
+    except OSError:
+        return False
+
+
+async def _resume(journal: Journal, dispatcher: Dispatcher, one: OpenJob, looks: Looks) -> None:
+    job = one.job
+    may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
+    if may_be_delivered and await _is_delivered(looks, job):
+        if job.state is not JobState.EXECUTED:
+            job = journal.move_lazily(job, JobState.EXECUTED)
+        journal.move_lazily(job, JobState.DELIVERED)
+        _log.info("job-was-delivered", job=job.id, slot=job.slot.key)
+        return
+    if job.state is not JobState.QUEUED:
+        job = journal.move_lazily(job, JobState.QUEUED)
+    _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
+    dispatcher.resume(job)
+
+
+async def _output_of(journal: Journal, one: OpenJob) -> str:
+    """Return where the output files of kept results lie; empty if there are none."""
+    if one.kept_output is not None:
+        return one.kept_output
+    # A journal of an earlier version did not say.
+    package = await journal.load_package(one.job)
+    return package.output.root if package is not None and package.output is not None else ""

@@ -1,0 +1,204 @@
+"""What the result files and the marker say. Pure: values in, bytes out.
+
+``result.json`` is one line whose first three keys are ``entry``, ``args`` and ``results`` or
+``error``; ``result.txt`` ends in the raw value alone; the marker names every file by its digest.
+"""
+
+import codecs
+import functools
+import hashlib
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+from wasmdrop.jobs.job import Job
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.marker import (
+    MARKER_SCHEMA,
+    FileIdentity,
+    MarkedFile,
+    MarkedInput,
+    MarkedModule,
+    Marker,
+    Runtime,
+    Seconds,
+    World,
+    compact,
+    encode_marker,
+    moment,
+    printable,
+)
+from wasmdrop.protocol.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
+from wasmdrop.protocol.package import Package
+from wasmdrop.protocol.slot import InputFile, PinnedModule
+from wasmdrop.protocol.suffixes import OUTPUT_SUFFIX
+
+__all__ = [
+    "package",
+    "raw_value",
+]
+
+#: Output shown in ``result.json``, in bytes of each stream; the whole is in its own file.
+_SHOWN_BYTES: Final = 64 * 1024
+
+_decoder = codecs.getincrementaldecoder("utf-8")
+
+_RUNTIME: Final = Runtime(
+    version("wasmdrop"),
+    version("wasmtime"),
+    f"{platform.system().lower()}-{platform.machine()}",
+)
+
+_WORLD: Final = World(DETERMINISTIC_SEED, "2000-01-01T00:00:00Z")
+
+
+def package(
+    job: Job,
+    entry: str | None,
+    args: list[Any],
+    outcome: Outcome,
+    limits: Limits,
+    *,
+    is_deterministic: bool = False,
+) -> Package:
+    """Return what a finished job delivers; ``entry`` and ``args`` are what was called, if known."""
+    files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
+    return Package(
+        files, _marker(job, entry, outcome, files, limits, is_deterministic), outcome.output
+    )
+
+
+def _result_files(
+    entry: str | None, args: list[Any], outcome: Outcome, finished_at_ns: int
+) -> dict[str, bytes]:
+    body: dict[str, Any] = {"entry": entry, "args": args}
+    if outcome.code is Code.OK:
+        body["results"] = list(outcome.results or ())
+    else:
+        body["error"] = {"code": outcome.code, "message": outcome.message}
+    if outcome.stdout is not None and outcome.stderr is not None:
+        if outcome.is_command or outcome.exit_code is not None:
+            body["exit_code"] = outcome.exit_code
+        for name, data in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
+            is_cut = len(data) > _SHOWN_BYTES
+            # A character that the cut divides is left out.
+            body[name] = _decoder("replace").decode(data[:_SHOWN_BYTES], final=not is_cut)
+            if is_cut:
+                body[f"{name}_truncated"] = True
+    files = {
+        ".json": printable(compact(body) + "\n"),
+        ".txt": _text(outcome, finished_at_ns),
+    }
+    streams = ((".stdout", outcome.stdout), (".stderr", outcome.stderr))
+    return files | {
+        suffix: data
+        for suffix, data in streams
+        if data is not None and (data or outcome.is_command)
+    }
+
+
+def raw_value(outcome: Outcome) -> str:
+    """Return the value that a line parser wants: the last line of ``result.txt``."""
+    if outcome.exit_code is not None:
+        return str(outcome.exit_code)
+    if outcome.code is not Code.OK:
+        return "error"
+    results = outcome.results or ()
+    if len(results) == 1:
+        value = results[0]
+        # A string that can't be seen as one line is shown as JSON.
+        return value if isinstance(value, str) and value.isprintable() else compact(value)
+    return compact(list(results))
+
+
+def _marker(
+    job: Job,
+    entry: str | None,
+    outcome: Outcome,
+    files: dict[str, bytes],
+    limits: Limits,
+    is_deterministic: bool,
+) -> bytes:
+    finished_ns = job.finished_at_ns or 0
+    started_ns = job.started_at_ns or finished_ns
+    compile_seconds = outcome.compile_seconds
+    queued = (started_ns - job.dropped_at_ns) / 1e9 - compile_seconds
+    marker = Marker(
+        schema=MARKER_SCHEMA,
+        job=job.id,
+        id=job.producer_id,
+        status=outcome.status,
+        code=outcome.code,
+        message=outcome.message,
+        attempt=job.attempt,
+        slot=job.slot.key,
+        entry=entry,
+        module=_module(job.module),
+        input=_input(job.input),
+        files={
+            f"{job.slot.stem}{suffix}": MarkedFile(hashlib.sha256(data).hexdigest(), len(data))
+            for suffix, data in files.items()
+        }
+        | _output_files(f"{job.slot.stem}{OUTPUT_SUFFIX}", outcome.output),
+        dropped_at=moment(job.dropped_at_ns),
+        started_at=moment(started_ns),
+        finished_at=moment(finished_ns),
+        seconds=Seconds(
+            queued=_seconds(queued),
+            compile=_seconds(compile_seconds),
+            run=_seconds(outcome.run_seconds),
+            total=_seconds((finished_ns - job.dropped_at_ns) / 1e9),
+            cpu=None if outcome.cpu_seconds is None else _seconds(outcome.cpu_seconds),
+        ),
+        limits=limits,
+        deterministic=_WORLD if is_deterministic else None,
+        fuel_used=outcome.fuel_used,
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        runtime=_RUNTIME,
+    )
+    return encode_marker(marker)
+
+
+def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
+    value = raw_value(outcome)
+    lines = [f"timestamp: {_second(finished_at_ns // 1_000_000_000)}"]
+    if outcome.code is Code.OK:
+        lines.append(f"result: {value}")
+    else:
+        first_line = outcome.message.partition("\n")[0]
+        lines.append(f"error: {outcome.code}: {first_line}")
+    lines.append(value)
+    return printable("\n".join(lines) + "\n")
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _output_files(name: str, output: OutputTree | None) -> dict[str, MarkedFile]:
+    if output is None:
+        return {}
+    return {
+        f"{name}/{file.path}": MarkedFile(file.sha256, file.size_bytes) for file in output.files
+    }
+
+
+def _module(module: PinnedModule | None) -> MarkedModule | None:
+    if module is None:
+        return None
+    return MarkedModule(module.path, module.sha256, module.size_bytes)
+
+
+def _input(found: InputFile | None) -> MarkedInput | None:
+    if found is None:
+        return None
+    identity = None
+    if (version := found.version) is not None:
+        identity = FileIdentity(version.mtime_ns, version.inode, version.device)
+    return MarkedInput(found.path, found.sha256, found.size_bytes, identity)
+
+
+def _seconds(value: float) -> float:
+    return round(max(0.0, value), 6)

@@ -1,0 +1,1 @@
+"""The protocol: the meaning of the files that producers and consumers see."""

@@ -1,0 +1,412 @@
+"""The input file: what a producer may write into it, and what is refused.
+
+Owns the keys of the input, their types and bounds, and the wording of what does not fit. An
+`InputSpec` that exists has been checked in all that can be said of an input by itself; whether the
+module exports the entry and takes the arguments is for others to find out.
+
+The document that `wasmdrop schema input` prints is made from the same definition; what msgspec does
+not know of (patterns, bounds) stands beside each key for it.
+"""
+
+import binascii
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn, TypeAlias
+
+import msgspec
+
+from wasmdrop.protocol import strict_json
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.limits import GRANT_NAME, Limits
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.strict_json import path_to, shown
+
+__all__ = [
+    "MAX_FILES",
+    "MAX_FUEL",
+    "MAX_ID_LENGTH",
+    "Base64",
+    "Content",
+    "InputSpec",
+    "content_bytes",
+    "grants_for",
+    "limits_for",
+    "parse_input",
+]
+
+#: Characters of the producer's own name for a job.
+MAX_ID_LENGTH: Final = 200
+
+#: Files laid into one job's directory. 16 MiB of input could name a million empty ones.
+MAX_FILES: Final = 4096
+
+#: wasmtime counts fuel in an unsigned 64-bit integer.
+MAX_FUEL: Final = 2**64 - 1
+
+# Bounds of one path: what Linux takes (path_resolution(7): NAME_MAX 255) or well below it, so that
+# the directory of a job can be cleared without meeting a limit.
+_MAX_PATH_BYTES: Final = 1024
+_MAX_COMPONENT_BYTES: Final = 255
+_MAX_COMPONENTS: Final = 32
+
+_DIGEST: Final = "sha256:"
+_DIGEST_FORM: Final = f"{_DIGEST}[0-9A-Fa-f]{{64}}"
+
+# Written so that Python understands it and ECMAScript, which is what JSON Schema has, does, too. A
+# path that matches is relative, stays below where it starts, and has only one spelling.
+_COMPONENT: Final = (
+    r"(?:[^./\x00][^/\x00]{0,254}|\.[^./\x00][^/\x00]{0,253}|\.\.[^/\x00]{1,253})"  # no . and no ..
+)
+_PLAIN_PATH: Final = f"{_COMPONENT}(?:/{_COMPONENT}){{0,{_MAX_COMPONENTS - 1}}}"
+_MODULE_PATH: Final = _PLAIN_PATH.replace(r"\x00", r"\x00\\")
+_ENV_NAME: Final = r"[^=\x00]+"
+_BASE64: Final = (
+    "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"  # RFC 4648, section 4
+)
+
+
+class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes that need not be text."""
+
+    base64: Annotated[
+        str,
+        msgspec.Meta(
+            description="RFC 4648, section 4: the standard alphabet, padded, no line breaks",
+            extra_json_schema={"contentEncoding": "base64", "pattern": f"^{_BASE64}$"},
+        ),
+    ]
+
+    def decoded(self) -> bytes:
+        """Return the bytes. ``ValueError`` where it is no base64; never inside an `InputSpec`."""
+        # Strict as it is, what follows takes superfluous padding at the end.
+        if len(self.base64) % 4 or self.base64.endswith("==="):
+            raise ValueError("Incorrect padding")
+        return binascii.a2b_base64(self.base64, strict_mode=True)
+
+
+Content: TypeAlias = str | Base64
+
+
+def content_bytes(content: Content) -> bytes:
+    """Return the bytes that ``content`` stands for; text is UTF-8."""
+    return content.encode() if isinstance(content, str) else content.decoded()
+
+
+class InputSpec(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """One input file. Every key is optional; ``null`` is the same as leaving the key out.
+
+    Raises `RefusedError` (``invalid-input``) when made of values that are out of bounds.
+    """
+
+    entry: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="The exported function to call; for a component also"
+            " ns:pkg/interface@1.0.0#func. Left out: ENTRY, then add, then a command's _start.",
+            examples=["fib"],
+        ),
+    ] = None
+    args: Annotated[
+        tuple[Any, ...] | None,
+        msgspec.Meta(
+            description="The arguments of the function; for a WASI command, its argument strings.",
+            examples=[[12]],
+        ),
+    ] = None
+    module: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="The module: a path below the wasm directory, with or without .wasm, or"
+            " sha256: and the digest of one that was seen before.",
+            examples=["fib", "group/fib.wasm"],
+            extra_json_schema={
+                "pattern": f"^(?:{_DIGEST_FORM}|(?!{_DIGEST}){_MODULE_PATH})$",
+                "maxLength": _MAX_PATH_BYTES,
+            },
+        ),
+    ] = None
+    env: Annotated[
+        dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]],
+        msgspec.Meta(
+            description="WASI environment variables. Nothing of the daemon's own is passed on.",
+            extra_json_schema={"propertyNames": {"pattern": f"^{_ENV_NAME}$"}},
+        ),
+    ] = {}
+    stdin: Annotated[
+        Content | None,
+        msgspec.Meta(description="Standard input of a WASI program: text, or base64."),
+    ] = None
+    files: Annotated[
+        dict[str, Content],
+        msgspec.Meta(
+            description="Files by relative path, laid into the job's private directory, which a"
+            " WASI program sees as /.",
+            extra_json_schema={
+                "maxProperties": MAX_FILES,
+                "propertyNames": {"pattern": f"^{_PLAIN_PATH}$", "maxLength": _MAX_PATH_BYTES},
+            },
+        ),
+    ] = {}
+    grants: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{GRANT_NAME}$"})], ...],
+        msgspec.Meta(
+            description="Names of directories that the operator lets jobs read; a WASI program sees"
+            " the grant NAME as /NAME.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
+    timeout_sec: Annotated[
+        float | None,
+        msgspec.Meta(
+            description="Wall clock of the run in seconds; at most the daemon's own limit, as all"
+            " limits.",
+            extra_json_schema={"exclusiveMinimum": 0},
+        ),
+    ] = None
+    memory_mb: Annotated[
+        int | None,
+        msgspec.Meta(
+            description="The linear memories together, in MiB.", extra_json_schema={"minimum": 1}
+        ),
+    ] = None
+    fuel: Annotated[
+        int | None,
+        msgspec.Meta(
+            description="Units of wasmtime's fuel, about one an instruction.",
+            extra_json_schema={"minimum": 1, "maximum": MAX_FUEL},
+        ),
+    ] = None
+    output_mb: Annotated[
+        float | None,
+        msgspec.Meta(
+            description="Standard output and standard error together, or the results, in MiB.",
+            extra_json_schema={"exclusiveMinimum": 0},
+        ),
+    ] = None
+    disk_mb: Annotated[
+        int | None,
+        msgspec.Meta(
+            description="The files in the job's directory together, in MiB.",
+            extra_json_schema={"minimum": 1},
+        ),
+    ] = None
+    deterministic: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Fixed clock, seeded randomness, canonical NaNs, deterministic relaxed"
+            " SIMD."
+        ),
+    ] = False
+    id: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="The producer's own name for the job, echoed in the completion marker.",
+            extra_json_schema={"maxLength": MAX_ID_LENGTH},
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.module is not None:
+            _check_module(self.module)
+        if self.env:
+            _check_env(self.env)
+        if self.stdin is not None:
+            _check_content(self.stdin, "stdin")
+        if self.files:
+            _check_files(self.files)
+        if self.grants:
+            _check_grants(self.grants, self.files)
+        if self.id is not None and len(self.id) > MAX_ID_LENGTH:
+            _refuse(("id",), f"expected at most {MAX_ID_LENGTH} characters, got {len(self.id)}")
+
+
+_CONTENT: Final = 'a string or {"base64": "..."}'
+
+_EXPECTED: Final[Mapping[str, str]] = {
+    "entry": "a string",
+    "args": "an array",
+    "module": "a string",
+    "env": "an object of strings",
+    "stdin": _CONTENT,
+    "files": "an object of file names and contents",
+    "grants": "an array of names",
+    "timeout_sec": "a number",
+    "memory_mb": "an integer",
+    "fuel": "an integer",
+    "output_mb": "a number",
+    "disk_mb": "an integer",
+    "deterministic": "true or false",
+    "id": "a string",
+}
+
+_ITEMS: Final[Mapping[str, tuple[Any, str]]] = {
+    "env": (str, "a string"),
+    "files": (Content, _CONTENT),
+}
+
+
+def parse_input(text: bytes) -> InputSpec:
+    """Read an input file.
+
+    Raises `RefusedError` (``invalid-input``) that names the place and says what was expected there.
+    """
+    value = strict_json.parse(text)
+    if not isinstance(value, dict):
+        _refuse((), f'expected an object such as {{"args": [12]}}, got {shown(value)}')
+    given = {key: item for key, item in value.items() if item is not None or key not in _EXPECTED}
+    try:
+        return msgspec.convert(given, InputSpec, strict=True)
+    except msgspec.ValidationError as error:
+        _refuse_misfit(value, given)
+        _refuse((), str(error))
+
+
+def limits_for(spec: InputSpec, ceiling: Limits) -> Limits:
+    """Return the limits of a job: what ``spec`` asks for, and ``ceiling`` where it does not.
+
+    Raises `RefusedError` (``invalid-input``) for more than ``ceiling``, and for nothing at all.
+    """
+    asked: dict[str, float] = {}
+    for name in ("timeout_sec", "memory_mb", "output_mb", "disk_mb", "fuel"):
+        value: float | None = getattr(spec, name)
+        if value is None:
+            continue
+        allowed: float | None = getattr(ceiling, name)
+        at_most = MAX_FUEL if allowed is None else allowed
+        if value <= 0:
+            _refuse(
+                (name,),
+                f"expected more than 0 and at most {_number(at_most)}, got {_number(value)}",
+            )
+        if value > at_most:
+            who = "this daemon allows" if allowed is not None else "can be counted"
+            _refuse((name,), f"{_number(value)} is more than {who} ({_number(at_most)})")
+        asked[name] = value
+    return msgspec.structs.replace(ceiling, **asked) if asked else ceiling
+
+
+def grants_for(spec: InputSpec, directories: Mapping[str, Path]) -> dict[str, str]:
+    """Return the ``directories`` that a job gets to read: those that ``spec`` names.
+
+    Raises `RefusedError` (``invalid-input``) for a name that is not among them.
+    """
+    for index, name in enumerate(spec.grants):
+        if name not in directories:
+            known = f"there are {', '.join(sorted(directories))}" if directories else "it has none"
+            _refuse(("grants", index), f"no grant of this daemon is named {shown(name)}; {known}")
+    return {name: str(directories[name]) for name in spec.grants}
+
+
+def _number(value: float) -> str:
+    return shown(int(value) if value == int(value) else value)
+
+
+# --- What does not have the right type
+
+
+def _refuse_misfit(value: Mapping[str, object], given: Mapping[str, object]) -> None:
+    """Raise the refusal of the first key that does not fit.
+
+    msgspec knows that something does not fit, but shows the keys of a mapping as ``[...]`` and
+    types by the names that Python has for them.
+    """
+    for key in value:
+        if key not in _EXPECTED:
+            _refuse_unknown(key)
+    types = {field.name: field.type for field in msgspec.structs.fields(InputSpec)}
+    for key, item in given.items():
+        if key in _ITEMS and isinstance(item, dict):
+            kind, expected = _ITEMS[key]
+            for name, part in item.items():
+                _require(part, kind, expected, (key, name))
+        else:
+            _require(item, types[key], _EXPECTED[key], (key,))
+
+
+def _require(value: object, kind: Any, expected: str, steps: Iterable[str]) -> None:
+    try:
+        msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError:
+        _refuse(steps, f"expected {expected}, got {shown(value)}")
+
+
+def _refuse_unknown(key: str) -> NoReturn:
+    near = difflib.get_close_matches(key[:MAX_ID_LENGTH], _EXPECTED, 1)
+    hint = f"did you mean {near[0]}? The keys are" if near else "the keys are"
+    _refuse((key,), f"unknown key; {hint} {', '.join(_EXPECTED)}")
+
+
+# --- What has the right type and still can't be
+
+
+def _check_module(module: str) -> None:
+    if re.fullmatch(_DIGEST_FORM, module):
+        return
+    if module.startswith(_DIGEST):
+        expected = "sha256: and 64 hexadecimal digits"
+    elif _is_plain_path(module, _MODULE_PATH):
+        return
+    else:
+        expected = "a plain path below the wasm directory, such as group/fib.wasm"
+    _refuse(("module",), f"expected {expected}, got {shown(module)}")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        if not re.fullmatch(_ENV_NAME, name):
+            _refuse(("env",), f"expected names without '=' and NUL, got {shown(name)}")
+        if "\0" in value:
+            _refuse(("env", name), f"expected a string without NUL, got {shown(value)}")
+
+
+def _check_files(files: Mapping[str, Content]) -> None:
+    if len(files) > MAX_FILES:
+        _refuse(("files",), f"expected at most {MAX_FILES} files, got {len(files)}")
+    for name, content in files.items():
+        if not _is_plain_path(name):
+            _refuse(
+                ("files",), f"expected plain relative paths, such as data/in.txt, got {shown(name)}"
+            )
+        slash = name.find("/")
+        while slash != -1:
+            if name[:slash] in files:
+                _refuse(("files", name), f"{shown(name[:slash])} can't be a file and a directory")
+            slash = name.find("/", slash + 1)
+        _check_content(content, "files", name)
+
+
+def _check_grants(grants: tuple[str, ...], files: Mapping[str, Content]) -> None:
+    for index, name in enumerate(grants):
+        if not re.fullmatch(GRANT_NAME, name):
+            expected = "letters, digits, '_' and '-', at most 64"
+            _refuse(("grants", index), f"expected {expected}, got {shown(name)}")
+        if name in grants[:index]:
+            _refuse(("grants", index), f"{shown(name)} is there twice")
+    for path in files:
+        if path.partition("/")[0] in grants:
+            _refuse(("files", path), "a grant of that name would hide it")
+
+
+def _check_content(content: Content, *steps: str) -> None:
+    if isinstance(content, Base64):
+        try:
+            content.decoded()
+        except ValueError as error:
+            given = shown(content.base64)
+            _refuse((*steps, "base64"), f"expected base64, got {given} ({error})")
+
+
+def _is_plain_path(path: str, pattern: str = _PLAIN_PATH) -> bool:
+    return (
+        re.fullmatch(pattern, path) is not None
+        and len(path.encode()) <= _MAX_PATH_BYTES
+        and all(len(part.encode()) <= _MAX_COMPONENT_BYTES for part in path.split("/"))
+    )
+
+
+def _refuse(steps: Iterable[str | int], what: str) -> NoReturn:
+    raise RefusedError(Code.INVALID_INPUT, f"{path_to(*steps)}: {what}")

@@ -1,0 +1,93 @@
+"""The compiling side of a child: module bytes in, machine code and a summary out."""
+
+import contextlib
+import errno
+import mmap
+import os
+
+import msgspec
+from wasmtime import Engine, Module, WasmtimeError
+from wasmtime.component import Component
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.module_types import ModuleSummary
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.sandbox.guest.component import describe
+from wasmdrop.sandbox.guest.custom_sections import read_envelope
+from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.file_type import HEAD_BYTES, refuse_unless_wasm
+from wasmdrop.sandbox.guest.growth_refusals import telling_refusals
+from wasmdrop.sandbox.guest.link_diagnosis import (
+    diagnosed,
+    diagnosed_component,
+    explained_refusal,
+    refuse_object_file,
+)
+from wasmdrop.sandbox.guest.module_parser import storage_of_component, summarize
+from wasmdrop.sandbox.wire import CompileOrder, CompileReport
+
+__all__ = ["compile_module"]
+
+
+def compile_module(
+    order: CompileOrder, runtime: Runtime, module_fd: int, code_fd: int
+) -> CompileReport:
+    """Compile the module in ``module_fd`` and write its machine code to ``code_fd``."""
+    try:
+        # Read, not mapped: the bytes must not change between the checks and the compiler.
+        module = _read(module_fd, order.module_bytes)
+        is_component = refuse_unless_wasm(module[:HEAD_BYTES]) == "component"
+        envelope = read_envelope(module)
+        try:
+            if is_component:
+                component = Component(runtime.engine, module)
+                summary = describe(component, runtime.engine, storage_of_component(module))
+                summary = diagnosed_component(summary, envelope, runtime, component)
+                code = component.serialize()
+            else:
+                summary, code = _compiled(module, runtime.engine)
+                refuse_object_file(summary, envelope)
+                summary = diagnosed(summary, envelope, runtime)
+        except WasmtimeError as error:
+            message = explained_refusal(str(error), envelope)
+            raise RefusedError(Code.INVALID_MODULE, message) from None
+        _write(code_fd, code)
+    except RefusedError as refusal:
+        return CompileReport(code=refusal.code, message=refusal.message)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        message = f"its machine code takes more than {order.code_bytes} bytes"
+        return CompileReport(code=Code.COMPILE_LIMIT, message=message)
+    except MemoryError:
+        limit = f"{order.memory_bytes // MEBIBYTE} MiB of memory (WASMDROP_COMPILE_MEMORY_MB)"
+        message = f"the compiler ran out of its {limit}"
+        return CompileReport(code=Code.COMPILE_LIMIT, message=message)
+    return CompileReport(summary=summary)
+
+
+def _compiled(module: bytes, engine: Engine) -> tuple[ModuleSummary, bytearray]:
+    """Return the summary and the machine code of a core module."""
+    # One of a million functions, for instance, can't have more. What else fails here fails below.
+    with contextlib.suppress(WasmtimeError):
+        Module.validate(engine, module)
+        telling = telling_refusals(module)
+        if telling is not None:
+            code = Module(engine, telling).serialize()
+            return msgspec.structs.replace(summarize(module), tells_refusals=True), code
+    code = Module(engine, module).serialize()
+    return summarize(module), code
+
+
+def _read(fd: int, size: int) -> bytes:
+    if size == 0:
+        return b""
+    with mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as view:
+        return view[:]
+
+
+def _write(fd: int, data: bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,328 @@
+"""Components in a child: what a compiled one looks like from outside, and one call into one.
+
+Signatures leave the compiling child as data (:class:`.WitFunction`) and come back
+with each order, so that neither the daemon nor a running child asks a component for its types.
+Types are shared in a component and written out here, which can take exponential room: hence the
+bounds.
+"""
+
+import ctypes
+import re
+from typing import Any, Final
+
+import msgspec
+from wasmtime import Engine, ExitTrap, WasmtimeError, component
+from wasmtime import _ffi as ffi
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.module_types import (
+    UNSUPPORTED,
+    Import,
+    ModuleKind,
+    ModuleSummary,
+    WitFunction,
+    WitType,
+)
+from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.sandbox.guest.core_module import Run, StaleCodeError
+from wasmdrop.sandbox.guest.lowering import lift, lower
+from wasmdrop.sandbox.guest.memory_usage import memory_sizes
+from wasmdrop.sandbox.guest.module_parser import (
+    MAX_NAME_BYTES,
+    MAX_NAMES,
+    MAX_TYPE_CHARACTERS,
+    Storage,
+)
+from wasmdrop.sandbox.guest.traps import (
+    backtrace,
+    cause_of,
+    is_out_of_memory,
+    mebibytes,
+    memory_refusal,
+    stack_hint,
+)
+from wasmdrop.sandbox.wire import Invocation, RunReport
+
+__all__ = ["ComponentRun", "describe"]
+
+#: Parts of one function's types, written out, and how deep they may go. JSON that is read stops at
+#: a depth of 64, and a level of WIT may take two of JSON.
+_MAX_PARTS: Final = 2000
+_MAX_DEPTH: Final = 24
+
+#: What wasmtime says of a memory or table that is too large from the start.
+_MINIMUM: Final = re.compile(r"exceeds (?:memory|table) limits|(?:memory|table) minimum size")
+
+#: What part of its bound the largest memory must fill for a failure to be one for want of memory,
+#: and to be told of at all.
+_FULL: Final = 15 / 16
+_LARGE: Final = 1 / 2
+
+_SCALARS: Final = {
+    component.Bool: "bool",
+    component.Char: "char",
+    component.String: "string",
+    **{getattr(component, name): name.lower() for name in ("F32", "F64")},
+    **{
+        getattr(component, f"{sign}{bits}"): f"{sign.lower()}{bits}"
+        for sign in "SU"
+        for bits in (8, 16, 32, 64)
+    },
+}
+_UNSUPPORTED: Final = {
+    component.OwnType: "a resource",
+    component.BorrowType: "a borrowed resource",
+    component.StreamType: "a stream",
+    component.FutureType: "a future",
+    component.ErrorContext: "an error-context",
+}
+_KINDS: Final = {
+    component.ComponentInstanceType: "instance",
+    component.ComponentType: "component",
+    component.FuncType: "func",
+    component.ModuleType: "module",
+    component.ResourceType: "resource",
+}
+_encoder = msgspec.json.Encoder()
+
+
+class _TooLargeError(Exception):
+    """A signature that, written out, is too large to be of use."""
+
+
+def describe(compiled: component.Component, engine: Engine, storage: Storage) -> ModuleSummary:
+    """Return the outside of a component, and what its modules have in store.
+
+    Raises ``RefusedError`` with ``COMPILE_LIMIT`` where it would be past the bounds of a summary.
+    """
+    outline = _Outline()
+    for name, item in compiled.type.imports(engine).items():
+        outline.count(name)
+        outline.imports.append(Import(name, "", _KINDS.get(type(item.ty), "type")))
+    for name, item in compiled.type.exports(engine).items():
+        form = item.ty
+        if isinstance(form, component.FuncType):
+            outline.add(name, form)
+        elif isinstance(form, component.ComponentInstanceType):
+            for inner, inner_item in form.exports(engine).items():
+                function = inner_item.ty
+                if isinstance(function, component.FuncType):
+                    outline.add(f"{name}#{inner}", function)
+        else:
+            outline.count(name)
+            outline.others[name] = _KINDS.get(type(form), "type")
+    return ModuleSummary(
+        ModuleKind.COMPONENT,
+        other_exports=outline.others,
+        imports=tuple(outline.imports),
+        memory_count=len(storage.memories),
+        table_count=len(storage.tables),
+        grows_tables=storage.grows_tables,
+        has_gc_heap=storage.has_gc_heap,
+        has_shared_memory=storage.has_shared_memory,
+        wit_functions=outline.functions,
+    )
+
+
+class _Outline:
+    """What was found of a component so far, and how much of it there may be."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, WitFunction] = {}
+        self.others: dict[str, str] = {}
+        self.imports: list[Import] = []
+        self._names = 0
+        self._name_bytes = 0
+        self._type_characters = 0
+        self._parts = 0
+
+    def count(self, name: str) -> None:
+        """Count a name; raises ``RefusedError`` past a bound."""
+        self._names += 1
+        self._name_bytes += len(name.encode())
+        if self._names > MAX_NAMES or self._name_bytes > MAX_NAME_BYTES:
+            raise RefusedError(
+                Code.COMPILE_LIMIT, f"the component has more than {MAX_NAMES} imports and exports"
+            )
+
+    def add(self, name: str, form: component.FuncType) -> None:
+        """Take an exported function; raises ``RefusedError`` past a bound."""
+        self.count(name)
+        self._parts = 0
+        try:
+            params = tuple((param, self._type(inner)) for param, inner in form.params)
+            result = None if form.result is None else self._type(form.result)
+            is_async = bool(ffi.wasmtime_component_func_type_async(form.ptr()))
+            function = WitFunction(params, result, is_async)
+        except _TooLargeError:
+            what = f"a type of more than {_MAX_PARTS} parts, or {_MAX_DEPTH} levels"
+            function = WitFunction((), WitType(UNSUPPORTED, (what,)))
+        self._type_characters += len(str(function))
+        if self._type_characters > MAX_TYPE_CHARACTERS:
+            raise RefusedError(
+                Code.COMPILE_LIMIT,
+                f"the types of the component take more than {MAX_TYPE_CHARACTERS} characters",
+            )
+        self.functions[name] = function
+
+    def _type(self, form: component.ValType, depth: int = 0) -> WitType:
+        self._parts += 1
+        if depth > _MAX_DEPTH or self._parts > _MAX_PARTS:
+            raise _TooLargeError
+        scalar = _SCALARS.get(type(form))
+        if scalar is not None:
+            return WitType(scalar)
+        names, inner = _parts_of(form)
+        self._parts += len(names)
+        types = tuple(None if part is None else self._type(part, depth + 1) for part in inner)
+        kind = type(form).__name__.removesuffix("Type").lower()
+        if names and kind in {"enum", "flags", "record", "variant"}:
+            return WitType(kind, names, types)
+        if kind in {"list", "option", "result", "tuple"}:
+            return WitType(kind, (), types)
+        return WitType(UNSUPPORTED, (_UNSUPPORTED.get(type(form), kind),))
+
+
+def _parts_of(
+    form: component.ValType,
+) -> tuple[tuple[str, ...], tuple[component.ValType | None, ...]]:
+    """Return names and inner types of a type that has some."""
+    match form:
+        case component.ListType():
+            return (), (form.element,)
+        case component.OptionType():
+            return (), (form.payload,)
+        case component.ResultType():
+            return (), (form.ok, form.err)
+        case component.TupleType():
+            return (), tuple(form.elements)
+        case component.EnumType() | component.FlagsType():
+            return tuple(form.names), ()
+        case component.RecordType():
+            fields = form.fields
+            return tuple(name for name, _inner in fields), tuple(inner for _name, inner in fields)
+        case component.VariantType():
+            cases = form.cases
+            return tuple(name for name, _inner in cases), tuple(inner for _name, inner in cases)
+    return (), ()
+
+
+class ComponentRun(Run):
+    """One instance of a component."""
+
+    compiled: component.Component
+    component_instance: component.Instance
+
+    def load(self, code_fd: int) -> None:
+        """Map the machine code; raises ``StaleCodeError``."""
+        self.limit()
+        try:
+            path = f"/proc/self/fd/{code_fd}"
+            self.compiled = component.Component.deserialize_file(self.runtime.engine, path)
+        except WasmtimeError as error:
+            raise StaleCodeError(str(error)) from None
+
+    def again(self) -> "ComponentRun":
+        """Return another run of the same component; see the base class."""
+        run = ComponentRun(self.preparation, self.runtime, self._report_now)
+        run.compiled = self.compiled
+        run.limit()
+        return run
+
+    def link(self) -> None:
+        """Make the instance; raises ``RefusedError`` where that is not possible."""
+        try:
+            linker = self.runtime.component_linker
+            self.component_instance = linker.instantiate(self.store, self.compiled)
+            self.limit_growth()
+        except WasmtimeError as error:
+            raise _refusal_of(error, is_linking=True) from None
+
+    def call(self, invocation: Invocation) -> RunReport:
+        """Call the entry; return how that ended."""
+        assert invocation.component is not None  # noqa: S101 - what this class is for
+        function = invocation.component.function
+        args = (ffi.wasmtime_component_val_t * len(function.params))()
+        for index, (arg, (_name, form)) in enumerate(
+            zip(invocation.component.args, function.params, strict=True)
+        ):
+            lower(arg, form, ctypes.pointer(args[index]))
+        results = (ffi.wasmtime_component_val_t * (function.result is not None))()
+        entry = self._function(invocation.entry)
+        error = ffi.wasmtime_component_func_call(
+            ctypes.byref(entry._func),  # noqa: SLF001 - the wrapper's own call loses values
+            self.store._context(),  # noqa: SLF001
+            args,
+            len(args),
+            results,
+            len(results),
+        )
+        if bool(error):
+            return self._failure(WasmtimeError._from_ptr(error), invocation)  # noqa: SLF001
+        if invocation.is_command:
+            if results[0].of.result.is_ok:
+                return RunReport(Code.OK, exit_code=0)
+            return self.explained(
+                RunReport(Code.EXIT, "the program exited with code 1", exit_code=1)
+            )
+        plain: Any = None if function.result is None else lift(results[0], function.result)
+        room_bytes = self.preparation.output_bytes
+        if len(_encoder.encode(plain)) > room_bytes:
+            message = f"returned more than {room_bytes} bytes of results"
+            return RunReport(Code.OUTPUT_LIMIT, message)
+        return RunReport(Code.OK, plain=plain)
+
+    def _failure(self, error: WasmtimeError, invocation: Invocation) -> RunReport:
+        if isinstance(error, ExitTrap):
+            if error.code == 0 and invocation.is_command:
+                return RunReport(Code.OK, exit_code=0)
+            message = f"the program exited with code {error.code}"
+            exit_code = error.code & 0xFFFFFFFF
+            return self.explained(RunReport(Code.EXIT, message, exit_code=exit_code))
+        refusal = _refusal_of(error)
+        return self.explained(RunReport(refusal.code, refusal.message))
+
+    def refused_growth(self) -> tuple[str, bool]:
+        """As of a module, but judged by how full the memories are: nothing tells of refusals."""
+        sizes = [] if self.address_map is None else memory_sizes(self.address_map)
+        largest, most = max(sizes, default=0), self.preparation.shares.memory_bytes
+        if largest < most * _LARGE:
+            return "", False
+        words = f"a memory had grown to {mebibytes(largest)} of at most {mebibytes(most)}"
+        return words, largest >= most * _FULL
+
+    def _function(self, entry: str) -> component.Func:
+        interface, hash_mark, name = entry.rpartition("#")
+        store, instance = self.store, self.component_instance
+        parent = None
+        if hash_mark:
+            parent = instance.get_export_index(store, interface)
+        index = instance.get_export_index(store, name, parent)
+        found = None
+        if index is not None and (parent is not None or not hash_mark):
+            found = instance.get_func(store, index)
+        if found is None:
+            raise RefusedError(Code.ENTRY_NOT_FOUND, f"the component exports no {entry!r}")
+        return found
+
+
+def _refusal_of(error: WasmtimeError, *, is_linking: bool = False) -> RefusedError:
+    """Tell the ends of a component apart, for which there is nothing but their text."""
+    text = str(error)
+    if "all fuel consumed" in text:
+        return RefusedError(Code.FUEL_LIMIT, "used up its fuel")
+    if "wasm trap: " in text:
+        kind = text.partition("wasm trap: ")[2].partition("\n")[0].strip()
+        where = "while the component was instantiated: " if is_linking else ""
+        shown = f"{where}{kind}{stack_hint(text)}{_backtrace(text)}"
+        return RefusedError(Code.TRAP, bounded_text(shown))
+    if is_out_of_memory(text) or (is_linking and _MINIMUM.search(text)):
+        return memory_refusal(text)
+    if is_linking:
+        return RefusedError(Code.LINK_ERROR, bounded_text(text))
+    return RefusedError(Code.TRAP, bounded_text(f"{cause_of(text)}{_backtrace(text)}"))
+
+
+def _backtrace(text: str) -> str:
+    frames = [line.strip() for line in text.split("\n") if "!" in line and ": " in line]
+    return backtrace([frame.partition("!")[2] or frame for frame in frames])

@@ -1,0 +1,83 @@
+"""Reads what surrounds a module's code: whether the file is whole, and its custom sections.
+
+Unlike :mod:`.binary`, this comes before the compiler, so it assumes nothing but the preamble.
+"""
+
+import contextlib
+from typing import Final, NamedTuple
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import one_line
+from wasmdrop.sandbox.guest.file_type import PREAMBLE_BYTES
+from wasmdrop.sandbox.guest.module_parser import Reader
+
+__all__ = ["Envelope", "read_envelope"]
+
+_CUSTOM: Final = 0
+
+#: Producers that are told of, and characters of each.
+_PRODUCERS: Final = 8
+_PRODUCER_SHOWN: Final = 60
+
+
+class Envelope(NamedTuple):
+    """What surrounds a module's code."""
+
+    is_relocatable: bool = False
+    """Whether it has symbols for a linker, as object files and ``--emit-relocs`` have."""
+    producers: tuple[str, ...] = ()
+    """Languages and tools that made it, with their versions, by the ``producers`` section."""
+
+
+def read_envelope(module: bytes) -> Envelope:
+    """Read a file that begins as a module or a component does.
+
+    Raises ``RefusedError`` with ``INVALID_MODULE`` if the file ends in the middle of a section.
+    """
+    reader = Reader(module, PREAMBLE_BYTES, len(module))
+    envelope = Envelope()
+    while reader.position < reader.end:
+        start = reader.position
+        try:
+            number, size = reader.byte(), reader.u32()
+        except RefusedError:
+            raise _cut_short(f"at {start:#x}, in the middle of a section's header") from None
+        left = reader.end - reader.position
+        if size > left:
+            raise _cut_short(f"section {number} at {start:#x} has {left} of {size} bytes")
+        section = reader.part(size)
+        if number == _CUSTOM:
+            # The compiler ignores malformed custom sections, too.
+            with contextlib.suppress(RefusedError):
+                envelope = _with_section(envelope, section)
+    return envelope
+
+
+def _cut_short(where: str) -> RefusedError:
+    return RefusedError(
+        Code.INVALID_MODULE,
+        f"the file is cut short or damaged: {where}; copy the whole file to a temporary name, then"
+        " rename it into place",
+    )
+
+
+def _with_section(envelope: Envelope, section: Reader) -> Envelope:
+    name = section.name()
+    if name == "linking":
+        return envelope._replace(is_relocatable=True)
+    if name == "producers":
+        return envelope._replace(producers=_producers(section))
+    return envelope
+
+
+def _producers(section: Reader) -> tuple[str, ...]:
+    """Return names and versions; the languages come first."""
+    found: list[tuple[bool, str]] = []
+    for _ in range(section.count()):
+        is_tool = section.name() != "language"
+        for _ in range(section.count()):
+            name, version = section.name(), section.name()
+            if len(found) < _PRODUCERS:
+                found.append((is_tool, one_line(f"{name} {version}".strip(), _PRODUCER_SHOWN)))
+    return tuple(shown for _is_tool, shown in sorted(found))

@@ -1,0 +1,354 @@
+"""The files of a deterministic module: what WASI preview 1 tells of them, made the same each time.
+
+Takes the place of those functions that tell what only the disk decides: the order of a directory,
+numbers and times of files, and what a directory is in bytes and links. wasmtime's own functions do
+the work. They look for the memory of the module that calls them: so it is a small module of our own
+that does, with a memory of its own. No fuel is counted for it.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from wasmtime import (
+    Caller,
+    Engine,
+    Func,
+    FuncType,
+    Instance,
+    Linker,
+    Memory,
+    Module,
+    Store,
+    ValType,
+    wat2wasm,
+)
+
+from wasmdrop.protocol.module_types import WASI_MODULE
+from wasmdrop.sandbox.guest.deterministic.file_metadata import Entry, FileBook, Status
+from wasmdrop.sandbox.guest.deterministic.guest_memory import put, take
+
+__all__ = ["SteadyFiles", "compile_relay"]
+
+#: The functions, and their parameters: i for i32, I for i64.
+_PARAMETERS: Final = {
+    "fd_filestat_get": "ii",
+    "fd_filestat_set_times": "iIIi",
+    "fd_readdir": "iiiIi",
+    "path_filestat_get": "iiiii",
+    "path_filestat_set_times": "iiiiIIi",
+    "path_remove_directory": "iii",
+    "path_rename": "iiiiii",
+    "path_unlink_file": "iii",
+}
+_TYPES: Final = {"i": "i32", "I": "i64"}
+
+# What lies where in the relay's memory; a page, which is also the longest path, is far more than
+# any path that Linux takes.
+_PAGE: Final = 1 << 16
+_STATUS_AT: Final = 0
+_USED_AT: Final = 64
+_PATH_AT: Final = _PAGE
+_OTHER_PATH_AT: Final = 2 * _PAGE
+_LISTING_AT: Final = 3 * _PAGE
+_LISTING_BYTES: Final = 13 * _PAGE
+_PAGES: Final = 16
+
+#: While the relay runs.
+_PLENTY_OF_FUEL: Final = 1 << 62
+
+_U64: Final = (1 << 64) - 1
+
+# Of preview 1 (witx): errors, kinds of files, flags, and the layouts of filestat and dirent.
+_SUCCESS, _FAULT, _NAME_TOO_LONG = 0, 21, 37
+_DIRECTORY: Final = 3
+_ACCESSED, _ACCESSED_NOW, _MODIFIED, _MODIFIED_NOW = 1, 2, 4, 8
+_FILESTAT: Final = struct.Struct("<QQB7xQQQQQ")
+_DIRENT: Final = struct.Struct("<QQIB3x")
+_SIZE: Final = struct.Struct("<I")
+
+
+class _FileStatus(NamedTuple):
+    device: int
+    inode: int
+    kind: int
+    links: int
+    size: int
+    accessed_ns: int
+    modified_ns: int
+    changed_ns: int
+
+    def brief(self) -> Status:
+        return Status(self.inode, self.links, self.modified_ns)
+
+
+class _Place(NamedTuple):
+    """A file as a call names it: by descriptor alone, or by a path in the relay's memory too."""
+
+    fd: int
+    path: tuple[int, ...] | None = None
+    """Flags, address and size."""
+
+
+def compile_relay(engine: Engine) -> Module:
+    """Return the module that calls wasmtime's own functions; takes some 5 ms."""
+    parts = []
+    for name, letters in _PARAMETERS.items():
+        kinds = " ".join(_TYPES[letter] for letter in letters)
+        parts.append(
+            f'(import "{WASI_MODULE}" "{name}" (func ${name} (param {kinds}) (result i32)))'
+        )
+    parts.append(f'(memory (export "memory") {_PAGES})')
+    for name, letters in _PARAMETERS.items():
+        kinds = " ".join(_TYPES[letter] for letter in letters)
+        given = " ".join(f"(local.get {index})" for index in range(len(letters)))
+        body = f"(param {kinds}) (result i32) (call ${name} {given})"
+        parts.append(f'(func (export "{name}") {body})')
+    return Module(engine, bytes(wat2wasm(f"(module {' '.join(parts)})")))
+
+
+class SteadyFiles:
+    """One job's files, as a module sees them; ``now_ns`` is that of its clock."""
+
+    def __init__(self, relay: Module, linker: Linker, now_ns: Callable[[], int]) -> None:
+        """Replace what ``linker``, which must allow it, knows of files."""
+        self._relay = relay
+        self._engine = linker.engine
+        self._now_ns = now_ns
+        self._listings: dict[int, tuple[int, list[bytes]]] = {}
+        """By descriptor: the number of the directory that was listed, and its entries."""
+        types = {"i": ValType.i32(), "I": ValType.i64()}
+        for name, letters in _PARAMETERS.items():
+            form = FuncType([types[letter] for letter in letters], [types["i"]])
+            function = self._for_free(getattr(self, f"_{name}"))
+            linker.define_func(WASI_MODULE, name, form, function, access_caller=True)
+
+    def enter(self, store: Store) -> None:
+        """Make the relay's instance in ``store``, before the guest's."""
+        self._store = store
+        linker = Linker(self._engine)
+        linker.define_wasi()
+        self._instance: Instance = linker.instantiate(store, self._relay)
+        exports = self._instance.exports(store)
+        memory = exports["memory"]
+        assert isinstance(memory, Memory)  # noqa: S101 - made above
+        self._memory = memory
+        self._functions: dict[str, Func] = {}
+        for name in _PARAMETERS:
+            function = exports[name]
+            assert isinstance(function, Func)  # noqa: S101 - made above
+            self._functions[name] = function
+
+    def begin(self) -> None:
+        """Begin the job: what the disk calls older was there before. Before any file is laid."""
+        self._book = FileBook(self._now_ns)
+
+    def _for_free(self, function: Callable[..., int]) -> Callable[..., int]:
+        def run(caller: Caller, *args: int) -> int:
+            fuel = self._store.get_fuel()
+            self._store.set_fuel(_PLENTY_OF_FUEL)
+            try:
+                return function(caller, *args)
+            finally:
+                self._store.set_fuel(fuel)
+
+        return run
+
+    # What takes the place of WASI's own
+
+    def _fd_filestat_get(self, caller: Caller, fd: int, at: int) -> int:
+        return self._tell(caller, _Place(fd), at)
+
+    def _path_filestat_get(
+        self, caller: Caller, fd: int, flags: int, path: int, size: int, at: int
+    ) -> int:
+        error = self._carry(caller, path, size, _PATH_AT)
+        return error or self._tell(caller, _Place(fd, (flags, _PATH_AT, size)), at)
+
+    def _fd_filestat_set_times(
+        self, _caller: Caller, fd: int, accessed_ns: int, modified_ns: int, flags: int
+    ) -> int:
+        return self._set_times(_Place(fd), accessed_ns, modified_ns, flags)
+
+    def _path_filestat_set_times(
+        self,
+        caller: Caller,
+        fd: int,
+        lookup_flags: int,
+        path: int,
+        size: int,
+        accessed_ns: int,
+        modified_ns: int,
+        flags: int,
+    ) -> int:
+        error = self._carry(caller, path, size, _PATH_AT)
+        place = _Place(fd, (lookup_flags, _PATH_AT, size))
+        return error or self._set_times(place, accessed_ns, modified_ns, flags)
+
+    def _path_unlink_file(self, caller: Caller, fd: int, path: int, size: int) -> int:
+        return self._remove(caller, "path_unlink_file", fd, path, size)
+
+    def _path_remove_directory(self, caller: Caller, fd: int, path: int, size: int) -> int:
+        return self._remove(caller, "path_remove_directory", fd, path, size)
+
+    def _path_rename(
+        self, caller: Caller, fd: int, path: int, size: int, new_fd: int, new: int, new_size: int
+    ) -> int:
+        error = self._carry(caller, path, size, _PATH_AT) or self._carry(
+            caller, new, new_size, _OTHER_PATH_AT
+        )
+        if error:
+            return error
+        _error, moved = self._status(_Place(fd, (0, _PATH_AT, size)))
+        _error, replaced = self._status(_Place(new_fd, (0, _OTHER_PATH_AT, new_size)))
+        error = self._call("path_rename", fd, _PATH_AT, size, new_fd, _OTHER_PATH_AT, new_size)
+        # Two names of one file both stay.
+        if not error and replaced and moved and replaced.inode != moved.inode:
+            self._book.remove(replaced.brief(), is_directory=replaced.kind == _DIRECTORY)
+        return error
+
+    def _fd_readdir(
+        self, caller: Caller, fd: int, at: int, size: int, cookie: int, used_at: int
+    ) -> int:
+        error, status = self._status(_Place(fd))
+        if status is None:
+            return error
+        number = self._entry(_Place(fd), status).number
+        known, entries = self._listings.get(fd, (0, []))
+        # One listing from its beginning to its end, whatever is removed on the way.
+        if cookie == 0 or number != known:
+            error, entries = self._list(fd, number)
+            if error:
+                return error
+            self._listings[fd] = (number, entries)
+        size &= 0xFFFFFFFF
+        data = bytearray()
+        for entry in entries[cookie & _U64 :]:
+            data += entry
+            if len(data) >= size:
+                break
+        del data[size:]
+        is_put = put(caller, at, bytes(data)) and put(caller, used_at, _SIZE.pack(len(data)))
+        return _SUCCESS if is_put else _FAULT
+
+    # How it is done
+
+    def _call(self, name: str, *args: int) -> int:
+        error: int = self._functions[name](self._store, *args)
+        return error
+
+    def _carry(self, caller: Caller, at: int, size: int, to: int) -> int:
+        """Bring a path into the relay's memory; return an error number."""
+        if size & 0xFFFFFFFF > _PAGE:
+            return _NAME_TOO_LONG
+        path = take(caller, at, size)
+        if path is None:
+            return _FAULT
+        if path:
+            self._memory.write(self._store, path, to)
+        return _SUCCESS
+
+    def _status(self, place: _Place) -> tuple[int, _FileStatus | None]:
+        """Return what WASI says of a file: an error number, or else its status."""
+        if place.path is None:
+            error = self._call("fd_filestat_get", place.fd, _STATUS_AT)
+        else:
+            error = self._call("path_filestat_get", place.fd, *place.path, _STATUS_AT)
+        if error:
+            return error, None
+        data = self._memory.read(self._store, _STATUS_AT, _STATUS_AT + _FILESTAT.size)
+        return error, _FileStatus(*_FILESTAT.unpack(data))
+
+    def _entry(self, place: _Place, status: _FileStatus) -> Entry:
+        def stamp(time_ns: int) -> int | None:
+            if self._set_times_on_disk(place, 0, time_ns, _MODIFIED):
+                return None
+            _error, stamped = self._status(place)
+            return None if stamped is None else stamped.modified_ns
+
+        return self._book.look(status.brief(), stamp)
+
+    def _tell(self, caller: Caller, place: _Place, at: int) -> int:
+        error, status = self._status(place)
+        if status is None:
+            return error
+        # The standard streams have no device, and nothing that differs.
+        if status.device:
+            entry = self._entry(place, status)
+            status = status._replace(
+                inode=entry.number,
+                accessed_ns=entry.accessed_ns,
+                modified_ns=entry.modified_ns,
+                changed_ns=entry.modified_ns,
+            )
+            if status.kind == _DIRECTORY:
+                status = status._replace(links=1, size=0)
+        return _SUCCESS if put(caller, at, _FILESTAT.pack(*status)) else _FAULT
+
+    def _set_times(self, place: _Place, accessed_ns: int, modified_ns: int, flags: int) -> int:
+        _error, status = self._status(place)
+        if status is not None:
+            self._entry(place, status)  # the times that stay are those of before
+        if flags & (_ACCESSED_NOW | _MODIFIED_NOW):
+            now_ns = self._now_ns()
+            # Both flags of one time are an error, which is left to be found.
+            if flags & (_ACCESSED | _ACCESSED_NOW) == _ACCESSED_NOW:
+                accessed_ns, flags = now_ns, flags ^ (_ACCESSED | _ACCESSED_NOW)
+            if flags & (_MODIFIED | _MODIFIED_NOW) == _MODIFIED_NOW:
+                modified_ns, flags = now_ns, flags ^ (_MODIFIED | _MODIFIED_NOW)
+        error = self._set_times_on_disk(place, accessed_ns, modified_ns, flags)
+        if error:
+            return error
+        error, status = self._status(place)
+        if status is not None:
+            self._book.set_times(
+                status.brief(),
+                accessed_ns & _U64 if flags & _ACCESSED else None,
+                modified_ns & _U64 if flags & _MODIFIED else None,
+            )
+        return error
+
+    def _set_times_on_disk(
+        self, place: _Place, accessed_ns: int, modified_ns: int, flags: int
+    ) -> int:
+        times = (accessed_ns, modified_ns, flags)
+        if place.path is None:
+            return self._call("fd_filestat_set_times", place.fd, *times)
+        return self._call("path_filestat_set_times", place.fd, *place.path, *times)
+
+    def _remove(self, caller: Caller, name: str, fd: int, path: int, size: int) -> int:
+        error = self._carry(caller, path, size, _PATH_AT)
+        if error:
+            return error
+        _error, status = self._status(_Place(fd, (0, _PATH_AT, size)))
+        error = self._call(name, fd, _PATH_AT, size)
+        if not error and status is not None:
+            self._book.remove(status.brief(), is_directory=status.kind == _DIRECTORY)
+        return error
+
+    def _list(self, fd: int, number: int) -> tuple[int, list[bytes]]:
+        """Return an error number and all entries of a directory, which has that number itself."""
+        found: list[tuple[bytes, int, int]] = []
+        cookie, used = 0, _LISTING_BYTES
+        while used == _LISTING_BYTES:
+            error = self._call("fd_readdir", fd, _LISTING_AT, _LISTING_BYTES, cookie, _USED_AT)
+            if error:
+                return error, []
+            (used,) = _SIZE.unpack(self._memory.read(self._store, _USED_AT, _USED_AT + _SIZE.size))
+            data = bytes(self._memory.read(self._store, _LISTING_AT, _LISTING_AT + used))
+            at = 0
+            while at + _DIRENT.size <= used:
+                next_cookie, inode, name_bytes, kind = _DIRENT.unpack_from(data, at)
+                at += _DIRENT.size + name_bytes
+                if at > used:
+                    break  # cut: comes again with the next part
+                found.append((data[at - name_bytes : at], inode, kind))
+                cookie = next_cookie
+        # The first two are the directory itself and, as wasmtime has it, itself again.
+        numbered = [(name, number, kind) for name, _inode, kind in found[:2]] + [
+            (name, self._book.find(inode).number, kind) for name, inode, kind in sorted(found[2:])
+        ]
+        return _SUCCESS, [
+            _DIRENT.pack(cookie, number, len(name), kind) + name
+            for cookie, (name, number, kind) in enumerate(numbered, 1)
+        ]

@@ -1,0 +1,166 @@
+"""The forking server: a small, warm process that forks the children that obey any order.
+
+It loads wasmtime once, then waits; :mod:`.forking` has its loop. A child takes one order, to
+compile, to run or to become a template (:mod:`.template`), and does nothing else.
+"""
+
+import functools
+import gc
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
+from wasmdrop.sandbox.guest.channel import receive_frame, report
+from wasmdrop.sandbox.guest.compiler import compile_module
+from wasmdrop.sandbox.guest.component import ComponentRun
+from wasmdrop.sandbox.guest.core_module import Run, run_module
+from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.fork_loop import Forking
+from wasmdrop.sandbox.guest.memory_usage import open_address_map
+from wasmdrop.sandbox.guest.reusable_worker import serve_instances
+from wasmdrop.sandbox.guest.warmup import WarmUp
+from wasmdrop.sandbox.guest.zygote import serve_template
+from wasmdrop.sandbox.wire import (
+    CompileOrder,
+    EngineOptions,
+    ResidentOrder,
+    RunOrder,
+    RunReport,
+    TemplateOrder,
+    decode_order,
+)
+from wasmdrop.system import signals
+from wasmdrop.system.job_user import JobUser
+from wasmdrop.system.scheduling import wait_for_turn
+
+__all__ = ["main"]
+
+
+def main(control_fd: int, uid: int, gid: int) -> NoReturn:
+    """Serve until the daemon closes its end of the socket ``control_fd``.
+
+    ``uid`` and ``gid`` are whom children run as, if this process is root.
+    """
+    wait_for_turn()
+    control = socket.socket(fileno=control_fd)
+    signals.ignore_all()
+    confinement = Confinement(JobUser(uid, gid))
+    confinement.prepare_parent()
+    if not confinement.missing and not _can_confine(confinement):
+        confinement.missing.append("a confined process that works (see the log)")
+    control.send(b"missing " + "; ".join(confinement.missing).encode())
+    runtime = Runtime(EngineOptions())
+    warm_up = WarmUp(runtime)
+    warm_up.repeat()
+    forking = Forking(control, _AnyOrder(runtime, warm_up, confinement), ends_children=True)
+    # Collections would touch, and so copy, every page that children share with this process.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    forking.serve()
+
+
+def _can_confine(confinement: Confinement) -> bool:
+    """Whether a child can really be confined: a container may forbid what the kernel knows."""
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            confinement.leave_parent(parent_pid, 0)
+            confinement.enter(
+                readable=[], cpu_seconds=1, file_bytes=0, data_bytes=PROCESS_BYTES, threads=False
+            )
+            confinement.narrow()
+        except BaseException:  # noqa: BLE001 - the last frame of a process of its own
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+class _AnyOrder:
+    """A process that takes one order of any kind, reports once, and ends."""
+
+    def __init__(self, runtime: Runtime, warm_up: WarmUp, confinement: Confinement) -> None:
+        self._runtime = runtime
+        self._warm_up = warm_up
+        self._confinement = confinement
+
+    def leave(
+        self, parent_pid: int, link_fd: int, _streams: Sequence[int], *, is_awaited: bool
+    ) -> int:
+        """Leave the forking server behind; see :class:`~wasmdrop.sandbox.guest.fork_loop.Role`."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # While idle the child touches, and so gets as its own, the pages that a job needs.
+        # Before it leaves the server's descriptors behind: the module is in one of them.
+        if not is_awaited:
+            self._warm_up.once()
+        return self._confinement.leave_parent(parent_pid, link_fd)
+
+    def obey(self, link_fd: int) -> NoReturn:
+        """Take one order."""
+        header, raw, descriptors = receive_frame(link_fd)
+        order = decode_order(header)
+        if order.options != self._runtime.options:
+            self._runtime = Runtime(order.options)
+        match order:
+            case CompileOrder():
+                self._compile(order, link_fd, descriptors)
+            case TemplateOrder():
+                serve_template(
+                    order,
+                    self._runtime,
+                    self._warm_up.call,
+                    self._confinement,
+                    link_fd,
+                    descriptors,
+                )
+            case ResidentOrder():
+                serve_instances(order, self._runtime, self._confinement, link_fd, descriptors)
+            case RunOrder():
+                self._run(order, link_fd, raw, descriptors)
+
+    def _compile(self, order: CompileOrder, link_fd: int, descriptors: list[int]) -> NoReturn:
+        self._confinement.enter(
+            readable=[],
+            cpu_seconds=order.cpu_seconds,
+            file_bytes=order.code_bytes,
+            data_bytes=order.memory_bytes,
+            threads=False,
+        )
+        self._confinement.narrow(compiles=True)
+        report(link_fd, compile_module(order, self._runtime, descriptors[0], descriptors[1]))
+
+    def _run(self, order: RunOrder, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
+        preparation, wasi = order.preparation, order.invocation.wasi
+        kind = functools.partial(
+            ComponentRun if preparation.is_component else Run,
+            address_map=open_address_map() if preparation.has_hidden_memories else None,
+        )
+        disk_bytes = None if wasi is None else wasi.disk_bytes
+        if disk_bytes is not None:
+            self._runtime.steady_files(of_component=preparation.is_component)
+        self._confinement.enter(
+            readable=descriptors[:1],
+            directory=None if disk_bytes is None else descriptors[3],
+            grants=descriptors[4:],
+            cpu_seconds=preparation.cpu_seconds,
+            file_bytes=max(preparation.output_bytes, disk_bytes or 0),
+            data_bytes=preparation.memory_bytes + PROCESS_BYTES,
+            # wasmtime's WASI runs on threads of its own.
+            threads=preparation.has_wasi,
+        )
+        narrow = functools.partial(
+            self._confinement.narrow,
+            has_directory=disk_bytes is not None,
+            has_grants=len(descriptors) > 4,  # noqa: PLR2004 - see WasiOrder
+        )
+
+        def report_now(message: RunReport) -> NoReturn:
+            report(link_fd, message)
+
+        report_now(run_module(order, self._runtime, descriptors, raw, narrow, report_now, kind))

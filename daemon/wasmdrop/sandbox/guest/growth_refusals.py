@@ -1,0 +1,244 @@
+"""Has a module tell whether a memory or a table was refused growth.
+
+``memory.grow`` and ``table.grow`` return -1 if they are refused, and most programs then end in a
+trap or with an exit code. wasmtime does not tell why: its C interface has no callback for it. So
+modules are compiled with a call in the place of each such instruction, of an added function that
+grows and notes in an exported global what was refused. Everything else of the module stays as it
+is, and so do all its indices.
+
+A module with an instruction that is unknown here is left alone, and so is one in which this finds
+nothing to do, and a component: of its modules nothing can be read from outside.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.sandbox.guest.instructions import (
+    MEMORY_GROW,
+    TABLE_GROW,
+    UnknownInstructionError,
+    growths,
+)
+from wasmdrop.sandbox.guest.module_parser import Outline, Reader
+
+__all__ = ["MEMORY_EXPORT", "PAST_MAXIMUM", "TABLE_EXPORT", "telling_refusals"]
+
+#: What the globals are exported as. Each is a 64-bit integer: 0, or what growth would have led to
+#: when it was last refused, in bytes of a memory or elements of a table.
+MEMORY_EXPORT: Final = "wasmdrop:memory-refused"
+TABLE_EXPORT: Final = "wasmdrop:table-refused"
+_EXPORT_NAMES: Final = {MEMORY_GROW: MEMORY_EXPORT, TABLE_GROW: TABLE_EXPORT}
+
+#: Their value if that is past the maximum that the module declares, or that its type of index has.
+PAST_MAXIMUM: Final = -1
+
+_TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS = range(1, 8)
+_CODE: Final = 10
+
+_PREAMBLE_BYTES: Final = 8
+_GLOBAL_KIND: Final = 3
+_I32, _I64 = b"\x7f", b"\x7e"
+#: A global of 64 bits that can be changed, 0 at first.
+_GLOBAL: Final = _I64 + b"\x01\x42\x00\x0b"
+
+#: ``memory.grow`` of the one memory, or ``table.grow``; the last byte may begin a longer encoding.
+_MAY_GROW: Final = re.compile(rb"\x40[\x00\x80]|\xfc[\x0f\x8f]", re.DOTALL)
+#: The same with several memories.
+_MAY_GROW_ONE: Final = re.compile(rb"\x40|\xfc[\x0f\x8f]", re.DOTALL)
+
+
+def telling_refusals(module: bytes) -> bytes | None:
+    """Return ``module`` with the calls and the exported globals; None if it is left alone.
+
+    Assumes that the module is valid.
+    """
+    try:
+        return _Rewriting(module).result()
+    except (UnknownInstructionError, RefusedError):
+        return None
+
+
+class _Rewriting:
+    def __init__(self, module: bytes) -> None:
+        self._module = module
+        self._sections = list(_sections(module))
+        self._outline = outline = Outline()
+        readers: dict[int, Callable[[Reader], object]] = {
+            _TYPES: outline.read_types,
+            _IMPORTS: outline.read_imports,
+            _FUNCTIONS: outline.read_functions,
+            _TABLES: outline.storage.read_tables,
+            _MEMORIES: outline.storage.read_memories,
+        }
+        for number, content in self._sections:
+            if number in readers:
+                readers[number](content.copy())
+        self._growers: dict[tuple[int, int], int] = {}
+        """The added functions: by instruction and index of memory or table, their indices."""
+        self._globals: dict[int, int] = {}
+        """The added globals: by instruction, their indices."""
+        self._first_global = 0
+
+    def result(self) -> bytes | None:
+        contents = {number: content for number, content in self._sections if number}
+        if _CODE not in contents or _EXPORTS not in contents:
+            return None
+        exports = contents[_EXPORTS].rest()
+        if any(name.encode() in exports for name in _EXPORT_NAMES.values()):
+            return None
+        imported = [entry.kind for entry in self._outline.imports]
+        if "memory" in imported or "table" in imported:
+            return None  # nobody provides one
+        self._first_global = imported.count("global") + _count(contents.get(_GLOBALS))
+        code = self._changed(contents[_CODE].copy())
+        if not self._growers:
+            return None
+        types = len(self._outline.types)
+        functions = len(self._growers)
+        added = {
+            _TYPES: [self._type(*grower) for grower in self._growers],
+            _FUNCTIONS: [_leb(types + number) for number in range(functions)],
+            _GLOBALS: [_GLOBAL] * len(self._globals),
+            _EXPORTS: [
+                _leb(len(name)) + name.encode() + bytes([_GLOBAL_KIND]) + _leb(index)
+                for kind, index in self._globals.items()
+                for name in (_EXPORT_NAMES[kind],)
+            ],
+        }
+        for grower in self._growers:
+            body = self._grower(*grower)
+            code += [_leb(len(body)), body]
+        count = _leb(_count(contents[_CODE]) + functions)
+        parts: list[bytes | memoryview] = [self._module[:_PREAMBLE_BYTES]]
+        for number, content in self._sections:
+            if number == _EXPORTS and _GLOBALS not in contents:
+                parts += _section(_GLOBALS, [_extended(None, added[_GLOBALS])])
+            if number == _CODE:
+                parts += _section(number, [count, *code])
+            elif number in added:
+                parts += _section(number, [_extended(content, added[number])])
+            else:
+                parts += _section(number, [content.rest()])
+        return b"".join(parts)
+
+    def _changed(self, code: Reader) -> list[bytes | memoryview]:
+        """Return the functions with a call in the place of each growth."""
+        has_one = len(self._outline.storage.memories) <= 1
+        may_grow = _MAY_GROW if has_one else _MAY_GROW_ONE
+        view = memoryview(self._module)
+        parts: list[bytes | memoryview] = []
+        count = code.count()
+        kept = code.position
+        for _ in range(count):
+            start = code.position
+            body = code.part(code.u32())
+            if may_grow.search(body.data, body.position, body.end) is None:
+                continue
+            changed = self._body(body)
+            if changed is not None:
+                parts += [view[kept:start], _leb(len(changed)), changed]
+                kept = code.position
+        return [*parts, view[kept : code.position]]
+
+    def _body(self, body: Reader) -> bytes | None:
+        """Return a function's body with its calls; None if it grows nothing."""
+        parts = []
+        kept = body.position
+        for _ in range(body.count()):
+            body.u32()
+            body.value_type()
+        for growth in growths(body):
+            call = b"\x10" + _leb(self._index(growth.code, growth.target))
+            parts += [body.data[kept : growth.start], call]
+            kept = growth.end
+        return b"".join([*parts, body.data[kept : body.end]]) if parts else None
+
+    def _index(self, code: int, index: int) -> int:
+        """Return the index of the function that does what this instruction does."""
+        if code not in self._globals:
+            self._globals[code] = self._first_global + len(self._globals)
+        first = len(self._outline.type_indices)
+        return self._growers.setdefault((code, index), first + len(self._growers))
+
+    def _type(self, code: int, index: int) -> bytes:
+        storage = self._outline.storage
+        if code == MEMORY_GROW:
+            number = _I64 if storage.memories[index].is_wide else _I32
+            return b"\x60\x01" + number + b"\x01" + number
+        table = storage.tables[index]
+        number = _I64 if table.size.is_wide else _I32
+        return b"\x60\x02" + table.element + number + b"\x01" + number
+
+    def _grower(self, code: int, index: int) -> bytes:
+        """Return the body of a function that grows, and notes what was refused."""
+        storage = self._outline.storage
+        is_memory = code == MEMORY_GROW
+        size = storage.memories[index] if is_memory else storage.tables[index].size
+        power = size.page_power
+        widened = b"" if size.is_wide else b"\xad"  # i64.extend_i32_u
+        given = b"\x20" + _leb(0 if is_memory else 1)  # local.get
+        if is_memory:
+            grow = given + b"\x40" + _leb(index)
+            now = b"\x3f" + _leb(index) + widened
+        else:
+            grow = b"\x20\x00" + given + b"\xfc\x0f" + _leb(index)
+            now = b"\xfc\x10" + _leb(index) + widened
+        result = _leb(1 if is_memory else 2)
+        is_refused = b"\x42\x7f\x51" if size.is_wide else b"\x41\x7f\x46"  # const -1, eq
+        most = size.maximum
+        if most is None:
+            most = (1 << (64 if size.is_wide else 32) - power) - (not is_memory or power == 0)
+        wanted = now + given + widened + b"\x7c\x42" + _signed_leb(power) + b"\x86"  # add, shl
+        fits = given + widened + b"\x42" + _signed_leb(most) + now + b"\x7d\x58"  # sub, le_u
+        return b"".join(
+            (
+                b"\x01\x01" + (_I64 if size.is_wide else _I32),
+                grow + b"\x22" + result + is_refused + b"\x04\x40",
+                wanted + b"\x42" + _signed_leb(PAST_MAXIMUM) + fits + b"\x1b",  # select
+                b"\x24" + _leb(self._globals[code]) + b"\x0b",
+                b"\x20" + result + b"\x0b",
+            )
+        )
+
+
+def _sections(module: bytes) -> Iterator[tuple[int, Reader]]:
+    reader = Reader(module, _PREAMBLE_BYTES, len(module))
+    while reader.position < reader.end:
+        number = reader.byte()
+        yield number, reader.part(reader.u32())
+
+
+def _count(content: Reader | None) -> int:
+    return 0 if content is None else content.copy().u32()
+
+
+def _extended(content: Reader | None, added: list[bytes]) -> bytes:
+    """Return a vector with more elements."""
+    if content is None:
+        return _leb(len(added)) + b"".join(added)
+    rest = content.copy()
+    return _leb(rest.u32() + len(added)) + rest.rest() + b"".join(added)
+
+
+def _section(number: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    return [bytes([number]) + _leb(sum(map(len, parts))), *parts]
+
+
+def _leb(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+def _signed_leb(number: int) -> bytes:
+    """Return an integer as the operand of ``i64.const``, which takes 64 bits of it."""
+    number = (number + (1 << 63)) % (1 << 64) - (1 << 63)
+    encoded = bytearray()
+    while not -0x40 <= number < 0x40:  # noqa: PLR2004 - six bits and a sign
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number & 0x7F])

@@ -1,0 +1,117 @@
+"""A resident: a process that serves many jobs of one module, each with an instance of its own.
+
+For modules that the operator trusts (``WASMDROP_ISOLATION=instance``): what keeps one job from the
+next is then wasmtime alone. The process is confined as any job's; its time limit is the daemon's
+kill alone, as processor time is counted by process.
+"""
+
+import gc
+import os
+from typing import NoReturn
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
+from wasmdrop.sandbox.guest.channel import read_frame, read_plain, report, send
+from wasmdrop.sandbox.guest.component import ComponentRun
+from wasmdrop.sandbox.guest.core_module import Run, StaleCodeError
+from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.unchecked_call import EmptyWorld, PlainCall
+from wasmdrop.sandbox.wire import PlainFunction, ResidentOrder, RunReport, decode_invocation
+
+__all__ = ["serve_instances"]
+
+
+class _EndedError(Exception):
+    """The guest has asked to end in the middle of a host call."""
+
+    def __init__(self, message: RunReport) -> None:
+        super().__init__()
+        self.message = message
+
+
+def serve_instances(
+    order: ResidentOrder,
+    runtime: Runtime,
+    confinement: Confinement,
+    link_fd: int,
+    descriptors: list[int],
+) -> NoReturn:
+    """Become a resident: report whether the module could be loaded, then serve."""
+    code_fd, *streams = descriptors
+    preparation = order.preparation
+    # The forking server does without, and ends its children before they would need it.
+    gc.enable()
+
+    def end(message: RunReport) -> NoReturn:
+        if message.code is Code.OUTPUT_LIMIT:
+            # No exception comes through the function that takes output.
+            send(link_fd, message)
+            os.close(link_fd)  # first, so that no other order is given
+            os._exit(0)
+        raise _EndedError(message)
+
+    kind = ComponentRun if preparation.is_component else Run
+    loaded = kind(preparation, runtime, end)
+    confinement.enter(
+        readable=[code_fd],
+        cpu_seconds=None,
+        file_bytes=preparation.output_bytes,
+        data_bytes=preparation.memory_bytes + PROCESS_BYTES,
+        threads=preparation.has_wasi,
+    )
+    try:
+        loaded.load(code_fd)
+    except StaleCodeError as error:
+        report(link_fd, RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True))
+    confinement.narrow()
+    send(link_fd, RunReport(Code.OK))
+    world = EmptyWorld(streams) if preparation.has_wasi else None
+    while True:
+        for fd in streams:
+            os.lseek(fd, 0, os.SEEK_SET)  # the daemon has emptied it
+        if preparation.function is None:
+            _serve_any(loaded, link_fd, streams)
+        else:
+            _serve_plain(loaded, preparation.function, world, link_fd)
+
+
+def _serve_plain(
+    loaded: Run, function: PlainFunction, world: EmptyWorld | None, link_fd: int
+) -> None:
+    """Serve one call of a plain function; its instance is there before the order is."""
+    run = loaded.again()
+    try:
+        run.link()
+        call = PlainCall(run, function, world)
+    except RefusedError as refusal:
+        call = None
+        message = RunReport(refusal.code, refusal.message)
+    args = read_plain(link_fd, len(function.signature.params))
+    try:
+        answer = message if call is None else call.carry_out(args)
+    except _EndedError as ended:
+        answer = ended.message
+    if isinstance(answer, RunReport):
+        send(link_fd, answer)
+    else:
+        os.writev(link_fd, answer)
+    run.close()
+
+
+def _serve_any(loaded: Run, link_fd: int, streams: list[int]) -> None:
+    """Serve one invocation."""
+    run = loaded.again()
+    header, raw = read_frame(link_fd)
+    invocation = decode_invocation(header)
+
+    def make_ready() -> None:
+        run.enter_world(invocation, streams, raw)
+        run.link()
+
+    try:
+        message = run.carry_out(invocation, make_ready)
+    except _EndedError as ended:
+        message = ended.message
+    send(link_fd, message)
+    run.close()

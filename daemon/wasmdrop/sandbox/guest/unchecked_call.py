@@ -1,0 +1,147 @@
+"""A plain call: a function of numbers, with as little around it as Python allows.
+
+Each page that a child writes to is copied for it, and a Python object that is only looked at is
+written to. So all that a call needs is made once, in the template, and arguments and results are
+bits that go from the link into the engine and back.
+"""
+
+import ctypes
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from wasmtime import Func, Trap, WasmtimeError
+from wasmtime import _ffi as ffi
+from wasmtime._func import maybe_raise_last_exn
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.sandbox.guest.channel import read_plain, report, wait_for_end
+from wasmdrop.sandbox.guest.core_module import Run, is_a
+from wasmdrop.sandbox.wire import (
+    FRAME,
+    PLAIN_REPORT,
+    PLAIN_VALUE_BYTES,
+    PROGRAM_NAME,
+    PlainFunction,
+    RunReport,
+)
+
+__all__ = ["EmptyWorld", "PlainCall"]
+
+
+class PlainCall:
+    """One function of an instance, ready to be called once.
+
+    Raises ``RefusedError`` where the instance has no such function, of that type.
+    """
+
+    def __init__(self, run: Run, function: PlainFunction, world: "EmptyWorld | None") -> None:
+        params, results = function.signature.params, function.signature.results
+        slots = max(1, len(params), len(results))
+        values = (ffi.wasmtime_val_raw_t * slots)()
+        memory = run.exported_memory()
+        self._run = run
+        self._params = len(params)
+        self._args = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(params)]
+        self._results = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(results)]
+        head = FRAME.pack(0, PLAIN_REPORT.size + len(self._results))
+        self._report = bytearray(head + PLAIN_REPORT.pack(0.0, 0.0, -1, -1))
+        self._world = world
+        self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
+        self._context = run.store._context()  # noqa: SLF001 - the wrapper's call makes objects
+        trap = ctypes.byref(self._trap)
+        entries = [(function.entry, params, results)]
+        if function.initialize:
+            entries.insert(0, ("_initialize", (), ()))
+        self._calls: list[tuple[Any, ...]] = [
+            (self._context, _function(run, *entry), values, slots, trap) for entry in entries
+        ]
+        self._memory = None if memory is None else ctypes.byref(memory.of.memory)
+
+    def obey(self, link_fd: int) -> NoReturn:
+        """Take the arguments, call, report, and end."""
+        answer = self.carry_out(read_plain(link_fd, self._params))
+        if isinstance(answer, RunReport):
+            report(link_fd, answer)
+        os.writev(link_fd, answer)
+        wait_for_end(link_fd)
+
+    def carry_out(self, args: bytes) -> RunReport | Sequence[bytearray | memoryview]:
+        """Call and return the report: that of a plain function, or where it failed another."""
+        started = self._run.begin()
+        if self._world is not None:
+            self._world.enter(self._run)
+        for call in self._calls:
+            self._args[:] = args  # of the last; what comes before it takes none
+            error = ffi.wasmtime_func_call_unchecked(*call)
+            if bool(error) or bool(self._trap):
+                return self._failed(error, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        cpu_seconds = self._run.cpu_seconds()
+        memory_bytes, fuel_used = 0, self._run.fuel_used()
+        if self._memory is not None:
+            memory_bytes = ffi.wasmtime_memory_data_size(self._context, self._memory)
+        fuel_used = -1 if fuel_used is None else fuel_used
+        PLAIN_REPORT.pack_into(
+            self._report, FRAME.size, seconds, cpu_seconds, memory_bytes, fuel_used
+        )
+        return self._report, self._results
+
+    def _failed(self, error: Any, seconds: float) -> RunReport:
+        maybe_raise_last_exn()
+        end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
+        return self._run.completed(self._run.ended_by(end), seconds)
+
+
+#: A function that takes output, and none that hears of the end of that (wasi.h).
+_OUTPUT: Final = ctypes.CFUNCTYPE(
+    ctypes.c_ssize_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_size_t
+)
+_NO_FINALIZER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)()
+
+
+class EmptyWorld:
+    """A world of WASI without input, made of parts that are there before the job is.
+
+    Its heart, which draws random numbers, is made by each process for itself. Output goes to
+    ``streams``, descriptors of standard output and error. One serves a process, and lives as long:
+    stores that are let go of have its functions still.
+    """
+
+    def __init__(self, streams: Sequence[int]) -> None:
+        self._run: Run | None = None
+        self._name = ctypes.create_string_buffer(PROGRAM_NAME.encode())
+        pointer = ctypes.POINTER(ctypes.c_char)
+        self._argv = (pointer * 1)(ctypes.cast(self._name, pointer))
+
+        def take(fd: int, data: Any, size: int) -> int:
+            if self._run is not None:
+                self._run.capture(fd, ctypes.string_at(data, size))
+            return size
+
+        self._take = _OUTPUT(take)
+        self._stdout, self._stderr = map(ctypes.c_void_p, streams)
+
+    def enter(self, run: Run) -> None:
+        """Make it the world of ``run``."""
+        self._run = run
+        config = ffi.wasi_config_new()
+        ffi.wasi_config_set_argv(config, 1, self._argv)
+        ffi.wasi_config_set_stdout_custom(config, self._take, self._stdout, _NO_FINALIZER)
+        ffi.wasi_config_set_stderr_custom(config, self._take, self._stderr, _NO_FINALIZER)
+        error = ffi.wasmtime_context_set_wasi(run.store._context(), config)  # noqa: SLF001
+        if bool(error):
+            raise WasmtimeError._from_ptr(error)  # noqa: SLF001
+
+
+def _function(run: Run, name: str, params: tuple[str, ...], results: tuple[str, ...]) -> Any:
+    """Look a function up that will be called without a look at its type: here is the one."""
+    extern = run.export(name)
+    if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):
+        raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
+    kept = Func._from_raw(extern.of.func).type(run.store)  # noqa: SLF001
+    if (tuple(map(str, kept.params)), tuple(map(str, kept.results))) != (params, results):
+        raise RefusedError(Code.TRAP, f"the function {name!r} is of another type than is called")
+    return ctypes.byref(extern.of.func)  # which keeps what it points to

@@ -1,0 +1,1 @@
+"""The cache of modules and of their machine code."""

@@ -1,0 +1,1 @@
+"""The service: builds the parts, starts and stops them."""

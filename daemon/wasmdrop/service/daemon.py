@@ -1,0 +1,372 @@
+"""The service: builds the objects, starts them in order, and stops them in the opposite one."""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from wasmdrop.delivery.delivery import Delivery
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.discovery import Watching
+from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.layout import Layout
+from wasmdrop.intake.module_finder import ModuleFinder
+from wasmdrop.intake.taken_versions import TakenVersions
+from wasmdrop.intake.volume_monitor import StorageMonitor
+from wasmdrop.intake.watcher import Unclosed, Watcher
+from wasmdrop.jobs.dispatcher import Dispatcher
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.metrics import Metrics
+from wasmdrop.jobs.recovery import recover
+from wasmdrop.jobs.retention import keep_house
+from wasmdrop.jobs.runner import Stages
+from wasmdrop.protocol.errors import SandboxError, SettingsError, StorageError
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.package import Package
+from wasmdrop.sandbox.host.call import CompileLimits
+from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.sandbox.host.forkserver import ChildPool
+from wasmdrop.sandbox.host.job_directory import JobDirectories
+from wasmdrop.sandbox.host.module_cache.store import ModuleStore
+from wasmdrop.service.health.liveness import Part, Vitals
+from wasmdrop.service.health.probes import Health, Sources
+from wasmdrop.service.instance_lock import claim_shared_directory, claim_state_directory
+from wasmdrop.service.shutdown import Stop
+from wasmdrop.service.systemd import notify, watchdog_seconds
+from wasmdrop.settings import Isolation, SandboxMode, Settings
+from wasmdrop.system.durable_files import make_directory_durably
+from wasmdrop.system.job_user import foreign_processes
+from wasmdrop.system.permissions import OTHER_USER, described
+
+__all__ = ["local_executor", "run_once", "serve"]
+
+_log = structlog.get_logger()
+
+#: Idle children beyond one for each worker: a burst finds them ready.
+_SPARE_CHILDREN: Final = 2
+
+_JOURNAL: Final = "journal.sqlite"
+
+
+#: Drops taken and not done past which there is no hurry to hear of more.
+_MANY_DROPS: Final = 16
+
+
+_Drop = InputDrop | ModuleDrop | DoneInput
+
+
+class _Inbox:
+    """Hands drops from several threads over to the event loop, all that wait at a time together."""
+
+    take: Callable[[_Drop], None]
+    """Who takes each drop; to be set before there are any."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Drop] = deque()
+        self._is_told = False
+
+    def put(self, drop: _Drop) -> None:
+        """Hand over a drop; from any thread."""
+        self._waiting.append(drop)
+        if not self._is_told:
+            self._is_told = True
+            self._loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_told = False  # first: who puts one in from now on tells again
+        while self._waiting:
+            # Each by itself: what one of them runs into must not hold back the others.
+            self._loop.call_soon(self.take, self._waiting.popleft())
+
+
+async def serve(settings: Settings) -> None:
+    """Run the daemon until a signal stops it; see :mod:`wasmdrop.system.signals`.
+
+    Raises ``SettingsError`` where the directories can't be used, ``SandboxError`` where no sandbox
+    can be had, ``StorageError`` where the journal can't be opened.
+    """
+    _check_directories(settings)
+    stop = Stop()
+    with (
+        claim_state_directory(settings.state_dir) as state_claim,
+        claim_shared_directory(settings.shared_dir) as shared_claim,
+    ):
+        claims = (state_claim, shared_claim)
+        # Now, as there are no jobs of this daemon's yet.
+        if os.geteuid() == 0 and (others := foreign_processes(settings.job_user)):
+            _log.warning("job-user-shared", user=settings.job_user.uid, processes=others)
+        idle = settings.workers + _SPARE_CHILDREN
+        with Delivery(str(settings.shared_dir), prints_lines=True, claims=claims) as delivery:
+            async with local_executor(settings, idle, settings.workers) as (executor, store):
+                await _serve(settings, executor, store, delivery, stop)
+    _log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def local_executor(
+    settings: Settings, idle: int, templates_idle: int = 0
+) -> AsyncIterator[tuple[LocalExecutor, ModuleStore]]:
+    """Give this machine's sandbox, with its store in the state directory.
+
+    Children ahead of need: ``idle`` for any order, ``templates_idle`` for each module that is
+    called again and again.
+    """
+    store = ModuleStore(settings.state_dir, settings.cache_mb * MEBIBYTE)
+    limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
+    directories = JobDirectories(settings.state_dir, for_another_user=os.geteuid() == 0)
+    async with ChildPool(idle, settings.job_user) as pool:
+        if pool.missing and settings.sandbox is SandboxMode.STRICT:
+            raise SettingsError(
+                f"jobs can't be confined here; missing: {pool.missing}."
+                " WASMDROP_SANDBOX=best-effort goes on without"
+            )
+        if pool.missing:
+            _log.warning("sandbox-incomplete", missing=pool.missing)
+        executor = LocalExecutor(
+            pool,
+            store,
+            directories,
+            limits,
+            templates_idle,
+            has_residents=settings.isolation is Isolation.INSTANCE,
+        )
+        try:
+            yield executor, store
+        finally:
+            executor.close()
+
+
+async def run_once(settings: Settings) -> Package:
+    """Run the root slot's job, now, and return what was delivered.
+
+    Uses the daemon's cache of compiled modules where no daemon is using it. Errors as in
+    :func:`serve`; ``SandboxError`` also where the job was told to stop.
+    """
+    _check_directories(settings)
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    delivered: asyncio.Future[Package] = loop.create_future()
+    with (
+        tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary,
+        contextlib.ExitStack() as held,
+    ):
+        try:
+            held.enter_context(claim_state_directory(settings.state_dir))
+            state_dir = settings.state_dir
+        except (SettingsError, StorageError, OSError):
+            state_dir = Path(temporary)
+        settings = msgspec.structs.replace(settings, state_dir=state_dir)
+        has_daemon = (state_dir / _JOURNAL).exists()
+        journal = Journal(Path(temporary) / _JOURNAL)
+        backlog = Backlog(settings.max_queued)
+        async with local_executor(settings, 1) as (executor, store):
+            if not has_daemon:  # else there may be what its next start has yet to deliver
+                executor.sweep()
+
+            delivery = held.enter_context(Delivery(str(settings.shared_dir), delivered.set_result))
+            stages = _stages(settings, executor, store, journal, delivery, backlog)
+            dispatcher = Dispatcher(settings, stages, backlog, lambda: None)
+            try:
+                root = stages.layout.root_slot
+                found = await asyncio.to_thread(stages.intake.read_now, root)
+                if found is not None:
+                    dispatcher.drop(found)
+                else:
+                    dispatcher.run_without_input(root, owes_result=True)
+                stopped = asyncio.create_task(stop.asked.wait())
+                either: set[asyncio.Future[Any]] = {delivered, stopped}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                stopped.cancel()
+            finally:
+                await dispatcher.drain(settings.drain_sec if delivered.done() else 0)
+                await _close(stages)
+    if not delivered.done():
+        raise SandboxError("told to stop before the job was finished")
+    return delivered.result()
+
+
+def _stages(
+    settings: Settings,
+    executor: LocalExecutor,
+    store: ModuleStore,
+    journal: Journal,
+    delivery: Delivery,
+    backlog: Backlog,
+    emit: Callable[[_Drop], None] = lambda _drop: None,
+    look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
+    unclosed: Callable[[str], Unclosed | None] = lambda _path: None,
+    is_polling: Callable[[], bool] = lambda: False,
+) -> Stages:
+    layout = Layout(settings)
+    modules = ModuleFinder(
+        layout,
+        settings.max_module_mb * MEBIBYTE,
+        store.ingest,
+        store.has_module,
+        store.module_bytes,
+    )
+    intake = Intake(
+        settings,
+        layout,
+        TakenVersions(journal.path, journal.fail),
+        backlog,
+        emit,
+        look_again,
+        lambda slot, reference: modules.find(slot, reference, only_known=True),
+        unclosed,
+        is_polling,
+    )
+    return Stages(layout, intake, modules, journal, executor, delivery, Metrics())
+
+
+async def _serve(
+    settings: Settings,
+    executor: LocalExecutor,
+    store: ModuleStore,
+    delivery: Delivery,
+    stop: Stop,
+) -> None:
+    backlog = Backlog(settings.max_queued)
+
+    def is_busy() -> bool:
+        return len(backlog) > _MANY_DROPS
+
+    journal = Journal(settings.state_dir / _JOURNAL, is_busy)
+
+    # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
+    inbox = _Inbox()
+
+    stages = _stages(
+        settings,
+        executor,
+        store,
+        journal,
+        delivery,
+        backlog,
+        inbox.put,
+        # Made below.
+        lambda path, seconds: watching.scanner.look_again(path, seconds),  # noqa: PLW0108
+        lambda path: watching.watcher.unclosed(path),  # noqa: PLW0108
+        lambda: watching.is_polling,
+    )
+    layout, intake = stages.layout, stages.intake
+    watching = Watching(settings, layout, intake, stages.metrics, is_busy)
+    scanner = watching.scanner
+    dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
+    inbox.take = dispatcher.drop
+
+    def on_room(reason: str) -> None:
+        health.why_paused = reason
+        if reason:
+            backlog.pause()
+        else:
+            backlog.resume()
+            scanner.scan_soon()
+
+    monitor = StorageMonitor(
+        watching.directories,
+        (layout.shared_dir, str(settings.state_dir)),
+        settings.reserve_mb * MEBIBYTE,
+        watching.replaced,
+        on_room,
+    )
+    vitals = _vitals(watching.watcher, journal, executor)
+    health = Health(vitals, {"shared": settings.shared_dir, "state": settings.state_dir})
+    sources = Sources(stages.metrics, executor, scanner, vitals)
+    async with health.told(settings.http, sources):
+        try:
+            resumed = await recover(journal, dispatcher, executor.sweep)
+            await asyncio.to_thread(monitor.start)
+            intake.believes_markers = intake.has_taken_nothing()
+            await asyncio.to_thread(watching.start)
+            intake.believes_markers = False
+            _log.info(
+                "ready",
+                shared_dir=layout.shared_dir,
+                wasm_dir=layout.wasm_dir,
+                workers=settings.workers,
+                resumed=resumed,
+            )
+            health.why_not_ready = None
+            notify("READY=1")
+            tidying = asyncio.create_task(
+                keep_house(
+                    journal,
+                    intake,
+                    settings.keep_days,
+                    settings.journal_mb * MEBIBYTE,
+                    settings.rescan_sec,
+                )
+            )
+            await _until_told(stop, journal)
+            tidying.cancel()
+            health.why_not_ready = "stopping"
+            notify("STOPPING=1")
+            _log.info("stopping", signal=stop.reason, drain_sec=settings.drain_sec)
+        finally:
+            await asyncio.to_thread(monitor.stop)
+            await asyncio.to_thread(watching.stop)
+            await dispatcher.drain(settings.drain_sec, stop.now)
+            await _close(stages)
+
+
+async def _close(stages: Stages) -> None:
+    stages.intake.close()  # first: the journal is whole in one file when its last reader is gone
+    await stages.journal.close()
+
+
+async def _until_told(stop: Stop, journal: Journal) -> None:
+    """Wait for the signal to stop. Raises ``StorageError`` where the journal fails before."""
+    told = asyncio.ensure_future(stop.asked.wait())
+    either: set[asyncio.Future[Any]] = {told, journal.failure}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if journal.failure.done():
+        stop.now.set()  # no promise can be kept any more: what runs is run again
+        raise StorageError(f"the journal can't be used any more: {journal.failure.result()}")
+
+
+def _vitals(watcher: Watcher, journal: Journal, executor: LocalExecutor) -> Vitals:
+    parts: dict[str, Part] = {"watcher": watcher, "journal": journal, "forking_server": executor}
+    return Vitals(parts, lambda: notify("WATCHDOG=1"), watchdog_seconds())
+
+
+def _check_directories(settings: Settings) -> None:
+    user = os.geteuid()
+    for name, path in (("shared", settings.shared_dir), ("wasm", settings.wasm_dir)):
+        try:
+            is_there = path.is_dir()
+        except OSError as error:
+            raise SettingsError(
+                f"the {name} directory {path} can't be looked at by user {user}:"
+                f" {error.strerror}; let that user enter the directories above it (chmod a+x)"
+            ) from None
+        if not is_there:
+            raise SettingsError(f"the {name} directory {path} is not there")
+    shared_dir = settings.shared_dir
+    if os.statvfs(shared_dir).f_flag & os.ST_RDONLY:
+        raise SettingsError(
+            f"the shared directory {shared_dir} is mounted read-only; results go there: mount it"
+            " read-write (without :ro or readOnly)"
+        )
+    if not os.access(shared_dir, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"the shared directory {shared_dir} can't be written to: {described(shared_dir.stat())}"
+            f"; chown or chmod it (fsGroup in Kubernetes), or {OTHER_USER}"
+        )
+    try:
+        make_directory_durably(settings.state_dir, 0o700)
+    except OSError as error:
+        raise SettingsError(
+            f"the state directory {settings.state_dir} can't be made by user {user}:"
+            f" {error.strerror}; make it (install -d -m 700 -o {user} {settings.state_dir}), or set"
+            " WASMDROP_STATE_DIR"
+        ) from None

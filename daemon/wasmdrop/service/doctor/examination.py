@@ -1,0 +1,21 @@
+"""All checks, in the order in which a person wants to read them."""
+
+import asyncio
+
+from wasmdrop.service.doctor import container, grants, ignored_names, kernel, mounts, state
+from wasmdrop.service.doctor.finding import Finding
+from wasmdrop.settings import Settings
+
+__all__ = ["examine"]
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Run every check and return what was found; a check that fails is a finding."""
+    return [
+        *await kernel.examine(settings),
+        *await asyncio.to_thread(mounts.examine, settings),
+        *await asyncio.to_thread(ignored_names.examine, settings),
+        *await asyncio.to_thread(state.examine, settings),
+        *await asyncio.to_thread(grants.examine, settings),
+        *await asyncio.to_thread(container.examine, settings),
+    ]

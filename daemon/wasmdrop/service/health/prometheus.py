@@ -1,0 +1,159 @@
+"""What ``/metrics`` says: the plain counters in Prometheus' words.
+
+The one module that imports prometheus-client, and itself imported only where HTTP is on. Names,
+units and types follow https://prometheus.io/docs/practices/naming/. Labels have few values: codes,
+stages and parts, never names of files or jobs.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from wasmdrop.intake.scanner import Scanner
+from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
+from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.service.health.http_server import Answer
+from wasmdrop.service.health.liveness import Vitals
+
+__all__ = ["Exposition"]
+
+#: How long an answer holds, in seconds. It takes some milliseconds to make, which questions by the
+#: thousand would take from probes and jobs.
+_FRESH_SECONDS: Final = 0.1
+
+
+class Exposition(Collector):
+    """Renders the counters of a daemon; ``is_ready`` is what ``/readyz`` goes by."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        executor: LocalExecutor,
+        scanner: Scanner,
+        vitals: Vitals,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._metrics = metrics
+        self._executor = executor
+        self._scanner = scanner
+        self._vitals = vitals
+        self._is_ready = is_ready
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        self._answers: dict[str, tuple[Answer, float]] = {}
+        """By format, of which there are few, each with the time when it was made."""
+
+    async def answer(self, accept: str) -> Answer:
+        """Return all metrics in the format that the client asks for."""
+        encode, content_type = choose_encoder(accept)
+        now = time.monotonic()
+        answer, made_at = self._answers.get(content_type, (None, 0.0))
+        if answer is None or now - made_at > _FRESH_SECONDS:
+            answer = Answer(200, encode(self._registry), content_type)
+            self._answers[content_type] = answer, now
+        return answer
+
+    def collect(self) -> Iterator[Metric]:
+        """Give each metric as it is now (prometheus-client's ``Collector``)."""
+        metrics, executor = self._metrics, self._executor
+        yield InfoMetricFamily(
+            "wasmdrop_build",
+            "Versions.",
+            {"version": version("wasmdrop"), "wasmtime_version": version("wasmtime")},
+        )
+        yield _gauge("ready", "Whether new drops are taken: 1 or 0.", int(self._is_ready()))
+        heard = GaugeMetricFamily(
+            "wasmdrop_part_silence_seconds",
+            "How long ago each part of the daemon was last heard from.",
+            labels=["part"],
+        )
+        for part, seconds in self._vitals.ages_seconds().items():
+            heard.add_metric([part], seconds)
+        yield heard
+
+        jobs = CounterMetricFamily(
+            "wasmdrop_jobs", "Jobs whose results were delivered, by code.", labels=["code"]
+        )
+        for code, count in metrics.jobs.items():
+            jobs.add_metric([code], count)
+        yield jobs
+        yield _gauge("jobs_queued", "Jobs accepted that do not run yet.", metrics.queued)
+        yield _gauge("jobs_running", "Jobs in a process of theirs.", metrics.running)
+        yield _gauge(
+            "oldest_job_age_seconds",
+            "Time since the drop of the oldest job without delivered results; 0 without one.",
+            metrics.oldest_seconds(time.time_ns()),
+        )
+        durations = HistogramMetricFamily(
+            "wasmdrop_job_duration_seconds",
+            "Time that jobs spent in each stage; total is from drop to marker.",
+            labels=["stage"],
+        )
+        for stage, histogram in metrics.stages.items():
+            durations.add_metric([stage], _buckets(histogram), histogram.sum_seconds)
+        yield durations
+
+        hits = CounterMetricFamily(
+            "wasmdrop_module_cache_hits",
+            "Compiled modules found: by jobs in memory, by loads on disk.",
+            labels=["where"],
+        )
+        hits.add_metric(["memory"], metrics.module_hits)
+        hits.add_metric(["disk"], executor.loads)
+        yield hits
+        yield _counter("module_cache_misses", "Modules compiled.", executor.compilations)
+        yield _counter(
+            "forking_server_restarts", "Times the forking server had died.", executor.restarts
+        )
+        yield _gauge(
+            "undelivered_results",
+            "Results in the journal whose delivery failed and is tried again.",
+            metrics.undelivered,
+        )
+        yield _gauge(
+            "undelivered_bytes", "Size of these results on disk.", metrics.undelivered_bytes
+        )
+        yield _counter(
+            "results_discarded",
+            "Results given up: more than may wait, or their slot was gone for too long.",
+            metrics.results_discarded,
+        )
+        yield _counter(
+            "delivery_failures", "Deliveries that failed at first.", metrics.delivery_failures
+        )
+        yield _counter("scans", "Walks through everything.", self._scanner.scans)
+        yield _counter("events_lost", "Times that events were lost.", metrics.events_lost)
+        yield _counter(
+            "names_ignored",
+            "Files logged as ignored because of names almost like those of inputs or modules.",
+            metrics.names_ignored,
+        )
+        yield _counter("input_bytes", "Size of the accepted inputs.", metrics.input_bytes)
+        yield _counter("result_bytes", "Size of the delivered results.", metrics.result_bytes)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"wasmdrop_{name}", text, value)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"wasmdrop_{name}", text, value)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    bounds = [*map(str, BOUNDS_SECONDS), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))

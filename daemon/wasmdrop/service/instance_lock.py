@@ -1,0 +1,250 @@
+"""Claims: one daemon for a state directory, and one for a shared directory.
+
+A claim is a lock on a file (flock(2)), so it ends with the process, however that ends. The file
+says who holds it, for the message that the second daemon gives.
+
+Others may write to a shared directory, and lock any file that they can open. So a lock counts only
+on a file of a user who could stop the daemon anyway: root, its own, or the owner of the directory,
+which nobody else can open. Anything else at its name is moved aside. No file that is there already
+is written to: each daemon makes a new one.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
+
+from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.system import openat2
+from wasmdrop.system.durable_files import temporary_name
+from wasmdrop.system.private_files import require_private_directory
+
+__all__ = ["SHARED_CLAIM_NAME", "claim_shared_directory", "claim_state_directory"]
+
+_log = structlog.get_logger()
+
+#: Begins with a dot, so that it is ignored; stays, as a lock on a removed file is none.
+SHARED_CLAIM_NAME: Final = ".wasmdrop.lock"
+
+#: Filesystems that know no locks.
+_WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+#: How long to wait for a claim, in seconds: processes of a daemon that was killed take a moment to
+#: end, and longer where their disk does, which they may have to wait for.
+_PATIENCE_SECONDS: Final = 1.0
+_PATIENCE_WITH_DEAD_SECONDS: Final = 15.0
+
+#: Longest name of a holder that is shown.
+_HOLDER_BYTES: Final = 200
+
+#: How often a claim that changes meanwhile is tried for.
+_MOST_TRIES: Final = 100
+
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE: Final = 0o600
+_OTHERS: Final = 0o077
+
+
+@contextlib.contextmanager
+def claim_state_directory(state_dir: Path) -> Iterator[int]:
+    """Hold the state directory for this process alone, and those that inherit the descriptor given.
+
+    Raises ``SettingsError`` where another one has it; ``StorageError`` where others can write to
+    it: what is opened by name in there, and written to, might then be a link of theirs.
+    """
+    require_private_directory(state_dir)
+    with _Claim(state_dir, "lock", "state directory", is_shared=False) as claim:
+        yield claim
+
+
+@contextlib.contextmanager
+def claim_shared_directory(shared_dir: Path) -> Iterator[int]:
+    """Hold the shared directory for this daemon alone, be the other one on another machine.
+
+    So do processes that inherit the descriptor given. Where another user keeps the name of the
+    claim from the daemon, it goes on without one, with a warning.
+
+    Raises ``SettingsError`` where another daemon has it, or no file can be made there.
+    """
+    with _Claim(shared_dir, SHARED_CLAIM_NAME, "shared directory", is_shared=True) as claim:
+        yield claim
+
+
+class _Claim:
+    def __init__(self, path: Path, name: str, what: str, *, is_shared: bool) -> None:
+        self._path = path
+        self._name = name
+        self._what = what
+        self._is_shared = is_shared
+        self._trusted = {os.geteuid()}
+        self._open_to_others = _OTHERS
+
+    def __enter__(self) -> int:
+        self._fds = contextlib.ExitStack()
+        try:
+            self._directory = openat2.open_directory(str(self._path), "")
+            self._fds.callback(os.close, self._directory)
+            if self._is_shared:
+                own = self._own_file()
+                self._trusted = {0, os.fstat(self._directory).st_uid, own.st_uid}
+                self._open_to_others = own.st_mode & _OTHERS
+            for _ in range(_MOST_TRIES):
+                fd = self._try()
+                if fd is not None:
+                    self._fds.callback(os.close, fd)
+                    return fd
+        except OSError as error:
+            self._fds.close()
+            raise SettingsError(
+                f"the {self._what} can't be claimed: {self._path / self._name}: {error.strerror}"
+            ) from None
+        except BaseException:
+            self._fds.close()
+            raise
+        self._fds.close()
+        raise SettingsError(
+            f"the {self._what} can't be claimed: {self._path / self._name} changes all the time"
+        )
+
+    def __exit__(self, *_exc: object) -> None:
+        self._fds.close()
+
+    def _own_file(self) -> os.stat_result:
+        """Return the status of a claim that this process makes there.
+
+        On network mounts its owner is not always this process's user, nor its mode what was asked.
+        """
+        name = temporary_name()
+        fd = os.open(name, _NEW, _MODE, dir_fd=self._directory)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+            with contextlib.suppress(OSError):  # who may write there may have renamed it
+                os.unlink(name, dir_fd=self._directory)
+
+    def _try(self) -> int | None:
+        """Return the claim, or None where another try may find it free."""
+        with contextlib.suppress(FileExistsError):
+            return self._make()
+        try:
+            place = os.open(
+                self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory
+            )
+        except FileNotFoundError:
+            return None
+        try:
+            reason = self._why_untrusted(os.fstat(place))
+            if reason is not None:
+                return self._move_aside(reason)
+            fd = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+        try:
+            self._lock(fd)
+            # It may be a file that others had open, or no claim at all: a new one takes its place.
+            if self._is_at(fd):
+                os.unlink(self._name, dir_fd=self._directory)
+        finally:
+            os.close(fd)
+        return None
+
+    def _make(self) -> int | None:
+        fd = os.open(self._name, _NEW, _MODE, dir_fd=self._directory)
+        try:
+            self._lock(fd)
+            if self._is_at(fd):  # else another daemon was the first to lock it
+                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return None
+
+    def _why_untrusted(self, status: os.stat_result) -> str | None:
+        if not stat.S_ISREG(status.st_mode):
+            return "it is no regular file"
+        if status.st_nlink != 1:
+            return "it has other names"
+        if status.st_uid not in self._trusted:
+            return f"it belongs to user {status.st_uid}"
+        if status.st_mode & _OTHERS & ~self._open_to_others:
+            # A result of the daemon's, say, which others may open and lock, and move here.
+            return f"others may open it (its mode is {stat.S_IMODE(status.st_mode):04o})"
+        return None
+
+    def _move_aside(self, reason: str) -> int | None:
+        aside = f"{self._name}.aside-{os.urandom(4).hex()}"
+        path = str(self._path / self._name)
+        try:
+            os.rename(self._name, aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            # In a sticky directory that is its owner's right. Better than no daemon at all.
+            _log.warning("claim-refused", path=path, reason=reason, error=error.strerror)
+            return os.dup(self._directory)
+        _log.warning("claim-moved-aside", path=path, reason=reason, now=aside)
+        return None
+
+    def _lock(self, fd: int) -> None:
+        try:
+            _lock(fd)
+        except BlockingIOError:
+            holder = _holder(fd)
+            raise SettingsError(
+                f"the {self._what} {self._path} is in use by {holder or 'another process'}"
+            ) from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            # Better than no daemon at all; the operator is told once.
+            path = str(self._path / self._name)
+            _log.warning("no-locks-here", path=path, error=error.strerror)
+
+    def _is_at(self, fd: int) -> bool:
+        try:
+            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(status, os.fstat(fd))
+
+
+def _lock(fd: int) -> None:
+    """Lock the file; ``BlockingIOError`` where another one has it, and does not let go of it."""
+
+    def gives_up(state: RetryCallState) -> bool:
+        patience = _PATIENCE_WITH_DEAD_SECONDS if _is_of_dead(fd) else _PATIENCE_SECONDS
+        return (state.seconds_since_start or 0.0) >= patience
+
+    Retrying(
+        retry=retry_if_exception_type(BlockingIOError),
+        wait=wait_fixed(0.01),
+        stop=gives_up,
+        reraise=True,
+    )(fcntl.flock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _holder(fd: int) -> str:
+    holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
+    return "".join(one if one.isprintable() else "?" for one in holder)
+
+
+def _is_of_dead(fd: int) -> bool:
+    """Whether a daemon of this host claimed it that is no more, but for what it started."""
+    found = re.fullmatch(r"process ([0-9]{1,10}) on (.*)", _holder(fd))
+    if found is None or found[2] != socket.gethostname():
+        return False
+    pid = int(found[1])
+    # In a container that was started again it had the number that this process has now.
+    return pid == os.getpid() or not Path(f"/proc/{pid}").exists()

@@ -1,0 +1,1 @@
+"""The system: what the daemon needs of Linux."""

@@ -1,0 +1,102 @@
+"""The user that jobs run as, if the daemon is root: one that nothing else on the host runs as.
+
+A process may stop and trace others of its user. So jobs are not run as ``nobody``, whom other
+services use as well.
+"""
+
+import pwd
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+__all__ = ["DEFAULT_JOB_USER", "JobUser", "foreign_processes", "is_mapped", "read_job_user"]
+
+#: 2^32 - 1 stands for "no user" in system calls.
+_HIGHEST_ID: Final = (1 << 32) - 2
+
+#: What a forking server has in its command line.
+_SERVER: Final = b"wasmdrop.sandbox.guest.forkserver"
+
+
+class JobUser(msgspec.Struct, frozen=True):
+    """A user and a group, by number."""
+
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"{self.uid}:{self.gid}"
+
+
+#: In a range that systemd's table of users and groups leaves unused, as do the distributions
+#: (systemd.io/UIDS-GIDS), and below 65536: most user namespaces have no others.
+DEFAULT_JOB_USER: Final = JobUser(60942, 60942)
+
+
+def read_job_user(text: str) -> JobUser:
+    """Return the user of that name or number. Raises ``ValueError`` with the reason."""
+    if found := re.fullmatch(r"([0-9]{1,10})(?::([0-9]{1,10}))?", text):
+        user = JobUser(int(found[1]), int(found[2] or found[1]))
+    else:
+        try:
+            entry = pwd.getpwnam(text)
+        except (KeyError, ValueError):
+            raise ValueError("there is no user of this name") from None
+        user = JobUser(entry.pw_uid, entry.pw_gid)
+    if 0 in (user.uid, user.gid):
+        raise ValueError("jobs must not be root's")
+    if max(user.uid, user.gid) > _HIGHEST_ID:
+        raise ValueError(f"at most {_HIGHEST_ID}")
+    return user
+
+
+def is_mapped(user: JobUser) -> bool:
+    """Whether user and group exist in this process's user namespace."""
+    for number, name in ((user.uid, "uid_map"), (user.gid, "gid_map")):
+        lines = Path("/proc/self", name).read_text(encoding="ascii").splitlines()
+        ranges = [(int(first), int(count)) for first, _outside, count in map(str.split, lines)]
+        if not any(first <= number < first + count for first, count in ranges):
+            return False
+    return True
+
+
+def foreign_processes(user: JobUser, *, besides_jobs: bool = False) -> int:
+    """Return how many processes run as that user, ``besides_jobs`` of any wasmdrop."""
+    count = 0
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            uids, _parent = _identity(int(path.name))
+            if user.uid in uids and not (besides_jobs and _is_job(int(path.name), user)):
+                count += 1
+    return count
+
+
+def _is_job(pid: int, user: JobUser) -> bool:
+    """Whether a process was forked by a forking server, directly or by way of a template."""
+    for ancestor in _ancestors(pid):
+        if user.uid not in _identity(ancestor)[0]:
+            try:
+                return _SERVER in Path(f"/proc/{ancestor}/cmdline").read_bytes()
+            except OSError:
+                return False
+    return False
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while (pid := _identity(pid)[1]) > 0:
+        yield pid
+
+
+def _identity(pid: int) -> tuple[set[int], int]:
+    """Return the user ids of a process, and its parent; none where it is gone or a zombie."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return set(), 0
+    fields = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
+    if fields[b"State"].split()[0] in (b"Z", b"X"):
+        return set(), 0
+    return set(map(int, fields[b"Uid"].split())), int(fields[b"PPid"])

@@ -1,0 +1,249 @@
+"""The checker finds each kind of damage, and none where there is none."""
+
+import dataclasses
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import drop, wait_until
+from tests.support.durability.checker import Evidence, Finding, Kind, check, check_slot_now
+from tests.support.durability.lives import Lives
+
+
+@pytest.fixture
+def lives(tmp_path: Path) -> Lives:
+    """Give a daemon that has served three slots and was stopped; ``old/`` has an earlier result."""
+    lives = Lives(tmp_path)
+    producer = lives.producer
+    producer.module(lives.wasm / "m.wasm")
+    lives.start()
+    producer.drop("input-a.json", producer.version())
+    producer.drop("input-b.json", producer.version(code="trap"))
+    producer.drop("input-c.json", producer.version(code="invalid-input"))
+    wait_until(lambda: lives.marker("input-a.json"), "the first result")
+    (tmp_path / "old").mkdir()
+    for name in ("result-a.json", "result-a.txt", "result-a.done"):
+        (tmp_path / "old" / name).write_bytes((lives.shared / name).read_bytes())
+    producer.drop("input-a.json", producer.version())
+    assert lives.verdict() == []
+    return lives
+
+
+def sql(lives: Lives, statement: str) -> None:
+    """Change the journal."""
+    with closing(sqlite3.connect(lives.state / "journal.sqlite")) as connection, connection:
+        connection.execute(statement)
+
+
+def _no_marker(lives: Lives) -> None:
+    (lives.shared / "result-a.done").unlink()
+
+
+def _an_open_job(lives: Lives) -> None:
+    sql(lives, "UPDATE jobs SET state = 'running' WHERE seq = 1")
+
+
+def _a_job_given_up(lives: Lives) -> None:
+    sql(lives, "UPDATE jobs SET state = 'discarded' WHERE seq = 1")
+
+
+def _a_vanished_job(lives: Lives) -> None:
+    sql(lives, "DELETE FROM jobs WHERE seq = 1")
+
+
+def _a_drop_never_taken(lives: Lives) -> None:
+    lives.producer.drop("input-a.json", lives.producer.version())
+
+
+def _the_same_bytes_never_taken(lives: Lives) -> None:
+    lives.producer.drop_again("input-a.json")
+
+
+def _a_job_twice(lives: Lives) -> None:
+    columns = "slot, state, code, job, input, package"
+    sql(
+        lives,
+        f"INSERT INTO jobs (id, {columns}) SELECT 'again', {columns} FROM jobs"  # noqa: S608 - constants
+        " WHERE slot = CAST('input-b.json' AS BLOB)",
+    )
+
+
+def _an_old_version_late(lives: Lives) -> None:
+    columns = "slot, state, code, job, input, package"
+    sql(
+        lives,
+        f"INSERT INTO jobs (id, {columns}) SELECT 'again', {columns} FROM jobs"  # noqa: S608 - constants
+        " WHERE slot = CAST('input-a.json' AS BLOB) ORDER BY seq LIMIT 1",
+    )
+
+
+def _half_a_result(lives: Lives) -> None:
+    path = lives.shared / "result-a.json"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def _half_a_marker(lives: Lives) -> None:
+    path = lives.shared / "result-a.done"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def _a_missing_file(lives: Lives) -> None:
+    (lives.shared / "result-a.txt").unlink()
+
+
+def _one_file_of_an_earlier_job(lives: Lives) -> None:
+    old = lives.shared.parent / "old"
+    (lives.shared / "result-a.json").write_bytes((old / "result-a.json").read_bytes())
+
+
+def _a_whole_earlier_result(lives: Lives) -> None:
+    for file in (lives.shared.parent / "old").iterdir():
+        (lives.shared / file.name).write_bytes(file.read_bytes())
+
+
+def _a_file_that_the_marker_does_not_name(lives: Lives) -> None:
+    (lives.shared / "result-a.stdout").write_bytes(b"of whom?")
+
+
+def _a_job_of_an_unknown_input(lives: Lives) -> None:
+    lives.producer.slots["input-b.json"].versions[:] = [lives.producer.version()]
+
+
+def _a_job_of_an_unknown_slot(lives: Lives) -> None:
+    del lives.producer.slots["input-b.json"]
+
+
+def _a_marker_without_a_job(lives: Lives) -> None:
+    sql(lives, "DELETE FROM jobs WHERE slot = CAST('input-b.json' AS BLOB)")
+
+
+def _a_wrong_value(lives: Lives) -> None:
+    path = lives.shared / "result-a.json"
+    result = json.loads(path.read_bytes())
+    data = json.dumps(result | {"results": [0]}).encode()
+    marker = json.loads(path.with_suffix(".done").read_bytes())
+    marker["files"]["result-a.json"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": 0}
+    path.write_bytes(data)
+    path.with_suffix(".done").write_text(json.dumps(marker))
+
+
+def _a_wrong_code(lives: Lives) -> None:
+    path = lives.shared / "result-b.done"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"code": "ok"}))
+
+
+def _a_temporary_file(lives: Lives) -> None:
+    (lives.shared / ".wasmdrop-00-1").touch()
+
+
+def _a_copy_of_a_module(lives: Lives) -> None:
+    (lives.state / "modules" / ".wasmdrop-00-1").touch()
+
+
+def _a_compilers_output(lives: Lives) -> None:
+    (next((lives.state / "code").iterdir()) / f".{'0' * 64}-plain").touch()
+
+
+DAMAGES: list[tuple[Kind, Callable[[Lives], None]]] = [
+    (Kind.LOST, _no_marker),
+    (Kind.LOST, _an_open_job),
+    (Kind.LOST, _a_job_given_up),
+    (Kind.LOST, _a_vanished_job),
+    (Kind.LOST, _a_drop_never_taken),
+    (Kind.LOST, _the_same_bytes_never_taken),
+    (Kind.DOUBLED, _a_job_twice),
+    (Kind.DOUBLED, _an_old_version_late),
+    (Kind.TORN, _half_a_result),
+    (Kind.TORN, _half_a_marker),
+    (Kind.TORN, _a_missing_file),
+    (Kind.TORN, _one_file_of_an_earlier_job),
+    (Kind.FOREIGN, _a_whole_earlier_result),
+    (Kind.FOREIGN, _a_file_that_the_marker_does_not_name),
+    (Kind.FOREIGN, _a_job_of_an_unknown_input),
+    (Kind.FOREIGN, _a_job_of_an_unknown_slot),
+    (Kind.FOREIGN, _a_marker_without_a_job),
+    (Kind.WRONG, _a_wrong_value),
+    (Kind.WRONG, _a_wrong_code),
+    (Kind.LEFTOVER, _a_temporary_file),
+    (Kind.LEFTOVER, _a_copy_of_a_module),
+    (Kind.LEFTOVER, _a_compilers_output),
+]
+
+
+def kinds(findings: list[Finding]) -> set[Kind]:
+    """Return what kinds of damage were found."""
+    return {finding.kind for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"), DAMAGES, ids=[damage.__name__.strip("_") for _kind, damage in DAMAGES]
+)
+def test_each_kind_of_damage_is_found(
+    lives: Lives, kind: Kind, damage: Callable[[Lives], None]
+) -> None:
+    """One thing is spoilt in what a real daemon left."""
+    damage(lives)
+    assert kind in kinds(check(lives.evidence()))
+
+
+def with_lines(lives: Lives, lines: list[str], kills: int = 0, deaths: int = 0) -> Evidence:
+    """Return the evidence with other result lines."""
+    return dataclasses.replace(lives.evidence(), lines=lines, kills=kills, deaths=deaths)
+
+
+def test_result_lines_are_counted(lives: Lives) -> None:
+    """Each once; a kill or a death may leave one out; none may be of nobody, or broken."""
+    lines = lives.lines()
+    assert check(with_lines(lives, lines)) == []
+    assert kinds(check(with_lines(lives, lines[1:]))) == {Kind.LOST}
+    assert kinds(check(with_lines(lives, [*lines, lines[0]]))) == {Kind.DOUBLED}
+    assert check(with_lines(lives, lines[1:], kills=1)) == []
+    assert check(with_lines(lives, lines[1:], deaths=1)) == []
+    assert kinds(check(with_lines(lives, [*lines, lines[0]], kills=1))) == {Kind.DOUBLED}
+    assert kinds(check(with_lines(lives, [*lines, lines[0]], deaths=1))) == {Kind.DOUBLED}
+    assert kinds(check(with_lines(lives, [*lines, '{"args":[999]}'], kills=1))) == {Kind.FOREIGN}
+    assert kinds(check(with_lines(lives, [*lines, lines[0][:9]], kills=1))) == {Kind.TORN}
+
+
+def test_a_module_drop_allows_one_more_run_and_demands_it(lives: Lives) -> None:
+    """The last run must be of the last module."""
+    producer = lives.producer
+    drop(lives.wasm / "module.wasm", (lives.wasm / "m.wasm").read_bytes())
+    producer.drop("input.json", producer.version(module=None))
+    lives.start()
+    lives.settle()
+    before = lives.evidence()
+    assert check(before) == []
+    producer.module(lives.wasm / "module.wasm", "input.json")
+    # The daemon may be copying the module this very moment.
+    assert kinds(check(before)) - {Kind.LEFTOVER} == {Kind.LOST}
+    assert lives.verdict() == []
+    producer.slots["input.json"].reruns = 0
+    assert kinds(check(lives.evidence())) == {Kind.DOUBLED}
+
+
+def test_a_slot_is_judged_while_the_daemon_runs(lives: Lives) -> None:
+    """Without a marker anything goes; with one, its digests hold."""
+    assert check_slot_now(lives.shared, "input-a.json") is None
+    assert check_slot_now(lives.shared, "input-never.json") is None
+    _one_file_of_an_earlier_job(lives)
+    found = check_slot_now(lives.shared, "input-a.json")
+    assert found is not None
+    assert found.kind is Kind.TORN
+    _no_marker(lives)
+    assert check_slot_now(lives.shared, "input-a.json") is None
+
+
+def test_a_module_that_was_run_alone_and_owed_nothing_is_no_loss(tmp_path: Path) -> None:
+    """The default module comes long before its input: the job that it makes is given up."""
+    lives = Lives(tmp_path)
+    lives.start()
+    lives.producer.module(lives.wasm / "module.wasm")
+    wait_until(lambda: lives.events("module-needs-input"), "the module's own run")
+    lives.producer.drop("input.json", lives.producer.version(module=None))
+    assert lives.verdict() == []

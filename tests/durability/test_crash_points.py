@@ -1,0 +1,303 @@
+"""The daemon dies at each point where it changes what is on disk, and the next one makes it good.
+
+The points are found in the source; each is tried before and after its call, and halfway through
+what it writes. Before the next start every marker must be true; after it nothing may be lost,
+doubled, torn or left.
+
+Where a process that delivers gets there, the daemon dies with it; then, once more, that process
+dies alone, and the daemon makes it good with another one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.daemon import DEADLINE_SECONDS
+from tests.support.durability import dying
+from tests.support.durability.checker import Kind, check_slot_now
+from tests.support.durability.lives import Lives
+from tests.support.durability.points import Point, find_points
+from tests.support.durability.trace import command, read_trace
+
+#: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
+_TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
+_ONCE: Final = {
+    "service.instance_lock._Claim._own_file:unlink",
+    "service.instance_lock._Claim._try:unlink",
+    "delivery.placement.Placing._rename:replace-2",
+    "delivery.placement.Placing.leave:unlink",
+    "system.durable_files.write_durably:unlink",
+    "jobs.journal.writer.Journal.remove_results:unlink",
+    "jobs.journal.database._bring_up_to_date:commit",
+    "system.private_files.remove:unlink",
+    "sandbox.host.compilation.Compilations._compile_anew:unlink",
+    "sandbox.host.compilation._sync:fsync",
+    "sandbox.host.module_cache.store.ModuleStore.keep:replace",
+    "intake.scanner._sweep:unlink",
+}
+#: Points that are reached only after another one failed.
+_AFTER: Final = {
+    "delivery.placement.Placing.leave:unlink": "delivery.placement.Placing._rename:replace",
+    "system.durable_files.write_durably:unlink": "system.durable_files.write_durably:replace",
+}
+
+#: What prints a line, which no kill tears: a file or a pipe takes it at once (pipe(7)).
+_LINE: Final = "system.output_thread.Outlet._write:write"
+
+_POINTS: Final = {str(point): point for point in find_points()}
+#: What processes that deliver get to.
+_OF_DELIVERY: Final = [
+    name
+    for name in _POINTS
+    if name.startswith(("delivery.", "system.untrusted_trees.", "system.output_thread."))
+]
+
+
+def _orders(names: Iterable[str]) -> list[tuple[str, int, str]]:
+    found = []
+    for name in names:
+        what = name.partition(":")[2].partition("-")[0]
+        turns = 1 if name in _ONCE else _TURNS.get(what, 1)
+        # Nothing is written between two turns: before one is after the one before it.
+        found.append((name, 1, "before"))
+        is_divided = what == "write" and name != _LINE
+        moments = ("halfway", "after") if is_divided else ("after",)
+        found += [(name, turn, moment) for turn in range(1, turns + 1) for moment in moments]
+    return found
+
+
+def _order(name: str, turn: int, moment: str, note: Path | None = None) -> str:
+    point = _POINTS[name]
+    failing: Point | None = _POINTS[_AFTER[name]] if name in _AFTER else None
+    order = dying.Order(
+        point.file,
+        point.first_line,
+        point.last_line,
+        moment,
+        turn,
+        None if failing is None else (failing.file, failing.first_line, failing.last_line),
+        None if note is None else str(note),
+    )
+    return json.dumps(dataclasses.asdict(order))
+
+
+def _leave_an_earlier_life(lives: Lives) -> None:
+    """Put what earlier daemons may have left: results, directories at their names, leftovers."""
+    result = b"of an earlier life\n"
+    digest = hashlib.sha256(result).hexdigest()
+    moment = "2026-01-01T00:00:00.000000Z"
+    marker = {
+        "schema": "wasmdrop.marker/1",
+        "jobs.job": "earlier",
+        "id": None,
+        "status": "succeeded",
+        "code": "ok",
+        "message": "",
+        "attempt": 1,
+        "slot": "input-a.json",
+        "jobs.entrypoint": "run",
+        "protocol.module_types": None,
+        "input": None,
+        "files": {"result-a.json": {"sha256": digest, "bytes": len(result)}},
+        **dict.fromkeys(("dropped_at", "started_at", "finished_at"), moment),
+        "seconds": dict.fromkeys(("queued", "compile", "run", "total"), 0.0),
+        "protocol.limits": {},
+        "runtime": dict.fromkeys(("wasmdrop", "wasmtime", "platform"), "earlier"),
+    }
+    (lives.shared / "result-a.json").write_bytes(result)
+    (lives.shared / "result-a.done").write_text(json.dumps(marker))
+    (lives.shared / "result-taken.json" / "kept").mkdir(parents=True)
+    (lives.shared / "result-taken.txt").mkdir()
+    (lives.shared / ".wasmdrop-0-0").touch()
+    os.mkfifo(lives.shared / ".wasmdrop.lock")
+    modules, code = lives.state / "modules", lives.state / "code"
+    results = lives.state / "jobs.undelivered"
+    for directory in (lives.state, modules, code, code / ("0" * 16), results):
+        directory.mkdir(mode=0o700)
+    (lives.state / "lock").touch()
+    (results / "earlier").touch()
+    (modules / ".wasmdrop-0-0").touch()
+    (code / ("0" * 16) / ".wasmdrop-0-0").touch()
+
+
+@contextmanager
+def _damaged_journal(state: Path) -> Iterator[None]:
+    """Leave a journal that can't be read, and look at it meanwhile, so that its log stays."""
+    path = state / "jobs.journal.writer.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE jobs (id TEXT)")
+    data = bytearray(path.read_bytes())
+    page_bytes = 4096
+    data[page_bytes : 2 * page_bytes] = b"\xff" * page_bytes
+    path.write_bytes(data)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM sqlite_schema").fetchall()
+        yield
+
+
+def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
+    """Drop everything that makes a daemon write; return whether what is waited for came of that."""
+    producer = lives.producer
+    producer.drop("input-a.json", producer.version())
+    if not _await(lives, "input-a.json"):
+        producer.drop("input-a.json", producer.version(code="trap"))
+        producer.drop("input-b.json", producer.version(code="invalid-input"))
+        producer.drop("input-taken.json", producer.version())
+        producer.drop("input.json", producer.version(module=None))
+        deep = {"in": "a", "deep/er/in": "a"}
+        producer.drop("input-files.json", producer.version(module="files", files=deep))
+        leaves_nothing = producer.version(module="files", files={"in": "a"}, turns=2)
+        producer.drop("input-empty.json", leaves_nothing)
+        for name in list(producer.slots):
+            _await(lives, name)
+        for text in ("b", "c"):  # each takes the place of the one before
+            deep = {"in": text, "deep/er/in": text}
+            producer.drop("input-files.json", producer.version(module="files", files=deep))
+            _await(lives, "input-files.json")
+        producer.module(lives.wasm / "protocol.module_types.wasm", "input.json")
+        producer.module(lives.wasm / "m.wasm")
+        producer.drop("input-a.json", producer.version())
+        _await(lives, "input-a.json")
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while not has_happened() and time.monotonic() < end:
+        time.sleep(0.01)
+    return has_happened()
+
+
+#: A point that was not reached this long after all work was done never will be.
+_PATIENCE_SECONDS: Final = 10.0
+
+
+def _await(lives: Lives, name: str) -> bool:
+    """Wait for the result of the last drop of ``name``; return whether the daemon died first."""
+    wanted = lives.producer.slots[name].versions[-1].sha256
+    end = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < end and not lives.has_died():
+        marker = lives.marker(name)
+        if marker is not None and (marker.get("input") or {}).get("sha256") == wanted:
+            return False
+        time.sleep(0.005)
+    return lives.has_died()
+
+
+def _prepared(base: Path, name: str) -> Lives:
+    lives = Lives(base, WASMDROP_SETTLE_SEC="0.02")
+    if not name.endswith(":mkdir"):
+        _leave_an_earlier_life(lives)
+    lives.producer.module(lives.wasm / "m.wasm")
+    lives.producer.module(lives.wasm / "files.wasm", keeps_files=True)
+    lives.producer.module(lives.wasm / "protocol.module_types.wasm", "input.json")
+    return lives
+
+
+@pytest.mark.parametrize(("name", "turn", "moment"), _orders(_POINTS))
+def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
+    tmp_path: Path, name: str, turn: int, moment: str
+) -> None:
+    """What it leaves is true, and what the next one makes of it is whole."""
+    lives = _prepared(tmp_path, name)
+    lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment))
+    is_damaged = name.startswith("jobs.journal.database._set_aside")
+    with _damaged_journal(lives.state) if is_damaged else nullcontext():
+        lives.launch()
+        assert _work(lives, lives.has_died), f"{name} was not reached: {lives.log_text()[-4000:]}"
+    assert lives.process is not None
+    assert lives.process.wait() == -signal.SIGKILL, lives.log_text()[-4000:]
+    lives.note_death()
+    for slot in lives.producer.slots:
+        assert check_slot_now(lives.shared, slot) is None
+    lives.prefix = ()
+    lives.start()
+    assert lives.verdict() == []
+
+
+def test_a_marker_that_was_not_synced_is_synced_before_its_job_is_closed(tmp_path: Path) -> None:
+    """The daemon died in between; should the power fail later, the journal knew nothing of it."""
+    if shutil.which("strace") is None:
+        assert "CI" not in os.environ
+        pytest.skip("needs strace")
+    lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
+    lives.producer.module(lives.wasm / "m.wasm")
+    its_marker = _order("delivery.placement.Placing._rename:replace", 3, "after")
+    lives.prefix = (sys.executable, dying.__file__, its_marker)
+    lives.launch()
+    lives.producer.drop("input-a.json", lives.producer.version())
+    assert lives.process is not None
+    assert lives.process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+    assert lives.marker("input-a.json") is not None
+    trace = tmp_path / "trace"
+    lives.prefix = command(trace)
+    lives.start()
+    lives.settle()
+    tracer = lives.process
+    assert tracer is not None
+    children = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    assert tracer.wait(DEADLINE_SECONDS) == 0, lives.log_text()
+    assert lives.events("job-was-delivered")
+    synced = [call.path(0) for call in read_trace(trace) if call.name in {"fsync", "fdatasync"}]
+    closed = next(at for at, path in enumerate(synced) if path.endswith("journal.sqlite-wal"))
+    assert str(lives.shared) in synced[:closed]
+
+
+@pytest.mark.parametrize(("name", "turn", "moment"), _orders(_OF_DELIVERY))
+def test_a_delivery_that_dies_alone_is_made_good_by_another(
+    tmp_path: Path, name: str, turn: int, moment: str
+) -> None:
+    """The daemon lives, and each job is delivered once; only a clean start sweeps what is left."""
+    lives = _prepared(tmp_path, name)
+    note = tmp_path / "died"
+    lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment, note))
+    lives.launch()
+    assert _work(lives, lambda: bool(lives.events("delivery-died"))), lives.log_text()[-4000:]
+    assert note.exists(), lives.log_text()[-4000:]
+    for slot in lives.producer.slots:
+        assert check_slot_now(lives.shared, slot) is None
+    lives.deaths = 1
+    findings = lives.verdict()
+    assert [one for one in findings if one.kind is not Kind.LEFTOVER] == []
+    assert len(lives.events("delivery-died")) == 1
+    lives.prefix = ()
+    lives.start()
+    assert lives.verdict() == []
+
+
+def test_the_tables_name_points_that_are_there() -> None:
+    """A table that names what was renamed would leave out what it was to treat."""
+    assert _POINTS.keys() >= _ONCE | _AFTER.keys() | set(_AFTER.values()) | {_LINE}
+
+
+def test_writes_are_found_in_source(tmp_path: Path) -> None:
+    """Calls that write, each by its place, and no others."""
+    (tmp_path / "a.py").write_text(
+        "import os\n"
+        "class C:\n"
+        "    def f(self, path, text):\n"
+        "        os.fsync(1); os.fsync(2)\n"
+        "        path.replace(other); text.replace('a', 'b'); evolve.replace(job, state=1)\n"
+        "        path.unlink(); self.unlink(); os.stat(path)\n"
+        "        db.execute('COMMIT'); db.execute('BEGIN')\n"
+    )
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "b.py").write_text("import os\nos.unlink('x')\n")
+    assert [str(point) for point in find_points(tmp_path)] == [
+        "a.C.f:fsync",
+        "a.C.f:fsync-2",
+        "a.C.f:replace",
+        "a.C.f:unlink",
+        "a.C.f:commit",
+    ]

@@ -1,0 +1,493 @@
+"""Inputs that are none: each is refused by name and reason, and harms neither slot nor daemon."""
+
+import hashlib
+import json
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+
+#: What a guest or a result must never get to see.
+PRECIOUS: Final = "not for guests"
+
+GOOD: Final = '{"entry":"fib","args":[12]}'
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon for all cases: each must leave it as it was."""
+    base = tmp_path_factory.mktemp("bad-input")
+    it = Daemon(base, WASMDROP_MAX_INPUT_MB="1", WASMDROP_SETTLE_SEC="0.1")
+    (base / "secret").write_text(PRECIOUS)
+    drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with it.running():
+        yield it
+
+
+@pytest.fixture(autouse=True)
+def _no_fault(daemon: Daemon) -> Iterator[None]:
+    """Check that no case makes the daemon log a fault of its own."""
+    before = len(faults(daemon))
+    yield
+    assert faults(daemon)[before:] == []
+
+
+def faults(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return what the daemon has logged as its own fault, or let slip past its log."""
+    stray = [line for line in daemon.log_text().splitlines() if not line.startswith("{")]
+    logged = [event for event in daemon.events() if event["level"] in {"error", "critical"}]
+    return [*logged, *({"stray": line} for line in stray)]
+
+
+def failure(daemon: Daemon, name: str, code: str, *words: str) -> str:
+    """Wait for the slot's marker; check that all three result files tell the same failure."""
+    marker = wait_until(lambda: daemon.marker(name), f"the marker of {name}")
+    assert (marker["status"], marker["code"]) == ("failed", code), marker["message"]
+    message = str(marker["message"])
+    for word in words:
+        assert word in message
+    result = daemon.result(name)
+    assert list(result)[:3] == ["entry", "args", "error"]
+    assert result["error"] == {"code": code, "message": message}
+    lines = daemon.result_path(name, ".txt").read_text().splitlines()
+    assert lines[-1] == "error"
+    assert lines[-2].startswith(f"error: {code}: ")
+    if marker["input"] is not None:
+        assert marker["input"]["path"] == str(daemon.shared / name)
+    return message
+
+
+def good_drop_runs(daemon: Daemon, name: str) -> None:
+    """Drop a good input over whatever lies there and check its results."""
+    path = daemon.shared / name
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    marker = daemon.submit(name, GOOD)
+    assert marker["code"] == "ok", marker["message"]
+    assert daemon.result(name) == {"entry": "fib", "args": [12], "results": [144]}
+    assert daemon.result_path(name, ".txt").read_text().splitlines()[-1] == "144"
+
+
+# What lies at the input's path is no file that may be read
+
+
+def _socket(path: Path) -> None:
+    # Through a descriptor: the path of a socket may have 107 bytes at most (unix(7)).
+    directory = os.open(path.parent, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
+
+
+def _device(kind: int, major: int, minor: int) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        try:
+            os.mknod(path, kind | 0o666, os.makedev(major, minor))
+        except PermissionError:
+            pytest.skip("only a privileged user may make device nodes")
+
+    return make
+
+
+def _link(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+def _link_by_way_of_a_directory(path: Path) -> None:
+    path.with_name("away").symlink_to("/")
+    path.symlink_to("away/etc/hostname")
+
+
+def _circle(path: Path) -> None:
+    path.with_name("round").symlink_to(path.name)
+    path.symlink_to("round")
+
+
+def _link_to_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+def _too_large(path: Path) -> None:
+    drop(path, b'{"args":[12]' + b" " * (1 << 20) + b"}")
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+OUT: Final = "a link that leads out of"
+
+ODD: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
+    "directory": (Path.mkdir, "expected a regular file, found a directory"),
+    "fifo": (os.mkfifo, "expected a regular file, found a FIFO"),
+    "socket": (_socket, "expected a regular file, found a socket"),
+    "null": (_device(stat.S_IFCHR, 1, 3), "expected a regular file, found a device"),
+    "terminal": (_device(stat.S_IFCHR, 5, 0), "expected a regular file, found a device"),
+    "disk": (_device(stat.S_IFBLK, 7, 200), "expected a regular file, found a device"),
+    "dangling": (_link("nowhere"), "a link to nothing"),
+    "absolute": (_link("/etc/hostname"), OUT),
+    "relative": (_link("../../secret"), OUT),
+    "dotdot": (_link("../dotdot/../../secret"), OUT),
+    "environ": (_link("/proc/self/environ"), OUT),
+    "stdin": (_link("/dev/stdin"), OUT),
+    "by-way": (_link_by_way_of_a_directory, OUT),
+    "circle": (_circle, "links that lead in a circle"),
+    "itself": (_link("input.json"), "links that lead in a circle"),
+    "to-directory": (_link("."), "expected a regular file, found a directory"),
+    "to-fifo": (_link_to_fifo, "expected a regular file, found a FIFO"),
+    "too-large": (
+        _too_large,
+        "1048589 bytes are more than is read (limit: 1 MiB; WASMDROP_MAX_INPUT_MB",
+    ),
+    "sparse": (
+        _sparse,
+        "1099511627776 bytes are more than is read (limit: 1 MiB; WASMDROP_MAX_INPUT_MB",
+    ),
+}
+
+
+def true_input(path: Path) -> dict[str, Any]:
+    """Return what a marker must say of an input that is not read as one."""
+    status = path.lstat()
+    is_file = stat.S_ISREG(status.st_mode)
+    digest = None
+    if is_file and status.st_size < 4 << 20:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = {
+        "path": str(path),
+        "sha256": digest,
+        "bytes": status.st_size if is_file else None,
+    }
+    identity = {
+        "mtime_ns": status.st_mtime_ns,
+        "inode": status.st_ino,
+        "device": status.st_dev,
+    }
+    return found if digest else found | {"file": identity}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_file_to_read_is_refused_by_name(daemon: Daemon, kind: str) -> None:
+    """Nothing of that kind is opened or waited for, and the next drop replaces it."""
+    make, words = ODD[kind]
+    name = f"{kind}/input.json"
+    path = daemon.shared / name
+    path.parent.mkdir()
+    make(path)
+    failure(daemon, name, "invalid-input", name, words)
+    marker = daemon.marker(name)
+    assert marker is not None
+    assert marker["input"] == true_input(path)
+    for suffix in (".json", ".txt", ".done"):
+        assert PRECIOUS not in daemon.result_path(name, suffix).read_text()
+    good_drop_runs(daemon, name)
+
+
+def test_a_link_inside_the_shared_directory_is_followed(daemon: Daemon) -> None:
+    """Volumes of ConfigMaps are made of such links."""
+    drop(daemon.shared / "data" / "content", GOOD)
+    (daemon.shared / "linked").mkdir()
+    (daemon.shared / "linked" / "input.json").symlink_to("../data/content")
+    wait_until(lambda: daemon.marker("linked/input.json"), "the marker")
+    assert daemon.result("linked/input.json")["results"] == [144]
+
+
+def test_each_kind_of_oddity_at_one_path_is_a_drop_of_its_own(daemon: Daemon) -> None:
+    """Also where the second gets the inode number of the first, as it often does."""
+    name = "odd/input.json"
+    path = daemon.shared / name
+    path.parent.mkdir()
+    os.mkfifo(path)
+    failure(daemon, name, "invalid-input", "a FIFO")
+    path.unlink()
+    path.symlink_to("nowhere")
+    wait_until(
+        lambda: "a link to nothing" in (daemon.marker(name) or {"message": ""})["message"],
+        "the refusal of the link",
+    )
+    path.unlink()
+    path.mkdir()
+    wait_until(
+        lambda: "a directory" in (daemon.marker(name) or {"message": ""})["message"],
+        "the refusal of the directory",
+    )
+    good_drop_runs(daemon, name)
+
+
+# What lies there is a file, and its content is no input
+
+
+def _nested(depth: int) -> bytes:
+    return b'{"entry":"fib","args":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+
+CONTENT: Final[dict[str, tuple[bytes, tuple[str, ...]]]] = {
+    "empty": (b"", ("line 1, column 1", "the file is empty")),
+    "blank": (b" \n\t", ("only white space",)),
+    "not-utf8": (b'{"entry":"\xff"}', ("line 1, column 11", "0xff", "not UTF-8")),
+    "utf16": ('{"args":[1]}'.encode("utf-16"), ("the file is UTF-16",)),
+    "utf16-unmarked": ('{"args":[1]}'.encode("utf-16-le"), ("line 1, column 2",)),
+    "byte-order-mark": (b"\xef\xbb\xbf{}", ("a byte order mark",)),
+    "zeros": (bytes(4096), ("line 1, column 1", "expected a value")),
+    "nested-65": (_nested(65), ("nested deeper than 64",)),
+    "nested-100000": (_nested(100_000), ("nested deeper than 64",)),
+    "nested-open": (b'{"args":' + b"[" * 100_000, ("nested deeper than 64",)),
+    "truncated": (b'{"entry":"fib","ar', ("line 1, column 16", "has no end")),
+    "truncated-later": (b'{"entry":"fib",\n"args":[1', ("line 2, column 10", "the end of the")),
+    "two-values": (b"{} {}", ("line 1, column 4", "expected nothing after the value")),
+    "no-object": (b"[12]", ("expected an object", "got an array")),
+    "null": (b"null", ("expected an object", "got null")),
+    "duplicate-key": (b'{"args":[1],\n "args":[2]}', ("line 2, column 2", 'key "args"')),
+    "duplicate-deeper": (b'{"env":{"A":"1","A":"2"}}', ("$.env", 'duplicate key "A"')),
+    "bare-nan": (b'{"args":[1,NaN]}', ("line 1, column 12", "$.args[1]", "NaN is not JSON")),
+    "bare-infinity": (b'{"args":[-Infinity]}', ("line 1, column 10", "-Infinity is not JSON")),
+    "beyond-f64": (b'{"args":[1e999]}', ("line 1, column 10", "1e999 is beyond the range")),
+    "long-integer": (b'{"args":[' + b"9" * 5000 + b"]}", ("line 1, column 10", "4300 digits")),
+    "half-a-pair": (b'{"entry":"\\ud800"}', ("line 1, column 11", "half of a surrogate pair")),
+    "comment": (b"{} // good", ("line 1, column 4",)),
+    "quotes": (b"{'args':[1]}", ("line 1, column 2", "a key in double quotes")),
+    "trailing-comma": (b'{"args":[1,]}', ("line 1, column 12",)),
+    "leading-zero": (b'{"args":[012]}', ("line 1, column 11",)),
+    "raw-newline": (b'{"entry":"a\nb"}', ("line 1, column 12", "control character")),
+    "unknown-key": (b'{"arg":[1]}', ("$.arg: unknown key; did you mean args?", "deterministic")),
+    "large-and-bad": (b'{"args":[' + b"1," * 400_000 + b"]}", ("line 1, column 800010",)),
+}
+
+KEYS: Final[list[tuple[str, Any, str]]] = [
+    ("entry", 1, "$.entry: expected a string, got 1"),
+    ("args", {}, "$.args: expected an array, got an object with 0 keys"),
+    ("args", "1", '$.args: expected an array, got "1"'),
+    ("module", ["fib"], "$.module: expected a string, got an array with 1 element"),
+    (
+        "module",
+        "../x",
+        "expected a plain path below the wasm directory, such as group/fib.wasm, go",
+    ),
+    ("module", "/x", "$.module: expected a plain path"),
+    ("module", "sha256:12", "$.module: expected sha256: and 64 hexadecimal digits"),
+    ("env", [], "$.env: expected an object of strings, got an array"),
+    ("env", {"A": 1}, "$.env.A: expected a string, got 1"),
+    ("env", {"A=B": ""}, "$.env: expected names without '='"),
+    ("stdin", 1, '$.stdin: expected a string or {"base64": "..."}, got 1'),
+    ("stdin", {"base64": "@"}, '$.stdin.base64: expected base64, got "@"'),
+    ("files", [], "$.files: expected an object of file names and contents, got an array"),
+    ("files", {"../a": ""}, '$.files: expected plain relative paths, such as data/in.txt, got "..'),
+    ("files", {"a": 1}, '$.files.a: expected a string or {"base64": "..."}, got 1'),
+    ("grants", "a", '$.grants: expected an array of names, got "a"'),
+    ("grants", [1], "$.grants: expected an array of names, got an array"),
+    ("grants", ["../a"], "$.grants[0]: expected letters, digits, '_' and '-', at most 64, got \""),
+    ("grants", ["a", "a"], '$.grants[1]: "a" is there twice'),
+    ("grants", ["a"], '$.grants[0]: no grant of this daemon is named "a"; it has none'),
+    ("timeout_sec", "1", '$.timeout_sec: expected a number, got "1"'),
+    ("timeout_sec", True, "$.timeout_sec: expected a number, got true"),
+    ("timeout_sec", 0, "$.timeout_sec: expected more than 0 and at most 20, got 0"),
+    ("timeout_sec", 21, "$.timeout_sec: 21 is more than this daemon allows (20)"),
+    ("timeout_sec", 10**400, "$.timeout_sec: expected a number, got 1000"),
+    ("memory_mb", 1.5, "$.memory_mb: expected an integer, got 1.5"),
+    ("memory_mb", -1, "$.memory_mb: expected more than 0 and at most 256, got -1"),
+    ("memory_mb", 257, "$.memory_mb: 257 is more than this daemon allows (256)"),
+    ("fuel", "1", '$.fuel: expected an integer, got "1"'),
+    ("fuel", 0, "$.fuel: expected more than 0"),
+    ("fuel", 2**64, "$.fuel: 18446744073709551616 is more than can be counted"),
+    ("output_mb", [], "$.output_mb: expected a number, got an array"),
+    ("output_mb", 9, "$.output_mb: 9 is more than this daemon allows (8)"),
+    ("disk_mb", {}, "$.disk_mb: expected an integer, got an object"),
+    ("disk_mb", 65, "$.disk_mb: 65 is more than this daemon allows (64)"),
+    ("deterministic", 1, "$.deterministic: expected true or false, got 1"),
+    ("id", 5, "$.id: expected a string, got 5"),
+    ("id", "x" * 201, "$.id: expected at most 200 characters, got 201"),
+]
+
+CONTENT.update(
+    {
+        f"{key}-{number}": (json.dumps({key: value}).encode(), (words,))
+        for number, (key, value, words) in enumerate(KEYS)
+    }
+)
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_content_that_is_no_input_is_refused_with_its_place(daemon: Daemon, kind: str) -> None:
+    """The message says where, what was expected and what was given; the next drop runs."""
+    content, words = CONTENT[kind]
+    name = f"input-{kind}.json"
+    drop(daemon.shared / name, content)
+    failure(daemon, name, "invalid-input", *words)
+    good_drop_runs(daemon, name)
+
+
+def test_sixty_four_levels_are_not_too_deep(daemon: Daemon) -> None:
+    """The bound is where the protocol has it; that fib takes no arrays is another matter."""
+    drop(daemon.shared / "input-nested-64.json", _nested(64))
+    failure(daemon, "input-nested-64.json", "invalid-args", "args[0]: expected i64")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("entry", {"entry": "x" * 100_000}),
+        ("escape", {"entry": "\x1b[31m\r\nfake: line\u2028"}),
+        ("argument", {"entry": "fib", "args": ["y" * 100_000]}),
+        ("key", {"z" * 100_000: 1}),
+        ("module", {"module": "m" * 100_000}),
+    ],
+)
+def test_what_a_message_quotes_is_bounded_and_harmless(
+    daemon: Daemon, kind: str, content: dict[str, Any]
+) -> None:
+    """Nobody's text takes over a terminal, a log or a line parser."""
+    name = f"input-quoted-{kind}.json"
+    daemon.submit(name, content)
+    marker = daemon.marker(name)
+    assert marker is not None
+    assert marker["status"] == "failed"
+    assert len(marker["message"]) <= 4000
+    assert all(char.isprintable() or char == "\n" for char in marker["message"])
+    text = daemon.result_path(name, ".txt").read_text()
+    assert len(text.splitlines()) == 3
+    good_drop_runs(daemon, name)
+
+
+def test_an_input_that_the_daemon_may_not_read_is_refused(tmp_path: Path) -> None:
+    """As its own file is, when permissions forbid it; also for a root without that capability."""
+    daemon = Daemon(tmp_path)
+    if os.geteuid() == 0:
+        daemon.prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        hidden = daemon.shared / ".input"
+        hidden.write_text(GOOD)
+        hidden.chmod(0)
+        hidden.rename(daemon.shared / "input.json")
+        failure(daemon, "input.json", "invalid-input", "input.json", "may not read it")
+        good_drop_runs(daemon, "input.json")
+
+
+# How a file comes about
+
+
+def test_a_file_written_in_several_goes_gives_one_right_result(tmp_path: Path) -> None:
+    """Write, close, open again: what is no input yet is not judged while it grows."""
+    daemon = Daemon(tmp_path, WASMDROP_SETTLE_SEC="2")
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        path = daemon.shared / "input.json"
+        for part in ("", '{"entry":', '"fib",', '"args"', ":[1", "2]}"):
+            with path.open("a") as file:
+                file.write(part)
+            # The pause is the subject: far longer than a reaction, far shorter than the settling.
+            time.sleep(0.05)
+        daemon.wait_for("input.json", GOOD.encode())
+        assert daemon.result("input.json")["results"] == [144]
+        # Beyond the moment at which the first part would have been judged.
+        daemon.submit("input-late.json", "late")
+        failure(daemon, "input-late.json", "invalid-input")
+    codes = [event["code"] for event in daemon.events("job-finished")]
+    assert codes == ["ok", "invalid-input"]
+
+
+def test_the_same_bytes_again_run_again(daemon: Daemon) -> None:
+    """A new version is a drop, whatever it holds."""
+    first = daemon.submit("input-again.json", GOOD)
+    drop(daemon.shared / "input-again.json", GOOD)
+    wait_until(
+        lambda: (daemon.marker("input-again.json") or first)["job"] != first["job"],
+        "the second job",
+    )
+
+
+def test_a_shared_directory_behind_a_link_is_no_different(tmp_path: Path) -> None:
+    """Where the path of the shared directory holds a link, the same bytes again run again."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    daemon = Daemon(tmp_path / "link")
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        first = daemon.submit("input.json", GOOD)
+        drop(daemon.shared / "input.json", GOOD)
+        wait_until(
+            lambda: (daemon.marker("input.json") or first)["job"] != first["job"], "the second job"
+        )
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "input-a.b_C-9.json",
+        f"input-{'n' * 200}.json",
+        "input--.json",
+        "input-...json",
+        "two\nlines/input.json",
+        "tab\t and space/input.json",
+        os.fsdecode(b"not-utf8-\xff\xfe/input.json"),
+        f"{'d' * 255}/input.json",
+        "input.json.d/input.json",
+        "ü/💧/input.json",
+        "1/2/3/4/5/6/7/8/input.json",
+    ],
+)
+def test_every_allowed_name_is_a_slot(daemon: Daemon, name: str) -> None:
+    """Letters, digits, dot, low line and hyphen in names of inputs; anything in directories."""
+    drop(daemon.shared / name, GOOD)
+    wait_until(lambda: daemon.marker(name), f"the marker of {name!r}")
+    assert daemon.result(name)["results"] == [144]
+    drop(daemon.shared / name, "bad")
+    wait_until(
+        lambda: (daemon.marker(name) or {"code": ""})["code"] == "invalid-input", "the refusal"
+    )
+    assert daemon.result(name)["error"]["code"] == "invalid-input"
+
+
+def test_other_names_are_never_looked_at(daemon: Daemon) -> None:
+    """No result and no job."""
+    names = [
+        "input-.json",
+        f"input-{'n' * 201}.json",
+        "input-a\n.json",
+        "input.json~",
+        "input.json.tmp",
+        "input.json.part",
+        ".input.json",
+        "INPUT.JSON",
+        "input.jsonl",
+        "xinput.json",
+        "input-x.JSON",
+        "input.json\n",
+        ".hidden/input.json",
+        "unfinished.part/input.json",
+        "backup~/input.json",
+        "deep/2/3/4/5/6/7/8/9/input.json",
+    ]
+    for name in names:
+        drop(daemon.shared / name, GOOD)
+    good_drop_runs(daemon, "input-witness.json")
+    for name in names:
+        directory = (daemon.shared / name).parent
+        if directory != daemon.shared:
+            assert [path.name for path in directory.iterdir()] == [Path(name).name]
+    slots = {event["slot"] for event in daemon.events("job-finished")}
+    assert slots.isdisjoint(names)
+    assert not {path.name for path in daemon.shared.glob("result*n" + "n" * 200 + "*")}
+    assert not (daemon.shared / "result-.json").exists()
+
+
+def test_neither_slots_nor_names_leave_anything_behind(daemon: Daemon) -> None:
+    """After all cases: no temporary file of the daemon's, and nobody's FIFO was opened."""
+    good_drop_runs(daemon, "input-last.json")
+    assert not list(daemon.shared.rglob(".wasmdrop-*"))

@@ -1,0 +1,265 @@
+"""Slots that are in the way of their own results: hostile names, vanished and read-only places."""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.integration.test_bad_input import GOOD, faults
+from tests.support.daemon import Daemon, drop, wait_until
+
+ANSWER: Final = bytes(wat2wasm('(module (func (export "run") (result i32) (i32.const 42)))'))
+
+#: A job that waits until the test says so: its module comes when everything is in place.
+WAITING: Final = '{"module":"late"}'
+
+#: A stop that is slower than this waits for something that will not come.
+PROMPT_SECONDS: Final = 5.0
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon for all cases: each must leave it as it was."""
+    it = _daemon(tmp_path_factory.mktemp("bad-slots"))
+    with it.running():
+        yield it
+
+
+def _daemon(base: Path) -> Daemon:
+    it = Daemon(
+        base, WASMDROP_SETTLE_SEC="0.1", WASMDROP_DRAIN_SEC="10", WASMDROP_MODULE_WAIT_SEC="60"
+    )
+    drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    return it
+
+
+@pytest.fixture(autouse=True)
+def _no_fault(daemon: Daemon) -> Iterator[None]:
+    """Check that no case makes the daemon log a fault of its own."""
+    before = len(faults(daemon))
+    yield
+    assert faults(daemon)[before:] == []
+
+
+def others_run(daemon: Daemon) -> None:
+    """Check that other slots run as if nothing had been."""
+    daemon.submit("input-good.json", {"entry": "fib", "args": [12], "id": os.urandom(8).hex()})
+    assert daemon.result("input-good.json")["results"] == [144]
+
+
+# Something lies where a result should go
+
+SUFFIXES: Final = (".json", ".txt", ".done", ".stdout", ".stderr")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "kind", ["link", "dangling", "hard-link", "empty-directory", "directory", "fifo", "closed"]
+)
+def test_what_lies_at_a_results_name_is_replaced_and_never_opened(
+    daemon: Daemon, kind: str, suffix: str
+) -> None:
+    """What a link leads to stays untouched, and a directory's content is nobody's to delete."""
+    name = f"{kind}{suffix}/input.json"
+    place = daemon.result_path(name, suffix)
+    place.parent.mkdir()
+    outside = daemon.shared.parent / f"outside-{kind}{suffix}"
+    outside.write_text("precious")
+    if kind == "link":
+        place.symlink_to(outside)
+    elif kind == "dangling":
+        place.symlink_to(daemon.shared.parent / "never-made")
+    elif kind == "hard-link":
+        place.hardlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "closed":
+        place.write_text("old")
+        place.chmod(0)
+    else:
+        place.mkdir()
+        if kind == "directory":
+            (place / "precious").write_text("precious")
+    drop(daemon.shared / name, GOOD)
+    wait_until(lambda: place_holds_marker(daemon, name), f"the marker of {name}")
+    assert daemon.result(name)["results"] == [144]
+    assert daemon.result_path(name, ".txt").read_text().splitlines()[-1] == "144"
+    assert outside.read_text() == "precious"
+    assert not (daemon.shared.parent / "never-made").exists()
+    if kind == "directory":
+        kept = [path.read_text() for path in place.parent.glob("*/precious")]
+        assert kept == ["precious"]
+    if suffix in {".stdout", ".stderr"}:
+        assert not place.is_symlink()
+        assert not place.exists()
+    others_run(daemon)
+
+
+def place_holds_marker(daemon: Daemon, name: str) -> bool:
+    """Whether the marker is there; what lay in its place is none."""
+    path = daemon.result_path(name, ".done")
+    return path.is_file() and path.read_bytes().startswith(b"{")
+
+
+# The slot's directory goes, or becomes another
+
+
+def drop_waiting(daemon: Daemon, name: str) -> None:
+    """Drop a job that waits for its module, and wait until its input was taken."""
+    drop(daemon.shared / name, WAITING)
+    others_run(daemon)  # inputs are taken in the order of their drops
+
+
+def release(daemon: Daemon) -> None:
+    """Let the waiting job run and be delivered."""
+    drop(daemon.wasm / "late.wasm", ANSWER)
+
+
+def told_of(daemon: Daemon, name: str) -> list[dict[str, Any]]:
+    """Return the log's warnings and errors that name the slot."""
+    return [
+        event
+        for event in daemon.events()
+        if event.get("slot") == name and event["level"] in {"warning", "error"}
+    ]
+
+
+def test_a_slot_that_is_removed_before_its_result_does_no_harm(tmp_path: Path) -> None:
+    """The log says so, it is not made again, others go on, and a stop is prompt."""
+    daemon = _daemon(tmp_path)
+    with daemon.running():
+        drop_waiting(daemon, "gone/input.json")
+        shutil.rmtree(daemon.shared / "gone")
+        release(daemon)
+        wait_until(lambda: told_of(daemon, "gone/input.json"), "a word in the log on the slot")
+        others_run(daemon)
+        assert not (daemon.shared / "gone").exists()
+        began = time.monotonic()
+    assert time.monotonic() - began < PROMPT_SECONDS
+
+
+def test_a_slot_that_comes_back_gets_its_result(tmp_path: Path) -> None:
+    """A directory may be renamed away for a moment, or its mount may go and come."""
+    daemon = _daemon(tmp_path)
+    with daemon.running():
+        drop_waiting(daemon, "away/input.json")
+        (daemon.shared / "away").rename(tmp_path / "elsewhere")
+        release(daemon)
+        wait_until(lambda: told_of(daemon, "away/input.json"), "the failed delivery")
+        (tmp_path / "elsewhere").rename(daemon.shared / "away")
+        wait_until(lambda: daemon.marker("away/input.json"), "the marker")
+        assert daemon.result("away/input.json")["results"] == [42]
+
+
+@pytest.mark.parametrize("target", ["outside", "shared/inside"])
+def test_nothing_is_written_through_a_link_in_a_slots_place(tmp_path: Path, target: str) -> None:
+    """Neither outside the shared directory nor into another slot; the log says what is wrong."""
+    daemon = _daemon(tmp_path)
+    victim = tmp_path / target
+    victim.mkdir(parents=True)
+    (victim / "result.json").write_text("precious")
+    with daemon.running():
+        drop_waiting(daemon, "swapped/input.json")
+        shutil.rmtree(daemon.shared / "swapped")
+        (daemon.shared / "swapped").symlink_to(victim)
+        release(daemon)
+        wait_until(lambda: told_of(daemon, "swapped/input.json"), "a word in the log on the slot")
+        others_run(daemon)
+        assert [path.name for path in victim.iterdir()] == ["result.json"]
+        assert (victim / "result.json").read_text() == "precious"
+        began = time.monotonic()
+    assert time.monotonic() - began < PROMPT_SECONDS
+
+
+def test_a_shared_subdirectory_that_is_a_link_is_no_place_for_slots(daemon: Daemon) -> None:
+    """Links to directories are not followed, wherever they lead."""
+    (daemon.shared.parent / "foreign").mkdir()
+    (daemon.shared / "linked").symlink_to(daemon.shared.parent / "foreign")
+    drop(daemon.shared / "linked" / "input.json", GOOD)
+    others_run(daemon)
+    foreign = daemon.shared.parent / "foreign"
+    assert [path.name for path in foreign.iterdir()] == ["input.json"]
+
+
+# The slot can't be written to
+
+_MS_RDONLY, _MS_REMOUNT = 0x1, 0x20  # mount(2)
+_MNT_DETACH: Final = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _mount(source: str, target: Path, kind: str, flags: int) -> None:
+    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, b"size=1m") != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))
+
+
+@contextlib.contextmanager
+def _mounted(target: Path) -> Iterator[None]:
+    """Mount a small filesystem of its own for a block."""
+    target.mkdir(parents=True)
+    try:
+        _mount("tmpfs", target, "tmpfs", 0)
+    except PermissionError:
+        pytest.skip("only a privileged user may mount, and permissions do not hold root back")
+    try:
+        yield
+    finally:
+        # Detached: whoever still holds a file there must not keep the test from cleaning up.
+        assert _libc.umount2(os.fsencode(target), _MNT_DETACH) == 0
+
+
+@pytest.mark.parametrize("way", ["read-only", "full"])
+def test_results_wait_for_storage_and_come_when_it_is_back(tmp_path: Path, way: str) -> None:
+    """The daemon says what it waits for, others go on, and nothing is lost."""
+    with _mounted(tmp_path / "shared" / "mounted"):
+        daemon = _daemon(tmp_path)
+        mounted = daemon.shared / "mounted"
+        with daemon.running():
+            drop_waiting(daemon, "mounted/input.json")
+            if way == "read-only":
+                _mount("tmpfs", mounted, "tmpfs", _MS_REMOUNT | _MS_RDONLY)
+            else:
+                _fill(mounted / ".filler")
+            release(daemon)
+            wait_until(lambda: told_of(daemon, "mounted/input.json"), "the failed delivery")
+            others_run(daemon)
+            if way == "read-only":
+                _mount("tmpfs", mounted, "tmpfs", _MS_REMOUNT)
+            else:
+                (mounted / ".filler").unlink()
+            wait_until(lambda: daemon.marker("mounted/input.json"), "the delivery")
+            assert daemon.result("mounted/input.json")["results"] == [42]
+            assert not list(mounted.glob(".wasmdrop-*"))
+
+
+def _fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("ab", 0) as file:
+        while True:
+            file.write(bytes(1024))
+
+
+def test_a_result_that_waits_survives_a_kill(tmp_path: Path) -> None:
+    """The next daemon delivers it without running the job again."""
+    with _mounted(tmp_path / "shared" / "mounted"):
+        daemon = _daemon(tmp_path)
+        mounted = daemon.shared / "mounted"
+        daemon.start()
+        drop_waiting(daemon, "mounted/input.json")
+        _mount("tmpfs", mounted, "tmpfs", _MS_REMOUNT | _MS_RDONLY)
+        release(daemon)
+        wait_until(lambda: daemon.events("delivery-waits"), "the wait")
+        daemon.kill()
+        _mount("tmpfs", mounted, "tmpfs", _MS_REMOUNT)
+        with daemon.running():
+            marker = wait_until(lambda: daemon.marker("mounted/input.json"), "the delivery")
+            assert marker["attempt"] == 1
+            assert daemon.result("mounted/input.json")["results"] == [42]

@@ -1,0 +1,167 @@
+"""Modules that take long to compile: told of while they do, and in nobody else's way."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.security.binaries import _nested_loops_with_exits
+
+
+def long_to_compile(tag: int) -> bytes:
+    """Return a module of its own that no compiler is done with in half a minute.
+
+    Nobody waits for that: the limit of compilations, or the test's end, comes first.
+    """
+    return _nested_loops_with_exits(1000 + tag, 300_000)
+
+
+#: As many compilations begin at once; as many again beside those that take long.
+COMPILERS = max(1, (os.cpu_count() or 1) // 2)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Give a running daemon that lets a compilation take its time, and a stop none."""
+    it = Daemon(tmp_path, WASMDROP_COMPILE_SEC="600", WASMDROP_DRAIN_SEC="0")
+    with it.running():
+        yield it
+
+
+def jobs(daemon: Daemon) -> dict[str, dict[str, Any]]:
+    """Return what ``wasmdrop jobs`` says, by slot."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wasmdrop", "jobs", "--json"],
+        env=daemon.environment,
+        capture_output=True,
+        check=True,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    return {one["slot"]: one for one in told}
+
+
+def test_a_long_compilation_is_told_of_and_holds_up_nobody(daemon: Daemon) -> None:
+    """In the log from its beginning and while it goes on, in ``jobs`` with the reason."""
+    slow = long_to_compile(1)
+    drop(daemon.wasm / "slow.wasm", slow)
+    drop(daemon.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+    daemon.submit("input-first.json", {"module": "fib", "entry": "fib", "args": [2]})
+
+    drop(daemon.shared / "input-slow.json", {"module": "slow", "entry": "run", "args": [1]})
+    wait_until(lambda: len(daemon.events("module-compiling")) > 1, "the compilation to begin")
+    begun = daemon.events("module-compiling")[-1]
+    assert (begun["bytes"], begun["seconds"]) == (len(slow), 0.0)
+
+    # A module that is compiled already runs meanwhile, again and again.
+    for number in range(5):
+        daemon.submit("input-fast.json", {"module": "fib", "entry": "fib", "args": [number]})
+    told = wait_until(
+        lambda: (one := jobs(daemon)["input-slow.json"])["state"] == "compiling" and one,
+        "the job to be compiling",
+    )
+    assert "is being compiled" in told["why"]
+    assert f"of {len(slow) / 1e6:.1f} MB" in told["why"]
+    assert told["state_seconds"] > 0
+
+    wait_until(lambda: daemon.events("module-compiling")[-1]["seconds"] > 0, "progress in the log")
+    assert daemon.events("module-compiling")[-1]["module"] == begun["module"]
+    assert begun["module"] not in [event["module"] for event in daemon.events("module-compiled")]
+
+
+def test_a_new_module_does_not_wait_for_long_compilations(daemon: Daemon) -> None:
+    """Those make room after a while, and go on beside it."""
+    for number in range(COMPILERS):
+        drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
+        job = {"module": f"slow{number}", "entry": "run", "args": [1]}
+        drop(daemon.shared / f"input-{number}.json", job)
+    begun = "the compilations to begin"
+    wait_until(lambda: len(daemon.events("module-compiling")) >= COMPILERS, begun)
+    for number in range(3):
+        body = FIB.replace("i64.const 2", f"i64.const {number + 2}")
+        drop(daemon.wasm / f"new{number}.wasm", bytes(wat2wasm(body)))
+        job = {"module": f"new{number}", "entry": "fib", "args": [1]}
+        assert daemon.submit(f"input-new{number}.json", job)["code"] == "ok"
+    assert len(daemon.events("module-compiled")) == 3
+    assert all(daemon.marker(f"input-{number}.json") is None for number in range(COMPILERS))
+
+
+def test_a_module_that_waits_for_the_compiler_is_said_to(daemon: Daemon) -> None:
+    """As many are compiled at a time as leave cores to jobs; the next one waits, and says why."""
+    compilers = 2 * COMPILERS
+    for number in range(compilers + 1):
+        drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
+    for number in range(compilers):
+        job = {"module": f"slow{number}", "entry": "run", "args": [1]}
+        drop(daemon.shared / f"input-{number}.json", job)
+    begun = "the first compilations to begin"
+    wait_until(lambda: len(daemon.events("module-compiling")) >= compilers, begun)
+    last = f"input-{compilers}.json"
+    drop(daemon.shared / last, {"module": f"slow{compilers}", "entry": "run", "args": [1]})
+    told = wait_until(
+        lambda: (one := jobs(daemon).get(last)) and one["state"] == "compiling" and one,
+        "the last job to wait",
+    )
+    assert told["why"] == "its module waits for the compiler, which is at work on another"
+
+
+def test_a_module_past_the_limits_is_refused_in_the_log(tmp_path: Path) -> None:
+    """With its code and reason, once, however many jobs want it."""
+    daemon = Daemon(tmp_path, WASMDROP_COMPILE_SEC="0.5")
+    drop(daemon.wasm / "module.wasm", long_to_compile(1))
+    with daemon.running():
+        for number in range(2):
+            job = {"entry": "run", "args": [1]}
+            assert daemon.submit(f"input-{number}.json", job)["code"] == "compile-limit"
+        (refused,) = daemon.events("module-refused")
+        assert refused["code"] == "compile-limit"
+        assert "0.5 s (WASMDROP_COMPILE_SEC)" in refused["message"]
+
+
+def test_a_small_module_overtakes_the_slow_ones_of_another_directory(daemon: Daemon) -> None:
+    """Also one of the directory with the slow ones, and however many those are."""
+    slow = 4 * COMPILERS + 4
+    for number in range(slow):
+        drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
+        job = {"module": f"slow{number}", "entry": "run", "args": [1]}
+        drop(daemon.shared / f"many/input-{number}.json", job)
+    begun = "the slow ones to take all places that they may"
+    # Once a late one has all that it may have, there is progress of it, not only its beginning.
+    wait_until(lambda: len(under_way(daemon)) >= 2 * COMPILERS, begun)
+    for number in range(3):
+        body = FIB.replace("i64.const 2", f"i64.const {number + 2}")
+        drop(daemon.wasm / f"new{number}.wasm", bytes(wat2wasm(body)))
+        job = {"module": f"new{number}", "entry": "fib", "args": [1]}
+        marker = daemon.submit(f"few-{number}/input.json", job)
+        assert marker["code"] == "ok", marker["message"]
+    assert len(daemon.events("module-compiled")) == 3
+    assert all(daemon.marker(f"many/input-{number}.json") is None for number in range(slow))
+
+
+def test_a_slow_module_of_another_directory_gets_a_compiler(daemon: Daemon) -> None:
+    """One place is kept for a directory that has none, so it goes on beside those of the first."""
+    slow = 4 * COMPILERS + 4
+    for number in range(slow):
+        drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
+        job = {"module": f"slow{number}", "entry": "run", "args": [1]}
+        drop(daemon.shared / f"many/input-{number}.json", job)
+    wait_until(lambda: len(under_way(daemon)) >= 2 * COMPILERS, "the slow ones to be under way")
+    other = long_to_compile(slow)
+    drop(daemon.wasm / "other.wasm", other)
+    drop(daemon.shared / "few/input.json", {"module": "other", "entry": "run", "args": [1]})
+    digest = hashlib.sha256(other).hexdigest()
+    wait_until(lambda: digest in under_way(daemon), "the other one to be past its quick period")
+    assert not daemon.events("module-compiled")
+
+
+def under_way(daemon: Daemon) -> set[str]:
+    """Return the modules of which the log tells that their compilation goes on."""
+    return {event["module"] for event in daemon.events("module-compiling") if event["seconds"] > 0}

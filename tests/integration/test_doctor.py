@@ -1,0 +1,464 @@
+"""``wasmdrop doctor``, on hosts that really lack what it looks for.
+
+What a container or an old kernel takes away is taken away by a seccomp filter in front of the
+command, which makes single system calls fail, or succeed without doing anything.
+"""
+
+import errno
+import json
+import os
+import platform
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+from wasmdrop.service.doctor.mounts import _count_directories, _queue, _watches
+
+#: Numbers on x86-64 and on 64-bit ARM (asm/unistd.h).
+_NUMBERS: Final = {
+    "fsync": (74, 82),
+    "inotify_add_watch": (254, 27),
+    "inotify_init1": (294, 26),
+    "inotify_init": (253, 26),
+    "landlock_create_ruleset": (444, 444),
+    "pidfd_open": (434, 434),
+}
+
+#: Takes a list of [system call, errno] and of capabilities, then becomes the command.
+LAUNCHER: Final = """
+import ctypes, json, os, resource, struct, sys
+calls, capabilities, files, command = json.loads(sys.argv[1])
+libc = ctypes.CDLL(None)
+for capability in capabilities:
+    assert libc.prctl(24, capability, 0, 0, 0) == 0
+if files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+code = struct.pack("<HBBI", 0x20, 0, 0, 0)
+for number, error in calls:
+    code += struct.pack("<HBBI", 0x15, 0, 1, number)
+    code += struct.pack("<HBBI", 6, 0, 0, 0x50000 | error)
+code += struct.pack("<HBBI", 6, 0, 0, 0x7FFF0000)
+buffer = ctypes.create_string_buffer(code, len(code))
+filter = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
+program = ctypes.create_string_buffer(filter)
+if calls:
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    assert libc.prctl(22, 2, ctypes.c_void_p(ctypes.addressof(program)), 0, 0) == 0
+os.execv(command[0], command)
+"""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take this away")
+
+Check = dict[str, str]
+
+
+class Doctor:
+    """The command, on directories of its own; ``daemon`` says which."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.daemon = Daemon(base)
+
+    def examine(
+        self,
+        *flags: str,
+        failing: Mapping[str, int] | None = None,
+        without_capabilities: Sequence[int] = (),
+        open_files: int = 0,
+        **variables: str,
+    ) -> tuple[int, dict[str, Check]]:
+        """Run it with ``--json``; return its exit status and what it found by check."""
+        column = 0 if platform.machine() == "x86_64" else 1
+        calls = [(_NUMBERS[name][column], number) for name, number in (failing or {}).items()]
+        command = [sys.executable, "-m", "wasmdrop", "doctor", "--json", *flags]
+        taken_away = json.dumps([calls, list(without_capabilities), open_files, command])
+        ended = self.run([sys.executable, "-c", LAUNCHER, taken_away], **variables)
+        report = json.loads(ended.stdout)
+        checks = report["checks"]
+        found = {check["check"]: check for check in checks}
+        assert len(found) == len(checks), "two checks have one name"
+        for check in checks:
+            assert bool(check["advice"]) is (check["status"] != "ok"), check
+        worst = max((check["status"] for check in checks), key=["ok", "warning", "problem"].index)
+        assert report["status"] == worst
+        assert ended.returncode == (1 if worst == "problem" else 0)
+        return ended.returncode, found
+
+    def run(self, command: Sequence[str], **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command line with the daemon's settings."""
+        return subprocess.run(
+            command,
+            env=self.daemon.environment | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def everything(self) -> set[tuple[str, int, int]]:
+        """Return every file there is, with size and inode."""
+        return {
+            (str(path), path.lstat().st_ino, path.lstat().st_size) for path in self.base.rglob("*")
+        }
+
+
+@pytest.fixture
+def doctor(tmp_path: Path) -> Doctor:
+    """Give the command, on directories that are as they should be."""
+    return Doctor(tmp_path)
+
+
+def not_ok(found: Mapping[str, Check]) -> dict[str, str]:
+    """Return the status of what is not as it should be."""
+    return {name: check["status"] for name, check in found.items() if check["status"] != "ok"}
+
+
+@pytest.fixture
+def used(doctor: Doctor) -> Iterator[Doctor]:
+    """Give the command where a daemon is at work, with a module and a job behind it."""
+    drop(doctor.daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with doctor.daemon.running():
+        doctor.daemon.submit("input.json", {"entry": "fib", "args": [3]})
+        yield doctor
+
+
+def test_a_good_host_is_found_good_and_left_as_it_was(doctor: Doctor) -> None:
+    """The same checks, in the same words, before the first daemon; not a file more."""
+    before = doctor.everything()
+    status, found = doctor.examine()
+    assert (status, not_ok(found)) == (0, {})
+    assert doctor.everything() == before
+    assert {check["area"] for check in found.values()} == {"kernel", "mounts", "state", "container"}
+    assert found["a job, end to end"]["found"].endswith("its result right")
+
+
+def test_a_daemon_at_work_is_named_and_not_disturbed(used: Doctor) -> None:
+    """Its directories are as good as before, and what it keeps is counted."""
+    assert used.daemon.process is not None
+    before = {name for name, _inode, _size in used.everything()}
+    status, found = used.examine()
+    assert (status, not_ok(found)) == (0, {})
+    assert {name for name, _inode, _size in used.everything()} == before
+    assert f"process {used.daemon.process.pid} on " in found["lock"]["found"]
+    assert "1 jobs" in found["journal"]["found"]
+    assert found["cache"]["found"].endswith("of 1024 MiB")
+    assert found["cache"]["found"].startswith("3 files in ")
+    marker = used.daemon.submit("input.json", {"entry": "fib", "args": [4]})
+    assert marker["code"] == "ok"
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_a_daemon_leaves_is_read_and_left_alone(doctor: Doctor, is_killed: bool) -> None:
+    """After a clean stop no log of SQLite's appears beside the journal; after a kill it is used."""
+    drop(doctor.daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    doctor.daemon.start()
+    doctor.daemon.submit("input.json", {"entry": "fib", "args": [3]})
+    if is_killed:
+        wait_until(lambda: doctor.daemon.events("job-finished"), "the end of the job")
+        doctor.daemon.kill()
+    else:
+        doctor.daemon.stop()
+    before = doctor.everything()
+    status, found = doctor.examine()
+    assert (status, not_ok(found)) == (0, {})
+    assert "free" in found["lock"]["found"]
+    assert "1 jobs" in found["journal"]["found"]
+    assert doctor.everything() == before
+
+
+def test_a_person_sees_one_line_a_check_with_what_to_do(doctor: Doctor) -> None:
+    """Also in a pipe; paths that hold anything do no harm."""
+    strange = doctor.base / "no\x1b[31m\n[red]such"
+    command = [sys.executable, "-m", "wasmdrop", "doctor", "--shared-dir", str(strange)]
+    ended = doctor.run(command)
+    assert ended.returncode == 1
+    assert ended.stderr == ""
+    lines = ended.stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("problem")]
+    assert line.split()[1:4] == ["mounts", "shared", "directory"]
+    assert r"no\x1b[31m\n[red]such" in line
+    assert "→ make it, mount it, or set WASMDROP_SHARED_DIR" in line
+    checks = [line for line in lines if line.split(" ")[0] in {"ok", "warning", "problem"}]
+    assert lines[-1].startswith(f"{len(checks)} checks: 1 problems, ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workers", "none"], "--workers: expected an integer"),
+        (["--state-dir", "{shared}/state"], "is inside WASMDROP_SHARED_DIR"),
+    ],
+)
+def test_wrong_settings_are_the_configs_status(
+    doctor: Doctor, flags: list[str], message: str
+) -> None:
+    """One line, and 2: nothing was examined."""
+    given = [flag.format(shared=doctor.daemon.shared) for flag in flags]
+    ended = doctor.run([sys.executable, "-m", "wasmdrop", "doctor", *given])
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+# Kernel and container
+
+
+def test_a_kernel_without_landlock_is_a_problem_unless_allowed(doctor: Doctor) -> None:
+    """``strict`` would not start; ``best-effort`` goes on, and the job still runs."""
+    missing = {"landlock_create_ruleset": errno.ENOSYS}
+    _status, found = doctor.examine(failing=missing)
+    assert not_ok(found) == {"Landlock": "problem", "confinement": "problem"}
+    assert "missing: Landlock" in found["confinement"]["found"]
+    status, found = doctor.examine("--sandbox", "best-effort", failing=missing)
+    assert not_ok(found) == {"Landlock": "warning", "confinement": "warning"}
+    assert status == 0
+
+
+def test_a_sandbox_that_can_not_start_is_a_problem(doctor: Doctor) -> None:
+    """Here the forking server can't get a handle of its children."""
+    _status, found = doctor.examine(failing={"pidfd_open": errno.EPERM})
+    assert not_ok(found) == {"confinement": "problem"}
+    assert "no child could be started" in found["confinement"]["found"]
+
+
+@needs_root
+def test_hard_links_to_files_of_others_are_a_warning(doctor: Doctor) -> None:
+    """A slot's owner could have the daemon read what only another user may read."""
+    setting = Path("/proc/sys/fs/protected_hardlinks")
+    before = setting.read_text()
+    for value, expected in (("0", {"hard links": "warning"}), ("1", {})):
+        setting.write_text(value)
+        try:
+            _status, found = doctor.examine()
+        finally:
+            setting.write_text(before)
+        assert not_ok(found) == expected
+
+
+@needs_root
+def test_root_that_may_not_change_users_is_a_problem(doctor: Doctor) -> None:
+    """CAP_SETUID dropped, as by a container's ``--cap-drop``."""
+    _status, found = doctor.examine(without_capabilities=[7])
+    assert not_ok(found) == {"user of jobs": "problem", "confinement": "problem"}
+    assert "CAP_SETUID" in found["user of jobs"]["advice"]
+
+
+def test_memory_processes_and_files_are_held_against_what_is_asked_for(doctor: Doctor) -> None:
+    """More than this machine can have is a warning, with the figures."""
+    _status, found = doctor.examine(
+        "--workers=1024", "--memory-mb=1048576", "--compile-memory-mb=1048576", open_files=512
+    )
+    assert not_ok(found) == {
+        "memory of jobs": "warning",
+        "memory of compilers": "warning",
+        "open files": "warning",
+    }
+    assert "1024 jobs of 1048576 MiB" in found["memory of jobs"]["found"]
+    assert "512 may be open" in found["open files"]["found"]
+
+
+def test_no_temporary_directory_is_a_problem(doctor: Doctor) -> None:
+    """Nothing of it is hidden by the checks that need one themselves."""
+    script = (
+        "import sys, tempfile\n"
+        "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
+        "from wasmdrop.cli.main import main\n"
+        "sys.exit(main(['doctor', '--json']))\n"
+    )
+    ended = doctor.run([sys.executable, "-c", script])
+    found = {check["check"]: check for check in json.loads(ended.stdout)["checks"]}
+    assert found["temporary directory"]["status"] == "problem"
+    assert ended.returncode == 1
+
+
+# Mounts
+
+
+@pytest.mark.parametrize("name", ["shared", "wasm"])
+def test_a_directory_that_is_missing_is_a_problem(doctor: Doctor, name: str) -> None:
+    """And no reason to leave out the other checks."""
+    (doctor.base / name).rmdir()
+    _status, found = doctor.examine()
+    assert not_ok(found) == {f"{name} directory": "problem"}
+    assert str(doctor.base / name) in found[f"{name} directory"]["found"]
+    assert found["a job, end to end"]["status"] == "ok"
+
+
+@needs_root
+def test_a_shared_directory_that_is_mounted_read_only_is_a_problem(doctor: Doctor) -> None:
+    """A wasm directory may be."""
+    for name, expected in (("shared", {"shared directory": "problem"}), ("wasm", {})):
+        directory = doctor.base / name
+        script = f"mount --bind {directory} {directory} && mount -o remount,ro,bind {directory}"
+        doctor_line = f"exec {sys.executable} -m wasmdrop doctor --json"
+        ended = doctor.run(["unshare", "-m", "sh", "-c", f"{script} && {doctor_line}"])
+        if "Operation not permitted" in ended.stderr:
+            pytest.skip("no mounts can be made here")
+        found = {check["check"]: check for check in json.loads(ended.stdout)["checks"]}
+        assert not_ok(found) == expected
+    assert found["wasm directory"]["found"].endswith("readable, not writable")
+
+
+@pytest.mark.parametrize("watch", ["auto", "events"])
+def test_a_mount_without_events_is_a_problem_that_polling_solves(
+    doctor: Doctor, watch: str
+) -> None:
+    """Watches that are granted and never heard of again, as on gVisor."""
+    deaf = {"inotify_add_watch": 0}
+    _status, found = doctor.examine("--watch", watch, failing=deaf)
+    names = {"shared directory: events": "problem", "wasm directory: events": "problem"}
+    assert not_ok(found) == names
+    assert "WASMDROP_WATCH=poll" in found["shared directory: events"]["advice"]
+    status, found = doctor.examine("--watch", "poll", failing=deaf)
+    assert (status, not_ok(found)) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "word"),
+    [
+        ("inotify_add_watch", errno.ENOSPC, "fs.inotify.max_user_watches"),
+        ("inotify_init", errno.EMFILE, "fs.inotify.max_user_instances"),
+        ("inotify_init", errno.ENOSYS, "this kernel has no inotify"),
+        ("inotify_init", errno.EPERM, "a filter of system calls forbids inotify"),
+    ],
+)
+def test_directory_that_cant_be_watched_is_a_warning(
+    doctor: Doctor, call: str, number: int, word: str
+) -> None:
+    """The daemon polls then. Files can be delivered all the same."""
+    status, found = doctor.examine(failing={call: number})
+    names = {"shared directory: events": "warning", "wasm directory: events": "warning"}
+    assert (status, not_ok(found)) == (0, names)
+    assert word in found["shared directory: events"]["found"]
+    status, found = doctor.examine("--watch", "poll", failing={call: number})
+    assert (status, not_ok(found)) == (0, {})
+
+
+def test_a_mount_that_can_not_sync_is_a_problem_and_left_clean(doctor: Doctor) -> None:
+    """No temporary file stays behind."""
+    before = doctor.everything()
+    _status, found = doctor.examine(failing={"fsync": errno.EIO})
+    assert found["shared directory: durable rename"]["status"] == "problem"
+    assert "Input/output error" in found["shared directory: durable rename"]["found"]
+    assert doctor.everything() == before
+
+
+def test_too_many_directories_for_the_kernels_watches_are_counted(tmp_path: Path) -> None:
+    """Hidden ones are not watched, nor those below the depth; a link is no directory."""
+    (tmp_path / "a/b/c/d").mkdir(parents=True)
+    (tmp_path / ".hidden/x").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert _count_directories(str(tmp_path), 8) == 5
+    assert _count_directories(str(tmp_path), 2) == 3
+    statuses = [_watches(count, 100).status.value for count in (50, 51, 99, 100)]
+    assert statuses == ["ok", "warning", "warning", "problem"]
+    assert [_queue(count).status.value for count in (16_384, 16_383)] == ["ok", "warning"]
+
+
+# The state directory
+
+
+def make_state(doctor: Doctor) -> Path:
+    """Make the state directory, as the daemon would."""
+    doctor.daemon.state.mkdir(mode=0o700)
+    return doctor.daemon.state
+
+
+def open_to_group(state: Path) -> None:
+    """Let the group write."""
+    state.chmod(0o770)
+
+
+def open_code(state: Path) -> None:
+    """Let others write where machine code lies."""
+    (state / "code").mkdir()
+    (state / "code").chmod(0o703)
+
+
+def replace_by_file(state: Path) -> None:
+    """Put a file in its place."""
+    state.rmdir()
+    state.touch()
+
+
+def give_away(state: Path) -> None:
+    """Make it another user's."""
+    os.chown(state, 12345, -1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (open_to_group, "its mode is 0770"),
+        (open_code, "its mode is 0703"),
+        (replace_by_file, "no directory"),
+        pytest.param(give_away, "belongs to user 12345", marks=needs_root),
+    ],
+)
+def test_a_state_directory_that_is_not_private_is_a_problem(
+    doctor: Doctor, change: Callable[[Path], None], words: str
+) -> None:
+    """And the daemon does not start on it."""
+    change(make_state(doctor))
+    _status, found = doctor.examine()
+    assert not_ok(found) == {"state directory": "problem"}
+    assert words in found["state directory"]["found"]
+    ended = doctor.run([sys.executable, "-m", "wasmdrop", "serve"])
+    assert ended.returncode in {2, 3}
+    assert str(doctor.daemon.state) in ended.stderr
+
+
+def test_a_state_directory_that_others_may_look_into_or_replace_is_a_warning(
+    doctor: Doctor,
+) -> None:
+    """The journal holds inputs; a directory above that all may write to is a way around."""
+    state = make_state(doctor)
+    state.chmod(0o755)
+    _status, found = doctor.examine()
+    assert not_ok(found) == {"state directory": "warning"}
+    assert found["state directory"]["advice"] == f"chmod 700 {state}"
+    state.chmod(0o700)
+    doctor.base.chmod(0o777)
+    _status, found = doctor.examine()
+    assert not_ok(found) == {"state directory": "warning"}
+    assert f"others may write to {doctor.base}" in found["state directory"]["found"]
+
+
+def test_a_state_directory_that_can_not_be_made_is_a_problem(doctor: Doctor) -> None:
+    """A file stands where a directory must be."""
+    (doctor.base / "file").touch()
+    _status, found = doctor.examine("--state-dir", str(doctor.base / "file" / "state"))
+    assert not_ok(found) == {"state directory": "problem"}
+    assert "can't be made" in found["state directory"]["found"]
+
+
+def test_a_journal_that_is_none_is_a_problem(doctor: Doctor) -> None:
+    """Bytes of something else, or of a version that is not known."""
+    journal = make_state(doctor) / "journal.sqlite"
+    journal.write_bytes(b"no database at all" * 100)
+    _status, found = doctor.examine()
+    assert not_ok(found) == {"journal": "problem"}
+    journal.unlink()
+    connection = sqlite3.connect(journal)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    _status, found = doctor.examine()
+    assert not_ok(found) == {"journal": "problem"}
+    assert "of version 99" in found["journal"]["found"]
+
+
+def test_every_line_can_be_read_by_a_script(doctor: Doctor) -> None:
+    """The names of the fields are fixed."""
+    ended = doctor.run([sys.executable, "-m", "wasmdrop", "doctor", "--json"])
+    report: dict[str, Any] = json.loads(ended.stdout)
+    assert set(report) == {"status", "checks"}
+    for check in report["checks"]:
+        assert set(check) == {"area", "check", "status", "found", "advice"}

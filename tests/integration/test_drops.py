@@ -1,0 +1,103 @@
+"""What is dropped is run, once, and its results are true."""
+
+import os
+from pathlib import Path
+
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+
+
+def test_a_dropped_input_becomes_a_result(daemon: Daemon) -> None:
+    """The main job, to the letter."""
+    marker = daemon.submit("input.json", '{"entry":"fib","args":[12]}')
+    assert marker["status"] == "succeeded"
+    assert daemon.result("input.json") == {"entry": "fib", "args": [12], "results": [144]}
+    line = '{"entry":"fib","args":[12],"results":[144]}'
+    assert (daemon.shared / "result.json").read_text() == line + "\n"
+    assert (daemon.shared / "result.txt").read_text().splitlines()[-2:] == ["result: 144", "144"]
+    wait_until(lambda: daemon.lines() == [line], "the result line")
+
+
+def test_a_thousand_slots_dropped_at_once_give_a_thousand_right_results(daemon: Daemon) -> None:
+    """None missing, none wrong, none twice."""
+    fib = [0, 1]
+    while len(fib) < 20:
+        fib.append(fib[-1] + fib[-2])
+    names = [f"input-{number}.json" for number in range(1000)]
+    for number, name in enumerate(names):
+        drop(daemon.shared / name, {"entry": "fib", "args": [number % 20], "id": str(number)})
+    for number, name in enumerate(names):
+        marker = wait_until(lambda name=name: daemon.marker(name), name)  # type: ignore[misc]
+        assert marker["id"] == str(number)
+        assert daemon.result(name)["results"] == [fib[number % 20]]
+    wait_until(lambda: len(daemon.lines()) >= 1000, "a thousand result lines")
+    assert len(daemon.lines()) == 1000
+    wait_until(lambda: len(daemon.events("job-finished")) >= 1000, "a thousand log lines")
+    assert len(daemon.events("job-finished")) == 1000
+
+
+def test_touch_runs_the_job_again_and_the_same_version_does_not(daemon: Daemon) -> None:
+    """A version is a drop once; a new time makes a new version."""
+    first = daemon.submit("input.json", '{"args":[3]}')
+    os.utime(daemon.shared / "input.json")
+    # touch(1) opens the file for writing and closes it, which is the event; utime(2) alone is not.
+    with (daemon.shared / "input.json").open("ab"):
+        pass
+    again = wait_until(
+        lambda: (
+            found
+            if (found := daemon.marker("input.json")) and found["job"] != first["job"]
+            else None
+        ),
+        "the second job",
+    )
+    with (daemon.shared / "input.json").open("ab"):
+        pass
+    daemon.submit("input-other.json", '{"args":[4]}')
+    assert daemon.marker("input.json") == again
+
+
+def test_jobs_wait_for_their_module(tmp_path: Path) -> None:
+    """An input that comes first finds the module that comes after it."""
+    with Daemon(tmp_path).running() as daemon:
+        drop(daemon.shared / "input.json", '{"entry":"fib","args":[10]}')
+        wait_until(lambda: not daemon.events("job-finished"), "nothing")
+        drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+        wait_until(lambda: daemon.marker("input.json"), "the marker")
+        assert daemon.result("input.json")["results"] == [55]
+    assert len(daemon.events("job-finished")) == 1
+
+
+def test_what_lies_there_at_start_is_run_once_and_not_again_at_the_next(tmp_path: Path) -> None:
+    """A daemon that comes late finds the drops, and remembers them."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    drop(daemon.shared / "deep" / "er" / "input-x.json", '{"entry":"fib","args":[9]}')
+    with daemon.running():
+        wait_until(lambda: daemon.marker("deep/er/input-x.json"), "the marker")
+    assert daemon.result("deep/er/input-x.json")["results"] == [34]
+    with daemon.running():
+        daemon.submit("input.json", '{"entry":"fib","args":[8]}')
+    slots = [event["slot"] for event in daemon.events("job-finished")]
+    assert sorted(slots) == ["deep/er/input-x.json", "input.json"]
+
+
+def test_a_dropped_default_module_runs_the_environments_entry(tmp_path: Path) -> None:
+    """What the relayer does: a module, an environment, no input at all."""
+    daemon = Daemon(tmp_path, ENTRY="fib", ARG_0="20")
+    with daemon.running():
+        drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+        wait_until(lambda: daemon.marker("input.json"), "the marker")
+    assert (daemon.shared / "result.txt").read_text().splitlines()[-1] == "6765"
+
+
+def test_a_stop_leaves_no_process_behind(daemon: Daemon) -> None:
+    """Forking server, its children and what delivers end with the daemon."""
+    daemon.submit("input.json", '{"entry":"fib","args":[5]}')
+    children = daemon.children()
+    assert len(children) > len(daemon.deliverers()) + 1 > 1
+    assert daemon.stop() == 0
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    daemon.start()

@@ -1,0 +1,120 @@
+"""The examples, from the compilers that made them, through the daemon.
+
+`examples/build.py` makes them; continuous integration has every compiler and must miss none.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "examples"
+EXPECTED = {"add": [12], "affine": [119], "fib": [144]}
+FUNCTIONS = [f"{name}-{language}" for name in EXPECTED for language in ("c", "go", "ts", "wat")]
+COMMANDS = ["wordcount-c", "wordcount-go", "wordcount-rs"]
+COMPONENTS = ["python-py", "summarize-js", "summarize-py"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build whatever this machine has the compilers for; reuse what was built before."""
+    done = EXAMPLES / "build"
+    if all((done / f"{name}.wasm").exists() for name in FUNCTIONS + COMMANDS + COMPONENTS):
+        return done
+    out = tmp_path_factory.mktemp("built")
+    subprocess.run([sys.executable, EXAMPLES / "build.py", "--out", out], check=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one daemon for all examples."""
+    # CPython takes 7 s to compile on a core of its own, and tests share theirs.
+    directory = tmp_path_factory.mktemp("examples")
+    with Daemon(directory, WASMDROP_COMPILE_SEC="300").running() as it:
+        yield it
+
+
+def install(daemon: Daemon, built: Path, name: str) -> None:
+    """Drop one example's module, or skip where its compiler is missing and this is not CI."""
+    module = built / f"{name}.wasm"
+    if not module.exists():
+        assert "CI" not in os.environ, f"{name} was not built"
+        pytest.skip(f"no compiler for {name}")
+    temporary = daemon.wasm / f".{name}"
+    shutil.copy(module, temporary)
+    temporary.rename(daemon.wasm / f"{name}.wasm")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_of_each_compiler_gives_its_result(
+    daemon: Daemon, built: Path, name: str
+) -> None:
+    """The example's own input, with its module named."""
+    install(daemon, built, name)
+    example = name.split("-", maxsplit=1)[0]
+    given = json.loads((EXAMPLES / example / "input.json").read_text())
+    daemon.submit(f"input-{name}.json", given | {"module": name})
+    assert daemon.result(f"input-{name}.json")["results"] == EXPECTED[example]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_of_each_compiler_reads_arguments_and_standard_input(
+    daemon: Daemon, built: Path, name: str
+) -> None:
+    """Arguments, standard input, standard output, exit codes."""
+    install(daemon, built, name)
+    given = json.loads((EXAMPLES / "wordcount" / "input.json").read_text())
+    daemon.submit(f"input-{name}.json", given | {"module": name})
+    result = daemon.result(f"input-{name}.json")
+    assert (result["stdout"], result["exit_code"], result["results"]) == ("3\n", 0, [])
+    assert daemon.result_path(f"input-{name}.json", ".stdout").read_text() == "3\n"
+
+    marker = daemon.submit(f"input-{name}-bad.json", {"module": name, "args": ["--no-such"]})
+    result = daemon.result(f"input-{name}-bad.json")
+    assert (marker["code"], result["exit_code"]) == ("exit", 2)
+    assert "--no-such" in result["stderr"]
+    text = daemon.result_path(f"input-{name}-bad.json", ".txt").read_text()
+    assert text.splitlines()[-1] == "2"
+
+
+@pytest.mark.parametrize("name", ["summarize-py", "summarize-js"])
+def test_a_component_takes_a_list_and_returns_a_record(
+    daemon: Daemon, built: Path, name: str
+) -> None:
+    """18 MB of CPython and 12 MB of SpiderMonkey, each compiled once."""
+    install(daemon, built, name)
+    given = json.loads((EXAMPLES / "summarize" / "input.json").read_text())
+    daemon.submit(f"input-{name}.json", given | {"module": name})
+    assert daemon.result(f"input-{name}.json")["results"] == [
+        {"count": 8, "mean": 5.0, "deviation": 2.0, "largest": 9.0}
+    ]
+    daemon.submit(f"input-{name}.json", {"module": name, "entry": "summarize", "args": [[]]})
+    assert daemon.result(f"input-{name}.json")["results"] == [
+        {"count": 0, "mean": 0.0, "deviation": 0.0, "largest": None}
+    ]
+
+
+def test_a_python_script_runs_with_files_and_leaves_some(daemon: Daemon, built: Path) -> None:
+    """CPython as a command of WASI 0.2, a script and its data as the job's files."""
+    install(daemon, built, "python-py")
+    given = json.loads((EXAMPLES / "python" / "input.json").read_text())
+    daemon.submit("input-python.json", given | {"module": "python-py"})
+    result = daemon.result("input-python.json")
+    assert (result["stdout"], result["stderr"], result["exit_code"]) == ("2 rows\n", "", 0)
+    output = daemon.shared / "result-python.output"
+    assert json.loads((output / "total.json").read_text()) == {"total": 3.75}
+    assert sorted(path.name for path in output.iterdir()) == sorted([*given["files"], "total.json"])
+
+    failing = {"module": "python-py", "args": ["a.py"], "files": {"a.py": "1 / 0"}}
+    marker = daemon.submit("input-python-fails.json", failing)
+    assert marker["code"] == "exit"
+    assert "ZeroDivisionError" in daemon.result("input-python-fails.json")["stderr"]

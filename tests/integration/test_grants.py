@@ -1,0 +1,196 @@
+"""Directories that the operator lets jobs read: given to who asks, and to nobody else."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.integration.test_doctor import Doctor, not_ok
+from tests.integration.test_files import WASI
+from tests.support.daemon import Daemon, drop, wait_until
+
+#: Reads the file whose name is its standard input, from descriptor 5: the first grant. Prints what
+#: is in it, or exits with the errno.
+READER: Final = f"""(module {WASI}
+  (func (export "_start") (local $size i32)
+    (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (i32.const 4096))
+    (call $need (call $fd_read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 24)))
+    (call $need (call $path_open (i32.const 5) (i32.const 1) (i32.const 1024)
+      (i32.load (i32.const 24)) (i32.const FLAGS) (i64.const RIGHTS) (i64.const 0) (i32.const 0)
+      (i32.const 32)))
+    (call $need (call $fd_read (i32.load (i32.const 32))
+      (i32.const 16) (i32.const 1) (i32.const 24)))
+    (call $write (i32.const 1) (i32.const 1024) (i32.load (i32.const 24)))))"""
+
+#: Errors of WASI preview 1.
+BADF: Final = 8
+NOENT: Final = 44
+NOTDIR: Final = 54
+PERM: Final = 63
+
+#: The job may not do it, says the operating system or wasmtime.
+REFUSED: Final = {2, PERM, 69, 76}
+
+
+#: Tells jobs apart: the same bytes in one slot would find the marker of an earlier one.
+_numbers: Final = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a directory that is granted, with one beside it that is not."""
+    base = tmp_path_factory.mktemp("granted")
+    for path in (base, *base.parents):
+        if path.stat().st_uid == os.geteuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    granted = base / "books"
+    (granted / "shelf").mkdir(parents=True)
+    (granted / "title").write_text("a book")
+    (granted / "shelf/title").write_text("another book")
+    (base / "secret").write_text("not for guests")
+    (granted / "out").symlink_to("../secret")
+    (granted / "whole").symlink_to(base / "secret")
+    (granted / "within").symlink_to("shelf/title")
+    for path in (granted, granted / "shelf", granted / "title"):
+        path.chmod(0o777)
+    return granted
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, books: Path) -> Iterator[Daemon]:
+    """Give one running daemon with two grants, one of which is not there."""
+    base = tmp_path_factory.mktemp("grants")
+    it = Daemon(base, WASMDROP_GRANTS=f"books={books},gone={base}/gone", WASMDROP_ATTEMPTS="1")
+    for name, flags, rights in (("read", 0, 2), ("write", 0, 0x40), ("create", 1, 0x40)):
+        text = READER.replace("FLAGS", str(flags)).replace("RIGHTS", str(rights))
+        drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(text)))
+    drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+    with it.running():
+        yield it
+
+
+def run(daemon: Daemon, path: str, module: str = "read", **more: Any) -> dict[str, Any]:
+    """Let a module open ``path``; return its result."""
+    given = {"module": module, "stdin": path, "grants": ["books"]} | more
+    given["id"] = str(next(_numbers))
+    daemon.submit("input.json", given)
+    result: dict[str, Any] = daemon.result("input.json")
+    return result
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("title", "a book"), ("shelf/title", "another book"), ("within", "another book")],
+)
+def test_what_is_granted_can_be_read(daemon: Daemon, path: str, text: str) -> None:
+    """At every depth, and through links that stay inside."""
+    result = run(daemon, path)
+    assert (result["exit_code"], result["stdout"]) == (0, text)
+
+
+@pytest.mark.parametrize("path", ["out", "whole", "../secret", "shelf/../../secret"])
+def test_nothing_leads_out_of_it(daemon: Daemon, path: str) -> None:
+    """Neither a link, relative or absolute, nor a path."""
+    assert run(daemon, path)["exit_code"] in REFUSED
+
+
+@pytest.mark.parametrize(("module", "path"), [("write", "title"), ("create", "new")])
+def test_nothing_is_written_there(daemon: Daemon, books: Path, module: str, path: str) -> None:
+    """Whatever the modes of the files say; the job's own directory is another matter."""
+    before = [(path, path.lstat()) for path in sorted(books.rglob("*"))]
+    assert run(daemon, path, module)["exit_code"] in REFUSED
+    for found, status in before:
+        now = found.lstat()
+        assert (now.st_mtime_ns, now.st_size) == (status.st_mtime_ns, status.st_size)
+    assert [path for path, _ in before] == sorted(books.rglob("*"))
+
+
+def test_who_does_not_ask_gets_nothing(daemon: Daemon) -> None:
+    """Also after jobs that did, in processes forked before."""
+    assert run(daemon, "title")["exit_code"] == 0
+    for _ in range(4):
+        assert run(daemon, "title", grants=[])["exit_code"] == BADF
+
+
+def test_no_process_keeps_a_descriptor_of_it(daemon: Daemon, books: Path) -> None:
+    """Neither the daemon, nor the forking server, nor the children that wait."""
+    assert run(daemon, "title")["exit_code"] == 0
+    assert daemon.process is not None
+
+    def held() -> list[str]:
+        assert daemon.process is not None
+        links = []
+        for pid in (daemon.process.pid, *daemon.children()):
+            try:
+                links += [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+            except FileNotFoundError:
+                continue  # it has just ended
+        assert links
+        return [link for link in links if link.startswith(str(books))]
+
+    wait_until(lambda: not held(), "the descriptors to be closed")
+
+
+def test_an_unknown_name_is_refused_with_those_there_are(daemon: Daemon) -> None:
+    """As the producer can't know them."""
+    result = run(daemon, "title", grants=["books", "Books"])
+    assert result["error"]["code"] == "invalid-input"
+    message = '$.grants[1]: no grant of this daemon is named "Books"; there are books, gone'
+    assert result["error"]["message"] == message
+
+
+def test_a_grant_that_a_file_would_hide_behind_is_refused(daemon: Daemon) -> None:
+    """The guest would see only one of the two."""
+    result = run(daemon, "title", files={"books/title": "mine"})
+    assert result["error"]["code"] == "invalid-input"
+    assert "a grant of that name would hide it" in result["error"]["message"]
+
+
+def test_a_module_without_files_is_told_that_it_can_not_use_a_grant(daemon: Daemon) -> None:
+    """Rather than to run as if nothing had been asked for."""
+    result = run(daemon, "title", "fib", stdin=None, entry="fib", args=[1])
+    assert result["error"]["code"] == "invalid-input"
+    assert result["error"]["message"].startswith("$.grants: the module imports no function")
+
+
+def test_a_grant_that_is_not_there_is_the_daemons_fault(daemon: Daemon) -> None:
+    """The message is the operator's to act on."""
+    result = run(daemon, "title", grants=["gone"])
+    assert result["error"]["code"] == "internal"
+    assert "the grant gone can't be given" in result["error"]["message"]
+
+
+def test_a_deterministic_job_with_files_may_have_one(daemon: Daemon) -> None:
+    """Whose files get their times before the setting of times is taken away."""
+    result = run(daemon, "title", deterministic=True, files={"a": "b"})
+    assert (result["exit_code"], result["stdout"]) == (0, "a book")
+
+
+def test_the_doctor_looks_whether_grants_can_be_read(tmp_path: Path) -> None:
+    """By jobs, which may be another user than the daemon."""
+    doctor = Doctor(tmp_path)
+    paths = {name: tmp_path / name for name in ("good", "closed", "holey", "gone", "file")}
+    for name in ("good", "closed", "holey"):
+        paths[name].mkdir()
+        paths[name].chmod(0o755)
+    paths["closed"].chmod(0)
+    paths["file"].touch()
+    for name in ("good", "holey"):
+        (paths[name] / "data").touch()
+        (paths[name] / "data").chmod(0o644)
+    (paths["holey"] / "data").chmod(0)
+    text = ",".join(f"{name}={path}" for name, path in paths.items())
+    _status, found = doctor.examine(WASMDROP_GRANTS=text)
+    assert not_ok(found) == {
+        "grant closed": "problem",
+        "grant holey": "warning",
+        "grant gone": "problem",
+        "grant file": "problem",
+    }
+    assert str(paths["holey"] / "data") in found["grant holey"]["found"]
+    assert found["grant good"]["found"] == f"{paths['good']} can be read"

@@ -1,0 +1,278 @@
+"""Health and metrics over HTTP, and systemd's watchdog."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+
+SLOW: Final = '(module (func (export "run") (loop br 0)))'
+
+#: What Prometheus' naming rules leave of a metric's name, with the base units that ours may have.
+NAME: Final = re.compile(r"(wasmdrop|process)_[a-z]+(_[a-z]+)*")
+LABELS: Final = {"code", "stage", "part", "where", "le", "version", "wasmtime_version"}
+
+
+def serving(tmp_path: Path, module: str = FIB, **variables: str) -> Daemon:
+    """Return a daemon, not started, that serves HTTP on a port of the kernel's choice."""
+    daemon = Daemon(tmp_path, WASMDROP_HTTP="127.0.0.1:0", **variables)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(module)))
+    return daemon
+
+
+def address(daemon: Daemon) -> tuple[str, int]:
+    """Return where it listens."""
+    host, _, port = daemon.events("http-listening")[-1]["address"].rpartition(":")
+    return host, int(port)
+
+
+def get(daemon: Daemon, path: str) -> tuple[int, str]:
+    """Return the status and the body of a GET."""
+    host, port = address(daemon)
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def metrics(daemon: Daemon) -> dict[str, float]:
+    """Return the value of each sample, by its name and labels."""
+    status, text = get(daemon, "/metrics")
+    assert status == 200
+    return {
+        sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_daemon_that_is_well_says_so(tmp_path: Path) -> None:
+    """Every part has been heard, and drops are taken."""
+    with serving(tmp_path).running() as daemon:
+        parts = {"event_loop", "watcher", "journal", "forking_server"}
+        wait_until(
+            lambda: set(json.loads(get(daemon, "/healthz")[1])["heard_seconds_ago"]) == parts,
+            "every part",
+        )
+        assert get(daemon, "/healthz")[0] == 200
+        assert get(daemon, "/readyz") == (200, '{"ok": true, "reasons": []}\n')
+        assert get(daemon, "/healthz?verbose")[0] == 200
+        assert get(daemon, "/../etc/passwd")[0] == 404
+
+
+def test_metrics_tell_what_happened_to_jobs(tmp_path: Path) -> None:
+    """By code and by stage; sizes; where modules came from."""
+    with serving(tmp_path).running() as daemon:
+        for number in range(3):
+            daemon.submit(f"input-{number}.json", '{"entry":"fib","args":[5]}')
+        daemon.submit("input-bad.json", '{"entry":"none"}')
+        daemon.submit("input-worse.json", "{}}")
+
+        # A job is counted when its delivery has ended, which a marker that is there need not wait
+        # for.
+        def counted() -> dict[str, float] | None:
+            now = metrics(daemon)
+            return now if now.get("wasmdrop_job_duration_seconds_count total") == 5 else None
+
+        found = wait_until(counted, "five jobs to be counted")
+    assert found["wasmdrop_jobs_total ok"] == 3
+    assert found["wasmdrop_jobs_total entry-not-found"] == 1
+    assert found["wasmdrop_jobs_total invalid-input"] == 1
+    assert found["wasmdrop_job_duration_seconds_count total"] == 5
+    assert found["wasmdrop_job_duration_seconds_count run"] == 3
+    assert found["wasmdrop_job_duration_seconds_sum run"] > 0
+    assert found["wasmdrop_input_bytes_total"] == 3 * 26 + 16 + 3
+    assert found["wasmdrop_result_bytes_total"] > 3 * 40
+    assert found["wasmdrop_module_cache_misses_total"] == 1
+    assert found["wasmdrop_module_cache_hits_total memory"] >= 2
+    for gauge in ("jobs_queued", "jobs_running", "oldest_job_age_seconds", "undelivered_results"):
+        assert found[f"wasmdrop_{gauge}"] == 0, gauge
+    assert found["wasmdrop_ready"] == 1
+    assert found["wasmdrop_scans_total"] >= 1
+    assert found["wasmdrop_forking_server_restarts_total"] == 0
+
+
+def test_metrics_keep_to_the_rules_of_names_and_carry_no_names_of_files(tmp_path: Path) -> None:
+    """Counters end in ``_total``, units are in names, labels have few values."""
+    with serving(tmp_path).running() as daemon:
+        daemon.submit("input-secretname.json", '{"entry":"fib","args":[5],"id":"secretname"}')
+        _status, text = get(daemon, "/metrics")
+        openmetrics = urllib.request.Request(  # noqa: S310 - of our own
+            "http://{}:{}/metrics".format(*address(daemon)),
+            headers={"Accept": "application/openmetrics-text; version=1.0.0"},
+        )
+        with urllib.request.urlopen(openmetrics, timeout=30) as answer:  # noqa: S310 - the same
+            assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert answer.read().endswith(b"# EOF\n")
+    assert "secretname" not in text
+    assert str(tmp_path) not in text
+    for family in text_string_to_metric_families(text):
+        assert NAME.fullmatch(family.name), family.name
+        assert family.documentation
+        assert not re.search(r"_(ms|milliseconds|kb|mb|count|total)$", family.name), family.name
+        if "duration" in family.name or "age" in family.name:
+            assert family.name.endswith("_seconds")
+        for sample in family.samples:
+            if family.type == "counter":
+                assert sample.name.endswith("_total")
+            assert set(sample.labels) <= LABELS
+
+
+def test_running_and_waiting_jobs_are_counted(tmp_path: Path) -> None:
+    """One runs, another waits for it, and the older one's age grows."""
+    with serving(tmp_path, SLOW, WASMDROP_WORKERS="1").running() as daemon:
+        drop(daemon.shared / "input.json", '{"timeout_sec": 3}')
+        wait_until(lambda: metrics(daemon)["wasmdrop_jobs_running"], "the job to run")
+        drop(daemon.shared / "input-b.json", '{"timeout_sec": 0.1}')
+        wait_until(lambda: metrics(daemon)["wasmdrop_jobs_queued"], "the other to wait")
+        assert metrics(daemon)["wasmdrop_oldest_job_age_seconds"] > 0
+        wait_until(lambda: daemon.marker("input-b.json"), "both")
+        wait_until(lambda: metrics(daemon)["wasmdrop_jobs_total timeout"] == 2, "both counted")
+        assert metrics(daemon)["wasmdrop_jobs_running"] == 0
+
+
+def test_a_dead_forking_server_is_counted(tmp_path: Path) -> None:
+    """And comes back."""
+    daemon = serving(tmp_path).start()
+    os.kill(daemon.server(), signal.SIGKILL)
+    wait_until(lambda: metrics(daemon)["wasmdrop_forking_server_restarts_total"], "the count")
+    daemon.submit("input.json", '{"entry":"fib","args":[6]}')
+    assert daemon.stop() == 0
+
+
+def test_a_stopping_daemon_is_alive_and_not_ready(tmp_path: Path) -> None:
+    """While the running job is waited for, so that no traffic is sent and no restart done."""
+    daemon = serving(tmp_path, SLOW)
+    with daemon.running():
+        drop(daemon.shared / "input.json", '{"timeout_sec": 3}')
+        wait_until(lambda: metrics(daemon)["wasmdrop_jobs_running"], "the job to run")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: daemon.events("stopping"), "the stop")
+        assert get(daemon, "/healthz")[0] == 200
+        assert get(daemon, "/readyz") == (503, '{"ok": false, "reasons": ["stopping"]}\n')
+
+
+def test_clients_that_say_nothing_cost_the_jobs_nothing(tmp_path: Path) -> None:
+    """Connections are bounded and end; a job runs meanwhile, and each question is answered."""
+    with serving(tmp_path).running() as daemon, contextlib.ExitStack() as stack:
+        for number in range(2):  # after the second its module has a template, which takes some
+            daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
+        before = at_rest(daemon)
+        for number in range(200):
+            client = stack.enter_context(socket.create_connection(address(daemon)))
+            if number % 2:
+                client.sendall(b"GET /metrics HTTP/1.1\r\n")
+        marker = daemon.submit("input.json", '{"entry":"fib","args":[6]}')
+        assert marker["status"] == "succeeded"
+        assert threads_and_descriptors(daemon)[0] == before[0]
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert get(daemon, path)[0] == 200
+        wait_until(lambda: threads_and_descriptors(daemon)[1] <= before[1], "their end")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /healthz HTTP/1.1\r\n\r\n", b"405"),
+        (b"HEAD /healthz HTTP/1.0\r\n\r\n", b"200"),
+        (b"\x16\x03\x01 what is this\r\n\r\n", b"400"),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", b""),
+    ],
+)
+def test_odd_requests_get_an_answer_or_an_end(
+    tmp_path: Path, request_bytes: bytes, status: bytes
+) -> None:
+    """What is too long for a request is cut off."""
+    with serving(tmp_path).running() as daemon:
+        with socket.create_connection(address(daemon), timeout=30) as client:
+            client.sendall(request_bytes)
+            received = b""
+            with contextlib.suppress(ConnectionResetError):
+                while part := client.recv(4096):
+                    received += part
+        assert received[9:12] == status
+        assert request_bytes.startswith(b"HEAD") == (received.endswith(b"\r\n\r\n"))
+
+
+def test_an_address_that_is_taken_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    """It names the setting."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon = Daemon(tmp_path, WASMDROP_HTTP=where)
+        done = subprocess.run(
+            [sys.executable, "-m", "wasmdrop", "serve"],
+            env=daemon.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"wasmdrop: WASMDROP_HTTP: can't listen on {where}: Address already in use"
+    ]
+
+
+def test_systemds_watchdog_hears_of_a_daemon_that_is_well(tmp_path: Path) -> None:
+    """Ready, then one beat after another, then stopping; without any HTTP."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        daemon = Daemon(
+            tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC=str(600_000)
+        )
+        with daemon.running():
+            heard: list[Any] = [manager.recv(100) for _ in range(5)]
+        while b"STOPPING=1" not in heard:
+            heard.append(manager.recv(100))
+    assert heard.count(b"READY=1") == 1
+    assert heard.count(b"WATCHDOG=1") >= 4
+    assert not daemon.events("http-listening")
+
+
+def at_rest(daemon: Daemon) -> tuple[int, int]:
+    """Return the daemon's threads and descriptors when it has made all that its job led to.
+
+    And the file by which it asks its watcher for a sign of life, which it first does some seconds
+    after its start.
+    """
+    assert daemon.process is not None
+    files = Path(f"/proc/{daemon.process.pid}/fd")
+
+    def has_asked() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # one that was just closed
+            return any("wasmdrop-echo" in str(path.readlink()) for path in files.iterdir())
+        return False
+
+    wait_until(has_asked, "the first question to the watcher")
+    counts = [threads_and_descriptors(daemon)]
+    while len(counts) < 10 or len(set(counts[-10:])) > 1:
+        time.sleep(0.05)
+        counts.append(threads_and_descriptors(daemon))
+    return counts[-1]
+
+
+def threads_and_descriptors(daemon: Daemon) -> tuple[int, int]:
+    """Return how many of each the daemon's own process has."""
+    assert daemon.process is not None
+    process = Path(f"/proc/{daemon.process.pid}")
+    return len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))

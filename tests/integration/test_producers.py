@@ -1,0 +1,224 @@
+"""The producers that the README shows, run as they stand there, against a real daemon."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.integration.test_files import PROGRAMS, WASI
+from tests.support.daemon import DEADLINE_SECONDS, Daemon, drop
+from tests.support.users import ALICE, DAEMON, as_user, needs_users, shared_base
+from wasmdrop.client import submit
+
+README: Final = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon with the module that the README calls."""
+    it = Daemon(tmp_path_factory.mktemp("producers"))
+    drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+    with it.running():
+        yield it
+
+
+def snippet(language: str) -> str:
+    """Return the README's producer in a language."""
+    text = README.read_text().partition("### A producer by hand")[2].partition("\n### ")[0]
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_shells_producer_prints_the_raw_value(daemon: Daemon) -> None:
+    """Twice, with its own slot each time; with nothing but a POSIX shell and coreutils."""
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", "-eu", "-c", snippet("sh")],
+            env={"PATH": os.environ["PATH"], "SHARED": str(daemon.shared)},
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+        )
+        assert (done.stdout, done.stderr) == ("144\n", "")
+
+
+def test_the_shells_producer_tells_a_failure(daemon: Daemon) -> None:
+    """By the last line of the text."""
+    failing = snippet("sh").replace('"args":[12]', '"args":[1.5]')
+    done = subprocess.run(
+        ["sh", "-eu", "-c", failing],
+        env={"PATH": os.environ["PATH"], "SHARED": str(daemon.shared)},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.stdout == "error\n"
+
+
+@pytest.fixture
+def blind_daemon() -> Iterator[Daemon]:
+    """Give a daemon of a user that may not read what others drop."""
+    needs_users()
+    with shared_base() as base:
+        it = Daemon(base)
+        it.prefix = as_user(DAEMON)
+        it.shared.chmod(0o777)
+        it.state.mkdir()
+        os.chown(it.state, DAEMON, DAEMON)
+        drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
+        with it.running():
+            yield it
+
+
+UNREADABLE: Final = "the daemon may not read it"
+
+
+def test_the_shells_producer_hears_of_an_input_that_the_daemon_may_not_read(
+    blind_daemon: Daemon,
+) -> None:
+    """The marker has no digest to wait for."""
+    done = subprocess.run(
+        [*as_user(ALICE), "sh", "-euc", f"umask 077\n{snippet('sh')}"],
+        env={"PATH": os.environ["PATH"], "SHARED": str(blind_daemon.shared)},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert (done.stdout, done.stderr) == ("error\n", "")
+
+
+def test_the_client_hears_of_an_input_that_the_daemon_may_not_read(blind_daemon: Daemon) -> None:
+    """As `wasmdrop submit --wait` does."""
+    options = ["--shared-dir", str(blind_daemon.shared), "--entry", "fib", "--args", "[12]"]
+    command = [sys.executable, "-m", "wasmdrop", "submit", *options, "--module", "fib", "--wait"]
+    done = subprocess.run(
+        [*as_user(ALICE), "sh", "-c", 'umask 077; exec "$@"', "sh", *command],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.returncode == 1, done
+    assert UNREADABLE in done.stdout
+
+
+def test_gos_producer_hears_of_an_input_that_the_daemon_may_not_read(
+    blind_daemon: Daemon, tmp_path: Path
+) -> None:
+    """It ends with the daemon's message."""
+    (program,) = built(tmp_path, snippet("go"))
+    where = blind_daemon.shared.parent / "producer"
+    shutil.copy(program, where)
+    done = subprocess.run(
+        [*as_user(ALICE), "sh", "-c", f"umask 077; {where} {blind_daemon.shared}"],
+        capture_output=True,
+        check=False,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.returncode == 1
+    assert UNREADABLE.encode() in done.stderr
+
+
+def built(base: Path, *sources: str) -> list[Path]:
+    """Return the programs that Go makes of these sources."""
+    go = shutil.which("go")
+    if go is None:
+        assert "CI" not in os.environ, "go is missing"
+        pytest.skip("no Go here")
+    environment = os.environ | {"GOTOOLCHAIN": "local", "GO111MODULE": "off"}
+    programs = []
+    for number, text in enumerate(sources):
+        source = base / str(number) / "main.go"
+        source.parent.mkdir()
+        source.write_text(text)
+        programs.append(base / f"{number}.bin")
+        build = [go, "build", "-o", str(programs[-1]), str(source)]
+        subprocess.run(build, env=environment, check=True, timeout=300)
+    return programs
+
+
+def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
+    """And ends with a message where the job fails."""
+    failing = snippet("go").replace('"args":[12]', '"args":[1.5]')
+    good, bad = built(tmp_path, snippet("go"), failing)
+    done = subprocess.run(
+        [good, daemon.shared],
+        capture_output=True,
+        check=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert json.loads(done.stdout) == {"entry": "fib", "args": [12], "results": [144]}
+    done = subprocess.run(
+        [bad, daemon.shared],
+        capture_output=True,
+        check=False,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.returncode == 1
+    assert b"invalid-args: args[0]: expected" in done.stderr
+
+
+def test_the_client_gives_all_that_a_program_left_and_takes_its_slot_away(daemon: Daemon) -> None:
+    """With a module of the job's own, in a directory of its own, of which nothing stays."""
+    program = bytes(wat2wasm(f"(module {WASI} {PROGRAMS['work']})"))
+    before = sorted(daemon.shared.rglob("*"))
+    spec = {"files": {"data/in.txt": "x"}}
+    with submit(daemon.shared, spec, module=program) as job:
+        result = job.result(DEADLINE_SECONDS)
+        assert result.code == "ok", result.message
+        expected = {"data/in.txt": b"x", "out/answer.txt": b"42\n", "top": b"x"}
+        assert result.output == expected
+        assert job.marker_path.exists()
+    assert sorted(daemon.shared.rglob("*")) == before
+
+
+def test_the_client_takes_nothing_of_other_slots_away(daemon: Daemon) -> None:
+    """Also where one's name begins with the other's."""
+    spec = {"module": "fib", "entry": "fib", "args": [12]}
+    other = submit(daemon.shared, spec, "batch/one.two")
+    other.result(DEADLINE_SECONDS)
+    with submit(daemon.shared, spec, "batch/one") as job:
+        assert job.result(DEADLINE_SECONDS).results == (144,)
+    left = {path.name for path in (daemon.shared / "batch").iterdir()}
+    names = ("input-one.two.json", *(f"result-one.two{end}" for end in (".json", ".txt", ".done")))
+    assert left == set(names)
+    other.remove()
+
+
+def test_a_job_that_did_not_end_in_its_block_is_taken_away_as_far_as_it_is_there(
+    daemon: Daemon,
+) -> None:
+    """The input; and whoever left the block by an error gets that one."""
+    with (
+        pytest.raises(TimeoutError),
+        submit(daemon.shared, {"module": "no-such", "entry": "fib"}) as job,
+    ):
+        job.result(0)
+    assert not job.input_path.exists()
+
+
+def test_the_readme_s_python_prints_the_values(daemon: Daemon) -> None:
+    """As it stands there, but for the directory."""
+    code = snippet("python").replace("host/shared", str(daemon.shared))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert done.stdout == "(144,)\n"

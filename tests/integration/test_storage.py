@@ -1,0 +1,116 @@
+"""Storage that fails for a while: the outcome waits, others go on, nothing is lost."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.integration.test_files import PROGRAMS, WASI
+from tests.support.daemon import Daemon, drop, wait_until
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """Give a filesystem of a few pages below a shared directory."""
+    mount = tmp_path / "shared" / "small"
+    mount.mkdir(parents=True)
+    if os.geteuid() != 0:
+        assert "CI" not in os.environ
+        pytest.skip("mounting needs root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)]
+    subprocess.run(command, check=True)
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def fill(directory: Path) -> None:
+    """Leave no room on the filesystem of ``directory``."""
+    with (directory / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -> None:
+    """The slot on the full filesystem is served when there is room again."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        drop(small / "input.json", '{"entry":"fib","args":[11]}')
+        wait_until(lambda: daemon.marker("small/input.json"), "the first result")
+        fill(small)
+        # The input is rewritten in place: there is no room for another file.
+        (small / "input.json").write_text('{"entry":"fib","args":[12]}')
+        wait_until(lambda: daemon.events("delivery-failed"), "the failure")
+        daemon.submit("input.json", '{"entry":"fib","args":[5]}')
+        assert daemon.result("input.json")["results"] == [5]
+        marker = daemon.marker("small/input.json")
+        assert marker is None or marker["status"] == "succeeded"
+        (small / "filler").unlink()
+        daemon.wait_for("small/input.json", b'{"entry":"fib","args":[12]}')
+        assert daemon.result("small/input.json")["results"] == [144]
+        # A stop does not wait for a job that has waited for storage: not for its line, either.
+        wait_until(lambda: len(daemon.events("job-finished")) >= 3, "the lines of all three")
+    assert len(daemon.events("job-finished")) == 3
+
+
+def test_a_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, small: Path) -> None:
+    """The journal keeps it; the job is not run again."""
+    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    with daemon.running():
+        drop(small / "input.json", '{"entry":"fib","args":[12]}')
+        wait_until(lambda: daemon.marker("small/input.json"), "the first result")
+        fill(small)
+        (small / "input.json").write_text('{"entry":"fib","args":[13]}')
+        wait_until(lambda: daemon.events("delivery-failed"), "the failure")
+    (small / "filler").unlink()
+    with daemon.running():
+        marker = daemon.wait_for("small/input.json", b'{"entry":"fib","args":[13]}')
+    assert marker["attempt"] == 1
+    assert daemon.result("small/input.json")["results"] == [233]
+
+
+def an_output_that_waits(daemon: Daemon) -> Path:
+    """Have a job end whose slot is gone; return the directory that it left."""
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {WASI} {PROGRAMS['hangs']})")))
+    with daemon.running():
+        drop(daemon.shared / "gone" / "input.json", {"timeout_sec": 1})
+        jobs = daemon.state / "jobs"
+        (left,) = wait_until(lambda: list(jobs.glob("*/left")), "the job to write")
+        shutil.rmtree(daemon.shared / "gone")
+        wait_until(lambda: daemon.events("delivery-waits"), "the failure")
+    assert left.exists()
+    (daemon.shared / "gone").mkdir()
+    return left.parent
+
+
+def test_an_output_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path) -> None:
+    """What a program left stays until then; the job is not run again: it had its one attempt."""
+    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1", WASMDROP_ATTEMPTS="1")
+    directory = an_output_that_waits(daemon)
+    with daemon.running():
+        marker = wait_until(lambda: daemon.marker("gone/input.json"), "the marker")
+        assert (marker["code"], marker["attempt"]) == ("timeout", 1)
+        daemon.result("gone/input.json")
+        published = daemon.shared / "gone" / "result.output"
+        assert (published / "left").read_bytes() == b"left"
+        wait_until(lambda: not directory.exists(), "the job's directory to be removed")
+
+
+def test_an_output_that_was_damaged_while_it_waited_is_made_again(tmp_path: Path) -> None:
+    """A power cut may take some of what a program left: the job runs again, and tells no lie."""
+    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
+    directory = an_output_that_waits(daemon)
+    (directory / "left").write_bytes(b"lost")
+    with daemon.running():
+        marker = wait_until(lambda: daemon.marker("gone/input.json"), "the marker")
+        assert (marker["code"], marker["attempt"]) == ("timeout", 2)
+        daemon.result("gone/input.json")
+        assert (daemon.shared / "gone" / "result.output" / "left").read_bytes() == b"left"
+        assert not directory.exists()

@@ -1,0 +1,78 @@
+"""Modules that are called again and again, at a real daemon that is killed, or its templates."""
+
+import contextlib
+import functools
+import os
+import signal
+from pathlib import Path
+
+from wasmtime import wat2wasm
+
+from tests.integration.conftest import FIB
+from tests.support.daemon import Daemon, drop, wait_until
+
+JOBS = 120
+
+
+def _children_of(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _templates(daemon: Daemon) -> list[int]:
+    """Return the processes below the forking server that have children themselves."""
+    return [pid for pid in _children_of(daemon.server()) if _children_of(pid)]
+
+
+def test_a_template_that_is_killed_loses_no_job_and_doubles_none(daemon: Daemon) -> None:
+    """Each has one result, which is right, and one line on standard output."""
+    for n in range(3):
+        daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
+    (first,) = wait_until(lambda: _templates(daemon), "a template")
+    inputs = {f"input-{n}.json": {"entry": "fib", "args": [n % 20]} for n in range(JOBS)}
+    for n, (name, content) in enumerate(inputs.items()):
+        drop(daemon.shared / name, content)
+        if n == JOBS // 2:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
+    for n, name in enumerate(inputs):
+        marker = wait_until(functools.partial(daemon.marker, name), name)
+        assert marker["code"] == "ok", marker
+        assert daemon.result(name)["results"] == [_fib(n % 20)]
+    # The line comes after the marker is durable, and so a moment after it is there.
+    wait_until(lambda: len(daemon.lines()) >= len(inputs) + 3, "the last line")
+    assert len(daemon.lines()) == len(inputs) + 3
+    assert daemon.events("template-gone")
+
+
+def _fib(n: int) -> int:
+    before, last = 0, 1
+    for _ in range(n):
+        before, last = last, before + last
+    return before
+
+
+def test_nothing_of_a_template_is_left_when_the_daemon_is_killed(tmp_path: Path) -> None:
+    """With a job that runs in its process: all end by themselves."""
+    daemon = Daemon(tmp_path)
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon.start()
+    for n in range(3):
+        daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
+    (template,) = wait_until(lambda: _templates(daemon), "a template")
+    drop(daemon.shared / "input.json", {"entry": "fib", "args": [60]})
+    wait_until(lambda: any(_has_worked(pid) for pid in _children_of(template)), "the job to run")
+    processes = daemon.children()
+    assert template in processes
+    daemon.kill()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), "all to end")
+
+
+def _has_worked(pid: int) -> bool:
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[11]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(ticks) > 20

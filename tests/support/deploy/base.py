@@ -1,0 +1,119 @@
+"""What the deploy tests stand on: tools, a Debian with systemd and Python, the locked packages.
+
+Both the machine and the container image are made of one directory, which takes half a minute to
+make and is kept between runs, as are the wheels.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+__all__ = ["CACHE", "ROOT", "base_root", "need", "need_root", "wheels", "working_tree"]
+
+ROOT: Final = Path(__file__).parents[3]
+
+CACHE: Final = Path(os.environ.get("WASMDROP_DEPLOY_CACHE", "/var/tmp/wasmdrop-deploy"))  # noqa: S108 - root's alone
+_SUITE: Final = "bookworm"
+_PACKAGES: Final = "python3,python3-venv,ca-certificates,make,systemd,systemd-sysv,dbus"
+
+
+def need(*tools: str) -> None:
+    """Skip the test where a tool is missing; in CI, where all are installed, fail."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        assert "CI" not in os.environ, f"missing: {missing}"
+        pytest.skip(f"needs {', '.join(missing)} (tests/support/deploy/tools.sh)")
+
+
+def need_root() -> None:
+    """Skip the test where it can't mount and boot things; in CI, fail."""
+    if os.geteuid() != 0:
+        assert "CI" not in os.environ
+        pytest.skip("needs root")
+
+
+def base_root() -> Path:
+    """Return a directory with a small Debian: not to be written to, but mounted below an overlay.
+
+    Skips the test where it can't be made for want of a network.
+    """
+    need_root()
+    need("debootstrap")
+    with _made_once(f"{_SUITE}-{_digest(_PACKAGES.encode())}") as (path, is_new):
+        if is_new:
+            command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE]
+            _fetch([*command, str(path), *_mirror()])
+    return path
+
+
+def wheels() -> Path:
+    """Return a directory with the locked packages, for pip without a network."""
+    lock = ROOT / "requirements.lock"
+    with _made_once(f"wheels-{_digest(lock.read_bytes())}") as (path, is_new):
+        if is_new:
+            pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+            _fetch([*pip, "download", "--require-hashes", "-r", str(lock), "-d", str(path)])
+    return path
+
+
+def working_tree(target: Path) -> None:
+    """Copy the sources, as they are now, to ``target``."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+
+
+@contextlib.contextmanager
+def _made_once(name: str) -> Iterator[tuple[Path, bool]]:
+    """Give a directory of the cache, and whether the block has to fill it."""
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path, done = CACHE / name, CACHE / f"{name}.done"
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if done.exists():
+            yield path, False
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        yield path, True
+        done.touch()
+
+
+def _fetch(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        report = f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        assert "CI" not in os.environ, report
+        pytest.skip(f"could not fetch what it needs: {report}")
+
+
+def _mirror() -> list[str]:
+    """Return where this machine itself gets Debian from; nothing where it is no Debian."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    with contextlib.suppress(FileNotFoundError):
+        found = subprocess.run(
+            [*command, f"Codename: {_SUITE}"], capture_output=True, text=True, check=False
+        )
+        return found.stdout.split()[:1]
+    return []
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]

@@ -1,0 +1,124 @@
+"""A container engine without a daemon, a network or a registry, with images of its own."""
+
+import contextlib
+import fcntl
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.support.daemon import environment
+from tests.support.deploy.base import CACHE, ROOT, base_root, need, need_root, wheels
+
+__all__ = ["IMAGE", "Engine", "engine"]
+
+IMAGE: Final = "localhost/wasmdrop:test"
+
+#: What the engine can't do where it runs inside of something else already: make networks, raise
+#: limits. Confinement (seccomp, capabilities, namespaces) is the engine's default.
+_CONFIGURATION: Final = """\
+[containers]
+netns = "none"
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "here"
+[engine.runtimes]
+here = ["{runtime}"]
+"""
+
+#: Nor put containers into control groups; podman itself insists on them for pods.
+_RUNTIME: Final = """\
+#!/bin/sh
+exec crun --cgroup-manager=disabled "$@"
+"""
+
+#: The engine wants control groups of the second version, and them alone, to look at.
+_INSIDE: Final = """\
+umount -R /sys/fs/cgroup 2>/dev/null || umount -l /sys/fs/cgroup
+mount -t cgroup2 none /sys/fs/cgroup
+exec "$@"
+"""
+
+
+class Engine:
+    """podman and buildah with storage of their own."""
+
+    def __init__(self, base: Path) -> None:
+        self._configuration = base / "containers.conf"
+        runtime = base / "runtime"
+        runtime.write_text(_RUNTIME)
+        runtime.chmod(0o755)
+        self._configuration.write_text(_CONFIGURATION.format(runtime=runtime))
+        self.storage = ("--root", str(CACHE / "storage"), "--runroot", str(CACHE / "run"))
+
+    def command(self, *command: str) -> list[str]:
+        """Return what runs an engine's command where it works."""
+        return ["unshare", "--mount", "sh", "-ec", _INSIDE, "sh", *command]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment for that."""
+        return environment(CONTAINERS_CONF=str(self._configuration))
+
+    def podman(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run podman; fails where it does, unless told not to."""
+        return self._run("podman", *self.storage, *arguments, check=check)
+
+    def clear(self) -> None:
+        """Remove all pods, containers and volumes."""
+        self.podman("pod", "rm", "--all", "--force", "--time=0")
+        self.podman("rm", "--all", "--force", "--volumes", "--time=0")
+        self.podman("volume", "prune", "--force")
+
+    def build(self) -> None:
+        """Build the image from the Dockerfile, from wheels, on the base that it asks for."""
+        lower, packages = base_root(), wheels()
+        base = f"localhost/wasmdrop-base:{lower.name}"
+        if self.podman("image", "exists", base, check=False).returncode != 0:
+            command = self.command("podman", *self.storage, "import", "--quiet", "-", base)
+            tar = ["tar", "-C", str(lower), "-c", "."]
+            with subprocess.Popen(tar, stdout=subprocess.PIPE) as archive:
+                subprocess.run(command, stdin=archive.stdout, env=self.environment(), check=True)
+            assert archive.returncode == 0
+        arguments = {"PYTHON_IMAGE": base, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+        options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        options += ["--isolation=chroot", "--format=docker", "--layers", f"--tag={IMAGE}"]
+        options += [f"--volume={packages}:/wheels:ro"]
+        self._run("buildah", *self.storage, "bud", *options, str(ROOT), check=True)
+
+    def _run(self, *command: str, check: bool) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            self.command(*command),
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, (command, done.stdout, done.stderr)
+        return done
+
+
+@contextlib.contextmanager
+def engine(base: Path) -> Iterator[Engine]:
+    """Give an engine with the image built; one test process at a time has it."""
+    need_root()
+    need("podman", "buildah", "crun", "unshare", "tar")
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with (CACHE / "engine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        it = Engine(base)
+        try:
+            it.clear()
+        except AssertionError:
+            # A run that was killed can leave containers that the engine can't remove any more.
+            shutil.rmtree(CACHE / "storage")
+            shutil.rmtree(CACHE / "run")
+        it.build()
+        try:
+            yield it
+        finally:
+            it.clear()
+            # Not all that dangles: the next build begins with this one's layers.
+            it.podman("image", "prune", "--force", "--filter=until=24h", check=False)

@@ -1,0 +1,381 @@
+"""The checker: from what is there at the end, proves that nothing was lost, doubled or torn.
+
+It reads the shared directory, the journal, the result lines of all the daemon's lives and what the
+producer remembers, and trusts none of them alone. At rest, with every job final, it holds that
+
+* each accepted drop is one row of the journal, in one final state, and the rows of a slot are its
+  versions in the order of their drops, each at most once and once more for each module drop that
+  runs it again;
+* the last row of a slot is of the version that lies there, and that very file was taken;
+* each slot holds one marker, of its last row, whose digests are true, and no file that the marker
+  does not name; the values are those of that version and that module;
+* no temporary file is left anywhere.
+
+Of the result lines it holds that each belongs to an accepted drop, and that none is printed twice.
+A marker comes before its line, and the line before the journal's closing move: a daemon that dies
+between the first two leaves the line out (its result is in place, and the next start closes the
+job), at most once for each job; one that dies between the last two finds the marker at its next
+start, and prints nothing again. It is the same for a daemon whose process that delivers dies: the
+next one closes the job. Only where a consumer takes the marker away in that moment the job
+runs again; nobody does so here. Without a kill each job has exactly one line.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from tests.support.durability.producer import Producer, SlotRecord, Version
+
+__all__ = [
+    "Evidence",
+    "Finding",
+    "Kind",
+    "Row",
+    "check",
+    "check_slot_now",
+    "is_at_rest",
+    "job_count",
+    "open_count",
+    "rows_of",
+]
+
+_TEMPORARY: Final = ".wasmdrop-"
+_FINAL: Final = {"delivered", "discarded"}
+_VERSION_BYTES: Final = 32
+_OPEN_JOBS: Final = "SELECT count(*) FROM jobs WHERE state NOT IN ('delivered', 'discarded')"
+
+
+class Kind(StrEnum):
+    """What can be wrong."""
+
+    LOST = "lost"
+    DOUBLED = "doubled"
+    TORN = "torn"
+    FOREIGN = "foreign"
+    WRONG = "wrong"
+    LEFTOVER = "leftover"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong."""
+
+    kind: Kind
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the journal."""
+
+    id: str
+    slot: str
+    state: str
+    sha256: str | None
+    module: str | None
+    code: str | None
+
+
+@dataclass
+class Evidence:
+    """What there is to be read at the end."""
+
+    shared: Path
+    wasm: Path
+    state: Path
+    producer: Producer
+    lines: list[str] = field(default_factory=list)
+    """The result lines of all lives."""
+    kills: int = 0
+    """Lives that ended without a stop."""
+    deaths: int = 0
+    """Processes that died in the middle of a delivery, while the daemon lived."""
+    witnessed: set[str] = field(default_factory=set)
+    """Jobs that were seen to be accepted: in a log, or in the journal after a kill."""
+
+
+def rows_of(state: Path, *, last_only: bool = False) -> list[Row]:
+    """Return the journal's rows in the order of their drops, or each slot's last one."""
+    where = " WHERE seq IN (SELECT max(seq) FROM jobs GROUP BY slot)" if last_only else ""
+    columns = "id, slot, state, job, code"
+    found = _read_journal(state, f"SELECT {columns} FROM jobs{where} ORDER BY seq")  # noqa: S608 - constants
+    return [_row(*columns) for columns in found]
+
+
+def job_count(state: Path) -> int:
+    """Return how many jobs were accepted so far."""
+    return sum(count for (count,) in _read_journal(state, "SELECT count(*) FROM jobs"))
+
+
+def open_count(state: Path) -> int:
+    """Return how many of them are not final."""
+    return sum(count for (count,) in _read_journal(state, _OPEN_JOBS))
+
+
+def is_at_rest(evidence: Evidence) -> bool:
+    """Whether every job is final and every version that lies there was taken."""
+    try:
+        taken = _taken(evidence.state)
+        last = {row.slot: row for row in rows_of(evidence.state, last_only=True)}
+        # After those: a job may be accepted, and its version taken, between two looks.
+        if open_count(evidence.state):
+            return False
+    except sqlite3.OperationalError:
+        return False  # the daemon is only just making it
+    return all(
+        _is_taken(evidence.shared / name, taken) and _ran_its_module(record, last.get(name))
+        for name, record in evidence.producer.slots.items()
+        if record.is_present
+    )
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """Return all that is wrong; to be called when the daemon has come to rest."""
+    rows = rows_of(evidence.state)
+    by_slot: dict[str, list[Row]] = {}
+    ids = {row.id for row in rows}
+    # A default module whose input took its time is run alone, and owes nothing when it needs one.
+    rows = [row for row in rows if row.sha256 is not None or row.state == "delivered"]
+    for row in rows:
+        by_slot.setdefault(row.slot, []).append(row)
+    findings = [
+        Finding(Kind.LOST, row.slot, f"job {row.id} is still {row.state}")
+        for row in rows
+        if row.state not in _FINAL
+    ]
+    findings += [
+        Finding(Kind.LOST, job, "was accepted and is not in the journal")
+        for job in sorted(evidence.witnessed - ids)
+    ]
+    findings += [
+        Finding(Kind.FOREIGN, name, "the journal has a job of a slot that was never dropped")
+        for name in sorted(by_slot.keys() - evidence.producer.slots.keys())
+    ]
+    taken = _taken(evidence.state)
+    for name, record in evidence.producer.slots.items():
+        its_rows = by_slot.get(name, [])
+        findings += _check_rows(name, record, its_rows, evidence.kills)
+        findings += _check_slot(evidence, name, record, its_rows, taken)
+    findings += _check_lines(evidence, rows)
+    findings += _check_leftovers(evidence)
+    return findings
+
+
+def check_slot_now(shared: Path, name: str) -> Finding | None:
+    """Look at a slot while the daemon runs, or lies dead: a marker that is there must be true.
+
+    Assumes nothing of a slot whose marker was replaced during the look.
+    """
+    marker_path = _result(shared, name, ".done")
+    try:
+        before = marker_path.read_bytes()
+        marker = json.loads(before)
+        for file, entry in marker["files"].items():
+            data = (marker_path.parent / file).read_bytes()
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                problem = f"{file} is not what the marker says"
+                break
+        else:
+            return None
+    except FileNotFoundError as error:
+        if error.filename == str(marker_path):
+            return None
+        problem = f"the marker names {error.filename}, which is not there"
+    except (ValueError, LookupError, TypeError) as error:
+        return Finding(Kind.TORN, name, f"the marker can't be read: {error}")
+    try:
+        is_same = marker_path.read_bytes() == before
+    except FileNotFoundError:
+        return None
+    return Finding(Kind.TORN, name, problem) if is_same else None
+
+
+def _row(job: str, slot: bytes, state: str, text: str, code: str | None) -> Row:
+    value = json.loads(text)
+    return Row(
+        job,
+        os.fsdecode(slot),
+        state,
+        (value["input"] or {}).get("sha256"),
+        (value["module"] or {}).get("sha256"),
+        code,
+    )
+
+
+def _taken(state: Path) -> dict[str, bytes]:
+    found = _read_journal(state, "SELECT path, version FROM taken")
+    return {os.fsdecode(path): version for path, version in found}
+
+
+def _read_journal(state: Path, query: str) -> list[Any]:
+    """Return the rows of a query; none where there is no journal yet.
+
+    Reads alone: closing a connection that may write would tidy up what a kill left to the daemon.
+    """
+    path = state / "journal.sqlite"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as connection:
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            return []
+        return connection.execute(query).fetchall()
+
+
+def _is_taken(path: Path, taken: dict[str, bytes]) -> bool:
+    found = taken.get(str(path), b"")
+    if path.is_symlink():  # a volume's file is only another one when its content is
+        return found[_VERSION_BYTES:] == hashlib.sha256(path.read_bytes()).digest()[:8]
+    status = path.stat()
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    packed = b"".join((number % (1 << 64)).to_bytes(8, "little") for number in numbers)
+    return found[:_VERSION_BYTES] == packed
+
+
+def _ran_its_module(record: SlotRecord, row: Row | None) -> bool:
+    if record.own_module is None or record.versions[-1].names_module:
+        return True
+    return row is not None and (row.module is None or row.module == record.own_module)
+
+
+def _check_rows(name: str, record: SlotRecord, rows: list[Row], kills: int) -> Iterator[Finding]:
+    """Hold the rows of a slot against its versions: in order, each once, and once a rerun."""
+    digests = [version.sha256 for version in record.versions]
+    # A kill may come between a module's runs and the note that its drop was taken.
+    reruns = record.reruns + kills if record.reruns else 0
+    position = -1
+    for row in rows:
+        if row.state == "discarded":
+            yield Finding(Kind.LOST, name, f"job {row.id} was given up")
+        if row.sha256 not in digests:
+            yield Finding(Kind.FOREIGN, name, f"job {row.id} has an input that was never dropped")
+        elif row.sha256 in digests[position + 1 :]:
+            position = digests.index(row.sha256, position + 1)
+        elif position >= 0 and digests[position] == row.sha256 and reruns > 0:
+            reruns -= 1
+        else:
+            number = record.versions[digests.index(row.sha256)].number
+            yield Finding(Kind.DOUBLED, name, f"version {number} ran once too often, or too late")
+
+
+def _check_slot(
+    evidence: Evidence, name: str, record: SlotRecord, rows: list[Row], taken: dict[str, bytes]
+) -> Iterator[Finding]:
+    if record.is_present:
+        yield from _check_last(evidence.shared / name, name, record, rows, taken)
+    path = _result(evidence.shared, name, ".done")
+    torn = check_slot_now(evidence.shared, name)
+    if torn is not None:
+        yield torn
+    elif not rows:
+        if path.exists():
+            yield Finding(Kind.FOREIGN, name, "there is a marker and no job")
+    elif not path.exists():
+        yield Finding(Kind.LOST, name, "there is no marker")
+    else:
+        yield from _check_marker(evidence, name, record, rows[-1], path)
+
+
+def _check_last(
+    path: Path, name: str, record: SlotRecord, rows: list[Row], taken: dict[str, bytes]
+) -> Iterator[Finding]:
+    """Say what is wrong where the version that lies there is not what ran last."""
+    if not _is_taken(path, taken):
+        yield Finding(Kind.LOST, name, "the version that lies there was never taken")
+    if not rows or rows[-1].sha256 != record.versions[-1].sha256:
+        yield Finding(Kind.LOST, name, "the last drop has no job")
+    elif not _ran_its_module(record, rows[-1]):
+        yield Finding(Kind.LOST, name, "the last drop of its module did not run it")
+
+
+def _check_marker(
+    evidence: Evidence, name: str, record: SlotRecord, last: Row, path: Path
+) -> Iterator[Finding]:
+    marker = json.loads(path.read_bytes())
+    named = {*marker["files"], path.name}
+    for file in path.parent.glob(f"{path.stem}.*"):
+        if ".aside-" in file.name:
+            continue
+        inner = (one for one in file.rglob("*") if not one.is_dir())
+        for one in inner if file.suffix == ".output" else [file]:
+            if (its_name := str(one.relative_to(path.parent))) not in named:
+                yield Finding(Kind.FOREIGN, name, f"{its_name} is of another job")
+    if marker["job"] != last.id:
+        yield Finding(Kind.FOREIGN, name, f"the marker is of job {marker['job']}, not {last.id}")
+        return
+    version = next((one for one in record.versions if one.sha256 == last.sha256), None)
+    if version is not None:
+        yield from _check_values(evidence, name, version, marker, path.with_suffix(".json"))
+
+
+def _check_values(
+    evidence: Evidence, name: str, version: Version, marker: dict[str, Any], path: Path
+) -> Iterator[Finding]:
+    if marker["input"]["sha256"] != version.sha256 or marker["code"] != version.code:
+        yield Finding(Kind.WRONG, name, f"{marker['code']} of {marker['input']['sha256']}")
+    elif version.code == "ok":
+        wanted = _result_of(version, evidence.producer.addends.get(marker["module"]["sha256"]))
+        found = json.loads(path.read_bytes())
+        if found["args"][0] != version.number or found["results"] != wanted:
+            yield Finding(Kind.WRONG, name, f"{found} instead of {wanted}")
+
+
+def _result_of(version: Version, addend: int | None) -> list[int]:
+    return [] if addend is None else [version.number * 2 + addend]
+
+
+def _check_lines(evidence: Evidence, rows: list[Row]) -> Iterator[Finding]:
+    number_of = {
+        version.sha256: version.number
+        for record in evidence.producer.slots.values()
+        for version in record.versions
+    }
+    jobs = Counter(number_of.get(row.sha256 or "") for row in rows if row.state == "delivered")
+    # An input that can't be read has a line without a number; they are counted together.
+    unreadable = {
+        version.number
+        for record in evidence.producer.slots.values()
+        for version in record.versions
+        if version.code == "invalid-input"
+    }
+    owed = Counter[int | None]()
+    for number, count in jobs.items():
+        owed[None if number in unreadable else number] += count
+    printed = Counter[int | None]()
+    for line in evidence.lines:
+        try:
+            args = json.loads(line)["args"]
+        except (ValueError, LookupError, TypeError):
+            yield Finding(Kind.TORN, "standard output", f"is no result line: {line[:80]!r}")
+            continue
+        printed[args[0] if args else None] += 1
+    for number in owed.keys() | printed.keys():
+        where = f"result line of version {number}"
+        more = printed[number] - owed[number]
+        if owed[number] == 0:
+            yield Finding(Kind.FOREIGN, where, "was printed and no job of it is in the journal")
+        elif more > 0:
+            yield Finding(Kind.DOUBLED, where, f"was printed {printed[number]} times")
+        elif more < 0 and not evidence.kills + evidence.deaths:
+            yield Finding(Kind.LOST, where, f"was printed {printed[number]} times")
+
+
+def _check_leftovers(evidence: Evidence) -> Iterator[Finding]:
+    for root in (evidence.shared, evidence.wasm, evidence.state):
+        for path in root.rglob("*"):
+            is_compilers = path.name.startswith(".") and path.is_relative_to(evidence.state)
+            if path.name.startswith(_TEMPORARY) or is_compilers:
+                yield Finding(Kind.LEFTOVER, str(path.relative_to(root)), "was left behind")
+
+
+def _result(shared: Path, name: str, suffix: str) -> Path:
+    path = shared / name
+    return path.with_name(path.stem.replace("input", "result", 1) + suffix)

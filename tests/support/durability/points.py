@@ -1,0 +1,134 @@
+"""Where the package changes what is on disk: every such call, found in its source.
+
+The daemon's own process is meant, and those of its that deliver; not its other children, which
+write nothing that lasts, and not the commands beside it. A new write is a new point by itself: a
+test must reach it, or ``test_crash_points`` says why none can.
+"""
+
+import ast
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import wasmdrop
+
+__all__ = ["Point", "find_points"]
+
+_PACKAGE: Final = Path(wasmdrop.__file__).parent
+
+#: What no daemon runs, or runs in a child that leaves nothing.
+_ELSEWHERE: Final = (
+    "cli/",
+    "client.py",
+    "service/doctor/",
+    "sandbox/guest/compiler.py",
+    "sandbox/guest/core_module.py",
+    "sandbox/guest/channel.py",
+    "sandbox/guest/forkserver.py",
+    "sandbox/guest/warmup.py",
+    "system/slot_directory.py",
+)
+
+#: What is written and leaves nothing: a file without a name, a file in memory.
+_NOTHING_LASTS: Final = {
+    "service.health.writability._why_not_writable",
+    "sandbox.host.captured_output.Streams.clear",
+    "intake.watcher._Echo.call",
+}
+
+_OF_OS: Final = {
+    "fdatasync",
+    "fsync",
+    "ftruncate",
+    "link",
+    "mkdir",
+    "pwrite",
+    "rename",
+    "replace",
+    "rmdir",
+    "unlink",
+    "write",
+}
+_OF_PATHS: Final = {"hardlink_to", "mkdir", "rename", "rmdir", "unlink", "write_bytes"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One call in the source."""
+
+    file: str
+    """Below the package."""
+    first_line: int
+    last_line: int
+    name: str
+    """Where and what it is, in words that do not change with every line of code."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def find_points(package: Path = _PACKAGE) -> list[Point]:
+    """Return every call that writes, in the order of the source."""
+    points = []
+    for path in sorted(package.rglob("*.py")):
+        file = path.relative_to(package).as_posix()
+        if not file.startswith(_ELSEWHERE):
+            points += _Finder(file).find(path)
+    return points
+
+
+class _Finder(ast.NodeVisitor):
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._where = [file.removesuffix(".py").replace("/", ".")]
+        self._points: list[Point] = []
+        self._seen = Counter[str]()
+
+    def find(self, path: Path) -> list[Point]:
+        self.visit(ast.parse(path.read_text()))
+        return self._points
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self._enter(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._enter(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self._enter(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        what = _what_is_written(node)
+        where = ".".join(self._where)
+        if what is not None and where not in _NOTHING_LASTS:
+            name = f"{where}:{what}"
+            self._seen[name] += 1
+            if self._seen[name] > 1:
+                name += f"-{self._seen[name]}"
+            last_line = node.end_lineno or node.lineno
+            self._points.append(Point(self._file, node.lineno, last_line, name))
+        self.generic_visit(node)
+
+    def _enter(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._where.append(node.name)
+        self.generic_visit(node)
+        self._where.pop()
+
+
+def _what_is_written(node: ast.Call) -> str | None:
+    """Return the name of what a call writes with; None where it does not write."""
+    if not isinstance(node.func, ast.Attribute):
+        return None
+    name, owner = node.func.attr, node.func.value
+    owner_name = owner.id if isinstance(owner, ast.Name) else None
+    if owner_name == "os":
+        return name if name in _OF_OS else None
+    if owner_name == "shutil":
+        return name
+    if name in {"execute", "executescript"}:
+        return "commit" if "COMMIT" in ast.unparse(node) else None
+    # A string's `replace` has two arguments, a path's has one.
+    is_path_replaced = name == "replace" and len(node.args) == 1 and not node.keywords
+    is_changed = name in _OF_PATHS or is_path_replaced
+    return name if is_changed and owner_name != "self" else None

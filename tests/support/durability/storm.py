@@ -1,0 +1,226 @@
+"""The storm: kills at random moments while producers and consumers are busy, and the verdict.
+
+``python -m tests.support.durability.storm --kills 200 --jobs 50000 --seed 1``, or ``make torture``.
+Prints kills, jobs and what was lost, doubled or torn; the exit status is 1 where anything was.
+
+Mostly the daemon is killed, now and then its forking server or a process that delivers before it,
+now and then the daemon is told to stop. Meanwhile inputs are dropped, dropped again, removed and
+renamed, modules are replaced, and a consumer looks at every slot: where a marker is, it must be
+true at any moment. The random choices are the seed's; which moment a kill hits, the machine's.
+"""
+
+# ruff: noqa: T201 - printing is what it is for
+
+import argparse
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.support.durability.checker import Finding, Kind, check_slot_now
+from tests.support.durability.lives import Lives
+
+__all__ = ["Report", "storm"]
+
+_SLOTS: Final = 60
+#: Directories below the shared one, each with a module of its own.
+_FAMILIES: Final = 4
+#: Drops that may be without a job at a time: more would mostly replace each other unread.
+_AHEAD: Final = 120
+_CODES: Final = ("ok",) * 12 + ("trap", "invalid-input")
+#: Some jobs outlive a kill, most do not: turns of the module's loop.
+_TURNS: Final = (1, 1, 1, 1, 1, 1_000_000, 20_000_000)
+#: Of a result file's bytes, so that some writes take longer than others.
+_PADDINGS: Final = (0, 0, 0, 0, 30_000)
+
+
+@dataclass
+class Report:
+    """What came of a storm."""
+
+    seed: int
+    kills: int = 0
+    server_kills: int = 0
+    delivery_kills: int = 0
+    stops: int = 0
+    drops: int = 0
+    jobs: int = 0
+    looks: int = 0
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        found = Counter(finding.kind for finding in self.findings)
+        damage = "  ".join(f"{kind} {found[kind]}" for kind in Kind)
+        return (
+            f"seed {self.seed}: kills {self.kills}  kills of the forking server"
+            f" {self.server_kills}  of delivery {self.delivery_kills}  stops {self.stops}"
+            f"  drops {self.drops}  jobs {self.jobs}"
+            f"  looks at markers {self.looks}  {self.seconds:.0f} s\n{damage}"
+        )
+
+
+def storm(base: Path, seed: int, kills: int, jobs: int) -> Report:
+    """Run at least this many kills and jobs below ``base``."""
+    report = Report(seed)
+    started = time.monotonic()
+    _Storm(base, random.Random(seed), report).run(kills, jobs)  # noqa: S311 - a test's dice
+    report.seconds = time.monotonic() - started
+    return report
+
+
+class _Storm:
+    def __init__(self, base: Path, dice: random.Random, report: Report) -> None:
+        self._dice = dice
+        self._report = report
+        # Files are looked for again and again where events were lost to a kill; a short drain
+        # leaves work to the next life.
+        self._lives = Lives(
+            base,
+            WASMDROP_DRAIN_SEC="0.2",
+            WASMDROP_SETTLE_SEC="0.05",
+            # A long job may meet kill after kill, and is to blame for none of them.
+            WASMDROP_ATTEMPTS="100",
+        )
+        self._names = [f"input-{number}.json" for number in range(_SLOTS)]
+        self._own = [f"family{number}/input.json" for number in range(_FAMILIES)]
+        self._names += [f"family{number}/input-more.json" for number in range(_FAMILIES)]
+        self._ended = threading.Event()
+
+    def run(self, kills: int, jobs: int) -> None:
+        lives, report = self._lives, self._report
+        lives.producer.module(lives.wasm / "m.wasm")
+        lives.producer.module(lives.wasm / "module.wasm", "input.json")
+        for own in self._own:
+            lives.producer.module(lives.shared / Path(own).parent / "module.wasm", own)
+        lives.start()
+        consumer = threading.Thread(target=self._consume, name="consumer")
+        consumer.start()
+        try:
+            while lives.kills < kills or report.jobs < jobs:
+                share = max(1, (jobs - report.jobs) // max(1, kills - lives.kills))
+                self._live(self._dice.uniform(0, 2) * share)
+                self._die()
+                self._look_everywhere()
+                lives.start()
+                report.jobs = lives.job_count()
+            report.findings += lives.verdict()
+        finally:
+            self._ended.set()
+            consumer.join()
+            if not lives.has_died():
+                lives.kill()
+        report.jobs = lives.job_count()
+        report.kills = lives.kills
+
+    def _live(self, jobs: float) -> None:
+        """Drop until about this many more jobs were accepted, or their time is over."""
+        lives, dice = self._lives, self._dice
+        goal = lives.job_count() + jobs
+        while (done := lives.job_count()) < goal:
+            for _ in range(min(_AHEAD, int(goal - done) + 1)):
+                self._act()
+            time.sleep(dice.uniform(0, 0.3))
+
+    def _act(self) -> None:
+        """Do one thing that a producer does."""
+        dice, producer = self._dice, self._lives.producer
+        wasm, shared = self._lives.wasm, self._lives.shared
+        present = [name for name in self._names if self._is_present(name)]
+        self._report.drops += 1
+        kind = dice.random()
+        if kind < 0.02:
+            producer.module(wasm / "m.wasm")
+        elif kind < 0.025:
+            producer.module(wasm / "module.wasm", "input.json")
+        elif kind < 0.03:
+            own = dice.choice(self._own)
+            more = own.replace("input", "input-more")
+            producer.module(shared / Path(own).parent / "module.wasm", own, more)
+        elif present and kind < 0.08:
+            producer.remove(dice.choice(present))
+        elif present and kind < 0.12:
+            producer.rename(dice.choice(present), dice.choice(self._names))
+        elif present and kind < 0.2:
+            producer.drop_again(dice.choice(present))
+        elif kind < 0.25:
+            name = dice.choice(["input.json", *self._own])
+            producer.drop(name, producer.version(module=None, turns=dice.choice(_TURNS)))
+        else:
+            version = producer.version(
+                code=dice.choice(_CODES),
+                turns=dice.choice(_TURNS),
+                padding=dice.choice(_PADDINGS),
+            )
+            producer.drop(dice.choice(self._names), version)
+
+    def _is_present(self, name: str) -> bool:
+        record = self._lives.producer.slots.get(name)
+        return record is not None and record.is_present
+
+    def _die(self) -> None:
+        lives, dice = self._lives, self._dice
+        kind = dice.random()
+        if kind < 0.2:
+            self._kill_one_of_its_processes(is_server=kind < 0.1)
+            time.sleep(dice.uniform(0, 0.2))
+        if kind > 0.95:
+            assert lives.stop() == 0, lives.log_text()[-4000:]
+            lives.witness()
+            self._report.stops += 1
+        else:
+            lives.kill()
+
+    def _kill_one_of_its_processes(self, *, is_server: bool) -> None:
+        lives, report = self._lives, self._report
+        for child in (lives.servers() if is_server else lives.deliverers())[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            report.server_kills += is_server
+            report.delivery_kills += not is_server
+
+    def _look_everywhere(self) -> None:
+        for name in list(self._lives.producer.slots):
+            found = check_slot_now(self._lives.shared, name)
+            self._report.looks += 1
+            if found is not None:
+                self._report.findings.append(found)
+
+    def _consume(self) -> None:
+        """Look at the markers all the time, as consumers do."""
+        while not self._ended.wait(0.1):
+            self._look_everywhere()
+
+
+def main() -> int:
+    """Run a storm as the command line says; return the exit status."""
+    parser = argparse.ArgumentParser(description="kill the daemon again and again, then check")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=50_000)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    directory = Path(tempfile.mkdtemp(prefix="wasmdrop-storm-"))
+    report = storm(directory, options.seed, options.kills, options.jobs)
+    print(report)
+    if report.findings:
+        print(f"what is there to be looked at: {directory}")
+    else:
+        shutil.rmtree(directory)
+    for finding in report.findings[:50]:
+        print(f"{finding.kind}: {finding.where}: {finding.what}")
+    return 1 if report.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Attempts on the kernel's wide interfaces, on the machine, and on privileges."""
+
+# ruff: noqa: D401 - an attempt's docstring says what is gained, not what the function does
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+import time
+from typing import Final
+
+from tests.support.security.syscalls import attempt, call, libc, raw_call, run_code
+from tests.support.security.world import World
+
+__all__: list[str] = []
+
+_AT_FDCWD: Final = -100
+_X32: Final = 0x40000000
+
+_HARMS: Final = "would change the machine"
+
+
+# Wide interfaces of the kernel
+
+
+@attempt(needs="a kernel with io_uring")
+def making_a_ring(_world: World) -> str:
+    """A second way to make system calls, past any filter."""
+    return f"made {call('io_uring_setup', 4, ctypes.create_string_buffer(120))}"
+
+
+@attempt(needs="root")
+def loading_a_program_into_the_kernel(_world: World) -> str:
+    """Or a table for one."""
+    table = (ctypes.c_uint32 * 18)(2, 4, 4, 1)
+    return f"made {call('bpf', 0, table, 72)}"
+
+
+@attempt(needs="root")
+def counting_events(_world: World) -> str:
+    """A side channel, and a wide interface."""
+    event = ctypes.create_string_buffer(128)
+    # A software event (1), the size of this structure, the processor's clock (0).
+    ctypes.memmove(event, (1).to_bytes(4, "little") + (128).to_bytes(4, "little"), 8)
+    return f"opened {call('perf_event_open', event, 0, -1, -1, 0)}"
+
+
+@attempt(needs="root")
+def handling_page_faults(_world: World) -> str:
+    """To hold the kernel up in the middle of a copy."""
+    return f"opened {call('userfaultfd', os.O_CLOEXEC)}"
+
+
+@attempt(needs="a kernel with keyrings")
+def keeping_a_key(_world: World) -> str:
+    """What the kernel keeps outlives the process."""
+    return f"kept {call('add_key', b'user', b'wasmdrop-test', b'x', 1, -2)}"
+
+
+@attempt(needs="a kernel with keyrings")
+def asking_for_a_key(_world: World) -> str:
+    """Somebody else's."""
+    return f"{call('request_key', b'user', b'wasmdrop-none', None, -2, reached=(errno.ENOKEY,))}"
+
+
+@attempt(needs="a kernel with keyrings")
+def looking_for_a_keyring(_world: World) -> str:
+    """The session's."""
+    return f"found {call('keyctl', 0, -3, 0, 0, 0)}"
+
+
+@attempt(never_free=_HARMS)
+def replacing_the_kernel(_world: World) -> str:
+    """By no kernel at all."""
+    call("kexec_load", 0, 0, None, 0)
+    return "replaced"
+
+
+@attempt(needs="root")
+def loading_a_module(_world: World) -> str:
+    """From memory: one byte, which is none, as the kernel says to those who may."""
+    call("init_module", b"x", 1, b"", reached=(errno.ENOEXEC,))
+    return "was heard"
+
+
+@attempt(needs="root")
+def loading_a_module_from_a_file(world: World) -> str:
+    """The same from a file."""
+    call("finit_module", world.given[0], b"", 0, reached=(errno.ENOEXEC, errno.EINVAL))
+    return "was heard"
+
+
+@attempt(needs="a kernel with user namespaces")
+def being_root_of_an_own_world(_world: World) -> str:
+    """The namespace of users opens all others."""
+    call("unshare", 0x10000000)
+    return "unshared"
+
+
+@attempt(needs="root")
+def entering_a_namespace(world: World) -> str:
+    """The parent's; confined, not even that of the link is looked at."""
+    try:
+        path = os.fsencode(f"/proc/{world.parent_pid}/ns/uts")
+        fd = call("openat", _AT_FDCWD, path, os.O_RDONLY, 0)
+    except OSError:
+        fd = world.link_fd
+    call("setns", fd, 0)
+    return "entered"
+
+
+@attempt()
+def sharing_memory_by_its_number(_world: World) -> str:
+    """Segments outlive their makers, and others find them."""
+    segment = call("shmget", 0, 4096, 0o1666)
+    libc.shmctl(segment, 0, None)
+    return f"made {segment}"
+
+
+@attempt(needs="a kernel with message queues")
+def making_a_queue(_world: World) -> str:
+    """A queue has a name that others find; opened here where there is none."""
+    call("mq_open", b"wasmdrop-none", os.O_RDONLY, 0, None, reached=(errno.ENOENT,))
+    return "was heard"
+
+
+@attempt(needs="root")
+def reading_the_kernels_log(_world: World) -> str:
+    """Addresses, names of devices, other people's faults."""
+    buffer = ctypes.create_string_buffer(256)
+    return f"read {call('syslog', 3, buffer, 256)} bytes"
+
+
+@attempt(needs="a kernel with quotas")
+def asking_for_quotas(_world: World) -> str:
+    """Writing out what is not yet: the one question that harms nobody."""
+    call("quotactl", 0x800001 << 8, None, 0, None)
+    return "was heard"
+
+
+@attempt(never_free="no kernel of these days has the call")
+def asking_for_a_cookie(_world: World) -> str:
+    """Of a path, for a profiler."""
+    buffer = ctypes.create_string_buffer(64)
+    return f"{call('lookup_dcookie', 1, buffer, 64)}"
+
+
+@attempt(never_free=_HARMS)
+def rebooting(_world: World) -> str:
+    """In truth the switch for Ctrl-Alt-Del, the mildest of this call's deeds."""
+    call("reboot", 0xFEE1DEAD, 672274793, 0, None)
+    return "rebooted"
+
+
+@attempt(never_free=_HARMS)
+def naming_the_host(world: World) -> str:
+    """By the name that it has."""
+    call("sethostname", world.host_name, len(world.host_name))
+    return "named"
+
+
+@attempt(never_free=_HARMS)
+def naming_the_domain(_world: World) -> str:
+    """By none."""
+    call("setdomainname", b"(none)", 6)
+    return "named"
+
+
+@attempt(never_free=_HARMS)
+def setting_the_time(_world: World) -> str:
+    """To what it is."""
+    call("settimeofday", (ctypes.c_long * 2)(int(time.time()), 0), None)
+    return "set"
+
+
+@attempt(never_free=_HARMS)
+def setting_the_clock(_world: World) -> str:
+    """By the newer call."""
+    call("clock_settime", 0, (ctypes.c_long * 2)(int(time.time()), 0))
+    return "set"
+
+
+@attempt(never_free=_HARMS)
+def adjusting_the_clock(_world: World) -> str:
+    """Bit by bit."""
+    return f"{call('adjtimex', ctypes.create_string_buffer(256))}"
+
+
+@attempt(never_free=_HARMS)
+def swapping_to_a_file(world: World) -> str:
+    """That the guest can read afterwards."""
+    call("swapon", os.fsencode(world.kept), 0)
+    return "swapped"
+
+
+@attempt(never_free="would switch off the accounting of the machine")
+def accounting(_world: World) -> str:
+    """A line for each process that ends."""
+    call("acct", None)
+    return "switched"
+
+
+# Privileges
+
+
+@attempt(needs="root")
+def becoming_root(_world: World) -> str:
+    """By the call for it."""
+    call("setuid", 0)
+    return "became root"
+
+
+@attempt(needs="root")
+def becoming_root_in_every_way(_world: World) -> str:
+    """Real, effective and saved."""
+    call("setresuid", 0, 0, 0)
+    return "became root"
+
+
+@attempt(needs="root")
+def joining_the_group_of_root(_world: World) -> str:
+    """By the call for it."""
+    call("setgid", 0)
+    return "joined"
+
+
+@attempt(needs="root")
+def joining_groups(_world: World) -> str:
+    """Those of disks, say."""
+    call("setgroups", 1, (ctypes.c_uint32 * 1)(6))
+    return "joined"
+
+
+@attempt(needs="root")
+def taking_capabilities(_world: World) -> str:
+    """One is enough: that to read any file."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    call("capset", header, (ctypes.c_uint32 * 6)(4, 4, 0, 0, 0, 0))
+    return "took"
+
+
+@attempt(needs="a filter that is not there yet")
+def filtering_by_an_own_filter(_world: World) -> str:
+    """One that allows everything, asked for with a pointer to nothing."""
+    call("seccomp", 1, 0, None, reached=(errno.EFAULT,))
+    return "was heard"
+
+
+@attempt()
+def changing_the_personality(_world: World) -> str:
+    """So that addresses are no longer random."""
+    return f"was {call('personality', 0x0040000)}"
+
+
+@attempt(needs="root, x86-64")
+def talking_to_devices(_world: World) -> str:
+    """To all of them."""
+    call("iopl", 3)
+    return "may"
+
+
+@attempt(needs="root, x86-64")
+def talking_to_one_device(_world: World) -> str:
+    """The one at which nothing is."""
+    call("ioperm", 0x80, 1, 1)
+    return "may"
+
+
+@attempt(needs="x86-64, and a kernel with the second set of entrances")
+def calling_by_the_second_set(_world: World) -> str:
+    """The same calls under other numbers, which a filter may not know."""
+    return f"opened {raw_call(_X32 | 41, socket.AF_INET, socket.SOCK_STREAM, 0)}"
+
+
+@attempt(needs="x86-64, and a kernel with the old entrance")
+def calling_by_the_old_entrance(world: World) -> str:
+    """Interrupt 128: other numbers again. There, 39 makes a directory, in mode 0777."""
+    code = bytes.fromhex("b827000000 b9ff010000 cd80 4898 c3")
+    result, _data = run_code(code, os.fsencode(world.made))
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return "made a directory"
+
+
+@attempt()
+def surviving_the_filter(_world: World) -> str:
+    """By holding up the signal that it sends."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGKILL})
+    call("socket", socket.AF_INET, socket.SOCK_STREAM, 0)
+    return "survived"

@@ -1,0 +1,77 @@
+"""Attempts on mounts and roots, and on notices of what others do to files.
+
+The world has mounts of its own, so that nothing of the machine's is changed where one succeeds.
+"""
+
+# ruff: noqa: D401 - an attempt's docstring says what is gained, not what the function does
+
+import os
+from typing import Final
+
+from tests.support.security.syscalls import attempt, call
+from tests.support.security.world import World
+
+__all__: list[str] = []
+
+_AT_FDCWD: Final = -100
+_MS_BIND: Final = 4096
+
+
+@attempt(needs="root")
+def mounting(world: World) -> str:
+    """A filesystem in memory."""
+    call("mount", b"none", os.fsencode(world.base / "empty"), b"tmpfs", 0, None)
+    return "mounted"
+
+
+@attempt(needs="root")
+def mounting_over(world: World) -> str:
+    """One directory in the place of another."""
+    source, target = os.fsencode(world.mount), os.fsencode(world.base / "empty")
+    call("mount", source, target, None, _MS_BIND, None)
+    return "mounted"
+
+
+@attempt(needs="root")
+def mounting_by_the_new_calls(world: World) -> str:
+    """A tree of mounts by descriptor."""
+    return f"opened {call('open_tree', _AT_FDCWD, os.fsencode(world.mount), 1)}"
+
+
+@attempt(needs="root")
+def opening_a_filesystem(_world: World) -> str:
+    """The first of the new calls for mounting."""
+    return f"opened {call('fsopen', b'tmpfs', 0)}"
+
+
+@attempt(needs="root")
+def unmounting(world: World) -> str:
+    """So that what lies below comes to light."""
+    call("umount2", os.fsencode(world.mount), 2)
+    return "unmounted"
+
+
+@attempt(needs="root")
+def changing_the_root(world: World) -> str:
+    """The classical way out of a jail."""
+    call("chroot", os.fsencode(world.mount))
+    return "changed"
+
+
+@attempt(needs="root, and a root that is a mount of its own")
+def exchanging_the_root(world: World) -> str:
+    """And with it everybody's."""
+    call("pivot_root", os.fsencode(world.mount), os.fsencode(world.mount / "old"))
+    return "exchanged"
+
+
+@attempt()
+def watching_files(world: World) -> str:
+    """Notices of what others do."""
+    return f"opened {call('inotify_init1', 0)} beside {world.base}"
+
+
+@attempt(needs="root")
+def watching_the_filesystem(_world: World) -> str:
+    """Notices of what everybody does."""
+    return f"opened {call('fanotify_init', 0, 0)}"

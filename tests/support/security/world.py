@@ -1,0 +1,163 @@
+"""A small world around one attempt: files, sockets, memory and processes that it might touch.
+
+The world is the parent's: it belongs to the process that stands for the forking server. Nothing in
+it is protected by file modes, so that a failure is the confinement's doing. Two snapshots tell what
+an attempt did to it.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from tests.support.security.syscalls import libc
+
+__all__ = ["SECRET", "SIBLING_SECRET_FD", "World", "new_base"]
+
+SECRET: Final = b"a secret of another"
+
+#: Where the sibling holds a memory file with the secret in it.
+SIBLING_SECRET_FD: Final = 20
+
+_CLONE_NEWNS: Final = 0x00020000
+_MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+_OPEN_FILES: Final = 128
+_LIMITS: Final = 16
+
+
+class World:
+    """Everything that an attempt may aim at."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.parent_pid = os.getpid()
+        self.sibling_pid = 0
+        self.link_fd = -1
+        """The attempt's own end of the link to the parent."""
+        self.given: list[int] = []
+        """Descriptors that the attempt was given: machine code, two streams."""
+        self.file_bytes = 0
+        self.data_bytes = 0
+        self.host_name = os.fsencode(os.uname().nodename)
+        self.own_code = base / "own.cwasm"
+        self.secret = base / "secret"
+        self.kept = base / "kept"
+        self.made = base / "made"
+        self.mount = base / "mount"
+        self.memory = ctypes.create_string_buffer(b"before the fork", 32)
+        self._furnish()
+        # To be written by nobody: the parent holds it open, and nothing hands it on.
+        self.held_fd = os.open(self.base / "held", os.O_RDWR)
+        self.has_mount = self._own_mounts()
+        self._listeners: list[socket.socket] = []
+        self.port = self._listen(socket.AF_INET, ("127.0.0.1", 0))[1]
+        self.port6 = 0
+        with contextlib.suppress(OSError):
+            self.port6 = self._listen(socket.AF_INET6, ("::1", 0))[1]
+        self.socket_path = str(base / "socket")
+        self._listen(socket.AF_UNIX, self.socket_path)
+        Path(self.socket_path).chmod(0o666)
+        self.datagram_path = str(base / "datagrams")
+        self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._datagrams.bind(self.datagram_path)
+        Path(self.datagram_path).chmod(0o666)
+        self.abstract = f"\0wasmdrop-test-{self.parent_pid}"
+        self._listen(socket.AF_UNIX, self.abstract)
+        self.terminal = ""
+        self._pty = -1
+        with contextlib.suppress(OSError):
+            self._open_terminal()
+
+    def _furnish(self) -> None:
+        names = ("held", "other.cwasm")
+        for path in (self.own_code, self.secret, self.kept, *(self.base / name for name in names)):
+            path.write_bytes(SECRET)
+            path.chmod(0o666)
+        (self.base / "other.cwasm").chmod(0o444)
+        for directory in (self.mount, self.base / "empty", self.base / "state"):
+            directory.mkdir()
+            directory.chmod(0o777)
+        (self.base / "state" / "journal.db").write_bytes(SECRET)
+        # Room to raise it again, which anybody may do.
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard), hard))
+
+    def _own_mounts(self) -> bool:
+        """Leave the machine's mounts, so that no attempt can change those; needs privileges."""
+        if libc.unshare(_CLONE_NEWNS) != 0:
+            return False
+        if libc.mount(None, b"/", None, _MS_REC_PRIVATE, None) != 0:
+            return False
+        done: int = libc.mount(b"none", os.fsencode(self.mount), b"tmpfs", 0, b"size=1m,mode=777")
+        if done == 0:
+            (self.mount / "old").mkdir()
+        return done == 0
+
+    def _listen(self, family: int, address: Any) -> Any:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.bind(address)
+        listener.listen()
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        return listener.getsockname()
+
+    def _open_terminal(self) -> None:
+        self._pty, terminal = os.openpty()
+        self.terminal = os.ttyname(terminal)
+        Path(self.terminal).chmod(0o666)
+        os.set_blocking(terminal, False)
+        self._terminal_fd = terminal
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that an attempt could change, by the names of the things."""
+        seen: dict[str, Any] = {
+            "the parent's memory": self.memory.raw,
+            "the parent's limits": [resource.getrlimit(kind) for kind in range(_LIMITS)],
+            "the parent's processors": os.sched_getaffinity(self.parent_pid),
+            "the parent's priority": os.getpriority(os.PRIO_PROCESS, self.parent_pid),
+            "the parent's scheduling": os.sched_getscheduler(self.parent_pid),
+            "the mounts": Path("/proc/self/mountinfo").read_text(),
+            "the host's name": os.uname().nodename,
+            "connections": self._connections(),
+            "the terminal's input": self._typed(),
+        }
+        stat = Path(f"/proc/{self.sibling_pid}/stat").read_text()
+        seen["the sibling's life"] = stat.rpartition(")")[2].split()[0] in "RSD"
+        seen["the sibling's priority"] = os.getpriority(os.PRIO_PROCESS, self.sibling_pid)
+        for path in sorted(self.base.rglob("*")):
+            seen[str(path.relative_to(self.base))] = _look(path)
+        return seen
+
+    def _connections(self) -> int:
+        count = 0
+        for listener in self._listeners:
+            with contextlib.suppress(BlockingIOError):
+                listener.accept()[0].close()
+                count += 1
+        return count
+
+    def _typed(self) -> bytes:
+        if self._pty < 0:
+            return b""
+        try:
+            return os.read(self._terminal_fd, 64)
+        except BlockingIOError:
+            return b""
+
+
+def _look(path: Path) -> tuple[Any, ...]:
+    status = path.lstat()
+    content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    marks = tuple(os.listxattr(path, follow_symlinks=False))
+    return (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, content, marks)
+
+
+def new_base() -> tempfile.TemporaryDirectory[str]:
+    """Make a directory that anybody may use; not below one that only its owner may enter."""
+    directory = tempfile.TemporaryDirectory(prefix="wasmdrop-escape-", ignore_cleanup_errors=True)
+    Path(directory.name).chmod(0o777)
+    return directory

@@ -1,0 +1,804 @@
+"""Delivery: the order of writing, whatever may already lie at the names, and processes that die."""
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import os
+import random
+import resource
+import select
+import signal
+import stat
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from tests.support.daemon import deliverers_of, wait_until
+from wasmdrop.delivery.delivery import Delivery, UnheardError
+from wasmdrop.delivery.fsync import Fsyncs
+from wasmdrop.delivery.wire import (
+    Abandon,
+    Answer,
+    Frames,
+    Order,
+    Placed,
+    Publish,
+    Stage,
+    decode_order,
+    encode,
+)
+from wasmdrop.delivery.worker import Deliverer
+from wasmdrop.protocol.package import Package
+from wasmdrop.protocol.slot import Slot
+from wasmdrop.system.durable_files import TEMPORARY_PREFIX
+from wasmdrop.system.untrusted_trees import inventory
+
+PACKAGE = Package({".json": b"{}\n", ".txt": b"1\n"}, b'{"marker":1}\n')
+OTHER = Package({".json": b"[]\n", ".txt": b"2\n"}, b'{"marker":2}\n')
+
+PLACED = {"result.json": b"{}\n", "result.txt": b"1\n", "result.done": b'{"marker":1}\n'}
+
+
+def slot_in(directory: Path, name: str = "input.json", stem: str = "result") -> Slot:
+    """Return a slot of this directory."""
+    return Slot(name, str(directory / name), str(directory), stem)
+
+
+def run(shared: Path, work: Callable[[Delivery], Awaitable[None]], *, prints: bool = False) -> None:
+    """Let ``work`` use a delivery with its real processes, to the end."""
+
+    async def use() -> None:
+        with Delivery(str(shared), prints_lines=prints) as delivery:
+            await work(delivery)
+
+    asyncio.run(use())
+    assert deliverers_of(os.getpid()) == []
+
+
+def deliver(directory: Path, package: Package = PACKAGE, shared: Path | None = None) -> None:
+    """Deliver into ``directory``, by a process."""
+    seen: list[Package] = []
+
+    async def place() -> None:
+        with Delivery(str(shared or directory), seen.append) as delivery:
+            await delivery.deliver(slot_in(directory), package)
+
+    asyncio.run(place())
+    assert seen == [package]
+
+
+@dataclasses.dataclass
+class Bench:
+    """A deliverer in this process, where calls can be watched."""
+
+    shared: Path
+    answers: list[Answer] = dataclasses.field(default_factory=list)
+    lines: list[bytes] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.deliverer = Deliverer(
+            str(self.shared),
+            f"{TEMPORARY_PREFIX}test-",
+            self.answers.extend,
+            self.lines.append,
+        )
+
+    def stage(
+        self, number: int, package: Package = PACKAGE, *, may_be_there: bool = False
+    ) -> Stage:
+        """Return an order for the one slot."""
+        output = package.output
+        return Stage(
+            number,
+            os.fsencode(self.shared),
+            None,
+            b"result",
+            package.files,
+            package.marker,
+            package.line,
+            output and msgspec.structs.replace(output, root=""),
+            os.fsencode(output.root) if output else b"",
+            may_be_there,
+        )
+
+    def obey(self, *orders: Order) -> Sequence[Answer]:
+        """Have orders obeyed together; return the new answers."""
+        before = len(self.answers)
+        self.deliverer.obey(orders)
+        return self.answers[before:]
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """Return the files of a directory."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+def temporaries(directory: Path) -> list[Path]:
+    """Return what is there under temporary names."""
+    return [path for path in directory.iterdir() if path.name.startswith(TEMPORARY_PREFIX)]
+
+
+async def until(look: Callable[[], object], what: str) -> None:
+    """Wait for something to be true while the loop goes on."""
+    await asyncio.to_thread(wait_until, look, what)
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process holds."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def processes(count: int) -> list[int]:
+    """Return this process's that deliver, when there are so many: a new one has no name at once."""
+
+    def look() -> list[int] | None:
+        found = deliverers_of(os.getpid())
+        return found if len(found) == count else None
+
+    return wait_until(look, f"{count} processes that deliver")
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
+    """Return a list that grows by each call that changes names or makes anything durable."""
+    calls: list[str] = []
+    real = {name: getattr(os, name) for name in ("unlink", "replace")}
+    begin, finish = Fsyncs.begin, Fsyncs.finish
+    begun: dict[Fsyncs, Sequence[int]] = {}
+
+    def kind(fd: int) -> str:
+        target = Path(f"/proc/self/fd/{fd}").readlink()
+        return "directory" if target == directory else "file"
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        real["unlink"](name, dir_fd=dir_fd)
+        calls.append(f"unlink {name}")
+
+    def replace(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        calls.append(f"rename {target}")
+        real["replace"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def remember(syncs: Fsyncs, fds: Sequence[int]) -> None:
+        begun[syncs] = fds
+        begin(syncs, fds)
+
+    def tell(syncs: Fsyncs) -> list[OSError | None]:
+        errors = finish(syncs)
+        assert not any(errors)
+        calls.extend(f"sync {kind(fd)}" for fd in begun.pop(syncs))
+        return errors
+
+    for name, stand_in in (("unlink", unlink), ("replace", replace)):
+        monkeypatch.setattr(os, name, stand_in)
+    monkeypatch.setattr(Fsyncs, "begin", remember)
+    monkeypatch.setattr(Fsyncs, "finish", tell)
+    return calls
+
+
+def test_a_delivery_puts_all_files_and_leaves_no_other(tmp_path: Path) -> None:
+    """Also over an earlier one, whose further files go."""
+    (tmp_path / "result.stdout").write_bytes(b"of an earlier job")
+    (tmp_path / "result.done").write_bytes(b"old")
+    deliver(tmp_path)
+    assert content(tmp_path) == PLACED
+
+
+@pytest.mark.parametrize("is_staged_before", [False, True])
+def test_the_old_marker_goes_first_and_the_new_one_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_staged_before: bool
+) -> None:
+    """Whenever a result file changes, no marker is there, and that is durable."""
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
+    calls = watch(monkeypatch, tmp_path)
+    if is_staged_before:
+        assert bench.obey(bench.stage(2, OTHER)) == []
+        assert calls == ["sync file"] * 3
+        assert bench.obey(Publish(2)) == [Placed(2)]
+    else:
+        assert bench.obey(bench.stage(2, OTHER), Publish(2)) == [Placed(2)]
+    assert calls == [
+        *["sync file"] * 3,
+        "unlink result.done",
+        "sync directory",
+        "rename result.json",
+        "rename result.txt",
+        "sync directory",
+        "rename result.done",
+        "sync directory",
+    ]
+    assert bench.lines == [b"{}\n", b"[]\n"]
+
+
+def test_what_lies_at_the_names_is_replaced_and_never_opened(tmp_path: Path) -> None:
+    """A link's target, a FIFO and a directory's content are left as they are."""
+    shared, outside = tmp_path / "shared", tmp_path / "outside"
+    shared.mkdir()
+    outside.write_bytes(b"precious")
+    (shared / "result.json").symlink_to(outside)
+    os.mkfifo(shared / "result.txt")
+    (shared / "result.done").mkdir()
+    (shared / "result.done" / "kept").write_bytes(b"kept")
+    (shared / "result.stdout").mkdir()
+    deliver(shared)
+    assert outside.read_bytes() == b"precious"
+    assert content(shared)["result.json"] == b"{}\n"
+    assert content(shared)["result.txt"] == b"1\n"
+    assert content(shared)["result.done"] == b'{"marker":1}\n'
+    (aside,) = shared.glob("result.done.aside-*")
+    assert (aside / "kept").read_bytes() == b"kept"
+    assert not (shared / "result.stdout").exists()
+
+
+def test_a_slot_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Nothing is written through it."""
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    shared.mkdir()
+    elsewhere.mkdir()
+    (shared / "slot").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="symbolic"):
+        deliver(shared / "slot", shared=shared)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_delivery_that_fails_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no marker: what was there may be half of the old and half of the new."""
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
+
+    def replace(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    (answer,) = bench.obey(bench.stage(2), Publish(2))
+    assert answer == Placed(2, (errno.ENOSPC, "No space left on device", None))
+    assert sorted(content(tmp_path)) == ["result.json", "result.txt"]
+    assert len(bench.lines) == 1
+
+
+def test_what_could_not_be_staged_leaves_the_old_results_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure is told when it is to be published, and not before."""
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
+
+    finish = Fsyncs.finish
+
+    def fail(syncs: Fsyncs) -> list[OSError | None]:
+        return [OSError(errno.EIO, "Input/output error") for _ in finish(syncs)]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fsyncs, "finish", fail)
+        assert bench.obey(bench.stage(2, OTHER)) == []
+    assert bench.obey(Publish(2)) == [Placed(2, (errno.EIO, "Input/output error", None))]
+    assert content(tmp_path) == PLACED
+    assert temporaries(tmp_path) == []
+
+
+def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Of orders that go through the steps together."""
+    bench = Bench(tmp_path)
+    lost = dataclasses.replace(bench, shared=tmp_path / "gone").stage(1)
+    answers = bench.obey(lost, bench.stage(2), Publish(1), Publish(2))
+    assert [
+        (answer.number, answer.error is None) for answer in answers if isinstance(answer, Placed)
+    ] == [
+        (1, False),
+        (2, True),
+    ]
+    assert content(tmp_path) == PLACED
+
+
+def test_no_descriptor_is_kept(tmp_path: Path) -> None:
+    """However a delivery ends."""
+    bench = Bench(tmp_path)
+    before = descriptors()
+    gone = dataclasses.replace(bench, shared=tmp_path / "gone")
+    for number in range(0, 50, 5):
+        bench.obey(bench.stage(number), gone.stage(number + 1))
+        bench.obey(bench.stage(number + 2), Publish(number), bench.stage(number + 3))
+        bench.obey(Publish(number + 1), Abandon(number + 2), Publish(number + 3))
+        bench.obey(bench.stage(number + 4), Abandon(number + 4))
+    assert descriptors() == before
+    bench.obey(bench.stage(50))
+    assert descriptors() == before + 1  # the directory's
+    bench.deliverer.leave()
+    assert descriptors() == before
+    assert temporaries(tmp_path) == []
+
+
+def test_what_is_in_place_already_is_made_durable_and_not_told_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the process before may have died when it had done all but say so."""
+    bench = Bench(tmp_path)
+    bench.obey(bench.stage(1), Publish(1))
+    calls = watch(monkeypatch, tmp_path)
+    assert bench.obey(bench.stage(2, may_be_there=True), Publish(2)) == [Placed(2)]
+    assert calls == ["sync directory"]
+    assert len(bench.lines) == 1
+
+
+@pytest.mark.parametrize("kind", ["nothing", "another", "longer", "link", "fifo", "directory"])
+def test_what_may_be_in_place_and_is_not_is_placed(tmp_path: Path, kind: str) -> None:
+    """Only this very marker says that all is there."""
+    marker = tmp_path / "result.done"
+    if kind == "another":
+        marker.write_bytes(OTHER.marker)
+    elif kind == "longer":
+        marker.write_bytes(PACKAGE.marker + b"\n")
+    elif kind == "link":
+        (tmp_path / "target").write_bytes(PACKAGE.marker)
+        marker.symlink_to("target")
+    elif kind == "fifo":
+        os.mkfifo(marker)
+    elif kind == "directory":
+        marker.mkdir()
+    bench = Bench(tmp_path)
+    assert bench.obey(bench.stage(1, may_be_there=True), Publish(1)) == [Placed(1)]
+    assert content(tmp_path).items() >= PLACED.items()
+    assert stat.S_ISREG(marker.lstat().st_mode)
+    assert bench.lines == [b"{}\n"]
+
+
+def test_the_answer_comes_before_what_is_not_needed_goes(tmp_path: Path) -> None:
+    """Who has no answer delivers again, for which the program's directory must still be there."""
+    shared, left = tmp_path / "shared", tmp_path / "left"
+    for directory in (shared, left):
+        directory.mkdir()
+    (left / "file").write_bytes(b"content")
+    package = Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
+    seen: list[bool] = []
+    deliverer = Deliverer(
+        str(shared), TEMPORARY_PREFIX, lambda _answers: seen.append(left.exists()), lambda *_: None
+    )
+    deliverer.obey([Bench(shared).stage(1, package), Publish(1)])
+    assert seen == [True]
+    while deliverer.tidy():
+        pass
+    assert not left.exists()
+    assert (shared / "result.output" / "file").read_bytes() == b"content"
+
+
+def test_what_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
+    """Neither before it was begun nor when all of it is written; the next one is as ever."""
+
+    async def work(delivery: Delivery) -> None:
+        delivery.stage(slot_in(tmp_path), OTHER).abandon()
+        placement = delivery.stage(slot_in(tmp_path), OTHER)
+        await until(lambda: len(temporaries(tmp_path)) == 3, "what is staged")
+        placement.abandon()
+        await until(lambda: not temporaries(tmp_path), "it to go")
+        assert content(tmp_path) == {}
+        await delivery.deliver(slot_in(tmp_path), PACKAGE)
+        assert not placement.done.done()
+
+    run(tmp_path, work)
+    assert content(tmp_path) == PLACED
+
+
+def test_what_is_staged_is_seen_by_nobody_and_goes_with_the_daemon(tmp_path: Path) -> None:
+    """The old results stay as they are."""
+    deliver(tmp_path)
+
+    async def work(delivery: Delivery) -> None:
+        delivery.stage(slot_in(tmp_path), OTHER)
+        await until(lambda: len(temporaries(tmp_path)) == 3, "what is staged")
+        seen = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
+        assert seen == PLACED
+
+    run(tmp_path, work)
+    assert content(tmp_path) == PLACED
+
+
+def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Path) -> None:
+    """What it had staged is a failure of storage; the next delivery has another process."""
+    deliver(tmp_path)
+
+    async def work(delivery: Delivery) -> None:
+        placement = delivery.stage(slot_in(tmp_path), OTHER)
+        await until(lambda: len(temporaries(tmp_path)) == 3, "what is staged")
+        (process,) = processes(1)
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(UnheardError) as caught:
+            await placement.publish()
+        assert caught.value.errno == errno.EIO
+        seen = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
+        assert seen == PLACED
+        await delivery.deliver_again(slot_in(tmp_path), OTHER)
+        assert processes(1) != [process]
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert [event["event"] for event in logs] == ["delivery-died"]
+    assert (
+        content(tmp_path).items() >= {"result.json": b"[]\n", "result.done": OTHER.marker}.items()
+    )
+
+
+def test_a_process_that_died_before_it_was_told_anything_is_missed_once(tmp_path: Path) -> None:
+    """Whoever comes first hears of it, at once."""
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        os.kill(process, signal.SIGKILL)
+        # The loop is not to hear of it yet.
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+        placed = delivery.deliver(slot_in(tmp_path), PACKAGE)
+        with pytest.raises(UnheardError):
+            await placed
+        await delivery.deliver(slot_in(tmp_path), PACKAGE)
+
+    run(tmp_path, work)
+    assert content(tmp_path) == PLACED
+
+
+def test_a_probe_says_whether_a_directory_can_be_opened(tmp_path: Path) -> None:
+    """Nothing is written there; links are not followed."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+
+    async def work(delivery: Delivery) -> None:
+        await delivery.probe(str(tmp_path / "there"))
+        for name, error in (("gone", FileNotFoundError), ("link", OSError)):
+            with pytest.raises(error):
+                await delivery.probe(str(tmp_path / name))
+
+    run(tmp_path, work)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_what_failed_before_is_in_front_of_no_other_delivery(tmp_path: Path) -> None:
+    """It has a process of its own: the one of the others hangs, and the other way round."""
+
+    async def work(delivery: Delivery) -> None:
+        (first,) = processes(1)
+        await delivery.deliver_again(slot_in(tmp_path), PACKAGE)
+        (again,) = set(processes(2)) - {first}
+        os.kill(again, signal.SIGSTOP)
+        held = delivery.deliver_again(slot_in(tmp_path, stem="result-held"), PACKAGE)
+        await delivery.deliver(slot_in(tmp_path, stem="result-other"), PACKAGE)
+        assert not held.done()
+        os.kill(again, signal.SIGCONT)
+        await held
+
+    run(tmp_path, work)
+    names = {path.name for path in tmp_path.glob("*.done")}
+    assert names == {"result.done", "result-held.done", "result-other.done"}
+
+
+@pytest.mark.parametrize(("most", "most_bytes"), [(3, 1 << 30), (1000, 3 * 100_000)])
+def test_a_process_that_hangs_is_given_a_bounded_number_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
+) -> None:
+    """Others fail at once; those that it has come when it goes on, and then all do."""
+    monkeypatch.setattr("wasmdrop.delivery.delivery._HANGS_SECONDS", 0.0)
+    monkeypatch.setattr("wasmdrop.delivery.delivery._MOST_WAITING", most)
+    monkeypatch.setattr("wasmdrop.delivery.delivery._MOST_WAITING_BYTES", most_bytes)
+    large = Package({".json": b"x" * 100_000, ".txt": b""}, b"marker")
+    slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(4)]
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        os.kill(process, signal.SIGSTOP)
+        held = [delivery.deliver(slot, large) for slot in slots[:3]]
+        with pytest.raises(TimeoutError, match="does not answer"):
+            await delivery.deliver(slots[3], large)
+        os.kill(process, signal.SIGCONT)
+        await asyncio.gather(*held)
+        await delivery.deliver(slots[3], large)
+
+    run(tmp_path, work)
+    assert len(list(tmp_path.glob("*.done"))) == len(slots)
+
+
+class Clock:
+    """The monotonic clock, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def monotonic(self) -> float:
+        """Return the time in seconds."""
+        return time.monotonic() + self.ahead_seconds
+
+
+def test_hang_is_logged_once_for_all_that_wait_and_again_after_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the mount and the number of results."""
+    clock = Clock()
+    monkeypatch.setattr("wasmdrop.delivery.delivery.time", clock)
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        for turn in range(2):
+            os.kill(process, signal.SIGSTOP)
+            placements = [
+                delivery.stage(slot_in(tmp_path, stem=f"result-{turn}-{number}"), PACKAGE)
+                for number in range(5)
+            ]
+            placed = [placement.publish() for placement in placements]
+            clock.ahead_seconds += 3600
+            assert all(placement.hangs() for placement in placements)
+            os.kill(process, signal.SIGCONT)
+            await asyncio.gather(*placed)
+            assert not any(placement.hangs() for placement in placements)
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert [(log["event"], log["undelivered"]) for log in logs] == [("delivery-hangs", 5)] * 2
+    assert Path(logs[0]["mount"]).is_mount()
+
+
+def test_busy_process_that_answers_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the last of many results waits for its turn."""
+    clock = Clock()
+    monkeypatch.setattr("wasmdrop.delivery.delivery.time", clock)
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(1000)]
+        placements = [delivery.stage(slot, PACKAGE) for slot in slots]
+        placed = [placement.publish() for placement in placements]
+        clock.ahead_seconds = 3600
+        await placed[0]
+        os.kill(process, signal.SIGSTOP)
+        assert not placed[-1].done()
+        assert not placements[-1].hangs()
+        os.kill(process, signal.SIGCONT)
+        await asyncio.gather(*placed)
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert logs == []
+
+
+def test_answer_that_was_not_read_yet_is_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop was busy, or the daemon was stopped for an hour."""
+    clock = Clock()
+    monkeypatch.setattr("wasmdrop.delivery.delivery.time", clock)
+
+    async def work(delivery: Delivery) -> None:
+        placement = delivery.stage(slot_in(tmp_path), PACKAGE)
+        placed = placement.publish()
+        (lane,) = delivery._lanes.values()
+        # Not by the loop, which would read the answer.
+        wait_until(lambda: bool(select.select([lane._link], [], [], 0)[0]), "the answer")
+        clock.ahead_seconds = 3600
+        assert not placement.hangs()
+        await placed
+
+    with capture_logs() as logs:
+        run(tmp_path, work)
+    assert logs == []
+
+
+def test_a_stop_finishes_what_was_ordered(tmp_path: Path) -> None:
+    """Also what the process has not read yet, though nobody hears its answers any more."""
+    large = Package({".json": b"x" * 300_000, ".txt": b""}, b"marker")
+    slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(40)]
+
+    async def work(delivery: Delivery) -> None:
+        placed = [delivery.deliver(slot, large) for slot in slots]
+        await asyncio.sleep(0)
+        assert not any(one.done() for one in placed)
+
+    run(tmp_path, work)
+    assert len(list(tmp_path.glob("*.done"))) == len(slots)
+    assert temporaries(tmp_path) == []
+
+
+def test_a_process_that_is_not_used_ends_but_for_the_shared_directorys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one stays, also where it is a second one; the others are started again."""
+    monkeypatch.setattr("wasmdrop.delivery.delivery._UNUSED_SECONDS", 0.05)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+
+    def package(number: int) -> Package:
+        left = tmp_path / str(number)
+        left.mkdir()
+        (left / "file").write_bytes(b"")
+        return Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 0))
+
+    async def work(delivery: Delivery) -> None:
+        (first,) = processes(1)
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(UnheardError):
+            await delivery.deliver(slot_in(shared), PACKAGE)
+        await delivery.deliver(slot_in(shared), PACKAGE)
+        (second,) = processes(1)
+        for number in range(2):
+            await delivery.deliver(slot_in(shared), package(number))
+            await until(lambda: len(deliverers_of(os.getpid())) == 1, "the end of the other")
+            assert processes(1) == [second]
+        await asyncio.sleep(0.2)
+        assert processes(1) == [second]
+
+    with capture_logs() as logs:
+        run(shared, work)
+    assert [event["event"] for event in logs] == ["delivery-died"]
+
+
+def test_very_many_at_once_need_few_descriptors(tmp_path: Path) -> None:
+    """As when a disk has room again, and everything that waited comes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def work(delivery: Delivery) -> None:
+        slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(600)]
+        await asyncio.gather(*(delivery.deliver(slot, PACKAGE) for slot in slots))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))  # the processes inherit it
+    try:
+        run(tmp_path, work)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(list(tmp_path.glob("*.done"))) == 600
+
+
+def test_a_process_that_nobody_listens_to_any_more_still_tidies_up(tmp_path: Path) -> None:
+    """It delivers what it was told to, and removes what else it had staged."""
+
+    def let_go(process: int, held: int) -> None:
+        wait_until(lambda: descriptors() < held, "the end of the link")
+        os.kill(process, signal.SIGCONT)
+
+    continued: list[threading.Thread] = []
+
+    async def work(delivery: Delivery) -> None:
+        (process,) = processes(1)
+        os.kill(process, signal.SIGSTOP)
+        delivery.stage(slot_in(tmp_path, stem="result-a"), OTHER)
+        placed = delivery.deliver(slot_in(tmp_path), PACKAGE)
+        await asyncio.sleep(0)
+        assert not placed.done()
+        continued.append(threading.Thread(target=let_go, args=(process, descriptors())))
+        continued[0].start()
+
+    run(tmp_path, work)
+    continued[0].join()
+    assert content(tmp_path) == PLACED
+
+
+def test_megabytes_arrive_whole(tmp_path: Path) -> None:
+    """In as many parts as the link takes them, with others behind them."""
+    data = random.Random(1).randbytes(8_000_000)  # noqa: S311 - any bytes
+    large = Package({".json": data, ".txt": b""}, b"marker")
+
+    async def work(delivery: Delivery) -> None:
+        first = delivery.deliver(slot_in(tmp_path, stem="result-a"), large)
+        await asyncio.sleep(0)
+        await asyncio.gather(first, delivery.deliver(slot_in(tmp_path), PACKAGE))
+
+    run(tmp_path, work)
+    assert (tmp_path / "result-a.json").read_bytes() == data
+    assert (tmp_path / "result.json").read_bytes() == b"{}\n"
+
+
+@contextlib.contextmanager
+def standard_output(fd: int) -> Iterator[None]:
+    """Let processes that are started have ``fd`` as their standard output."""
+    ours = os.dup(1)
+    os.dup2(fd, 1)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 1)
+        os.close(ours)
+
+
+def test_lines_of_two_processes_stay_whole(tmp_path: Path) -> None:
+    """Longer ones than a pipe takes at once, beside short ones."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    reading, writing = os.pipe()
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        # Only now, when both have something to print and the pipe is full.
+        wait_until(lambda: len(list(shared.glob("*-short.done"))) == 20, "the short ones")
+        while chunk := os.read(reading, 4096):
+            chunks.append(chunk)
+
+    def package(number: int, kind: str) -> Package:
+        output = None
+        if kind != "others":  # what leaves files has a process of its own
+            left = tmp_path / f"{number}-{kind}"
+            left.mkdir()
+            (left / "file").write_bytes(b"")
+            output = inventory(str(left), 0)
+        length = 100 if kind == "short" else 200_000  # more than a pipe holds
+        line = b"%d" % (number % 10) * length + b"\n"
+        return Package({".json": line, ".txt": b""}, b"marker", output)
+
+    async def work(delivery: Delivery) -> None:
+        placed = [
+            delivery.deliver(slot_in(shared, stem=f"result-{number}-{kind}"), package(number, kind))
+            for kind in ("short", "long", "others")
+            for number in range(20)
+        ]
+        processes(2)
+        await asyncio.gather(*placed)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with standard_output(writing):
+        os.close(writing)
+        run(shared, work, prints=True)
+    reader.join()
+    os.close(reading)
+    lines = b"".join(chunks).splitlines()
+    assert len(lines) == 60
+    assert {(line[:1] * len(line) == line, len(line)) for line in lines} == {
+        (True, 100),
+        (True, 200_000),
+    }
+
+
+def test_a_reader_that_goes_away_stops_lines_and_not_deliveries(tmp_path: Path) -> None:
+    """It is logged once."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    async def work(delivery: Delivery) -> None:
+        await delivery.deliver(slot_in(tmp_path), OTHER)
+        await until(lambda: logs, "the warning")
+        await delivery.deliver(slot_in(tmp_path), PACKAGE)
+
+    with capture_logs() as logs, standard_output(writing):
+        os.close(writing)
+        run(tmp_path, work, prints=True)
+    assert [event["event"] for event in logs] == ["result-lines-stopped"]
+    assert content(tmp_path) == PLACED
+
+
+def test_names_of_any_bytes_are_delivered_to(tmp_path: Path) -> None:
+    """Of the shared directory, a slot, a stem, and of what a program left."""
+    shared = tmp_path / os.fsdecode(b"shared-\xff")
+    directory = shared / os.fsdecode(b"slot-\xfe'\n")
+    left = tmp_path / os.fsdecode(b"left-\xfd")
+    for each in (directory, left):
+        each.mkdir(parents=True)
+    (left / "file").write_bytes(b"content")
+    stem = os.fsdecode(b"result-\xfc")
+    package = Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
+
+    async def work(delivery: Delivery) -> None:
+        await delivery.deliver(slot_in(shared), PACKAGE)
+        await delivery.deliver(slot_in(directory, stem=stem), package)
+        with pytest.raises(FileNotFoundError) as caught:
+            await delivery.deliver(slot_in(directory / "gone"), PACKAGE)
+        assert "gone" in str(caught.value)
+        str(caught.value).encode()
+
+    run(shared, work)
+    assert content(shared) == PLACED
+    assert set(content(directory)) == {stem + suffix for suffix in (".json", ".txt", ".done")}
+    assert (directory / f"{stem}.output" / "file").read_bytes() == b"content"
+
+
+def test_frames_are_put_together_wherever_they_were_parted() -> None:
+    """Each byte alone, and any two parts."""
+    orders: list[Order] = [Publish(1), Abandon(2), Publish(300)]
+    data = b"".join(map(encode, orders))
+    for at in range(len(data) + 1):
+        frames = Frames()
+        bodies = frames.feed(data[:at]) + frames.feed(data[at:])
+        assert list(map(decode_order, bodies)) == orders
+    frames = Frames()
+    one_by_one = [body for byte in data for body in frames.feed(bytes([byte]))]
+    assert list(map(decode_order, one_by_one)) == orders

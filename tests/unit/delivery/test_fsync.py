@@ -1,0 +1,106 @@
+"""Many fsyncs at a time: what they reach, what fails, and where the kernel does not help."""
+
+import ctypes
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.durability.trace import command, read_trace
+from wasmdrop.delivery.fsync import Fsyncs
+
+#: More than the kernel lets anybody have under way (``fs.aio-max-nr``).
+TOO_MANY = 1 << 24
+
+
+@pytest.fixture
+def fds(tmp_path: Path) -> Iterator[list[int]]:
+    """Give descriptors of five files that were just written."""
+    found = []
+    for number in range(5):
+        found.append(os.open(tmp_path / str(number), os.O_WRONLY | os.O_CREAT))
+        os.write(found[-1], b"%d" % number)
+    yield found
+    for fd in found:
+        os.close(fd)
+
+
+def sync(syncs: Fsyncs, fds: Sequence[int]) -> list[int | None]:
+    """Sync these; return the number of the error of each."""
+    syncs.begin(fds)
+    return [error.errno if error is not None else None for error in syncs.finish()]
+
+
+@pytest.mark.parametrize("most", [8, 3, 1, TOO_MANY])
+def test_what_fails_is_told_of_its_own(fds: list[int], most: int) -> None:
+    """By the kernel's threads or in turn: what can't be synced holds back none of the others."""
+    syncs = Fsyncs(most)
+    reader, writer = os.pipe()
+    assert sync(syncs, fds) == [None] * 5
+    gone = os.dup(reader)
+    os.close(gone)
+    mixed = [fds[0], writer, fds[1], gone, fds[2]]
+    assert sync(syncs, mixed) == [None, errno.EINVAL, None, errno.EBADF, None]
+    assert sync(syncs, fds[:1]) == [None]
+    assert sync(syncs, [writer]) == [errno.EINVAL]
+    assert sync(syncs, []) == []
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_disk_that_fails_is_told_of_each_file_by_itself(
+    fds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order in which the kernel's threads come to an end, in two parts."""
+    parts = [[(3, -errno.EIO), (0, 0)], [(2, -errno.ENOSPC), (1, 0)]]
+    interruptions = iter([True, False, True, False])
+
+    class Kernel:
+        """Syncs nothing."""
+
+        def syscall(self, number: int, _context: object, *arguments: Any) -> int:
+            setup, getevents, submit = (206, 208, 209) if number > 200 else (0, 4, 2)
+            if number == setup:
+                return 0
+            if number == submit:
+                return 4
+            assert number == getevents
+            if next(interruptions):
+                ctypes.set_errno(errno.EINTR)
+                return -1
+            for event, (index, result) in zip(arguments[2], parts.pop(0), strict=False):
+                event.data, event.result = index, result
+            return 2
+
+    monkeypatch.setattr("wasmdrop.delivery.fsync._libc", Kernel())
+    assert sync(Fsyncs(8), fds[:4]) == [None, None, errno.ENOSPC, errno.EIO]
+    assert parts == []
+
+
+@pytest.mark.parametrize("most", [3, TOO_MANY])
+def test_each_is_synced_once(tmp_path: Path, most: int) -> None:
+    """As the kernel saw it: three by its threads and two in turn, or all of them in turn."""
+    if shutil.which("strace") is None:
+        assert "CI" not in os.environ
+        pytest.skip("needs strace")
+    code = (
+        "import os, sys; from wasmdrop.delivery.fsync import Fsyncs\n"
+        "fds = [os.open(name, os.O_WRONLY | os.O_CREAT) for name in sys.argv[2:]]\n"
+        "syncs = Fsyncs(int(sys.argv[1]))\n"
+        "for part in (fds, fds[:2]):\n"
+        "    syncs.begin(part); assert not any(syncs.finish())"
+    )
+    names = [str(tmp_path / str(number)) for number in range(5)]
+    trace = tmp_path / "trace"
+    subprocess.run([*command(trace), sys.executable, "-c", code, str(most), *names], check=True)
+    synced = [call.path(0) for call in read_trace(trace) if call.name == "fsync"]
+    assert sorted(synced[:5]) == names
+    assert sorted(synced[5:]) == names[:2]
+    by_kernel = trace.read_text().count("io_submit(")
+    assert by_kernel == (2 if most == 3 else 0)

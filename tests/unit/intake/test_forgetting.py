@@ -1,0 +1,113 @@
+"""Which versions of files are forgotten: those of files that exist no more, and no others."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from wasmdrop import settings
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.layout import Layout
+from wasmdrop.intake.taken_versions import TakenVersions
+from wasmdrop.jobs.journal.database import open_for_writing
+
+
+class Memory:
+    """An intake on directories of its own, with what it emitted."""
+
+    def __init__(self, base: Path) -> None:
+        self.shared = base / "shared"
+        (base / "wasm").mkdir()
+        self.shared.mkdir()
+        places = {
+            "WASMDROP_WASM_DIR": str(base / "wasm"),
+            "WASMDROP_SHARED_DIR": str(self.shared),
+            "WASMDROP_STATE_DIR": str(base / "state"),
+        }
+        loaded = settings.load(places, {}).settings
+        self.journal = open_for_writing(base / "journal.sqlite")
+        self.taken = TakenVersions(base / "journal.sqlite", pytest.fail)
+        self.emitted: list[str] = []
+        self.intake = Intake(
+            loaded,
+            Layout(loaded),
+            self.taken,
+            Backlog(100),
+            self._emit,
+            lambda _path, _seconds: None,
+            lambda _slot, _reference: None,
+        )
+
+    def _emit(self, drop: InputDrop | ModuleDrop | DoneInput) -> None:
+        self.emitted.append(drop.slot.key if isinstance(drop, InputDrop) else drop.path)
+
+    def take(self, name: str) -> Path:
+        """Drop an input and have it taken."""
+        path = self.shared / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        self.intake.consider(str(path))
+        assert self.emitted[-1] == name
+        return path
+
+    def forget(self) -> list[str]:
+        """Forget what is gone; return the names."""
+        paths: list[str] = []
+        self.intake.forget_gone(paths.append)
+        return sorted(os.path.relpath(path, self.shared) for path in paths)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Memory:
+    """Give an intake that has taken nothing yet."""
+    return Memory(tmp_path)
+
+
+def test_files_that_are_gone_are_forgotten_and_others_are_not(memory: Memory) -> None:
+    """Also where their directory went with them, or is a file now; a link to nothing is there."""
+    for name in ("input-stays.json", "input-gone.json", "a/b/input.json", "c/input.json"):
+        memory.take(name)
+    (memory.shared / "input-gone.json").unlink()
+    (memory.shared / "a/b/input.json").unlink()
+    (memory.shared / "a/b").rmdir()
+    (memory.shared / "a").rmdir()
+    (memory.shared / "a").write_text("")
+    (memory.shared / "c/input.json").unlink()
+    (memory.shared / "c/input.json").symlink_to("nowhere")
+    assert memory.forget() == ["a/b/input.json", "input-gone.json"]
+    paths = [path for page in memory.taken.pages() for path, _version in page]
+    names = sorted(os.path.relpath(path, memory.shared) for path in paths)
+    assert names == ["c/input.json", "input-stays.json"]
+    assert memory.forget() == []
+
+
+def test_a_file_that_comes_back_after_that_is_a_new_drop(memory: Memory) -> None:
+    """And one that stayed is none."""
+    path = memory.take("input.json")
+    aside = path.rename(memory.shared / "aside")
+    aside.rename(path)
+    memory.intake.consider(str(path))
+    path.rename(aside)
+    assert memory.forget() == ["input.json"]
+    aside.rename(path)
+    memory.intake.consider(str(path))
+    assert memory.emitted == ["input.json", "input.json"]
+
+
+def test_files_of_a_volume_that_is_away_are_remembered(memory: Memory) -> None:
+    """They are still there when it comes back, and must not run again."""
+    if os.geteuid() != 0:
+        assert "CI" not in os.environ
+        pytest.skip("mounting needs root")
+    volume = memory.shared / "volume"
+    volume.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(volume)]
+    subprocess.run(mount, check=True)
+    memory.take("volume/deep/input.json")
+    gone = memory.take("volume/input-gone.json")
+    gone.unlink()
+    assert memory.forget() == ["volume/input-gone.json"]
+    subprocess.run(["umount", str(volume)], check=True)
+    assert memory.forget() == []

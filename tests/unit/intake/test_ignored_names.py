@@ -1,0 +1,143 @@
+"""Near misses: bounded in number and memory, whoever makes them."""
+
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from wasmdrop import settings
+from wasmdrop.intake import ignored_names
+from wasmdrop.intake.ignored_names import NearMisses
+from wasmdrop.intake.layout import Layout
+from wasmdrop.jobs.metrics import Metrics
+
+DAY_SECONDS: Final = 86_400.0
+
+
+class Bench:
+    """Near misses in a shared and a wasm directory, whose clock says that files are old."""
+
+    def __init__(self, base: Path) -> None:
+        self.shared, self.wasm = base / "shared", base / "wasm"
+        for directory in (self.shared, self.wasm):
+            directory.mkdir()
+        flags = {"shared_dir": str(self.shared), "wasm_dir": str(self.wasm), "max_depth": "2"}
+        loaded = settings.load({}, flags | {"state_dir": str(base / "state")}).settings
+        self.ahead_seconds = 60.0
+        self.asked: list[tuple[str, float]] = []
+        self.metrics = Metrics()
+        self.near_misses = NearMisses(
+            Layout(loaded),
+            self.metrics,
+            lambda path, seconds: self.asked.append((path, seconds)),
+            lambda: time.time() + self.ahead_seconds,
+        )
+
+    def make(self, path: Path) -> str:
+        """Make a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return str(path)
+
+    def consider(self, *paths: Path) -> list[EventDict]:
+        """Make files and have them considered; return what was logged."""
+        with capture_logs() as logged:
+            for path in paths:
+                self.near_misses.consider(self.make(path))
+        return logged
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Give near misses in directories of their own."""
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((f"shared/{name}", "input.json or input-NAME.json") for name in
+          ("Input.json", "INPUT.JSON", "input.JSON", "input 1.json", "input_1.json", "inputs.json")),  # noqa: E501
+        *((f"shared/{name}", "1 to 200 printable characters, at most") for name in
+          ("input-.json", "input.json.txt", "input-a\u202eb.json", f"input-{'x' * 201}.json")),
+        ("shared/input.json.ready", "input.json or input-NAME.json"),
+        ("shared/one/Input.json", "input.json or input-NAME.json"),
+        ("shared/1/2/3/input.json", "more than 2 levels below the shared directory"),
+        ("shared/1/2/3/module.wasm", "WASMDROP_MAX_DEPTH"),
+        ("shared/fib.wasm", "only module.wasm is a module here"),
+        ("shared/Module.wasm", "only module.wasm is a module here"),
+        ("wasm/Calc.WASM", "ends in .wasm, in lower case"),
+        ("wasm/group/calc.Wasm", "ends in .wasm, in lower case"),
+        ("wasm/input.json", "from the shared directory alone"),
+    ],
+)  # fmt: skip
+def test_near_miss_is_logged_once_with_its_reason(bench: Bench, name: str, reason: str) -> None:
+    """However often it is found."""
+    path = bench.shared.parent / name
+    (event,) = bench.consider(path, path, path)
+    assert event["event"] == "name-ignored"
+    assert event["log_level"] == "warning"
+    assert event["path"] == str(path)
+    assert reason in event["reason"]
+    assert bench.metrics.names_ignored == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("shared/input.json", "shared/input-测试.json", "shared/1/2/module.wasm", "wasm/a.wasm"),
+        *("shared/result.json", "shared/other.json", "shared/input.txt", "wasm/fib.wasm.sha256"),
+        *("shared/.Input.json", "shared/Input.json.tmp", "shared/Input.json~", "wasm/.A.WASM"),
+        *("shared/result.output/Input.json", "shared/.hidden/Input.json", "wasm/README.md"),
+    ],
+)
+def test_file_that_is_none_is_not_logged(bench: Bench, name: str) -> None:
+    """Inputs, modules, others, and those that their producer has hidden."""
+    assert bench.consider(bench.shared.parent / name) == []
+
+
+def test_near_miss_that_is_renamed_at_once_is_not_logged(bench: Bench) -> None:
+    """A producer may write under such a name first. It is looked at again a moment later."""
+    bench.ahead_seconds = 0.0
+    path = bench.shared / "input.json.new"
+    assert bench.consider(path) == []
+    assert [asked for asked, _seconds in bench.asked] == [str(path)]
+    path.rename(bench.shared / "input.json")
+    with capture_logs() as logged:
+        bench.near_misses.consider(str(path))
+    assert logged == []
+    assert len(bench.asked) == 1
+
+
+def test_directory_with_the_name_of_one_is_not_logged(bench: Bench) -> None:
+    """It may hold slots."""
+    (bench.shared / "Input.json").mkdir()
+    with capture_logs() as logged:
+        bench.near_misses.consider(str(bench.shared / "Input.json"))
+    assert logged == []
+
+
+def test_owner_of_many_near_misses_takes_no_log_from_others(bench: Bench) -> None:
+    """Nor memory: a set of hashes, of a bounded size. The next day begins anew."""
+    most = ignored_names._MOST_NAMES
+    many = [bench.shared / "hostile" / f"input {number}.json" for number in range(3 * most)]
+    logged = bench.consider(*many, *many)
+    assert [event["event"] for event in logged].count("name-ignored") == most
+    assert logged[-1]["event"] == "more-names-ignored"
+    assert logged[-1]["directory"] == str(bench.shared / "hostile")
+    assert len(logged) == most + 1
+    assert len(bench.consider(bench.shared / "honest" / "Input.json")) == 1
+    assert len(bench.consider(bench.shared / "Input.json")) == 1
+    bench.ahead_seconds += DAY_SECONDS
+    assert len(bench.consider(many[-1], many[-1])) == 1
+
+
+def test_directories_with_near_misses_are_bounded(bench: Bench) -> None:
+    """The last one says that there may be more."""
+    most = ignored_names._MOST_DIRECTORIES
+    paths = [bench.shared / str(number) / "Input.json" for number in range(most + 9)]
+    logged = bench.consider(*paths, *paths)
+    assert [event["event"] for event in logged] == [*["name-ignored"] * most, "more-names-ignored"]

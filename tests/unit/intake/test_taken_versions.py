@@ -1,0 +1,72 @@
+"""The memory of versions: the journal's, with what it has yet to write, and little of it."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wasmdrop.intake.taken_versions import TakenVersions
+from wasmdrop.jobs.journal.database import open_for_writing
+
+
+class Memory:
+    """A journal's table and the memory above it."""
+
+    def __init__(self, path: Path) -> None:
+        self.journal: sqlite3.Connection = open_for_writing(path)
+        self.taken = TakenVersions(path, pytest.fail)
+
+    def write(self, versions: dict[str, bytes | None]) -> None:
+        """Write to the table as the journal does."""
+        for path, version in versions.items():
+            row = (os.fsencode(path), version)
+            if version is None:
+                self.journal.execute("DELETE FROM taken WHERE path = ?", row[:1])
+            else:
+                self.journal.execute("INSERT OR REPLACE INTO taken VALUES (?, ?)", row)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Memory]:
+    """Give an empty one."""
+    it = Memory(tmp_path / "journal.sqlite")
+    yield it
+    it.taken.close()
+    it.journal.close()
+
+
+def test_version_not_yet_written_is_known(memory: Memory) -> None:
+    """It stands above the one that the journal has."""
+    memory.write({"a": b"1", "b": b"1"})
+    memory.taken.put("a", b"2")
+    memory.taken.put("b", None)
+    memory.taken.put("odd\udcff", b"3")
+    assert memory.taken.get_all(["a", "b", "c", "odd\udcff"]) == {"a": b"2", "odd\udcff": b"3"}
+    assert not memory.taken.is_empty()
+
+
+def test_pages_give_each_path_once_with_its_latest_version(memory: Memory) -> None:
+    """Those that were forgotten are left out."""
+    stored = {f"{number:05}": b"1" for number in range(1200)}
+    memory.write(dict(stored))
+    memory.taken.put("00007", b"2")
+    memory.taken.put("00008", None)
+    memory.taken.put("new", b"3")
+    found = [item for page in memory.taken.pages() for item in page]
+    expected = stored | {"00007": b"2", "new": b"3"}
+    del expected["00008"]
+    assert sorted(found) == sorted(expected.items())
+
+
+def test_changes_that_the_journal_has_written_leave_memory(memory: Memory) -> None:
+    """Those that it has not stay, however many there are."""
+    for number in range(20_000):
+        path = f"{number}"
+        memory.taken.put(path, b"1")
+        if number % 10:
+            memory.write({path: b"1"})
+    assert len(memory.taken._recent) < 8000
+    found = memory.taken.get_all([f"{number}" for number in range(20_000)])
+    assert len(found) == 20_000

@@ -1,0 +1,60 @@
+"""The watcher, in a process that has no descriptors left."""
+
+import contextlib
+import errno
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wasmdrop.intake.watcher import Watcher, why_unwatched
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Leave this process no more than ``count`` descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.dup(0)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 1 + count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(held[0])
+
+
+def open_descriptors() -> int:
+    """Return how many this process has."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_watcher_without_descriptors_says_so_and_starts_later(tmp_path: Path, left: int) -> None:
+    """It needs three for itself; none of those that it got stays open."""
+    heard = threading.Event()
+    watcher = Watcher(
+        bool,
+        lambda: False,
+        bool,
+        lambda _path: heard.set(),
+        lambda _path: None,
+        lambda _path: None,
+        lambda _reason: None,
+    )
+    before = open_descriptors()
+    refusal = pytest.raises(OSError, match=r"limit reached|Too many open files")
+    with descriptors_left(left), refusal as caught:
+        watcher.watch(str(tmp_path))
+    assert caught.value.errno == errno.EMFILE
+    with descriptors_left(0):
+        assert "this process may open no more files" in why_unwatched(caught.value)
+    assert "fs.inotify.max_user_instances" in why_unwatched(caught.value)
+    assert open_descriptors() == before
+    watcher.watch(str(tmp_path))
+    (tmp_path / "input.json").touch()
+    assert heard.wait(60)
+    watcher.stop()
+    assert open_descriptors() == before

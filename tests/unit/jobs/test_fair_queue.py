@@ -1,0 +1,44 @@
+"""Turns: directories take turns, slots of one are in order."""
+
+import pytest
+
+from wasmdrop.jobs.fair_queue import Turns
+
+
+def test_a_directory_with_many_slots_does_not_keep_others_waiting() -> None:
+    """The one slot of another directory is second, however many came before it."""
+    turns = Turns()
+    for number in range(1000):
+        turns.add(f"many/input-{number}.json")
+    turns.add("few/input.json")
+    turns.add("input.json")
+    assert [turns.next() for _ in range(5)] == [
+        "many/input-0.json",
+        "few/input.json",
+        "input.json",
+        "many/input-1.json",
+        "many/input-2.json",
+    ]
+
+
+def test_there_is_a_next_one_until_all_are_taken() -> None:
+    """And then there is none."""
+    turns = Turns()
+    assert not turns
+    turns.add("a")
+    assert turns
+    assert turns.next() == "a"
+    assert not turns
+    with pytest.raises(KeyError):
+        turns.next()
+
+
+def test_owner_of_many_directories_has_one_turn_of_all() -> None:
+    """What lies below one directory at the top shares its turn."""
+    turns = Turns("/mnt/shared")
+    for number in range(4):
+        turns.add(f"/mnt/shared/mallory/{number}/input.json")
+    turns.add("/mnt/shared/alice/input.json")
+    turns.add("/mnt/shared/input.json")
+    owners = [turns.next().split("/")[3] for _ in range(6)]
+    assert owners == ["mallory", "alice", "input.json", "mallory", "mallory", "mallory"]

@@ -1,0 +1,75 @@
+"""Waits: over at a drop or at the deadline, each once, and none missed."""
+
+import asyncio
+
+from wasmdrop.jobs.module_waits import Waits
+
+
+def test_a_drop_ends_the_waits_of_its_keys_and_no_others() -> None:
+    """Each once, whichever of its keys it was."""
+
+    async def scenario() -> None:
+        over: list[str] = []
+        waits = Waits[str](over.append)
+        far = asyncio.get_running_loop().time() + 1000
+        for name, keys in (("a", ["x", "y"]), ("b", ["y"]), ("c", ["z"])):
+            assert waits.park(waits.watch(name, keys, far))
+        waits.wake(["y"])
+        assert sorted(over) == ["a", "b"]
+        waits.wake(["x", "y"])
+        assert sorted(over) == ["a", "b"]
+        waits.wake(["z"])
+        assert over[-1] == "c"
+        assert not waits._by_key
+        waits.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_drop_between_a_look_and_the_wait_is_not_missed() -> None:
+    """Then it is to look again instead of waiting."""
+
+    async def scenario() -> None:
+        over: list[str] = []
+        waits = Waits[str](over.append)
+        wait = waits.watch("a", ["x"], asyncio.get_running_loop().time() + 1000)
+        waits.wake(["x"])
+        assert not waits.park(wait)
+        assert over == []
+
+    asyncio.run(scenario())
+
+
+def test_a_wait_ends_at_its_deadline_unless_it_was_called_off() -> None:
+    """In the order of the deadlines."""
+
+    async def scenario() -> None:
+        over: asyncio.Queue[int] = asyncio.Queue()
+        waits = Waits[int](over.put_nowait)
+        now = asyncio.get_running_loop().time()
+        for number in range(10):
+            wait = waits.watch(number, ["x"], now + number / 1000)
+            assert waits.park(wait)
+            if number % 2:
+                waits.call_off(wait)
+        assert [await over.get() for _ in range(5)] == [0, 2, 4, 6, 8]
+        assert over.empty()
+        assert not waits._by_key
+        waits.close()
+
+    asyncio.run(scenario())
+
+
+def test_ended_waits_do_not_gather_until_their_deadline() -> None:
+    """However often something is dropped meanwhile."""
+
+    async def scenario() -> None:
+        waits = Waits[int](lambda _number: None)
+        far = asyncio.get_running_loop().time() + 1000
+        for number in range(10_000):
+            waits.park(waits.watch(number, [str(number)], far))
+            waits.wake([str(number)])
+        assert len(waits._by_deadline) < 2000
+        waits.close()
+
+    asyncio.run(scenario())

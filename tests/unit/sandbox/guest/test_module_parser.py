@@ -1,0 +1,610 @@
+"""The reader of a module's outside: what it says of real modules, and of damaged ones."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from wasmtime import Config, Engine, FuncType, Module, ValType, WasmtimeError, wat2wasm
+from wasmtime import _ffi as ffi
+
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.module_types import FunctionType, Import, ModuleKind, ModuleSummary
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.sandbox.guest.file_type import refuse_unless_wasm
+from wasmdrop.sandbox.guest.module_parser import (
+    MAX_NAME_BYTES,
+    MAX_NAMES,
+    MAX_TYPE_CHARACTERS,
+    summarize,
+)
+from wasmdrop.sandbox.wire import MAX_REPORT_BYTES, CompileReport, encode_frame
+
+#: Every form that wasmtime accepts without being told to, in sections of every kind.
+RICH = """
+(module
+  (type $node (sub (struct (field i8) (field (mut i16)) (field (ref null $node)))))
+  (rec
+    (type $leaf (sub final $node
+      (struct (field i8) (field (mut i16)) (field (ref null $node)) (field f64))))
+    (type $vectors (array (mut v128)))
+    (type $maker (func (param (ref $node) (ref null $vectors) eqref) (result (ref extern)))))
+  (import "env" "log" (func $log (param i32 i64) (result f32 f64)))
+  (import "env" "make" (func $make (type $maker)))
+  (import "env" "table" (table 1 20 funcref))
+  (import "env" "wide table" (table i64 3 (ref null $node)))
+  (import "env" "memory" (memory 1 2 shared))
+  (import "env" "wide memory" (memory i64 5))
+  (import "env" "base" (global i32))
+  (import "env" "top" (global (mut externref)))
+  (import "env" "failed" (tag (param i32)))
+  (func $add (export "add") (param i64 i64) (result i64)
+    (i64.add (local.get 0) (local.get 1)))
+  (func (export "refs")
+    (param v128 funcref externref anyref i31ref structref arrayref exnref nullref nullfuncref
+           nullexternref nullexnref (ref func) (ref any) (ref 0)))
+  (export "log again" (func $log))
+  (export "sum \\e2\\82\\ac" (func $add))
+  (table (export "t") 2 funcref)
+  (memory (export "m") 3 9)
+  (memory i64 2)
+  (memory 1)
+  (tag (export "e") (param f64))
+  (global (export " g ") (mut i32) (i32.const 7))
+  (export "make" (func $make))
+  (func $start)
+  (start $start)
+  (func (data.drop 1))
+  (elem declare func $add)
+  (data (i32.const 0) "hello")
+  (data "passive"))
+"""
+
+Maker = Callable[..., bytes]
+
+
+def single_threaded() -> Config:
+    """Return a configuration whose engines start no threads, as other tests here may fork."""
+    config = Config()
+    config.parallel_compilation = False
+    return config
+
+
+ENGINE = Engine(single_threaded())
+PREAMBLE = b"\0asm\1\0\0\0"
+COMPONENT = b"\0asm\x0d\0\1\0"
+
+
+def compiled(text: str) -> bytes:
+    """Return the binary form of a module in text form."""
+    return bytes(wat2wasm(text))
+
+
+def leb(number: int) -> bytes:
+    """Return an unsigned number as LEB128."""
+    high = number >> 7
+    return bytes([number & 0x7F | 0x80]) + leb(high) if high else bytes([number])
+
+
+def vector(*elements: bytes) -> bytes:
+    """Return elements behind their count."""
+    return leb(len(elements)) + b"".join(elements)
+
+
+def name(text: bytes) -> bytes:
+    """Return a name behind its length."""
+    return leb(len(text)) + text
+
+
+def section(number: int, content: bytes) -> bytes:
+    """Return a section."""
+    return bytes([number]) + name(content)
+
+
+def exporting(names: list[bytes], params: bytes = b"") -> bytes:
+    """Return a module that exports one function under many names."""
+    return b"".join(
+        (
+            PREAMBLE,
+            section(1, vector(b"\x60" + name(params) + b"\0")),
+            section(3, vector(b"\0")),
+            section(7, vector(*[name(text) + b"\0\0" for text in names])),
+            section(10, vector(b"\2\0\x0b")),
+        )
+    )
+
+
+def importing(names: list[bytes], params: bytes = b"") -> bytes:
+    """Return a module that imports many functions of one type."""
+    return b"".join(
+        (
+            PREAMBLE,
+            section(1, vector(b"\x60" + name(params) + b"\0")),
+            section(2, vector(*[name(text) + b"\0\0\0" for text in names])),
+        )
+    )
+
+
+def unprintable_names(count: int, size: int) -> list[bytes]:
+    """Return different names of control characters, of which JSON makes six times as much."""
+    tails = product(bytes(range(1, 8)) + bytes(range(14, 32)), repeat=4)
+    return [bytes(next(tails)) + b"\1" * (size - 4) for _ in range(count)]
+
+
+def refusal(module: bytes, code: Code = Code.INVALID_MODULE) -> str:
+    """Return the message with which a module is refused."""
+    with pytest.raises(RefusedError) as caught:
+        summarize(module)
+    assert caught.value.code is code
+    return caught.value.message
+
+
+def seconds_of(module: bytes) -> float:
+    """Return the processor time that summarizing or refusing takes."""
+    started = time.process_time()
+    try:
+        summarize(module)
+    except RefusedError as error:
+        assert error.code in (Code.INVALID_MODULE, Code.COMPILE_LIMIT)  # noqa: PT017 either is right
+    return time.process_time() - started
+
+
+def damaged(module: bytes) -> Iterator[bytes]:
+    """Yield the module cut short everywhere, and with every byte changed in several ways."""
+    for offset, byte in enumerate(module):
+        yield module[:offset]
+        for other in {byte ^ 1 << bit for bit in range(8)} | {0, 0x40, 0x7F, 0x80, 0xFF} - {byte}:
+            yield module[:offset] + bytes([other]) + module[offset + 1 :]
+
+
+def test_a_module_of_every_form_is_summarized() -> None:
+    """Types of functions, imports of every kind, and the memories that it defines itself."""
+    module = compiled(RICH)
+    Module(ENGINE, module)
+    references = FunctionType(
+        (
+            *("v128", "funcref", "externref", "anyref", "i31ref", "structref", "arrayref"),
+            *("exnref", "nullref", "nullfuncref", "nullexternref", "nullexnref"),
+            *("(ref func)", "(ref any)", "(ref 0)"),
+        )
+    )
+    maker = FunctionType(("(ref 0)", "(ref null 2)", "eqref"), ("(ref extern)",))
+    adder = FunctionType(("i64", "i64"), ("i64",))
+    summary = summarize(module)
+    assert summary == ModuleSummary(
+        ModuleKind.LIBRARY,
+        {
+            "add": adder,
+            "refs": references,
+            "log again": FunctionType(("i32", "i64"), ("f32", "f64")),
+            "sum \u20ac": adder,
+            "make": maker,
+        },
+        {"t": "table", "m": "memory", "e": "tag", " g ": "global"},
+        (
+            Import("env", "log", "func", "(i32, i64) -> (f32, f64)"),
+            Import("env", "make", "func", "((ref 0), (ref null 2), eqref) -> ((ref extern))"),
+            Import("env", "table", "table", "1 20 funcref"),
+            Import("env", "wide table", "table", "i64 3 (ref null 0)"),
+            Import("env", "memory", "memory", "1 2 shared"),
+            Import("env", "wide memory", "memory", "i64 5"),
+            Import("env", "base", "global", "i32"),
+            Import("env", "top", "global", "(mut externref)"),
+            Import("env", "failed", "tag", "(i32) -> ()"),
+        ),
+        6 * 65536,
+        3 * 65536,
+        3,
+        2,
+        2,
+        1,
+        has_gc_heap=True,
+        has_start=True,
+    )
+    assert list(summary.functions) == ["add", "refs", "log again", "sum \u20ac", "make"]
+
+
+def test_types_and_names_are_those_that_wasmtime_sees() -> None:
+    """Where reading them through wasmtime is safe: functions of numbers only."""
+    module = compiled("""
+      (module
+        (type (func (param i64)))
+        (import "a" "one" (func (param i32) (result i64)))
+        (import "b" "two" (func (param f32 f64)))
+        (memory (export "memory") 1)
+        (func (export "none"))
+        (func (export "many") (param i32 i64 f32 f64) (result f64 f32 i64 i32)
+          (f64.const 0) (f32.const 0) (i64.const 0) (i32.const 0))
+        (func (export "two") (param i64)))
+    """)
+    seen = Module(ENGINE, module)
+    summary = summarize(module)
+
+    def words(types: list[ValType]) -> tuple[str, ...]:
+        return tuple(str(entry) for entry in types)
+
+    functions = {
+        export.name: FunctionType(words(export.type.params), words(export.type.results))
+        for export in seen.exports
+        if isinstance(export.type, FuncType)
+    }
+    assert summary.functions == functions
+    assert len(functions) == 3
+    assert summary.other_exports == {"memory": "memory"}
+    assert [
+        (entry.module, entry.name, str(FunctionType(words(type_.params), words(type_.results))))
+        for entry in seen.imports
+        if isinstance(type_ := entry.type, FuncType)
+    ] == [(entry.module, entry.name, entry.type) for entry in summary.imports]
+
+
+def test_forms_that_wasmtime_accepts_only_when_told_to_are_read() -> None:
+    """Continuations and pages of one byte."""
+    module = compiled("""
+      (module
+        (type $task (func))
+        (type $paused (cont $task))
+        (import "env" "small" (memory 7 9 (pagesize 1)))
+        (memory 5 (pagesize 1))
+        (memory 2 (pagesize 65536))
+        (func (export "go") (param (ref null $paused) contref nullcontref (ref cont))))
+    """)
+    config = single_threaded()
+    config.wasm_stack_switching = True
+    config.wasm_custom_page_sizes = True
+    Module(Engine(config), module)
+    summary = summarize(module)
+    continuations = ("(ref null 1)", "contref", "nullcontref", "(ref cont)")
+    assert summary.functions == {"go": FunctionType(continuations)}
+    assert [entry.type for entry in summary.imports] == ["7 9 (pagesize 1)"]
+    assert summary.memory_min_bytes == 5 + 2 * 65536
+
+
+@pytest.mark.parametrize(
+    ("compact", "plain"),
+    [
+        (
+            '(import "a" (item "b" (func (param i32))) (item "" (memory 1)))',
+            '(import "a" "b" (func (param i32))) (import "a" "" (memory 1))',
+        ),
+        (
+            '(import "a" (item "b") (item "c") (func (param i64)))',
+            '(import "a" "b" (func (param i64))) (import "a" "c" (func (param i64)))',
+        ),
+        (
+            '(import "a" (item "b") (item "c") (table 1 funcref)) (func)',
+            '(import "a" "b" (table 1 funcref)) (import "a" "c" (table 1 funcref)) (func)',
+        ),
+        ('(import "" (item "b" (func (param f64))))', '(import "" "b" (func (param f64)))'),
+    ],
+)
+def test_compact_imports_are_read_as_the_others(compact: str, plain: str) -> None:
+    """And the functions that follow keep their indices."""
+    rest = '(func $own (param i32 i32)) (export "f" (func 0)) (export "own" (func $own))'
+    module = compiled(f"(module {compact} {rest})")
+    config = single_threaded()
+    ffi.wasmtime_config_wasm_compact_imports_set(config.ptr(), True)
+    Module(Engine(config), module)
+    assert module != compiled(f"(module {plain} {rest})")
+    assert summarize(module) == summarize(compiled(f"(module {plain} {rest})"))
+
+
+def test_compact_imports_are_bounded() -> None:
+    """Names that share a type are told each with the type."""
+    names = "".join(f'(item "{number}")' for number in range(MAX_NAMES - 1))
+    wide = f"(func (param {'i64 ' * 1000}))"
+    module = compiled(f'(module (import "a" {names} {wide}))')
+    assert "characters of types" in refusal(module, Code.COMPILE_LIMIT)
+    assert len(summarize(compiled(f'(module (import "a" {names} (func)))')).imports) == 19_999
+    module = compiled(f'(module (import "a" {names} (item "last") (func)))')
+    assert "20001 imports" in refusal(module, Code.COMPILE_LIMIT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '(module (type $a (struct)) (func (export "f") (param (ref (exact $a)))))',
+        "(module (rec (type $a (descriptor $b) (struct)) (type $b (describes $a) (struct))))",
+        "(module (type (shared (func))))",
+    ],
+    ids=["exact", "descriptor", "shared"],
+)
+def test_forms_that_are_not_read_are_not_accepted_by_wasmtime_either(text: str) -> None:
+    """Fails when a wasmtime comes that takes more than this reader does."""
+    module = compiled(text)
+    with pytest.raises(WasmtimeError, match="failed to parse"):
+        Module(ENGINE, module)
+    assert "(at offset 0x" in refusal(module)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("(module)", ModuleKind.LIBRARY),
+        ('(module (func (export "run")))', ModuleKind.LIBRARY),
+        ('(module (func (export "_start")))', ModuleKind.COMMAND),
+        ('(module (func (export "_start") (param i32)))', ModuleKind.LIBRARY),
+        ('(module (func (export "_start") (result i32) (i32.const 0)))', ModuleKind.LIBRARY),
+        ('(module (memory (export "_start") 1))', ModuleKind.LIBRARY),
+        ('(module (func (export "_initialize")))', ModuleKind.REACTOR),
+        ('(module (memory (export "_initialize") 1))', ModuleKind.LIBRARY),
+        ('(module (func (export "_initialize") (export "_start")))', ModuleKind.COMMAND),
+    ],
+)
+def test_the_kind_is_told_by_the_exports(text: str, kind: ModuleKind) -> None:
+    """A command has a _start without parameters and results, a reactor an _initialize."""
+    assert summarize(compiled(text)).kind is kind
+
+
+def test_wasi_imports_are_seen() -> None:
+    """The name of their module is kept as it is."""
+    text = '(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))))'
+    assert summarize(compiled(text)).wants_wasi
+    assert not summarize(compiled('(module (import "env" "proc_exit" (func)))')).wants_wasi
+
+
+def test_custom_sections_are_skipped_wherever_they_are() -> None:
+    """Their content is not looked at, whatever it is."""
+    custom = section(0, name(b"producers") + b"\xff" * 100)
+    module = exporting([b"run"])
+    type_end = len(PREAMBLE) + 2 + module[len(PREAMBLE) + 1]
+    mixed = PREAMBLE + custom + module[len(PREAMBLE) : type_end] + custom + module[type_end:]
+    assert summarize(mixed + custom) == summarize(module)
+
+
+def test_the_largest_memory_survives_the_way_to_the_daemon() -> None:
+    """Its size in bytes does not fit into 64 bits."""
+    module = compiled("(module (memory i64 0x1000000000000))")
+    Module(ENGINE, module)
+    summary = summarize(module)
+    assert summary.memory_min_bytes == 2**64
+    assert msgspec.json.decode(msgspec.json.encode(summary), type=ModuleSummary) == summary
+
+
+def test_what_wasmtime_accepts_is_summarized_even_where_a_byte_was_changed() -> None:
+    """Every byte of a real module, in several ways; the names are those that wasmtime lists."""
+    accepted = 0
+    for module in damaged(compiled(RICH)):
+        try:
+            seen = Module(ENGINE, module)
+        except WasmtimeError:
+            continue
+        summary = summarize(module)
+        accepted += 1
+        names = {entry.name for entry in seen.exports}
+        assert names == summary.functions.keys() | summary.other_exports.keys()
+        assert [(entry.module, entry.name) for entry in seen.imports] == [
+            (entry.module, entry.name) for entry in summary.imports
+        ]
+    assert accepted > 500
+
+
+def test_a_damaged_module_is_summarized_or_refused_and_soon() -> None:
+    """Never another exception, and never more than a moment."""
+    assert max(map(seconds_of, damaged(compiled(RICH)))) < 1
+
+
+@settings(deadline=None)  # processor time is measured instead, as the machine may be busy
+@given(st.binary(max_size=200), st.integers(0, len(compiled(RICH))), st.integers(0, 100))
+@example(b"", 0, 0)
+def test_bytes_pasted_into_a_module_are_summarized_or_refused(
+    pasted: bytes, offset: int, replaced: int
+) -> None:
+    """Never another exception, and never more than a moment."""
+    module = compiled(RICH)
+    assert seconds_of(module[:offset] + pasted + module[offset + replaced :]) < 1
+    assert seconds_of(PREAMBLE + pasted) < 1
+    assert seconds_of(PREAMBLE + section(1, pasted)) < 1
+    assert seconds_of(PREAMBLE + section(2, pasted)) < 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        leb(2**32 - 1),
+        b"\1\x4e" + leb(2**32 - 1),
+        b"\1\x60" + leb(2**32 - 1),
+        b"\1\x5f" + leb(2**32 - 1),
+        b"\1\x50" + leb(2**32 - 1),
+        vector(*[b"\x4e\0"] * 200_000),
+        vector(*[b"\x60\0\0"] * 200_000),
+        vector(b"\x60" + vector(*[b"\x7f"] * 300_000) + b"\0"),
+        vector(b"\x60" + vector(*[b"\x64\x80\x80\x80\x80\0"] * 100_000) + b"\0"),
+    ],
+    ids=["types", "group", "params", "fields", "supers", "groups", "funcs", "wide", "references"],
+)
+def test_large_and_lying_type_sections_take_linear_time(content: bytes) -> None:
+    """About a microsecond a byte; an announced count beyond what is there is not believed."""
+    assert seconds_of(PREAMBLE + section(1, content)) < 3
+
+
+def test_a_million_functions_take_linear_time() -> None:
+    """As many as wasmtime accepts."""
+    module = PREAMBLE + section(1, vector(b"\x60\0\0")) + section(3, vector(*[b"\0"] * 1_000_000))
+    assert seconds_of(module) < 3
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "it ends in the middle of something (at offset 0xa)"),
+        (b"\0\0", "section 1 goes on past its content (at offset 0xb)"),
+        (b"\2\x60\0\0", "it ends in the middle of something (at offset 0xe)"),
+        (b"\1\x4e\5\x60\0\0", "5 elements announced, 3 bytes left (at offset 0xc)"),
+        (b"\5\x60\0\0", "5 elements announced, 3 bytes left (at offset 0xa)"),
+        (b"\xff\xff\xff\xff\x0f", "4294967295 elements announced, 0 bytes left (at offset 0xa)"),
+        (b"\x80\x80\x80\x80\x10", "expected an unsigned integer of 32 bits (at offset 0xa)"),
+        (b"\x80\x80\x80\x80\x80\0", "expected an unsigned integer of 32 bits (at offset 0xa)"),
+        (b"\1\x60", "it ends in the middle of something (at offset 0xc)"),
+        (b"\1\x60\1\x42\0", "expected a value type, got 0x42 (at offset 0xd)"),
+        (b"\1\x60\1\x77\0", "expected a value type, got 0x77 (at offset 0xd)"),
+        (b"\1\x60\1\x63\x40\0", "expected a heap type (at offset 0xe)"),
+        (b"\1\x60\1\x63\xf0\x7f\0", "expected a heap type (at offset 0xe)"),
+        (b"\1\x5e\x78\2", "expected a mutability of 0 or 1, got 2 (at offset 0xd)"),
+        (
+            b"\1\x4e\1\x4e\1\x60\0\0",
+            "expected a function, struct, array or continuation type, got 0x4e (at offset 0xd)",
+        ),
+    ],
+)
+def test_a_malformed_type_section_is_refused_with_the_offset(content: bytes, problem: str) -> None:
+    """The offset is that of the first byte of what is wrong."""
+    # What follows must not be taken for content.
+    module = PREAMBLE + section(1, content) + section(3, b"\0")
+    with pytest.raises(WasmtimeError):
+        Module(ENGINE, module)
+    assert refusal(module) == f"malformed module: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        (section(14, b""), "section 14 is unknown, comes twice or too late (at offset 0x8)"),
+        (
+            section(3, b"\0") + section(1, b"\0"),
+            "section 1 is unknown, comes twice or too late (at offset 0xb)",
+        ),
+        (
+            section(1, b"\0") + section(1, b"\0"),
+            "section 1 is unknown, comes twice or too late (at offset 0xb)",
+        ),
+        (
+            section(6, b"\0") + section(13, b"\0"),
+            "section 13 is unknown, comes twice or too late (at offset 0xb)",
+        ),
+        (
+            section(1, b"\0") + section(0, name(b"note")) + section(1, b"\0"),
+            "section 1 is unknown, comes twice or too late (at offset 0x12)",
+        ),
+        (b"\1\5\0", "5 bytes announced, 1 left (at offset 0xa)"),
+        (section(2, b"\1\1\xff\0\0\0"), "expected a name in UTF-8 (at offset 0xc)"),
+        (section(2, b"\1\3\xed\xa0\x80\0\0\0"), "expected a name in UTF-8 (at offset 0xc)"),
+        (section(2, b"\1\0\0\1\x70\2\0"), "expected flags of limits, got 0x02 (at offset 0xf)"),
+        (section(2, b"\1\2a\xed\0\0\0"), "expected a name in UTF-8 (at offset 0xd)"),
+        (
+            section(2, b"\1\0\0\5\0"),
+            "expected a kind of import or export, got 0x05 (at offset 0xd)",
+        ),
+        (section(2, b"\1\0\0\0\0"), "there is no function type 0 (at offset 0xe)"),
+        (section(2, b"\1\0\0\4\1\0"), "expected a tag attribute of 0, got 1 (at offset 0xe)"),
+        (section(2, b"\1\0\0\4\0\0"), "there is no function type 0 (at offset 0xf)"),
+        (section(2, b"\1\0\0\2\x10\0"), "expected flags of limits, got 0x10 (at offset 0xe)"),
+        (
+            section(2, b"\1\0\0\2\0" + leb(2**32)),
+            "expected an unsigned integer of 32 bits (at offset 0xf)",
+        ),
+        (
+            section(5, b"\1\4" + leb(2**64)),
+            "expected an unsigned integer of 64 bits (at offset 0xc)",
+        ),
+        (
+            section(5, b"\1\x08\0" + leb(2**32 - 1)),
+            "expected pages of 2^0 or 2^16 bytes, got 2^4294967295 (at offset 0xd)",
+        ),
+        (
+            section(5, b"\1\x08\0\x11"),
+            "expected pages of 2^0 or 2^16 bytes, got 2^17 (at offset 0xd)",
+        ),
+        (section(7, b"\1\0\0\0"), "there is no function 0 (at offset 0xd)"),
+        (
+            section(1, b"\1\x5f\0") + section(3, b"\1\0") + section(7, b"\1\0\0\0"),
+            "there is no function type 0 (at offset 0x16)",
+        ),
+        (section(7, b"\2\0\2\0\0\2\0"), "two exports have the same name (at offset 0xe)"),
+    ],
+)
+def test_malformed_sections_are_refused_with_the_offset(sections: bytes, problem: str) -> None:
+    """Wasmtime refuses the same."""
+    module = PREAMBLE + sections
+    with pytest.raises(WasmtimeError):
+        Module(ENGINE, module)
+    assert refusal(module) == f"malformed module: {problem}"
+
+
+def test_two_exported_functions_of_one_name_are_refused() -> None:
+    """One would hide the other."""
+    assert "two exports have the same name" in refusal(exporting([b"run", b"run"]))
+
+
+@pytest.mark.parametrize("make", [exporting, importing])
+def test_as_many_names_as_the_bound_are_accepted(make: Maker) -> None:
+    """And one more is refused with the number and the bound."""
+    names = [b"f%d" % number for number in range(MAX_NAMES + 1)]
+    summary = summarize(make(names[:-1]))
+    assert len(summary.functions) + len(summary.imports) == MAX_NAMES
+    message = refusal(make(names), Code.COMPILE_LIMIT)
+    assert "20001 imports" in message
+    assert "at most 20000 are accepted" in message
+
+
+def test_imports_and_exports_count_together() -> None:
+    """Each alone is within the bound."""
+    types = section(1, vector(b"\x60\0\0"))
+    imports = section(2, vector(*[b"\0\0\0\0"] * 12_000))
+    exports = section(7, vector(*[name(b"%d" % number) + b"\0\0" for number in range(12_000)]))
+    assert refusal(PREAMBLE + types + imports + exports, Code.COMPILE_LIMIT) == (
+        "the module has at least 24000 imports and exports; at most 20000 are accepted"
+    )
+
+
+def test_two_hundred_thousand_exports_are_refused_at_once() -> None:
+    """Before any of them is read."""
+    module = exporting([b"f%d" % number for number in range(200_000)])
+    assert seconds_of(module) < 0.1
+    assert "200000 imports and exports" in refusal(module, Code.COMPILE_LIMIT)
+
+
+@pytest.mark.parametrize("make", [exporting, importing])
+def test_the_names_together_are_bounded(make: Maker) -> None:
+    """In bytes, not in characters: a euro sign has three."""
+    fill = MAX_NAME_BYTES // 2
+    euros = "\u20ac".encode() * (fill // 3) + b"x" * (fill % 3)
+    summarize(make([b"y" * fill, euros]))
+    assert refusal(make([b"y" * fill, euros + b"x"]), Code.COMPILE_LIMIT) == (
+        "the module has at least 2097153 bytes of names; at most 2097152 are accepted"
+    )
+
+
+@pytest.mark.parametrize("make", [exporting, importing])
+def test_the_types_together_are_bounded(make: Maker) -> None:
+    """A small module can not make a large summary by giving many names to one long type."""
+    params = b"\x7f" * 1000
+    size = len(str(FunctionType(("i32",) * 1000)))
+    within = MAX_TYPE_CHARACTERS // size
+    names = [b"f%d" % number for number in range(20_000)]
+    summarize(make(names[:within], params))
+    module = make(names, params)
+    assert refusal(module, Code.COMPILE_LIMIT) == (
+        f"the module has at least {(within + 1) * size} characters of types; "
+        "at most 1048576 are accepted"
+    )
+    assert seconds_of(module) < 1
+
+
+@pytest.mark.parametrize("make", [exporting, importing])
+def test_the_largest_summary_fits_into_a_report(make: Maker) -> None:
+    """Names that JSON makes six times as long, with types as long as the bound lets them be."""
+    names = unprintable_names(MAX_NAMES, MAX_NAME_BYTES // MAX_NAMES)
+    params = b"\x7f" * 9
+    assert len(str(FunctionType(("i32",) * 10))) > MAX_TYPE_CHARACTERS // MAX_NAMES
+    frame = encode_frame(CompileReport(summarize(make(names, params))))
+    assert len(frame) <= MAX_REPORT_BYTES
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x01\x04\x01\x60\0\0"])
+def test_the_head_of_a_module_and_of_a_component_are_told_apart(rest: bytes) -> None:
+    """By the version field alone."""
+    assert refuse_unless_wasm(PREAMBLE + rest) == "module"
+    assert refuse_unless_wasm(COMPONENT + rest) == "component"
+
+
+def test_a_real_component_is_told_and_not_summarized() -> None:
+    """It has another grammar."""
+    component = compiled("(component)")
+    assert refuse_unless_wasm(component[:8]) == "component"
+    assert refusal(component) == (
+        "malformed module: expected a core module, got a component (at offset 0x4)"
+    )

@@ -1,0 +1,805 @@
+"""The store of modules and machine code: what it refuses, what it keeps, what goes first.
+
+Every tampering is really done, on a store in a directory of its own.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
+from wasmdrop.protocol.limits import MEBIBYTE, Limits
+from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.sandbox.host.call import Call, CompileLimits
+from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.sandbox.host.forkserver import ChildPool
+from wasmdrop.sandbox.host.job_directory import JobDirectories
+from wasmdrop.sandbox.host.module_cache.lru import GRACE_SECONDS
+from wasmdrop.sandbox.host.module_cache.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.wire import EngineOptions
+
+PLAIN = EngineOptions()
+FUEL = EngineOptions(fuel=True)
+SUMMARY = ModuleSummary(ModuleKind.LIBRARY, {"add": FunctionType(("i64", "i64"), ("i64",))})
+
+#: Enough for whatever is not about the bound.
+ROOMY = 64 * MEBIBYTE
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+    def pass_grace(self) -> None:
+        """Let whatever was just used be used no more."""
+        self.now += GRACE_SECONDS + 1
+
+
+@pytest.fixture(autouse=True)
+def _fresh_loggers() -> Iterator[None]:
+    """Let each test hear what is logged, whatever an earlier one configured."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock."""
+    return Clock()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Give an empty state directory."""
+    path = tmp_path / "state"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def ingest(store: ModuleStore, content: bytes, tmp: Path) -> str:
+    """Have the store keep a module with this content."""
+    source = tmp / "dropped.wasm"
+    source.write_bytes(content)
+    with source.open("rb") as file:
+        return store.ingest(file.fileno())
+
+
+def compile_into(
+    store: ModuleStore, sha256: str, code: bytes, options: EngineOptions = PLAIN
+) -> CompiledModule:
+    """Have the store keep ``code`` as what a compiler made."""
+    work = store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
+    work.write_bytes(code)
+    work.chmod(0o600)
+    return store.keep(sha256, options, SUMMARY, work)
+
+
+def content_of(module: CompiledModule) -> bytes:
+    """Return the machine code that a job would be given."""
+    return os.pread(module.fd, MEBIBYTE, 0)
+
+
+def refusals(logs: list[EventDict]) -> list[str]:
+    """Return the reasons of what was refused."""
+    return [str(event["reason"]) for event in logs if event["event"] == "cache-entry-refused"]
+
+
+def files_below(directory: Path) -> set[str]:
+    """Return the names of all files below a directory."""
+    return {path.name for path in directory.rglob("*") if not path.is_dir()}
+
+
+# Keeping
+
+
+def test_what_was_kept_is_loaded_after_a_restart(state: Path, tmp_path: Path) -> None:
+    """Module, machine code and summary, without any compiling."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    compile_into(store, sha256, b"code")
+    with capture_logs() as logs:
+        again = ModuleStore(state, ROOMY)
+        assert again.has_module(sha256)
+        loaded = again.load(sha256, PLAIN)
+    assert loaded is not None
+    assert (content_of(loaded), loaded.summary) == (b"code", SUMMARY)
+    assert again.at_hand(sha256, PLAIN) is loaded
+    assert again.load(sha256, FUEL) is None
+    assert not logs
+
+
+def test_a_job_is_given_a_descriptor_that_it_can_only_read(state: Path, tmp_path: Path) -> None:
+    """Neither the one that the store kept, nor one that it loaded, can be written to."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    kept = compile_into(store, sha256, b"code")
+    loaded = ModuleStore(state, ROOMY).load(sha256, PLAIN)
+    assert loaded is not None
+    for module in (kept, loaded):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(module.fd, b"evil")
+
+
+def test_nothing_that_is_kept_can_be_written_by_others_whatever_the_umask(
+    state: Path, tmp_path: Path
+) -> None:
+    """Directories that are made on the way too."""
+    before = os.umask(0)
+    try:
+        store = ModuleStore(state, ROOMY)
+        compile_into(store, ingest(store, b"module", tmp_path), b"code")
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in state.rglob("*")}
+    assert len(modes) == 6
+    assert not [path for path, mode in modes.items() if mode & 0o022]
+    assert ModuleStore(state, ROOMY).load(hashlib.sha256(b"module").hexdigest(), PLAIN)
+
+
+def test_a_module_that_changes_while_it_is_copied_is_not_kept(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept under a digest has that digest."""
+    store = ModuleStore(state, ROOMY)
+    monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.store.sha256_of", lambda _fd: "0" * 64)
+    with pytest.raises(StorageError, match="changed while it was read"):
+        ingest(store, b"module", tmp_path)
+    assert not files_below(state)
+    assert not store.has_module("0" * 64)
+
+
+def test_leftovers_of_a_daemon_that_was_killed_are_swept(state: Path, tmp_path: Path) -> None:
+    """Half copies, compilers' output, and code of another engine; nothing that is not ours."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    code = store.code_path(sha256, PLAIN).parent
+    (state / "modules" / ".wasmdrop-1-1").write_bytes(b"half")
+    (code / ".wasmdrop-1-2").write_bytes(b"half")
+    (code / f".{sha256}-plain").write_bytes(b"half")
+    (state / "code" / "0123456789abcdef").mkdir()
+    (state / "code" / "0123456789abcdef" / "old.cwasm").write_bytes(b"old")
+    mine = {state / "code" / "my-program", state / "modules" / "notes.txt"}
+    for path in mine:
+        path.write_bytes(b"the operator's")
+    ModuleStore(state, ROOMY)
+    assert files_below(state) == {f"{sha256}.wasm", "my-program", "notes.txt"}
+
+
+def test_machine_code_of_another_version_is_made_anew(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module is kept; the older code is swept away, as nobody will ever load it."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    compile_into(store, sha256, b"code")
+    changes = {"_LAYOUT": 99, "version": lambda name: f"another {name}"}
+    for name, value in changes.items():
+        monkeypatch.setattr(f"wasmdrop.sandbox.host.module_cache.manifest.{name}", value)
+        again = ModuleStore(state, ROOMY)
+        assert again.has_module(sha256)
+        assert again.load(sha256, PLAIN) is None
+        assert files_below(state) == {f"{sha256}.wasm"}
+        compile_into(again, sha256, b"code")
+
+
+# Tampering with directories
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o720, 0o777, 0o1777])
+@pytest.mark.parametrize("name", [".", "modules", "code", "code/FINGERPRINT"])
+def test_a_directory_that_others_may_write_to_is_refused(state: Path, name: str, mode: int) -> None:
+    """Whoever can rename in there can put his machine code in the place of ours."""
+    code = ModuleStore(state, ROOMY).code_path("0" * 64, PLAIN).parent
+    path = code if name == "code/FINGERPRINT" else state / name
+    path.chmod(mode)
+    with pytest.raises(StorageError, match=f"others may write to it .its mode is {mode:04o}"):
+        ModuleStore(state, ROOMY)
+    path.chmod(0o755)
+    ModuleStore(state, ROOMY)
+
+
+@needs_root
+@pytest.mark.parametrize("name", [".", "modules", "code"])
+def test_a_directory_of_another_user_is_refused(state: Path, name: str) -> None:
+    """He may write there whatever the mode says."""
+    ModuleStore(state, ROOMY)
+    os.chown(state / name, 12345, -1)
+    with pytest.raises(StorageError, match="belongs to user 12345, not to user 0"):
+        ModuleStore(state, ROOMY)
+
+
+@pytest.mark.parametrize("name", ["modules", "code"])
+def test_a_link_in_the_place_of_a_directory_is_refused(
+    state: Path, tmp_path: Path, name: str
+) -> None:
+    """What it points to is not touched."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "0123456789abcdef").mkdir()
+    (state / name).symlink_to(elsewhere)
+    with pytest.raises(StorageError, match="no directory"):
+        ModuleStore(state, ROOMY)
+    assert (elsewhere / "0123456789abcdef").is_dir()
+
+
+def test_a_state_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    """It is the service that makes it."""
+    with pytest.raises(StorageError, match="missing: can't be looked at: No such file"):
+        ModuleStore(tmp_path / "missing", ROOMY)
+
+
+# Tampering with entries
+
+Tamper = Callable[[Path], None]
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change one bit in the middle, as a failing disk does."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    path.chmod(0o444)
+
+
+def cut_short(path: Path) -> None:
+    """Lose the last byte."""
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def make_empty(path: Path) -> None:
+    """Lose everything, as a power cut can do."""
+    os.truncate(path, 0)
+
+
+def let_others_write(path: Path) -> None:
+    """Give the group the right to write."""
+    path.chmod(0o464)
+
+
+def let_all_write(path: Path) -> None:
+    """Give everybody the right to write."""
+    path.chmod(0o446)
+
+
+def give_away(path: Path) -> None:
+    """Make it another user's."""
+    os.chown(path, 12345, -1)
+
+
+def link_elsewhere(path: Path) -> None:
+    """Put a link in its place; what it points to has the right content."""
+    target = path.with_name("target")
+    path.rename(target)
+    path.symlink_to(target)
+
+
+def link_twice(path: Path) -> None:
+    """Give it a second name."""
+    path.with_name("second").hardlink_to(path)
+
+
+def make_directory(path: Path) -> None:
+    """Put a directory in its place, with something in it."""
+    path.unlink()
+    path.mkdir()
+    (path / "something").write_bytes(b"")
+
+
+def make_fifo(path: Path) -> None:
+    """Put a FIFO in its place, which blocks whoever opens it."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+TAMPERINGS = [
+    pytest.param(flip_a_bit, "digest|decode", id="flip_a_bit"),
+    pytest.param(cut_short, "digest|decode", id="cut_short"),
+    pytest.param(make_empty, "digest|decode", id="make_empty"),
+    pytest.param(let_others_write, "its mode is 0464", id="let_others_write"),
+    pytest.param(let_all_write, "its mode is 0446", id="let_all_write"),
+    pytest.param(give_away, "belongs to user 12345", id="give_away", marks=needs_root),
+    pytest.param(link_elsewhere, "it is a link", id="link_elsewhere"),
+    pytest.param(link_twice, "it has 2 names", id="link_twice"),
+    pytest.param(make_directory, "no regular file", id="make_directory"),
+    pytest.param(make_fifo, "no regular file", id="make_fifo"),
+]
+
+
+@pytest.mark.parametrize("suffix", [".cwasm", ".json"])
+@pytest.mark.parametrize(("tamper", "reason"), TAMPERINGS)
+def test_machine_code_that_was_tampered_with_is_never_loaded_and_made_anew(
+    state: Path, tmp_path: Path, tamper: Tamper, reason: str, suffix: str
+) -> None:
+    """Code and seal alike: it is removed, the log says why, and compiling again mends it."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    compile_into(store, sha256, b"machine code")
+    path = store.code_path(sha256, PLAIN)
+    tamper(path.with_suffix(suffix))
+    with capture_logs() as logs:
+        again = ModuleStore(state, ROOMY)
+        assert again.load(sha256, PLAIN) is None
+    assert [bool(re.search(reason, given)) for given in refusals(logs)] == [True], refusals(logs)
+    assert not os.path.lexists(path)
+    assert not os.path.lexists(path.with_suffix(".json"))
+    assert content_of(compile_into(again, sha256, b"machine code")) == b"machine code"
+    assert ModuleStore(state, ROOMY).load(sha256, PLAIN) is not None
+
+
+@pytest.mark.parametrize("is_dropped_again", [False, True])
+@pytest.mark.parametrize(("tamper", "reason"), TAMPERINGS)
+def test_a_module_that_was_tampered_with_is_never_compiled_and_copied_anew(
+    state: Path, tmp_path: Path, tamper: Tamper, reason: str, is_dropped_again: bool
+) -> None:
+    """Whether a job asks for it by its digest or it is dropped once more."""
+    sha256 = ingest(ModuleStore(state, ROOMY), b"the module", tmp_path)
+    again = ModuleStore(state, ROOMY)
+    path = again.module_path(sha256)
+    tamper(path)
+    with capture_logs() as logs:
+        if not is_dropped_again:
+            with pytest.raises(FileNotFoundError):
+                again.open_module(sha256)
+            assert not os.path.lexists(path)
+            assert not again.has_module(sha256)
+        assert ingest(again, b"the module", tmp_path) == sha256
+    assert [bool(re.search(reason, given)) for given in refusals(logs)] == [True], refusals(logs)
+    assert again.has_module(sha256)
+    fd = again.open_module(sha256)
+    assert os.pread(fd, 100, 0) == b"the module"
+    os.close(fd)
+
+
+def test_machine_code_under_the_name_of_another_module_is_refused(
+    state: Path, tmp_path: Path
+) -> None:
+    """Both files are whole, and still not what their names say."""
+    store = ModuleStore(state, ROOMY)
+    ours, foreign = (ingest(store, content, tmp_path) for content in (b"ours", b"foreign"))
+    compile_into(store, foreign, b"evil")
+    compile_into(store, foreign, b"evil", FUEL)
+    for source, options in ((store.code_path(foreign, PLAIN), FUEL),):
+        source.rename(store.code_path(ours, options))
+        source.with_suffix(".json").rename(store.code_path(ours, options).with_suffix(".json"))
+    store.code_path(foreign, FUEL).rename(store.code_path(foreign, PLAIN))
+    store.code_path(foreign, FUEL).with_suffix(".json").rename(
+        store.code_path(foreign, PLAIN).with_suffix(".json")
+    )
+    again = ModuleStore(state, ROOMY)
+    with capture_logs() as logs:
+        assert again.load(ours, FUEL) is None
+        assert again.load(foreign, PLAIN) is None
+    assert refusals(logs) == ["its seal is that of another module"] * 2
+
+
+def test_a_forged_summary_is_refused(state: Path, tmp_path: Path) -> None:
+    """It decodes, but the seal's digest is not its own."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    compile_into(store, sha256, b"code")
+    path = store.code_path(sha256, PLAIN).with_suffix(".json")
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes().replace(b'"add"', b'"sub"'))
+    with capture_logs() as logs:
+        assert ModuleStore(state, ROOMY).load(sha256, PLAIN) is None
+    assert refusals(logs) == ["its seal does not have the digest that it says"]
+
+
+def test_half_of_a_pair_is_no_machine_code(state: Path, tmp_path: Path) -> None:
+    """A power cut between the two leaves one; the other half is swept away with it."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    for gone, left in ((".cwasm", ".json"), (".json", ".cwasm")):
+        compile_into(store, sha256, b"code")
+        path = store.code_path(sha256, PLAIN)
+        path.with_suffix(gone).unlink()
+        assert ModuleStore(state, ROOMY).load(sha256, PLAIN) is None
+        assert not path.with_suffix(left).exists()
+
+
+def test_what_a_job_has_is_what_was_checked(state: Path, tmp_path: Path) -> None:
+    """A file that is put in the place of the checked one later reaches nobody."""
+    sha256 = hashlib.sha256(b"module").hexdigest()
+    store = ModuleStore(state, ROOMY)
+    ingest(store, b"module", tmp_path)
+    compile_into(store, sha256, b"code")
+    again = ModuleStore(state, ROOMY)
+    loaded = again.load(sha256, PLAIN)
+    other = tmp_path / "other"
+    other.write_bytes(b"evil")
+    other.replace(again.code_path(sha256, PLAIN))
+    assert loaded is not None
+    assert content_of(loaded) == b"code"
+    assert again.load(sha256, PLAIN) is loaded
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changed(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is at hand costs no I/O; what left the hand is opened, not read, unless it changed."""
+    store = ModuleStore(state, ROOMY)
+    sha256 = ingest(store, b"module", tmp_path)
+    compile_into(store, sha256, b"code")
+    hashed: list[int] = []
+
+    def counted(fd: int) -> str:
+        hashed.append(fd)
+        return hashlib.sha256(os.pread(fd, MEBIBYTE, 0)).hexdigest()
+
+    monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.manifest.sha256_of", counted)
+    again = ModuleStore(state, ROOMY)
+    for _ in range(3):
+        assert again.load(sha256, PLAIN) is not None
+    assert len(hashed) == 1
+    again._at_hand.clear()
+    assert again.load(sha256, PLAIN) is not None
+    assert len(hashed) == 1
+    again._at_hand.clear()
+    flip_a_bit(again.code_path(sha256, PLAIN))
+    assert again.load(sha256, PLAIN) is None
+    assert len(hashed) == 2
+
+
+def test_a_copy_is_hashed_once_however_often_it_is_dropped(
+    state: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That its use is noted in its time does not make it another file."""
+    store = ModuleStore(state, ROOMY, clock)
+    sha256 = ingest(store, b"module", tmp_path)
+    hashed: list[int] = []
+
+    def counted(fd: int) -> str:
+        hashed.append(fd)
+        return sha256
+
+    monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.manifest.sha256_of", counted)
+    for _ in range(3):
+        clock.now += 4000
+        assert store.has_module(sha256)
+        assert ingest(store, b"module", tmp_path) == sha256
+    assert len(hashed) == 1
+
+
+# The bound
+
+
+def keep_all(store: ModuleStore, clock: Clock, tmp: Path, count: int, size: int) -> list[str]:
+    """Keep modules of ``size`` bytes, one after another; return their digests."""
+    digests = []
+    for number in range(count):
+        digests.append(ingest(store, bytes([number]) * size, tmp))
+        clock.pass_grace()
+    return digests
+
+
+def test_what_was_used_least_recently_goes(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Being asked for is a use, having been made first is none."""
+    store = ModuleStore(state, 3500, clock)
+    first, second, third = keep_all(store, clock, tmp_path, 3, 1000)
+    assert store.has_module(first)
+    clock.pass_grace()
+    with capture_logs() as logs:
+        fourth = ingest(store, b"x" * 1000, tmp_path)
+    assert [event["module"] for event in logs if event["event"] == "cache-evicted"] == [second]
+    assert files_below(state) == {f"{sha256}.wasm" for sha256 in (first, third, fourth)}
+    assert not store.has_module(second)
+
+
+def test_running_machine_code_is_a_use_of_its_module(
+    state: Path, tmp_path: Path, clock: Clock
+) -> None:
+    """Module and machine code stay together and go together."""
+    store = ModuleStore(state, 10_000, clock)
+    first, second = keep_all(store, clock, tmp_path, 2, 1000)
+    for sha256 in (first, second):
+        compile_into(store, sha256, b"c" * 2000)
+        compile_into(store, sha256, b"c" * 100, FUEL)
+    clock.pass_grace()
+    assert store.at_hand(first, PLAIN) is not None
+    clock.pass_grace()
+    ingest(store, b"x" * 4000, tmp_path)
+    assert store.at_hand(first, PLAIN) is not None
+    assert not [name for name in files_below(state) if name.startswith(second)]
+    assert store.load(second, PLAIN) is None
+    assert store.load(second, FUEL) is None
+
+
+def test_the_order_of_uses_survives_a_restart(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """The time of a copy is that of its module's last use."""
+    first, second, third = keep_all(ModuleStore(state, ROOMY, clock), clock, tmp_path, 3, 1000)
+    for age, sha256 in enumerate((third, second, first)):
+        os.utime(state / "modules" / f"{sha256}.wasm", (1e9 - age, 1e9 - age))
+    assert ModuleStore(state, ROOMY, clock).has_module(first)
+    ModuleStore(state, 2500, clock)
+    assert files_below(state) == {f"{first}.wasm", f"{third}.wasm"}
+
+
+def test_a_use_is_noted_on_disk_once_an_hour(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Not for each job."""
+    store = ModuleStore(state, ROOMY, clock)
+    (sha256,) = keep_all(store, clock, tmp_path, 1, 1000)
+    path = store.module_path(sha256)
+    for seconds, is_noted in ((0, False), (3000, False), (600, True), (3000, False)):
+        os.utime(path, (1e9, 1e9))
+        clock.now += seconds
+        assert store.has_module(sha256)
+        assert (path.stat().st_mtime != 1e9) is is_noted
+
+
+def test_what_is_in_use_stays_whatever_the_bound(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Held for a compiler or open in a job; let go of, it makes room."""
+    store = ModuleStore(state, 1, clock)
+    compiling = ingest(store, b"a" * 1000, tmp_path)
+    with store.held(compiling):
+        clock.pass_grace()
+        running = ingest(store, b"b" * 1000, tmp_path)
+        module = compile_into(store, running, b"code")
+        clock.pass_grace()
+        ingest(store, b"c", tmp_path)
+        assert store.has_module(compiling)
+        assert store.at_hand(running, PLAIN) is module
+    clock.pass_grace()
+    last = ingest(store, b"d", tmp_path)
+    assert not store.has_module(compiling)
+    assert store.at_hand(running, PLAIN) is module
+    del module
+    clock.pass_grace()
+    ingest(store, b"e", tmp_path)
+    assert store.at_hand(running, PLAIN) is None
+    assert not store.has_module(running)
+    assert not store.has_module(last)
+
+
+def test_evicted_machine_code_is_closed(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Else its room on the disk would not be free."""
+    store = ModuleStore(state, 1, clock)
+    sha256 = ingest(store, b"module", tmp_path)
+    fd = compile_into(store, sha256, b"code").fd
+    clock.pass_grace()
+    ingest(store, b"other", tmp_path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_what_was_just_asked_for_stays(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Its job is on the way to having it compiled."""
+    store = ModuleStore(state, 1, clock)
+    old = ingest(store, b"a" * 1000, tmp_path)
+    clock.now += GRACE_SECONDS - 1
+    new = ingest(store, b"b" * 1000, tmp_path)
+    assert store.has_module(old)
+    clock.pass_grace()
+    assert store.has_module(old)
+    ingest(store, b"c", tmp_path)
+    assert store.has_module(old)
+    assert not store.has_module(new)
+
+
+def test_machine_code_makes_room_too(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """It is several times the size of its module."""
+    store = ModuleStore(state, 4000, clock)
+    old, new = keep_all(store, clock, tmp_path, 2, 1000)
+    compile_into(store, new, b"c" * 2500)
+    assert not store.has_module(old)
+    assert store.has_module(new)
+
+
+def test_room_is_made_before_a_copy_is_begun(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """At no moment do the files take more than the bound, where that can be."""
+    store = ModuleStore(state, 2500, clock)
+    keep_all(store, clock, tmp_path, 2, 1000)
+    with capture_logs() as logs, (tmp_path / "big").open("w+b") as file:
+        file.write(b"x" * 2000)
+        file.flush()
+        store.ingest(file.fileno())
+    assert len([event for event in logs if event["event"] == "cache-evicted"]) == 2
+
+
+def test_a_module_larger_than_the_bound_serves_its_own_job(
+    state: Path, tmp_path: Path, clock: Clock
+) -> None:
+    """And goes with the next one."""
+    store = ModuleStore(state, 1000, clock)
+    big = ingest(store, b"x" * 5000, tmp_path)
+    assert content_of(compile_into(store, big, b"c" * 5000)) == b"c" * 5000
+    assert store.has_module(big)
+    clock.pass_grace()
+    ingest(store, b"small", tmp_path)
+    assert not store.has_module(big)
+    assert len(files_below(state)) == 1
+
+
+def test_the_count_of_bytes_is_true_after_everything(
+    state: Path, tmp_path: Path, clock: Clock
+) -> None:
+    """Making, replacing, refusing, forgetting and evicting leave no byte uncounted."""
+
+    def on_disk() -> int:
+        return sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
+
+    store = ModuleStore(state, ROOMY, clock)
+    digests = keep_all(store, clock, tmp_path, 5, 1000)
+    for sha256 in digests:
+        compile_into(store, sha256, b"code" * 100)
+        compile_into(store, sha256, b"code" * 50)
+        compile_into(store, sha256, b"code", FUEL)
+    assert store._ledger.total_bytes == on_disk()
+    store.forget_code(digests[0], PLAIN)
+    store.forget_module(digests[1])
+    store._at_hand.clear()
+    flip_a_bit(store.code_path(digests[2], PLAIN))
+    assert store.load(digests[2], PLAIN) is None
+    cut_short(store.module_path(digests[3]))
+    ingest(store, bytes([3]) * 1000, tmp_path)
+    assert store._ledger.total_bytes == on_disk()
+    again = ModuleStore(state, 4000, clock)
+    assert again._ledger.total_bytes == on_disk() <= 4000
+
+
+# What the executor makes of it
+
+#: ``(module (func (export "add") (param i64 i64) (result i64) local.get 0 local.get 1 i64.add))``
+ADD = bytes.fromhex(
+    "0061736d0100000001070160027e7e017e030201000707010361646400000a09010700200020017c0b"
+)
+
+
+class Rig:
+    """A store with an executor on it."""
+
+    def __init__(self, store: ModuleStore, executor: LocalExecutor, tmp: Path) -> None:
+        self.store = store
+        self.executor = executor
+        self.tmp = tmp
+
+    def ingest(self, content: bytes = ADD) -> str:
+        """Have the store keep a module."""
+        return ingest(self.store, content, self.tmp)
+
+    async def add(self, sha256: str) -> tuple[object, ...] | None:
+        """Compile the module and return what it makes of 5 and 7."""
+        module = await self.executor.compile(sha256, PLAIN)
+        call = Call("add", module.summary.functions["add"], (5, 7))
+        return (await self.executor.run(module, call, Limits())).results
+
+
+def with_executor(state: Path, tmp: Path, test: Callable[[Rig], Awaitable[None]]) -> None:
+    """Run a test with real children."""
+
+    async def run() -> None:
+        async with ChildPool(1) as pool:
+            store = ModuleStore(state, ROOMY)
+            directories = JobDirectories(state, for_another_user=False)
+            executor = LocalExecutor(pool, store, directories, CompileLimits())
+            await test(Rig(store, executor, tmp))
+
+    asyncio.run(run())
+
+
+def test_damaged_machine_code_is_compiled_anew_by_whoever_asks(state: Path, tmp_path: Path) -> None:
+    """The job gets its result, and the next start a whole entry."""
+
+    async def first(rig: Rig) -> None:
+        assert await rig.add(rig.ingest()) == (12,)
+
+    async def second(rig: Rig) -> None:
+        sha256 = rig.ingest()
+        flip_a_bit(rig.store.code_path(sha256, PLAIN))
+        with capture_logs() as logs:
+            assert await rig.add(sha256) == (12,)
+        assert len(refusals(logs)) == 1
+        assert "module-compiled" in [event["event"] for event in logs]
+
+    async def third(rig: Rig) -> None:
+        with capture_logs() as logs:
+            assert await rig.add(rig.ingest()) == (12,)
+        assert not logs
+
+    for part in (first, second, third):
+        with_executor(state, tmp_path, part)
+
+
+def test_a_module_whose_copy_is_gone_is_missing(state: Path, tmp_path: Path) -> None:
+    """A job that is pinned to it hears so, rather than of a file of the daemon's."""
+
+    async def test(rig: Rig) -> None:
+        sha256 = rig.ingest()
+        rig.store.module_path(sha256).unlink()
+        with pytest.raises(RefusedError, match=f"sha256:{sha256} is gone") as caught:
+            await rig.executor.compile(sha256, PLAIN)
+        assert caught.value.code is Code.MODULE_MISSING
+        assert not rig.store.has_module(sha256)
+        assert await rig.add(rig.ingest()) == (12,)
+
+    with_executor(state, tmp_path, test)
+
+
+def test_storage_that_fails_is_not_the_modules_fault(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk ends an attempt as the daemon's fault, so that it is tried again."""
+
+    async def test(rig: Rig) -> None:
+        sha256 = rig.ingest()
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.store, "keep", fail_as_full)
+            with pytest.raises(SandboxError, match="No space left"):
+                await rig.executor.compile(sha256, PLAIN)
+        assert rig.store.has_module(sha256)
+        assert await rig.add(sha256) == (12,)
+
+    def fail_as_full(*_args: object) -> CompiledModule:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with_executor(state, tmp_path, test)
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs a device that is full")
+def test_a_compiler_that_can_not_write_is_not_the_modules_fault(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the child meets is told apart from what the module is."""
+
+    async def test(rig: Rig) -> None:
+        sha256 = rig.ingest()
+        open_file = os.open
+
+        def open_full(path: Path, flags: int, mode: int = 0o777) -> int:
+            if flags & os.O_EXCL:
+                open_file(path, flags, mode)
+                path = Path("/dev/full")
+            return open_file(path, flags & ~os.O_CREAT & ~os.O_EXCL, mode)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("wasmdrop.sandbox.host.compilation.os.open", open_full)
+            patch.setattr("wasmdrop.sandbox.host.compilation.os.fsync", lambda _fd: None)
+            with pytest.raises(SandboxError, match=r"(?s)a compiling child failed.*No space left"):
+                await rig.executor.compile(sha256, PLAIN)
+        assert await rig.add(sha256) == (12,)
+
+    with_executor(state, tmp_path, test)
+
+
+def test_a_module_is_held_while_it_is_compiled(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it waits for its turn, its copy does not have to make room."""
+
+    async def test(rig: Rig) -> None:
+        sha256 = rig.ingest()
+        held: list[bool] = []
+        keep = rig.store.keep
+
+        def look(*args: object) -> CompiledModule:
+            held.append(sha256 not in list(rig.store._ledger.surplus(1 << 40)))
+            return keep(*args)  # type: ignore[arg-type] # passed on as they came
+
+        monkeypatch.setattr(rig.store, "keep", look)
+        monkeypatch.setattr(rig.store._ledger, "_clock", lambda: 1e12)
+        await rig.executor.compile(sha256, PLAIN)
+        assert held == [True]
+        monkeypatch.setattr(rig.store._ledger, "_clock", lambda: 2e12)
+        assert list(rig.store._ledger.surplus(1 << 40)) == [sha256]
+
+    with_executor(state, tmp_path, test)

@@ -1,0 +1,253 @@
+"""Health: every part must answer by the way that work takes; storage must take a byte."""
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.core import Metric
+from structlog.testing import capture_logs
+
+from wasmdrop.intake.watcher import Watcher
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
+from wasmdrop.sandbox.host.forkserver import ChildPool
+from wasmdrop.service.health import prometheus
+from wasmdrop.service.health.liveness import SILENT_SECONDS, Part, Vitals
+from wasmdrop.service.health.prometheus import Exposition
+from wasmdrop.service.health.writability import Storage
+from wasmdrop.system.heartbeat import Pulse
+
+
+class Clock:
+    """The monotonic clock, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return time.monotonic() + self.ahead_seconds
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other threads bring about."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - they set no event
+            await asyncio.sleep(0.01)
+
+
+async def answers(vitals: Vitals, expected: set[str]) -> None:
+    """Wait until all of ``expected`` were heard lately."""
+    await until(
+        lambda: all(vitals.ages_seconds().get(name, 99) < SILENT_SECONDS for name in expected)
+    )
+
+
+def asking(parts: dict[str, Part], clock: Clock, told: list[None]) -> Vitals:
+    """Return the vitals of ``parts``, asked a hundred times a second."""
+    return Vitals(parts, lambda: told.append(None), 0.03, clock)
+
+
+def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path) -> None:
+    """Its silence is found out, the others' answers go on, and the manager is told no more."""
+
+    async def scene() -> None:
+        clock, told = Clock(), list[None]()
+        journal = Journal(tmp_path / "journal.sqlite")
+        watcher = Watcher(
+            bool,
+            lambda: False,
+            bool,
+            lambda _path: None,
+            lambda _path: None,
+            lambda _path: None,
+            lambda _reason: None,
+        )
+        watcher.start()
+        async with ChildPool(1) as pool:
+            parts: dict[str, Part] = {"journal": journal, "watcher": watcher, "server": pool}
+            vitals = asking(parts, clock, told)
+            task = asyncio.create_task(vitals.keep_asking())
+            await answers(vitals, {*parts, "event_loop"})
+            assert vitals.silent() == []
+            await until(lambda: told)
+            assert pool._process is not None
+            os.kill(pool._process.pid, signal.SIGSTOP)
+            await asyncio.sleep(0.2)  # any answer on its way has arrived
+            assert pool.pulse.heard_at is not None
+            pool.pulse.heard_at -= SILENT_SECONDS + 1
+            await asyncio.sleep(0.2)
+            assert vitals.silent() == ["server"]
+            told.clear()
+            await asyncio.sleep(0.2)
+            assert told == []
+            os.kill(pool._process.pid, signal.SIGCONT)
+            await answers(vitals, {"server"})
+            task.cancel()
+        watcher.stop()
+        await journal.close()
+
+    asyncio.run(scene())
+
+
+def test_a_journal_thread_that_is_stuck_is_silent(tmp_path: Path) -> None:
+    """A write that does not end."""
+
+    async def scene() -> None:
+        clock = Clock()
+        journal = Journal(tmp_path / "journal.sqlite")
+        vitals = asking({"journal": journal}, clock, [])
+        task = asyncio.create_task(vitals.keep_asking())
+        await answers(vitals, {"journal"})
+        lock_r, lock_w = os.pipe()
+        stuck = journal._submit(lambda _connection: os.read(lock_r, 1))
+        await asyncio.sleep(0.2)  # any answer on its way has arrived
+        before = journal.pulse.heard_at
+        await asyncio.sleep(0.2)
+        assert journal.pulse.heard_at == before
+        clock.ahead_seconds = SILENT_SECONDS + 1
+        assert "journal" in vitals.silent()
+        os.write(lock_w, b".")
+        await stuck
+        clock.ahead_seconds = 0.0
+        await answers(vitals, {"journal"})
+        task.cancel()
+        await journal.close()
+
+    asyncio.run(scene())
+
+
+def test_process_that_was_stopped_judges_no_part_by_the_pause() -> None:
+    """Nobody asked the parts meanwhile."""
+
+    class Answering:
+        pulse = Pulse()
+
+        def ping(self) -> None:
+            self.pulse.beat()
+
+    async def scene() -> None:
+        clock, told = Clock(), list[None]()
+        vitals = asking({"part": Answering()}, clock, told)
+        task = asyncio.create_task(vitals.keep_asking())
+        await answers(vitals, {"part", "event_loop"})
+        clock.ahead_seconds = SILENT_SECONDS + 1
+        told.clear()
+        await until(lambda: told)
+        task.cancel()
+
+    with capture_logs() as logs:
+        asyncio.run(scene())
+    assert logs == []
+
+
+def test_a_part_that_never_answered_is_not_judged() -> None:
+    """Where a kernel tells no events, the daemon polls and is well."""
+
+    class Mute:
+        pulse = Pulse()
+
+        def ping(self) -> None:
+            """Say nothing."""
+
+    vitals = asking({"watcher": Mute()}, Clock(), [])
+    assert vitals.silent() == []
+    assert "watcher" not in vitals.ages_seconds()
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """Give a filesystem of one's own."""
+    if os.geteuid() != 0:
+        assert "CI" not in os.environ
+        pytest.skip("mounting needs root")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], check=True)
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def problems(directory: Path) -> list[str]:
+    """Return what storage says of one directory."""
+    return asyncio.run(Storage({"shared": directory}).problems())
+
+
+def test_storage_that_is_full_read_only_or_gone_is_a_problem(tmpfs: Path) -> None:
+    """Each is named in words, and passes."""
+    assert problems(tmpfs) == []
+    (tmpfs / "filler").write_bytes(bytes(64 * 1024))
+    assert problems(tmpfs) == ["the shared directory can't be written to: No space left on device"]
+    (tmpfs / "filler").unlink()
+    assert problems(tmpfs) == []
+    subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
+    assert problems(tmpfs) == ["the shared directory can't be written to: Read-only file system"]
+    assert "No such file" in problems(tmpfs / "gone")[0]
+
+
+def test_looking_at_storage_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No file with a name, which a watcher might take for a drop."""
+    before = stat.S_IMODE(tmp_path.stat().st_mode), tmp_path.stat().st_mtime_ns
+    assert problems(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+    assert (stat.S_IMODE(tmp_path.stat().st_mode), tmp_path.stat().st_mtime_ns) == before
+
+
+def test_a_duration_on_a_bound_counts_below_it() -> None:
+    """Prometheus' buckets include their upper bounds; negative durations count as none."""
+    histogram = Histogram()
+    for seconds in (-1.0, BOUNDS_SECONDS[0], BOUNDS_SECONDS[1], BOUNDS_SECONDS[-1] + 1):
+        histogram.observe(seconds)
+    assert (histogram.counts[0], histogram.counts[1], histogram.counts[-1]) == (2, 1, 1)
+    assert histogram.sum_seconds == sum((*BOUNDS_SECONDS[:2], BOUNDS_SECONDS[-1], 1))
+
+
+def test_without_open_jobs_the_oldest_is_no_age() -> None:
+    """Zero, also where the clock was set back."""
+    metrics = Metrics()
+    assert metrics.oldest_seconds(5) == 0
+    metrics.open_since_ns["a"] = 4_000_000_000
+    assert metrics.oldest_seconds(5_000_000_000) == 1
+    assert metrics.oldest_seconds(1) == 0
+
+
+def test_a_thousand_scrapes_make_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making one takes milliseconds; each format has its own, and none is used for long."""
+    made: list[None] = []
+
+    def collect(_page: Exposition) -> Iterator[Metric]:
+        made.append(None)
+        yield from ()
+
+    monkeypatch.setattr(Exposition, "collect", collect)
+    page = Exposition(Metrics(), Any, Any, Any, lambda: True)  # type: ignore[arg-type]
+    made.clear()
+
+    async def scrape() -> None:
+        monkeypatch.setattr(prometheus, "_FRESH_SECONDS", 600)
+        for _ in range(1000):
+            assert (await page.answer("")).content_type.startswith("text/plain")
+        assert len(made) == 1
+        other = await page.answer("application/openmetrics-text; version=1.0.0")
+        assert other.content_type.startswith("application/openmetrics-text")
+        assert len(made) == 2
+        monkeypatch.setattr(prometheus, "_FRESH_SECONDS", -1)
+        await page.answer("")
+        assert len(made) == 3
+
+    asyncio.run(scrape())
+
+
+def test_the_daemon_loads_no_metrics_library_unless_it_serves_metrics() -> None:
+    """Start-up stays light where HTTP is off."""
+    code = "import sys, wasmdrop.service; print('prometheus_client' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert run.stdout == "False\n"

@@ -1,0 +1,240 @@
+"""The HTTP endpoint: a prober among slow clients is always answered, at a bounded cost."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wasmdrop.service.health import http_server, writability
+from wasmdrop.service.health.http_server import Answer, Endpoint
+from wasmdrop.service.health.writability import Storage
+
+#: More than there are places.
+CROWD = 300
+
+#: Larger than what two sockets buffer unread, with the small buffers of these clients.
+LARGE = bytes(1 << 18)
+
+
+async def small(_accept: str) -> Answer:
+    """Answer a probe."""
+    return Answer(200, b"well\n")
+
+
+async def large(_accept: str) -> Answer:
+    """Answer more than a client that does not read takes."""
+    return Answer(200, LARGE)
+
+
+async def never(_accept: str) -> Answer:
+    """Give no answer."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+@pytest.fixture
+def served() -> Iterator[Endpoint]:
+    """Give an endpoint on a port of the kernel's choice."""
+    it = Endpoint("127.0.0.1:0", {"/small": small, "/large": large, "/never": never})
+    it._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of connections, too
+    yield it
+    probe(it)  # after it none is just being accepted, which asyncio would leave unclosed
+    it.close()
+
+
+def connect(served: Endpoint, source: str = "127.0.0.1", **options: int) -> socket.socket:
+    """Return a connection from that address."""
+    host, _, port = served.address.rpartition(":")
+    client = socket.socket()
+    for name, value in options.items():
+        client.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+    client.settimeout(60)
+    client.bind((source, 0))
+    client.connect((host, int(port)))
+    return client
+
+
+def answered(client: socket.socket) -> bytes:
+    """Return all that the endpoint says; nothing where it cut the connection off."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(65536):
+            received += part
+    return received
+
+
+def probe(served: Endpoint) -> bytes:
+    """Ask and return the answer."""
+    with connect(served) as client:
+        client.sendall(b"GET /small HTTP/1.1\r\n\r\n")
+        return answered(client)
+
+
+class Crowd:
+    """Slow clients; one that is cut off comes back before the next question is asked."""
+
+    def __init__(self, served: Endpoint, first: bytes, then: bytes) -> None:
+        self._served = served
+        self._first = first
+        self._then = then
+        self._clients = [self._new() for _ in range(CROWD)]
+
+    def _new(self) -> socket.socket:
+        client = connect(self._served, SO_RCVBUF=4096)
+        client.sendall(self._first)
+        return client
+
+    def press(self) -> None:
+        """Let each send a little more, or connect again."""
+        for number, client in enumerate(self._clients):
+            try:
+                client.sendall(self._then)
+            except ConnectionError:
+                client.close()
+                self._clients[number] = self._new()
+
+    def leave(self) -> None:
+        """Close all."""
+        for client in self._clients:
+            client.close()
+
+
+@contextlib.contextmanager
+def crowded(served: Endpoint, first: bytes, then: bytes) -> Iterator[Crowd]:
+    """Keep hundreds of slow clients connected while the block runs."""
+    crowd = Crowd(served, first, then)
+    try:
+        yield crowd
+    finally:
+        crowd.leave()
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"", b""),
+        (b"GET /small HTT", b"P"),
+        (b"GET /large HTTP/1.1\r\n\r\n", b"x"),
+        (b"GET /never HTTP/1.1\r\n\r\n", b"x"),
+    ],
+    ids=["silent", "trickling", "not reading", "awaiting"],
+)
+def test_a_prober_among_hundreds_of_slow_clients_is_answered_each_time(
+    served: Endpoint, first: bytes, then: bytes
+) -> None:
+    """Whatever they are slow at; and no more of them are kept than there are places."""
+    with crowded(served, first, then) as crowd:
+        for _ in range(20):
+            crowd.press()
+            assert probe(served).endswith(b"well\n")
+            assert len(served._open) <= http_server._CONNECTIONS
+
+
+def test_descriptors_are_bounded_and_given_back(served: Endpoint) -> None:
+    """Also while far more clients are connected than there are places."""
+    with contextlib.ExitStack() as stack:
+        own = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(CROWD):
+            stack.enter_context(connect(served))
+        probe(served)
+        # Those that were cut off were so before the prober had its answer.
+        held = len(list(Path("/proc/self/fd").iterdir())) - own - CROWD
+        assert held <= http_server._CONNECTIONS
+
+
+def test_a_request_that_is_under_way_outlives_new_connections(served: Endpoint) -> None:
+    """As many as there are other places."""
+    with connect(served) as prober, contextlib.ExitStack() as stack:
+        for _ in range(http_server._CONNECTIONS - 1):
+            stack.enter_context(connect(served))
+        prober.sendall(b"GET /small HTTP/1.1\r\n\r\n")
+        assert answered(prober).endswith(b"well\n")
+
+
+def test_a_crowd_at_one_address_pushes_out_its_own(served: Endpoint) -> None:
+    """However many they are, a request from elsewhere may take its time."""
+    with connect(served) as prober, contextlib.ExitStack() as stack:
+        for _ in range(CROWD):
+            stack.enter_context(connect(served, "127.0.0.2"))
+        prober.sendall(b"GET /small HTTP/1.1\r\n\r\n")
+        assert answered(prober).endswith(b"well\n")
+
+
+def test_a_client_that_is_too_slow_is_cut_off(
+    served: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although nobody wants its place."""
+    monkeypatch.setattr(http_server, "_DEADLINE_SECONDS", 0.05)
+    with connect(served) as client:
+        client.sendall(b"GET /never HTTP/1.1\r\n\r\n")
+        assert answered(client) == b""
+
+
+def test_an_endpoint_closes_although_clients_are_connected() -> None:
+    """And cuts them off."""
+    it = Endpoint("127.0.0.1:0", {"/small": small})
+    with connect(it) as client:
+        probe(it)  # so the other has been accepted
+        it.close()
+        assert answered(client) == b""
+
+
+def test_a_mount_that_hangs_is_waited_for_once_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the answers of other paths, nor later questions, nor the end of the endpoint."""
+    hung, release = [], threading.Event()
+
+    def hang(directory: Path) -> str | None:
+        hung.append(directory)
+        release.wait(600)
+        return None
+
+    monkeypatch.setattr(writability, "_why_not_writable", hang)
+    looked_at = Storage({"shared": tmp_path})
+
+    async def ready(_accept: str) -> Answer:
+        return Answer(200, ";".join(await looked_at.problems()).encode())
+
+    it = Endpoint("127.0.0.1:0", {"/small": small, "/ready": ready})
+    try:
+        with contextlib.ExitStack() as stack:
+            asking = [stack.enter_context(connect(it)) for _ in range(50)]
+            for client in asking:
+                client.sendall(b"GET /ready HTTP/1.1\r\n\r\n")
+            assert probe(it).endswith(b"well\n")
+            problem = b"the shared directory can't be written to: no answer for 2 s"
+            assert all(answered(client).endswith(problem) for client in asking)
+        # From now on nobody waits: without that, a hundred questions would take 200 s.
+        for _ in range(100):
+            with connect(it) as client:
+                client.sendall(b"GET /ready HTTP/1.1\r\n\r\n")
+                assert answered(client).endswith(problem)
+        assert hung == [tmp_path]
+    finally:
+        it.close()
+        release.set()
+
+
+def test_a_thousand_questions_are_few_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found holds for a while, and is looked at anew after it."""
+    looks: list[Path] = []
+    monkeypatch.setattr(writability, "_why_not_writable", looks.append)
+    monkeypatch.setattr(writability, "_FRESH_SECONDS", 600)
+
+    async def ask() -> None:
+        looked_at = Storage({"shared": tmp_path})
+        for _ in range(1000):
+            assert await looked_at.problems() == []
+        assert len(looks) == 1
+        monkeypatch.setattr(writability, "_FRESH_SECONDS", -1)
+        await looked_at.problems()
+        assert len(looks) == 2
+
+    asyncio.run(ask())

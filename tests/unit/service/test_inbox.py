@@ -1,0 +1,41 @@
+"""The way of drops from the threads that find them to the event loop."""
+
+import asyncio
+import threading
+
+from wasmdrop.intake.drops import DoneInput
+from wasmdrop.service.daemon import _Inbox
+
+
+def test_every_drop_arrives_in_order_whatever_one_of_them_runs_into() -> None:
+    """From another thread, many at once, and one that can't be taken in the middle."""
+    taken: list[str] = []
+    faults: list[object] = []
+    last = asyncio.Event()
+
+    def take(drop: object) -> None:
+        assert isinstance(drop, DoneInput)
+        if drop.path == "3":
+            raise ValueError(drop.path)
+        taken.append(drop.path)
+        if drop.path == "999":
+            last.set()
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: faults.append(context["exception"]))
+        inbox = _Inbox()
+        inbox.take = take
+
+        def put() -> None:
+            for number in range(1000):
+                inbox.put(DoneInput(str(number), b""))
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        await asyncio.wait_for(last.wait(), 10)
+        thread.join()
+
+    asyncio.run(run())
+    assert taken == [str(number) for number in range(1000) if number != 3]
+    assert len(faults) == 1

@@ -1,0 +1,81 @@
+"""Removing trees: whatever is in them, a piece at a time, and nothing beside them."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wasmdrop.system.untrusted_trees import is_marked, make_marked, removal, remove_tree
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[int]:
+    """Give the open directory ``tmp_path``."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def test_tree_of_any_depth_and_width_is_removed_in_small_pieces(
+    tmp_path: Path, parent: int
+) -> None:
+    """Each step takes at most some hundred entries."""
+    tree = tmp_path / "tree"
+    deep = tree / "/".join("d" * 100)
+    deep.mkdir(parents=True)
+    for number in range(3000):
+        (deep / str(number)).touch()
+    left = 3000
+    steps = 0
+    for _ in removal(parent, "tree"):
+        steps += 1
+        now = sum(len(files) for _path, _directories, files in os.walk(tree))
+        assert left - now <= 256
+        left = now
+    assert not tree.exists()
+    assert steps > 3000 // 256
+
+
+def test_directory_that_can_not_be_opened_is_given_rights_itself(
+    tmp_path: Path, parent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what a link leads to that was put in its place meanwhile."""
+    closed = tmp_path / "tree" / "closed"
+    closed.mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o644)
+    real = os.open
+
+    def refuse_once(path: Any, flags: int, *args: Any, **more: Any) -> int:
+        if path == "closed" and not closed.is_symlink():
+            closed.rmdir()
+            closed.symlink_to(victim)
+            raise PermissionError(path)
+        return real(path, flags, *args, **more)
+
+    monkeypatch.setattr(os, "open", refuse_once)
+    with pytest.raises(OSError):  # noqa: PT011 - of what kind does not matter
+        remove_tree(parent, "tree")
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+
+
+def test_only_directories_of_the_daemons_own_are_marked(tmp_path: Path, parent: int) -> None:
+    """One that another user made is none, and stays."""
+    if os.geteuid() != 0:
+        assert "CI" not in os.environ
+        pytest.skip("changing owners needs root")
+    os.close(make_marked(parent, "own"))
+    assert is_marked((tmp_path / "own").stat())
+    for name, owner, mode in (("foreign", 4001, 0o1700), ("plain", 0, 0o700)):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        os.chown(tmp_path / name, owner, -1)
+        (tmp_path / name).chmod(mode)
+        with pytest.raises(PermissionError, match="did not make"):
+            remove_tree(parent, name, marked=True)
+        assert (tmp_path / name / "inner").is_dir()
+    remove_tree(parent, "own", marked=True)
+    assert not (tmp_path / "own").exists()
