@@ -6,11 +6,12 @@ BIN := .venv/bin
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo test lint bench soak torture lock clean install-systemd \
+.PHONY: help setup setup-dev demo check test lint bench soak torture lock clean install-systemd \
   uninstall-systemd k8s-apply k8s-clean
 
 help:
 	@echo 'make demo   set up, then show a real drop turn into a result'
+	@echo 'make check  set up, then run the linters, type and import checks, and the unit tests'
 	@echo 'make test   set up, then run the linters and all tests'
 	@echo 'make bench  set up, then measure'
 	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
@@ -43,6 +44,10 @@ lint: setup-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit $(PYTEST_ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import structlog
 
+from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.intake.drops import Intake
 from wasmdrop.intake.ignored_names import NearMisses
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.scanner import Scanner
 from wasmdrop.intake.watcher import Watcher, why_unwatched
-from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.system.mount_table import reason_to_poll
 
@@ -32,11 +32,11 @@ class Watching:
         settings: Settings,
         layout: Layout,
         intake: Intake,
-        metrics: Metrics,
+        counters: IntakeCounters,
         is_busy: Callable[[], bool],
     ) -> None:
         self._settings = settings
-        self._metrics = metrics
+        self._counters = counters
         self.directories = _directories(settings, layout)
         """Those to watch, with what is below them; none when all are polled."""
         self._slow_seconds = _scan_seconds(settings, layout)
@@ -44,7 +44,7 @@ class Watching:
         """Whether a directory could not be watched since all were tried the last time."""
         self._tried_at = time.monotonic()
         self._intake = intake
-        self._near_misses = NearMisses(layout, metrics, self._look_again)
+        self._near_misses = NearMisses(layout, counters, self._look_again)
         self.scanner = Scanner(
             layout,
             self._consider,
@@ -132,7 +132,7 @@ class Watching:
             self.scanner.look_again(root, 0.0)
 
     def _lost(self, reason: str) -> None:
-        self._metrics.events_lost += 1
+        self._counters.events_lost += 1
         _log.warning("events-lost", reason=reason)
         self.scanner.scan_soon()
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
+from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.intake.layout import Layout
-from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.system import openat2
 
 __all__ = ["NearMisses"]
@@ -43,12 +43,12 @@ class NearMisses:
     def __init__(
         self,
         layout: Layout,
-        metrics: Metrics,
+        counters: IntakeCounters,
         look_again: Callable[[str, float], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._layout = layout
-        self._metrics = metrics
+        self._counters = counters
         self._look_again = look_again
         self._clock = clock
         self._logged: dict[str, set[int]] = {}
@@ -99,7 +99,7 @@ class NearMisses:
             if hash(path) in logged:
                 return
             logged.add(hash(path))
-            self._metrics.names_ignored += 1
+            self._counters.names_ignored += 1
             is_last_name = len(logged) == _MOST_NAMES
             is_last_directory = len(logged) == 1 and len(self._logged) == _MOST_DIRECTORIES
         _log.warning("name-ignored", path=path, reason=reason)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from enum import StrEnum
 from typing import Final
 
+from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.jobs.job import Job
 from wasmdrop.protocol.outcome import Code, Outcome
 
@@ -79,10 +80,7 @@ class Metrics:
         """Jobs that found their module's machine code at hand."""
         self.input_bytes = 0
         self.result_bytes = 0
-        self.events_lost = 0
-        """Times that the watcher was told of events lost; its thread writes this."""
-        self.names_ignored = 0
-        """Files and directories that were logged as near misses, which has a lock for this."""
+        self.intake = IntakeCounters()
 
     @property
     def queued(self) -> int:

@@ -258,7 +258,7 @@ async def _serve(
         lambda: watching.is_polling,
     )
     layout, intake = stages.layout, stages.intake
-    watching = Watching(settings, layout, intake, stages.metrics, is_busy)
+    watching = Watching(settings, layout, intake, stages.metrics.intake, is_busy)
     scanner = watching.scanner
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     inbox.take = dispatcher.drop

@@ -10,9 +10,9 @@ from structlog.typing import EventDict
 
 from wasmdrop import settings
 from wasmdrop.intake import ignored_names
+from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.intake.ignored_names import NearMisses
 from wasmdrop.intake.layout import Layout
-from wasmdrop.jobs.metrics import Metrics
 
 DAY_SECONDS: Final = 86_400.0
 
@@ -28,10 +28,10 @@ class Bench:
         loaded = settings.load({}, flags | {"state_dir": str(base / "state")}).settings
         self.ahead_seconds = 60.0
         self.asked: list[tuple[str, float]] = []
-        self.metrics = Metrics()
+        self.counters = IntakeCounters()
         self.near_misses = NearMisses(
             Layout(loaded),
-            self.metrics,
+            self.counters,
             lambda path, seconds: self.asked.append((path, seconds)),
             lambda: time.time() + self.ahead_seconds,
         )
@@ -82,7 +82,7 @@ def test_near_miss_is_logged_once_with_its_reason(bench: Bench, name: str, reaso
     assert event["log_level"] == "warning"
     assert event["path"] == str(path)
     assert reason in event["reason"]
-    assert bench.metrics.names_ignored == 1
+    assert bench.counters.names_ignored == 1
 
 
 @pytest.mark.parametrize(

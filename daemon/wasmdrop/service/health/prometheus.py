@@ -136,11 +136,11 @@ class Exposition(Collector):
             "delivery_failures", "Deliveries that failed at first.", metrics.delivery_failures
         )
         yield _counter("scans", "Walks through everything.", self._scanner.scans)
-        yield _counter("events_lost", "Times that events were lost.", metrics.events_lost)
+        yield _counter("events_lost", "Times that events were lost.", metrics.intake.events_lost)
         yield _counter(
             "names_ignored",
             "Files logged as ignored because of names almost like those of inputs or modules.",
-            metrics.names_ignored,
+            metrics.intake.names_ignored,
         )
         yield _counter("input_bytes", "Size of the accepted inputs.", metrics.input_bytes)
         yield _counter("result_bytes", "Size of the delivered results.", metrics.result_bytes)
