@@ -13,7 +13,7 @@ import msgspec
 from wasmdrop.intake.layout import MODULE_NAME, Layout
 from wasmdrop.jobs.job import Job
 
-__all__ = ["DIGEST_PREFIX", "KeyRange", "key_of", "ranges_of", "write"]
+__all__ = ["DIGEST_PREFIX", "KeyRange", "add", "key_of", "ranges_of", "remove"]
 
 DIGEST_PREFIX: Final = "sha256:"
 
@@ -67,16 +67,19 @@ def ranges_of(layout: Layout, path: str, sha256: str | None) -> list[KeyRange]:
     return [*(KeyRange(key, key + b"\0") for key in exact), *ranges]
 
 
-def write(connection: sqlite3.Connection, accepted: list[Job], moved: list[Job]) -> None:
-    """Write which slots await a module, now that these jobs were accepted or moved."""
-    paths = [os.fsencode(job.slot.input_path) for job in accepted]
-    connection.executemany("DELETE FROM awaiting WHERE path = ?", [(path,) for path in paths])
-    for job in moved:
-        key = key_of(job)
-        if key is not None:
-            connection.execute(
-                "INSERT OR REPLACE INTO awaiting (path, module, job)"
-                " SELECT ?, ?, id FROM jobs AS this WHERE id = ? AND NOT EXISTS"
-                " (SELECT 1 FROM jobs WHERE slot = this.slot AND seq > this.seq)",
-                (os.fsencode(job.slot.input_path), key, job.id),
-            )
+def remove(connection: sqlite3.Connection, job: Job) -> None:
+    """Remove the row of a slot that has a new job."""
+    path = os.fsencode(job.slot.input_path)
+    connection.execute("DELETE FROM awaiting WHERE path = ?", (path,))
+
+
+def add(connection: sqlite3.Connection, job: Job) -> None:
+    """Add a row if ``job`` failed because of its module and is the latest of its slot."""
+    key = key_of(job)
+    if key is not None:
+        connection.execute(
+            "INSERT OR REPLACE INTO awaiting (path, module, job)"
+            " SELECT ?, ?, id FROM jobs AS this WHERE id = ? AND NOT EXISTS"
+            " (SELECT 1 FROM jobs WHERE slot = this.slot AND seq > this.seq)",
+            (os.fsencode(job.slot.input_path), key, job.id),
+        )

@@ -1,20 +1,18 @@
-"""Entries: many writes in one transaction leave what they would leave one by one."""
+"""Writes of one transaction: they act in order, and a final job keeps only what is needed."""
 
-import random
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from wasmdrop.jobs.job import MOVES, Job, JobState
-from wasmdrop.jobs.journal.batch import Accepted, Entry, Moved, Operation, Remembered, perform
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.batch import Accepted, Moved, Remembered, perform
 from wasmdrop.jobs.journal.database import open_for_writing
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import InputFile, Slot
-
-_CODES = (Code.OK, Code.TRAP, Code.LINK_ERROR)
 
 
 def _job(number: int) -> Job:
@@ -23,71 +21,88 @@ def _job(number: int) -> Job:
     return Job(f"job-{number}", slot, 1, input=InputFile(slot.input_path, "0" * 64, 3))
 
 
-def _note(job_id: str, words: str) -> Operation:
-    def write(connection: sqlite3.Connection) -> str:
-        connection.execute("UPDATE jobs SET note = ? WHERE id = ?", (words, job_id))
-        return words
-
-    return write
+def _ended(job: Job, state: JobState, code: Code) -> Moved:
+    return Moved(msgspec.structs.replace(job, state=state, code=code), 2)
 
 
-def _random_work(dice: random.Random) -> list[Entry | Operation]:
-    """Return writes as a journal may gather them: jobs accepted once, then moved at random."""
-    work: list[Entry | Operation] = []
-    jobs: list[Job] = []
-    for at in range(dice.randrange(1, 150)):
-        kind = dice.randrange(10)
-        if kind < 3 or not jobs:
-            jobs.append(_job(len(jobs)))
-            data = dice.choice([None, b"", b"{}", bytes(20_000)])
-            work.append(Accepted(jobs[-1], data, {f"/shared/{at % 4}": b"%d" % at}, at))
-        elif kind < 8:
-            index = dice.randrange(len(jobs))
-            states = sorted(MOVES[jobs[index].state])
-            if states:
-                state = dice.choice(states)
-                # A job that is run again keeps its code until it has another one.
-                code = dice.choice(_CODES) if state is JobState.EXECUTED else jobs[index].code
-                jobs[index] = msgspec.structs.replace(jobs[index], state=state, code=code)
-                work.append(Moved(jobs[index], at))
-        elif kind == 8:
-            work.append(Remembered({f"/shared/{at % 4}": b"%d" % at}))
-        else:
-            work.append(_note(dice.choice(jobs).id, f"note {at}"))
-    return work
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a new journal."""
+    connection = open_for_writing(tmp_path / "journal.sqlite")
+    yield connection
+    connection.close()
 
 
-def _content(connection: sqlite3.Connection) -> list[Any]:
-    jobs = connection.execute(
-        "SELECT seq, id, slot, state, code, job, input, package, changed_ns, note,"
-        " kept_bytes, kept_output FROM jobs"
-        " ORDER BY seq"
+def _rows(connection: sqlite3.Connection, columns: str) -> list[Any]:
+    return connection.execute(f"SELECT {columns} FROM jobs ORDER BY seq").fetchall()  # noqa: S608
+
+
+def test_batch_operation_between_writes_sees_those_before_it(
+    connection: sqlite3.Connection,
+) -> None:
+    """Each result stands at the place of its operation; a move removes the note of one before."""
+    job = _job(0)
+
+    def note(connection: sqlite3.Connection) -> str:
+        before = connection.execute("SELECT state FROM jobs").fetchone()[0]
+        connection.execute("UPDATE jobs SET note = 'waits'")
+        return str(before)
+
+    moved = Moved(msgspec.structs.replace(job, state=JobState.WAITING), 2)
+    results = perform(connection, [Accepted(job, b"in", {}, 1), note, moved, note])
+    assert results == [None, "queued", None, "waiting"]
+    assert perform(connection, [moved]) == [None]
+    assert _rows(connection, "state, note, changed_ns") == [("waiting", None, 2)]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "kept"),
+    [
+        (b"in", Code.OK, None),
+        (b"in", Code.TRAP, b"in"),
+        (bytes(20_000), Code.TRAP, None),
+        (None, Code.TRAP, None),
+    ],
+    ids=["ok", "failed", "failed-large", "failed-unread"],
+)
+def test_batch_final_job_keeps_input_only_if_failed_and_small(
+    connection: sqlite3.Connection, data: bytes | None, code: Code, kept: bytes | None
+) -> None:
+    """The input of a failed job is there for a retry; a large one is not kept."""
+    job = _job(0)
+    work = [Accepted(job, data, {}, 1), _ended(job, JobState.EXECUTED, code)]
+    perform(connection, work)
+    assert _rows(connection, "input") == [(data,)]
+    perform(connection, [_ended(job, JobState.DELIVERED, code)])
+    assert _rows(connection, "input") == [(kept,)]
+
+
+def test_batch_versions_taken_the_last_one_is_kept(connection: sqlite3.Connection) -> None:
+    """An accepted job and a drop without a job record versions in the same table."""
+    job = _job(0)
+    work = [Accepted(job, None, {"/a": b"1", "/b": b"1"}, 1), Remembered({"/a": b"2"})]
+    perform(connection, work)
+    taken = connection.execute("SELECT path, version FROM taken ORDER BY path").fetchall()
+    assert taken == [(b"/a", b"2"), (b"/b", b"1")]
+
+
+def test_batch_failed_link_slot_awaits_module_until_its_next_job(
+    connection: sqlite3.Connection,
+) -> None:
+    """A job that failed because of its module adds a row; the slot's next job removes it."""
+    job, later = _job(0), _job(3)
+    perform(
+        connection, [Accepted(job, None, {}, 1), _ended(job, JobState.EXECUTED, Code.LINK_ERROR)]
     )
-    awaiting = connection.execute(
-        "SELECT path, module, awaiting.job FROM awaiting JOIN jobs ON jobs.id = awaiting.job"
-        " WHERE code = 'link-error' ORDER BY path"
-    )
-    return [*jobs, *awaiting, *connection.execute("SELECT * FROM taken ORDER BY path")]
+    assert connection.execute("SELECT job FROM awaiting").fetchall() == [("job-0",)]
+    perform(connection, [Accepted(later, None, {}, 3)])
+    assert connection.execute("SELECT job FROM awaiting").fetchall() == []
+    perform(connection, [_ended(job, JobState.DELIVERED, Code.LINK_ERROR)])
+    assert connection.execute("SELECT job FROM awaiting").fetchall() == []
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_many_writes_together_leave_what_they_leave_one_by_one(tmp_path: Path, seed: int) -> None:
-    """Whatever comes between them, and however often a row is written."""
-    work = _random_work(random.Random(seed))  # noqa: S311 - a test's dice
-    together = open_for_writing(tmp_path / "together.sqlite")
-    alone = open_for_writing(tmp_path / "alone.sqlite")
-    try:
-        results = perform(together, work)
-        assert results == [result for one in work for result in perform(alone, [one])]
-        assert _content(together) == _content(alone)
-        assert len(_content(together)) > 0
-    finally:
-        together.close()
-        alone.close()
-
-
-def test_a_final_job_has_no_package_and_an_open_one_keeps_its() -> None:
-    """What could not be delivered is kept until the job is done with."""
+def test_batch_final_job_loses_its_package_and_open_job_keeps_it() -> None:
+    """Results that could not be delivered are kept until the job is final."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.execute(
         "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, slot, state, code, job,"
