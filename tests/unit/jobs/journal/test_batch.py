@@ -70,8 +70,7 @@ def test_batch_final_job_keeps_input_only_if_failed_and_small(
 ) -> None:
     """The input of a failed job is there for a retry; a large one is not kept."""
     job = _job(0)
-    work = [Accepted(job, data, {}, 1), _ended(job, JobState.EXECUTED, code)]
-    perform(connection, work)
+    perform(connection, [Accepted(job, data, {}, 1), _ended(job, JobState.EXECUTED, code)])
     assert _rows(connection, "input") == [(data,)]
     perform(connection, [_ended(job, JobState.DELIVERED, code)])
     assert _rows(connection, "input") == [(kept,)]
@@ -80,8 +79,8 @@ def test_batch_final_job_keeps_input_only_if_failed_and_small(
 def test_batch_versions_taken_the_last_one_is_kept(connection: sqlite3.Connection) -> None:
     """An accepted job and a drop without a job record versions in the same table."""
     job = _job(0)
-    work = [Accepted(job, None, {"/a": b"1", "/b": b"1"}, 1), Remembered({"/a": b"2"})]
-    perform(connection, work)
+    accepted = Accepted(job, None, {"/a": b"1", "/b": b"1"}, 1)
+    perform(connection, [accepted, Remembered({"/a": b"2"})])
     taken = connection.execute("SELECT path, version FROM taken ORDER BY path").fetchall()
     assert taken == [(b"/a", b"2"), (b"/b", b"1")]
 
