@@ -244,6 +244,6 @@ def test_a_module_that_was_run_alone_and_owed_nothing_is_no_loss(tmp_path: Path)
     lives = Lives(tmp_path)
     lives.start()
     lives.producer.module(lives.wasm / "module.wasm")
-    wait_until(lambda: lives.events("module-needs-input"), "the module's own run")
+    wait_until(lambda: lives.events("module-input-missing"), "the module's own run")
     lives.producer.drop("input.json", lives.producer.version(module=None))
     assert lives.verdict() == []

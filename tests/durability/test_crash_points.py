@@ -34,8 +34,8 @@ from tests.support.durability.trace import command, read_trace
 #: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
 _ONCE: Final = {
-    "service.instance_lock._Claim._own_file:unlink",
-    "service.instance_lock._Claim._try:unlink",
+    "service.instance_lock._InstanceLock._own_file:unlink",
+    "service.instance_lock._InstanceLock._try:unlink",
     "delivery.placement.Placing._rename:replace-2",
     "delivery.placement.Placing.leave:unlink",
     "system.durable_files.write_durably:unlink",
@@ -100,20 +100,20 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     moment = "2026-01-01T00:00:00.000000Z"
     marker = {
         "schema": "wasmdrop.marker/1",
-        "jobs.job": "earlier",
+        "job": "earlier",
         "id": None,
         "status": "succeeded",
         "code": "ok",
         "message": "",
         "attempt": 1,
         "slot": "input-a.json",
-        "jobs.entrypoint": "run",
-        "protocol.module_types": None,
+        "entry": "run",
+        "module": None,
         "input": None,
         "files": {"result-a.json": {"sha256": digest, "bytes": len(result)}},
         **dict.fromkeys(("dropped_at", "started_at", "finished_at"), moment),
         "seconds": dict.fromkeys(("queued", "compile", "run", "total"), 0.0),
-        "protocol.limits": {},
+        "limits": {},
         "runtime": dict.fromkeys(("wasmdrop", "wasmtime", "platform"), "earlier"),
     }
     (lives.shared / "result-a.json").write_bytes(result)
@@ -123,7 +123,7 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     (lives.shared / ".wasmdrop-0-0").touch()
     os.mkfifo(lives.shared / ".wasmdrop.lock")
     modules, code = lives.state / "modules", lives.state / "code"
-    results = lives.state / "jobs.undelivered"
+    results = lives.state / "undelivered"
     for directory in (lives.state, modules, code, code / ("0" * 16), results):
         directory.mkdir(mode=0o700)
     (lives.state / "lock").touch()
@@ -135,7 +135,7 @@ def _leave_an_earlier_life(lives: Lives) -> None:
 @contextmanager
 def _damaged_journal(state: Path) -> Iterator[None]:
     """Leave a journal that can't be read, and look at it meanwhile, so that its log stays."""
-    path = state / "jobs.journal.writer.sqlite"
+    path = state / "journal.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE jobs (id TEXT)")
@@ -168,7 +168,7 @@ def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
             deep = {"in": text, "deep/er/in": text}
             producer.drop("input-files.json", producer.version(module="files", files=deep))
             _await(lives, "input-files.json")
-        producer.module(lives.wasm / "protocol.module_types.wasm", "input.json")
+        producer.module(lives.wasm / "module.wasm", "input.json")
         producer.module(lives.wasm / "m.wasm")
         producer.drop("input-a.json", producer.version())
         _await(lives, "input-a.json")
@@ -200,7 +200,7 @@ def _prepared(base: Path, name: str) -> Lives:
         _leave_an_earlier_life(lives)
     lives.producer.module(lives.wasm / "m.wasm")
     lives.producer.module(lives.wasm / "files.wasm", keeps_files=True)
-    lives.producer.module(lives.wasm / "protocol.module_types.wasm", "input.json")
+    lives.producer.module(lives.wasm / "module.wasm", "input.json")
     return lives
 
 
@@ -248,7 +248,7 @@ def test_a_marker_that_was_not_synced_is_synced_before_its_job_is_closed(tmp_pat
     children = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGTERM)
     assert tracer.wait(DEADLINE_SECONDS) == 0, lives.log_text()
-    assert lives.events("job-was-delivered")
+    assert lives.events("job-already-delivered")
     synced = [call.path(0) for call in read_trace(trace) if call.name in {"fsync", "fdatasync"}]
     closed = next(at for at, path in enumerate(synced) if path.endswith("journal.sqlite-wal"))
     assert str(lives.shared) in synced[:closed]
@@ -263,14 +263,16 @@ def test_a_delivery_that_dies_alone_is_made_good_by_another(
     note = tmp_path / "died"
     lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment, note))
     lives.launch()
-    assert _work(lives, lambda: bool(lives.events("delivery-died"))), lives.log_text()[-4000:]
+    assert _work(lives, lambda: bool(lives.events("delivery-worker-died"))), lives.log_text()[
+        -4000:
+    ]
     assert note.exists(), lives.log_text()[-4000:]
     for slot in lives.producer.slots:
         assert check_slot_now(lives.shared, slot) is None
     lives.deaths = 1
     findings = lives.verdict()
     assert [one for one in findings if one.kind is not Kind.LEFTOVER] == []
-    assert len(lives.events("delivery-died")) == 1
+    assert len(lives.events("delivery-worker-died")) == 1
     lives.prefix = ()
     lives.start()
     assert lives.verdict() == []

@@ -169,7 +169,7 @@ def test_a_default_module_that_needs_an_input_gets_it_later(tmp_path: Path) -> N
     daemon = Daemon(tmp_path)
     with daemon.running():
         drop(daemon.wasm / "module.wasm", FIB_WASM)
-        wait_until(lambda: daemon.events("module-needs-input"), "the report")
+        wait_until(lambda: daemon.events("module-input-missing"), "the report")
         assert not daemon.result_path("input.json", ".json").exists()
         daemon.submit("input.json", {"entry": "fib", "args": [12]})
         assert daemon.result("input.json")["results"] == [144]

@@ -256,7 +256,7 @@ def test_a_result_that_waits_survives_a_kill(tmp_path: Path) -> None:
         drop_waiting(daemon, "mounted/input.json")
         _mount("tmpfs", mounted, "tmpfs", _MS_REMOUNT | _MS_RDONLY)
         release(daemon)
-        wait_until(lambda: daemon.events("delivery-waits"), "the wait")
+        wait_until(lambda: daemon.events("delivery-postponed"), "the wait")
         daemon.kill()
         _mount("tmpfs", mounted, "tmpfs", _MS_REMOUNT)
         with daemon.running():

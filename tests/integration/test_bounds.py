@@ -60,7 +60,7 @@ def test_results_of_slots_that_are_gone_are_not_in_memory(tmp_path: Path) -> Non
     _keep_results(daemon, 30, _LARGE_BYTES)
     with daemon.running():
         assert daemon.process is not None
-        wait_until(lambda: daemon.events("delivery-waits"), "a try")
+        wait_until(lambda: daemon.events("delivery-postponed"), "a try")
         for number in range(5):
             daemon.submit("input.json", GOOD % number)
         # A third of what waits: one that is tried may be on its way.

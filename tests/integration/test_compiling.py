@@ -57,8 +57,8 @@ def test_a_long_compilation_is_told_of_and_holds_up_nobody(daemon: Daemon) -> No
     daemon.submit("input-first.json", {"module": "fib", "entry": "fib", "args": [2]})
 
     drop(daemon.shared / "input-slow.json", {"module": "slow", "entry": "run", "args": [1]})
-    wait_until(lambda: len(daemon.events("module-compiling")) > 1, "the compilation to begin")
-    begun = daemon.events("module-compiling")[-1]
+    wait_until(lambda: len(daemon.events("compilation-started")) > 1, "the compilation to begin")
+    begun = daemon.events("compilation-started")[-1]
     assert (begun["bytes"], begun["seconds"]) == (len(slow), 0.0)
 
     # A module that is compiled already runs meanwhile, again and again.
@@ -72,8 +72,10 @@ def test_a_long_compilation_is_told_of_and_holds_up_nobody(daemon: Daemon) -> No
     assert f"of {len(slow) / 1e6:.1f} MB" in told["why"]
     assert told["state_seconds"] > 0
 
-    wait_until(lambda: daemon.events("module-compiling")[-1]["seconds"] > 0, "progress in the log")
-    assert daemon.events("module-compiling")[-1]["module"] == begun["module"]
+    wait_until(
+        lambda: daemon.events("compilation-started")[-1]["seconds"] > 0, "progress in the log"
+    )
+    assert daemon.events("compilation-started")[-1]["module"] == begun["module"]
     assert begun["module"] not in [event["module"] for event in daemon.events("module-compiled")]
 
 
@@ -84,7 +86,7 @@ def test_a_new_module_does_not_wait_for_long_compilations(daemon: Daemon) -> Non
         job = {"module": f"slow{number}", "entry": "run", "args": [1]}
         drop(daemon.shared / f"input-{number}.json", job)
     begun = "the compilations to begin"
-    wait_until(lambda: len(daemon.events("module-compiling")) >= COMPILERS, begun)
+    wait_until(lambda: len(daemon.events("compilation-started")) >= COMPILERS, begun)
     for number in range(3):
         body = FIB.replace("i64.const 2", f"i64.const {number + 2}")
         drop(daemon.wasm / f"new{number}.wasm", bytes(wat2wasm(body)))
@@ -103,7 +105,7 @@ def test_a_module_that_waits_for_the_compiler_is_said_to(daemon: Daemon) -> None
         job = {"module": f"slow{number}", "entry": "run", "args": [1]}
         drop(daemon.shared / f"input-{number}.json", job)
     begun = "the first compilations to begin"
-    wait_until(lambda: len(daemon.events("module-compiling")) >= compilers, begun)
+    wait_until(lambda: len(daemon.events("compilation-started")) >= compilers, begun)
     last = f"input-{compilers}.json"
     drop(daemon.shared / last, {"module": f"slow{compilers}", "entry": "run", "args": [1]})
     told = wait_until(
@@ -164,4 +166,6 @@ def test_a_slow_module_of_another_directory_gets_a_compiler(daemon: Daemon) -> N
 
 def under_way(daemon: Daemon) -> set[str]:
     """Return the modules of which the log tells that their compilation goes on."""
-    return {event["module"] for event in daemon.events("module-compiling") if event["seconds"] > 0}
+    return {
+        event["module"] for event in daemon.events("compilation-started") if event["seconds"] > 0
+    }

@@ -120,7 +120,7 @@ def test_claim_name_taken_by_something_else_is_freed(tmp_path: Path, kind: str) 
         claim.mkdir()
     with daemon.running():
         assert daemon.submit("input.json", fib(12))["code"] == "ok"
-        assert len(daemon.events("claim-moved-aside")) == 1
+        assert len(daemon.events("lock-file-set-aside")) == 1
         assert "in use by process" in refused(daemon, WASMDROP_STATE_DIR=str(tmp_path / "other"))
     assert target.read_text() == "precious"
     assert len(list(daemon.shared.glob(".wasmdrop.lock.aside-*"))) == 1
@@ -258,7 +258,7 @@ def test_a_slot_that_is_gone_for_good_is_let_go(tmp_path: Path) -> None:
         drop(daemon.shared / "gone" / "input.json", "{}")
         wait_until(lambda: states(daemon).get("gone/input.json") == "running", "the job to run")
         shutil.rmtree(daemon.shared / "gone")
-        wait_until(lambda: daemon.events("slot-let-go"), "the slot to be let go")
+        wait_until(lambda: daemon.events("result-discarded"), "the slot to be let go")
         wait_until(lambda: states(daemon)["gone/input.json"] == "discarded", "the journal")
     with daemon.running():
         pass
@@ -296,7 +296,7 @@ def test_a_filesystem_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
         drop(slow / "input.json", '{"module":"loop","timeout_sec":2}')
         wait_until(lambda: states(daemon).get("slow/input.json") == "running", "the job to run")
         with frozen(slow):
-            wait_until(lambda: daemon.events("delivery-hangs"), "the delivery to hang")
+            wait_until(lambda: daemon.events("delivery-worker-stalled"), "the delivery to hang")
             assert daemon.submit("input.json", fib(12))["code"] == "ok"
         marker = wait_until(lambda: daemon.marker("slow/input.json"), "the marker")
         assert marker["code"] == "timeout"
@@ -319,7 +319,7 @@ def test_a_delivery_that_was_only_slow_is_not_repeated(tmp_path: Path) -> None:
         wait_until(lambda: states(daemon).get("slow/input.json") == "running", "the job to run")
         with frozen(state):
             with frozen(slow):
-                wait_until(lambda: daemon.events("delivery-hangs"), "the delivery to hang")
+                wait_until(lambda: daemon.events("delivery-worker-stalled"), "the delivery to hang")
             wait_until(lambda: daemon.marker("slow/input.json"), "the marker")
         wait_until(lambda: daemon.events("job-finished"), "the end of the job")
         daemon.submit("slow/input-other.json", fib(12))

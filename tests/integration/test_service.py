@@ -83,7 +83,7 @@ def test_the_forking_server_may_die_and_its_jobs_are_tried_again(tmp_path: Path)
     os.kill(daemon.server(), signal.SIGKILL)
     daemon.submit("input.json", '{"entry":"fib","args":[6]}')
     assert daemon.result("input.json")["results"] == [8]
-    wait_until(lambda: daemon.events("forking-server-died"), "the log")
+    wait_until(lambda: daemon.events("fork-server-died"), "the log")
     assert daemon.stop() == 0
 
 
@@ -104,7 +104,7 @@ def test_a_process_that_delivers_may_die_and_is_replaced(tmp_path: Path) -> None
             os.kill(process, signal.SIGKILL)
         daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
     assert daemon.result("input.json")["results"] == [21]
-    wait_until(lambda: len(daemon.events("delivery-died")) == 3, "the log")
+    wait_until(lambda: len(daemon.events("delivery-worker-died")) == 3, "the log")
     assert set(daemon.deliverers()).isdisjoint(before)
     wait_until(lambda: len(daemon.lines()) == 4, "the lines")
     assert daemon.stop() == 0

@@ -82,8 +82,8 @@ def assert_drained(daemon: Daemon, number: int) -> None:
     marker = daemon.marker("input.json")
     assert marker is not None
     assert (marker["code"], marker["attempt"]) == ("timeout", 1)
-    assert not daemon.events("forking-server-died")
-    assert not daemon.events("delivery-died")
+    assert not daemon.events("fork-server-died")
+    assert not daemon.events("delivery-worker-died")
 
 
 @pytest.mark.parametrize("number", signals.STOP, ids=signals.name_of)

@@ -84,7 +84,7 @@ def an_output_that_waits(daemon: Daemon) -> Path:
         jobs = daemon.state / "jobs"
         (left,) = wait_until(lambda: list(jobs.glob("*/left")), "the job to write")
         shutil.rmtree(daemon.shared / "gone")
-        wait_until(lambda: daemon.events("delivery-waits"), "the failure")
+        wait_until(lambda: daemon.events("delivery-postponed"), "the failure")
     assert left.exists()
     (daemon.shared / "gone").mkdir()
     return left.parent

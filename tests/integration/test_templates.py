@@ -44,7 +44,7 @@ def test_a_template_that_is_killed_loses_no_job_and_doubles_none(daemon: Daemon)
     # The line comes after the marker is durable, and so a moment after it is there.
     wait_until(lambda: len(daemon.lines()) >= len(inputs) + 3, "the last line")
     assert len(daemon.lines()) == len(inputs) + 3
-    assert daemon.events("template-gone")
+    assert daemon.events("zygote-exited")
 
 
 def _fib(n: int) -> int:

@@ -74,7 +74,7 @@ def test_watches_that_run_out_lead_to_polling_and_a_clear_word(tmp_path: Path) -
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
     with kernel_setting("max_user_watches", 1):
         daemon.start()
-    assert "fs.inotify.max_user_watches" in daemon.events("polling")[0]["reason"]
+    assert "fs.inotify.max_user_watches" in daemon.events("polling-started")[0]["reason"]
     assert daemon.submit("input.json", '{"entry":"fib","args":[12]}')["code"] == "ok"
     assert daemon.stop() == 0
 
@@ -128,18 +128,18 @@ def test_inotify_instances_that_run_out_lead_to_polling_until_there_are_some(
     user = LimitedUser(daemon, instances=0)
     with daemon.running():
         assert user.instances() == 0
-        (polling,) = daemon.events("polling")
+        (polling,) = daemon.events("polling-started")
         assert polling["level"] == "warning"
         assert "fs.inotify.max_user_instances" in polling["reason"]
         assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
         assert daemon.submit("new/input.json", {"entry": "fib", "args": [3]})["code"] == "ok"
         user.allow(1)
-        wait_until(lambda: daemon.events("polling-ended"), "the end of polling")
+        wait_until(lambda: daemon.events("polling-stopped"), "the end of polling")
         assert user.instances() == 1
         for name in ("input.json", "before/input.json", "new/input.json", "newer/input.json"):
             assert daemon.submit(name, {"entry": "fib", "args": [7]})["code"] == "ok"
         wait_until(lambda: user.watches() == 5, "a watch of each directory")
-        assert len(daemon.events("polling")) == 1
+        assert len(daemon.events("polling-started")) == 1
 
 
 @needs_root
@@ -153,7 +153,7 @@ def test_directory_that_is_exchanged_while_instances_are_out_is_polled(tmp_path:
         wait_until(lambda: daemon.events("directory-replaced"), "the new directory to be seen")
         assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
         user.allow(1)
-        wait_until(lambda: daemon.events("polling-ended"), "the end of polling")
+        wait_until(lambda: daemon.events("polling-stopped"), "the end of polling")
         assert daemon.submit("input-2.json", {"entry": "fib", "args": [12]})["code"] == "ok"
 
 
@@ -166,7 +166,7 @@ def test_polling_opens_no_inotify_instance(tmp_path: Path) -> None:
         user.allow(1)
         assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
         assert user.instances() == 0
-        assert not daemon.events("polling")
+        assert not daemon.events("polling-started")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_kernel_without_inotify_leads_to_polling(tmp_path: Path, number: int, wo
     command = [sys.executable, "-m", "wasmdrop", "serve"]
     daemon.prefix = (sys.executable, "-c", LAUNCHER, json.dumps([calls, [], 0, command]))
     with daemon.running():
-        assert word in daemon.events("polling")[0]["reason"]
+        assert word in daemon.events("polling-started")[0]["reason"]
         assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
 
 
@@ -197,7 +197,7 @@ def test_a_mount_that_raises_no_events_is_polled(tmp_path: Path) -> None:
     subprocess.run(["bindfs", str(volume), str(daemon.shared)], check=True)
     try:
         with daemon.running():
-            assert "fuse" in daemon.events("polling")[0]["reason"]
+            assert "fuse" in daemon.events("polling-started")[0]["reason"]
             drop(volume / "input.json", '{"entry":"fib","args":[12]}')
             daemon.wait_for("input.json", b'{"entry":"fib","args":[12]}')
             assert daemon.result("input.json")["results"] == [144]

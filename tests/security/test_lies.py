@@ -81,7 +81,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]:
 
 
 #: Two have tests of their own, as they cost or leave machine code.
-_LIES = [lie for lie in LIES if lie not in {"stale-code", "compiled-nothing"}]
+_LIES = [lie for lie in LIES if lie not in {"machine-code-stale", "compiled-nothing"}]
 
 
 @pytest.mark.parametrize("lie", _LIES)
@@ -115,7 +115,7 @@ def test_a_lie_spoils_the_liars_job_alone(bench: LiesBench, lie: str) -> None:
 
 def test_a_lie_about_stale_code_costs_a_compilation(bench: LiesBench) -> None:
     """The code is made anew, and runs that hold the old one go on."""
-    (told,) = bench.run("stale-code")
+    (told,) = bench.run("machine-code-stale")
     assert isinstance(told, SandboxError)
     (later,) = bench.run("seven")
     assert isinstance(later, Outcome)

@@ -552,7 +552,7 @@ def test_result_is_delivered_to_no_other_users_directory(daemon: Daemon) -> None
         moves = f"mv {slot} {away} && mv {mine} {slot}"
         subprocess.run([*as_user(BOB), "sh", "-c", moves], check=True)
         drop(daemon.wasm / "late.wasm", bytes(wat2wasm(KEEPS_FILES)))
-        wait_until(lambda: daemon.events("delivery-waits"), "the refusal")
+        wait_until(lambda: daemon.events("delivery-postponed"), "the refusal")
         others_run(daemon)
         assert list(slot.iterdir()) == []
         back = f"mv {slot} {mine} && mv {away} {slot}"

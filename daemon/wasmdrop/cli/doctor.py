@@ -16,11 +16,11 @@ from wasmdrop import settings
 from wasmdrop.protocol.text import one_line
 from wasmdrop.service import log
 from wasmdrop.service.doctor.examination import examine
-from wasmdrop.service.doctor.finding import Finding, Status, worst
+from wasmdrop.service.doctor.finding import Finding, Severity, worst
 
 __all__ = ["add_arguments", "run"]
 
-_STYLES: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "bold red"}
+_STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
     else:
         _print(findings)
-    return 1 if status is Status.PROBLEM else 0
+    return 1 if status is Severity.PROBLEM else 0
 
 
 def _print(findings: Sequence[Finding]) -> None:
@@ -54,8 +54,8 @@ def _print(findings: Sequence[Finding]) -> None:
     # Piped into a file or grep, a row must stay one line.
     console = Console(width=None if sys.stdout.isatty() else 400, soft_wrap=not sys.stdout.isatty())
     console.print(table)
-    counts = {status: sum(finding.status is status for finding in findings) for status in Status}
-    problems, warnings = counts[Status.PROBLEM], counts[Status.WARNING]
+    counts = {status: sum(finding.status is status for finding in findings) for status in Severity}
+    problems, warnings = counts[Severity.PROBLEM], counts[Severity.WARNING]
     console.print(f"\n{len(findings)} checks: {problems} problems, {warnings} warnings")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from wasmdrop import settings
 from wasmdrop.jobs.job import Job, JobState
-from wasmdrop.jobs.journal.reader import Entry
+from wasmdrop.jobs.journal.reader import JournalEntry
 from wasmdrop.protocol.marker import timestamp
 from wasmdrop.protocol.outcome import bounded_text
 from wasmdrop.protocol.slot import InputFile, PinnedModule
@@ -46,7 +46,7 @@ def load(options: argparse.Namespace) -> Settings:
     return settings.load(os.environ, flags).settings
 
 
-def why(entry: Entry, first: Job | None) -> str:
+def why(entry: JournalEntry, first: Job | None) -> str:
     """Return why an open job is where it is, or what was wrong with one that failed.
 
     ``first`` is the first open job of its slot. The text is in one line, fit for a terminal.
@@ -76,7 +76,7 @@ def _why(job: Job, first: Job | None) -> str:
     return job.message.partition("\n")[0]
 
 
-def seconds_of(entry: Entry) -> float:
+def seconds_of(entry: JournalEntry) -> float:
     """Return how long an open job has been in its state, or how long a finished one took in all."""
     job = entry.job
     end_ns = job.finished_at_ns
@@ -97,7 +97,7 @@ def shown_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def as_json(entry: Entry, first: Job | None) -> str:
+def as_json(entry: JournalEntry, first: Job | None) -> str:
     """Return one line: all that is known of the job. Times are UTC, those to come are null."""
     job = entry.job
     is_open = not job.state.is_final
@@ -125,7 +125,7 @@ def as_json(entry: Entry, first: Job | None) -> str:
     return json.dumps(body, separators=(",", ":"))
 
 
-def facts(entry: Entry, first: Job | None) -> list[tuple[str, str]]:
+def facts(entry: JournalEntry, first: Job | None) -> list[tuple[str, str]]:
     """Return what ``show`` says, by name; each but the message in one line."""
     job = entry.job
     state = f"{job.state}, {'for' if not job.state.is_final else 'after'} "

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from wasmdrop.cli import job_view
 from wasmdrop.jobs.job import Job, JobState
-from wasmdrop.jobs.journal.reader import Entry, History, Wanted
+from wasmdrop.jobs.journal.reader import JobFilter, JournalEntry, JournalReader
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import one_line
@@ -47,7 +47,7 @@ Examples:
   wasmdrop jobs --follow --json | jq 'select(.state == "delivered")'
 """
 
-_Show: TypeAlias = Callable[[Entry, Job | None], None]
+_Show: TypeAlias = Callable[[JournalEntry, Job | None], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     if options.limit < 0:
         raise SettingsError(f"--limit: expected 0 or more, got {options.limit}")
     try:
-        with History(loaded.state_dir) as history:
+        with JournalReader(loaded.state_dir) as history:
             found = history.jobs(wanted, options.limit or sys.maxsize)
             firsts = _Firsts(history)
             rows = [(entry, firsts.of(entry)) for entry in found]
@@ -114,11 +114,11 @@ def run(options: argparse.Namespace) -> int:
 class _Firsts:
     """Which job comes first in a slot, looked up once for all that wait behind it."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: JournalReader) -> None:
         self._history = history
         self._found: dict[str, Job | None] = {}
 
-    def of(self, entry: Entry) -> Job | None:
+    def of(self, entry: JournalEntry) -> Job | None:
         slot = entry.job.slot.key
         if entry.job.state is not JobState.QUEUED:
             return None
@@ -127,10 +127,10 @@ class _Firsts:
         return self._found[slot]
 
 
-def _follow(loaded: Settings, wanted: Wanted, show: _Show, after_ns: int) -> None:
+def _follow(loaded: Settings, wanted: JobFilter, show: _Show, after_ns: int) -> None:
     """Show every change after that time, until interrupted."""
     while True:
-        with History(loaded.state_dir) as history:
+        with JournalReader(loaded.state_dir) as history:
             firsts = _Firsts(history)
             while changed := history.changes(wanted, after_ns):
                 for entry in changed:
@@ -140,13 +140,13 @@ def _follow(loaded: Settings, wanted: Wanted, show: _Show, after_ns: int) -> Non
         time.sleep(_LOOK_SECONDS)
 
 
-def _wanted(options: argparse.Namespace, loaded: Settings) -> Wanted:
+def _wanted(options: argparse.Namespace, loaded: Settings) -> JobFilter:
     states, codes = set(options.state or ()), set(options.code or ())
     if _OPEN in states:
         states |= {state for state in JobState if not state.is_final}
     if _FAILED in codes:
         codes |= set(Code) - {Code.OK}
-    return Wanted(
+    return JobFilter(
         frozenset(JobState(state) for state in states - {_OPEN}),
         frozenset(Code(code) for code in codes - {_FAILED}),
         frozenset(name for slot in options.slot or () for name in _slot_names(slot, loaded)),
@@ -167,7 +167,7 @@ def _show(*, as_json: bool) -> _Show:
     return lambda entry, first: _write("\t".join(_row(entry, first)))
 
 
-def _row(entry: Entry, first: Job | None) -> tuple[str, ...]:
+def _row(entry: JournalEntry, first: Job | None) -> tuple[str, ...]:
     job, seconds = entry.job, job_view.seconds_of(entry)
     return (
         job.id,

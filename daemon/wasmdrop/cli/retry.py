@@ -20,7 +20,7 @@ import msgspec
 
 from wasmdrop.cli import job_view
 from wasmdrop.jobs.job import Job
-from wasmdrop.jobs.journal.reader import Entry, History
+from wasmdrop.jobs.journal.reader import JournalEntry, JournalReader
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.outcome import bounded_text
 from wasmdrop.protocol.slot import FileVersion, InputFile
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Drop the job's input again; return the exit status."""
     loaded = job_view.load(options)
-    with History(loaded.state_dir) as history:
+    with JournalReader(loaded.state_dir) as history:
         entry = history.find(options.job)
         first = history.first_open(entry.job.slot.key)
         latest = history.latest(entry.job.slot.key)
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _require_finished(entry: Entry, first: Job | None) -> None:
+def _require_finished(entry: JournalEntry, first: Job | None) -> None:
     job = entry.job
     if not job.state.is_final:
         raise SettingsError(
@@ -233,7 +233,7 @@ def _identity(name: str, directory: int) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _advice(entry: Entry, *, is_restoring: bool) -> str:
+def _advice(entry: JournalEntry, *, is_restoring: bool) -> str:
     if not entry.has_input:
         return "the journal has not kept the job's, as it does for small ones of jobs that failed"
     if is_restoring:

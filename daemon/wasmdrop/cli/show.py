@@ -5,7 +5,7 @@ import sys
 from typing import Final
 
 from wasmdrop.cli import job_view
-from wasmdrop.jobs.journal.reader import History
+from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.text import indented
 
 __all__ = ["add_arguments", "run"]
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the job."""
-    with History(job_view.load(options).state_dir) as history:
+    with JournalReader(job_view.load(options).state_dir) as history:
         entry = history.find(options.job)
         first = history.first_open(entry.job.slot.key)
     if options.as_json:

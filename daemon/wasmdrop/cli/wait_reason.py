@@ -7,7 +7,7 @@ from pathlib import Path
 from wasmdrop import settings
 from wasmdrop.cli import job_view
 from wasmdrop.client import Submission
-from wasmdrop.jobs.journal.reader import History
+from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.errors import SettingsError, StorageError
 
 __all__ = ["Waiting"]
@@ -29,7 +29,10 @@ class Waiting:
         """
         if self._state_dir is None:
             return None
-        with contextlib.suppress(SettingsError, StorageError), History(self._state_dir) as history:
+        with (
+            contextlib.suppress(SettingsError, StorageError),
+            JournalReader(self._state_dir) as history,
+        ):
             latest = history.latest(submission.slot)
             if latest is None or latest.input is None or latest.state.is_final:
                 return None

@@ -72,14 +72,14 @@ class UnheardError(OSError):
 
 
 class HangsError(TimeoutError):
-    """The process hangs with its filesystem; ``delivery-hangs`` was logged."""
+    """The process hangs with its filesystem; ``delivery-worker-stalled`` was logged."""
 
 
 class Delivery:
     """Delivers results. Used from one event loop.
 
     ``on_delivered`` hears of each package that is in place. ``prints_lines``: whether each one's
-    line goes to standard output then. ``claims``: descriptors of locks that hold as long as
+    line goes to standard output then. ``instance_locks``: descriptors of locks that hold as long as
     anything is delivered.
     """
 
@@ -89,11 +89,11 @@ class Delivery:
         on_delivered: Callable[[Package], None] = lambda _package: None,
         *,
         prints_lines: bool = False,
-        claims: Sequence[int] = (),
+        instance_locks: Sequence[int] = (),
     ) -> None:
         self._shared_dir = shared_dir
         self._on_delivered = on_delivered
-        self._claims = claims
+        self._instance_locks = instance_locks
         self._lock_fd = os.memfd_create("wasmdrop-lines") if prints_lines else -1
         self._mounts = MountTable()
         self._lanes: dict[tuple[str, _Kind], _Lane] = {}
@@ -166,7 +166,9 @@ class Delivery:
         key = (point, kind)
         lane = self._lanes.get(key)
         if lane is None or lane.has_ended:
-            lane = _Lane(point, self._shared_dir, self._lock_fd, self._claims, self._on_delivered)
+            lane = _Lane(
+                point, self._shared_dir, self._lock_fd, self._instance_locks, self._on_delivered
+            )
             lane.stays = key == (self._mounts.of(self._shared_dir).point, _Kind.RESULTS)
             self._lanes[key] = lane
         if lane.is_full:
@@ -226,7 +228,7 @@ class _Lane:
         mount: str,
         shared_dir: str,
         lock_fd: int,
-        claims: Sequence[int],
+        instance_locks: Sequence[int],
         on_delivered: Callable[[Package], None],
     ) -> None:
         self._mount = mount
@@ -257,9 +259,9 @@ class _Lane:
         with theirs:
             shared = os.fsencode(shared_dir)
             arguments = (theirs.fileno(), os.getpid(), shared, f"{temporary_name()}-", lock_fd)
-            # With the claims the process holds what the daemon has claimed, should it outlive it
-            # in a call to a disk that hangs: nobody else may write there before that has ended.
-            descriptors = [fd for fd in (theirs.fileno(), lock_fd, *claims) if fd >= 0]
+            # The worker inherits the instance locks: if it outlives the daemon in a call to a hung
+            # disk, no other daemon may write there before that call has ended.
+            descriptors = [fd for fd in (theirs.fileno(), lock_fd, *instance_locks) if fd >= 0]
             try:
                 self._process = subprocess.Popen(
                     command(*arguments),
@@ -342,7 +344,7 @@ class _Lane:
     def _log_hang(self, undelivered: int) -> None:
         if not self._is_told:
             self._is_told = True
-            _log.warning("delivery-hangs", mount=self._mount, undelivered=undelivered)
+            _log.warning("delivery-worker-stalled", mount=self._mount, undelivered=undelivered)
 
     def forget(self, number: int) -> "_Order | None":
         """Expect no answer any more; return what was to be answered."""
@@ -450,7 +452,7 @@ class _Lane:
         self._reap()
 
     def _on_lost(self) -> None:
-        _log.error("delivery-died", process=self._process.pid, undelivered=len(self._open))
+        _log.error("delivery-worker-died", process=self._process.pid, undelivered=len(self._open))
         self._end(UnheardError(errno.EIO, "the process that delivers died"))
         self._reap()
 

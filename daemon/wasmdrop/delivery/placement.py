@@ -218,7 +218,7 @@ class Placing:
             finally:
                 os.close(parent)
         except OSError as error:
-            self._warn("leftover-stays", name=name, error=str(error))
+            self._warn("leftover-removal-failed", name=name, error=str(error))
 
     def _put_away(self, name: str) -> None:
         """Give whatever has ``name`` a temporary one, to be removed when there is time."""

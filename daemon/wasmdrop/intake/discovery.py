@@ -112,7 +112,7 @@ class Watching:
         every_seconds = self._settings.poll_sec
         if self.scanner.period_seconds > every_seconds:
             reason = why_unwatched(error)
-            _log.warning("polling", path=path, reason=reason, every_sec=every_seconds)
+            _log.warning("polling-started", path=path, reason=reason, every_sec=every_seconds)
             self.scanner.scan_every(every_seconds)
 
     def _try_again(self) -> None:
@@ -123,7 +123,7 @@ class Watching:
             return
         self._tried_at = now
         if not self._has_failed:
-            _log.info("polling-ended", every_sec=self._slow_seconds)
+            _log.info("polling-stopped", every_sec=self._slow_seconds)
             self.scanner.period_seconds = self._slow_seconds
             return
         self._has_failed = False
@@ -155,6 +155,8 @@ def _scan_seconds(settings: Settings, layout: Layout) -> float:
     for directory in (layout.shared_dir, layout.wasm_dir):
         reason = reason_to_poll(directory)
         if reason is not None:
-            _log.warning("polling", path=directory, reason=reason, every_sec=settings.poll_sec)
+            _log.warning(
+                "polling-started", path=directory, reason=reason, every_sec=settings.poll_sec
+            )
             return settings.poll_sec
     return settings.rescan_sec

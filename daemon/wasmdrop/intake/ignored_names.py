@@ -104,9 +104,9 @@ class NearMisses:
             is_last_directory = len(logged) == 1 and len(self._logged) == _MOST_DIRECTORIES
         _log.warning("name-ignored", path=path, reason=reason)
         if is_last_name:
-            _log.warning("more-names-ignored", directory=directory, reason=_NO_MORE)
+            _log.warning("names-ignored", directory=directory, reason=_NO_MORE)
         if is_last_directory:
-            _log.warning("more-names-ignored", directory="others", reason=_NO_MORE)
+            _log.warning("names-ignored", directory="others", reason=_NO_MORE)
 
     def _directory_of(self, path: str) -> str:
         place = self._layout.root_of(path)

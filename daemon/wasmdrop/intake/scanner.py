@@ -87,7 +87,7 @@ class Scanner:
         end = time.monotonic() + _FIRST_WALK_SECONDS
         for point, agenda in list(self._agendas.items()):
             if agenda is not self._home and not agenda.idle.wait(max(0.0, end - time.monotonic())):
-                _log.warning("mount-hangs", mount=point)
+                _log.warning("mount-stalled", mount=point)
         self._is_first = False
         self._home.appoint(self.period_seconds, None)
         self._home.start()
@@ -223,4 +223,4 @@ def _sweep(piece: Piece) -> None:
                 continue
             _log.info("leftover-removed", path=path)
         except OSError as error:
-            _log.warning("leftover-stays", path=path, error=str(error))
+            _log.warning("leftover-removal-failed", path=path, error=str(error))

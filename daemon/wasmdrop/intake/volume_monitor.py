@@ -65,7 +65,7 @@ class StorageMonitor:
                 self._look_for_others()
                 self._look_for_room()
             except Exception:  # noqa: BLE001 - the thread must live
-                _log.exception("storage-look-failed")
+                _log.exception("storage-check-failed")
 
     def _look_for_others(self) -> None:
         for path, known in self._watched.items():
@@ -74,7 +74,7 @@ class StorageMonitor:
                 continue
             self._watched[path] = found
             if found is None:
-                _log.warning("directory-gone", path=path)
+                _log.warning("directory-missing", path=path)
             else:
                 _log.warning("directory-replaced", path=path)
                 self._on_replaced(path)

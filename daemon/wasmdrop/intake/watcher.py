@@ -283,7 +283,7 @@ class _Tree:
             self._watcher._hear(event, path, is_apart)  # noqa: SLF001
         except Exception:  # noqa: BLE001 - see the next line
             # An exception would end watchdog's thread, and with it all watching.
-            _log.exception("watch-failed", path=path)
+            _log.exception("watch-event-failed", path=path)
             self._watcher._lost("an event could not be handled")  # noqa: SLF001
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:

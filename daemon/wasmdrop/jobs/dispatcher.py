@@ -15,13 +15,13 @@ import structlog
 from wasmdrop.delivery.delivery import HangsError, Placement
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import DoneInput, InputDrop, ModuleDrop
-from wasmdrop.jobs.fair_queue import Turns
+from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.job_id import new_job_id
-from wasmdrop.jobs.module_drops import ModuleDrops
+from wasmdrop.jobs.module_reruns import ModuleReruns
 from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import (
-    Execution,
+    JobRunner,
     ModuleAwaitedError,
     NothingOwedError,
     Stages,
@@ -30,7 +30,7 @@ from wasmdrop.jobs.runner import (
     is_large,
     log_finished,
 )
-from wasmdrop.jobs.undelivered import Undelivered
+from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Outcome
@@ -101,8 +101,8 @@ class Dispatcher:
         self._backlog = backlog
         self._on_room = on_room
         self._slots: dict[str, _SlotQueue] = {}
-        self._ready = Turns()
-        self._large = Turns()
+        self._ready = FairQueue()
+        self._large = FairQueue()
         """Slots whose next job has a large input."""
         self._is_larges_turn = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,9 +110,9 @@ class Dispatcher:
         self._bytes = 0
         self._stopping = False
         self._has_room = asyncio.Event()
-        self._execution = Execution(settings, stages, self._aside, self._resume_active)
-        self._undelivered = Undelivered(settings, stages, self._go_on)
-        self._module_drops = ModuleDrops(stages, self)
+        self._execution = JobRunner(settings, stages, self._aside, self._resume_active)
+        self._undelivered = UndeliveredResults(settings, stages, self._go_on)
+        self._module_drops = ModuleReruns(stages, self)
 
     def drop(self, drop: InputDrop | ModuleDrop | DoneInput) -> None:
         """Take a drop from intake."""
@@ -247,10 +247,10 @@ class Dispatcher:
         is_large = _input_bytes(work) > _SMALL_INPUT_BYTES
         (self._large if is_large else self._ready).add(key)
 
-    def _next_ready(self) -> Turns:
+    def _next_ready(self) -> FairQueue:
         """Return where the next job is taken from: large and other inputs take turns."""
         if self._bytes > _BYTES_ON_THEIR_WAY:
-            return Turns()
+            return FairQueue()
         self._is_larges_turn = not self._is_larges_turn
         may_be_large = bool(self._large) and self._bytes <= _LARGE_BYTES_ON_THEIR_WAY
         if may_be_large and (self._is_larges_turn or not self._ready):
@@ -304,7 +304,7 @@ class Dispatcher:
             return  # it stays its slot's active job, without a task
         except NothingOwedError as reason:
             work.job = journal.move_lazily(work.job, JobState.DISCARDED)
-            _log.warning("module-needs-input", job=work.job.id, reason=str(reason))
+            _log.warning("module-input-missing", job=work.job.id, reason=str(reason))
         except Exception:  # noqa: BLE001 - one job's fault must not end the others
             # It stays in the journal, open: the next start tries it again.
             _log.exception("job-stuck", job=work.job.id, slot=work.job.slot.key)
@@ -327,7 +327,7 @@ class Dispatcher:
         self._pump()
 
     def _go_on(self, job: Job, runs_again: bool) -> None:
-        """Let a slot go on whose undelivered results are settled; see :class:`Undelivered`."""
+        """Let a slot go on whose undelivered results are settled."""
         key = job.slot.key
         self._stages.metrics.left(job.id)
         if runs_again:

@@ -6,10 +6,10 @@ directories take turns, and in each of them the directories below it do.
 
 from collections import OrderedDict, deque
 
-__all__ = ["Turns"]
+__all__ = ["FairQueue"]
 
 
-class Turns:
+class FairQueue:
     """Slots that have a job to begin, by key: a path, which may begin with ``root``.
 
     Slots of one directory are in order.

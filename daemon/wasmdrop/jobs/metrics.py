@@ -15,7 +15,7 @@ from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.jobs.job import Job
 from wasmdrop.protocol.outcome import Code, Outcome
 
-__all__ = ["BOUNDS_SECONDS", "Histogram", "Metrics", "Stage"]
+__all__ = ["BOUNDS_SECONDS", "Histogram", "JobStage", "Metrics"]
 
 #: Upper bounds of the histograms' buckets: from a warm job's run to the longest default limit.
 BOUNDS_SECONDS: Final = (
@@ -24,7 +24,7 @@ BOUNDS_SECONDS: Final = (
 )
 
 
-class Stage(StrEnum):
+class JobStage(StrEnum):
     """What a job's time is spent on."""
 
     QUEUED = "queued"
@@ -60,7 +60,7 @@ class Metrics:
     def __init__(self) -> None:
         self.jobs: dict[Code, int] = dict.fromkeys(Code, 0)
         """Jobs whose results are in place, by code."""
-        self.stages = {stage: Histogram() for stage in Stage}
+        self.stages = {stage: Histogram() for stage in JobStage}
         # Ordered: its first is found at once, however many came and went before it.
         self.open_since_ns: OrderedDict[str, int] = OrderedDict()
         """When each job that has no results in place was dropped, since 1970-01-01 UTC, by its id:
@@ -106,18 +106,18 @@ class Metrics:
         """Count how long a job took on its way to ``outcome``."""
         started_ns = job.started_at_ns or job.finished_at_ns or job.dropped_at_ns
         queued_seconds = (started_ns - job.dropped_at_ns) / 1e9 - outcome.compile_seconds
-        self.stages[Stage.QUEUED].observe(queued_seconds)
+        self.stages[JobStage.QUEUED].observe(queued_seconds)
         if outcome.compile_seconds:
-            self.stages[Stage.COMPILE].observe(outcome.compile_seconds)
+            self.stages[JobStage.COMPILE].observe(outcome.compile_seconds)
         if job.started_at_ns is not None:
-            self.stages[Stage.RUN].observe(outcome.run_seconds)
+            self.stages[JobStage.RUN].observe(outcome.run_seconds)
 
     def delivered(self, job: Job, size_bytes: int) -> None:
         """Count a job whose results are in place, and their size without output files."""
         now_ns = time.time_ns()
         self.jobs[job.code or Code.INTERNAL] += 1
-        self.stages[Stage.DELIVER].observe((now_ns - (job.finished_at_ns or now_ns)) / 1e9)
-        self.stages[Stage.TOTAL].observe((now_ns - job.dropped_at_ns) / 1e9)
+        self.stages[JobStage.DELIVER].observe((now_ns - (job.finished_at_ns or now_ns)) / 1e9)
+        self.stages[JobStage.TOTAL].observe((now_ns - job.dropped_at_ns) / 1e9)
         self.result_bytes += size_bytes
 
     def left(self, job_id: str) -> None:

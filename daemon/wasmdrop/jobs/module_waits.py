@@ -1,4 +1,4 @@
-"""Waits: jobs whose module is not there yet. Each is a record; none of them has a task.
+"""ModuleWaits: jobs whose module is not there yet. Each is a record; none of them has a task.
 
 A job is put here before it looks for its module, so that no drop is missed between its look and its
 wait. It leaves when a module is dropped where it may find its own, or at its deadline.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Waits"]
+__all__ = ["ModuleWaits"]
 
 _Waiter = TypeVar("_Waiter")
 
@@ -29,7 +29,7 @@ class _Wait(Generic[_Waiter]):
     """Whether something was dropped, or its time has come, or it was called off."""
 
 
-class Waits(Generic[_Waiter]):
+class ModuleWaits(Generic[_Waiter]):
     """Has those that wait. All wait equally long; used from one event loop.
 
     ``on_over``: called with each that was parked when its wait is over.

@@ -13,7 +13,7 @@ import structlog
 from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal, OpenJob
-from wasmdrop.jobs.undelivered import is_delivered
+from wasmdrop.jobs.undelivered_results import is_delivered
 from wasmdrop.system.mount_threads import Looks
 
 __all__ = ["is_delivered", "recover"]
@@ -69,7 +69,7 @@ async def _resume(journal: Journal, dispatcher: Dispatcher, one: OpenJob, looks:
         if job.state is not JobState.EXECUTED:
             job = journal.move_lazily(job, JobState.EXECUTED)
         journal.move_lazily(job, JobState.DELIVERED)
-        _log.info("job-was-delivered", job=job.id, slot=job.slot.key)
+        _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return
     if job.state is not JobState.QUEUED:
         job = journal.move_lazily(job, JobState.QUEUED)

@@ -17,7 +17,7 @@ import structlog
 from wasmdrop.intake.drops import Intake
 from wasmdrop.jobs.journal.writer import Journal
 
-__all__ = ["keep_house"]
+__all__ = ["run_retention"]
 
 _log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ _LONGEST_LOOK_SECONDS: Final = 60.0
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
 
-async def keep_house(
+async def run_retention(
     journal: Journal, intake: Intake, keep_days: float, journal_bytes: int, period_seconds: float
 ) -> None:
     """Tidy up every ``period_seconds``, and keep the journal in its bound, until cancelled."""
@@ -46,7 +46,7 @@ async def keep_house(
                     due = loop.time() + period_seconds
                     await _tidy_up(journal, keep_days)
             except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
-                _log.exception("housekeeping-failed")
+                _log.exception("retention-failed")
             await asyncio.sleep(min(period_seconds, _TRIM_SECONDS))
     finally:
         forgetting.cancel()
@@ -76,7 +76,7 @@ async def _forget(journal: Journal, intake: Intake, period_seconds: float) -> No
                 async with asyncio.timeout(_LONGEST_LOOK_SECONDS):
                     await _aside(lambda: intake.forget_gone(forget))
         except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
-            _log.exception("housekeeping-failed")
+            _log.exception("retention-failed")
         await asyncio.sleep(period_seconds)
 
 
@@ -89,7 +89,7 @@ async def _tidy_up(journal: Journal, keep_days: float) -> None:
     while pages := await journal.shrink():
         freed += pages
     if pruned or freed:
-        _log.info("tidied-up", jobs=pruned, pages=freed)
+        _log.info("journal-pruned", jobs=pruned, pages=freed)
 
 
 async def _aside(look: Callable[[], None]) -> None:

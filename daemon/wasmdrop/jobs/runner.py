@@ -26,7 +26,7 @@ from wasmdrop.jobs.entrypoint import Plan, plan
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
-from wasmdrop.jobs.module_waits import Waits
+from wasmdrop.jobs.module_waits import ModuleWaits
 from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.input import InputSpec, content_bytes, grants_for, limits_for, parse_input
 from wasmdrop.protocol.limits import Limits
@@ -41,7 +41,7 @@ from wasmdrop.settings import Settings
 from wasmdrop.system.mount_threads import Looks
 
 __all__ = [
-    "Execution",
+    "JobRunner",
     "ModuleAwaitedError",
     "NothingOwedError",
     "Stages",
@@ -119,7 +119,7 @@ class ModuleAwaitedError(Exception):
     """A job's module is not there yet."""
 
 
-class Execution:
+class JobRunner:
     """Finds outcomes.
 
     ``aside`` makes room for other jobs while one has its module looked for or compiled, and holds
@@ -138,7 +138,7 @@ class Execution:
         self._stages = stages
         self._aside = aside
         self._workers = asyncio.Semaphore(settings.workers)
-        self._waits: Waits[Work] = Waits(on_woken)
+        self._waits: ModuleWaits[Work] = ModuleWaits(on_woken)
         """Jobs that wait for their module, by the paths or the digest that it may come at."""
         self._recent: OrderedDict[str, FileVersion] = OrderedDict()
         self._looks = Looks()

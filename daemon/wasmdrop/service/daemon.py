@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,7 @@ import structlog
 from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.discovery import Watching
-from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.drops import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.module_finder import ModuleFinder
 from wasmdrop.intake.taken_versions import TakenVersions
@@ -25,7 +24,7 @@ from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.recovery import recover
-from wasmdrop.jobs.retention import keep_house
+from wasmdrop.jobs.retention import run_retention
 from wasmdrop.jobs.runner import Stages
 from wasmdrop.protocol.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
@@ -35,10 +34,11 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.forkserver import ChildPool
 from wasmdrop.sandbox.host.job_directory import JobDirectories
 from wasmdrop.sandbox.host.module_cache.store import ModuleStore
-from wasmdrop.service.health.liveness import Part, Vitals
+from wasmdrop.service.health.liveness import Liveness, Part
 from wasmdrop.service.health.probes import Health, Sources
-from wasmdrop.service.instance_lock import claim_shared_directory, claim_state_directory
-from wasmdrop.service.shutdown import Stop
+from wasmdrop.service.inbox import Drop, Inbox
+from wasmdrop.service.instance_lock import lock_shared_directory, lock_state_directory
+from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.systemd import notify, watchdog_seconds
 from wasmdrop.settings import Isolation, SandboxMode, Settings
 from wasmdrop.system.durable_files import make_directory_durably
@@ -59,34 +59,6 @@ _JOURNAL: Final = "journal.sqlite"
 _MANY_DROPS: Final = 16
 
 
-_Drop = InputDrop | ModuleDrop | DoneInput
-
-
-class _Inbox:
-    """Hands drops from several threads over to the event loop, all that wait at a time together."""
-
-    take: Callable[[_Drop], None]
-    """Who takes each drop; to be set before there are any."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Drop] = deque()
-        self._is_told = False
-
-    def put(self, drop: _Drop) -> None:
-        """Hand over a drop; from any thread."""
-        self._waiting.append(drop)
-        if not self._is_told:
-            self._is_told = True
-            self._loop.call_soon_threadsafe(self._empty)
-
-    def _empty(self) -> None:
-        self._is_told = False  # first: who puts one in from now on tells again
-        while self._waiting:
-            # Each by itself: what one of them runs into must not hold back the others.
-            self._loop.call_soon(self.take, self._waiting.popleft())
-
-
 async def serve(settings: Settings) -> None:
     """Run the daemon until a signal stops it; see :mod:`wasmdrop.system.signals`.
 
@@ -94,17 +66,19 @@ async def serve(settings: Settings) -> None:
     can be had, ``StorageError`` where the journal can't be opened.
     """
     _check_directories(settings)
-    stop = Stop()
+    stop = Shutdown()
     with (
-        claim_state_directory(settings.state_dir) as state_claim,
-        claim_shared_directory(settings.shared_dir) as shared_claim,
+        lock_state_directory(settings.state_dir) as state_lock,
+        lock_shared_directory(settings.shared_dir) as shared_lock,
     ):
-        claims = (state_claim, shared_claim)
+        instance_locks = (state_lock, shared_lock)
         # Now, as there are no jobs of this daemon's yet.
         if os.geteuid() == 0 and (others := foreign_processes(settings.job_user)):
             _log.warning("job-user-shared", user=settings.job_user.uid, processes=others)
         idle = settings.workers + _SPARE_CHILDREN
-        with Delivery(str(settings.shared_dir), prints_lines=True, claims=claims) as delivery:
+        with Delivery(
+            str(settings.shared_dir), prints_lines=True, instance_locks=instance_locks
+        ) as delivery:
             async with local_executor(settings, idle, settings.workers) as (executor, store):
                 await _serve(settings, executor, store, delivery, stop)
     _log.info("stopped")
@@ -151,7 +125,7 @@ async def run_once(settings: Settings) -> Package:
     :func:`serve`; ``SandboxError`` also where the job was told to stop.
     """
     _check_directories(settings)
-    stop = Stop()
+    stop = Shutdown()
     loop = asyncio.get_running_loop()
     delivered: asyncio.Future[Package] = loop.create_future()
     with (
@@ -159,7 +133,7 @@ async def run_once(settings: Settings) -> Package:
         contextlib.ExitStack() as held,
     ):
         try:
-            held.enter_context(claim_state_directory(settings.state_dir))
+            held.enter_context(lock_state_directory(settings.state_dir))
             state_dir = settings.state_dir
         except (SettingsError, StorageError, OSError):
             state_dir = Path(temporary)
@@ -200,7 +174,7 @@ def _stages(
     journal: Journal,
     delivery: Delivery,
     backlog: Backlog,
-    emit: Callable[[_Drop], None] = lambda _drop: None,
+    emit: Callable[[Drop], None] = lambda _drop: None,
     look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
     unclosed: Callable[[str], Unclosed | None] = lambda _path: None,
     is_polling: Callable[[], bool] = lambda: False,
@@ -232,7 +206,7 @@ async def _serve(
     executor: LocalExecutor,
     store: ModuleStore,
     delivery: Delivery,
-    stop: Stop,
+    stop: Shutdown,
 ) -> None:
     backlog = Backlog(settings.max_queued)
 
@@ -242,7 +216,7 @@ async def _serve(
     journal = Journal(settings.state_dir / _JOURNAL, is_busy)
 
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
-    inbox = _Inbox()
+    inbox = Inbox()
 
     stages = _stages(
         settings,
@@ -298,7 +272,7 @@ async def _serve(
             health.why_not_ready = None
             notify("READY=1")
             tidying = asyncio.create_task(
-                keep_house(
+                run_retention(
                     journal,
                     intake,
                     settings.keep_days,
@@ -323,7 +297,7 @@ async def _close(stages: Stages) -> None:
     await stages.journal.close()
 
 
-async def _until_told(stop: Stop, journal: Journal) -> None:
+async def _until_told(stop: Shutdown, journal: Journal) -> None:
     """Wait for the signal to stop. Raises ``StorageError`` where the journal fails before."""
     told = asyncio.ensure_future(stop.asked.wait())
     either: set[asyncio.Future[Any]] = {told, journal.failure}
@@ -334,9 +308,9 @@ async def _until_told(stop: Stop, journal: Journal) -> None:
         raise StorageError(f"the journal can't be used any more: {journal.failure.result()}")
 
 
-def _vitals(watcher: Watcher, journal: Journal, executor: LocalExecutor) -> Vitals:
+def _vitals(watcher: Watcher, journal: Journal, executor: LocalExecutor) -> Liveness:
     parts: dict[str, Part] = {"watcher": watcher, "journal": journal, "forking_server": executor}
-    return Vitals(parts, lambda: notify("WATCHDOG=1"), watchdog_seconds())
+    return Liveness(parts, lambda: notify("WATCHDOG=1"), watchdog_seconds())
 
 
 def _check_directories(settings: Settings) -> None:

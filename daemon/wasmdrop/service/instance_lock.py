@@ -28,12 +28,12 @@ from wasmdrop.system import openat2
 from wasmdrop.system.durable_files import temporary_name
 from wasmdrop.system.private_files import require_private_directory
 
-__all__ = ["SHARED_CLAIM_NAME", "claim_shared_directory", "claim_state_directory"]
+__all__ = ["SHARED_LOCK_NAME", "lock_shared_directory", "lock_state_directory"]
 
 _log = structlog.get_logger()
 
 #: Begins with a dot, so that it is ignored; stays, as a lock on a removed file is none.
-SHARED_CLAIM_NAME: Final = ".wasmdrop.lock"
+SHARED_LOCK_NAME: Final = ".wasmdrop.lock"
 
 #: Filesystems that know no locks.
 _WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -55,19 +55,19 @@ _OTHERS: Final = 0o077
 
 
 @contextlib.contextmanager
-def claim_state_directory(state_dir: Path) -> Iterator[int]:
+def lock_state_directory(state_dir: Path) -> Iterator[int]:
     """Hold the state directory for this process alone, and those that inherit the descriptor given.
 
     Raises ``SettingsError`` where another one has it; ``StorageError`` where others can write to
     it: what is opened by name in there, and written to, might then be a link of theirs.
     """
     require_private_directory(state_dir)
-    with _Claim(state_dir, "lock", "state directory", is_shared=False) as claim:
+    with _InstanceLock(state_dir, "lock", "state directory", is_shared=False) as claim:
         yield claim
 
 
 @contextlib.contextmanager
-def claim_shared_directory(shared_dir: Path) -> Iterator[int]:
+def lock_shared_directory(shared_dir: Path) -> Iterator[int]:
     """Hold the shared directory for this daemon alone, be the other one on another machine.
 
     So do processes that inherit the descriptor given. Where another user keeps the name of the
@@ -75,11 +75,11 @@ def claim_shared_directory(shared_dir: Path) -> Iterator[int]:
 
     Raises ``SettingsError`` where another daemon has it, or no file can be made there.
     """
-    with _Claim(shared_dir, SHARED_CLAIM_NAME, "shared directory", is_shared=True) as claim:
+    with _InstanceLock(shared_dir, SHARED_LOCK_NAME, "shared directory", is_shared=True) as claim:
         yield claim
 
 
-class _Claim:
+class _InstanceLock:
     def __init__(self, path: Path, name: str, what: str, *, is_shared: bool) -> None:
         self._path = path
         self._name = name
@@ -192,9 +192,9 @@ class _Claim:
             return None
         except PermissionError as error:
             # In a sticky directory that is its owner's right. Better than no daemon at all.
-            _log.warning("claim-refused", path=path, reason=reason, error=error.strerror)
+            _log.warning("instance-lock-skipped", path=path, reason=reason, error=error.strerror)
             return os.dup(self._directory)
-        _log.warning("claim-moved-aside", path=path, reason=reason, now=aside)
+        _log.warning("lock-file-set-aside", path=path, reason=reason, now=aside)
         return None
 
     def _lock(self, fd: int) -> None:
@@ -210,7 +210,7 @@ class _Claim:
                 raise
             # Better than no daemon at all; the operator is told once.
             path = str(self._path / self._name)
-            _log.warning("no-locks-here", path=path, error=error.strerror)
+            _log.warning("locks-unsupported", path=path, error=error.strerror)
 
     def _is_at(self, fd: int) -> bool:
         try:

@@ -64,7 +64,7 @@ def configure(form: LogFormat, level: str = "info") -> None:
     thread or the process. Whatever else is written to ``sys.stderr`` takes the same way.
     """
     encoding = sys.stderr.encoding
-    sys.stderr = io.TextIOWrapper(_Stream(), encoding, "backslashreplace", write_through=True)
+    sys.stderr = io.TextIOWrapper(LogStream(), encoding, "backslashreplace", write_through=True)
     renderer: Processor
     if form is LogFormat.JSON:
         fit, renderer = _for_json, _render_json
@@ -93,7 +93,7 @@ def configure(form: LogFormat, level: str = "info") -> None:
     sys.unraisablehook = _unraisable
 
 
-class _Stream(io.RawIOBase):
+class LogStream(io.RawIOBase):
     """Standard error by way of an outlet."""
 
     def __init__(self) -> None:

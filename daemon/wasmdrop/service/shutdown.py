@@ -8,7 +8,7 @@ import structlog
 
 from wasmdrop.system import signals
 
-__all__ = ["Stop"]
+__all__ = ["Shutdown"]
 
 _log = structlog.get_logger()
 
@@ -21,7 +21,7 @@ _REPEATED: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _ONE_REQUEST_SECONDS: Final = 0.1
 
 
-class Stop:
+class Shutdown:
     """What signals ask for: to stop or, by a second SIGTERM or SIGINT or by SIGQUIT, at once."""
 
     def __init__(self) -> None:

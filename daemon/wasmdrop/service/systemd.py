@@ -22,7 +22,7 @@ def notify(state: str) -> None:
         try:
             link.sendto(state.encode(), address)
         except OSError as error:
-            _log.warning("notify-failed", error=str(error))
+            _log.warning("notification-failed", error=str(error))
 
 
 def watchdog_seconds() -> float | None:

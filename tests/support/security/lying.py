@@ -144,7 +144,7 @@ LIES: Final[dict[str, Callable[[], None]]] = {
     "message-of-megabytes": _says(
         b'{"code":"trap","message":"' + b"\\u001b[2J\\n" * 1_000_000 + b'"}'
     ),
-    "stale-code": _says(b'{"code":"internal","stale_code":true}'),
+    "machine-code-stale": _says(b'{"code":"internal","stale_code":true}'),
     "compiled-by-another-report": _says(b'{"code":"ok","results":[1]}'),
     "compiled-nothing": _says(
         b'{"summary":{"kind":"library","functions":{"seven":{"params":[],"results":["i32"]}},'

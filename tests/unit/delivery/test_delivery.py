@@ -418,7 +418,7 @@ def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Pa
 
     with capture_logs() as logs:
         run(tmp_path, work)
-    assert [event["event"] for event in logs] == ["delivery-died"]
+    assert [event["event"] for event in logs] == ["delivery-worker-died"]
     assert (
         content(tmp_path).items() >= {"result.json": b"[]\n", "result.done": OTHER.marker}.items()
     )
@@ -535,7 +535,9 @@ def test_hang_is_logged_once_for_all_that_wait_and_again_after_an_answer(
 
     with capture_logs() as logs:
         run(tmp_path, work)
-    assert [(log["event"], log["undelivered"]) for log in logs] == [("delivery-hangs", 5)] * 2
+    assert [(log["event"], log["undelivered"]) for log in logs] == [
+        ("delivery-worker-stalled", 5)
+    ] * 2
     assert Path(logs[0]["mount"]).is_mount()
 
 
@@ -631,7 +633,7 @@ def test_a_process_that_is_not_used_ends_but_for_the_shared_directorys(
 
     with capture_logs() as logs:
         run(shared, work)
-    assert [event["event"] for event in logs] == ["delivery-died"]
+    assert [event["event"] for event in logs] == ["delivery-worker-died"]
 
 
 def test_very_many_at_once_need_few_descriptors(tmp_path: Path) -> None:

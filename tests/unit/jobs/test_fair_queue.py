@@ -2,12 +2,12 @@
 
 import pytest
 
-from wasmdrop.jobs.fair_queue import Turns
+from wasmdrop.jobs.fair_queue import FairQueue
 
 
 def test_a_directory_with_many_slots_does_not_keep_others_waiting() -> None:
     """The one slot of another directory is second, however many came before it."""
-    turns = Turns()
+    turns = FairQueue()
     for number in range(1000):
         turns.add(f"many/input-{number}.json")
     turns.add("few/input.json")
@@ -23,7 +23,7 @@ def test_a_directory_with_many_slots_does_not_keep_others_waiting() -> None:
 
 def test_there_is_a_next_one_until_all_are_taken() -> None:
     """And then there is none."""
-    turns = Turns()
+    turns = FairQueue()
     assert not turns
     turns.add("a")
     assert turns
@@ -35,7 +35,7 @@ def test_there_is_a_next_one_until_all_are_taken() -> None:
 
 def test_owner_of_many_directories_has_one_turn_of_all() -> None:
     """What lies below one directory at the top shares its turn."""
-    turns = Turns("/mnt/shared")
+    turns = FairQueue("/mnt/shared")
     for number in range(4):
         turns.add(f"/mnt/shared/mallory/{number}/input.json")
     turns.add("/mnt/shared/alice/input.json")

@@ -1,8 +1,8 @@
-"""Waits: over at a drop or at the deadline, each once, and none missed."""
+"""ModuleWaits: over at a drop or at the deadline, each once, and none missed."""
 
 import asyncio
 
-from wasmdrop.jobs.module_waits import Waits
+from wasmdrop.jobs.module_waits import ModuleWaits
 
 
 def test_a_drop_ends_the_waits_of_its_keys_and_no_others() -> None:
@@ -10,7 +10,7 @@ def test_a_drop_ends_the_waits_of_its_keys_and_no_others() -> None:
 
     async def scenario() -> None:
         over: list[str] = []
-        waits = Waits[str](over.append)
+        waits = ModuleWaits[str](over.append)
         far = asyncio.get_running_loop().time() + 1000
         for name, keys in (("a", ["x", "y"]), ("b", ["y"]), ("c", ["z"])):
             assert waits.park(waits.watch(name, keys, far))
@@ -31,7 +31,7 @@ def test_a_drop_between_a_look_and_the_wait_is_not_missed() -> None:
 
     async def scenario() -> None:
         over: list[str] = []
-        waits = Waits[str](over.append)
+        waits = ModuleWaits[str](over.append)
         wait = waits.watch("a", ["x"], asyncio.get_running_loop().time() + 1000)
         waits.wake(["x"])
         assert not waits.park(wait)
@@ -45,7 +45,7 @@ def test_a_wait_ends_at_its_deadline_unless_it_was_called_off() -> None:
 
     async def scenario() -> None:
         over: asyncio.Queue[int] = asyncio.Queue()
-        waits = Waits[int](over.put_nowait)
+        waits = ModuleWaits[int](over.put_nowait)
         now = asyncio.get_running_loop().time()
         for number in range(10):
             wait = waits.watch(number, ["x"], now + number / 1000)
@@ -64,7 +64,7 @@ def test_ended_waits_do_not_gather_until_their_deadline() -> None:
     """However often something is dropped meanwhile."""
 
     async def scenario() -> None:
-        waits = Waits[int](lambda _number: None)
+        waits = ModuleWaits[int](lambda _number: None)
         far = asyncio.get_running_loop().time() + 1000
         for number in range(10_000):
             waits.park(waits.watch(number, [str(number)], far))

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from wasmdrop.intake.drops import DoneInput
-from wasmdrop.service.daemon import _Inbox
+from wasmdrop.service.inbox import Inbox
 
 
 def test_every_drop_arrives_in_order_whatever_one_of_them_runs_into() -> None:
@@ -24,7 +24,7 @@ def test_every_drop_arrives_in_order_whatever_one_of_them_runs_into() -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: faults.append(context["exception"]))
-        inbox = _Inbox()
+        inbox = Inbox()
         inbox.take = take
 
         def put() -> None:

@@ -11,31 +11,31 @@ from pathlib import Path
 import pytest
 
 from wasmdrop.protocol.errors import SettingsError
-from wasmdrop.service.instance_lock import SHARED_CLAIM_NAME, claim_shared_directory
+from wasmdrop.service.instance_lock import SHARED_LOCK_NAME, lock_shared_directory
 
 
 def test_a_claim_is_for_one(tmp_path: Path) -> None:
     """The other is told who has it; afterwards it is free."""
     told = f"in use by process {os.getpid()} on "
     with (
-        claim_shared_directory(tmp_path),
+        lock_shared_directory(tmp_path),
         pytest.raises(SettingsError, match=told),
-        claim_shared_directory(tmp_path),
+        lock_shared_directory(tmp_path),
     ):
         pass
-    with claim_shared_directory(tmp_path):
+    with lock_shared_directory(tmp_path):
         pass
 
 
 def test_a_predecessor_that_is_ending_is_waited_for(tmp_path: Path) -> None:
     """Its processes take a moment to end after it."""
-    path = tmp_path / SHARED_CLAIM_NAME
+    path = tmp_path / SHARED_LOCK_NAME
     before = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(before, fcntl.LOCK_EX)
     began = time.monotonic()
     ending = threading.Timer(0.2, os.close, [before])
     ending.start()
-    with claim_shared_directory(tmp_path):
+    with lock_shared_directory(tmp_path):
         assert time.monotonic() - began > 0.15
         assert path.read_text().startswith(f"process {os.getpid()} on ")
     ending.join()
@@ -43,16 +43,16 @@ def test_a_predecessor_that_is_ending_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_process_that_inherits_a_claim_holds_it_on(tmp_path: Path) -> None:
     """Until it ends, though whoever claimed is gone."""
-    with claim_shared_directory(tmp_path) as claim:
+    with lock_shared_directory(tmp_path) as claim:
         heir = subprocess.Popen(["sleep", "60"], pass_fds=[claim])
-    (tmp_path / SHARED_CLAIM_NAME).write_text(f"process {os.getppid()} on {socket.gethostname()}")
+    (tmp_path / SHARED_LOCK_NAME).write_text(f"process {os.getppid()} on {socket.gethostname()}")
     try:
-        with pytest.raises(SettingsError, match="in use"), claim_shared_directory(tmp_path):
+        with pytest.raises(SettingsError, match="in use"), lock_shared_directory(tmp_path):
             pass
     finally:
         heir.kill()
         heir.wait()
-    with claim_shared_directory(tmp_path):
+    with lock_shared_directory(tmp_path):
         pass
 
 
@@ -60,7 +60,7 @@ def test_what_a_dead_daemon_left_is_waited_for_longer(tmp_path: Path) -> None:
     """It may have to wait for its disk; who is dead is told by number and host."""
     with subprocess.Popen(["true"]) as dead:
         pass
-    path = tmp_path / SHARED_CLAIM_NAME
+    path = tmp_path / SHARED_LOCK_NAME
     path.write_text(f"process {dead.pid} on {socket.gethostname()}\n")
     path.chmod(0o600)
     before = os.open(path, os.O_RDWR)
@@ -68,6 +68,6 @@ def test_what_a_dead_daemon_left_is_waited_for_longer(tmp_path: Path) -> None:
     began = time.monotonic()
     ending = threading.Timer(1.5, os.close, [before])
     ending.start()
-    with claim_shared_directory(tmp_path):
+    with lock_shared_directory(tmp_path):
         assert time.monotonic() - began > 1.4
     ending.join()

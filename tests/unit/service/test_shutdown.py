@@ -7,12 +7,12 @@ import signal
 import pytest
 from structlog.testing import capture_logs
 
-from wasmdrop.service.shutdown import Stop
+from wasmdrop.service.shutdown import Shutdown
 
 
-async def heard(*numbers: int) -> Stop:
+async def heard(*numbers: int) -> Shutdown:
     """Return a stop that has heard these signals, one after the other."""
-    stop = Stop()
+    stop = Shutdown()
     with capture_logs() as logs:
         for turn, number in enumerate(numbers, start=1):
             os.kill(os.getpid(), number)

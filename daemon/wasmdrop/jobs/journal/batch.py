@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop.jobs.job import Job
-from wasmdrop.jobs.journal import reruns
+from wasmdrop.jobs.journal import awaited_modules
 from wasmdrop.jobs.journal.database import encode_job
 from wasmdrop.protocol.outcome import Code
 
@@ -70,10 +70,10 @@ def _perform(connection: sqlite3.Connection, one: Entry | Operation) -> Any:
                 ),
             )
             _remember(connection, taken)
-            reruns.remove(connection, job)
+            awaited_modules.remove(connection, job)
         case Moved(job, changed_ns):
             _move(connection, job, changed_ns)
-            reruns.add(connection, job)
+            awaited_modules.add(connection, job)
         case Remembered(taken):
             _remember(connection, taken)
         case _:

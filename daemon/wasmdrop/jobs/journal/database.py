@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from wasmdrop.jobs.job import Job, JobState
-from wasmdrop.jobs.journal import reruns
+from wasmdrop.jobs.journal import awaited_modules
 from wasmdrop.protocol.errors import StorageError
 
 __all__ = [
@@ -149,7 +149,7 @@ def _input_path_of(text: str) -> bytes:
 
 def _awaited_module(text: str) -> bytes | None:
     """Return the key of the module that a job written so runs again with."""
-    return reruns.key_of(decode_job(text))
+    return awaited_modules.key_of(decode_job(text))
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -189,7 +189,7 @@ def _bring_up_to_date(path: Path, connection: sqlite3.Connection) -> None:
             connection.execute("VACUUM")  # else it would hold for new files alone
         except sqlite3.OperationalError as error:
             # It takes as much room again for a moment, and is no reason not to start.
-            _log.warning("journal-not-compacted", path=str(path), error=str(error))
+            _log.warning("journal-compaction-failed", path=str(path), error=str(error))
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     # FULL syncs the log at each commit: a commit is a promise.

@@ -1,7 +1,7 @@
-"""What the journal knows, for people: read from another process, whether the daemon runs or not.
+"""Read the journal from another process, whether the daemon runs or not.
 
-Only looks. A :class:`History` is one moment's state of the journal; whoever wants to follow it
-takes a new one each time, which also finds a journal that was begun anew.
+A :class:`JournalReader` sees one snapshot of the journal. To follow changes, open a new one each
+time; this also finds a journal that was replaced.
 """
 
 import os
@@ -18,7 +18,7 @@ from wasmdrop.jobs.journal.database import FINAL, SCHEMA_VERSION, decode_job, op
 from wasmdrop.protocol.errors import SettingsError, StorageError
 from wasmdrop.protocol.outcome import Code
 
-__all__ = ["Entry", "History", "Wanted"]
+__all__ = ["JobFilter", "JournalEntry", "JournalReader"]
 
 _COLUMNS: Final = "job, changed_ns, note, input IS NOT NULL"
 
@@ -26,7 +26,7 @@ _COLUMNS: Final = "job, changed_ns, note, input IS NOT NULL"
 _CHANGES_AT_ONCE: Final = 1000
 
 
-class Entry(msgspec.Struct, frozen=True):
+class JournalEntry(msgspec.Struct, frozen=True):
     """One job as the journal has it."""
 
     job: Job
@@ -38,7 +38,7 @@ class Entry(msgspec.Struct, frozen=True):
     """Whether the journal still holds the input's bytes."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class JobFilter(msgspec.Struct, frozen=True):
     """Which jobs: those that match each of these; an empty one matches all."""
 
     states: frozenset[JobState] = frozenset()
@@ -60,7 +60,7 @@ class Wanted(msgspec.Struct, frozen=True):
         return " AND ".join(parts), values
 
 
-class History:
+class JournalReader:
     """The journal in ``state_dir`` as it is now; a context manager.
 
     Raises ``SettingsError`` where there is none to be read, ``StorageError`` where it is damaged.
@@ -99,7 +99,7 @@ class History:
         """Let go of it."""
         self._connection.close()
 
-    def jobs(self, wanted: Wanted, limit: int) -> list[Entry]:
+    def jobs(self, wanted: JobFilter, limit: int) -> list[JournalEntry]:
         """Return at most ``limit`` jobs: finished ones, then open ones, as they were dropped.
 
         There may be more. Then the oldest of the open ones are returned, as these may be stuck, and
@@ -120,7 +120,7 @@ class History:
         """Return the time of the last change of all; 0 where nothing ever was."""
         return self._number("SELECT coalesce(max(changed_ns), 0) FROM jobs")
 
-    def changes(self, wanted: Wanted, after_ns: int) -> list[Entry]:
+    def changes(self, wanted: JobFilter, after_ns: int) -> list[JournalEntry]:
         """Return jobs that changed after that time, in the order of their changes.
 
         Not more than some hundred at a time: the last one's time is where to go on.
@@ -129,7 +129,7 @@ class History:
         where = f"changed_ns > ? AND {condition} ORDER BY changed_ns LIMIT {_CHANGES_AT_ONCE}"
         return self._entries(where, [after_ns, *values])
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> JournalEntry:
         """Return the job of this id, or the only one whose id has ``name`` in it.
 
         Raises ``SettingsError`` where there is none, or more than one.
@@ -162,10 +162,10 @@ class History:
         found = self._rows("SELECT input FROM jobs WHERE id = ?", [job.id])
         return found[0][0] if found else None
 
-    def _entries(self, where: str, values: list[Any]) -> list[Entry]:
+    def _entries(self, where: str, values: list[Any]) -> list[JournalEntry]:
         rows = self._rows(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values)  # noqa: S608 - constants and marks
         return [
-            Entry(decode_job(text), changed_ns, note or "", bool(has_input))
+            JournalEntry(decode_job(text), changed_ns, note or "", bool(has_input))
             for text, changed_ns, note, has_input in rows
         ]
 

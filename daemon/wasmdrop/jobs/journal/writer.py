@@ -28,9 +28,9 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from wasmdrop.jobs.job import MOVES, Job, JobState
+from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.batch import Accepted, Entry, Moved, Operation, Remembered, perform
 from wasmdrop.jobs.journal.database import FINAL, decode_job, open_for_writing
-from wasmdrop.jobs.journal.reruns import KeyRange
 from wasmdrop.protocol.errors import WasmdropError
 from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.protocol.package import Package
@@ -197,7 +197,9 @@ class Journal:
                 data = None
             except OSError as error:
                 # Into its row, then: that waits until the disk has room.
-                _log.warning("results-file-failed", job=job.id, slot=job.slot.key, error=str(error))
+                _log.warning(
+                    "results-file-write-failed", job=job.id, slot=job.slot.key, error=str(error)
+                )
         explain = _explain(job, note, self._tick())
         row = (data, size_bytes, output, job.id)
 
@@ -485,7 +487,7 @@ class Journal:
 
     def _complain(self, state: RetryCallState) -> None:
         self.pulse.beat()  # a full disk is no reason to start the daemon again
-        _log.error("journal-stuck", path=str(self.path), error=str(_error_of(state)))
+        _log.error("journal-commit-failed", path=str(self.path), error=str(_error_of(state)))
 
     def _try_to_commit(self, work: list[Entry | Operation]) -> list[Any]:
         connection = self._connection

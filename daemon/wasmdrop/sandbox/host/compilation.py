@@ -151,7 +151,7 @@ class Compilations:
                         module = await self._compile_anew(sha256, options, compilation)
                     if module is not None:
                         return module
-                    _log.info("module-waiting", module=sha256)
+                    _log.info("compilation-postponed", module=sha256)
         except (OSError, StorageError) as error:
             raise SandboxError(f"the module could not be compiled or kept: {error}") from error
 
@@ -263,9 +263,9 @@ def _progress(sha256: str, size_bytes: int) -> Iterator[None]:
         while True:
             await asyncio.sleep(_PROGRESS_SECONDS)
             seconds = round(time.perf_counter() - started, 1)
-            _log.info("module-compiling", module=sha256, bytes=size_bytes, seconds=seconds)
+            _log.info("compilation-started", module=sha256, bytes=size_bytes, seconds=seconds)
 
-    _log.info("module-compiling", module=sha256, bytes=size_bytes, seconds=0.0)
+    _log.info("compilation-started", module=sha256, bytes=size_bytes, seconds=0.0)
     teller = asyncio.create_task(tell())
     try:
         yield

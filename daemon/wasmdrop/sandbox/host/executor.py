@@ -308,7 +308,7 @@ class LocalExecutor:
         else:
             report = decode_run_report(answer.report)
         if report.stale_code:
-            _log.warning("stale-code", module=module.sha256, message=report.message)
+            _log.warning("machine-code-stale", module=module.sha256, message=report.message)
             self._store.forget_code(module.sha256, module.options)
             raise SandboxError(report.message)
         return outcome_of_report(report, call, answer.seconds)

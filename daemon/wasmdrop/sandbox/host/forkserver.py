@@ -129,7 +129,7 @@ class ChildPool(Children):
     def _on_lost(self) -> None:
         """Begin anew: the forking server died, and by its last will its children with it."""
         super()._on_lost()
-        _log.error("forking-server-died")
+        _log.error("fork-server-died")
         if self._first_child is not None:
             if not self._first_child.done():
                 self._first_child.set_exception(SandboxError("the forking server died"))

@@ -90,7 +90,7 @@ class JobDirectory:
                 return
             except OSError as error:
                 # The look before publishing is the one that counts.
-                _log.warning("directory-not-measured", path=str(self._path), error=str(error))
+                _log.warning("directory-measurement-failed", path=str(self._path), error=str(error))
             rest_seconds = max(GLANCE_SECONDS, _REST * (time.perf_counter() - started))
 
     async def inventory(self) -> OutputTree | None:
@@ -113,7 +113,7 @@ class JobDirectory:
             try:
                 await asyncio.to_thread(remove_tree, self._parent, self._path.name)
             except OSError as error:
-                _log.warning("leftover-stays", path=str(self._path), error=str(error))
+                _log.warning("leftover-removal-failed", path=str(self._path), error=str(error))
 
 
 class JobDirectories:
@@ -144,7 +144,7 @@ class JobDirectories:
             try:
                 remove_tree(self._fd, name)
             except OSError as error:
-                _log.warning("leftover-stays", path=path, error=str(error))
+                _log.warning("leftover-removal-failed", path=path, error=str(error))
 
     def make(self, max_bytes: int) -> JobDirectory:
         """Return a new directory for at most ``max_bytes``; ``OSError`` where that fails."""

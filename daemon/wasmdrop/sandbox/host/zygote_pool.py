@@ -274,7 +274,7 @@ class Templates:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 started = await template.start(process, key[1])
         except (OSError, SandboxError, TimeoutError) as error:
-            _log.warning("no-template", module=module.sha256, error=str(error))
+            _log.warning("zygote-unavailable", module=module.sha256, error=str(error))
         finally:
             if not started:
                 process.close()
@@ -290,7 +290,7 @@ class Templates:
 
     def _gone(self, key: _Key, template: Template, why: str) -> None:
         """Hear that a template gives no more children."""
-        _log.warning("template-gone", module=key[0], reason=why)
+        _log.warning("zygote-exited", module=key[0], reason=why)
         # Whatever it was, jobs go the way that needs none.
         self._remember(key, is_of_use=False)
         if self._ready.get(key) is template:

@@ -7,10 +7,10 @@ import msgspec
 
 from wasmdrop.settings import SandboxMode, Settings
 
-__all__ = ["Finding", "Status", "ok", "problem", "unless_best_effort", "warning", "worst"]
+__all__ = ["Finding", "Severity", "ok", "problem", "unless_best_effort", "warning", "worst"]
 
 
-class Status(StrEnum):
+class Severity(StrEnum):
     """How bad it is, best first."""
 
     OK = "ok"
@@ -26,7 +26,7 @@ class Finding(msgspec.Struct, frozen=True):
     area: str
     """``kernel``, ``mounts``, ``state``, ``grants`` or ``container``."""
     check: str
-    status: Status
+    status: Severity
     found: str
     advice: str = ""
     """What to do about it; empty where all is well."""
@@ -34,17 +34,17 @@ class Finding(msgspec.Struct, frozen=True):
 
 def ok(area: str, check: str, found: str) -> Finding:
     """Return a finding of something that is as it should be."""
-    return Finding(area, check, Status.OK, found)
+    return Finding(area, check, Severity.OK, found)
 
 
 def warning(area: str, check: str, found: str, advice: str) -> Finding:
     """Return a finding of something that could be better."""
-    return Finding(area, check, Status.WARNING, found, advice)
+    return Finding(area, check, Severity.WARNING, found, advice)
 
 
 def problem(area: str, check: str, found: str, advice: str) -> Finding:
     """Return a finding of something that must be seen to."""
-    return Finding(area, check, Status.PROBLEM, found, advice)
+    return Finding(area, check, Severity.PROBLEM, found, advice)
 
 
 def unless_best_effort(settings: Settings, check: str, found: str, advice: str) -> Finding:
@@ -57,7 +57,7 @@ def unless_best_effort(settings: Settings, check: str, found: str, advice: str) 
     return problem("kernel", check, found, advice)
 
 
-def worst(findings: Iterable[Finding]) -> Status:
+def worst(findings: Iterable[Finding]) -> Severity:
     """Return the status of all of them together."""
-    order = list(Status)
-    return max((finding.status for finding in findings), key=order.index, default=Status.OK)
+    order = list(Severity)
+    return max((finding.status for finding in findings), key=order.index, default=Severity.OK)

@@ -27,7 +27,7 @@ import structlog
 
 from wasmdrop.protocol.errors import SettingsError
 
-__all__ = ["Answer", "Endpoint", "Handler"]
+__all__ = ["Handler", "HttpResponse", "HttpServer"]
 
 _log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ _REASONS: Final = {
 }
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What a path answers."""
 
     status: int
@@ -71,10 +71,10 @@ class Answer(NamedTuple):
 
 
 #: Gets the request's ``Accept`` header; runs on the endpoint's own event loop.
-Handler = Callable[[str], Awaitable[Answer]]
+Handler = Callable[[str], Awaitable[HttpResponse]]
 
 
-class Endpoint:
+class HttpServer:
     """Serves ``handlers``, by path, at ``address``, a ``HOST:PORT`` as the settings allow it."""
 
     def __init__(self, address: str, handlers: Mapping[str, Handler]) -> None:
@@ -133,9 +133,9 @@ class Endpoint:
         found = _REQUEST.match(request)
         method = found[1] if found else b""
         if found is None:
-            answer = Answer(400, b"expected an HTTP request\n")
+            answer = HttpResponse(400, b"expected an HTTP request\n")
         elif method not in {b"GET", b"HEAD"}:
-            answer = Answer(405, b"expected GET or HEAD\n")
+            answer = HttpResponse(405, b"expected GET or HEAD\n")
         else:
             answer = await self._answer(found[2].decode("latin-1"), _accept(request))
         head = (
@@ -148,15 +148,15 @@ class Endpoint:
         )
         return head.encode() + b"\r\n" + (b"" if method == b"HEAD" else answer.body)
 
-    async def _answer(self, path: str, accept: str) -> Answer:
+    async def _answer(self, path: str, accept: str) -> HttpResponse:
         handler = self._handlers.get(path)
         if handler is None:
-            return Answer(404, f"nothing here; try {' '.join(self._handlers)}\n".encode())
+            return HttpResponse(404, f"nothing here; try {' '.join(self._handlers)}\n".encode())
         try:
             return await handler(accept)
         except Exception:  # noqa: BLE001 - one question's fault must not end the thread
-            _log.exception("http-failed", path=path)
-            return Answer(500, b"the daemon could not answer; its log says why\n")
+            _log.exception("http-request-failed", path=path)
+            return HttpResponse(500, b"the daemon could not answer; its log says why\n")
 
 
 class _Connection(asyncio.Protocol):
@@ -184,7 +184,7 @@ class _Connection(asyncio.Protocol):
         self._admit(self)
 
     def data_received(self, data: bytes) -> None:
-        """Answer when the request is there."""
+        """HttpResponse when the request is there."""
         self._request += data
         if b"\r\n\r\n" in self._request[:_REQUEST_BYTES]:
             self._transport.pause_reading()

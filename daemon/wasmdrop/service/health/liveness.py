@@ -17,7 +17,7 @@ import structlog
 
 from wasmdrop.system.heartbeat import Pulse
 
-__all__ = ["SILENT_SECONDS", "Part", "Vitals"]
+__all__ = ["SILENT_SECONDS", "Liveness", "Part"]
 
 _log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ class Part(Protocol):
         """Ask for one, without waiting for it. Called on the event loop."""
 
 
-class Vitals:
+class Liveness:
     """The signs of life of all ``parts``, by their names, and of the event loop.
 
     ``tell_manager`` is called every so often, but not while a part is silent: what a service

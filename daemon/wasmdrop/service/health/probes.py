@@ -17,9 +17,9 @@ import structlog
 from wasmdrop.intake.scanner import Scanner
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.service.health.http_server import Answer, Endpoint
-from wasmdrop.service.health.liveness import Vitals
-from wasmdrop.service.health.writability import Storage
+from wasmdrop.service.health.http_server import HttpResponse, HttpServer
+from wasmdrop.service.health.liveness import Liveness
+from wasmdrop.service.health.writability import WritabilityProbe
 
 __all__ = ["Health", "Sources"]
 
@@ -33,28 +33,28 @@ class Sources:
     metrics: Metrics
     executor: LocalExecutor
     scanner: Scanner
-    vitals: Vitals
+    vitals: Liveness
 
 
 class Health:
     """What the daemon says of itself; ``directories`` must take a byte for it to be ready."""
 
-    def __init__(self, vitals: Vitals, directories: Mapping[str, Path]) -> None:
+    def __init__(self, vitals: Liveness, directories: Mapping[str, Path]) -> None:
         self.why_not_ready: str | None = "starting"
         """For the service to set: None from when drops are seen until it stops."""
         self.why_paused = ""
         """Why drops are left where they are for now; for the service to set, from any thread."""
         self._vitals = vitals
-        self._storage = Storage(directories)
+        self._storage = WritabilityProbe(directories)
 
-    async def alive(self, _accept: str) -> Answer:
-        """Answer ``/healthz``."""
+    async def alive(self, _accept: str) -> HttpResponse:
+        """HttpResponse ``/healthz``."""
         silent = self._vitals.silent()
         ages = {name: round(age, 3) for name, age in self._vitals.ages_seconds().items()}
         return _answer(not silent, {"silent": silent, "heard_seconds_ago": ages})
 
-    async def ready(self, _accept: str) -> Answer:
-        """Answer ``/readyz``."""
+    async def ready(self, _accept: str) -> HttpResponse:
+        """HttpResponse ``/readyz``."""
         reasons = [reason for reason in (self.why_not_ready, self.why_paused) if reason]
         reasons += [f"{name} is silent" for name in self._vitals.silent()]
         reasons += await self._storage.problems()
@@ -76,11 +76,11 @@ class Health:
                 stack.callback(asking.cancel)
             yield
 
-    def _endpoint(self, address: str, sources: Sources) -> Endpoint:
+    def _endpoint(self, address: str, sources: Sources) -> HttpServer:
         # Here, and so not at all where HTTP is off: prometheus-client is slow to import.
-        from wasmdrop.service.health.prometheus import Exposition  # noqa: PLC0415
+        from wasmdrop.service.health.prometheus import PrometheusCollector  # noqa: PLC0415
 
-        page = Exposition(
+        page = PrometheusCollector(
             sources.metrics,
             sources.executor,
             sources.scanner,
@@ -88,11 +88,11 @@ class Health:
             lambda: not self.why_not_ready and not self.why_paused,
         )
         paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": page.answer}
-        endpoint = Endpoint(address, paths)
+        endpoint = HttpServer(address, paths)
         _log.info("http-listening", address=endpoint.address)
         return endpoint
 
 
-def _answer(is_good: bool, body: dict[str, Any]) -> Answer:
+def _answer(is_good: bool, body: dict[str, Any]) -> HttpResponse:
     text = json.dumps({"ok": is_good, **body})
-    return Answer(200 if is_good else 503, text.encode() + b"\n", "application/json")
+    return HttpResponse(200 if is_good else 503, text.encode() + b"\n", "application/json")

@@ -25,17 +25,17 @@ from prometheus_client.registry import Collector
 from wasmdrop.intake.scanner import Scanner
 from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.service.health.http_server import Answer
-from wasmdrop.service.health.liveness import Vitals
+from wasmdrop.service.health.http_server import HttpResponse
+from wasmdrop.service.health.liveness import Liveness
 
-__all__ = ["Exposition"]
+__all__ = ["PrometheusCollector"]
 
 #: How long an answer holds, in seconds. It takes some milliseconds to make, which questions by the
 #: thousand would take from probes and jobs.
 _FRESH_SECONDS: Final = 0.1
 
 
-class Exposition(Collector):
+class PrometheusCollector(Collector):
     """Renders the counters of a daemon; ``is_ready`` is what ``/readyz`` goes by."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Exposition(Collector):
         metrics: Metrics,
         executor: LocalExecutor,
         scanner: Scanner,
-        vitals: Vitals,
+        vitals: Liveness,
         is_ready: Callable[[], bool],
     ) -> None:
         self._metrics = metrics
@@ -54,16 +54,16 @@ class Exposition(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
-        self._answers: dict[str, tuple[Answer, float]] = {}
+        self._answers: dict[str, tuple[HttpResponse, float]] = {}
         """By format, of which there are few, each with the time when it was made."""
 
-    async def answer(self, accept: str) -> Answer:
+    async def answer(self, accept: str) -> HttpResponse:
         """Return all metrics in the format that the client asks for."""
         encode, content_type = choose_encoder(accept)
         now = time.monotonic()
         answer, made_at = self._answers.get(content_type, (None, 0.0))
         if answer is None or now - made_at > _FRESH_SECONDS:
-            answer = Answer(200, encode(self._registry), content_type)
+            answer = HttpResponse(200, encode(self._registry), content_type)
             self._answers[content_type] = answer, now
         return answer
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Storage"]
+__all__ = ["WritabilityProbe"]
 
 #: How long a write may take, in seconds: less than a probe usually waits for its answer.
 _ANSWER_SECONDS: Final = 2.0
@@ -22,12 +22,12 @@ _FRESH_SECONDS: Final = 0.5
 _NO_UNNAMED_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 
-class Storage:
+class WritabilityProbe:
     """The directories, by what they are called in messages."""
 
     def __init__(self, directories: Mapping[str, Path]) -> None:
         self._directories = directories
-        self._looks: dict[str, _Look] = {}
+        self._looks: dict[str, _WriteAttempt] = {}
 
     async def problems(self) -> list[str]:
         """Return what is wrong, a sentence for each directory that can't be written to.
@@ -38,7 +38,7 @@ class Storage:
         for name, directory in self._directories.items():
             last = self._looks.get(name)
             if last is None or last.is_stale:
-                self._looks[name] = _Look(directory)
+                self._looks[name] = _WriteAttempt(directory)
         looks = dict(self._looks)
         await asyncio.gather(*(look.wait() for look in looks.values()))
         return [
@@ -48,7 +48,7 @@ class Storage:
         ]
 
 
-class _Look:
+class _WriteAttempt:
     """One write. Its thread is nobody's to wait for: it may hang for ever, the daemon must not."""
 
     def __init__(self, directory: Path) -> None:

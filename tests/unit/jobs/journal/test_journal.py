@@ -14,8 +14,8 @@ import pytest
 
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.jobs.job import MOVES, Job, JobState
+from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.database import open_for_writing
-from wasmdrop.jobs.journal.reruns import KeyRange
 from wasmdrop.jobs.journal.writer import IllegalMoveError, Journal
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.package import Package

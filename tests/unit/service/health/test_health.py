@@ -20,9 +20,9 @@ from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
 from wasmdrop.sandbox.host.forkserver import ChildPool
 from wasmdrop.service.health import prometheus
-from wasmdrop.service.health.liveness import SILENT_SECONDS, Part, Vitals
-from wasmdrop.service.health.prometheus import Exposition
-from wasmdrop.service.health.writability import Storage
+from wasmdrop.service.health.liveness import SILENT_SECONDS, Liveness, Part
+from wasmdrop.service.health.prometheus import PrometheusCollector
+from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.system.heartbeat import Pulse
 
 
@@ -44,16 +44,16 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def answers(vitals: Vitals, expected: set[str]) -> None:
+async def answers(vitals: Liveness, expected: set[str]) -> None:
     """Wait until all of ``expected`` were heard lately."""
     await until(
         lambda: all(vitals.ages_seconds().get(name, 99) < SILENT_SECONDS for name in expected)
     )
 
 
-def asking(parts: dict[str, Part], clock: Clock, told: list[None]) -> Vitals:
+def asking(parts: dict[str, Part], clock: Clock, told: list[None]) -> Liveness:
     """Return the vitals of ``parts``, asked a hundred times a second."""
-    return Vitals(parts, lambda: told.append(None), 0.03, clock)
+    return Liveness(parts, lambda: told.append(None), 0.03, clock)
 
 
 def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 def problems(directory: Path) -> list[str]:
     """Return what storage says of one directory."""
-    return asyncio.run(Storage({"shared": directory}).problems())
+    return asyncio.run(WritabilityProbe({"shared": directory}).problems())
 
 
 def test_storage_that_is_full_read_only_or_gone_is_a_problem(tmpfs: Path) -> None:
@@ -223,12 +223,12 @@ def test_a_thousand_scrapes_make_few_pages(monkeypatch: pytest.MonkeyPatch) -> N
     """Making one takes milliseconds; each format has its own, and none is used for long."""
     made: list[None] = []
 
-    def collect(_page: Exposition) -> Iterator[Metric]:
+    def collect(_page: PrometheusCollector) -> Iterator[Metric]:
         made.append(None)
         yield from ()
 
-    monkeypatch.setattr(Exposition, "collect", collect)
-    page = Exposition(Metrics(), Any, Any, Any, lambda: True)  # type: ignore[arg-type]
+    monkeypatch.setattr(PrometheusCollector, "collect", collect)
+    page = PrometheusCollector(Metrics(), Any, Any, Any, lambda: True)  # type: ignore[arg-type]
     made.clear()
 
     async def scrape() -> None:

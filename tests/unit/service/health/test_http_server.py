@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from wasmdrop.service.health import http_server, writability
-from wasmdrop.service.health.http_server import Answer, Endpoint
-from wasmdrop.service.health.writability import Storage
+from wasmdrop.service.health.http_server import HttpResponse, HttpServer
+from wasmdrop.service.health.writability import WritabilityProbe
 
 #: More than there are places.
 CROWD = 300
@@ -20,33 +20,33 @@ CROWD = 300
 LARGE = bytes(1 << 18)
 
 
-async def small(_accept: str) -> Answer:
-    """Answer a probe."""
-    return Answer(200, b"well\n")
+async def small(_accept: str) -> HttpResponse:
+    """HttpResponse a probe."""
+    return HttpResponse(200, b"well\n")
 
 
-async def large(_accept: str) -> Answer:
-    """Answer more than a client that does not read takes."""
-    return Answer(200, LARGE)
+async def large(_accept: str) -> HttpResponse:
+    """HttpResponse more than a client that does not read takes."""
+    return HttpResponse(200, LARGE)
 
 
-async def never(_accept: str) -> Answer:
+async def never(_accept: str) -> HttpResponse:
     """Give no answer."""
     await asyncio.get_running_loop().create_future()
     raise AssertionError
 
 
 @pytest.fixture
-def served() -> Iterator[Endpoint]:
+def served() -> Iterator[HttpServer]:
     """Give an endpoint on a port of the kernel's choice."""
-    it = Endpoint("127.0.0.1:0", {"/small": small, "/large": large, "/never": never})
+    it = HttpServer("127.0.0.1:0", {"/small": small, "/large": large, "/never": never})
     it._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of connections, too
     yield it
     probe(it)  # after it none is just being accepted, which asyncio would leave unclosed
     it.close()
 
 
-def connect(served: Endpoint, source: str = "127.0.0.1", **options: int) -> socket.socket:
+def connect(served: HttpServer, source: str = "127.0.0.1", **options: int) -> socket.socket:
     """Return a connection from that address."""
     host, _, port = served.address.rpartition(":")
     client = socket.socket()
@@ -67,7 +67,7 @@ def answered(client: socket.socket) -> bytes:
     return received
 
 
-def probe(served: Endpoint) -> bytes:
+def probe(served: HttpServer) -> bytes:
     """Ask and return the answer."""
     with connect(served) as client:
         client.sendall(b"GET /small HTTP/1.1\r\n\r\n")
@@ -77,7 +77,7 @@ def probe(served: Endpoint) -> bytes:
 class Crowd:
     """Slow clients; one that is cut off comes back before the next question is asked."""
 
-    def __init__(self, served: Endpoint, first: bytes, then: bytes) -> None:
+    def __init__(self, served: HttpServer, first: bytes, then: bytes) -> None:
         self._served = served
         self._first = first
         self._then = then
@@ -104,7 +104,7 @@ class Crowd:
 
 
 @contextlib.contextmanager
-def crowded(served: Endpoint, first: bytes, then: bytes) -> Iterator[Crowd]:
+def crowded(served: HttpServer, first: bytes, then: bytes) -> Iterator[Crowd]:
     """Keep hundreds of slow clients connected while the block runs."""
     crowd = Crowd(served, first, then)
     try:
@@ -124,7 +124,7 @@ def crowded(served: Endpoint, first: bytes, then: bytes) -> Iterator[Crowd]:
     ids=["silent", "trickling", "not reading", "awaiting"],
 )
 def test_a_prober_among_hundreds_of_slow_clients_is_answered_each_time(
-    served: Endpoint, first: bytes, then: bytes
+    served: HttpServer, first: bytes, then: bytes
 ) -> None:
     """Whatever they are slow at; and no more of them are kept than there are places."""
     with crowded(served, first, then) as crowd:
@@ -134,7 +134,7 @@ def test_a_prober_among_hundreds_of_slow_clients_is_answered_each_time(
             assert len(served._open) <= http_server._CONNECTIONS
 
 
-def test_descriptors_are_bounded_and_given_back(served: Endpoint) -> None:
+def test_descriptors_are_bounded_and_given_back(served: HttpServer) -> None:
     """Also while far more clients are connected than there are places."""
     with contextlib.ExitStack() as stack:
         own = len(list(Path("/proc/self/fd").iterdir()))
@@ -146,7 +146,7 @@ def test_descriptors_are_bounded_and_given_back(served: Endpoint) -> None:
         assert held <= http_server._CONNECTIONS
 
 
-def test_a_request_that_is_under_way_outlives_new_connections(served: Endpoint) -> None:
+def test_a_request_that_is_under_way_outlives_new_connections(served: HttpServer) -> None:
     """As many as there are other places."""
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(http_server._CONNECTIONS - 1):
@@ -155,7 +155,7 @@ def test_a_request_that_is_under_way_outlives_new_connections(served: Endpoint) 
         assert answered(prober).endswith(b"well\n")
 
 
-def test_a_crowd_at_one_address_pushes_out_its_own(served: Endpoint) -> None:
+def test_a_crowd_at_one_address_pushes_out_its_own(served: HttpServer) -> None:
     """However many they are, a request from elsewhere may take its time."""
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(CROWD):
@@ -165,7 +165,7 @@ def test_a_crowd_at_one_address_pushes_out_its_own(served: Endpoint) -> None:
 
 
 def test_a_client_that_is_too_slow_is_cut_off(
-    served: Endpoint, monkeypatch: pytest.MonkeyPatch
+    served: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although nobody wants its place."""
     monkeypatch.setattr(http_server, "_DEADLINE_SECONDS", 0.05)
@@ -176,7 +176,7 @@ def test_a_client_that_is_too_slow_is_cut_off(
 
 def test_an_endpoint_closes_although_clients_are_connected() -> None:
     """And cuts them off."""
-    it = Endpoint("127.0.0.1:0", {"/small": small})
+    it = HttpServer("127.0.0.1:0", {"/small": small})
     with connect(it) as client:
         probe(it)  # so the other has been accepted
         it.close()
@@ -195,12 +195,12 @@ def test_a_mount_that_hangs_is_waited_for_once_and_holds_up_nobody(
         return None
 
     monkeypatch.setattr(writability, "_why_not_writable", hang)
-    looked_at = Storage({"shared": tmp_path})
+    looked_at = WritabilityProbe({"shared": tmp_path})
 
-    async def ready(_accept: str) -> Answer:
-        return Answer(200, ";".join(await looked_at.problems()).encode())
+    async def ready(_accept: str) -> HttpResponse:
+        return HttpResponse(200, ";".join(await looked_at.problems()).encode())
 
-    it = Endpoint("127.0.0.1:0", {"/small": small, "/ready": ready})
+    it = HttpServer("127.0.0.1:0", {"/small": small, "/ready": ready})
     try:
         with contextlib.ExitStack() as stack:
             asking = [stack.enter_context(connect(it)) for _ in range(50)]
@@ -229,7 +229,7 @@ def test_a_thousand_questions_are_few_writes(
     monkeypatch.setattr(writability, "_FRESH_SECONDS", 600)
 
     async def ask() -> None:
-        looked_at = Storage({"shared": tmp_path})
+        looked_at = WritabilityProbe({"shared": tmp_path})
         for _ in range(1000):
             assert await looked_at.problems() == []
         assert len(looks) == 1

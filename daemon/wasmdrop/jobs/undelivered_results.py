@@ -30,7 +30,7 @@ from wasmdrop.system import openat2
 from wasmdrop.system.durable_files import sync_directory
 from wasmdrop.system.untrusted_trees import TreeLimitError, inventory, remove_tree
 
-__all__ = ["Undelivered", "is_delivered"]
+__all__ = ["UndeliveredResults", "is_delivered"]
 
 _log = structlog.get_logger()
 
@@ -53,12 +53,12 @@ _BYTES_PER_SECOND: Final = 4 * MEBIBYTE
 
 
 @dataclass(slots=True)
-class _Kept:
+class _UndeliveredResult:
     """The results of one slot's job."""
 
     job_id: str
     slot_key: str
-    directory: "_Directory"
+    directory: "_ResultDirectory"
     size_bytes: int
     finished_at_ns: int
     failures: int = 0
@@ -70,18 +70,18 @@ class _Kept:
 
 
 @dataclass(slots=True)
-class _Directory:
+class _ResultDirectory:
     """The slots of one directory whose results wait."""
 
     path: str
-    kept: dict[str, _Kept] = field(default_factory=dict)
-    due: list[tuple[float, int, _Kept]] = field(default_factory=list)
+    kept: dict[str, _UndeliveredResult] = field(default_factory=dict)
+    due: list[tuple[float, int, _UndeliveredResult]] = field(default_factory=list)
     """A heap: when to try which, by the loop's clock."""
     failures: int = 0
     is_scheduled: bool = False
 
 
-class Undelivered:
+class UndeliveredResults:
     """Has the results that wait. Used from one event loop.
 
     ``on_settled``: called with the job of a slot that may go on, and whether that job is to run
@@ -96,12 +96,12 @@ class Undelivered:
         self._let_go_seconds = settings.let_go_sec
         self._stages = stages
         self._on_settled = on_settled
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _UndeliveredResult] = OrderedDict()
         """By slot, the oldest first."""
         self._count = 0
         self._bytes = 0
-        self._directories: dict[str, _Directory] = {}
-        self._turns: list[tuple[float, int, _Directory]] = []
+        self._directories: dict[str, _ResultDirectory] = {}
+        self._turns: list[tuple[float, int, _ResultDirectory]] = []
         """A heap: when to try which directory."""
         self._serial = itertools.count()
         self._trying = 0
@@ -154,25 +154,25 @@ class Undelivered:
 
     # What is kept
 
-    def _add(self, job: Job, size_bytes: int) -> _Kept:
+    def _add(self, job: Job, size_bytes: int) -> _UndeliveredResult:
         path = job.slot.directory
         directory = self._directories.get(path)
         if directory is None:
-            directory = self._directories[path] = _Directory(path)
+            directory = self._directories[path] = _ResultDirectory(path)
         finished_ns = job.finished_at_ns or time.time_ns()
-        kept = _Kept(job.id, job.slot.key, directory, 0, finished_ns)
+        kept = _UndeliveredResult(job.id, job.slot.key, directory, 0, finished_ns)
         self._kept[kept.slot_key] = directory.kept[kept.slot_key] = kept
         self._count += 1
         self._stages.metrics.undelivered = self._count
         self._grow(kept, size_bytes)
         return kept
 
-    def _grow(self, kept: _Kept, size_bytes: int) -> None:
+    def _grow(self, kept: _UndeliveredResult, size_bytes: int) -> None:
         kept.size_bytes += size_bytes
         self._bytes += size_bytes
         self._stages.metrics.undelivered_bytes = self._bytes
 
-    def _take_out(self, kept: _Kept) -> None:
+    def _take_out(self, kept: _UndeliveredResult) -> None:
         """Count it no more; its slot stays as it is until :meth:`_let_go_on`."""
         kept.is_gone = True
         directory = kept.directory
@@ -183,12 +183,12 @@ class Undelivered:
         self._stages.metrics.undelivered = self._count
         self._grow(kept, -kept.size_bytes)
 
-    def _let_go_on(self, kept: _Kept, job: Job, *, runs_again: bool = False) -> None:
+    def _let_go_on(self, kept: _UndeliveredResult, job: Job, *, runs_again: bool = False) -> None:
         del self._kept[kept.slot_key]
         self._on_settled(job, runs_again)
 
     def _on_first(
-        self, job: Job, kept: _Kept, size_bytes: int, placed: "asyncio.Future[None]"
+        self, job: Job, kept: _UndeliveredResult, size_bytes: int, placed: "asyncio.Future[None]"
     ) -> None:
         """Settle or schedule it: the first delivery, which was slow, has come to its end."""
         kept.is_busy = False
@@ -198,7 +198,7 @@ class Undelivered:
             kept.is_busy = True
             self._start(self._settle(kept, job, size_bytes))
 
-    async def _settle(self, kept: _Kept, job: Job, size_bytes: int) -> None:
+    async def _settle(self, kept: _UndeliveredResult, job: Job, size_bytes: int) -> None:
         """Close the job of results that are in place."""
         self._take_out(kept)
         self._stages.metrics.delivered(job, size_bytes)
@@ -221,7 +221,7 @@ class Undelivered:
             await self._discard(oldest, "result-discarded", self._why_over())
 
     @staticmethod
-    def _may_go(kept: _Kept) -> bool:
+    def _may_go(kept: _UndeliveredResult) -> bool:
         return not kept.is_busy and not kept.is_gone
 
     def _why_over(self) -> str:
@@ -231,7 +231,7 @@ class Undelivered:
             f" ({self._most_bytes // MEBIBYTE}) allow, and this one is the oldest"
         )
 
-    async def _discard(self, kept: _Kept, event: str, reason: str) -> None:
+    async def _discard(self, kept: _UndeliveredResult, event: str, reason: str) -> None:
         """Give up results; their job ends as DISCARDED."""
         size_bytes = kept.size_bytes
         self._take_out(kept)
@@ -244,9 +244,9 @@ class Undelivered:
         self._let_go_on(kept, job)
         await asyncio.to_thread(self._remove, job.id, found.kept_output)
 
-    # Turns
+    # FairQueue
 
-    def _schedule(self, kept: _Kept, pause_seconds: float) -> None:
+    def _schedule(self, kept: _UndeliveredResult, pause_seconds: float) -> None:
         """Try it again after a pause."""
         if kept.is_gone or self._is_stopping:
             return
@@ -256,7 +256,7 @@ class Undelivered:
         if not directory.is_scheduled:
             self._schedule_directory(directory, directory.due[0][0])
 
-    def _schedule_directory(self, directory: _Directory, at: float) -> None:
+    def _schedule_directory(self, directory: _ResultDirectory, at: float) -> None:
         directory.is_scheduled = True
         heapq.heappush(self._turns, (at, next(self._serial), directory))
         self._pump()
@@ -274,7 +274,7 @@ class Undelivered:
         if self._turns and self._trying < _AT_ONCE:
             self._timer = loop.call_at(self._turns[0][0], self._pump)
 
-    async def _turn(self, directory: _Directory) -> None:
+    async def _turn(self, directory: _ResultDirectory) -> None:
         """Try one result of a directory."""
         loop = asyncio.get_running_loop()
         has_ended = False
@@ -293,7 +293,7 @@ class Undelivered:
             if kept is not None:
                 pause_seconds = await self._try(directory, kept)
         except Exception:  # noqa: BLE001 - the others must go on
-            _log.exception("retry-failed", directory=directory.path)
+            _log.exception("delivery-retry-failed", directory=directory.path)
             pause_seconds = _LONGEST_PAUSE_SECONDS
             if kept is not None:
                 kept.is_busy = False
@@ -307,14 +307,14 @@ class Undelivered:
         make_room()
 
     @staticmethod
-    def _next_due(directory: _Directory) -> _Kept | None:
+    def _next_due(directory: _ResultDirectory) -> _UndeliveredResult | None:
         while directory.due:
             kept = heapq.heappop(directory.due)[2]
             if not kept.is_gone:
                 return kept
         return None
 
-    async def _try(self, directory: _Directory, kept: _Kept) -> float:
+    async def _try(self, directory: _ResultDirectory, kept: _UndeliveredResult) -> float:
         """Try to deliver; return how long the directory is to be left alone, in seconds."""
         kept.is_busy = True
         try:
@@ -360,19 +360,19 @@ class Undelivered:
         pause = min(longest, _FIRST_PAUSE_SECONDS * 2 ** min(failures, _MOST_DOUBLINGS))
         return random.uniform(pause / 2, pause)  # noqa: S311 - nothing depends on it
 
-    def _put_back(self, kept: _Kept) -> None:
+    def _put_back(self, kept: _UndeliveredResult) -> None:
         """Let it keep its place: it was not its fault."""
         if not kept.is_gone:
             heapq.heappush(kept.directory.due, (0.0, next(self._serial), kept))
 
-    async def _load(self, kept: _Kept, job: Job) -> Package | None:
+    async def _load(self, kept: _UndeliveredResult, job: Job) -> Package | None:
         package = await self._stages.journal.load_package(job)
         if package is None or package.output is None or kept.is_checked:
             return package
         kept.is_checked = await asyncio.to_thread(_is_whole, package.output)
         return package if kept.is_checked else None
 
-    async def _run_again(self, kept: _Kept, job: Job, output: str | None) -> None:
+    async def _run_again(self, kept: _UndeliveredResult, job: Job, output: str | None) -> None:
         """Have a job run once more whose results are not whole, unless they were delivered."""
         if await asyncio.to_thread(is_delivered, job):
             await self._settle(kept, job, 0)
@@ -396,22 +396,24 @@ class Undelivered:
             finally:
                 os.close(parent)
         except OSError as error:
-            _log.warning("leftover-stays", path=output, error=str(error))
+            _log.warning("leftover-removal-failed", path=output, error=str(error))
 
-    async def _let_go_old(self, directory: _Directory, error: OSError) -> None:
+    async def _let_go_old(self, directory: _ResultDirectory, error: OSError) -> None:
         """Discard what has waited for long enough for a directory that is gone."""
         while directory.kept:
             oldest = next(iter(directory.kept.values()))
             waited_seconds = (time.time_ns() - oldest.finished_at_ns) / 1e9
             if not self._may_go(oldest) or waited_seconds <= self._let_go_seconds:
                 return
-            await self._discard(oldest, "slot-let-go", str(error))
+            await self._discard(oldest, "result-discarded", str(error))
 
-    def _log_wait(self, kept: _Kept, failures: int, error: OSError, pause_seconds: float) -> None:
+    def _log_wait(
+        self, kept: _UndeliveredResult, failures: int, error: OSError, pause_seconds: float
+    ) -> None:
         if failures & (failures - 1):
             return  # the first ones, and then ever fewer
         _log.warning(
-            "delivery-waits",
+            "delivery-postponed",
             job=kept.job_id,
             slot=kept.slot_key,
             results=len(kept.directory.kept),

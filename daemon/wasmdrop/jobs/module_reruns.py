@@ -21,14 +21,14 @@ import structlog
 from wasmdrop.intake.drops import InputDrop, ModuleDrop
 from wasmdrop.intake.finished_slots import true_marker
 from wasmdrop.intake.layout import MODULE_NAME, Layout
-from wasmdrop.jobs.fair_queue import Turns
+from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.jobs.job import Job, JobState
-from wasmdrop.jobs.journal.reruns import KeyRange, ranges_of
+from wasmdrop.jobs.journal.awaited_modules import KeyRange, ranges_of
 from wasmdrop.jobs.runner import Stages
 from wasmdrop.protocol.slot import FileVersion, Slot
 from wasmdrop.system.mount_threads import Looks
 
-__all__ = ["ModuleDrops", "Reruns"]
+__all__ = ["ModuleReruns", "RerunQueue"]
 
 _log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ _REST: Final = 4
 _LONGEST_REST_SECONDS: Final = 30.0
 
 
-class Reruns(Protocol):
+class RerunQueue(Protocol):
     """What dropped modules ask of the dispatcher."""
 
     def last_job(self, slot: Slot) -> Job | None:
@@ -73,7 +73,7 @@ class Reruns(Protocol):
 
 
 @dataclass(slots=True)
-class _Look:
+class _DroppedModule:
     """A dropped module, and how far its look is."""
 
     drop: ModuleDrop
@@ -92,10 +92,10 @@ class _Look:
     """Done when what was queued last is durable."""
 
 
-class ModuleDrops:
+class ModuleReruns:
     """Takes dropped modules. Used from one event loop."""
 
-    def __init__(self, stages: Stages, reruns: Reruns) -> None:
+    def __init__(self, stages: Stages, reruns: RerunQueue) -> None:
         self._stages = stages
         self._reruns = reruns
         self._looks = Looks()
@@ -103,11 +103,11 @@ class ModuleDrops:
         """Drops that wait for their look, one for each path."""
         self._open: set[str] = set()
         """Paths that are at work, or rest."""
-        self._unread_first = Turns()
+        self._unread_first = FairQueue()
         """Those in the wasm directory, where the operator alone can write."""
-        self._unread = Turns(stages.layout.shared_dir)
-        self._unqueued = Turns(stages.layout.shared_dir)
-        self._at_work: dict[str, _Look] = {}
+        self._unread = FairQueue(stages.layout.shared_dir)
+        self._unqueued = FairQueue(stages.layout.shared_dir)
+        self._at_work: dict[str, _DroppedModule] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_reading = self._is_queueing = self._is_stopping = False
@@ -144,7 +144,7 @@ class ModuleDrops:
 
     async def _read_all(self) -> None:
         while turns := self._unread_first or self._unread:
-            look = _Look(self._new.pop(turns.next()))
+            look = _DroppedModule(self._new.pop(turns.next()))
             path = look.drop.path
             _log.info("module-dropped", path=path)
             try:
@@ -160,7 +160,7 @@ class ModuleDrops:
                 await asyncio.sleep(min(_LONGEST_REST_SECONDS, look.seconds))
         self._is_reading = False
 
-    async def _read(self, look: _Look) -> None:
+    async def _read(self, look: _DroppedModule) -> None:
         layout, path = self._stages.layout, look.drop.path
         pinned = await self._looks.at(
             path, self._stages.modules.learn, path, wait_seconds=_PATIENCE_SECONDS
@@ -205,7 +205,7 @@ class ModuleDrops:
                 self._end(look)
         self._is_queueing = False
 
-    async def _queue_some(self, look: _Look) -> bool:
+    async def _queue_some(self, look: _DroppedModule) -> bool:
         """Queue some slots; return whether all were."""
         layout, journal = self._stages.layout, self._stages.journal
         if look.ranges:
@@ -228,12 +228,12 @@ class ModuleDrops:
         return not look.names
 
     @staticmethod
-    async def _await_queued(look: _Look) -> None:
+    async def _await_queued(look: _DroppedModule) -> None:
         if look.queued is not None:
             await look.queued  # no more inputs are in memory than those of one turn
             look.queued = None
 
-    async def _run_root(self, look: _Look) -> None:
+    async def _run_root(self, look: _DroppedModule) -> None:
         slot = self._stages.layout.root_slot
         if not await self._run_again(slot, look, only_without_reference=True):
             await asyncio.sleep(_ROOT_INPUT_SECONDS)
@@ -244,7 +244,9 @@ class ModuleDrops:
                 self._reruns.run_without_input(slot, owes_result=False)
         self._end(look)
 
-    async def _run_again(self, slot: Slot, look: _Look, *, only_without_reference: bool) -> bool:
+    async def _run_again(
+        self, slot: Slot, look: _DroppedModule, *, only_without_reference: bool
+    ) -> bool:
         """Run a slot's input with the dropped module; False if it has no input."""
         try:
             return await self._try_again(slot, look, only_without_reference)
@@ -253,10 +255,12 @@ class ModuleDrops:
                 raise
             # Its mount hangs. The others go on, and the next start finds the drop as new as it is.
             look.is_partial = True
-            _log.warning("slot-not-rerun", slot=slot.key, module=look.drop.path, error=str(error))
+            _log.warning("rerun-skipped", slot=slot.key, module=look.drop.path, error=str(error))
             return True
 
-    async def _try_again(self, slot: Slot, look: _Look, only_without_reference: bool) -> bool:
+    async def _try_again(
+        self, slot: Slot, look: _DroppedModule, only_without_reference: bool
+    ) -> bool:
         drop = look.drop
         if await self._is_served(slot, drop):
             return True
@@ -294,18 +298,18 @@ class ModuleDrops:
 
     # The end of a look
 
-    def _end(self, look: _Look) -> None:
+    def _end(self, look: _DroppedModule) -> None:
         """Remember a drop all of whose slots were queued."""
         if not look.is_partial:
             self._stages.journal.remember({look.drop.path: look.drop.taken})
         self._rest(look)
 
-    def _fail(self, look: _Look) -> None:
+    def _fail(self, look: _DroppedModule) -> None:
         """Leave a drop as new as it was, for the next start."""
         _log.exception("module-drop-failed", path=look.drop.path)
         self._rest(look)
 
-    def _rest(self, look: _Look) -> None:
+    def _rest(self, look: _DroppedModule) -> None:
         path = look.drop.path
         seconds = min(_LONGEST_REST_SECONDS, _REST * look.seconds)
         if not self._is_stopping:
@@ -328,7 +332,7 @@ class ModuleDrops:
 
 
 @contextlib.contextmanager
-def _timed(look: _Look) -> Iterator[None]:
+def _timed(look: _DroppedModule) -> Iterator[None]:
     began = time.monotonic()
     try:
         yield

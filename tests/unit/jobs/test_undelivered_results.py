@@ -16,7 +16,7 @@ from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.runner import Stages
-from wasmdrop.jobs.undelivered import Undelivered
+from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.protocol.outcome import Code, OutputFile, OutputTree
 from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import Slot
@@ -43,7 +43,9 @@ class Bench:
         self.loads = 0
         self.in_memory = self.most_in_memory = 0
         stages = SimpleNamespace(journal=self.journal, metrics=self.metrics, delivery=self)
-        self.undelivered = Undelivered(self.settings, cast("Stages", stages), self._on_settled)
+        self.undelivered = UndeliveredResults(
+            self.settings, cast("Stages", stages), self._on_settled
+        )
 
     def _on_settled(self, job: Job, runs_again: bool) -> None:
         self.settled.append((job.slot.key, runs_again))
@@ -255,7 +257,9 @@ def test_a_slot_that_was_gone_for_too_long_is_let_go(tmp_path: Path) -> None:
             old = await bench.keep("a/input-old.json", finished_at_ns=long_ago)
             new = await bench.keep("a/input-new.json")
             await bench.until(lambda: bool(bench.settled))
-        assert [e["slot"] for e in events if e["event"] == "slot-let-go"] == ["a/input-old.json"]
+        assert [e["slot"] for e in events if e["event"] == "result-discarded"] == [
+            "a/input-old.json"
+        ]
         assert await bench.state(old) is JobState.DISCARDED
         assert await bench.state(new) is JobState.EXECUTED
 

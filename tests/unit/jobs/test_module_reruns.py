@@ -18,7 +18,7 @@ from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
-from wasmdrop.jobs.module_drops import ModuleDrops
+from wasmdrop.jobs.module_reruns import ModuleReruns
 from wasmdrop.jobs.runner import Stages
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
@@ -61,7 +61,7 @@ class Bench:
         self.may_queue.set()
         self.waits_for_room = asyncio.Event()
         self.queued: dict[str, Job] = {}
-        self.drops = ModuleDrops(cast("Stages", stages), self)
+        self.drops = ModuleReruns(cast("Stages", stages), self)
 
     def _learn(self, path: str) -> PinnedModule | None:
         self.learned.append(path)
@@ -328,7 +328,7 @@ def test_a_look_that_was_cut_off_goes_on_with_the_slots_that_are_left(tmp_path: 
         assert len(bench.ran) == 16
         assert await bench.remembered(path) is None
         bench.room = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
-        bench.drops = ModuleDrops(bench.drops._stages, bench)
+        bench.drops = ModuleReruns(bench.drops._stages, bench)
         bench.drop(path)
         await bench.until_remembered(path)
         assert bench.ran == [f"a/input-{number:02}.json" for number in range(40)]

@@ -1,0 +1,36 @@
+"""Hand drops from the watcher's and the scanner's threads over to the event loop."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from wasmdrop.intake.drops import DoneInput, InputDrop, ModuleDrop
+
+__all__ = ["Drop", "Inbox"]
+
+Drop = InputDrop | ModuleDrop | DoneInput
+
+
+class Inbox:
+    """A queue into the event loop: all drops that wait are handed over in one wake-up."""
+
+    take: Callable[[Drop], None]
+    """Called with each drop; to be set before the first one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Drop] = deque()
+        self._is_scheduled = False
+
+    def put(self, drop: Drop) -> None:
+        """Hand over a drop; from any thread."""
+        self._waiting.append(drop)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_scheduled = False  # first: a drop put in from now on schedules another call
+        while self._waiting:
+            # One callback per drop: an exception in one does not affect the others.
+            self._loop.call_soon(self.take, self._waiting.popleft())
