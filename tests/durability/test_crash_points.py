@@ -42,9 +42,9 @@ _ONCE: Final = {
     "jobs.journal.writer.Journal.remove_results:unlink",
     "jobs.journal.database._bring_up_to_date:commit",
     "system.private_files.remove:unlink",
-    "sandbox.host.compilation.Compilations._compile_anew:unlink",
+    "sandbox.host.compilation.ModuleCompiler._compile_anew:unlink",
     "sandbox.host.compilation._sync:fsync",
-    "sandbox.host.module_cache.store.ModuleStore.keep:replace",
+    "sandbox.host.module_cache.cache.ModuleCache.keep:replace",
     "intake.scanner._sweep:unlink",
 }
 #: Points that are reached only after another one failed.

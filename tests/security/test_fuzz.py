@@ -24,7 +24,11 @@ from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import Slot
 from wasmdrop.sandbox.host.call import Call
-from wasmdrop.sandbox.host.module_cache.manifest import BrokenSealError, make_seal, read_seal
+from wasmdrop.sandbox.host.module_cache.manifest import (
+    DamagedEntryError,
+    make_manifest,
+    read_manifest,
+)
 from wasmdrop.sandbox.host.reports import decode_run_report, outcome_of_report
 from wasmdrop.sandbox.wire import EngineOptions, RunReport
 
@@ -103,7 +107,7 @@ def content(data: bytes) -> Iterator[int]:
 
 
 with content(b"code") as code_fd:
-    SEAL = make_seal(SHA256, OPTIONS, SUMMARY, code_fd)
+    SEAL = make_manifest(SHA256, OPTIONS, SUMMARY, code_fd)
 
 
 def resealed(data: bytes) -> bytes:
@@ -123,8 +127,8 @@ def test_a_seal_is_that_of_the_module_or_broken(data: bytes) -> None:
     """What was changed without its digest is never taken; with it, never for another module."""
     with content(data) as fd:
         try:
-            seal = read_seal(fd, SHA256, OPTIONS)
-        except BrokenSealError:
+            seal = read_manifest(fd, SHA256, OPTIONS)
+        except DamagedEntryError:
             return
     assert (seal.module, seal.options) == (SHA256, OPTIONS.token)
     assert isinstance(seal.summary, ModuleSummary)

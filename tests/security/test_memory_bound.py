@@ -101,7 +101,7 @@ from wasmdrop.sandbox.guest import Run
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.sandbox.host.call import invocation_of, preparation_of
 from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 
 def status(name):
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()

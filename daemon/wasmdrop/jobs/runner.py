@@ -35,7 +35,7 @@ from wasmdrop.protocol.outcome import Code, Outcome, bounded_text
 from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.executor import Executor
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import PROGRAM_NAME, EngineOptions
 from wasmdrop.settings import Settings
 from wasmdrop.system.mount_threads import Looks

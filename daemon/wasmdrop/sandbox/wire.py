@@ -15,9 +15,11 @@ import msgspec
 
 from wasmdrop.protocol.module_types import ComponentCall, FunctionType, ModuleSummary
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.memory_shares import Shares
+from wasmdrop.sandbox.memory_shares import MemoryShares
 
 __all__ = [
+    "BINARY_REPORT",
+    "BINARY_VALUE_BYTES",
     "FORK",
     "FORK_AT_ONCE",
     "FRAME",
@@ -25,27 +27,25 @@ __all__ = [
     "MAX_RUN_REPORT_BYTES",
     "NO_CHILD",
     "PING",
-    "PLAIN_REPORT",
-    "PLAIN_VALUE_BYTES",
     "PROGRAM_NAME",
     "SWEEP",
-    "CompileOrder",
+    "BoundFunction",
     "CompileReport",
+    "CompileRequest",
     "EngineOptions",
     "Invocation",
-    "Order",
-    "PlainFunction",
     "Preparation",
-    "ResidentOrder",
-    "RunOrder",
+    "Request",
+    "ReusableWorkerRequest",
     "RunReport",
-    "TemplateOrder",
-    "WasiOrder",
+    "RunRequest",
+    "WasiContext",
+    "ZygoteRequest",
+    "binary_report_bytes",
     "decode_invocation",
-    "decode_order",
+    "decode_request",
+    "encode_binary_call",
     "encode_frame",
-    "encode_plain",
-    "plain_report_bytes",
 ]
 
 #: What the daemon asks of a process that forks: a child for later, one that a job waits for
@@ -66,8 +66,8 @@ PROGRAM_NAME: Final = "module.wasm"
 #: Of a plain function a frame's raw part is its arguments, so many bytes each, bits first; and no
 #: header. So is that of its report, after the seconds that it ran, those of the processor, the
 #: bytes of its exported memory and its fuel used; each of the last two -1 where there is none.
-PLAIN_VALUE_BYTES: Final = 16
-PLAIN_REPORT: Final = struct.Struct("<ddqq")
+BINARY_VALUE_BYTES: Final = 16
+BINARY_REPORT: Final = struct.Struct("<ddqq")
 
 #: A module's summary is bounded to 2 MiB of names and 1 MiB of types (see :mod:`.binary`); JSON may
 #: escape each character sixfold.
@@ -100,7 +100,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
         return self.fuel or self.deterministic
 
 
-class CompileOrder(msgspec.Struct, frozen=True, tag="compile"):
+class CompileRequest(msgspec.Struct, frozen=True, tag="compile"):
     """Compile the module in descriptor 0 and write the machine code to descriptor 1."""
 
     options: EngineOptions
@@ -111,7 +111,7 @@ class CompileOrder(msgspec.Struct, frozen=True, tag="compile"):
     memory_bytes: int
 
 
-class WasiOrder(msgspec.Struct, frozen=True):
+class WasiContext(msgspec.Struct, frozen=True):
     """The world of a WASI program.
 
     Its standard input is the beginning of the frame's raw part, the contents of ``files`` the rest.
@@ -129,10 +129,10 @@ class WasiOrder(msgspec.Struct, frozen=True):
     """Relative paths and sizes in bytes of what is laid into the directory first."""
 
 
-class PlainFunction(msgspec.Struct, frozen=True):
+class BoundFunction(msgspec.Struct, frozen=True):
     """A function of numbers that needs nothing but its arguments, or an empty world of WASI.
 
-    An order is then these alone, and a report nothing but numbers; see :data:`PLAIN_REPORT`.
+    An order is then these alone, and a report nothing but numbers; see :data:`BINARY_REPORT`.
     """
 
     entry: str
@@ -150,7 +150,7 @@ class Preparation(msgspec.Struct, frozen=True):
     one."""
     memory_bytes: int
     """The guest's memories and tables together, as the process's limits bound them."""
-    shares: Shares
+    shares: MemoryShares
     """The bound of each of them."""
     output_bytes: int
     cpu_seconds: int
@@ -158,7 +158,7 @@ class Preparation(msgspec.Struct, frozen=True):
     has_wasi: bool
     """Whether it runs in a world of WASI, of which each invocation tells."""
     is_component: bool
-    function: PlainFunction | None = None
+    function: BoundFunction | None = None
     """What is called, where that is known already."""
     tells_refusals: bool = False
     """Whether the module tells of tables that were refused growth."""
@@ -181,12 +181,12 @@ class Invocation(msgspec.Struct, frozen=True):
     """Whether the entry returns an exit code rather than results."""
     initialize: bool
     """Call ``_initialize`` before the entry."""
-    wasi: WasiOrder | None
+    wasi: WasiContext | None
     component: ComponentCall | None = None
     """Set where the module is a component; ``signature`` and ``args`` are then empty."""
 
 
-class RunOrder(msgspec.Struct, frozen=True, tag="run"):
+class RunRequest(msgspec.Struct, frozen=True, tag="run"):
     """Make the compiled module in descriptor 0 ready, and call it."""
 
     preparation: Preparation
@@ -198,7 +198,7 @@ class RunOrder(msgspec.Struct, frozen=True, tag="run"):
         return self.preparation.options
 
 
-class TemplateOrder(msgspec.Struct, frozen=True, tag="template"):
+class ZygoteRequest(msgspec.Struct, frozen=True, tag="template"):
     """Make the compiled module in descriptor 0 ready, then fork a child for each invocation.
 
     Descriptor 1 is the socket to be asked by, as the forking server is.
@@ -212,7 +212,7 @@ class TemplateOrder(msgspec.Struct, frozen=True, tag="template"):
         return self.preparation.options
 
 
-class ResidentOrder(msgspec.Struct, frozen=True, tag="resident"):
+class ReusableWorkerRequest(msgspec.Struct, frozen=True, tag="resident"):
     """Make the compiled module in descriptor 0 ready, then take invocations until the link closes.
 
     Each has an instance of its own. Descriptors 1 and 2 are for output, as in an invocation; the
@@ -227,7 +227,7 @@ class ResidentOrder(msgspec.Struct, frozen=True, tag="resident"):
         return self.preparation.options
 
 
-Order = CompileOrder | RunOrder | TemplateOrder | ResidentOrder
+Request = CompileRequest | RunRequest | ZygoteRequest | ReusableWorkerRequest
 
 
 class CompileReport(msgspec.Struct, frozen=True):
@@ -252,12 +252,12 @@ class RunReport(msgspec.Struct, frozen=True):
     """Processor time of the run."""
     stale_code: bool = False
     """The machine code is not of this engine: made by another version, or damaged."""
-    plain: Any = None
+    component_result: Any = None
     """What a component's function returned, as a plain value."""
     fuel_used: int | None = None
 
 
-_order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+_order_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _invocation_decoder = msgspec.json.Decoder(Invocation)
 _encoder = msgspec.json.Encoder()
 
@@ -268,7 +268,7 @@ def encode_frame(message: msgspec.Struct, raw: bytes = b"") -> bytes:
     return FRAME.pack(len(header), len(raw)) + header + raw
 
 
-def decode_order(header: bytes) -> Order:
+def decode_request(header: bytes) -> Request:
     """Return the order in a frame's header; ``msgspec.DecodeError`` if it is none."""
     return _order_decoder.decode(header)
 
@@ -278,12 +278,12 @@ def decode_invocation(header: bytes) -> Invocation:
     return _invocation_decoder.decode(header)
 
 
-def encode_plain(args: tuple[int, ...]) -> bytes:
+def encode_binary_call(args: tuple[int, ...]) -> bytes:
     """Return the frame of a plain function's arguments, one bit pattern each."""
-    raw = b"".join(pattern.to_bytes(PLAIN_VALUE_BYTES, "little") for pattern in args)
+    raw = b"".join(pattern.to_bytes(BINARY_VALUE_BYTES, "little") for pattern in args)
     return FRAME.pack(0, len(raw)) + raw
 
 
-def plain_report_bytes(signature: FunctionType) -> int:
+def binary_report_bytes(signature: FunctionType) -> int:
     """Return the size of a plain function's report, without its frame."""
-    return PLAIN_REPORT.size + PLAIN_VALUE_BYTES * len(signature.results)
+    return BINARY_REPORT.size + BINARY_VALUE_BYTES * len(signature.results)

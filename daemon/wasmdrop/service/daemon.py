@@ -31,9 +31,9 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.package import Package
 from wasmdrop.sandbox.host.call import CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.job_directory import JobDirectories
-from wasmdrop.sandbox.host.module_cache.store import ModuleStore
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
+from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service.health.liveness import Liveness, Part
 from wasmdrop.service.health.probes import Health, Sources
 from wasmdrop.service.inbox import Drop, Inbox
@@ -86,17 +86,17 @@ async def serve(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def local_executor(
-    settings: Settings, idle: int, templates_idle: int = 0
-) -> AsyncIterator[tuple[LocalExecutor, ModuleStore]]:
+    settings: Settings, idle: int, zygote_idle: int = 0
+) -> AsyncIterator[tuple[LocalExecutor, ModuleCache]]:
     """Give this machine's sandbox, with its store in the state directory.
 
-    Children ahead of need: ``idle`` for any order, ``templates_idle`` for each module that is
+    Children ahead of need: ``idle`` for any order, ``zygote_idle`` for each module that is
     called again and again.
     """
-    store = ModuleStore(settings.state_dir, settings.cache_mb * MEBIBYTE)
+    store = ModuleCache(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
-    directories = JobDirectories(settings.state_dir, for_another_user=os.geteuid() == 0)
-    async with ChildPool(idle, settings.job_user) as pool:
+    directories = JobDirectoryFactory(settings.state_dir, for_another_user=os.geteuid() == 0)
+    async with ForkServer(idle, settings.job_user) as pool:
         if pool.missing and settings.sandbox is SandboxMode.STRICT:
             raise SettingsError(
                 f"jobs can't be confined here; missing: {pool.missing}."
@@ -109,8 +109,8 @@ async def local_executor(
             store,
             directories,
             limits,
-            templates_idle,
-            has_residents=settings.isolation is Isolation.INSTANCE,
+            zygote_idle,
+            reuses_workers=settings.isolation is Isolation.INSTANCE,
         )
         try:
             yield executor, store
@@ -170,7 +170,7 @@ async def run_once(settings: Settings) -> Package:
 def _stages(
     settings: Settings,
     executor: LocalExecutor,
-    store: ModuleStore,
+    store: ModuleCache,
     journal: Journal,
     delivery: Delivery,
     backlog: Backlog,
@@ -204,7 +204,7 @@ def _stages(
 async def _serve(
     settings: Settings,
     executor: LocalExecutor,
-    store: ModuleStore,
+    store: ModuleCache,
     delivery: Delivery,
     stop: Shutdown,
 ) -> None:

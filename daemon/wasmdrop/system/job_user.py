@@ -18,7 +18,7 @@ __all__ = ["DEFAULT_JOB_USER", "JobUser", "foreign_processes", "is_mapped", "rea
 _HIGHEST_ID: Final = (1 << 32) - 2
 
 #: What a forking server has in its command line.
-_SERVER: Final = b"wasmdrop.sandbox.guest.forkserver"
+_SERVER: Final = b"wasmdrop.sandbox.guest.fork_server"
 
 
 class JobUser(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ _ELSEWHERE: Final = (
     "sandbox/guest/compiler.py",
     "sandbox/guest/core_module.py",
     "sandbox/guest/channel.py",
-    "sandbox/guest/forkserver.py",
+    "sandbox/guest/fork_server.py",
     "sandbox/guest/warmup.py",
     "system/slot_directory.py",
 )
@@ -33,7 +33,7 @@ _ELSEWHERE: Final = (
 #: What is written and leaves nothing: a file without a name, a file in memory.
 _NOTHING_LASTS: Final = {
     "service.health.writability._why_not_writable",
-    "sandbox.host.captured_output.Streams.clear",
+    "sandbox.host.captured_output.CapturedOutput.clear",
     "intake.watcher._Echo.call",
 }
 

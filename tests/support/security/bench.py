@@ -10,9 +10,9 @@ from typing import Final
 
 from wasmdrop.sandbox.host.call import CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.job_directory import JobDirectories
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
@@ -21,7 +21,7 @@ __all__ = ["Bench", "below", "descriptors"]
 ROOT: Final = Path(__file__).parents[3]
 
 
-class _Pool(ChildPool):
+class _Pool(ForkServer):
     """A pool whose forking server is the ``main`` of another module."""
 
     def __init__(self, idle: int, module: str) -> None:
@@ -52,19 +52,19 @@ class Bench:
     """A pool, a store and an executor, on a loop that lasts."""
 
     def __init__(
-        self, runner: asyncio.Runner, directory: Path, module: str, templates_idle: int = 0
+        self, runner: asyncio.Runner, directory: Path, module: str, zygote_idle: int = 0
     ) -> None:
         self.runner = runner
         self.directory = directory
         self.pool = runner.run(self._enter(module))
-        self.store = ModuleStore(directory, 1 << 30)
-        self.directories = JobDirectories(directory, for_another_user=os.geteuid() == 0)
+        self.store = ModuleCache(directory, 1 << 30)
+        self.directories = JobDirectoryFactory(directory, for_another_user=os.geteuid() == 0)
         self.compile_limits = CompileLimits(2, 512)
         self.executor = LocalExecutor(
-            self.pool, self.store, self.directories, self.compile_limits, templates_idle
+            self.pool, self.store, self.directories, self.compile_limits, zygote_idle
         )
 
-    async def _enter(self, module: str) -> ChildPool:
+    async def _enter(self, module: str) -> ForkServer:
         return await _Pool(1, module).__aenter__()
 
     def compile(

@@ -261,7 +261,7 @@ class _TemplatesChildren(_Children):
                 link.send(str(error).encode())
                 os._exit(70)
             if pid == 0:
-                own_fd = self._confinement.leave_template(parent_pid, theirs)
+                own_fd = self._confinement.leave_zygote(parent_pid, theirs)
                 (_sibling if word == b"sibling" else self.attempt)(own_fd)
             os.close(theirs)
             link.send(b"%d" % pid)
@@ -292,7 +292,7 @@ class _TemplatesChildren(_Children):
 
 def _enter_template(confinement: Confinement, readable: list[int]) -> None:
     """Be confined as a template is."""
-    confinement.enter_template(readable=readable, file_bytes=_FILE_BYTES, data_bytes=_DATA_BYTES)
+    confinement.enter_zygote(readable=readable, file_bytes=_FILE_BYTES, data_bytes=_DATA_BYTES)
     confinement.narrow()
 
 
@@ -307,7 +307,7 @@ def _family(
         if mode == "template":
             _enter_template(confinement, descriptors[:1])
         elif mode == "invoked":
-            confinement.enter_from_template(cpu_seconds=_CPU_SECONDS, threads=True)
+            confinement.enter_from_zygote(cpu_seconds=_CPU_SECONDS, threads=True)
         else:
             confinement.enter(
                 readable=descriptors[:1],

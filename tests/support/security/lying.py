@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from wasmdrop.sandbox.guest import forkserver
+from wasmdrop.sandbox.guest import fork_server
 from wasmdrop.sandbox.guest.compiler import compile_module
 from wasmdrop.sandbox.guest.core_module import run_module
 from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.wire import CompileOrder, CompileReport, RunOrder, RunReport
+from wasmdrop.sandbox.wire import CompileReport, CompileRequest, RunReport, RunRequest
 
 __all__ = ["COMPILE_MARK", "LIES", "main"]
 
@@ -27,18 +27,20 @@ _FRAME: Final = struct.Struct("<II")
 
 def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     """Serve as the real one does, with children that lie where they are asked to."""
-    vars(forkserver).update(run_module=_run, compile_module=_compile)
-    forkserver.main(control_fd, uid, gid)
+    vars(fork_server).update(run_module=_run, compile_module=_compile)
+    fork_server.main(control_fd, uid, gid)
 
 
-def _run(order: RunOrder, *rest: Any) -> RunReport:
+def _run(order: RunRequest, *rest: Any) -> RunReport:
     if order.invocation.entry in LIES:
         LIES[order.invocation.entry]()
         os._exit(0)
     return run_module(order, *rest)
 
 
-def _compile(order: CompileOrder, runtime: Runtime, module_fd: int, code_fd: int) -> CompileReport:
+def _compile(
+    order: CompileRequest, runtime: Runtime, module_fd: int, code_fd: int
+) -> CompileReport:
     _before, mark, name = os.pread(module_fd, 4096, 0).partition(COMPILE_MARK)
     if mark:
         LIES[name.decode()]()

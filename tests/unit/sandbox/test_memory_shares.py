@@ -1,11 +1,11 @@
-"""Shares: whatever a module defines, its memories and tables together keep to the limit."""
+"""MemoryShares: whatever a module defines, its memories and tables together keep to the limit."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wasmdrop.protocol.limits import MEBIBYTE, Limits
 from wasmdrop.protocol.module_types import ModuleKind, ModuleSummary
-from wasmdrop.sandbox.memory_shares import TABLES_FREE_BYTES, least_bytes, shares_of
+from wasmdrop.sandbox.memory_shares import TABLES_FREE_BYTES, initial_bytes, memory_shares_of
 
 _PAGE_BYTES = 65536
 _ELEMENT_BYTES = 8
@@ -41,10 +41,10 @@ def test_memories_and_tables_of_any_module_keep_to_the_limit(
     """As long as what they have from the start does: all at their bounds, one table there twice."""
     summary = a_module(memories, tables, grows=grows, has_heap=has_heap)
     limits = Limits(memory_mb=memory_mb)
-    shares = shares_of(summary, limits)
+    shares = memory_shares_of(summary, limits)
     assert all(least <= shares.memory_bytes_at_first for least in memories)
     assert all(least <= shares.table_elements_at_first for least in tables)
-    if least_bytes(summary) > limits.memory_bytes:
+    if initial_bytes(summary) > limits.memory_bytes:
         return  # it is refused before it runs
     taken = sum(max(least, shares.memory_bytes) for least in memories)
     taken += shares.memory_bytes * has_heap
@@ -56,14 +56,14 @@ def test_memories_and_tables_of_any_module_keep_to_the_limit(
 
 def test_a_module_with_one_memory_and_usual_tables_may_have_all_of_the_limit() -> None:
     """Tables of fixed size, of a hundred thousand elements, cost it nothing."""
-    shares = shares_of(a_module([_PAGE_BYTES], [100_000]), Limits(memory_mb=16))
+    shares = memory_shares_of(a_module([_PAGE_BYTES], [100_000]), Limits(memory_mb=16))
     assert shares.memory_bytes == shares.memory_bytes_at_first == 16 * MEBIBYTE
 
 
 def test_several_memories_share_equally_where_none_asks_for_more() -> None:
     """And one that does leaves the others the rest."""
     limits = Limits(memory_mb=16)
-    assert shares_of(a_module([0, 0], []), limits).memory_bytes == 8 * MEBIBYTE
-    shares = shares_of(a_module([12 * MEBIBYTE, 0], []), limits)
+    assert memory_shares_of(a_module([0, 0], []), limits).memory_bytes == 8 * MEBIBYTE
+    shares = memory_shares_of(a_module([12 * MEBIBYTE, 0], []), limits)
     assert shares.memory_bytes == 2 * MEBIBYTE
     assert shares.memory_bytes_at_first == 12 * MEBIBYTE

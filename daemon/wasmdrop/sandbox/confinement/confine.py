@@ -168,19 +168,19 @@ class Confinement:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         self._load_filter(seccomp.Stage.ENTERED_WITH_FILES)
 
-    def enter_template(self, *, readable: list[int], file_bytes: int, data_bytes: int) -> None:
+    def enter_zygote(self, *, readable: list[int], file_bytes: int, data_bytes: int) -> None:
         """Confine the calling process for good, but for forking others like it.
 
-        They inherit all this, and are given the rest by :meth:`leave_template`.
+        They inherit all this, and are given the rest by :meth:`leave_zygote`.
         """
         self._limit_space(file_bytes, data_bytes)
         self._limit_threads()
         if self.landlock_version:
             landlock.restrict(_libc, self.landlock_version, readable)
-        self._load_filter(seccomp.Stage.TEMPLATE)
+        self._load_filter(seccomp.Stage.ZYGOTE)
 
-    def leave_template(self, parent_pid: int, link_fd: int, streams: Sequence[int] = ()) -> int:
-        """As :meth:`leave_parent`, of a process that :meth:`enter_template` has confined.
+    def leave_zygote(self, parent_pid: int, link_fd: int, streams: Sequence[int] = ()) -> int:
+        """As :meth:`leave_parent`, of a process that :meth:`enter_zygote` has confined.
 
         ``streams`` become :data:`STREAM_FDS`, which must be others of its descriptors before.
         """
@@ -191,7 +191,7 @@ class Confinement:
         die_with(parent_pid)
         return _LINK_FD
 
-    def enter_from_template(self, *, cpu_seconds: int, threads: bool) -> None:
+    def enter_from_zygote(self, *, cpu_seconds: int, threads: bool) -> None:
         """Confine the calling process as :meth:`enter` and :meth:`narrow` do, for good.
 
         Adds what it does not have from its template.

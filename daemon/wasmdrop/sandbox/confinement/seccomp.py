@@ -217,7 +217,7 @@ class Stage(Enum):
     """And what WASI's files take, for a job that has a directory."""
     INVOKED = auto()
     """What ENTERED and RUNNING leave, in one: for a child that has its machine code already."""
-    TEMPLATE = auto()
+    ZYGOTE = auto()
     """All that any child needs, and to fork such children."""
     WITHOUT_PATHS = auto()
     """No file is opened any more."""
@@ -245,7 +245,7 @@ _TABLES: Final = {
         _REFUSED | dict.fromkeys(_ON_PATHS, errno.EPERM),
         _CHECKED | {"mprotect": "mprotect"},
     ),
-    Stage.TEMPLATE: (SYSCALL_NUMBERS | FORKING_SYSCALL_NUMBERS, _REFUSED, _FORKING_CHECKED),
+    Stage.ZYGOTE: (SYSCALL_NUMBERS | FORKING_SYSCALL_NUMBERS, _REFUSED, _FORKING_CHECKED),
 }
 
 

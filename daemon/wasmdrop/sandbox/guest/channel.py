@@ -9,9 +9,9 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from wasmdrop.sandbox.wire import FRAME, PLAIN_VALUE_BYTES, encode_frame
+from wasmdrop.sandbox.wire import BINARY_VALUE_BYTES, FRAME, encode_frame
 
-__all__ = ["read_frame", "read_plain", "receive_frame", "report", "send", "wait_for_end"]
+__all__ = ["read_binary_call", "read_frame", "receive_frame", "report", "send", "wait_for_end"]
 
 #: Most descriptors that an order brings: code, two streams, a directory, and grants.
 _MAX_DESCRIPTORS: Final = 4 + 16
@@ -32,9 +32,9 @@ def read_frame(link_fd: int) -> tuple[bytes, bytes]:
     return _whole(link_fd, b"")
 
 
-def read_plain(link_fd: int, params: int) -> bytes:
+def read_binary_call(link_fd: int, params: int) -> bytes:
     """Return the arguments of a plain function. Ends the process if none come."""
-    size = FRAME.size + PLAIN_VALUE_BYTES * params
+    size = FRAME.size + BINARY_VALUE_BYTES * params
     order = os.read(link_fd, size)
     if len(order) != size:
         os._exit(0)  # the daemon sends the few bytes at once, or has no use for this child

@@ -25,13 +25,13 @@ from wasmdrop.sandbox.guest.link_diagnosis import (
     refuse_object_file,
 )
 from wasmdrop.sandbox.guest.module_parser import storage_of_component, summarize
-from wasmdrop.sandbox.wire import CompileOrder, CompileReport
+from wasmdrop.sandbox.wire import CompileReport, CompileRequest
 
 __all__ = ["compile_module"]
 
 
 def compile_module(
-    order: CompileOrder, runtime: Runtime, module_fd: int, code_fd: int
+    order: CompileRequest, runtime: Runtime, module_fd: int, code_fd: int
 ) -> CompileReport:
     """Compile the module in ``module_fd`` and write its machine code to ``code_fd``."""
     try:

@@ -270,7 +270,7 @@ class ComponentRun(Run):
         if len(_encoder.encode(plain)) > room_bytes:
             message = f"returned more than {room_bytes} bytes of results"
             return RunReport(Code.OUTPUT_LIMIT, message)
-        return RunReport(Code.OK, plain=plain)
+        return RunReport(Code.OK, component_result=plain)
 
     def _failure(self, error: WasmtimeError, invocation: Invocation) -> RunReport:
         if isinstance(error, ExitTrap):

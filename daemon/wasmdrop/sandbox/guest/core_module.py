@@ -22,7 +22,7 @@ from wasmdrop.sandbox.guest.engine import Runtime
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, PAST_MAXIMUM, TABLE_EXPORT
 from wasmdrop.sandbox.guest.memory_usage import memory_sizes
 from wasmdrop.sandbox.guest.traps import is_out_of_memory, mebibytes, memory_refusal, trap_refusal
-from wasmdrop.sandbox.wire import Invocation, Preparation, RunOrder, RunReport, WasiOrder
+from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport, RunRequest, WasiContext
 
 __all__ = [
     "Run",
@@ -46,7 +46,7 @@ _FOR_WANT_OF_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
 
 
 def run_module(
-    order: RunOrder,
+    order: RunRequest,
     runtime: Runtime,
     descriptors: list[int],
     raw: bytes,
@@ -322,7 +322,7 @@ class Run:
             ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
         )
 
-    def _give_wasi(self, wasi: WasiOrder, descriptors: list[int], raw: bytes) -> None:
+    def _give_wasi(self, wasi: WasiContext, descriptors: list[int], raw: bytes) -> None:
         """Give the store its WASI world; lays the job's files."""
         stdout_fd, stderr_fd, *directories = descriptors
         config = WasiConfig()

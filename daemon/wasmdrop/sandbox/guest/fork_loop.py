@@ -1,4 +1,4 @@
-"""Forking: the loop of a warm, single-threaded process that forks children ahead of need.
+"""ForkLoop: the loop of a warm, single-threaded process that forks children ahead of need.
 
 The daemon asks for children over a sequenced-packet socket; for each one the process answers with
 its id and two descriptors, a stream socket to the child and a pidfd. It tells the daemon of every
@@ -23,10 +23,10 @@ from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.sandbox.guest.channel import send
 from wasmdrop.sandbox.wire import FORK, FORK_AT_ONCE, NO_CHILD, PING, SWEEP, RunReport
 
-__all__ = ["Forking", "Role"]
+__all__ = ["ForkLoop", "ForkedRole"]
 
 
-class Role(Protocol):
+class ForkedRole(Protocol):
     """What a forked process does."""
 
     def leave(
@@ -42,14 +42,14 @@ class Role(Protocol):
         """Take one order."""
 
 
-class Forking:
+class ForkLoop:
     """The loop, over the socket ``control``; ``role`` is that of each process forked.
 
     ``ends_children``: whether to do so at the end, rather than leave it to their parent's death
     and to whoever reaps them then.
     """
 
-    def __init__(self, control: socket.socket, role: Role, *, ends_children: bool) -> None:
+    def __init__(self, control: socket.socket, role: ForkedRole, *, ends_children: bool) -> None:
         self._control = control
         self._role = role
         self._ends_children = ends_children

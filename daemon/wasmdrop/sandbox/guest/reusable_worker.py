@@ -12,14 +12,14 @@ from typing import NoReturn
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
-from wasmdrop.sandbox.guest.channel import read_frame, read_plain, report, send
+from wasmdrop.sandbox.guest.channel import read_binary_call, read_frame, report, send
 from wasmdrop.sandbox.guest.component import ComponentRun
 from wasmdrop.sandbox.guest.core_module import Run, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.guest.unchecked_call import EmptyWorld, PlainCall
-from wasmdrop.sandbox.wire import PlainFunction, ResidentOrder, RunReport, decode_invocation
+from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
+from wasmdrop.sandbox.wire import BoundFunction, ReusableWorkerRequest, RunReport, decode_invocation
 
-__all__ = ["serve_instances"]
+__all__ = ["serve_reusable_worker"]
 
 
 class _EndedError(Exception):
@@ -30,8 +30,8 @@ class _EndedError(Exception):
         self.message = message
 
 
-def serve_instances(
-    order: ResidentOrder,
+def serve_reusable_worker(
+    order: ReusableWorkerRequest,
     runtime: Runtime,
     confinement: Confinement,
     link_fd: int,
@@ -66,7 +66,7 @@ def serve_instances(
         report(link_fd, RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True))
     confinement.narrow()
     send(link_fd, RunReport(Code.OK))
-    world = EmptyWorld(streams) if preparation.has_wasi else None
+    world = EmptyWasi(streams) if preparation.has_wasi else None
     while True:
         for fd in streams:
             os.lseek(fd, 0, os.SEEK_SET)  # the daemon has emptied it
@@ -77,17 +77,17 @@ def serve_instances(
 
 
 def _serve_plain(
-    loaded: Run, function: PlainFunction, world: EmptyWorld | None, link_fd: int
+    loaded: Run, function: BoundFunction, world: EmptyWasi | None, link_fd: int
 ) -> None:
     """Serve one call of a plain function; its instance is there before the order is."""
     run = loaded.again()
     try:
         run.link()
-        call = PlainCall(run, function, world)
+        call = UncheckedCall(run, function, world)
     except RefusedError as refusal:
         call = None
         message = RunReport(refusal.code, refusal.message)
-    args = read_plain(link_fd, len(function.signature.params))
+    args = read_binary_call(link_fd, len(function.signature.params))
     try:
         answer = message if call is None else call.carry_out(args)
     except _EndedError as ended:

@@ -17,37 +17,37 @@ from wasmtime._func import maybe_raise_last_exn
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.guest.channel import read_plain, report, wait_for_end
+from wasmdrop.sandbox.guest.channel import read_binary_call, report, wait_for_end
 from wasmdrop.sandbox.guest.core_module import Run, is_a
 from wasmdrop.sandbox.wire import (
+    BINARY_REPORT,
+    BINARY_VALUE_BYTES,
     FRAME,
-    PLAIN_REPORT,
-    PLAIN_VALUE_BYTES,
     PROGRAM_NAME,
-    PlainFunction,
+    BoundFunction,
     RunReport,
 )
 
-__all__ = ["EmptyWorld", "PlainCall"]
+__all__ = ["EmptyWasi", "UncheckedCall"]
 
 
-class PlainCall:
+class UncheckedCall:
     """One function of an instance, ready to be called once.
 
     Raises ``RefusedError`` where the instance has no such function, of that type.
     """
 
-    def __init__(self, run: Run, function: PlainFunction, world: "EmptyWorld | None") -> None:
+    def __init__(self, run: Run, function: BoundFunction, world: "EmptyWasi | None") -> None:
         params, results = function.signature.params, function.signature.results
         slots = max(1, len(params), len(results))
         values = (ffi.wasmtime_val_raw_t * slots)()
         memory = run.exported_memory()
         self._run = run
         self._params = len(params)
-        self._args = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(params)]
-        self._results = memoryview(values).cast("B")[: PLAIN_VALUE_BYTES * len(results)]
-        head = FRAME.pack(0, PLAIN_REPORT.size + len(self._results))
-        self._report = bytearray(head + PLAIN_REPORT.pack(0.0, 0.0, -1, -1))
+        self._args = memoryview(values).cast("B")[: BINARY_VALUE_BYTES * len(params)]
+        self._results = memoryview(values).cast("B")[: BINARY_VALUE_BYTES * len(results)]
+        head = FRAME.pack(0, BINARY_REPORT.size + len(self._results))
+        self._report = bytearray(head + BINARY_REPORT.pack(0.0, 0.0, -1, -1))
         self._world = world
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
         self._context = run.store._context()  # noqa: SLF001 - the wrapper's call makes objects
@@ -62,7 +62,7 @@ class PlainCall:
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take the arguments, call, report, and end."""
-        answer = self.carry_out(read_plain(link_fd, self._params))
+        answer = self.carry_out(read_binary_call(link_fd, self._params))
         if isinstance(answer, RunReport):
             report(link_fd, answer)
         os.writev(link_fd, answer)
@@ -84,7 +84,7 @@ class PlainCall:
         if self._memory is not None:
             memory_bytes = ffi.wasmtime_memory_data_size(self._context, self._memory)
         fuel_used = -1 if fuel_used is None else fuel_used
-        PLAIN_REPORT.pack_into(
+        BINARY_REPORT.pack_into(
             self._report, FRAME.size, seconds, cpu_seconds, memory_bytes, fuel_used
         )
         return self._report, self._results
@@ -102,7 +102,7 @@ _OUTPUT: Final = ctypes.CFUNCTYPE(
 _NO_FINALIZER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)()
 
 
-class EmptyWorld:
+class EmptyWasi:
     """A world of WASI without input, made of parts that are there before the job is.
 
     Its heart, which draws random numbers, is made by each process for itself. Output goes to

@@ -15,21 +15,21 @@ from wasmtime import Module, wat2wasm
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.sandbox.guest.core_module import Run, run_module
 from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.guest.unchecked_call import PlainCall
-from wasmdrop.sandbox.memory_shares import Shares
+from wasmdrop.sandbox.guest.unchecked_call import UncheckedCall
+from wasmdrop.sandbox.memory_shares import MemoryShares
 from wasmdrop.sandbox.wire import (
+    BINARY_VALUE_BYTES,
     FRAME,
-    PLAIN_VALUE_BYTES,
+    BoundFunction,
     Invocation,
-    PlainFunction,
     Preparation,
-    RunOrder,
     RunReport,
-    decode_order,
+    RunRequest,
+    decode_request,
     encode_frame,
 )
 
-__all__ = ["WarmUp"]
+__all__ = ["Warmup"]
 
 #: CPython 3.11 specializes a function's bytecode at its eighth call.
 _CALLS: Final = 16
@@ -42,18 +42,18 @@ _FUNCTION: Final = """
 _SIGNATURE: Final = FunctionType(("i64",), ("i64",))
 
 
-class WarmUp:
+class Warmup:
     """Small modules that were compiled here, in files without a name."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._code = _compiled(f'(module (memory (export "memory") 1) {_FUNCTION})', runtime)
-        order = RunOrder(
+        order = RunRequest(
             Preparation(
                 options=runtime.options,
                 memory_export="memory",
                 memory_bytes=_MEBIBYTE,
-                shares=Shares(_MEBIBYTE, 1, _MEBIBYTE, 1),
+                shares=MemoryShares(_MEBIBYTE, 1, _MEBIBYTE, 1),
                 output_bytes=_MEBIBYTE,
                 cpu_seconds=1,
                 fuel=None,
@@ -75,17 +75,17 @@ class WarmUp:
         run = Run(preparation, runtime, _never)
         run.load(_compiled(f"(module {_FUNCTION})", runtime))
         run.link()
-        function = PlainFunction("warm", _SIGNATURE, initialize=False)
-        self._plain_call = PlainCall(run, function, None)
+        function = BoundFunction("warm", _SIGNATURE, initialize=False)
+        self._plain_call = UncheckedCall(run, function, None)
 
     def call(self) -> None:
         """Make a plain call."""
-        self._plain_call.carry_out(bytes(PLAIN_VALUE_BYTES))
+        self._plain_call.carry_out(bytes(BINARY_VALUE_BYTES))
 
     def once(self) -> None:
         """Run it once, as any order."""
-        order = decode_order(self._header)
-        assert isinstance(order, RunOrder)  # noqa: S101 - made above
+        order = decode_request(self._header)
+        assert isinstance(order, RunRequest)  # noqa: S101 - made above
         encode_frame(run_module(order, self._runtime, [self._code], b"", _nothing, _never))
 
     def repeat(self) -> None:

@@ -19,15 +19,15 @@ from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, STREAM_FDS, Conf
 from wasmdrop.sandbox.guest.channel import read_frame, receive_frame, report, send
 from wasmdrop.sandbox.guest.core_module import Run, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.guest.fork_loop import Forking
-from wasmdrop.sandbox.guest.unchecked_call import EmptyWorld, PlainCall
-from wasmdrop.sandbox.wire import RunReport, TemplateOrder, decode_invocation
+from wasmdrop.sandbox.guest.fork_loop import ForkLoop
+from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
+from wasmdrop.sandbox.wire import RunReport, ZygoteRequest, decode_invocation
 
-__all__ = ["serve_template"]
+__all__ = ["serve_zygote"]
 
 
-def serve_template(
-    order: TemplateOrder,
+def serve_zygote(
+    order: ZygoteRequest,
     runtime: Runtime,
     rehearse: Callable[[], None],
     confinement: Confinement,
@@ -42,8 +42,8 @@ def serve_template(
     preparation = order.preparation
     role = _Invoked(runtime, rehearse, confinement, order)
     # Made before the filter, which knows pipes and handlers as little as a job's.
-    forking = Forking(socket.socket(fileno=control_fd), role, ends_children=False)
-    confinement.enter_template(
+    forking = ForkLoop(socket.socket(fileno=control_fd), role, ends_children=False)
+    confinement.enter_zygote(
         readable=[code_fd],
         file_bytes=preparation.output_bytes,
         data_bytes=preparation.memory_bytes + PROCESS_BYTES,
@@ -66,7 +66,7 @@ class _Invoked:
         runtime: Runtime,
         rehearse: Callable[[], None],
         confinement: Confinement,
-        order: TemplateOrder,
+        order: ZygoteRequest,
     ) -> None:
         self.run = Run(order.preparation, runtime, self._report)
         self._preparation = order.preparation
@@ -74,7 +74,7 @@ class _Invoked:
         self._confinement = confinement
         self._is_awaited = False
         self._link_fd = -1
-        self._plain: PlainCall | None = None
+        self._plain: UncheckedCall | None = None
 
     def make_ready(self, code_fd: int) -> None:
         """Make the instance; raises ``RefusedError`` and ``StaleCodeError``."""
@@ -83,15 +83,15 @@ class _Invoked:
         self._confinement.narrow()
         self.run.link()
         if self._preparation.function is not None:
-            world = EmptyWorld(STREAM_FDS) if self._preparation.has_wasi else None
-            self._plain = PlainCall(self.run, self._preparation.function, world)
+            world = EmptyWasi(STREAM_FDS) if self._preparation.has_wasi else None
+            self._plain = UncheckedCall(self.run, self._preparation.function, world)
 
     def leave(
         self, parent_pid: int, link_fd: int, streams: Sequence[int], *, is_awaited: bool
     ) -> int:
-        """Leave the template behind; see :class:`~wasmdrop.sandbox.guest.fork_loop.Role`."""
+        """Leave the template behind; see :class:`~wasmdrop.sandbox.guest.fork_loop.ForkedRole`."""
         self._is_awaited = is_awaited
-        return self._confinement.leave_template(parent_pid, link_fd, streams)
+        return self._confinement.leave_zygote(parent_pid, link_fd, streams)
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take one invocation."""
@@ -118,7 +118,7 @@ class _Invoked:
         self._report(self.run.carry_out(invocation, enter_world))
 
     def _confine(self) -> None:
-        self._confinement.enter_from_template(
+        self._confinement.enter_from_zygote(
             cpu_seconds=self._preparation.cpu_seconds, threads=self._preparation.has_wasi
         )
 

@@ -6,9 +6,9 @@ import msgspec
 
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import ComponentCall, FunctionType, ModuleKind, ModuleSummary
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule
-from wasmdrop.sandbox.memory_shares import shares_of
-from wasmdrop.sandbox.wire import Invocation, PlainFunction, Preparation, WasiOrder
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
+from wasmdrop.sandbox.memory_shares import memory_shares_of
+from wasmdrop.sandbox.wire import BoundFunction, Invocation, Preparation, WasiContext
 
 __all__ = ["Call", "CompileLimits", "can_be_readied", "invocation_of", "preparation_of"]
 
@@ -62,13 +62,13 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
         options=module.options,
         memory_export=memories[0] if memories and not is_hidden else None,
         memory_bytes=limits.memory_bytes,
-        shares=shares_of(summary, limits),
+        shares=memory_shares_of(summary, limits),
         output_bytes=limits.output_bytes,
         cpu_seconds=math.ceil(limits.timeout_sec) + 1,
         fuel=limits.fuel,
         has_wasi=summary.wants_wasi,
         is_component=call.component is not None,
-        function=PlainFunction(call.entry, call.signature, _initializes(summary, call))
+        function=BoundFunction(call.entry, call.signature, _initializes(summary, call))
         if _is_plain(call)
         else None,
         tells_refusals=summary.tells_refusals,
@@ -111,7 +111,7 @@ def invocation_of(
         args=call.args,
         is_command=call.is_command,
         initialize=_initializes(summary, call),
-        wasi=WasiOrder(
+        wasi=WasiContext(
             call.argv,
             call.env,
             len(call.stdin),

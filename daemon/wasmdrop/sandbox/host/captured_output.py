@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator
 from typing import Self
 
-__all__ = ["Streams"]
+__all__ = ["CapturedOutput"]
 
 
-class Streams:
+class CapturedOutput:
     """Two open files. Raises ``OSError`` if they can't be made."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Compilations: each module once, however many jobs ask for it, and few at a time.
+"""ModuleCompiler: each module once, however many jobs ask for it, and few at a time.
 
 Owns the memory of which are under way and which were refused. Promises that jobs of other modules
 go on meanwhile, be they compiled already or new, and that the log tells of one that takes long,
@@ -21,25 +21,25 @@ from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.sandbox.host.call import CompileLimits
-from wasmdrop.sandbox.host.compile_slots import Entrant, Lanes
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.host.compile_slots import CompileSlots, SlotRequest
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
 from wasmdrop.sandbox.host.reports import compiler_death, decode_compile_report
-from wasmdrop.sandbox.host.request import Answer, exchange
+from wasmdrop.sandbox.host.request import RequestResult, exchange
 from wasmdrop.sandbox.wire import (
     MAX_REPORT_BYTES,
-    CompileOrder,
     CompileReport,
+    CompileRequest,
     EngineOptions,
     encode_frame,
 )
 
-__all__ = ["Compilations", "Tell"]
+__all__ = ["ModuleCompiler", "ProgressCallback"]
 
 _log = structlog.get_logger()
 
 #: Told, in words for people, what a module waits for.
-Tell = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 
 #: Machine code is some three to eight times the size of its module; this stops what is not.
 _CODE_BYTES: Final = 2048 * MEBIBYTE
@@ -65,13 +65,13 @@ class _Compilation:
     """One that is under way, and who wants to know of it."""
 
     def __init__(self, directory: str) -> None:
-        self.entrant = Entrant(directory)
+        self.entrant = SlotRequest(directory)
         self.task: asyncio.Task[CompiledModule] | None = None
         self._words = ""
-        self._listeners: list[Tell] = []
+        self._listeners: list[ProgressCallback] = []
 
     @contextlib.contextmanager
-    def heard_by(self, tell: Tell) -> Iterator[None]:
+    def heard_by(self, tell: ProgressCallback) -> Iterator[None]:
         """Let ``tell`` know how things stand, now and whenever that changes."""
         self._listeners.append(tell)
         if self._words:
@@ -90,24 +90,28 @@ class _Compilation:
             tell(words)
 
 
-class Compilations:
+class ModuleCompiler:
     """Loads and compiles the modules of ``store`` in children of ``pool``."""
 
-    def __init__(self, pool: ChildPool, store: ModuleStore, limits: CompileLimits) -> None:
+    def __init__(self, pool: ForkServer, store: ModuleCache, limits: CompileLimits) -> None:
         self.loads = 0
         """Modules whose machine code was found on disk."""
         self.begun = 0
-        """Compilations so far."""
+        """ModuleCompiler so far."""
         self._pool = pool
         self._store = store
         self._limits = limits
         self._under_way: dict[tuple[str, str], _Compilation] = {}
         self._refused: OrderedDict[tuple[str, str], RefusedError] = OrderedDict()
         # Compiling is pure computation: few at a time leave the other cores to jobs.
-        self._compilers = Lanes(max(1, (os.cpu_count() or 1) // 2), _QUICK_SECONDS)
+        self._compilers = CompileSlots(max(1, (os.cpu_count() or 1) // 2), _QUICK_SECONDS)
 
     async def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
+        self,
+        sha256: str,
+        options: EngineOptions,
+        tell: ProgressCallback | None = None,
+        directory: str = "",
     ) -> CompiledModule:
         """Load or compile a module once, however many jobs ask for it at the same time.
 
@@ -206,7 +210,7 @@ class Compilations:
             size_bytes = os.fstat(source_fd).st_size
             work_fd = os.open(work, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, work_fd)
-            order = CompileOrder(
+            order = CompileRequest(
                 options=options,
                 module_bytes=size_bytes,
                 code_bytes=_CODE_BYTES,
@@ -241,8 +245,8 @@ class Compilations:
 
 
 async def _unless_interrupted(
-    entrant: Entrant, exchanging: Coroutine[Any, Any, Answer]
-) -> Answer | None:
+    entrant: SlotRequest, exchanging: Coroutine[Any, Any, RequestResult]
+) -> RequestResult | None:
     """Wait for an answer; None if ``entrant`` is interrupted first, and the child then killed."""
     exchange_task = asyncio.create_task(exchanging)
     ends: list[asyncio.Future[Any]] = [exchange_task, entrant.interrupted]

@@ -1,4 +1,4 @@
-"""Lanes: which compilations run now, given that some take a moment, others a minute.
+"""CompileSlots: which compilations run now, given that some take a moment, others a minute.
 
 Nobody can tell beforehand which, so every compilation begins in a *quick* place. Past a quick
 period it is *late*, and moves to a *long* place as soon as its directory may have one. A late one
@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final
 
-__all__ = ["Entrant", "Lanes"]
+__all__ = ["CompileSlots", "SlotRequest"]
 
 #: Calls a function after so many seconds.
 Timer = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
 
 
-class Entrant:
+class SlotRequest:
     """One compilation that wants a place, and the directories that want it."""
 
     def __init__(self, directory: str) -> None:
@@ -38,7 +38,7 @@ class Entrant:
         """Done when it has a place."""
 
 
-class Lanes:
+class CompileSlots:
     """``count`` quick places and one more long ones.
 
     ``call_later`` is the event loop's, if none is given.
@@ -47,14 +47,14 @@ class Lanes:
     def __init__(self, count: int, quick_seconds: float, call_later: Timer | None = None) -> None:
         self._quick_seconds = quick_seconds
         self._call_later = call_later
-        self._quick = _Places(count)
-        self._long = _Places(count + 1, kept=1)
+        self._quick = _SlotPool(count)
+        self._long = _SlotPool(count + 1, kept=1)
 
     def are_full(self) -> bool:
         """Whether a new compilation has to wait."""
         return self._quick.free == 0
 
-    def also_for(self, entrant: Entrant, directory: str) -> None:
+    def also_for(self, entrant: SlotRequest, directory: str) -> None:
         """Note that another directory wants the same module."""
         if directory in entrant.directories:
             return
@@ -65,7 +65,7 @@ class Lanes:
         self._settle()
 
     @contextlib.asynccontextmanager
-    async def place(self, entrant: Entrant) -> AsyncIterator[None]:
+    async def place(self, entrant: SlotRequest) -> AsyncIterator[None]:
         """Wait for a place and hold it for a block, which ends soon after an interruption."""
         loop = asyncio.get_running_loop()
         entrant.interrupted, entrant.entered = loop.create_future(), loop.create_future()
@@ -85,7 +85,7 @@ class Lanes:
                 places.leave(entrant)
             self._settle()
 
-    def _is_late(self, entrant: Entrant) -> None:
+    def _is_late(self, entrant: SlotRequest) -> None:
         entrant.is_late = True
         self._long.wait(entrant)
         self._settle()
@@ -111,20 +111,20 @@ class Lanes:
                 return
 
     @staticmethod
-    def _enter(places: "_Places", entrant: Entrant) -> None:
+    def _enter(places: "_SlotPool", entrant: SlotRequest) -> None:
         places.enter(entrant)
         if not entrant.entered.done():
             entrant.entered.set_result(None)
 
 
-class _Places:
+class _SlotPool:
     """So many places, of which the last ``kept`` go to directories that hold none alone."""
 
     def __init__(self, count: int, kept: int = 0) -> None:
         self._count: Final = count
         self._kept: Final = kept
-        self.held: dict[Entrant, None] = {}
-        self._waiting: dict[str, dict[Entrant, None]] = {}
+        self.held: dict[SlotRequest, None] = {}
+        self._waiting: dict[str, dict[SlotRequest, None]] = {}
         """By directory, in the order in which they came."""
         self._served: dict[str, int] = {}
         """When a directory that holds or wants places was last given one, as a number."""
@@ -135,12 +135,12 @@ class _Places:
         """How many places nobody holds."""
         return self._count - len(self.held)
 
-    def wait(self, entrant: Entrant) -> None:
+    def wait(self, entrant: SlotRequest) -> None:
         """Put one last in each of its directories that it is not in yet."""
         for name in entrant.directories:
             self._waiting.setdefault(name, {})[entrant] = None
 
-    def has_waiting(self, entrant: Entrant) -> bool:
+    def has_waiting(self, entrant: SlotRequest) -> bool:
         """Whether one waits here."""
         return entrant in self._waiting.get(entrant.directories[0], ())
 
@@ -148,7 +148,7 @@ class _Places:
         """Whether one waits here for another directory than that."""
         return len(self._waiting) > (directory in self._waiting)
 
-    def next(self, aside: Collection[Entrant] | None = None) -> Entrant | None:
+    def next(self, aside: Collection[SlotRequest] | None = None) -> SlotRequest | None:
         """Return who gets the next place, charged to a directory; None if there is none for any.
 
         With ``aside``, who would be next but for these and for a lack of places.
@@ -168,14 +168,14 @@ class _Places:
         able[name].charged = name
         return able[name]
 
-    def enter(self, entrant: Entrant) -> None:
+    def enter(self, entrant: SlotRequest) -> None:
         """Give a place to one that waits for it."""
         self.leave(entrant)
         self.held[entrant] = None
         self._turn += 1
         self._served[entrant.charged] = self._turn
 
-    def leave(self, entrant: Entrant) -> None:
+    def leave(self, entrant: SlotRequest) -> None:
         """Take the place of one that has it, or its wait for one."""
         self.held.pop(entrant, None)
         for name in entrant.directories:

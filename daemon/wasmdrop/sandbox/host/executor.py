@@ -22,29 +22,29 @@ from wasmdrop.sandbox.host.call import (
     invocation_of,
     preparation_of,
 )
-from wasmdrop.sandbox.host.captured_output import Streams
-from wasmdrop.sandbox.host.compilation import Compilations, Tell
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.job_directory import JobDirectories, JobDirectory, open_grants
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.host.captured_output import CapturedOutput
+from wasmdrop.sandbox.host.compilation import ModuleCompiler, ProgressCallback
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.job_directory import JobDirectory, JobDirectoryFactory, open_grants
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
 from wasmdrop.sandbox.host.reports import (
-    decode_plain_report,
+    decode_binary_report,
     decode_run_report,
-    outcome_of_death,
     outcome_of_report,
+    outcome_without_report,
     with_limit,
 )
-from wasmdrop.sandbox.host.request import Answer, Source, exchange
-from wasmdrop.sandbox.host.reusable_worker_pool import Residents
-from wasmdrop.sandbox.host.zygote_pool import Templates
-from wasmdrop.sandbox.memory_shares import least_bytes
+from wasmdrop.sandbox.host.request import ChildSource, RequestResult, exchange
+from wasmdrop.sandbox.host.reusable_worker_pool import ReusableWorkerPool
+from wasmdrop.sandbox.host.zygote_pool import ZygotePool
+from wasmdrop.sandbox.memory_shares import initial_bytes
 from wasmdrop.sandbox.wire import (
     MAX_RUN_REPORT_BYTES,
     EngineOptions,
-    RunOrder,
+    RunRequest,
+    binary_report_bytes,
+    encode_binary_call,
     encode_frame,
-    encode_plain,
-    plain_report_bytes,
 )
 from wasmdrop.system.heartbeat import Pulse
 from wasmdrop.system.untrusted_trees import TreeLimitError
@@ -70,7 +70,11 @@ class Executor(Protocol):
         """Return the compiled module where it is at hand, without any I/O."""
 
     def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
+        self,
+        sha256: str,
+        options: EngineOptions,
+        tell: ProgressCallback | None = None,
+        directory: str = "",
     ) -> Awaitable[CompiledModule]:
         """Return a module of the store, compiled now if it was not before.
 
@@ -88,26 +92,26 @@ class Executor(Protocol):
 class LocalExecutor:
     """Runs jobs in children of this machine's forking server, and of its templates.
 
-    ``templates_idle``: children that each template has ahead of need; without, there are none.
-    ``has_residents``: whether one process may serve many jobs of a module.
+    ``zygote_idle``: children that each template has ahead of need; without, there are none.
+    ``reuses_workers``: whether one process may serve many jobs of a module.
     """
 
     def __init__(
         self,
-        pool: ChildPool,
-        store: ModuleStore,
-        directories: JobDirectories,
+        pool: ForkServer,
+        store: ModuleCache,
+        directories: JobDirectoryFactory,
         compile_limits: CompileLimits,
-        templates_idle: int = 0,
+        zygote_idle: int = 0,
         *,
-        has_residents: bool = False,
+        reuses_workers: bool = False,
     ) -> None:
         self._pool = pool
         self._store = store
         self._directories = directories
-        self._compilations = Compilations(pool, store, compile_limits)
-        self._residents = Residents(pool) if has_residents else None
-        self._templates = Templates(pool, templates_idle) if templates_idle else None
+        self._compilations = ModuleCompiler(pool, store, compile_limits)
+        self._reusable_workers = ReusableWorkerPool(pool) if reuses_workers else None
+        self._zygotes = ZygotePool(pool, zygote_idle) if zygote_idle else None
 
     @property
     def loads(self) -> int:
@@ -135,10 +139,10 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End templates and residents; the pool is closed by whoever made it."""
-        if self._residents is not None:
-            self._residents.close()
-        if self._templates is not None:
-            self._templates.close()
+        if self._reusable_workers is not None:
+            self._reusable_workers.close()
+        if self._zygotes is not None:
+            self._zygotes.close()
 
     def ping(self) -> None:
         """Ask the forking server for a sign of life."""
@@ -149,9 +153,13 @@ class LocalExecutor:
         return self._store.at_hand(sha256, options)
 
     async def compile(
-        self, sha256: str, options: EngineOptions, tell: Tell | None = None, directory: str = ""
+        self,
+        sha256: str,
+        options: EngineOptions,
+        tell: ProgressCallback | None = None,
+        directory: str = "",
     ) -> CompiledModule:
-        """Load or compile a module; see :meth:`Compilations.compile`."""
+        """Load or compile a module; see :meth:`ModuleCompiler.compile`."""
         return await self._compilations.compile(sha256, options, tell, directory)
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
@@ -159,7 +167,7 @@ class LocalExecutor:
         return with_limit(await self._run(module, call, limits), limits)
 
     async def _run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
-        wanted_bytes = least_bytes(module.summary)
+        wanted_bytes = initial_bytes(module.summary)
         if wanted_bytes > limits.memory_bytes:
             message = (
                 f"the module wants {wanted_bytes} bytes of memory from the start, its tables"
@@ -171,21 +179,21 @@ class LocalExecutor:
         has_directory = summary.wants_files and (
             call.is_command or bool(call.files) or bool(call.grants)
         )
-        if self._residents is not None and not has_directory and can_be_readied(module):
-            return await self._run_in_resident(self._residents, module, call, limits)
+        if self._reusable_workers is not None and not has_directory and can_be_readied(module):
+            return await self._run_in_resident(self._reusable_workers, module, call, limits)
         if not has_directory:
             return await self._run_in_child(module, call, limits)
         with open_grants(call.grants) as grants:
             return await self._run_in_directory(module, call, limits, grants)
 
     async def _run_in_resident(
-        self, residents: Residents, module: CompiledModule, call: Call, limits: Limits
+        self, residents: ReusableWorkerPool, module: CompiledModule, call: Call, limits: Limits
     ) -> Outcome:
         preparation = preparation_of(module, call, limits)
         resident = await residents.take(module, preparation)
         try:
             if preparation.function is not None:
-                frame = encode_plain(call.args)
+                frame = encode_binary_call(call.args)
             else:
                 invocation = invocation_of(module, call, limits, has_directory=False)
                 frame = encode_frame(invocation, call.stdin)
@@ -238,19 +246,19 @@ class LocalExecutor:
     ) -> Outcome:
         preparation = preparation_of(module, call, limits)
         template = None
-        if self._templates is not None and directory is None and can_be_readied(module):
-            template = await self._templates.take(module, preparation)
+        if self._zygotes is not None and directory is None and can_be_readied(module):
+            template = await self._zygotes.take(module, preparation)
         streams = None if template is None else template.streams
         if streams is None and preparation.has_wasi:
             streams = _new_streams()
         with contextlib.nullcontext() if streams is None else streams.closing():
             fds = [] if streams is None else streams.fds
             if template is None:
-                source: Source = self._pool
+                source: ChildSource = self._pool
                 has_directory = directory is not None
                 invocation = invocation_of(module, call, limits, has_directory=has_directory)
                 raw = b"".join((call.stdin, *call.files.values()))
-                frame = encode_frame(RunOrder(preparation, invocation), raw)
+                frame = encode_frame(RunRequest(preparation, invocation), raw)
                 descriptors = [module.fd, *fds, *([directory.fd] if directory else ()), *grants]
             elif preparation.function is None:
                 source, descriptors = template, fds
@@ -258,7 +266,7 @@ class LocalExecutor:
                 frame = encode_frame(invocation, call.stdin)
             else:
                 source, descriptors = template, []
-                frame = encode_plain(call.args)
+                frame = encode_binary_call(call.args)
             outcome = await self._exchange(
                 source, frame, descriptors, module, call, limits, directory
             )
@@ -266,7 +274,7 @@ class LocalExecutor:
 
     async def _exchange(
         self,
-        source: Source,
+        source: ChildSource,
         frame: bytes,
         descriptors: Sequence[int],
         module: CompiledModule,
@@ -282,7 +290,7 @@ class LocalExecutor:
             limits.timeout_sec,
             # A component may return as much as it may print; base64 and escapes were counted there.
             MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
-            plain_bytes=plain_report_bytes(call.signature),
+            binary_bytes=binary_report_bytes(call.signature),
             directory=directory,
         )
         if directory is not None and directory.surplus:
@@ -294,17 +302,17 @@ class LocalExecutor:
                 cpu_seconds=answer.cpu_seconds,
             )
         if answer.report is None:
-            return outcome_of_death(answer.status, limits, answer.seconds, answer.cpu_seconds)
+            return outcome_without_report(answer.status, limits, answer.seconds, answer.cpu_seconds)
         if len(answer.report) > _LARGE_REPORT_BYTES:
             # Of a component's results, which may take seconds to make of their JSON.
             return await asyncio.to_thread(self._outcome, answer, module, call)
         return self._outcome(answer, module, call)
 
-    def _outcome(self, answer: Answer, module: CompiledModule, call: Call) -> Outcome:
+    def _outcome(self, answer: RequestResult, module: CompiledModule, call: Call) -> Outcome:
         """Return what an answer with a report says of the job; raises ``SandboxError``."""
         assert answer.report is not None  # noqa: S101 - looked at before
-        if answer.is_plain:
-            report = decode_plain_report(answer.report, call.signature)
+        if answer.is_binary:
+            report = decode_binary_report(answer.report, call.signature)
         else:
             report = decode_run_report(answer.report)
         if report.stale_code:
@@ -314,14 +322,16 @@ class LocalExecutor:
         return outcome_of_report(report, call, answer.seconds)
 
 
-def _new_streams() -> Streams:
+def _new_streams() -> CapturedOutput:
     try:
-        return Streams()
+        return CapturedOutput()
     except OSError as error:
         raise SandboxError(f"no files for a job's output could be made: {error}") from error
 
 
-def _with_output(outcome: Outcome, call: Call, limits: Limits, streams: Streams | None) -> Outcome:
+def _with_output(
+    outcome: Outcome, call: Call, limits: Limits, streams: CapturedOutput | None
+) -> Outcome:
     """Return the outcome with the output of a WASI program."""
     if streams is None:
         return outcome

@@ -29,7 +29,7 @@ from wasmdrop.system.untrusted_trees import (
     remove_tree,
 )
 
-__all__ = ["GLANCE_SECONDS", "JobDirectories", "JobDirectory", "open_grants"]
+__all__ = ["GLANCE_SECONDS", "JobDirectory", "JobDirectoryFactory", "open_grants"]
 
 _log = structlog.get_logger()
 
@@ -116,7 +116,7 @@ class JobDirectory:
                 _log.warning("leftover-removal-failed", path=str(self._path), error=str(error))
 
 
-class JobDirectories:
+class JobDirectoryFactory:
     """The directories of one daemon's jobs, below ``state_dir``.
 
     ``for_another_user``: whether jobs run as another user than the daemon. Raises ``StorageError``

@@ -18,15 +18,15 @@ from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import MESSAGE_LIMIT, Code, Outcome, bounded_text
 from wasmdrop.sandbox.host.call import Call
-from wasmdrop.sandbox.wire import PLAIN_REPORT, PLAIN_VALUE_BYTES, CompileReport, RunReport
+from wasmdrop.sandbox.wire import BINARY_REPORT, BINARY_VALUE_BYTES, CompileReport, RunReport
 
 __all__ = [
     "compiler_death",
+    "decode_binary_report",
     "decode_compile_report",
-    "decode_plain_report",
     "decode_run_report",
-    "outcome_of_death",
     "outcome_of_report",
+    "outcome_without_report",
     "with_limit",
 ]
 
@@ -79,13 +79,13 @@ def decode_run_report(header: bytes) -> RunReport:
     return _decode(header, _run_decoder)
 
 
-def decode_plain_report(data: bytes, signature: FunctionType) -> RunReport:
+def decode_binary_report(data: bytes, signature: FunctionType) -> RunReport:
     """Return the report of a plain function, which has all the bytes that it must have."""
-    run_seconds, cpu_seconds, memory_bytes, fuel_used = PLAIN_REPORT.unpack_from(data)
+    run_seconds, cpu_seconds, memory_bytes, fuel_used = BINARY_REPORT.unpack_from(data)
     bits = (
         int.from_bytes(data[start : start + (8 if kind in _WIDE else 4)], "little")
         for kind, start in zip(
-            signature.results, range(PLAIN_REPORT.size, len(data), PLAIN_VALUE_BYTES), strict=True
+            signature.results, range(BINARY_REPORT.size, len(data), BINARY_VALUE_BYTES), strict=True
         )
     )
     return RunReport(
@@ -161,10 +161,10 @@ def _results(report: RunReport, call: Call) -> tuple[object, ...]:
     form = call.component.function.result
     if form is None or call.is_command:
         return ()
-    return (decode_result(report.plain, form),)
+    return (decode_result(report.component_result, form),)
 
 
-def outcome_of_death(
+def outcome_without_report(
     status: int | None, limits: Limits, seconds: float, cpu_seconds: float | None
 ) -> Outcome:
     """Return the outcome of a child that died with this wait status; None: at its timeout.

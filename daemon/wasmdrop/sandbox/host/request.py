@@ -8,31 +8,31 @@ from typing import Final, Protocol
 import msgspec
 
 from wasmdrop.protocol.errors import SandboxError
-from wasmdrop.sandbox.host.child_processes import Child
+from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.job_directory import JobDirectory
 
-__all__ = ["Answer", "Source", "exchange"]
+__all__ = ["ChildSource", "RequestResult", "exchange"]
 
 #: How long a dead child's wait status may take to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
 
 
-class Source(Protocol):
+class ChildSource(Protocol):
     """Where a child comes from that takes the order."""
 
-    async def take(self) -> Child:
+    async def take(self) -> ChildProcess:
         """Return a child that waits for an order."""
 
-    def close_soon(self, child: Child) -> None:
+    def close_soon(self, child: ChildProcess) -> None:
         """Take a child back that has reported."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class RequestResult(msgspec.Struct, frozen=True):
     """What came of an order."""
 
     report: bytes | None
     """None where the child died first."""
-    is_plain: bool
+    is_binary: bool
     """Whether it is that of a plain function."""
     seconds: float
     """From order to report."""
@@ -43,19 +43,19 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def exchange(
-    source: Source,
+    source: ChildSource,
     frame: bytes,
     descriptors: Sequence[int],
     timeout_seconds: float,
     max_report_bytes: int,
     *,
-    plain_bytes: int = -1,
+    binary_bytes: int = -1,
     to_its_end: bool = False,
     directory: JobDirectory | None = None,
-) -> Answer:
+) -> RequestResult:
     """Give one order to a child of ``source`` and return its answer.
 
-    ``plain_bytes`` is the size of a plain function's report. With ``to_its_end``, or with a
+    ``binary_bytes`` is the size of a plain function's report. With ``to_its_end``, or with a
     ``directory`` that holds anything, the child is dead on return, and so writes nowhere any more.
     Raises ``SandboxError`` where it can't be reached.
     """
@@ -73,7 +73,7 @@ async def exchange(
     guard = None if directory is None else asyncio.create_task(directory.guard(child.kill))
     try:
         await child.send(frame, list(descriptors))
-        received = await child.receive(max_report_bytes, plain_bytes)
+        received = await child.receive(max_report_bytes, binary_bytes)
         seconds = time.perf_counter() - started
         is_left = directory is not None and not directory.is_empty()
         status: int | None = None
@@ -87,8 +87,10 @@ async def exchange(
     except OSError as error:
         raise SandboxError(f"a child could not be reached: {error}") from error
     else:
-        report, is_plain = received or (None, False)
-        return Answer(report, is_plain, seconds, None if timed_out else status, child.cpu_seconds)
+        report, is_binary = received or (None, False)
+        return RequestResult(
+            report, is_binary, seconds, None if timed_out else status, child.cpu_seconds
+        )
     finally:
         timer.cancel()
         if guard is not None:
@@ -99,7 +101,7 @@ async def exchange(
             source.close_soon(child)
 
 
-async def _status(child: Child) -> int:
+async def _status(child: ChildProcess) -> int:
     """Return the wait status of a child whose socket has closed."""
     child.kill()  # it may have closed the socket and lived on
     try:

@@ -1,4 +1,4 @@
-"""Residents as the daemon keeps them: processes that serve many jobs of one module.
+"""ReusableWorkerPool as the daemon keeps them: processes that serve many jobs of one module.
 
 Only where the operator has asked for it (``WASMDROP_ISOLATION=instance``); see :mod:`.resident`. A
 resident serves one job at a time. One whose job was killed, or that met anything odd, is not used
@@ -11,16 +11,21 @@ from typing import Final
 
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.host.captured_output import Streams
-from wasmdrop.sandbox.host.child_processes import Child
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule
+from wasmdrop.sandbox.host.captured_output import CapturedOutput
+from wasmdrop.sandbox.host.child_process import ChildProcess
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.host.reports import decode_run_report
-from wasmdrop.sandbox.wire import MAX_RUN_REPORT_BYTES, Preparation, ResidentOrder, encode_frame
+from wasmdrop.sandbox.wire import (
+    MAX_RUN_REPORT_BYTES,
+    Preparation,
+    ReusableWorkerRequest,
+    encode_frame,
+)
 
-__all__ = ["Resident", "Residents"]
+__all__ = ["ReusableWorker", "ReusableWorkerPool"]
 
-#: Residents that wait for a job, of all modules together. Each takes some 5 MiB.
+#: ReusableWorkerPool that wait for a job, of all modules together. Each takes some 5 MiB.
 _MOST_IDLE: Final = 32
 
 #: How long a resident lives that nobody calls, in seconds: an idle daemon keeps none.
@@ -35,25 +40,25 @@ _JOBS: Final = 10_000
 _Key = tuple[str, Preparation]
 
 
-class Resident:
+class ReusableWorker:
     """One resident, and its output. An exchange's source of one child."""
 
-    def __init__(self, key: _Key, process: Child) -> None:
+    def __init__(self, key: _Key, process: ChildProcess) -> None:
         self.key = key
-        self.streams: Streams | None = None
+        self.streams: CapturedOutput | None = None
         """The output of its present job; None if its module has no WASI."""
         self.used_at = asyncio.get_running_loop().time()
         self.jobs = 0
         self._process = process
         self._is_free = True
 
-    async def take(self) -> Child:
+    async def take(self) -> ChildProcess:
         """Return the process, for one order."""
         self._is_free = False
         self.jobs += 1
         return self._process
 
-    def close_soon(self, _child: Child) -> None:
+    def close_soon(self, _child: ChildProcess) -> None:
         """Hear that the process has reported, and can take another order."""
         self._is_free = True
 
@@ -69,16 +74,16 @@ class Resident:
             self.streams.close()
 
 
-class Residents:
+class ReusableWorkerPool:
     """The residents of one daemon, made of children of ``pool``."""
 
-    def __init__(self, pool: ChildPool) -> None:
+    def __init__(self, pool: ForkServer) -> None:
         self._pool = pool
-        self._idle: deque[Resident] = deque()
+        self._idle: deque[ReusableWorker] = deque()
         """Those that wait, the least recently used first."""
         self._tidying: asyncio.TimerHandle | None = None
 
-    async def take(self, module: CompiledModule, wanted: Preparation) -> Resident:
+    async def take(self, module: CompiledModule, wanted: Preparation) -> ReusableWorker:
         """Return a resident for one job. Raises ``SandboxError`` where it can't be made."""
         key = (module.sha256, wanted)
         # The most recently used first: its pages are at hand, and the others may go.
@@ -91,7 +96,7 @@ class Residents:
                 return await self.take(module, wanted)
         return await self._make(key, module)
 
-    def give_back(self, resident: Resident) -> None:
+    def give_back(self, resident: ReusableWorker) -> None:
         """Take a resident back whose job is over, whatever became of it."""
         if not resident.is_usable:
             resident.close()
@@ -113,14 +118,14 @@ class Residents:
         while self._idle:
             self._idle.pop().close()
 
-    async def _make(self, key: _Key, module: CompiledModule) -> Resident:
+    async def _make(self, key: _Key, module: CompiledModule) -> ReusableWorker:
         process = await self._pool.take()
-        resident = Resident(key, process)
+        resident = ReusableWorker(key, process)
         try:
             if key[1].has_wasi:
-                resident.streams = Streams()
+                resident.streams = CapturedOutput()
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                order = encode_frame(ResidentOrder(key[1]))
+                order = encode_frame(ReusableWorkerRequest(key[1]))
                 fds = [] if resident.streams is None else resident.streams.fds
                 await process.send(order, [module.fd, *fds])
                 received = await process.receive(MAX_RUN_REPORT_BYTES)

@@ -1,4 +1,4 @@
-"""Templates as the daemon keeps them: one for each module that is called again and again.
+"""ZygotePool as the daemon keeps them: one for each module that is called again and again.
 
 A template (:mod:`.template`) is made when a module is called for the second time within a while,
 beside the job that asks, which does not wait for it. It goes when others are wanted more, or when
@@ -16,28 +16,28 @@ import structlog
 
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.host.captured_output import Streams
-from wasmdrop.sandbox.host.child_processes import Child, Children
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule
+from wasmdrop.sandbox.host.captured_output import CapturedOutput
+from wasmdrop.sandbox.host.child_process import ChildProcess, ForkingProcess
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.host.procfs import children_of, processor_seconds
 from wasmdrop.sandbox.host.reports import decode_run_report
 from wasmdrop.sandbox.wire import (
     MAX_RUN_REPORT_BYTES,
     NO_CHILD,
     Preparation,
-    TemplateOrder,
+    ZygoteRequest,
     encode_frame,
 )
 
-__all__ = ["Templates"]
+__all__ = ["ZygotePool"]
 
 _log = structlog.get_logger()
 
-#: Templates at a time. Each takes some 5 MiB with its idle children.
+#: ZygotePool at a time. Each takes some 5 MiB with its idle children.
 _MOST: Final = 8
 
-#: Templates that are made at a time. Making one takes a process of the module's size beside those
+#: ZygotePool that are made at a time. Making one takes a process of the module's size beside those
 #: that run jobs; a module that finds no room is not waited for, and asks again at its next call.
 _MOST_MAKING: Final = 2
 
@@ -61,7 +61,7 @@ _FORK_PROCESSOR_SECONDS: Final = 0.02
 _Key = tuple[str, Preparation]
 
 
-class Template(Children):
+class Zygote(ForkingProcess):
     """One template. ``on_gone`` hears when it gives no more children, dead or not."""
 
     def __init__(self, idle: int, module: CompiledModule, on_gone: Callable[[str], None]) -> None:
@@ -70,17 +70,17 @@ class Template(Children):
         self._prints = False
         """Whether children have their streams from the fork: the order of a plain function brings
         no descriptors."""
-        self._asked_streams: deque[Streams] = deque()
+        self._asked_streams: deque[CapturedOutput] = deque()
         """Those of the children that it was asked for."""
         self.used_at = asyncio.get_running_loop().time()
         self._on_gone = on_gone
-        self._process: Child | None = None
+        self._process: ChildProcess | None = None
         self._forked = 0
         self._gives_none = False
-        self._untold: dict[Child, float] = {}
+        self._untold: dict[ChildProcess, float] = {}
         """Those closed whose end was not told, and when that was seen first."""
 
-    async def start(self, process: Child, wanted: Preparation) -> bool:
+    async def start(self, process: ChildProcess, wanted: Preparation) -> bool:
         """Make ``process`` a template of the module; False where it has no instance to fork."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process, self._doubted = process, process.pid
@@ -88,7 +88,7 @@ class Template(Children):
         is_ready = False
         try:
             with theirs:
-                order = encode_frame(TemplateOrder(wanted))
+                order = encode_frame(ZygoteRequest(wanted))
                 await process.send(order, [self._module.fd, theirs.fileno()])
             received = await process.receive(MAX_RUN_REPORT_BYTES)
             is_ready = received is not None and decode_run_report(received[0]).code is Code.OK
@@ -99,7 +99,7 @@ class Template(Children):
             self._connect(ours)
         return is_ready
 
-    async def take(self) -> Child:
+    async def take(self) -> ChildProcess:
         """Return a fresh child. Raises ``SandboxError`` where none comes."""
         self.used_at = asyncio.get_running_loop().time()
         if self._control is None:
@@ -166,7 +166,7 @@ class Template(Children):
             super()._ask(request)
             return
         assert self._control is not None  # noqa: S101 - only then is it asked
-        streams = Streams()
+        streams = CapturedOutput()
         try:
             socket.send_fds(self._control, [request], streams.fds)
         except OSError:
@@ -174,7 +174,7 @@ class Template(Children):
             raise
         self._asked_streams.append(streams)
 
-    def _add(self, child: Child) -> None:
+    def _add(self, child: ChildProcess) -> None:
         self._forked += 1
         if self._asked_streams:
             child.streams = self._asked_streams.popleft()
@@ -203,25 +203,25 @@ class Template(Children):
 class Taken:
     """A child that a template had; an exchange's source of one child."""
 
-    def __init__(self, template: Template, child: Child) -> None:
+    def __init__(self, template: Zygote, child: ChildProcess) -> None:
         self._child = child
         self.streams, child.streams = child.streams, None
         """Those of the child, if it has them already; the caller closes them."""
         self.close_soon = template.close_soon
 
-    async def take(self) -> Child:
+    async def take(self) -> ChildProcess:
         """Return the child, for one order."""
         return self._child
 
 
-class Templates:
+class ZygotePool:
     """The templates of one daemon, forked from ``pool``, each with ``idle`` children ahead."""
 
-    def __init__(self, pool: ChildPool, idle: int) -> None:
+    def __init__(self, pool: ForkServer, idle: int) -> None:
         self._pool = pool
         self._idle = idle
-        self._ready: OrderedDict[_Key, Template] = OrderedDict()
-        self._retired: set[Template] = set()
+        self._ready: OrderedDict[_Key, Zygote] = OrderedDict()
+        self._retired: set[Zygote] = set()
         self._seen: OrderedDict[_Key, bool] = OrderedDict()
         """Modules that were called, and whether a template is of use to them."""
         self._making: dict[_Key, asyncio.Task[None]] = {}
@@ -237,7 +237,7 @@ class Templates:
         except SandboxError:
             return None
 
-    def _of(self, module: CompiledModule, wanted: Preparation) -> Template | None:
+    def _of(self, module: CompiledModule, wanted: Preparation) -> Zygote | None:
         """Return the template of a module that is called now; None where there is none yet."""
         key = (module.sha256, wanted)
         template = self._ready.get(key)
@@ -265,7 +265,7 @@ class Templates:
         self._retired.clear()
 
     async def _make(self, key: _Key, module: CompiledModule) -> None:
-        template = Template(self._idle, module, lambda why: self._gone(key, template, why))
+        template = Zygote(self._idle, module, lambda why: self._gone(key, template, why))
         process = await self._pool.take()
         # However it ends, and be it before it was one: it could fork.
         process.exit_status.add_done_callback(lambda _status: self._pool.sweep())
@@ -288,7 +288,7 @@ class Templates:
         if self._tidying is None:
             self._tidy()
 
-    def _gone(self, key: _Key, template: Template, why: str) -> None:
+    def _gone(self, key: _Key, template: Zygote, why: str) -> None:
         """Hear that a template gives no more children."""
         _log.warning("zygote-exited", module=key[0], reason=why)
         # Whatever it was, jobs go the way that needs none.

@@ -15,9 +15,9 @@ from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.sandbox.confinement.seccomp import Filter, Stage
 from wasmdrop.sandbox.host.call import Call, CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.job_directory import JobDirectories
-from wasmdrop.sandbox.host.module_cache.store import ModuleStore
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
+from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.service.doctor.finding import Finding, ok, problem, unless_best_effort, warning
 from wasmdrop.settings import Settings
@@ -141,7 +141,7 @@ def _user(settings: Settings) -> Finding:
 async def _sandbox(settings: Settings) -> list[Finding]:
     check = "confinement"
     try:
-        async with ChildPool(idle=1, job_user=settings.job_user) as pool:
+        async with ForkServer(idle=1, job_user=settings.job_user) as pool:
             confined = ok("kernel", check, "a process was confined: Landlock, seccomp and limits")
             if pool.missing:
                 confined = unless_best_effort(
@@ -157,15 +157,15 @@ async def _sandbox(settings: Settings) -> list[Finding]:
         return [problem("kernel", check, f"no child could be started: {error}", advice)]
 
 
-async def _job(pool: ChildPool) -> Finding:
+async def _job(pool: ForkServer) -> Finding:
     """Compile a tiny module and run it, the whole way, in confined children."""
     check = "a job, end to end"
     advice = "see the lines above for what the kernel or the container lacks"
     try:
         with tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary:
             started = time.perf_counter()
-            store = ModuleStore(Path(temporary), MEBIBYTE)
-            directories = JobDirectories(Path(temporary), for_another_user=os.geteuid() == 0)
+            store = ModuleCache(Path(temporary), MEBIBYTE)
+            directories = JobDirectoryFactory(Path(temporary), for_another_user=os.geteuid() == 0)
             executor = LocalExecutor(pool, store, directories, _COMPILE_LIMITS)
             with tempfile.TemporaryFile(dir=temporary) as file:
                 file.write(_ADD)

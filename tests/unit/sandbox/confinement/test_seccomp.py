@@ -24,8 +24,8 @@ from wasmdrop.sandbox.confinement.seccomp import (
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ORDINARY = (Stage.ENTERED, Stage.RUNNING)
-FROM_A_TEMPLATE = (Stage.TEMPLATE, Stage.RUNNING, Stage.INVOKED)
-A_TEMPLATE = (Stage.TEMPLATE, Stage.RUNNING)
+FROM_A_TEMPLATE = (Stage.ZYGOTE, Stage.RUNNING, Stage.INVOKED)
+A_TEMPLATE = (Stage.ZYGOTE, Stage.RUNNING)
 
 #: Calls that there are, some that there are not, and x32's.
 NUMBERS = (*range(600), 0x40000000, 0x40000038, 0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""Lanes: directories take turns, slow compilations make room, and every place is given back."""
+"""Compile slots: who compiles next, and who makes room, by a clock that the test moves."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from wasmdrop.sandbox.host.compile_slots import Entrant, Lanes
+from wasmdrop.sandbox.host.compile_slots import CompileSlots, SlotRequest
 
 QUICK_SECONDS: Final = 1.0
 
@@ -43,20 +43,20 @@ async def settle() -> None:
 
 
 class Rig:
-    """Lanes, and compilations that last until they are told to end."""
+    """CompileSlots, and compilations that last until they are told to end."""
 
     def __init__(self, count: int = 1) -> None:
         self.clock = Clock()
-        self.lanes = Lanes(count, QUICK_SECONDS, self.clock.call_later)
+        self.lanes = CompileSlots(count, QUICK_SECONDS, self.clock.call_later)
         self.running: list[str] = []
         """Names of those that have a place, in the order in which they got it."""
-        self.entrants: dict[str, Entrant] = {}
+        self.entrants: dict[str, SlotRequest] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, name: str, directory: str) -> None:
         """Begin one."""
-        self.entrants[name] = Entrant(directory)
+        self.entrants[name] = SlotRequest(directory)
         self._ends[name] = asyncio.Event()
         self.tasks[name] = asyncio.create_task(self._compile(name))
 

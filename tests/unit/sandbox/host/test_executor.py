@@ -25,12 +25,12 @@ from wasmdrop.sandbox.guest.engine import Runtime
 from wasmdrop.sandbox.host import executor, zygote_pool
 from wasmdrop.sandbox.host.call import Call, CompileLimits, preparation_of
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.module_cache import store
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule, ModuleStore
+from wasmdrop.sandbox.host.module_cache import cache
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
 from wasmdrop.sandbox.host.reports import outcome_of_report
-from wasmdrop.sandbox.host.request import Answer
-from wasmdrop.sandbox.host.zygote_pool import Templates
-from wasmdrop.sandbox.wire import CompileOrder, EngineOptions, Preparation
+from wasmdrop.sandbox.host.request import RequestResult
+from wasmdrop.sandbox.host.zygote_pool import ZygotePool
+from wasmdrop.sandbox.wire import CompileRequest, EngineOptions, Preparation
 
 OPTIONS = EngineOptions()
 
@@ -53,9 +53,11 @@ def test_a_large_report_is_read_on_another_thread(
         threads.append(threading.get_ident())
         return real(*args)
 
-    async def answered(*_args: object, **_more: object) -> Answer:
+    async def answered(*_args: object, **_more: object) -> RequestResult:
         plain = ",".join(["7"] * elements)
-        return Answer(f'{{"code":"ok","plain":[{plain}]}}'.encode(), False, 1.0, None, None)
+        return RequestResult(
+            f'{{"code":"ok","component_result":[{plain}]}}'.encode(), False, 1.0, None, None
+        )
 
     monkeypatch.setattr(executor, "outcome_of_report", noted)
     monkeypatch.setattr(executor, "exchange", answered)
@@ -65,7 +67,7 @@ def test_a_large_report_is_read_on_another_thread(
     async def scenario() -> Outcome:
         local = LocalExecutor(
             None,  # type: ignore[arg-type]  # there is no child
-            ModuleStore(tmp_path, 1 << 20),
+            ModuleCache(tmp_path, 1 << 20),
             None,  # type: ignore[arg-type]  # nor a directory
             CompileLimits(),
         )
@@ -80,8 +82,8 @@ def test_summaries_at_hand_are_bounded_by_their_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """However few they are; one that had to go is read again."""
-    monkeypatch.setattr(store, "_AT_HAND_BYTES", 100_000)
-    kept = ModuleStore(tmp_path, 1 << 30)
+    monkeypatch.setattr(cache, "_AT_HAND_BYTES", 100_000)
+    kept = ModuleCache(tmp_path, 1 << 30)
     names = {f"export-{number:04}": FunctionType() for number in range(1000)}
     summary = ModuleSummary(ModuleKind.LIBRARY, names)
     digests = [f"{number:064}" for number in range(8)]
@@ -101,8 +103,8 @@ def test_one_summary_above_the_bound_is_at_hand(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Or each of its jobs would read it anew."""
-    monkeypatch.setattr(store, "_AT_HAND_BYTES", 1)
-    kept = ModuleStore(tmp_path, 1 << 30)
+    monkeypatch.setattr(cache, "_AT_HAND_BYTES", 1)
+    kept = ModuleCache(tmp_path, 1 << 30)
     for sha256 in ("1" * 64, "2" * 64):
         code = tmp_path / "code-in-the-making"
         code.write_bytes(b"code")
@@ -125,7 +127,7 @@ def test_few_templates_are_made_at_a_time() -> None:
 
     async def scenario() -> None:
         pool, module = SlowPool(), a_module()
-        made = Templates(pool, 1)  # type: ignore[arg-type]  # it is only asked for processes
+        made = ZygotePool(pool, 1)  # type: ignore[arg-type]  # it is only asked for processes
         wanted: list[Preparation] = [
             preparation_of(module, Call("run", FunctionType()), Limits(memory_mb=mb))
             for mb in range(1, 20)
@@ -157,7 +159,7 @@ def test_machine_code_that_is_too_much_is_the_modules_fault(
     module = bytes(wat2wasm("(module)"))
     fd = os.memfd_create("module")
     os.write(fd, module)
-    order = CompileOrder(OPTIONS, len(module), 10, 1, 1)
+    order = CompileRequest(OPTIONS, len(module), 10, 1, 1)
     report = compiler.compile_module(order, Runtime(OPTIONS), fd, -1)
     os.close(fd)
     assert report.code is Code.COMPILE_LIMIT

@@ -13,9 +13,9 @@ from wasmdrop.protocol.outcome import MESSAGE_LIMIT, Code, Outcome
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.reports import (
     compiler_death,
-    decode_plain_report,
-    outcome_of_death,
+    decode_binary_report,
     outcome_of_report,
+    outcome_without_report,
     with_limit,
 )
 from wasmdrop.sandbox.wire import RunReport
@@ -31,21 +31,21 @@ def test_processor_time_is_believed_as_far_as_it_can_be(told: float, believed: f
     """A job of 2 s has no more than all processors have in that time, however it is told."""
     report = RunReport(Code.OK, cpu_seconds=told)
     assert outcome_of_report(report, _CALL, 2.0).cpu_seconds == believed
-    assert outcome_of_death(9, Limits(), 2.0, told).cpu_seconds == believed
-    plain = decode_plain_report(struct.pack("<ddqq", 0.0, told, -1, -1), FunctionType())
+    assert outcome_without_report(9, Limits(), 2.0, told).cpu_seconds == believed
+    plain = decode_binary_report(struct.pack("<ddqq", 0.0, told, -1, -1), FunctionType())
     assert outcome_of_report(plain, _CALL, 2.0).cpu_seconds == believed
 
 
 @pytest.mark.parametrize("told", [math.nan, math.inf, -math.inf])
 def test_processor_time_that_is_no_number_is_none(told: float) -> None:
     """A child can send any bits."""
-    plain = decode_plain_report(struct.pack("<ddqq", 0.0, told, -1, -1), FunctionType())
+    plain = decode_binary_report(struct.pack("<ddqq", 0.0, told, -1, -1), FunctionType())
     assert outcome_of_report(plain, _CALL, 2.0).cpu_seconds == 0.0
 
 
 def test_processor_time_of_a_killed_job_may_be_unknown() -> None:
     """If the forking process died, nobody has told it."""
-    assert outcome_of_death(None, Limits(), 2.0, None).cpu_seconds is None
+    assert outcome_without_report(None, Limits(), 2.0, None).cpu_seconds is None
 
 
 @pytest.mark.parametrize("rest", ["", "\n  at f", "\n" + "x" * MESSAGE_LIMIT])

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from wasmdrop.intake.watcher import Watcher
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
-from wasmdrop.sandbox.host.forkserver import ChildPool
+from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.service.health import prometheus
 from wasmdrop.service.health.liveness import SILENT_SECONDS, Liveness, Part
 from wasmdrop.service.health.prometheus import PrometheusCollector
@@ -72,7 +72,7 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
             lambda _reason: None,
         )
         watcher.start()
-        async with ChildPool(1) as pool:
+        async with ForkServer(1) as pool:
             parts: dict[str, Part] = {"journal": journal, "watcher": watcher, "server": pool}
             vitals = asking(parts, clock, told)
             task = asyncio.create_task(vitals.keep_asking())

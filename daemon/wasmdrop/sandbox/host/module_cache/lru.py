@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["GRACE_SECONDS", "Ledger"]
+__all__ = ["GRACE_SECONDS", "LruIndex"]
 
 #: A module that was used this recently stays: the job that had it looked up is on its way from
 #: there to having it compiled, which takes milliseconds.
@@ -20,14 +20,14 @@ GRACE_SECONDS: Final = 10.0
 _NOTE_SECONDS: Final = 3600.0
 
 
-class _Kept:
+class _CacheEntry:
     def __init__(self) -> None:
         self.files: dict[str, int] = {}
         self.used_at: float | None = None
         self.noted_at: float | None = None
 
 
-class Ledger:
+class LruIndex:
     """Modules by digest, least recently used first. ``clock`` counts seconds and never goes back.
 
     Promises that :meth:`surplus` names neither a module that is held nor one that was used within
@@ -39,7 +39,7 @@ class Ledger:
         """Size of all files together."""
         self._bound_bytes = bound_bytes
         self._clock = clock
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _CacheEntry] = OrderedDict()
         self._held: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Ledger:
         """Note a file that is there now; a new module counts as used least of all."""
         kept = self._kept.get(sha256)
         if kept is None:
-            kept = self._kept[sha256] = _Kept()
+            kept = self._kept[sha256] = _CacheEntry()
         self.total_bytes += size_bytes - kept.files.get(file, 0)
         kept.files[file] = size_bytes
 

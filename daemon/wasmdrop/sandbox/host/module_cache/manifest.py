@@ -22,12 +22,12 @@ from wasmdrop.protocol.module_types import ModuleSummary
 from wasmdrop.sandbox.wire import MAX_REPORT_BYTES, EngineOptions
 
 __all__ = [
-    "BrokenSealError",
-    "Seal",
-    "WholeFiles",
+    "DamagedEntryError",
+    "Manifest",
+    "VerifiedFiles",
     "fingerprint",
-    "make_seal",
-    "read_seal",
+    "make_manifest",
+    "read_manifest",
     "sha256_of",
 ]
 
@@ -41,11 +41,11 @@ _MAX_SEAL_BYTES: Final = 8 * MAX_REPORT_BYTES
 _CHUNK_BYTES: Final = 1 << 20
 
 
-class BrokenSealError(StorageError):
+class DamagedEntryError(StorageError):
     """An entry that is not what its seal says; its text says in what."""
 
 
-class Seal(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True):
     """What the machine code in one file is."""
 
     layout: int
@@ -58,46 +58,48 @@ class Seal(msgspec.Struct, frozen=True):
     summary: ModuleSummary
 
 
-class _Sealed(msgspec.Struct, frozen=True):
+class _ManifestFile(msgspec.Struct, frozen=True):
     sha256: str
     """Of the very bytes of ``seal``."""
     seal: msgspec.Raw
 
 
-_sealed_decoder = msgspec.json.Decoder(_Sealed)
-_seal_decoder = msgspec.json.Decoder(Seal)
+_sealed_decoder = msgspec.json.Decoder(_ManifestFile)
+_seal_decoder = msgspec.json.Decoder(Manifest)
 
 
-def make_seal(sha256: str, options: EngineOptions, summary: ModuleSummary, code_fd: int) -> bytes:
+def make_manifest(
+    sha256: str, options: EngineOptions, summary: ModuleSummary, code_fd: int
+) -> bytes:
     """Return the content of the seal for the machine code open at ``code_fd``."""
     code_bytes = os.fstat(code_fd).st_size
-    seal = Seal(_LAYOUT, sha256, options.token, code_bytes, sha256_of(code_fd), summary)
+    seal = Manifest(_LAYOUT, sha256, options.token, code_bytes, sha256_of(code_fd), summary)
     data = msgspec.json.encode(seal)
-    return msgspec.json.encode(_Sealed(hashlib.sha256(data).hexdigest(), msgspec.Raw(data)))
+    return msgspec.json.encode(_ManifestFile(hashlib.sha256(data).hexdigest(), msgspec.Raw(data)))
 
 
-def read_seal(fd: int, sha256: str, options: EngineOptions) -> Seal:
+def read_manifest(fd: int, sha256: str, options: EngineOptions) -> Manifest:
     """Return the seal open at ``fd``, which must be that of this module with these options.
 
-    Raises ``BrokenSealError``.
+    Raises ``DamagedEntryError``.
     """
     size = os.fstat(fd).st_size
     if size > _MAX_SEAL_BYTES:
-        raise BrokenSealError(f"its seal has {size} bytes")
+        raise DamagedEntryError(f"its seal has {size} bytes")
     try:
         sealed = _sealed_decoder.decode(os.pread(fd, size, 0))
         # Its digest first: what does not match was not written by us, and is not even parsed.
         if hashlib.sha256(sealed.seal).hexdigest() != sealed.sha256:
-            raise BrokenSealError("its seal does not have the digest that it says")
+            raise DamagedEntryError("its seal does not have the digest that it says")
         seal = _seal_decoder.decode(sealed.seal)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BrokenSealError(f"its seal does not decode: {error}") from None
+        raise DamagedEntryError(f"its seal does not decode: {error}") from None
     if (seal.layout, seal.module, seal.options) != (_LAYOUT, sha256, options.token):
-        raise BrokenSealError("its seal is that of another module")
+        raise DamagedEntryError("its seal is that of another module")
     return seal
 
 
-class WholeFiles:
+class VerifiedFiles:
     """Which files were found to be whole in this run, so that each is read for that only once.
 
     A file is known by its name and by all that changes where its content does; only its owner can
@@ -108,17 +110,17 @@ class WholeFiles:
         self._versions: dict[str, tuple[int, ...]] = {}
 
     def require(self, name: str, fd: int, sha256: str) -> None:
-        """Raise ``BrokenSealError`` unless the file open at ``fd`` has this digest."""
+        """Raise ``DamagedEntryError`` unless the file open at ``fd`` has this digest."""
         status = os.fstat(fd)
         if self.knows(name, status):
             return
         try:
             if sha256_of(fd) != sha256:
-                raise BrokenSealError("it does not have the digest that it should have")
+                raise DamagedEntryError("it does not have the digest that it should have")
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            raise BrokenSealError("it can't be read any more") from None
+            raise DamagedEntryError("it can't be read any more") from None
         self.vouch(name, status)
 
     def knows(self, name: str, status: os.stat_result) -> bool:

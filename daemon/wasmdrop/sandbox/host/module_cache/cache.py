@@ -28,13 +28,13 @@ import structlog
 
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.module_types import ModuleSummary
-from wasmdrop.sandbox.host.module_cache.lru import Ledger
+from wasmdrop.sandbox.host.module_cache.lru import LruIndex
 from wasmdrop.sandbox.host.module_cache.manifest import (
-    BrokenSealError,
-    WholeFiles,
+    DamagedEntryError,
+    VerifiedFiles,
     fingerprint,
-    make_seal,
-    read_seal,
+    make_manifest,
+    read_manifest,
     sha256_of,
 )
 from wasmdrop.sandbox.wire import EngineOptions
@@ -47,7 +47,7 @@ from wasmdrop.system.private_files import (
     require_private_directory,
 )
 
-__all__ = ["CompiledModule", "ModuleStore"]
+__all__ = ["CompiledModule", "ModuleCache"]
 
 _log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ _AT_HAND_BYTES: Final = 16 << 20
 
 _CHUNK_BYTES: Final = 1 << 20
 
-#: Children of another user map machine code, so all may read it.
+#: ForkingProcess of another user map machine code, so all may read it.
 _ENTRY_MODE: Final = 0o444
 
 _MODULE_SUFFIX: Final = ".wasm"
@@ -96,7 +96,7 @@ class CompiledModule:
         weakref.finalize(self, os.close, fd)
 
 
-class ModuleStore:
+class ModuleCache:
     """Modules and machine code under ``state_dir``, of at most ``cache_bytes`` where that can be.
 
     Whatever was used least recently goes; what is in use, or was just asked for, stays even where
@@ -113,13 +113,13 @@ class ModuleStore:
         for directory in (self._modules, self._code.parent, self._code):
             make_private_directory(directory)
         self._lock = threading.RLock()
-        self._ledger = Ledger(cache_bytes, clock)
+        self._ledger = LruIndex(cache_bytes, clock)
         self._at_hand: OrderedDict[_Key, CompiledModule] = OrderedDict()
         """The least recently used first."""
         self._in_memory: weakref.WeakValueDictionary[_Key, CompiledModule] = (
             weakref.WeakValueDictionary()
         )
-        self._whole = WholeFiles()
+        self._whole = VerifiedFiles()
         try:
             self._take_stock()
             self._make_room()
@@ -165,7 +165,7 @@ class ModuleStore:
         except FileNotFoundError:
             self._remove(sha256, path)
             raise
-        except (NotPrivateError, BrokenSealError) as error:
+        except (NotPrivateError, DamagedEntryError) as error:
             self._refuse(sha256, path, str(error))
             raise FileNotFoundError(errno.ENOENT, "no copy is kept", str(path)) from None
 
@@ -231,7 +231,7 @@ class ModuleStore:
         except FileNotFoundError:
             self.forget_code(sha256, options)  # half of a pair is worth nothing
             return None
-        except (NotPrivateError, BrokenSealError) as error:
+        except (NotPrivateError, DamagedEntryError) as error:
             self._refuse(sha256, path, str(error))
             return None
 
@@ -247,7 +247,7 @@ class ModuleStore:
         fd = open_private(code)
         try:
             os.fchmod(fd, _ENTRY_MODE)
-            seal = make_seal(sha256, options, summary, fd)
+            seal = make_manifest(sha256, options, summary, fd)
             with write_durably(path.with_suffix(_SEAL_SUFFIX)) as file:
                 os.fchmod(file.fileno(), _ENTRY_MODE)
                 file.write(seal)
@@ -277,7 +277,7 @@ class ModuleStore:
     def _open_code(self, path: Path, sha256: str, options: EngineOptions) -> CompiledModule:
         seal_fd = open_private(path.with_suffix(_SEAL_SUFFIX))
         try:
-            seal = read_seal(seal_fd, sha256, options)
+            seal = read_manifest(seal_fd, sha256, options)
             seal_bytes = os.fstat(seal_fd).st_size
         finally:
             os.close(seal_fd)

@@ -14,12 +14,12 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from tenacity.stop import stop_base, stop_never
 
 from wasmdrop.protocol.errors import SandboxError
-from wasmdrop.sandbox.host.child_processes import Child, Children
+from wasmdrop.sandbox.host.child_process import ChildProcess, ForkingProcess
 from wasmdrop.sandbox.wire import SWEEP
 from wasmdrop.system.interpreter import command_for
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
 
-__all__ = ["ChildPool"]
+__all__ = ["ForkServer"]
 
 _log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ _FIRST_TRIES = 3
 _START_SECONDS = 30.0
 
 
-class ChildPool(Children):
+class ForkServer(ForkingProcess):
     """Idle children, at most ``idle`` of them, and the forking server that makes them.
 
     ``job_user``: whom they run as, if the daemon is root.
@@ -95,7 +95,7 @@ class ChildPool(Children):
             # each fork would have to copy the page tables of.
             self._process = subprocess.Popen(
                 command_for(
-                    "wasmdrop.sandbox.guest.forkserver", theirs.fileno(), user.uid, user.gid
+                    "wasmdrop.sandbox.guest.fork_server", theirs.fileno(), user.uid, user.gid
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -121,7 +121,7 @@ class ChildPool(Children):
             return True
         return super()._on_word(packet, descriptors)
 
-    def _add(self, child: Child) -> None:
+    def _add(self, child: ChildProcess) -> None:
         if self._first_child is not None and not self._first_child.done():
             self._first_child.set_result(None)
         super()._add(child)

@@ -14,11 +14,11 @@ from typing import Final, NoReturn
 
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
-from wasmdrop.sandbox.guest import forkserver
+from wasmdrop.sandbox.guest import fork_server
 from wasmdrop.sandbox.guest.channel import send
 from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.guest.zygote import serve_template
-from wasmdrop.sandbox.wire import RunReport, TemplateOrder
+from wasmdrop.sandbox.guest.zygote import serve_zygote
+from wasmdrop.sandbox.wire import RunReport, ZygoteRequest
 
 __all__ = ["FORKS_NO_MORE", "LIES", "main"]
 
@@ -31,8 +31,8 @@ _SO_PEERCRED: Final = 17
 
 def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     """Serve as the real one does, with templates that lie where they are asked to."""
-    vars(forkserver).update(serve_template=_serve)
-    forkserver.main(control_fd, uid, gid)
+    vars(fork_server).update(serve_zygote=_serve)
+    fork_server.main(control_fd, uid, gid)
 
 
 class Liar:
@@ -68,7 +68,7 @@ class Liar:
 
 
 def _serve(
-    order: TemplateOrder,
+    order: ZygoteRequest,
     runtime: Runtime,
     rehearse: Callable[[], None],
     confinement: Confinement,
@@ -79,10 +79,10 @@ def _serve(
     if function is not None and function.entry == FORKS_NO_MORE:
         _fork_no_more()
     if function is None or function.entry not in LIES:
-        serve_template(order, runtime, rehearse, confinement, link_fd, descriptors)
+        serve_zygote(order, runtime, rehearse, confinement, link_fd, descriptors)
     code_fd, control_fd = descriptors
     control = socket.socket(fileno=control_fd)
-    confinement.enter_template(
+    confinement.enter_zygote(
         readable=[code_fd], file_bytes=1 << 20, data_bytes=(1 << 24) + PROCESS_BYTES
     )
     confinement.narrow()

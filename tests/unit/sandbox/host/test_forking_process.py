@@ -1,17 +1,17 @@
-"""Children of a process that forks: what becomes of those that have reported."""
+"""ForkingProcess of a process that forks: what becomes of those that have reported."""
 
 import asyncio
 import socket
 
-from wasmdrop.sandbox.host.child_processes import Child, Children
+from wasmdrop.sandbox.host.child_process import ChildProcess, ForkingProcess
 
 
-def child(pid: int) -> tuple[Child, socket.socket]:
+def child(pid: int) -> tuple[ChildProcess, socket.socket]:
     """Return a child that is told to end rather than killed, and its end of the link."""
     ours, theirs = socket.socketpair()
     pidfd, other = socket.socketpair()  # any descriptor: nobody is killed by it
     other.close()
-    return Child(pid, ours, pidfd.detach(), doubted_parent=1), theirs
+    return ChildProcess(pid, ours, pidfd.detach(), doubted_parent=1), theirs
 
 
 def test_who_leaves_does_not_wait_for_those_that_are_ending() -> None:
@@ -19,7 +19,7 @@ def test_who_leaves_does_not_wait_for_those_that_are_ending() -> None:
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        children = Children(0)
+        children = ForkingProcess(0)
         slow, slows_end = child(1)
         children.close_soon(slow)
         await loop.run_in_executor(None, slows_end.recv, 1)  # it was told to end, and does not

@@ -19,19 +19,19 @@ from wasmdrop.sandbox.guest.compiler import compile_module
 from wasmdrop.sandbox.guest.component import ComponentRun
 from wasmdrop.sandbox.guest.core_module import Run, run_module
 from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.guest.fork_loop import Forking
+from wasmdrop.sandbox.guest.fork_loop import ForkLoop
 from wasmdrop.sandbox.guest.memory_usage import open_address_map
-from wasmdrop.sandbox.guest.reusable_worker import serve_instances
-from wasmdrop.sandbox.guest.warmup import WarmUp
-from wasmdrop.sandbox.guest.zygote import serve_template
+from wasmdrop.sandbox.guest.reusable_worker import serve_reusable_worker
+from wasmdrop.sandbox.guest.warmup import Warmup
+from wasmdrop.sandbox.guest.zygote import serve_zygote
 from wasmdrop.sandbox.wire import (
-    CompileOrder,
+    CompileRequest,
     EngineOptions,
-    ResidentOrder,
-    RunOrder,
+    ReusableWorkerRequest,
     RunReport,
-    TemplateOrder,
-    decode_order,
+    RunRequest,
+    ZygoteRequest,
+    decode_request,
 )
 from wasmdrop.system import signals
 from wasmdrop.system.job_user import JobUser
@@ -54,9 +54,9 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
         confinement.missing.append("a confined process that works (see the log)")
     control.send(b"missing " + "; ".join(confinement.missing).encode())
     runtime = Runtime(EngineOptions())
-    warm_up = WarmUp(runtime)
+    warm_up = Warmup(runtime)
     warm_up.repeat()
-    forking = Forking(control, _AnyOrder(runtime, warm_up, confinement), ends_children=True)
+    forking = ForkLoop(control, _AnyOrder(runtime, warm_up, confinement), ends_children=True)
     # Collections would touch, and so copy, every page that children share with this process.
     gc.collect()
     gc.freeze()
@@ -85,7 +85,7 @@ def _can_confine(confinement: Confinement) -> bool:
 class _AnyOrder:
     """A process that takes one order of any kind, reports once, and ends."""
 
-    def __init__(self, runtime: Runtime, warm_up: WarmUp, confinement: Confinement) -> None:
+    def __init__(self, runtime: Runtime, warm_up: Warmup, confinement: Confinement) -> None:
         self._runtime = runtime
         self._warm_up = warm_up
         self._confinement = confinement
@@ -93,7 +93,7 @@ class _AnyOrder:
     def leave(
         self, parent_pid: int, link_fd: int, _streams: Sequence[int], *, is_awaited: bool
     ) -> int:
-        """Leave the forking server behind; see :class:`~wasmdrop.sandbox.guest.fork_loop.Role`."""
+        """Leave the fork server behind; see :class:`ForkedRole`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # While idle the child touches, and so gets as its own, the pages that a job needs.
         # Before it leaves the server's descriptors behind: the module is in one of them.
@@ -104,14 +104,14 @@ class _AnyOrder:
     def obey(self, link_fd: int) -> NoReturn:
         """Take one order."""
         header, raw, descriptors = receive_frame(link_fd)
-        order = decode_order(header)
+        order = decode_request(header)
         if order.options != self._runtime.options:
             self._runtime = Runtime(order.options)
         match order:
-            case CompileOrder():
+            case CompileRequest():
                 self._compile(order, link_fd, descriptors)
-            case TemplateOrder():
-                serve_template(
+            case ZygoteRequest():
+                serve_zygote(
                     order,
                     self._runtime,
                     self._warm_up.call,
@@ -119,12 +119,12 @@ class _AnyOrder:
                     link_fd,
                     descriptors,
                 )
-            case ResidentOrder():
-                serve_instances(order, self._runtime, self._confinement, link_fd, descriptors)
-            case RunOrder():
+            case ReusableWorkerRequest():
+                serve_reusable_worker(order, self._runtime, self._confinement, link_fd, descriptors)
+            case RunRequest():
                 self._run(order, link_fd, raw, descriptors)
 
-    def _compile(self, order: CompileOrder, link_fd: int, descriptors: list[int]) -> NoReturn:
+    def _compile(self, order: CompileRequest, link_fd: int, descriptors: list[int]) -> NoReturn:
         self._confinement.enter(
             readable=[],
             cpu_seconds=order.cpu_seconds,
@@ -135,7 +135,7 @@ class _AnyOrder:
         self._confinement.narrow(compiles=True)
         report(link_fd, compile_module(order, self._runtime, descriptors[0], descriptors[1]))
 
-    def _run(self, order: RunOrder, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
+    def _run(self, order: RunRequest, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
         preparation, wasi = order.preparation, order.invocation.wasi
         kind = functools.partial(
             ComponentRun if preparation.is_component else Run,
@@ -157,7 +157,7 @@ class _AnyOrder:
         narrow = functools.partial(
             self._confinement.narrow,
             has_directory=disk_bytes is not None,
-            has_grants=len(descriptors) > 4,  # noqa: PLR2004 - see WasiOrder
+            has_grants=len(descriptors) > 4,  # noqa: PLR2004 - see WasiContext
         )
 
         def report_now(message: RunReport) -> NoReturn:

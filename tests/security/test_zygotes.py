@@ -25,7 +25,7 @@ from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.sandbox.host import zygote_pool
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 
 T = TypeVar("T")
@@ -34,11 +34,11 @@ T = TypeVar("T")
 ENDLESS: Final = Call("run", AN_I32)
 
 
-class TemplatesBench(Bench):
+class ZygoteBench(Bench):
     """A bench of the real forking server, with templates and without."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
-        super().__init__(runner, directory, "wasmdrop.sandbox.guest.forkserver")
+        super().__init__(runner, directory, "wasmdrop.sandbox.guest.fork_server")
         self.without = self.executor
         self._modules: dict[tuple[str, EngineOptions], CompiledModule] = {}
 
@@ -54,7 +54,7 @@ class TemplatesBench(Bench):
 
         async def do() -> T:
             executor = LocalExecutor(
-                self.pool, self.store, self.directories, self.compile_limits, templates_idle=2
+                self.pool, self.store, self.directories, self.compile_limits, zygote_idle=2
             )
             async with asyncio.timeout(60):
                 try:
@@ -70,21 +70,21 @@ class TemplatesBench(Bench):
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemplatesBench]:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteBench]:
     """Give one bench for all."""
     missing = Confinement().missing
     if missing:
         pytest.skip(f"this machine can't confine: {'; '.join(missing)}")
     with asyncio.Runner() as runner:
-        it = TemplatesBench(runner, tmp_path_factory.mktemp("templates"))
+        it = ZygoteBench(runner, tmp_path_factory.mktemp("templates"))
         yield it
         runner.run(it.pool.__aexit__(None, None, None))
 
 
-def of(executor: LocalExecutor) -> zygote_pool.Templates:
+def of(executor: LocalExecutor) -> zygote_pool.ZygotePool:
     """Return an executor's templates."""
-    assert executor._templates is not None
-    return executor._templates
+    assert executor._zygotes is not None
+    return executor._zygotes
 
 
 async def until(look: Callable[[], object]) -> None:
@@ -121,7 +121,7 @@ def comparable(outcome: Outcome) -> Outcome:
 
 
 @pytest.mark.parametrize("what", SAME)
-def test_a_job_ends_as_it_does_without_a_template(bench: TemplatesBench, what: str) -> None:
+def test_a_job_ends_as_it_does_without_a_template(bench: ZygoteBench, what: str) -> None:
     """Each of several in a row, whatever the ones before did to memory, globals and tables."""
     text, call, limits, options = SAME[what]
     module = bench.module(text, options)
@@ -131,7 +131,7 @@ def test_a_job_ends_as_it_does_without_a_template(bench: TemplatesBench, what: s
     assert alone.code is not Code.INTERNAL
 
 
-def test_no_two_jobs_get_the_same_random_numbers(bench: TemplatesBench) -> None:
+def test_no_two_jobs_get_the_same_random_numbers(bench: ZygoteBench) -> None:
     """A generator that was seeded before the fork would give them."""
     module = bench.module(RANDOM)
     call = Call("run", FunctionType((), ("i64",)))
@@ -163,8 +163,8 @@ async def running(
 def _busy(executor: LocalExecutor) -> set[int]:
     """Return the processes that jobs have."""
     families: list[Any] = [executor._pool]
-    if executor._templates is not None:
-        made = executor._templates
+    if executor._zygotes is not None:
+        made = executor._zygotes
         families += [*made._ready.values(), *made._retired]
         templates_pids = {one._process.pid for one in families[1:]}
     else:
@@ -215,7 +215,7 @@ def _bounds(pid: int) -> dict[str, str]:
     ],
 )
 def test_a_job_has_the_bounds_that_it_has_without_a_template(
-    bench: TemplatesBench, text: str, call: Call, held: int
+    bench: ZygoteBench, text: str, call: Call, held: int
 ) -> None:
     """The same limits, user and capabilities; no descriptor but its link and its order's."""
     module = bench.module(text)
@@ -242,7 +242,7 @@ def test_a_job_has_the_bounds_that_it_has_without_a_template(
 
 
 def test_a_template_that_nobody_calls_goes_when_its_jobs_are_done(
-    bench: TemplatesBench, monkeypatch: pytest.MonkeyPatch
+    bench: ZygoteBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that runs on keeps it; then it goes, and nothing is left of it."""
     module = bench.module(LOOP)
@@ -269,7 +269,7 @@ def _server(bench: Bench) -> int:
 
 
 def test_of_too_many_templates_the_one_goes_that_was_called_least_lately(
-    bench: TemplatesBench, monkeypatch: pytest.MonkeyPatch
+    bench: ZygoteBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not before a job that it runs has ended as it should."""
     monkeypatch.setattr(zygote_pool, "_TIDY_SECONDS", 0.01)
@@ -296,7 +296,7 @@ def test_of_too_many_templates_the_one_goes_that_was_called_least_lately(
     bench.run(work)
 
 
-def test_a_template_that_is_killed_loses_no_job(bench: TemplatesBench) -> None:
+def test_a_template_that_is_killed_loses_no_job(bench: ZygoteBench) -> None:
     """Those in its processes fail as the sandbox's own failure, to be run anew; others go on."""
     module = bench.module('(func (export "run") (result i32) (i32.const 7))')
 
@@ -337,7 +337,7 @@ def _is_seven(one: Outcome | BaseException) -> bool:
         YIELD + '(func $s (nop)) (start $s) (func (export "run") (result i32) (i32.const 7))',
     ],
 )
-def test_a_module_with_a_start_function_has_no_template(bench: TemplatesBench, text: str) -> None:
+def test_a_module_with_a_start_function_has_no_template(bench: ZygoteBench, text: str) -> None:
     """Which would run there, where no job's bounds are."""
     module = bench.module(text)
 
@@ -352,7 +352,7 @@ def test_a_module_with_a_start_function_has_no_template(bench: TemplatesBench, t
 
 
 def test_a_start_function_that_was_kept_secret_harms_its_own_jobs_alone(
-    bench: TemplatesBench, monkeypatch: pytest.MonkeyPatch
+    bench: ZygoteBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a compiler that broke out: its template is never made, and then not tried again."""
     text = '(func $s (loop (br 0))) (start $s) (func (export "run") (result i32) (i32.const 7))'
@@ -376,7 +376,7 @@ def test_a_start_function_that_was_kept_secret_harms_its_own_jobs_alone(
     bench.run(work)
 
 
-def test_a_function_of_another_type_than_was_said_has_no_template(bench: TemplatesBench) -> None:
+def test_a_function_of_another_type_than_was_said_has_no_template(bench: ZygoteBench) -> None:
     """A template calls without looking at types, so they are looked at when it is made."""
     text = '(func (export "run") (param i64 i64 i64) (result i64) (local.get 2))'
     module = bench.module(text)
@@ -393,7 +393,7 @@ def test_a_function_of_another_type_than_was_said_has_no_template(bench: Templat
     bench.run(work)
 
 
-def test_an_initializer_of_another_type_has_no_template_either(bench: TemplatesBench) -> None:
+def test_an_initializer_of_another_type_has_no_template_either(bench: ZygoteBench) -> None:
     """Anybody may write one, and its results would be more than there is room for."""
     results = "(result i64 i64 i64 i64)"
     text = f"""(func (export "_initialize") {results}

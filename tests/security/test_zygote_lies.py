@@ -1,4 +1,4 @@
-"""Templates that were taken over: whatever they do, other modules' jobs and the daemon go on.
+"""ZygotePool that were taken over: whatever they do, other modules' jobs and the daemon go on.
 
 The templates of a real pool are confined as ever but do whatever the test wants. Each of their
 module's jobs ends, at its timeout at the latest; nothing that they forked is left in the end.
@@ -14,7 +14,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.security.bench import Bench, below, descriptors
-from tests.support.security.lying_templates import FORKS_NO_MORE, LIES
+from tests.support.security.lying_zygotes import FORKS_NO_MORE, LIES
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
@@ -23,7 +23,7 @@ from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.sandbox.host import zygote_pool
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 
 LIMITS: Final = Limits(timeout_sec=0.5, memory_mb=16)
 TRUE_LIMITS: Final = Limits(timeout_sec=20, memory_mb=16)
@@ -57,9 +57,7 @@ class LiesBench(Bench):
     """A bench of the forking server whose templates lie, and a module that they lie for."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
-        super().__init__(
-            runner, directory, "tests.support.security.lying_templates", templates_idle=2
-        )
+        super().__init__(runner, directory, "tests.support.security.lying_zygotes", zygote_idle=2)
         functions = (
             f'(func (export "{name}") (result i32) (i32.const 7))'
             for name in (*LIES, FORKS_NO_MORE, "seven")
@@ -126,10 +124,10 @@ class LiesBench(Bench):
         }
 
     @property
-    def templates(self) -> zygote_pool.Templates:
+    def templates(self) -> zygote_pool.ZygotePool:
         """Those of the executor."""
-        assert self.executor._templates is not None
-        return self.executor._templates
+        assert self.executor._zygotes is not None
+        return self.executor._zygotes
 
     def close_executor(self) -> None:
         """Let all templates go."""
@@ -145,7 +143,7 @@ class LiesBench(Bench):
         self.settle()
         self.wait_until(lambda: below(self.server_pid) == set(self.pool._alive), "processes to go")
         self.executor = LocalExecutor(
-            self.pool, self.store, self.directories, self.compile_limits, templates_idle=2
+            self.pool, self.store, self.directories, self.compile_limits, zygote_idle=2
         )
 
 
@@ -231,7 +229,7 @@ def test_nothing_outlives_the_forking_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose end is the daemon's, however that comes: it waits for the last generation."""
-    monkeypatch.setattr(zygote_pool.Template, "doubt", lambda _self: None)
+    monkeypatch.setattr(zygote_pool.Zygote, "doubt", lambda _self: None)
     if Confinement().missing:
         pytest.skip("this machine can't confine")
     with asyncio.Runner() as runner:

@@ -1,6 +1,7 @@
 """Children as the daemon sees them: asked for ahead of need from a process that forks, used once.
 
-Promises that a child that was handed out is either killed with :meth:`Child.close` or dead. The
+Promises that a child that was handed out is either killed with
+:meth:`ChildProcess.close` or dead. The
 process that forks them may have read a module's machine code, and so be the module's: what it says
 is held against what it was asked for, and nobody is killed on its word alone.
 """
@@ -17,12 +18,12 @@ from typing import Final
 import structlog
 
 from wasmdrop.protocol.errors import SandboxError
-from wasmdrop.sandbox.host.captured_output import Streams
+from wasmdrop.sandbox.host.captured_output import CapturedOutput
 from wasmdrop.sandbox.host.procfs import is_child_of
 from wasmdrop.sandbox.wire import FORK, FORK_AT_ONCE, FRAME, PING
 from wasmdrop.system.heartbeat import Pulse
 
-__all__ = ["Child", "Children"]
+__all__ = ["ChildProcess", "ForkingProcess"]
 
 _log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ _LINGER_SECONDS: Final = 0.005
 _END_SECONDS: Final = 1.0
 
 
-class Child:
+class ChildProcess:
     """One sandbox process, for one order.
 
     ``doubted_parent``: the process that says to have forked it, where its word is not enough.
@@ -56,7 +57,7 @@ class Child:
         """The wait status, once its parent has told it."""
         self.cpu_seconds: float | None = None
         """The processor time of the whole process, once its parent has told it."""
-        self.streams: Streams | None = None
+        self.streams: CapturedOutput | None = None
         """Its standard output and error, if it has had them since the fork; closed with it."""
         self._link = link
         self._pidfd: int | None = pidfd
@@ -69,11 +70,11 @@ class Child:
         if sent < len(frame):
             await asyncio.get_running_loop().sock_sendall(self._link, frame[sent:])
 
-    async def receive(self, max_bytes: int, plain_bytes: int = -1) -> tuple[bytes, bool] | None:
+    async def receive(self, max_bytes: int, binary_bytes: int = -1) -> tuple[bytes, bool] | None:
         """Return the child's report; None where it ended without a whole one.
 
         It is the header of a frame, of at most ``max_bytes``, or the raw part (then with True),
-        where that has ``plain_bytes``. Raises ``SandboxError`` where what came is neither.
+        where that has ``binary_bytes``. Raises ``SandboxError`` where what came is neither.
         """
         loop = asyncio.get_running_loop()
         frame = bytearray()
@@ -88,12 +89,12 @@ class Child:
             if len(frame) < FRAME.size:
                 continue
             header_bytes, raw_bytes = FRAME.unpack_from(frame)
-            is_plain = header_bytes == 0 and raw_bytes == plain_bytes
-            if not is_plain and (raw_bytes != 0 or header_bytes > max_bytes):
+            is_binary = header_bytes == 0 and raw_bytes == binary_bytes
+            if not is_binary and (raw_bytes != 0 or header_bytes > max_bytes):
                 raise SandboxError("a child sent a frame that is no report")
             end = FRAME.size + header_bytes + raw_bytes
             if len(frame) >= end:
-                return bytes(frame[FRAME.size : end]), is_plain
+                return bytes(frame[FRAME.size : end]), is_binary
 
     def is_quiet(self) -> bool:
         """Whether the process has said nothing that nobody has read, and has not hung up."""
@@ -156,7 +157,7 @@ class Child:
             self.exit_status.exception()  # marks it as seen: nobody need wait for it
 
 
-class Children:
+class ForkingProcess:
     """Idle children, at most ``idle`` of them, of one process that forks."""
 
     def __init__(self, idle: int) -> None:
@@ -164,11 +165,11 @@ class Children:
         self._doubted: int | None = None
         """The process that forks, where it is not the daemon's own."""
         self._idle_wanted = idle
-        self._idle: deque[Child] = deque()
-        self._waiting: deque[asyncio.Future[Child]] = deque()
-        self._alive: dict[int, Child] = {}
-        self._leaving: dict[Child, float] = {}
-        self._ending: dict[Child, float] = {}
+        self._idle: deque[ChildProcess] = deque()
+        self._waiting: deque[asyncio.Future[ChildProcess]] = deque()
+        self._alive: dict[int, ChildProcess] = {}
+        self._leaving: dict[ChildProcess, float] = {}
+        self._ending: dict[ChildProcess, float] = {}
         """Those that have reported, then those that were told to end, and until when they may."""
         self._leaving_timer: asyncio.TimerHandle | None = None
         self._ending_timer: asyncio.TimerHandle | None = None
@@ -176,7 +177,7 @@ class Children:
         self._refill_timer: asyncio.TimerHandle | None = None
         self._control: socket.socket | None = None
 
-    async def take(self) -> Child:
+    async def take(self) -> ChildProcess:
         """Return a fresh child, an idle one if there is one."""
         while self._idle:
             child = self._idle.popleft()
@@ -187,7 +188,7 @@ class Children:
             if not child.exit_status.done():
                 return child
             child.close()
-        waiter: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._refill()
         return await waiter
@@ -198,7 +199,7 @@ class Children:
             with contextlib.suppress(OSError):  # busy, or dead, as the reader will find out
                 self._control.send(PING)
 
-    def close_soon(self, child: Child) -> None:
+    def close_soon(self, child: ChildProcess) -> None:
         """Close a child that has reported, when its end takes no time from what it reported."""
         loop = asyncio.get_running_loop()
         self._leaving[child] = loop.time() + _LINGER_SECONDS
@@ -305,7 +306,7 @@ class Children:
                 link = socket.socket(fileno=descriptors[0])
             except OSError:
                 return False
-            self._add(Child(pid, link, descriptors[1], self._doubted))
+            self._add(ChildProcess(pid, link, descriptors[1], self._doubted))
         elif word == b"exit" and pid in self._alive and not descriptors and _is_end(status):
             child = self._alive.pop(pid)
             child.ended(status[0], status[1] / 1e6)
@@ -323,7 +324,7 @@ class Children:
             child.lost()
         self._alive.clear()
 
-    def _add(self, child: Child) -> None:
+    def _add(self, child: ChildProcess) -> None:
         self._asked -= 1
         self._alive[child.pid] = child
         while self._waiting:
@@ -336,7 +337,7 @@ class Children:
         self._refill()
 
 
-def _due(children: dict[Child, float], now: float) -> list[Child]:
+def _due(children: dict[ChildProcess, float], now: float) -> list[ChildProcess]:
     """Take those out whose time has come; they are in the order of their times."""
     due = list(itertools.takewhile(lambda child: children[child] <= now, children))
     for child in due:

@@ -23,10 +23,10 @@ from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSumma
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.host.call import Call, CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.forkserver import ChildPool
-from wasmdrop.sandbox.host.job_directory import JobDirectories
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
 from wasmdrop.sandbox.host.module_cache.lru import GRACE_SECONDS
-from wasmdrop.sandbox.host.module_cache.store import CompiledModule, ModuleStore
 from wasmdrop.sandbox.wire import EngineOptions
 
 PLAIN = EngineOptions()
@@ -76,7 +76,7 @@ def state(tmp_path: Path) -> Path:
     return path
 
 
-def ingest(store: ModuleStore, content: bytes, tmp: Path) -> str:
+def ingest(store: ModuleCache, content: bytes, tmp: Path) -> str:
     """Have the store keep a module with this content."""
     source = tmp / "dropped.wasm"
     source.write_bytes(content)
@@ -85,7 +85,7 @@ def ingest(store: ModuleStore, content: bytes, tmp: Path) -> str:
 
 
 def compile_into(
-    store: ModuleStore, sha256: str, code: bytes, options: EngineOptions = PLAIN
+    store: ModuleCache, sha256: str, code: bytes, options: EngineOptions = PLAIN
 ) -> CompiledModule:
     """Have the store keep ``code`` as what a compiler made."""
     work = store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
@@ -114,11 +114,11 @@ def files_below(directory: Path) -> set[str]:
 
 def test_what_was_kept_is_loaded_after_a_restart(state: Path, tmp_path: Path) -> None:
     """Module, machine code and summary, without any compiling."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     compile_into(store, sha256, b"code")
     with capture_logs() as logs:
-        again = ModuleStore(state, ROOMY)
+        again = ModuleCache(state, ROOMY)
         assert again.has_module(sha256)
         loaded = again.load(sha256, PLAIN)
     assert loaded is not None
@@ -130,10 +130,10 @@ def test_what_was_kept_is_loaded_after_a_restart(state: Path, tmp_path: Path) ->
 
 def test_a_job_is_given_a_descriptor_that_it_can_only_read(state: Path, tmp_path: Path) -> None:
     """Neither the one that the store kept, nor one that it loaded, can be written to."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     kept = compile_into(store, sha256, b"code")
-    loaded = ModuleStore(state, ROOMY).load(sha256, PLAIN)
+    loaded = ModuleCache(state, ROOMY).load(sha256, PLAIN)
     assert loaded is not None
     for module in (kept, loaded):
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -146,22 +146,22 @@ def test_nothing_that_is_kept_can_be_written_by_others_whatever_the_umask(
     """Directories that are made on the way too."""
     before = os.umask(0)
     try:
-        store = ModuleStore(state, ROOMY)
+        store = ModuleCache(state, ROOMY)
         compile_into(store, ingest(store, b"module", tmp_path), b"code")
     finally:
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in state.rglob("*")}
     assert len(modes) == 6
     assert not [path for path, mode in modes.items() if mode & 0o022]
-    assert ModuleStore(state, ROOMY).load(hashlib.sha256(b"module").hexdigest(), PLAIN)
+    assert ModuleCache(state, ROOMY).load(hashlib.sha256(b"module").hexdigest(), PLAIN)
 
 
 def test_a_module_that_changes_while_it_is_copied_is_not_kept(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept under a digest has that digest."""
-    store = ModuleStore(state, ROOMY)
-    monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.store.sha256_of", lambda _fd: "0" * 64)
+    store = ModuleCache(state, ROOMY)
+    monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.cache.sha256_of", lambda _fd: "0" * 64)
     with pytest.raises(StorageError, match="changed while it was read"):
         ingest(store, b"module", tmp_path)
     assert not files_below(state)
@@ -170,7 +170,7 @@ def test_a_module_that_changes_while_it_is_copied_is_not_kept(
 
 def test_leftovers_of_a_daemon_that_was_killed_are_swept(state: Path, tmp_path: Path) -> None:
     """Half copies, compilers' output, and code of another engine; nothing that is not ours."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     code = store.code_path(sha256, PLAIN).parent
     (state / "modules" / ".wasmdrop-1-1").write_bytes(b"half")
@@ -181,7 +181,7 @@ def test_leftovers_of_a_daemon_that_was_killed_are_swept(state: Path, tmp_path: 
     mine = {state / "code" / "my-program", state / "modules" / "notes.txt"}
     for path in mine:
         path.write_bytes(b"the operator's")
-    ModuleStore(state, ROOMY)
+    ModuleCache(state, ROOMY)
     assert files_below(state) == {f"{sha256}.wasm", "my-program", "notes.txt"}
 
 
@@ -189,13 +189,13 @@ def test_machine_code_of_another_version_is_made_anew(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its module is kept; the older code is swept away, as nobody will ever load it."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     compile_into(store, sha256, b"code")
     changes = {"_LAYOUT": 99, "version": lambda name: f"another {name}"}
     for name, value in changes.items():
         monkeypatch.setattr(f"wasmdrop.sandbox.host.module_cache.manifest.{name}", value)
-        again = ModuleStore(state, ROOMY)
+        again = ModuleCache(state, ROOMY)
         assert again.has_module(sha256)
         assert again.load(sha256, PLAIN) is None
         assert files_below(state) == {f"{sha256}.wasm"}
@@ -209,23 +209,23 @@ def test_machine_code_of_another_version_is_made_anew(
 @pytest.mark.parametrize("name", [".", "modules", "code", "code/FINGERPRINT"])
 def test_a_directory_that_others_may_write_to_is_refused(state: Path, name: str, mode: int) -> None:
     """Whoever can rename in there can put his machine code in the place of ours."""
-    code = ModuleStore(state, ROOMY).code_path("0" * 64, PLAIN).parent
+    code = ModuleCache(state, ROOMY).code_path("0" * 64, PLAIN).parent
     path = code if name == "code/FINGERPRINT" else state / name
     path.chmod(mode)
     with pytest.raises(StorageError, match=f"others may write to it .its mode is {mode:04o}"):
-        ModuleStore(state, ROOMY)
+        ModuleCache(state, ROOMY)
     path.chmod(0o755)
-    ModuleStore(state, ROOMY)
+    ModuleCache(state, ROOMY)
 
 
 @needs_root
 @pytest.mark.parametrize("name", [".", "modules", "code"])
 def test_a_directory_of_another_user_is_refused(state: Path, name: str) -> None:
     """He may write there whatever the mode says."""
-    ModuleStore(state, ROOMY)
+    ModuleCache(state, ROOMY)
     os.chown(state / name, 12345, -1)
     with pytest.raises(StorageError, match="belongs to user 12345, not to user 0"):
-        ModuleStore(state, ROOMY)
+        ModuleCache(state, ROOMY)
 
 
 @pytest.mark.parametrize("name", ["modules", "code"])
@@ -238,14 +238,14 @@ def test_a_link_in_the_place_of_a_directory_is_refused(
     (elsewhere / "0123456789abcdef").mkdir()
     (state / name).symlink_to(elsewhere)
     with pytest.raises(StorageError, match="no directory"):
-        ModuleStore(state, ROOMY)
+        ModuleCache(state, ROOMY)
     assert (elsewhere / "0123456789abcdef").is_dir()
 
 
 def test_a_state_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     """It is the service that makes it."""
     with pytest.raises(StorageError, match="missing: can't be looked at: No such file"):
-        ModuleStore(tmp_path / "missing", ROOMY)
+        ModuleCache(tmp_path / "missing", ROOMY)
 
 
 # Tampering with entries
@@ -332,19 +332,19 @@ def test_machine_code_that_was_tampered_with_is_never_loaded_and_made_anew(
     state: Path, tmp_path: Path, tamper: Tamper, reason: str, suffix: str
 ) -> None:
     """Code and seal alike: it is removed, the log says why, and compiling again mends it."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     compile_into(store, sha256, b"machine code")
     path = store.code_path(sha256, PLAIN)
     tamper(path.with_suffix(suffix))
     with capture_logs() as logs:
-        again = ModuleStore(state, ROOMY)
+        again = ModuleCache(state, ROOMY)
         assert again.load(sha256, PLAIN) is None
     assert [bool(re.search(reason, given)) for given in refusals(logs)] == [True], refusals(logs)
     assert not os.path.lexists(path)
     assert not os.path.lexists(path.with_suffix(".json"))
     assert content_of(compile_into(again, sha256, b"machine code")) == b"machine code"
-    assert ModuleStore(state, ROOMY).load(sha256, PLAIN) is not None
+    assert ModuleCache(state, ROOMY).load(sha256, PLAIN) is not None
 
 
 @pytest.mark.parametrize("is_dropped_again", [False, True])
@@ -353,8 +353,8 @@ def test_a_module_that_was_tampered_with_is_never_compiled_and_copied_anew(
     state: Path, tmp_path: Path, tamper: Tamper, reason: str, is_dropped_again: bool
 ) -> None:
     """Whether a job asks for it by its digest or it is dropped once more."""
-    sha256 = ingest(ModuleStore(state, ROOMY), b"the module", tmp_path)
-    again = ModuleStore(state, ROOMY)
+    sha256 = ingest(ModuleCache(state, ROOMY), b"the module", tmp_path)
+    again = ModuleCache(state, ROOMY)
     path = again.module_path(sha256)
     tamper(path)
     with capture_logs() as logs:
@@ -375,7 +375,7 @@ def test_machine_code_under_the_name_of_another_module_is_refused(
     state: Path, tmp_path: Path
 ) -> None:
     """Both files are whole, and still not what their names say."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     ours, foreign = (ingest(store, content, tmp_path) for content in (b"ours", b"foreign"))
     compile_into(store, foreign, b"evil")
     compile_into(store, foreign, b"evil", FUEL)
@@ -386,7 +386,7 @@ def test_machine_code_under_the_name_of_another_module_is_refused(
     store.code_path(foreign, FUEL).with_suffix(".json").rename(
         store.code_path(foreign, PLAIN).with_suffix(".json")
     )
-    again = ModuleStore(state, ROOMY)
+    again = ModuleCache(state, ROOMY)
     with capture_logs() as logs:
         assert again.load(ours, FUEL) is None
         assert again.load(foreign, PLAIN) is None
@@ -395,36 +395,36 @@ def test_machine_code_under_the_name_of_another_module_is_refused(
 
 def test_a_forged_summary_is_refused(state: Path, tmp_path: Path) -> None:
     """It decodes, but the seal's digest is not its own."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     compile_into(store, sha256, b"code")
     path = store.code_path(sha256, PLAIN).with_suffix(".json")
     path.chmod(0o600)
     path.write_bytes(path.read_bytes().replace(b'"add"', b'"sub"'))
     with capture_logs() as logs:
-        assert ModuleStore(state, ROOMY).load(sha256, PLAIN) is None
+        assert ModuleCache(state, ROOMY).load(sha256, PLAIN) is None
     assert refusals(logs) == ["its seal does not have the digest that it says"]
 
 
 def test_half_of_a_pair_is_no_machine_code(state: Path, tmp_path: Path) -> None:
     """A power cut between the two leaves one; the other half is swept away with it."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     for gone, left in ((".cwasm", ".json"), (".json", ".cwasm")):
         compile_into(store, sha256, b"code")
         path = store.code_path(sha256, PLAIN)
         path.with_suffix(gone).unlink()
-        assert ModuleStore(state, ROOMY).load(sha256, PLAIN) is None
+        assert ModuleCache(state, ROOMY).load(sha256, PLAIN) is None
         assert not path.with_suffix(left).exists()
 
 
 def test_what_a_job_has_is_what_was_checked(state: Path, tmp_path: Path) -> None:
     """A file that is put in the place of the checked one later reaches nobody."""
     sha256 = hashlib.sha256(b"module").hexdigest()
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     ingest(store, b"module", tmp_path)
     compile_into(store, sha256, b"code")
-    again = ModuleStore(state, ROOMY)
+    again = ModuleCache(state, ROOMY)
     loaded = again.load(sha256, PLAIN)
     other = tmp_path / "other"
     other.write_bytes(b"evil")
@@ -438,7 +438,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changed(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is at hand costs no I/O; what left the hand is opened, not read, unless it changed."""
-    store = ModuleStore(state, ROOMY)
+    store = ModuleCache(state, ROOMY)
     sha256 = ingest(store, b"module", tmp_path)
     compile_into(store, sha256, b"code")
     hashed: list[int] = []
@@ -448,7 +448,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changed(
         return hashlib.sha256(os.pread(fd, MEBIBYTE, 0)).hexdigest()
 
     monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.manifest.sha256_of", counted)
-    again = ModuleStore(state, ROOMY)
+    again = ModuleCache(state, ROOMY)
     for _ in range(3):
         assert again.load(sha256, PLAIN) is not None
     assert len(hashed) == 1
@@ -465,7 +465,7 @@ def test_a_copy_is_hashed_once_however_often_it_is_dropped(
     state: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That its use is noted in its time does not make it another file."""
-    store = ModuleStore(state, ROOMY, clock)
+    store = ModuleCache(state, ROOMY, clock)
     sha256 = ingest(store, b"module", tmp_path)
     hashed: list[int] = []
 
@@ -484,7 +484,7 @@ def test_a_copy_is_hashed_once_however_often_it_is_dropped(
 # The bound
 
 
-def keep_all(store: ModuleStore, clock: Clock, tmp: Path, count: int, size: int) -> list[str]:
+def keep_all(store: ModuleCache, clock: Clock, tmp: Path, count: int, size: int) -> list[str]:
     """Keep modules of ``size`` bytes, one after another; return their digests."""
     digests = []
     for number in range(count):
@@ -495,7 +495,7 @@ def keep_all(store: ModuleStore, clock: Clock, tmp: Path, count: int, size: int)
 
 def test_what_was_used_least_recently_goes(state: Path, tmp_path: Path, clock: Clock) -> None:
     """Being asked for is a use, having been made first is none."""
-    store = ModuleStore(state, 3500, clock)
+    store = ModuleCache(state, 3500, clock)
     first, second, third = keep_all(store, clock, tmp_path, 3, 1000)
     assert store.has_module(first)
     clock.pass_grace()
@@ -510,7 +510,7 @@ def test_running_machine_code_is_a_use_of_its_module(
     state: Path, tmp_path: Path, clock: Clock
 ) -> None:
     """Module and machine code stay together and go together."""
-    store = ModuleStore(state, 10_000, clock)
+    store = ModuleCache(state, 10_000, clock)
     first, second = keep_all(store, clock, tmp_path, 2, 1000)
     for sha256 in (first, second):
         compile_into(store, sha256, b"c" * 2000)
@@ -527,17 +527,17 @@ def test_running_machine_code_is_a_use_of_its_module(
 
 def test_the_order_of_uses_survives_a_restart(state: Path, tmp_path: Path, clock: Clock) -> None:
     """The time of a copy is that of its module's last use."""
-    first, second, third = keep_all(ModuleStore(state, ROOMY, clock), clock, tmp_path, 3, 1000)
+    first, second, third = keep_all(ModuleCache(state, ROOMY, clock), clock, tmp_path, 3, 1000)
     for age, sha256 in enumerate((third, second, first)):
         os.utime(state / "modules" / f"{sha256}.wasm", (1e9 - age, 1e9 - age))
-    assert ModuleStore(state, ROOMY, clock).has_module(first)
-    ModuleStore(state, 2500, clock)
+    assert ModuleCache(state, ROOMY, clock).has_module(first)
+    ModuleCache(state, 2500, clock)
     assert files_below(state) == {f"{first}.wasm", f"{third}.wasm"}
 
 
 def test_a_use_is_noted_on_disk_once_an_hour(state: Path, tmp_path: Path, clock: Clock) -> None:
     """Not for each job."""
-    store = ModuleStore(state, ROOMY, clock)
+    store = ModuleCache(state, ROOMY, clock)
     (sha256,) = keep_all(store, clock, tmp_path, 1, 1000)
     path = store.module_path(sha256)
     for seconds, is_noted in ((0, False), (3000, False), (600, True), (3000, False)):
@@ -549,7 +549,7 @@ def test_a_use_is_noted_on_disk_once_an_hour(state: Path, tmp_path: Path, clock:
 
 def test_what_is_in_use_stays_whatever_the_bound(state: Path, tmp_path: Path, clock: Clock) -> None:
     """Held for a compiler or open in a job; let go of, it makes room."""
-    store = ModuleStore(state, 1, clock)
+    store = ModuleCache(state, 1, clock)
     compiling = ingest(store, b"a" * 1000, tmp_path)
     with store.held(compiling):
         clock.pass_grace()
@@ -573,7 +573,7 @@ def test_what_is_in_use_stays_whatever_the_bound(state: Path, tmp_path: Path, cl
 
 def test_evicted_machine_code_is_closed(state: Path, tmp_path: Path, clock: Clock) -> None:
     """Else its room on the disk would not be free."""
-    store = ModuleStore(state, 1, clock)
+    store = ModuleCache(state, 1, clock)
     sha256 = ingest(store, b"module", tmp_path)
     fd = compile_into(store, sha256, b"code").fd
     clock.pass_grace()
@@ -584,7 +584,7 @@ def test_evicted_machine_code_is_closed(state: Path, tmp_path: Path, clock: Cloc
 
 def test_what_was_just_asked_for_stays(state: Path, tmp_path: Path, clock: Clock) -> None:
     """Its job is on the way to having it compiled."""
-    store = ModuleStore(state, 1, clock)
+    store = ModuleCache(state, 1, clock)
     old = ingest(store, b"a" * 1000, tmp_path)
     clock.now += GRACE_SECONDS - 1
     new = ingest(store, b"b" * 1000, tmp_path)
@@ -598,7 +598,7 @@ def test_what_was_just_asked_for_stays(state: Path, tmp_path: Path, clock: Clock
 
 def test_machine_code_makes_room_too(state: Path, tmp_path: Path, clock: Clock) -> None:
     """It is several times the size of its module."""
-    store = ModuleStore(state, 4000, clock)
+    store = ModuleCache(state, 4000, clock)
     old, new = keep_all(store, clock, tmp_path, 2, 1000)
     compile_into(store, new, b"c" * 2500)
     assert not store.has_module(old)
@@ -607,7 +607,7 @@ def test_machine_code_makes_room_too(state: Path, tmp_path: Path, clock: Clock) 
 
 def test_room_is_made_before_a_copy_is_begun(state: Path, tmp_path: Path, clock: Clock) -> None:
     """At no moment do the files take more than the bound, where that can be."""
-    store = ModuleStore(state, 2500, clock)
+    store = ModuleCache(state, 2500, clock)
     keep_all(store, clock, tmp_path, 2, 1000)
     with capture_logs() as logs, (tmp_path / "big").open("w+b") as file:
         file.write(b"x" * 2000)
@@ -620,7 +620,7 @@ def test_a_module_larger_than_the_bound_serves_its_own_job(
     state: Path, tmp_path: Path, clock: Clock
 ) -> None:
     """And goes with the next one."""
-    store = ModuleStore(state, 1000, clock)
+    store = ModuleCache(state, 1000, clock)
     big = ingest(store, b"x" * 5000, tmp_path)
     assert content_of(compile_into(store, big, b"c" * 5000)) == b"c" * 5000
     assert store.has_module(big)
@@ -638,7 +638,7 @@ def test_the_count_of_bytes_is_true_after_everything(
     def on_disk() -> int:
         return sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
 
-    store = ModuleStore(state, ROOMY, clock)
+    store = ModuleCache(state, ROOMY, clock)
     digests = keep_all(store, clock, tmp_path, 5, 1000)
     for sha256 in digests:
         compile_into(store, sha256, b"code" * 100)
@@ -653,7 +653,7 @@ def test_the_count_of_bytes_is_true_after_everything(
     cut_short(store.module_path(digests[3]))
     ingest(store, bytes([3]) * 1000, tmp_path)
     assert store._ledger.total_bytes == on_disk()
-    again = ModuleStore(state, 4000, clock)
+    again = ModuleCache(state, 4000, clock)
     assert again._ledger.total_bytes == on_disk() <= 4000
 
 
@@ -668,7 +668,7 @@ ADD = bytes.fromhex(
 class Rig:
     """A store with an executor on it."""
 
-    def __init__(self, store: ModuleStore, executor: LocalExecutor, tmp: Path) -> None:
+    def __init__(self, store: ModuleCache, executor: LocalExecutor, tmp: Path) -> None:
         self.store = store
         self.executor = executor
         self.tmp = tmp
@@ -688,9 +688,9 @@ def with_executor(state: Path, tmp: Path, test: Callable[[Rig], Awaitable[None]]
     """Run a test with real children."""
 
     async def run() -> None:
-        async with ChildPool(1) as pool:
-            store = ModuleStore(state, ROOMY)
-            directories = JobDirectories(state, for_another_user=False)
+        async with ForkServer(1) as pool:
+            store = ModuleCache(state, ROOMY)
+            directories = JobDirectoryFactory(state, for_another_user=False)
             executor = LocalExecutor(pool, store, directories, CompileLimits())
             await test(Rig(store, executor, tmp))
 

@@ -21,7 +21,7 @@ def _children_of(pid: int) -> list[int]:
         return []
 
 
-def _templates(daemon: Daemon) -> list[int]:
+def _zygotes(daemon: Daemon) -> list[int]:
     """Return the processes below the forking server that have children themselves."""
     return [pid for pid in _children_of(daemon.server()) if _children_of(pid)]
 
@@ -30,7 +30,7 @@ def test_a_template_that_is_killed_loses_no_job_and_doubles_none(daemon: Daemon)
     """Each has one result, which is right, and one line on standard output."""
     for n in range(3):
         daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
-    (first,) = wait_until(lambda: _templates(daemon), "a template")
+    (first,) = wait_until(lambda: _zygotes(daemon), "a template")
     inputs = {f"input-{n}.json": {"entry": "fib", "args": [n % 20]} for n in range(JOBS)}
     for n, (name, content) in enumerate(inputs.items()):
         drop(daemon.shared / name, content)
@@ -61,7 +61,7 @@ def test_nothing_of_a_template_is_left_when_the_daemon_is_killed(tmp_path: Path)
     daemon.start()
     for n in range(3):
         daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
-    (template,) = wait_until(lambda: _templates(daemon), "a template")
+    (template,) = wait_until(lambda: _zygotes(daemon), "a template")
     drop(daemon.shared / "input.json", {"entry": "fib", "args": [60]})
     wait_until(lambda: any(_has_worked(pid) for pid in _children_of(template)), "the job to run")
     processes = daemon.children()
