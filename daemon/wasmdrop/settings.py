@@ -170,7 +170,7 @@ class Loaded(msgspec.Struct, frozen=True):
     ``systemd STATE_DIRECTORY``. A path that moved along with another has that one's origin."""
 
 
-class _Kind(msgspec.Struct, frozen=True):
+class _ValueFormat(msgspec.Struct, frozen=True):
     """How a setting is read from text; ``read`` raises ``ValueError`` where it can't be."""
 
     metavar: str
@@ -182,7 +182,7 @@ class Setting(msgspec.Struct, frozen=True):
     """One row of the table."""
 
     name: str
-    kind: _Kind
+    format: _ValueFormat
     default: Any
     """None where there is none, or where it depends on other things, as ``help`` says."""
     help: str
@@ -202,16 +202,16 @@ class Setting(msgspec.Struct, frozen=True):
 # --- How values are read. Readers raise ``ValueError``, with a text where there is more to say.
 
 
-def _integer(low: int, high: int) -> _Kind:
+def _integer(low: int, high: int) -> _ValueFormat:
     def read(text: str) -> int:
         if not re.fullmatch(r"-?[0-9]{1,20}", text) or not low <= int(text) <= high:
             raise ValueError
         return int(text)
 
-    return _Kind("N", f"an integer from {low} to {high}", read)
+    return _ValueFormat("N", f"an integer from {low} to {high}", read)
 
 
-def _positive(metavar: str, what: str, most: int, *, or_zero: bool = False) -> _Kind:
+def _positive(metavar: str, what: str, most: int, *, or_zero: bool = False) -> _ValueFormat:
     def read(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", text):
             raise ValueError
@@ -221,10 +221,10 @@ def _positive(metavar: str, what: str, most: int, *, or_zero: bool = False) -> _
         return value
 
     least = "0 or more" if or_zero else "more than 0"
-    return _Kind(metavar, f"{what}, {least} and at most {most}", read)
+    return _ValueFormat(metavar, f"{what}, {least} and at most {most}", read)
 
 
-def _choice(options: type[StrEnum]) -> _Kind:
+def _choice(options: type[StrEnum]) -> _ValueFormat:
     names = [option.value for option in options]
 
     def read(text: str) -> StrEnum:
@@ -232,7 +232,7 @@ def _choice(options: type[StrEnum]) -> _Kind:
             raise ValueError
         return options(text)
 
-    return _Kind("|".join(names), " or ".join(names), read)
+    return _ValueFormat("|".join(names), " or ".join(names), read)
 
 
 def _read_path(text: str) -> Path:
@@ -306,7 +306,7 @@ _UNITS: Final = _integer(1, 2**64 - 1)
 _SECONDS: Final = _positive("SECONDS", "a number of seconds", _MAX_SECONDS)
 _WHOLE_MB: Final = _integer(1, _MAX_MB)
 _MB: Final = _positive("MIB", "a number of MiB", _MAX_MB)
-_PATH: Final = _Kind("PATH", "a path", _read_path)
+_PATH: Final = _ValueFormat("PATH", "a path", _read_path)
 _INT64: Final = _integer(-(2**63), 2**64 - 1)
 
 #: Every setting, in the order in which they are shown.
@@ -315,17 +315,17 @@ SETTINGS: Final = (
     Setting("input_path", _PATH, None, "the root slot's input (default: SHARED_DIR/input.json)"),
     Setting(
         "output_path",
-        _Kind("PATH", "a path that ends in .txt or .json", _read_result_path),
+        _ValueFormat("PATH", "a path that ends in .txt or .json", _read_result_path),
         None,
         "its stem names the root slot's results (default: SHARED_DIR/result.txt)",
     ),
     Setting("wasm_dir", _PATH, None, "where modules are dropped (default: WASM_PATH's)"),
     Setting("shared_dir", _PATH, None, "where inputs are dropped (default: OUTPUT_PATH's)"),
     Setting("state_dir", _PATH, None, "journal and cache (default: systemd's, /var/lib or XDG's)"),
-    Setting("entry", _Kind("NAME", "a name", str), "run", "the function that is called"),
+    Setting("entry", _ValueFormat("NAME", "a name", str), "run", "the function that is called"),
     Setting(
         "args_json",
-        _Kind("JSON", "a JSON array", _read_arguments),
+        _ValueFormat("JSON", "a JSON array", _read_arguments),
         None,
         "arguments where the input has none (default: ARG_0, ARG_1, ...)",
     ),
@@ -337,7 +337,7 @@ SETTINGS: Final = (
     Setting("disk_mb", _WHOLE_MB, 64, "limit of a job: files in its directory, in MiB"),
     Setting(
         "fuel",
-        _Kind("N", f"none or {_UNITS.expected}", _read_fuel),
+        _ValueFormat("N", f"none or {_UNITS.expected}", _read_fuel),
         None,
         "limit of a job: units of wasmtime's fuel (default: none)",
     ),
@@ -377,7 +377,7 @@ SETTINGS: Final = (
     Setting("journal_mb", _WHOLE_MB, 1024, "journal: past it the oldest finished jobs go, in MiB"),
     Setting(
         "grants",
-        _Kind("NAME=DIR,...", "none or NAME=DIR, maybe more after commas", _read_grants),
+        _ValueFormat("NAME=DIR,...", "none or NAME=DIR, maybe more after commas", _read_grants),
         "none",
         "directories that jobs may ask to read",
     ),
@@ -390,20 +390,20 @@ SETTINGS: Final = (
     ),
     Setting(
         "job_user",
-        _Kind("USER", "a user name or UID[:GID]", read_job_user),
+        _ValueFormat("USER", "a user name or UID[:GID]", read_job_user),
         DEFAULT_JOB_USER,
         "whom jobs run as, if the daemon is root",
     ),
     Setting(
         "http",
-        _Kind("HOST:PORT", "off or HOST:PORT", _read_address),
+        _ValueFormat("HOST:PORT", "off or HOST:PORT", _read_address),
         None,
         "address of health and metrics (default: off)",
     ),
     Setting("log", _choice(LogFormat), None, "log lines (default: console on a terminal)"),
     Setting(
         "ready_suffix",
-        _Kind("SUFFIX", "a suffix without '/'", _read_suffix),
+        _ValueFormat("SUFFIX", "a suffix without '/'", _read_suffix),
         "",
         "an input counts only beside a file of its name and this (default: none)",
     ),
@@ -427,10 +427,10 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
         values[setting.name] = setting.default
         if setting.name in flags:
             origins[setting.name] = f"flag {setting.flag}"
-            values[setting.name] = _read(setting.kind, setting.flag, flags[setting.name])
+            values[setting.name] = _read(setting.format, setting.flag, flags[setting.name])
         elif text := environ.get(setting.variable):
             origins[setting.name] = f"environment {setting.variable}"
-            values[setting.name] = _read(setting.kind, setting.variable, text)
+            values[setting.name] = _read(setting.format, setting.variable, text)
     _place_directories(values, origins)
     if "grants" not in origins:
         values["grants"] = {}
@@ -449,15 +449,17 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
     )
 
 
-def _read(kind: _Kind, label: str, text: str) -> Any:
+def _read(value_format: _ValueFormat, label: str, text: str) -> Any:
     try:
-        if kind.metavar != "PATH":
+        if value_format.metavar != "PATH":
             text.encode()  # paths may hold any bytes; all else ends in JSON one day
-        return kind.read(text)
+        return value_format.read(text)
     except ValueError as error:
         more = f" ({error})" if type(error) is ValueError and error.args else ""
         given = strict_json.shown(text)
-        raise SettingsError(f"{label}: expected {kind.expected}, got {given}{more}") from None
+        raise SettingsError(
+            f"{label}: expected {value_format.expected}, got {given}{more}"
+        ) from None
 
 
 def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> None:
@@ -558,9 +560,9 @@ def _number_arguments(
     for expected, number in enumerate(numbers):
         if number != expected:
             raise SettingsError(f"ARG_{expected}: expected an argument, as ARG_{number} is set")
-    kind = _Kind("VALUE", "a JSON scalar or text", _argument)
+    value_format = _ValueFormat("VALUE", "a JSON scalar or text", _argument)
     values["args_json"] = tuple(
-        _read(kind, f"ARG_{number}", environ[f"ARG_{number}"]) for number in numbers
+        _read(value_format, f"ARG_{number}", environ[f"ARG_{number}"]) for number in numbers
     )
     last = f" to ARG_{numbers[-1]}" if len(numbers) > 1 else ""
     origins["args_json"] = f"environment ARG_0{last}"
@@ -583,7 +585,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             setting.flag,
             dest=setting.name,
             default=argparse.SUPPRESS,
-            metavar=setting.kind.metavar,
+            metavar=setting.format.metavar,
             help=f"{meaning} [{setting.variable}]",
         )
 

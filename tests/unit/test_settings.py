@@ -205,7 +205,7 @@ def test_a_setting_is_read_from_its_variable_and_from_its_flag(setting: Any) -> 
     from_variable = load({**STATE, setting.variable: text}, {})
     assert value_of(from_variable, setting.name) == value
     assert from_variable.origins[setting.name] == f"environment {setting.variable}"
-    other = "/z/z.txt" if setting.kind.metavar == "PATH" else "nonsense"
+    other = "/z/z.txt" if setting.format.metavar == "PATH" else "nonsense"
     from_flag = load({**STATE, setting.variable: other}, {setting.name: text})
     assert value_of(from_flag, setting.name) == value
     assert from_flag.origins[setting.name] == f"flag {setting.flag}"
@@ -223,7 +223,7 @@ def test_a_value_that_does_not_parse_is_refused_by_name(setting: Any, text: str)
         (refusal({setting.variable: text}), setting.variable),
         (refusal(**{setting.name: text}), setting.flag),
     ):
-        assert message.startswith(f"{name}: expected {setting.kind.expected}, got {given}")
+        assert message.startswith(f"{name}: expected {setting.format.expected}, got {given}")
 
 
 @pytest.mark.parametrize(

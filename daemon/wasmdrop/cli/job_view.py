@@ -16,7 +16,7 @@ from wasmdrop.protocol.text import one_line
 from wasmdrop.settings import Settings
 
 __all__ = [
-    "add_place",
+    "add_state_dir",
     "as_json",
     "facts",
     "load",
@@ -30,7 +30,7 @@ __all__ = [
 _DIGITS: Final = 3
 
 
-def add_place(parser: argparse.ArgumentParser) -> None:
+def add_state_dir(parser: argparse.ArgumentParser) -> None:
     """Add the flag that says where the journal is."""
     parser.add_argument(
         "--state-dir",

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", dest="as_json", help="print one JSON object a line"
     )
-    job_view.add_place(parser)
+    job_view.add_state_dir(parser)
 
 
 def run(options: argparse.Namespace) -> int:

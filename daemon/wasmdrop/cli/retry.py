@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restore", action="store_true", help="put the job's input back if another one is there"
     )
-    job_view.add_place(parser)
+    job_view.add_state_dir(parser)
 
 
 def run(options: argparse.Namespace) -> int:

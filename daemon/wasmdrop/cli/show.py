@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("job", metavar="JOB", help="a job's id, or a part of it that no other has")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
-    job_view.add_place(parser)
+    job_view.add_state_dir(parser)
 
 
 def run(options: argparse.Namespace) -> int:

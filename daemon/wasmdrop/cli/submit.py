@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from wasmdrop import settings
-from wasmdrop.cli.wait_reason import Waiting
+from wasmdrop.cli.wait_reason import WaitReason
 from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
 from wasmdrop.protocol.errors import RefusedError, SettingsError
 from wasmdrop.protocol.input import parse_input
@@ -74,7 +74,7 @@ Examples:
 """
 
 
-class _Job(msgspec.Struct, frozen=True):
+class _Input(msgspec.Struct, frozen=True):
     """An input that is to be dropped."""
 
     label: str
@@ -82,7 +82,7 @@ class _Job(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class _Dropped(msgspec.Struct, frozen=True):
+class _DroppedInput(msgspec.Struct, frozen=True):
     """An input that was dropped."""
 
     label: str
@@ -93,7 +93,7 @@ class _Dropped(msgspec.Struct, frozen=True):
 _End: TypeAlias = Result | TimeoutError | ResultError
 
 
-class _Wait(argparse.Action):
+class _WaitAction(argparse.Action):
     """``--wait [SECONDS]``, where the next word may also be the first FILE."""
 
     def __call__(
@@ -132,7 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait",
         nargs="?",
         metavar="SECONDS",
-        action=_Wait,
+        action=_WaitAction,
         dest="wait_seconds",
         help="wait for the results, SECONDS at most for all of them; the jobs stay dropped",
     )
@@ -203,7 +203,7 @@ def run(options: argparse.Namespace) -> int:
 # --- What to drop, and where
 
 
-def _jobs(options: argparse.Namespace) -> list[_Job]:
+def _jobs(options: argparse.Namespace) -> list[_Input]:
     """Read every input before any is dropped."""
     described = {
         f"--{name.replace('_', '-')}": getattr(options, name)
@@ -211,13 +211,13 @@ def _jobs(options: argparse.Namespace) -> list[_Job]:
         if getattr(options, name) is not None
     }
     if not options.files:
-        return [_Job("", _input(described))]
+        return [_Input("", _input(described))]
     if described:
         raise SettingsError(f"{next(iter(described))}: describes a job, and so does FILE; give one")
     if options.name is not None and len(options.files) > 1:
         raise SettingsError("--name: names one slot, which holds one result; give one FILE")
     jobs = [
-        _Job("standard input" if file == "-" else file, _content(file)) for file in options.files
+        _Input("standard input" if file == "-" else file, _content(file)) for file in options.files
     ]
     for job in jobs:
         try:
@@ -294,8 +294,8 @@ def _daemon(shared_dir: str | None) -> tuple[Path, str]:
 
 
 def _drop(
-    job: _Job, shared_dir: Path, name: str | None, module: bytes | None, ready_suffix: str
-) -> _Dropped:
+    job: _Input, shared_dir: Path, name: str | None, module: bytes | None, ready_suffix: str
+) -> _DroppedInput:
     try:
         submission = submit(shared_dir, job.data, name, module=module, ready_suffix=ready_suffix)
     except ValueError as error:
@@ -304,17 +304,17 @@ def _drop(
         what = job.label or "the job"
         where = shared_dir if error.filename is None else error.filename
         raise SettingsError(f"{what}: can't be dropped: {where}: {error.strerror}") from None
-    return _Dropped(job.label or submission.slot, submission)
+    return _DroppedInput(job.label or submission.slot, submission)
 
 
 # --- What came of it
 
 
-def _wait(dropped: list[_Dropped], seconds: float, max_bytes: int, *, as_json: bool) -> int:
+def _wait(dropped: list[_DroppedInput], seconds: float, max_bytes: int, *, as_json: bool) -> int:
     """Wait for the jobs in their order, show each as it ends, and return the exit status."""
     statuses = set()
     deadline = time.monotonic() + seconds
-    waiting = Waiting()
+    waiting = WaitReason()
     with _showing(dropped, as_json=as_json) as show:
         for item in dropped:
             end = _end(item, deadline, max_bytes, waiting)
@@ -323,7 +323,7 @@ def _wait(dropped: list[_Dropped], seconds: float, max_bytes: int, *, as_json: b
     return next(status for status in _GRAVEST_FIRST if status in statuses)
 
 
-def _end(item: _Dropped, deadline: float, max_bytes: int, waiting: Waiting) -> _End:
+def _end(item: _DroppedInput, deadline: float, max_bytes: int, waiting: WaitReason) -> _End:
     """Wait for a job, and say what it waits for each time that this changes."""
     submission, said = item.submission, None
     while True:
@@ -349,8 +349,8 @@ def _status(end: _End) -> int:
 
 @contextlib.contextmanager
 def _showing(
-    dropped: list[_Dropped], *, as_json: bool
-) -> Iterator[Callable[[_Dropped, _End], None]]:
+    dropped: list[_DroppedInput], *, as_json: bool
+) -> Iterator[Callable[[_DroppedInput, _End], None]]:
     if as_json or not sys.stdout.isatty():
         yield _show_json if as_json else _show_line
         return
@@ -363,14 +363,14 @@ def _showing(
         )
 
 
-def _show_line(item: _Dropped, end: _End) -> None:
+def _show_line(item: _DroppedInput, end: _End) -> None:
     if isinstance(end, Result):
         _write(end.line)
     else:
         _say(f"{item.label}: {_reason(item, end)}")
 
 
-def _show_json(item: _Dropped, end: _End) -> None:
+def _show_json(item: _DroppedInput, end: _End) -> None:
     if isinstance(end, Result):
         _write(_compact(end.marker | {"result": parse(end.line)}))
     else:
@@ -378,12 +378,12 @@ def _show_json(item: _Dropped, end: _End) -> None:
         _write(_dropped_line(item))
 
 
-def _reason(item: _Dropped, error: TimeoutError | ResultError) -> str:
+def _reason(item: _DroppedInput, error: TimeoutError | ResultError) -> str:
     reason = str(error).removeprefix(f"{item.submission.slot}: ")
     return f"{reason}; the job stays dropped" if isinstance(error, TimeoutError) else reason
 
 
-def _dropped_line(item: _Dropped) -> bytes:
+def _dropped_line(item: _DroppedInput) -> bytes:
     submission = item.submission
     return _compact(
         {
@@ -399,7 +399,7 @@ def _dropped_line(item: _Dropped) -> bytes:
     )
 
 
-def _path_line(item: _Dropped) -> bytes:
+def _path_line(item: _DroppedInput) -> bytes:
     return os.fsencode(item.submission.input_path)
 
 

@@ -10,10 +10,10 @@ from wasmdrop.client import Submission
 from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.errors import SettingsError, StorageError
 
-__all__ = ["Waiting"]
+__all__ = ["WaitReason"]
 
 
-class Waiting:
+class WaitReason:
     """The journal of the daemon that this environment describes."""
 
     def __init__(self) -> None:

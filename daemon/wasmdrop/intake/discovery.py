@@ -1,4 +1,4 @@
-"""Watching: how drops are noticed, by events where there are any and by looking where not.
+"""Discovery: how drops are noticed, by events where there are any and by looking where not.
 
 Owns the watcher and the scanner. A directory that can't be watched is polled. The daemon tries to
 watch it again every ``WASMDROP_RESCAN_SEC``, and polls no more when nothing failed since.
@@ -11,20 +11,20 @@ from collections.abc import Callable
 import structlog
 
 from wasmdrop.intake.counters import IntakeCounters
-from wasmdrop.intake.drops import Intake
-from wasmdrop.intake.ignored_names import NearMisses
+from wasmdrop.intake.ignored_names import IgnoredNames
+from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.scanner import Scanner
 from wasmdrop.intake.watcher import Watcher, why_unwatched
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.system.mount_table import reason_to_poll
 
-__all__ = ["Watching"]
+__all__ = ["Discovery"]
 
 _log = structlog.get_logger()
 
 
-class Watching:
+class Discovery:
     """Tells ``intake`` of what may be a drop. ``is_busy()``: as for the :class:`Watcher`."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Watching:
         """Whether a directory could not be watched since all were tried the last time."""
         self._tried_at = time.monotonic()
         self._intake = intake
-        self._near_misses = NearMisses(layout, counters, self._look_again)
+        self._ignored_names = IgnoredNames(layout, counters, self._recheck)
         self.scanner = Scanner(
             layout,
             self._consider,
@@ -53,15 +53,15 @@ class Watching:
             self._slow_seconds,
             settings.max_depth,
             self._try_again,
-            self._near_misses.consider_directory,
+            self._ignored_names.consider_directory,
         )
         self.watcher = Watcher(
             layout.may_matter,
             is_busy,
             intake.is_unreadable,
             self._consider,
-            lambda path: self._look_again(path, 0.0),
-            lambda directory: self._look_again(directory, 0.0),
+            lambda path: self._recheck(path, 0.0),
+            lambda directory: self._recheck(directory, 0.0),
             self._lost,
         )
 
@@ -84,15 +84,15 @@ class Watching:
     def replaced(self, root: str) -> None:
         """Watch what is at ``root`` now, and look through it."""
         self._watch(root)
-        self.scanner.look_again(root, 0.0)
+        self.scanner.recheck(root, 0.0)
         self.scanner.scan_soon()
 
-    def _look_again(self, path: str, seconds: float) -> None:
-        self.scanner.look_again(path, seconds)
+    def _recheck(self, path: str, seconds: float) -> None:
+        self.scanner.recheck(path, seconds)
 
     def _consider(self, path: str) -> None:
         if not self._intake.consider(path):
-            self._near_misses.consider(path)
+            self._ignored_names.consider(path)
 
     def _watch(self, root: str) -> None:
         try:
@@ -129,7 +129,7 @@ class Watching:
         self._has_failed = False
         for root in self.directories:
             self._watch(root)
-            self.scanner.look_again(root, 0.0)
+            self.scanner.recheck(root, 0.0)
 
     def _lost(self, reason: str) -> None:
         self._counters.events_lost += 1

@@ -17,7 +17,7 @@ from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.intake.layout import Layout
 from wasmdrop.system import openat2
 
-__all__ = ["NearMisses"]
+__all__ = ["IgnoredNames"]
 
 _log = structlog.get_logger()
 
@@ -34,22 +34,22 @@ _NO_MORE: Final = "no more of them are logged today; wasmdrop doctor counts them
 _QUIET_SECONDS: Final = 2.0
 
 
-class NearMisses:
+class IgnoredNames:
     """Logs near misses. Safe to use from several threads.
 
-    ``look_again`` is asked to notice a path once more after some seconds.
+    ``recheck`` is asked to notice a path once more after some seconds.
     """
 
     def __init__(
         self,
         layout: Layout,
         counters: IntakeCounters,
-        look_again: Callable[[str, float], None],
+        recheck: Callable[[str, float], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._layout = layout
         self._counters = counters
-        self._look_again = look_again
+        self._recheck = recheck
         self._clock = clock
         self._logged: dict[str, set[int]] = {}
         """Hashes of the paths that were logged, by directory."""
@@ -61,7 +61,7 @@ class NearMisses:
         reason = self._layout.why_ignored(path)
         if reason is None or not self._has_room(path):
             return
-        place = self._layout.root_of(path)
+        place = self._layout.rooted(path)
         try:
             status = openat2.lstat(place.root, place.relative)
         except OSError:
@@ -70,7 +70,7 @@ class NearMisses:
             return
         # A file server's clock may be ahead.
         if 0 <= self._clock() - status.st_ctime < _QUIET_SECONDS:
-            self._look_again(path, _QUIET_SECONDS)
+            self._recheck(path, _QUIET_SECONDS)
             return
         self._tell(path, reason)
 
@@ -109,6 +109,6 @@ class NearMisses:
             _log.warning("names-ignored", directory="others", reason=_NO_MORE)
 
     def _directory_of(self, path: str) -> str:
-        place = self._layout.root_of(path)
+        place = self._layout.rooted(path)
         first, separator, _rest = place.relative.partition("/")
         return os.path.join(place.root, first) if separator else place.root  # noqa: PTH118 - any bytes

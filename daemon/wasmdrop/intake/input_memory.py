@@ -12,7 +12,7 @@ from typing import Final
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.system.byte_budget import ByteBudget, Reservation
 
-__all__ = ["InputMemory", "NoMemoryError"]
+__all__ = ["InputMemory", "InputMemoryFullError"]
 
 #: Inputs in memory, in bytes; a larger one is taken alone. One of the largest by default: a
 #: transaction of the journal then writes no more, and small ones wait for no more.
@@ -29,7 +29,7 @@ _OVERHEAD_BYTES: Final = 2048
 _MOST_WAITING: Final = 10_000
 
 
-class NoMemoryError(Exception):
+class InputMemoryFullError(Exception):
     """There are as many inputs of a kind in memory as there may be; ``line`` waits for room."""
 
     def __init__(self, line: "_Line") -> None:
@@ -44,17 +44,17 @@ class NoMemoryError(Exception):
 class InputMemory:
     """Safe to use from several threads.
 
-    ``look_again(path, seconds)`` is called with paths that waited, and with ``everything``, the
+    ``recheck(path, seconds)`` is called with paths that waited, and with ``everything``, the
     directory of all of them, if there were too many to remember.
     """
 
-    def __init__(self, look_again: Callable[[str, float], None], everything: str) -> None:
-        self._small = _Line(_SMALL_BYTES, look_again, everything)
-        self._large = _Line(_LARGE_BYTES, look_again, everything)
-        self._apart = _Line(_LARGE_BYTES, look_again, everything)
+    def __init__(self, recheck: Callable[[str, float], None], everything: str) -> None:
+        self._small = _Line(_SMALL_BYTES, recheck, everything)
+        self._large = _Line(_LARGE_BYTES, recheck, everything)
+        self._apart = _Line(_LARGE_BYTES, recheck, everything)
 
     def reserve(self, size_bytes: int, *, is_apart: bool) -> Reservation:
-        """Reserve memory for an input of that size. Raises ``NoMemoryError``.
+        """Reserve memory for an input of that size. Raises ``InputMemoryFullError``.
 
         ``is_apart``: whether it is on another mount than most, which may hang while it is read.
         """
@@ -62,7 +62,7 @@ class InputMemory:
         line = large if size_bytes > _SMALL_INPUT_BYTES else self._small
         memory = line.budget.reserve(size_bytes + _OVERHEAD_BYTES)
         if memory is None:
-            raise NoMemoryError(line)
+            raise InputMemoryFullError(line)
         return memory
 
 
@@ -70,10 +70,10 @@ class _Line:
     """Memory for inputs of one kind, and the paths of those that wait for it."""
 
     def __init__(
-        self, total_bytes: int, look_again: Callable[[str, float], None], everything: str
+        self, total_bytes: int, recheck: Callable[[str, float], None], everything: str
     ) -> None:
         self.budget = ByteBudget(total_bytes, self._on_release)
-        self._look_again = look_again
+        self._recheck = recheck
         self._everything = everything
         self._waiting: deque[str] = deque()
         self._are_more = False
@@ -95,4 +95,4 @@ class _Line:
                 self._are_more = False
                 path = self._everything
         if path is not None:
-            self._look_again(path, 0.0)
+            self._recheck(path, 0.0)

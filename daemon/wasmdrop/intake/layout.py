@@ -13,7 +13,7 @@ from wasmdrop.protocol.suffixes import OUTPUT_SUFFIX
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 
-__all__ = ["MODULE_NAME", "Layout", "Place", "is_ignored"]
+__all__ = ["MODULE_NAME", "Layout", "RootedPath", "is_ignored"]
 
 MODULE_NAME: Final = "module.wasm"
 
@@ -22,7 +22,7 @@ _UNFINISHED: Final = ("~", ".tmp", ".part")
 _IGNORED: Final = (*_UNFINISHED, OUTPUT_SUFFIX)
 
 
-class Place(msgspec.Struct, frozen=True):
+class RootedPath(msgspec.Struct, frozen=True):
     """Where a file may lie: a path below the directory that links from it must not leave."""
 
     root: str
@@ -146,27 +146,27 @@ class Layout:
             " WASMDROP_MAX_DEPTH"
         )
 
-    def root_of(self, path: str) -> Place:
+    def rooted(self, path: str) -> RootedPath:
         """Return ``path`` as a place below the directory that links from it must not leave."""
         for root in (self.shared_dir, self.wasm_dir):
             if path == root or _is_below(path, root):
-                return Place(root, _below(path, root))
-        return Place(*os.path.split(path))
+                return RootedPath(root, _below(path, root))
+        return RootedPath(*os.path.split(path))
 
-    def module_places(self, slot: Slot, reference: str | None) -> Iterator[Place]:
+    def module_places(self, slot: Slot, reference: str | None) -> Iterator[RootedPath]:
         """Give the places where the module of a job may lie, the first that is there counts.
 
         ``reference`` is the input's ``module``, unless it names a digest.
         """
         if reference is not None:
-            yield Place(self.wasm_dir, reference)
+            yield RootedPath(self.wasm_dir, reference)
             if not reference.endswith(".wasm"):
-                yield Place(self.wasm_dir, f"{reference}.wasm")
+                yield RootedPath(self.wasm_dir, f"{reference}.wasm")
             return
         own = os.path.join(os.path.dirname(slot.input_path), MODULE_NAME)  # noqa: PTH118, PTH120
         if self._is_slot_directory(os.path.dirname(own)):  # noqa: PTH120
-            yield self.root_of(own)
-        yield Place(*os.path.split(self.wasm_path))
+            yield self.rooted(own)
+        yield RootedPath(*os.path.split(self.wasm_path))
 
     def has_input(self, slot: Slot) -> bool:
         """Whether anything lies at the place of the slot's input."""
@@ -174,7 +174,7 @@ class Layout:
 
     def slots_in(self, directory: str) -> list[Slot]:
         """Return the slots that have an input in ``directory`` itself; none behind a link."""
-        place = self.root_of(directory)
+        place = self.rooted(directory)
         try:
             names = sorted(openat2.names_in(place.root, place.relative))
         except OSError as error:
@@ -185,7 +185,7 @@ class Layout:
         return [slot for slot in slots if slot is not None]
 
     def _exists(self, path: str) -> bool:
-        place = self.root_of(path)
+        place = self.rooted(path)
         try:
             openat2.lstat(place.root, place.relative)
         except OSError:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from wasmdrop.intake.layout import Layout, Place
+from wasmdrop.intake.layout import Layout, RootedPath
 from wasmdrop.intake.untrusted_files import open_regular
 from wasmdrop.protocol.errors import RefusedError, StorageError
 from wasmdrop.protocol.outcome import Code
@@ -91,12 +91,12 @@ class ModuleFinder:
         None where it can't be read: that is left to the job that needs it, which will say so.
         """
         try:
-            return self._pin(self._layout.root_of(path), only_known=False)
+            return self._pin(self._layout.rooted(path), only_known=False)
         except (OSError, RefusedError, StorageError):
             return None
 
     def _pin(
-        self, place: Place, only_known: bool, expected: FoundIn | None = None
+        self, place: RootedPath, only_known: bool, expected: FoundIn | None = None
     ) -> PinnedModule | None:
         """Return the module at ``place``, in the ``expected`` directory if one is given.
 
@@ -127,7 +127,7 @@ class ModuleFinder:
                 self._pinned.clear()
             return self._pinned.setdefault((pinned.path, version), pinned)
 
-    def _known(self, place: Place) -> PinnedModule | None:
+    def _known(self, place: RootedPath) -> PinnedModule | None:
         """Return the module at ``place`` if the job before found it: a look tells.
 
         Raises ``FileNotFoundError`` where nothing is there.

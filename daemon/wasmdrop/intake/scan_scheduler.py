@@ -1,4 +1,4 @@
-"""An agenda: a thread that does what it was asked to at its time, several things in turns.
+"""An scheduler: a thread that does what it was asked to at its time, several things in turns.
 
 Each item is begun when it is due and goes on step by step, so that a long one lets those pass that
 become due meanwhile. Few are under way at a time, and each once: what one that waits holds, above
@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-__all__ = ["Agenda", "Steps"]
+__all__ = ["ScanScheduler", "Steps"]
 
 _log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ Steps = Generator[None, None, None]
 
 
 @dataclass(slots=True)
-class _Course:
+class _Task:
     """An item under way."""
 
     item: str | None
@@ -48,7 +48,7 @@ class _Course:
     is_due_again: bool = False
 
 
-class Agenda:
+class ScanScheduler:
     """Items are paths, each once at a time, and one without a path: ``None``.
 
     ``begin(item)`` returns the steps of an item, which the thread takes within ``context``.
@@ -69,14 +69,14 @@ class Agenda:
         self._waiting: set[str] = set()
         self._walk_at: float | None = None
         """When the item without a path is due."""
-        self._under_way: deque[_Course] = deque()
+        self._under_way: deque[_Task] = deque()
         self._later: OrderedDict[str | None, None] = OrderedDict()
         """Items that were longer than their first steps when there was no place for them."""
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"scan {name}", daemon=True)
 
-    def appoint(self, seconds: float, path: str | None) -> None:
+    def schedule(self, seconds: float, path: str | None) -> None:
         """Begin ``path`` after ``seconds``, unless it waits already."""
         at = time.monotonic() + seconds
         with self._changed:
@@ -114,51 +114,51 @@ class Agenda:
             for item in self._next(may_wait=not self._under_way):
                 self._begin_due(item)
             if self._under_way:
-                course = self._under_way.popleft()
-                if self._goes_on(course, 1):
-                    self._under_way.append(course)
+                task = self._under_way.popleft()
+                if self._advance(task, 1):
+                    self._under_way.append(task)
                 elif self._later and len(self._under_way) < _MOST_UNDER_WAY:
                     item, _ = self._later.popitem(last=False)
-                    self._under_way.append(_Course(item, self._begin(item)))
+                    self._under_way.append(_Task(item, self._begin(item)))
 
     def _begin_due(self, item: str | None) -> None:
         """Take the first steps of an item, and keep what is longer for later."""
-        for course in self._under_way:
-            if course.item == item:
-                course.is_due_again = True
+        for task in self._under_way:
+            if task.item == item:
+                task.is_due_again = True
                 return
         if item in self._later:
             return
-        course = _Course(item, self._begin(item))
-        if not self._goes_on(course, _FIRST_STEPS):
+        task = _Task(item, self._begin(item))
+        if not self._advance(task, _FIRST_STEPS):
             return
         if item is None or len(self._under_way) < _MOST_UNDER_WAY:
-            self._under_way.append(course)
+            self._under_way.append(task)
             return
-        course.steps.close()
+        task.steps.close()
         if len(self._later) < _MOST_WAITING:
             self._later[item] = None
         else:
-            self.appoint(0.0, None)
+            self.schedule(0.0, None)
 
-    def _goes_on(self, course: "_Course", steps: int) -> bool:
+    def _advance(self, task: "_Task", steps: int) -> bool:
         """Take some steps; False where the item has come to its end."""
         begun = time.monotonic()
         try:
             for _ in range(steps):
-                next(course.steps)
+                next(task.steps)
         except StopIteration:
-            course.seconds += time.monotonic() - begun
-            if course.is_due_again:
+            task.seconds += time.monotonic() - begun
+            if task.is_due_again:
                 # After a pause, so that one item does not take all of the thread's time.
-                self.appoint(course.seconds, course.item)
+                self.schedule(task.seconds, task.item)
             return False
         except Exception:  # noqa: BLE001 - see the next line
             # The thread must live: it is what finds everything that the events missed.
-            _log.exception("scan-failed", path=course.item)
-            self.appoint(_AGAIN_SECONDS, course.item)
+            _log.exception("scan-failed", path=task.item)
+            self.schedule(_AGAIN_SECONDS, task.item)
             return False
-        course.seconds += time.monotonic() - begun
+        task.seconds += time.monotonic() - begun
         return True
 
     def _next(self, *, may_wait: bool) -> list[str | None]:

@@ -16,14 +16,14 @@ from typing import Final
 import structlog
 
 from wasmdrop.intake.layout import Layout, is_ignored
-from wasmdrop.intake.scan_scheduler import Agenda, Steps
-from wasmdrop.intake.tree_walk import Piece, walk
+from wasmdrop.intake.scan_scheduler import ScanScheduler, Steps
+from wasmdrop.intake.tree_walk import EntryBatch, walk
 from wasmdrop.system import openat2
 from wasmdrop.system.durable_files import is_stale_temporary
 from wasmdrop.system.mount_table import MountTable
 from wasmdrop.system.untrusted_trees import is_marked, remove_tree
 
-__all__ = ["Found", "Scanner"]
+__all__ = ["FoundFile", "Scanner"]
 
 _log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ _FIRST_WALK_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 2.0
 
 #: A file that was found: its path and its status.
-Found = tuple[str, os.stat_result]
+FoundFile = tuple[str, os.stat_result]
 
 
 class Scanner:
@@ -51,7 +51,7 @@ class Scanner:
         self,
         layout: Layout,
         on_file: Callable[[str], None],
-        are_new: Callable[[list[Found]], Iterable[str]],
+        are_new: Callable[[list[FoundFile]], Iterable[str]],
         on_directory: Callable[[str, int], None],
         period_seconds: float,
         max_depth: int,
@@ -71,10 +71,10 @@ class Scanner:
         self._on_too_deep = on_too_deep
         self._lock = threading.Lock()
         self._mounts = MountTable()
-        self._agendas: dict[str, Agenda] = {}
+        self._schedulers: dict[str, ScanScheduler] = {}
         self._is_first = True
         self._stopping = False
-        self._home = self._agenda_of(layout.shared_dir)
+        self._home = self._scheduler_of(layout.shared_dir)
 
     def start(self) -> None:
         """Walk through everything, then go on with it in threads.
@@ -85,47 +85,49 @@ class Scanner:
             for _ in self._everything():
                 pass
         end = time.monotonic() + _FIRST_WALK_SECONDS
-        for point, agenda in list(self._agendas.items()):
-            if agenda is not self._home and not agenda.idle.wait(max(0.0, end - time.monotonic())):
+        for point, scheduler in list(self._schedulers.items()):
+            if scheduler is not self._home and not scheduler.idle.wait(
+                max(0.0, end - time.monotonic())
+            ):
                 _log.warning("mount-stalled", mount=point)
         self._is_first = False
-        self._home.appoint(self.period_seconds, None)
+        self._home.schedule(self.period_seconds, None)
         self._home.start()
 
     def stop(self) -> None:
         """End the threads; no call of ``on_file`` begins after this returns."""
         with self._lock:
             self._stopping = True
-            agendas = list(self._agendas.values())
-        for agenda in agendas:
-            agenda.stop()
+            schedulers = list(self._schedulers.values())
+        for scheduler in schedulers:
+            scheduler.stop()
         end = time.monotonic() + _STOP_SECONDS
-        for agenda in agendas:
-            agenda.join(max(0.0, end - time.monotonic()))
+        for scheduler in schedulers:
+            scheduler.join(max(0.0, end - time.monotonic()))
         with self._lock:
             self._mounts.close()
 
     def scan_soon(self) -> None:
         """Walk through everything as soon as there is time."""
-        self._home.appoint(0.0, None)
+        self._home.schedule(0.0, None)
 
     def scan_every(self, seconds: float) -> None:
         """Walk through everything at least this often from now on."""
         self.period_seconds = min(self.period_seconds, seconds)
-        self._home.appoint(self.period_seconds, None)
+        self._home.schedule(self.period_seconds, None)
 
-    def look_again(self, path: str, seconds: float) -> None:
+    def recheck(self, path: str, seconds: float) -> None:
         """Look at ``path``, a file or a directory, once more after ``seconds``."""
-        self._agenda_of(path).appoint(seconds, path)
+        self._scheduler_of(path).schedule(seconds, path)
 
     def _begin(self, path: str | None) -> Steps:
         if path is None:
             self._on_walk()
             yield from self._everything()
-            self._home.appoint(self.period_seconds, None)
+            self._home.schedule(self.period_seconds, None)
             return
         self._look(path)  # a directory may bear the name of an input
-        place = self._layout.root_of(path)
+        place = self._layout.rooted(path)
         with contextlib.suppress(OSError):
             if stat.S_ISDIR(openat2.lstat(place.root, place.relative).st_mode):
                 yield from self._walk(path, is_new=True)
@@ -141,14 +143,14 @@ class Scanner:
         yield from self._walk(layout.shared_dir, is_new=self._is_first)
         self._look(layout.root_slot.input_path)
         if layout.wasm_dir != layout.shared_dir:
-            if self._is_first or self._agenda_of(layout.wasm_dir) is self._home:
+            if self._is_first or self._scheduler_of(layout.wasm_dir) is self._home:
                 yield from self._walk(layout.wasm_dir, is_new=self._is_first)
             else:
-                self.look_again(layout.wasm_dir, 0.0)
+                self.recheck(layout.wasm_dir, 0.0)
         self._look(layout.wasm_path)
 
     def _walk(self, path: str, *, is_new: bool) -> Steps:
-        place = self._layout.root_of(path)
+        place = self._layout.rooted(path)
         depth = (
             self._max_depth - len(place.relative.split("/")) if place.relative else self._max_depth
         )
@@ -156,15 +158,15 @@ class Scanner:
             self._on_too_deep(path)
             return
         on_open = self._on_directory if is_new else _ignore
-        for piece in walk(place, depth, self._is_mount, on_open, self._on_mount, self._on_too_deep):
+        for batch in walk(place, depth, self._is_mount, on_open, self._on_mount, self._on_too_deep):
             if self._is_first:
-                _sweep(piece)
-            self._report(piece)
+                _sweep(batch)
+            self._report(batch)
             yield
 
-    def _report(self, piece: Piece) -> None:
-        statuses = piece.statuses(self._may_be_drop)
-        found = [(f"{piece.path}/{name}", status) for name, status in statuses]
+    def _report(self, batch: EntryBatch) -> None:
+        statuses = batch.statuses(self._may_be_drop)
+        found = [(f"{batch.path}/{name}", status) for name, status in statuses]
         for path in sorted(self._are_new(found), key=self._layout.is_module):
             self._look(path)
 
@@ -180,7 +182,7 @@ class Scanner:
         with self._lock:
             if self._stopping or path not in self._mounts.points():
                 return False
-        self.look_again(path, 0.0)
+        self.recheck(path, 0.0)
         return True
 
     def _on_mount(self, path: str) -> None:
@@ -191,34 +193,34 @@ class Scanner:
             self._mounts.read_again()
         self._is_mount(path)
 
-    def _agenda_of(self, path: str) -> Agenda:
+    def _scheduler_of(self, path: str) -> ScanScheduler:
         with self._lock:
             if self._stopping:
                 return self._home  # which begins nothing any more
             point = self._mounts.of(path).point
-            agenda = self._agendas.get(point)
-            if agenda is None:
-                is_home = not self._agendas
+            scheduler = self._schedulers.get(point)
+            if scheduler is None:
+                is_home = not self._schedulers
                 context = openat2.staying_on_mounts() if is_home else None
-                agenda = self._agendas[point] = Agenda(point, self._begin, context)
+                scheduler = self._schedulers[point] = ScanScheduler(point, self._begin, context)
                 if not is_home:
-                    agenda.start()
-            return agenda
+                    scheduler.start()
+            return scheduler
 
 
 def _ignore(_path: str, _fd: int) -> None:
     pass
 
 
-def _sweep(piece: Piece) -> None:
+def _sweep(batch: EntryBatch) -> None:
     """Remove what an earlier daemon left; what others gave such a name stays."""
-    for name, status in piece.statuses(is_stale_temporary):
-        path = f"{piece.path}/{name}"
+    for name, status in batch.statuses(is_stale_temporary):
+        path = f"{batch.path}/{name}"
         try:
             if is_marked(status):
-                remove_tree(piece.fd, name, marked=True)
+                remove_tree(batch.fd, name, marked=True)
             elif stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                os.unlink(name, dir_fd=piece.fd)
+                os.unlink(name, dir_fd=batch.fd)
             else:
                 continue
             _log.info("leftover-removed", path=path)

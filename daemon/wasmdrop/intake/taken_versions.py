@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from wasmdrop.protocol.errors import StorageError
 
-__all__ = ["TakenVersions", "UnreadableError"]
+__all__ = ["JournalUnreadableError", "TakenVersions"]
 
 #: Changes that are kept in memory although the journal may have them by now.
 _RECENT: Final = 4096
@@ -27,7 +27,7 @@ _COMPARED: Final = 1024
 _ROWS: Final = 500
 
 
-class UnreadableError(StorageError):
+class JournalUnreadableError(StorageError):
     """The journal can't be read any more, so that the daemon is about to end."""
 
 
@@ -35,7 +35,7 @@ class TakenVersions:
     """Versions by path, as ``journal`` has them. Safe to use from several threads.
 
     Whoever changes one has the journal write the same. ``on_damage`` is called, on any thread, with
-    the reason why the journal can't be read any more, before ``UnreadableError`` is raised.
+    the reason why the journal can't be read any more, before ``JournalUnreadableError`` is raised.
     """
 
     def __init__(self, journal: Path, on_damage: Callable[[str], None]) -> None:
@@ -121,4 +121,4 @@ class TakenVersions:
             raise  # closed, because the daemon stops
         except sqlite3.DatabaseError as error:
             self._on_damage(str(error))
-            raise UnreadableError(str(error)) from error
+            raise JournalUnreadableError(str(error)) from error

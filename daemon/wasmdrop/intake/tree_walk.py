@@ -13,22 +13,22 @@ from typing import Final
 
 import structlog
 
-from wasmdrop.intake.layout import Place, is_ignored
+from wasmdrop.intake.layout import RootedPath, is_ignored
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import OtherMountError
 
-__all__ = ["Piece", "walk"]
+__all__ = ["EntryBatch", "walk"]
 
 _log = structlog.get_logger()
 
-#: Entries of one piece: some milliseconds of work.
-_PIECE_ENTRIES: Final = 256
+#: Entries of one batch: some milliseconds of work.
+_BATCH_ENTRIES: Final = 256
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
 @dataclass(frozen=True)
-class Piece:
+class EntryBatch:
     """Some entries of one directory."""
 
     path: str
@@ -72,13 +72,13 @@ class _Level:
 
 
 def walk(
-    place: Place,
+    place: RootedPath,
     max_depth: int,
     is_apart: Callable[[str], bool],
     on_open: Callable[[str, int], None],
     on_mount: Callable[[str], None] = lambda _path: None,
     on_too_deep: Callable[[str], None] = lambda _path: None,
-) -> Iterator[Piece]:
+) -> Iterator[EntryBatch]:
     """Give what is in the directory ``place`` and in those below it, ``max_depth`` levels deep.
 
     Directories with names that are ignored are left out, as are those that ``is_apart`` names.
@@ -118,7 +118,7 @@ def walk(
             else:
                 for name in directories:
                     on_too_deep(f"{level.path}/{name}")
-            yield Piece(level.path, level.fd, entries)
+            yield EntryBatch(level.path, level.fd, entries)
     finally:
         for level in levels:
             level.close()
@@ -127,7 +127,7 @@ def walk(
 def _next_of(level: _Level) -> "list[os.DirEntry[str]]":
     """Return the next entries; none where the rest can't be had."""
     try:
-        return list(itertools.islice(level.entries, _PIECE_ENTRIES))
+        return list(itertools.islice(level.entries, _BATCH_ENTRIES))
     except OSError as error:
         _warn(level.path, error)
         return []

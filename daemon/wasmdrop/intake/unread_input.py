@@ -6,7 +6,7 @@ import stat
 import time
 from typing import Final
 
-from wasmdrop.intake.layout import Place
+from wasmdrop.intake.layout import RootedPath
 from wasmdrop.intake.untrusted_files import open_regular
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
@@ -22,7 +22,7 @@ _DIGEST_SECONDS: Final = 1.0
 _PIECE_BYTES: Final = 1 << 20
 
 
-def describe_unread(path: str, place: Place, max_bytes: int, refusal: str) -> InputFile:
+def describe_unread(path: str, place: RootedPath, max_bytes: int, refusal: str) -> InputFile:
     """Return the input at ``path``, with its digest if that can be made in reasonable time.
 
     Otherwise the digest is None, and the version is that of the file, or link, at the path itself.
@@ -40,7 +40,7 @@ def describe_unread(path: str, place: Place, max_bytes: int, refusal: str) -> In
     return InputFile(path, None, size_bytes, FileVersion.of(status), refusal)
 
 
-def _digest(place: Place, max_bytes: int) -> tuple[str, int] | None:
+def _digest(place: RootedPath, max_bytes: int) -> tuple[str, int] | None:
     end = time.monotonic() + _DIGEST_SECONDS
     digest, size_bytes = hashlib.sha256(), 0
     with open_regular(*(place.root, place.relative, max_bytes, Code.INVALID_INPUT, Links.LAST)) as (

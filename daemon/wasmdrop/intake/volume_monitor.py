@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-__all__ = ["StorageMonitor"]
+__all__ = ["VolumeMonitor"]
 
 _log = structlog.get_logger()
 
@@ -23,7 +23,7 @@ _ENOUGH: Final = 1.25
 _Identity = tuple[int, int]
 
 
-class StorageMonitor:
+class VolumeMonitor:
     """Watches over directories.
 
     ``on_replaced(path)`` hears that a watched directory is another one than before: it was removed

@@ -33,7 +33,7 @@ from wasmdrop.intake.layout import is_ignored
 from wasmdrop.system import openat2
 from wasmdrop.system.heartbeat import Pulse
 
-__all__ = ["Unclosed", "Watcher", "why_unwatched"]
+__all__ = ["UnclosedFile", "Watcher", "why_unwatched"]
 
 _log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ _NAP_SECONDS: Final = 0.010
 _MOST_UNCLOSED: Final = 10_000
 
 
-class Unclosed(NamedTuple):
+class UnclosedFile(NamedTuple):
     """A file that was created or written to, and not closed after writing since."""
 
     changed_at: float
@@ -144,7 +144,7 @@ class Watcher:
         self._inotify: _Reader | None = None
         self._lock = threading.Lock()
         self._trees: dict[str, _Tree] = {}
-        self._unclosed: OrderedDict[str, Unclosed] = OrderedDict()
+        self._unclosed: OrderedDict[str, UnclosedFile] = OrderedDict()
         self.pulse = Pulse()
         self._echo: _Echo | None = None
         self.stopping = False
@@ -189,7 +189,7 @@ class Watcher:
             if path.startswith(f"{root}/"):
                 tree.add(path, fd)
 
-    def unclosed(self, path: str) -> Unclosed | None:
+    def unclosed(self, path: str) -> UnclosedFile | None:
         """Return when a file that is open for writing changed last; None if none is known to be."""
         return self._unclosed.get(path)
 
@@ -232,7 +232,7 @@ class Watcher:
     def _note_writer(self, path: str, event: InotifyEvent) -> None:
         if event.is_modify or event.is_create:
             self._unclosed.pop(path, None)  # to be the youngest
-            self._unclosed[path] = Unclosed(time.monotonic(), event.is_modify)
+            self._unclosed[path] = UnclosedFile(time.monotonic(), event.is_modify)
             if len(self._unclosed) > _MOST_UNCLOSED:
                 self._unclosed.popitem(last=False)
         elif event.is_close_write or event.is_moved_to:

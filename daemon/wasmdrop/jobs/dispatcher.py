@@ -14,7 +14,7 @@ import structlog
 
 from wasmdrop.delivery.delivery import HangsError, Placement
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import DoneInput, InputDrop, ModuleDrop
+from wasmdrop.intake.drops import DoneInput, Drop, InputDrop, ModuleDrop
 from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.job_id import new_job_id
@@ -114,7 +114,7 @@ class Dispatcher:
         self._undelivered = UndeliveredResults(settings, stages, self._go_on)
         self._module_drops = ModuleReruns(stages, self)
 
-    def drop(self, drop: InputDrop | ModuleDrop | DoneInput) -> None:
+    def drop(self, drop: Drop) -> None:
         """Take a drop from intake."""
         if isinstance(drop, DoneInput):
             self._stages.journal.remember({drop.path: drop.taken})

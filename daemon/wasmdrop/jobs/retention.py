@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from wasmdrop.intake.drops import Intake
+from wasmdrop.intake.intake import Intake
 from wasmdrop.jobs.journal.writer import Journal
 
 __all__ = ["run_retention"]

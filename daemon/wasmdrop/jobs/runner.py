@@ -19,7 +19,7 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from wasmdrop.delivery.delivery import Delivery
-from wasmdrop.intake.drops import Intake
+from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import MODULE_NAME, Layout
 from wasmdrop.intake.module_finder import DIGEST_PREFIX, ModuleFinder
 from wasmdrop.jobs.entrypoint import Plan, plan

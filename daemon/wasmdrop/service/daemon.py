@@ -13,13 +13,14 @@ import structlog
 
 from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.discovery import Watching
-from wasmdrop.intake.drops import Intake
+from wasmdrop.intake.discovery import Discovery
+from wasmdrop.intake.drops import Drop
+from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.module_finder import ModuleFinder
 from wasmdrop.intake.taken_versions import TakenVersions
-from wasmdrop.intake.volume_monitor import StorageMonitor
-from wasmdrop.intake.watcher import Unclosed, Watcher
+from wasmdrop.intake.volume_monitor import VolumeMonitor
+from wasmdrop.intake.watcher import UnclosedFile, Watcher
 from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
@@ -36,7 +37,7 @@ from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service.health.liveness import Liveness, Part
 from wasmdrop.service.health.probes import Health, Sources
-from wasmdrop.service.inbox import Drop, Inbox
+from wasmdrop.service.inbox import Inbox
 from wasmdrop.service.instance_lock import lock_shared_directory, lock_state_directory
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.systemd import notify, watchdog_seconds
@@ -53,10 +54,6 @@ _log = structlog.get_logger()
 _SPARE_CHILDREN: Final = 2
 
 _JOURNAL: Final = "journal.sqlite"
-
-
-#: Drops taken and not done past which there is no hurry to hear of more.
-_MANY_DROPS: Final = 16
 
 
 async def serve(settings: Settings) -> None:
@@ -175,8 +172,8 @@ def _stages(
     delivery: Delivery,
     backlog: Backlog,
     emit: Callable[[Drop], None] = lambda _drop: None,
-    look_again: Callable[[str, float], None] = lambda _path, _seconds: None,
-    unclosed: Callable[[str], Unclosed | None] = lambda _path: None,
+    recheck: Callable[[str, float], None] = lambda _path, _seconds: None,
+    unclosed: Callable[[str], UnclosedFile | None] = lambda _path: None,
     is_polling: Callable[[], bool] = lambda: False,
 ) -> Stages:
     layout = Layout(settings)
@@ -193,7 +190,7 @@ def _stages(
         TakenVersions(journal.path, journal.fail),
         backlog,
         emit,
-        look_again,
+        recheck,
         lambda slot, reference: modules.find(slot, reference, only_known=True),
         unclosed,
         is_polling,
@@ -208,12 +205,8 @@ async def _serve(
     delivery: Delivery,
     stop: Shutdown,
 ) -> None:
-    backlog = Backlog(settings.max_queued)
-
-    def is_busy() -> bool:
-        return len(backlog) > _MANY_DROPS
-
-    journal = Journal(settings.state_dir / _JOURNAL, is_busy)
+    backlog = Backlog(settings.max_queued, settings.workers)
+    journal = Journal(settings.state_dir / _JOURNAL, backlog.is_busy)
 
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
     inbox = Inbox()
@@ -227,13 +220,13 @@ async def _serve(
         backlog,
         inbox.put,
         # Made below.
-        lambda path, seconds: watching.scanner.look_again(path, seconds),  # noqa: PLW0108
-        lambda path: watching.watcher.unclosed(path),  # noqa: PLW0108
-        lambda: watching.is_polling,
+        lambda path, seconds: discovery.scanner.recheck(path, seconds),  # noqa: PLW0108
+        lambda path: discovery.watcher.unclosed(path),  # noqa: PLW0108
+        lambda: discovery.is_polling,
     )
     layout, intake = stages.layout, stages.intake
-    watching = Watching(settings, layout, intake, stages.metrics.intake, is_busy)
-    scanner = watching.scanner
+    discovery = Discovery(settings, layout, intake, stages.metrics.intake, backlog.is_busy)
+    scanner = discovery.scanner
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     inbox.take = dispatcher.drop
 
@@ -245,23 +238,23 @@ async def _serve(
             backlog.resume()
             scanner.scan_soon()
 
-    monitor = StorageMonitor(
-        watching.directories,
+    monitor = VolumeMonitor(
+        discovery.directories,
         (layout.shared_dir, str(settings.state_dir)),
         settings.reserve_mb * MEBIBYTE,
-        watching.replaced,
+        discovery.replaced,
         on_room,
     )
-    vitals = _vitals(watching.watcher, journal, executor)
+    vitals = _vitals(discovery.watcher, journal, executor)
     health = Health(vitals, {"shared": settings.shared_dir, "state": settings.state_dir})
     sources = Sources(stages.metrics, executor, scanner, vitals)
     async with health.told(settings.http, sources):
         try:
             resumed = await recover(journal, dispatcher, executor.sweep)
             await asyncio.to_thread(monitor.start)
-            intake.believes_markers = intake.has_taken_nothing()
-            await asyncio.to_thread(watching.start)
-            intake.believes_markers = False
+            intake.trusts_markers = intake.has_taken_nothing()
+            await asyncio.to_thread(discovery.start)
+            intake.trusts_markers = False
             _log.info(
                 "ready",
                 shared_dir=layout.shared_dir,
@@ -287,7 +280,7 @@ async def _serve(
             _log.info("stopping", signal=stop.reason, drain_sec=settings.drain_sec)
         finally:
             await asyncio.to_thread(monitor.stop)
-            await asyncio.to_thread(watching.stop)
+            await asyncio.to_thread(discovery.stop)
             await dispatcher.drain(settings.drain_sec, stop.now)
             await _close(stages)
 

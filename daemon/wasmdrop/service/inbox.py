@@ -4,11 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from wasmdrop.intake.drops import DoneInput, InputDrop, ModuleDrop
+from wasmdrop.intake.drops import Drop
 
-__all__ = ["Drop", "Inbox"]
-
-Drop = InputDrop | ModuleDrop | DoneInput
+__all__ = ["Inbox"]
 
 
 class Inbox:

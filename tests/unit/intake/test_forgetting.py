@@ -8,7 +8,8 @@ import pytest
 
 from wasmdrop import settings
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.drops import Drop, InputDrop
+from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.jobs.journal.database import open_for_writing
@@ -40,7 +41,7 @@ class Memory:
             lambda _slot, _reference: None,
         )
 
-    def _emit(self, drop: InputDrop | ModuleDrop | DoneInput) -> None:
+    def _emit(self, drop: Drop) -> None:
         self.emitted.append(drop.slot.key if isinstance(drop, InputDrop) else drop.path)
 
     def take(self, name: str) -> Path:

@@ -11,7 +11,7 @@ from structlog.typing import EventDict
 from wasmdrop import settings
 from wasmdrop.intake import ignored_names
 from wasmdrop.intake.counters import IntakeCounters
-from wasmdrop.intake.ignored_names import NearMisses
+from wasmdrop.intake.ignored_names import IgnoredNames
 from wasmdrop.intake.layout import Layout
 
 DAY_SECONDS: Final = 86_400.0
@@ -29,7 +29,7 @@ class Bench:
         self.ahead_seconds = 60.0
         self.asked: list[tuple[str, float]] = []
         self.counters = IntakeCounters()
-        self.near_misses = NearMisses(
+        self.ignored = IgnoredNames(
             Layout(loaded),
             self.counters,
             lambda path, seconds: self.asked.append((path, seconds)),
@@ -46,7 +46,7 @@ class Bench:
         """Make files and have them considered; return what was logged."""
         with capture_logs() as logged:
             for path in paths:
-                self.near_misses.consider(self.make(path))
+                self.ignored.consider(self.make(path))
         return logged
 
 
@@ -107,7 +107,7 @@ def test_near_miss_that_is_renamed_at_once_is_not_logged(bench: Bench) -> None:
     assert [asked for asked, _seconds in bench.asked] == [str(path)]
     path.rename(bench.shared / "input.json")
     with capture_logs() as logged:
-        bench.near_misses.consider(str(path))
+        bench.ignored.consider(str(path))
     assert logged == []
     assert len(bench.asked) == 1
 
@@ -116,11 +116,11 @@ def test_directory_with_the_name_of_one_is_not_logged(bench: Bench) -> None:
     """It may hold slots."""
     (bench.shared / "Input.json").mkdir()
     with capture_logs() as logged:
-        bench.near_misses.consider(str(bench.shared / "Input.json"))
+        bench.ignored.consider(str(bench.shared / "Input.json"))
     assert logged == []
 
 
-def test_owner_of_many_near_misses_takes_no_log_from_others(bench: Bench) -> None:
+def test_owner_of_many_ignored_takes_no_log_from_others(bench: Bench) -> None:
     """Nor memory: a set of hashes, of a bounded size. The next day begins anew."""
     most = ignored_names._MOST_NAMES
     many = [bench.shared / "hostile" / f"input {number}.json" for number in range(3 * most)]
@@ -135,7 +135,7 @@ def test_owner_of_many_near_misses_takes_no_log_from_others(bench: Bench) -> Non
     assert len(bench.consider(many[-1], many[-1])) == 1
 
 
-def test_directories_with_near_misses_are_bounded(bench: Bench) -> None:
+def test_directories_with_ignored_are_bounded(bench: Bench) -> None:
     """The last one says that there may be more."""
     most = ignored_names._MOST_DIRECTORIES
     paths = [bench.shared / str(number) / "Input.json" for number in range(most + 9)]

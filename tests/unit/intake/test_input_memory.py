@@ -7,7 +7,8 @@ import pytest
 from wasmdrop import settings
 from wasmdrop.intake import input_memory as memory_module
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import DoneInput, InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.drops import Drop, InputDrop
+from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.jobs.journal.database import open_for_writing
@@ -37,7 +38,7 @@ def test_inputs_wait_on_disk_until_there_is_memory(
     emitted: list[InputDrop] = []
     again: list[str] = []
 
-    def emit(drop: InputDrop | ModuleDrop | DoneInput) -> None:
+    def emit(drop: Drop) -> None:
         assert isinstance(drop, InputDrop)
         emitted.append(drop)
 

@@ -1,10 +1,10 @@
-"""The agenda: what is long is under way once, and little of it at a time."""
+"""The scheduler: what is long is under way once, and little of it at a time."""
 
 import threading
 from collections import Counter
 
 from tests.support.daemon import wait_until
-from wasmdrop.intake.scan_scheduler import Agenda, Steps
+from wasmdrop.intake.scan_scheduler import ScanScheduler, Steps
 
 
 class _Items:
@@ -32,16 +32,16 @@ class _Items:
 def test_item_is_under_way_once_and_again_when_it_was_due_meanwhile() -> None:
     """However often it is asked for."""
     items = _Items(100_000)
-    agenda = Agenda("test", items.begin)
-    agenda.start()
+    scheduler = ScanScheduler("test", items.begin)
+    scheduler.start()
     for asked in (None, "path"):
-        agenda.appoint(0.0, asked)
+        scheduler.schedule(0.0, asked)
         wait_until(lambda asked=asked: items.open[asked], "its begin")  # type: ignore[misc]
         for _ in range(1000):
-            agenda.appoint(0.0, asked)
+            scheduler.schedule(0.0, asked)
         wait_until(lambda asked=asked: items.ended[asked] >= 2, "its second end")  # type: ignore[misc]
-    wait_until(agenda.idle.is_set, "the end of all")
-    agenda.stop()
+    wait_until(scheduler.idle.is_set, "the end of all")
+    scheduler.stop()
     assert items.most <= 2
     assert items.ended["path"] < 20
 
@@ -49,13 +49,13 @@ def test_item_is_under_way_once_and_again_when_it_was_due_meanwhile() -> None:
 def test_items_under_way_are_few() -> None:
     """All of them come to their end."""
     items = _Items()
-    agenda = Agenda("test", items.begin)
+    scheduler = ScanScheduler("test", items.begin)
     names = [str(number) for number in range(500)]
     for name in names:
-        agenda.appoint(0.0, name)
-    agenda.start()
-    wait_until(agenda.idle.is_set, "the end of all")
-    agenda.stop()
+        scheduler.schedule(0.0, name)
+    scheduler.start()
+    wait_until(scheduler.idle.is_set, "the end of all")
+    scheduler.stop()
     assert items.ended == Counter(names)
     assert items.most < 20
 
@@ -71,12 +71,12 @@ def test_short_item_passes_the_long_ones() -> None:
             return
         yield from items.begin(item)
 
-    agenda = Agenda("test", begin)
+    scheduler = ScanScheduler("test", begin)
     for number in range(100):
-        agenda.appoint(0.0, str(number))
-    agenda.start()
+        scheduler.schedule(0.0, str(number))
+    scheduler.start()
     wait_until(lambda: items.open.total() > 10, "the long ones")
-    agenda.appoint(0.0, "short")
+    scheduler.schedule(0.0, "short")
     wait_until(done.is_set, "the short one")
-    agenda.stop()
-    agenda.join(60)
+    scheduler.stop()
+    scheduler.join(60)

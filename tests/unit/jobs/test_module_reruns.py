@@ -13,7 +13,8 @@ import pytest
 
 from wasmdrop import settings
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import InputDrop, Intake, ModuleDrop
+from wasmdrop.intake.drops import InputDrop, ModuleDrop
+from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.jobs.job import Job, JobState

@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from wasmdrop.intake.layout import Layout, Place
+from wasmdrop.intake.layout import Layout, RootedPath
 from wasmdrop.intake.tree_walk import walk
 from wasmdrop.service.doctor.finding import Finding, ok, warning
 from wasmdrop.settings import Settings
@@ -41,12 +41,12 @@ def _ignored(layout: Layout, root: str, max_depth: int) -> Iterator[tuple[str, s
         if reason is not None:
             deep.append((path, reason))
 
-    place = Place(root, "")
-    for piece in walk(
+    place = RootedPath(root, "")
+    for batch in walk(
         place, max_depth, lambda _path: False, lambda _path, _fd: None, on_too_deep=on_too_deep
     ):
-        for name, status in piece.statuses(layout.may_matter):
-            path = f"{piece.path}/{name}"
+        for name, status in batch.statuses(layout.may_matter):
+            path = f"{batch.path}/{name}"
             reason = None if stat.S_ISDIR(status.st_mode) else layout.why_ignored(path)
             if reason is not None:
                 yield path, reason

@@ -21,7 +21,7 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
-from wasmdrop.intake.layout import Place
+from wasmdrop.intake.layout import RootedPath
 from wasmdrop.intake.tree_walk import walk
 from wasmdrop.intake.watcher import why_unwatched
 from wasmdrop.protocol.limits import MEBIBYTE
@@ -275,6 +275,6 @@ def _count_directories(root: str, max_depth: int) -> int:
         nonlocal count
         count += 1
 
-    for _piece in walk(Place(root, ""), max_depth, lambda _path: False, found):
+    for _batch in walk(RootedPath(root, ""), max_depth, lambda _path: False, found):
         pass
     return count
