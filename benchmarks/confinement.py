@@ -30,7 +30,9 @@ from benchmarks.tables import milliseconds, quantile, render
 _TURN: Final = 10
 _WARM_UP: Final = 20
 #: The methods that confine; each returns at once in the copy.
-_CONFINING: Final = re.compile(r"(    def (?:enter|narrow)\(.*?\) -> None:\n)", re.DOTALL)
+_CONFINING: Final = re.compile(
+    r"(    def (?:confine|confine_after_loading)\(.*?\) -> None:\n)", re.DOTALL
+)
 
 
 class Free(Wasmdrop):

@@ -18,7 +18,7 @@ from tests.integration.test_bad_input import failure
 from tests.integration.test_inspect import run as inspect
 from tests.integration.test_programs import PROGRAMS
 from tests.support.daemon import Daemon, drop
-from wasmdrop.sandbox.guest.toolchains import KINDS, THREADS
+from wasmdrop.sandbox.guest.toolchains import FOREIGN_MODULES, THREADS
 
 _RUN: Final = '(func (export "run") (param i64))'
 _RESOURCE: Final = '(export "r" (type (sub resource)))'
@@ -204,9 +204,9 @@ def refused(daemon: Daemon, name: str, module: bytes, code: str = "link-error") 
 
 def test_every_kind_has_modules_here() -> None:
     """None is untried."""
-    for kind in KINDS:
+    for kind in FOREIGN_MODULES:
         assert sum(kind.what.startswith(words) for words in (*MODULES, *_ELSEWHERE)) == 1
-    assert len(MODULES) + len(_ELSEWHERE) == len(KINDS)
+    assert len(MODULES) + len(_ELSEWHERE) == len(FOREIGN_MODULES)
 
 
 @pytest.mark.parametrize("words", MODULES)
@@ -214,9 +214,9 @@ def test_module_for_another_host_is_named_before_its_entry_and_arguments(
     daemon: Daemon, words: str
 ) -> None:
     """With the remedy in the first line; what is missing follows."""
-    kind = next(kind for kind in KINDS if kind.what.startswith(words))
+    kind = next(kind for kind in FOREIGN_MODULES if kind.what.startswith(words))
     for number, text in enumerate(MODULES[words]):
-        name = f"{KINDS.index(kind)}-{number}"
+        name = f"{FOREIGN_MODULES.index(kind)}-{number}"
         message = refused(daemon, name, bytes(wat2wasm(text)))
         first, *rest = message.splitlines()
         assert first == f"the module can't be linked: it is {kind.what}; {kind.remedy}", text
@@ -254,7 +254,7 @@ def test_object_file_is_told_to_be_linked(daemon: Daemon, body: str) -> None:
     """It may import nothing, and could then even run, without its data."""
     module = bytes(wat2wasm(f"(module {body} {_OBJECT})"))
     message = refused(daemon, f"object-{len(body)}", module, "invalid-module")
-    assert message == "it is an object file, which is not linked yet; " + KINDS[0].remedy
+    assert message == "it is an object file, which is not linked yet; " + FOREIGN_MODULES[0].remedy
 
 
 @pytest.mark.parametrize("memory", ["(memory 1)", '(import "env" "memory" (memory 1))'])

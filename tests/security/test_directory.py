@@ -146,7 +146,7 @@ ATTEMPTS: Final = (
 def main(base: str) -> None:
     """Make each attempt in a process and a directory of its own; print what came of it."""
     confinement = Confinement()
-    confinement.prepare_parent()
+    confinement.prepare_fork_server()
     told = {
         name: _attempt(confinement, Path(base) / str(n), name) for n, name in enumerate(ATTEMPTS)
     }
@@ -187,9 +187,9 @@ def _confined(confinement: Confinement, own: Path, other: Path, has_grant: bool,
     reader = os.open(os.devnull, os.O_RDONLY)
     parent_pid = os.getppid()
     try:
-        confinement.leave_parent(parent_pid, reader)
+        confinement.detach_from_fork_server(parent_pid, reader)
         own_fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
-        confinement.enter(
+        confinement.confine(
             readable=[],
             directory=own_fd,
             grants=[os.open(other, os.O_PATH | os.O_DIRECTORY)] if has_grant else [],
@@ -198,7 +198,7 @@ def _confined(confinement: Confinement, own: Path, other: Path, has_grant: bool,
             data_bytes=512 * _MEBIBYTE,
             threads=True,
         )
-        confinement.narrow(has_directory=True, has_grants=has_grant)
+        confinement.confine_after_loading(has_directory=True, has_grants=has_grant)
         ATTEMPTS[name](str(own), str(other))
     except BaseException:  # noqa: BLE001 - the last frame of a process of its own
         os._exit(1)

@@ -95,12 +95,12 @@ import json, os, pathlib, resource, sys
 from wasmtime import Module
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
-from wasmdrop.sandbox.guest.module_parser import summarize
-from wasmdrop.sandbox.call import Call
-from wasmdrop.sandbox.guest import Run
+from wasmdrop.sandbox.guest.module_parser import parse_module
+from wasmdrop.sandbox.host.call import Call
+from wasmdrop.sandbox.guest.core_module import ModuleRun
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.sandbox.host.call import invocation_of, preparation_of
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 
 def status(name):
@@ -108,19 +108,19 @@ def status(name):
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 module = sys.stdin.buffer.read()
-runtime = Runtime(EngineOptions())
+engine = Engine(EngineOptions())
 fd = os.memfd_create("code")
-os.write(fd, Module(runtime.engine, module).serialize())
-compiled = CompiledModule("0" * 64, runtime.options, summarize(module), fd)
+os.write(fd, Module(engine.wasmtime_engine, module).serialize())
+compiled = CompiledModule("0" * 64, engine.options, parse_module(module), fd)
 call = Call("run", FunctionType((), ("i32",)))
 limits = Limits(memory_mb=int(sys.argv[1]))
-run = Run(preparation_of(compiled, call, limits), runtime, lambda report: None)
+run = ModuleRun(preparation_of(compiled, call, limits), engine, lambda report: None)
 run.load(fd)
 before, resident = status("VmData"), status("VmHWM")
 bound_bytes = int((before + float(sys.argv[2])) * 1024 * 1024)
 resource.setrlimit(resource.RLIMIT_DATA, (bound_bytes, bound_bytes))
 invocation = invocation_of(compiled, call, limits, has_directory=False)
-report = run.carry_out(invocation, run.link)
+report = run.execute(invocation, run.link)
 peak_mb = status("VmHWM") - resident
 print(json.dumps([report.code, report.message, report.results, peak_mb]))
 """

@@ -148,7 +148,7 @@ def _parent(
     os.close(log)
     try:
         if confinement is not None:
-            confinement.prepare_parent()
+            confinement.prepare_fork_server()
         world = World(base)
         world.file_bytes, world.data_bytes = _FILE_BYTES, _DATA_BYTES
         family = _family(attempt, world, confinement, mode)
@@ -209,7 +209,7 @@ class _Children:
 
     def _leave(self, parent_pid: int, ours: socket.socket, link_fd: int) -> int:
         if self._confinement is not None:
-            return self._confinement.leave_parent(parent_pid, link_fd)
+            return self._confinement.detach_from_fork_server(parent_pid, link_fd)
         ours.close()
         return link_fd
 
@@ -261,7 +261,7 @@ class _TemplatesChildren(_Children):
                 link.send(str(error).encode())
                 os._exit(70)
             if pid == 0:
-                own_fd = self._confinement.leave_zygote(parent_pid, theirs)
+                own_fd = self._confinement.detach_from_zygote(parent_pid, theirs)
                 (_sibling if word == b"sibling" else self.attempt)(own_fd)
             os.close(theirs)
             link.send(b"%d" % pid)
@@ -292,8 +292,8 @@ class _TemplatesChildren(_Children):
 
 def _enter_template(confinement: Confinement, readable: list[int]) -> None:
     """Be confined as a template is."""
-    confinement.enter_zygote(readable=readable, file_bytes=_FILE_BYTES, data_bytes=_DATA_BYTES)
-    confinement.narrow()
+    confinement.confine_zygote(readable=readable, file_bytes=_FILE_BYTES, data_bytes=_DATA_BYTES)
+    confinement.confine_after_loading()
 
 
 def _family(
@@ -307,16 +307,16 @@ def _family(
         if mode == "template":
             _enter_template(confinement, descriptors[:1])
         elif mode == "invoked":
-            confinement.enter_from_zygote(cpu_seconds=_CPU_SECONDS, threads=True)
+            confinement.confine_zygote_child(cpu_seconds=_CPU_SECONDS, threads=True)
         else:
-            confinement.enter(
+            confinement.confine(
                 readable=descriptors[:1],
                 cpu_seconds=_CPU_SECONDS,
                 file_bytes=_FILE_BYTES,
                 data_bytes=_DATA_BYTES,
                 threads=True,
             )
-            confinement.narrow()
+            confinement.confine_after_loading()
 
     make = functools.partial(_attempt, attempt, world, confine)
     if mode == "invoked":

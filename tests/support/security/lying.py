@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 from wasmdrop.sandbox.guest import fork_server
 from wasmdrop.sandbox.guest.compiler import compile_module
 from wasmdrop.sandbox.guest.core_module import run_module
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.wire import CompileReport, CompileRequest, RunReport, RunRequest
 
 __all__ = ["COMPILE_MARK", "LIES", "main"]
@@ -38,14 +38,12 @@ def _run(order: RunRequest, *rest: Any) -> RunReport:
     return run_module(order, *rest)
 
 
-def _compile(
-    order: CompileRequest, runtime: Runtime, module_fd: int, code_fd: int
-) -> CompileReport:
+def _compile(order: CompileRequest, engine: Engine, module_fd: int, code_fd: int) -> CompileReport:
     _before, mark, name = os.pread(module_fd, 4096, 0).partition(COMPILE_MARK)
     if mark:
         LIES[name.decode()]()
         os._exit(0)
-    return compile_module(order, runtime, module_fd, code_fd)
+    return compile_module(order, engine, module_fd, code_fd)
 
 
 def _send(data: bytes) -> None:

@@ -16,7 +16,7 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest import fork_server
 from wasmdrop.sandbox.guest.channel import send
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.zygote import serve_zygote
 from wasmdrop.sandbox.wire import RunReport, ZygoteRequest
 
@@ -69,7 +69,7 @@ class Liar:
 
 def _serve(
     order: ZygoteRequest,
-    runtime: Runtime,
+    engine: Engine,
     rehearse: Callable[[], None],
     confinement: Confinement,
     link_fd: int,
@@ -79,13 +79,13 @@ def _serve(
     if function is not None and function.entry == FORKS_NO_MORE:
         _fork_no_more()
     if function is None or function.entry not in LIES:
-        serve_zygote(order, runtime, rehearse, confinement, link_fd, descriptors)
+        serve_zygote(order, engine, rehearse, confinement, link_fd, descriptors)
     code_fd, control_fd = descriptors
     control = socket.socket(fileno=control_fd)
-    confinement.enter_zygote(
+    confinement.confine_zygote(
         readable=[code_fd], file_bytes=1 << 20, data_bytes=(1 << 24) + PROCESS_BYTES
     )
-    confinement.narrow()
+    confinement.confine_after_loading()
     if not function.entry.startswith("made:"):
         send(_LINK_FD, RunReport(Code.OK))
     LIES[function.entry](Liar(control))

@@ -1,11 +1,14 @@
-"""Confinement: what a child gives up before it touches a byte of the guest.
+"""Confine a child process before it touches any byte of the guest.
 
-:meth:`Confinement.prepare_parent` comes in the forking server, before any fork.
-:meth:`Confinement.leave_parent` comes right after the fork, ahead of need: session, user and
-descriptors of the forking server are left behind. :meth:`Confinement.enter` comes when the order is
-known and before its descriptors are used: limits, Landlock, and last the seccomp filter, which
-forbids all the calls that set up the others. :meth:`Confinement.narrow` comes when the machine code
-is loaded and no file is needed any more, before any of it runs.
+The stages of a child, in order:
+
+:meth:`Confinement.prepare_fork_server` runs in the fork server, before any fork.
+:meth:`Confinement.detach_from_fork_server` runs right after the fork, before a request exists. The
+child gets its own session and user, and closes the descriptors of the fork server.
+:meth:`Confinement.confine` runs when the request is known, before its descriptors are used. It
+sets resource limits, then Landlock, and last the seccomp filter, because that forbids the calls
+that set up the others. :meth:`Confinement.confine_after_loading` runs when the machine code is
+loaded and no file is needed any more, before any of it runs.
 """
 
 import ctypes
@@ -16,14 +19,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from wasmdrop.sandbox.confinement import landlock, seccomp
+from wasmdrop.sandbox.confinement import landlock
+from wasmdrop.sandbox.confinement.seccomp import SeccompFilter
+from wasmdrop.sandbox.confinement.syscalls import Role
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser, is_mapped
 from wasmdrop.system.processes import die_with
 
 __all__ = ["PROCESS_BYTES", "STREAM_FDS", "Confinement"]
 
-#: Room for the process itself beside the guest's memories: interpreter, engine, a 16 MiB frame
-#: and its copies. Generous, as it only has to stop what has no other bound.
+#: Memory of the process itself besides the guest's memories: interpreter, engine, a 16 MiB frame
+#: and its copies. Generous, because it only has to stop growth that nothing else limits.
 PROCESS_BYTES: Final = 192 * 1024 * 1024
 
 _PR_CAPBSET_DROP: Final = 24
@@ -31,24 +36,24 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _LAST_CAPABILITY: Final = 63
 
-#: CAP_SETGID, CAP_SETUID and CAP_KILL, which is what it takes to change the user of a process and
-#: still be able to end it (capabilities(7)).
+#: CAP_SETGID, CAP_SETUID and CAP_KILL: needed to change the user of a process and still be able to
+#: kill it (capabilities(7)).
 _CHANGE_USER: Final = 1 << 6 | 1 << 7 | 1 << 5
 
-#: Descriptors that a child may hold: its order's, and a few for the threads of WASI.
+#: Descriptors that a child may hold: those of its request, and a few for the threads of WASI.
 _OPEN_FILES: Final = 64
 
 _LINK_FD: Final = 3
 
-#: Standard output and error of a job whose process has had them since the fork.
+#: Standard output and error of a job whose process got them at the fork.
 STREAM_FDS: Final = (_LINK_FD + 1, _LINK_FD + 2)
 
-#: Beyond any descriptor: a limit that was lowered says nothing of those that were open before.
+#: Above any descriptor. RLIMIT_NOFILE is no bound: it may have been lowered after an open.
 _HIGHEST_FD: Final = 1 << 30
 
-#: Threads of all jobs together: WASI takes one a core and a few more in each, and there may be a
-#: job a core. The kernel counts by user, who may also be that of another daemon's children, idle
-#: ones included; where the user can't be changed there are others' too.
+#: Threads of all jobs together: in each job, WASI starts one per core and a few more, and there may
+#: be one job per core. The kernel counts by user, which may include the children of another daemon,
+#: idle ones too, and all other processes of that user if the daemon can't change the user.
 _CORES: Final = os.cpu_count() or 1
 _THREADS: Final = 480 + 2 * _CORES**2
 _OTHERS_THREADS: Final = 8192
@@ -75,21 +80,21 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 
 
 class Confinement:
-    """What this kernel can do, found out once in the forking server.
+    """The confinement that this kernel supports, detected once in the fork server.
 
-    ``job_user``: whom confined processes run as, if this one is root.
+    ``job_user``: the user of confined processes, if the fork server is root.
     """
 
     def __init__(self, job_user: JobUser = DEFAULT_JOB_USER) -> None:
         self._job_user = job_user
         self.missing: list[str] = []
-        """The parts that this kernel, or the container, does not give; in words."""
+        """The parts that this kernel or the container does not support, described for people."""
         self.landlock_version = landlock.abi_version(_libc)
         if self.landlock_version == 0:
             self.missing.append(f"Landlock ({landlock.why_missing(_libc)})")
-        self._filters: dict[seccomp.Stage, seccomp.Filter] = {}
+        self._filters: dict[Role, SeccompFilter] = {}
         try:
-            self._filters = {stage: seccomp.Filter(stage) for stage in seccomp.Stage}
+            self._filters = {role: SeccompFilter(role) for role in Role}
         except OSError as error:
             self.missing.append(f"seccomp ({error.strerror})")
         self._ceilings = {kind: resource.getrlimit(kind)[1] for kind in _LIMITED}
@@ -102,40 +107,40 @@ class Confinement:
         if self.changes_user and not is_mapped(job_user):
             self.changes_user = False
             self.missing.append(
-                f"the user and group {job_user} of jobs (this user namespace has none of these"
-                " numbers; set WASMDROP_JOB_USER to some that it has)"
+                f"the user and group {job_user} of jobs (this user namespace has no such numbers;"
+                " set WASMDROP_JOB_USER to numbers that it has)"
             )
 
-    def prepare_parent(self) -> None:
-        """Give up, for the calling process and all children to come, what no program may regain.
+    def prepare_fork_server(self) -> None:
+        """Drop privileges for the calling process and all its future children.
 
-        Once in the forking server, which executes none, instead of in every child.
+        Called once in the fork server instead of in every child.
         """
         if self.changes_user:
             _drop_capability_bounds()
-        # What a child left behind is this process's to end.
+        # Orphans of a child become children of this process, which kills them.
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    def leave_parent(self, parent_pid: int, link_fd: int) -> int:
-        """Make the calling process nobody's but its parent's; return where ``link_fd`` is now.
+    def detach_from_fork_server(self, parent_pid: int, link_fd: int) -> int:
+        """Detach the calling process from its parent; return the new number of ``link_fd``.
 
-        Right after the fork, ahead of any order: own session, another user, no capability, no
-        descriptor but the null device as 0 to 2 and the link to the daemon.
+        Afterwards it has its own session, another user, no capabilities, and no descriptors except
+        the null device as 0 to 2 and the link to the daemon. It dies with its parent.
         """
         os.setsid()
         os.dup2(link_fd, _LINK_FD)
         os.closerange(_LINK_FD + 1, _HIGHEST_FD)
-        # What a guest that broke out writes to standard error must not reach the daemon's log.
+        # A guest that broke out of wasmtime must not be able to write to the daemon's log.
         os.dup2(0, 2)
         if self.changes_user:
             _change_user(self._job_user)
         _drop_capabilities()
-        # After the change of user, which clears it.
+        # A change of user would clear it.
         die_with(parent_pid)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         return _LINK_FD
 
-    def enter(
+    def confine(
         self,
         *,
         readable: list[int],
@@ -146,43 +151,44 @@ class Confinement:
         directory: int | None = None,
         grants: Sequence[int] = (),
     ) -> None:
-        """Confine the calling process for good.
+        """Confine the calling process permanently.
 
-        ``readable``: descriptors of the files that may be opened for reading; ``directory``: of the
-        one directory that is the job's own, if it has one, and ``grants`` those that it may read
-        besides. ``cpu_seconds``, where it is given, is a second line behind
-        the daemon's clock, for a daemon that was stopped itself. ``data_bytes`` bounds what is
-        really writable: wasmtime reserves address space by the gigabyte, so a bound on that would
-        refuse modules that are quite small. ``threads``: whether it may have any.
+        ``readable``: descriptors of the files that may be opened for reading. ``directory``: a
+        descriptor of the job's own directory, if it has one; ``grants``: descriptors of further
+        directories that it may read. ``threads``: whether the process may start threads.
+
+        ``cpu_seconds`` backs up the daemon's clock, in case the daemon itself is stopped.
+        ``data_bytes`` limits writable memory only, because wasmtime reserves gigabytes of address
+        space even for small modules.
         """
         self._limit_time_and_threads(cpu_seconds, threads=threads)
         self._limit_space(file_bytes, data_bytes)
         if self.landlock_version:
             landlock.restrict(_libc, self.landlock_version, readable, directory, grants)
         if directory is None:
-            self._load_filter(seccomp.Stage.ENTERED)
+            self._load_filter(Role.CHILD)
             return
-        # What it makes must be its keeper's to remove, who may be another user.
+        # The daemon, which may be another user, must be able to remove the job's files.
         os.umask(0)
-        # A file that grows too large shall be the end: the guest might hide the mere error.
+        # A file that grows too large must end the process: the guest could hide an error.
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        self._load_filter(seccomp.Stage.ENTERED_WITH_FILES)
+        self._load_filter(Role.CHILD_WITH_DIRECTORY)
 
-    def enter_zygote(self, *, readable: list[int], file_bytes: int, data_bytes: int) -> None:
-        """Confine the calling process for good, but for forking others like it.
+    def confine_zygote(self, *, readable: list[int], file_bytes: int, data_bytes: int) -> None:
+        """Confine a zygote permanently, but allow it to fork.
 
-        They inherit all this, and are given the rest by :meth:`leave_zygote`.
+        Its children inherit this confinement.
         """
         self._limit_space(file_bytes, data_bytes)
         self._limit_threads()
         if self.landlock_version:
             landlock.restrict(_libc, self.landlock_version, readable)
-        self._load_filter(seccomp.Stage.ZYGOTE)
+        self._load_filter(Role.ZYGOTE)
 
-    def leave_zygote(self, parent_pid: int, link_fd: int, streams: Sequence[int] = ()) -> int:
-        """As :meth:`leave_parent`, of a process that :meth:`enter_zygote` has confined.
+    def detach_from_zygote(self, parent_pid: int, link_fd: int, streams: Sequence[int] = ()) -> int:
+        """Detach a child of a zygote from it, as :meth:`detach_from_fork_server` does.
 
-        ``streams`` become :data:`STREAM_FDS`, which must be others of its descriptors before.
+        ``streams`` are moved to :data:`STREAM_FDS`, which they must not overlap.
         """
         os.dup2(link_fd, _LINK_FD)
         for fd, number in zip(streams, STREAM_FDS, strict=False):
@@ -191,13 +197,13 @@ class Confinement:
         die_with(parent_pid)
         return _LINK_FD
 
-    def enter_from_zygote(self, *, cpu_seconds: int, threads: bool) -> None:
-        """Confine the calling process as :meth:`enter` and :meth:`narrow` do, for good.
+    def confine_zygote_child(self, *, cpu_seconds: int, threads: bool) -> None:
+        """Confine a child of a zygote as :meth:`confine` and :meth:`confine_after_loading` do.
 
-        Adds what it does not have from its template.
+        Adds what the child does not inherit from its zygote.
         """
         self._limit_time_and_threads(cpu_seconds, threads=threads)
-        self._load_filter(seccomp.Stage.INVOKED)
+        self._load_filter(Role.ZYGOTE_CHILD)
 
     def _limit_time_and_threads(self, cpu_seconds: int | None, *, threads: bool) -> None:
         if cpu_seconds is not None:
@@ -219,32 +225,33 @@ class Confinement:
         self._limit(resource.RLIMIT_MEMLOCK, 0)
         self._limit(resource.RLIMIT_MSGQUEUE, 0)
 
-    def narrow(
+    def confine_after_loading(
         self, *, compiles: bool = False, has_directory: bool = False, has_grants: bool = False
     ) -> None:
-        """Take what only the loading of machine code needs: opening files, unwritable memory.
+        """Forbid the calls that only loading machine code needs.
 
-        With ``compiles``, leave the latter: the compiler puts its own code there. With
-        ``has_directory``, leave the former; ``has_grants``, take the setting of times.
+        These open files and make memory unwritable. A process that ``compiles`` may still make
+        memory unwritable, because its compiler generates code. A job that ``has_directory`` may
+        still open files; if it also ``has_grants``, it may not set file times.
         """
         if has_grants:
-            self._load_filter(seccomp.Stage.RUNNING_WITH_GRANTS)
+            self._load_filter(Role.RUNNING_WITH_GRANTS)
         elif has_directory:
-            self._load_filter(seccomp.Stage.RUNNING_WITH_FILES)
+            self._load_filter(Role.RUNNING_WITH_DIRECTORY)
         else:
-            self._load_filter(seccomp.Stage.WITHOUT_PATHS if compiles else seccomp.Stage.RUNNING)
+            self._load_filter(Role.COMPILING if compiles else Role.RUNNING)
 
     def _limit(self, kind: int, soft: int, hard: int | None = None) -> None:
-        """Set a limit, but never above the one that is in force."""
+        """Set a limit, but never above the current hard limit."""
         ceiling = self._ceilings[kind]
         hard = soft if hard is None else hard
         if ceiling != resource.RLIM_INFINITY:
             soft, hard = min(soft, ceiling), min(hard, ceiling)
         resource.setrlimit(kind, (soft, hard))
 
-    def _load_filter(self, stage: seccomp.Stage) -> None:
-        if stage in self._filters:
-            seccomp.load(self._filters[stage], _libc)
+    def _load_filter(self, role: Role) -> None:
+        if role in self._filters:
+            self._filters[role].load(_libc)
 
 
 def _capabilities() -> int:
@@ -257,7 +264,7 @@ def _capabilities() -> int:
 def _drop_capability_bounds() -> None:
     for capability in range(_LAST_CAPABILITY + 1):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break  # the kernel knows no more of them, or this process may not
+            break  # no such capability in this kernel, or no permission
 
 
 def _change_user(user: JobUser) -> None:

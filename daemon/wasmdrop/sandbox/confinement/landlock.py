@@ -1,7 +1,7 @@
-"""Landlock: what of the filesystem, the network and other processes a child may touch: nothing.
+"""Deny a child access to files, the network and other processes (landlock(7)).
 
-Handles every right that the running kernel knows, and allows reading single files that are given by
-descriptor or lie below some directories, and all that WASI can do below one (landlock(7)).
+Restricts every right that the running kernel knows. Exceptions: reading single files that are given
+by descriptor, reading below granted directories, and all that WASI can do below one directory.
 """
 
 import ctypes
@@ -22,16 +22,16 @@ _RULE_PATH_BENEATH: Final = 1
 _READ_FILE: Final = 1 << 2
 _READ_DIRECTORY: Final = 1 << 3
 
-#: Rights in a job's own directory, by their numbers: writing and reading files, listing, removing
-#: directories and files, making directories, files and links, moving between directories,
-#: truncating. Not: running, devices, sockets, FIFOs.
+#: Rights in a job's own directory, by their numbers: write and read files, list directories, remove
+#: directories and files, make directories, files and symbolic links, move between directories,
+#: truncate. Not: execute, devices, sockets, FIFOs.
 _OWN_DIRECTORY: Final = sum(1 << right for right in (1, 2, 3, 4, 5, 7, 8, 12, 13, 14))
 
-#: Highest right on files by version of the interface: 13 rights at first, then renaming between
-#: directories, truncating, and (from the fifth) controlling devices.
+#: Number of file rights by ABI version: 13 in the first, then renaming between directories,
+#: truncating, and from the fifth on ioctl on devices.
 _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-_NET_RIGHTS: Final = 0b11  # binding and connecting TCP, from the fourth version
-_SCOPES: Final = 0b11  # abstract sockets and signals, from the sixth version
+_NET_RIGHTS: Final = 0b11  # bind and connect of TCP, from ABI version 4
+_SCOPES: Final = 0b11  # abstract sockets and signals, from ABI version 6
 _NET_SINCE: Final = 4
 _SCOPES_SINCE: Final = 6
 
@@ -50,12 +50,12 @@ class _PathBeneath(ctypes.Structure):
 
 
 def abi_version(libc: ctypes.CDLL) -> int:
-    """Return the version of the interface; 0 if it can't be used, see :func:`why_missing`."""
+    """Return the ABI version; 0 if Landlock can't be used, see :func:`why_missing`."""
     return max(0, _version_or_error(libc))
 
 
 def why_missing(libc: ctypes.CDLL) -> str:
-    """Return why the interface can't be used here, and what to do."""
+    """Return why Landlock can't be used, and what to do."""
     number = -_version_or_error(libc)
     if number == errno.EOPNOTSUPP:
         return (
@@ -86,24 +86,23 @@ def restrict(
     directory: int | None = None,
     grants: Sequence[int] = (),
 ) -> None:
-    """Take every right from the calling thread but to read the files open at ``readable``.
+    """Restrict the calling thread to reading the files open at ``readable``.
 
-    And to do as it likes with plain files below ``directory``, and to read and list what is below
-    the directories in ``grants``. Needs ``no_new_privs``. Raises
-    ``OSError``.
+    It may also use plain files freely below ``directory``, and read and list files below the
+    directories in ``grants``. Needs ``no_new_privs``. Raises ``OSError``.
     """
     ruleset = _Ruleset(
         (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1,
         _NET_RIGHTS if version >= _NET_SINCE else 0,
         _SCOPES if version >= _SCOPES_SINCE else 0,
     )
-    # An older kernel refuses what it does not know only where it is not zero.
+    # An older kernel accepts the larger structure if the fields that it does not know are zero.
     fd = _checked(libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0))
     try:
         rules = [_PathBeneath(_READ_FILE, file) for file in readable]
         rules += [_PathBeneath(_READ_FILE | _READ_DIRECTORY, grant) for grant in grants]
         if directory is not None:
-            # A right that this kernel does not know would be refused, and need not be given.
+            # The kernel rejects rights that it does not know, and does not restrict them either.
             rules.append(_PathBeneath(_OWN_DIRECTORY & ruleset.files, directory))
         for rule in rules:
             _checked(libc.syscall(_ADD_RULE, fd, _RULE_PATH_BENEATH, ctypes.byref(rule), 0))

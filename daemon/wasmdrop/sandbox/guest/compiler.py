@@ -6,51 +6,51 @@ import mmap
 import os
 
 import msgspec
-from wasmtime import Engine, Module, WasmtimeError
+from wasmtime import Module, WasmtimeError
 from wasmtime.component import Component
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.module_types import ModuleSummary
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.guest.component import describe
-from wasmdrop.sandbox.guest.custom_sections import read_envelope
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.component import summarize_component
+from wasmdrop.sandbox.guest.custom_sections import read_custom_sections
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.file_type import HEAD_BYTES, refuse_unless_wasm
-from wasmdrop.sandbox.guest.growth_refusals import telling_refusals
+from wasmdrop.sandbox.guest.growth_refusals import instrument_growth
 from wasmdrop.sandbox.guest.link_diagnosis import (
     diagnosed,
     diagnosed_component,
     explained_refusal,
     refuse_object_file,
 )
-from wasmdrop.sandbox.guest.module_parser import storage_of_component, summarize
+from wasmdrop.sandbox.guest.module_parser import parse_component_memory, parse_module
 from wasmdrop.sandbox.wire import CompileReport, CompileRequest
 
 __all__ = ["compile_module"]
 
 
 def compile_module(
-    order: CompileRequest, runtime: Runtime, module_fd: int, code_fd: int
+    order: CompileRequest, engine: Engine, module_fd: int, code_fd: int
 ) -> CompileReport:
     """Compile the module in ``module_fd`` and write its machine code to ``code_fd``."""
     try:
         # Read, not mapped: the bytes must not change between the checks and the compiler.
         module = _read(module_fd, order.module_bytes)
         is_component = refuse_unless_wasm(module[:HEAD_BYTES]) == "component"
-        envelope = read_envelope(module)
+        sections = read_custom_sections(module)
         try:
             if is_component:
-                component = Component(runtime.engine, module)
-                summary = describe(component, runtime.engine, storage_of_component(module))
-                summary = diagnosed_component(summary, envelope, runtime, component)
+                component = Component(engine.wasmtime_engine, module)
+                summary = summarize_component(component, engine, parse_component_memory(module))
+                summary = diagnosed_component(summary, sections, engine, component)
                 code = component.serialize()
             else:
-                summary, code = _compiled(module, runtime.engine)
-                refuse_object_file(summary, envelope)
-                summary = diagnosed(summary, envelope, runtime)
+                summary, code = _compiled(module, engine)
+                refuse_object_file(summary, sections)
+                summary = diagnosed(summary, sections, engine)
         except WasmtimeError as error:
-            message = explained_refusal(str(error), envelope)
+            message = explained_refusal(str(error), sections)
             raise RefusedError(Code.INVALID_MODULE, message) from None
         _write(code_fd, code)
     except RefusedError as refusal:
@@ -71,13 +71,13 @@ def _compiled(module: bytes, engine: Engine) -> tuple[ModuleSummary, bytearray]:
     """Return the summary and the machine code of a core module."""
     # One of a million functions, for instance, can't have more. What else fails here fails below.
     with contextlib.suppress(WasmtimeError):
-        Module.validate(engine, module)
-        telling = telling_refusals(module)
+        Module.validate(engine.wasmtime_engine, module)
+        telling = instrument_growth(module)
         if telling is not None:
-            code = Module(engine, telling).serialize()
-            return msgspec.structs.replace(summarize(module), tells_refusals=True), code
-    code = Module(engine, module).serialize()
-    return summarize(module), code
+            code = Module(engine.wasmtime_engine, telling).serialize()
+            return msgspec.structs.replace(parse_module(module), tells_refusals=True), code
+    code = Module(engine.wasmtime_engine, module).serialize()
+    return parse_module(module), code
 
 
 def _read(fd: int, size: int) -> bytes:

@@ -11,7 +11,7 @@ import re
 from typing import Any, Final
 
 import msgspec
-from wasmtime import Engine, ExitTrap, WasmtimeError, component
+from wasmtime import ExitTrap, WasmtimeError, component
 from wasmtime import _ffi as ffi
 
 from wasmdrop.protocol.errors import RefusedError
@@ -24,14 +24,15 @@ from wasmdrop.protocol.module_types import (
     WitType,
 )
 from wasmdrop.protocol.outcome import Code, bounded_text
-from wasmdrop.sandbox.guest.core_module import Run, StaleCodeError
+from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.lowering import lift, lower
 from wasmdrop.sandbox.guest.memory_usage import memory_sizes
 from wasmdrop.sandbox.guest.module_parser import (
     MAX_NAME_BYTES,
     MAX_NAMES,
     MAX_TYPE_CHARACTERS,
-    Storage,
+    DeclaredMemory,
 )
 from wasmdrop.sandbox.guest.traps import (
     backtrace,
@@ -43,7 +44,7 @@ from wasmdrop.sandbox.guest.traps import (
 )
 from wasmdrop.sandbox.wire import Invocation, RunReport
 
-__all__ = ["ComponentRun", "describe"]
+__all__ = ["ComponentRun", "summarize_component"]
 
 #: Parts of one function's types, written out, and how deep they may go. JSON that is read stops at
 #: a depth of 64, and a level of WIT may take two of JSON.
@@ -90,41 +91,43 @@ class _TooLargeError(Exception):
     """A signature that, written out, is too large to be of use."""
 
 
-def describe(compiled: component.Component, engine: Engine, storage: Storage) -> ModuleSummary:
+def summarize_component(
+    compiled: component.Component, engine: Engine, declared_memory: DeclaredMemory
+) -> ModuleSummary:
     """Return the outside of a component, and what its modules have in store.
 
     Raises ``RefusedError`` with ``COMPILE_LIMIT`` where it would be past the bounds of a summary.
     """
-    outline = _Outline()
-    for name, item in compiled.type.imports(engine).items():
-        outline.count(name)
-        outline.imports.append(Import(name, "", _KINDS.get(type(item.ty), "type")))
-    for name, item in compiled.type.exports(engine).items():
+    interface = _ComponentInterface()
+    for name, item in compiled.type.imports(engine.wasmtime_engine).items():
+        interface.count(name)
+        interface.imports.append(Import(name, "", _KINDS.get(type(item.ty), "type")))
+    for name, item in compiled.type.exports(engine.wasmtime_engine).items():
         form = item.ty
         if isinstance(form, component.FuncType):
-            outline.add(name, form)
+            interface.add(name, form)
         elif isinstance(form, component.ComponentInstanceType):
-            for inner, inner_item in form.exports(engine).items():
+            for inner, inner_item in form.exports(engine.wasmtime_engine).items():
                 function = inner_item.ty
                 if isinstance(function, component.FuncType):
-                    outline.add(f"{name}#{inner}", function)
+                    interface.add(f"{name}#{inner}", function)
         else:
-            outline.count(name)
-            outline.others[name] = _KINDS.get(type(form), "type")
+            interface.count(name)
+            interface.others[name] = _KINDS.get(type(form), "type")
     return ModuleSummary(
         ModuleKind.COMPONENT,
-        other_exports=outline.others,
-        imports=tuple(outline.imports),
-        memory_count=len(storage.memories),
-        table_count=len(storage.tables),
-        grows_tables=storage.grows_tables,
-        has_gc_heap=storage.has_gc_heap,
-        has_shared_memory=storage.has_shared_memory,
-        wit_functions=outline.functions,
+        other_exports=interface.others,
+        imports=tuple(interface.imports),
+        memory_count=len(declared_memory.memories),
+        table_count=len(declared_memory.tables),
+        grows_tables=declared_memory.grows_tables,
+        has_gc_heap=declared_memory.has_gc_heap,
+        has_shared_memory=declared_memory.has_shared_memory,
+        wit_functions=interface.functions,
     )
 
 
-class _Outline:
+class _ComponentInterface:
     """What was found of a component so far, and how much of it there may be."""
 
     def __init__(self) -> None:
@@ -207,7 +210,7 @@ def _parts_of(
     return (), ()
 
 
-class ComponentRun(Run):
+class ComponentRun(ModuleRun):
     """One instance of a component."""
 
     compiled: component.Component
@@ -215,26 +218,26 @@ class ComponentRun(Run):
 
     def load(self, code_fd: int) -> None:
         """Map the machine code; raises ``StaleCodeError``."""
-        self.limit()
+        self.set_store_limits()
         try:
             path = f"/proc/self/fd/{code_fd}"
-            self.compiled = component.Component.deserialize_file(self.runtime.engine, path)
+            self.compiled = component.Component.deserialize_file(self.engine.wasmtime_engine, path)
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
 
-    def again(self) -> "ComponentRun":
+    def with_fresh_store(self) -> "ComponentRun":
         """Return another run of the same component; see the base class."""
-        run = ComponentRun(self.preparation, self.runtime, self._report_now)
+        run = ComponentRun(self.preparation, self.engine, self._report_now)
         run.compiled = self.compiled
-        run.limit()
+        run.set_store_limits()
         return run
 
     def link(self) -> None:
         """Make the instance; raises ``RefusedError`` where that is not possible."""
         try:
-            linker = self.runtime.component_linker
+            linker = self.engine.component_linker
             self.component_instance = linker.instantiate(self.store, self.compiled)
-            self.limit_growth()
+            self.set_growth_limits()
         except WasmtimeError as error:
             raise _refusal_of(error, is_linking=True) from None
 
@@ -262,7 +265,7 @@ class ComponentRun(Run):
         if invocation.is_command:
             if results[0].of.result.is_ok:
                 return RunReport(Code.OK, exit_code=0)
-            return self.explained(
+            return self.with_growth_reason(
                 RunReport(Code.EXIT, "the program exited with code 1", exit_code=1)
             )
         plain: Any = None if function.result is None else lift(results[0], function.result)
@@ -278,9 +281,9 @@ class ComponentRun(Run):
                 return RunReport(Code.OK, exit_code=0)
             message = f"the program exited with code {error.code}"
             exit_code = error.code & 0xFFFFFFFF
-            return self.explained(RunReport(Code.EXIT, message, exit_code=exit_code))
+            return self.with_growth_reason(RunReport(Code.EXIT, message, exit_code=exit_code))
         refusal = _refusal_of(error)
-        return self.explained(RunReport(refusal.code, refusal.message))
+        return self.with_growth_reason(RunReport(refusal.code, refusal.message))
 
     def refused_growth(self) -> tuple[str, bool]:
         """As of a module, but judged by how full the memories are: nothing tells of refusals."""

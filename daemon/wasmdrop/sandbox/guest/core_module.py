@@ -18,14 +18,14 @@ from wasmtime._func import enter_wasm
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, PAST_MAXIMUM, TABLE_EXPORT
 from wasmdrop.sandbox.guest.memory_usage import memory_sizes
 from wasmdrop.sandbox.guest.traps import is_out_of_memory, mebibytes, memory_refusal, trap_refusal
 from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport, RunRequest, WasiContext
 
 __all__ = [
-    "Run",
+    "ModuleRun",
     "StaleCodeError",
     "is_a",
     "run_module",
@@ -47,34 +47,34 @@ _FOR_WANT_OF_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
 
 def run_module(
     order: RunRequest,
-    runtime: Runtime,
+    engine: Engine,
     descriptors: list[int],
     raw: bytes,
     loaded: Callable[[], None],
     report_now: Callable[[RunReport], None],
-    kind: "Callable[[Preparation, Runtime, Callable[[RunReport], None]], Run] | None" = None,
+    kind: "Callable[[Preparation, Engine, Callable[[RunReport], None]], ModuleRun] | None" = None,
 ) -> RunReport:
     """Make a module ready and call it, as ``order`` says; ``kind`` says how, if not as a module.
 
     ``loaded`` is called when no file is needed any more and before any of the guest's code runs.
-    ``report_now`` is as in :class:`Run`.
+    ``report_now`` is as in :class:`ModuleRun`.
     """
-    run = (kind or Run)(order.preparation, runtime, report_now)
+    run = (kind or ModuleRun)(order.preparation, engine, report_now)
 
     def make_ready() -> None:
         run.load(descriptors[0])
-        run.enter_world(order.invocation, descriptors[1:], raw)
+        run.set_up_wasi(order.invocation, descriptors[1:], raw)
         loaded()
         run.link()
 
-    return run.carry_out(order.invocation, make_ready)
+    return run.execute(order.invocation, make_ready)
 
 
 class StaleCodeError(Exception):
     """The machine code can't be loaded by this engine."""
 
 
-class Run:
+class ModuleRun:
     """One instance, and the ways in which it can end.
 
     ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
@@ -84,14 +84,14 @@ class Run:
     def __init__(
         self,
         preparation: Preparation,
-        runtime: Runtime,
+        engine: Engine,
         report_now: Callable[[RunReport], None],
         address_map: int | None = None,
     ) -> None:
         self.preparation = preparation
-        self.runtime = runtime
+        self.engine = engine
         self.address_map = address_map
-        self.store = Store(runtime.engine)
+        self.store = Store(engine.wasmtime_engine)
         self.module: Module | None = None
         self.linked: InstancePre | None = None
         self.instance: Instance | None = None
@@ -104,34 +104,36 @@ class Run:
 
     def load(self, code_fd: int) -> None:
         """Map the machine code; raises ``StaleCodeError``."""
-        self.limit()
+        self.set_store_limits()
         # Deserializing from a path maps the code instead of copying it.
         try:
-            self.module = Module.deserialize_file(self.runtime.engine, f"/proc/self/fd/{code_fd}")
+            self.module = Module.deserialize_file(
+                self.engine.wasmtime_engine, f"/proc/self/fd/{code_fd}"
+            )
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
 
-    def again(self) -> "Run":
+    def with_fresh_store(self) -> "ModuleRun":
         """Return another run of the same module, with a store of its own and no instance yet."""
-        run = Run(self.preparation, self.runtime, self._report_now)
+        run = ModuleRun(self.preparation, self.engine, self._report_now)
         run.module, run.linked = self.module, self.linked
-        run.limit()
+        run.set_store_limits()
         return run
 
     def close(self) -> None:
         """Let go of the instance and all that is its: what it prints to keeps it else for ever."""
         self.store.close()
 
-    def limit(self) -> None:
+    def set_store_limits(self) -> None:
         """Give the store its limits."""
         # Before there are limits, which are the guest's alone.
-        if self.runtime.files is not None:
-            self.runtime.files.enter(self.store)
+        if self.engine.files is not None:
+            self.engine.files.enter(self.store)
         shares = self.preparation.shares
         self._bound(shares.memory_bytes_at_first, shares.table_elements_at_first)
         self.give_fuel()
 
-    def limit_growth(self) -> None:
+    def set_growth_limits(self) -> None:
         """Give the store the limits of growth, now that it has what the module has at first."""
         shares = self.preparation.shares
         self.is_instantiated = True
@@ -148,24 +150,24 @@ class Run:
         """Make the instance; raises ``RefusedError`` where that is not possible."""
         assert self.module is not None  # noqa: S101 - loaded before
         try:
-            self.linked = self.linked or self.runtime.linker.instantiate_pre(self.module)
+            self.linked = self.linked or self.engine.linker.instantiate_pre(self.module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
             self.instance = self.linked.instantiate(self.store)
-            self.limit_growth()
+            self.set_growth_limits()
         except Trap as trap:
             raise trap_refusal(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
             # Linking is behind us, so this is a limit of the store: a minimum size above it.
             raise memory_refusal(str(error)) from None
 
-    def enter_world(self, invocation: Invocation, descriptors: list[int], raw: bytes) -> None:
+    def set_up_wasi(self, invocation: Invocation, descriptors: list[int], raw: bytes) -> None:
         """Give the instance its world of WASI, if it has one."""
         if invocation.wasi is not None:
             self._give_wasi(invocation.wasi, descriptors, raw)
 
-    def carry_out(self, invocation: Invocation, before: Callable[[], None]) -> RunReport:
+    def execute(self, invocation: Invocation, before: Callable[[], None]) -> RunReport:
         """Do what comes ``before``, then the call; return how that ended."""
         self.begin(is_command=invocation.is_command)
         try:
@@ -178,15 +180,15 @@ class Run:
         finally:
             # Nothing may keep this run, and with it the descriptor that its machine code was mapped
             # from, until there is another one: that number may by then be another file's.
-            self.runtime.on_exit = None
-        return self.completed(report, time.perf_counter() - self._started)
+            self.engine.on_exit = None
+        return self.with_usage(report, time.perf_counter() - self._started)
 
     def begin(self, *, is_command: bool = False) -> float:
         """Begin the time of the run, and be who hears of ``proc_exit``; return the clock."""
         self._cpu_started = time.process_time()
         self._started = time.perf_counter()
         self._is_command = is_command
-        self.runtime.on_exit = self.exit
+        self.engine.on_exit = self.exit
         return self._started
 
     def call(self, invocation: Invocation) -> RunReport:
@@ -199,10 +201,10 @@ class Run:
                 invocation.entry, signature.params, invocation.args, signature.results
             )
         except (Trap, WasmtimeError) as end:
-            return self.ended_by(end)
+            return self.failure_report(end)
         return RunReport(Code.OK, "", results, exit_code=0 if invocation.is_command else None)
 
-    def ended_by(self, end: Trap | WasmtimeError) -> RunReport:
+    def failure_report(self, end: Trap | WasmtimeError) -> RunReport:
         """Return the report of a call that ended so."""
         if isinstance(end, Trap):
             refusal = trap_refusal(end)
@@ -210,9 +212,9 @@ class Run:
             refusal = memory_refusal(text)
         else:
             refusal = RefusedError(Code.TRAP, bounded_text(text))
-        return self.explained(RunReport(refusal.code, refusal.message))
+        return self.with_growth_reason(RunReport(refusal.code, refusal.message))
 
-    def explained(self, report: RunReport) -> RunReport:
+    def with_growth_reason(self, report: RunReport) -> RunReport:
         """Return the report of a failed run; if growth was refused before, it says so.
 
         That is then the reason of a trap and of an exit code other than 0: most programs end so for
@@ -264,14 +266,14 @@ class Run:
         if exit_code == 0 and self._is_command:
             self.end(RunReport(Code.OK, exit_code=0))
         message = f"the program exited with code {exit_code}"
-        report = self.explained(RunReport(Code.EXIT, message, exit_code=exit_code))
+        report = self.with_growth_reason(RunReport(Code.EXIT, message, exit_code=exit_code))
         self.end(report)
 
     def end(self, report: RunReport) -> None:
         """Report here and now; does not return."""
-        self._report_now(self.completed(report, time.perf_counter() - self._started))
+        self._report_now(self.with_usage(report, time.perf_counter() - self._started))
 
-    def completed(self, report: RunReport, run_seconds: float) -> RunReport:
+    def with_usage(self, report: RunReport, run_seconds: float) -> RunReport:
         """Return the report with what the store can tell."""
         return msgspec.structs.replace(
             report,
@@ -331,8 +333,8 @@ class Run:
         stdin = raw[: wasi.stdin_bytes]
         # The wrapper has no call for this one; the library takes ownership of the copy.
         ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
-        if self.runtime.files is not None:
-            self.runtime.files.begin()
+        if self.engine.files is not None:
+            self.engine.files.begin()
         if wasi.disk_bytes is not None:
             time_ns = DETERMINISTIC_CLOCK_NS if self.preparation.options.deterministic else None
             _lay_files(directories[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)

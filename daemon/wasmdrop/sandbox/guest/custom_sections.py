@@ -9,10 +9,10 @@ from typing import Final, NamedTuple
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import one_line
+from wasmdrop.sandbox.guest.binary_reader import BinaryReader
 from wasmdrop.sandbox.guest.file_type import PREAMBLE_BYTES
-from wasmdrop.sandbox.guest.module_parser import Reader
 
-__all__ = ["Envelope", "read_envelope"]
+__all__ = ["CustomSections", "read_custom_sections"]
 
 _CUSTOM: Final = 0
 
@@ -21,7 +21,7 @@ _PRODUCERS: Final = 8
 _PRODUCER_SHOWN: Final = 60
 
 
-class Envelope(NamedTuple):
+class CustomSections(NamedTuple):
     """What surrounds a module's code."""
 
     is_relocatable: bool = False
@@ -30,13 +30,13 @@ class Envelope(NamedTuple):
     """Languages and tools that made it, with their versions, by the ``producers`` section."""
 
 
-def read_envelope(module: bytes) -> Envelope:
+def read_custom_sections(module: bytes) -> CustomSections:
     """Read a file that begins as a module or a component does.
 
     Raises ``RefusedError`` with ``INVALID_MODULE`` if the file ends in the middle of a section.
     """
-    reader = Reader(module, PREAMBLE_BYTES, len(module))
-    envelope = Envelope()
+    reader = BinaryReader(module, PREAMBLE_BYTES, len(module))
+    sections = CustomSections()
     while reader.position < reader.end:
         start = reader.position
         try:
@@ -50,8 +50,8 @@ def read_envelope(module: bytes) -> Envelope:
         if number == _CUSTOM:
             # The compiler ignores malformed custom sections, too.
             with contextlib.suppress(RefusedError):
-                envelope = _with_section(envelope, section)
-    return envelope
+                sections = _with_section(sections, section)
+    return sections
 
 
 def _cut_short(where: str) -> RefusedError:
@@ -62,16 +62,16 @@ def _cut_short(where: str) -> RefusedError:
     )
 
 
-def _with_section(envelope: Envelope, section: Reader) -> Envelope:
+def _with_section(sections: CustomSections, section: BinaryReader) -> CustomSections:
     name = section.name()
     if name == "linking":
-        return envelope._replace(is_relocatable=True)
+        return sections._replace(is_relocatable=True)
     if name == "producers":
-        return envelope._replace(producers=_producers(section))
-    return envelope
+        return sections._replace(producers=_producers(section))
+    return sections
 
 
-def _producers(section: Reader) -> tuple[str, ...]:
+def _producers(section: BinaryReader) -> tuple[str, ...]:
     """Return names and versions; the languages come first."""
     found: list[tuple[bool, str]] = []
     for _ in range(section.count()):

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code, bounded_text
-from wasmdrop.sandbox.guest.toolchains import FILES
+from wasmdrop.sandbox.guest.toolchains import FILE_FORMATS
 
 __all__ = ["HEAD_BYTES", "PREAMBLE_BYTES", "refuse_unless_wasm"]
 
@@ -42,7 +42,7 @@ def _guess(head: bytes) -> str:
             f"expected version {_MODULE_VERSION.hex(' ')} (a module) or "
             f"{_COMPONENT_VERSION.hex(' ')} (a component), got {head[4:PREAMBLE_BYTES].hex(' ')}"
         )
-    for file in FILES:
+    for file in FILE_FORMATS:
         if file.beginning.match(head):
             return f"it is {file.what}; {file.remedy}"
     shown = bounded_text(repr(head[:4])[1:])

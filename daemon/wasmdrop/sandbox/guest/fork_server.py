@@ -17,8 +17,8 @@ from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest.channel import receive_frame, report
 from wasmdrop.sandbox.guest.compiler import compile_module
 from wasmdrop.sandbox.guest.component import ComponentRun
-from wasmdrop.sandbox.guest.core_module import Run, run_module
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.core_module import ModuleRun, run_module
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.fork_loop import ForkLoop
 from wasmdrop.sandbox.guest.memory_usage import open_address_map
 from wasmdrop.sandbox.guest.reusable_worker import serve_reusable_worker
@@ -49,14 +49,14 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     control = socket.socket(fileno=control_fd)
     signals.ignore_all()
     confinement = Confinement(JobUser(uid, gid))
-    confinement.prepare_parent()
+    confinement.prepare_fork_server()
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")
     control.send(b"missing " + "; ".join(confinement.missing).encode())
-    runtime = Runtime(EngineOptions())
-    warm_up = Warmup(runtime)
+    engine = Engine(EngineOptions())
+    warm_up = Warmup(engine)
     warm_up.repeat()
-    forking = ForkLoop(control, _AnyOrder(runtime, warm_up, confinement), ends_children=True)
+    forking = ForkLoop(control, _AnyOrder(engine, warm_up, confinement), ends_children=True)
     # Collections would touch, and so copy, every page that children share with this process.
     gc.collect()
     gc.freeze()
@@ -70,11 +70,11 @@ def _can_confine(confinement: Confinement) -> bool:
     pid = os.fork()
     if pid == 0:
         try:
-            confinement.leave_parent(parent_pid, 0)
-            confinement.enter(
+            confinement.detach_from_fork_server(parent_pid, 0)
+            confinement.confine(
                 readable=[], cpu_seconds=1, file_bytes=0, data_bytes=PROCESS_BYTES, threads=False
             )
-            confinement.narrow()
+            confinement.confine_after_loading()
         except BaseException:  # noqa: BLE001 - the last frame of a process of its own
             traceback.print_exc()
             os._exit(1)
@@ -85,8 +85,8 @@ def _can_confine(confinement: Confinement) -> bool:
 class _AnyOrder:
     """A process that takes one order of any kind, reports once, and ends."""
 
-    def __init__(self, runtime: Runtime, warm_up: Warmup, confinement: Confinement) -> None:
-        self._runtime = runtime
+    def __init__(self, engine: Engine, warm_up: Warmup, confinement: Confinement) -> None:
+        self._engine = engine
         self._warm_up = warm_up
         self._confinement = confinement
 
@@ -99,52 +99,52 @@ class _AnyOrder:
         # Before it leaves the server's descriptors behind: the module is in one of them.
         if not is_awaited:
             self._warm_up.once()
-        return self._confinement.leave_parent(parent_pid, link_fd)
+        return self._confinement.detach_from_fork_server(parent_pid, link_fd)
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take one order."""
         header, raw, descriptors = receive_frame(link_fd)
         order = decode_request(header)
-        if order.options != self._runtime.options:
-            self._runtime = Runtime(order.options)
+        if order.options != self._engine.options:
+            self._engine = Engine(order.options)
         match order:
             case CompileRequest():
                 self._compile(order, link_fd, descriptors)
             case ZygoteRequest():
                 serve_zygote(
                     order,
-                    self._runtime,
+                    self._engine,
                     self._warm_up.call,
                     self._confinement,
                     link_fd,
                     descriptors,
                 )
             case ReusableWorkerRequest():
-                serve_reusable_worker(order, self._runtime, self._confinement, link_fd, descriptors)
+                serve_reusable_worker(order, self._engine, self._confinement, link_fd, descriptors)
             case RunRequest():
                 self._run(order, link_fd, raw, descriptors)
 
     def _compile(self, order: CompileRequest, link_fd: int, descriptors: list[int]) -> NoReturn:
-        self._confinement.enter(
+        self._confinement.confine(
             readable=[],
             cpu_seconds=order.cpu_seconds,
             file_bytes=order.code_bytes,
             data_bytes=order.memory_bytes,
             threads=False,
         )
-        self._confinement.narrow(compiles=True)
-        report(link_fd, compile_module(order, self._runtime, descriptors[0], descriptors[1]))
+        self._confinement.confine_after_loading(compiles=True)
+        report(link_fd, compile_module(order, self._engine, descriptors[0], descriptors[1]))
 
     def _run(self, order: RunRequest, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
         preparation, wasi = order.preparation, order.invocation.wasi
         kind = functools.partial(
-            ComponentRun if preparation.is_component else Run,
+            ComponentRun if preparation.is_component else ModuleRun,
             address_map=open_address_map() if preparation.has_hidden_memories else None,
         )
         disk_bytes = None if wasi is None else wasi.disk_bytes
         if disk_bytes is not None:
-            self._runtime.steady_files(of_component=preparation.is_component)
-        self._confinement.enter(
+            self._engine.use_deterministic_files(of_component=preparation.is_component)
+        self._confinement.confine(
             readable=descriptors[:1],
             directory=None if disk_bytes is None else descriptors[3],
             grants=descriptors[4:],
@@ -154,8 +154,8 @@ class _AnyOrder:
             # wasmtime's WASI runs on threads of its own.
             threads=preparation.has_wasi,
         )
-        narrow = functools.partial(
-            self._confinement.narrow,
+        loaded = functools.partial(
+            self._confinement.confine_after_loading,
             has_directory=disk_bytes is not None,
             has_grants=len(descriptors) > 4,  # noqa: PLR2004 - see WasiContext
         )
@@ -163,4 +163,4 @@ class _AnyOrder:
         def report_now(message: RunReport) -> NoReturn:
             report(link_fd, message)
 
-        report_now(run_module(order, self._runtime, descriptors, raw, narrow, report_now, kind))
+        report_now(run_module(order, self._engine, descriptors, raw, loaded, report_now, kind))

@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.sandbox.guest.binary_reader import BinaryReader
 from wasmdrop.sandbox.guest.instructions import (
     MEMORY_GROW,
     TABLE_GROW,
     UnknownInstructionError,
     growths,
 )
-from wasmdrop.sandbox.guest.module_parser import Outline, Reader
+from wasmdrop.sandbox.guest.module_parser import ModuleParser
 
-__all__ = ["MEMORY_EXPORT", "PAST_MAXIMUM", "TABLE_EXPORT", "telling_refusals"]
+__all__ = ["MEMORY_EXPORT", "PAST_MAXIMUM", "TABLE_EXPORT", "instrument_growth"]
 
 #: What the globals are exported as. Each is a 64-bit integer: 0, or what growth would have led to
 #: when it was last refused, in bytes of a memory or elements of a table.
@@ -49,28 +50,28 @@ _MAY_GROW: Final = re.compile(rb"\x40[\x00\x80]|\xfc[\x0f\x8f]", re.DOTALL)
 _MAY_GROW_ONE: Final = re.compile(rb"\x40|\xfc[\x0f\x8f]", re.DOTALL)
 
 
-def telling_refusals(module: bytes) -> bytes | None:
+def instrument_growth(module: bytes) -> bytes | None:
     """Return ``module`` with the calls and the exported globals; None if it is left alone.
 
     Assumes that the module is valid.
     """
     try:
-        return _Rewriting(module).result()
+        return _Rewriter(module).result()
     except (UnknownInstructionError, RefusedError):
         return None
 
 
-class _Rewriting:
+class _Rewriter:
     def __init__(self, module: bytes) -> None:
         self._module = module
         self._sections = list(_sections(module))
-        self._outline = outline = Outline()
-        readers: dict[int, Callable[[Reader], object]] = {
-            _TYPES: outline.read_types,
-            _IMPORTS: outline.read_imports,
-            _FUNCTIONS: outline.read_functions,
-            _TABLES: outline.storage.read_tables,
-            _MEMORIES: outline.storage.read_memories,
+        self._parser = parser = ModuleParser()
+        readers: dict[int, Callable[[BinaryReader], object]] = {
+            _TYPES: parser.read_types,
+            _IMPORTS: parser.read_imports,
+            _FUNCTIONS: parser.read_functions,
+            _TABLES: parser.declared_memory.read_tables,
+            _MEMORIES: parser.declared_memory.read_memories,
         }
         for number, content in self._sections:
             if number in readers:
@@ -88,14 +89,14 @@ class _Rewriting:
         exports = contents[_EXPORTS].rest()
         if any(name.encode() in exports for name in _EXPORT_NAMES.values()):
             return None
-        imported = [entry.kind for entry in self._outline.imports]
+        imported = [entry.kind for entry in self._parser.imports]
         if "memory" in imported or "table" in imported:
             return None  # nobody provides one
         self._first_global = imported.count("global") + _count(contents.get(_GLOBALS))
         code = self._changed(contents[_CODE].copy())
         if not self._growers:
             return None
-        types = len(self._outline.types)
+        types = len(self._parser.types)
         functions = len(self._growers)
         added = {
             _TYPES: [self._type(*grower) for grower in self._growers],
@@ -123,9 +124,9 @@ class _Rewriting:
                 parts += _section(number, [content.rest()])
         return b"".join(parts)
 
-    def _changed(self, code: Reader) -> list[bytes | memoryview]:
+    def _changed(self, code: BinaryReader) -> list[bytes | memoryview]:
         """Return the functions with a call in the place of each growth."""
-        has_one = len(self._outline.storage.memories) <= 1
+        has_one = len(self._parser.declared_memory.memories) <= 1
         may_grow = _MAY_GROW if has_one else _MAY_GROW_ONE
         view = memoryview(self._module)
         parts: list[bytes | memoryview] = []
@@ -142,7 +143,7 @@ class _Rewriting:
                 kept = code.position
         return [*parts, view[kept : code.position]]
 
-    def _body(self, body: Reader) -> bytes | None:
+    def _body(self, body: BinaryReader) -> bytes | None:
         """Return a function's body with its calls; None if it grows nothing."""
         parts = []
         kept = body.position
@@ -159,23 +160,23 @@ class _Rewriting:
         """Return the index of the function that does what this instruction does."""
         if code not in self._globals:
             self._globals[code] = self._first_global + len(self._globals)
-        first = len(self._outline.type_indices)
+        first = len(self._parser.type_indices)
         return self._growers.setdefault((code, index), first + len(self._growers))
 
     def _type(self, code: int, index: int) -> bytes:
-        storage = self._outline.storage
+        declared = self._parser.declared_memory
         if code == MEMORY_GROW:
-            number = _I64 if storage.memories[index].is_wide else _I32
+            number = _I64 if declared.memories[index].is_wide else _I32
             return b"\x60\x01" + number + b"\x01" + number
-        table = storage.tables[index]
+        table = declared.tables[index]
         number = _I64 if table.size.is_wide else _I32
         return b"\x60\x02" + table.element + number + b"\x01" + number
 
     def _grower(self, code: int, index: int) -> bytes:
         """Return the body of a function that grows, and notes what was refused."""
-        storage = self._outline.storage
+        declared = self._parser.declared_memory
         is_memory = code == MEMORY_GROW
-        size = storage.memories[index] if is_memory else storage.tables[index].size
+        size = declared.memories[index] if is_memory else declared.tables[index].size
         power = size.page_power
         widened = b"" if size.is_wide else b"\xad"  # i64.extend_i32_u
         given = b"\x20" + _leb(0 if is_memory else 1)  # local.get
@@ -203,18 +204,18 @@ class _Rewriting:
         )
 
 
-def _sections(module: bytes) -> Iterator[tuple[int, Reader]]:
-    reader = Reader(module, _PREAMBLE_BYTES, len(module))
+def _sections(module: bytes) -> Iterator[tuple[int, BinaryReader]]:
+    reader = BinaryReader(module, _PREAMBLE_BYTES, len(module))
     while reader.position < reader.end:
         number = reader.byte()
         yield number, reader.part(reader.u32())
 
 
-def _count(content: Reader | None) -> int:
+def _count(content: BinaryReader | None) -> int:
     return 0 if content is None else content.copy().u32()
 
 
-def _extended(content: Reader | None, added: list[bytes]) -> bytes:
+def _extended(content: BinaryReader | None, added: list[bytes]) -> bytes:
     """Return a vector with more elements."""
     if content is None:
         return _leb(len(added)) + b"".join(added)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from wasmdrop.sandbox.guest.module_parser import Reader
+from wasmdrop.sandbox.guest.binary_reader import BinaryReader
 
 __all__ = ["MEMORY_GROW", "TABLE_GROW", "Growth", "UnknownInstructionError", "growths"]
 
@@ -78,7 +78,7 @@ class Growth(NamedTuple):
     """The index of the memory or table."""
 
 
-def growths(reader: Reader) -> Iterator[Growth]:
+def growths(reader: BinaryReader) -> Iterator[Growth]:
     """Give what grows something in the instructions that ``reader`` has; goes past them.
 
     Assumes that they are valid. Raises ``UnknownInstructionError``.
@@ -97,7 +97,7 @@ def growths(reader: Reader) -> Iterator[Growth]:
             _skip_operands(reader, code)
 
 
-def _code(reader: Reader) -> int:
+def _code(reader: BinaryReader) -> int:
     code = reader.byte()
     if code in _PREFIXES:
         number = reader.u32()
@@ -106,7 +106,7 @@ def _code(reader: Reader) -> int:
     return code
 
 
-def _skip_operands(reader: Reader, code: int) -> None:
+def _skip_operands(reader: BinaryReader, code: int) -> None:
     operands = _OPERANDS.get(code)
     if operands is None:
         raise UnknownInstructionError
@@ -127,21 +127,21 @@ def _skip_operands(reader: Reader, code: int) -> None:
                 skip(reader)
 
 
-def _skip_catch(reader: Reader) -> None:
+def _skip_catch(reader: BinaryReader) -> None:
     if reader.byte() < _CATCH_ALL:  # its tag
         reader.u32()
     reader.u32()
 
 
-def _skip_type(reader: Reader) -> None:
+def _skip_type(reader: BinaryReader) -> None:
     """Go past a type of a block or of a value."""
     if reader.data[reader.position] in _REFERENCES:
         reader.byte()
     reader.skip_integer()
 
 
-_ELEMENTS: Final[dict[str, Callable[[Reader], object]]] = {
-    "v": Reader.u32,
+_ELEMENTS: Final[dict[str, Callable[[BinaryReader], object]]] = {
+    "v": BinaryReader.u32,
     "T": _skip_type,
     "c": _skip_catch,
 }

@@ -15,9 +15,9 @@ from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import FunctionType, Import, ModuleSummary
 from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.protocol.text import one_line
-from wasmdrop.sandbox.guest.custom_sections import Envelope
-from wasmdrop.sandbox.guest.engine import Runtime
-from wasmdrop.sandbox.guest.toolchains import KINDS, OBJECT_FILE, THREADS, Kind
+from wasmdrop.sandbox.guest.custom_sections import CustomSections
+from wasmdrop.sandbox.guest.engine import Engine
+from wasmdrop.sandbox.guest.toolchains import FOREIGN_MODULES, OBJECT_FILE, THREADS, ForeignModule
 
 __all__ = ["diagnosed", "diagnosed_component", "explained_refusal", "refuse_object_file"]
 
@@ -37,7 +37,7 @@ _PROVIDED: Final = re.compile(r"wasi:(?:cli|clocks|filesystem|io|random|sockets)
 _CHECKED: Final = "instance count too high"
 
 
-def refuse_object_file(summary: ModuleSummary, envelope: Envelope) -> None:
+def refuse_object_file(summary: ModuleSummary, sections: CustomSections) -> None:
     """Raise ``RefusedError`` with ``INVALID_MODULE`` for what is not linked yet.
 
     It has symbols for the linker, and no memory: the linker defines that, or imports ``memory``.
@@ -45,43 +45,43 @@ def refuse_object_file(summary: ModuleSummary, envelope: Envelope) -> None:
     has_memory = summary.memory_count > 0 or any(
         entry.kind == "memory" and entry.name != "__linear_memory" for entry in summary.imports
     )
-    if envelope.is_relocatable and not has_memory:
-        raise RefusedError(Code.INVALID_MODULE, _sentence(OBJECT_FILE, envelope))
+    if sections.is_relocatable and not has_memory:
+        raise RefusedError(Code.INVALID_MODULE, _sentence(OBJECT_FILE, sections))
 
 
-def diagnosed(summary: ModuleSummary, envelope: Envelope, runtime: Runtime) -> ModuleSummary:
+def diagnosed(summary: ModuleSummary, sections: CustomSections, engine: Engine) -> ModuleSummary:
     """Return a core module's summary with what is not provided, and why it can't be linked."""
-    store = Store(runtime.engine)
+    store = Store(engine.wasmtime_engine)
     imports = []
     missing: dict[str, list[str]] = {}
     for entry in summary.imports:
-        provision = _provision(runtime.linker, store, entry)
+        provision = _provision(engine.linker, store, entry)
         imports.append(msgspec.structs.replace(entry, provided=provision == entry.type))
         if provision != entry.type:
             shown = _shown(entry, provision)
             missing.setdefault(one_line(entry.module, _SHOWN), []).append(shown)
-    return _with_error(summary, imports, envelope, missing)
+    return _with_error(summary, imports, sections, missing)
 
 
 def diagnosed_component(
-    summary: ModuleSummary, envelope: Envelope, runtime: Runtime, compiled: component.Component
+    summary: ModuleSummary, sections: CustomSections, engine: Engine, compiled: component.Component
 ) -> ModuleSummary:
     """Return a component's summary with what is not provided, and why it can't be linked."""
-    text = _refusal_of_linker(compiled, runtime)
+    text = _refusal_of_linker(compiled, engine)
     imports = [
         msgspec.structs.replace(entry, provided=not text or _is_provided(entry, text))
         for entry in summary.imports
     ]
     missing = [one_line(entry.module, 2 * _SHOWN) for entry in imports if not entry.provided]
     by_kind = {"the component": missing} if missing else {}
-    return _with_error(summary, imports, envelope, by_kind, text)
+    return _with_error(summary, imports, sections, by_kind, text)
 
 
-def explained_refusal(text: str, envelope: Envelope) -> str:
+def explained_refusal(text: str, sections: CustomSections) -> str:
     """Return a message for what the compiler refuses with ``text``."""
-    for kind in KINDS:
+    for kind in FOREIGN_MODULES:
         if kind.refusal is not None and kind.refusal.search(text):
-            return bounded_text(f"{_sentence(kind, envelope)}\n{text.strip()}")
+            return bounded_text(f"{_sentence(kind, sections)}\n{text.strip()}")
     return bounded_text(text)
 
 
@@ -96,12 +96,12 @@ def _provision(linker: Linker, store: Store, entry: Import) -> str | None:
     return str(FunctionType(tuple(map(str, form.params)), tuple(map(str, form.results))))
 
 
-def _refusal_of_linker(compiled: component.Component, runtime: Runtime) -> str:
+def _refusal_of_linker(compiled: component.Component, engine: Engine) -> str:
     """Return what the linker says of imports that it can't provide; empty if there are none."""
-    store = Store(runtime.engine)
+    store = Store(engine.wasmtime_engine)
     store.set_limits(instances=0)
     try:
-        runtime.component_linker.instantiate(store, compiled)
+        engine.component_linker.instantiate(store, compiled)
     except WasmtimeError as error:
         text = str(error).strip()
         return "" if _CHECKED in text else text
@@ -116,7 +116,7 @@ def _is_provided(entry: Import, text: str) -> bool:
 def _with_error(
     summary: ModuleSummary,
     imports: Sequence[Import],
-    envelope: Envelope,
+    sections: CustomSections,
     missing: dict[str, list[str]],
     text: str = "",
 ) -> ModuleSummary:
@@ -124,12 +124,12 @@ def _with_error(
     if kind is None and summary.has_shared_memory:
         kind = THREADS
     if kind is None and text:
-        kind = KINDS[-1]
+        kind = FOREIGN_MODULES[-1]
     return msgspec.structs.replace(
         summary,
         imports=tuple(imports),
-        producers=envelope.producers,
-        link_error="" if kind is None else _link_error(kind, envelope, missing, text),
+        producers=sections.producers,
+        link_error="" if kind is None else _link_error(kind, sections, missing, text),
     )
 
 
@@ -141,10 +141,10 @@ def _shown(entry: Import, provision: str | None) -> str:
     return name if entry.kind == "func" else f"{name} (a {entry.kind})"
 
 
-def _kind_of(missing: Sequence[Import]) -> Kind | None:
+def _kind_of(missing: Sequence[Import]) -> ForeignModule | None:
     """Return the first kind that imports one of these; None if there are none."""
     texts = [_text_of(entry) for entry in missing]
-    for kind in KINDS:
+    for kind in FOREIGN_MODULES:
         if kind.imports is not None and any(map(kind.imports.match, texts)):
             return kind
     return None
@@ -155,9 +155,11 @@ def _text_of(entry: Import) -> str:
     return " ".join(part[:_MATCHED] for part in parts)
 
 
-def _link_error(kind: Kind, envelope: Envelope, missing: dict[str, list[str]], text: str) -> str:
+def _link_error(
+    kind: ForeignModule, sections: CustomSections, missing: dict[str, list[str]], text: str
+) -> str:
     """Return a message that names ``kind``, and what is ``missing`` by the module it comes from."""
-    lines = [f"the module can't be linked: {_sentence(kind, envelope)}"]
+    lines = [f"the module can't be linked: {_sentence(kind, sections)}"]
     if missing:
         lines.append(f"imports that are not provided ({sum(map(len, missing.values()))}):")
     for module, names in [*missing.items()][:_MODULES_LISTED]:
@@ -169,6 +171,6 @@ def _link_error(kind: Kind, envelope: Envelope, missing: dict[str, list[str]], t
     return bounded_text("\n".join(filter(None, (*lines, text))))
 
 
-def _sentence(kind: Kind, envelope: Envelope) -> str:
-    made = f"\nmade with {', '.join(envelope.producers)}" if envelope.producers else ""
+def _sentence(kind: ForeignModule, sections: CustomSections) -> str:
+    made = f"\nmade with {', '.join(sections.producers)}" if sections.producers else ""
     return f"it is {kind.what}; {kind.remedy}{made}"

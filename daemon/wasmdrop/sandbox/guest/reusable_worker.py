@@ -14,8 +14,8 @@ from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest.channel import read_binary_call, read_frame, report, send
 from wasmdrop.sandbox.guest.component import ComponentRun
-from wasmdrop.sandbox.guest.core_module import Run, StaleCodeError
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
 from wasmdrop.sandbox.wire import BoundFunction, ReusableWorkerRequest, RunReport, decode_invocation
 
@@ -32,7 +32,7 @@ class _EndedError(Exception):
 
 def serve_reusable_worker(
     order: ReusableWorkerRequest,
-    runtime: Runtime,
+    engine: Engine,
     confinement: Confinement,
     link_fd: int,
     descriptors: list[int],
@@ -51,9 +51,9 @@ def serve_reusable_worker(
             os._exit(0)
         raise _EndedError(message)
 
-    kind = ComponentRun if preparation.is_component else Run
-    loaded = kind(preparation, runtime, end)
-    confinement.enter(
+    kind = ComponentRun if preparation.is_component else ModuleRun
+    loaded = kind(preparation, engine, end)
+    confinement.confine(
         readable=[code_fd],
         cpu_seconds=None,
         file_bytes=preparation.output_bytes,
@@ -64,7 +64,7 @@ def serve_reusable_worker(
         loaded.load(code_fd)
     except StaleCodeError as error:
         report(link_fd, RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True))
-    confinement.narrow()
+    confinement.confine_after_loading()
     send(link_fd, RunReport(Code.OK))
     world = EmptyWasi(streams) if preparation.has_wasi else None
     while True:
@@ -77,10 +77,10 @@ def serve_reusable_worker(
 
 
 def _serve_plain(
-    loaded: Run, function: BoundFunction, world: EmptyWasi | None, link_fd: int
+    loaded: ModuleRun, function: BoundFunction, world: EmptyWasi | None, link_fd: int
 ) -> None:
     """Serve one call of a plain function; its instance is there before the order is."""
-    run = loaded.again()
+    run = loaded.with_fresh_store()
     try:
         run.link()
         call = UncheckedCall(run, function, world)
@@ -89,7 +89,7 @@ def _serve_plain(
         message = RunReport(refusal.code, refusal.message)
     args = read_binary_call(link_fd, len(function.signature.params))
     try:
-        answer = message if call is None else call.carry_out(args)
+        answer = message if call is None else call.execute(args)
     except _EndedError as ended:
         answer = ended.message
     if isinstance(answer, RunReport):
@@ -99,18 +99,18 @@ def _serve_plain(
     run.close()
 
 
-def _serve_any(loaded: Run, link_fd: int, streams: list[int]) -> None:
+def _serve_any(loaded: ModuleRun, link_fd: int, streams: list[int]) -> None:
     """Serve one invocation."""
-    run = loaded.again()
+    run = loaded.with_fresh_store()
     header, raw = read_frame(link_fd)
     invocation = decode_invocation(header)
 
     def make_ready() -> None:
-        run.enter_world(invocation, streams, raw)
+        run.set_up_wasi(invocation, streams, raw)
         run.link()
 
     try:
-        message = run.carry_out(invocation, make_ready)
+        message = run.execute(invocation, make_ready)
     except _EndedError as ended:
         message = ended.message
     send(link_fd, message)

@@ -1,17 +1,24 @@
 """What a file that can't run is, and how to get one that can: two tables, and nothing else.
 
-``FILES`` describes files that are not WebAssembly, by their first bytes. ``KINDS`` describes
-modules that are built for another host, by what they import or by what the compiler says of them.
-The sandbox's compile child reads both; ``docs/toolchains.md`` shows ``KINDS`` to people.
+``FILE_FORMATS`` describes files that are not WebAssembly, by their first bytes.
+``FOREIGN_MODULES`` describes modules that are built for another host, by an import or by the
+compiler's message; ``docs/toolchains.md`` lists them. The compile process reads both tables.
 """
 
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["FILES", "KINDS", "OBJECT_FILE", "THREADS", "Kind", "OtherFile"]
+__all__ = [
+    "FILE_FORMATS",
+    "FOREIGN_MODULES",
+    "OBJECT_FILE",
+    "THREADS",
+    "FileFormat",
+    "ForeignModule",
+]
 
 
-class OtherFile(NamedTuple):
+class FileFormat(NamedTuple):
     """A format that is not WebAssembly."""
 
     beginning: re.Pattern[bytes]
@@ -22,7 +29,7 @@ class OtherFile(NamedTuple):
     """What to do."""
 
 
-class Kind(NamedTuple):
+class ForeignModule(NamedTuple):
     """Modules that are built for another host."""
 
     what: str
@@ -36,16 +43,16 @@ class Kind(NamedTuple):
     """Searched for in the message with which the compiler refuses the module."""
 
 
-def _file(beginning: bytes, what: str, remedy: str) -> OtherFile:
-    return OtherFile(re.compile(beginning, re.DOTALL), what, remedy)
+def _file(beginning: bytes, what: str, remedy: str) -> FileFormat:
+    return FileFormat(re.compile(beginning, re.DOTALL), what, remedy)
 
 
-def _importing(imports: str, what: str, remedy: str) -> Kind:
-    return Kind(what, remedy, imports=re.compile(imports))
+def _importing(imports: str, what: str, remedy: str) -> ForeignModule:
+    return ForeignModule(what, remedy, imports=re.compile(imports))
 
 
-def _refused(refusal: str, what: str, remedy: str) -> Kind:
-    return Kind(what, remedy, refusal=re.compile(refusal))
+def _refused(refusal: str, what: str, remedy: str) -> ForeignModule:
+    return ForeignModule(what, remedy, refusal=re.compile(refusal))
 
 
 _UNPACK: Final = "unpack it, and drop the .wasm file"
@@ -53,7 +60,7 @@ _DOWNLOAD: Final = "download the .wasm file itself"
 _DROP: Final = "drop the .wasm file"
 
 #: The first that matches counts.
-FILES: Final = (
+FILE_FORMATS: Final = (
     _file(
         rb"\x7fELF",
         "an ELF file: a native program, a library, or a precompiled module (.cwasm)",
@@ -116,18 +123,18 @@ FILES: Final = (
     ),
 )
 
-OBJECT_FILE: Final = Kind(
+OBJECT_FILE: Final = ForeignModule(
     "an object file, which is not linked yet",
     "link it with wasm-ld, or compile without -c",
 )
-THREADS: Final = Kind(
+THREADS: Final = ForeignModule(
     "a multithreaded module; threads are not supported",
     "build for wasm32-wasip1, without -pthread and without shared memory",
     imports=re.compile(r"wasi thread-spawn |\S+ \S+ (?:\S+ )*shared\Z"),
 )
 
 #: The first of which an import or the refusal matches counts.
-KINDS: Final = (
+FOREIGN_MODULES: Final = (
     OBJECT_FILE,
     _refused(
         r"legacy.exceptions",

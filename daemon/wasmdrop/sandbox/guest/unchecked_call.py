@@ -18,7 +18,7 @@ from wasmtime._func import maybe_raise_last_exn
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.guest.channel import read_binary_call, report, wait_for_end
-from wasmdrop.sandbox.guest.core_module import Run, is_a
+from wasmdrop.sandbox.guest.core_module import ModuleRun, is_a
 from wasmdrop.sandbox.wire import (
     BINARY_REPORT,
     BINARY_VALUE_BYTES,
@@ -37,7 +37,7 @@ class UncheckedCall:
     Raises ``RefusedError`` where the instance has no such function, of that type.
     """
 
-    def __init__(self, run: Run, function: BoundFunction, world: "EmptyWasi | None") -> None:
+    def __init__(self, run: ModuleRun, function: BoundFunction, world: "EmptyWasi | None") -> None:
         params, results = function.signature.params, function.signature.results
         slots = max(1, len(params), len(results))
         values = (ffi.wasmtime_val_raw_t * slots)()
@@ -62,13 +62,13 @@ class UncheckedCall:
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take the arguments, call, report, and end."""
-        answer = self.carry_out(read_binary_call(link_fd, self._params))
+        answer = self.execute(read_binary_call(link_fd, self._params))
         if isinstance(answer, RunReport):
             report(link_fd, answer)
         os.writev(link_fd, answer)
         wait_for_end(link_fd)
 
-    def carry_out(self, args: bytes) -> RunReport | Sequence[bytearray | memoryview]:
+    def execute(self, args: bytes) -> RunReport | Sequence[bytearray | memoryview]:
         """Call and return the report: that of a plain function, or where it failed another."""
         started = self._run.begin()
         if self._world is not None:
@@ -92,7 +92,7 @@ class UncheckedCall:
     def _failed(self, error: Any, seconds: float) -> RunReport:
         maybe_raise_last_exn()
         end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
-        return self._run.completed(self._run.ended_by(end), seconds)
+        return self._run.with_usage(self._run.failure_report(end), seconds)
 
 
 #: A function that takes output, and none that hears of the end of that (wasi.h).
@@ -111,7 +111,7 @@ class EmptyWasi:
     """
 
     def __init__(self, streams: Sequence[int]) -> None:
-        self._run: Run | None = None
+        self._run: ModuleRun | None = None
         self._name = ctypes.create_string_buffer(PROGRAM_NAME.encode())
         pointer = ctypes.POINTER(ctypes.c_char)
         self._argv = (pointer * 1)(ctypes.cast(self._name, pointer))
@@ -124,7 +124,7 @@ class EmptyWasi:
         self._take = _OUTPUT(take)
         self._stdout, self._stderr = map(ctypes.c_void_p, streams)
 
-    def enter(self, run: Run) -> None:
+    def enter(self, run: ModuleRun) -> None:
         """Make it the world of ``run``."""
         self._run = run
         config = ffi.wasi_config_new()
@@ -136,7 +136,7 @@ class EmptyWasi:
             raise WasmtimeError._from_ptr(error)  # noqa: SLF001
 
 
-def _function(run: Run, name: str, params: tuple[str, ...], results: tuple[str, ...]) -> Any:
+def _function(run: ModuleRun, name: str, params: tuple[str, ...], results: tuple[str, ...]) -> Any:
     """Look a function up that will be called without a look at its type: here is the one."""
     extern = run.export(name)
     if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):

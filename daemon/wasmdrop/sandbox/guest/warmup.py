@@ -13,8 +13,8 @@ import msgspec
 from wasmtime import Module, wat2wasm
 
 from wasmdrop.protocol.module_types import FunctionType
-from wasmdrop.sandbox.guest.core_module import Run, run_module
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.core_module import ModuleRun, run_module
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.unchecked_call import UncheckedCall
 from wasmdrop.sandbox.memory_shares import MemoryShares
 from wasmdrop.sandbox.wire import (
@@ -45,12 +45,12 @@ _SIGNATURE: Final = FunctionType(("i64",), ("i64",))
 class Warmup:
     """Small modules that were compiled here, in files without a name."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._code = _compiled(f'(module (memory (export "memory") 1) {_FUNCTION})', runtime)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._code = _compiled(f'(module (memory (export "memory") 1) {_FUNCTION})', engine)
         order = RunRequest(
             Preparation(
-                options=runtime.options,
+                options=engine.options,
                 memory_export="memory",
                 memory_bytes=_MEBIBYTE,
                 shares=MemoryShares(_MEBIBYTE, 1, _MEBIBYTE, 1),
@@ -72,21 +72,21 @@ class Warmup:
         self._header = encode_frame(order)[FRAME.size :]
         # This one stays. It has no memory, which a child would take for one of its job's.
         preparation = msgspec.structs.replace(order.preparation, memory_export=None)
-        run = Run(preparation, runtime, _never)
-        run.load(_compiled(f"(module {_FUNCTION})", runtime))
+        run = ModuleRun(preparation, engine, _never)
+        run.load(_compiled(f"(module {_FUNCTION})", engine))
         run.link()
         function = BoundFunction("warm", _SIGNATURE, initialize=False)
         self._plain_call = UncheckedCall(run, function, None)
 
     def call(self) -> None:
         """Make a plain call."""
-        self._plain_call.carry_out(bytes(BINARY_VALUE_BYTES))
+        self._plain_call.execute(bytes(BINARY_VALUE_BYTES))
 
     def once(self) -> None:
         """Run it once, as any order."""
         order = decode_request(self._header)
         assert isinstance(order, RunRequest)  # noqa: S101 - made above
-        encode_frame(run_module(order, self._runtime, [self._code], b"", _nothing, _never))
+        encode_frame(run_module(order, self._engine, [self._code], b"", _nothing, _never))
 
     def repeat(self) -> None:
         """Go both ways until nothing is new any more."""
@@ -95,7 +95,7 @@ class Warmup:
             self.call()
 
 
-def _compiled(text: str, runtime: Runtime) -> int:
+def _compiled(text: str, engine: Engine) -> int:
     """Return a descriptor of the module's machine code.
 
     It is compiled in a process of its own: what the compiler allocates would else be this process's
@@ -105,7 +105,7 @@ def _compiled(text: str, runtime: Runtime) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(code, Module(runtime.engine, bytes(wat2wasm(text))).serialize())
+            os.write(code, Module(engine.wasmtime_engine, bytes(wat2wasm(text))).serialize())
         finally:
             os._exit(0)
     os.waitpid(pid, 0)

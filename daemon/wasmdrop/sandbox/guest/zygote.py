@@ -17,8 +17,8 @@ from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, STREAM_FDS, Confinement
 from wasmdrop.sandbox.guest.channel import read_frame, receive_frame, report, send
-from wasmdrop.sandbox.guest.core_module import Run, StaleCodeError
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.fork_loop import ForkLoop
 from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
 from wasmdrop.sandbox.wire import RunReport, ZygoteRequest, decode_invocation
@@ -28,7 +28,7 @@ __all__ = ["serve_zygote"]
 
 def serve_zygote(
     order: ZygoteRequest,
-    runtime: Runtime,
+    engine: Engine,
     rehearse: Callable[[], None],
     confinement: Confinement,
     link_fd: int,
@@ -40,10 +40,10 @@ def serve_zygote(
     """
     code_fd, control_fd = descriptors
     preparation = order.preparation
-    role = _Invoked(runtime, rehearse, confinement, order)
+    role = _Invoked(engine, rehearse, confinement, order)
     # Made before the filter, which knows pipes and handlers as little as a job's.
     forking = ForkLoop(socket.socket(fileno=control_fd), role, ends_children=False)
-    confinement.enter_zygote(
+    confinement.confine_zygote(
         readable=[code_fd],
         file_bytes=preparation.output_bytes,
         data_bytes=preparation.memory_bytes + PROCESS_BYTES,
@@ -63,12 +63,12 @@ class _Invoked:
 
     def __init__(
         self,
-        runtime: Runtime,
+        engine: Engine,
         rehearse: Callable[[], None],
         confinement: Confinement,
         order: ZygoteRequest,
     ) -> None:
-        self.run = Run(order.preparation, runtime, self._report)
+        self.run = ModuleRun(order.preparation, engine, self._report)
         self._preparation = order.preparation
         self._rehearse = rehearse
         self._confinement = confinement
@@ -80,7 +80,7 @@ class _Invoked:
         """Make the instance; raises ``RefusedError`` and ``StaleCodeError``."""
         self.run.load(code_fd)
         # As in a job: before anything is done that the machine code has a part in.
-        self._confinement.narrow()
+        self._confinement.confine_after_loading()
         self.run.link()
         if self._preparation.function is not None:
             world = EmptyWasi(STREAM_FDS) if self._preparation.has_wasi else None
@@ -91,7 +91,7 @@ class _Invoked:
     ) -> int:
         """Leave the template behind; see :class:`~wasmdrop.sandbox.guest.fork_loop.ForkedRole`."""
         self._is_awaited = is_awaited
-        return self._confinement.leave_zygote(parent_pid, link_fd, streams)
+        return self._confinement.detach_from_zygote(parent_pid, link_fd, streams)
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take one invocation."""
@@ -112,13 +112,13 @@ class _Invoked:
             header, raw = read_frame(link_fd)
         invocation = decode_invocation(header)
 
-        def enter_world() -> None:
-            self.run.enter_world(invocation, descriptors, raw)
+        def set_up_wasi() -> None:
+            self.run.set_up_wasi(invocation, descriptors, raw)
 
-        self._report(self.run.carry_out(invocation, enter_world))
+        self._report(self.run.execute(invocation, set_up_wasi))
 
     def _confine(self) -> None:
-        self._confinement.enter_from_zygote(
+        self._confinement.confine_zygote_child(
             cpu_seconds=self._preparation.cpu_seconds, threads=self._preparation.has_wasi
         )
 

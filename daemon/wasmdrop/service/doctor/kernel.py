@@ -12,7 +12,8 @@ from wasmdrop.protocol.limits import MEBIBYTE, Limits
 from wasmdrop.protocol.outcome import Code, bounded_text
 from wasmdrop.sandbox.confinement import landlock
 from wasmdrop.sandbox.confinement.confine import Confinement
-from wasmdrop.sandbox.confinement.seccomp import Filter, Stage
+from wasmdrop.sandbox.confinement.seccomp import SeccompFilter
+from wasmdrop.sandbox.confinement.syscalls import Role
 from wasmdrop.sandbox.host.call import Call, CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
@@ -83,7 +84,7 @@ def _landlock(settings: Settings) -> Finding:
 def _seccomp(settings: Settings) -> Finding:
     advice = "use a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or 64-bit ARM"
     try:
-        Filter(Stage.ENTERED)
+        SeccompFilter(Role.CHILD)
         actions = _SECCOMP_ACTIONS.read_text().split()
     except OSError as error:
         found = f"there is no filter for this kernel or machine: {error.strerror}"

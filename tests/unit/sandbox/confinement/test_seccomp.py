@@ -1,9 +1,10 @@
-"""What seccomp filters answer, calculated from their instructions for calls and arguments.
+"""The answers of the seccomp filters, calculated by running their programs for calls and arguments.
 
-A child of a template has other filters than one of the forking server. They must allow it the same:
-each call that there is, with each argument that any of the filters has an eye on.
+A child of a zygote loads other filters than a child of the fork server. Both must get the same
+answer to each system call, with each argument that any of the filters tests.
 """
 
+import errno
 import mmap
 import os
 import platform
@@ -14,29 +15,30 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from wasmdrop.sandbox.confinement import bpf
-from wasmdrop.sandbox.confinement.seccomp import (
-    FORKING_SYSCALL_NUMBERS,
-    SYSCALL_NUMBERS,
-    Filter,
-    Stage,
-)
+from wasmdrop.sandbox.confinement import seccomp
+from wasmdrop.sandbox.confinement.seccomp import SeccompFilter
+from wasmdrop.sandbox.confinement.syscalls import ALLOW, KILL_PROCESS, NUMBERS, POLICIES, Role
 
-MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-ORDINARY = (Stage.ENTERED, Stage.RUNNING)
-FROM_A_TEMPLATE = (Stage.ZYGOTE, Stage.RUNNING, Stage.INVOKED)
-A_TEMPLATE = (Stage.ZYGOTE, Stage.RUNNING)
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+CHILD_OF_FORK_SERVER = (Role.CHILD, Role.RUNNING)
+CHILD_OF_ZYGOTE = (Role.ZYGOTE, Role.RUNNING, Role.ZYGOTE_CHILD)
+ZYGOTE = (Role.ZYGOTE, Role.RUNNING)
+WITH_DIRECTORY = (Role.CHILD_WITH_DIRECTORY, Role.RUNNING_WITH_DIRECTORY)
+WITH_GRANTS = (Role.CHILD_WITH_DIRECTORY, Role.RUNNING_WITH_GRANTS)
+COMPILER = (Role.CHILD, Role.COMPILING)
 
-#: Calls that there are, some that there are not, and x32's.
-NUMBERS = (*range(600), 0x40000000, 0x40000038, 0xFFFFFFFF)
+#: Numbers of existing calls, of none, and of the x32 ABI.
+NUMBERS_TRIED = (*range(600), 0x40000000, 0x40000038, 0xFFFFFFFF)
+
+EPERM, ENOSYS = (0x00050000 | number for number in (errno.EPERM, errno.ENOSYS))
 
 CLONE_VM, CLONE_THREAD, CLONE_PARENT, CLONE_NEWUSER = 0x100, 0x10000, 0x8000, 0x10000000
-#: What a fork and the start of a thread ask of clone(2) in glibc.
+#: The flags with which glibc forks and starts a thread by clone(2).
 FORK = 0x01200000 | signal.SIGCHLD
 THREAD = 0x3D0F00
 
-#: What filters look at, by the place among the arguments.
-PLACES = (
+#: Values that filters test, by the index of the argument.
+VALUES = (
     (
         *(0, 1, 2, 15, 16, 22, FORK, FORK | CLONE_PARENT, FORK | CLONE_VM, FORK | CLONE_NEWUSER),
         *(THREAD, CLONE_VM, CLONE_THREAD, signal.SIGCHLD, 1 << 32, 0xFFFFFFFF),
@@ -49,119 +51,173 @@ PLACES = (
     (0, 1, 2, 0x22, 0x21, 0x122, 1 << 32),
 )
 
-#: No filter looks at more than the first argument and another one.
+#: No filter tests more than the first argument and one other.
 ARGUMENTS = sorted(
     {
-        tuple(first if at == 0 else other if at == place else 0 for at in range(4))
-        for first in PLACES[0]
-        for place in range(1, 4)
-        for other in PLACES[place]
+        tuple(first if at == 0 else other if at == index else 0 for at in range(4))
+        for first in VALUES[0]
+        for index in range(1, 4)
+        for other in VALUES[index]
     }
 )
 
 
-def answer(stages: Sequence[Stage], machine: str, number: int, arguments: Sequence[int]) -> int:
-    """Return what these filters, of which the first was loaded first, say of a call together."""
-    data = struct.pack("<IIQ6Q", number, MACHINES[machine], 0, *arguments, 0, 0)
-    answers = [run(FILTERS[machine, stage], data) for stage in reversed(stages)]
-    # The kernel takes the one of the least number, signed, of those the last that was loaded.
+def answer(roles: Sequence[Role], architecture: str, number: int, arguments: Sequence[int]) -> int:
+    """Return the combined answer of these filters to a call."""
+    data = struct.pack("<IIQ6Q", number, ARCHITECTURES[architecture], 0, *arguments, 0, 0)
+    answers = [run(FILTERS[architecture, role], data) for role in reversed(roles)]
+    # The kernel takes the smallest action, as a signed number; among equals, of the last filter.
     return min(answers, key=lambda one: struct.unpack("<i", struct.pack("<I", one & 0xFFFF0000)))
 
 
 def run(code: Sequence[tuple[int, int, int, int]], data: bytes) -> int:
-    """Run a filter, as the kernel does."""
+    """Run a filter as the kernel does."""
     word, at = 0, 0
     while True:
         kind, if_true, if_false, value = code[at]
         at += 1
         match kind:
-            case 0x20:
+            case seccomp.LOAD_WORD:
                 (word,) = struct.unpack_from("<I", data, value)
-            case 0x54:
+            case seccomp.AND:
                 word &= value
-            case 0x06:
+            case seccomp.RETURN:
                 return value
-            case bpf.JUMP_EQUAL:
+            case seccomp.JUMP_EQUAL:
                 at += if_true if word == value else if_false
-            case bpf.JUMP_GREATER_EQUAL:
+            case seccomp.JUMP_GREATER_EQUAL:
                 at += if_true if word >= value else if_false
-            case bpf.JUMP_ANY_BIT:
-                at += if_true if word & value else if_false
             case _:
                 raise AssertionError(kind)
 
 
-def _filters() -> Iterator[tuple[tuple[str, Stage], list[tuple[int, int, int, int]]]]:
+def _filters() -> Iterator[tuple[tuple[str, Role], list[tuple[int, int, int, int]]]]:
     with pytest.MonkeyPatch.context() as patch:
-        for machine in MACHINES:
-            patch.setattr(platform, "machine", lambda machine=machine: machine)
-            for stage in Stage:
-                yield (machine, stage), list(struct.iter_unpack("<HBBI", Filter(stage).code))
+        for architecture in ARCHITECTURES:
+            patch.setattr(platform, "machine", lambda machine=architecture: machine)
+            for role in Role:
+                code = list(struct.iter_unpack("<HBBI", SeccompFilter(role).code))
+                yield (architecture, role), code
 
 
 FILTERS = dict(_filters())
 
 
-def named(machine: str, name: str) -> int:
-    """Return the number of a call; one that there is none of where the machine has no such call."""
-    column = list(MACHINES).index(machine)
-    return (SYSCALL_NUMBERS | FORKING_SYSCALL_NUMBERS)[name][column] or 599
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_templates_child_may_do_what_any_child_may(machine: str) -> None:
-    """The same answers to all, be they an error's number."""
-    known = {named(machine, name) for name in SYSCALL_NUMBERS | FORKING_SYSCALL_NUMBERS}
-    for number in NUMBERS:
-        # What no filter knows needs no looking at its arguments.
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_filters_of_both_kinds_of_children_give_the_same_answers(architecture: str) -> None:
+    """Including the number of an error."""
+    known = set(NUMBERS[architecture].values())
+    for number in NUMBERS_TRIED:
+        # The arguments of an unknown call can't matter.
         for arguments in ARGUMENTS if number in known else ARGUMENTS[:2]:
-            ordinary = answer(ORDINARY, machine, number, arguments)
-            assert answer(FROM_A_TEMPLATE, machine, number, arguments) == ordinary, (
-                number,
-                arguments,
-            )
+            expected = answer(CHILD_OF_FORK_SERVER, architecture, number, arguments)
+            given = answer(CHILD_OF_ZYGOTE, architecture, number, arguments)
+            assert given == expected, (number, arguments)
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_template_may_do_no_more_than_fork(machine: str) -> None:
-    """What it may do beyond a job are the calls that forking takes, and few of their arguments."""
-    more = set()
-    for name in SYSCALL_NUMBERS | FORKING_SYSCALL_NUMBERS:
-        number = named(machine, name)
-        for arguments in ARGUMENTS:
-            ordinary = answer(ORDINARY, machine, number, arguments)
-            if answer(A_TEMPLATE, machine, number, arguments) != ordinary:
-                more.add(name)
-    available = {name for name in FORKING_SYSCALL_NUMBERS if named(machine, name) != 599}
-    assert more == available | {"clone", "prctl", "prlimit64"}
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_filter_of_zygote_adds_only_the_calls_for_forking(architecture: str) -> None:
+    """Compared with a child, which is confined in the same way otherwise."""
+    more = {
+        name
+        for name, number in NUMBERS[architecture].items()
+        for arguments in ARGUMENTS
+        if answer(ZYGOTE, architecture, number, arguments)
+        != answer(CHILD_OF_FORK_SERVER, architecture, number, arguments)
+    }
+    forking = {
+        *("clone", "close_range", "dup2", "dup3", "getppid", "getsockname", "getsockopt"),
+        *("pidfd_open", "prctl", "prlimit64", "recvfrom", "recvmsg", "sendmsg", "sendto"),
+        *("socketpair", "wait4"),
+    }
+    assert more == forking & NUMBERS[architecture].keys()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "role", [role for role, policy in POLICIES.items() if policy.otherwise == KILL_PROCESS]
+)
+def test_filter_kills_on_unknown_call_and_on_another_architecture(
+    architecture: str, role: Role
+) -> None:
+    """Numbers mean other calls on another architecture."""
+    known = {
+        NUMBERS[architecture][name]
+        for name in POLICIES[role].rules
+        if name in NUMBERS[architecture]
+    }
+    for number in NUMBERS_TRIED:
+        killed = answer((role,), architecture, number, (0, 0, 0, 0)) == KILL_PROCESS
+        assert killed or number in known, number
+    data = struct.pack("<IIQ6Q", NUMBERS[architecture]["read"], 0x40000003, 0, *[0] * 6)
+    assert run(FILTERS[architecture, role], data) == KILL_PROCESS
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "is_allowed"),
+    ("roles", "name", "arguments", "expected"),
     [
-        ("clone", (FORK, 0, 0, 0), True),
-        ("clone", (THREAD, 0, 0, 0), True),
-        ("clone", (FORK | CLONE_PARENT, 0, 0, 0), False),
-        ("clone", (FORK | CLONE_VM, 0, 0, 0), False),
-        ("clone", (FORK | CLONE_NEWUSER, 0, 0, 0), False),
-        ("clone", (0, 0, 0, 0), False),
-        ("prctl", (1, signal.SIGKILL, 0, 0), True),
-        ("prctl", (1, 0, 0, 0), False),
-        ("prctl", (36, 1, 0, 0), False),
-        ("socketpair", (socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0, 0), True),
-        ("socketpair", (socket.AF_UNIX, socket.SOCK_DGRAM, 0, 0), False),
-        ("socketpair", (socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, 0), False),
-        ("socketpair", (socket.AF_INET, socket.SOCK_STREAM, 0, 0), False),
-        ("prlimit64", (0, 7, 1, 0), True),
-        ("prlimit64", (1, 7, 1, 0), False),
-        ("openat", (0, 0, 0, 0), False),
-        ("mprotect", (0, 0, mmap.PROT_READ, 0), False),
+        (ZYGOTE, "clone", (FORK, 0, 0, 0), ALLOW),
+        (ZYGOTE, "clone", (THREAD, 0, 0, 0), ALLOW),
+        (ZYGOTE, "clone", (FORK | CLONE_PARENT, 0, 0, 0), KILL_PROCESS),
+        (ZYGOTE, "clone", (FORK | CLONE_VM, 0, 0, 0), KILL_PROCESS),
+        (ZYGOTE, "clone", (FORK | CLONE_NEWUSER, 0, 0, 0), KILL_PROCESS),
+        (ZYGOTE, "clone", (0, 0, 0, 0), KILL_PROCESS),
+        (ZYGOTE, "prctl", (1, signal.SIGKILL, 0, 0), ALLOW),
+        (ZYGOTE, "prctl", (1, 0, 0, 0), EPERM),
+        (ZYGOTE, "prctl", (36, 1, 0, 0), EPERM),
+        (
+            ZYGOTE,
+            "socketpair",
+            (socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0, 0),
+            ALLOW,
+        ),
+        (ZYGOTE, "socketpair", (socket.AF_UNIX, socket.SOCK_DGRAM, 0, 0), KILL_PROCESS),
+        (ZYGOTE, "socketpair", (socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, 0), KILL_PROCESS),
+        (ZYGOTE, "socketpair", (socket.AF_INET, socket.SOCK_STREAM, 0, 0), KILL_PROCESS),
+        (ZYGOTE, "prlimit64", (0, 7, 1, 0), ALLOW),
+        (ZYGOTE, "prlimit64", (1, 7, 1, 0), EPERM),
+        (ZYGOTE, "openat", (0, 0, 0, 0), EPERM),
+        (ZYGOTE, "mprotect", (0, 0, mmap.PROT_READ, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "clone", (THREAD, 0, 0, 0), ALLOW),
+        (CHILD_OF_FORK_SERVER, "clone", (FORK, 0, 0, 0), KILL_PROCESS),
+        (CHILD_OF_FORK_SERVER, "clone3", (0, 0, 0, 0), ENOSYS),
+        (CHILD_OF_FORK_SERVER, "prctl", (22, 2, 0, 0), ALLOW),
+        (CHILD_OF_FORK_SERVER, "prctl", (1, signal.SIGKILL, 0, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "prlimit64", (0, 7, 0, 0), ALLOW),
+        (CHILD_OF_FORK_SERVER, "prlimit64", (0, 7, 1, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "prlimit64", (0, 7, 1 << 32, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "prlimit64", (1, 7, 0, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "fcntl", (5, 1030, 0, 0), ALLOW),
+        (CHILD_OF_FORK_SERVER, "fcntl", (5, 4, os.O_APPEND, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "mmap", (0, 4096, 3, 0x22), ALLOW),
+        (CHILD_OF_FORK_SERVER, "mmap", (0, 4096, 3, 0x21), EPERM),
+        (CHILD_OF_FORK_SERVER, "mmap", (0, 4096, 3, 0x122), EPERM),
+        (CHILD_OF_FORK_SERVER, "mprotect", (0, 0, mmap.PROT_WRITE, 0), ALLOW),
+        (CHILD_OF_FORK_SERVER, "mprotect", (0, 0, mmap.PROT_READ, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "statx", (0, 0, 0, 0), EPERM),
+        (CHILD_OF_FORK_SERVER, "unlinkat", (0, 0, 0, 0), KILL_PROCESS),
+        ((Role.CHILD,), "openat", (0, 0, os.O_CLOEXEC, 0), ALLOW),
+        ((Role.CHILD,), "openat", (0, 0, os.O_RDWR, 0), KILL_PROCESS),
+        ((Role.CHILD,), "openat", (0, 0, os.O_PATH, 0), KILL_PROCESS),
+        (COMPILER, "openat", (0, 0, 0, 0), EPERM),
+        (COMPILER, "mprotect", (0, 0, mmap.PROT_READ | mmap.PROT_EXEC, 0), ALLOW),
+        (WITH_DIRECTORY, "openat", (0, 0, os.O_RDWR | os.O_CREAT, 0), ALLOW),
+        (WITH_DIRECTORY, "statx", (0, 0, 0, 0), ALLOW),
+        (WITH_DIRECTORY, "readlinkat", (0, 0, 0, 0), ALLOW),
+        (WITH_DIRECTORY, "unlinkat", (0, 0, 0, 0), ALLOW),
+        (WITH_DIRECTORY, "utimensat", (0, 0, 0, 0), ALLOW),
+        (WITH_DIRECTORY, "mprotect", (0, 0, mmap.PROT_READ, 0), EPERM),
+        (WITH_GRANTS, "utimensat", (0, 0, 0, 0), EPERM),
+        (WITH_GRANTS, "unlinkat", (0, 0, 0, 0), ALLOW),
     ],
 )
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_template_may_do_this_and_not_that(
-    machine: str, name: str, arguments: tuple[int, int, int, int], *, is_allowed: bool
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_filters_of_role_answer_call_by_its_arguments(
+    architecture: str,
+    roles: tuple[Role, ...],
+    name: str,
+    arguments: tuple[int, int, int, int],
+    expected: int,
 ) -> None:
-    """It forks processes that die with it, and speaks to them and the daemon alone."""
-    said = answer(A_TEMPLATE, machine, named(machine, name), arguments)
-    assert (said == bpf.ALLOW) is is_allowed
+    """Check the argument rules of each role."""
+    assert answer(roles, architecture, NUMBERS[architecture][name], arguments) == expected

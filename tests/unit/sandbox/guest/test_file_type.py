@@ -17,7 +17,7 @@ from wasmtime import Config, Engine, Module, wat2wasm
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.guest.file_type import HEAD_BYTES, refuse_unless_wasm
-from wasmdrop.sandbox.guest.toolchains import FILES
+from wasmdrop.sandbox.guest.toolchains import FILE_FORMATS
 
 MODULE: Final = bytes(wat2wasm('(module (func (export "run")))'))
 
@@ -144,15 +144,15 @@ def refusal(head: bytes) -> str:
 
 def test_every_row_of_the_table_has_beginnings_here() -> None:
     """None is untried."""
-    assert len(BEGINNINGS) == len(FILES)
-    for words, file in zip(BEGINNINGS, FILES, strict=True):
+    assert len(BEGINNINGS) == len(FILE_FORMATS)
+    for words, file in zip(BEGINNINGS, FILE_FORMATS, strict=True):
         assert file.what.startswith(words)
 
 
 @pytest.mark.parametrize("words", BEGINNINGS)
 def test_another_file_is_named_with_what_to_do(words: str) -> None:
     """By its beginning, of which there may be little."""
-    remedy = next(file.remedy for file in FILES if file.what.startswith(words))
+    remedy = next(file.remedy for file in FILE_FORMATS if file.what.startswith(words))
     for head in BEGINNINGS[words]:
         message = refusal(head)
         assert message.startswith(f"the file is not WebAssembly: it is {words}"), head

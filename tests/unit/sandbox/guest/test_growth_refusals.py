@@ -9,7 +9,7 @@ from wasmdrop.sandbox.guest.growth_refusals import (
     MEMORY_EXPORT,
     PAST_MAXIMUM,
     TABLE_EXPORT,
-    telling_refusals,
+    instrument_growth,
 )
 
 #: Everything that a module may be made of, so that each instruction is read once.
@@ -132,7 +132,7 @@ def test_every_instruction_is_read_to_its_end(line: str) -> None:
     if "i32.const 1 local.set" not in line and "br_" not in line and "try_table" not in line:
         line = f"block {line} end"
     module = framed(f"i32.const 0 if unreachable {line} end", "")
-    telling = telling_refusals(module)
+    telling = instrument_growth(module)
     assert telling is not None
     assert run(telling, 5) == (1, 0)
     assert run(telling, 50) == (-1, PAST_MAXIMUM)
@@ -145,7 +145,7 @@ def test_a_trap_after_a_refusal_tells_of_it() -> None:
         (table.grow $t (ref.null extern) (i64.extend_i32_u (local.get 0)))
         (if (i64.eq (i64.const -1)) (then (unreachable)))
         (i32.wrap_i64 (table.size $t))))"""
-    telling = telling_refusals(bytes(wat2wasm(text)))
+    telling = instrument_growth(bytes(wat2wasm(text)))
     assert telling is not None
     assert run(telling, 1) == (2, 0)
     assert run(telling, 2) == (None, PAST_MAXIMUM)
@@ -175,7 +175,7 @@ def test_a_trap_after_a_refusal_tells_of_it() -> None:
 )
 def test_a_module_without_anything_to_tell_is_left_alone(text: str) -> None:
     """Also one whose numbers look like the instruction."""
-    assert telling_refusals(bytes(wat2wasm(text))) is None
+    assert instrument_growth(bytes(wat2wasm(text))) is None
 
 
 def test_numbers_that_look_like_the_instruction_stay() -> None:
@@ -185,7 +185,7 @@ def test_numbers_that_look_like_the_instruction_stay() -> None:
         (drop (i32.load offset=2044 (i32.const 0))) (drop (i32.const 2044))
         (drop (f64.const 0x1.0fc0ffc0ffc0fp0))
         (i32.add (i32.const 2044) (table.grow $t (ref.null func) (local.get 0)))))"""
-    telling = telling_refusals(bytes(wat2wasm(text)))
+    telling = instrument_growth(bytes(wat2wasm(text)))
     assert telling is not None
     assert run(telling, 1) == (2045, 0)
     assert run(telling, 2) == (2043, PAST_MAXIMUM)
@@ -234,7 +234,7 @@ def test_what_was_refused_is_told_with_its_size(name: str) -> None:
             f" ({grow} (local.get 0))))"
         )
     )
-    telling = telling_refusals(module)
+    telling = instrument_growth(module)
     assert telling is not None
     part_bytes = 65536 if "memory" in name else 1
     store = Store(ENGINE)

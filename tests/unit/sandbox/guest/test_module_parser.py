@@ -19,7 +19,7 @@ from wasmdrop.sandbox.guest.module_parser import (
     MAX_NAME_BYTES,
     MAX_NAMES,
     MAX_TYPE_CHARACTERS,
-    summarize,
+    parse_module,
 )
 from wasmdrop.sandbox.wire import MAX_REPORT_BYTES, CompileReport, encode_frame
 
@@ -137,7 +137,7 @@ def unprintable_names(count: int, size: int) -> list[bytes]:
 def refusal(module: bytes, code: Code = Code.INVALID_MODULE) -> str:
     """Return the message with which a module is refused."""
     with pytest.raises(RefusedError) as caught:
-        summarize(module)
+        parse_module(module)
     assert caught.value.code is code
     return caught.value.message
 
@@ -146,7 +146,7 @@ def seconds_of(module: bytes) -> float:
     """Return the processor time that summarizing or refusing takes."""
     started = time.process_time()
     try:
-        summarize(module)
+        parse_module(module)
     except RefusedError as error:
         assert error.code in (Code.INVALID_MODULE, Code.COMPILE_LIMIT)  # noqa: PT017 either is right
     return time.process_time() - started
@@ -173,7 +173,7 @@ def test_a_module_of_every_form_is_summarized() -> None:
     )
     maker = FunctionType(("(ref 0)", "(ref null 2)", "eqref"), ("(ref extern)",))
     adder = FunctionType(("i64", "i64"), ("i64",))
-    summary = summarize(module)
+    summary = parse_module(module)
     assert summary == ModuleSummary(
         ModuleKind.LIBRARY,
         {
@@ -221,7 +221,7 @@ def test_types_and_names_are_those_that_wasmtime_sees() -> None:
         (func (export "two") (param i64)))
     """)
     seen = Module(ENGINE, module)
-    summary = summarize(module)
+    summary = parse_module(module)
 
     def words(types: list[ValType]) -> tuple[str, ...]:
         return tuple(str(entry) for entry in types)
@@ -256,7 +256,7 @@ def test_forms_that_wasmtime_accepts_only_when_told_to_are_read() -> None:
     config.wasm_stack_switching = True
     config.wasm_custom_page_sizes = True
     Module(Engine(config), module)
-    summary = summarize(module)
+    summary = parse_module(module)
     continuations = ("(ref null 1)", "contref", "nullcontref", "(ref cont)")
     assert summary.functions == {"go": FunctionType(continuations)}
     assert [entry.type for entry in summary.imports] == ["7 9 (pagesize 1)"]
@@ -289,7 +289,7 @@ def test_compact_imports_are_read_as_the_others(compact: str, plain: str) -> Non
     ffi.wasmtime_config_wasm_compact_imports_set(config.ptr(), True)
     Module(Engine(config), module)
     assert module != compiled(f"(module {plain} {rest})")
-    assert summarize(module) == summarize(compiled(f"(module {plain} {rest})"))
+    assert parse_module(module) == parse_module(compiled(f"(module {plain} {rest})"))
 
 
 def test_compact_imports_are_bounded() -> None:
@@ -298,7 +298,7 @@ def test_compact_imports_are_bounded() -> None:
     wide = f"(func (param {'i64 ' * 1000}))"
     module = compiled(f'(module (import "a" {names} {wide}))')
     assert "characters of types" in refusal(module, Code.COMPILE_LIMIT)
-    assert len(summarize(compiled(f'(module (import "a" {names} (func)))')).imports) == 19_999
+    assert len(parse_module(compiled(f'(module (import "a" {names} (func)))')).imports) == 19_999
     module = compiled(f'(module (import "a" {names} (item "last") (func)))')
     assert "20001 imports" in refusal(module, Code.COMPILE_LIMIT)
 
@@ -336,14 +336,14 @@ def test_forms_that_are_not_read_are_not_accepted_by_wasmtime_either(text: str) 
 )
 def test_the_kind_is_told_by_the_exports(text: str, kind: ModuleKind) -> None:
     """A command has a _start without parameters and results, a reactor an _initialize."""
-    assert summarize(compiled(text)).kind is kind
+    assert parse_module(compiled(text)).kind is kind
 
 
 def test_wasi_imports_are_seen() -> None:
     """The name of their module is kept as it is."""
     text = '(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))))'
-    assert summarize(compiled(text)).wants_wasi
-    assert not summarize(compiled('(module (import "env" "proc_exit" (func)))')).wants_wasi
+    assert parse_module(compiled(text)).wants_wasi
+    assert not parse_module(compiled('(module (import "env" "proc_exit" (func)))')).wants_wasi
 
 
 def test_custom_sections_are_skipped_wherever_they_are() -> None:
@@ -352,14 +352,14 @@ def test_custom_sections_are_skipped_wherever_they_are() -> None:
     module = exporting([b"run"])
     type_end = len(PREAMBLE) + 2 + module[len(PREAMBLE) + 1]
     mixed = PREAMBLE + custom + module[len(PREAMBLE) : type_end] + custom + module[type_end:]
-    assert summarize(mixed + custom) == summarize(module)
+    assert parse_module(mixed + custom) == parse_module(module)
 
 
 def test_the_largest_memory_survives_the_way_to_the_daemon() -> None:
     """Its size in bytes does not fit into 64 bits."""
     module = compiled("(module (memory i64 0x1000000000000))")
     Module(ENGINE, module)
-    summary = summarize(module)
+    summary = parse_module(module)
     assert summary.memory_min_bytes == 2**64
     assert msgspec.json.decode(msgspec.json.encode(summary), type=ModuleSummary) == summary
 
@@ -372,7 +372,7 @@ def test_what_wasmtime_accepts_is_summarized_even_where_a_byte_was_changed() -> 
             seen = Module(ENGINE, module)
         except WasmtimeError:
             continue
-        summary = summarize(module)
+        summary = parse_module(module)
         accepted += 1
         names = {entry.name for entry in seen.exports}
         assert names == summary.functions.keys() | summary.other_exports.keys()
@@ -430,15 +430,15 @@ def test_a_million_functions_take_linear_time() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "it ends in the middle of something (at offset 0xa)"),
-        (b"\0\0", "section 1 goes on past its content (at offset 0xb)"),
-        (b"\2\x60\0\0", "it ends in the middle of something (at offset 0xe)"),
-        (b"\1\x4e\5\x60\0\0", "5 elements announced, 3 bytes left (at offset 0xc)"),
-        (b"\5\x60\0\0", "5 elements announced, 3 bytes left (at offset 0xa)"),
-        (b"\xff\xff\xff\xff\x0f", "4294967295 elements announced, 0 bytes left (at offset 0xa)"),
+        (b"", "unexpected end (at offset 0xa)"),
+        (b"\0\0", "section 1 is longer than its content (at offset 0xb)"),
+        (b"\2\x60\0\0", "unexpected end (at offset 0xe)"),
+        (b"\1\x4e\5\x60\0\0", "expected 5 elements, 3 bytes left (at offset 0xc)"),
+        (b"\5\x60\0\0", "expected 5 elements, 3 bytes left (at offset 0xa)"),
+        (b"\xff\xff\xff\xff\x0f", "expected 4294967295 elements, 0 bytes left (at offset 0xa)"),
         (b"\x80\x80\x80\x80\x10", "expected an unsigned integer of 32 bits (at offset 0xa)"),
         (b"\x80\x80\x80\x80\x80\0", "expected an unsigned integer of 32 bits (at offset 0xa)"),
-        (b"\1\x60", "it ends in the middle of something (at offset 0xc)"),
+        (b"\1\x60", "unexpected end (at offset 0xc)"),
         (b"\1\x60\1\x42\0", "expected a value type, got 0x42 (at offset 0xd)"),
         (b"\1\x60\1\x77\0", "expected a value type, got 0x77 (at offset 0xd)"),
         (b"\1\x60\1\x63\x40\0", "expected a heap type (at offset 0xe)"),
@@ -462,27 +462,27 @@ def test_a_malformed_type_section_is_refused_with_the_offset(content: bytes, pro
 @pytest.mark.parametrize(
     ("sections", "problem"),
     [
-        (section(14, b""), "section 14 is unknown, comes twice or too late (at offset 0x8)"),
+        (section(14, b""), "section 14 is unknown, duplicate or out of order (at offset 0x8)"),
         (
             section(3, b"\0") + section(1, b"\0"),
-            "section 1 is unknown, comes twice or too late (at offset 0xb)",
+            "section 1 is unknown, duplicate or out of order (at offset 0xb)",
         ),
         (
             section(1, b"\0") + section(1, b"\0"),
-            "section 1 is unknown, comes twice or too late (at offset 0xb)",
+            "section 1 is unknown, duplicate or out of order (at offset 0xb)",
         ),
         (
             section(6, b"\0") + section(13, b"\0"),
-            "section 13 is unknown, comes twice or too late (at offset 0xb)",
+            "section 13 is unknown, duplicate or out of order (at offset 0xb)",
         ),
         (
             section(1, b"\0") + section(0, name(b"note")) + section(1, b"\0"),
-            "section 1 is unknown, comes twice or too late (at offset 0x12)",
+            "section 1 is unknown, duplicate or out of order (at offset 0x12)",
         ),
-        (b"\1\5\0", "5 bytes announced, 1 left (at offset 0xa)"),
+        (b"\1\5\0", "expected 5 bytes, 1 left (at offset 0xa)"),
         (section(2, b"\1\1\xff\0\0\0"), "expected a name in UTF-8 (at offset 0xc)"),
         (section(2, b"\1\3\xed\xa0\x80\0\0\0"), "expected a name in UTF-8 (at offset 0xc)"),
-        (section(2, b"\1\0\0\1\x70\2\0"), "expected flags of limits, got 0x02 (at offset 0xf)"),
+        (section(2, b"\1\0\0\1\x70\2\0"), "expected limits flags, got 0x02 (at offset 0xf)"),
         (section(2, b"\1\2a\xed\0\0\0"), "expected a name in UTF-8 (at offset 0xd)"),
         (
             section(2, b"\1\0\0\5\0"),
@@ -491,7 +491,7 @@ def test_a_malformed_type_section_is_refused_with_the_offset(content: bytes, pro
         (section(2, b"\1\0\0\0\0"), "there is no function type 0 (at offset 0xe)"),
         (section(2, b"\1\0\0\4\1\0"), "expected a tag attribute of 0, got 1 (at offset 0xe)"),
         (section(2, b"\1\0\0\4\0\0"), "there is no function type 0 (at offset 0xf)"),
-        (section(2, b"\1\0\0\2\x10\0"), "expected flags of limits, got 0x10 (at offset 0xe)"),
+        (section(2, b"\1\0\0\2\x10\0"), "expected limits flags, got 0x10 (at offset 0xe)"),
         (
             section(2, b"\1\0\0\2\0" + leb(2**32)),
             "expected an unsigned integer of 32 bits (at offset 0xf)",
@@ -533,7 +533,7 @@ def test_two_exported_functions_of_one_name_are_refused() -> None:
 def test_as_many_names_as_the_bound_are_accepted(make: Maker) -> None:
     """And one more is refused with the number and the bound."""
     names = [b"f%d" % number for number in range(MAX_NAMES + 1)]
-    summary = summarize(make(names[:-1]))
+    summary = parse_module(make(names[:-1]))
     assert len(summary.functions) + len(summary.imports) == MAX_NAMES
     message = refusal(make(names), Code.COMPILE_LIMIT)
     assert "20001 imports" in message
@@ -562,7 +562,7 @@ def test_the_names_together_are_bounded(make: Maker) -> None:
     """In bytes, not in characters: a euro sign has three."""
     fill = MAX_NAME_BYTES // 2
     euros = "\u20ac".encode() * (fill // 3) + b"x" * (fill % 3)
-    summarize(make([b"y" * fill, euros]))
+    parse_module(make([b"y" * fill, euros]))
     assert refusal(make([b"y" * fill, euros + b"x"]), Code.COMPILE_LIMIT) == (
         "the module has at least 2097153 bytes of names; at most 2097152 are accepted"
     )
@@ -575,7 +575,7 @@ def test_the_types_together_are_bounded(make: Maker) -> None:
     size = len(str(FunctionType(("i32",) * 1000)))
     within = MAX_TYPE_CHARACTERS // size
     names = [b"f%d" % number for number in range(20_000)]
-    summarize(make(names[:within], params))
+    parse_module(make(names[:within], params))
     module = make(names, params)
     assert refusal(module, Code.COMPILE_LIMIT) == (
         f"the module has at least {(within + 1) * size} characters of types; "
@@ -590,7 +590,7 @@ def test_the_largest_summary_fits_into_a_report(make: Maker) -> None:
     names = unprintable_names(MAX_NAMES, MAX_NAME_BYTES // MAX_NAMES)
     params = b"\x7f" * 9
     assert len(str(FunctionType(("i32",) * 10))) > MAX_TYPE_CHARACTERS // MAX_NAMES
-    frame = encode_frame(CompileReport(summarize(make(names, params))))
+    frame = encode_frame(CompileReport(parse_module(make(names, params))))
     assert len(frame) <= MAX_REPORT_BYTES
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from wasmdrop.sandbox.guest.toolchains import FILES, KINDS
+from wasmdrop.sandbox.guest.toolchains import FILE_FORMATS, FOREIGN_MODULES
 
 PAGE: Final = (Path(__file__).parents[4] / "docs" / "toolchains.md").read_text(encoding="utf-8")
 
@@ -13,20 +13,22 @@ def test_the_page_has_every_kind_with_its_remedy_in_order() -> None:
     """The first that fits counts, on the page as in the code."""
     table = PAGE.partition("| it is … | do this |\n| --- | --- |\n")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE)
-    assert rows == [(kind.what, kind.remedy) for kind in KINDS]
+    assert rows == [(kind.what, kind.remedy) for kind in FOREIGN_MODULES]
 
 
 def test_every_kind_is_told_by_something() -> None:
     """By an import or by the compiler; an object file by its symbols."""
-    assert [kind for kind in KINDS if kind.imports is None and kind.refusal is None] == [KINDS[0]]
-    assert KINDS[-1].imports is not None
-    assert KINDS[-1].imports.match("anything at all")
+    assert [kind for kind in FOREIGN_MODULES if kind.imports is None and kind.refusal is None] == [
+        FOREIGN_MODULES[0]
+    ]
+    assert FOREIGN_MODULES[-1].imports is not None
+    assert FOREIGN_MODULES[-1].imports.match("anything at all")
 
 
 def test_messages_are_single_lines_that_read_as_one_sentence() -> None:
     """They follow "it is" and a semicolon."""
-    for what, remedy in [(file.what, file.remedy) for file in FILES] + [
-        (kind.what, kind.remedy) for kind in KINDS
+    for what, remedy in [(file.what, file.remedy) for file in FILE_FORMATS] + [
+        (kind.what, kind.remedy) for kind in FOREIGN_MODULES
     ]:
         assert "\n" not in what + remedy
         assert not remedy.endswith((".", ";"))

@@ -21,7 +21,7 @@ from wasmdrop.protocol.module_types import (
 )
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.sandbox.guest import compiler
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.host import executor, zygote_pool
 from wasmdrop.sandbox.host.call import Call, CompileLimits, preparation_of
 from wasmdrop.sandbox.host.executor import LocalExecutor
@@ -160,7 +160,7 @@ def test_machine_code_that_is_too_much_is_the_modules_fault(
     fd = os.memfd_create("module")
     os.write(fd, module)
     order = CompileRequest(OPTIONS, len(module), 10, 1, 1)
-    report = compiler.compile_module(order, Runtime(OPTIONS), fd, -1)
+    report = compiler.compile_module(order, Engine(OPTIONS), fd, -1)
     os.close(fd)
     assert report.code is Code.COMPILE_LIMIT
     assert "more than 10 bytes" in report.message

@@ -15,7 +15,7 @@ from wasmdrop.protocol.module_types import WASI_MODULE
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, DETERMINISTIC_SEED
 from wasmdrop.sandbox.guest.deterministic.guest_memory import put
 
-__all__ = ["FixedWorld"]
+__all__ = ["ClockAndRandom"]
 
 _TICK_NS: Final = 1_000_000
 _BILLION: Final = 1_000_000_000
@@ -36,7 +36,7 @@ _CHUNK_BYTES: Final = 1 << 16
 _MAX_RANDOM_BYTES: Final = 1 << 24
 
 
-class _Randomness:
+class _SplitMix64:
     """SplitMix64 (Steele, Lea, Flood 2014): numbers that any machine can make again.
 
     No secrets are made of it: it is to be foreseen. Python's own generators would be seeded anew in
@@ -60,11 +60,11 @@ class _Randomness:
         return b"".join(words)[:size]
 
 
-class FixedWorld:
+class ClockAndRandom:
     """One job's clock and randomness."""
 
     def __init__(self) -> None:
-        self._random = _Randomness(DETERMINISTIC_SEED)
+        self._random = _SplitMix64(DETERMINISTIC_SEED)
         self._elapsed_ns = 0
 
     def install(self, linker: Linker, components: component.Linker) -> None:

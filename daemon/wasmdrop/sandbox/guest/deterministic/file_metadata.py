@@ -7,7 +7,7 @@ such look moves the clock on, so that later changes have later times.
 
 That a file has changed is told by the modification time that the disk gives it, whatever that is.
 Assumes that no two changes with a look between them get the same one; as the kernel's clock may
-stand still for 10 ms, :meth:`FileBook.look` sees to that.
+stand still for 10 ms, :meth:`FileMetadataTable.look` sees to that.
 """
 
 import time
@@ -17,7 +17,7 @@ from typing import Final
 
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS
 
-__all__ = ["Entry", "FileBook", "Status"]
+__all__ = ["DiskMetadata", "FileMetadata", "FileMetadataTable"]
 
 #: CLOCK_REALTIME_COARSE (linux/time.h): the clock that the times of files are taken from.
 _CLOCK_OF_FILES: Final = 5
@@ -27,7 +27,7 @@ _MAX_NAPS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class DiskMetadata:
     """What the disk says of a file."""
 
     identity: int
@@ -37,7 +37,7 @@ class Status:
 
 
 @dataclass(slots=True)
-class Entry:
+class FileMetadata:
     """What is told of a file."""
 
     number: int
@@ -48,26 +48,26 @@ class Entry:
     is_removed: bool = False
 
 
-class FileBook:
+class FileMetadataTable:
     """The files that one job has seen; ``now_ns`` moves the job's clock on and returns its time."""
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, FileMetadata] = {}
         self._count = 0
         # What the disk calls older was not made by the job.
         self._started_ns = time.clock_gettime_ns(_CLOCK_OF_FILES)
 
-    def find(self, identity: int, links: int = 1) -> Entry:
+    def find(self, identity: int, links: int = 1) -> FileMetadata:
         """Return the entry of a file that has ``links`` names; its times may be those of before."""
         entry = self._entries.get(identity)
         # With a name, it can't be the file that lost its last one: some disks use numbers again.
         if entry is None or (entry.is_removed and links > 0):
             self._count += 1
-            entry = self._entries[identity] = Entry(self._count, is_removed=links == 0)
+            entry = self._entries[identity] = FileMetadata(self._count, is_removed=links == 0)
         return entry
 
-    def look(self, status: Status, stamp: Callable[[int], int | None]) -> Entry:
+    def look(self, status: DiskMetadata, stamp: Callable[[int], int | None]) -> FileMetadata:
         """Return the entry of a file as it is now.
 
         ``stamp`` sets the file's modification time on the disk, and returns what the disk then says
@@ -89,7 +89,9 @@ class FileBook:
         entry.accessed_ns = entry.modified_ns
         return entry
 
-    def set_times(self, status: Status, accessed_ns: int | None, modified_ns: int | None) -> None:
+    def set_times(
+        self, status: DiskMetadata, accessed_ns: int | None, modified_ns: int | None
+    ) -> None:
         """Note that the program has set times; ``status`` is what the disk says since then."""
         entry = self.find(status.identity, status.links)
         entry.disk_ns = status.modified_ns
@@ -98,7 +100,7 @@ class FileBook:
         if modified_ns is not None:
             entry.modified_ns = modified_ns
 
-    def remove(self, status: Status, *, is_directory: bool) -> None:
+    def remove(self, status: DiskMetadata, *, is_directory: bool) -> None:
         """Note that a name was taken from a file."""
         entry = self._entries.get(status.identity)
         if entry is not None and (is_directory or status.links <= 1):

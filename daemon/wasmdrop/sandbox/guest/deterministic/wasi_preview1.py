@@ -10,9 +10,9 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import wasmtime
 from wasmtime import (
     Caller,
-    Engine,
     Func,
     FuncType,
     Instance,
@@ -25,10 +25,14 @@ from wasmtime import (
 )
 
 from wasmdrop.protocol.module_types import WASI_MODULE
-from wasmdrop.sandbox.guest.deterministic.file_metadata import Entry, FileBook, Status
+from wasmdrop.sandbox.guest.deterministic.file_metadata import (
+    DiskMetadata,
+    FileMetadata,
+    FileMetadataTable,
+)
 from wasmdrop.sandbox.guest.deterministic.guest_memory import put, take
 
-__all__ = ["SteadyFiles", "compile_relay"]
+__all__ = ["Preview1Files", "compile_relay"]
 
 #: The functions, and their parameters: i for i32, I for i64.
 _PARAMETERS: Final = {
@@ -68,7 +72,7 @@ _DIRENT: Final = struct.Struct("<QQIB3x")
 _SIZE: Final = struct.Struct("<I")
 
 
-class _FileStatus(NamedTuple):
+class _Filestat(NamedTuple):
     device: int
     inode: int
     kind: int
@@ -78,11 +82,11 @@ class _FileStatus(NamedTuple):
     modified_ns: int
     changed_ns: int
 
-    def brief(self) -> Status:
-        return Status(self.inode, self.links, self.modified_ns)
+    def brief(self) -> DiskMetadata:
+        return DiskMetadata(self.inode, self.links, self.modified_ns)
 
 
-class _Place(NamedTuple):
+class _FileReference(NamedTuple):
     """A file as a call names it: by descriptor alone, or by a path in the relay's memory too."""
 
     fd: int
@@ -90,7 +94,7 @@ class _Place(NamedTuple):
     """Flags, address and size."""
 
 
-def compile_relay(engine: Engine) -> Module:
+def compile_relay(engine: wasmtime.Engine) -> Module:
     """Return the module that calls wasmtime's own functions; takes some 5 ms."""
     parts = []
     for name, letters in _PARAMETERS.items():
@@ -107,7 +111,7 @@ def compile_relay(engine: Engine) -> Module:
     return Module(engine, bytes(wat2wasm(f"(module {' '.join(parts)})")))
 
 
-class SteadyFiles:
+class Preview1Files:
     """One job's files, as a module sees them; ``now_ns`` is that of its clock."""
 
     def __init__(self, relay: Module, linker: Linker, now_ns: Callable[[], int]) -> None:
@@ -141,7 +145,7 @@ class SteadyFiles:
 
     def begin(self) -> None:
         """Begin the job: what the disk calls older was there before. Before any file is laid."""
-        self._book = FileBook(self._now_ns)
+        self._book = FileMetadataTable(self._now_ns)
 
     def _for_free(self, function: Callable[..., int]) -> Callable[..., int]:
         def run(caller: Caller, *args: int) -> int:
@@ -157,18 +161,18 @@ class SteadyFiles:
     # What takes the place of WASI's own
 
     def _fd_filestat_get(self, caller: Caller, fd: int, at: int) -> int:
-        return self._tell(caller, _Place(fd), at)
+        return self._tell(caller, _FileReference(fd), at)
 
     def _path_filestat_get(
         self, caller: Caller, fd: int, flags: int, path: int, size: int, at: int
     ) -> int:
         error = self._carry(caller, path, size, _PATH_AT)
-        return error or self._tell(caller, _Place(fd, (flags, _PATH_AT, size)), at)
+        return error or self._tell(caller, _FileReference(fd, (flags, _PATH_AT, size)), at)
 
     def _fd_filestat_set_times(
         self, _caller: Caller, fd: int, accessed_ns: int, modified_ns: int, flags: int
     ) -> int:
-        return self._set_times(_Place(fd), accessed_ns, modified_ns, flags)
+        return self._set_times(_FileReference(fd), accessed_ns, modified_ns, flags)
 
     def _path_filestat_set_times(
         self,
@@ -182,7 +186,7 @@ class SteadyFiles:
         flags: int,
     ) -> int:
         error = self._carry(caller, path, size, _PATH_AT)
-        place = _Place(fd, (lookup_flags, _PATH_AT, size))
+        place = _FileReference(fd, (lookup_flags, _PATH_AT, size))
         return error or self._set_times(place, accessed_ns, modified_ns, flags)
 
     def _path_unlink_file(self, caller: Caller, fd: int, path: int, size: int) -> int:
@@ -199,8 +203,8 @@ class SteadyFiles:
         )
         if error:
             return error
-        _error, moved = self._status(_Place(fd, (0, _PATH_AT, size)))
-        _error, replaced = self._status(_Place(new_fd, (0, _OTHER_PATH_AT, new_size)))
+        _error, moved = self._status(_FileReference(fd, (0, _PATH_AT, size)))
+        _error, replaced = self._status(_FileReference(new_fd, (0, _OTHER_PATH_AT, new_size)))
         error = self._call("path_rename", fd, _PATH_AT, size, new_fd, _OTHER_PATH_AT, new_size)
         # Two names of one file both stay.
         if not error and replaced and moved and replaced.inode != moved.inode:
@@ -210,10 +214,10 @@ class SteadyFiles:
     def _fd_readdir(
         self, caller: Caller, fd: int, at: int, size: int, cookie: int, used_at: int
     ) -> int:
-        error, status = self._status(_Place(fd))
+        error, status = self._status(_FileReference(fd))
         if status is None:
             return error
-        number = self._entry(_Place(fd), status).number
+        number = self._entry(_FileReference(fd), status).number
         known, entries = self._listings.get(fd, (0, []))
         # One listing from its beginning to its end, whatever is removed on the way.
         if cookie == 0 or number != known:
@@ -248,7 +252,7 @@ class SteadyFiles:
             self._memory.write(self._store, path, to)
         return _SUCCESS
 
-    def _status(self, place: _Place) -> tuple[int, _FileStatus | None]:
+    def _status(self, place: _FileReference) -> tuple[int, _Filestat | None]:
         """Return what WASI says of a file: an error number, or else its status."""
         if place.path is None:
             error = self._call("fd_filestat_get", place.fd, _STATUS_AT)
@@ -257,9 +261,9 @@ class SteadyFiles:
         if error:
             return error, None
         data = self._memory.read(self._store, _STATUS_AT, _STATUS_AT + _FILESTAT.size)
-        return error, _FileStatus(*_FILESTAT.unpack(data))
+        return error, _Filestat(*_FILESTAT.unpack(data))
 
-    def _entry(self, place: _Place, status: _FileStatus) -> Entry:
+    def _entry(self, place: _FileReference, status: _Filestat) -> FileMetadata:
         def stamp(time_ns: int) -> int | None:
             if self._set_times_on_disk(place, 0, time_ns, _MODIFIED):
                 return None
@@ -268,7 +272,7 @@ class SteadyFiles:
 
         return self._book.look(status.brief(), stamp)
 
-    def _tell(self, caller: Caller, place: _Place, at: int) -> int:
+    def _tell(self, caller: Caller, place: _FileReference, at: int) -> int:
         error, status = self._status(place)
         if status is None:
             return error
@@ -285,7 +289,9 @@ class SteadyFiles:
                 status = status._replace(links=1, size=0)
         return _SUCCESS if put(caller, at, _FILESTAT.pack(*status)) else _FAULT
 
-    def _set_times(self, place: _Place, accessed_ns: int, modified_ns: int, flags: int) -> int:
+    def _set_times(
+        self, place: _FileReference, accessed_ns: int, modified_ns: int, flags: int
+    ) -> int:
         _error, status = self._status(place)
         if status is not None:
             self._entry(place, status)  # the times that stay are those of before
@@ -309,7 +315,7 @@ class SteadyFiles:
         return error
 
     def _set_times_on_disk(
-        self, place: _Place, accessed_ns: int, modified_ns: int, flags: int
+        self, place: _FileReference, accessed_ns: int, modified_ns: int, flags: int
     ) -> int:
         times = (accessed_ns, modified_ns, flags)
         if place.path is None:
@@ -320,7 +326,7 @@ class SteadyFiles:
         error = self._carry(caller, path, size, _PATH_AT)
         if error:
             return error
-        _error, status = self._status(_Place(fd, (0, _PATH_AT, size)))
+        _error, status = self._status(_FileReference(fd, (0, _PATH_AT, size)))
         error = self._call(name, fd, _PATH_AT, size)
         if not error and status is not None:
             self._book.remove(status.brief(), is_directory=status.kind == _DIRECTORY)

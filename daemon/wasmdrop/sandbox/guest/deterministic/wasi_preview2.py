@@ -12,10 +12,14 @@ from typing import Any, Final, NamedTuple
 from wasmtime import Store, component
 from wasmtime.component import Record, ResourceAny, ResourceHost, ResourceType, Variant
 
-from wasmdrop.sandbox.guest.deterministic.file_metadata import Entry, FileBook, Status
+from wasmdrop.sandbox.guest.deterministic.file_metadata import (
+    DiskMetadata,
+    FileMetadata,
+    FileMetadataTable,
+)
 from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import INTERFACE, METHODS
 
-__all__ = ["SteadyDescriptors"]
+__all__ = ["Preview2Files"]
 
 #: Any number will do that tells our resources from others of the host's.
 _STREAM: Final = 1
@@ -28,7 +32,7 @@ _PLENTY_OF_FUEL: Final = 1 << 62
 _BILLION: Final = 1_000_000_000
 
 
-class _Place(NamedTuple):
+class _FileReference(NamedTuple):
     """A file as a call names it: an open one, or by a path from there too."""
 
     descriptor: ResourceAny
@@ -36,7 +40,7 @@ class _Place(NamedTuple):
     """Flags and path."""
 
 
-class SteadyDescriptors:
+class Preview2Files:
     """One job's files, as a component sees them; ``now_ns`` is that of its clock."""
 
     def __init__(
@@ -73,7 +77,7 @@ class SteadyDescriptors:
 
     def begin(self) -> None:
         """Begin the job: what the disk calls older was there before. Before any file is laid."""
-        self._book = FileBook(self._now_ns)
+        self._book = FileMetadataTable(self._now_ns)
 
     def _for_free(self, function: Callable[..., Any], *, lends: bool) -> Callable[..., Any]:
         def run(_context: object, *args: Any) -> Any:
@@ -94,7 +98,7 @@ class SteadyDescriptors:
     # What takes the place of WASI's own. An error is returned as its name.
 
     def _stat(self, descriptor: ResourceAny, *at: Any) -> Record | str:
-        place = _Place(descriptor, at)
+        place = _FileReference(descriptor, at)
         found = self._look(place)
         if isinstance(found, str):
             return found
@@ -109,14 +113,14 @@ class SteadyDescriptors:
         return stat
 
     def _metadata_hash(self, descriptor: ResourceAny, *at: Any) -> Record | str:
-        found = self._look(_Place(descriptor, at))
+        found = self._look(_FileReference(descriptor, at))
         if isinstance(found, str):
             return found
         return _record(lower=found[1].number, upper=0)
 
     def _set_times(self, descriptor: ResourceAny, *args: Any) -> str | None:
         *at, accessed, modified = args
-        place = _Place(descriptor, tuple(at))
+        place = _FileReference(descriptor, tuple(at))
         self._look(place)  # the times that stay are those of before
         if "now" in {accessed.tag, modified.tag}:
             now = Variant("timestamp", _datetime(self._now_ns()))
@@ -163,7 +167,7 @@ class SteadyDescriptors:
     def _call(self, name: str, *args: Any) -> Any:
         return self._functions[name](self._store, *args)
 
-    def _status(self, place: _Place) -> tuple[Record, int] | str:
+    def _status(self, place: _FileReference) -> tuple[Record, int] | str:
         """Return what WASI says of a file, and what tells it apart."""
         suffix = "-at" if place.at else ""
         stat = self._call(f"stat{suffix}", place.descriptor, *place.at)
@@ -172,7 +176,7 @@ class SteadyDescriptors:
         identity = self._call(f"metadata-hash{suffix}", place.descriptor, *place.at)
         return identity if isinstance(identity, str) else (stat, identity.lower)
 
-    def _look(self, place: _Place) -> tuple[Record, Entry] | str:
+    def _look(self, place: _FileReference) -> tuple[Record, FileMetadata] | str:
         status = self._status(place)
         if isinstance(status, str):
             return status
@@ -186,22 +190,24 @@ class SteadyDescriptors:
 
         return status[0], self._book.look(_brief(*status), stamp)
 
-    def _set_times_on_disk(self, place: _Place, accessed: Variant, modified: Variant) -> str | None:
+    def _set_times_on_disk(
+        self, place: _FileReference, accessed: Variant, modified: Variant
+    ) -> str | None:
         name = "set-times-at" if place.at else "set-times"
         error: str | None = self._call(name, place.descriptor, *place.at, accessed, modified)
         return error
 
     def _remove(self, name: str, descriptor: ResourceAny, path: str) -> str | None:
-        status = self._status(_Place(descriptor, (set(), path)))
+        status = self._status(_FileReference(descriptor, (set(), path)))
         error: str | None = self._call(name, descriptor, path)
         if error is None and not isinstance(status, str):
             self._book.remove(_brief(*status), is_directory=_is_directory(status[0]))
         return error
 
 
-def _brief(stat: Record, identity: int) -> Status:
+def _brief(stat: Record, identity: int) -> DiskMetadata:
     modified = _field(stat, "data-modification-timestamp")
-    return Status(identity, _field(stat, "link-count"), _nanoseconds(modified))
+    return DiskMetadata(identity, _field(stat, "link-count"), _nanoseconds(modified))
 
 
 def _is_directory(stat: Record) -> bool:

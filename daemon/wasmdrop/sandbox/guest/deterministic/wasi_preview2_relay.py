@@ -5,7 +5,8 @@ Imports them, and exports each under the name of its method, with the same param
 
 from typing import Final, NamedTuple
 
-from wasmtime import Engine, component, wat2wasm
+import wasmtime
+from wasmtime import component, wat2wasm
 
 __all__ = ["INTERFACE", "METHODS", "compile_relay"]
 
@@ -88,7 +89,7 @@ _ROOM: Final = """
 """
 
 
-def compile_relay(engine: Engine) -> component.Component:
+def compile_relay(engine: wasmtime.Engine) -> component.Component:
     """Return the component that calls wasmtime's own functions."""
     return component.Component(engine, bytes(wat2wasm(_text())))
 

@@ -16,7 +16,7 @@ from wasmtime.component import Record, Variant
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS
 from wasmdrop.sandbox.guest.deterministic import wasi_preview1
 from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import compile_relay
-from wasmdrop.sandbox.guest.engine import Runtime
+from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.wire import EngineOptions
 
 FUEL: Final = 10**15
@@ -45,16 +45,16 @@ class Guest:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.runtime = Runtime(EngineOptions(deterministic=True))
-        self.runtime.steady_files(of_component=self.is_component)
-        self.store = Store(self.runtime.engine)
+        self.engine = Engine(EngineOptions(deterministic=True))
+        self.engine.use_deterministic_files(of_component=self.is_component)
+        self.store = Store(self.engine.wasmtime_engine)
         self.store.set_fuel(FUEL)
         config = WasiConfig()
         config.preopen_dir(str(root), "/")
         self.store.set_wasi(config)
-        assert self.runtime.files is not None
-        self.runtime.files.enter(self.store)
-        self.runtime.files.begin()
+        assert self.engine.files is not None
+        self.engine.files.enter(self.store)
+        self.engine.files.begin()
 
     def stat(self, path: str) -> Told:
         """Look at a file, not through a link."""
@@ -78,8 +78,8 @@ class ModuleGuest(Guest):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        relay = wasi_preview1.compile_relay(self.runtime.engine)
-        self.exports = self.runtime.linker.instantiate(self.store, relay).exports(self.store)
+        relay = wasi_preview1.compile_relay(self.engine.wasmtime_engine)
+        self.exports = self.engine.linker.instantiate(self.store, relay).exports(self.store)
         memory = self.exports["memory"]
         assert isinstance(memory, Memory)
         self.memory = memory
@@ -169,7 +169,7 @@ class ComponentGuest(Guest):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        engine, linker = self.runtime.engine, self.runtime.component_linker
+        engine, linker = self.engine.wasmtime_engine, self.engine.component_linker
         self.relay = linker.instantiate(self.store, compile_relay(engine))
         text = bytes(wat2wasm(PREOPENS))
         preopens = linker.instantiate(self.store, component.Component(engine, text))
@@ -329,7 +329,7 @@ def test_changes_are_seen_where_times_can_not_be_set(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a job with grants, and of a directory that is another user's."""
-    monkeypatch.setattr(guest.runtime.files, "_set_times_on_disk", lambda *_args: "not-permitted")
+    monkeypatch.setattr(guest.engine.files, "_set_times_on_disk", lambda *_args: "not-permitted")
     times = []
     for number in range(20):
         make(guest, f"{number}")
