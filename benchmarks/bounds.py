@@ -36,11 +36,11 @@ from benchmarks.contenders import Wasmdrop
 from benchmarks.suite import described
 from benchmarks.tables import render
 from benchmarks.workloads import Workload, find
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.file_versions import pack, with_digest
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import FileVersion, InputFile, Slot
 from wasmdrop.settings import SETTINGS
 
@@ -116,7 +116,7 @@ async def _fill(kind: str, size: int, state: Path, shared: Path) -> None:
                 pending.append(journal.accept(job, data, {}))
                 job = journal.move_lazily(job, JobState.EXECUTED, attempt=1, code=Code.OK)  # noqa: PLW2901
                 content = bytes(_LARGE_BYTES) if kind == "undelivered-large" else b"{}\n"
-                package = Package({".json": b"{}\n", ".stdout": content}, b"{}")
+                package = ResultPackage({".json": b"{}\n", ".stdout": content}, b"{}")
                 pending.append(journal.keep_package(job, package, "seeded"))
             if len(pending) >= (_AT_ONCE if kind != "undelivered-large" else 1):
                 await asyncio.gather(*pending)

@@ -38,7 +38,7 @@ from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError, StorageError
 from wasmdrop.protocol.marker import Marker, parse_marker
 from wasmdrop.protocol.outcome import Code, Status
-from wasmdrop.protocol.slot_names import SLOT_NAME, is_slot_name, stem_of_results
+from wasmdrop.protocol.slot import SLOT_NAME_RULE, is_slot_name, result_stem
 from wasmdrop.protocol.text import one_line
 from wasmdrop.system import openat2
 from wasmdrop.system.slot_directory import SlotDirectory
@@ -394,13 +394,13 @@ def _output(file: bytes | None, shown: str | None) -> bytes | None:
 def _slot(name: str) -> PurePosixPath:
     *directories, last = name.split("/")
     if all(_DIRECTORY.fullmatch(directory) for directory in directories):
-        if stem_of_results(last) is not None:
+        if result_stem(last) is not None:
             return PurePosixPath(name)
         if is_slot_name(last):
             return PurePosixPath(*directories, f"input-{last}.json")
     raise ValueError(
-        f"name: expected {SLOT_NAME}, or input.json, maybe after directories that do not begin with"
-        f" a dot; got {name!r}"
+        f"name: expected {SLOT_NAME_RULE}, or input.json, after optional directories whose"
+        f" names do not begin with a dot; got {name!r}"
     )
 
 

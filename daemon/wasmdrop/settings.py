@@ -22,7 +22,7 @@ import msgspec
 from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError, SettingsError
 from wasmdrop.protocol.limits import GRANT_NAME, Limits
-from wasmdrop.protocol.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
+from wasmdrop.protocol.slot import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.protocol.text import escaped
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser, read_job_user
 

@@ -32,12 +32,12 @@ from tests.support.durability.points import Point, find_points
 from tests.support.durability.trace import command, read_trace
 
 #: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
-_TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3}
+_TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3, "write_all": 3}
 _ONCE: Final = {
     "service.instance_lock._InstanceLock._own_file:unlink",
     "service.instance_lock._InstanceLock._try:unlink",
-    "delivery.placement.Placing._rename:replace-2",
-    "delivery.placement.Placing.leave:unlink",
+    "delivery.placement.Placement._rename:replace-2",
+    "delivery.placement.Placement.leave:unlink",
     "system.durable_files.write_durably:unlink",
     "jobs.journal.writer.Journal.remove_results:unlink",
     "jobs.journal.database._bring_up_to_date:commit",
@@ -49,12 +49,12 @@ _ONCE: Final = {
 }
 #: Points that are reached only after another one failed.
 _AFTER: Final = {
-    "delivery.placement.Placing.leave:unlink": "delivery.placement.Placing._rename:replace",
+    "delivery.placement.Placement.leave:unlink": "delivery.placement.Placement._rename:replace",
     "system.durable_files.write_durably:unlink": "system.durable_files.write_durably:replace",
 }
 
 #: What prints a line, which no kill tears: a file or a pipe takes it at once (pipe(7)).
-_LINE: Final = "system.output_thread.Outlet._write:write"
+_LINE: Final = "system.output_thread.OutputThread._write:write"
 
 _POINTS: Final = {str(point): point for point in find_points()}
 #: What processes that deliver get to.
@@ -72,7 +72,7 @@ def _orders(names: Iterable[str]) -> list[tuple[str, int, str]]:
         turns = 1 if name in _ONCE else _TURNS.get(what, 1)
         # Nothing is written between two turns: before one is after the one before it.
         found.append((name, 1, "before"))
-        is_divided = what == "write" and name != _LINE
+        is_divided = what in {"write", "write_all"} and name != _LINE
         moments = ("halfway", "after") if is_divided else ("after",)
         found += [(name, turn, moment) for turn in range(1, turns + 1) for moment in moments]
     return found
@@ -232,7 +232,7 @@ def test_a_marker_that_was_not_synced_is_synced_before_its_job_is_closed(tmp_pat
         pytest.skip("needs strace")
     lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
     lives.producer.module(lives.wasm / "m.wasm")
-    its_marker = _order("delivery.placement.Placing._rename:replace", 3, "after")
+    its_marker = _order("delivery.placement.Placement._rename:replace", 3, "after")
     lives.prefix = (sys.executable, dying.__file__, its_marker)
     lives.launch()
     lives.producer.drop("input-a.json", lives.producer.version())

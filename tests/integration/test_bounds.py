@@ -14,10 +14,10 @@ from wasmtime import wat2wasm
 
 from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import Slot
 
 GOOD: Final = '{"entry":"fib","args":[12],"id":"%d"}'
@@ -46,7 +46,7 @@ def _keep_results(daemon: Daemon, count: int, size_bytes: int) -> None:
                 job = Job(f"job-{number}", slot, 1, finished_at_ns=time.time_ns())
                 await journal.accept(job, b"{}", {})
                 job = journal.move_lazily(job, JobState.EXECUTED, attempt=1, code=Code.OK)
-                package = Package({".json": b"{}\n", ".stdout": bytes(size_bytes)}, b"{}")
+                package = ResultPackage({".json": b"{}\n", ".stdout": bytes(size_bytes)}, b"{}")
                 await journal.keep_package(job, package, "gone")
         finally:
             await journal.close()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.recovery import is_delivered
 from wasmdrop.jobs.result_files import package
@@ -21,7 +22,6 @@ from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import Slot
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.manifest import (
@@ -135,7 +135,7 @@ def test_a_seal_is_that_of_the_module_or_broken(data: bytes) -> None:
     assert isinstance(seal.code_bytes, int)
 
 
-def sound_slot(directory: str) -> tuple[Job, Package]:
+def sound_slot(directory: str) -> tuple[Job, ResultPackage]:
     """Return a job of a slot in ``directory``, and what it delivered there."""
     slot = Slot("input.json", f"{directory}/input.json", directory, "result")
     job = Job(id="20261123T000000Z-00", slot=slot, dropped_at_ns=1, attempt=1, finished_at_ns=2)

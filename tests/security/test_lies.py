@@ -17,7 +17,8 @@ from tests.support.security.lying import COMPILE_MARK, LIES
 from wasmdrop.protocol.errors import RefusedError, SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
-from wasmdrop.protocol.outcome import MESSAGE_LIMIT, Code, Outcome
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.text import MESSAGE_LIMIT
 from wasmdrop.sandbox.host.call import Call
 
 WASI = """

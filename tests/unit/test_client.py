@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from wasmdrop.client import Submission, TornResultError, submit
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.result_files import package
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Code, Outcome, Status
-from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import InputFile, Slot
 from wasmdrop.system.slot_directory import SlotDirectory
 
@@ -24,7 +24,7 @@ OK = Outcome(code=Code.OK, results=(144,))
 _numbers = itertools.count(1)
 
 
-def packed(submission: Submission, outcome: Outcome, sha256: str | None = None) -> Package:
+def packed(submission: Submission, outcome: Outcome, sha256: str | None = None) -> ResultPackage:
     """Return what the daemon would deliver for a submission."""
     path = submission.input_path
     job = Job(

@@ -22,8 +22,8 @@ from wasmdrop.protocol.core_values import check_signature
 from wasmdrop.protocol.errors import RefusedError, SettingsError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.module_types import ModuleKind, ModuleSummary
-from wasmdrop.protocol.outcome import Code, bounded_text
-from wasmdrop.protocol.text import indented, one_line
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text, indented, one_line
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.service import log
 from wasmdrop.service.daemon import local_executor

@@ -10,9 +10,8 @@ from wasmdrop import settings
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.reader import JournalEntry
 from wasmdrop.protocol.marker import timestamp
-from wasmdrop.protocol.outcome import bounded_text
 from wasmdrop.protocol.slot import InputFile, PinnedModule
-from wasmdrop.protocol.text import one_line
+from wasmdrop.protocol.text import bounded_text, one_line
 from wasmdrop.settings import Settings
 
 __all__ = [

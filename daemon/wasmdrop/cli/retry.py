@@ -22,8 +22,8 @@ from wasmdrop.cli import job_view
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.journal.reader import JournalEntry, JournalReader
 from wasmdrop.protocol.errors import SettingsError
-from wasmdrop.protocol.outcome import bounded_text
 from wasmdrop.protocol.slot import FileVersion, InputFile
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.system import openat2
 
 __all__ = ["add_arguments", "run"]

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from wasmdrop.client import Result
 from wasmdrop.jobs.job import JobState
-from wasmdrop.protocol.outcome import Code, Status, bounded_text
-from wasmdrop.protocol.text import one_line
+from wasmdrop.protocol.outcome import Code, Status
+from wasmdrop.protocol.text import bounded_text, one_line
 
 __all__ = ["Show", "following", "print_facts", "print_jobs", "print_module"]
 

@@ -1,6 +1,6 @@
-"""Delivery: puts the result files and, last, the completion marker into a slot.
+"""Delivery: publishes the result files of a job and, last, the completion marker.
 
-The daemon's side is :mod:`.lanes`. What touches the filesystems is a process for each
-(:mod:`.process`), so that one that hangs holds up nothing else, and no other work waits for the
-interpreter while one of thousands of small files is written. :mod:`.placing` has the steps.
+:mod:`.delivery` is the daemon's side. A worker process per filesystem does the work
+(:mod:`.worker`), so that one that hangs delays no other filesystem, and the daemon's interpreter
+does not spend its time on thousands of small files. :mod:`.placement` has the steps.
 """

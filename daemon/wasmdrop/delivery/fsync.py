@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["Fsyncs"]
+__all__ = ["FsyncBatch"]
 
 #: Numbers of io_setup, io_getevents and io_submit by machine.
 _CALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
@@ -41,7 +41,7 @@ class _Event(ctypes.Structure):
     )
 
 
-class Fsyncs:
+class FsyncBatch:
     """Syncs up to ``most`` descriptors at a time; further ones, and a single one, in turn.
 
     In turn, too, where the kernel has no such calls, a container forbids them, or so many are under

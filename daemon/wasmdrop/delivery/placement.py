@@ -1,12 +1,12 @@
-"""Placing: one delivery, step by step.
+"""Placement of one job's results in its slot, step by step.
 
-Promises that at any moment, also after a power cut, the slot holds either no marker or a true one:
-each new file is written under a temporary name and synced, the old marker goes, durably, the files
-are renamed, the directory is synced, the marker comes last in the same way. Whatever lies at these
-names is replaced by name and never opened, but for a marker that may be the delivery's own. The
-output files of a program are copied into a directory beside, of a temporary name too, which nobody
-else can enter until it is complete, and which is then renamed into place at once. An older output
-directory is removed if the daemon made it, and else set aside.
+Guarantees that at any moment, also after a power cut, the slot holds no marker or a true one. All
+files are first written under temporary names and synced. Then the old marker is removed, durably;
+the files are renamed and the directory is synced; the marker is renamed last and the directory is
+synced again. Existing files are replaced by name and never opened, except for a marker that may be
+the delivery's own. Output files are copied into a directory with a temporary name that no other
+user can enter until it is complete, which is then renamed. An older output directory is removed if
+the daemon made it, and set aside otherwise.
 """
 
 import contextlib
@@ -21,23 +21,28 @@ from typing import Final, Protocol
 import msgspec
 
 from wasmdrop.delivery.wire import Stage
-from wasmdrop.protocol.slot import FoundIn
-from wasmdrop.protocol.suffixes import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
+from wasmdrop.protocol.slot import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES, DirectoryIdentity
 from wasmdrop.system import openat2
-from wasmdrop.system.untrusted_trees import copy_tree, is_marked, make_marked, removal
+from wasmdrop.system.descriptors import write_all
+from wasmdrop.system.untrusted_trees import (
+    copy_tree,
+    is_daemon_directory,
+    make_daemon_directory,
+    removal,
+)
 
-__all__ = ["Directory", "Placing", "Warn"]
+__all__ = ["Placement", "TargetDirectory", "Warn"]
 
 
 class Warn(Protocol):
-    """Whoever puts a warning into the log."""
+    """Puts a warning into the log."""
 
     def __call__(self, event: str, **fields: str) -> None:
-        """Take the name of what happened, and what is to be known of it."""
+        """Log ``event`` with these fields."""
 
 
-class Directory:
-    """The open directory of slots, for all that is placed in it at a time."""
+class TargetDirectory:
+    """An open directory, shared by all placements of a batch in it."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -46,63 +51,63 @@ class Directory:
         except OSError:
             os.close(fd)
             raise
-        self.identity: Final = (status.st_dev, status.st_ino)
-        """Tells directories apart, however they were reached."""
-        self.found: Final = FoundIn.of(status)
+        self.inode: Final = (status.st_dev, status.st_ino)
+        """Tells directories apart, by whatever path they were opened."""
+        self.identity: Final = DirectoryIdentity.of(status)
         self._users = 0
 
     def enter(self) -> None:
-        """Use it; :meth:`leave` is owed."""
+        """Start to use it; must be followed by :meth:`leave`."""
         self._users += 1
 
     def leave(self) -> None:
-        """Use it no more; the last one closes it."""
+        """Stop to use it; the last user closes it."""
         self._users -= 1
         if self._users == 0:
             os.close(self.fd)
 
 
-class Placing:
-    """What is placed in one slot. Every step may raise ``OSError``, and then is the last."""
+class Placement:
+    """The delivery of one job. If a step raises ``OSError``, it is the last one."""
 
-    def __init__(self, order: Stage, temporary_name: Callable[[], str], warn: Warn) -> None:
-        self.order = order
+    def __init__(self, request: Stage, temporary_name: Callable[[], str], warn: Warn) -> None:
+        self.request = request
         self.error: OSError | None = None
-        self.directory: Directory | None = None
-        self.is_there = False
-        """Whether all was in place before: there is nothing to do but to sync the directory."""
-        self.was_marked = False
+        self.directory: TargetDirectory | None = None
+        self.is_published = False
+        """Whether everything is in place already, so that only the directory is to be synced."""
+        self.had_marker = False
         self.unsynced: list[int] = []
-        """Descriptors of the files that were written and are not durable yet."""
+        """Descriptors of written files that are not durable yet."""
         self._temporary_name = temporary_name
         self._warn = warn
-        self._stem = os.fsdecode(order.stem)
-        self._output = order.output
+        self._stem = os.fsdecode(request.stem)
+        self._output = request.output
         if self._output is not None:
-            root = os.fsdecode(order.output_root)
+            root = os.fsdecode(request.output_root)
             self._output = msgspec.structs.replace(self._output, root=root)
         self._temporaries: dict[str, str] = {}
         self._staged = ""
-        """The temporary name of the output's directory, where there is one."""
+        """The temporary name of the output directory, if there is one."""
         self._replaced = ""
-        """The temporary name that an older output's directory has now."""
+        """The temporary name that an older output directory has now."""
 
-    def enter(self, directory: Directory) -> None:
-        """Take the directory of the slot."""
+    def enter(self, directory: TargetDirectory) -> None:
+        """Use this directory, if it is the slot's."""
         directory.enter()
         self.directory = directory
-        expected = self.order.found_in
-        if expected is not None and not directory.found.may_be(expected):
-            reason = "another user's directory is in the place of the slot's"
-            raise FileNotFoundError(errno.ENOENT, reason, os.fsdecode(self.order.directory))
+        expected = self.request.found_in
+        if expected is not None and not directory.identity.may_be(expected):
+            reason = "another user's directory has replaced the slot's"
+            raise FileNotFoundError(errno.ENOENT, reason, os.fsdecode(self.request.directory))
 
     def write(self) -> None:
-        """Write all files under temporary names, unless they are in their places."""
-        if self.order.may_be_there and self._is_marked_as_ours():
-            self.is_there = True
+        """Write all files under temporary names, unless they are published already."""
+        if self.request.may_be_published and self._is_marked_as_ours():
+            self.is_published = True
             return
         self._copy_output()
-        for suffix, data in [*self.order.files.items(), (MARKER_SUFFIX, self.order.marker)]:
+        for suffix, data in [*self.request.files.items(), (MARKER_SUFFIX, self.request.marker)]:
             name = self._temporary_name()
             fd = os.open(
                 name,
@@ -112,42 +117,42 @@ class Placing:
             )
             self._temporaries[suffix] = name
             self.unsynced.append(fd)
-            _write(fd, data)
+            write_all(fd, data)
 
-    def unmark(self) -> None:
+    def remove_marker(self) -> None:
         """Remove the old marker."""
-        self.was_marked = self._remove(self._stem + MARKER_SUFFIX)
+        self.had_marker = self._remove(self._stem + MARKER_SUFFIX)
 
     def publish(self) -> None:
-        """Put the result files in their places."""
+        """Move the result files and the output directory into place."""
         for suffix in RESULT_SUFFIXES:
             name = self._stem + suffix
-            if suffix in self.order.files:
+            if suffix in self.request.files:
                 self._rename(self._temporaries[suffix], name)
                 del self._temporaries[suffix]
             else:
                 self._remove(name)
         name = self._stem + OUTPUT_SUFFIX
-        self._put_away(name)
+        self._move_away(name)
         if self._staged:
             os.rename(self._staged, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             self._staged = ""
 
-    def mark(self) -> None:
-        """Put the marker in its place."""
+    def publish_marker(self) -> None:
+        """Move the marker into place."""
         self._rename(self._temporaries[MARKER_SUFFIX], self._stem + MARKER_SUFFIX)
         del self._temporaries[MARKER_SUFFIX]
 
     def close_files(self) -> None:
-        """Let go of the files that were written."""
+        """Close the written files."""
         for fd in self.unsynced:
             os.close(fd)
         self.unsynced.clear()
 
-    def clear(self) -> Iterator[None]:
-        """Remove the older output, and what this one was copied from, a piece at each step.
+    def remove_leftovers(self) -> Iterator[None]:
+        """Remove the older output and the source of this one, a part at each step.
 
-        Nobody waits for that. What stays is removed at the next start.
+        Leftovers that can't be removed are removed at the daemon's next start.
         """
         if self._replaced:
             yield from self._removal(lambda: os.dup(self._fd), self._replaced)
@@ -156,8 +161,8 @@ class Placing:
             open_parent = functools.partial(openat2.open_directory, parent, "")
             yield from self._removal(open_parent, name, is_private=True)
 
-    def leave(self) -> None:
-        """Let go of everything that was opened or left."""
+    def close(self) -> None:
+        """Close everything, and remove files that were not published."""
         self.close_files()
         if self.directory is None:
             return
@@ -172,31 +177,27 @@ class Placing:
 
     @property
     def _fd(self) -> int:
-        assert self.directory is not None  # noqa: S101 - entered before, and not left yet
+        assert self.directory is not None  # noqa: S101 - between enter and close
         return self.directory.fd
 
     def _is_marked_as_ours(self) -> bool:
-        """Whether the slot holds this very marker, which came after everything else."""
+        """Whether the slot holds this very marker, which is published last."""
         name = self._stem + MARKER_SUFFIX
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            # To open what is no file may do something.
-            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-            if not stat.S_ISREG(status.st_mode):
-                return False
-            with os.fdopen(os.open(name, flags, dir_fd=self._fd), "rb") as file:
-                return file.read(len(self.order.marker) + 1) == self.order.marker
+            fd, _status = openat2.open_regular_at(self._fd, name)
         except OSError:
             return False
+        with os.fdopen(fd, "rb") as file:
+            return file.read(len(self.request.marker) + 1) == self.request.marker
 
     def _copy_output(self) -> None:
-        """Copy the output files into a new directory beside the results."""
+        """Copy the output files into a new directory with a temporary name."""
         if self._output is None:
             return
         name = self._temporary_name()
-        target = make_marked(self._fd, name)
+        target = make_daemon_directory(self._fd, name)
         self._staged = name
-        mode = 0o775 & ~_umask()  # never for all to write to, see is_marked
+        mode = 0o775 & ~_umask()  # not world-writable, see is_daemon_directory
         try:
             copy_tree(self._output, target, mode)
             os.fchmod(target, stat.S_ISVTX | mode)
@@ -206,10 +207,9 @@ class Placing:
     def _removal(
         self, open_parent: Callable[[], int], name: str, *, is_private: bool = False
     ) -> Iterator[None]:
-        """Remove ``name`` in a directory, a piece at each step.
+        """Remove ``name`` from a directory, a part at each step.
 
-        Nobody else can reach it where it ``is_private``; elsewhere a directory that the daemon did
-        not make stays.
+        A directory that the daemon did not make is kept, unless the place ``is_private``.
         """
         try:
             parent = open_parent()
@@ -220,14 +220,14 @@ class Placing:
         except OSError as error:
             self._warn("leftover-removal-failed", name=name, error=str(error))
 
-    def _put_away(self, name: str) -> None:
-        """Give whatever has ``name`` a temporary one, to be removed when there is time."""
+    def _move_away(self, name: str) -> None:
+        """Rename ``name`` to a temporary name, to be removed later."""
         try:
             status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return
-        if stat.S_ISDIR(status.st_mode) and not is_marked(status):
-            self._set_aside(name, OUTPUT_SUFFIX)  # which is ignored: what is in it are no drops
+        if stat.S_ISDIR(status.st_mode) and not is_daemon_directory(status):
+            self._set_aside(name, OUTPUT_SUFFIX)  # with the suffix, it is not scanned for drops
             return
         away = self._temporary_name()
         os.rename(name, away, src_dir_fd=self._fd, dst_dir_fd=self._fd)
@@ -241,13 +241,13 @@ class Placing:
             os.replace(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def _remove(self, name: str) -> bool:
-        """Remove ``name``; False where nothing was there."""
+        """Remove ``name``; return whether it existed."""
         try:
             os.unlink(name, dir_fd=self._fd)
         except FileNotFoundError:
             return False
         except OSError:
-            # Linux says EISDIR, other filesystems EPERM: look before believing it.
+            # Linux fails with EISDIR for a directory, other filesystems with EPERM.
             status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
                 raise
@@ -255,7 +255,7 @@ class Placing:
         return True
 
     def _set_aside(self, name: str, suffix: str = "") -> None:
-        """Free a name that a directory has taken: it is not ours to delete."""
+        """Rename a directory that has a result's name: it is not the daemon's to delete."""
         try:
             os.rmdir(name, dir_fd=self._fd)
         except OSError:
@@ -269,19 +269,13 @@ def _removal_in(parent: int, name: str, is_private: bool) -> Iterator[None]:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         pass
-    except OSError:  # EISDIR, or EPERM elsewhere: it may be a directory
+    except OSError:  # EISDIR or EPERM: it may be a directory
         yield from removal(parent, name, marked=not is_private)
 
 
 def _umask() -> int:
-    """Return what a new file's mode goes without (proc(5)): asking the kernel would change it."""
+    """Return the umask (proc(5)); umask(2) can't read it without changing it."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)
     return 0o022
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -1,7 +1,7 @@
-"""What the daemon and a process that delivers say to each other.
+"""The wire format between the daemon and its delivery workers.
 
-Each message is a frame: its length in four bytes, and a value of one of these types in MessagePack.
-The daemon speaks to a process of its own: what it hears is not held against anything.
+Each message is a frame: a length of four bytes, little-endian, and a value of one of these types in
+MessagePack. Both sides are the daemon's own code and trust each other.
 """
 
 from typing import Final
@@ -9,112 +9,137 @@ from typing import Final
 import msgspec
 
 from wasmdrop.protocol.outcome import OutputTree
-from wasmdrop.protocol.slot import FoundIn
+from wasmdrop.protocol.slot import DirectoryIdentity
 
 __all__ = [
     "Abandon",
-    "Answer",
-    "Frames",
-    "Order",
-    "Placed",
+    "DeliveryReport",
+    "DeliveryRequest",
+    "Finished",
+    "FrameDecoder",
+    "LogEvent",
     "Probe",
     "Publish",
+    "ResultPackage",
     "Stage",
-    "Warned",
-    "decode_answer",
-    "decode_order",
+    "decode_report",
+    "decode_request",
     "encode",
 ]
 
 _LENGTH_BYTES: Final = 4
 
 
+class ResultPackage(msgspec.Struct, frozen=True):
+    """Everything that a delivery puts into a slot."""
+
+    files: dict[str, bytes]
+    """The result files by suffix: ``.json``, ``.txt``, …"""
+    marker: bytes
+    output: OutputTree | None = None
+    """The source of ``result.output/``. The delivery owns and removes it."""
+
+    @property
+    def line(self) -> bytes:
+        """The result line for standard output, the same as ``result.json``."""
+        return self.files[".json"]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the result files and the marker, without the output files."""
+        return len(self.marker) + sum(map(len, self.files.values()))
+
+
 class Stage(msgspec.Struct, frozen=True, tag=True):
-    """Write a slot's results beside their places; nobody may see them yet."""
+    """Request: write a slot's results under temporary names."""
 
     number: int
     directory: bytes
-    found_in: FoundIn | None
-    """Which directory that must be, if that matters."""
+    found_in: DirectoryIdentity | None
+    """The directory that it must be, if that matters."""
     stem: bytes
     files: dict[str, bytes]
     """By suffix."""
     marker: bytes
     line: bytes
-    """What to print on standard output when all is in place."""
+    """Printed on standard output when everything is in place."""
     output: OutputTree | None
-    """Without its root, which may be no text."""
+    """Without its root, which may not be text."""
     output_root: bytes
-    may_be_there: bool
-    """Whether another process may have put all of it in place, and died before it said so."""
+    may_be_published: bool
+    """Whether another worker may have published it and died before it reported that."""
 
 
 class Publish(msgspec.Struct, frozen=True, tag=True):
-    """Put what was staged under this number in its places."""
+    """Request: move the results staged under this number into place."""
 
     number: int
 
 
 class Abandon(msgspec.Struct, frozen=True, tag=True):
-    """Remove what was staged under this number."""
+    """Request: remove the results staged under this number."""
 
     number: int
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True):
-    """Open a slot's directory and close it again; answer as if something had been placed."""
+    """Request: open a slot's directory and close it again."""
 
     number: int
     directory: bytes
 
 
-class Placed(msgspec.Struct, frozen=True, tag=True):
-    """All of it is in its places, durably; or it is not, because of this error."""
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """Report: the results are durably in place, or the request failed with this error."""
 
     number: int
     error: tuple[int, str, str | None] | None = None
-    """Number, words, and the name that it is about."""
+    """Errno, text and file name."""
 
 
-class Warned(msgspec.Struct, frozen=True, tag=True):
-    """Something for the log."""
+class LogEvent(msgspec.Struct, frozen=True, tag=True):
+    """Report: a warning for the daemon's log."""
 
     event: str
     fields: dict[str, str]
 
 
-Order = Stage | Publish | Abandon | Probe
-Answer = Placed | Warned
+DeliveryRequest = Stage | Publish | Abandon | Probe
+DeliveryReport = Finished | LogEvent
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_orders: "msgspec.msgpack.Decoder[Order]" = msgspec.msgpack.Decoder(Order)
-_answers: "msgspec.msgpack.Decoder[Answer]" = msgspec.msgpack.Decoder(Answer)
+_request_decoder: Final[msgspec.msgpack.Decoder[DeliveryRequest]] = msgspec.msgpack.Decoder(
+    DeliveryRequest
+)
+_report_decoder: Final[msgspec.msgpack.Decoder[DeliveryReport]] = msgspec.msgpack.Decoder(
+    DeliveryReport
+)
 
 
-def encode(message: Order | Answer) -> bytes:
+def encode(message: DeliveryRequest | DeliveryReport) -> bytes:
     """Return the frame of a message."""
     body = _encoder.encode(message)
     return len(body).to_bytes(_LENGTH_BYTES, "little") + body
 
 
-def decode_order(body: bytes) -> Order:
-    """Return what the daemon says. Raises ``msgspec.DecodeError``."""
-    return _orders.decode(body)
+def decode_request(body: bytes) -> DeliveryRequest:
+    """Decode the body of a frame from the daemon. Raises ``msgspec.DecodeError``."""
+    return _request_decoder.decode(body)
 
 
-def decode_answer(body: bytes) -> Answer:
-    """Return what a process says. Raises ``msgspec.DecodeError``."""
-    return _answers.decode(body)
+def decode_report(body: bytes) -> DeliveryReport:
+    """Decode the body of a frame from a worker. Raises ``msgspec.DecodeError``."""
+    return _report_decoder.decode(body)
 
 
-class Frames:
-    """Takes a stream apart into the bodies of its frames."""
+class FrameDecoder:
+    """Splits a stream into the bodies of its frames."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the bodies that are complete with ``data``."""
+        """Return the bodies that ``data`` completes."""
         self._data += data
         bodies = []
         start = 0

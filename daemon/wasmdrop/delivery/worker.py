@@ -1,10 +1,10 @@
-"""The process that delivers to one filesystem: takes orders until the daemon hangs up, or dies.
+"""The delivery worker: a process that delivers to one filesystem until the daemon hangs up or dies.
 
-All orders that wait at a time go together through each step: a sync of a directory is then one for
-all of them. Results are staged as soon as a job has them, beside the journal's own sync, and
-published when the daemon says so.
+All requests that wait at a time go through each step together, so that one sync of a directory
+serves all of them. Results are staged as soon as a job has them, while the journal is synced, and
+published at the daemon's request.
 
-Promises to end with the daemon: the next one must find nobody at work in its slots.
+Guarantees to end with the daemon: the next daemon must find nothing at work in its slots.
 """
 
 import contextlib
@@ -17,180 +17,208 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from wasmdrop.delivery.placement import Directory, Placing
-from wasmdrop.delivery.syncing import Syncs
+from wasmdrop.delivery.fsync import FsyncBatch
+from wasmdrop.delivery.placement import Placement, TargetDirectory
 from wasmdrop.delivery.wire import (
-    Answer,
-    Frames,
-    Order,
-    Placed,
+    DeliveryReport,
+    DeliveryRequest,
+    Finished,
+    FrameDecoder,
+    LogEvent,
     Probe,
     Publish,
     Stage,
-    Warned,
-    decode_order,
+    decode_request,
     encode,
 )
+from wasmdrop.protocol.text import escaped
 from wasmdrop.system import openat2, signals
-from wasmdrop.system.output_thread import Outlet
-from wasmdrop.system.processes import die_with
-from wasmdrop.system.scheduling import take_turn_at_once, wait_for_turn
+from wasmdrop.system.output_thread import OutputThread
+from wasmdrop.system.processes import (
+    die_with_parent,
+    use_batch_scheduling,
+    use_normal_scheduling,
+)
 
-__all__ = ["Deliverer", "main"]
+__all__ = ["DeliveryWorker", "main"]
 
-#: What is read of the link at once: some dozen small results. More would be memory that the
-#: allocator asks the kernel for each time.
+#: Bytes that one read of the link takes: some dozen small results. The allocator asks the kernel
+#: for larger buffers each time.
 _READ_BYTES: Final = 1 << 16
 
-#: Orders that go through the steps together: few enough for the descriptors of their files, also
-#: when a disk that was full has room again for all that waited. More would only make the first wait
-#: for the last.
-_TOGETHER: Final = 64
+#: Requests that go through the steps together. Bounds the descriptors that are open at a time, also
+#: when a full disk has room again for everything that waited.
+_MAX_BATCH: Final = 64
 
-#: Results that wait to be published, up to which each of them is in a hurry.
-_FEW: Final = 2
+#: Files, or directories, that are synced at a time: three files of each request of a batch.
+_MAX_SYNCS: Final = 3 * _MAX_BATCH
+
+#: With more staged results than this, throughput counts more than the latency of each one.
+_FEW_STAGED: Final = 2
 
 _STDOUT: Final = 1
 
-#: How long the end of the process waits for a reader of the last lines, in seconds.
+#: How long the worker's exit waits for a reader of the last result lines.
 _FLUSH_SECONDS: Final = 1.0
 
 
-class Deliverer:
-    """Delivers into directories below ``shared_dir``, and others that orders name.
+class DeliveryWorker:
+    """Delivers into directories below ``shared_dir``, and others that requests name.
 
-    ``temporary_prefix``: what names of temporary files begin with, for nobody else's to be equal.
-    ``answer`` sends answers; ``print_line`` prints a result's line, when it is in its place.
+    Names of temporary files begin with ``temporary_prefix``, which no other process uses.
+    ``report`` sends reports; ``print_line`` prints the line of a result that is in place.
     """
 
     def __init__(
         self,
         shared_dir: str,
         temporary_prefix: str,
-        answer: Callable[[Sequence[Answer]], None],
+        report: Callable[[Sequence[DeliveryReport]], None],
         print_line: Callable[[bytes], None],
     ) -> None:
         self._shared_dir = shared_dir.rstrip("/")
         self._temporary_prefix = temporary_prefix
-        self._answer = answer
+        self._report = report
         self._print_line = print_line
-        self._syncs = Syncs()
-        self._staged: dict[int, Placing] = {}
-        self._trash: deque[Iterator[None]] = deque()
-        """What is to be removed when there is time."""
+        self._file_syncs = FsyncBatch(_MAX_SYNCS)
+        self._directory_syncs = FsyncBatch(_MAX_SYNCS)
+        self._staged: dict[int, Placement] = {}
+        self._removals: deque[Iterator[None]] = deque()
+        """Removals to be done while there is nothing else to do."""
 
-    def obey(self, orders: Iterable[Order]) -> None:
-        """Do all of these; one that fails is answered with its error."""
-        new: dict[int, Placing] = {}
-        durable: list[Placing] = []
-        """Those to be published that were written before."""
-        others: list[Placing] = []
-        for order in orders:
-            if isinstance(order, Stage):
-                placing = Placing(order, self._temporary_name, self._warn)
-                new[order.number] = self._staged[order.number] = placing
-            elif isinstance(order, Probe):
-                self._probe(order)
-            elif order.number in self._staged:
-                placing = self._staged.pop(order.number)
-                if isinstance(order, Publish):
-                    (others if order.number in new else durable).append(placing)
+    def handle(self, requests: Iterable[DeliveryRequest]) -> None:
+        """Handle all these requests. One that fails is reported with its error."""
+        new: dict[int, Placement] = {}
+        durable: list[Placement] = []
+        """Those to publish whose files an earlier call has synced."""
+        others: list[Placement] = []
+        for request in requests:
+            if isinstance(request, Stage):
+                placement = Placement(request, self._temporary_name, self._warn)
+                new[request.number] = self._staged[request.number] = placement
+            elif isinstance(request, Probe):
+                self._probe(request)
+            elif request.number in self._staged:
+                placement = self._staged.pop(request.number)
+                if isinstance(request, Publish):
+                    (others if request.number in new else durable).append(placement)
                 else:
-                    placing.leave()
-                    new.pop(order.number, None)
+                    placement.close()
+                    new.pop(request.number, None)
         written = list(new.values())
         self._write(written)
-        # What the one half waits for the disk is time for the other.
-        with self._syncs.files(written):
+        with self._syncing_files(written):  # meanwhile, publish what is durable
             self._publish(durable)
-        for placing in written:
-            placing.close_files()
+        for placement in written:
+            placement.close_files()
         self._publish(others)
 
     @property
-    def staged(self) -> int:
+    def staged_count(self) -> int:
         """How many results wait to be published."""
         return len(self._staged)
 
-    def tidy(self) -> bool:
-        """Remove a piece of what nobody needs any more; False where there is nothing."""
-        if self._trash and next(self._trash[0], True) is not None:
-            self._trash.popleft()
-        return bool(self._trash)
+    def remove_some(self) -> bool:
+        """Do one step of the pending removals; return whether any are left."""
+        if self._removals and next(self._removals[0], True) is not None:
+            self._removals.popleft()
+        return bool(self._removals)
 
-    def leave(self) -> None:
-        """Remove what was staged and is not to be published any more, and all else."""
-        for placing in self._staged.values():
-            placing.leave()
-        while self.tidy():
+    def close(self) -> None:
+        """Remove results that were staged and never published, and do all pending removals."""
+        for placement in self._staged.values():
+            placement.close()
+        while self.remove_some():
             pass
 
-    def _write(self, placings: list[Placing]) -> None:
-        directories: dict[bytes, Directory] = {}
-        _each(placings, lambda one: one.enter(self._open(one.order.directory, directories)))
-        _each(placings, Placing.write)
+    def _write(self, placements: list[Placement]) -> None:
+        directories: dict[bytes, TargetDirectory] = {}
+        _each(placements, lambda one: one.enter(self._open(one.request.directory, directories)))
+        _each(placements, Placement.write)
 
-    def _publish(self, placings: list[Placing]) -> None:
-        """Take all of them through each step before any goes on to the next."""
-        missing = [placing for placing in placings if not placing.is_there]
-        _each(missing, Placing.unmark)
-        self._syncs.directories(placing for placing in missing if placing.was_marked)
-        _each(missing, Placing.publish)
-        self._syncs.directories(missing)
-        _each(missing, Placing.mark)
-        self._syncs.directories(placings)
-        # Whoever put the others in place may have printed their lines: none is printed twice.
-        _each(missing, lambda one: self._print_line(one.order.line))
-        if placings:
-            self._answer([_answer_of(placing) for placing in placings])
-        # After the answers: who has none delivers again, for which what the output is copied from
-        # must still be there.
-        for placing in placings:
-            trash = placing.clear()
-            # The first step opens what it needs of the placing's, and is all for most.
-            if next(trash, True) is None:
-                self._trash.append(trash)
-            placing.leave()
+    def _publish(self, placements: list[Placement]) -> None:
+        """Take all of them through each step before the next step."""
+        missing = [placement for placement in placements if not placement.is_published]
+        _each(missing, Placement.remove_marker)
+        self._sync_directories(one for one in missing if one.had_marker)
+        _each(missing, Placement.publish)
+        self._sync_directories(missing)
+        _each(missing, Placement.publish_marker)
+        self._sync_directories(placements)
+        # The worker that published the others may have printed their lines: none is printed twice.
+        _each(missing, lambda one: self._print_line(one.request.line))
+        if placements:
+            self._report([Finished(one.request.number, _fields(one.error)) for one in placements])
+        # After the reports: without one, the daemon delivers again and needs the output's source.
+        for placement in placements:
+            removal = placement.remove_leftovers()
+            # The first step opens what the removal needs of the placement. Most have no other.
+            if next(removal, True) is None:
+                self._removals.append(removal)
+            placement.close()
 
-    def _probe(self, order: Probe) -> None:
+    @contextlib.contextmanager
+    def _syncing_files(self, placements: Iterable[Placement]) -> Iterator[None]:
+        """Sync the written files while the block runs; they are durable at its end."""
+        files = [(placement, fd) for placement in placements for fd in placement.unsynced]
+        self._file_syncs.begin([fd for _placement, fd in files])
+        try:
+            yield
+        finally:
+            for (placement, _fd), error in zip(files, self._file_syncs.finish(), strict=True):
+                placement.error = error or placement.error
+
+    def _sync_directories(self, placements: Iterable[Placement]) -> None:
+        """Sync each placement's directory, once for all placements in it."""
+        groups: dict[tuple[int, int], tuple[TargetDirectory, list[Placement]]] = {}
+        for placement in placements:
+            if placement.error is None and placement.directory is not None:
+                directory = placement.directory
+                groups.setdefault(directory.inode, (directory, []))[1].append(placement)
+        self._directory_syncs.begin([directory.fd for directory, _group in groups.values()])
+        errors = self._directory_syncs.finish()
+        for (_directory, group), error in zip(groups.values(), errors, strict=True):
+            for placement in group:
+                placement.error = error
+
+    def _probe(self, request: Probe) -> None:
         error = None
         try:
-            os.close(self._open_directory(os.fsdecode(order.directory)))
+            os.close(self._open_directory(os.fsdecode(request.directory)))
         except OSError as caught:
             error = caught
-        self._answer([Placed(order.number, _told(error))])
+        self._report([Finished(request.number, _fields(error))])
 
-    def _open(self, path: bytes, directories: dict[bytes, Directory]) -> Directory:
-        """Open the directory of a slot, once for those that come together."""
+    def _open(self, path: bytes, directories: dict[bytes, TargetDirectory]) -> TargetDirectory:
         directory = directories.get(path)
         if directory is None:
-            directory = directories[path] = Directory(self._open_directory(os.fsdecode(path)))
+            fd = self._open_directory(os.fsdecode(path))
+            directory = directories[path] = TargetDirectory(fd)
         return directory
 
     def _open_directory(self, path: str) -> int:
         if path.startswith(self._shared_dir + "/"):
             return openat2.open_directory(self._shared_dir, path[len(self._shared_dir) + 1 :])
-        # The shared directory itself, or where the operator wants the root slot's results.
+        # The shared directory itself, or the one that the operator chose for the root slot.
         return openat2.open_directory(path, "")
 
     def _temporary_name(self) -> str:
         return f"{self._temporary_prefix}{os.urandom(8).hex()}"
 
     def _warn(self, event: str, **fields: str) -> None:
-        shown = {key: _shown(value) or "" for key, value in fields.items()}
-        self._answer([Warned(event, shown)])
+        self._report([LogEvent(event, {key: escaped(value) for key, value in fields.items()})])
 
 
-class _Lines:
-    """Prints result lines on standard output, whole, beside other processes that do so.
+class _ResultLines:
+    """Prints result lines on standard output, each one whole, beside other workers that do so.
 
-    ``lock_fd``: a file that they all have, to lock while a line is written. A short one, too: it is
-    written at once (pipe(7)), but a long one of another process is not.
+    Workers lock ``lock_fd`` while they write a line. The kernel writes a short line to a pipe at
+    once (pipe(7)), but not the long one of another worker.
     """
 
     def __init__(self, lock_fd: int, warn: Callable[[str, dict[str, str]], None]) -> None:
         self._lock_fd = lock_fd
-        self._outlet = Outlet(
+        self._output = OutputThread(
             _STDOUT,
             lambda reason: warn("result-lines-stopped", {"error": reason}),
             lambda total: warn("result-lines-dropped", {"total": str(total)}),
@@ -198,12 +226,12 @@ class _Lines:
         )
 
     def print(self, line: bytes) -> None:
-        """Print a line soon. The results are in their files: no reader must stop the daemon."""
-        self._outlet.put(line)
+        """Print a line soon. Never blocks: the results are in their files."""
+        self._output.put(line)
 
     def flush(self) -> None:
-        """Wait a little for those that are not printed yet."""
-        self._outlet.flush(_FLUSH_SECONDS)
+        """Wait a moment for lines that are not printed yet."""
+        self._output.flush(_FLUSH_SECONDS)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -214,72 +242,63 @@ class _Lines:
             fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
 
 
-def main(link_fd: int, daemon_pid: int, shared_dir: bytes, prefix: str, lock_fd: int) -> None:
-    """Deliver what comes over the link; ``lock_fd`` is -1 where no lines are to be printed."""
-    die_with(daemon_pid)
-    signals.ignore_all()  # the daemon hangs up when it has stopped
+def main(
+    link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, output_lock_fd: int
+) -> None:
+    """Run a delivery worker; ``output_lock_fd`` is -1 if no result lines are printed."""
+    die_with_parent(daemon_pid)
+    signals.ignore_all()  # the daemon hangs up when it stops
     link = socket.socket(fileno=link_fd)
-    sending = threading.Lock()  # lines are printed, and warned of, by a thread of their own
+    sending = threading.Lock()  # the thread that prints lines sends reports too
 
-    def answer(answers: Sequence[Answer]) -> None:
-        # A daemon that stops hears no answers any more, but is still owed what it has ordered.
+    def report(reports: Sequence[DeliveryReport]) -> None:
+        # A daemon that stops reads no more reports, but its requests are still handled.
         with sending, contextlib.suppress(OSError):
-            link.sendall(b"".join(map(encode, answers)))
+            link.sendall(b"".join(map(encode, reports)))
 
-    lines = _Lines(lock_fd, lambda event, fields: answer([Warned(event, fields)]))
-
-    deliverer = Deliverer(
+    lines = _ResultLines(output_lock_fd, lambda event, fields: report([LogEvent(event, fields)]))
+    worker = DeliveryWorker(
         os.fsdecode(shared_dir),
-        prefix,
-        answer,
-        lines.print if lock_fd >= 0 else lambda _line: None,
+        temporary_prefix,
+        report,
+        lines.print if output_lock_fd >= 0 else lambda _line: None,
     )
-    frames = Frames()
-    is_patient = False
-    while data := _received(link, deliverer):
-        orders = list(map(decode_order, frames.feed(data)))
-        # A single result is what everybody waits for; one of many is not the sooner there for
-        # taking a core from those who make them.
-        if is_patient != (deliverer.staged > _FEW):
-            is_patient = not is_patient
-            (wait_for_turn if is_patient else take_turn_at_once)()
-        for start in range(0, len(orders), _TOGETHER):
-            deliverer.obey(orders[start : start + _TOGETHER])
-    deliverer.leave()
+    frames = FrameDecoder()
+    is_batch = False
+    while data := _receive(link, worker):
+        requests = list(map(decode_request, frames.feed(data)))
+        # Everyone waits for a single result. One of many is not published sooner by taking a core
+        # from the jobs that produce the others.
+        if is_batch != (worker.staged_count > _FEW_STAGED):
+            is_batch = not is_batch
+            (use_batch_scheduling if is_batch else use_normal_scheduling)()
+        for start in range(0, len(requests), _MAX_BATCH):
+            worker.handle(requests[start : start + _MAX_BATCH])
+    worker.close()
     lines.flush()
 
 
-def _received(link: socket.socket, deliverer: Deliverer) -> bytes:
-    """Return what the daemon says next, and tidy up until it does; nothing when it has hung up."""
-    while deliverer.tidy() and not select.select([link], [], [], 0)[0]:
+def _receive(link: socket.socket, worker: DeliveryWorker) -> bytes:
+    """Return the next data from the daemon, empty after it hung up; remove leftovers meanwhile."""
+    while worker.remove_some() and not select.select([link], [], [], 0)[0]:
         pass
     try:
         return link.recv(_READ_BYTES)
-    except ConnectionResetError:  # it did not read all answers
+    except ConnectionResetError:  # it did not read all reports
         return b""
 
 
-def _each(placings: list[Placing], step: Callable[[Placing], None]) -> None:
-    for placing in placings:
-        if placing.error is None:
+def _each(placements: list[Placement], step: Callable[[Placement], None]) -> None:
+    for placement in placements:
+        if placement.error is None:
             try:
-                step(placing)
+                step(placement)
             except OSError as error:
-                placing.error = error
+                placement.error = error
 
 
-def _answer_of(placing: Placing) -> Placed:
-    return Placed(placing.order.number, _told(placing.error))
-
-
-def _told(error: OSError | None) -> tuple[int, str, str | None] | None:
+def _fields(error: OSError | None) -> tuple[int, str, str | None] | None:
     if error is None:
         return None
-    return (error.errno or 0, error.strerror or str(error), _shown(error.filename))
-
-
-def _shown(name: object) -> str | None:
-    """Return a name of a file as text that can be sent, whatever bytes it holds."""
-    if name is None:
-        return None
-    return str(name).encode("utf-8", "backslashreplace").decode()
+    name = None if error.filename is None else escaped(str(error.filename))
+    return (error.errno or 0, error.strerror or str(error), name)

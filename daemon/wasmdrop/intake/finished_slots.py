@@ -11,8 +11,7 @@ from wasmdrop.intake.untrusted_files import ChangedWhileReadError, read_regular
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.marker import Marker, parse_marker
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.slot import InputFile, Slot
-from wasmdrop.protocol.suffixes import MARKER_SUFFIX
+from wasmdrop.protocol.slot import MARKER_SUFFIX, InputFile, Slot
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import Links
 from wasmdrop.system.untrusted_trees import MAX_ENTRIES
@@ -42,7 +41,7 @@ def true_marker(slot: Slot) -> Marker | None:
             return None
         if len(marker.files) > MAX_ENTRIES + _RESULT_FILES:
             return None
-        root, relative = slot.place
+        root, relative = slot.result_location
         for name, file in marker.files.items():
             if openat2.lstat(root, f"{relative}/{name}".lstrip("/")).st_size != file.bytes:
                 return None
@@ -77,6 +76,6 @@ def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
 
 
 def _read(slot: Slot, name: str, max_bytes: int) -> bytes:
-    root, relative = slot.place
+    root, relative = slot.result_location
     path = f"{relative}/{name}".lstrip("/")
     return read_regular(root, path, max_bytes, Code.INVALID_INPUT, Links.NONE).data

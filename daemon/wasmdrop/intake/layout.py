@@ -7,9 +7,7 @@ from typing import Final
 
 import msgspec
 
-from wasmdrop.protocol.slot import Slot
-from wasmdrop.protocol.slot_names import SLOT_NAME, stem_of_results
-from wasmdrop.protocol.suffixes import OUTPUT_SUFFIX
+from wasmdrop.protocol.slot import OUTPUT_SUFFIX, SLOT_NAME_RULE, Slot, result_stem
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 
@@ -79,7 +77,7 @@ class Layout:
         if path == self.root_slot.input_path:
             return self.root_slot
         directory, name = os.path.split(path)
-        stem = stem_of_results(name)
+        stem = result_stem(name)
         if stem is None or not self._is_slot_directory(directory):
             return None
         return Slot(
@@ -134,7 +132,7 @@ class Layout:
             is_hidden = any(map(is_ignored, _below(directory, self.shared_dir).split("/")))
             return None if is_hidden else self.why_too_deep(directory)
         if is_input:
-            return f"an input is called input.json or input-NAME.json; NAME has {SLOT_NAME}"
+            return f"an input is called input.json or input-NAME.json; NAME has {SLOT_NAME_RULE}"
         return "only module.wasm is a module here; others belong in the wasm directory"
 
     def why_too_deep(self, directory: str) -> str | None:

@@ -14,7 +14,7 @@ from wasmdrop.intake.layout import Layout, RootedPath
 from wasmdrop.intake.untrusted_files import open_regular
 from wasmdrop.protocol.errors import RefusedError, StorageError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.slot import FileVersion, FoundIn, PinnedModule, Slot
+from wasmdrop.protocol.slot import DirectoryIdentity, FileVersion, PinnedModule, Slot
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import DanglingLinkError, Links
 
@@ -96,7 +96,7 @@ class ModuleFinder:
             return None
 
     def _pin(
-        self, place: RootedPath, only_known: bool, expected: FoundIn | None = None
+        self, place: RootedPath, only_known: bool, expected: DirectoryIdentity | None = None
     ) -> PinnedModule | None:
         """Return the module at ``place``, in the ``expected`` directory if one is given.
 

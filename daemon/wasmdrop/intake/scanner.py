@@ -21,7 +21,7 @@ from wasmdrop.intake.tree_walk import EntryBatch, walk
 from wasmdrop.system import openat2
 from wasmdrop.system.durable_files import is_stale_temporary
 from wasmdrop.system.mount_table import MountTable
-from wasmdrop.system.untrusted_trees import is_marked, remove_tree
+from wasmdrop.system.untrusted_trees import is_daemon_directory, remove_tree
 
 __all__ = ["FoundFile", "Scanner"]
 
@@ -217,8 +217,8 @@ def _sweep(batch: EntryBatch) -> None:
     for name, status in batch.statuses(is_stale_temporary):
         path = f"{batch.path}/{name}"
         try:
-            if is_marked(status):
-                remove_tree(batch.fd, name, marked=True)
+            if is_daemon_directory(status):
+                remove_tree(batch.fd, name, only_own=True)
             elif stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
                 os.unlink(name, dir_fd=batch.fd)
             else:

@@ -17,10 +17,10 @@ import msgspec
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.slot import FileVersion, FoundIn
+from wasmdrop.protocol.slot import DirectoryIdentity, FileVersion
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import DanglingLinkError, ForeignLinkError, Links, OtherMountError
-from wasmdrop.system.permissions import described
+from wasmdrop.system.private_files import describe_permissions
 
 __all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
 
@@ -43,7 +43,7 @@ class FileRead(msgspec.Struct, frozen=True):
 
     data: bytes
     version: FileVersion
-    found_in: FoundIn | None
+    found_in: DirectoryIdentity | None
 
 
 class OpenFile(NamedTuple):
@@ -51,7 +51,7 @@ class OpenFile(NamedTuple):
 
     fd: int
     status: os.stat_result
-    found_in: FoundIn | None
+    found_in: DirectoryIdentity | None
 
 
 #: What sets the size of files that are read.
@@ -87,13 +87,13 @@ def open_regular(
         except PermissionError:
             raise RefusedError(
                 code,
-                f"{relative}: the daemon may not read it: {described(status)};"
+                f"{relative}: the daemon may not read it: {describe_permissions(status)};"
                 " chmod a+r or chown the file, and it is read",
             ) from None
     finally:
         os.close(place)
     try:
-        yield OpenFile(fd, status, FoundIn.of(directory) if directory else None)
+        yield OpenFile(fd, status, DirectoryIdentity.of(directory) if directory else None)
     finally:
         os.close(fd)
 

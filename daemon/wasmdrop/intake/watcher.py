@@ -31,7 +31,7 @@ from watchdog.observers.inotify_c import (
 
 from wasmdrop.intake.layout import is_ignored
 from wasmdrop.system import openat2
-from wasmdrop.system.heartbeat import Pulse
+from wasmdrop.system.heartbeat import Heartbeat
 
 __all__ = ["UnclosedFile", "Watcher", "why_unwatched"]
 
@@ -145,7 +145,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._trees: dict[str, _Tree] = {}
         self._unclosed: OrderedDict[str, UnclosedFile] = OrderedDict()
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self._echo: _Echo | None = None
         self.stopping = False
         """Whether watches that end now do so because :meth:`stop` ends them."""
@@ -160,7 +160,7 @@ class Watcher:
             if self._inotify is None and not self.stopping:
                 inotify = self._make_reader()
                 inotify.start()
-                self._echo = _Echo(inotify, self.pulse)
+                self._echo = _Echo(inotify, self.heartbeat)
                 self._inotify = inotify
 
     def watch(self, root: str) -> None:
@@ -301,9 +301,9 @@ class _Tree:
 class _Echo:
     """A file in memory whose changes the thread hears of, by the same queue as all others."""
 
-    def __init__(self, inotify: InotifyFD, pulse: Pulse) -> None:
+    def __init__(self, inotify: InotifyFD, heartbeat: Heartbeat) -> None:
         self._inotify = inotify
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._fd = -1
 
     def call(self) -> None:
@@ -332,7 +332,7 @@ class _Echo:
             os.close(self._fd)
 
     def on_event(self, _event: InotifyEvent) -> None:
-        self._pulse.beat()
+        self._heartbeat.beat()
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """Nothing to do: this is how every watch ends when the watcher stops."""

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import structlog
 
-from wasmdrop.delivery.delivery import HangsError, Placement
+from wasmdrop.delivery.delivery import DeliveryHangsError, PendingDelivery
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import DoneInput, Drop, InputDrop, ModuleDrop
 from wasmdrop.jobs.fair_queue import FairQueue
@@ -34,7 +35,6 @@ from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Outcome
-from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
 from wasmdrop.settings import Settings
 
@@ -355,7 +355,7 @@ class Dispatcher:
         finally:
             self._take_room(work)
 
-    async def _close(self, work: Work, outcome: Outcome) -> Package:
+    async def _close(self, work: Work, outcome: Outcome) -> ResultPackage:
         """Move the job on to its results."""
         journal = self._stages.journal
         changes = {
@@ -376,7 +376,7 @@ class Dispatcher:
             work.job, entry, args, outcome, limits, is_deterministic=work.is_deterministic
         )
 
-    async def _deliver(self, work: Work, placement: Placement) -> None:
+    async def _deliver(self, work: Work, placement: PendingDelivery) -> None:
         """Deliver what was staged, then close the job in the journal; or leave that for later."""
         metrics = self._stages.metrics
         job, results = work.job, placement.package
@@ -391,7 +391,7 @@ class Dispatcher:
             if not placed.done() or error is not None:
                 metrics.delivery_failures += 1
                 reason = f"{job.slot.directory} does not answer" if error is None else str(error)
-                if error is not None and not isinstance(error, HangsError):
+                if error is not None and not isinstance(error, DeliveryHangsError):
                     _log.warning("delivery-failed", **ids_of(job), error=reason)
                 await self._undelivered.keep(job, results, reason, placed)
                 return

@@ -13,7 +13,8 @@ from wasmdrop.protocol.component_values import encode_args as encode_wit_args
 from wasmdrop.protocol.core_values import check_signature, encode_args
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import ComponentCall, FunctionType, ModuleSummary
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.settings import Settings
 
 __all__ = ["Plan", "choose_entry", "plan"]

@@ -26,7 +26,7 @@ from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.awaited_modules import KeyRange, ranges_of
 from wasmdrop.jobs.runner import Stages
 from wasmdrop.protocol.slot import FileVersion, Slot
-from wasmdrop.system.mount_threads import Looks
+from wasmdrop.system.mount_threads import MountThreads
 
 __all__ = ["ModuleReruns", "RerunQueue"]
 
@@ -98,7 +98,7 @@ class ModuleReruns:
     def __init__(self, stages: Stages, reruns: RerunQueue) -> None:
         self._stages = stages
         self._reruns = reruns
-        self._looks = Looks()
+        self._mount_threads = MountThreads()
         self._new: dict[str, ModuleDrop] = {}
         """Drops that wait for their look, one for each path."""
         self._open: set[str] = set()
@@ -130,7 +130,7 @@ class ModuleReruns:
     async def ended(self) -> None:
         """Wait for the end of what was stopped."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._looks.close()
+        self._mount_threads.close()
 
     # Reading
 
@@ -162,7 +162,7 @@ class ModuleReruns:
 
     async def _read(self, look: _DroppedModule) -> None:
         layout, path = self._stages.layout, look.drop.path
-        pinned = await self._looks.at(
+        pinned = await self._mount_threads.run(
             path, self._stages.modules.learn, path, wait_seconds=_PATIENCE_SECONDS
         )
         sha256 = pinned.sha256 if pinned is not None else None
@@ -171,7 +171,7 @@ class ModuleReruns:
         self._reruns.wake(path, sha256)
         directory, name = os.path.split(path)
         if name == MODULE_NAME and path != layout.wasm_path:
-            look.names = await self._looks.at(
+            look.names = await self._mount_threads.run(
                 path, _inputs_in, layout, directory, wait_seconds=_PATIENCE_SECONDS
             )
 
@@ -240,7 +240,9 @@ class ModuleReruns:
             is_served = await self._is_served(slot, look.drop)
             # An input that came meanwhile is a drop of its own.
             layout = self._stages.layout
-            if not is_served and not await self._looks.at(slot.input_path, layout.has_input, slot):
+            if not is_served and not await self._mount_threads.run(
+                slot.input_path, layout.has_input, slot
+            ):
                 self._reruns.run_without_input(slot, owes_result=False)
         self._end(look)
 
@@ -265,14 +267,14 @@ class ModuleReruns:
         if await self._is_served(slot, drop):
             return True
         if look.found is not None:
-            marker = await self._looks.at(
+            marker = await self._mount_threads.run(
                 slot.input_path, true_marker, slot, wait_seconds=_PATIENCE_SECONDS
             )
             module = marker.module if marker is not None else None
             if module is not None and module.sha256 == look.found:
                 return True
         read_again = self._stages.intake.read_again
-        again = await self._looks.at(
+        again = await self._mount_threads.run(
             slot.input_path, read_again, slot, wait_seconds=_PATIENCE_SECONDS
         )
         if again is None:

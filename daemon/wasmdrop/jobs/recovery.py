@@ -14,7 +14,7 @@ from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal, OpenJob
 from wasmdrop.jobs.undelivered_results import is_delivered
-from wasmdrop.system.mount_threads import Looks
+from wasmdrop.system.mount_threads import MountThreads
 
 __all__ = ["is_delivered", "recover"]
 
@@ -31,7 +31,7 @@ async def recover(
 
     ``sweep`` removes the directories of all jobs but of those that it is given.
     """
-    looks = Looks()
+    mount_threads = MountThreads()
     count = seq = kept_bytes = 0
     kept: set[str] = set()
     outputs: set[str] = set()
@@ -43,29 +43,33 @@ async def recover(
                 outputs.add(await _output_of(journal, one))
                 dispatcher.resume_undelivered(one.job, one.kept_bytes)
             else:
-                await _resume(journal, dispatcher, one, looks)
+                await _resume(journal, dispatcher, one, mount_threads)
         count += len(page)
         seq = page[-1].seq
     if kept:
         _log.info("results-resumed", results=len(kept), bytes=kept_bytes)
-    looks.close()
+    mount_threads.close()
     await asyncio.to_thread(sweep, outputs)
     await asyncio.to_thread(journal.sweep_results, kept)
     return count
 
 
-async def _is_delivered(looks: Looks, job: Job) -> bool:
+async def _is_delivered(mount_threads: MountThreads, job: Job) -> bool:
     """Look whether the results are in place; where a mount hangs, nobody can tell."""
     try:
-        return await looks.at(job.slot.directory, is_delivered, job, wait_seconds=_PATIENCE_SECONDS)
+        return await mount_threads.run(
+            job.slot.directory, is_delivered, job, wait_seconds=_PATIENCE_SECONDS
+        )
     except OSError:
         return False
 
 
-async def _resume(journal: Journal, dispatcher: Dispatcher, one: OpenJob, looks: Looks) -> None:
+async def _resume(
+    journal: Journal, dispatcher: Dispatcher, one: OpenJob, mount_threads: MountThreads
+) -> None:
     job = one.job
     may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
-    if may_be_delivered and await _is_delivered(looks, job):
+    if may_be_delivered and await _is_delivered(mount_threads, job):
         if job.state is not JobState.EXECUTED:
             job = journal.move_lazily(job, JobState.EXECUTED)
         journal.move_lazily(job, JobState.DELIVERED)

@@ -12,27 +12,26 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.marker import (
     MARKER_SCHEMA,
+    DeterministicEnvironment,
     FileIdentity,
     MarkedFile,
     MarkedInput,
     MarkedModule,
     Marker,
-    Runtime,
+    RuntimeVersions,
     Seconds,
-    World,
     compact,
     encode_marker,
     moment,
     printable,
 )
 from wasmdrop.protocol.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
-from wasmdrop.protocol.package import Package
-from wasmdrop.protocol.slot import InputFile, PinnedModule
-from wasmdrop.protocol.suffixes import OUTPUT_SUFFIX
+from wasmdrop.protocol.slot import OUTPUT_SUFFIX, InputFile, PinnedModule
 
 __all__ = [
     "package",
@@ -44,13 +43,13 @@ _SHOWN_BYTES: Final = 64 * 1024
 
 _decoder = codecs.getincrementaldecoder("utf-8")
 
-_RUNTIME: Final = Runtime(
+_RUNTIME: Final = RuntimeVersions(
     version("wasmdrop"),
     version("wasmtime"),
     f"{platform.system().lower()}-{platform.machine()}",
 )
 
-_WORLD: Final = World(DETERMINISTIC_SEED, "2000-01-01T00:00:00Z")
+_WORLD: Final = DeterministicEnvironment(DETERMINISTIC_SEED, "2000-01-01T00:00:00Z")
 
 
 def package(
@@ -61,10 +60,10 @@ def package(
     limits: Limits,
     *,
     is_deterministic: bool = False,
-) -> Package:
+) -> ResultPackage:
     """Return what a finished job delivers; ``entry`` and ``args`` are what was called, if known."""
     files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
-    return Package(
+    return ResultPackage(
         files, _marker(job, entry, outcome, files, limits, is_deterministic), outcome.output
     )
 

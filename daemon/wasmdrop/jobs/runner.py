@@ -31,14 +31,15 @@ from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.input import InputSpec, content_bytes, grants_for, limits_for, parse_input
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import ModuleSummary
-from wasmdrop.protocol.outcome import Code, Outcome, bounded_text
+from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.executor import Executor
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import PROGRAM_NAME, EngineOptions
 from wasmdrop.settings import Settings
-from wasmdrop.system.mount_threads import Looks
+from wasmdrop.system.mount_threads import MountThreads
 
 __all__ = [
     "JobRunner",
@@ -141,7 +142,7 @@ class JobRunner:
         self._waits: ModuleWaits[Work] = ModuleWaits(on_woken)
         """Jobs that wait for their module, by the paths or the digest that it may come at."""
         self._recent: OrderedDict[str, FileVersion] = OrderedDict()
-        self._looks = Looks()
+        self._mount_threads = MountThreads()
         self._is_stopping = False
 
     def wake(self, path: str, sha256: str | None) -> None:
@@ -155,7 +156,7 @@ class JobRunner:
 
     def close(self) -> None:
         """Let go of what was opened."""
-        self._looks.close()
+        self._mount_threads.close()
 
     def has_run(self, slot: Slot, version: FileVersion) -> bool:
         """Whether the slot is known to have run this version of its module a moment ago.
@@ -380,7 +381,7 @@ class JobRunner:
 
     async def _find(self, slot: Slot, reference: str | None) -> PinnedModule | None:
         path = slot.input_path if reference is None else self._stages.layout.wasm_dir
-        return await self._looks.at(path, self._stages.modules.find, slot, reference)
+        return await self._mount_threads.run(path, self._stages.modules.find, slot, reference)
 
     def _wake_keys(self, slot: Slot, reference: str | None) -> list[str]:
         if reference is not None and reference.startswith(DIGEST_PREFIX):
@@ -458,7 +459,7 @@ class JobRunner:
             work.incomplete = module.version, now
         if now - work.incomplete[1] >= seconds:
             return False
-        return await self._looks.at(
+        return await self._mount_threads.run(
             module.path, self._stages.intake.is_module_written, module.path, module.version, seconds
         )
 

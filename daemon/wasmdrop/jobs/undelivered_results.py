@@ -19,12 +19,12 @@ from typing import Any, Final
 
 import structlog
 
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.finished_slots import true_marker
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.runner import Stages, ids_of, log_finished
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import OutputTree
-from wasmdrop.protocol.package import Package
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 from wasmdrop.system.durable_files import sync_directory
@@ -114,7 +114,7 @@ class UndeliveredResults:
         return slot_key in self._kept
 
     async def keep(
-        self, job: Job, results: Package, reason: str, placed: "asyncio.Future[None]"
+        self, job: Job, results: ResultPackage, reason: str, placed: "asyncio.Future[None]"
     ) -> None:
         """Keep results whose delivery failed, or takes long: then ``placed`` is not done yet.
 
@@ -365,7 +365,7 @@ class UndeliveredResults:
         if not kept.is_gone:
             heapq.heappush(kept.directory.due, (0.0, next(self._serial), kept))
 
-    async def _load(self, kept: _UndeliveredResult, job: Job) -> Package | None:
+    async def _load(self, kept: _UndeliveredResult, job: Job) -> ResultPackage | None:
         package = await self._stages.journal.load_package(job)
         if package is None or package.output is None or kept.is_checked:
             return package
@@ -450,7 +450,7 @@ def is_delivered(job: Job) -> bool:
         return False
     try:
         # Whoever put it there may have died before that; then the journal is the last to know.
-        root, relative = job.slot.place
+        root, relative = job.slot.result_location
         sync_directory(Path(root), relative)
     except OSError:
         return False

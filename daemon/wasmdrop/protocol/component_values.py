@@ -19,7 +19,8 @@ from typing import Any, Final
 from wasmdrop.protocol.core_values import float_bits, float_value, integer_in, misfit
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import UNSUPPORTED, WitFunction, WitType
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 
 __all__ = ["INTEGERS", "check_function", "decode_result", "encode_args", "example"]
 

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import FunctionType
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 
 __all__ = [
     "check_signature",

@@ -16,14 +16,14 @@ from wasmdrop.protocol.outcome import Code, Status
 
 __all__ = [
     "MARKER_SCHEMA",
+    "DeterministicEnvironment",
     "FileIdentity",
     "MarkedFile",
     "MarkedInput",
     "MarkedModule",
     "Marker",
-    "Runtime",
+    "RuntimeVersions",
     "Seconds",
-    "World",
     "compact",
     "encode_marker",
     "moment",
@@ -98,7 +98,7 @@ class Seconds(msgspec.Struct, frozen=True):
     ] = None
 
 
-class World(msgspec.Struct, frozen=True):
+class DeterministicEnvironment(msgspec.Struct, frozen=True):
     """What a deterministic job saw of the outer world."""
 
     seed: int
@@ -106,7 +106,7 @@ class World(msgspec.Struct, frozen=True):
     """Where its clock started."""
 
 
-class Runtime(msgspec.Struct, frozen=True):
+class RuntimeVersions(msgspec.Struct, frozen=True):
     """Versions of what ran the job."""
 
     wasmdrop: str
@@ -148,7 +148,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: Moment
     seconds: Seconds
     limits: Limits
-    deterministic: World | None = None
+    deterministic: DeterministicEnvironment | None = None
     fuel_used: _Count | None = None
     peak_memory_bytes: Annotated[
         _Count | None,
@@ -157,7 +157,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
             " exceptions included, which is their peak; null if the job was killed or never ran."
         ),
     ] = None
-    runtime: Runtime
+    runtime: RuntimeVersions
 
 
 _marker_decoder = msgspec.json.Decoder(Marker)

@@ -8,24 +8,15 @@ from typing import Any
 
 import msgspec
 
-from wasmdrop.protocol.text import escaped
-
 __all__ = [
     "DETERMINISTIC_CLOCK_NS",
     "DETERMINISTIC_SEED",
-    "MESSAGE_LIMIT",
     "Code",
     "Outcome",
     "OutputFile",
     "OutputTree",
     "Status",
-    "bounded_text",
 ]
-
-#: Longest message in characters. Texts of errors are the guest's: a module of 100 kB can make a
-#: message of 2 MB, and markers are read by people.
-MESSAGE_LIMIT = 4000
-
 
 #: Where the randomness of a deterministic job starts, and its clock: 2000-01-01T00:00:00Z.
 DETERMINISTIC_SEED = 0
@@ -162,12 +153,3 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     def status(self) -> Status:
         """The status that goes with the code."""
         return self.code.status
-
-
-def bounded_text(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """Return ``text`` fit for a log or a marker: control characters escaped, bounded in length.
-
-    Newlines stay, as backtraces have them; terminal escapes do not.
-    """
-    shown = escaped(text[: limit + 1], keep="\n")
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

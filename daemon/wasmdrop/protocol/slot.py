@@ -1,15 +1,74 @@
-"""A slot: one input path with its result files beside it, and the files that a job is made of."""
+"""Slots: their names and files, and the input and the module that a job is made of.
+
+Names are compared byte by byte: the composed and the decomposed form of a text are two names.
+"""
 
 import os
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
-__all__ = ["FileVersion", "FoundIn", "InputFile", "PinnedModule", "Slot"]
+__all__ = [
+    "MARKER_SUFFIX",
+    "MAX_SLOT_NAME_BYTES",
+    "OUTPUT_SUFFIX",
+    "RESULT_SUFFIXES",
+    "SLOT_NAME_RULE",
+    "DirectoryIdentity",
+    "FileVersion",
+    "InputFile",
+    "PinnedModule",
+    "Slot",
+    "is_slot_name",
+    "result_stem",
+]
+
+#: Suffix of the completion marker.
+MARKER_SUFFIX: Final = ".done"
+
+#: Suffix of the directory with a job's output files.
+OUTPUT_SUFFIX: Final = ".output"
+
+#: Suffixes of all result files. A delivery removes those that its job does not write.
+RESULT_SUFFIXES: Final = (".json", ".txt", ".stdout", ".stderr")
+
+_MAX_SLOT_NAME_CHARACTERS: Final = 200
+
+#: In UTF-8. A file name may have 255 bytes (NAME_MAX), and the longest name in a slot is that of an
+#: output directory that was set aside.
+MAX_SLOT_NAME_BYTES: Final = 255 - len("result-.output.aside-01234567.output")
+
+#: The rule for slot names, for messages.
+SLOT_NAME_RULE: Final = (
+    f"1 to {_MAX_SLOT_NAME_CHARACTERS} printable characters, at most {MAX_SLOT_NAME_BYTES} bytes"
+)
+
+_INPUT_PREFIX, _INPUT_SUFFIX = "input-", ".json"
+
+
+def is_slot_name(name: str) -> bool:
+    """Whether ``name`` is a valid slot name: safe in a path, on a terminal and in a log."""
+    return (
+        0 < len(name) <= _MAX_SLOT_NAME_CHARACTERS
+        and name.isprintable()  # no control character, no direction override, only valid UTF-8
+        and "/" not in name
+        and len(os.fsencode(name)) <= MAX_SLOT_NAME_BYTES
+    )
+
+
+def result_stem(file: str) -> str | None:
+    """Return the stem of the result files of the input named ``file``; None if it is no input."""
+    if file == "input.json":
+        return "result"
+    if file.startswith(_INPUT_PREFIX) and file.endswith(_INPUT_SUFFIX):
+        name = file[len(_INPUT_PREFIX) : -len(_INPUT_SUFFIX)]
+        if is_slot_name(name):
+            return f"result-{name}"
+    return None
 
 
 class FileVersion(msgspec.Struct, frozen=True, array_like=True):
-    """What tells one version of a file from the next (stat(2)); times in nanoseconds."""
+    """Tells versions of a file apart (stat(2))."""
 
     device: int
     inode: int
@@ -18,12 +77,12 @@ class FileVersion(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """Return the version that ``status`` describes."""
+        """Return the version with this status."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-class FoundIn(msgspec.Struct, frozen=True, array_like=True):
-    """What tells the directory of an input from one that another user puts in its place."""
+class DirectoryIdentity(msgspec.Struct, frozen=True, array_like=True):
+    """Tells the directory of an input from one that another user puts in its place."""
 
     device: int
     inode: int
@@ -31,11 +90,11 @@ class FoundIn(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """Return what ``status`` tells of a directory."""
+        """Return the identity of the directory with this status."""
         return cls(status.st_dev, status.st_ino, status.st_uid)
 
-    def may_be(self, other: "FoundIn") -> bool:
-        """Whether it is that directory, be its owner changed meanwhile, or one of its owner."""
+    def may_be(self, other: "DirectoryIdentity") -> bool:
+        """Whether this is the same directory, even with a new owner, or one of the same owner."""
         return self.owner == other.owner or (self.device, self.inode) == (other.device, other.inode)
 
 
@@ -43,24 +102,24 @@ class Slot(msgspec.Struct, frozen=True):
     """One input path with its result files beside it."""
 
     key: str
-    """Its name in the journal and in logs: the input's path below the shared directory."""
+    """The path of the input below the shared directory; names the slot in journal and logs."""
     input_path: str
     directory: str
     """Where the result files go."""
     stem: str
-    """What their names begin with: ``result`` or ``result-NAME``."""
+    """Their common stem: ``result`` or ``result-NAME``."""
     is_root: bool = False
     """Whether this is the slot of ``INPUT_PATH``, which a drop of the default module runs."""
-    found_in: FoundIn | None = None
-    """The directory that the input was found in: nobody else's gets its results."""
+    found_in: DirectoryIdentity | None = None
+    """The directory that held the input. A directory of another user gets no results."""
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Where the result files go: a directory that others can't replace, and the path below."""
+    def result_location(self) -> tuple[str, str]:
+        """A directory that other users can't replace, and the path of the result files below it."""
         root = self.input_path.removesuffix(f"/{self.key}")
         if root != self.input_path and self.directory.startswith(f"{root}/"):
             return root, self.directory[len(root) + 1 :]
-        return self.directory, ""  # the shared directory itself, or that of OUTPUT_PATH
+        return self.directory, ""  # the shared directory itself, or the one of OUTPUT_PATH
 
 
 class InputFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,13 +131,13 @@ class InputFile(msgspec.Struct, frozen=True, omit_defaults=True):
     size_bytes: int | None
     """None if it is no regular file."""
     version: FileVersion | None = None
-    """What tells it from others if it has no digest."""
+    """Identifies it if it has no digest."""
     refusal: str | None = None
     """Why it was not read: the job has no copy of it."""
 
     @property
     def copied_bytes(self) -> int:
-        """Size of the job's copy."""
+        """Size of the job's copy of the input."""
         return 0 if self.refusal is not None else self.size_bytes or 0
 
 
@@ -89,4 +148,4 @@ class PinnedModule(msgspec.Struct, frozen=True):
     sha256: str
     size_bytes: int
     version: FileVersion | None = None
-    """None where the input asked for a module by its digest."""
+    """None if the input asked for a module by its digest."""

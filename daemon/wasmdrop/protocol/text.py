@@ -6,8 +6,13 @@ direction overrides and other invisible formatting, and what stands for bytes th
 """
 
 import json
+from typing import Final
 
-__all__ = ["escaped", "indented", "json_escaped", "one_line"]
+__all__ = ["MESSAGE_LIMIT", "bounded_text", "escaped", "indented", "json_escaped", "one_line"]
+
+#: Maximum length of a message in characters. Guests choose the texts of errors: a module of 100 kB
+#: can cause a message of 2 MB, and markers are read by people.
+MESSAGE_LIMIT: Final = 4000
 
 
 def escaped(text: str, keep: str = "") -> str:
@@ -20,10 +25,18 @@ def escaped(text: str, keep: str = "") -> str:
     )
 
 
-def one_line(text: str, limit: int = 4000) -> str:
-    """Return ``text`` escaped, in one line of at most ``limit`` characters."""
-    shown = escaped(text[: limit + 1])
+def bounded_text(text: str, limit: int = MESSAGE_LIMIT, *, keep: str = "\n") -> str:
+    """Return ``text`` escaped except for ``keep``, in at most ``limit`` characters.
+
+    Newlines are kept because backtraces have them.
+    """
+    shown = escaped(text[: limit + 1], keep)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def one_line(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Return ``text`` escaped, in one line of at most ``limit`` characters."""
+    return bounded_text(text, limit, keep="")
 
 
 def json_escaped(document: str) -> str:

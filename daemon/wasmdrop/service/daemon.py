@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from wasmdrop.delivery.delivery import Delivery
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.discovery import Discovery
 from wasmdrop.intake.drops import Drop
@@ -29,7 +30,6 @@ from wasmdrop.jobs.retention import run_retention
 from wasmdrop.jobs.runner import Stages
 from wasmdrop.protocol.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
-from wasmdrop.protocol.package import Package
 from wasmdrop.sandbox.host.call import CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
@@ -44,7 +44,7 @@ from wasmdrop.service.systemd import notify, watchdog_seconds
 from wasmdrop.settings import Isolation, SandboxMode, Settings
 from wasmdrop.system.durable_files import make_directory_durably
 from wasmdrop.system.job_user import foreign_processes
-from wasmdrop.system.permissions import OTHER_USER, described
+from wasmdrop.system.private_files import RUN_AS_OWNER, describe_permissions
 
 __all__ = ["local_executor", "run_once", "serve"]
 
@@ -115,7 +115,7 @@ async def local_executor(
             executor.close()
 
 
-async def run_once(settings: Settings) -> Package:
+async def run_once(settings: Settings) -> ResultPackage:
     """Run the root slot's job, now, and return what was delivered.
 
     Uses the daemon's cache of compiled modules where no daemon is using it. Errors as in
@@ -124,7 +124,7 @@ async def run_once(settings: Settings) -> Package:
     _check_directories(settings)
     stop = Shutdown()
     loop = asyncio.get_running_loop()
-    delivered: asyncio.Future[Package] = loop.create_future()
+    delivered: asyncio.Future[ResultPackage] = loop.create_future()
     with (
         tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary,
         contextlib.ExitStack() as held,
@@ -326,8 +326,9 @@ def _check_directories(settings: Settings) -> None:
         )
     if not os.access(shared_dir, os.W_OK | os.X_OK):
         raise SettingsError(
-            f"the shared directory {shared_dir} can't be written to: {described(shared_dir.stat())}"
-            f"; chown or chmod it (fsGroup in Kubernetes), or {OTHER_USER}"
+            f"the shared directory {shared_dir} can't be written to:"
+            f" {describe_permissions(shared_dir.stat())}; chown or chmod it"
+            f" (fsGroup in Kubernetes), or {RUN_AS_OWNER}"
         )
     try:
         make_directory_durably(settings.state_dir, 0o700)

@@ -32,7 +32,7 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from wasmdrop.protocol.text import escaped, indented, json_escaped, one_line
 from wasmdrop.settings import LogFormat
-from wasmdrop.system.output_thread import Outlet
+from wasmdrop.system.output_thread import OutputThread
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -97,7 +97,7 @@ class LogStream(io.RawIOBase):
     """Standard error by way of an outlet."""
 
     def __init__(self) -> None:
-        self._outlet = Outlet(_STDERR, lambda _reason: None, _tell_dropped)
+        self._outlet = OutputThread(_STDERR, lambda _reason: None, _tell_dropped)
         atexit.register(self._outlet.flush, _FLUSH_SECONDS)
 
     def write(self, data: "ReadableBuffer") -> int:

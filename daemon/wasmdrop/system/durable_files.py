@@ -6,14 +6,13 @@ with a dot are never looked at, and these may be swept by whoever finds them sta
 """
 
 import contextlib
-import ctypes
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from wasmdrop.system import openat2
+from wasmdrop.system import libc, openat2
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -32,8 +31,6 @@ _OURS: Final = f"{TEMPORARY_PREFIX}{os.urandom(5).hex()}-"
 _serial = itertools.count()
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
-_libc = ctypes.CDLL(None)
-_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def temporary_name() -> str:
@@ -49,9 +46,10 @@ def is_stale_temporary(name: str) -> bool:
 def begin_writing(fd: int) -> None:
     """Start to write out the file open at ``fd``, without waiting (sync_file_range(2)).
 
-    Promises nothing: only an fsync does. A filesystem that can't do it is not slower than before.
+    This makes nothing durable, it only shortens the fsync that follows.
     """
-    _libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+    with contextlib.suppress(OSError):  # not every filesystem can do it
+        libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def sync_directory(root: Path, relative: str = "") -> None:

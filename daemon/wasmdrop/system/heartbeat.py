@@ -2,10 +2,10 @@
 
 import time
 
-__all__ = ["Pulse"]
+__all__ = ["Heartbeat"]
 
 
-class Pulse:
+class Heartbeat:
     """When a part of the daemon was last heard from."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Looks at files that may hang: each mount's are made on threads of its own.
+"""MountThreads at files that may hang: each mount's are made on threads of its own.
 
 A mount whose server is gone blocks whoever looks at it, for ever. The threads of the event loop's
 executor are few and shared by all: some hung looks would stop everything.
@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from wasmdrop.system.mount_table import MountTable
 
-__all__ = ["Looks"]
+__all__ = ["MountThreads"]
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class _Mount:
         return len(began) >= _THREADS and all(at < end for at in began)
 
 
-class Looks:
+class MountThreads:
     """Used from one event loop. Threads that hang do not keep the process from ending."""
 
     def __init__(self) -> None:

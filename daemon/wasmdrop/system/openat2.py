@@ -23,6 +23,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
+from wasmdrop.system import libc
+from wasmdrop.system.descriptors import open_regular
+
 __all__ = [
     "DanglingLinkError",
     "ForeignLinkError",
@@ -34,6 +37,7 @@ __all__ = [
     "open_directory",
     "open_in",
     "open_path",
+    "open_regular_at",
     "status",
     "staying_on_mounts",
 ]
@@ -55,8 +59,6 @@ _OPENAT2: Final = 437
 _RESOLVE_NO_XDEV: Final = 0x01
 #: What a kernel before 5.6, gVisor, or a container's filter of system calls says of it.
 _NO_OPENAT2: Final = frozenset({errno.ENOSYS, errno.EPERM})
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 class _How(ctypes.Structure):
@@ -233,6 +235,20 @@ def open_at(directory: int, relative: str, flags: int, mode: int = 0o777) -> int
             os.close(held)
 
 
+def open_regular_at(
+    directory: int, relative: str, flags: int = os.O_RDONLY
+) -> tuple[int, os.stat_result]:
+    """Open a regular file below the directory open at ``directory``; return its status too.
+
+    Follows no link. Raises as :func:`open_at` and :func:`.descriptors.open_regular` do.
+    """
+    path_fd = open_at(directory, relative, _LOOK)
+    try:
+        return open_regular(path_fd, flags)
+    finally:
+        os.close(path_fd)
+
+
 def status(root: str, relative: str, links: Links = Links.ANY) -> os.stat_result:
     """Return the status of ``relative`` below ``root``. Raises ``OSError`` as :func:`open_path`."""
     fd = open_path(root, relative, links)
@@ -278,17 +294,16 @@ def _open(directory: int, name: str, flags: int, mode: int = 0o777) -> int:
 def _open_on_mount(directory: int, name: str, flags: int) -> int:
     """Open what is there already; ``OtherMountError`` where it is on another mount."""
     how = _How(flags, 0, _RESOLVE_NO_XDEV)
-    found: int = _libc.syscall(
-        _OPENAT2, directory, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how)
-    )
-    if found >= 0:
-        return found
-    number = ctypes.get_errno()
-    if number == errno.EXDEV:
-        raise OtherMountError(errno.EXDEV, "something is mounted there", name)
-    if number in _NO_OPENAT2:
-        return os.open(name, flags, dir_fd=directory)  # and hope that it does not hang
-    raise _error(number, name)
+    try:
+        return libc.syscall(
+            _OPENAT2, directory, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how)
+        )
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise OtherMountError(errno.EXDEV, "something is mounted there", name) from None
+        if error.errno in _NO_OPENAT2:
+            return os.open(name, flags, dir_fd=directory)  # which may hang
+        raise _error(error.errno or 0, name) from None
 
 
 def _open_here(directory: int, name: str, flags: int, mode: int = 0o777) -> int:

@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Outlet"]
+__all__ = ["OutputThread"]
 
 #: Lines that wait for a slow reader, in bytes. One that is larger waits alone.
 _MOST_BYTES: Final = 4 * 1024 * 1024
 
 
-class Outlet:
+class OutputThread:
     """Writes lines to ``fd``, whole and in their order.
 
     ``on_stopped``: called with the reason when the first line is dropped. ``on_resumed``: called

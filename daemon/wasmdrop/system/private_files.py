@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from wasmdrop.protocol.errors import StorageError
-from wasmdrop.system.permissions import OTHER_USER
 
 __all__ = [
+    "RUN_AS_OWNER",
     "NotPrivateError",
+    "describe_permissions",
     "make_private_directory",
     "open_private",
     "remove",
@@ -27,9 +28,23 @@ __all__ = [
 
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
+#: Advice in messages: how the daemon becomes the owner of a file.
+RUN_AS_OWNER: Final = (
+    "run the daemon as that user (User= of systemd, --user of docker, runAsUser of Kubernetes)"
+)
+
 
 class NotPrivateError(StorageError):
     """A file that others made or may change; its text says why, without the file's name."""
+
+
+def describe_permissions(status: os.stat_result) -> str:
+    """Return owner and mode of the file with this status, and who the daemon is, for a message."""
+    mode = stat.S_IMODE(status.st_mode)
+    return (
+        f"it belongs to user {status.st_uid} and group {status.st_gid}, its mode is {mode:04o};"
+        f" the daemon is user {os.geteuid()} and group {os.getegid()}"
+    )
 
 
 def why_not_private(status: os.stat_result) -> str | None:
@@ -112,7 +127,7 @@ def _require(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISDIR(status.st_mode):
         reason = "it is no directory"
     elif status.st_uid != os.geteuid():
-        reason = f"{reason}; chown -R {os.geteuid()} it, or {OTHER_USER}"
+        reason = f"{reason}; chown -R {os.geteuid()} it, or {RUN_AS_OWNER}"
     elif reason is not None:
         reason = f"{reason}; chmod go-w it"
     if reason is not None:

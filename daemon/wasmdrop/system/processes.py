@@ -1,24 +1,65 @@
-"""Lifetime: a process that ends with the one that started it, however that ends."""
+"""Starts the daemon's helper processes: command line, lifetime and scheduling."""
 
-import ctypes
+import contextlib
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import Final
 
-__all__ = ["die_with"]
+import wasmdrop
+from wasmdrop.system import libc
+
+__all__ = [
+    "die_with_parent",
+    "python_command",
+    "use_batch_scheduling",
+    "use_normal_scheduling",
+]
 
 _PR_SET_PDEATHSIG: Final = 1
 
-_libc = ctypes.CDLL(None, use_errno=True)
+#: Where this package was imported from. It may have been found by an import hook that a new process
+#: does not have.
+_PACKAGE_PARENT: Final = str(Path(wasmdrop.__file__).parent.parent)
 
 
-def die_with(parent_pid: int) -> None:
-    """Have the kernel kill the calling process when its parent dies (prctl(2)); ends it if it has.
+def python_command(module: str, *arguments: object) -> list[str]:
+    """Return the command line of a process that calls ``main`` of a module with these arguments.
+
+    With -I and -S the daemon's environment has no influence and nothing but the module is imported.
+    """
+    paths = [*sys.path, _PACKAGE_PARENT]
+    program = (
+        f"import sys; sys.path[:] = {paths!r}; from {module} import main; main(*{arguments!r})"
+    )
+    return [sys.executable, "-I", "-S", "-c", program]
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill the calling process when its parent dies; exit if it has died already.
 
     Raises ``OSError``.
     """
-    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    if os.getppid() != parent_pid:  # it died before the line above took hold
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before prctl took effect
         os._exit(0)
+
+
+def use_batch_scheduling() -> None:
+    """Schedule the calling thread, and processes forked from it, as ``SCHED_BATCH`` (sched(7)).
+
+    It keeps its fair share of processor time but does not preempt the thread that wakes it, which
+    would otherwise be interrupted once for each job that it hands on.
+    """
+    _set_scheduler(os.SCHED_BATCH)
+
+
+def use_normal_scheduling() -> None:
+    """Undo :func:`use_batch_scheduling` for the calling thread."""
+    _set_scheduler(os.SCHED_OTHER)
+
+
+def _set_scheduler(policy: int) -> None:
+    with contextlib.suppress(OSError):  # a container may forbid it, which only costs speed
+        os.sched_setscheduler(0, policy, os.sched_param(0))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from wasmdrop.protocol.outcome import OutputFile, OutputTree
+from wasmdrop.system.descriptors import write_all
 from wasmdrop.system.durable_files import begin_writing
 from wasmdrop.system.openat2 import open_at
 
@@ -27,9 +28,9 @@ __all__ = [
     "TreeLimitError",
     "copy_tree",
     "inventory",
+    "is_daemon_directory",
     "is_empty",
-    "is_marked",
-    "make_marked",
+    "make_daemon_directory",
     "measure",
     "removal",
     "remove_tree",
@@ -179,18 +180,18 @@ class _Parents:
         self._path, self._fd = "", self._root
 
 
-def make_marked(parent: int, name: str) -> int:
+def make_daemon_directory(parent: int, name: str) -> int:
     """Make a directory that nobody else can enter, and return its descriptor.
 
-    It is marked as the daemon's own, see :func:`is_marked`. Raises ``ChangedTreeError`` where
-    another directory has its name already when it is opened.
+    It is marked as the daemon's own, see :func:`is_daemon_directory`. Raises
+    ``ChangedTreeError`` if another directory has its name already when it is opened.
     """
     os.mkdir(name, stat.S_ISVTX | 0o700, dir_fd=parent)
     fd = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
         status = os.fstat(fd)
         # Whoever may rename in `parent` can put another directory there, but none like this.
-        if not is_marked(status) or status.st_mode & 0o077 or not is_empty(fd):
+        if not is_daemon_directory(status) or status.st_mode & 0o077 or not is_empty(fd):
             raise ChangedTreeError(errno.ESTALE, "another directory was put in its place", name)
     except BaseException:
         os.close(fd)
@@ -198,7 +199,7 @@ def make_marked(parent: int, name: str) -> int:
     return fd
 
 
-def is_marked(status: os.stat_result) -> bool:
+def is_daemon_directory(status: os.stat_result) -> bool:
     """Whether the daemon made this directory, so that it may remove it with all that is in it.
 
     The mark is the sticky bit, which only the owner can set, and which means nothing unless others
@@ -228,7 +229,7 @@ def removal(parent: int, name: str, *, marked: bool = False) -> Iterator[None]:
     except FileNotFoundError:
         return
     try:
-        if marked and not is_marked(os.fstat(root)):
+        if marked and not is_daemon_directory(os.fstat(root)):
             raise OSError(errno.EPERM, "a directory that the daemon did not make", name)
         while piece := _piece(root):
             for inner, is_directory in piece:
@@ -367,9 +368,7 @@ def _copy(file: OutputFile, source: tuple[int, str], target: tuple[int, str]) ->
                 if left_bytes < 0:
                     break
                 digest.update(chunk)
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(writing, view) :]
+                write_all(writing, chunk)
             if left_bytes != 0 or digest.hexdigest() != file.sha256:
                 raise ChangedTreeError(errno.ESTALE, "changed after it was looked at", file.path)
             begin_writing(writing)

@@ -27,7 +27,8 @@ from typing import Any, Final
 
 import wasmdrop
 from wasmdrop.cli.main import main
-from wasmdrop.delivery import delivery, worker
+from wasmdrop.delivery import worker, worker_process
+from wasmdrop.system import descriptors
 
 __all__ = ["Order"]
 
@@ -125,10 +126,10 @@ class _Reaper:
 
 
 def _place_of(frame: FrameType | None) -> tuple[str, int]:
-    """Return the innermost line of the package that ``frame`` was reached from."""
+    """Return the innermost line of the package that led to ``frame``, but for ``descriptors``."""
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(_PACKAGE):
+        if file.startswith(_PACKAGE) and file != descriptors.__file__:
             return file.removeprefix(_PACKAGE), frame.f_lineno
         frame = frame.f_back
     return "", 0
@@ -166,7 +167,7 @@ def _serve(order: Order) -> None:
         arguments = json.dumps((link_fd, daemon_pid, shared, temporary_prefix, lock_fd))
         return [sys.executable, __file__, its_order, _DELIVER, arguments]
 
-    delivery.command = command  # what it starts is to die, too
+    worker_process.command = command  # the workers that it starts die too
     if order.note is None:
         _wrap_connections(_wrap(order, os.getpid()))
     sys.argv = ["wasmdrop", "serve"]

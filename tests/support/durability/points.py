@@ -27,6 +27,7 @@ _ELSEWHERE: Final = (
     "sandbox/guest/channel.py",
     "sandbox/guest/fork_server.py",
     "sandbox/guest/warmup.py",
+    "system/descriptors.py",
     "system/slot_directory.py",
 )
 
@@ -50,6 +51,8 @@ _OF_OS: Final = {
     "unlink",
     "write",
 }
+#: Functions of ``system.descriptors``, which ``dying`` attributes to their callers.
+_OF_OURS: Final = {"write_all"}
 _OF_PATHS: Final = {"hardlink_to", "mkdir", "rename", "rmdir", "unlink", "write_bytes"}
 
 
@@ -117,7 +120,9 @@ class _Finder(ast.NodeVisitor):
 
 
 def _what_is_written(node: ast.Call) -> str | None:
-    """Return the name of what a call writes with; None where it does not write."""
+    """Return the name of the function with which a call writes; None if it does not write."""
+    if isinstance(node.func, ast.Name) and node.func.id in _OF_OURS:
+        return node.func.id
     if not isinstance(node.func, ast.Attribute):
         return None
     name, owner = node.func.attr, node.func.value

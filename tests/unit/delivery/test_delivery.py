@@ -20,27 +20,27 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.daemon import deliverers_of, wait_until
-from wasmdrop.delivery.delivery import Delivery, UnheardError
-from wasmdrop.delivery.fsync import Fsyncs
+from wasmdrop.delivery.delivery import Delivery, DeliveryLostError
+from wasmdrop.delivery.fsync import FsyncBatch
 from wasmdrop.delivery.wire import (
     Abandon,
-    Answer,
-    Frames,
-    Order,
-    Placed,
+    DeliveryReport,
+    DeliveryRequest,
+    Finished,
+    FrameDecoder,
     Publish,
+    ResultPackage,
     Stage,
-    decode_order,
+    decode_request,
     encode,
 )
-from wasmdrop.delivery.worker import Deliverer
-from wasmdrop.protocol.package import Package
+from wasmdrop.delivery.worker import DeliveryWorker
 from wasmdrop.protocol.slot import Slot
 from wasmdrop.system.durable_files import TEMPORARY_PREFIX
 from wasmdrop.system.untrusted_trees import inventory
 
-PACKAGE = Package({".json": b"{}\n", ".txt": b"1\n"}, b'{"marker":1}\n')
-OTHER = Package({".json": b"[]\n", ".txt": b"2\n"}, b'{"marker":2}\n')
+PACKAGE = ResultPackage({".json": b"{}\n", ".txt": b"1\n"}, b'{"marker":1}\n')
+OTHER = ResultPackage({".json": b"[]\n", ".txt": b"2\n"}, b'{"marker":2}\n')
 
 PLACED = {"result.json": b"{}\n", "result.txt": b"1\n", "result.done": b'{"marker":1}\n'}
 
@@ -61,9 +61,9 @@ def run(shared: Path, work: Callable[[Delivery], Awaitable[None]], *, prints: bo
     assert deliverers_of(os.getpid()) == []
 
 
-def deliver(directory: Path, package: Package = PACKAGE, shared: Path | None = None) -> None:
+def deliver(directory: Path, package: ResultPackage = PACKAGE, shared: Path | None = None) -> None:
     """Deliver into ``directory``, by a process."""
-    seen: list[Package] = []
+    seen: list[ResultPackage] = []
 
     async def place() -> None:
         with Delivery(str(shared or directory), seen.append) as delivery:
@@ -75,14 +75,14 @@ def deliver(directory: Path, package: Package = PACKAGE, shared: Path | None = N
 
 @dataclasses.dataclass
 class Bench:
-    """A deliverer in this process, where calls can be watched."""
+    """A worker in this process, where calls can be watched."""
 
     shared: Path
-    answers: list[Answer] = dataclasses.field(default_factory=list)
+    answers: list[DeliveryReport] = dataclasses.field(default_factory=list)
     lines: list[bytes] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.deliverer = Deliverer(
+        self.worker = DeliveryWorker(
             str(self.shared),
             f"{TEMPORARY_PREFIX}test-",
             self.answers.extend,
@@ -90,9 +90,9 @@ class Bench:
         )
 
     def stage(
-        self, number: int, package: Package = PACKAGE, *, may_be_there: bool = False
+        self, number: int, package: ResultPackage = PACKAGE, *, may_be_published: bool = False
     ) -> Stage:
-        """Return an order for the one slot."""
+        """Return a request for the one slot."""
         output = package.output
         return Stage(
             number,
@@ -104,13 +104,13 @@ class Bench:
             package.line,
             output and msgspec.structs.replace(output, root=""),
             os.fsencode(output.root) if output else b"",
-            may_be_there,
+            may_be_published,
         )
 
-    def obey(self, *orders: Order) -> Sequence[Answer]:
-        """Have orders obeyed together; return the new answers."""
+    def handle(self, *requests: DeliveryRequest) -> Sequence[DeliveryReport]:
+        """Have requests handled together; return the new reports."""
         before = len(self.answers)
-        self.deliverer.obey(orders)
+        self.worker.handle(requests)
         return self.answers[before:]
 
 
@@ -148,8 +148,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
     """Return a list that grows by each call that changes names or makes anything durable."""
     calls: list[str] = []
     real = {name: getattr(os, name) for name in ("unlink", "replace")}
-    begin, finish = Fsyncs.begin, Fsyncs.finish
-    begun: dict[Fsyncs, Sequence[int]] = {}
+    begin, finish = FsyncBatch.begin, FsyncBatch.finish
+    begun: dict[FsyncBatch, Sequence[int]] = {}
 
     def kind(fd: int) -> str:
         target = Path(f"/proc/self/fd/{fd}").readlink()
@@ -163,11 +163,11 @@ def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
         calls.append(f"rename {target}")
         real["replace"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    def remember(syncs: Fsyncs, fds: Sequence[int]) -> None:
+    def remember(syncs: FsyncBatch, fds: Sequence[int]) -> None:
         begun[syncs] = fds
         begin(syncs, fds)
 
-    def tell(syncs: Fsyncs) -> list[OSError | None]:
+    def tell(syncs: FsyncBatch) -> list[OSError | None]:
         errors = finish(syncs)
         assert not any(errors)
         calls.extend(f"sync {kind(fd)}" for fd in begun.pop(syncs))
@@ -175,8 +175,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
 
     for name, stand_in in (("unlink", unlink), ("replace", replace)):
         monkeypatch.setattr(os, name, stand_in)
-    monkeypatch.setattr(Fsyncs, "begin", remember)
-    monkeypatch.setattr(Fsyncs, "finish", tell)
+    monkeypatch.setattr(FsyncBatch, "begin", remember)
+    monkeypatch.setattr(FsyncBatch, "finish", tell)
     return calls
 
 
@@ -194,14 +194,14 @@ def test_the_old_marker_goes_first_and_the_new_one_comes_last(
 ) -> None:
     """Whenever a result file changes, no marker is there, and that is durable."""
     bench = Bench(tmp_path)
-    bench.obey(bench.stage(1), Publish(1))
+    bench.handle(bench.stage(1), Publish(1))
     calls = watch(monkeypatch, tmp_path)
     if is_staged_before:
-        assert bench.obey(bench.stage(2, OTHER)) == []
+        assert bench.handle(bench.stage(2, OTHER)) == []
         assert calls == ["sync file"] * 3
-        assert bench.obey(Publish(2)) == [Placed(2)]
+        assert bench.handle(Publish(2)) == [Finished(2)]
     else:
-        assert bench.obey(bench.stage(2, OTHER), Publish(2)) == [Placed(2)]
+        assert bench.handle(bench.stage(2, OTHER), Publish(2)) == [Finished(2)]
     assert calls == [
         *["sync file"] * 3,
         "unlink result.done",
@@ -251,14 +251,14 @@ def test_a_delivery_that_fails_leaves_no_temporary_file(
 ) -> None:
     """And no marker: what was there may be half of the old and half of the new."""
     bench = Bench(tmp_path)
-    bench.obey(bench.stage(1), Publish(1))
+    bench.handle(bench.stage(1), Publish(1))
 
     def replace(*_arguments: object, **_more: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", replace)
-    (answer,) = bench.obey(bench.stage(2), Publish(2))
-    assert answer == Placed(2, (errno.ENOSPC, "No space left on device", None))
+    (answer,) = bench.handle(bench.stage(2), Publish(2))
+    assert answer == Finished(2, (errno.ENOSPC, "No space left on device", None))
     assert sorted(content(tmp_path)) == ["result.json", "result.txt"]
     assert len(bench.lines) == 1
 
@@ -268,28 +268,28 @@ def test_what_could_not_be_staged_leaves_the_old_results_as_they_are(
 ) -> None:
     """The failure is told when it is to be published, and not before."""
     bench = Bench(tmp_path)
-    bench.obey(bench.stage(1), Publish(1))
+    bench.handle(bench.stage(1), Publish(1))
 
-    finish = Fsyncs.finish
+    finish = FsyncBatch.finish
 
-    def fail(syncs: Fsyncs) -> list[OSError | None]:
+    def fail(syncs: FsyncBatch) -> list[OSError | None]:
         return [OSError(errno.EIO, "Input/output error") for _ in finish(syncs)]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Fsyncs, "finish", fail)
-        assert bench.obey(bench.stage(2, OTHER)) == []
-    assert bench.obey(Publish(2)) == [Placed(2, (errno.EIO, "Input/output error", None))]
+        patched.setattr(FsyncBatch, "finish", fail)
+        assert bench.handle(bench.stage(2, OTHER)) == []
+    assert bench.handle(Publish(2)) == [Finished(2, (errno.EIO, "Input/output error", None))]
     assert content(tmp_path) == PLACED
     assert temporaries(tmp_path) == []
 
 
 def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
-    """Of orders that go through the steps together."""
+    """Of requests that go through the steps together."""
     bench = Bench(tmp_path)
     lost = dataclasses.replace(bench, shared=tmp_path / "gone").stage(1)
-    answers = bench.obey(lost, bench.stage(2), Publish(1), Publish(2))
+    answers = bench.handle(lost, bench.stage(2), Publish(1), Publish(2))
     assert [
-        (answer.number, answer.error is None) for answer in answers if isinstance(answer, Placed)
+        (answer.number, answer.error is None) for answer in answers if isinstance(answer, Finished)
     ] == [
         (1, False),
         (2, True),
@@ -303,14 +303,14 @@ def test_no_descriptor_is_kept(tmp_path: Path) -> None:
     before = descriptors()
     gone = dataclasses.replace(bench, shared=tmp_path / "gone")
     for number in range(0, 50, 5):
-        bench.obey(bench.stage(number), gone.stage(number + 1))
-        bench.obey(bench.stage(number + 2), Publish(number), bench.stage(number + 3))
-        bench.obey(Publish(number + 1), Abandon(number + 2), Publish(number + 3))
-        bench.obey(bench.stage(number + 4), Abandon(number + 4))
+        bench.handle(bench.stage(number), gone.stage(number + 1))
+        bench.handle(bench.stage(number + 2), Publish(number), bench.stage(number + 3))
+        bench.handle(Publish(number + 1), Abandon(number + 2), Publish(number + 3))
+        bench.handle(bench.stage(number + 4), Abandon(number + 4))
     assert descriptors() == before
-    bench.obey(bench.stage(50))
+    bench.handle(bench.stage(50))
     assert descriptors() == before + 1  # the directory's
-    bench.deliverer.leave()
+    bench.worker.close()
     assert descriptors() == before
     assert temporaries(tmp_path) == []
 
@@ -320,9 +320,9 @@ def test_what_is_in_place_already_is_made_durable_and_not_told_twice(
 ) -> None:
     """As the process before may have died when it had done all but say so."""
     bench = Bench(tmp_path)
-    bench.obey(bench.stage(1), Publish(1))
+    bench.handle(bench.stage(1), Publish(1))
     calls = watch(monkeypatch, tmp_path)
-    assert bench.obey(bench.stage(2, may_be_there=True), Publish(2)) == [Placed(2)]
+    assert bench.handle(bench.stage(2, may_be_published=True), Publish(2)) == [Finished(2)]
     assert calls == ["sync directory"]
     assert len(bench.lines) == 1
 
@@ -343,7 +343,7 @@ def test_what_may_be_in_place_and_is_not_is_placed(tmp_path: Path, kind: str) ->
     elif kind == "directory":
         marker.mkdir()
     bench = Bench(tmp_path)
-    assert bench.obey(bench.stage(1, may_be_there=True), Publish(1)) == [Placed(1)]
+    assert bench.handle(bench.stage(1, may_be_published=True), Publish(1)) == [Finished(1)]
     assert content(tmp_path).items() >= PLACED.items()
     assert stat.S_ISREG(marker.lstat().st_mode)
     assert bench.lines == [b"{}\n"]
@@ -355,14 +355,14 @@ def test_the_answer_comes_before_what_is_not_needed_goes(tmp_path: Path) -> None
     for directory in (shared, left):
         directory.mkdir()
     (left / "file").write_bytes(b"content")
-    package = Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
+    package = ResultPackage(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
     seen: list[bool] = []
-    deliverer = Deliverer(
+    worker = DeliveryWorker(
         str(shared), TEMPORARY_PREFIX, lambda _answers: seen.append(left.exists()), lambda *_: None
     )
-    deliverer.obey([Bench(shared).stage(1, package), Publish(1)])
+    worker.handle([Bench(shared).stage(1, package), Publish(1)])
     assert seen == [True]
-    while deliverer.tidy():
+    while worker.remove_some():
         pass
     assert not left.exists()
     assert (shared / "result.output" / "file").read_bytes() == b"content"
@@ -408,7 +408,7 @@ def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Pa
         await until(lambda: len(temporaries(tmp_path)) == 3, "what is staged")
         (process,) = processes(1)
         os.kill(process, signal.SIGKILL)
-        with pytest.raises(UnheardError) as caught:
+        with pytest.raises(DeliveryLostError) as caught:
             await placement.publish()
         assert caught.value.errno == errno.EIO
         seen = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
@@ -433,7 +433,7 @@ def test_a_process_that_died_before_it_was_told_anything_is_missed_once(tmp_path
         # The loop is not to hear of it yet.
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
         placed = delivery.deliver(slot_in(tmp_path), PACKAGE)
-        with pytest.raises(UnheardError):
+        with pytest.raises(DeliveryLostError):
             await placed
         await delivery.deliver(slot_in(tmp_path), PACKAGE)
 
@@ -480,10 +480,10 @@ def test_a_process_that_hangs_is_given_a_bounded_number_of_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
 ) -> None:
     """Others fail at once; those that it has come when it goes on, and then all do."""
-    monkeypatch.setattr("wasmdrop.delivery.delivery._HANGS_SECONDS", 0.0)
-    monkeypatch.setattr("wasmdrop.delivery.delivery._MOST_WAITING", most)
-    monkeypatch.setattr("wasmdrop.delivery.delivery._MOST_WAITING_BYTES", most_bytes)
-    large = Package({".json": b"x" * 100_000, ".txt": b""}, b"marker")
+    monkeypatch.setattr("wasmdrop.delivery.worker_process._HANGS_SECONDS", 0.0)
+    monkeypatch.setattr("wasmdrop.delivery.worker_process._MAX_WAITING", most)
+    monkeypatch.setattr("wasmdrop.delivery.worker_process._MAX_WAITING_BYTES", most_bytes)
+    large = ResultPackage({".json": b"x" * 100_000, ".txt": b""}, b"marker")
     slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(4)]
 
     async def work(delivery: Delivery) -> None:
@@ -516,7 +516,7 @@ def test_hang_is_logged_once_for_all_that_wait_and_again_after_an_answer(
 ) -> None:
     """With the mount and the number of results."""
     clock = Clock()
-    monkeypatch.setattr("wasmdrop.delivery.delivery.time", clock)
+    monkeypatch.setattr("wasmdrop.delivery.worker_process.time", clock)
 
     async def work(delivery: Delivery) -> None:
         (process,) = processes(1)
@@ -546,7 +546,7 @@ def test_busy_process_that_answers_does_not_hang(
 ) -> None:
     """However long the last of many results waits for its turn."""
     clock = Clock()
-    monkeypatch.setattr("wasmdrop.delivery.delivery.time", clock)
+    monkeypatch.setattr("wasmdrop.delivery.worker_process.time", clock)
 
     async def work(delivery: Delivery) -> None:
         (process,) = processes(1)
@@ -571,14 +571,14 @@ def test_answer_that_was_not_read_yet_is_no_hang(
 ) -> None:
     """The event loop was busy, or the daemon was stopped for an hour."""
     clock = Clock()
-    monkeypatch.setattr("wasmdrop.delivery.delivery.time", clock)
+    monkeypatch.setattr("wasmdrop.delivery.worker_process.time", clock)
 
     async def work(delivery: Delivery) -> None:
         placement = delivery.stage(slot_in(tmp_path), PACKAGE)
         placed = placement.publish()
-        (lane,) = delivery._lanes.values()
+        (process,) = delivery._workers.values()
         # Not by the loop, which would read the answer.
-        wait_until(lambda: bool(select.select([lane._link], [], [], 0)[0]), "the answer")
+        wait_until(lambda: bool(select.select([process._link], [], [], 0)[0]), "the answer")
         clock.ahead_seconds = 3600
         assert not placement.hangs()
         await placed
@@ -590,7 +590,7 @@ def test_answer_that_was_not_read_yet_is_no_hang(
 
 def test_a_stop_finishes_what_was_ordered(tmp_path: Path) -> None:
     """Also what the process has not read yet, though nobody hears its answers any more."""
-    large = Package({".json": b"x" * 300_000, ".txt": b""}, b"marker")
+    large = ResultPackage({".json": b"x" * 300_000, ".txt": b""}, b"marker")
     slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(40)]
 
     async def work(delivery: Delivery) -> None:
@@ -607,20 +607,20 @@ def test_a_process_that_is_not_used_ends_but_for_the_shared_directorys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That one stays, also where it is a second one; the others are started again."""
-    monkeypatch.setattr("wasmdrop.delivery.delivery._UNUSED_SECONDS", 0.05)
+    monkeypatch.setattr("wasmdrop.delivery.worker_process._IDLE_SECONDS", 0.05)
     shared = tmp_path / "shared"
     shared.mkdir()
 
-    def package(number: int) -> Package:
+    def package(number: int) -> ResultPackage:
         left = tmp_path / str(number)
         left.mkdir()
         (left / "file").write_bytes(b"")
-        return Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 0))
+        return ResultPackage(PACKAGE.files, PACKAGE.marker, inventory(str(left), 0))
 
     async def work(delivery: Delivery) -> None:
         (first,) = processes(1)
         os.kill(first, signal.SIGKILL)
-        with pytest.raises(UnheardError):
+        with pytest.raises(DeliveryLostError):
             await delivery.deliver(slot_in(shared), PACKAGE)
         await delivery.deliver(slot_in(shared), PACKAGE)
         (second,) = processes(1)
@@ -679,7 +679,7 @@ def test_a_process_that_nobody_listens_to_any_more_still_tidies_up(tmp_path: Pat
 def test_megabytes_arrive_whole(tmp_path: Path) -> None:
     """In as many parts as the link takes them, with others behind them."""
     data = random.Random(1).randbytes(8_000_000)  # noqa: S311 - any bytes
-    large = Package({".json": data, ".txt": b""}, b"marker")
+    large = ResultPackage({".json": data, ".txt": b""}, b"marker")
 
     async def work(delivery: Delivery) -> None:
         first = delivery.deliver(slot_in(tmp_path, stem="result-a"), large)
@@ -716,7 +716,7 @@ def test_lines_of_two_processes_stay_whole(tmp_path: Path) -> None:
         while chunk := os.read(reading, 4096):
             chunks.append(chunk)
 
-    def package(number: int, kind: str) -> Package:
+    def package(number: int, kind: str) -> ResultPackage:
         output = None
         if kind != "others":  # what leaves files has a process of its own
             left = tmp_path / f"{number}-{kind}"
@@ -725,7 +725,7 @@ def test_lines_of_two_processes_stay_whole(tmp_path: Path) -> None:
             output = inventory(str(left), 0)
         length = 100 if kind == "short" else 200_000  # more than a pipe holds
         line = b"%d" % (number % 10) * length + b"\n"
-        return Package({".json": line, ".txt": b""}, b"marker", output)
+        return ResultPackage({".json": line, ".txt": b""}, b"marker", output)
 
     async def work(delivery: Delivery) -> None:
         placed = [
@@ -777,7 +777,7 @@ def test_names_of_any_bytes_are_delivered_to(tmp_path: Path) -> None:
         each.mkdir(parents=True)
     (left / "file").write_bytes(b"content")
     stem = os.fsdecode(b"result-\xfc")
-    package = Package(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
+    package = ResultPackage(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
 
     async def work(delivery: Delivery) -> None:
         await delivery.deliver(slot_in(shared), PACKAGE)
@@ -795,12 +795,12 @@ def test_names_of_any_bytes_are_delivered_to(tmp_path: Path) -> None:
 
 def test_frames_are_put_together_wherever_they_were_parted() -> None:
     """Each byte alone, and any two parts."""
-    orders: list[Order] = [Publish(1), Abandon(2), Publish(300)]
-    data = b"".join(map(encode, orders))
+    requests: list[DeliveryRequest] = [Publish(1), Abandon(2), Publish(300)]
+    data = b"".join(map(encode, requests))
     for at in range(len(data) + 1):
-        frames = Frames()
+        frames = FrameDecoder()
         bodies = frames.feed(data[:at]) + frames.feed(data[at:])
-        assert list(map(decode_order, bodies)) == orders
-    frames = Frames()
+        assert list(map(decode_request, bodies)) == requests
+    frames = FrameDecoder()
     one_by_one = [body for byte in data for body in frames.feed(bytes([byte]))]
-    assert list(map(decode_order, one_by_one)) == orders
+    assert list(map(decode_request, one_by_one)) == requests

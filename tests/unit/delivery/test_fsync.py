@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.durability.trace import command, read_trace
-from wasmdrop.delivery.fsync import Fsyncs
+from wasmdrop.delivery.fsync import FsyncBatch
 
 #: More than the kernel lets anybody have under way (``fs.aio-max-nr``).
 TOO_MANY = 1 << 24
@@ -31,7 +31,7 @@ def fds(tmp_path: Path) -> Iterator[list[int]]:
         os.close(fd)
 
 
-def sync(syncs: Fsyncs, fds: Sequence[int]) -> list[int | None]:
+def sync(syncs: FsyncBatch, fds: Sequence[int]) -> list[int | None]:
     """Sync these; return the number of the error of each."""
     syncs.begin(fds)
     return [error.errno if error is not None else None for error in syncs.finish()]
@@ -40,7 +40,7 @@ def sync(syncs: Fsyncs, fds: Sequence[int]) -> list[int | None]:
 @pytest.mark.parametrize("most", [8, 3, 1, TOO_MANY])
 def test_what_fails_is_told_of_its_own(fds: list[int], most: int) -> None:
     """By the kernel's threads or in turn: what can't be synced holds back none of the others."""
-    syncs = Fsyncs(most)
+    syncs = FsyncBatch(most)
     reader, writer = os.pipe()
     assert sync(syncs, fds) == [None] * 5
     gone = os.dup(reader)
@@ -79,7 +79,7 @@ def test_a_disk_that_fails_is_told_of_each_file_by_itself(
             return 2
 
     monkeypatch.setattr("wasmdrop.delivery.fsync._libc", Kernel())
-    assert sync(Fsyncs(8), fds[:4]) == [None, None, errno.ENOSPC, errno.EIO]
+    assert sync(FsyncBatch(8), fds[:4]) == [None, None, errno.ENOSPC, errno.EIO]
     assert parts == []
 
 
@@ -90,9 +90,9 @@ def test_each_is_synced_once(tmp_path: Path, most: int) -> None:
         assert "CI" not in os.environ
         pytest.skip("needs strace")
     code = (
-        "import os, sys; from wasmdrop.delivery.fsync import Fsyncs\n"
+        "import os, sys; from wasmdrop.delivery.fsync import FsyncBatch\n"
         "fds = [os.open(name, os.O_WRONLY | os.O_CREAT) for name in sys.argv[2:]]\n"
-        "syncs = Fsyncs(int(sys.argv[1]))\n"
+        "syncs = FsyncBatch(int(sys.argv[1]))\n"
         "for part in (fds, fds[:2]):\n"
         "    syncs.begin(part); assert not any(syncs.finish())"
     )

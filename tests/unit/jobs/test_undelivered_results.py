@@ -12,13 +12,13 @@ import pytest
 import structlog
 
 from wasmdrop import settings
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.runner import Stages
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.protocol.outcome import Code, OutputFile, OutputTree
-from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import Slot
 
 GONE = FileNotFoundError(errno.ENOENT, "it is gone")
@@ -58,7 +58,7 @@ class Bench:
         self.probed.append(directory)
         return self._done(self.errors.get(directory))
 
-    def deliver_again(self, slot: Slot, _package: Package) -> "asyncio.Future[None]":
+    def deliver_again(self, slot: Slot, _package: ResultPackage) -> "asyncio.Future[None]":
         """Deliver, or fail."""
         self.loads += 1
         error = self.slot_errors.get(slot.key)
@@ -99,7 +99,7 @@ class Bench:
     ) -> Job:
         """Have results whose first delivery failed."""
         job = await self.executed(name, **changes)
-        package = Package({".json": bytes(size_bytes)}, b"{}")
+        package = ResultPackage({".json": bytes(size_bytes)}, b"{}")
         await self.undelivered.keep(job, package, "gone", self._done(error))
         return job
 
@@ -202,7 +202,7 @@ def test_output_files_count_and_go_with_their_results(tmp_path: Path) -> None:
         (root / "below" / "left").write_bytes(b"left")
         tree = OutputTree(str(root), (OutputFile("below/left", "", 2**21),), ("below",))
         job = await bench.executed("a/input.json")
-        package = Package({".json": b"{}"}, b"{}", tree)
+        package = ResultPackage({".json": b"{}"}, b"{}", tree)
         await bench.undelivered.keep(job, package, "gone", bench._done(GONE))
         await bench.until(lambda: not root.exists())
         assert await bench.state(job) is JobState.DISCARDED
@@ -273,7 +273,7 @@ def test_a_first_delivery_that_is_slow_counts_when_it_ends(tmp_path: Path, succe
     async def use(bench: Bench) -> None:
         job = await bench.executed("a/input.json")
         placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        package = Package({".json": b"{}"}, b"{}")
+        package = ResultPackage({".json": b"{}"}, b"{}")
         await bench.undelivered.keep(job, package, "slow", placed)
         await bench.keep("b/input.json")
         # The bound is one: it is the other one that goes, or is delivered.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wasmdrop.protocol.slot_names import MOST_BYTES, is_slot_name, stem_of_results
+from wasmdrop.protocol.slot import MAX_SLOT_NAME_BYTES, is_slot_name, result_stem
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from wasmdrop.protocol.slot_names import MOST_BYTES, is_slot_name, stem_of_resul
 def test_printable_name_is_a_slots(name: str) -> None:
     """Of any script, and whatever it means elsewhere: it is never a whole component of a path."""
     assert is_slot_name(name)
-    assert stem_of_results(f"input-{name}.json") == f"result-{name}"
+    assert result_stem(f"input-{name}.json") == f"result-{name}"
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,12 @@ def test_printable_name_is_a_slots(name: str) -> None:
 def test_name_that_is_unfit_for_a_path_or_a_terminal_is_no_slots(name: str) -> None:
     """Neither are names that are too long, in characters or in bytes."""
     assert not is_slot_name(name)
-    assert stem_of_results(f"input-{name}.json") is None
+    assert result_stem(f"input-{name}.json") is None
 
 
 def test_longest_names_leave_room_for_every_file_of_a_slot() -> None:
     """An output that was set aside has the longest one."""
-    name = "é" * (MOST_BYTES // 2)
+    name = "é" * (MAX_SLOT_NAME_BYTES // 2)
     assert is_slot_name(name)
     assert len(f"result-{name}.output.aside-01234567.output".encode()) <= 255
     assert not is_slot_name(name + "é")
@@ -43,4 +43,4 @@ def test_longest_names_leave_room_for_every_file_of_a_slot() -> None:
 )
 def test_file_with_another_name_is_no_input(file: str) -> None:
     """However much it looks like one."""
-    assert stem_of_results(file) is None
+    assert result_stem(file) is None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.daemon import wait_until
-from wasmdrop.system.output_thread import Outlet
+from wasmdrop.system.output_thread import OutputThread
 
 PAGE_BYTES = 4096
 LINE = b"%07d\n"
@@ -26,7 +26,7 @@ class Pipe:
 
     def __post_init__(self) -> None:
         fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
-        self.outlet = Outlet(self.writing, self.stopped.append, self.resumed.append)
+        self.outlet = OutputThread(self.writing, self.stopped.append, self.resumed.append)
 
     def put(self, count: int) -> None:
         """Put so many numbered lines."""
@@ -116,7 +116,7 @@ def test_line_after_a_torn_one_begins_anew(monkeypatch: pytest.MonkeyPatch) -> N
         return taken
 
     stopped, resumed = list[str](), list[int]()
-    outlet = Outlet(-1, stopped.append, resumed.append)
+    outlet = OutputThread(-1, stopped.append, resumed.append)
     monkeypatch.setattr(os, "write", write)
     for line in (b"torn\n", b"lost\n", b"written\n"[1:], b"all\n"):
         outlet.put(line)

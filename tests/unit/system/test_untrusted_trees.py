@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from wasmdrop.system.untrusted_trees import is_marked, make_marked, removal, remove_tree
+from wasmdrop.system.untrusted_trees import (
+    is_daemon_directory,
+    make_daemon_directory,
+    removal,
+    remove_tree,
+)
 
 
 @pytest.fixture
@@ -68,8 +73,8 @@ def test_only_directories_of_the_daemons_own_are_marked(tmp_path: Path, parent: 
     if os.geteuid() != 0:
         assert "CI" not in os.environ
         pytest.skip("changing owners needs root")
-    os.close(make_marked(parent, "own"))
-    assert is_marked((tmp_path / "own").stat())
+    os.close(make_daemon_directory(parent, "own"))
+    assert is_daemon_directory((tmp_path / "own").stat())
     for name, owner, mode in (("foreign", 4001, 0o1700), ("plain", 0, 0o700)):
         (tmp_path / name / "inner").mkdir(parents=True)
         os.chown(tmp_path / name, owner, -1)

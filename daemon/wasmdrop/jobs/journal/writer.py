@@ -27,17 +27,18 @@ import msgspec
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import MOVES, Job, JobState
 from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.batch import Accepted, Entry, Moved, Operation, Remembered, perform
 from wasmdrop.jobs.journal.database import FINAL, decode_job, open_for_writing
 from wasmdrop.protocol.errors import WasmdropError
-from wasmdrop.protocol.outcome import Code, bounded_text
-from wasmdrop.protocol.package import Package
+from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.system.durable_files import make_directory_durably, write_durably
-from wasmdrop.system.heartbeat import Pulse
-from wasmdrop.system.scheduling import wait_for_turn
+from wasmdrop.system.heartbeat import Heartbeat
+from wasmdrop.system.processes import use_batch_scheduling
 
 __all__ = ["IllegalMoveError", "Journal", "OpenJob", "Trimmed"]
 
@@ -107,7 +108,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, is_busy: Callable[[], bool] = lambda: False) -> None:
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self.path = path
         self._results = path.with_name("undelivered")
         self._is_busy = is_busy
@@ -185,7 +186,7 @@ class Journal:
         """Note for people why ``job`` stays in its state; its next move takes the note away."""
         self._submit_lazily(_explain(job, note, self._tick()))
 
-    async def keep_package(self, job: Job, package: Package, note: str) -> None:
+    async def keep_package(self, job: Job, package: ResultPackage, note: str) -> None:
         """Record results that can't be delivered now, durably, and in ``note`` why."""
         data: bytes | None = msgspec.msgpack.encode(package)
         assert data is not None  # noqa: S101 - it was just made
@@ -211,7 +212,7 @@ class Journal:
 
         await self._submit(write)
 
-    async def load_package(self, job: Job) -> Package | None:
+    async def load_package(self, job: Job) -> ResultPackage | None:
         """Return the results that were kept for ``job``, if any were and are whole."""
 
         def read(connection: sqlite3.Connection) -> tuple[bytes | None, int | None] | None:
@@ -227,7 +228,7 @@ class Journal:
         try:
             if data is None:
                 data = await asyncio.to_thread((self._results / job.id).read_bytes)
-            return msgspec.msgpack.decode(data, type=Package)
+            return msgspec.msgpack.decode(data, type=ResultPackage)
         except (FileNotFoundError, msgspec.DecodeError) as error:
             _log.warning("results-lost", job=job.id, slot=job.slot.key, error=str(error))
             return None
@@ -425,7 +426,7 @@ class Journal:
             self._gathered = []
 
     def _write(self) -> None:
-        wait_for_turn()
+        use_batch_scheduling()
         try:
             self._write_until_closed()
         except Exception as error:  # noqa: BLE001 - else nobody would hear of it
@@ -435,7 +436,7 @@ class Journal:
         ending = False
         while not ending:
             batch, ending = self._collect()
-            self.pulse.beat()
+            self.heartbeat.beat()
             if batch:
                 self._commit(batch)
 
@@ -486,7 +487,7 @@ class Journal:
             self._loop.call_soon_threadsafe(_answer, answers)
 
     def _complain(self, state: RetryCallState) -> None:
-        self.pulse.beat()  # a full disk is no reason to start the daemon again
+        self.heartbeat.beat()  # a full disk is no reason to start the daemon again
         _log.error("journal-commit-failed", path=str(self.path), error=str(_error_of(state)))
 
     def _try_to_commit(self, work: list[Entry | Operation]) -> list[Any]:
@@ -519,7 +520,7 @@ def _held_bytes(connection: sqlite3.Connection) -> int:
     return int(page_bytes * (pages - free_pages))
 
 
-def _output_bytes(package: Package) -> int:
+def _output_bytes(package: ResultPackage) -> int:
     return sum(file.size_bytes for file in package.output.files) if package.output else 0
 
 

@@ -11,6 +11,7 @@ that set up the others. :meth:`Confinement.confine_after_loading` runs when the 
 loaded and no file is needed any more, before any of it runs.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -22,8 +23,9 @@ from typing import Final
 from wasmdrop.sandbox.confinement import landlock
 from wasmdrop.sandbox.confinement.seccomp import SeccompFilter
 from wasmdrop.sandbox.confinement.syscalls import Role
+from wasmdrop.system import libc
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser, is_mapped
-from wasmdrop.system.processes import die_with
+from wasmdrop.system.processes import die_with_parent
 
 __all__ = ["PROCESS_BYTES", "STREAM_FDS", "Confinement"]
 
@@ -69,8 +71,6 @@ _LIMITED: Final = (
     resource.RLIMIT_NPROC,
 )
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class _CapabilityHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
@@ -89,9 +89,9 @@ class Confinement:
         self._job_user = job_user
         self.missing: list[str] = []
         """The parts that this kernel or the container does not support, described for people."""
-        self.landlock_version = landlock.abi_version(_libc)
+        self.landlock_version = landlock.abi_version()
         if self.landlock_version == 0:
-            self.missing.append(f"Landlock ({landlock.why_missing(_libc)})")
+            self.missing.append(f"Landlock ({landlock.why_missing()})")
         self._filters: dict[Role, SeccompFilter] = {}
         try:
             self._filters = {role: SeccompFilter(role) for role in Role}
@@ -119,7 +119,7 @@ class Confinement:
         if self.changes_user:
             _drop_capability_bounds()
         # Orphans of a child become children of this process, which kills them.
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def detach_from_fork_server(self, parent_pid: int, link_fd: int) -> int:
         """Detach the calling process from its parent; return the new number of ``link_fd``.
@@ -136,8 +136,8 @@ class Confinement:
             _change_user(self._job_user)
         _drop_capabilities()
         # A change of user would clear it.
-        die_with(parent_pid)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        die_with_parent(parent_pid)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
         return _LINK_FD
 
     def confine(
@@ -164,7 +164,7 @@ class Confinement:
         self._limit_time_and_threads(cpu_seconds, threads=threads)
         self._limit_space(file_bytes, data_bytes)
         if self.landlock_version:
-            landlock.restrict(_libc, self.landlock_version, readable, directory, grants)
+            landlock.restrict(self.landlock_version, readable, directory, grants)
         if directory is None:
             self._load_filter(Role.CHILD)
             return
@@ -182,7 +182,7 @@ class Confinement:
         self._limit_space(file_bytes, data_bytes)
         self._limit_threads()
         if self.landlock_version:
-            landlock.restrict(_libc, self.landlock_version, readable)
+            landlock.restrict(self.landlock_version, readable)
         self._load_filter(Role.ZYGOTE)
 
     def detach_from_zygote(self, parent_pid: int, link_fd: int, streams: Sequence[int] = ()) -> int:
@@ -194,7 +194,7 @@ class Confinement:
         for fd, number in zip(streams, STREAM_FDS, strict=False):
             os.dup2(fd, number)
         os.closerange(_LINK_FD + 1 + len(streams), _HIGHEST_FD)
-        die_with(parent_pid)
+        die_with_parent(parent_pid)
         return _LINK_FD
 
     def confine_zygote_child(self, *, cpu_seconds: int, threads: bool) -> None:
@@ -251,7 +251,7 @@ class Confinement:
 
     def _load_filter(self, role: Role) -> None:
         if role in self._filters:
-            self._filters[role].load(_libc)
+            self._filters[role].load()
 
 
 def _capabilities() -> int:
@@ -262,9 +262,9 @@ def _capabilities() -> int:
 
 
 def _drop_capability_bounds() -> None:
-    for capability in range(_LAST_CAPABILITY + 1):
-        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break  # no such capability in this kernel, or no permission
+    with contextlib.suppress(OSError):  # no such capability in this kernel, or no permission
+        for capability in range(_LAST_CAPABILITY + 1):
+            libc.prctl(_PR_CAPBSET_DROP, capability)
 
 
 def _change_user(user: JobUser) -> None:
@@ -276,12 +276,4 @@ def _change_user(user: JobUser) -> None:
 def _drop_capabilities() -> None:
     header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
-    if _libc.capset(ctypes.byref(header), nothing) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    libc.capset(header, nothing)

@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+from wasmdrop.system import libc
+
 __all__ = ["abi_version", "restrict", "why_missing"]
 
 # The same on every architecture.
@@ -49,14 +51,14 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
 
 
-def abi_version(libc: ctypes.CDLL) -> int:
+def abi_version() -> int:
     """Return the ABI version; 0 if Landlock can't be used, see :func:`why_missing`."""
-    return max(0, _version_or_error(libc))
+    return max(0, _version_or_error())
 
 
-def why_missing(libc: ctypes.CDLL) -> str:
+def why_missing() -> str:
     """Return why Landlock can't be used, and what to do."""
-    number = -_version_or_error(libc)
+    number = -_version_or_error()
     if number == errno.EOPNOTSUPP:
         return (
             "this kernel has it switched off: add landlock to the lsm= of the kernel's command line"
@@ -73,14 +75,15 @@ def why_missing(libc: ctypes.CDLL) -> str:
     )
 
 
-def _version_or_error(libc: ctypes.CDLL) -> int:
+def _version_or_error() -> int:
     """Return the version, or the negative errno."""
-    version = int(libc.syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
-    return version if version >= 0 else -ctypes.get_errno()
+    try:
+        return libc.syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
+    except OSError as error:
+        return -(error.errno or 0)
 
 
 def restrict(
-    libc: ctypes.CDLL,
     version: int,
     readable: Sequence[int],
     directory: int | None = None,
@@ -97,7 +100,7 @@ def restrict(
         _SCOPES if version >= _SCOPES_SINCE else 0,
     )
     # An older kernel accepts the larger structure if the fields that it does not know are zero.
-    fd = _checked(libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0))
+    fd = libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
     try:
         rules = [_PathBeneath(_READ_FILE, file) for file in readable]
         rules += [_PathBeneath(_READ_FILE | _READ_DIRECTORY, grant) for grant in grants]
@@ -105,14 +108,7 @@ def restrict(
             # The kernel rejects rights that it does not know, and does not restrict them either.
             rules.append(_PathBeneath(_OWN_DIRECTORY & ruleset.files, directory))
         for rule in rules:
-            _checked(libc.syscall(_ADD_RULE, fd, _RULE_PATH_BENEATH, ctypes.byref(rule), 0))
-        _checked(libc.syscall(_RESTRICT_SELF, fd, 0))
+            libc.syscall(_ADD_RULE, fd, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
+        libc.syscall(_RESTRICT_SELF, fd, 0)
     finally:
         os.close(fd)
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

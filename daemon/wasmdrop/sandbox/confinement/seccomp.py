@@ -6,7 +6,6 @@ pointer, and six arguments of 64 bits. Both supported architectures are little-e
 
 import ctypes
 import errno
-import os
 import platform
 import struct
 from typing import Final
@@ -20,6 +19,7 @@ from wasmdrop.sandbox.confinement.syscalls import (
     Role,
     Rule,
 )
+from wasmdrop.system import libc
 
 __all__ = ["AND", "JUMP_EQUAL", "JUMP_GREATER_EQUAL", "LOAD_WORD", "RETURN", "SeccompFilter"]
 
@@ -53,12 +53,9 @@ class SeccompFilter:
         self._buffer = ctypes.create_string_buffer(self.code, len(self.code))
         self._program = _Program(len(self.code) // 8, ctypes.addressof(self._buffer))
 
-    def load(self, libc: ctypes.CDLL) -> None:
+    def load(self) -> None:
         """Load the filter for good into the calling process; raise ``OSError`` if that fails."""
-        address = ctypes.c_void_p(ctypes.addressof(self._program))
-        if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, address, 0, 0):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(self._program))
 
 
 def _compile(role: Role, machine: str) -> list[bytes]:

@@ -23,7 +23,8 @@ from wasmdrop.protocol.module_types import (
     WitFunction,
     WitType,
 )
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.lowering import lift, lower

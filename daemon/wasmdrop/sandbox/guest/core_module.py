@@ -17,7 +17,8 @@ from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, Code, bounded_text
+from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, PAST_MAXIMUM, TABLE_EXPORT
 from wasmdrop.sandbox.guest.memory_usage import memory_sizes

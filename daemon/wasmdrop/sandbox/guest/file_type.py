@@ -3,7 +3,8 @@
 from typing import Final, Literal
 
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.guest.toolchains import FILE_FORMATS
 
 __all__ = ["HEAD_BYTES", "PREAMBLE_BYTES", "refuse_unless_wasm"]

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.guest.channel import send
 from wasmdrop.sandbox.wire import FORK, FORK_AT_ONCE, NO_CHILD, PING, SWEEP, RunReport
 

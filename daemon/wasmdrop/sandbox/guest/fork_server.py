@@ -35,7 +35,7 @@ from wasmdrop.sandbox.wire import (
 )
 from wasmdrop.system import signals
 from wasmdrop.system.job_user import JobUser
-from wasmdrop.system.scheduling import wait_for_turn
+from wasmdrop.system.processes import use_batch_scheduling
 
 __all__ = ["main"]
 
@@ -45,7 +45,7 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
 
     ``uid`` and ``gid`` are whom children run as, if this process is root.
     """
-    wait_for_turn()
+    use_batch_scheduling()
     control = socket.socket(fileno=control_fd)
     signals.ignore_all()
     confinement = Confinement(JobUser(uid, gid))

@@ -13,8 +13,8 @@ from wasmtime import Func, Linker, Store, WasmtimeError, component
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import FunctionType, Import, ModuleSummary
-from wasmdrop.protocol.outcome import Code, bounded_text
-from wasmdrop.protocol.text import one_line
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text, one_line
 from wasmdrop.sandbox.guest.custom_sections import CustomSections
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.toolchains import FOREIGN_MODULES, OBJECT_FILE, THREADS, ForeignModule

@@ -10,7 +10,8 @@ import os
 from typing import NoReturn
 
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest.channel import read_binary_call, read_frame, report, send
 from wasmdrop.sandbox.guest.component import ComponentRun

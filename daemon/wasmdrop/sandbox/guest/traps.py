@@ -7,7 +7,8 @@ from wasmtime import Trap, TrapCode
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 
 __all__ = [
     "backtrace",

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, STREAM_FDS, Confinement
 from wasmdrop.sandbox.guest.channel import read_frame, receive_frame, report, send
 from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError

@@ -21,7 +21,7 @@ from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.sandbox.host.captured_output import CapturedOutput
 from wasmdrop.sandbox.host.procfs import is_child_of
 from wasmdrop.sandbox.wire import FORK, FORK_AT_ONCE, FRAME, PING
-from wasmdrop.system.heartbeat import Pulse
+from wasmdrop.system.heartbeat import Heartbeat
 
 __all__ = ["ChildProcess", "ForkingProcess"]
 
@@ -161,7 +161,7 @@ class ForkingProcess:
     """Idle children, at most ``idle`` of them, of one process that forks."""
 
     def __init__(self, idle: int) -> None:
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self._doubted: int | None = None
         """The process that forks, where it is not the daemon's own."""
         self._idle_wanted = idle
@@ -287,7 +287,7 @@ class ForkingProcess:
                 return
             except OSError:
                 packet, descriptors = b"", []
-            self.pulse.beat()
+            self.heartbeat.beat()
             if not self._on_word(packet, descriptors):
                 for fd in descriptors:
                     os.close(fd)

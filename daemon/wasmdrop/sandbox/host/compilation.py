@@ -19,7 +19,8 @@ import structlog
 
 from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.host.call import CompileLimits
 from wasmdrop.sandbox.host.compile_slots import CompileSlots, SlotRequest
 from wasmdrop.sandbox.host.fork_server import ForkServer

@@ -14,7 +14,8 @@ import structlog
 
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
-from wasmdrop.protocol.outcome import Code, Outcome, OutputTree, bounded_text
+from wasmdrop.protocol.outcome import Code, Outcome, OutputTree
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.host.call import (
     Call,
     CompileLimits,
@@ -46,7 +47,7 @@ from wasmdrop.sandbox.wire import (
     encode_binary_call,
     encode_frame,
 )
-from wasmdrop.system.heartbeat import Pulse
+from wasmdrop.system.heartbeat import Heartbeat
 from wasmdrop.system.untrusted_trees import TreeLimitError
 
 __all__ = ["Executor", "LocalExecutor"]
@@ -129,9 +130,9 @@ class LocalExecutor:
         return self._pool.restarts
 
     @property
-    def pulse(self) -> Pulse:
+    def heartbeat(self) -> Heartbeat:
         """When the forking server last gave a sign of life."""
-        return self._pool.pulse
+        return self._pool.heartbeat
 
     def sweep(self, kept: Collection[str] = ()) -> None:
         """Remove the jobs' directories that earlier daemons left, but for those that are kept."""

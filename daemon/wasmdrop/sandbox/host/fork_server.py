@@ -16,8 +16,8 @@ from tenacity.stop import stop_base, stop_never
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.sandbox.host.child_process import ChildProcess, ForkingProcess
 from wasmdrop.sandbox.wire import SWEEP
-from wasmdrop.system.interpreter import command_for
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
+from wasmdrop.system.processes import python_command
 
 __all__ = ["ForkServer"]
 
@@ -94,7 +94,7 @@ class ForkServer(ForkingProcess):
             # Nothing of the daemon's, not even a variable, goes along, and nothing is loaded that
             # each fork would have to copy the page tables of.
             self._process = subprocess.Popen(
-                command_for(
+                python_command(
                     "wasmdrop.sandbox.guest.fork_server", theirs.fileno(), user.uid, user.gid
                 ),
                 stdin=subprocess.DEVNULL,

@@ -16,7 +16,8 @@ from wasmdrop.protocol.core_values import decode_results
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
-from wasmdrop.protocol.outcome import MESSAGE_LIMIT, Code, Outcome, bounded_text
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.text import MESSAGE_LIMIT, bounded_text
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.wire import BINARY_REPORT, BINARY_VALUE_BYTES, CompileReport, RunReport
 

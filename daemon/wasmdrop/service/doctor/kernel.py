@@ -1,6 +1,5 @@
 """What the kernel gives for confinement, shown by confining a process and running a job."""
 
-import ctypes
 import os
 import tempfile
 import time
@@ -9,7 +8,8 @@ from typing import Final
 
 from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE, Limits
-from wasmdrop.protocol.outcome import Code, bounded_text
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.confinement import landlock
 from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.sandbox.confinement.seccomp import SeccompFilter
@@ -65,10 +65,9 @@ async def examine(settings: Settings) -> list[Finding]:
 
 
 def _landlock(settings: Settings) -> Finding:
-    libc = ctypes.CDLL(None, use_errno=True)
-    abi = landlock.abi_version(libc)
+    abi = landlock.abi_version()
     if abi == 0:
-        found, _, advice = landlock.why_missing(libc).partition(": ")
+        found, _, advice = landlock.why_missing().partition(": ")
         return unless_best_effort(settings, "Landlock", found, advice)
     lacking = [f"{what} (Linux {linux})" for since, linux, what in _LANDLOCK_PARTS if abi < since]
     if lacking:

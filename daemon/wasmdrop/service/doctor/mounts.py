@@ -29,7 +29,7 @@ from wasmdrop.service.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.system.durable_files import temporary_name, write_durably
 from wasmdrop.system.mount_table import reason_to_poll
-from wasmdrop.system.permissions import OTHER_USER, described
+from wasmdrop.system.private_files import RUN_AS_OWNER, describe_permissions
 
 __all__ = ["examine", "free_space"]
 
@@ -97,15 +97,15 @@ def _presence(name: str, path: Path) -> Finding:
         return problem(
             _AREA, check, f"{path} is not there", f"make it, mount it, or set {variable}"
         )
-    advice = f"chown or chmod it (fsGroup in Kubernetes), {OTHER_USER}, or set {variable}"
+    advice = f"chown or chmod it (fsGroup in Kubernetes), {RUN_AS_OWNER}, or set {variable}"
     if not os.access(path, os.R_OK | os.X_OK):
-        found = f"{path} can't be read: {described(path.stat())}"
+        found = f"{path} can't be read: {describe_permissions(path.stat())}"
         return problem(_AREA, check, found, advice)
     if name == "shared" and _is_read_only(path):
         advice = "results go there: mount it read-write (without :ro or readOnly)"
         return problem(_AREA, check, f"{path} is mounted read-only", advice)
     if name == "shared" and not os.access(path, os.W_OK | os.X_OK):
-        found = f"{path} can't be written to: {described(path.stat())}"
+        found = f"{path} can't be written to: {describe_permissions(path.stat())}"
         return problem(_AREA, check, found, advice)
     rights = "readable and writable" if os.access(path, os.W_OK) else "readable, not writable"
     return ok(_AREA, check, f"{path}, {rights}")

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from wasmdrop.system.heartbeat import Pulse
+from wasmdrop.system.heartbeat import Heartbeat
 
 __all__ = ["SILENT_SECONDS", "Liveness", "Part"]
 
@@ -33,7 +33,7 @@ class Part(Protocol):
     """What can be asked for a sign of life."""
 
     @property
-    def pulse(self) -> Pulse:
+    def heartbeat(self) -> Heartbeat:
         """When it last gave one."""
 
     def ping(self) -> None:
@@ -59,7 +59,7 @@ class Liveness:
         self._parts = parts
         self._tell_manager = tell_manager
         self._clock = clock
-        self._loop = Pulse()
+        self._loop = Heartbeat()
         # Half of what the manager allows is what it asks for; a third leaves room for a busy core.
         self._period_seconds = min(_PERIOD_SECONDS, (manager_seconds or _PERIOD_SECONDS * 3) / 3)
 
@@ -82,13 +82,13 @@ class Liveness:
 
     def ages_seconds(self) -> dict[str, float]:
         """Return how long ago each part was last heard, by its name. For any thread."""
-        pulses = {"event_loop": self._loop}
-        pulses |= {name: part.pulse for name, part in self._parts.items()}
+        heartbeats = {"event_loop": self._loop}
+        heartbeats |= {name: part.heartbeat for name, part in self._parts.items()}
         now = self._clock()
         return {
             name: max(0.0, now - heard_at)
-            for name, pulse in pulses.items()
-            if (heard_at := pulse.heard_at) is not None
+            for name, heartbeat in heartbeats.items()
+            if (heard_at := heartbeat.heard_at) is not None
         }
 
     def silent(self) -> list[str]:

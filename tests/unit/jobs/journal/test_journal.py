@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.jobs.job import MOVES, Job, JobState
 from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.database import open_for_writing
 from wasmdrop.jobs.journal.writer import IllegalMoveError, Journal
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.package import Package
 from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
 
 ODD_NAME = b"odd-\xff/input.json".decode("utf-8", "surrogateescape")
@@ -68,8 +68,8 @@ def test_a_final_job_is_open_no_more_and_drops_its_input(tmp_path: Path) -> None
         moved, durable = journal.move(moved, JobState.RUNNING, attempt=1)
         await durable
         moved = journal.move_lazily(moved, JobState.EXECUTED, code=Code.OK)
-        await journal.keep_package(moved, Package({".json": b"{}"}, b"{}"), "no room")
-        assert await journal.load_package(moved) == Package({".json": b"{}"}, b"{}")
+        await journal.keep_package(moved, ResultPackage({".json": b"{}"}, b"{}"), "no room")
+        assert await journal.load_package(moved) == ResultPackage({".json": b"{}"}, b"{}")
         moved = journal.move_lazily(moved, JobState.DELIVERED)
         assert await journal.load_input(moved) is None
         assert await journal.load_package(moved) is None
@@ -151,7 +151,7 @@ def test_small_inputs_of_failed_jobs_stay_for_people(tmp_path: Path) -> None:
             one = job(str(number), number)
             await journal.accept(one, data, {})
             one = journal.move_lazily(one, JobState.EXECUTED, code=code)
-            await journal.keep_package(one, Package({".json": b""}, b""), "no room")
+            await journal.keep_package(one, ResultPackage({".json": b""}, b""), "no room")
             one = journal.move_lazily(one, JobState.DELIVERED)
             kept.append(await journal.load_input(one))
             assert await journal.load_package(one) is None
@@ -356,8 +356,8 @@ def test_large_results_that_wait_are_a_file_and_small_ones_are_not(tmp_path: Pat
     path = tmp_path / "journal"
 
     async def use(journal: Journal) -> None:
-        large = Package({".json": bytes(8 * 1024 * 1024)}, b"{}")
-        small = Package({".json": b"{}"}, b"{}")
+        large = ResultPackage({".json": bytes(8 * 1024 * 1024)}, b"{}")
+        small = ResultPackage({".json": b"{}"}, b"{}")
         for number, results in enumerate((large, small, large)):
             one = job(str(number), number)
             await journal.accept(one, None, {})
@@ -416,7 +416,7 @@ def test_no_statement_reads_all_that_ever_was(tmp_path: Path) -> None:
             one, begun = journal.begin(one, attempt=1)
             await begun
             one = await move(journal, one, JobState.EXECUTED, code=code)
-            await journal.keep_package(one, Package({".json": b""}, b""), "no room")
+            await journal.keep_package(one, ResultPackage({".json": b""}, b""), "no room")
             await journal.load_package(one)
             await journal.load_job(one.id)
             await journal.load_input(one)

@@ -9,7 +9,8 @@ import pytest
 
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
-from wasmdrop.protocol.outcome import MESSAGE_LIMIT, Code, Outcome
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.text import MESSAGE_LIMIT
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.reports import (
     compiler_death,

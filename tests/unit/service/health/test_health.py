@@ -23,7 +23,7 @@ from wasmdrop.service.health import prometheus
 from wasmdrop.service.health.liveness import SILENT_SECONDS, Liveness, Part
 from wasmdrop.service.health.prometheus import PrometheusCollector
 from wasmdrop.service.health.writability import WritabilityProbe
-from wasmdrop.system.heartbeat import Pulse
+from wasmdrop.system.heartbeat import Heartbeat
 
 
 class Clock:
@@ -82,8 +82,8 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
             assert pool._process is not None
             os.kill(pool._process.pid, signal.SIGSTOP)
             await asyncio.sleep(0.2)  # any answer on its way has arrived
-            assert pool.pulse.heard_at is not None
-            pool.pulse.heard_at -= SILENT_SECONDS + 1
+            assert pool.heartbeat.heard_at is not None
+            pool.heartbeat.heard_at -= SILENT_SECONDS + 1
             await asyncio.sleep(0.2)
             assert vitals.silent() == ["server"]
             told.clear()
@@ -110,9 +110,9 @@ def test_a_journal_thread_that_is_stuck_is_silent(tmp_path: Path) -> None:
         lock_r, lock_w = os.pipe()
         stuck = journal._submit(lambda _connection: os.read(lock_r, 1))
         await asyncio.sleep(0.2)  # any answer on its way has arrived
-        before = journal.pulse.heard_at
+        before = journal.heartbeat.heard_at
         await asyncio.sleep(0.2)
-        assert journal.pulse.heard_at == before
+        assert journal.heartbeat.heard_at == before
         clock.ahead_seconds = SILENT_SECONDS + 1
         assert "journal" in vitals.silent()
         os.write(lock_w, b".")
@@ -129,10 +129,10 @@ def test_process_that_was_stopped_judges_no_part_by_the_pause() -> None:
     """Nobody asked the parts meanwhile."""
 
     class Answering:
-        pulse = Pulse()
+        heartbeat = Heartbeat()
 
         def ping(self) -> None:
-            self.pulse.beat()
+            self.heartbeat.beat()
 
     async def scene() -> None:
         clock, told = Clock(), list[None]()
@@ -153,7 +153,7 @@ def test_a_part_that_never_answered_is_not_judged() -> None:
     """Where a kernel tells no events, the daemon polls and is well."""
 
     class Mute:
-        pulse = Pulse()
+        heartbeat = Heartbeat()
 
         def ping(self) -> None:
             """Say nothing."""
