@@ -1,4 +1,4 @@
-"""Signs of life of a part of the daemon."""
+"""Heartbeats: show that a part of the daemon makes progress."""
 
 import time
 
@@ -6,12 +6,12 @@ __all__ = ["Heartbeat"]
 
 
 class Heartbeat:
-    """When a part of the daemon was last heard from."""
+    """The time at which a part of the daemon last made progress."""
 
     def __init__(self) -> None:
         self.heard_at: float | None = None
         """By the monotonic clock, in seconds; None before the first time."""
 
     def beat(self) -> None:
-        """Note that the part is at work now."""
+        """Record that the part makes progress now."""
         self.heard_at = time.monotonic()

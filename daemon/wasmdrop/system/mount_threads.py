@@ -1,7 +1,7 @@
-"""MountThreads at files that may hang: each mount's are made on threads of its own.
+"""Runs file operations that may hang on threads of their mount.
 
-A mount whose server is gone blocks whoever looks at it, for ever. The threads of the event loop's
-executor are few and shared by all: some hung looks would stop everything.
+A mount whose server is gone blocks each thread that touches it, for ever. The event loop's executor
+has few threads for everything: some hanging operations there would stop the whole daemon.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ __all__ = ["MountThreads"]
 
 T = TypeVar("T")
 
-#: Threads of one mount: looks of several jobs, of which one may be long.
+#: Threads of one mount, so that a long operation does not delay those of other jobs.
 _THREADS: Final = 4
 
-#: A mount all of whose threads are busy for so long does not answer, in seconds.
+#: A mount is stuck if all of its threads have been busy for so long.
 _STUCK_SECONDS: Final = 2.0
 
 
 @dataclass
-class _Mount:
+class _MountQueue:
     calls: "queue.SimpleQueue[Callable[[], None]]" = field(default_factory=queue.SimpleQueue)
     idle: int = 0
     began: dict[int, float] = field(default_factory=dict)
@@ -43,53 +43,53 @@ class _Mount:
 
 
 class MountThreads:
-    """Used from one event loop. Threads that hang do not keep the process from ending."""
+    """Used from one event loop. Threads that hang do not keep the process from exiting."""
 
     def __init__(self) -> None:
         self._table = MountTable()
-        self._mounts: dict[str, _Mount] = {}
+        self._mounts: dict[str, _MountQueue] = {}
 
-    async def at(
+    async def run(
         self, path: str, call: Callable[..., T], *args: Any, wait_seconds: float | None = None
     ) -> T:
-        """Return what ``call(*args)`` returns, which looks at files where ``path`` is.
+        """Return ``call(*args)``, run on a thread of the mount that ``path`` is on.
 
-        Raises what it raises, and ``OSError`` with ``ETIMEDOUT`` where the mount does not answer
-        within ``wait_seconds``, or has not answered others.
+        Raises the exceptions of the call, and ``OSError`` with ``ETIMEDOUT`` if it takes longer
+        than ``wait_seconds`` or the mount is stuck already.
         """
-        mount = self._mounts.setdefault(self._table.of(path).point, _Mount())
+        mount = self._mounts.setdefault(self._table.of(path).point, _MountQueue())
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        result: asyncio.Future[T] = loop.create_future()
         if wait_seconds is not None and mount.is_stuck():
-            raise _no_answer(path)
+            raise _timeout_error(path)
 
-        def look() -> None:
-            result: T | None = None
+        def run_call() -> None:
+            value: T | None = None
             error: BaseException | None = None
-            if not answer.cancelled():
+            if not result.cancelled():
                 try:
-                    result = call(*args)
-                except BaseException as caught:  # noqa: BLE001 - raised where it is waited for
+                    value = call(*args)
+                except BaseException as caught:  # noqa: BLE001 - raised in the coroutine that waits
                     error = caught
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(_settle, answer, result, error)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(_settle, result, value, error)
 
-        mount.calls.put(look)
+        mount.calls.put(run_call)
         if mount.threads < _THREADS and mount.calls.qsize() > mount.idle:
             mount.threads += 1
-            threading.Thread(target=_work, args=(mount,), name="looks", daemon=True).start()
+            threading.Thread(target=_work, args=(mount,), name="mount", daemon=True).start()
         try:
             async with asyncio.timeout(wait_seconds):
-                return await answer
+                return await result
         except TimeoutError:
-            raise _no_answer(path) from None
+            raise _timeout_error(path) from None
 
     def close(self) -> None:
-        """Let go of the mount table; its threads end with the process."""
+        """Close the mount table. The threads end with the process."""
         self._table.close()
 
 
-def _work(mount: _Mount) -> None:
+def _work(mount: _MountQueue) -> None:
     number = threading.get_ident()
     while True:
         mount.idle += 1
@@ -100,14 +100,14 @@ def _work(mount: _Mount) -> None:
         del mount.began[number]
 
 
-def _settle(answer: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if answer.done():
-        return  # whoever waited has given up
+def _settle(result: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:
+    if result.done():
+        return  # the waiter was cancelled or timed out
     if error is None:
-        answer.set_result(result)
+        result.set_result(value)
     else:
-        answer.set_exception(error)
+        result.set_exception(error)
 
 
-def _no_answer(path: str) -> OSError:
+def _timeout_error(path: str) -> OSError:
     return OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)

@@ -1,8 +1,8 @@
-"""An outlet: lines to a descriptor, such as standard output, that must never hold up the writer.
+"""Writes lines to a descriptor, such as standard output, without ever blocking the caller.
 
-A pipe that nobody reads, a terminal that is stopped (Ctrl-S) or a disk that hangs blocks one thread
-here and nothing else. Lines wait in bounded memory; past the bound, and while writing fails, they
-are dropped and counted.
+A pipe that is not read, a stopped terminal (Ctrl-S) or a disk that hangs blocks one thread here and
+nothing else. Waiting lines take a bounded amount of memory. Further lines, and lines that can't be
+written, are dropped and counted.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from typing import Final
 
 __all__ = ["OutputThread"]
 
-#: Lines that wait for a slow reader, in bytes. One that is larger waits alone.
-_MOST_BYTES: Final = 4 * 1024 * 1024
+#: Bytes of lines that wait for a slow reader. A larger line waits alone.
+_MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
 
 
 class OutputThread:
-    """Writes lines to ``fd``, whole and in their order.
+    """Writes lines to ``fd``, whole and in order.
 
-    ``on_stopped``: called with the reason when the first line is dropped. ``on_resumed``: called
-    with the number of lines dropped so far when lines are written again. Both may be called from
-    any thread. ``guard``: held while a line is written.
+    ``on_stopped`` is called with the reason when the first line is dropped, ``on_resumed`` with the
+    number of lines dropped so far when lines are written again; both on any thread. ``guard`` is
+    held while a line is written.
     """
 
     def __init__(
@@ -39,22 +39,22 @@ class OutputThread:
         self._on_resumed = on_resumed
         self._guard = guard
         self._queue = queue.SimpleQueue[bytes | threading.Event]()
-        # Reentrant: an error in a finalizer, which may run at any moment, is logged as well.
+        # Reentrant: a finalizer may run at any moment and log an error.
         self._lock = threading.RLock()
         self._waiting_bytes = 0
         self._dropped = 0
         self._has_stopped = False
         self._is_torn = False
-        """Whether only the beginning of the last line was written."""
+        """Whether the last line was written only in part."""
         self._thread: threading.Thread | None = None
 
     def put(self, line: bytes) -> None:
-        """Write a line soon. Returns at once and raises nothing; from any thread."""
+        """Write a line soon. Returns at once and raises nothing. Thread-safe."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="output", daemon=True)
                 self._thread.start()
-            has_room = self._waiting_bytes + len(line) <= max(_MOST_BYTES, len(line))
+            has_room = self._waiting_bytes + len(line) <= max(_MAX_WAITING_BYTES, len(line))
             if has_room:
                 self._waiting_bytes += len(line)
                 self._queue.put(line)
@@ -62,7 +62,7 @@ class OutputThread:
             self._drop("the reader does not read")
 
     def flush(self, seconds: float) -> None:
-        """Wait until all lines are written or dropped, while one is within so many seconds."""
+        """Wait until all lines are written or dropped, or none was for so many seconds."""
         if self._thread is not None:
             written = threading.Event()
             left_bytes = self._waiting_bytes
@@ -86,7 +86,7 @@ class OutputThread:
                 is_written = True
             with self._lock:
                 self._waiting_bytes -= len(item)
-                # Only when none waits: a slow reader would else cause two calls for each line.
+                # Only when none waits: otherwise a slow reader causes two calls for each line.
                 resumes = is_written and self._has_stopped and not self._waiting_bytes
                 if resumes:
                     self._has_stopped = False
@@ -98,7 +98,7 @@ class OutputThread:
         while rest:
             try:
                 written = os.write(self._fd, rest)
-            except BlockingIOError:  # another process has made the descriptor non-blocking
+            except BlockingIOError:  # another process has made it non-blocking
                 select.select([], [self._fd], [])
                 continue
             rest = rest[written:]

@@ -160,11 +160,11 @@ def _wrap(order: Order, daemon: int) -> _Reaper:
 
 def _serve(order: Order) -> None:
     def command(
-        link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, lock_fd: int
+        link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, output_lock_fd: int
     ) -> list[str]:
         its_order = json.dumps(dataclasses.asdict(order))
         shared = os.fsdecode(shared_dir)
-        arguments = json.dumps((link_fd, daemon_pid, shared, temporary_prefix, lock_fd))
+        arguments = json.dumps((link_fd, daemon_pid, shared, temporary_prefix, output_lock_fd))
         return [sys.executable, __file__, its_order, _DELIVER, arguments]
 
     worker_process.command = command  # the workers that it starts die too

@@ -70,7 +70,7 @@ def test_put_does_not_wait_for_a_reader_and_drops_beyond_its_bound(
 ) -> None:
     """The number of dropped lines is told when the reader has read those that waited."""
     monkeypatch.setattr(
-        "wasmdrop.system.output_thread._MOST_BYTES", PAGE_BYTES + 1 + 10 * len(LINE % 0)
+        "wasmdrop.system.output_thread._MAX_WAITING_BYTES", PAGE_BYTES + 1 + 10 * len(LINE % 0)
     )
     pipe.fill()
     pipe.put(25)
@@ -87,7 +87,7 @@ def test_line_larger_than_the_bound_is_written_when_it_is_alone(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In as many parts as the pipe takes."""
-    monkeypatch.setattr("wasmdrop.system.output_thread._MOST_BYTES", 10)
+    monkeypatch.setattr("wasmdrop.system.output_thread._MAX_WAITING_BYTES", 10)
     line = b"y" * 5 * PAGE_BYTES + b"\n"
     pipe.outlet.put(line)
     assert read_until(pipe, b"\n") == line
