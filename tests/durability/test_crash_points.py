@@ -61,7 +61,9 @@ _POINTS: Final = {str(point): point for point in find_points()}
 _OF_DELIVERY: Final = [
     name
     for name in _POINTS
-    if name.startswith(("delivery.", "system.untrusted_trees.", "system.output_thread."))
+    if name.startswith(
+        ("delivery.", "system.tree_removal.", "system.untrusted_trees.", "system.output_thread.")
+    )
 ]
 
 

@@ -16,7 +16,12 @@ import wasmdrop
 
 PACKAGE = Path(wasmdrop.__file__).parent
 
-OWNERS: Final = {"system.openat2", "system.untrusted_trees", "intake.tree_walk"}
+OWNERS: Final = {
+    "system.openat2",
+    "system.tree_removal",
+    "system.untrusted_trees",
+    "intake.tree_walk",
+}
 
 #: Modules and packages, and whose paths they use.
 TRUSTED: Final = {

@@ -23,13 +23,9 @@ import msgspec
 from wasmdrop.delivery.wire import Stage
 from wasmdrop.protocol.slot import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES, DirectoryIdentity
 from wasmdrop.system import openat2
-from wasmdrop.system.descriptors import write_all
-from wasmdrop.system.untrusted_trees import (
-    copy_tree,
-    is_daemon_directory,
-    make_daemon_directory,
-    removal,
-)
+from wasmdrop.system.descriptors import CREATE_FLAGS, write_all
+from wasmdrop.system.tree_removal import is_daemon_directory, make_daemon_directory, removal
+from wasmdrop.system.untrusted_trees import copy_tree
 
 __all__ = ["Placement", "TargetDirectory", "Warn"]
 
@@ -109,12 +105,7 @@ class Placement:
         self._copy_output()
         for suffix, data in [*self.request.files.items(), (MARKER_SUFFIX, self.request.marker)]:
             name = self._temporary_name()
-            fd = os.open(
-                name,
-                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                0o666,
-                dir_fd=self._fd,
-            )
+            fd = os.open(name, CREATE_FLAGS, 0o666, dir_fd=self._fd)
             self._temporaries[suffix] = name
             self.unsynced.append(fd)
             write_all(fd, data)
@@ -270,7 +261,7 @@ def _removal_in(parent: int, name: str, is_private: bool) -> Iterator[None]:
     except FileNotFoundError:
         pass
     except OSError:  # EISDIR or EPERM: it may be a directory
-        yield from removal(parent, name, marked=not is_private)
+        yield from removal(parent, name, only_own=not is_private)
 
 
 def _umask() -> int:

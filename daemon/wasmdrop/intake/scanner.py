@@ -21,7 +21,7 @@ from wasmdrop.intake.tree_walk import EntryBatch, walk
 from wasmdrop.system import openat2
 from wasmdrop.system.durable_files import is_stale_temporary
 from wasmdrop.system.mount_table import MountTable
-from wasmdrop.system.untrusted_trees import is_daemon_directory, remove_tree
+from wasmdrop.system.tree_removal import is_daemon_directory, remove_tree
 
 __all__ = ["FoundFile", "Scanner"]
 

@@ -28,7 +28,8 @@ from wasmdrop.protocol.outcome import OutputTree
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 from wasmdrop.system.durable_files import sync_directory
-from wasmdrop.system.untrusted_trees import TreeLimitError, inventory, remove_tree
+from wasmdrop.system.tree_removal import remove_tree
+from wasmdrop.system.untrusted_trees import TreeLimitError, inventory
 
 __all__ = ["UndeliveredResults", "is_delivered"]
 

@@ -5,7 +5,20 @@ import os
 import stat
 from typing import Final
 
-__all__ = ["NotRegularError", "file_kind", "open_regular", "write_all"]
+__all__ = [
+    "CREATE_FLAGS",
+    "DIRECTORY_FLAGS",
+    "NotRegularError",
+    "file_kind",
+    "open_regular",
+    "write_all",
+]
+
+#: To open a directory, and no link to one.
+DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: To create a file for writing that must not exist yet.
+CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Final, Self
 
 from wasmdrop.system import openat2
-from wasmdrop.system.untrusted_trees import remove_tree
+from wasmdrop.system.tree_removal import remove_tree
 
 __all__ = ["SlotDirectory"]
 

@@ -21,12 +21,12 @@ import structlog
 from wasmdrop.protocol.errors import SandboxError, StorageError
 from wasmdrop.protocol.outcome import OutputTree
 from wasmdrop.system.private_files import make_private_directory, require_private_directory
+from wasmdrop.system.tree_removal import remove_tree
 from wasmdrop.system.untrusted_trees import (
     TreeLimitError,
     inventory,
     is_empty,
     measure,
-    remove_tree,
 )
 
 __all__ = ["GLANCE_SECONDS", "JobDirectory", "JobDirectoryFactory", "open_grants"]

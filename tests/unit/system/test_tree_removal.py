@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wasmdrop.system.untrusted_trees import (
+from wasmdrop.system.tree_removal import (
     is_daemon_directory,
     make_daemon_directory,
     removal,
@@ -80,7 +80,7 @@ def test_only_directories_of_the_daemons_own_are_marked(tmp_path: Path, parent: 
         os.chown(tmp_path / name, owner, -1)
         (tmp_path / name).chmod(mode)
         with pytest.raises(PermissionError, match="did not make"):
-            remove_tree(parent, name, marked=True)
+            remove_tree(parent, name, only_own=True)
         assert (tmp_path / name / "inner").is_dir()
-    remove_tree(parent, "own", marked=True)
+    remove_tree(parent, "own", only_own=True)
     assert not (tmp_path / "own").exists()
