@@ -58,13 +58,13 @@ _LINE: Final = "system.output_thread.OutputThread._write:write"
 
 _POINTS: Final = {str(point): point for point in find_points()}
 #: What processes that deliver get to.
-_OF_DELIVERY: Final = [
-    name
-    for name in _POINTS
-    if name.startswith(
-        ("delivery.", "system.tree_removal.", "system.untrusted_trees.", "system.output_thread.")
-    )
-]
+_DELIVERY_MODULES: Final = (
+    "delivery.",
+    "system.output_thread.",
+    "system.tree_removal.",
+    "system.untrusted_trees.",
+)
+_OF_DELIVERY: Final = [name for name in _POINTS if name.startswith(_DELIVERY_MODULES)]
 
 
 def _orders(names: Iterable[str]) -> list[tuple[str, int, str]]:

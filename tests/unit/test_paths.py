@@ -17,10 +17,10 @@ import wasmdrop
 PACKAGE = Path(wasmdrop.__file__).parent
 
 OWNERS: Final = {
+    "intake.tree_walk",
     "system.openat2",
     "system.tree_removal",
     "system.untrusted_trees",
-    "intake.tree_walk",
 }
 
 #: Modules and packages, and whose paths they use.
