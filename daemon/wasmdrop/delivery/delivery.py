@@ -43,8 +43,8 @@ class Delivery:
     """Delivers results. Used from one event loop.
 
     ``on_delivered`` is called with each package that is in place. With ``prints_lines`` its result
-    line is printed on standard output then. Every worker inherits ``instance_locks``, descriptors of
-    locks, and holds them for as long as it lives.
+    line is printed on standard output then. Every worker inherits the descriptors
+    ``instance_locks`` and holds these locks for as long as it lives.
     """
 
     def __init__(
