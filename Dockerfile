@@ -2,7 +2,7 @@
 #
 #     docker build -t wasmdrop .
 #
-# Runs as user 65532, with a read-only root file system and without any capability; see README.md.
+# Runs as user 65532, with a read-only root file system and without any capability; see docs/deploy/container.md.
 # Not root, so jobs run as the daemon's own user, confined by Landlock, seccomp and limits.
 
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm

@@ -16,7 +16,7 @@ help:
 	@echo 'make bench  set up, then measure'
 	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
 	@echo 'make torture  set up, then kill the daemon 200 times among 50,000 jobs, and cut its power'
-	@echo 'make install-systemd, make uninstall-systemd   the service of this host; see systemd/README.md'
+	@echo 'make install-systemd, make uninstall-systemd   the service of this host; see docs/deploy/systemd.md'
 	@echo 'make k8s-apply, make k8s-clean   the daemon in the cluster that kubectl talks to'
 	@echo 'make lock   pin the newest versions of all dependencies'
 	@echo 'make clean  remove what the above made'

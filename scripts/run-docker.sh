@@ -12,7 +12,7 @@
 #   WASM_HOST_DIR, SHARED_HOST_DIR   other folders than host/wasm and host/shared
 #   MEMORY                    limit of the container (4g)
 #   ENTRY, ARGS_JSON, ADD_X, ADD_Y, TIMEOUT_SEC, WASM_PATH, INPUT_PATH, OUTPUT_PATH, and all that
-#   begin with ARG_ or WASMDROP_: as in README.md, with paths as in the container
+#   begin with ARG_ or WASMDROP_: as in docs/configuration.md, with paths as in the container
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -21,6 +21,7 @@ from tests.support.deploy.base import ROOT, need
 MONITORING: Final = ROOT / "k8s/monitoring"
 ALERTS: Final = MONITORING / "alerts.yaml"
 DASHBOARD: Final = MONITORING / "dashboard.json"
+PAGE: Final = ROOT / "docs/observability.md"
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +138,22 @@ def test_the_dashboards_panels_do_not_overlap_and_name_their_data_source() -> No
     assert len(set(identifiers)) == len(identifiers)
 
 
-def test_the_readmes_way_to_the_operators_kind_of_rules_works() -> None:
-    """The shell of k8s/README.md, up to where it would be applied."""
-    text = (ROOT / "k8s/README.md").read_text()
-    found = re.search(r"^    (\{ echo '.*?\}) \| kubectl", text, re.MULTILINE | re.DOTALL)
+def test_observability_page_lists_each_metric_with_its_type(exposition: str) -> None:
+    """The table in docs/observability.md and a real daemon agree."""
+    told = dict(re.findall(r"^\| `(wasmdrop_\w+)[^|]*\| (\w+) \|", PAGE.read_text(), re.MULTILINE))
+    families = [
+        family
+        for family in text_string_to_metric_families(exposition)
+        if family.name.startswith("wasmdrop_") and family.name != "wasmdrop_build_info"
+    ]
+    names = [each.name + ("_total" if each.type == "counter" else "") for each in families]
+    types = [each.type for each in families]
+    assert told == {"wasmdrop_build_info": "info", **dict(zip(names, types, strict=True))}
+
+
+def test_observability_page_rule_for_the_operator_is_valid() -> None:
+    """The shell of docs/observability.md, up to where it would be applied."""
+    found = re.search(r"^(\{ echo '.*?\}) \| kubectl", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found
     done = subprocess.run(
         ["sh", "-ec", found[1]], cwd=ROOT, capture_output=True, text=True, check=True

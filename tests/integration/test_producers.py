@@ -1,4 +1,4 @@
-"""The producers that the README shows, run as they stand there, against a real daemon."""
+"""Run the producers of docs/producers.md, as they stand there, against a real daemon."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from tests.support.daemon import DEADLINE_SECONDS, Daemon, drop
 from tests.support.users import ALICE, DAEMON, as_user, needs_users, shared_base
 from wasmdrop.client import submit
 
-README: Final = Path(__file__).parents[2] / "README.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "producers.md"
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give one running daemon with the module that the README calls."""
+    """Give one running daemon with the module that the page calls."""
     it = Daemon(tmp_path_factory.mktemp("producers"))
     drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
     with it.running():
@@ -32,9 +32,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def snippet(language: str) -> str:
-    """Return the README's producer in a language."""
-    text = README.read_text().partition("### A producer by hand")[2].partition("\n### ")[0]
-    found: list[str] = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    """Return the page's producer in a language."""
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(found) == 1
     return found[0]
 
