@@ -1,9 +1,9 @@
-"""What all tests share: signals have their default actions, whoever started the tests."""
+"""Start every test with signals at their default actions, whoever started the tests."""
 
 import signal
 
-# A shell starts background commands with SIGINT and SIGQUIT ignored, nohup(1) with SIGHUP. Programs
-# that the tests start would inherit that.
+# A shell starts background jobs with SIGINT and SIGQUIT ignored, and nohup(1) ignores SIGHUP. The
+# programs that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(_number, signal.SIG_DFL)

@@ -15,10 +15,11 @@ import pytest
 import yaml
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import drop, environment, wait_until
-from tests.support.deploy.base import ROOT, need
+from tests.support.deploy.base import ROOT
 from tests.support.deploy.engine import IMAGE, Engine
+from tests.support.fib import FIB
+from tests.support.require import require_tools
 
 #: As scripts/run-docker.sh starts it, but for limits that need control groups.
 HARDENED: Final = (
@@ -321,7 +322,7 @@ def test_the_compose_file_is_as_hardened_as_the_script() -> None:
 
 def test_shell_scripts_pass_the_linter() -> None:
     """All of them."""
-    need("shellcheck")
+    require_tools("shellcheck")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.sh", ".ci/run"],
         cwd=ROOT,

@@ -14,9 +14,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop
-from tests.support.deploy.base import ROOT, need
+from tests.support.deploy.base import ROOT
+from tests.support.fib import FIB
+from tests.support.require import require_tools
 
 MONITORING: Final = ROOT / "k8s/monitoring"
 ALERTS: Final = MONITORING / "alerts.yaml"
@@ -40,7 +41,7 @@ def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def promtool(*arguments: str, given: str | None = None) -> str:
     """Run Prometheus' own checker; return what it says. Fails where it finds anything wrong."""
-    need("promtool")
+    require_tools("promtool")
     done = subprocess.run(
         ["promtool", *arguments], input=given, capture_output=True, text=True, check=False
     )

@@ -10,10 +10,11 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import drop, wait_until
-from tests.support.deploy.base import ROOT, need
+from tests.support.deploy.base import ROOT
 from tests.support.deploy.machine import Machine, booted
+from tests.support.fib import FIB
+from tests.support.require import require_tools
 from wasmdrop import settings
 
 UNITS: Final = ROOT / "systemd"
@@ -26,7 +27,7 @@ SLOW: Final = '(module (func (export "run") (loop br 0)))'
 
 def score(unit: Path) -> float:
     """Return how exposed systemd thinks a unit is: 0 is best, 10 is worst."""
-    need("systemd-analyze")
+    require_tools("systemd-analyze")
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)

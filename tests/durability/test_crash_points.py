@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import sys
@@ -30,6 +29,7 @@ from tests.support.durability.checker import Kind, check_slot_now
 from tests.support.durability.lives import Lives
 from tests.support.durability.points import Point, find_points
 from tests.support.durability.trace import command, read_trace
+from tests.support.require import require_tools
 
 #: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3, "write_all": 3}
@@ -229,9 +229,7 @@ def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
 
 def test_a_marker_that_was_not_synced_is_synced_before_its_job_is_closed(tmp_path: Path) -> None:
     """The daemon died in between; should the power fail later, the journal knew nothing of it."""
-    if shutil.which("strace") is None:
-        assert "CI" not in os.environ
-        pytest.skip("needs strace")
+    require_tools("strace")
     lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
     lives.producer.module(lives.wasm / "m.wasm")
     its_marker = _order("delivery.placement.Placement._rename:replace", 3, "after")

@@ -11,7 +11,6 @@ Every disk is looked at; a daemon is started on some, or on each with ``WASMDROP
 import hashlib
 import os
 import random
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.support.durability.disk import Change, Disk, Given, Tree
 from tests.support.durability.lives import Lives
 from tests.support.durability.producer import Producer, SlotRecord, Version
 from tests.support.durability.trace import command, read_trace
+from tests.support.require import require_tools
 
 _SEED: Final = int(os.environ.get("WASMDROP_TORTURE_SEED", "1"))
 _IS_LONG: Final = os.environ.get("WASMDROP_TORTURE") == "long"
@@ -148,9 +148,7 @@ def _fingerprint(tree: Tree) -> bytes:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
     """Give a run that was traced from its first start to its stop."""
-    if shutil.which("strace") is None:
-        assert "CI" not in os.environ
-        pytest.skip("needs strace")
+    require_tools("strace")
     return _Run(tmp_path_factory.mktemp("cut"))
 
 

@@ -7,14 +7,8 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
-
-FIB = """
-(module (func $fib (export "fib") (param i64) (result i64)
-  (if (result i64) (i64.lt_u (local.get 0) (i64.const 2))
-    (then (local.get 0))
-    (else (i64.add (call $fib (i64.sub (local.get 0) (i64.const 1)))
-                   (call $fib (i64.sub (local.get 0) (i64.const 2))))))))
-"""
+from tests.support.disks import small_disk
+from tests.support.fib import FIB
 
 
 @pytest.fixture
@@ -24,3 +18,10 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with it.running():
         yield it
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """Give a small file system below a shared directory."""
+    with small_disk(tmp_path / "shared" / "small") as point:
+        yield point

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wasmtime import wat2wasm
 
-from tests.integration.test_bad_input import faults
-from tests.integration.test_components import CORE
+from tests.support.components import CORE
 from tests.support.daemon import Daemon, drop
-from tests.unit.protocol.test_component_values import plain_of, texts, types
+from tests.support.outcomes import faults
+from tests.support.strategies import plain_of, texts, types
 from wasmdrop.protocol.component_values import decode_result, encode_args
 from wasmdrop.protocol.module_types import WitFunction, WitType
 

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +12,14 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB, GOOD
+from tests.support.outcomes import failure, faults
+from tests.support.require import require_root
+from tests.support.wrong_keys import KEYS
 
 #: What a guest or a result must never get to see.
 PRECIOUS: Final = "not for guests"
-
-GOOD: Final = '{"entry":"fib","args":[12]}'
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +39,6 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
     before = len(faults(daemon))
     yield
     assert faults(daemon)[before:] == []
-
-
-def faults(daemon: Daemon) -> list[dict[str, Any]]:
-    """Return what the daemon has logged as its own fault, or let slip past its log."""
-    stray = [line for line in daemon.log_text().splitlines() if not line.startswith("{")]
-    logged = [event for event in daemon.events() if event["level"] in {"error", "critical"}]
-    return [*logged, *({"stray": line} for line in stray)]
-
-
-def failure(daemon: Daemon, name: str, code: str, *words: str) -> str:
-    """Wait for the slot's marker; check that all three result files tell the same failure."""
-    marker = wait_until(lambda: daemon.marker(name), f"the marker of {name}")
-    assert (marker["status"], marker["code"]) == ("failed", code), marker["message"]
-    message = str(marker["message"])
-    for word in words:
-        assert word in message
-    result = daemon.result(name)
-    assert list(result)[:3] == ["entry", "args", "error"]
-    assert result["error"] == {"code": code, "message": message}
-    lines = daemon.result_path(name, ".txt").read_text().splitlines()
-    assert lines[-1] == "error"
-    assert lines[-2].startswith(f"error: {code}: ")
-    if marker["input"] is not None:
-        assert marker["input"]["path"] == str(daemon.shared / name)
-    return message
 
 
 def good_drop_runs(daemon: Daemon, name: str) -> None:
@@ -92,10 +67,8 @@ def _socket(path: Path) -> None:
 
 def _device(kind: int, major: int, minor: int) -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        try:
-            os.mknod(path, kind | 0o666, os.makedev(major, minor))
-        except PermissionError:
-            pytest.skip("only a privileged user may make device nodes")
+        require_root()
+        os.mknod(path, kind | 0o666, os.makedev(major, minor))
 
     return make
 
@@ -266,50 +239,6 @@ CONTENT: Final[dict[str, tuple[bytes, tuple[str, ...]]]] = {
     "large-and-bad": (b'{"args":[' + b"1," * 400_000 + b"]}", ("line 1, column 800010",)),
 }
 
-KEYS: Final[list[tuple[str, Any, str]]] = [
-    ("entry", 1, "$.entry: expected a string, got 1"),
-    ("args", {}, "$.args: expected an array, got an object with 0 keys"),
-    ("args", "1", '$.args: expected an array, got "1"'),
-    ("module", ["fib"], "$.module: expected a string, got an array with 1 element"),
-    (
-        "module",
-        "../x",
-        "expected a plain path below the wasm directory, such as group/fib.wasm, go",
-    ),
-    ("module", "/x", "$.module: expected a plain path"),
-    ("module", "sha256:12", "$.module: expected sha256: and 64 hexadecimal digits"),
-    ("env", [], "$.env: expected an object of strings, got an array"),
-    ("env", {"A": 1}, "$.env.A: expected a string, got 1"),
-    ("env", {"A=B": ""}, "$.env: expected names without '='"),
-    ("stdin", 1, '$.stdin: expected a string or {"base64": "..."}, got 1'),
-    ("stdin", {"base64": "@"}, '$.stdin.base64: expected base64, got "@"'),
-    ("files", [], "$.files: expected an object of file names and contents, got an array"),
-    ("files", {"../a": ""}, '$.files: expected plain relative paths, such as data/in.txt, got "..'),
-    ("files", {"a": 1}, '$.files.a: expected a string or {"base64": "..."}, got 1'),
-    ("grants", "a", '$.grants: expected an array of names, got "a"'),
-    ("grants", [1], "$.grants: expected an array of names, got an array"),
-    ("grants", ["../a"], "$.grants[0]: expected letters, digits, '_' and '-', at most 64, got \""),
-    ("grants", ["a", "a"], '$.grants[1]: "a" is there twice'),
-    ("grants", ["a"], '$.grants[0]: no grant of this daemon is named "a"; it has none'),
-    ("timeout_sec", "1", '$.timeout_sec: expected a number, got "1"'),
-    ("timeout_sec", True, "$.timeout_sec: expected a number, got true"),
-    ("timeout_sec", 0, "$.timeout_sec: expected more than 0 and at most 20, got 0"),
-    ("timeout_sec", 21, "$.timeout_sec: 21 is more than this daemon allows (20)"),
-    ("timeout_sec", 10**400, "$.timeout_sec: expected a number, got 1000"),
-    ("memory_mb", 1.5, "$.memory_mb: expected an integer, got 1.5"),
-    ("memory_mb", -1, "$.memory_mb: expected more than 0 and at most 256, got -1"),
-    ("memory_mb", 257, "$.memory_mb: 257 is more than this daemon allows (256)"),
-    ("fuel", "1", '$.fuel: expected an integer, got "1"'),
-    ("fuel", 0, "$.fuel: expected more than 0"),
-    ("fuel", 2**64, "$.fuel: 18446744073709551616 is more than can be counted"),
-    ("output_mb", [], "$.output_mb: expected a number, got an array"),
-    ("output_mb", 9, "$.output_mb: 9 is more than this daemon allows (8)"),
-    ("disk_mb", {}, "$.disk_mb: expected an integer, got an object"),
-    ("disk_mb", 65, "$.disk_mb: 65 is more than this daemon allows (64)"),
-    ("deterministic", 1, "$.deterministic: expected true or false, got 1"),
-    ("id", 5, "$.id: expected a string, got 5"),
-    ("id", "x" * 201, "$.id: expected at most 200 characters, got 201"),
-]
 
 CONTENT.update(
     {
@@ -388,14 +317,15 @@ def test_a_file_written_in_several_goes_gives_one_right_result(tmp_path: Path) -
         for part in ("", '{"entry":', '"fib",', '"args"', ":[1", "2]}"):
             with path.open("a") as file:
                 file.write(part)
-            # The pause is the subject: far longer than a reaction, far shorter than the settling.
-            time.sleep(0.05)
+            # A later drop has run, so the daemon has seen this change.
+            daemon.submit("input-other.json", GOOD.replace("}", f',"id":"{len(part)}"}}'))
         daemon.wait_for("input.json", GOOD.encode())
         assert daemon.result("input.json")["results"] == [144]
         # Beyond the moment at which the first part would have been judged.
         daemon.submit("input-late.json", "late")
         failure(daemon, "input-late.json", "invalid-input")
-    codes = [event["code"] for event in daemon.events("job-finished")]
+    jobs = daemon.events("job-finished")
+    codes = [event["code"] for event in jobs if event["slot"] != "input-other.json"]
     assert codes == ["ok", "invalid-input"]
 
 

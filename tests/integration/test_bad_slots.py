@@ -12,9 +12,10 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_bad_input import GOOD, faults
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB, GOOD
+from tests.support.outcomes import faults
+from tests.support.require import require_root
 
 ANSWER: Final = bytes(wat2wasm('(module (func (export "run") (result i32) (i32.const 42)))'))
 
@@ -205,11 +206,9 @@ def _mount(source: str, target: Path, kind: str, flags: int) -> None:
 @contextlib.contextmanager
 def _mounted(target: Path) -> Iterator[None]:
     """Mount a small filesystem of its own for a block."""
+    require_root()
     target.mkdir(parents=True)
-    try:
-        _mount("tmpfs", target, "tmpfs", 0)
-    except PermissionError:
-        pytest.skip("only a privileged user may mount, and permissions do not hold root back")
+    _mount("tmpfs", target, "tmpfs", 0)
     try:
         yield
     finally:

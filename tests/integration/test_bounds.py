@@ -12,8 +12,8 @@ import pytest
 from benchmarks.usage import resident_mb
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal

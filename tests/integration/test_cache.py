@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop
+from tests.support.fib import FIB
 
 #: A module of some 600 kB that returns a number of its own.
 _LARGE = """

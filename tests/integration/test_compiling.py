@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
 from tests.support.security.binaries import _nested_loops_with_exits
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.test_wasi import Run
 from tests.support.daemon import Daemon, drop
+from tests.support.outcomes import Run
 
 MODULES: Final = {
     # Prints the time by both clocks, and 64 random bytes.

@@ -7,118 +7,26 @@ command, which makes single system calls fail, or succeed without doing anything
 import errno
 import json
 import os
-import platform
 import sqlite3
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.daemon import drop, wait_until
+from tests.support.doctor import Doctor, not_ok
+from tests.support.fib import FIB
+from tests.support.require import require, require_root
 from wasmdrop.service.doctor.mounts import _count_directories, _queue, _watches
-
-#: Numbers on x86-64 and on 64-bit ARM (asm/unistd.h).
-_NUMBERS: Final = {
-    "fsync": (74, 82),
-    "inotify_add_watch": (254, 27),
-    "inotify_init1": (294, 26),
-    "inotify_init": (253, 26),
-    "landlock_create_ruleset": (444, 444),
-    "pidfd_open": (434, 434),
-}
-
-#: Takes a list of [system call, errno] and of capabilities, then becomes the command.
-LAUNCHER: Final = """
-import ctypes, json, os, resource, struct, sys
-calls, capabilities, files, command = json.loads(sys.argv[1])
-libc = ctypes.CDLL(None)
-for capability in capabilities:
-    assert libc.prctl(24, capability, 0, 0, 0) == 0
-if files:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-code = struct.pack("<HBBI", 0x20, 0, 0, 0)
-for number, error in calls:
-    code += struct.pack("<HBBI", 0x15, 0, 1, number)
-    code += struct.pack("<HBBI", 6, 0, 0, 0x50000 | error)
-code += struct.pack("<HBBI", 6, 0, 0, 0x7FFF0000)
-buffer = ctypes.create_string_buffer(code, len(code))
-filter = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
-program = ctypes.create_string_buffer(filter)
-if calls:
-    assert libc.prctl(38, 1, 0, 0, 0) == 0
-    assert libc.prctl(22, 2, ctypes.c_void_p(ctypes.addressof(program)), 0, 0) == 0
-os.execv(command[0], command)
-"""
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take this away")
-
-Check = dict[str, str]
-
-
-class Doctor:
-    """The command, on directories of its own; ``daemon`` says which."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.daemon = Daemon(base)
-
-    def examine(
-        self,
-        *flags: str,
-        failing: Mapping[str, int] | None = None,
-        without_capabilities: Sequence[int] = (),
-        open_files: int = 0,
-        **variables: str,
-    ) -> tuple[int, dict[str, Check]]:
-        """Run it with ``--json``; return its exit status and what it found by check."""
-        column = 0 if platform.machine() == "x86_64" else 1
-        calls = [(_NUMBERS[name][column], number) for name, number in (failing or {}).items()]
-        command = [sys.executable, "-m", "wasmdrop", "doctor", "--json", *flags]
-        taken_away = json.dumps([calls, list(without_capabilities), open_files, command])
-        ended = self.run([sys.executable, "-c", LAUNCHER, taken_away], **variables)
-        report = json.loads(ended.stdout)
-        checks = report["checks"]
-        found = {check["check"]: check for check in checks}
-        assert len(found) == len(checks), "two checks have one name"
-        for check in checks:
-            assert bool(check["advice"]) is (check["status"] != "ok"), check
-        worst = max((check["status"] for check in checks), key=["ok", "warning", "problem"].index)
-        assert report["status"] == worst
-        assert ended.returncode == (1 if worst == "problem" else 0)
-        return ended.returncode, found
-
-    def run(self, command: Sequence[str], **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command line with the daemon's settings."""
-        return subprocess.run(
-            command,
-            env=self.daemon.environment | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    def everything(self) -> set[tuple[str, int, int]]:
-        """Return every file there is, with size and inode."""
-        return {
-            (str(path), path.lstat().st_ino, path.lstat().st_size) for path in self.base.rglob("*")
-        }
 
 
 @pytest.fixture
 def doctor(tmp_path: Path) -> Doctor:
     """Give the command, on directories that are as they should be."""
     return Doctor(tmp_path)
-
-
-def not_ok(found: Mapping[str, Check]) -> dict[str, str]:
-    """Return the status of what is not as it should be."""
-    return {name: check["status"] for name, check in found.items() if check["status"] != "ok"}
 
 
 @pytest.fixture
@@ -229,9 +137,9 @@ def test_a_sandbox_that_can_not_start_is_a_problem(doctor: Doctor) -> None:
     assert "no child could be started" in found["confinement"]["found"]
 
 
-@needs_root
 def test_hard_links_to_files_of_others_are_a_warning(doctor: Doctor) -> None:
     """A slot's owner could have the daemon read what only another user may read."""
+    require_root()
     setting = Path("/proc/sys/fs/protected_hardlinks")
     before = setting.read_text()
     for value, expected in (("0", {"hard links": "warning"}), ("1", {})):
@@ -243,9 +151,9 @@ def test_hard_links_to_files_of_others_are_a_warning(doctor: Doctor) -> None:
         assert not_ok(found) == expected
 
 
-@needs_root
 def test_root_that_may_not_change_users_is_a_problem(doctor: Doctor) -> None:
     """CAP_SETUID dropped, as by a container's ``--cap-drop``."""
+    require_root()
     _status, found = doctor.examine(without_capabilities=[7])
     assert not_ok(found) == {"user of jobs": "problem", "confinement": "problem"}
     assert "CAP_SETUID" in found["user of jobs"]["advice"]
@@ -292,16 +200,15 @@ def test_a_directory_that_is_missing_is_a_problem(doctor: Doctor, name: str) -> 
     assert found["a job, end to end"]["status"] == "ok"
 
 
-@needs_root
 def test_a_shared_directory_that_is_mounted_read_only_is_a_problem(doctor: Doctor) -> None:
     """A wasm directory may be."""
+    require_root()
     for name, expected in (("shared", {"shared directory": "problem"}), ("wasm", {})):
         directory = doctor.base / name
         script = f"mount --bind {directory} {directory} && mount -o remount,ro,bind {directory}"
         doctor_line = f"exec {sys.executable} -m wasmdrop doctor --json"
         ended = doctor.run(["unshare", "-m", "sh", "-c", f"{script} && {doctor_line}"])
-        if "Operation not permitted" in ended.stderr:
-            pytest.skip("no mounts can be made here")
+        require("Operation not permitted" not in ended.stderr, "a file system to mount")
         found = {check["check"]: check for check in json.loads(ended.stdout)["checks"]}
         assert not_ok(found) == expected
     assert found["wasm directory"]["found"].endswith("readable, not writable")
@@ -391,6 +298,7 @@ def replace_by_file(state: Path) -> None:
 
 def give_away(state: Path) -> None:
     """Make it another user's."""
+    require_root()
     os.chown(state, 12345, -1)
 
 
@@ -400,7 +308,7 @@ def give_away(state: Path) -> None:
         (open_to_group, "its mode is 0770"),
         (open_code, "its mode is 0703"),
         (replace_by_file, "no directory"),
-        pytest.param(give_away, "belongs to user 12345", marks=needs_root),
+        (give_away, "belongs to user 12345"),
     ],
 )
 def test_a_state_directory_that_is_not_private_is_a_problem(

@@ -3,124 +3,15 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_bad_input import faults
-from tests.integration.test_wasi import WASI as STREAMS
-from tests.integration.test_wasi import Run
 from tests.support.daemon import Daemon, drop, wait_until
-
-#: Functions of files, and short forms of them. Names are given as address and length; descriptor 3
-#: is the first preopened directory.
-WASI: Final = (
-    """
-(import "wasi_snapshot_preview1" "path_open" (func $path_open
-  (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "fd_close" (func $fd_close (param i32) (result i32)))
-(import "wasi_snapshot_preview1" "path_create_directory"
-  (func $path_create_directory (param i32 i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "path_symlink"
-  (func $path_symlink (param i32 i32 i32 i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "path_unlink_file"
-  (func $path_unlink_file (param i32 i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "path_rename"
-  (func $path_rename (param i32 i32 i32 i32 i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "fd_filestat_set_size"
-  (func $fd_filestat_set_size (param i32 i64) (result i32)))
-"""
-    + STREAMS
-    + """
-(func $need (param $errno i32) (if (local.get $errno) (then (call $proc_exit (local.get $errno)))))
-;; Opens for reading; ends with the errno where that fails.
-(func $open (param $at i32) (param $size i32) (param $flags i32) (param $rights i64) (result i32)
-  (call $need (call $path_open (i32.const 3) (i32.const 1) (local.get $at) (local.get $size)
-    (local.get $flags) (local.get $rights) (i64.const 0) (i32.const 0) (i32.const 32)))
-  (i32.load (i32.const 32)))
-(func $create (param $at i32) (param $size i32) (result i32)
-  (call $open (local.get $at) (local.get $size) (i32.const 1) (i64.const 0x400040)))
-(func $mkdir (param $at i32) (param $size i32)
-  (call $need (call $path_create_directory (i32.const 3) (local.get $at) (local.get $size))))
-(func $save (param $at i32) (param $size i32) (param $text i32) (param $length i32)
-  (local $fd i32)
-  (local.set $fd (call $create (local.get $at) (local.get $size)))
-  (call $write (local.get $fd) (local.get $text) (local.get $length))
-  (call $need (call $fd_close (local.get $fd))))
-"""
-)
-
-PROGRAMS: Final[dict[str, str]] = {
-    # Copies data/in.txt to its output, and writes two files and a directory.
-    "work": """(data (i32.const 64) "data/in.txt") (data (i32.const 80) "out") (data (i32.const 96)
-        "out/answer.txt") (data (i32.const 112) "top") (data (i32.const 128) "42\\n")
-        (func (export "_start") (local $fd i32)
-          (local.set $fd (call $open (i32.const 64) (i32.const 11) (i32.const 0) (i64.const 2)))
-          (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (i32.const 65536))
-          (call $need (call $fd_read (local.get $fd) (i32.const 16) (i32.const 1) (i32.const 24)))
-          (call $write (i32.const 1) (i32.const 1024) (i32.load (i32.const 24)))
-          (call $mkdir (i32.const 80) (i32.const 3))
-          (call $save (i32.const 96) (i32.const 14) (i32.const 128) (i32.const 3))
-          (call $save (i32.const 112) (i32.const 3) (i32.const 1024) (i32.const 1)))""",
-    "idle": """(func (export "_start"))""",
-    "fails": """(data (i32.const 64) "left") (func (export "_start")
-          (call $save (i32.const 64) (i32.const 4) (i32.const 64) (i32.const 4))
-          (call $proc_exit (i32.const 3)))""",
-    "hangs": """(data (i32.const 64) "left") (func (export "_start")
-          (call $save (i32.const 64) (i32.const 4) (i32.const 64) (i32.const 4)) (loop (br 0)))""",
-    # A function that is no command and reads a file; gives the number of bytes.
-    "function": """(data (i32.const 64) "a") (func (export "run") (result i32)
-          (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (i32.const 65536))
-          (call $need (call $fd_read
-            (call $open (i32.const 64) (i32.const 1) (i32.const 0) (i64.const 2))
-            (i32.const 16) (i32.const 1) (i32.const 24)))
-          (i32.load (i32.const 24)))""",
-    # Links out of the directory, a name with a newline, and an input that nobody shall run.
-    "odd": """(data (i32.const 64) "../../modules") (data (i32.const 80) "out") (data
-        (i32.const 96) "a\\0ab") (data (i32.const 112) "input.json") (data (i32.const 128) "{}")
-        (func (export "_start")
-          (call $need (call $path_symlink (i32.const 64) (i32.const 13) (i32.const 3)
-            (i32.const 80) (i32.const 3)))
-          (call $save (i32.const 96) (i32.const 3) (i32.const 128) (i32.const 2))
-          (call $save (i32.const 112) (i32.const 10) (i32.const 128) (i32.const 2)))""",
-    # Opens "..", and exits with the errno.
-    "escape": """(data (i32.const 64) "../x") (func (export "_start")
-          (drop (call $create (i32.const 64) (i32.const 4))))""",
-    # One file without end.
-    "large": """(data (i32.const 64) "f") (func (export "_start") (local $fd i32)
-          (local.set $fd (call $create (i32.const 64) (i32.const 1)))
-          (loop $more (call $write (local.get $fd) (i32.const 1024) (i32.const 65536))
-            (br $more)))""",
-    # A file of a terabyte that takes no room.
-    "sparse": """(data (i32.const 64) "f") (func (export "_start")
-          (drop (call $fd_filestat_set_size (call $open (i32.const 64) (i32.const 1) (i32.const 1)
-            (i64.const 0x400040)) (i64.const 0x10000000000))))""",
-    # Files of 64 KiB each, without end, under names of eight letters.
-    "many": """(func (export "_start") (local $n i64) (local $fd i32)
-          (loop $more (local.set $n (i64.add (local.get $n) (i64.const 1)))
-            (i64.store (i32.const 64) (i64.or (i64.const 0x4141414141414141)
-              (i64.or (i64.shl (i64.and (local.get $n) (i64.const 0xf)) (i64.const 1))
-              (i64.or (i64.and (i64.shl (local.get $n) (i64.const 5)) (i64.const 0x1e00))
-              (i64.or (i64.and (i64.shl (local.get $n) (i64.const 9)) (i64.const 0x1e0000))
-              (i64.and (i64.shl (local.get $n) (i64.const 13)) (i64.const 0x1e000000)))))))
-            (call $save (i32.const 64) (i32.const 8) (i32.const 1024) (i32.const SIZE))
-            (br $more)))""",
-    # A directory in a directory, 3,000 deep: each new one takes the last one in.
-    "deep": """(data (i32.const 64) "a") (data (i32.const 80) "b") (data (i32.const 96) "b/a")
-        (func (export "_start") (local $n i32)
-          (call $mkdir (i32.const 64) (i32.const 1))
-          (loop $more (call $mkdir (i32.const 80) (i32.const 1))
-            (call $need (call $path_rename (i32.const 3) (i32.const 64) (i32.const 1) (i32.const 3)
-              (i32.const 96) (i32.const 3)))
-            (call $need (call $path_rename (i32.const 3) (i32.const 80) (i32.const 1) (i32.const 3)
-              (i32.const 64) (i32.const 1)))
-            (local.set $n (i32.add (local.get $n) (i32.const 1)))
-            (br_if $more (i32.lt_u (local.get $n) (i32.const 3000)))))""",
-}
-PROGRAMS["empty-files"] = PROGRAMS["many"].replace("SIZE", "0")
-PROGRAMS["many"] = PROGRAMS["many"].replace("SIZE", "65536")
+from tests.support.fib import FIB
+from tests.support.outcomes import Run, faults
+from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +19,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon with all programs."""
     it = Daemon(tmp_path_factory.mktemp("files"))
     drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
-    for name, body in PROGRAMS.items():
-        drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {WASI} {body})")))
+    for name, body in FILE_PROGRAMS.items():
+        drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {FILES} {body})")))
     with it.running():
         yield it
 
@@ -249,7 +140,7 @@ def test_a_program_that_goes_past_its_limit_is_ended(daemon: Daemon, program: st
 def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
     """Directories of jobs, however deep, and half-published ones."""
     daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {WASI} {PROGRAMS['hangs']})")))
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['hangs']})")))
     daemon.start()
     drop(daemon.shared / "input.json", {"timeout_sec": 2})
     jobs = daemon.state / "jobs"

@@ -9,23 +9,10 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_doctor import Doctor, not_ok
-from tests.integration.test_files import WASI
 from tests.support.daemon import Daemon, drop, wait_until
-
-#: Reads the file whose name is its standard input, from descriptor 5: the first grant. Prints what
-#: is in it, or exits with the errno.
-READER: Final = f"""(module {WASI}
-  (func (export "_start") (local $size i32)
-    (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (i32.const 4096))
-    (call $need (call $fd_read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 24)))
-    (call $need (call $path_open (i32.const 5) (i32.const 1) (i32.const 1024)
-      (i32.load (i32.const 24)) (i32.const FLAGS) (i64.const RIGHTS) (i64.const 0) (i32.const 0)
-      (i32.const 32)))
-    (call $need (call $fd_read (i32.load (i32.const 32))
-      (i32.const 16) (i32.const 1) (i32.const 24)))
-    (call $write (i32.const 1) (i32.const 1024) (i32.load (i32.const 24)))))"""
+from tests.support.doctor import Doctor, not_ok
+from tests.support.fib import FIB
+from tests.support.wasi_programs import READER
 
 #: Errors of WASI preview 1.
 BADF: Final = 8

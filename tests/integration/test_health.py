@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
 
 SLOW: Final = '(module (func (export "run") (loop br 0)))'
 
@@ -264,10 +263,13 @@ def at_rest(daemon: Daemon) -> tuple[int, int]:
         return False
 
     wait_until(has_asked, "the first question to the watcher")
-    counts = [threads_and_descriptors(daemon)]
-    while len(counts) < 10 or len(set(counts[-10:])) > 1:
-        time.sleep(0.05)
+    counts: list[tuple[int, int]] = []
+
+    def is_steady() -> bool:
         counts.append(threads_and_descriptors(daemon))
+        return len(counts) >= 100 and len(set(counts[-100:])) == 1
+
+    wait_until(is_steady, "threads and descriptors to stay the same")
     return counts[-1]
 
 

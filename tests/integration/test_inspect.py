@@ -1,12 +1,8 @@
 """``wasmdrop inspect``: what a module says of itself, whatever it tries to say."""
 
-import contextlib
 import hashlib
 import json
 import os
-import pty
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +10,9 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
+from tests.support.commands import command, inspect, on_terminal
 from tests.support.daemon import environment
+from tests.support.fib import FIB
 
 WASI: Final = """
 (module
@@ -41,38 +38,11 @@ HOSTILE: Final = r"""
 """
 
 
-def command(file: Path, *words: str) -> list[str]:
-    """Return the command line of ``wasmdrop inspect``."""
-    return [sys.executable, "-m", "wasmdrop", "inspect", *words, str(file)]
-
-
-def run(file: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run it; standard output is no terminal."""
-    return subprocess.run(
-        command(file, *words),
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-def run_on_terminal(file: Path, status: int = 0) -> str:
-    """Run it on a terminal of its own, to its exit status; return all that it wrote there."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        command(file), env=environment(TERM="xterm-256color", COLUMNS="120"), stdout=its, stderr=its
-    )
-    os.close(its)
-    written = b""
-    # An error is Linux's way to say that the other side has closed.
-    with contextlib.suppress(OSError):
-        while data := os.read(ours, 4096):
-            written += data
-    os.close(ours)
-    assert process.wait(60) == status
-    return written.decode()
+def shown(file: Path, status: int = 0) -> str:
+    """Return what it writes on a terminal."""
+    ended, text = on_terminal(command("inspect", str(file)), environment(COLUMNS="120"))
+    assert ended == status
+    return text
 
 
 def module(directory: Path, text: str) -> Path:
@@ -84,7 +54,7 @@ def module(directory: Path, text: str) -> Path:
 
 def inspected(file: Path, **variables: str) -> dict[str, Any]:
     """Return what it says as JSON."""
-    done = run(file, "--json", **variables)
+    done = inspect(file, "--json", **variables)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
@@ -95,7 +65,7 @@ def test_a_module_is_described_in_plain_lines(tmp_path: Path) -> None:
     """One for each thing, for grep; and which imports the daemon provides."""
     file = module(tmp_path, WASI)
     data = file.read_bytes()
-    done = run(file)
+    done = inspect(file)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"file {file}",
@@ -113,7 +83,7 @@ def test_a_module_is_described_in_plain_lines(tmp_path: Path) -> None:
 def test_a_module_that_cant_be_linked_is_shown_and_ends_with_1(tmp_path: Path) -> None:
     """With what is missing, what made it, and in JSON the same message as on standard error."""
     file = module(tmp_path, UNLINKABLE)
-    done = run(file)
+    done = inspect(file)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert "producers C11, clang 21.1.0" in lines
@@ -129,12 +99,12 @@ def test_a_module_that_cant_be_linked_is_shown_and_ends_with_1(tmp_path: Path) -
         "\n    env: log"
         "\n    wasi_snapshot_preview1: table (a table)\n"
     )
-    done = run(file, "--json")
+    done = inspect(file, "--json")
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert found["link_error"].replace("\n", "\n  ") in done.stderr
     assert found["producers"] == ["C11", "clang 21.1.0"]
-    done = run(file, "--template")
+    done = inspect(file, "--template")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("wasmdrop: link-error: ")
 
@@ -142,7 +112,7 @@ def test_a_module_that_cant_be_linked_is_shown_and_ends_with_1(tmp_path: Path) -
 def test_json_says_it_all_with_the_names_as_they_are(tmp_path: Path) -> None:
     """And only in ASCII: it may end on a terminal."""
     file = module(tmp_path, HOSTILE)
-    done = run(file, "--json")
+    done = inspect(file, "--json")
     assert done.returncode == 1
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
@@ -169,13 +139,13 @@ def test_json_says_it_all_with_the_names_as_they_are(tmp_path: Path) -> None:
 def test_hostile_names_are_shown_and_do_not_act(tmp_path: Path) -> None:
     """Neither escapes, nor newlines, nor markup; and where a name ends can be seen."""
     file = module(tmp_path, HOSTILE)
-    plain = run(file).stdout
+    plain = inspect(file).stdout
     assert plain.isascii()
     assert plain.replace("\n", "").isprintable()
     assert r"export func \x1b]0;owned\x07[red]bold[/red]\n\u202e () -> ()" in plain.splitlines()
     assert 'export func "" () -> ()' in plain.splitlines()
     assert 'export func "two words" (i32) -> ()' in plain.splitlines()
-    text = run_on_terminal(file, status=1)
+    text = shown(file, status=1)
     assert r"\x1b]0;owned\x07[red]bold[/red]\n\u202e" in text
     assert r"\x1b[2J [link=x]" in text
     assert "\x1b]" not in text
@@ -184,7 +154,7 @@ def test_hostile_names_are_shown_and_do_not_act(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_tables_in_colour(tmp_path: Path) -> None:
     """Facts, exports, imports."""
-    text = run_on_terminal(module(tmp_path, UNLINKABLE), status=1)
+    text = shown(module(tmp_path, UNLINKABLE), status=1)
     assert "\x1b[1mentry    \x1b[0m  _start () -> ()" in text
     assert "\x1b[1mexports: 2\x1b[0m" in text
     assert "\x1b[32mprovided" in text
@@ -195,7 +165,7 @@ def test_a_table_of_very_many_exports_is_cut_on_a_terminal(tmp_path: Path) -> No
     """The first hundred, and how many more there are."""
     names = "".join(f'(export "f{number}" (func 0))' for number in range(5000))
     file = module(tmp_path, f"(module (func) {names})")
-    text = run_on_terminal(file)
+    text = shown(file)
     assert "f99 " in text
     assert "f100 " not in text
     assert "and 4900 more; --json shows all" in text
@@ -221,7 +191,7 @@ def test_the_entry_is_the_one_that_the_daemon_would_choose(
     tmp_path: Path, text: str, variables: dict[str, str], entry: str
 ) -> None:
     """By the same environment; or why there is none, or why it can't be called."""
-    done = run(module(tmp_path, text), **variables)
+    done = inspect(module(tmp_path, text), **variables)
     line = next(line for line in done.stdout.splitlines() if line.startswith("entry "))
     assert line.removeprefix("entry ").startswith(entry)
     assert done.returncode == 0
@@ -230,7 +200,7 @@ def test_the_entry_is_the_one_that_the_daemon_would_choose(
 def test_memory_beyond_what_a_job_may_have_is_said(tmp_path: Path) -> None:
     """Such a module can't be run at all."""
     file = module(tmp_path, "(module (memory 80))")
-    lines = run(file, WASMDROP_MEMORY_MB="4").stdout.splitlines()
+    lines = inspect(file, WASMDROP_MEMORY_MB="4").stdout.splitlines()
     assert "memory 5 MiB to begin with, more than the 4 MiB that a job may have" in lines
 
 
@@ -251,7 +221,7 @@ def test_a_refused_module_ends_with_1_and_the_codes_reason(
     """On standard error, with nothing on standard output."""
     file = tmp_path / "it.wasm"
     file.write_bytes(data)
-    done = run(file, "--json", WASMDROP_MAX_MODULE_MB="1")
+    done = inspect(file, "--json", WASMDROP_MAX_MODULE_MB="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"wasmdrop: {message}")
     assert "\x1b" not in done.stderr
@@ -260,7 +230,7 @@ def test_a_refused_module_ends_with_1_and_the_codes_reason(
 def test_a_file_that_cant_be_read_is_wrong_use(tmp_path: Path) -> None:
     """In one line."""
     for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "x", "No such file")):
-        done = run(path)
+        done = inspect(path)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"wasmdrop: {path}: can't be read: {reason}")
         assert done.stderr.count("\n") == 1
@@ -315,7 +285,7 @@ LINKED: Final = COMPONENT.replace(" HTTP", "")
 def test_a_component_is_shown_with_its_signatures_as_wit_writes_them(tmp_path: Path) -> None:
     """An interface of which it wants nothing is no obstacle."""
     file = module(tmp_path, LINKED)
-    lines = run(file).stdout.splitlines()
+    lines = inspect(file).stdout.splitlines()
     assert "export func run func(names: list<string>, factor: f64) -> u32" in lines
     assert "import instance wasi:cli/environment@0.2.0 (provided)" in lines
     assert "import instance wasi:http/types@0.2.0 (provided)" in lines
@@ -326,7 +296,7 @@ def test_a_component_is_shown_with_its_signatures_as_wit_writes_them(tmp_path: P
 
 def test_a_component_that_wants_http_cant_be_linked(tmp_path: Path) -> None:
     """The other interfaces of WASI 0.2 are provided."""
-    done = run(module(tmp_path, COMPONENT.replace("HTTP", _RESOURCE)))
+    done = inspect(module(tmp_path, COMPONENT.replace("HTTP", _RESOURCE)))
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert "import instance wasi:cli/environment@0.2.0 (provided)" in lines
@@ -365,12 +335,12 @@ ASYNC: Final = """
 
 def test_an_async_function_is_shown_as_one_that_cant_be_called(tmp_path: Path) -> None:
     """It is of WASI 0.3."""
-    done = run(module(tmp_path, ASYNC))
+    done = inspect(module(tmp_path, ASYNC))
     lines = done.stdout.splitlines()
     assert "export func run async func() -> u32" in lines
     entry = "entry run async func() -> u32, but unsupported-signature: the function is async"
     assert any(line.startswith(entry) for line in lines)
-    done = run(module(tmp_path, ASYNC), "--template")
+    done = inspect(module(tmp_path, ASYNC), "--template")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("wasmdrop: unsupported-signature: the function is async")
 
@@ -394,17 +364,17 @@ def test_a_template_is_an_input_that_fits(
     tmp_path: Path, text: str, words: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
     """One line of JSON and nothing else."""
-    done = run(module(tmp_path, text), "--template", *words)
+    done = inspect(module(tmp_path, text), "--template", *words)
     assert json.loads(done.stdout) == expected
     assert done.returncode == 0
 
 
 def test_a_template_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
     """With the code that a job would end with; where there is a choice, with how to make it."""
-    done = run(module(tmp_path, TWO), "--template")
+    done = inspect(module(tmp_path, TWO), "--template")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith("it exports '_initialize', 'a', 'b'; say which with --entry\n")
-    done = run(module(tmp_path, LINKED), "--template", "--entry", "walk")
+    done = inspect(module(tmp_path, LINKED), "--template", "--entry", "walk")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "entry-not-found" in done.stderr

@@ -13,9 +13,9 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_bad_input import faults
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
+from tests.support.outcomes import faults
 
 MODULES: Final = {
     "fib": FIB,

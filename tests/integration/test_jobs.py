@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pty
 import signal
 import sqlite3
 import subprocess
@@ -14,63 +13,13 @@ from typing import Any
 
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_storage import fill, small
+from tests.support.commands import command, listed, on_terminal, run, wait_for_state
 from tests.support.daemon import DEADLINE_SECONDS, Daemon, drop, wait_until
-
-__all__ = ["small"]
+from tests.support.disks import fill
+from tests.support.fib import FIB
 
 #: Runs until its time limit.
 SPIN = '(module (func (export "run") (loop (br 0))))'
-
-
-def run(daemon: Daemon, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the daemon's environment; standard output is no terminal."""
-    return subprocess.run(
-        [*daemon.prefix, sys.executable, "-m", "wasmdrop", *words],
-        env=daemon.environment | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-def listed(daemon: Daemon, *words: str) -> list[dict[str, Any]]:
-    """Return what ``jobs`` says, one object for each."""
-    done = run(daemon, "jobs", "--json", *words)
-    assert (done.returncode, done.stderr) == (0, "")
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def wait_for_state(daemon: Daemon, slot: str, state: str) -> dict[str, Any]:
-    """Wait until the journal has a job of that slot in that state; return it."""
-
-    def look() -> dict[str, Any] | None:
-        found = listed(daemon, "--slot", slot, "--state", state)
-        return found[-1] if found else None
-
-    return wait_until(look, f"a job of {slot} that is {state}")
-
-
-def on_terminal(daemon: Daemon, *words: str) -> str:
-    """Run a command on a terminal of its own; return all that it wrote there."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wasmdrop", *words],
-        env=daemon.environment | {"TERM": "xterm-256color", "COLUMNS": "160"},
-        stdout=its,
-        stderr=its,
-    )
-    os.close(its)
-    written = b""
-    # An error is Linux's way to say that the other side has closed.
-    with contextlib.suppress(OSError):
-        while data := os.read(ours, 4096):
-            written += data
-    os.close(ours)
-    assert process.wait(60) == 0
-    return written.decode()
 
 
 def test_finished_jobs_are_told_with_code_message_times_and_files(daemon: Daemon) -> None:
@@ -239,7 +188,8 @@ def test_a_person_sees_a_table_and_no_escapes_of_others(daemon: Daemon) -> None:
     marker = daemon.submit("input-bad.json", {"entry": "\x1b]0;owned\x07[red]"})
     wait_for_state(daemon, "bad", "delivered")
     for words in (("jobs",), ("show", marker["job"])):
-        written = on_terminal(daemon, *words)
+        status, written = on_terminal(command(*words), daemon.environment | {"COLUMNS": "160"})
+        assert status == 0
         assert marker["job"] in written
         assert "entry-not-found" in written
         assert "\x1b]0" not in written

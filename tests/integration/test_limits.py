@@ -7,10 +7,10 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.test_bad_input import faults
-from tests.integration.test_wasi import WASI, Run
 from tests.support.compilers import c_module, rust_module
 from tests.support.daemon import Daemon, drop
+from tests.support.outcomes import Run, faults
+from tests.support.wasi_programs import STREAMS
 
 _MEMORY_MB: Final = 64
 _LIMITS: Final = {"memory_mb": _MEMORY_MB, "timeout_sec": 15}
@@ -114,7 +114,7 @@ REFUSED: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "function-that-exits": (
         (
-            f'(module {WASI} (func (export "run")'
+            f'(module {STREAMS} (func (export "run")'
             " (if (i32.eq (memory.grow (i32.const 5000)) (i32.const -1))"
             " (then (call $proc_exit (i32.const 7))))))"
         ),
@@ -123,7 +123,7 @@ REFUSED: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "command-that-exits": (
         (
-            f'(module {WASI} (func (export "_start")'
+            f'(module {STREAMS} (func (export "_start")'
             " (if (i32.eq (memory.grow (i32.const 5000)) (i32.const -1))"
             " (then (call $proc_exit (i32.const 2))))))"
         ),
@@ -168,7 +168,7 @@ OTHERS: Final[dict[str, tuple[str, str, str]]] = {
         "",
     ),
     "survives-as-a-command": (
-        f'(module {WASI} (func (export "_start") (drop (memory.grow (i32.const 5000)))))',
+        f'(module {STREAMS} (func (export "_start") (drop (memory.grow (i32.const 5000)))))',
         "ok",
         "",
     ),
@@ -198,7 +198,7 @@ OTHERS: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "exits-with-0": (
         (
-            f'(module {WASI} (func (export "_start")'
+            f'(module {STREAMS} (func (export "_start")'
             " (drop (memory.grow (i32.const 5000))) (call $proc_exit (i32.const 0))))"
         ),
         "ok",
@@ -206,7 +206,7 @@ OTHERS: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "function-that-exits-with-0": (
         (
-            f'(module {WASI} (func (export "run")'
+            f'(module {STREAMS} (func (export "run")'
             " (drop (memory.grow (i32.const 5000))) (call $proc_exit (i32.const 0))))"
         ),
         "exit",
@@ -358,7 +358,7 @@ def test_the_message_of_a_module_that_is_too_large_names_the_setting(daemon: Dae
 
 
 _LOOP: Final = '(module (func (export "run") (loop (br 0))))'
-_PRINTS: Final = f"""(module {WASI} (func (export "run")
+_PRINTS: Final = f"""(module {STREAMS} (func (export "run")
   (loop (call $write (i32.const 1) (i32.const 0) (i32.const 4096)) (br 0))))"""
 
 #: By code: a module, what its input says, and what the message says of the limit.

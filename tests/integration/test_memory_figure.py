@@ -6,9 +6,10 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.test_components import COMMAND, CORE
-from tests.integration.test_wasi import WASI, Run
+from tests.support.components import COMMAND, CORE
 from tests.support.daemon import Daemon, drop
+from tests.support.outcomes import Run
+from tests.support.wasi_programs import STREAMS
 
 PAGE_BYTES: Final = 65536
 
@@ -47,7 +48,7 @@ MODULES: Final[dict[str, tuple[str, int]]] = {
     "empty": ('(module (memory 0) (func (export "run")))', 0),
     "command": (
         (
-            f'(module {WASI} (memory $own 1) (func (export "_start")'
+            f'(module {STREAMS} (memory $own 1) (func (export "_start")'
             " (drop (memory.grow $own (i32.const 30)))))"
         ),
         35,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_doctor import Doctor, not_ok
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.doctor import Doctor, not_ok
+from tests.support.fib import FIB
 from wasmdrop.client import submit
 
 GOOD = {"entry": "fib", "args": [12]}

@@ -10,11 +10,11 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.test_bad_input import faults
-from tests.integration.test_components import COMMAND
-from tests.integration.test_wasi import WASI, Run
 from tests.support.compilers import c_module, rust_module
+from tests.support.components import COMMAND
 from tests.support.daemon import Daemon, drop
+from tests.support.outcomes import Run, faults
+from tests.support.wasi_programs import STREAMS
 
 #: Prints the digit of its argument to standard output, unless it is 0, and its fill to the other.
 _PRINTS: Final = """
@@ -53,7 +53,7 @@ def daemon(
 ) -> Iterator[Daemon]:
     """Give one running daemon, with either isolation."""
     it = Daemon(tmp_path_factory.mktemp("output"), WASMDROP_ISOLATION=request.param)
-    text = f"(module {WASI} {_PRINTS} {_FUNCTIONS} {_QUIET})"
+    text = f"(module {STREAMS} {_PRINTS} {_FUNCTIONS} {_QUIET})"
     drop(it.wasm / "prints.wasm", bytes(wat2wasm(text)))
     silent = '(module (func (export "quiet") (param i32) (result i32) (local.get 0)))'
     drop(it.wasm / "silent.wasm", bytes(wat2wasm(silent)))

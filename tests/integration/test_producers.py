@@ -13,10 +13,11 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_files import PROGRAMS, WASI
 from tests.support.daemon import DEADLINE_SECONDS, Daemon, drop
-from tests.support.users import ALICE, DAEMON, as_user, needs_users, shared_base
+from tests.support.fib import FIB
+from tests.support.require import require_tools, require_users
+from tests.support.users import ALICE, DAEMON, as_user, shared_base
+from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 from wasmdrop.client import submit
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "producers.md"
@@ -69,7 +70,7 @@ def test_the_shells_producer_tells_a_failure(daemon: Daemon) -> None:
 @pytest.fixture
 def blind_daemon() -> Iterator[Daemon]:
     """Give a daemon of a user that may not read what others drop."""
-    needs_users()
+    require_users()
     with shared_base() as base:
         it = Daemon(base)
         it.prefix = as_user(DAEMON)
@@ -134,10 +135,7 @@ def test_gos_producer_hears_of_an_input_that_the_daemon_may_not_read(
 
 def built(base: Path, *sources: str) -> list[Path]:
     """Return the programs that Go makes of these sources."""
-    go = shutil.which("go")
-    if go is None:
-        assert "CI" not in os.environ, "go is missing"
-        pytest.skip("no Go here")
+    require_tools("go")
     environment = os.environ | {"GOTOOLCHAIN": "local", "GO111MODULE": "off"}
     programs = []
     for number, text in enumerate(sources):
@@ -145,7 +143,7 @@ def built(base: Path, *sources: str) -> list[Path]:
         source.parent.mkdir()
         source.write_text(text)
         programs.append(base / f"{number}.bin")
-        build = [go, "build", "-o", str(programs[-1]), str(source)]
+        build = ["go", "build", "-o", str(programs[-1]), str(source)]
         subprocess.run(build, env=environment, check=True, timeout=300)
     return programs
 
@@ -173,7 +171,7 @@ def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_the_client_gives_all_that_a_program_left_and_takes_its_slot_away(daemon: Daemon) -> None:
     """With a module of the job's own, in a directory of its own, of which nothing stays."""
-    program = bytes(wat2wasm(f"(module {WASI} {PROGRAMS['work']})"))
+    program = bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['work']})"))
     before = sorted(daemon.shared.rglob("*"))
     spec = {"files": {"data/in.txt": "x"}}
     with submit(daemon.shared, spec, module=program) as job:

@@ -17,11 +17,10 @@ from typing import Any, Final
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.examples import EXAMPLES, PROGRAMS
+from tests.support.require import require
 
 _numbers: Final = itertools.count()
-
-EXAMPLES: Final = Path(__file__).parents[2] / "examples"
-PROGRAMS: Final = EXAMPLES / "build" / "programs"
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +42,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def run(daemon: Daemon, name: str, **changes: Any) -> tuple[dict[str, Any], Path]:
     """Run a program on its own input, or on another; return its result and its output."""
     module = PROGRAMS / f"{name}.wasm"
-    if not module.exists():
-        assert "CI" not in os.environ, f"{name} was not made"
-        pytest.skip(f"{name} is not there; examples/programs.py makes it")
+    require(module.exists(), f"{name}, which examples/programs.py makes")
     if not (daemon.wasm / module.name).exists():
         shutil.copy(module, daemon.wasm / f".{name}")
         (daemon.wasm / f".{name}").rename(daemon.wasm / module.name)
@@ -222,9 +219,7 @@ def test_what_a_deterministic_program_is_told_of_files_is_the_same(daemon: Daemo
 def test_what_a_deterministic_component_is_told_of_files_is_the_same(daemon: Daemon) -> None:
     """By WASI 0.2, where the interpreter is the example."""
     module = EXAMPLES / "build" / "python-py.wasm"
-    if not module.exists():
-        assert "CI" not in os.environ, "the example was not made"
-        pytest.skip("python-py is not there; examples/build.py makes it")
+    require(module.exists(), "python-py, which examples/build.py makes")
     shutil.copy(module, daemon.wasm / ".python-py")
     (daemon.wasm / ".python-py").rename(daemon.wasm / module.name)
     script = LOOKS.replace("import module\n", "").replace("module.name", "'imported'")

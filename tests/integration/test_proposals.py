@@ -8,8 +8,8 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.test_bad_input import failure
 from tests.support.daemon import Daemon, drop
+from tests.support.outcomes import failure
 
 _PAGE: Final = Path(__file__).parents[2] / "docs" / "toolchains.md"
 _RUN: Final = 'func (export "run") (result i32)'

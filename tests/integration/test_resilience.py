@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_jobs import listed
+from tests.support.commands import listed
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
+from tests.support.require import require_root
 
 LOOP = '(module (func (export "run") (loop br 0)))'
-
-needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
 def with_fib(base: Path, **variables: str) -> Daemon:
@@ -216,9 +215,9 @@ def test_a_shared_directory_that_is_replaced_is_watched_again(tmp_path: Path) ->
         assert daemon.submit("deep/input.json", fib(11))["code"] == "ok"
 
 
-@needs_mounts
 def test_a_filesystem_that_is_mounted_later_is_watched(tmp_path: Path) -> None:
     """And what lies on it already is taken; when it goes, what is below it is."""
+    require_root()
     daemon = with_fib(tmp_path, WASMDROP_WATCH="events", WASMDROP_RESCAN_SEC="3600")
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -231,9 +230,9 @@ def test_a_filesystem_that_is_mounted_later_is_watched(tmp_path: Path) -> None:
         wait_until(lambda: len(daemon.events("directory-replaced")) == 2, "both to be noticed")
 
 
-@needs_mounts
 def test_a_disk_that_is_nearly_full_takes_no_drop_until_there_is_room(tmp_path: Path) -> None:
     """The drop stays where it is, and nothing of it is in the journal."""
+    require_root()
     shared = tmp_path / "shared"
     shared.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=8m", "tmpfs", str(shared)):
@@ -286,9 +285,9 @@ def frozen(point: Path) -> Iterator[None]:
         subprocess.run(["fsfreeze", "--unfreeze", str(point)], check=True)
 
 
-@needs_mounts
 def test_a_filesystem_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     """Its results come when it goes on."""
+    require_root()
     daemon = with_fib(tmp_path)
     drop(daemon.wasm / "loop.wasm", bytes(wat2wasm(LOOP)))
     slow = daemon.shared / "slow"
@@ -302,9 +301,9 @@ def test_a_filesystem_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
         assert marker["code"] == "timeout"
 
 
-@needs_mounts
 def test_a_delivery_that_was_only_slow_is_not_repeated(tmp_path: Path) -> None:
     """Nor when it ends while the journal is still being told of it."""
+    require_root()
     state, slow = tmp_path / "state-disk", tmp_path / "shared" / "slow"
     slow.parent.mkdir()
     daemon = with_fib(tmp_path, WASMDROP_STATE_DIR=str(state / "state"), WASMDROP_RESERVE_MB="0")

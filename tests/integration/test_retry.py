@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_jobs import listed, run, wait_for_state
+from tests.support.commands import listed, run, wait_for_state
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
 
 
 def finished(daemon: Daemon, slot: str, count: int) -> list[dict[str, Any]]:

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_doctor import LAUNCHER, Doctor
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.doctor import LAUNCHER, Doctor
+from tests.support.fib import FIB
+from tests.support.require import require_root
 
 GOOD = {"entry": "fib", "args": [12]}
 MODULE = bytes(wat2wasm(FIB))
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
 WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
@@ -92,9 +92,9 @@ def test_input_that_becomes_readable_by_chmod_is_run(daemon: Daemon, name: str) 
     assert finished.count(name) == 2
 
 
-@needs_root
 def test_input_that_becomes_readable_by_chown_is_run(daemon: Daemon) -> None:
     """It was another user's."""
+    require_root()
     path = daemon.shared / ".input"
     path.write_text(json.dumps(GOOD))
     path.chmod(0o600)
@@ -190,6 +190,7 @@ def open_state(daemon: Daemon) -> None:
 
 def foreign_state(daemon: Daemon) -> None:
     """Have a state directory of another user."""
+    require_root()
     daemon.state.mkdir()
     os.chown(daemon.state, 4001, 4001)
 
@@ -209,13 +210,10 @@ def no_state(daemon: Daemon) -> None:
         pytest.param(
             foreign_shared,
             ["belongs to user 4001 and group 4002", "chown", "runAsUser"],
-            marks=needs_root,
         ),
         (closed_above, ["can't be looked at by user", "chmod a+x"]),
         (open_state, ["others may write to it", "chmod go-w"]),
-        pytest.param(
-            foreign_state, ["belongs to user 4001", "chown -R 0 it", "--user"], marks=needs_root
-        ),
+        pytest.param(foreign_state, ["belongs to user 4001", "chown -R 0 it", "--user"]),
         (no_state, ["can't be made by user", "install -d -m 700", "WASMDROP_STATE_DIR"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -231,9 +229,9 @@ def test_start_without_rights_says_what_to_do(
         assert word in said
 
 
-@needs_root
 def test_doctor_says_who_owns_a_directory_that_cant_be_used(tmp_path: Path) -> None:
     """And who it is itself."""
+    require_root()
     doctor = Doctor(tmp_path)
     closed_shared(doctor.daemon)
     (tmp_path / "wasm").chmod(0)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import environment
+from tests.support.fib import FIB
 
 ADD = """
 (module (func (export "add") (param i64 i64) (result i64)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
 from wasmdrop.system.durable_files import TEMPORARY_PREFIX
 
 SLOW = '(module (func (export "run") (loop br 0)))'

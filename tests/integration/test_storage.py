@@ -1,39 +1,14 @@
 """Storage that fails for a while: the outcome waits, others go on, nothing is lost."""
 
-import contextlib
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_files import PROGRAMS, WASI
 from tests.support.daemon import Daemon, drop, wait_until
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """Give a filesystem of a few pages below a shared directory."""
-    mount = tmp_path / "shared" / "small"
-    mount.mkdir(parents=True)
-    if os.geteuid() != 0:
-        assert "CI" not in os.environ
-        pytest.skip("mounting needs root")
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)]
-    subprocess.run(command, check=True)
-    yield mount
-    subprocess.run(["umount", "--lazy", str(mount)], check=True)
-
-
-def fill(directory: Path) -> None:
-    """Leave no room on the filesystem of ``directory``."""
-    with (directory / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-        while True:
-            filler.write(bytes(4096))
+from tests.support.disks import fill
+from tests.support.fib import FIB
+from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
 
 def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -> None:
@@ -78,7 +53,7 @@ def test_a_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, sm
 
 def an_output_that_waits(daemon: Daemon) -> Path:
     """Have a job end whose slot is gone; return the directory that it left."""
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {WASI} {PROGRAMS['hangs']})")))
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['hangs']})")))
     with daemon.running():
         drop(daemon.shared / "gone" / "input.json", {"timeout_sec": 1})
         jobs = daemon.state / "jobs"

@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_storage import fill, small
 from tests.support.daemon import Daemon, drop, wait_until
-
-__all__ = ["small"]
+from tests.support.disks import fill
+from tests.support.fib import FIB
 
 PAGE_BYTES = 4096
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -15,9 +14,10 @@ import msgspec
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_wasi import PROGRAMS, WASI
+from tests.support.commands import command, on_terminal
 from tests.support.daemon import Daemon, drop, environment, wait_until
+from tests.support.fib import FIB
+from tests.support.wasi_programs import STREAM_PROGRAMS, STREAMS
 from wasmdrop.cli.submit import _status
 from wasmdrop.client import Result, ResultError, TornResultError, submit
 from wasmdrop.protocol.outcome import Code
@@ -25,7 +25,7 @@ from wasmdrop.protocol.outcome import Code
 TWELVE: Final = '{"entry":"fib","args":[12]}'
 TWELVE_LINE: Final = '{"entry":"fib","args":[12],"results":[144]}\n'
 SPIN: Final = bytes(wat2wasm('(module (func (export "run") (loop br 0)))'))
-CAT: Final = bytes(wat2wasm(f"(module {WASI} {PROGRAMS['cat']})"))
+CAT: Final = bytes(wat2wasm(f"(module {STREAMS} {STREAM_PROGRAMS['cat']})"))
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,15 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield it
 
 
-def command(shared: Path, *words: str) -> list[str]:
+def submitting(shared: Path, *words: str) -> list[str]:
     """Return the command line of ``wasmdrop submit``."""
-    return [sys.executable, "-m", "wasmdrop", "submit", "--shared-dir", str(shared), *words]
+    return command("submit", "--shared-dir", str(shared), *words)
 
 
 def run(shared: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run it; standard output is no terminal."""
     return subprocess.run(
-        command(shared, *words),
+        submitting(shared, *words),
         env=environment(),
         input=stdin,
         capture_output=True,
@@ -55,24 +55,9 @@ def run(shared: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedPr
     )
 
 
-def run_on_terminal(shared: Path, *words: str) -> tuple[int, str]:
-    """Run it on a terminal of its own; return its exit status and all that it wrote there."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        command(shared, *words),
-        env=environment(TERM="xterm-256color", COLUMNS="120"),
-        stdin=subprocess.DEVNULL,
-        stdout=its,
-        stderr=its,
-    )
-    os.close(its)
-    written = b""
-    # An error is Linux's way to say that the other side has closed.
-    with contextlib.suppress(OSError):
-        while data := os.read(ours, 4096):
-            written += data
-    os.close(ours)
-    return process.wait(60), written.decode()
+def shown(shared: Path, *words: str) -> tuple[int, str]:
+    """Return its exit status and what it writes on a terminal."""
+    return on_terminal(submitting(shared, *words), environment(COLUMNS="120"))
 
 
 def finished_slots(daemon: Daemon) -> list[str]:
@@ -187,7 +172,7 @@ def test_wait_says_that_the_module_is_missing(tmp_path: Path) -> None:
     """Once while it waits, and when it gives up; the journal can be read here."""
     it = Daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="3600")
     words = ["--entry", "fib", "--args", "[12]", "--module", "late", "--wait"]
-    late = command(it.shared, *words)
+    late = submitting(it.shared, *words)
     reason = f"its module is not there yet: {it.wasm}/late and {it.wasm}/late.wasm"
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as stack:
@@ -217,7 +202,7 @@ def test_wait_without_the_journal_says_where_to_look(daemon: Daemon, state_dir: 
     """Most producers may not read it, or have none."""
     variables = {} if state_dir is None else {"WASMDROP_STATE_DIR": state_dir}
     done = subprocess.run(
-        command(daemon.shared, "--module", "late", "--wait", "0.1"),
+        submitting(daemon.shared, "--module", "late", "--wait", "0.1"),
         env=environment(**variables),
         capture_output=True,
         check=False,
@@ -308,7 +293,7 @@ def test_a_brought_module_runs_once_with_standard_input_of_any_bytes(daemon: Dae
 def test_an_interrupted_wait_says_that_the_jobs_stay(tmp_path: Path) -> None:
     """Ctrl-C, and no traceback."""
     process = subprocess.Popen(
-        command(tmp_path, "--name", "x", "--wait"),
+        submitting(tmp_path, "--name", "x", "--wait"),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -341,12 +326,12 @@ def test_the_library_gets_every_result_and_the_right_one(daemon: Daemon) -> None
 def test_a_terminal_shows_one_job_in_full_and_in_colour(daemon: Daemon) -> None:
     """The status, the JSON highlighted; or code and message."""
     words = ("--entry", "fib", "--arg", "12", "--wait")
-    status, text = run_on_terminal(daemon.shared, *words)
+    status, text = shown(daemon.shared, *words)
     assert status == 0
     assert "\x1b[1;32msucceeded\x1b[0m  fib  in " in text
     assert '\x1b[1;34m"results"\x1b[0m' in text
     assert "\x1b[1;36m144\x1b[0m" in text
-    status, text = run_on_terminal(daemon.shared, "--entry", "[red]nope", "--wait")
+    status, text = shown(daemon.shared, "--entry", "[red]nope", "--wait")
     assert status == 1
     assert "\x1b[1;31mfailed\x1b[0m\x1b[31m  entry-not-found\x1b[0m" in text
     assert "the module exports no function '[red]nope'" in text
@@ -359,7 +344,7 @@ def test_a_terminal_shows_several_jobs_in_a_line_each(daemon: Daemon) -> None:
         file = daemon.shared.parent / f"{number}.json"
         file.write_text(json.dumps({"entry": entry, "args": [10 + number]}))
         files.append(str(file))
-    status, text = run_on_terminal(daemon.shared, "--wait", *files)
+    status, text = shown(daemon.shared, "--wait", *files)
     assert status == 1
     assert f"succeeded\x1b[0m  {files[1]}  \x1b[1;36m89\x1b[0m" in text
     assert f"failed\x1b[0m  {files[2]}  \x1b[31mentry-not-found: \x1b[0m" in text
@@ -373,7 +358,7 @@ def test_what_a_guest_prints_does_not_act_on_the_terminal(daemon: Daemon) -> Non
     cat.write_bytes(CAT)
     evil.write_bytes(b"[bold]\x1b]0;owned\x07\xc2\x9b31m\ta\r\nb\xff")
     words = ("--module-file", str(cat), "--stdin", str(evil), "--wait")
-    status, text = run_on_terminal(daemon.shared, *words)
+    status, text = shown(daemon.shared, *words)
     assert status == 0
     assert "[bold]\\x1b]0;owned\\x07\\x9b31m " in text
     assert "\x1b]" not in text

@@ -2,92 +2,15 @@
 
 import base64
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_bad_input import faults
 from tests.support.daemon import Daemon, drop
-
-#: What the programs below import, and their memory.
-WASI: Final = """
-(import "wasi_snapshot_preview1" "fd_write"
-  (func $fd_write (param i32 i32 i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "fd_read"
-  (func $fd_read (param i32 i32 i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
-(import "wasi_snapshot_preview1" "args_sizes_get"
-  (func $args_sizes_get (param i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "environ_sizes_get"
-  (func $environ_sizes_get (param i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))
-(import "wasi_snapshot_preview1" "poll_oneoff"
-  (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
-(memory (export "memory") 4)
-(func $write (param $fd i32) (param $at i32) (param $size i32)
-  (i32.store (i32.const 0) (local.get $at))
-  (i32.store (i32.const 4) (local.get $size))
-  (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
-"""
-
-PROGRAMS: Final[dict[str, str]] = {
-    "hello": """(data (i32.const 64) "hello\\n") (data (i32.const 80) "oh\\n")
-        (func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 6))
-          (call $write (i32.const 2) (i32.const 80) (i32.const 3)))""",
-    # Exits with the number of its arguments beside its own name.
-    "count": """(func (export "_start") (drop (call $args_sizes_get (i32.const 0) (i32.const 4)))
-        (call $proc_exit (i32.sub (i32.load (i32.const 0)) (i32.const 1))))""",
-    # Prints its arguments, each with the NUL that ends it.
-    "args": """(func (export "_start") (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))
-        (drop (call $args_get (i32.const 1024) (i32.const 4096)))
-        (call $write (i32.const 1) (i32.const 4096) (i32.load (i32.const 20))))""",
-    "env": """(func (export "_start")
-        (drop (call $environ_sizes_get (i32.const 16) (i32.const 20)))
-        (drop (call $environ_get (i32.const 1024) (i32.const 4096)))
-        (call $write (i32.const 1) (i32.const 4096) (i32.load (i32.const 20))))""",
-    # Copies its standard input to its standard output.
-    "cat": """(func (export "_start") (loop $more
-        (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (i32.const 65536))
-        (drop (call $fd_read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 24)))
-        (call $write (i32.const 1) (i32.const 1024) (i32.load (i32.const 24)))
-        (br_if $more (i32.load (i32.const 24)))))""",
-    # Writes 100,000 bytes in pieces of 1,000.
-    "much": """(func (export "_start") (local $n i32)
-        (memory.fill (i32.const 1024) (i32.const 120) (i32.const 1000))
-        (loop $more (call $write (i32.const 1) (i32.const 1024) (i32.const 1000))
-          (local.set $n (i32.add (local.get $n) (i32.const 1)))
-          (br_if $more (i32.lt_u (local.get $n) (i32.const 100)))))""",
-    "endless": """(func (export "_start")
-        (memory.fill (i32.const 1024) (i32.const 120) (i32.const 1000))
-        (loop $more (call $write (i32.const 1) (i32.const 1024) (i32.const 1000)) (br $more)))""",
-    "trap": """(data (i32.const 64) "before\\n")
-        (func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 7))
-          (unreachable))""",
-    "hang": """(data (i32.const 64) "before\\n")
-        (func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 7))
-          (loop (br 0)))""",
-    # Sleeps for an hour: one subscription to the monotonic clock (witx: subscription, 48 bytes).
-    "sleep": """(data (i32.const 64) "before\\n")
-        (func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 7))
-          (i32.store (i32.const 144) (i32.const 1))
-          (i64.store (i32.const 152) (i64.const 3600000000000))
-          (drop (call $poll_oneoff (i32.const 128) (i32.const 256) (i32.const 1) (i32.const 320))))
-    """,
-    "bytes": """(data (i32.const 64) "\\ff\\00\\1b[31m\\c3\\a9")
-        (func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 9)))""",
-    # A reactor: its function gives what _initialize has set.
-    "reactor": """(global $set (mut i32) (i32.const 1))
-        (func (export "_initialize") (global.set $set (i32.mul (global.get $set) (i32.const 42))))
-        (func (export "run") (result i32) (global.get $set))""",
-    "bad-reactor": """(func (export "_initialize") (unreachable))
-        (func (export "run") (result i32) (i32.const 1))""",
-    "exiting-reactor": """(func (export "_initialize") (call $proc_exit (i32.const 5)))
-        (func (export "run") (result i32) (i32.const 1))""",
-}
+from tests.support.fib import FIB
+from tests.support.outcomes import Run, faults
+from tests.support.wasi_programs import STREAM_PROGRAMS, STREAMS
 
 
 @pytest.fixture(scope="module", params=["process", "instance"])
@@ -101,8 +24,8 @@ def daemon(
         WASMDROP_ISOLATION=request.param,
     )
     drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
-    for name, body in PROGRAMS.items():
-        drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {WASI} {body})")))
+    for name, body in STREAM_PROGRAMS.items():
+        drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {STREAMS} {body})")))
     with it.running():
         yield it
 
@@ -113,26 +36,6 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
     before = len(faults(daemon))
     yield
     assert faults(daemon)[before:] == []
-
-
-class Run:
-    """One run of a program, and all that it left."""
-
-    def __init__(self, daemon: Daemon, slot: str, program: str, **keys: Any) -> None:
-        name = f"input-{slot}.json"
-        self.marker = daemon.submit(name, {"module": program, **keys})
-        self.code = self.marker["code"]
-        self.message = self.marker["message"]
-        self.result = daemon.result(name)
-        text = daemon.result_path(name, ".txt").read_text()
-        self.raw_value = text.splitlines()[-1]
-        self.files = {
-            suffix: _content(daemon.result_path(name, suffix)) for suffix in (".stdout", ".stderr")
-        }
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
 
 
 def test_a_command_gives_its_output_and_its_exit_code(daemon: Daemon) -> None:

@@ -3,9 +3,7 @@
 import contextlib
 import errno
 import json
-import os
 import platform
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,13 +14,12 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_doctor import _NUMBERS, LAUNCHER
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.doctor import LAUNCHER, NUMBERS
+from tests.support.fib import FIB
+from tests.support.require import require_fuse, require_root
 
 INOTIFY = Path("/proc/sys/fs/inotify")
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's settings are root's")
 
 
 def with_fib(base: Path, **variables: str) -> Daemon:
@@ -44,9 +41,9 @@ def kernel_setting(name: str, value: int) -> Iterator[None]:
         path.write_text(before)
 
 
-@needs_root
 def test_events_that_overflow_the_queue_lose_no_drop(tmp_path: Path) -> None:
     """The next scan of its own would come in an hour."""
+    require_root()
     daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="3600")
     names = [f"input-{number}.json" for number in range(100)]
     with kernel_setting("max_queued_events", 16):
@@ -68,9 +65,9 @@ def test_events_that_overflow_the_queue_lose_no_drop(tmp_path: Path) -> None:
     assert told["message"] == "Inotify queue overflowed; filesystem events were lost"
 
 
-@needs_root
 def test_watches_that_run_out_lead_to_polling_and_a_clear_word(tmp_path: Path) -> None:
     """Which names the setting that is too low."""
+    require_root()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
     with kernel_setting("max_user_watches", 1):
         daemon.start()
@@ -118,11 +115,11 @@ class LimitedUser:
         return found
 
 
-@needs_root
 def test_inotify_instances_that_run_out_lead_to_polling_until_there_are_some(
     tmp_path: Path,
 ) -> None:
     """In directories that were there before and in new ones."""
+    require_root()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="0.5")
     (daemon.shared / "before").mkdir()
     user = LimitedUser(daemon, instances=0)
@@ -142,9 +139,9 @@ def test_inotify_instances_that_run_out_lead_to_polling_until_there_are_some(
         assert len(daemon.events("polling-started")) == 1
 
 
-@needs_root
 def test_directory_that_is_exchanged_while_instances_are_out_is_polled(tmp_path: Path) -> None:
     """It is watched, too, when there are some."""
+    require_root()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="0.5")
     user = LimitedUser(daemon, instances=0)
     with daemon.running():
@@ -157,9 +154,9 @@ def test_directory_that_is_exchanged_while_instances_are_out_is_polled(tmp_path:
         assert daemon.submit("input-2.json", {"entry": "fib", "args": [12]})["code"] == "ok"
 
 
-@needs_root
 def test_polling_opens_no_inotify_instance(tmp_path: Path) -> None:
     """So that it works where none is to be had, and takes none from others."""
+    require_root()
     daemon = with_fib(tmp_path, WASMDROP_WATCH="poll", WASMDROP_POLL_SEC="0.1")
     user = LimitedUser(daemon, instances=0)
     with daemon.running():
@@ -177,7 +174,7 @@ def test_kernel_without_inotify_leads_to_polling(tmp_path: Path, number: int, wo
     """Or a container that filters the call."""
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
     column = 0 if platform.machine() == "x86_64" else 1
-    calls = [(_NUMBERS[name][column], number) for name in ("inotify_init", "inotify_init1")]
+    calls = [(NUMBERS[name][column], number) for name in ("inotify_init", "inotify_init1")]
     command = [sys.executable, "-m", "wasmdrop", "serve"]
     daemon.prefix = (sys.executable, "-c", LAUNCHER, json.dumps([calls, [], 0, command]))
     with daemon.running():
@@ -185,12 +182,9 @@ def test_kernel_without_inotify_leads_to_polling(tmp_path: Path, number: int, wo
         assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
 
 
-@needs_root
 def test_a_mount_that_raises_no_events_is_polled(tmp_path: Path) -> None:
     """Changes below a FUSE mount raise none above it."""
-    if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
-        assert "CI" not in os.environ or not Path("/dev/fuse").exists(), "bindfs is missing"
-        pytest.skip("needs bindfs and /dev/fuse")
+    require_fuse()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -213,12 +207,9 @@ def open_jobs(daemon: Daemon) -> list[str]:
         return [str(slot) for (slot,) in rows]
 
 
-@needs_root
 def test_mount_that_hangs_holds_up_no_other_slot(tmp_path: Path) -> None:
     """Neither drops, nor a refusal that waits a while, nor scans; its own come afterwards."""
-    if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
-        assert "CI" not in os.environ or not Path("/dev/fuse").exists(), "bindfs is missing"
-        pytest.skip("needs bindfs and /dev/fuse")
+    require_fuse()
     daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="0.2", WASMDROP_SETTLE_SEC="0.05")
     volume, mount = tmp_path / "volume", daemon.shared / "mount"
     for directory in (volume, mount):

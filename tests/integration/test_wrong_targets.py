@@ -4,8 +4,6 @@ The imports are those of real modules of each toolchain; what is built here besi
 compiler is there, is the real thing.
 """
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +12,11 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.test_bad_input import failure
-from tests.integration.test_inspect import run as inspect
-from tests.integration.test_programs import PROGRAMS
+from tests.support.commands import inspect
 from tests.support.daemon import Daemon, drop
+from tests.support.examples import PROGRAMS
+from tests.support.outcomes import failure
+from tests.support.require import require, require_tools
 from wasmdrop.sandbox.guest.toolchains import FOREIGN_MODULES, THREADS
 
 _RUN: Final = '(func (export "run") (param i64))'
@@ -379,9 +378,7 @@ def test_module_that_a_real_compiler_built_for_another_host_is_named(
     what, source, line = BUILDS[name]
     words = line.split()
     tool = next(word for word in words if word in {"go", "asc", "clang"})
-    if shutil.which(tool) is None:
-        assert "CI" not in os.environ, f"{tool} is missing"
-        pytest.skip(f"no {tool}")
+    require_tools(tool)
     (source_name,) = {word for word in words if word.endswith((".c", ".cc", ".go", ".ts"))}
     (tmp_path / source_name).write_text(source)
     subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path, timeout=300)
@@ -398,8 +395,6 @@ def test_module_that_others_publish_for_another_host_is_named(
 ) -> None:
     """From npm, as examples/programs.py fetches them."""
     module = PROGRAMS / f"{name}.wasm"
-    if not module.exists():
-        assert "CI" not in os.environ, f"{name} was not made"
-        pytest.skip(f"{name} is not there; examples/programs.py makes it")
+    require(module.exists(), f"{name}, which examples/programs.py makes")
     message = refused(daemon, name, module.read_bytes())
     assert message.startswith(f"the module can't be linked: it is {what}")

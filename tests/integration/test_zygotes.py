@@ -8,8 +8,8 @@ from pathlib import Path
 
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
 
 JOBS = 120
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop
+from tests.support.fib import FIB
 from tests.support.security.binaries import WORK
 
 __all__ = ["main"]

@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_bad_input import faults
-from tests.integration.test_components import COMMAND, EVERYTHING
-from tests.integration.test_files import PROGRAMS, WASI
-from tests.security.test_fuzz import JSON, mutations, replaced
+from tests.support.components import COMMAND, EVERYTHING
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
+from tests.support.outcomes import faults
+from tests.support.strategies import JSON, mutations, replaced
+from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
 #: What is dropped as it is, and with changes: a function, a program with files, components.
 MODULES: Final = {
     "fib": bytes(wat2wasm(FIB)),
-    "work": bytes(wat2wasm(f"(module {WASI} {PROGRAMS['work']})")),
+    "work": bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['work']})")),
     "everything": bytes(wat2wasm(EVERYTHING)),
     "hello": bytes(wat2wasm(COMMAND.replace("RESULT", "0"))),
 }

@@ -17,6 +17,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.require import require
 from wasmdrop.sandbox.confinement.confine import Confinement
 
 ROOT: Final = Path(__file__).parents[2]
@@ -220,8 +221,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         [sys.executable, "-I", "-c", program], env={}, capture_output=True, check=True, timeout=60
     )
     found = json.loads(done.stdout)
-    if found["missing"]:
-        pytest.skip(f"this kernel lacks {found['missing']}")
+    require(not found["missing"], f"a kernel that can confine: {found['missing']}")
     result: dict[str, str] = found["told"]
     return result
 

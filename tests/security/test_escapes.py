@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.require import require
 from tests.support.security import harness
 from tests.support.security.syscalls import ATTEMPTS
 
@@ -80,6 +81,11 @@ def _gained(result: dict[str, Any]) -> list[str]:
     return said + [f"changed: {what}" for what in result["changed"]]
 
 
+def require_all(missing: list[str]) -> None:
+    """Require the features of the kernel that a round of attempts found missing."""
+    require(not missing, f"a kernel that can confine: {'; '.join(missing)}")
+
+
 @pytest.mark.parametrize("mode", ["confined", "invoked"])
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_an_attempt_gains_nothing_in_the_sandbox(
@@ -87,8 +93,7 @@ def test_an_attempt_gains_nothing_in_the_sandbox(
 ) -> None:
     """Neither by its own account nor by what it changed, whichever way its process came."""
     confined = told[mode]
-    if confined["missing"]:
-        pytest.skip(f"this machine can't confine: {'; '.join(confined['missing'])}")
+    require_all(confined["missing"])
     assert _gained(confined["results"][name]) == []
 
 
@@ -96,8 +101,7 @@ def test_an_attempt_gains_nothing_in_the_sandbox(
 def test_a_template_gains_no_more_than_to_fork(told: dict[str, Any], name: str) -> None:
     """It changes nothing in the world either."""
     results = told["template"]
-    if results["missing"]:
-        pytest.skip(f"this machine can't confine: {'; '.join(results['missing'])}")
+    require_all(results["missing"])
     assert results["results"][name]["changed"] == []
     assert bool(_gained(results["results"][name])) is (name in BY_A_TEMPLATE)
 
@@ -107,8 +111,7 @@ def test_it_is_the_confinement_that_stops_it(told: dict[str, Any], name: str) ->
     """The same attempt of the same user succeeds without it."""
     result = told["free"]["results"][name]
     needs = ATTEMPTS[name].needs
-    if needs and not _gained(result):
-        pytest.skip(f"needs {needs}; here it {result['said']}")
+    require(not needs or _gained(result), f"{needs}; here the attempt {result['said']}")
     assert _gained(result) != []
     assert not result["said"].startswith("fault:")
 
@@ -116,6 +119,5 @@ def test_it_is_the_confinement_that_stops_it(told: dict[str, Any], name: str) ->
 def test_an_attempt_that_the_sandbox_forbids_outright_is_killed(told: dict[str, Any]) -> None:
     """By the signal that the daemon reports as a violation."""
     confined = told["confined"]
-    if confined["missing"]:
-        pytest.skip(f"this machine can't confine: {'; '.join(confined['missing'])}")
+    require_all(confined["missing"])
     assert confined["results"]["connecting_by_ipv4"]["said"] == "status -31"

@@ -7,13 +7,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.strategies import JSON, mutations, replaced
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.recovery import is_delivered
@@ -37,47 +37,6 @@ SIGNATURE = FunctionType(("i64",), ("i64",))
 CALL = Call("fib", SIGNATURE, (12,))
 SUMMARY = ModuleSummary(ModuleKind.LIBRARY, {"fib": SIGNATURE})
 SHA256 = "ab" * 32
-
-#: JSON of any shape, also of numbers and texts that no field holds.
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def mutations(data: bytes) -> st.SearchStrategy[bytes]:
-    """Give what one change makes of ``data``: a byte changed, cut out, or put in; or all of it."""
-    place = st.integers(0, len(data) - 1)
-    byte = st.binary(min_size=1, max_size=1)
-    return st.one_of(
-        st.builds(lambda at, new: data[:at] + new + data[at + 1 :], place, byte),
-        st.builds(lambda at, size: data[:at] + data[at + size :], place, st.integers(1, 40)),
-        st.builds(lambda at, new: data[:at] + new + data[at:], place, st.binary(max_size=8)),
-        st.binary(max_size=200),
-    )
-
-
-def replaced(sound: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """Give ``sound`` with one of its values, at any depth, replaced by any other."""
-    paths = list(_paths(sound))
-
-    def put(path: tuple[str, ...], value: Any) -> bytes:
-        body = json.loads(json.dumps(sound))
-        inner = body
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = value
-        return json.dumps(body).encode()
-
-    return st.builds(put, st.sampled_from(paths), JSON)
-
-
-def _paths(body: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in body.items():
-        yield (*before, key)
-        if isinstance(value, dict):
-            yield from _paths(value, (*before, key))
 
 
 REPORT = msgspec.json.encode(RunReport(Code.OK, "", (144,), None, 65536, 0.001))

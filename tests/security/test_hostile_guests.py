@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.fib import FIB
+from tests.support.require import require_confinement
 from tests.support.security.binaries import BOMBS, WORK
-from wasmdrop.sandbox.confinement.confine import Confinement
 
 COMPILE_SECONDS = 5
 TIMEOUT_SECONDS = 0.5
@@ -66,9 +66,7 @@ class Footprint:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one daemon for all guests: each must leave it as it was."""
-    missing = Confinement().missing
-    if missing:
-        pytest.skip(f"this machine can't confine: {'; '.join(missing)}")
+    require_confinement()
     it = Daemon(
         tmp_path_factory.mktemp("hostile"),
         WASMDROP_COMPILE_SEC=str(COMPILE_SECONDS),

@@ -12,13 +12,18 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
-from tests.integration.test_doctor import Doctor, needs_root
-from tests.integration.test_grants import READER
 from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.doctor import Doctor
+from tests.support.fib import FIB
+from tests.support.require import require_root
+from tests.support.wasi_programs import READER
 from wasmdrop.system.job_user import JobUser, foreign_processes
 
-pytestmark = needs_root
+
+@pytest.fixture(autouse=True)
+def _as_root() -> None:
+    require_root()
+
 
 #: Users that no other test run on this machine has at the time: its processes count.
 _USERS: Final = itertools.count(60706 + os.getpid() % 100 * 4)

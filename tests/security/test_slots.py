@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,9 +20,10 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.conftest import FIB
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.users import ALICE, BOB, DAEMON, as_user, needs_users, shared_base
+from tests.support.fib import FIB
+from tests.support.require import require_fuse, require_tools, require_users
+from tests.support.users import ALICE, BOB, DAEMON, as_user, shared_base
 from wasmdrop import settings
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.scanner import Scanner
@@ -50,7 +50,7 @@ SECRET: Final = "nobody's but alice's"  # noqa: S105 - what it is is the point
 @pytest.fixture(params=[0, DAEMON], ids=["root", "user"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """Give a daemon, not started, as root and as an ordinary user."""
-    needs_users()
+    require_users()
     with shared_base() as base:
         it = Daemon(base, WASMDROP_SETTLE_SEC="0.05", WASMDROP_RESCAN_SEC="1")
         it.prefix = as_user(request.param)
@@ -188,7 +188,7 @@ def test_mode_of_files_of_the_daemons_user_is_not_changed(daemon: Daemon) -> Non
 
 def test_sweep_at_start_removes_nothing_outside(daemon: Daemon) -> None:
     """Bob has a directory change places with a link to one that holds files of such a name."""
-    needs_users()
+    require_users()
     slot = owned(daemon.shared / "bob", BOB)
     victim = daemon.shared.parent / "victim"
     victim.mkdir()
@@ -459,9 +459,7 @@ def test_events_of_a_large_directory_take_no_descriptors(daemon: Daemon) -> None
 @pytest.fixture
 def hung(daemon: Daemon) -> Iterator[Path]:
     """Give a directory of bob's with a mount in it, whose server can be stopped by the block."""
-    if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
-        assert "CI" not in os.environ or not Path("/dev/fuse").exists(), "bindfs is missing"
-        pytest.skip("needs bindfs and /dev/fuse")
+    require_fuse()
     slot = owned(daemon.shared / "bob", BOB)
     above = owned(slot / "above", BOB)
     mount = owned(above / "mount", BOB)
@@ -524,10 +522,8 @@ def test_directory_that_all_may_write_to_is_not_removed_as_an_output(daemon: Dae
 
 def test_output_is_nobody_elses_to_write_to(daemon: Daemon) -> None:
     """Whatever bob's slot hands down: what he put there would be removed by the daemon."""
-    assert shutil.which("setfacl") is not None or "CI" not in os.environ, "needs acl"
+    require_tools("setfacl")
     slot = owned(daemon.shared / "bob", BOB)
-    if shutil.which("setfacl") is None:
-        pytest.skip("needs acl")
     acl = f"default:user:{BOB}:rwx,default:other:rwx"
     subprocess.run(["setfacl", "--modify", acl, str(slot)], check=True)
     with daemon.running():

@@ -13,13 +13,13 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
+from tests.support.require import require_confinement
 from tests.support.security.bench import Bench, below, descriptors
 from tests.support.security.lying_zygotes import FORKS_NO_MORE, LIES
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.sandbox.host import zygote_pool
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.executor import LocalExecutor
@@ -150,9 +150,7 @@ class LiesBench(Bench):
 @pytest.fixture(scope="module")
 def whole_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]:
     """Give one bench for all lies: each must leave it as it was."""
-    missing = Confinement().missing
-    if missing:
-        pytest.skip(f"this machine can't confine: {'; '.join(missing)}")
+    require_confinement()
     with asyncio.Runner() as runner:
         it = LiesBench(runner, tmp_path_factory.mktemp("template-lies"))
         yield it
@@ -230,8 +228,7 @@ def test_nothing_outlives_the_forking_server(
 ) -> None:
     """Whose end is the daemon's, however that comes: it waits for the last generation."""
     monkeypatch.setattr(zygote_pool.Zygote, "doubt", lambda _self: None)
-    if Confinement().missing:
-        pytest.skip("this machine can't confine")
+    require_confinement()
     with asyncio.Runner() as runner:
         bench = LiesBench(runner, tmp_path)
         bench.make_templates("leaves-processes-behind")

@@ -15,13 +15,13 @@ import msgspec
 import pytest
 from wasmtime import wat2wasm
 
+from tests.support.require import require_confinement
 from tests.support.security.bench import Bench, below, descriptors
 from tests.support.security.jobs import AN_I32, LIMITS, LOOP, NOTHING, RANDOM, SAME, TURNS, YIELD
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.sandbox.host import zygote_pool
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.executor import LocalExecutor
@@ -72,9 +72,7 @@ class ZygoteBench(Bench):
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteBench]:
     """Give one bench for all."""
-    missing = Confinement().missing
-    if missing:
-        pytest.skip(f"this machine can't confine: {'; '.join(missing)}")
+    require_confinement()
     with asyncio.Runner() as runner:
         it = ZygoteBench(runner, tmp_path_factory.mktemp("templates"))
         yield it

@@ -1,7 +1,6 @@
 """Processes of several users on one machine: the daemon's, and those who own slots."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,23 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 import wasmdrop
 
-__all__ = ["ALICE", "BOB", "DAEMON", "as_user", "needs_users", "shared_base"]
+__all__ = ["ALICE", "BOB", "DAEMON", "as_user", "shared_base"]
 
 #: Users that need no name (passwd(5)): those who own slots, and an ordinary user for the daemon.
 ALICE: Final = 4001
 BOB: Final = 4002
 DAEMON: Final = 4003
-
-
-def needs_users() -> None:
-    """Skip where this process may not become other users; CI may."""
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        assert "CI" not in os.environ, "needs root and setpriv"
-        pytest.skip("needs root and setpriv")
 
 
 def as_user(uid: int) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from benchmarks.trace import stages_of
 from benchmarks.usage import cpu_seconds_with_ended, resident_mb
 from benchmarks.workloads import Workload, find
 
+from tests.support.require import lack
+
 #: A job as strace tells of it: the daemon is 10 with its thread 11, its child 20.
 TRACE = r"""
 20 99.900000 read(3<socket:[7]>,  <unfinished ...>
@@ -118,7 +120,7 @@ def test_the_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
         program = build(tmp_path)
         workload = _workload(name)
     except (LackError, AssertionError):
-        pytest.skip(f"needs one of {', '.join(COMPILERS)}, and the module")
+        lack(f"one of {', '.join(COMPILERS)}, and the module")
     code = tmp_path / "code"
     code.write_bytes(wasmtime.Module(wasmtime.Engine(), workload.module).serialize())
     content = workload.input(3)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.unit.test_client import deliver, files_below
+from tests.support.deliveries import deliver, files_below
 from wasmdrop import client
 from wasmdrop.client import ResultError, Submission, TornResultError, submit
 from wasmdrop.system.slot_directory import SlotDirectory

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import pytest
+from tests.support.require import lack, require_root, require_tools
 
-__all__ = ["CACHE", "ROOT", "base_root", "need", "need_root", "wheels", "working_tree"]
+__all__ = ["CACHE", "ROOT", "base_root", "wheels", "working_tree"]
 
 ROOT: Final = Path(__file__).parents[3]
 
@@ -26,28 +26,13 @@ _SUITE: Final = "bookworm"
 _PACKAGES: Final = "python3,python3-venv,ca-certificates,make,systemd,systemd-sysv,dbus"
 
 
-def need(*tools: str) -> None:
-    """Skip the test where a tool is missing; in CI, where all are installed, fail."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing:
-        assert "CI" not in os.environ, f"missing: {missing}"
-        pytest.skip(f"needs {', '.join(missing)} (tests/support/deploy/tools.sh)")
-
-
-def need_root() -> None:
-    """Skip the test where it can't mount and boot things; in CI, fail."""
-    if os.geteuid() != 0:
-        assert "CI" not in os.environ
-        pytest.skip("needs root")
-
-
 def base_root() -> Path:
     """Return a directory with a small Debian: not to be written to, but mounted below an overlay.
 
-    Skips the test where it can't be made for want of a network.
+    A test that needs it also needs a network, the first time.
     """
-    need_root()
-    need("debootstrap")
+    require_root()
+    require_tools("debootstrap")
     with _made_once(f"{_SUITE}-{_digest(_PACKAGES.encode())}") as (path, is_new):
         if is_new:
             command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE]
@@ -100,8 +85,7 @@ def _fetch(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         report = f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        assert "CI" not in os.environ, report
-        pytest.skip(f"could not fetch what it needs: {report}")
+        lack(f"a network: {report}")
 
 
 def _mirror() -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.daemon import environment
-from tests.support.deploy.base import CACHE, ROOT, base_root, need, need_root, wheels
+from tests.support.deploy.base import CACHE, ROOT, base_root, wheels
+from tests.support.require import require_root, require_tools
 
 __all__ = ["IMAGE", "Engine", "engine"]
 
@@ -103,8 +104,8 @@ class Engine:
 @contextlib.contextmanager
 def engine(base: Path) -> Iterator[Engine]:
     """Give an engine with the image built; one test process at a time has it."""
-    need_root()
-    need("podman", "buildah", "crun", "unshare", "tar")
+    require_root()
+    require_tools("podman", "buildah", "crun", "unshare", "tar")
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (CACHE / "engine.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

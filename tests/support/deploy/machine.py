@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.daemon import environment, wait_until
-from tests.support.deploy.base import base_root, need, need_root, wheels, working_tree
+from tests.support.deploy.base import base_root, wheels, working_tree
+from tests.support.require import require_root, require_tools
 
 __all__ = ["Machine", "booted"]
 
@@ -64,8 +65,8 @@ class Machine:
 @contextlib.contextmanager
 def booted(base: Path) -> Iterator[Machine]:
     """Boot a machine whose changes go to ``base``, with the sources in ``/src``."""
-    need_root()
-    need("systemd-nspawn", "nsenter", "mount")
+    require_root()
+    require_tools("systemd-nspawn", "nsenter", "mount")
     lower, packages = base_root(), wheels()
     root, upper, work = base / "root", base / "upper", base / "work"
     for directory in (root, upper, work):

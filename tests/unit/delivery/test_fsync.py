@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.durability.trace import command, read_trace
+from tests.support.require import require_tools
 from wasmdrop.delivery.fsync import FsyncBatch
 
 #: More than the kernel lets anybody have under way (``fs.aio-max-nr``).
@@ -86,9 +86,7 @@ def test_a_disk_that_fails_is_told_of_each_file_by_itself(
 @pytest.mark.parametrize("most", [3, TOO_MANY])
 def test_each_is_synced_once(tmp_path: Path, most: int) -> None:
     """As the kernel saw it: three by its threads and two in turn, or all of them in turn."""
-    if shutil.which("strace") is None:
-        assert "CI" not in os.environ
-        pytest.skip("needs strace")
+    require_tools("strace")
     code = (
         "import os, sys; from wasmdrop.delivery.fsync import FsyncBatch\n"
         "fds = [os.open(name, os.O_WRONLY | os.O_CREAT) for name in sys.argv[2:]]\n"

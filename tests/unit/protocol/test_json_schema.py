@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tests.integration.test_bad_input import KEYS
+from tests.support.wrong_keys import KEYS
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.result_files import package
 from wasmdrop.protocol.errors import RefusedError

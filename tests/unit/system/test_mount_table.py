@@ -1,12 +1,12 @@
 """The mount table: which filesystem a path lies on."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.require import require_root
 from wasmdrop.system.mount_table import MountTable
 
 
@@ -24,9 +24,9 @@ def test_every_path_is_on_some_mount(table: MountTable) -> None:
     assert table.of("/nothing/here").point == "/"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_change_of_the_table_is_seen(table: MountTable, tmp_path: Path) -> None:
     """A mount that comes, and one that goes; the name has a character that the kernel escapes."""
+    require_root()
     point = tmp_path / "a place"
     point.mkdir()
     before = table.of(f"{point}/below")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.require import require_root
 from wasmdrop.system.tree_removal import (
     is_daemon_directory,
     make_daemon_directory,
@@ -70,9 +71,7 @@ def test_directory_that_can_not_be_opened_is_given_rights_itself(
 
 def test_only_directories_of_the_daemons_own_are_marked(tmp_path: Path, parent: int) -> None:
     """One that another user made is none, and stays."""
-    if os.geteuid() != 0:
-        assert "CI" not in os.environ
-        pytest.skip("changing owners needs root")
+    require_root()
     os.close(make_daemon_directory(parent, "own"))
     assert is_daemon_directory((tmp_path / "own").stat())
     for name, owner, mode in (("foreign", 4001, 0o1700), ("plain", 0, 0o700)):

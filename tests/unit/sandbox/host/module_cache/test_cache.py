@@ -17,6 +17,7 @@ import structlog
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from tests.support.require import require, require_root
 from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE, Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
@@ -35,8 +36,6 @@ SUMMARY = ModuleSummary(ModuleKind.LIBRARY, {"add": FunctionType(("i64", "i64"),
 
 #: Enough for whatever is not about the bound.
 ROOMY = 64 * MEBIBYTE
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
 
 class Clock:
@@ -218,10 +217,10 @@ def test_a_directory_that_others_may_write_to_is_refused(state: Path, name: str,
     ModuleCache(state, ROOMY)
 
 
-@needs_root
 @pytest.mark.parametrize("name", [".", "modules", "code"])
 def test_a_directory_of_another_user_is_refused(state: Path, name: str) -> None:
     """He may write there whatever the mode says."""
+    require_root()
     ModuleCache(state, ROOMY)
     os.chown(state / name, 12345, -1)
     with pytest.raises(StorageError, match="belongs to user 12345, not to user 0"):
@@ -284,6 +283,7 @@ def let_all_write(path: Path) -> None:
 
 def give_away(path: Path) -> None:
     """Make it another user's."""
+    require_root()
     os.chown(path, 12345, -1)
 
 
@@ -318,7 +318,7 @@ TAMPERINGS = [
     pytest.param(make_empty, "digest|decode", id="make_empty"),
     pytest.param(let_others_write, "its mode is 0464", id="let_others_write"),
     pytest.param(let_all_write, "its mode is 0446", id="let_all_write"),
-    pytest.param(give_away, "belongs to user 12345", id="give_away", marks=needs_root),
+    pytest.param(give_away, "belongs to user 12345", id="give_away"),
     pytest.param(link_elsewhere, "it is a link", id="link_elsewhere"),
     pytest.param(link_twice, "it has 2 names", id="link_twice"),
     pytest.param(make_directory, "no regular file", id="make_directory"),
@@ -755,11 +755,11 @@ def test_storage_that_fails_is_not_the_modules_fault(
     with_executor(state, tmp_path, test)
 
 
-@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs a device that is full")
 def test_a_compiler_that_can_not_write_is_not_the_modules_fault(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the child meets is told apart from what the module is."""
+    require(os.access("/dev/full", os.W_OK), "/dev/full")
 
     async def test(rig: Rig) -> None:
         sha256 = rig.ingest()

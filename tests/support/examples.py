@@ -1,0 +1,8 @@
+"""Places of the examples and of what is built from them."""
+
+from pathlib import Path
+from typing import Final
+
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+
+PROGRAMS: Final = EXAMPLES / "build" / "programs"
