@@ -24,6 +24,7 @@ _ELSEWHERE: Final = (
     "service/doctor/",
     "sandbox/guest/compiler.py",
     "sandbox/guest/core_module.py",
+    "sandbox/guest/wasi_setup.py",
     "sandbox/guest/channel.py",
     "sandbox/guest/fork_server.py",
     "sandbox/guest/warmup.py",

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 from wasmtime import ExitTrap, WasmtimeError, component
-from wasmtime import _ffi as ffi
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import (
@@ -43,6 +42,7 @@ from wasmdrop.sandbox.guest.traps import (
     memory_refusal,
     stack_hint,
 )
+from wasmdrop.sandbox.guest.wasmtime_ffi import call_component_function, ffi
 from wasmdrop.sandbox.wire import Invocation, RunReport
 
 __all__ = ["ComponentRun", "summarize_component"]
@@ -253,16 +253,10 @@ class ComponentRun(ModuleRun):
             lower(arg, form, ctypes.pointer(args[index]))
         results = (ffi.wasmtime_component_val_t * (function.result is not None))()
         entry = self._function(invocation.entry)
-        error = ffi.wasmtime_component_func_call(
-            ctypes.byref(entry._func),  # noqa: SLF001 - the wrapper's own call loses values
-            self.store._context(),  # noqa: SLF001
-            args,
-            len(args),
-            results,
-            len(results),
-        )
-        if bool(error):
-            return self._failure(WasmtimeError._from_ptr(error), invocation)  # noqa: SLF001
+        try:
+            call_component_function(self.store, entry, args, results)
+        except WasmtimeError as error:
+            return self._failure(error, invocation)
         if invocation.is_command:
             if results[0].of.result.is_ok:
                 return RunReport(Code.OK, exit_code=0)

@@ -1,20 +1,11 @@
-"""The running side of a child: one call into one instance of one compiled module.
+"""Run a core module: one call into one instance of compiled machine code."""
 
-Calls wasmtime's C interface directly where its Python wrapper loses something: the wrapper changes
-the bits of signalling NaNs, wraps integers silently, aborts the process on signatures with vectors
-or references, and lists all exports (in quadratic time) to find one.
-"""
-
-import ctypes
-import os
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from wasmtime import Instance, InstancePre, Module, Store, Trap, WasiConfig, WasmtimeError
-from wasmtime import _ffi as ffi
-from wasmtime._func import enter_wasm
+from wasmtime import Instance, InstancePre, Module, Store, Trap, WasmtimeError
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, Code
@@ -23,27 +14,26 @@ from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, PAST_MAXIMUM, TABLE_EXPORT
 from wasmdrop.sandbox.guest.memory_usage import memory_sizes
 from wasmdrop.sandbox.guest.traps import is_out_of_memory, mebibytes, memory_refusal, trap_refusal
-from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport, RunRequest, WasiContext
+from wasmdrop.sandbox.guest.wasi_setup import wasi_config
+from wasmdrop.sandbox.guest.wasmtime_ffi import (
+    call_function,
+    find_export,
+    global_value,
+    memory_bytes,
+)
+from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport, RunRequest
+from wasmdrop.system.descriptors import write_all
 
 __all__ = [
     "ModuleRun",
     "StaleCodeError",
-    "is_a",
     "run_module",
 ]
 
-#: wasmtime counts fuel in an unsigned 64-bit integer; half of that leaves its sums room.
+#: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
 _MAX_FUEL: Final = (1 << 63) - 1
 
-_KINDS: Final = {
-    "i32": ffi.WASMTIME_I32.value,
-    "i64": ffi.WASMTIME_I64.value,
-    "f32": ffi.WASMTIME_F32.value,
-    "f64": ffi.WASMTIME_F64.value,
-}
-_WIDE: Final = frozenset({"i64", "f64"})
-
-_FOR_WANT_OF_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
+_MAY_LACK_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
 
 
 def run_module(
@@ -55,9 +45,9 @@ def run_module(
     report_now: Callable[[RunReport], None],
     kind: "Callable[[Preparation, Engine, Callable[[RunReport], None]], ModuleRun] | None" = None,
 ) -> RunReport:
-    """Make a module ready and call it, as ``order`` says; ``kind`` says how, if not as a module.
+    """Load, link and call a module or, if ``kind`` is given, a component.
 
-    ``loaded`` is called when no file is needed any more and before any of the guest's code runs.
+    ``loaded`` is called when no file is needed any more, before any of the guest's code runs.
     ``report_now`` is as in :class:`ModuleRun`.
     """
     run = (kind or ModuleRun)(order.preparation, engine, report_now)
@@ -72,14 +62,14 @@ def run_module(
 
 
 class StaleCodeError(Exception):
-    """The machine code can't be loaded by this engine."""
+    """This engine can't load the machine code."""
 
 
 class ModuleRun:
-    """One instance, and the ways in which it can end.
+    """One instance of a module, and the report of how its call ended.
 
-    ``report_now`` sends a report and ends the process: for an end that comes in the middle of a
-    host call, where no exception could pass through wasmtime.
+    ``report_now`` sends a report and ends the process. It is for a guest that ends in the middle of
+    a host call, because an exception can't pass through wasmtime.
     """
 
     def __init__(
@@ -104,7 +94,7 @@ class ModuleRun:
         self._fuel: int | None = None
 
     def load(self, code_fd: int) -> None:
-        """Map the machine code; raises ``StaleCodeError``."""
+        """Map the machine code; raise ``StaleCodeError`` if this engine can't load it."""
         self.set_store_limits()
         # Deserializing from a path maps the code instead of copying it.
         try:
@@ -115,19 +105,19 @@ class ModuleRun:
             raise StaleCodeError(str(error)) from None
 
     def with_fresh_store(self) -> "ModuleRun":
-        """Return another run of the same module, with a store of its own and no instance yet."""
+        """Return another run of the same module, with a new store and no instance yet."""
         run = ModuleRun(self.preparation, self.engine, self._report_now)
         run.module, run.linked = self.module, self.linked
         run.set_store_limits()
         return run
 
     def close(self) -> None:
-        """Let go of the instance and all that is its: what it prints to keeps it else for ever."""
+        """Free the instance, which its output functions would keep alive otherwise."""
         self.store.close()
 
     def set_store_limits(self) -> None:
-        """Give the store its limits."""
-        # Before there are limits, which are the guest's alone.
+        """Set the limits for instantiation."""
+        # The relay's memory must not count against the guest's limits.
         if self.engine.files is not None:
             self.engine.files.enter(self.store)
         shares = self.preparation.shares
@@ -135,7 +125,7 @@ class ModuleRun:
         self.give_fuel()
 
     def set_growth_limits(self) -> None:
-        """Give the store the limits of growth, now that it has what the module has at first."""
+        """Set the limits of growth, after instantiation."""
         shares = self.preparation.shares
         self.is_instantiated = True
         if (shares.memory_bytes, shares.table_elements) != (
@@ -148,7 +138,7 @@ class ModuleRun:
         self.store.set_limits(memory_size=memory_bytes, table_elements=table_elements)
 
     def link(self) -> None:
-        """Make the instance; raises ``RefusedError`` where that is not possible."""
+        """Create the instance; raise ``RefusedError`` if that fails."""
         assert self.module is not None  # noqa: S101 - loaded before
         try:
             self.linked = self.linked or self.engine.linker.instantiate_pre(self.module)
@@ -160,16 +150,20 @@ class ModuleRun:
         except Trap as trap:
             raise trap_refusal(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
-            # Linking is behind us, so this is a limit of the store: a minimum size above it.
+            # The module is linked, so its minimum size exceeds a limit of the store.
             raise memory_refusal(str(error)) from None
 
     def set_up_wasi(self, invocation: Invocation, descriptors: list[int], raw: bytes) -> None:
-        """Give the instance its world of WASI, if it has one."""
-        if invocation.wasi is not None:
-            self._give_wasi(invocation.wasi, descriptors, raw)
+        """Set up WASI and write the job's files, if the invocation asks for it."""
+        if invocation.wasi is None:
+            return
+        if self.engine.files is not None:
+            self.engine.files.begin()
+        time_ns = DETERMINISTIC_CLOCK_NS if self.preparation.options.deterministic else None
+        self.store.set_wasi(wasi_config(invocation.wasi, descriptors, raw, self.capture, time_ns))
 
     def execute(self, invocation: Invocation, before: Callable[[], None]) -> RunReport:
-        """Do what comes ``before``, then the call; return how that ended."""
+        """Call ``before``, then the entry; return the report."""
         self.begin(is_command=invocation.is_command)
         try:
             before()
@@ -179,13 +173,13 @@ class ModuleRun:
         except StaleCodeError as error:
             return RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True)
         finally:
-            # Nothing may keep this run, and with it the descriptor that its machine code was mapped
-            # from, until there is another one: that number may by then be another file's.
+            # A reference to this run keeps the descriptor of its machine code. It would be closed
+            # later, when its number may belong to another file.
             self.engine.on_exit = None
         return self.with_usage(report, time.perf_counter() - self._started)
 
     def begin(self, *, is_command: bool = False) -> float:
-        """Begin the time of the run, and be who hears of ``proc_exit``; return the clock."""
+        """Start the clocks and handle ``proc_exit`` from now on; return the start time."""
         self._cpu_started = time.process_time()
         self._started = time.perf_counter()
         self._is_command = is_command
@@ -193,7 +187,7 @@ class ModuleRun:
         return self._started
 
     def call(self, invocation: Invocation) -> RunReport:
-        """Call the entry; return how that ended."""
+        """Call the entry; return the report."""
         try:
             if invocation.initialize:
                 self._invoke("_initialize", (), (), ())
@@ -206,7 +200,7 @@ class ModuleRun:
         return RunReport(Code.OK, "", results, exit_code=0 if invocation.is_command else None)
 
     def failure_report(self, end: Trap | WasmtimeError) -> RunReport:
-        """Return the report of a call that ended so."""
+        """Return the report of a call that failed with ``end``."""
         if isinstance(end, Trap):
             refusal = trap_refusal(end)
         elif is_out_of_memory(text := str(end)):
@@ -216,12 +210,12 @@ class ModuleRun:
         return self.with_growth_reason(RunReport(refusal.code, refusal.message))
 
     def with_growth_reason(self, report: RunReport) -> RunReport:
-        """Return the report of a failed run; if growth was refused before, it says so.
+        """Return the report, with the refused growth of a memory or table if there was one.
 
-        That is then the reason of a trap and of an exit code other than 0: most programs end so for
-        want of memory, and none tells otherwise.
+        A refusal is taken as the reason of a trap or a non-zero exit code: most programs end like
+        this if they run out of memory, and there is no other sign of it.
         """
-        if report.code not in _FOR_WANT_OF_MEMORY or report.exit_code == 0:
+        if report.code not in _MAY_LACK_MEMORY or report.exit_code == 0:
             return report
         refused, is_by_limit = self.refused_growth()
         if not refused:
@@ -231,39 +225,32 @@ class ModuleRun:
         return msgspec.structs.replace(report, code=code, message=message)
 
     def refused_growth(self) -> tuple[str, bool]:
-        """Return which growth was refused, in words, and whether by the job's limit.
-
-        Nothing if none was, as far as the module tells.
-        """
-        memory_bytes, elements = self._told(MEMORY_EXPORT), self._told(TABLE_EXPORT)
+        """Return a description of refused growth, and whether the job's limit refused it."""
+        grown_bytes, elements = self._refused(MEMORY_EXPORT), self._refused(TABLE_EXPORT)
         shares = self.preparation.shares
-        if memory_bytes > 0:
-            words = f"a memory was refused growth to {mebibytes(memory_bytes)}"
+        if grown_bytes > 0:
+            words = f"a memory was refused growth to {mebibytes(grown_bytes)}"
             if shares.memory_bytes < self.preparation.memory_bytes:
                 words += f" (its share is {mebibytes(shares.memory_bytes)})"
             return words, True
         if elements > 0:
             words = f"a table was refused growth to {elements} elements"
             return f"{words} (its share is {shares.table_elements})", True
-        for kind, told in (("memory", memory_bytes), ("table", elements)):
-            if told == PAST_MAXIMUM:
+        for kind, refused in (("memory", grown_bytes), ("table", elements)):
+            if refused == PAST_MAXIMUM:
                 words = f"a {kind} was refused growth past the maximum that the module declares"
                 return words, False
         return "", False
 
-    def _told(self, name: str) -> int:
-        """Return a global of the module's that tells of a refusal; 0 if it has none."""
+    def _refused(self, name: str) -> int:
+        """Return an instrumented module's record of a refusal; 0 if there is none."""
         if not self.preparation.tells_refusals or self.instance is None:
             return 0
-        extern, value = self.export(name), ffi.wasmtime_val_t()
-        if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_GLOBAL):
-            return 0
-        context = self.store._context()  # noqa: SLF001
-        ffi.wasmtime_global_get(context, ctypes.byref(extern.of.global_), ctypes.byref(value))
-        return int(value.of.i64)
+        exported = find_export(self.store, self.instance, name, "global")
+        return 0 if exported is None else global_value(self.store, exported)
 
     def exit(self, exit_code: int) -> None:
-        """End as the guest asked for (``proc_exit``): there is nothing to come back to."""
+        """Handle ``proc_exit``: report and end the process."""
         if exit_code == 0 and self._is_command:
             self.end(RunReport(Code.OK, exit_code=0))
         message = f"the program exited with code {exit_code}"
@@ -271,11 +258,11 @@ class ModuleRun:
         self.end(report)
 
     def end(self, report: RunReport) -> None:
-        """Report here and now; does not return."""
+        """Send the report and end the process."""
         self._report_now(self.with_usage(report, time.perf_counter() - self._started))
 
     def with_usage(self, report: RunReport, run_seconds: float) -> RunReport:
-        """Return the report with what the store can tell."""
+        """Return the report with the resources that the run used."""
         return msgspec.structs.replace(
             report,
             fuel_used=self.fuel_used(),
@@ -285,158 +272,56 @@ class ModuleRun:
         )
 
     def cpu_seconds(self) -> float:
-        """Return the processor time of the run so far."""
+        """Return the CPU time of the run so far."""
         return time.process_time() - self._cpu_started
 
     def give_fuel(self) -> None:
-        """Give the store its fuel; without a limit, as much as can be counted."""
+        """Set the store's fuel: the job's limit, or the largest value that can be counted."""
         if self.preparation.options.counts_fuel:
             fuel = self.preparation.fuel
             self._fuel = _MAX_FUEL if fuel is None else fuel
             self.store.set_fuel(self._fuel)
 
     def fuel_used(self) -> int | None:
-        """Return how much fuel was used so far; None where none is counted."""
+        """Return the fuel used so far; None if fuel is not counted."""
         return None if self._fuel is None else self._fuel - self.store.get_fuel()
 
-    def exported_memory(self) -> ffi.wasmtime_extern_t | None:
-        """Return the memory whose size is reported; None where the module exports none."""
+    def exported_memory(self) -> Any | None:
+        """Return the memory whose size is reported; None if the module exports none."""
         name = self.preparation.memory_export
         if self.instance is None or name is None:
             return None
-        extern = self.export(name)
-        return extern if extern is not None and is_a(extern, ffi.WASMTIME_EXTERN_MEMORY) else None
+        return find_export(self.store, self.instance, name, "memory")
 
     def memory_bytes(self) -> int | None:
-        """Size of all memories now; they never shrink, so this is their peak.
-
-        None where there is no instance, or where that can't be found out.
-        """
+        """Return the size of all memories, which never shrink; None if it is unknown."""
         if not self.is_instantiated:
             return None
         if self.preparation.has_hidden_memories:
             return None if self.address_map is None else sum(memory_sizes(self.address_map))
         if self.preparation.memory_export is None:
             return 0
-        extern = self.exported_memory()
-        if extern is None:
-            return None
-        return int(
-            ffi.wasmtime_memory_data_size(self.store._context(), ctypes.byref(extern.of.memory))  # noqa: SLF001
-        )
-
-    def _give_wasi(self, wasi: WasiContext, descriptors: list[int], raw: bytes) -> None:
-        """Give the store its WASI world; lays the job's files."""
-        stdout_fd, stderr_fd, *directories = descriptors
-        config = WasiConfig()
-        config.argv = list(wasi.argv)
-        config.env = list(wasi.env.items())
-        stdin = raw[: wasi.stdin_bytes]
-        # The wrapper has no call for this one; the library takes ownership of the copy.
-        ffi.wasi_config_set_stdin_bytes(config.ptr(), ctypes.byref(ffi.bytes_to_capi(stdin)))
-        if self.engine.files is not None:
-            self.engine.files.begin()
-        if wasi.disk_bytes is not None:
-            time_ns = DETERMINISTIC_CLOCK_NS if self.preparation.options.deterministic else None
-            _lay_files(directories[0], wasi.files, memoryview(raw)[wasi.stdin_bytes :], time_ns)
-            # Old Rust programs look for a directory of the second name.
-            for name in ("/", "."):
-                config.preopen_dir(f"/proc/self/fd/{directories[0]}", name)
-            for name, fd in zip(wasi.grants, directories[1:], strict=True):
-                config.preopen_dir(f"/proc/self/fd/{fd}", f"/{name}", fs_mutable=False)
-        config.stdout_custom = lambda data: self.capture(stdout_fd, data)
-        config.stderr_custom = lambda data: self.capture(stderr_fd, data)
-        self.store.set_wasi(config)
+        memory = self.exported_memory()
+        return None if memory is None else memory_bytes(self.store, memory)
 
     def capture(self, fd: int, data: bytes) -> int:
-        """Append the guest's output to a stream; past the limit, end the process here and now."""
-        view = memoryview(data)[: self.output_room_bytes]
-        while view:
-            view = view[os.write(fd, view) :]
+        """Append the guest's output to a stream; end the process if it exceeds the limit."""
+        write_all(fd, data[: self.output_room_bytes])
         self.output_room_bytes -= len(data)
         if self.output_room_bytes < 0:
             message = f"wrote more than {self.preparation.output_bytes} bytes of output"
             self.end(RunReport(Code.OUTPUT_LIMIT, message))
         return len(data)
 
-    def export(self, name: str) -> ffi.wasmtime_extern_t | None:
-        """Look one export up: listing them all takes time that grows with their square."""
-        assert self.instance is not None  # noqa: S101
-        extern = ffi.wasmtime_extern_t()
-        encoded = name.encode()
-        found = ffi.wasmtime_instance_export_get(
-            self.store._context(),  # noqa: SLF001
-            ctypes.byref(self.instance._instance),  # noqa: SLF001
-            ctypes.create_string_buffer(encoded, len(encoded)),
-            len(encoded),
-            ctypes.byref(extern),
-        )
-        return extern if found else None
+    def function(self, name: str) -> Any:
+        """Return an exported function; raise ``RefusedError`` if there is none of this name."""
+        assert self.instance is not None  # noqa: S101 - linked before
+        found = find_export(self.store, self.instance, name, "func")
+        if found is None:
+            raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
+        return found
 
     def _invoke(
-        self, name: str, params: tuple[str, ...], bits: tuple[int, ...], results: tuple[str, ...]
+        self, name: str, params: tuple[str, ...], args: tuple[int, ...], results: tuple[str, ...]
     ) -> tuple[int, ...]:
-        extern = self.export(name)
-        if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):
-            raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
-        arguments = (ffi.wasmtime_val_t * len(params))()
-        for slot, kind, pattern in zip(arguments, params, bits, strict=True):
-            slot.kind = _KINDS[kind]
-            # The union's integer members carry the bits of floats unchanged.
-            if kind in _WIDE:
-                slot.of.i64 = pattern
-            else:
-                slot.of.i32 = pattern
-        values = (ffi.wasmtime_val_t * len(results))()
-        with enter_wasm(self.store) as trap:
-            error = ffi.wasmtime_func_call(
-                self.store._context(),  # noqa: SLF001
-                ctypes.byref(extern.of.func),
-                arguments,
-                len(params),
-                values,
-                len(results),
-                trap,
-            )
-            if bool(error):
-                raise WasmtimeError._from_ptr(error)  # noqa: SLF001
-        return tuple(
-            value.of.i64 & 0xFFFFFFFFFFFFFFFF if kind in _WIDE else value.of.i32 & 0xFFFFFFFF
-            for value, kind in zip(values, results, strict=True)
-        )
-
-
-def _lay_files(
-    directory: int,
-    files: tuple[tuple[str, int], ...],
-    contents: memoryview,
-    time_ns: int | None,
-) -> None:
-    """Write ``contents``, one after the other, into files below ``directory``.
-
-    They, and directories, seem to have been made at ``time_ns``, or else now.
-    """
-    made = set()
-    for path, size_bytes in files:
-        slash = path.find("/")
-        while slash != -1:
-            if path[:slash] not in made:
-                os.mkdir(path[:slash], dir_fd=directory)
-                made.add(path[:slash])
-            slash = path.find("/", slash + 1)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
-        content, contents = contents[:size_bytes], contents[size_bytes:]
-        while content:
-            content = content[os.write(fd, content) :]
-        if time_ns is not None:
-            os.utime(fd, ns=(time_ns, time_ns))
-        os.close(fd)
-    if time_ns is not None:
-        for path in made:
-            os.utime(path, ns=(time_ns, time_ns), dir_fd=directory)
-
-
-def is_a(extern: ffi.wasmtime_extern_t, kind: ctypes.c_uint8) -> bool:
-    """Whether an export is of this kind."""
-    given: Any = extern.kind  # a plain int, whatever its declaration says
-    return bool(given == kind.value)
+        return call_function(self.store, self.function(name), params, args, results)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import wasmtime
 from wasmtime import Config, FuncType, Linker, ValType, component
-from wasmtime import _ffi as ffi
 
 from wasmdrop.protocol.module_types import WASI_MODULE
 from wasmdrop.sandbox.guest.deterministic import wasi_preview1, wasi_preview2
 from wasmdrop.sandbox.guest.deterministic.clock_and_random import ClockAndRandom
 from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import compile_relay
+from wasmdrop.sandbox.guest.wasmtime_ffi import ffi
 from wasmdrop.sandbox.wire import EngineOptions
 
 __all__ = ["Engine"]

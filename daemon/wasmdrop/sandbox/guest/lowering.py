@@ -11,9 +11,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, Final
 
-from wasmtime import _ffi as ffi
-
 from wasmdrop.protocol.module_types import WitType
+from wasmdrop.sandbox.guest.wasmtime_ffi import ffi
 
 __all__ = ["lift", "lower"]
 

@@ -11,14 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from wasmtime import Func, Trap, WasmtimeError
-from wasmtime import _ffi as ffi
-from wasmtime._func import maybe_raise_last_exn
-
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.guest.channel import read_binary_call, report, wait_for_end
-from wasmdrop.sandbox.guest.core_module import ModuleRun, is_a
+from wasmdrop.sandbox.guest.core_module import ModuleRun
+from wasmdrop.sandbox.guest.wasmtime_ffi import context_of, error_of, ffi, type_of_function
 from wasmdrop.sandbox.wire import (
     BINARY_REPORT,
     BINARY_VALUE_BYTES,
@@ -50,7 +47,7 @@ class UncheckedCall:
         self._report = bytearray(head + BINARY_REPORT.pack(0.0, 0.0, -1, -1))
         self._world = world
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
-        self._context = run.store._context()  # noqa: SLF001 - the wrapper's call makes objects
+        self._context = context_of(run.store)
         trap = ctypes.byref(self._trap)
         entries = [(function.entry, params, results)]
         if function.initialize:
@@ -58,7 +55,7 @@ class UncheckedCall:
         self._calls: list[tuple[Any, ...]] = [
             (self._context, _function(run, *entry), values, slots, trap) for entry in entries
         ]
-        self._memory = None if memory is None else ctypes.byref(memory.of.memory)
+        self._memory = None if memory is None else ctypes.byref(memory)
 
     def obey(self, link_fd: int) -> NoReturn:
         """Take the arguments, call, report, and end."""
@@ -90,8 +87,7 @@ class UncheckedCall:
         return self._report, self._results
 
     def _failed(self, error: Any, seconds: float) -> RunReport:
-        maybe_raise_last_exn()
-        end = WasmtimeError._from_ptr(error) if bool(error) else Trap._from_ptr(self._trap)  # noqa: SLF001
+        end = error_of(error, self._trap)
         return self._run.with_usage(self._run.failure_report(end), seconds)
 
 
@@ -131,17 +127,15 @@ class EmptyWasi:
         ffi.wasi_config_set_argv(config, 1, self._argv)
         ffi.wasi_config_set_stdout_custom(config, self._take, self._stdout, _NO_FINALIZER)
         ffi.wasi_config_set_stderr_custom(config, self._take, self._stderr, _NO_FINALIZER)
-        error = ffi.wasmtime_context_set_wasi(run.store._context(), config)  # noqa: SLF001
+        error = ffi.wasmtime_context_set_wasi(context_of(run.store), config)
         if bool(error):
-            raise WasmtimeError._from_ptr(error)  # noqa: SLF001
+            raise error_of(error)
 
 
 def _function(run: ModuleRun, name: str, params: tuple[str, ...], results: tuple[str, ...]) -> Any:
     """Look a function up that will be called without a look at its type: here is the one."""
-    extern = run.export(name)
-    if extern is None or not is_a(extern, ffi.WASMTIME_EXTERN_FUNC):
-        raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
-    kept = Func._from_raw(extern.of.func).type(run.store)  # noqa: SLF001
+    found = run.function(name)
+    kept = type_of_function(run.store, found)
     if (tuple(map(str, kept.params)), tuple(map(str, kept.results))) != (params, results):
         raise RefusedError(Code.TRAP, f"the function {name!r} is of another type than is called")
-    return ctypes.byref(extern.of.func)  # which keeps what it points to
+    return ctypes.byref(found)  # which keeps what it points to
