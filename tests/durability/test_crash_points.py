@@ -45,7 +45,7 @@ _ONCE: Final = {
     "sandbox.host.compilation.ModuleCompiler._compile_anew:unlink",
     "sandbox.host.compilation._sync:fsync",
     "sandbox.host.module_cache.cache.ModuleCache.keep:replace",
-    "intake.scanner._sweep:unlink",
+    "intake.scanner._remove_leftovers:unlink",
 }
 #: Points that are reached only after another one failed.
 _AFTER: Final = {

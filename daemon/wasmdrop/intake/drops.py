@@ -1,4 +1,4 @@
-"""The values that intake hands to the dispatcher: new versions of inputs and modules."""
+"""The values that intake hands to the dispatcher."""
 
 from typing import TypeAlias
 
@@ -13,36 +13,37 @@ __all__ = ["DoneInput", "Drop", "InputDrop", "ModuleDrop"]
 
 
 class InputDrop(msgspec.Struct, frozen=True):
-    """One version of an input file, read whole, with what it says or why it says nothing."""
+    """A new version of an input file, read whole."""
 
     slot: Slot
     dropped_at_ns: int
     data: bytes
     input: InputFile
     spec: InputSpec | None
+    """What the input asks for; None if it was refused."""
     refusal: RefusedError | None
     taken: bytes
-    """The version as the journal keeps it."""
+    """The version as the journal stores it."""
     module: PinnedModule | None = None
-    """The module that it is to run, where that is known: what is dropped later is not its."""
+    """The module to run, if it was read before: a later version of it is for later jobs."""
     memory: Reservation | None = None
-    """What it takes in memory; to be released when the journal has written it."""
+    """What the drop occupies in memory. To be released when the journal has written it."""
 
 
 class ModuleDrop(msgspec.Struct, frozen=True):
-    """One version of a module file; nobody has read it yet."""
+    """A new version of a module file, not read yet."""
 
     path: str
     version: FileVersion
     taken: bytes
     is_found: bool = False
-    """Whether it may have been there for long, with slots that have run it: there is no journal."""
+    """Whether it may be old, and have been run by slots: the journal was lost."""
 
 
 class DoneInput(msgspec.Struct, frozen=True):
-    """One version of an input file that needs no job, but is to be remembered.
+    """A new version of an input file that needs no job, but is to be remembered.
 
-    Its slot holds its results, or it is the same as before, in a volume that was exchanged.
+    Its slot holds its results, or a volume was swapped and the content is the same as before.
     """
 
     path: str

@@ -31,6 +31,11 @@ class RootedPath(msgspec.Struct, frozen=True):
         """The whole path."""
         return f"{self.root.rstrip('/')}/{self.relative}".rstrip("/") or "/"
 
+    @property
+    def depth(self) -> int:
+        """Levels below the root."""
+        return len(self.relative.split("/")) if self.relative else 0
+
 
 def is_ignored(name: str) -> bool:
     """Whether a file or directory of this name is never looked at."""

@@ -1,8 +1,7 @@
-"""An scheduler: a thread that does what it was asked to at its time, several things in turns.
+"""The scheduler of scans on one mount: runs them on one thread, in small steps.
 
-Each item is begun when it is due and goes on step by step, so that a long one lets those pass that
-become due meanwhile. Few are under way at a time, and each once: what one that waits holds, above
-all the descriptors of a walk, does not grow with what others ask for.
+A scan starts when it is due and advances step by step, so that short scans overtake long ones. The
+number of scans in progress is bounded, and so are the descriptors that they hold.
 """
 
 import heapq
@@ -21,37 +20,37 @@ __all__ = ["ScanScheduler", "Steps"]
 
 _log = structlog.get_logger()
 
-#: Paths that wait; past that the item without a path stands for all of them.
-_MOST_WAITING: Final = 10_000
+#: Most paths that wait. If there are more, the full scan stands for all of them.
+_MAX_WAITING: Final = 10_000
 
-#: Steps that an item gets as soon as it is due: most need no more.
+#: Steps that a scan gets as soon as it is due: most need no more.
 _FIRST_STEPS: Final = 4
 
-#: Items under way beyond those steps; others begin anew when one of them ends.
-_MOST_UNDER_WAY: Final = 16
+#: Most scans in progress after those steps; others start again when one of them ends.
+_MAX_IN_PROGRESS: Final = 16
 
-#: After how long an item that failed is begun again, in seconds.
-_AGAIN_SECONDS: Final = 10.0
+#: Delay before a scan that failed is started again, in seconds.
+_RETRY_SECONDS: Final = 10.0
 
 
 Steps = Generator[None, None, None]
 
 
 @dataclass(slots=True)
-class _Task:
-    """An item under way."""
+class _Scan:
+    """A scan in progress."""
 
-    item: str | None
+    path: str | None
     steps: Steps
     seconds: float = 0.0
-    """What its steps took so far."""
+    """Time that its steps took so far."""
     is_due_again: bool = False
 
 
 class ScanScheduler:
-    """Items are paths, each once at a time, and one without a path: ``None``.
+    """Schedules scans of paths, each in progress once at a time, and the full scan: ``None``.
 
-    ``begin(item)`` returns the steps of an item, which the thread takes within ``context``.
+    ``begin(path)`` returns the steps of a scan, which the thread runs within ``context``.
     """
 
     def __init__(
@@ -61,29 +60,30 @@ class ScanScheduler:
         context: AbstractContextManager[None] | None = None,
     ) -> None:
         self.idle = threading.Event()
-        """Set while nothing is due or under way."""
+        """Set while no scan is due or in progress."""
         self._begin = begin
         self._context = context or nullcontext()
         self._due: list[tuple[float, int, str]] = []
         self._serial = itertools.count()
         self._waiting: set[str] = set()
-        self._walk_at: float | None = None
-        """When the item without a path is due."""
-        self._under_way: deque[_Task] = deque()
-        self._later: OrderedDict[str | None, None] = OrderedDict()
-        """Items that were longer than their first steps when there was no place for them."""
+        self._full_scan_at: float | None = None
+        self._in_progress: deque[_Scan] = deque()
+        self._postponed: OrderedDict[str | None, None] = OrderedDict()
+        """Long scans that were due when too many were in progress."""
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"scan {name}", daemon=True)
 
     def schedule(self, seconds: float, path: str | None) -> None:
-        """Begin ``path`` after ``seconds``, unless it waits already."""
+        """Scan ``path`` after ``seconds``, unless it waits already."""
         at = time.monotonic() + seconds
         with self._changed:
             if path in self._waiting:
                 return
-            if path is None or len(self._waiting) >= _MOST_WAITING:
-                self._walk_at = at if self._walk_at is None else min(at, self._walk_at)
+            if path is None or len(self._waiting) >= _MAX_WAITING:
+                self._full_scan_at = (
+                    at if self._full_scan_at is None else min(at, self._full_scan_at)
+                )
             else:
                 self._waiting.add(path)
                 heapq.heappush(self._due, (at, next(self._serial), path))
@@ -91,93 +91,94 @@ class ScanScheduler:
             self._changed.notify()
 
     def start(self) -> None:
-        """Begin what is due, on a thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no further step."""
+        """Run no further step."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
     def join(self, seconds: float) -> None:
-        """Wait for the end of the step that is under way, which may hang."""
+        """Wait for the step that runs now, which may hang, for that long."""
         if self._thread.is_alive():
             self._thread.join(seconds)
 
     def _run(self) -> None:
         with self._context:
-            self._work()
+            while not self._stopping:
+                self._run_once()
 
-    def _work(self) -> None:
-        while not self._stopping:
-            for item in self._next(may_wait=not self._under_way):
-                self._begin_due(item)
-            if self._under_way:
-                task = self._under_way.popleft()
-                if self._advance(task, 1):
-                    self._under_way.append(task)
-                elif self._later and len(self._under_way) < _MOST_UNDER_WAY:
-                    item, _ = self._later.popitem(last=False)
-                    self._under_way.append(_Task(item, self._begin(item)))
+    def _run_once(self) -> None:
+        """Start the scans that are due, and advance one of those in progress."""
+        for path in self._next_due(may_wait=not self._in_progress):
+            self._begin_due(path)
+        if not self._in_progress:
+            return
+        scan = self._in_progress.popleft()
+        if self._advance(scan, 1):
+            self._in_progress.append(scan)
+        elif self._postponed and len(self._in_progress) < _MAX_IN_PROGRESS:
+            path, _ = self._postponed.popitem(last=False)
+            self._in_progress.append(_Scan(path, self._begin(path)))
 
-    def _begin_due(self, item: str | None) -> None:
-        """Take the first steps of an item, and keep what is longer for later."""
-        for task in self._under_way:
-            if task.item == item:
-                task.is_due_again = True
+    def _begin_due(self, path: str | None) -> None:
+        """Run the first steps of a scan; keep or postpone the rest."""
+        for scan in self._in_progress:
+            if scan.path == path:
+                scan.is_due_again = True
                 return
-        if item in self._later:
+        if path in self._postponed:
             return
-        task = _Task(item, self._begin(item))
-        if not self._advance(task, _FIRST_STEPS):
+        scan = _Scan(path, self._begin(path))
+        if not self._advance(scan, _FIRST_STEPS):
             return
-        if item is None or len(self._under_way) < _MOST_UNDER_WAY:
-            self._under_way.append(task)
+        if path is None or len(self._in_progress) < _MAX_IN_PROGRESS:
+            self._in_progress.append(scan)
             return
-        task.steps.close()
-        if len(self._later) < _MOST_WAITING:
-            self._later[item] = None
+        scan.steps.close()
+        if len(self._postponed) < _MAX_WAITING:
+            self._postponed[path] = None
         else:
             self.schedule(0.0, None)
 
-    def _advance(self, task: "_Task", steps: int) -> bool:
-        """Take some steps; False where the item has come to its end."""
-        begun = time.monotonic()
+    def _advance(self, scan: _Scan, steps: int) -> bool:
+        """Run some steps; return False if the scan has ended."""
+        started = time.monotonic()
         try:
             for _ in range(steps):
-                next(task.steps)
+                next(scan.steps)
         except StopIteration:
-            task.seconds += time.monotonic() - begun
-            if task.is_due_again:
-                # After a pause, so that one item does not take all of the thread's time.
-                self.schedule(task.seconds, task.item)
+            scan.seconds += time.monotonic() - started
+            if scan.is_due_again:
+                # After a pause of the same length, so that one scan can't occupy the thread.
+                self.schedule(scan.seconds, scan.path)
             return False
-        except Exception:  # noqa: BLE001 - see the next line
-            # The thread must live: it is what finds everything that the events missed.
-            _log.exception("scan-failed", path=task.item)
-            self.schedule(_AGAIN_SECONDS, task.item)
+        except Exception:  # noqa: BLE001 - the thread must live: it finds what events missed
+            _log.exception("scan-failed", path=scan.path)
+            self.schedule(_RETRY_SECONDS, scan.path)
             return False
-        task.seconds += time.monotonic() - begun
+        scan.seconds += time.monotonic() - started
         return True
 
-    def _next(self, *, may_wait: bool) -> list[str | None]:
-        """Return the items that are due, after a wait for some where that is allowed."""
+    def _next_due(self, *, may_wait: bool) -> list[str | None]:
+        """Return the scans that are due; wait for some if that is allowed."""
         with self._changed:
             while not self._stopping:
                 now = time.monotonic()
-                items: list[str | None] = []
+                paths: list[str | None] = []
                 while self._due and self._due[0][0] <= now:
                     path = heapq.heappop(self._due)[2]
                     self._waiting.discard(path)
-                    items.append(path)
-                if self._walk_at is not None and self._walk_at <= now:
-                    self._walk_at = None
-                    items.append(None)
-                if items or not may_wait:
-                    return items
+                    paths.append(path)
+                if self._full_scan_at is not None and self._full_scan_at <= now:
+                    self._full_scan_at = None
+                    paths.append(None)
+                if paths or not may_wait:
+                    return paths
                 times = [self._due[0][0]] if self._due else []
-                times += [] if self._walk_at is None else [self._walk_at]
+                times += [] if self._full_scan_at is None else [self._full_scan_at]
                 self.idle.set()
                 self._changed.wait(min(times) - now if times else None)
             return []

@@ -1,8 +1,8 @@
-"""The scanner: looks for what events did not tell of, and looks again when it was asked to.
+"""The scanner: finds files that raised no event, and looks at paths again later.
 
-It walks through everything at start, when events were lost, and every so often; through one
-directory after a volume was swapped; and looks at one path after a time. Each mount has a thread of
-its own, so that one that hangs holds up no other.
+It scans everything at start, when events were lost, and periodically; one directory after a volume
+was swapped; and one path after a delay. Each mount has a thread of its own, so that one that hangs
+blocks no other.
 """
 
 import contextlib
@@ -27,47 +27,46 @@ __all__ = ["FoundFile", "Scanner"]
 
 _log = structlog.get_logger()
 
-#: How long the first walk through another mount is waited for, in seconds.
-_FIRST_WALK_SECONDS: Final = 10.0
+#: How long the start waits for the first scan of other mounts, in seconds.
+_FIRST_SCAN_SECONDS: Final = 10.0
 
-#: How long a stop waits for a look that has begun, in seconds; one that hangs is left.
+#: How long a stop waits for a step that runs, in seconds; a step that hangs is abandoned.
 _STOP_SECONDS: Final = 2.0
 
-#: A file that was found: its path and its status.
+#: The path of a file and its status (lstat(2)).
 FoundFile = tuple[str, os.stat_result]
 
 
 class Scanner:
-    """Calls ``on_file(path)`` for what lies in the directories of ``layout``.
+    """Calls ``on_file(path)`` with files in the directories of ``layout``.
 
-    ``are_new`` returns the paths of those of some files that need a look. ``on_directory(path,
-    fd)`` is called with directories that may be new, each before it is listed. Every
-    ``period_seconds`` everything is walked through; ``on_walk`` is called before each walk but the
-    first, ``on_too_deep(path)`` with directories that are left out because they lie more than
-    ``max_depth`` levels deep. Callbacks come on several threads.
+    ``new_among`` returns those paths of some files that need a look. ``on_directory(path, fd)`` is
+    called with directories that may be new, each before it is listed. ``on_scan`` is called before
+    each full scan but the first, ``on_too_deep(path)`` with directories that are left out because
+    they are more than ``max_depth`` levels deep. Callbacks come on several threads.
     """
 
     def __init__(
         self,
         layout: Layout,
         on_file: Callable[[str], None],
-        are_new: Callable[[list[FoundFile]], Iterable[str]],
+        new_among: Callable[[list[FoundFile]], Iterable[str]],
         on_directory: Callable[[str, int], None],
         period_seconds: float,
         max_depth: int,
-        on_walk: Callable[[], None] = lambda: None,
+        on_scan: Callable[[], None] = lambda: None,
         on_too_deep: Callable[[str], None] = lambda _path: None,
     ) -> None:
         self.scans = 0
-        """Walks through everything so far."""
+        """Full scans so far."""
         self._layout = layout
         self._on_file = on_file
-        self._are_new = are_new
+        self._new_among = new_among
         self._on_directory = on_directory
         self.period_seconds = period_seconds
-        """How often everything is walked through."""
+        """Time between full scans."""
         self._max_depth = max_depth
-        self._on_walk = on_walk
+        self._on_scan = on_scan
         self._on_too_deep = on_too_deep
         self._lock = threading.Lock()
         self._mounts = MountTable()
@@ -77,25 +76,24 @@ class Scanner:
         self._home = self._scheduler_of(layout.shared_dir)
 
     def start(self) -> None:
-        """Walk through everything, then go on with it in threads.
+        """Scan everything, then continue on threads.
 
-        What an earlier daemon left under temporary names is removed on the way.
+        The first scan also removes what an earlier daemon left under temporary names.
         """
         with openat2.staying_on_mounts():
-            for _ in self._everything():
+            for _ in self._scan_everything():
                 pass
-        end = time.monotonic() + _FIRST_WALK_SECONDS
+        end = time.monotonic() + _FIRST_SCAN_SECONDS
         for point, scheduler in list(self._schedulers.items()):
-            if scheduler is not self._home and not scheduler.idle.wait(
-                max(0.0, end - time.monotonic())
-            ):
+            left_seconds = max(0.0, end - time.monotonic())
+            if scheduler is not self._home and not scheduler.idle.wait(left_seconds):
                 _log.warning("mount-stalled", mount=point)
         self._is_first = False
         self._home.schedule(self.period_seconds, None)
         self._home.start()
 
     def stop(self) -> None:
-        """End the threads; no call of ``on_file`` begins after this returns."""
+        """End the threads. No call of ``on_file`` begins after this returns."""
         with self._lock:
             self._stopping = True
             schedulers = list(self._schedulers.values())
@@ -108,66 +106,66 @@ class Scanner:
             self._mounts.close()
 
     def scan_soon(self) -> None:
-        """Walk through everything as soon as there is time."""
+        """Scan everything as soon as possible."""
         self._home.schedule(0.0, None)
 
     def scan_every(self, seconds: float) -> None:
-        """Walk through everything at least this often from now on."""
+        """Scan everything at least this often from now on."""
         self.period_seconds = min(self.period_seconds, seconds)
         self._home.schedule(self.period_seconds, None)
 
     def recheck(self, path: str, seconds: float) -> None:
-        """Look at ``path``, a file or a directory, once more after ``seconds``."""
+        """Look at ``path``, a file or a directory, after ``seconds``."""
         self._scheduler_of(path).schedule(seconds, path)
 
     def _begin(self, path: str | None) -> Steps:
         if path is None:
-            self._on_walk()
-            yield from self._everything()
+            self._on_scan()
+            yield from self._scan_everything()
             self._home.schedule(self.period_seconds, None)
             return
-        self._look(path)  # a directory may bear the name of an input
+        self._look(path)  # first, because a directory may have the name of an input
         place = self._layout.rooted(path)
         with contextlib.suppress(OSError):
             if stat.S_ISDIR(openat2.lstat(place.root, place.relative).st_mode):
-                yield from self._walk(path, is_new=True)
+                yield from self._scan(path, is_new=True)
 
-    def _everything(self) -> Steps:
-        """Walk through everything, inputs before modules.
+    def _scan_everything(self) -> Steps:
+        """Scan inputs before modules.
 
-        An input that was dropped together with its module then finds it, and the module's own drop
-        has nothing left to run.
+        An input that was dropped together with its module then finds the module, and the module's
+        own drop has nothing left to run.
         """
         self.scans += 1
         layout = self._layout
-        yield from self._walk(layout.shared_dir, is_new=self._is_first)
+        yield from self._scan(layout.shared_dir, is_new=self._is_first)
         self._look(layout.root_slot.input_path)
         if layout.wasm_dir != layout.shared_dir:
             if self._is_first or self._scheduler_of(layout.wasm_dir) is self._home:
-                yield from self._walk(layout.wasm_dir, is_new=self._is_first)
+                yield from self._scan(layout.wasm_dir, is_new=self._is_first)
             else:
                 self.recheck(layout.wasm_dir, 0.0)
         self._look(layout.wasm_path)
 
-    def _walk(self, path: str, *, is_new: bool) -> Steps:
-        place = self._layout.rooted(path)
-        depth = (
-            self._max_depth - len(place.relative.split("/")) if place.relative else self._max_depth
-        )
+    def _scan(self, path: str, *, is_new: bool) -> Steps:
+        directory = self._layout.rooted(path)
+        depth = self._max_depth - directory.depth
         if depth < 0:
             self._on_too_deep(path)
             return
         on_open = self._on_directory if is_new else _ignore
-        for batch in walk(place, depth, self._is_mount, on_open, self._on_mount, self._on_too_deep):
+        for batch in walk(
+            directory, depth, self._is_mount, on_open, self._on_mount, self._on_too_deep
+        ):
             if self._is_first:
-                _sweep(batch)
+                _remove_leftovers(batch)
             self._report(batch)
             yield
 
     def _report(self, batch: EntryBatch) -> None:
         statuses = batch.statuses(self._may_be_drop)
         found = [(f"{batch.path}/{name}", status) for name, status in statuses]
-        for path in sorted(self._are_new(found), key=self._layout.is_module):
+        for path in sorted(self._new_among(found), key=self._layout.is_module):
             self._look(path)
 
     def _may_be_drop(self, name: str) -> bool:
@@ -178,7 +176,7 @@ class Scanner:
             self._on_file(path)
 
     def _is_mount(self, path: str) -> bool:
-        """Whether something is mounted there, which is then walked through beside this."""
+        """Return whether ``path`` is a mount; have it scanned on its own thread then."""
         with self._lock:
             if self._stopping or path not in self._mounts.points():
                 return False
@@ -186,7 +184,7 @@ class Scanner:
         return True
 
     def _on_mount(self, path: str) -> None:
-        """Look at a mount that the table does not show there: it was moved with its directory."""
+        """Handle a mount that the table lacks, because its directory was renamed."""
         with self._lock:
             if self._stopping:
                 return
@@ -196,7 +194,7 @@ class Scanner:
     def _scheduler_of(self, path: str) -> ScanScheduler:
         with self._lock:
             if self._stopping:
-                return self._home  # which begins nothing any more
+                return self._home  # which starts nothing any more
             point = self._mounts.of(path).point
             scheduler = self._schedulers.get(point)
             if scheduler is None:
@@ -212,8 +210,8 @@ def _ignore(_path: str, _fd: int) -> None:
     pass
 
 
-def _sweep(batch: EntryBatch) -> None:
-    """Remove what an earlier daemon left; what others gave such a name stays."""
+def _remove_leftovers(batch: EntryBatch) -> None:
+    """Remove temporary files of an earlier daemon; files of others with such names stay."""
     for name, status in batch.statuses(is_stale_temporary):
         path = f"{batch.path}/{name}"
         try:

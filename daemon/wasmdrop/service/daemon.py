@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +15,12 @@ from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.discovery import Discovery
-from wasmdrop.intake.drops import Drop
 from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.module_finder import ModuleFinder
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.intake.volume_monitor import VolumeMonitor
-from wasmdrop.intake.watcher import UnclosedFile, Watcher
+from wasmdrop.intake.watcher import Watcher
 from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
@@ -143,7 +142,10 @@ async def run_once(settings: Settings) -> ResultPackage:
                 executor.sweep()
 
             delivery = held.enter_context(Delivery(str(settings.shared_dir), delivered.set_result))
-            stages = _stages(settings, executor, store, journal, delivery, backlog)
+            layout, modules = Layout(settings), _module_finder(settings, store)
+            taken = TakenVersions(journal.path, journal.fail)
+            intake = Intake(settings, layout, taken, backlog, modules.find_known)
+            stages = Stages(layout, intake, modules, journal, executor, delivery, Metrics())
             dispatcher = Dispatcher(settings, stages, backlog, lambda: None)
             try:
                 root = stages.layout.root_slot
@@ -164,38 +166,14 @@ async def run_once(settings: Settings) -> ResultPackage:
     return delivered.result()
 
 
-def _stages(
-    settings: Settings,
-    executor: LocalExecutor,
-    store: ModuleCache,
-    journal: Journal,
-    delivery: Delivery,
-    backlog: Backlog,
-    emit: Callable[[Drop], None] = lambda _drop: None,
-    recheck: Callable[[str, float], None] = lambda _path, _seconds: None,
-    unclosed: Callable[[str], UnclosedFile | None] = lambda _path: None,
-    is_polling: Callable[[], bool] = lambda: False,
-) -> Stages:
-    layout = Layout(settings)
-    modules = ModuleFinder(
-        layout,
+def _module_finder(settings: Settings, store: ModuleCache) -> ModuleFinder:
+    return ModuleFinder(
+        Layout(settings),
         settings.max_module_mb * MEBIBYTE,
         store.ingest,
         store.has_module,
         store.module_bytes,
     )
-    intake = Intake(
-        settings,
-        layout,
-        TakenVersions(journal.path, journal.fail),
-        backlog,
-        emit,
-        recheck,
-        lambda slot, reference: modules.find(slot, reference, only_known=True),
-        unclosed,
-        is_polling,
-    )
-    return Stages(layout, intake, modules, journal, executor, delivery, Metrics())
 
 
 async def _serve(
@@ -211,22 +189,13 @@ async def _serve(
     # Drops come from the watcher's and the scanner's threads; both begin after all is made here.
     inbox = Inbox()
 
-    stages = _stages(
-        settings,
-        executor,
-        store,
-        journal,
-        delivery,
-        backlog,
-        inbox.put,
-        # Made below.
-        lambda path, seconds: discovery.scanner.recheck(path, seconds),  # noqa: PLW0108
-        lambda path: discovery.watcher.unclosed(path),  # noqa: PLW0108
-        lambda: discovery.is_polling,
+    layout, modules, metrics = Layout(settings), _module_finder(settings, store), Metrics()
+    taken = TakenVersions(journal.path, journal.fail)
+    discovery = Discovery(
+        settings, layout, taken, backlog, modules.find_known, inbox.put, metrics.intake
     )
-    layout, intake = stages.layout, stages.intake
-    discovery = Discovery(settings, layout, intake, stages.metrics.intake, backlog.is_busy)
-    scanner = discovery.scanner
+    intake, scanner = discovery.intake, discovery.scanner
+    stages = Stages(layout, intake, modules, journal, executor, delivery, metrics)
     dispatcher = Dispatcher(settings, stages, backlog, scanner.scan_soon)
     inbox.take = dispatcher.drop
 
@@ -242,7 +211,7 @@ async def _serve(
         discovery.directories,
         (layout.shared_dir, str(settings.state_dir)),
         settings.reserve_mb * MEBIBYTE,
-        discovery.replaced,
+        discovery.on_replaced,
         on_room,
     )
     vitals = _vitals(discovery.watcher, journal, executor)

@@ -36,7 +36,7 @@ _ELSEWHERE: Final = (
 _NOTHING_LASTS: Final = {
     "service.health.writability._why_not_writable",
     "sandbox.host.captured_output.CapturedOutput.clear",
-    "intake.watcher._Echo.call",
+    "intake.watcher._LivenessProbe.send",
 }
 
 _OF_OS: Final = {

@@ -37,9 +37,8 @@ class Memory:
             Layout(loaded),
             self.taken,
             Backlog(100),
-            self._emit,
-            lambda _path, _seconds: None,
             lambda _slot, _reference: None,
+            self._emit,
         )
 
     def _emit(self, drop: Drop) -> None:

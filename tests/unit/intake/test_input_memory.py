@@ -19,10 +19,9 @@ def test_inputs_wait_on_disk_until_there_is_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_waiting: int
 ) -> None:
     """Each is taken once, whatever waits; one that is larger than all memory is taken alone."""
-    monkeypatch.setattr(memory_module, "_LARGE_BYTES", 10_000)
-    monkeypatch.setattr(memory_module, "_SMALL_BYTES", 10_000)
+    monkeypatch.setattr(memory_module, "_BUDGET_BYTES", 10_000)
     monkeypatch.setattr(memory_module, "_SMALL_INPUT_BYTES", 2000)
-    monkeypatch.setattr(memory_module, "_MOST_WAITING", most_waiting)
+    monkeypatch.setattr(memory_module, "_MAX_WAITING", most_waiting)
     shared = tmp_path / "shared"
     for name in ("shared", "wasm", "state"):
         (tmp_path / name).mkdir()
@@ -47,9 +46,9 @@ def test_inputs_wait_on_disk_until_there_is_memory(
         Layout(loaded),
         TakenVersions(tmp_path / "journal.sqlite", pytest.fail),
         Backlog(1000),
+        lambda _slot, _reference: None,
         emit,
         lambda path, _seconds: again.append(path),
-        lambda _slot, _reference: None,
     )
     for name in names:
         intake.consider(str(shared / name))

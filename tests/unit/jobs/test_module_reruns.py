@@ -45,8 +45,6 @@ class Bench:
             self.layout,
             TakenVersions(self.journal.path, pytest.fail),
             Backlog(1_000_000),
-            lambda _drop: None,
-            lambda _path, _seconds: None,
             lambda _slot, _reference: None,
         )
         self.learned: list[str] = []

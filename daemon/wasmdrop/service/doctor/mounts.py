@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from watchdog.observers.inotify_c import (
+from wasmdrop.intake.layout import RootedPath
+from wasmdrop.intake.tree_walk import walk
+from wasmdrop.intake.watchdog_adapter import (
     CallbackId,
     InotifyConstants,
     InotifyEvent,
@@ -20,9 +22,6 @@ from watchdog.observers.inotify_c import (
     Mask,
     WatchDescriptor,
 )
-
-from wasmdrop.intake.layout import RootedPath
-from wasmdrop.intake.tree_walk import walk
 from wasmdrop.intake.watcher import why_unwatched
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.service.doctor.finding import Finding, ok, problem, warning

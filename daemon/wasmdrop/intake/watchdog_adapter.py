@@ -1,0 +1,123 @@
+"""The daemon's only use of watchdog: its inotify descriptor, reading thread and table of watches.
+
+watchdog's own observers are not used. They pair the two halves of a rename and hold every later
+event back for half a second while a half is missing, which is the case whenever a consumer moves
+a result out of the tree. A unit test fails if the private parts used here change.
+"""
+
+import errno
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchCallback,
+    WatchDescriptor,
+)
+
+__all__ = [
+    "ATOMIC_WRITER_LINK",
+    "CallbackId",
+    "InotifyConstants",
+    "InotifyEvent",
+    "InotifyFD",
+    "InotifyReader",
+    "Mask",
+    "WatchDescriptor",
+]
+
+# watchdog warns when a directory that was renamed is added again, which updates its path.
+warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
+
+_DIRECTORY_EVENTS: Final = Mask(
+    InotifyConstants.IN_CLOSE_WRITE
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_MODIFY
+    | InotifyConstants.IN_ATTRIB
+    | InotifyConstants.IN_ONLYDIR
+)
+
+#: The link that a ConfigMap or Secret volume swaps to show new content (Kubernetes' atomic writer).
+ATOMIC_WRITER_LINK: Final = b"..data"
+
+_DOT: Final = ord(".")
+
+#: Read from the kernel's queue at once: more events than it holds by default.
+_BUFFER_BYTES: Final = 64 * 1024
+
+#: Pause before a read while the daemon is busy, in seconds. Tuned on two cores: even small jobs
+#: take over a millisecond each, so the open jobs of a busy daemon outlast the pause.
+_BUSY_PAUSE_SECONDS: Final = 0.010
+
+
+class InotifyReader(InotifyFD):
+    """One inotify instance and the thread that reads it.
+
+    Files whose names ``may_matter`` rejects raise no events: each result causes about ten. While
+    ``is_busy()`` is true events are read in larger batches.
+
+    Raises ``OSError``: ``EMFILE`` if the user has no inotify instance left or the process no
+    descriptor; ``ENOSYS`` or ``EPERM`` if inotify can't be used here.
+    """
+
+    _inotify_fd = -1
+
+    def __init__(
+        self,
+        may_matter: Callable[[str], bool] = lambda _name: True,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        try:
+            super().__init__()
+        except OSError:
+            if self._inotify_fd >= 0:  # there was no descriptor left for the pipe beside it
+                os.close(self._inotify_fd)
+            raise
+        if self._inotify_fd < 0:  # watchdog ignores EACCES
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._may_matter = may_matter
+        self._is_busy = is_busy
+
+    def watch_directory(self, path: bytes, callback: WatchCallback) -> WatchDescriptor:
+        """Report changes in a directory to ``callback``.
+
+        Raises ``OSError``, with ``ENOSPC`` if the user has no inotify watch left.
+        """
+        return self._watch(path, _DIRECTORY_EVENTS, callback)
+
+    def watch_file(self, path: bytes, callback: WatchCallback) -> WatchDescriptor:
+        """Report writes to a file to ``callback``. Raises ``OSError``."""
+        return self._watch(path, InotifyConstants.IN_MODIFY, callback)
+
+    def _watch(self, path: bytes, mask: Mask, callback: WatchCallback) -> WatchDescriptor:
+        descriptor = self.add_callback(path, mask, callback, CallbackId(id(callback)))
+        if descriptor < 0:  # watchdog ignores EACCES
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return descriptor
+
+    def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
+        """Return events of directories, of watches themselves, and of files that may matter."""
+        if self._is_busy():
+            # Most events are of results. Handling each at once takes the interpreter from jobs.
+            time.sleep(_BUSY_PAUSE_SECONDS)
+        return [
+            InotifyEvent(wd, mask, cookie, name)
+            for wd, mask, cookie, name in self._parse_event_buffer(
+                self._read_event_buffer(event_buffer_size)
+            )
+            if (wd != -1 or mask & InotifyConstants.IN_Q_OVERFLOW)
+            and (
+                not name
+                or mask & InotifyConstants.IN_ISDIR
+                or name == ATOMIC_WRITER_LINK
+                or (name[0] != _DOT and self._may_matter(os.fsdecode(name)))
+            )
+        ]
