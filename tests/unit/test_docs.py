@@ -1,7 +1,6 @@
 """The pages agree with the code and with one another: links, tables of reference, length."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -14,15 +13,9 @@ from wasmdrop.settings import SETTINGS, Setting
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = sorted(
-    ROOT / name
-    for name in subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.splitlines()
-    if (ROOT / name).exists()
+    page
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*.md", "host/*/*.md")
+    for page in ROOT.glob(pattern)
 )
 
 _MAX_README_LINES: Final = 130
@@ -31,7 +24,14 @@ _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 #: A path of the repository, from its root, from the package or from the tests.
 _PATH: Final = re.compile(r"`((?:\w+/)+\w+\.(?:py|md|sh|env|toml|yaml))`")
 _BASES: Final = (ROOT, ROOT / "daemon/wasmdrop", ROOT / "tests")
-_EVENT: Final = re.compile(r"`([a-z]+(?:-[a-z]+)*)`")
+_HYPHENATED: Final = re.compile(r"`([a-z]+(?:-[a-z]+)+)`")
+_TOOLS_AND_VOLUMES: Final = {
+    "lint-imports",
+    "wasm-opt",
+    "wasmdrop-shared",
+    "wasmdrop-state",
+    "wit-bindgen",
+}
 
 
 def _read(name: str) -> str:
@@ -153,11 +153,10 @@ def test_table_of_commands_lists_each_command() -> None:
     assert told == set(_COMMANDS)
 
 
-def test_logged_events_on_the_pages_exist_in_the_code() -> None:
-    """Operators search the log for the names that the pages give."""
+def test_hyphenated_names_on_the_pages_exist_in_the_code() -> None:
+    """Log events, codes and states: operators search for the names that the pages give."""
     source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("daemon/**/*.py"))
-    rows = _rows(_section(_read("docs/observability.md"), "Log"))
-    events = {name for cells in rows for name in _EVENT.findall(cells[0])}
-    events |= set(_EVENT.findall("".join(re.findall(r"\(`[^)]*`\)", _read("docs/operations.md")))))
-    assert len(events) > 20
-    assert [event for event in sorted(events) if f'"{event}"' not in source] == []
+    pages = (page for page in PAGES if page.parent.name != "examples")
+    names = {name for page in pages for name in _HYPHENATED.findall(_prose(page))}
+    missing = [name for name in sorted(names) if f'"{name}"' not in source]
+    assert set(missing) == _TOOLS_AND_VOLUMES
