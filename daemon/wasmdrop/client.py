@@ -36,13 +36,12 @@ import msgspec
 
 from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError, StorageError
-from wasmdrop.protocol.marker import Marker, parse_marker
+from wasmdrop.protocol.marker import MAX_MARKER_BYTES, Marker, parse_slot_marker
 from wasmdrop.protocol.outcome import Code, Status
 from wasmdrop.protocol.slot import SLOT_NAME_RULE, is_slot_name, result_stem
 from wasmdrop.protocol.text import one_line
 from wasmdrop.system import openat2
 from wasmdrop.system.slot_directory import SlotDirectory
-from wasmdrop.system.untrusted_trees import MAX_ENTRIES
 
 __all__ = ["MAX_RESULT_BYTES", "Result", "ResultError", "Submission", "TornResultError", "submit"]
 
@@ -60,18 +59,9 @@ _PAUSE_GROWTH: Final = 1.25
 #: mounts show the new marker beside cached old files for a while.
 _TORN_SECONDS: Final = 5.0
 
-#: Largest marker that is read: one that names as many files as a job may leave has 12 MB.
-_MARKER_BYTES: Final = 16 * 1024 * 1024
-
 #: Largest ``result.json`` and ``result.txt`` that are read: each has the results as text, and the
 #: first also the arguments. As values they take up to twenty times as much.
 _TEXT_BYTES: Final = 64 * 1024 * 1024
-
-#: Files of a result: those that a job may leave, and the four of a WASI program.
-_MAX_FILES: Final = MAX_ENTRIES + 4
-
-#: Names on the way to a file of an output: more than a job may make.
-_MAX_LEVELS: Final = 40
 
 _MODULE_NAME: Final = "module.wasm"
 _RESULTS: Final = (".json", ".txt", ".stdout", ".stderr")
@@ -238,22 +228,22 @@ class Submission(msgspec.Struct, frozen=True):
 
     def _look_in(self, directory: SlotDirectory, max_bytes: int) -> Result | str:
         name = self.marker_path.name
-        data = directory.read(name, _MARKER_BYTES, at_most=True)
+        data = directory.read(name, MAX_MARKER_BYTES, at_most=True)
         if data is None:
             return f"there is no marker yet; {self._daemon()}"
-        marker = _parsed(data, self.marker_path.stem)
+        marker = parse_slot_marker(data, self.marker_path.stem)
         if marker is None:
             return "there is something else in the marker's place"
         if marker.job == self.previous_job:
             return "the marker is still that of an earlier job"
-        if not self._is_of_this_input(marker):
+        if not marker.is_of_input(self.sha256, self.size_bytes, self.mtime_ns):
             return "the marker is that of another input"
         self._require_bounds(marker, max_bytes)
         files = {}
         for file, expected in marker.files.items():
             content = directory.read(file, expected.bytes)
             if content is None or hashlib.sha256(content).hexdigest() != expected.sha256:
-                if directory.read(name, _MARKER_BYTES, at_most=True) != data:
+                if directory.read(name, MAX_MARKER_BYTES, at_most=True) != data:
                     return "the results are just being replaced"
                 state = "is missing" if content is None else "does not have the marker's digest"
                 raise TornResultError(one_line(f"{self.slot}: {file} {state}"))
@@ -269,16 +259,6 @@ class Submission(msgspec.Struct, frozen=True):
         return (
             f"{self._shared_dir} has the lock of a daemon; if that runs, `wasmdrop jobs` beside it"
             " says what the job waits for, such as its module"
-        )
-
-    def _is_of_this_input(self, marker: Marker) -> bool:
-        found = marker.input
-        if found is None or found.sha256 is not None:
-            return found is not None and found.sha256 == self.sha256
-        # The daemon could not read it. Device and inode differ between mounts of one directory.
-        return found.file is not None and (found.bytes, found.file.mtime_ns) == (
-            self.size_bytes,
-            self.mtime_ns,
         )
 
     def _require_bounds(self, marker: Marker, max_bytes: int) -> None:
@@ -368,8 +348,8 @@ def submit(
         if module is not None:
             directory.put(_MODULE_NAME, module)
         marker_path = _marker_path(path)
-        previous = directory.read(marker_path.name, _MARKER_BYTES, at_most=True)
-        marker = None if previous is None else _parsed(previous, marker_path.stem)
+        previous = directory.read(marker_path.name, MAX_MARKER_BYTES, at_most=True)
+        marker = None if previous is None else parse_slot_marker(previous, marker_path.stem)
         status = directory.put(path.name, data)
         if ready_suffix:
             directory.put(path.name + ready_suffix, b"")
@@ -416,18 +396,3 @@ def _encoded(spec: Mapping[str, Any]) -> bytes:
 
 def _marker_path(input_path: Path) -> Path:
     return input_path.with_name(f"result{input_path.stem.removeprefix('input')}.done")
-
-
-def _parsed(data: bytes, stem: str) -> Marker | None:
-    """Return the marker that ``data`` is; None where it is none that this library knows."""
-    marker = parse_marker(data)
-    if marker is None or len(marker.files) > _MAX_FILES:
-        return None
-    inside = all(name.startswith(f"{stem}.") and _is_plain(name) for name in marker.files)
-    complete = {f"{stem}.json", f"{stem}.txt"} <= marker.files.keys()
-    return marker if inside and complete else None
-
-
-def _is_plain(name: str) -> bool:
-    parts = name.split("/")
-    return "\0" not in name and len(parts) <= _MAX_LEVELS and not {"", ".", ".."} & set(parts)

@@ -37,7 +37,7 @@ _ONCE: Final = {
     "service.instance_lock._InstanceLock._own_file:unlink",
     "service.instance_lock._InstanceLock._try:unlink",
     "delivery.placement.Placement._rename:replace-2",
-    "delivery.placement.Placement.leave:unlink",
+    "delivery.placement.Placement.close:unlink",
     "system.durable_files.write_durably:unlink",
     "jobs.journal.writer.Journal.remove_results:unlink",
     "jobs.journal.database._bring_up_to_date:commit",
@@ -49,7 +49,7 @@ _ONCE: Final = {
 }
 #: Points that are reached only after another one failed.
 _AFTER: Final = {
-    "delivery.placement.Placement.leave:unlink": "delivery.placement.Placement._rename:replace",
+    "delivery.placement.Placement.close:unlink": "delivery.placement.Placement._rename:replace",
     "system.durable_files.write_durably:unlink": "system.durable_files.write_durably:replace",
 }
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 import pytest
 
 from tests.support.deliveries import deliver, files_below
-from wasmdrop import client
 from wasmdrop.client import ResultError, Submission, TornResultError, submit
+from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES
+from wasmdrop.protocol.marker import MAX_MARKER_BYTES
 from wasmdrop.system.slot_directory import SlotDirectory
 
 GIBIBYTE: Final = 1 << 30
@@ -155,12 +156,12 @@ def test_a_marker_that_names_a_million_files_is_none(tmp_path: Path) -> None:
 
     def name_them(marker: dict[str, Any]) -> None:
         file = {"sha256": "0" * 64, "bytes": 0}
-        marker["files"] |= {f"result-x.output/{n}": file for n in range(client._MAX_FILES)}
+        marker["files"] |= {f"result-x.output/{n}": file for n in range(MAX_OUTPUT_ENTRIES + 4)}
 
     forge(submission, name_them)
     with pytest.raises(TimeoutError, match="something else in the marker's place"):
         submission.result(0)
-    million = submission.marker_path.read_bytes() + bytes(client._MARKER_BYTES)
+    million = submission.marker_path.read_bytes() + bytes(MAX_MARKER_BYTES)
     submission.marker_path.write_bytes(million)
     with pytest.raises(TimeoutError, match="something else in the marker's place"):
         submission.result(0)

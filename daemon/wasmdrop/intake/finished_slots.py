@@ -9,20 +9,13 @@ from typing import Final
 
 from wasmdrop.intake.untrusted_files import ChangedWhileReadError, read_regular
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.marker import Marker, parse_marker
+from wasmdrop.protocol.marker import MAX_MARKER_BYTES, Marker, parse_slot_marker
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import MARKER_SUFFIX, InputFile, Slot
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import Links
-from wasmdrop.system.untrusted_trees import MAX_ENTRIES
 
 __all__ = ["is_done", "true_marker"]
-
-#: Largest marker: one that names the most files that a job may leave, by the longest paths.
-_MARKER_BYTES: Final = 16 << 20
-
-#: Result files besides those that the program left.
-_RESULT_FILES: Final = 4
 
 #: Largest file whose digest is checked; of others the size is. A hostile slot may hold any number
 #: of large files that take no room on the disk.
@@ -36,10 +29,9 @@ def true_marker(slot: Slot) -> Marker | None:
     ``result.txt``, unless they are large, their digests.
     """
     try:
-        marker = parse_marker(_read(slot, slot.stem + MARKER_SUFFIX, _MARKER_BYTES))
-        if marker is None or f"{slot.stem}.json" not in marker.files:
-            return None
-        if len(marker.files) > MAX_ENTRIES + _RESULT_FILES:
+        data = _read(slot, slot.stem + MARKER_SUFFIX, MAX_MARKER_BYTES)
+        marker = parse_slot_marker(data, slot.stem)
+        if marker is None:
             return None
         root, relative = slot.result_location
         for name, file in marker.files.items():
@@ -47,8 +39,8 @@ def true_marker(slot: Slot) -> Marker | None:
                 return None
         for suffix in (".json", ".txt"):
             name = slot.stem + suffix
-            claimed = marker.files.get(name)
-            if claimed is not None and claimed.bytes <= _DIGESTED_BYTES:
+            claimed = marker.files[name]
+            if claimed.bytes <= _DIGESTED_BYTES:
                 digest = hashlib.sha256(_read(slot, name, _DIGESTED_BYTES)).hexdigest()
                 if digest != claimed.sha256:
                     return None
@@ -67,11 +59,11 @@ def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
     if marker is None or marker.input is None or marker.code == Code.MODULE_MISSING:
         return False
     written_at = datetime.fromtimestamp(mtime_ns / 1e9, UTC)
-    if input_.sha256 is not None:
-        is_same = marker.input.sha256 == input_.sha256
-    else:
-        file, version = marker.input.file, input_.version
-        is_same = file is not None and version is not None and file.mtime_ns == version.mtime_ns
+    # An input that the daemon can read now is another one than the one that it could not read.
+    was_readable, is_readable = marker.input.sha256 is not None, input_.sha256 is not None
+    is_same = was_readable == is_readable and marker.is_of_input(
+        input_.sha256, input_.size_bytes, mtime_ns
+    )
     return is_same and written_at <= marker.dropped_at
 
 

@@ -1,20 +1,26 @@
-"""What one job may use up."""
+"""Limits of one job."""
+
+from typing import Final
 
 import msgspec
 
-__all__ = ["GRANT_NAME", "MEBIBYTE", "Limits"]
+__all__ = ["GRANT_NAME", "MAX_OUTPUT_ENTRIES", "MEBIBYTE", "Limits"]
 
-MEBIBYTE = 1024 * 1024
+MEBIBYTE: Final = 1024 * 1024
 
-#: What a grant may be called: a name that is also a directory's, at the guest's root.
-GRANT_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+#: Files and directories that a job may leave. An empty file has no bytes, but takes an inode of the
+#: disk, a line of the marker and a sync.
+MAX_OUTPUT_ENTRIES: Final = 10_000
+
+#: Pattern of grant names. A grant is a directory of this name at the guest's root.
+GRANT_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Limits of one job. The daemon's own are the ceiling of what an input may ask for."""
+    """Limits of one job. An input may ask for at most the daemon's own limits."""
 
     timeout_sec: float = 20.0
-    """Wall clock of the run, in seconds; compiling is not counted."""
+    """Wall clock time of the run, without compilation."""
     memory_mb: int = 256
     """The guest's linear memories and tables together, in MiB."""
     output_mb: float = 8.0
@@ -22,7 +28,7 @@ class Limits(msgspec.Struct, frozen=True):
     disk_mb: int = 64
     """The files in the job's own directory together, in MiB."""
     fuel: int | None = None
-    """Units of wasmtime's fuel, about one an instruction; None counts none."""
+    """Units of wasmtime's fuel, about one per instruction; None for no limit."""
 
     @property
     def memory_bytes(self) -> int:

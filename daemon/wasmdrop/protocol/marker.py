@@ -1,7 +1,7 @@
-"""The completion marker: what it says, how it is written, and how it is read back.
+"""The completion marker: its definition, and how to write, read and check one.
 
-The one definition of the marker: the daemon writes values of it, reads them back as such, and the
-document that `wasmdrop schema marker` prints is made from it.
+The daemon writes and reads values of these types, and ``wasmdrop schema marker`` is generated from
+them.
 """
 
 import contextlib
@@ -11,11 +11,13 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES, Limits
 from wasmdrop.protocol.outcome import Code, Status
+from wasmdrop.protocol.slot import RESULT_SUFFIXES
 
 __all__ = [
     "MARKER_SCHEMA",
+    "MAX_MARKER_BYTES",
     "DeterministicEnvironment",
     "FileIdentity",
     "MarkedFile",
@@ -28,11 +30,21 @@ __all__ = [
     "encode_marker",
     "moment",
     "parse_marker",
+    "parse_slot_marker",
     "printable",
     "timestamp",
 ]
 
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
+
+#: Largest marker to read. One that names as many files as a job may leave has 12 MB.
+MAX_MARKER_BYTES: Final = 16 * 1024 * 1024
+
+#: Files of one marker: those that a job may leave, and its result files.
+_MAX_FILES: Final = MAX_OUTPUT_ENTRIES + len(RESULT_SUFFIXES)
+
+#: Components of a file's name in a marker. A job can make fewer levels of directories.
+_MAX_COMPONENTS: Final = 40
 
 Digest: TypeAlias = Annotated[
     str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex.")
@@ -52,7 +64,7 @@ class MarkedFile(msgspec.Struct, frozen=True):
 
 
 class MarkedModule(msgspec.Struct, frozen=True):
-    """The module, as it was when it was read."""
+    """The module as it was read."""
 
     path: str
     sha256: Digest
@@ -60,7 +72,7 @@ class MarkedModule(msgspec.Struct, frozen=True):
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
-    """What tells a file from others without its content (stat(2))."""
+    """Identifies a file without its content (stat(2))."""
 
     mtime_ns: Annotated[int, msgspec.Meta(description="Nanoseconds since 1970-01-01 UTC.")]
     inode: _Count
@@ -68,7 +80,7 @@ class FileIdentity(msgspec.Struct, frozen=True):
 
 
 class MarkedInput(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The input, as it was when it was read or refused."""
+    """The input as it was read or refused."""
 
     path: str
     sha256: Annotated[
@@ -83,7 +95,7 @@ class MarkedInput(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Seconds(msgspec.Struct, frozen=True):
-    """Where the time from drop to end went."""
+    """The time from drop to end, by phase."""
 
     queued: _Duration
     compile: _Duration
@@ -92,22 +104,22 @@ class Seconds(msgspec.Struct, frozen=True):
     cpu: Annotated[
         _Duration | None,
         msgspec.Meta(
-            description="Processor time of the run, with what WASI did for it; of a job that was"
-            " killed, of its whole process; null if that is not known or it never ran."
+            description="Processor time of the run, including its WASI calls; that of the whole"
+            " process if the job was killed; null if unknown or if the job never ran."
         ),
     ] = None
 
 
 class DeterministicEnvironment(msgspec.Struct, frozen=True):
-    """What a deterministic job saw of the outer world."""
+    """The environment of a deterministic job."""
 
     seed: int
     clock: str
-    """Where its clock started."""
+    """The time at which its clock started."""
 
 
 class RuntimeVersions(msgspec.Struct, frozen=True):
-    """Versions of what ran the job."""
+    """Versions of the software that ran the job."""
 
     wasmdrop: str
     wasmtime: str
@@ -115,7 +127,7 @@ class RuntimeVersions(msgspec.Struct, frozen=True):
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """The completion marker: its presence says that the files it names are complete and final.
+    """The completion marker. If it is present, the files that it names are complete and final.
 
     Wait for one whose ``input.sha256`` is that of the dropped file. If the daemon could not read
     the file, that is null: then wait for one whose ``input.file.mtime_ns`` is that of the dropped
@@ -135,7 +147,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
         str, msgspec.Meta(description="The path of its input below the shared directory.")
     ]
     entry: Annotated[
-        str | None, msgspec.Meta(description="What was called; null where nothing was.")
+        str | None, msgspec.Meta(description="The function that was called; null if none was.")
     ]
     module: MarkedModule | None
     input: MarkedInput | None
@@ -159,23 +171,53 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     runtime: RuntimeVersions
 
+    def is_of_input(self, sha256: str | None, size_bytes: int | None, mtime_ns: int) -> bool:
+        """Whether it is the marker of an input with this digest, size and time of modification.
+
+        The digest decides, if the daemon could read the input. Device and inode numbers are not
+        compared: they differ between mounts of the same directory.
+        """
+        if self.input is None or self.input.sha256 is not None:
+            return self.input is not None and self.input.sha256 == sha256
+        file = self.input.file
+        return file is not None and (self.input.bytes, file.mtime_ns) == (size_bytes, mtime_ns)
+
 
 _marker_decoder = msgspec.json.Decoder(Marker)
 _marker_encoder = msgspec.json.Encoder()
 
 
 def parse_marker(data: bytes) -> Marker | None:
-    """Return what a marker says, which anybody may have written; None where ``data`` is none."""
+    """Parse a marker; return None if ``data`` is not a valid one."""
     try:
         return _marker_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
+def parse_slot_marker(data: bytes, stem: str) -> Marker | None:
+    """Parse the marker of the slot with this stem, which any user may have forged.
+
+    Return None if it is not valid, lacks the files that every job writes, or names too many files
+    or files outside the slot.
+    """
+    marker = parse_marker(data)
+    if marker is None or len(marker.files) > _MAX_FILES:
+        return None
+    is_inside = all(name.startswith(f"{stem}.") and _is_plain(name) for name in marker.files)
+    is_complete = {f"{stem}.json", f"{stem}.txt"} <= marker.files.keys()
+    return marker if is_inside and is_complete else None
+
+
+def _is_plain(name: str) -> bool:
+    parts = name.split("/")
+    return "\0" not in name and len(parts) <= _MAX_COMPONENTS and not {"", ".", ".."} & set(parts)
+
+
 def encode_marker(marker: Marker) -> bytes:
-    """Return the content of the marker's file: one line."""
-    # msgspec's JSON is by far the faster. It leaves out microseconds that are none, and refuses
-    # names that are not UTF-8, which the standard library's takes.
+    """Return the content of the marker file: one line."""
+    # msgspec is much faster than the standard library, but it omits microseconds that are zero and
+    # rejects names that are not UTF-8.
     if all(each.microsecond for each in (marker.dropped_at, marker.started_at, marker.finished_at)):
         with contextlib.suppress(UnicodeEncodeError):
             return _marker_encoder.encode(marker) + b"\n"
@@ -184,22 +226,22 @@ def encode_marker(marker: Marker) -> bytes:
 
 
 def moment(nanoseconds: int) -> datetime:
-    """Return a time since 1970-01-01 UTC, to the microsecond."""
+    """Return a time since the epoch as a datetime in UTC, to the microsecond."""
     return datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
 
 
 def timestamp(nanoseconds: int) -> str:
-    """Return a time as RFC 3339 in UTC with microseconds."""
+    """Return a time since the epoch as RFC 3339, in UTC with microseconds."""
     return _rfc3339(moment(nanoseconds))
 
 
 def compact(value: Any) -> str:
-    """Return ``value`` as JSON without spaces; times as RFC 3339."""
+    """Return ``value`` as JSON without spaces, times as RFC 3339."""
     return _compact_encoder.encode(value)
 
 
 def printable(text: str) -> bytes:
-    """Encode; what is not UTF-8 in a name of a file is shown as a question mark."""
+    """Encode as UTF-8; bytes of file names that are not UTF-8 become question marks."""
     return text.encode("utf-8", "replace")
 
 
@@ -207,7 +249,7 @@ def _rfc3339(value: datetime) -> str:
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-#: Made once: ``json.dumps`` makes one for each call.
+#: One encoder for all calls: ``json.dumps`` makes a new one each time.
 _compact_encoder: Final = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_rfc3339
 )

@@ -16,13 +16,13 @@ import stat
 from collections.abc import Iterator
 from typing import Final, Self
 
+from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES
 from wasmdrop.protocol.outcome import OutputFile, OutputTree
 from wasmdrop.system.descriptors import CREATE_FLAGS, DIRECTORY_FLAGS, file_kind, write_all
 from wasmdrop.system.durable_files import begin_writing
 from wasmdrop.system.openat2 import open_at, open_regular_at
 
 __all__ = [
-    "MAX_ENTRIES",
     "ChangedTreeError",
     "TreeLimitError",
     "copy_tree",
@@ -30,10 +30,6 @@ __all__ = [
     "is_empty",
     "measure",
 ]
-
-#: Entries of one tree. An empty file has no bytes, but takes an inode of the disk, a line of the
-#: marker and a sync.
-MAX_ENTRIES: Final = 10_000
 
 #: Levels of directories, and bytes of a path below the tree, as for the files of an input.
 _MAX_DEPTH: Final = 32
@@ -178,8 +174,8 @@ def _walk(root: str) -> Iterator[tuple[str, int, "os.DirEntry[str]"]]:
                 os.close(levels.pop()[1])
                 continue
             count += 1
-            if count > MAX_ENTRIES:
-                raise TreeLimitError(f"more than {MAX_ENTRIES} files and directories")
+            if count > MAX_OUTPUT_ENTRIES:
+                raise TreeLimitError(f"more than {MAX_OUTPUT_ENTRIES} files and directories")
             path = prefix + entry.name
             yield path, directory, entry
             if not entry.is_dir(follow_symlinks=False):
@@ -197,7 +193,7 @@ def _walk(root: str) -> Iterator[tuple[str, int, "os.DirEntry[str]"]]:
 def _level(prefix: str, directory: int) -> tuple[str, int, Iterator["os.DirEntry[str]"]]:
     with os.scandir(directory) as entries:
         # One entry over the limit is enough: a job that keeps adding entries must not stall us.
-        return prefix, directory, iter(list(itertools.islice(entries, MAX_ENTRIES + 1)))
+        return prefix, directory, iter(list(itertools.islice(entries, MAX_OUTPUT_ENTRIES + 1)))
 
 
 def _why_unpublished(path: str) -> str | None:

@@ -20,12 +20,13 @@ def slot(tmp_path: Path) -> Slot:
     """Give a slot one directory below a shared one, with a result."""
     directory = tmp_path / "slot"
     directory.mkdir()
-    (directory / "result.json").write_bytes(LINE)
+    for suffix in ("json", "txt"):
+        (directory / f"result.{suffix}").write_bytes(LINE)
     return Slot("slot/input.json", str(directory / "input.json"), str(directory), "result")
 
 
 def mark(slot: Slot, marked: dict[str, Any] | None = None, **files: dict[str, Any]) -> None:
-    """Write a marker that names ``result.json``, and other files by their suffix."""
+    """Write a marker of ``result.json``, ``result.txt`` and other files, given by their suffix."""
     digest = hashlib.sha256(LINE).hexdigest()
     marker = {
         "schema": "wasmdrop.marker/1",
@@ -39,7 +40,9 @@ def mark(slot: Slot, marked: dict[str, Any] | None = None, **files: dict[str, An
         "entry": "fib",
         "module": None,
         "input": marked,
-        "files": {"result.json": {"sha256": digest, "bytes": len(LINE)}}
+        "files": {
+            f"result.{suffix}": {"sha256": digest, "bytes": len(LINE)} for suffix in ("json", "txt")
+        }
         | {f"result.{suffix}": file for suffix, file in files.items()},
         **dict.fromkeys(("dropped_at", "started_at", "finished_at"), MOMENT),
         "seconds": dict.fromkeys(("queued", "compile", "run", "total"), 0.0),
@@ -56,8 +59,8 @@ def sparse(path: Path, size_bytes: int) -> dict[str, Any]:
     return {"sha256": "0" * 64, "bytes": size_bytes}
 
 
-def test_true_marker_is_believed(slot: Slot) -> None:
-    """And not if a file has another size, or a small one other content."""
+def test_true_marker_of_changed_or_missing_file_is_none(slot: Slot) -> None:
+    """A marker is true only if each file has its size, and a small one its digest."""
     mark(slot)
     assert true_marker(slot) is not None
     path = Path(slot.directory) / "result.json"
@@ -68,7 +71,7 @@ def test_true_marker_is_believed(slot: Slot) -> None:
     assert true_marker(slot) is None
 
 
-def test_forged_marker_costs_no_memory(slot: Slot) -> None:
+def test_true_marker_of_huge_files_takes_little_memory(slot: Slot) -> None:
     """A marker of a gigabyte, and one that names files of terabytes."""
     directory = Path(slot.directory)
     tracemalloc.start()
@@ -84,7 +87,7 @@ def test_forged_marker_costs_no_memory(slot: Slot) -> None:
         tracemalloc.stop()
 
 
-def test_marker_leads_nowhere_else(slot: Slot, tmp_path: Path) -> None:
+def test_true_marker_outside_the_slot_is_none(slot: Slot, tmp_path: Path) -> None:
     """Neither by the names of its files, nor by a directory that is a link by now."""
     (tmp_path / "outside").write_bytes(LINE)
     digest = {"sha256": hashlib.sha256(LINE).hexdigest(), "bytes": len(LINE)}
@@ -96,8 +99,8 @@ def test_marker_leads_nowhere_else(slot: Slot, tmp_path: Path) -> None:
     assert true_marker(slot) is None
 
 
-def test_unread_input_is_done_if_the_marker_has_its_time(slot: Slot) -> None:
-    """It has no digest; another file at its place, or one that was read, is not done."""
+def test_is_done_without_digest_compares_time_and_size(slot: Slot) -> None:
+    """A file with another time, or an input that was readable then or is now, is not done."""
     path = slot.input_path
     file = {"mtime_ns": 7, "inode": 2, "device": 1}
     mark(slot, {"path": path, "sha256": None, "bytes": 9, "file": file})
