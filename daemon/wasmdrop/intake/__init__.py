@@ -1,1 +1,1 @@
-"""Intake: reads a drop safely, judges it strictly, and makes a job of it."""
+"""Intake: notices and reads drops."""

@@ -1,13 +1,13 @@
-"""Counters of intake, read by metrics."""
+"""Counters of intake, for the metrics."""
 
 __all__ = ["IntakeCounters"]
 
 
 class IntakeCounters:
-    """Counts since the daemon started. Each is written by one thread."""
+    """Counts since the daemon started. Each is written by one thread at a time."""
 
     def __init__(self) -> None:
         self.events_lost = 0
-        """Times that the kernel dropped events, which a full scan made up for."""
+        """Times that events were lost, each followed by a full scan."""
         self.names_ignored = 0
-        """Log lines about ignored files whose names are almost those of inputs or modules."""
+        """Log lines about ignored names."""

@@ -1,6 +1,6 @@
-"""Reads completion markers back: what a slot itself says of the job that was done last.
+"""Reads completion markers back, to learn which job a slot finished last.
 
-Anybody who can write to the slot may have forged it. What is read is bounded, whatever it says.
+Everyone who can write to the slot can forge its marker. The size of what is read is bounded.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from wasmdrop.system.openat2 import Links
 
 __all__ = ["is_done", "true_marker"]
 
-#: Largest file whose digest is checked; of others the size is. A hostile slot may hold any number
-#: of large files that take no room on the disk.
+#: Largest file whose digest is checked; for others only the size is. A hostile slot may hold any
+#: number of large files that take no space on the disk.
 _DIGESTED_BYTES: Final = 1 << 20
 
 
 def true_marker(slot: Slot) -> Marker | None:
-    """Return the marker in a slot; None where there is none, or one that is not true.
+    """Return the marker in a slot; None if there is none or the files do not agree with it.
 
-    It is believed where each file that it names has its size, and ``result.json`` and
-    ``result.txt``, unless they are large, their digests.
+    Each file must have the size in the marker; ``result.json`` and ``result.txt`` must have their
+    digests, unless they are large.
     """
     try:
         data = _read(slot, slot.stem + MARKER_SUFFIX, MAX_MARKER_BYTES)
@@ -45,15 +45,15 @@ def true_marker(slot: Slot) -> Marker | None:
                 if digest != claimed.sha256:
                     return None
     except (OSError, RefusedError, ChangedWhileReadError, ValueError):
-        return None  # whatever lies there is not what a job wrote
+        return None  # no job wrote this
     return marker
 
 
 def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
-    """Return whether the slot's own marker says that this input was done: the journal is lost.
+    """Return whether the slot's marker says that this input was done. Used if the journal is lost.
 
-    The same bytes written again later are a drop of their own. A job that found no module is not
-    done: nobody remembers to run it when there is one.
+    The same bytes written again later are another drop. A job that found no module is not done,
+    because no journal would rerun it when the module arrives.
     """
     marker = true_marker(slot)
     if marker is None or marker.input is None or marker.code == Code.MODULE_MISSING:

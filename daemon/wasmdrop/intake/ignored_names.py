@@ -1,7 +1,7 @@
-"""Near misses: files whose names are almost those of inputs or modules, and so are ignored.
+"""Logs ignored names: those of files that were probably meant to be inputs or modules.
 
-Each is logged once a day, as far as there are not too many: whoever owns a directory may make any
-number of such names. What lies in one directory of the shared one does not count for another.
+Each is logged once a day, up to a limit for each directory below the shared one, because its owner
+can create any number of such names.
 """
 
 import os
@@ -21,23 +21,23 @@ __all__ = ["IgnoredNames"]
 
 _log = structlog.get_logger()
 
-#: Names logged a day in one directory of the shared one, with all that is below it, and how many
-#: such directories there may be. Each name takes about 70 bytes of memory.
-_MOST_NAMES: Final = 64
-_MOST_DIRECTORIES: Final = 256
+#: Most names logged a day for one directory below the shared one, with its subdirectories, and most
+#: such directories. Each name takes about 70 bytes of memory.
+_MAX_NAMES: Final = 64
+_MAX_DIRECTORIES: Final = 256
 
 _DAY_SECONDS: Final = 86_400.0
 
-_NO_MORE: Final = "no more of them are logged today; wasmdrop doctor counts them"
+_NO_MORE: Final = "no more ignored names are logged today; wasmdrop doctor counts them"
 
-#: How long a file must be unchanged, in seconds: until then a producer may yet rename it.
+#: Time, in seconds, for a producer to rename a file before it is logged.
 _QUIET_SECONDS: Final = 2.0
 
 
 class IgnoredNames:
-    """Logs near misses. Safe to use from several threads.
+    """Logs ignored names. Thread-safe.
 
-    ``recheck`` is asked to notice a path once more after some seconds.
+    ``recheck(path, seconds)`` has a path considered again later.
     """
 
     def __init__(
@@ -52,36 +52,36 @@ class IgnoredNames:
         self._recheck = recheck
         self._clock = clock
         self._logged: dict[str, set[int]] = {}
-        """Hashes of the paths that were logged, by directory."""
+        """Hashes of the logged paths, by directory."""
         self._since = clock()
         self._lock = threading.Lock()
 
     def consider(self, path: str) -> None:
-        """Log a file that is no drop, if its name is almost that of one."""
+        """Log a file that is no drop, if it was probably meant to be one."""
         reason = self._layout.why_ignored(path)
         if reason is None or not self._has_room(path):
             return
-        place = self._layout.rooted(path)
+        rooted = self._layout.rooted(path)
         try:
-            status = openat2.lstat(place.root, place.relative)
+            status = openat2.lstat(rooted.root, rooted.relative)
         except OSError:
-            return  # it is gone, or the walk says what is wrong
+            return  # it is gone, or the scan reports what is wrong
         if stat.S_ISDIR(status.st_mode):
             return
         # A file server's clock may be ahead.
         if 0 <= self._clock() - status.st_ctime < _QUIET_SECONDS:
             self._recheck(path, _QUIET_SECONDS)
             return
-        self._tell(path, reason)
+        self._report(path, reason)
 
     def consider_directory(self, path: str) -> None:
-        """Log a directory in which nothing is looked at, because it lies too deep."""
+        """Log a directory that is too deep to be scanned."""
         reason = self._layout.why_too_deep(path)
         if reason is not None and self._has_room(path):
-            self._tell(path, reason)
+            self._report(path, reason)
 
     def _has_room(self, path: str) -> bool:
-        """Whether the path was not logged yet, and may be."""
+        """Return whether the path was not logged yet, and may be."""
         directory = self._directory_of(path)
         with self._lock:
             if abs(self._clock() - self._since) >= _DAY_SECONDS:
@@ -89,10 +89,10 @@ class IgnoredNames:
                 self._since = self._clock()
             logged = self._logged.get(directory)
             if logged is None:
-                return len(self._logged) < _MOST_DIRECTORIES
-            return len(logged) < _MOST_NAMES and hash(path) not in logged
+                return len(self._logged) < _MAX_DIRECTORIES
+            return len(logged) < _MAX_NAMES and hash(path) not in logged
 
-    def _tell(self, path: str, reason: str) -> None:
+    def _report(self, path: str, reason: str) -> None:
         directory = self._directory_of(path)
         with self._lock:
             logged = self._logged.setdefault(directory, set())
@@ -100,8 +100,8 @@ class IgnoredNames:
                 return
             logged.add(hash(path))
             self._counters.names_ignored += 1
-            is_last_name = len(logged) == _MOST_NAMES
-            is_last_directory = len(logged) == 1 and len(self._logged) == _MOST_DIRECTORIES
+            is_last_name = len(logged) == _MAX_NAMES
+            is_last_directory = len(logged) == 1 and len(self._logged) == _MAX_DIRECTORIES
         _log.warning("name-ignored", path=path, reason=reason)
         if is_last_name:
             _log.warning("names-ignored", directory=directory, reason=_NO_MORE)
@@ -109,6 +109,6 @@ class IgnoredNames:
             _log.warning("names-ignored", directory="others", reason=_NO_MORE)
 
     def _directory_of(self, path: str) -> str:
-        place = self._layout.rooted(path)
-        first, separator, _rest = place.relative.partition("/")
-        return os.path.join(place.root, first) if separator else place.root  # noqa: PTH118 - any bytes
+        rooted = self._layout.rooted(path)
+        first, separator, _rest = rooted.relative.partition("/")
+        return os.path.join(rooted.root, first) if separator else rooted.root  # noqa: PTH118 - any bytes

@@ -1,4 +1,4 @@
-"""Which path is what: slots, modules, and names that are never looked at."""
+"""The meaning of paths: slots, modules, and ignored names."""
 
 import errno
 import os
@@ -16,12 +16,12 @@ __all__ = ["MODULE_NAME", "Layout", "RootedPath", "is_ignored"]
 MODULE_NAME: Final = "module.wasm"
 
 _UNFINISHED: Final = ("~", ".tmp", ".part")
-#: What a program left must be no drop, whatever it named it: a guest would else give orders.
+#: Output files are ignored, too: a guest must not be able to drop jobs.
 _IGNORED: Final = (*_UNFINISHED, OUTPUT_SUFFIX)
 
 
 class RootedPath(msgspec.Struct, frozen=True):
-    """Where a file may lie: a path below the directory that links from it must not leave."""
+    """A path below a root, the directory that links on the way must not leave."""
 
     root: str
     relative: str
@@ -38,7 +38,7 @@ class RootedPath(msgspec.Struct, frozen=True):
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or directory of this name is never looked at."""
+    """Return whether files and directories of this name are ignored."""
     return name.startswith(".") or name.endswith(_IGNORED)
 
 
@@ -52,7 +52,7 @@ class Layout:
         self._max_depth = settings.max_depth
         self._ready_suffix = settings.ready_suffix
         self.root_slot = self._root_slot(settings)
-        #: The operator may call these two as they like.
+        #: Names that the operator chose.
         self._own_names = {os.path.basename(self.wasm_path), settings.input_path.name}  # noqa: PTH119
         self._own_names |= {name + self._ready_suffix for name in self._own_names}
 
@@ -70,15 +70,15 @@ class Layout:
         )
 
     def may_matter(self, name: str) -> bool:
-        """Whether a file of this name may be an input or a module, or was meant to be one.
+        """Return whether a file of this name may be, or was meant to be, an input or a module.
 
-        Most files are results.
+        False for most files, because most are results.
         """
         folded = name.lower()
         return _is_like_input(folded) or folded.endswith(".wasm") or name in self._own_names
 
     def slot_of(self, path: str) -> Slot | None:
-        """Return the slot whose input ``path`` is, if it is one's."""
+        """Return the slot whose input is at ``path``, if there is one."""
         if path == self.root_slot.input_path:
             return self.root_slot
         directory, name = os.path.split(path)
@@ -93,7 +93,7 @@ class Layout:
         )
 
     def input_announced_by(self, path: str) -> str | None:
-        """Return the input path that ``path`` is the ready file of, if it is one's."""
+        """Return the path of the input whose ready file is at ``path``, if that is a ready file."""
         suffix = self._ready_suffix
         if not suffix or not path.endswith(suffix):
             return None
@@ -101,15 +101,15 @@ class Layout:
 
     @property
     def announces_inputs(self) -> bool:
-        """Whether a file of its own says that an input is complete."""
+        """Whether a ready file says that an input is complete."""
         return bool(self._ready_suffix)
 
     def is_ready(self, slot: Slot) -> bool:
-        """Whether the producer has said that the slot's input is complete."""
+        """Return whether the slot's input has its ready file, or needs none."""
         return not self._ready_suffix or self._exists(slot.input_path + self._ready_suffix)
 
     def is_module(self, path: str) -> bool:
-        """Whether a module dropped at ``path`` could matter to any job."""
+        """Return whether a module at ``path`` could be that of a job."""
         if path == self.wasm_path:
             return True
         directory, name = os.path.split(path)
@@ -118,9 +118,9 @@ class Layout:
         return name.endswith(".wasm") and _is_below(path, self.wasm_dir)
 
     def why_ignored(self, path: str) -> str | None:
-        """Return why a file that was meant to be an input or a module is none.
+        """Return why a file that was probably meant to be an input or a module is ignored.
 
-        None for inputs and modules, and for files whose names are not like theirs.
+        Return None for inputs, modules, and files of any other name.
         """
         directory, name = os.path.split(path)
         folded = name.lower()
@@ -141,7 +141,7 @@ class Layout:
         return "only module.wasm is a module here; others belong in the wasm directory"
 
     def why_too_deep(self, directory: str) -> str | None:
-        """Return why nothing in ``directory`` is an input; None outside of the shared directory."""
+        """Return why ``directory`` is not scanned; None outside the shared directory."""
         if not _is_below(directory, self.shared_dir):
             return None
         return (
@@ -150,16 +150,16 @@ class Layout:
         )
 
     def rooted(self, path: str) -> RootedPath:
-        """Return ``path`` as a place below the directory that links from it must not leave."""
+        """Return ``path`` below the shared or the wasm directory, else below its own directory."""
         for root in (self.shared_dir, self.wasm_dir):
             if path == root or _is_below(path, root):
                 return RootedPath(root, _below(path, root))
         return RootedPath(*os.path.split(path))
 
     def module_places(self, slot: Slot, reference: str | None) -> Iterator[RootedPath]:
-        """Give the places where the module of a job may lie, the first that is there counts.
+        """Yield where the module of a job may be, in order of precedence.
 
-        ``reference`` is the input's ``module``, unless it names a digest.
+        ``reference`` is the input's ``module``, unless it is a digest.
         """
         if reference is not None:
             yield RootedPath(self.wasm_dir, reference)
@@ -172,14 +172,14 @@ class Layout:
         yield RootedPath(*os.path.split(self.wasm_path))
 
     def has_input(self, slot: Slot) -> bool:
-        """Whether anything lies at the place of the slot's input."""
+        """Return whether anything is at the path of the slot's input."""
         return self._exists(slot.input_path)
 
     def slots_in(self, directory: str) -> list[Slot]:
-        """Return the slots that have an input in ``directory`` itself; none behind a link."""
-        place = self.rooted(directory)
+        """Return the slots with an input in ``directory`` itself; none if it is behind a link."""
+        rooted = self.rooted(directory)
         try:
-            names = sorted(openat2.names_in(place.root, place.relative))
+            names = sorted(openat2.names_in(rooted.root, rooted.relative))
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 raise
@@ -188,9 +188,9 @@ class Layout:
         return [slot for slot in slots if slot is not None]
 
     def _exists(self, path: str) -> bool:
-        place = self.rooted(path)
+        rooted = self.rooted(path)
         try:
-            openat2.lstat(place.root, place.relative)
+            openat2.lstat(rooted.root, rooted.relative)
         except OSError:
             return False
         return True

@@ -125,9 +125,9 @@ class Scanner:
             self._home.schedule(self.period_seconds, None)
             return
         self._look(path)  # first, because a directory may have the name of an input
-        place = self._layout.rooted(path)
+        rooted = self._layout.rooted(path)
         with contextlib.suppress(OSError):
-            if stat.S_ISDIR(openat2.lstat(place.root, place.relative).st_mode):
+            if stat.S_ISDIR(openat2.lstat(rooted.root, rooted.relative).st_mode):
                 yield from self._scan(path, is_new=True)
 
     def _scan_everything(self) -> Steps:

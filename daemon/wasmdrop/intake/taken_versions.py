@@ -1,7 +1,6 @@
-"""The memory of which versions of files were taken: in the journal, with what it does not hold yet.
+"""Remembers which versions of files were taken, as the journal does or will do.
 
-There may be as many files as the disk has room for, so they are not kept in memory, but for those
-that changed lately.
+There may be as many files as the disk has room for, so only recent changes are in memory.
 """
 
 import os
@@ -17,25 +16,25 @@ from wasmdrop.protocol.errors import StorageError
 
 __all__ = ["JournalUnreadableError", "TakenVersions"]
 
-#: Changes that are kept in memory although the journal may have them by now.
-_RECENT: Final = 4096
+#: Changes kept in memory even if the journal has them.
+_MAX_RECENT: Final = 4096
 
-#: Of these, how many are compared with the journal at once.
+#: How many of them are compared with the journal at once.
 _COMPARED: Final = 1024
 
-#: Rows that are read at once.
+#: Rows read at once.
 _ROWS: Final = 500
 
 
 class JournalUnreadableError(StorageError):
-    """The journal can't be read any more, so that the daemon is about to end."""
+    """The journal can't be read any more, and the daemon is about to end."""
 
 
 class TakenVersions:
-    """Versions by path, as ``journal`` has them. Safe to use from several threads.
+    """Versions by path, as ``journal`` has them. Thread-safe.
 
-    Whoever changes one has the journal write the same. ``on_damage`` is called, on any thread, with
-    the reason why the journal can't be read any more, before ``JournalUnreadableError`` is raised.
+    The caller of :meth:`put` has the journal write the same. ``on_damage(reason)`` is called, on
+    any thread, if the journal can't be read any more, before ``JournalUnreadableError`` is raised.
     """
 
     def __init__(self, journal: Path, on_damage: Callable[[str], None]) -> None:
@@ -47,15 +46,15 @@ class TakenVersions:
             check_same_thread=False,
         )
         self._recent: OrderedDict[str, bytes | None] = OrderedDict()
-        self._bound = _RECENT
+        self._limit = _MAX_RECENT
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Let go of the journal."""
+        """Close the journal."""
         self._connection.close()
 
     def is_empty(self) -> bool:
-        """Whether no version was taken."""
+        """Return whether no version was taken."""
         with self._lock:
             return not self._recent and not self._read("SELECT 1 FROM taken LIMIT 1", [])
 
@@ -64,7 +63,7 @@ class TakenVersions:
         return self.get_all([path]).get(path)
 
     def get_all(self, paths: Sequence[str]) -> dict[str, bytes]:
-        """Return the versions that were taken of these files, where some were."""
+        """Return the versions that were taken of these files, by path."""
         with self._lock:
             known = {path: self._recent[path] for path in paths if path in self._recent}
             others = [path for path in paths if path not in known]
@@ -72,15 +71,15 @@ class TakenVersions:
             return found | self._stored(others)
 
     def put(self, path: str, version: bytes | None) -> None:
-        """Note a version that was taken, or, with None, that it was forgotten."""
+        """Record a version that was taken, or with None that it was forgotten."""
         with self._lock:
             self._recent[path] = version
             self._recent.move_to_end(path)
-            if len(self._recent) > self._bound:
-                self._let_go()
+            if len(self._recent) > self._limit:
+                self._drop_oldest()
 
     def pages(self) -> Iterator[list[tuple[str, bytes]]]:
-        """Give all paths with their versions, some at a time."""
+        """Yield all paths with their versions, in pages."""
         with self._lock:
             recent = [(path, version) for path, version in self._recent.items() if version]
         yield recent
@@ -96,14 +95,14 @@ class TakenVersions:
             last = rows[-1][0]
             yield page
 
-    def _let_go(self) -> None:
-        """Forget the oldest changes, unless the journal has yet to write them."""
+    def _drop_oldest(self) -> None:
+        """Forget the oldest changes that the journal has written."""
         oldest = [self._recent.popitem(last=False) for _ in range(_COMPARED)]
         stored = self._stored([path for path, _version in oldest])
-        # Last, so that next time others are compared.
+        # As the youngest, so that others are compared next time.
         self._recent.update(item for item in oldest if stored.get(item[0]) != item[1])
-        # Where the journal is late, not at each change.
-        self._bound = max(_RECENT, len(self._recent) + _COMPARED)
+        # If the journal is late, not again at each change.
+        self._limit = max(_MAX_RECENT, len(self._recent) + _COMPARED)
 
     def _stored(self, paths: Sequence[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}

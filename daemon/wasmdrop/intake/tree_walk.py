@@ -1,7 +1,7 @@
 """Walks through a directory tree that others may change, some entries at a time.
 
-Each directory is opened from the descriptor of the one above it, so the walk stays in the tree that
-it began in, and follows no link. It holds one descriptor and a few hundred names for each level.
+Each directory is opened from the descriptor of the one above it, so the walk stays in its tree and
+follows no link. It holds one descriptor and a few hundred names per level.
 """
 
 import itertools
@@ -21,7 +21,7 @@ __all__ = ["EntryBatch", "walk"]
 
 _log = structlog.get_logger()
 
-#: Entries of one batch: some milliseconds of work.
+#: Entries of one batch: a few milliseconds of work.
 _BATCH_ENTRIES: Final = 256
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
@@ -33,13 +33,13 @@ class EntryBatch:
 
     path: str
     fd: int
-    """The open directory, until the walk goes on."""
+    """The open directory, valid until the walk continues."""
     _entries: "list[os.DirEntry[str]]"
 
     def statuses(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, os.stat_result]]:
-        """Return the wanted names with the status of each, of a link itself (lstat(2)).
+        """Return the wanted names with the status of each (lstat(2)).
 
-        Those that can't be looked at are left out, with one warning.
+        Names whose status can't be read are left out, with one warning.
         """
         found = []
         failure: OSError | None = None
@@ -50,7 +50,7 @@ class EntryBatch:
                 except FileNotFoundError:
                     pass  # removed meanwhile
                 except OSError as error:
-                    # Its owner may let us list the directory, and not look at what is in it.
+                    # A directory may be readable and not searchable.
                     failure = failure or error
         if failure is not None:
             _warn(self.path, failure)
@@ -72,31 +72,31 @@ class _Level:
 
 
 def walk(
-    place: RootedPath,
+    top: RootedPath,
     max_depth: int,
-    is_apart: Callable[[str], bool],
+    is_mount: Callable[[str], bool],
     on_open: Callable[[str, int], None],
     on_mount: Callable[[str], None] = lambda _path: None,
     on_too_deep: Callable[[str], None] = lambda _path: None,
 ) -> Iterator[EntryBatch]:
-    """Give what is in the directory ``place`` and in those below it, ``max_depth`` levels deep.
+    """Yield the entries of the directory ``top`` and of those below it, ``max_depth`` levels deep.
 
-    Directories with names that are ignored are left out, as are those that ``is_apart`` names.
-    ``on_open(path, fd)`` is called with each directory before it is listed, ``on_mount(path)`` with
-    what ``is_apart`` did not name and is on another mount, which is left out, ``on_too_deep(path)``
-    with directories that lie deeper. Directories that are gone are passed over, and those that
-    can't be read, or not to their end, with a warning.
+    Directories with ignored names are left out, and so are those for which ``is_mount`` is true.
+    ``on_open(path, fd)`` is called with each directory before it is listed; ``on_mount(path)`` with
+    directories on another mount that ``is_mount`` did not know, which are left out, too;
+    ``on_too_deep(path)`` with directories that are deeper. Directories that are gone are skipped.
+    Those that can't be read, or only in part, are skipped with a warning.
     """
     levels: list[_Level] = []
     try:
-        top = partial(openat2.open_directory, place.root, place.relative)
-        _enter(levels, place.path, top, on_open)
+        open_top = partial(openat2.open_directory, top.root, top.relative)
+        _enter(levels, top.path, open_top, on_open)
         while levels:
             level = levels[-1]
             if level.directories:
                 name = level.directories.pop()
                 path = f"{level.path}/{name}"
-                if not is_apart(path):
+                if not is_mount(path):
                     below = partial(openat2.open_at, level.fd, name, _DIRECTORY)
                     try:
                         with openat2.staying_on_mounts():
@@ -125,7 +125,7 @@ def walk(
 
 
 def _next_of(level: _Level) -> "list[os.DirEntry[str]]":
-    """Return the next entries; none where the rest can't be had."""
+    """Return the next entries; none if the rest can't be read."""
     try:
         return list(itertools.islice(level.entries, _BATCH_ENTRIES))
     except OSError as error:
@@ -137,7 +137,7 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
-        return False  # of a filesystem that does not say, and must not be asked
+        return False  # the filesystem reports no type, and asking for one failed
 
 
 def _warn(path: str, error: OSError) -> None:

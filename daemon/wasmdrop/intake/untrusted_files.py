@@ -1,8 +1,8 @@
-"""Reads files that others may have put there: never blocks, never leaves its directory.
+"""Reads files that others can change: never blocks, never leaves the directory.
 
-Promises that what is returned is one version of one regular file. Opening happens in two steps, a
-look at what lies there (``O_PATH``) and then the same object itself, so that a FIFO, a device or a
-socket is never opened at all.
+Guarantees that the result is one version of one regular file. A file is first opened with
+``O_PATH`` and checked; then the same object is opened for reading. A FIFO, a device or a socket is
+never opened.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ _KINDS: Final = (
 
 
 class ChangedWhileReadError(Exception):
-    """The file was written to while it was read; it will be complete later."""
+    """The file was written to while it was read."""
 
 
 class FileRead(msgspec.Struct, frozen=True):
-    """One version of a file, whole."""
+    """The content of one version of a file."""
 
     data: bytes
     version: FileVersion
@@ -54,7 +54,7 @@ class OpenFile(NamedTuple):
     found_in: DirectoryIdentity | None
 
 
-#: What sets the size of files that are read.
+#: Settings of the largest file that is read.
 _SETTINGS: Final = {
     Code.INVALID_INPUT: "WASMDROP_MAX_INPUT_MB",
     Code.INVALID_MODULE: "WASMDROP_MAX_MODULE_MB",
@@ -67,9 +67,9 @@ def open_regular(
 ) -> Iterator[OpenFile]:
     """Open the regular file ``relative`` below ``root``.
 
-    ``links`` says which links are followed. Raises ``FileNotFoundError`` where nothing is there;
-    ``RefusedError`` with ``code`` for what is no regular file, larger than ``max_bytes``, behind a
-    link that is not followed, or closed to the daemon; other ``OSError`` where storage fails.
+    ``links`` says which links are followed. Raises ``FileNotFoundError`` if nothing is there;
+    ``RefusedError`` with ``code`` if it is no regular file, is larger than ``max_bytes``, is behind
+    a link that is not followed, or may not be read; another ``OSError`` if storage fails.
     """
     place, directory = _open_path(root, relative, code, links)
     try:
@@ -88,7 +88,7 @@ def open_regular(
             raise RefusedError(
                 code,
                 f"{relative}: the daemon may not read it: {describe_permissions(status)};"
-                " chmod a+r or chown the file, and it is read",
+                " chmod a+r or chown the file, and it will be read",
             ) from None
     finally:
         os.close(place)
@@ -109,7 +109,7 @@ def read_regular(
     """Read the regular file ``relative`` below ``root``; errors as in :func:`open_regular`.
 
     ``admit`` is called with its status before it is read, and may raise an error. Raises
-    ``ChangedWhileReadError`` where it was written to meanwhile.
+    ``ChangedWhileReadError`` if it was written to meanwhile.
     """
     with open_regular(root, relative, max_bytes, code, links) as (fd, status, found_in):
         admit(status)
@@ -133,7 +133,7 @@ def _open_path(
     except (DanglingLinkError, ForeignLinkError) as error:
         raise RefusedError(code, f"{relative}: {error.strerror}") from None
     except OtherMountError:
-        raise  # to be looked at by somebody who may wait
+        raise  # the caller has another thread look, which may wait
     except OSError as error:
         number = error.errno
         if number == errno.EXDEV:

@@ -1,7 +1,6 @@
-"""The storage monitor: sees that the directories are the ones that are watched, and have room.
+"""Monitors the volumes: whether watched directories were replaced, and whether there is free space.
 
-Looks once a second, on a thread of its own, as looking may block where a server is gone. Takes no
-drop and delivers nothing; it tells those who do.
+Checks once a second, on a thread of its own, because a check may block if a file server is gone.
 """
 
 import os
@@ -17,19 +16,19 @@ _log = structlog.get_logger()
 
 _PERIOD_SECONDS: Final = 1.0
 
-#: Room for results beyond which there is said to be room again, so that it does not flicker.
-_ENOUGH: Final = 1.25
+#: Intake resumes when this multiple of the reserve is free, so that it does not flicker.
+_RESUME_RATIO: Final = 1.25
 
 _Identity = tuple[int, int]
 
 
 class VolumeMonitor:
-    """Watches over directories.
+    """Monitors directories.
 
-    ``on_replaced(path)`` hears that a watched directory is another one than before: it was removed
-    and made again, or something was mounted there. ``on_room(reason)`` hears that less than
-    ``reserve_bytes`` are left where ``writable`` directories lie, in words, and, empty, that there
-    is room again.
+    ``on_replaced(path)`` is called if a watched directory is another one than before: it was
+    removed and created again, or something was mounted there. ``on_room(reason)`` is called with
+    the reason when a volume of the ``writable`` directories has less than ``reserve_bytes`` free,
+    and with an empty one when all have enough again.
     """
 
     def __init__(
@@ -50,24 +49,24 @@ class VolumeMonitor:
         self._thread = threading.Thread(target=self._run, name="storage", daemon=True)
 
     def start(self) -> None:
-        """Look for the first time, then go on in a thread of its own."""
-        self._look_for_room()
+        """Check the free space, then continue on a thread."""
+        self._check_space()
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; a look that hangs is left."""
+        """Stop; a check that hangs is abandoned."""
         self._stop.set()
         self._thread.join(_PERIOD_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.wait(_PERIOD_SECONDS):
             try:
-                self._look_for_others()
-                self._look_for_room()
+                self._check_identities()
+                self._check_space()
             except Exception:  # noqa: BLE001 - the thread must live
                 _log.exception("storage-check-failed")
 
-    def _look_for_others(self) -> None:
+    def _check_identities(self) -> None:
         for path, known in self._watched.items():
             found = _identity(path)
             if found == known:
@@ -79,17 +78,17 @@ class VolumeMonitor:
                 _log.warning("directory-replaced", path=path)
                 self._on_replaced(path)
 
-    def _look_for_room(self) -> None:
-        wanted_bytes = self._reserve_bytes * (_ENOUGH if self._reason else 1)
+    def _check_space(self) -> None:
+        wanted_bytes = self._reserve_bytes * (_RESUME_RATIO if self._reason else 1)
         reason = ""
         for path in self._writable:
             try:
                 status = os.statvfs(path)
             except OSError:
-                continue  # not there: nothing can be dropped there either
+                continue  # a missing directory needs no space
             free_bytes = status.f_bavail * status.f_frsize
             if free_bytes < wanted_bytes:
-                reason = f"{path}: {free_bytes} bytes are free, of which results need the last"
+                reason = f"{path}: {free_bytes} bytes are free, which are reserved for results"
         if bool(reason) == bool(self._reason):
             return
         self._reason = reason

@@ -122,7 +122,7 @@ def test_directory_with_the_name_of_one_is_not_logged(bench: Bench) -> None:
 
 def test_owner_of_many_ignored_takes_no_log_from_others(bench: Bench) -> None:
     """Nor memory: a set of hashes, of a bounded size. The next day begins anew."""
-    most = ignored_names._MOST_NAMES
+    most = ignored_names._MAX_NAMES
     many = [bench.shared / "hostile" / f"input {number}.json" for number in range(3 * most)]
     logged = bench.consider(*many, *many)
     assert [event["event"] for event in logged].count("name-ignored") == most
@@ -137,7 +137,7 @@ def test_owner_of_many_ignored_takes_no_log_from_others(bench: Bench) -> None:
 
 def test_directories_with_ignored_are_bounded(bench: Bench) -> None:
     """The last one says that there may be more."""
-    most = ignored_names._MOST_DIRECTORIES
+    most = ignored_names._MAX_DIRECTORIES
     paths = [bench.shared / str(number) / "Input.json" for number in range(most + 9)]
     logged = bench.consider(*paths, *paths)
     assert [event["event"] for event in logged] == [*["name-ignored"] * most, "names-ignored"]
