@@ -4,6 +4,7 @@ Follows the WebAssembly core specification 3.0, chapter "Binary Format", plus th
 proposal.
 """
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from wasmdrop.protocol.errors import RefusedError
@@ -99,6 +100,12 @@ class BinaryReader:
             raise malformed(f"expected {size} bytes, {self.end - start} left", start)
         self.position += size
         return BinaryReader(self.data, start, self.position)
+
+    def sections(self) -> Iterator[tuple[int, int, "BinaryReader"]]:
+        """Read the remaining sections of a module or component: offset, id and content of each."""
+        while self.position < self.end:
+            start = self.position
+            yield start, self.byte(), self.part(self.u32())
 
     def copy(self) -> "BinaryReader":
         """Return another reader of the remaining bytes."""

@@ -1,9 +1,8 @@
-"""The compiling side of a child: module bytes in, machine code and a summary out."""
+"""Compile a module in a child process: module bytes in, machine code and a summary out."""
 
 import contextlib
 import errno
 import mmap
-import os
 
 import msgspec
 from wasmtime import Module, WasmtimeError
@@ -26,17 +25,18 @@ from wasmdrop.sandbox.guest.link_diagnosis import (
 )
 from wasmdrop.sandbox.guest.module_parser import parse_component_memory, parse_module
 from wasmdrop.sandbox.wire import CompileReport, CompileRequest
+from wasmdrop.system.descriptors import write_all
 
 __all__ = ["compile_module"]
 
 
 def compile_module(
-    order: CompileRequest, engine: Engine, module_fd: int, code_fd: int
+    request: CompileRequest, engine: Engine, module_fd: int, code_fd: int
 ) -> CompileReport:
     """Compile the module in ``module_fd`` and write its machine code to ``code_fd``."""
     try:
-        # Read, not mapped: the bytes must not change between the checks and the compiler.
-        module = _read(module_fd, order.module_bytes)
+        # A mapping could change between the checks and the compilation.
+        module = _read(module_fd, request.module_bytes)
         is_component = refuse_unless_wasm(module[:HEAD_BYTES]) == "component"
         sections = read_custom_sections(module)
         try:
@@ -52,16 +52,16 @@ def compile_module(
         except WasmtimeError as error:
             message = explained_refusal(str(error), sections)
             raise RefusedError(Code.INVALID_MODULE, message) from None
-        _write(code_fd, code)
+        write_all(code_fd, code)
     except RefusedError as refusal:
         return CompileReport(code=refusal.code, message=refusal.message)
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
-        message = f"its machine code takes more than {order.code_bytes} bytes"
+        message = f"its machine code takes more than {request.code_bytes} bytes"
         return CompileReport(code=Code.COMPILE_LIMIT, message=message)
     except MemoryError:
-        limit = f"{order.memory_bytes // MEBIBYTE} MiB of memory (WASMDROP_COMPILE_MEMORY_MB)"
+        limit = f"{request.memory_bytes // MEBIBYTE} MiB of memory (WASMDROP_COMPILE_MEMORY_MB)"
         message = f"the compiler ran out of its {limit}"
         return CompileReport(code=Code.COMPILE_LIMIT, message=message)
     return CompileReport(summary=summary)
@@ -69,12 +69,12 @@ def compile_module(
 
 def _compiled(module: bytes, engine: Engine) -> tuple[ModuleSummary, bytearray]:
     """Return the summary and the machine code of a core module."""
-    # One of a million functions, for instance, can't have more. What else fails here fails below.
+    # The added functions may exceed a limit. A module that is invalid itself fails again below.
     with contextlib.suppress(WasmtimeError):
         Module.validate(engine.wasmtime_engine, module)
-        telling = instrument_growth(module)
-        if telling is not None:
-            code = Module(engine.wasmtime_engine, telling).serialize()
+        instrumented = instrument_growth(module)
+        if instrumented is not None:
+            code = Module(engine.wasmtime_engine, instrumented).serialize()
             return msgspec.structs.replace(parse_module(module), tells_refusals=True), code
     code = Module(engine.wasmtime_engine, module).serialize()
     return parse_module(module), code
@@ -85,9 +85,3 @@ def _read(fd: int, size: int) -> bytes:
         return b""
     with mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as view:
         return view[:]
-
-
-def _write(fd: int, data: bytearray) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -1,9 +1,9 @@
-"""Components in a child: what a compiled one looks like from outside, and one call into one.
+"""Summarize a compiled component, and run one call into one.
 
-Signatures leave the compiling child as data (:class:`.WitFunction`) and come back
-with each order, so that neither the daemon nor a running child asks a component for its types.
-Types are shared in a component and written out here, which can take exponential room: hence the
-bounds.
+The compile process reports signatures as data (:class:`.WitFunction`), and each request contains
+its function's signature. So neither the daemon nor a running child reads types from a component.
+A component can share types, but a signature is written out in full, which can grow exponentially:
+hence the limits.
 """
 
 import ctypes
@@ -47,16 +47,16 @@ from wasmdrop.sandbox.wire import Invocation, RunReport
 
 __all__ = ["ComponentRun", "summarize_component"]
 
-#: Parts of one function's types, written out, and how deep they may go. JSON that is read stops at
-#: a depth of 64, and a level of WIT may take two of JSON.
+#: Parts and depth of one function's types, written out. JSON may be nested 64 levels deep, and a
+#: level of WIT may take two of JSON.
 _MAX_PARTS: Final = 2000
 _MAX_DEPTH: Final = 24
 
-#: What wasmtime says of a memory or table that is too large from the start.
+#: wasmtime's message for a memory or table that is too large from the start.
 _MINIMUM: Final = re.compile(r"exceeds (?:memory|table) limits|(?:memory|table) minimum size")
 
-#: What part of its bound the largest memory must fill for a failure to be one for want of memory,
-#: and to be told of at all.
+#: Fill levels of the largest memory: from the first, a failure counts as lack of memory, and from
+#: the second, the message mentions it.
 _FULL: Final = 15 / 16
 _LARGE: Final = 1 / 2
 
@@ -89,15 +89,15 @@ _encoder = msgspec.json.Encoder()
 
 
 class _TooLargeError(Exception):
-    """A signature that, written out, is too large to be of use."""
+    """A signature is too large when written out."""
 
 
 def summarize_component(
     compiled: component.Component, engine: Engine, declared_memory: DeclaredMemory
 ) -> ModuleSummary:
-    """Return the outside of a component, and what its modules have in store.
+    """Return the summary of a component.
 
-    Raises ``RefusedError`` with ``COMPILE_LIMIT`` where it would be past the bounds of a summary.
+    Raises ``RefusedError`` with ``COMPILE_LIMIT`` if it exceeds the limits of a summary.
     """
     interface = _ComponentInterface()
     for name, item in compiled.type.imports(engine.wasmtime_engine).items():
@@ -129,7 +129,7 @@ def summarize_component(
 
 
 class _ComponentInterface:
-    """What was found of a component so far, and how much of it there may be."""
+    """Collects the interface of one component, within the limits of a summary."""
 
     def __init__(self) -> None:
         self.functions: dict[str, WitFunction] = {}
@@ -141,7 +141,7 @@ class _ComponentInterface:
         self._parts = 0
 
     def count(self, name: str) -> None:
-        """Count a name; raises ``RefusedError`` past a bound."""
+        """Count a name; raise ``RefusedError`` if there are too many."""
         self._names += 1
         self._name_bytes += len(name.encode())
         if self._names > MAX_NAMES or self._name_bytes > MAX_NAME_BYTES:
@@ -150,7 +150,7 @@ class _ComponentInterface:
             )
 
     def add(self, name: str, form: component.FuncType) -> None:
-        """Take an exported function; raises ``RefusedError`` past a bound."""
+        """Add an exported function; raise ``RefusedError`` if it exceeds a limit."""
         self.count(name)
         self._parts = 0
         try:
@@ -190,7 +190,7 @@ class _ComponentInterface:
 def _parts_of(
     form: component.ValType,
 ) -> tuple[tuple[str, ...], tuple[component.ValType | None, ...]]:
-    """Return names and inner types of a type that has some."""
+    """Return the names and inner types of a composite type."""
     match form:
         case component.ListType():
             return (), (form.element,)
@@ -212,13 +212,13 @@ def _parts_of(
 
 
 class ComponentRun(ModuleRun):
-    """One instance of a component."""
+    """One instance of a component, and the report of how its call ended."""
 
     compiled: component.Component
     component_instance: component.Instance
 
     def load(self, code_fd: int) -> None:
-        """Map the machine code; raises ``StaleCodeError``."""
+        """Map the machine code; raise ``StaleCodeError`` if this engine can't load it."""
         self.set_store_limits()
         try:
             path = f"/proc/self/fd/{code_fd}"
@@ -227,14 +227,14 @@ class ComponentRun(ModuleRun):
             raise StaleCodeError(str(error)) from None
 
     def with_fresh_store(self) -> "ComponentRun":
-        """Return another run of the same component; see the base class."""
+        """Return another run of the same component, with a new store and no instance yet."""
         run = ComponentRun(self.preparation, self.engine, self._report_now)
         run.compiled = self.compiled
         run.set_store_limits()
         return run
 
     def link(self) -> None:
-        """Make the instance; raises ``RefusedError`` where that is not possible."""
+        """Create the instance; raise ``RefusedError`` if that fails."""
         try:
             linker = self.engine.component_linker
             self.component_instance = linker.instantiate(self.store, self.compiled)
@@ -243,7 +243,7 @@ class ComponentRun(ModuleRun):
             raise _refusal_of(error, is_linking=True) from None
 
     def call(self, invocation: Invocation) -> RunReport:
-        """Call the entry; return how that ended."""
+        """Call the entry; return the report."""
         assert invocation.component is not None  # noqa: S101 - what this class is for
         function = invocation.component.function
         args = (ffi.wasmtime_component_val_t * len(function.params))()
@@ -281,7 +281,7 @@ class ComponentRun(ModuleRun):
         return self.with_growth_reason(RunReport(refusal.code, refusal.message))
 
     def refused_growth(self) -> tuple[str, bool]:
-        """As of a module, but judged by how full the memories are: nothing tells of refusals."""
+        """Guess from the size of the largest memory: components do not record refusals."""
         sizes = [] if self.address_map is None else memory_sizes(self.address_map)
         largest, most = max(sizes, default=0), self.preparation.shares.memory_bytes
         if largest < most * _LARGE:
@@ -305,7 +305,7 @@ class ComponentRun(ModuleRun):
 
 
 def _refusal_of(error: WasmtimeError, *, is_linking: bool = False) -> RefusedError:
-    """Tell the ends of a component apart, for which there is nothing but their text."""
+    """Return the refusal for an error, which only its text tells apart."""
     text = str(error)
     if "all fuel consumed" in text:
         return RefusedError(Code.FUEL_LIMIT, "used up its fuel")

@@ -1,6 +1,6 @@
-"""Reads what surrounds a module's code: whether the file is whole, and its custom sections.
+"""Read the custom sections of a module, and check that the file is complete.
 
-Unlike :mod:`.binary`, this comes before the compiler, so it assumes nothing but the preamble.
+Runs before the compiler, so it assumes nothing but the preamble.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ __all__ = ["CustomSections", "read_custom_sections"]
 
 _CUSTOM: Final = 0
 
-#: Producers that are told of, and characters of each.
+#: Producers that a summary lists, and characters of each.
 _PRODUCERS: Final = 8
 _PRODUCER_SHOWN: Final = 60
 
 
 class CustomSections(NamedTuple):
-    """What surrounds a module's code."""
+    """The contents of the known custom sections."""
 
     is_relocatable: bool = False
-    """Whether it has symbols for a linker, as object files and ``--emit-relocs`` have."""
+    """Whether the module has symbols for a linker, as object files and ``--emit-relocs`` do."""
     producers: tuple[str, ...] = ()
-    """Languages and tools that made it, with their versions, by the ``producers`` section."""
+    """Languages and tools that made it, with versions, from the ``producers`` section."""
 
 
 def read_custom_sections(module: bytes) -> CustomSections:
-    """Read a file that begins as a module or a component does.
+    """Read the custom sections of a module or component.
 
     Raises ``RefusedError`` with ``INVALID_MODULE`` if the file ends in the middle of a section.
     """
@@ -72,7 +72,7 @@ def _with_section(sections: CustomSections, section: BinaryReader) -> CustomSect
 
 
 def _producers(section: BinaryReader) -> tuple[str, ...]:
-    """Return names and versions; the languages come first."""
+    """Return names and versions, languages first."""
     found: list[tuple[bool, str]] = []
     for _ in range(section.count()):
         is_tool = section.name() != "language"

@@ -1,4 +1,4 @@
-"""Tells modules and components from other files, by their first bytes."""
+"""Recognize modules, components and other file formats by their first bytes."""
 
 from typing import Final, Literal
 
@@ -9,7 +9,7 @@ from wasmdrop.sandbox.guest.toolchains import FILE_FORMATS
 
 __all__ = ["HEAD_BYTES", "PREAMBLE_BYTES", "refuse_unless_wasm"]
 
-#: How many bytes of a file are looked at: the magic number of a tar archive is at 257.
+#: Bytes at the beginning of a file that are examined: the magic number of tar is at offset 257.
 HEAD_BYTES: Final = 512
 
 PREAMBLE_BYTES: Final = 8
@@ -19,10 +19,11 @@ _COMPONENT_VERSION: Final = b"\x0d\0\x01\0"
 
 
 def refuse_unless_wasm(head: bytes) -> Literal["component", "module"]:
-    """Return what a file is that begins with ``head``, its first :data:`HEAD_BYTES` or all of it.
+    """Return whether a file with the first bytes ``head`` is a module or a component.
 
-    Eight bytes are enough if it is WebAssembly. Raises ``RefusedError`` with ``INVALID_MODULE``
-    that says what the file is instead, and what to do.
+    Eight bytes are enough for WebAssembly, and :data:`HEAD_BYTES` or the whole file to recognize
+    other formats. Raises ``RefusedError`` with ``INVALID_MODULE``, which says what the file is
+    instead, and what to do.
     """
     if head[:4] == _MAGIC:
         version = head[4:PREAMBLE_BYTES]

@@ -1,21 +1,21 @@
-"""Has a module tell whether a memory or a table was refused growth.
+"""Instrument a module so that it records refused growth of a memory or table.
 
 ``memory.grow`` and ``table.grow`` return -1 if they are refused, and most programs then end in a
-trap or with an exit code. wasmtime does not tell why: its C interface has no callback for it. So
-modules are compiled with a call in the place of each such instruction, of an added function that
-grows and notes in an exported global what was refused. Everything else of the module stays as it
-is, and so do all its indices.
+trap or with an exit code. wasmtime's C API has no callback for this. So each such instruction is
+replaced by a call of an added function, which grows the memory or table and records a refusal in an
+exported global. The rest of the module, including all its indices, is unchanged.
 
-A module with an instruction that is unknown here is left alone, and so is one in which this finds
-nothing to do, and a component: of its modules nothing can be read from outside.
+A module with an unknown instruction is not instrumented, nor is a component: the globals of its
+modules can't be read from outside.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.sandbox.guest.binary_reader import BinaryReader
+from wasmdrop.sandbox.guest.file_type import PREAMBLE_BYTES
 from wasmdrop.sandbox.guest.instructions import (
     MEMORY_GROW,
     TABLE_GROW,
@@ -26,32 +26,32 @@ from wasmdrop.sandbox.guest.module_parser import ModuleParser
 
 __all__ = ["MEMORY_EXPORT", "PAST_MAXIMUM", "TABLE_EXPORT", "instrument_growth"]
 
-#: What the globals are exported as. Each is a 64-bit integer: 0, or what growth would have led to
-#: when it was last refused, in bytes of a memory or elements of a table.
+#: Export names of the globals. Each is a 64-bit integer: 0, or the requested size at the last
+#: refusal, in bytes of a memory or elements of a table.
 MEMORY_EXPORT: Final = "wasmdrop:memory-refused"
 TABLE_EXPORT: Final = "wasmdrop:table-refused"
 _EXPORT_NAMES: Final = {MEMORY_GROW: MEMORY_EXPORT, TABLE_GROW: TABLE_EXPORT}
 
-#: Their value if that is past the maximum that the module declares, or that its type of index has.
+#: The globals' value if the requested size exceeds the module's own maximum or its index type.
 PAST_MAXIMUM: Final = -1
 
 _TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS = range(1, 8)
 _CODE: Final = 10
 
-_PREAMBLE_BYTES: Final = 8
+
 _GLOBAL_KIND: Final = 3
 _I32, _I64 = b"\x7f", b"\x7e"
-#: A global of 64 bits that can be changed, 0 at first.
+#: A mutable global of 64 bits that is 0 at first.
 _GLOBAL: Final = _I64 + b"\x01\x42\x00\x0b"
 
-#: ``memory.grow`` of the one memory, or ``table.grow``; the last byte may begin a longer encoding.
+#: ``memory.grow`` of the only memory, or ``table.grow``; the last byte may begin a longer encoding.
 _MAY_GROW: Final = re.compile(rb"\x40[\x00\x80]|\xfc[\x0f\x8f]", re.DOTALL)
 #: The same with several memories.
 _MAY_GROW_ONE: Final = re.compile(rb"\x40|\xfc[\x0f\x8f]", re.DOTALL)
 
 
 def instrument_growth(module: bytes) -> bytes | None:
-    """Return ``module`` with the calls and the exported globals; None if it is left alone.
+    """Return the instrumented module; None if there is nothing to instrument or no way to do it.
 
     Assumes that the module is valid.
     """
@@ -64,7 +64,8 @@ def instrument_growth(module: bytes) -> bytes | None:
 class _Rewriter:
     def __init__(self, module: bytes) -> None:
         self._module = module
-        self._sections = list(_sections(module))
+        reader = BinaryReader(module, PREAMBLE_BYTES, len(module))
+        self._sections = [(number, content) for _start, number, content in reader.sections()]
         self._parser = parser = ModuleParser()
         readers: dict[int, Callable[[BinaryReader], object]] = {
             _TYPES: parser.read_types,
@@ -77,9 +78,9 @@ class _Rewriter:
             if number in readers:
                 readers[number](content.copy())
         self._growers: dict[tuple[int, int], int] = {}
-        """The added functions: by instruction and index of memory or table, their indices."""
+        """Indices of the added functions, by instruction and index of the memory or table."""
         self._globals: dict[int, int] = {}
-        """The added globals: by instruction, their indices."""
+        """Indices of the added globals, by instruction."""
         self._first_global = 0
 
     def result(self) -> bytes | None:
@@ -91,7 +92,7 @@ class _Rewriter:
             return None
         imported = [entry.kind for entry in self._parser.imports]
         if "memory" in imported or "table" in imported:
-            return None  # nobody provides one
+            return None  # it can't be linked anyway
         self._first_global = imported.count("global") + _count(contents.get(_GLOBALS))
         code = self._changed(contents[_CODE].copy())
         if not self._growers:
@@ -112,7 +113,7 @@ class _Rewriter:
             body = self._grower(*grower)
             code += [_leb(len(body)), body]
         count = _leb(_count(contents[_CODE]) + functions)
-        parts: list[bytes | memoryview] = [self._module[:_PREAMBLE_BYTES]]
+        parts: list[bytes | memoryview] = [self._module[:PREAMBLE_BYTES]]
         for number, content in self._sections:
             if number == _EXPORTS and _GLOBALS not in contents:
                 parts += _section(_GLOBALS, [_extended(None, added[_GLOBALS])])
@@ -125,7 +126,7 @@ class _Rewriter:
         return b"".join(parts)
 
     def _changed(self, code: BinaryReader) -> list[bytes | memoryview]:
-        """Return the functions with a call in the place of each growth."""
+        """Return the functions with each growth replaced by a call."""
         has_one = len(self._parser.declared_memory.memories) <= 1
         may_grow = _MAY_GROW if has_one else _MAY_GROW_ONE
         view = memoryview(self._module)
@@ -144,7 +145,7 @@ class _Rewriter:
         return [*parts, view[kept : code.position]]
 
     def _body(self, body: BinaryReader) -> bytes | None:
-        """Return a function's body with its calls; None if it grows nothing."""
+        """Return a function's body with the calls; None if it grows nothing."""
         parts = []
         kept = body.position
         for _ in range(body.count()):
@@ -157,7 +158,7 @@ class _Rewriter:
         return b"".join([*parts, body.data[kept : body.end]]) if parts else None
 
     def _index(self, code: int, index: int) -> int:
-        """Return the index of the function that does what this instruction does."""
+        """Return the index of the added function that replaces this instruction."""
         if code not in self._globals:
             self._globals[code] = self._first_global + len(self._globals)
         first = len(self._parser.type_indices)
@@ -173,7 +174,7 @@ class _Rewriter:
         return b"\x60\x02" + table.element + number + b"\x01" + number
 
     def _grower(self, code: int, index: int) -> bytes:
-        """Return the body of a function that grows, and notes what was refused."""
+        """Return the body of a function that grows, and records a refusal."""
         declared = self._parser.declared_memory
         is_memory = code == MEMORY_GROW
         size = declared.memories[index] if is_memory else declared.tables[index].size
@@ -202,13 +203,6 @@ class _Rewriter:
                 b"\x20" + result + b"\x0b",
             )
         )
-
-
-def _sections(module: bytes) -> Iterator[tuple[int, BinaryReader]]:
-    reader = BinaryReader(module, _PREAMBLE_BYTES, len(module))
-    while reader.position < reader.end:
-        number = reader.byte()
-        yield number, reader.part(reader.u32())
 
 
 def _count(content: BinaryReader | None) -> int:

@@ -1,7 +1,7 @@
-"""Finds the instructions of a function that grow a memory or a table.
+"""Find the instructions of a function that grow a memory or a table.
 
-Reads instructions by the WebAssembly core specification 3.0, section 5.4, and those of threads.
-Most are passed in runs by a regular expression: a module may have millions.
+Knows the instructions of the WebAssembly core specification 3.0, section 5.4, and of the threads
+proposal. A regular expression skips most of them in runs, because a module may have millions.
 """
 
 import re
@@ -16,8 +16,8 @@ __all__ = ["MEMORY_GROW", "TABLE_GROW", "Growth", "UnknownInstructionError", "gr
 MEMORY_GROW: Final = 0x40
 TABLE_GROW: Final = 0xFC0F
 
-#: Operands: integers (i), so many bytes (1, 4, 8, S for 16), types of blocks and values (t), memory
-#: arguments (m), and vectors of integers (v), of types (T) and of catches (c).
+#: Operands by instruction: integer (i), number of bytes (1, 4, 8, S for 16), block or value type
+#: (t), memory argument (m), and vector of integers (v), of types (T) and of catch clauses (c).
 _OPERANDS: Final[dict[int, str]] = {
     **dict.fromkeys((0x00, 0x01, 0x05, 0x0A, 0x0B, 0x0F, 0x1A, 0x1B, 0xD1, 0xD3, 0xD4), ""),
     **dict.fromkeys((0x02, 0x03, 0x04), "t"),
@@ -72,20 +72,20 @@ class Growth(NamedTuple):
 
     start: int
     end: int
-    """Where it is in the module."""
+    """Offsets in the module."""
     code: int
     target: int
     """The index of the memory or table."""
 
 
 def growths(reader: BinaryReader) -> Iterator[Growth]:
-    """Give what grows something in the instructions that ``reader`` has; goes past them.
+    """Yield the growths among the instructions of ``reader``, and skip all of them.
 
     Assumes that they are valid. Raises ``UnknownInstructionError``.
     """
     while True:
         run = _RUN.match(reader.data, reader.position, reader.end)
-        assert run is not None  # noqa: S101 - it may be empty
+        assert run is not None  # noqa: S101 - the pattern matches the empty string
         reader.position = start = run.end()
         if start == reader.end:
             return
@@ -101,7 +101,7 @@ def _code(reader: BinaryReader) -> int:
     code = reader.byte()
     if code in _PREFIXES:
         number = reader.u32()
-        # Relaxed vectors have numbers of nine bits, and no operands.
+        # Relaxed vector instructions have numbers of nine bits, and no operands.
         code = 0xFDFF if code == 0xFD and number >= _RELAXED_VECTORS else code << 8 | number  # noqa: PLR2004
     return code
 
@@ -134,7 +134,7 @@ def _skip_catch(reader: BinaryReader) -> None:
 
 
 def _skip_type(reader: BinaryReader) -> None:
-    """Go past a type of a block or of a value."""
+    """Skip a block type or a value type."""
     if reader.data[reader.position] in _REFERENCES:
         reader.byte()
     reader.skip_integer()
@@ -148,7 +148,7 @@ _ELEMENTS: Final[dict[str, Callable[[BinaryReader], object]]] = {
 
 
 _INTEGER: Final = rb"[\x80-\xff]*[\x00-\x7f]"
-#: The shapes of operands that a run of instructions may have; others stop it.
+#: Patterns of the operands that a run may contain; another operand ends the run.
 _SHAPES: Final = {
     "i": _INTEGER,
     "1": rb".",
@@ -161,7 +161,7 @@ _SHAPES: Final = {
 
 
 def _run() -> re.Pattern[bytes]:
-    """Return a pattern of instructions that grow nothing, as many as there are."""
+    """Return a pattern of any number of instructions that grow nothing."""
     by_shape: defaultdict[tuple[str, int], set[bytes]] = defaultdict(set)
     for code, operands in _OPERANDS.items():
         if code not in _GROWTHS and set(operands) <= _SHAPES.keys():
@@ -178,7 +178,7 @@ def _run() -> re.Pattern[bytes]:
             + (rb"\x01" if is_long else b"")
             + b"".join(_SHAPES[operand] for operand in operands)
         )
-    # Possessive: nothing is gone back to, and nothing kept to do so.
+    # Possessive, so that the engine keeps no state for backtracking.
     return re.compile(b"(?:" + b"|".join(alternatives) + b")*+", re.DOTALL)
 
 

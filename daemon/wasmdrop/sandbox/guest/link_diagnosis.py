@@ -1,7 +1,7 @@
-"""Says why a module can't run here, what it was built for, and how to build it instead.
+"""Diagnose why a module can't be linked, what it was built for, and how to build it instead.
 
-Runs in the compile child, once for each module. What it finds goes with the module's summary, so
-that a job is refused before anything else of it is looked at, and costs no process.
+Runs in the compile process, once per module. The diagnosis is part of the module's summary, so the
+daemon refuses a job of such a module without starting a process.
 """
 
 import re
@@ -21,26 +21,27 @@ from wasmdrop.sandbox.guest.toolchains import FOREIGN_MODULES, OBJECT_FILE, THRE
 
 __all__ = ["diagnosed", "diagnosed_component", "explained_refusal", "refuse_object_file"]
 
-#: Modules that a message lists, names of each, and characters of a name or a type.
+#: Modules in a message, names of each module, and characters of a name or type.
 _MODULES_LISTED: Final = 8
 _NAMES_LISTED: Final = 12
 _SHOWN: Final = 48
 
-#: Characters of each part of an import that patterns are held against.
+#: Characters of each part of an import that are matched against patterns.
 _MATCHED: Final = 200
 
-#: What of the component model's imports the daemon has. It serves to name those that are missing;
-#: whether any is missing, the linker says.
+#: The imports that the daemon provides to components. Used only to name the missing ones; the
+#: linker decides whether any is missing.
 _PROVIDED: Final = re.compile(r"wasi:(?:cli|clocks|filesystem|io|random|sockets)/.*@0\.2\.\d+")
 
-#: With a limit of no instances, the linker checks all imports and then ends before any code runs.
-_CHECKED: Final = "instance count too high"
+#: The linker's message if it found all imports and then reached the limit of no instances, before
+#: any code ran.
+_ALL_FOUND: Final = "instance count too high"
 
 
 def refuse_object_file(summary: ModuleSummary, sections: CustomSections) -> None:
-    """Raise ``RefusedError`` with ``INVALID_MODULE`` for what is not linked yet.
+    """Raise ``RefusedError`` with ``INVALID_MODULE`` if a module is an object file.
 
-    It has symbols for the linker, and no memory: the linker defines that, or imports ``memory``.
+    An object file has symbols for the linker, but no memory, which the linker adds.
     """
     has_memory = summary.memory_count > 0 or any(
         entry.kind == "memory" and entry.name != "__linear_memory" for entry in summary.imports
@@ -50,7 +51,7 @@ def refuse_object_file(summary: ModuleSummary, sections: CustomSections) -> None
 
 
 def diagnosed(summary: ModuleSummary, sections: CustomSections, engine: Engine) -> ModuleSummary:
-    """Return a core module's summary with what is not provided, and why it can't be linked."""
+    """Return a core module's summary with its missing imports and its link error, if any."""
     store = Store(engine.wasmtime_engine)
     imports = []
     missing: dict[str, list[str]] = {}
@@ -66,7 +67,7 @@ def diagnosed(summary: ModuleSummary, sections: CustomSections, engine: Engine) 
 def diagnosed_component(
     summary: ModuleSummary, sections: CustomSections, engine: Engine, compiled: component.Component
 ) -> ModuleSummary:
-    """Return a component's summary with what is not provided, and why it can't be linked."""
+    """Return a component's summary with its missing imports and its link error, if any."""
     text = _refusal_of_linker(compiled, engine)
     imports = [
         msgspec.structs.replace(entry, provided=not text or _is_provided(entry, text))
@@ -78,7 +79,7 @@ def diagnosed_component(
 
 
 def explained_refusal(text: str, sections: CustomSections) -> str:
-    """Return a message for what the compiler refuses with ``text``."""
+    """Return the message for a module that the compiler refuses with ``text``."""
     for kind in FOREIGN_MODULES:
         if kind.refusal is not None and kind.refusal.search(text):
             return bounded_text(f"{_sentence(kind, sections)}\n{text.strip()}")
@@ -86,7 +87,7 @@ def explained_refusal(text: str, sections: CustomSections) -> str:
 
 
 def _provision(linker: Linker, store: Store, entry: Import) -> str | None:
-    """Return the type of what the linker has by an import's name; None if that is nothing."""
+    """Return the type that the linker provides for an import's name; None if it has none."""
     try:
         found = linker.get(store, entry.module, entry.name)
     except WasmtimeError:
@@ -97,19 +98,19 @@ def _provision(linker: Linker, store: Store, entry: Import) -> str | None:
 
 
 def _refusal_of_linker(compiled: component.Component, engine: Engine) -> str:
-    """Return what the linker says of imports that it can't provide; empty if there are none."""
+    """Return the linker's message about missing imports; empty if there are none."""
     store = Store(engine.wasmtime_engine)
     store.set_limits(instances=0)
     try:
         engine.component_linker.instantiate(store, compiled)
     except WasmtimeError as error:
         text = str(error).strip()
-        return "" if _CHECKED in text else text
+        return "" if _ALL_FOUND in text else text
     return ""
 
 
 def _is_provided(entry: Import, text: str) -> bool:
-    """Whether a component's import is provided, if the linker refuses one of them with ``text``."""
+    """Return whether an import is provided, if the linker refused the component with ``text``."""
     return _PROVIDED.fullmatch(entry.module) is not None and f"`{entry.module}`" not in text
 
 
@@ -134,7 +135,7 @@ def _with_error(
 
 
 def _shown(entry: Import, provision: str | None) -> str:
-    """Return an import for a message, with its kind or types if they are what is wrong."""
+    """Return an import for a message, with its kind or types if they are wrong."""
     name = one_line(entry.name, _SHOWN)
     if provision is not None:
         return f"{name} (imported as {one_line(entry.type, _SHOWN)}, provided as {provision})"
@@ -142,7 +143,7 @@ def _shown(entry: Import, provision: str | None) -> str:
 
 
 def _kind_of(missing: Sequence[Import]) -> ForeignModule | None:
-    """Return the first kind that imports one of these; None if there are none."""
+    """Return the first entry that matches one of these imports; None if there are none."""
     texts = [_text_of(entry) for entry in missing]
     for kind in FOREIGN_MODULES:
         if kind.imports is not None and any(map(kind.imports.match, texts)):
@@ -158,7 +159,7 @@ def _text_of(entry: Import) -> str:
 def _link_error(
     kind: ForeignModule, sections: CustomSections, missing: dict[str, list[str]], text: str
 ) -> str:
-    """Return a message that names ``kind``, and what is ``missing`` by the module it comes from."""
+    """Return a message with the kind of module and the missing imports by module."""
     lines = [f"the module can't be linked: {_sentence(kind, sections)}"]
     if missing:
         lines.append(f"imports that are not provided ({sum(map(len, missing.values()))}):")

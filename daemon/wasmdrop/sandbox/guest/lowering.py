@@ -1,9 +1,9 @@
-"""Plain values to wasmtime's component values and back, by a type that was sent as data.
+"""Convert plain values to wasmtime's component values and back, by a type given as data.
 
-Fills wasmtime's C structures directly: its Python wrapper truncates integers, changes the bits of
-signalling NaNs, and returns a ``result`` without saying which it is. Plain values are described in
-:mod:`wasmdrop.protocol.component_values`; those that come here were checked by the daemon.
-Nothing is freed: the process ends with its one call.
+Fills wasmtime's C structures directly: its Python API truncates integers, changes the bits of
+signalling NaNs, and returns a ``result`` without its case. Plain values are described in
+:mod:`wasmdrop.protocol.component_values`; the daemon has checked them. Nothing is freed,
+because the process ends with its one call.
 """
 
 import base64
@@ -17,9 +17,9 @@ from wasmdrop.sandbox.guest.wasmtime_ffi import ffi
 __all__ = ["lift", "lower"]
 
 _Val = ffi.wasmtime_component_val_t
-_Pointer = Any  # of a _Val; ctypes has no name for it that could be subscripted at run time
+_Pointer = Any  # to a _Val; the ctypes type can't be subscripted at run time
 
-#: Kind and member of the union by type. Floats go as their bits.
+#: Kind and union member by type. Floats are passed as their bits.
 _SCALARS: Final = {
     "bool": (ffi.WASMTIME_COMPONENT_BOOL.value, "boolean"),
     "s8": (ffi.WASMTIME_COMPONENT_S8.value, "s8"),
@@ -36,7 +36,7 @@ _SCALARS: Final = {
 
 
 def lower(plain: Any, form: WitType, target: _Pointer) -> None:
-    """Put a plain value of type ``form`` where ``target`` points."""
+    """Store a plain value of type ``form`` in ``target``."""
     scalar = _SCALARS.get(form.kind)
     if scalar is not None:
         target.contents.kind = scalar[0]
@@ -46,7 +46,7 @@ def lower(plain: Any, form: WitType, target: _Pointer) -> None:
 
 
 def lift(value: Any, form: WitType) -> Any:
-    """Return the plain value that wasmtime's ``value`` of type ``form`` is."""
+    """Return the plain form of wasmtime's ``value`` of type ``form``."""
     scalar = _SCALARS.get(form.kind)
     if scalar is not None:
         return getattr(value.of, scalar[1])
@@ -130,7 +130,7 @@ def _lower_flags(plain: list[int], form: WitType, target: _Pointer) -> None:
 
 
 def _boxed(plain: Any, form: WitType | None) -> Any:
-    """Return a payload on wasmtime's own heap, as a pointer; None for no payload."""
+    """Return a pointer to a payload on wasmtime's heap; None for no payload."""
     if form is None:
         return None
     value = _Val()

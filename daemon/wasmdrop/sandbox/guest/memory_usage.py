@@ -1,12 +1,12 @@
-"""How large the guest's memories are, found in the process's own map of its addresses.
+"""Measure the guest's memories from the process's own memory map.
 
-wasmtime tells the size of a memory that a module exports, and of no other: not of those inside a
-component, nor of the heap of structs and exceptions, which is a memory, too. Its C interface has
-neither a way to them nor a callback when one grows. But the kernel knows. For each memory wasmtime
-reserves 4 GiB of addresses and guards before and behind them; what the memory has is writable, all
-else of it can't be touched. Nothing else of the process looks like that, be it stack or heap.
+wasmtime's C API tells only the size of an exported memory. It has no access to the memories inside
+a component and to the heap of structs and exceptions, and no callback when a memory grows. But the
+kernel's map shows them: for each memory, wasmtime reserves 4 GiB of addresses with guard regions
+before and after, and makes only the used part writable. No stack or heap of the process looks like
+that.
 
-The map must be opened before the process is confined, which can't open it any more.
+The map must be opened before the process is confined.
 """
 
 import os
@@ -14,15 +14,15 @@ from typing import Final
 
 __all__ = ["memory_sizes", "open_address_map"]
 
-#: What wasmtime reserves for a memory; a larger one takes more.
+#: Addresses that wasmtime reserves for a memory; a larger memory gets more.
 _RESERVED_BYTES: Final = 1 << 32
 
-#: What wasmtime leaves untouchable before each memory.
+#: The inaccessible region before each memory.
 _GUARD_BYTES: Final = 32 << 20
 
 
 def open_address_map() -> int | None:
-    """Return a descriptor of this process's map; None where the system gives none."""
+    """Return a descriptor of this process's memory map; None if it can't be opened."""
     try:
         return os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -30,7 +30,7 @@ def open_address_map() -> int | None:
 
 
 def memory_sizes(address_map: int) -> list[int]:
-    """Return the sizes in bytes of all memories that there are now."""
+    """Return the current sizes in bytes of all memories."""
     found = []
     run_bytes = run_end = 0
     guard_bytes = guard_end = 0
@@ -40,7 +40,7 @@ def memory_sizes(address_map: int) -> list[int]:
         low, _dash, high = addresses.partition(b"-")
         start, end = int(low, 16), int(high, 16)
         if rest.startswith(b"rw-p"):
-            # One memory may be of several parts: data that the module brings are mapped from it.
+            # A memory may have several parts: the module's data segments are mapped separately.
             if start == run_end:
                 run_bytes += end - start
             else:

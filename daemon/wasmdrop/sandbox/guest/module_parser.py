@@ -31,7 +31,6 @@ __all__ = [
     "MAX_NAMES",
     "MAX_NAME_BYTES",
     "MAX_TYPE_CHARACTERS",
-    "TABLE_GROW",
     "DeclaredMemory",
     "ModuleParser",
     "parse_component_memory",
@@ -56,7 +55,7 @@ _CORE_MODULE, _COMPONENT = 1, 4
 
 #: ``table.grow``; the second byte may begin a longer encoding of the same number. A false match
 #: only gives the program a smaller share of memory.
-TABLE_GROW: Final = re.compile(rb"\xfc[\x0f\x8f]")
+_TABLE_GROW: Final = re.compile(rb"\xfc[\x0f\x8f]")
 
 #: Prefix of a table that has an initial value.
 _INITIALIZED: Final = b"\x40\0"
@@ -94,10 +93,7 @@ def parse_module(module: bytes) -> ModuleSummary:
     }
     reader = BinaryReader(module, PREAMBLE_BYTES, len(module))
     to_come = list(_SECTION_ORDER)
-    while reader.position < reader.end:
-        start = reader.position
-        number = reader.byte()
-        section = reader.part(reader.u32())
+    for start, number, section in reader.sections():
         if number == _CUSTOM_SECTION:
             continue
         if number not in to_come:
@@ -150,7 +146,7 @@ class DeclaredMemory:
 
     def read_code(self, reader: BinaryReader) -> None:
         """Search a code section for instructions that grow tables, without parsing it."""
-        found = TABLE_GROW.search(reader.data, reader.position, reader.end)
+        found = _TABLE_GROW.search(reader.data, reader.position, reader.end)
         self.grows_tables = self.grows_tables or found is not None
         reader.position = reader.end
 
@@ -188,9 +184,7 @@ def parse_component_memory(component: bytes) -> DeclaredMemory:
     to_read = [(BinaryReader(component, PREAMBLE_BYTES, len(component)), True)]
     while to_read:
         reader, is_component = to_read.pop()
-        while reader.position < reader.end:
-            number = reader.byte()
-            section = reader.part(reader.u32())
+        for _start, number, section in reader.sections():
             if not is_component:
                 if number in parts:
                     parts[number](section)

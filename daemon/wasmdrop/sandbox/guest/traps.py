@@ -1,4 +1,4 @@
-"""Why a run ended: what wasmtime says of traps and errors, in words for people."""
+"""Turn wasmtime's traps and errors into refusals with messages for people."""
 
 import re
 from typing import Final
@@ -20,33 +20,33 @@ __all__ = [
     "trap_refusal",
 ]
 
-#: Frames of a backtrace that a message shows; the innermost ones tell the most.
+#: Frames of a backtrace in a message; the innermost ones are the most useful.
 _FRAMES_SHOWN: Final = 16
-#: A function's name in a backtrace, in characters; names are the guest's.
+#: Characters of a function's name in a backtrace; the guest chooses the names.
 _NAME_SHOWN: Final = 120
 
 _EXCEPTION: Final = "thrown Wasm exception"
 
 _FAULT: Final = re.compile(r"memory fault at wasm address (0x[0-9a-f]+)")
-#: How many addresses there are with 32 bits. An address below 0 is one just below this; the offset
-#: of the access is added to it after that.
+#: The end of the 32-bit address space, where an address below 0 wraps to; the offset of the access
+#: is added after that.
 _ADDRESSES: Final = 1 << 32
 _OFFSET_REACHES: Final = 1 << 16
 _STACK_REACHES: Final = 256 * MEBIBYTE
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether wasmtime says of an end that it could not allocate for the guest."""
+    """Return whether an error's text says that wasmtime could not allocate memory for the guest."""
     return "out of memory" in text.rpartition("Caused by:")[2]
 
 
 def memory_refusal(text: str) -> RefusedError:
-    """Return the refusal of something that, as ``text`` says, would have taken too much memory."""
+    """Return the refusal for an error of too much memory."""
     return RefusedError(Code.MEMORY_LIMIT, cause_of(text))
 
 
 def trap_refusal(trap: Trap, where: str = "") -> RefusedError:
-    """Return what a trap is to the job; the message begins with ``where``."""
+    """Return the refusal for a trap; the message begins with ``where``."""
     kind = trap.trap_code
     if kind is TrapCode.OUT_OF_FUEL:
         return RefusedError(Code.FUEL_LIMIT, f"{where}used up its fuel")
@@ -59,17 +59,17 @@ def trap_refusal(trap: Trap, where: str = "") -> RefusedError:
 
 
 def cause_of(text: str) -> str:
-    """Return the last part of an error of wasmtime's, which says what happened."""
+    """Return the last cause in the text of a wasmtime error."""
     cause = text.rpartition("Caused by:")[2].strip()
     if cause == _EXCEPTION:
-        return "uncaught exception: the program threw a WebAssembly exception and caught it nowhere"
+        return "uncaught exception: the program threw a WebAssembly exception and did not catch it"
     return bounded_text(cause)
 
 
 def stack_hint(text: str) -> str:
-    """Return what else is to be said of an access just below address 0 of a memory, if it was one.
+    """Return a hint if an access just below address 0 of a memory failed, else nothing.
 
-    C and Rust programs have their stack in memory. It grows down, in most of them to address 0.
+    C and Rust programs keep their stack in memory, where it grows down, usually to address 0.
     """
     fault = _FAULT.search(text)
     below = 0 if fault is None else _ADDRESSES - int(fault[1], 16)
@@ -82,7 +82,7 @@ def stack_hint(text: str) -> str:
 
 
 def backtrace(names: list[str]) -> str:
-    """Return the lines of a backtrace, the innermost function first."""
+    """Return the lines of a backtrace, innermost function first."""
     lines = [f"\n  at {bounded_text(name, _NAME_SHOWN)}" for name in names[:_FRAMES_SHOWN]]
     if len(names) > _FRAMES_SHOWN:
         lines.append(f"\n  … {len(names) - _FRAMES_SHOWN} more")
@@ -90,5 +90,5 @@ def backtrace(names: list[str]) -> str:
 
 
 def mebibytes(size_bytes: int) -> str:
-    """Return a size for people."""
+    """Return a size in MiB for a message."""
     return f"{size_bytes / MEBIBYTE:.1f} MiB"

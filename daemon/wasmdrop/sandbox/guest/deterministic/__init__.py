@@ -1,1 +1,1 @@
-"""The world that a deterministic job sees."""
+"""WASI functions that give a deterministic job the same answers every time."""

@@ -1,9 +1,8 @@
-"""The world of a deterministic job: the same clock and the same randomness every time.
+"""Clock and random numbers of a deterministic job: the same in every run.
 
-Takes the place of WASI's clocks and sources of randomness, of preview 1 and of 0.2. The clock
-starts at the same moment and moves on by a millisecond with each look at it, so that a program that
-waits by looking comes to its end. What it is told of files is in :mod:`.preview1`. What is left of
-the outer world is how long a sleep really takes.
+Replaces WASI's clocks and random sources, of preview 1 and of 0.2. The clock starts at a fixed time
+and advances by a millisecond at each reading, so that a program that polls it makes progress. Only
+the real duration of a sleep still differs.
 """
 
 from collections.abc import Callable
@@ -13,14 +12,14 @@ from wasmtime import Caller, FuncType, Linker, ValType, WasmtimeError, component
 
 from wasmdrop.protocol.module_types import WASI_MODULE
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, DETERMINISTIC_SEED
-from wasmdrop.sandbox.guest.deterministic.guest_memory import put
+from wasmdrop.sandbox.guest.deterministic import guest_memory
 
 __all__ = ["ClockAndRandom"]
 
 _TICK_NS: Final = 1_000_000
 _BILLION: Final = 1_000_000_000
 
-#: The version under which wasmtime's linker knows WASI 0.2, whatever a component asks for.
+#: wasmtime's linker provides WASI 0.2 under this version, whatever version a component imports.
 _VERSION: Final = "0.2.12"
 
 # Error numbers of preview 1.
@@ -32,15 +31,14 @@ _CLOCKS: Final = range(4)
 _U64: Final = (1 << 64) - 1
 
 _CHUNK_BYTES: Final = 1 << 16
-#: Random bytes that a component may ask for at once.
+#: Random bytes that a component may request at once.
 _MAX_RANDOM_BYTES: Final = 1 << 24
 
 
 class _SplitMix64:
-    """SplitMix64 (Steele, Lea, Flood 2014): numbers that any machine can make again.
+    """SplitMix64 (Steele, Lea, Flood 2014): reproducible numbers, not for secrets.
 
-    No secrets are made of it: it is to be foreseen. Python's own generators would be seeded anew in
-    every fork of a process that has loaded them, whether used or not, which takes 0.2 ms.
+    Python's own generators are reseeded in every fork, which takes 0.2 ms, once they are imported.
     """
 
     def __init__(self, seed: int) -> None:
@@ -55,20 +53,20 @@ class _SplitMix64:
         return mixed ^ (mixed >> 31)
 
     def take(self, size: int) -> bytes:
-        """Return so many bytes, of which those of an unfinished number are not used again."""
+        """Return ``size`` bytes; the unused bytes of the last number are dropped."""
         words = (self.next().to_bytes(8, "little") for _ in range(-(-size // 8)))
         return b"".join(words)[:size]
 
 
 class ClockAndRandom:
-    """One job's clock and randomness."""
+    """The clock and the random numbers of one job."""
 
     def __init__(self) -> None:
         self._random = _SplitMix64(DETERMINISTIC_SEED)
         self._elapsed_ns = 0
 
     def install(self, linker: Linker, components: component.Linker) -> None:
-        """Replace what the linkers, which must allow it, know of clocks and randomness."""
+        """Replace clocks and random sources in linkers that allow shadowing."""
         i32, i64 = ValType.i32(), ValType.i64()
         core: list[tuple[str, list[ValType], Callable[..., int]]] = [
             ("clock_time_get", [i32, i64, i32], self._clock_time_get),
@@ -104,7 +102,7 @@ class ClockAndRandom:
                         instance.add_func(inner, function)
 
     def now_ns(self) -> int:
-        """Return the time of day, in nanoseconds since 1970; moves the clock on."""
+        """Advance the clock; return the time of day in nanoseconds since 1970."""
         return DETERMINISTIC_CLOCK_NS + self._tick()
 
     def _tick(self) -> int:
@@ -139,7 +137,7 @@ class ClockAndRandom:
 
     def _bytes(self, _store: object, size: int) -> bytes:
         if size > _MAX_RANDOM_BYTES:
-            raise WasmtimeError(f"asked for more than {_MAX_RANDOM_BYTES} random bytes at once")
+            raise WasmtimeError(f"requested more than {_MAX_RANDOM_BYTES} random bytes at once")
         return self._random.take(size)
 
     def _u64(self, _store: object) -> int:
@@ -147,8 +145,8 @@ class ClockAndRandom:
 
 
 def _put(caller: Caller, at: int, data: bytes) -> int:
-    """Write into the calling module's memory; return an error number of preview 1."""
-    return _SUCCESS if put(caller, at, data) else _FAULT
+    """Write to the calling module's memory; return an error number of preview 1."""
+    return _SUCCESS if guest_memory.write(caller, at, data) else _FAULT
 
 
 def _datetime(nanoseconds: int) -> component.Record:

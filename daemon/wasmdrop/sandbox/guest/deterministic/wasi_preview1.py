@@ -1,9 +1,9 @@
-"""The files of a deterministic module: what WASI preview 1 tells of them, made the same each time.
+"""Deterministic file functions of WASI preview 1, for modules.
 
-Takes the place of those functions that tell what only the disk decides: the order of a directory,
-numbers and times of files, and what a directory is in bytes and links. wasmtime's own functions do
-the work. They look for the memory of the module that calls them: so it is a small module of our own
-that does, with a memory of its own. No fuel is counted for it.
+Replaces the functions whose results depend on the disk: the order of a directory, the numbers and
+times of files, and the size and links of a directory. wasmtime's own functions do the work. They
+use the memory of the module that calls them, so a small module, the relay, calls them with a memory
+of its own. Its fuel is not counted.
 """
 
 import struct
@@ -30,7 +30,7 @@ from wasmdrop.sandbox.guest.deterministic.file_metadata import (
     FileMetadata,
     FileMetadataTable,
 )
-from wasmdrop.sandbox.guest.deterministic.guest_memory import put, take
+from wasmdrop.sandbox.guest.deterministic.guest_memory import read, write
 
 __all__ = ["Preview1Files", "compile_relay"]
 
@@ -47,8 +47,7 @@ _PARAMETERS: Final = {
 }
 _TYPES: Final = {"i": "i32", "I": "i64"}
 
-# What lies where in the relay's memory; a page, which is also the longest path, is far more than
-# any path that Linux takes.
+# Addresses in the relay's memory. A page holds any path that Linux accepts.
 _PAGE: Final = 1 << 16
 _STATUS_AT: Final = 0
 _USED_AT: Final = 64
@@ -82,12 +81,12 @@ class _Filestat(NamedTuple):
     modified_ns: int
     changed_ns: int
 
-    def brief(self) -> DiskMetadata:
+    def disk_metadata(self) -> DiskMetadata:
         return DiskMetadata(self.inode, self.links, self.modified_ns)
 
 
 class _FileReference(NamedTuple):
-    """A file as a call names it: by descriptor alone, or by a path in the relay's memory too."""
+    """A file as named by a call: a descriptor, or a path in the relay's memory below it."""
 
     fd: int
     path: tuple[int, ...] | None = None
@@ -95,7 +94,7 @@ class _FileReference(NamedTuple):
 
 
 def compile_relay(engine: wasmtime.Engine) -> Module:
-    """Return the module that calls wasmtime's own functions; takes some 5 ms."""
+    """Return the module that calls wasmtime's own functions; takes about 5 ms."""
     parts = []
     for name, letters in _PARAMETERS.items():
         kinds = " ".join(_TYPES[letter] for letter in letters)
@@ -112,23 +111,23 @@ def compile_relay(engine: wasmtime.Engine) -> Module:
 
 
 class Preview1Files:
-    """One job's files, as a module sees them; ``now_ns`` is that of its clock."""
+    """The file functions of one job's module; ``now_ns`` is that of its clock."""
 
     def __init__(self, relay: Module, linker: Linker, now_ns: Callable[[], int]) -> None:
-        """Replace what ``linker``, which must allow it, knows of files."""
+        """Replace file functions in ``linker``, which must allow shadowing."""
         self._relay = relay
         self._engine = linker.engine
         self._now_ns = now_ns
         self._listings: dict[int, tuple[int, list[bytes]]] = {}
-        """By descriptor: the number of the directory that was listed, and its entries."""
+        """The number and entries of the listed directory, by descriptor."""
         types = {"i": ValType.i32(), "I": ValType.i64()}
         for name, letters in _PARAMETERS.items():
             form = FuncType([types[letter] for letter in letters], [types["i"]])
-            function = self._for_free(getattr(self, f"_{name}"))
+            function = self._without_fuel(getattr(self, f"_{name}"))
             linker.define_func(WASI_MODULE, name, form, function, access_caller=True)
 
     def enter(self, store: Store) -> None:
-        """Make the relay's instance in ``store``, before the guest's."""
+        """Create the relay's instance in ``store``, before the guest's."""
         self._store = store
         linker = Linker(self._engine)
         linker.define_wasi()
@@ -144,10 +143,10 @@ class Preview1Files:
             self._functions[name] = function
 
     def begin(self) -> None:
-        """Begin the job: what the disk calls older was there before. Before any file is laid."""
-        self._book = FileMetadataTable(self._now_ns)
+        """Start the job's metadata; must come before the job's files are written."""
+        self._metadata = FileMetadataTable(self._now_ns)
 
-    def _for_free(self, function: Callable[..., int]) -> Callable[..., int]:
+    def _without_fuel(self, function: Callable[..., int]) -> Callable[..., int]:
         def run(caller: Caller, *args: int) -> int:
             fuel = self._store.get_fuel()
             self._store.set_fuel(_PLENTY_OF_FUEL)
@@ -158,16 +157,14 @@ class Preview1Files:
 
         return run
 
-    # What takes the place of WASI's own
-
     def _fd_filestat_get(self, caller: Caller, fd: int, at: int) -> int:
-        return self._tell(caller, _FileReference(fd), at)
+        return self._get_filestat(caller, _FileReference(fd), at)
 
     def _path_filestat_get(
         self, caller: Caller, fd: int, flags: int, path: int, size: int, at: int
     ) -> int:
-        error = self._carry(caller, path, size, _PATH_AT)
-        return error or self._tell(caller, _FileReference(fd, (flags, _PATH_AT, size)), at)
+        error = self._copy_path(caller, path, size, _PATH_AT)
+        return error or self._get_filestat(caller, _FileReference(fd, (flags, _PATH_AT, size)), at)
 
     def _fd_filestat_set_times(
         self, _caller: Caller, fd: int, accessed_ns: int, modified_ns: int, flags: int
@@ -185,9 +182,9 @@ class Preview1Files:
         modified_ns: int,
         flags: int,
     ) -> int:
-        error = self._carry(caller, path, size, _PATH_AT)
-        place = _FileReference(fd, (lookup_flags, _PATH_AT, size))
-        return error or self._set_times(place, accessed_ns, modified_ns, flags)
+        error = self._copy_path(caller, path, size, _PATH_AT)
+        file = _FileReference(fd, (lookup_flags, _PATH_AT, size))
+        return error or self._set_times(file, accessed_ns, modified_ns, flags)
 
     def _path_unlink_file(self, caller: Caller, fd: int, path: int, size: int) -> int:
         return self._remove(caller, "path_unlink_file", fd, path, size)
@@ -198,7 +195,7 @@ class Preview1Files:
     def _path_rename(
         self, caller: Caller, fd: int, path: int, size: int, new_fd: int, new: int, new_size: int
     ) -> int:
-        error = self._carry(caller, path, size, _PATH_AT) or self._carry(
+        error = self._copy_path(caller, path, size, _PATH_AT) or self._copy_path(
             caller, new, new_size, _OTHER_PATH_AT
         )
         if error:
@@ -206,9 +203,11 @@ class Preview1Files:
         _error, moved = self._status(_FileReference(fd, (0, _PATH_AT, size)))
         _error, replaced = self._status(_FileReference(new_fd, (0, _OTHER_PATH_AT, new_size)))
         error = self._call("path_rename", fd, _PATH_AT, size, new_fd, _OTHER_PATH_AT, new_size)
-        # Two names of one file both stay.
+        # Renaming one name of a file over another does nothing.
         if not error and replaced and moved and replaced.inode != moved.inode:
-            self._book.remove(replaced.brief(), is_directory=replaced.kind == _DIRECTORY)
+            self._metadata.remove(
+                replaced.disk_metadata(), is_directory=replaced.kind == _DIRECTORY
+            )
         return error
 
     def _fd_readdir(
@@ -219,7 +218,7 @@ class Preview1Files:
             return error
         number = self._entry(_FileReference(fd), status).number
         known, entries = self._listings.get(fd, (0, []))
-        # One listing from its beginning to its end, whatever is removed on the way.
+        # A listing is read once, so that removals do not change it.
         if cookie == 0 or number != known:
             error, entries = self._list(fd, number)
             if error:
@@ -232,53 +231,53 @@ class Preview1Files:
             if len(data) >= size:
                 break
         del data[size:]
-        is_put = put(caller, at, bytes(data)) and put(caller, used_at, _SIZE.pack(len(data)))
-        return _SUCCESS if is_put else _FAULT
-
-    # How it is done
+        is_written = write(caller, at, bytes(data)) and write(
+            caller, used_at, _SIZE.pack(len(data))
+        )
+        return _SUCCESS if is_written else _FAULT
 
     def _call(self, name: str, *args: int) -> int:
         error: int = self._functions[name](self._store, *args)
         return error
 
-    def _carry(self, caller: Caller, at: int, size: int, to: int) -> int:
-        """Bring a path into the relay's memory; return an error number."""
+    def _copy_path(self, caller: Caller, at: int, size: int, to: int) -> int:
+        """Copy a path into the relay's memory; return an error number."""
         if size & 0xFFFFFFFF > _PAGE:
             return _NAME_TOO_LONG
-        path = take(caller, at, size)
+        path = read(caller, at, size)
         if path is None:
             return _FAULT
         if path:
             self._memory.write(self._store, path, to)
         return _SUCCESS
 
-    def _status(self, place: _FileReference) -> tuple[int, _Filestat | None]:
-        """Return what WASI says of a file: an error number, or else its status."""
-        if place.path is None:
-            error = self._call("fd_filestat_get", place.fd, _STATUS_AT)
+    def _status(self, file: _FileReference) -> tuple[int, _Filestat | None]:
+        """Return an error number and, if that is 0, the file's status on the disk."""
+        if file.path is None:
+            error = self._call("fd_filestat_get", file.fd, _STATUS_AT)
         else:
-            error = self._call("path_filestat_get", place.fd, *place.path, _STATUS_AT)
+            error = self._call("path_filestat_get", file.fd, *file.path, _STATUS_AT)
         if error:
             return error, None
         data = self._memory.read(self._store, _STATUS_AT, _STATUS_AT + _FILESTAT.size)
         return error, _Filestat(*_FILESTAT.unpack(data))
 
-    def _entry(self, place: _FileReference, status: _Filestat) -> FileMetadata:
+    def _entry(self, file: _FileReference, status: _Filestat) -> FileMetadata:
         def stamp(time_ns: int) -> int | None:
-            if self._set_times_on_disk(place, 0, time_ns, _MODIFIED):
+            if self._set_times_on_disk(file, 0, time_ns, _MODIFIED):
                 return None
-            _error, stamped = self._status(place)
+            _error, stamped = self._status(file)
             return None if stamped is None else stamped.modified_ns
 
-        return self._book.look(status.brief(), stamp)
+        return self._metadata.look_up(status.disk_metadata(), stamp)
 
-    def _tell(self, caller: Caller, place: _FileReference, at: int) -> int:
-        error, status = self._status(place)
+    def _get_filestat(self, caller: Caller, file: _FileReference, at: int) -> int:
+        error, status = self._status(file)
         if status is None:
             return error
-        # The standard streams have no device, and nothing that differs.
+        # The standard streams have no device; their status is the same in every run.
         if status.device:
-            entry = self._entry(place, status)
+            entry = self._entry(file, status)
             status = status._replace(
                 inode=entry.number,
                 accessed_ns=entry.accessed_ns,
@@ -287,53 +286,53 @@ class Preview1Files:
             )
             if status.kind == _DIRECTORY:
                 status = status._replace(links=1, size=0)
-        return _SUCCESS if put(caller, at, _FILESTAT.pack(*status)) else _FAULT
+        return _SUCCESS if write(caller, at, _FILESTAT.pack(*status)) else _FAULT
 
     def _set_times(
-        self, place: _FileReference, accessed_ns: int, modified_ns: int, flags: int
+        self, file: _FileReference, accessed_ns: int, modified_ns: int, flags: int
     ) -> int:
-        _error, status = self._status(place)
+        _error, status = self._status(file)
         if status is not None:
-            self._entry(place, status)  # the times that stay are those of before
+            self._entry(file, status)  # so that a time that is not set stays as it was
         if flags & (_ACCESSED_NOW | _MODIFIED_NOW):
             now_ns = self._now_ns()
-            # Both flags of one time are an error, which is left to be found.
+            # Both flags of one time are an error, which wasmtime detects.
             if flags & (_ACCESSED | _ACCESSED_NOW) == _ACCESSED_NOW:
                 accessed_ns, flags = now_ns, flags ^ (_ACCESSED | _ACCESSED_NOW)
             if flags & (_MODIFIED | _MODIFIED_NOW) == _MODIFIED_NOW:
                 modified_ns, flags = now_ns, flags ^ (_MODIFIED | _MODIFIED_NOW)
-        error = self._set_times_on_disk(place, accessed_ns, modified_ns, flags)
+        error = self._set_times_on_disk(file, accessed_ns, modified_ns, flags)
         if error:
             return error
-        error, status = self._status(place)
+        error, status = self._status(file)
         if status is not None:
-            self._book.set_times(
-                status.brief(),
+            self._metadata.set_times(
+                status.disk_metadata(),
                 accessed_ns & _U64 if flags & _ACCESSED else None,
                 modified_ns & _U64 if flags & _MODIFIED else None,
             )
         return error
 
     def _set_times_on_disk(
-        self, place: _FileReference, accessed_ns: int, modified_ns: int, flags: int
+        self, file: _FileReference, accessed_ns: int, modified_ns: int, flags: int
     ) -> int:
         times = (accessed_ns, modified_ns, flags)
-        if place.path is None:
-            return self._call("fd_filestat_set_times", place.fd, *times)
-        return self._call("path_filestat_set_times", place.fd, *place.path, *times)
+        if file.path is None:
+            return self._call("fd_filestat_set_times", file.fd, *times)
+        return self._call("path_filestat_set_times", file.fd, *file.path, *times)
 
     def _remove(self, caller: Caller, name: str, fd: int, path: int, size: int) -> int:
-        error = self._carry(caller, path, size, _PATH_AT)
+        error = self._copy_path(caller, path, size, _PATH_AT)
         if error:
             return error
         _error, status = self._status(_FileReference(fd, (0, _PATH_AT, size)))
         error = self._call(name, fd, _PATH_AT, size)
         if not error and status is not None:
-            self._book.remove(status.brief(), is_directory=status.kind == _DIRECTORY)
+            self._metadata.remove(status.disk_metadata(), is_directory=status.kind == _DIRECTORY)
         return error
 
     def _list(self, fd: int, number: int) -> tuple[int, list[bytes]]:
-        """Return an error number and all entries of a directory, which has that number itself."""
+        """Return an error number and all entries of the directory ``number``."""
         found: list[tuple[bytes, int, int]] = []
         cookie, used = 0, _LISTING_BYTES
         while used == _LISTING_BYTES:
@@ -347,12 +346,13 @@ class Preview1Files:
                 next_cookie, inode, name_bytes, kind = _DIRENT.unpack_from(data, at)
                 at += _DIRENT.size + name_bytes
                 if at > used:
-                    break  # cut: comes again with the next part
+                    break  # incomplete: the next part repeats it
                 found.append((data[at - name_bytes : at], inode, kind))
                 cookie = next_cookie
-        # The first two are the directory itself and, as wasmtime has it, itself again.
+        # The first two entries are "." and "..", for which wasmtime reports the same directory.
         numbered = [(name, number, kind) for name, _inode, kind in found[:2]] + [
-            (name, self._book.find(inode).number, kind) for name, inode, kind in sorted(found[2:])
+            (name, self._metadata.find(inode).number, kind)
+            for name, inode, kind in sorted(found[2:])
         ]
         return _SUCCESS, [
             _DIRENT.pack(cookie, number, len(name), kind) + name

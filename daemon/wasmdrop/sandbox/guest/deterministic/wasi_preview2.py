@@ -1,9 +1,9 @@
-"""The files of a deterministic component: what WASI 0.2 tells of them, made the same each time.
+"""Deterministic file functions of WASI 0.2, for components.
 
-As :mod:`.preview1` does for modules. The work is done by wasmtime's own functions here, too, which
-:mod:`.component_relay` calls. One is not replaced that should be: ``rename-at`` lends two
-descriptors, and wasmtime 50 fails where a component lends two to a function of Python's. So a file
-may get the number of one that another was renamed over, where the disk uses numbers again.
+Does the same as :mod:`.wasi_preview1` does for modules, with the relay of
+:mod:`.wasi_preview2_relay`. ``rename-at`` is not replaced: it borrows two descriptors, and wasmtime
+50 fails if a component passes two borrows to a Python function. So if the disk reuses numbers, a
+new file may get the number of a file that another was renamed over.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import INTERFACE, 
 
 __all__ = ["Preview2Files"]
 
-#: Any number will do that tells our resources from others of the host's.
+#: An arbitrary type number, unique among the host's resources.
 _STREAM: Final = 1
 
-#: Longest path, in bytes, that is looked at: far more than any that Linux takes.
+#: The longest path that is passed on: longer than any that Linux accepts.
 _MAX_PATH_BYTES: Final = 1 << 16
 
 #: While the relay runs.
@@ -33,7 +33,7 @@ _BILLION: Final = 1_000_000_000
 
 
 class _FileReference(NamedTuple):
-    """A file as a call names it: an open one, or by a path from there too."""
+    """A file as named by a call: a descriptor, or a path below it."""
 
     descriptor: ResourceAny
     at: tuple[Any, ...] = ()
@@ -41,28 +41,28 @@ class _FileReference(NamedTuple):
 
 
 class Preview2Files:
-    """One job's files, as a component sees them; ``now_ns`` is that of its clock."""
+    """The file functions of one job's component; ``now_ns`` is that of its clock."""
 
     def __init__(
         self, relay: component.Component, linker: component.Linker, now_ns: Callable[[], int]
     ) -> None:
-        """Replace what ``linker``, which must allow it, knows of files."""
+        """Replace file functions in ``linker``, which must allow shadowing."""
         self._relay = relay
         self._engine = linker.engine
         self._now_ns = now_ns
         self._listings: dict[int, list[Record]] = {}
-        """What is still to come of each directory that is being read, the last first."""
+        """The remaining entries of each directory stream, in reverse order."""
         self._listed = 0
         with linker.root() as root, root.add_instance(INTERFACE) as instance:
             instance.add_resource("directory-entry-stream", ResourceType.host(_STREAM), self._close)
             for name, method in METHODS.items():
                 function = getattr(self, f"_{name.removesuffix('-at').replace('-', '_')}")
-                # The loan of what is our own ends when it is looked at.
-                run = self._for_free(function, lends=method.resource == "descriptor")
+                # A borrow of our own resource ends in to_host.
+                run = self._without_fuel(function, lends=method.resource == "descriptor")
                 instance.add_func(f"[method]{method.resource}.{name}", run)
 
     def enter(self, store: Store) -> None:
-        """Make the relay's instance in ``store``, before the guest's."""
+        """Create the relay's instance in ``store``, before the guest's."""
         self._store = store
         linker = component.Linker(self._engine)
         linker.add_wasip2()
@@ -76,10 +76,10 @@ class Preview2Files:
             self._functions[name] = function
 
     def begin(self) -> None:
-        """Begin the job: what the disk calls older was there before. Before any file is laid."""
-        self._book = FileMetadataTable(self._now_ns)
+        """Start the job's metadata; must come before the job's files are written."""
+        self._metadata = FileMetadataTable(self._now_ns)
 
-    def _for_free(self, function: Callable[..., Any], *, lends: bool) -> Callable[..., Any]:
+    def _without_fuel(self, function: Callable[..., Any], *, lends: bool) -> Callable[..., Any]:
         def run(_context: object, *args: Any) -> Any:
             fuel = self._store.get_fuel()
             self._store.set_fuel(_PLENTY_OF_FUEL)
@@ -88,18 +88,18 @@ class Preview2Files:
                 if lends:
                     for arg in args:
                         if isinstance(arg, ResourceAny):
-                            arg.drop(self._store)  # ends the loan
+                            arg.drop(self._store)  # ends the borrow
             finally:
                 self._store.set_fuel(fuel)
             return result
 
         return run
 
-    # What takes the place of WASI's own. An error is returned as its name.
+    # The replacing functions return an error as its name.
 
     def _stat(self, descriptor: ResourceAny, *at: Any) -> Record | str:
-        place = _FileReference(descriptor, at)
-        found = self._look(place)
+        file = _FileReference(descriptor, at)
+        found = self._look(file)
         if isinstance(found, str):
             return found
         stat, entry = found
@@ -120,17 +120,19 @@ class Preview2Files:
 
     def _set_times(self, descriptor: ResourceAny, *args: Any) -> str | None:
         *at, accessed, modified = args
-        place = _FileReference(descriptor, tuple(at))
-        self._look(place)  # the times that stay are those of before
+        file = _FileReference(descriptor, tuple(at))
+        self._look(file)  # so that a time that is not set stays as it was
         if "now" in {accessed.tag, modified.tag}:
             now = Variant("timestamp", _datetime(self._now_ns()))
             accessed, modified = (
                 now if given.tag == "now" else given for given in (accessed, modified)
             )
-        error = self._set_times_on_disk(place, accessed, modified)
-        status = self._status(place)
+        error = self._set_times_on_disk(file, accessed, modified)
+        status = self._status(file)
         if error is None and not isinstance(status, str):
-            self._book.set_times(_brief(*status), _given_ns(accessed), _given_ns(modified))
+            self._metadata.set_times(
+                _disk_metadata(*status), _given_ns(accessed), _given_ns(modified)
+            )
         return error
 
     def _unlink_file(self, descriptor: ResourceAny, path: str) -> str | None:
@@ -162,50 +164,48 @@ class Preview2Files:
     def _close(self, _context: object, listed: int) -> None:
         del self._listings[listed]
 
-    # How it is done
-
     def _call(self, name: str, *args: Any) -> Any:
         return self._functions[name](self._store, *args)
 
-    def _status(self, place: _FileReference) -> tuple[Record, int] | str:
-        """Return what WASI says of a file, and what tells it apart."""
-        suffix = "-at" if place.at else ""
-        stat = self._call(f"stat{suffix}", place.descriptor, *place.at)
+    def _status(self, file: _FileReference) -> tuple[Record, int] | str:
+        """Return a file's status on the disk and its identity; the name of an error otherwise."""
+        suffix = "-at" if file.at else ""
+        stat = self._call(f"stat{suffix}", file.descriptor, *file.at)
         if isinstance(stat, str):
             return stat
-        identity = self._call(f"metadata-hash{suffix}", place.descriptor, *place.at)
+        identity = self._call(f"metadata-hash{suffix}", file.descriptor, *file.at)
         return identity if isinstance(identity, str) else (stat, identity.lower)
 
-    def _look(self, place: _FileReference) -> tuple[Record, FileMetadata] | str:
-        status = self._status(place)
+    def _look(self, file: _FileReference) -> tuple[Record, FileMetadata] | str:
+        status = self._status(file)
         if isinstance(status, str):
             return status
 
         def stamp(time_ns: int) -> int | None:
             time = Variant("timestamp", _datetime(time_ns))
-            if self._set_times_on_disk(place, Variant("no-change"), time) is not None:
+            if self._set_times_on_disk(file, Variant("no-change"), time) is not None:
                 return None
-            stamped = self._status(place)
-            return None if isinstance(stamped, str) else _brief(*stamped).modified_ns
+            stamped = self._status(file)
+            return None if isinstance(stamped, str) else _disk_metadata(*stamped).modified_ns
 
-        return status[0], self._book.look(_brief(*status), stamp)
+        return status[0], self._metadata.look_up(_disk_metadata(*status), stamp)
 
     def _set_times_on_disk(
-        self, place: _FileReference, accessed: Variant, modified: Variant
+        self, file: _FileReference, accessed: Variant, modified: Variant
     ) -> str | None:
-        name = "set-times-at" if place.at else "set-times"
-        error: str | None = self._call(name, place.descriptor, *place.at, accessed, modified)
+        name = "set-times-at" if file.at else "set-times"
+        error: str | None = self._call(name, file.descriptor, *file.at, accessed, modified)
         return error
 
     def _remove(self, name: str, descriptor: ResourceAny, path: str) -> str | None:
         status = self._status(_FileReference(descriptor, (set(), path)))
         error: str | None = self._call(name, descriptor, path)
         if error is None and not isinstance(status, str):
-            self._book.remove(_brief(*status), is_directory=_is_directory(status[0]))
+            self._metadata.remove(_disk_metadata(*status), is_directory=_is_directory(status[0]))
         return error
 
 
-def _brief(stat: Record, identity: int) -> DiskMetadata:
+def _disk_metadata(stat: Record, identity: int) -> DiskMetadata:
     modified = _field(stat, "data-modification-timestamp")
     return DiskMetadata(identity, _field(stat, "link-count"), _nanoseconds(modified))
 

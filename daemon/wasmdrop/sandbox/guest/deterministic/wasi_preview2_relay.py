@@ -1,6 +1,7 @@
-"""The component that calls wasmtime's functions of WASI 0.2's files, for :mod:`.preview2`.
+"""The component that calls wasmtime's own file functions for :mod:`.wasi_preview2`.
 
-Imports them, and exports each under the name of its method, with the same parameters and results.
+It imports the methods of WASI 0.2's ``descriptor`` and exports each under the method's name, with
+the same parameters and results.
 """
 
 from typing import Final, NamedTuple
@@ -10,7 +11,7 @@ from wasmtime import component, wat2wasm
 
 __all__ = ["INTERFACE", "METHODS", "compile_relay"]
 
-#: The version under which wasmtime's linker knows WASI 0.2, whatever a component asks for.
+#: wasmtime's linker provides WASI 0.2 under this version, whatever version a component imports.
 INTERFACE: Final = "wasi:filesystem/types@0.2.12"
 
 _ERRORS: Final = """access would-block already bad-descriptor busy deadlock quota exist
@@ -26,7 +27,7 @@ def _quoted(names: str) -> str:
     return " ".join(f'"{name}"' for name in names.split())
 
 
-#: The types of the interface (wasi-filesystem, types.wit), as far as they are of use here.
+#: The types of the interface (wasi-filesystem, types.wit) that the methods use.
 _TYPES: Final = {
     "error-code": f"(enum {_quoted(_ERRORS)})",
     "descriptor-type": f"(enum {_quoted(_KINDS)})",
@@ -45,11 +46,11 @@ _RESOURCES: Final = ("descriptor", "directory-entry-stream")
 
 class Method(NamedTuple):
     params: dict[str, str]
-    """Types by name, without the resource itself."""
+    """Types by name, without ``self``."""
     core: str
-    """All of them in core wasm: i for i32, I for i64, d and s for handles of the two resources."""
+    """All parameters in core wasm: i for i32, I for i64, d and s for handles of the resources."""
     ok: str = ""
-    """What is returned where there is no error."""
+    """The type of the result if there is no error."""
     resource: str = "descriptor"
 
 
@@ -72,7 +73,7 @@ METHODS: Final = {
 }
 _DROPS: Final = {"d": "descriptor", "s": "directory-entry-stream"}
 
-#: Lends room for the strings of one call. Results lie below it.
+#: Allocates memory for the strings of one call, above the address of results.
 _ROOM: Final = """
 (core module $room
   (memory (export "memory") 4)
@@ -124,7 +125,7 @@ def _text() -> str:
             f'(func (export "{name}") {form} (canon lift (core func $inner "{name}") {options}'
             " (post-return $clear)))"
         )
-        # The result is larger than what core functions return, so it is put where they are told.
+        # The result does not fit into a core result, so the function writes it to this address.
         inner.append(
             f'(func (export "{name}") (param {core}) (result i32)'
             f" (call ${name} {given} (i32.const 64)) {drops} (i32.const 64))"
