@@ -72,10 +72,8 @@ def test_a_long_compilation_is_told_of_and_holds_up_nobody(daemon: Daemon) -> No
     assert f"of {len(slow) / 1e6:.1f} MB" in told["why"]
     assert told["state_seconds"] > 0
 
-    wait_until(
-        lambda: daemon.events("compilation-started")[-1]["seconds"] > 0, "progress in the log"
-    )
-    assert daemon.events("compilation-started")[-1]["module"] == begun["module"]
+    wait_until(lambda: daemon.events("compilation-running"), "progress in the log")
+    assert daemon.events("compilation-running")[-1]["module"] == begun["module"]
     assert begun["module"] not in [event["module"] for event in daemon.events("module-compiled")]
 
 
@@ -166,6 +164,4 @@ def test_a_slow_module_of_another_directory_gets_a_compiler(daemon: Daemon) -> N
 
 def under_way(daemon: Daemon) -> set[str]:
     """Return the modules of which the log tells that their compilation goes on."""
-    return {
-        event["module"] for event in daemon.events("compilation-started") if event["seconds"] > 0
-    }
+    return {event["module"] for event in daemon.events("compilation-running")}

@@ -111,7 +111,7 @@ class LiesBench(Bench):
             assert isinstance(told, Outcome), told
             assert told.results == (7,)
         made = self.templates
-        self.wait_until(lambda: not made._making, "templates")
+        self.wait_until(lambda: not made._starting, "templates")
         assert len(self.template_pids(self.other)) == 1
 
     def template_pids(self, module: CompiledModule) -> set[int]:
@@ -161,8 +161,8 @@ def whole_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]
 @pytest.fixture
 def bench(whole_bench: LiesBench, monkeypatch: pytest.MonkeyPatch) -> LiesBench:
     """Give the bench, with little patience."""
-    monkeypatch.setattr(zygote_pool, "_PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(zygote_pool, "_TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(zygote_pool, "_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(zygote_pool, "_CHECK_SECONDS", 0.05)
     monkeypatch.setattr(zygote_pool, "_START_PROCESSOR_SECONDS", 0.5)
     return whole_bench
 

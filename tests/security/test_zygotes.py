@@ -93,7 +93,7 @@ async def until(look: Callable[[], object]) -> None:
 
 async def settled(executor: LocalExecutor) -> None:
     """Wait until it is known of all modules whether they have templates."""
-    made = of(executor)._making
+    made = of(executor)._starting
     await until(lambda: not made)
 
 
@@ -109,7 +109,7 @@ async def in_template(
     await settled(executor)
     assert [one._module is module for one in of(executor)._ready.values()][-1:] == [True]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor._pool, "take", None)
+        patch.setattr(executor._fork_server, "take", None)
         return [await executor.run(module, call, limits) for _ in range(times)]
 
 
@@ -160,7 +160,7 @@ async def running(
 
 def _busy(executor: LocalExecutor) -> set[int]:
     """Return the processes that jobs have."""
-    families: list[Any] = [executor._pool]
+    families: list[Any] = [executor._fork_server]
     if executor._zygotes is not None:
         made = executor._zygotes
         families += [*made._ready.values(), *made._retired]
@@ -230,7 +230,7 @@ def test_a_job_has_the_bounds_that_it_has_without_a_template(
         (template,) = of(executor)._ready.values()
         await until(lambda: template._idle)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(executor._pool, "take", None)
+            patch.setattr(executor._fork_server, "take", None)
             return await look(executor)
 
     alone, _descriptors = bench.runner.run(look(bench.without))
@@ -245,7 +245,7 @@ def test_a_template_that_nobody_calls_goes_when_its_jobs_are_done(
     """A job that runs on keeps it; then it goes, and nothing is left of it."""
     module = bench.module(LOOP)
     short = Limits(timeout_sec=0.1, memory_mb=16)
-    monkeypatch.setattr(zygote_pool, "_TIDY_SECONDS", 0.01)
+    monkeypatch.setattr(zygote_pool, "_CHECK_SECONDS", 0.01)
 
     async def work(executor: LocalExecutor) -> None:
         told = await in_template(executor, module, Call("run", AN_I32), short, 1)
@@ -270,8 +270,8 @@ def test_of_too_many_templates_the_one_goes_that_was_called_least_lately(
     bench: ZygoteBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not before a job that it runs has ended as it should."""
-    monkeypatch.setattr(zygote_pool, "_TIDY_SECONDS", 0.01)
-    monkeypatch.setattr(zygote_pool, "_MOST", 2)
+    monkeypatch.setattr(zygote_pool, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(zygote_pool, "_MAX_ZYGOTES", 2)
     first = bench.module(TURNS)
     others = [bench.module(f'(func (export "run") (result i32) (i32.const {n}))') for n in (5, 6)]
     long_call = Call("run", FunctionType(("i64",), ("i32",)), (200_000_000,))
@@ -358,7 +358,7 @@ def test_a_start_function_that_was_kept_secret_harms_its_own_jobs_alone(
     summary = msgspec.structs.replace(module.summary, has_start=False)
     secretive = CompiledModule(module.sha256, module.options, summary, os.dup(module.fd))
     other = bench.module('(func (export "run") (result i32) (i32.const 7))')
-    monkeypatch.setattr(zygote_pool, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(zygote_pool, "_TIMEOUT_SECONDS", 0.2)
     short = Limits(timeout_sec=0.1, memory_mb=16)
 
     async def work(executor: LocalExecutor) -> None:

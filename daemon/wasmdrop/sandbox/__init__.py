@@ -1,6 +1,6 @@
-"""The sandbox: a fresh process for every job, and for every compilation.
+"""The sandbox: runs each job, and each compilation, in a confined child process.
 
-The daemon's side is :mod:`.pool` (children), :mod:`.executor` (one job) and :mod:`.store` (modules
-and their compiled form). The child's side is :mod:`.server`, :mod:`.confine`, :mod:`.runtime`,
-:mod:`.compiler`, :mod:`.binary` and :mod:`.guest`; nothing of it runs in the daemon's own process.
+:mod:`.host` is the daemon's side and never loads guest code. :mod:`.guest` is the side of the child
+processes and runs in no other process. They share :mod:`.wire`, the format of requests and reports.
+:mod:`.confinement` is what a child gives up before it touches guest code.
 """

@@ -1,11 +1,82 @@
-"""What the daemon and a sandbox child say to each other, and how it is framed.
+"""The wire format between the daemon (host) and the processes of the sandbox (guest).
 
-One order goes to a child, one report comes back, over a stream socket that only the two hold.
-A frame is two little-endian 32-bit lengths, a JSON header of the first length and raw bytes of the
-second. File descriptors ride along with the first byte of an order.
+This file is the whole contract. A guest in any language that keeps to it can replace the present
+one. All integers are little-endian; all JSON is UTF-8.
 
-The child may have been taken over by its guest: the daemon reads no more than the bounds below,
-decodes into these types and nothing else, and checks every number against what it asked for.
+Links
+    A child has one link to the daemon, a stream socket (``AF_UNIX``, ``SOCK_STREAM``). The daemon
+    sends one request, the child answers with one report. The child then waits until the daemon
+    closes the link, and exits. A reusable worker repeats this until the link is closed.
+
+Frames
+    Requests and reports are frames::
+
+        offset  size  field
+        0       4     H, size of the header in bytes (u32)
+        4       4     P, size of the payload in bytes (u32)
+        8       H     header: one JSON object, or nothing (binary form)
+        8 + H   P     payload: raw bytes
+
+    File descriptors accompany the first byte of a request (``SCM_RIGHTS``), at most
+    ``MAX_DESCRIPTORS``. A report has no descriptors.
+
+Requests
+    The header is a ``Request``: a JSON object whose ``type`` selects the class below.
+
+    =================  =========================  ====================================  ==========
+    ``type``           class                      descriptors                           payload
+    =================  =========================  ====================================  ==========
+    ``compile``        ``CompileRequest``         module, machine code                  none
+    ``run``            ``RunRequest``             see below                             see below
+    ``zygote``         ``ZygoteRequest``          machine code, control socket          none
+    ``reusable``       ``ReusableWorkerRequest``  machine code, stdout, stderr          none
+    =================  =========================  ====================================  ==========
+
+    Descriptors of ``run``, each if it applies, in this order: machine code (if ``preparation`` is
+    set); stdout and stderr (if the module imports WASI and the child does not have them already);
+    the directory of the job (if ``wasi.disk_bytes`` is set); one for each of ``wasi.grants``. The
+    payload of ``run`` is standard input (``wasi.stdin_bytes``), then the contents of ``wasi.files``
+    in their order.
+
+    A child of a zygote and a reusable worker are prepared: they take ``run`` without
+    ``preparation``. If their preparation has a ``function``, they take the binary form instead.
+
+Binary form
+    A frame without a header (H = 0), for a function that is known from the preparation and needs
+    nothing but its arguments. JSON would make it slower by more than its run time. The request is
+    ``BINARY_CALL``, then one value of ``BINARY_VALUE_BYTES`` per parameter. The report is
+    ``BINARY_REPORT``, then one value per result; it always means ``ok``. A call that fails is
+    reported as JSON. A value holds its bit pattern in the low bytes; the rest is undefined.
+
+Reports
+    The header is ``CompileReport`` (for ``compile``) or ``RunReport`` (for everything else) as a
+    JSON object; the payload is empty. Absent fields have their default. A zygote and a reusable
+    worker send one ``RunReport`` when they are ready, with the code ``ok``, or why they are not.
+
+Control socket
+    A process that forks (the fork server, a zygote) has a control socket (``AF_UNIX``,
+    ``SOCK_SEQPACKET``). It exits when the daemon closes it. One packet is one message in ASCII:
+
+    ========================  =========  =========================================================
+    message                   from       meaning
+    ========================  =========  =========================================================
+    ``fork``                  daemon     fork a child for later
+    ``fork at once``          daemon     fork a child that a job waits for
+    ``ping``                  daemon     answer ``pong`` (fork server)
+    ``sweep``                 daemon     kill processes that children left behind (fork server)
+    ``child PID``             process    forked; descriptors: the daemon's end of the link, a pidfd
+    ``exit PID STATUS USEC``  process    the child ended: wait status, processor time in µs
+    ``none ERRNO``            zygote     cannot fork (any more)
+    ``missing TEXT``          server     parts of confinement that are missing; empty if none
+    ========================  =========  =========================================================
+
+    If the children of a zygote need stdout and stderr from the fork on (binary form and WASI), two
+    descriptors accompany each ``fork``; the child has them as descriptors 4 and 5.
+
+Trust
+    The guest may have taken over the child that reports, or the zygote that forks. The daemon reads
+    at most the limits below, decodes into these types only, and checks each value against its
+    request.
 """
 
 import struct
@@ -18,15 +89,21 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.memory_shares import MemoryShares
 
 __all__ = [
+    "BINARY_CALL",
     "BINARY_REPORT",
     "BINARY_VALUE_BYTES",
+    "CHILD",
+    "EXIT",
     "FORK",
     "FORK_AT_ONCE",
     "FRAME",
+    "MAX_DESCRIPTORS",
     "MAX_REPORT_BYTES",
     "MAX_RUN_REPORT_BYTES",
+    "MISSING",
     "NO_CHILD",
     "PING",
+    "PONG",
     "PROGRAM_NAME",
     "SWEEP",
     "BoundFunction",
@@ -42,196 +119,185 @@ __all__ = [
     "WasiContext",
     "ZygoteRequest",
     "binary_report_bytes",
-    "decode_invocation",
     "decode_request",
     "encode_binary_call",
     "encode_frame",
 ]
 
-#: What the daemon asks of a process that forks: a child for later, one that a job waits for
-#: already; of the forking server alone a sign of life, and to end what a template left behind.
+#: First words of the messages on a control socket.
 FORK: Final = b"fork"
 FORK_AT_ONCE: Final = b"fork at once"
 PING: Final = b"ping"
+PONG: Final = b"pong"
 SWEEP: Final = b"sweep"
-
-#: What a template answers that can fork no child now.
+CHILD: Final = b"child"
+EXIT: Final = b"exit"
 NO_CHILD: Final = b"none"
+MISSING: Final = b"missing"
 
+#: Size of the header, size of the payload.
 FRAME: Final = struct.Struct("<II")
 
-#: What a WASI program sees as its own name.
+#: Machine code, two streams and a directory; the rest is for grants.
+MAX_DESCRIPTORS: Final = 4 + 16
+
+#: ``argv[0]`` of a WASI program.
 PROGRAM_NAME: Final = "module.wasm"
 
-#: Of a plain function a frame's raw part is its arguments, so many bytes each, bits first; and no
-#: header. So is that of its report, after the seconds that it ran, those of the processor, the
-#: bytes of its exported memory and its fuel used; each of the last two -1 where there is none.
-BINARY_VALUE_BYTES: Final = 16
+#: Limit of processor time in seconds (:attr:`Invocation.cpu_seconds`).
+BINARY_CALL: Final = struct.Struct("<Q")
+
+#: :attr:`RunReport.run_seconds`, ``cpu_seconds``, ``memory_bytes`` and ``fuel_used``; each of the
+#: last two -1 for null.
 BINARY_REPORT: Final = struct.Struct("<ddqq")
 
-#: A module's summary is bounded to 2 MiB of names and 1 MiB of types (see :mod:`.binary`); JSON may
-#: escape each character sixfold.
+#: Size of a value: that of wasmtime's ``wasmtime_val_raw_t``, so values need no conversion.
+BINARY_VALUE_BYTES: Final = 16
+
+#: Largest header of a ``CompileReport``. A summary has at most 2 MiB of names and 1 MiB of types;
+#: JSON may escape a character with six bytes.
 MAX_REPORT_BYTES: Final = 16 * 1024 * 1024
 
-#: A run's report holds a message of a few kilobytes and at most a thousand results (the limit of
-#: WebAssembly's JavaScript interface, which wasmtime keeps, too).
+#: Largest header of a ``RunReport``: a message of a few kilobytes and at most a thousand results,
+#: the limit of wasmtime and of WebAssembly's JavaScript interface. The result of a component may
+#: take the job's output limit besides.
 MAX_RUN_REPORT_BYTES: Final = 128 * 1024
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """Whatever shapes the machine code: part of the name of a compiled module."""
+    """The options that shape the machine code; they are part of its file name."""
 
     fuel: bool = False
-    """Count fuel; costs about a quarter of the speed, so only where it was asked for."""
+    """Count fuel. Costs about a quarter of the speed, so it is off unless a job asks for it."""
 
     deterministic: bool = False
     """Canonical NaNs, deterministic relaxed SIMD, a fixed clock, seeded randomness, and fuel."""
 
     @property
     def token(self) -> str:
-        """A short name for file names and logs."""
+        """Return a short name for file names and logs."""
         if self.deterministic:
             return "deterministic"
         return "fuel" if self.fuel else "plain"
 
     @property
     def counts_fuel(self) -> bool:
-        """Whether fuel is counted, with a limit or without."""
+        """Whether fuel is counted, with or without a limit."""
         return self.fuel or self.deterministic
 
 
 class CompileRequest(msgspec.Struct, frozen=True, tag="compile"):
-    """Compile the module in descriptor 0 and write the machine code to descriptor 1."""
+    """Compile the module and write the machine code."""
 
     options: EngineOptions
     module_bytes: int
     code_bytes: int
-    """Most that the machine code may take."""
+    """Limit of the machine code."""
     cpu_seconds: int
     memory_bytes: int
 
 
 class WasiContext(msgspec.Struct, frozen=True):
-    """The world of a WASI program.
-
-    Its standard input is the beginning of the frame's raw part, the contents of ``files`` the rest.
-    """
+    """What a WASI program gets."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
     stdin_bytes: int
     disk_bytes: int | None = None
-    """Size of the largest file it may write in its directory, the one in descriptor 3; None where
-    it has no directory."""
+    """Size limit of a file in the directory of the job; null if it has no directory."""
     grants: tuple[str, ...] = ()
-    """What it sees the directories in descriptors 4 and on as; it may only read them."""
+    """Names under which it sees the granted directories, which it may only read."""
     files: tuple[tuple[str, int], ...] = ()
-    """Relative paths and sizes in bytes of what is laid into the directory first."""
+    """Relative paths and sizes in bytes of the files to create in the directory first."""
 
 
 class BoundFunction(msgspec.Struct, frozen=True):
-    """A function of numbers that needs nothing but its arguments, or an empty world of WASI.
+    """A function that is known when the module is prepared, so that it is called in binary form.
 
-    An order is then these alone, and a report nothing but numbers; see :data:`BINARY_REPORT`.
+    Its parameters and results are numbers, and it gets no input but its arguments.
     """
 
     entry: str
     signature: FunctionType
     initialize: bool
-    """Call ``_initialize`` before it."""
+    """Call ``_initialize`` first."""
 
 
 class Preparation(msgspec.Struct, frozen=True):
-    """How the compiled module in descriptor 0 is made ready, whatever is then called in it."""
+    """How to prepare a compiled module, independently of a single call.
+
+    Jobs share a zygote if their modules and preparations are equal. Limits that a child can apply
+    after the fork, such as the processor time, are therefore part of the invocation.
+    """
 
     options: EngineOptions
     memory_export: str | None
-    """The exported memory whose size is reported; None where there is no memory, or not just that
-    one."""
+    """The exported memory whose size is reported; null if the module has no memory, or hidden
+    ones."""
     memory_bytes: int
-    """The guest's memories and tables together, as the process's limits bound them."""
+    """Limit of the guest's memories and tables together."""
     shares: MemoryShares
-    """The bound of each of them."""
+    """Limit of each of them."""
     output_bytes: int
-    cpu_seconds: int
+    """Limit of standard output and standard error together."""
     fuel: int | None
     has_wasi: bool
-    """Whether it runs in a world of WASI, of which each invocation tells."""
+    """Whether the module imports WASI; each invocation then has ``wasi``."""
     is_component: bool
     function: BoundFunction | None = None
-    """What is called, where that is known already."""
     tells_refusals: bool = False
-    """Whether the module tells of tables that were refused growth."""
+    """Whether the machine code records refused growth of memories and tables in globals."""
     has_hidden_memories: bool = False
-    """Whether there may be memories that are not exported: their sizes take another way."""
+    """Whether there may be memories that are not exported, so that their sizes are read from the
+    address map of the process."""
 
 
 class Invocation(msgspec.Struct, frozen=True):
-    """One call of a module that was made ready.
-
-    With ``wasi`` set, what the guest writes goes to descriptors 1 and 2, so that it survives a
-    child that is killed.
-    """
+    """One call of a prepared module."""
 
     entry: str
     signature: FunctionType
     args: tuple[int, ...]
-    """One bit pattern a parameter, unsigned."""
+    """One bit pattern per parameter, unsigned."""
     is_command: bool
-    """Whether the entry returns an exit code rather than results."""
+    """Whether the entry returns an exit code instead of results."""
     initialize: bool
     """Call ``_initialize`` before the entry."""
+    cpu_seconds: int
+    """Processor time that the kernel allows, as a second line of defence behind the daemon's
+    timeout. A reusable worker ignores it, because the kernel counts by process."""
     wasi: WasiContext | None
     component: ComponentCall | None = None
-    """Set where the module is a component; ``signature`` and ``args`` are then empty."""
+    """Set if the module is a component; ``signature`` and ``args`` are then empty."""
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag="run"):
-    """Make the compiled module in descriptor 0 ready, and call it."""
+    """Run one call; first prepare the module, if the child is not prepared."""
 
-    preparation: Preparation
     invocation: Invocation
-
-    @property
-    def options(self) -> EngineOptions:
-        """What shapes the machine code."""
-        return self.preparation.options
+    preparation: Preparation | None = None
 
 
-class ZygoteRequest(msgspec.Struct, frozen=True, tag="template"):
-    """Make the compiled module in descriptor 0 ready, then fork a child for each invocation.
-
-    Descriptor 1 is the socket to be asked by, as the forking server is.
-    """
+class ZygoteRequest(msgspec.Struct, frozen=True, tag="zygote"):
+    """Prepare the module, then fork children that are prepared."""
 
     preparation: Preparation
 
-    @property
-    def options(self) -> EngineOptions:
-        """What shapes the machine code."""
-        return self.preparation.options
 
+class ReusableWorkerRequest(msgspec.Struct, frozen=True, tag="reusable"):
+    """Prepare the module, then serve requests until the link is closed.
 
-class ReusableWorkerRequest(msgspec.Struct, frozen=True, tag="resident"):
-    """Make the compiled module in descriptor 0 ready, then take invocations until the link closes.
-
-    Each has an instance of its own. Descriptors 1 and 2 are for output, as in an invocation; the
-    daemon empties them between two.
+    Each call gets an instance of its own. The daemon empties stdout and stderr between two calls.
     """
 
     preparation: Preparation
-
-    @property
-    def options(self) -> EngineOptions:
-        """What shapes the machine code."""
-        return self.preparation.options
 
 
 Request = CompileRequest | RunRequest | ZygoteRequest | ReusableWorkerRequest
 
 
 class CompileReport(msgspec.Struct, frozen=True):
-    """The end of a compilation: a summary, or the reason why there is none."""
+    """The result of a compilation: a summary, or the reason why there is none."""
 
     summary: ModuleSummary | None = None
     code: Code = Code.OK
@@ -239,51 +305,46 @@ class CompileReport(msgspec.Struct, frozen=True):
 
 
 class RunReport(msgspec.Struct, frozen=True):
-    """The end of a run, as the child saw it."""
+    """The result of a call, as the child reports it."""
 
     code: Code
     message: str = ""
     results: tuple[int, ...] = ()
-    """One bit pattern a result, unsigned."""
+    """One bit pattern per result, unsigned."""
     exit_code: int | None = None
     memory_bytes: int | None = None
     run_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    """Processor time of the run."""
+    """Processor time of the call."""
     stale_code: bool = False
-    """The machine code is not of this engine: made by another version, or damaged."""
+    """The engine cannot load the machine code: it is damaged, or of another version."""
     component_result: Any = None
-    """What a component's function returned, as a plain value."""
+    """The result of a component's function, as a plain value (see
+    :mod:`wasmdrop.protocol.component_values`)."""
     fuel_used: int | None = None
 
 
-_order_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
-_invocation_decoder = msgspec.json.Decoder(Invocation)
+_request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
 
 
-def encode_frame(message: msgspec.Struct, raw: bytes = b"") -> bytes:
-    """Return one whole frame."""
+def encode_frame(message: msgspec.Struct, payload: bytes = b"") -> bytes:
+    """Return the frame of a request or report."""
     header = _encoder.encode(message)
-    return FRAME.pack(len(header), len(raw)) + header + raw
+    return FRAME.pack(len(header), len(payload)) + header + payload
 
 
 def decode_request(header: bytes) -> Request:
-    """Return the order in a frame's header; ``msgspec.DecodeError`` if it is none."""
-    return _order_decoder.decode(header)
+    """Return the request in a frame's header. Raise ``msgspec.DecodeError`` if there is none."""
+    return _request_decoder.decode(header)
 
 
-def decode_invocation(header: bytes) -> Invocation:
-    """Return the invocation in a frame's header; ``msgspec.DecodeError`` if it is none."""
-    return _invocation_decoder.decode(header)
-
-
-def encode_binary_call(args: tuple[int, ...]) -> bytes:
-    """Return the frame of a plain function's arguments, one bit pattern each."""
-    raw = b"".join(pattern.to_bytes(BINARY_VALUE_BYTES, "little") for pattern in args)
-    return FRAME.pack(0, len(raw)) + raw
+def encode_binary_call(args: tuple[int, ...], cpu_seconds: int) -> bytes:
+    """Return the frame of a request in binary form."""
+    values = b"".join(pattern.to_bytes(BINARY_VALUE_BYTES, "little") for pattern in args)
+    return FRAME.pack(0, BINARY_CALL.size + len(values)) + BINARY_CALL.pack(cpu_seconds) + values
 
 
 def binary_report_bytes(signature: FunctionType) -> int:
-    """Return the size of a plain function's report, without its frame."""
+    """Return the payload size of a report in binary form."""
     return BINARY_REPORT.size + BINARY_VALUE_BYTES * len(signature.results)

@@ -29,7 +29,7 @@ from wasmdrop.jobs.retention import run_retention
 from wasmdrop.jobs.runner import Stages
 from wasmdrop.protocol.errors import SandboxError, SettingsError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
-from wasmdrop.sandbox.host.call import CompileLimits
+from wasmdrop.sandbox.host.compilation import CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory

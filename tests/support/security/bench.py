@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from wasmdrop.sandbox.host.call import CompileLimits
+from wasmdrop.sandbox.host.compilation import CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
@@ -89,7 +89,7 @@ class Bench:
             async with asyncio.timeout(10):
                 pool = self.pool
                 while (  # noqa: ASYNC110 - the pool tells nobody
-                    pool._leaving or pool._ending or not 0 < len(pool._alive) == len(pool._idle)
+                    pool._lingering or pool._exiting or not 0 < len(pool._alive) == len(pool._idle)
                 ):
                     await asyncio.sleep(0.002)
 

@@ -14,7 +14,13 @@ from wasmdrop.sandbox.guest import fork_server
 from wasmdrop.sandbox.guest.compiler import compile_module
 from wasmdrop.sandbox.guest.core_module import run_module
 from wasmdrop.sandbox.guest.engine import Engine
-from wasmdrop.sandbox.wire import CompileReport, CompileRequest, RunReport, RunRequest
+from wasmdrop.sandbox.wire import (
+    CompileReport,
+    CompileRequest,
+    Invocation,
+    Preparation,
+    RunReport,
+)
 
 __all__ = ["COMPILE_MARK", "LIES", "main"]
 
@@ -31,11 +37,11 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     fork_server.main(control_fd, uid, gid)
 
 
-def _run(order: RunRequest, *rest: Any) -> RunReport:
-    if order.invocation.entry in LIES:
-        LIES[order.invocation.entry]()
+def _run(preparation: Preparation, invocation: Invocation, *rest: Any) -> RunReport:
+    if invocation.entry in LIES:
+        LIES[invocation.entry]()
         os._exit(0)
-    return run_module(order, *rest)
+    return run_module(preparation, invocation, *rest)
 
 
 def _compile(order: CompileRequest, engine: Engine, module_fd: int, code_fd: int) -> CompileReport:

@@ -1,6 +1,6 @@
-"""A child's end of its link to the daemon: one frame comes, one goes.
+"""A child's end of its link to the daemon: frames of requests and reports.
 
-Once the child is confined, its filter knows none of a socket's own calls.
+After confinement a child may only read and write, so only :func:`receive_frame` uses socket calls.
 """
 
 import os
@@ -9,36 +9,50 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from wasmdrop.sandbox.wire import BINARY_VALUE_BYTES, FRAME, encode_frame
+from wasmdrop.sandbox.wire import (
+    BINARY_CALL,
+    BINARY_VALUE_BYTES,
+    FRAME,
+    MAX_DESCRIPTORS,
+    encode_frame,
+)
 
-__all__ = ["read_binary_call", "read_frame", "receive_frame", "report", "send", "wait_for_end"]
-
-#: Most descriptors that an order brings: code, two streams, a directory, and grants.
-_MAX_DESCRIPTORS: Final = 4 + 16
+__all__ = [
+    "read_binary_call",
+    "read_frame",
+    "receive_frame",
+    "report",
+    "send",
+    "wait_for_end",
+]
 
 _CHUNK_BYTES: Final = 1 << 16
 
 
 def receive_frame(link_fd: int) -> tuple[bytes, bytes, list[int]]:
-    """Return an order's header, raw part and descriptors. Ends the process if none comes."""
+    """Return a request's header, payload and descriptors. Exit if none comes."""
     link = socket.socket(fileno=link_fd)
-    data, descriptors, _flags, _address = socket.recv_fds(link, _CHUNK_BYTES, _MAX_DESCRIPTORS)
+    data, descriptors, _flags, _address = socket.recv_fds(link, _CHUNK_BYTES, MAX_DESCRIPTORS)
     link.detach()
-    return *_whole(link_fd, data), descriptors
+    return *_complete(link_fd, data), descriptors
 
 
 def read_frame(link_fd: int) -> tuple[bytes, bytes]:
-    """As :func:`receive_frame`, of an order without descriptors, in a process that is confined."""
-    return _whole(link_fd, b"")
+    """Return the header and payload of a request without descriptors. Exit if none comes."""
+    return _complete(link_fd, b"")
 
 
-def read_binary_call(link_fd: int, params: int) -> bytes:
-    """Return the arguments of a plain function. Ends the process if none come."""
-    size = FRAME.size + BINARY_VALUE_BYTES * params
-    order = os.read(link_fd, size)
-    if len(order) != size:
-        os._exit(0)  # the daemon sends the few bytes at once, or has no use for this child
-    return order[FRAME.size :]
+def read_binary_call(link_fd: int, params: int) -> tuple[int, bytes]:
+    """Return the limit of processor time and the arguments of a request in binary form.
+
+    Exit if none comes.
+    """
+    start = FRAME.size + BINARY_CALL.size
+    size = start + BINARY_VALUE_BYTES * params
+    frame = os.read(link_fd, size)
+    if len(frame) != size:
+        os._exit(0)  # the daemon sends the few bytes at once, or closes the link
+    return BINARY_CALL.unpack_from(frame, FRAME.size)[0], frame[start:]
 
 
 def send(link_fd: int, message: msgspec.Struct) -> None:
@@ -49,29 +63,32 @@ def send(link_fd: int, message: msgspec.Struct) -> None:
 
 
 def report(link_fd: int, message: msgspec.Struct) -> NoReturn:
-    """Write the one report, and end."""
+    """Write the report, and exit."""
     send(link_fd, message)
     wait_for_end(link_fd)
 
 
 def wait_for_end(link_fd: int) -> NoReturn:
-    """End when the daemon says so: it takes a core for a millisecond that results need more."""
+    """Exit when the daemon closes the link.
+
+    An exit takes a core for a millisecond, which the delivery of the results needs more.
+    """
     os.read(link_fd, 1)
     os._exit(0)
 
 
-def _whole(link_fd: int, data: bytes) -> tuple[bytes, bytes]:
+def _complete(link_fd: int, data: bytes) -> tuple[bytes, bytes]:
     frame = bytearray(data)
     while len(frame) < FRAME.size or len(frame) < _frame_bytes(frame):
         data = os.read(link_fd, _CHUNK_BYTES)
         if not data:
-            os._exit(0)  # no order came: the daemon has no use for this child any more
+            os._exit(0)  # the daemon closed the link without a request
         frame += data
-    header_bytes, _raw_bytes = FRAME.unpack_from(frame)
+    header_bytes, _payload_bytes = FRAME.unpack_from(frame)
     cut = FRAME.size + header_bytes
     return bytes(frame[FRAME.size : cut]), bytes(frame[cut:])
 
 
 def _frame_bytes(frame: bytearray) -> int:
-    header_bytes, raw_bytes = FRAME.unpack_from(frame)
-    return FRAME.size + int(header_bytes) + int(raw_bytes)
+    header_bytes, payload_bytes = FRAME.unpack_from(frame)
+    return FRAME.size + int(header_bytes) + int(payload_bytes)

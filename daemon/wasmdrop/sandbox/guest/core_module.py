@@ -21,7 +21,7 @@ from wasmdrop.sandbox.guest.wasmtime_ffi import (
     global_value,
     memory_bytes,
 )
-from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport, RunRequest
+from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport
 from wasmdrop.system.descriptors import write_all
 
 __all__ = [
@@ -37,7 +37,8 @@ _MAY_LACK_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
 
 
 def run_module(
-    order: RunRequest,
+    preparation: Preparation,
+    invocation: Invocation,
     engine: Engine,
     descriptors: list[int],
     raw: bytes,
@@ -50,15 +51,15 @@ def run_module(
     ``loaded`` is called when no file is needed any more, before any of the guest's code runs.
     ``report_now`` is as in :class:`ModuleRun`.
     """
-    run = (kind or ModuleRun)(order.preparation, engine, report_now)
+    run = (kind or ModuleRun)(preparation, engine, report_now)
 
     def make_ready() -> None:
         run.load(descriptors[0])
-        run.set_up_wasi(order.invocation, descriptors[1:], raw)
+        run.set_up_wasi(invocation, descriptors[1:], raw)
         loaded()
         run.link()
 
-    return run.execute(order.invocation, make_ready)
+    return run.execute(invocation, make_ready)
 
 
 class StaleCodeError(Exception):

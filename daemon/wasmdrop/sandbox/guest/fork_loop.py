@@ -1,12 +1,10 @@
-"""ForkLoop: the loop of a warm, single-threaded process that forks children ahead of need.
+"""The fork loop: serves the control socket of a process that forks children ahead of need.
 
-The daemon asks for children over a sequenced-packet socket; for each one the process answers with
-its id and two descriptors, a stream socket to the child and a pidfd. It tells the daemon of every
-child that ended. When the socket closes, because the daemon ended however it ended, it kills its
-children and ends too.
+When the control socket closes, because the daemon ended in whatever way, the process ends too, and
+its children with it.
 
-It assumes that it is the only thread: after a fork only the forking thread lives on, and a lock
-that another one held stays locked for ever.
+Assumes that the process has a single thread: after a fork only the forking thread exists, and a
+lock that another thread held would stay locked forever.
 """
 
 import contextlib
@@ -22,45 +20,55 @@ from typing import NoReturn, Protocol
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.guest.channel import send
-from wasmdrop.sandbox.wire import FORK, FORK_AT_ONCE, NO_CHILD, PING, SWEEP, RunReport
+from wasmdrop.sandbox.wire import (
+    CHILD,
+    EXIT,
+    FORK,
+    FORK_AT_ONCE,
+    NO_CHILD,
+    PING,
+    PONG,
+    SWEEP,
+    RunReport,
+)
 
 __all__ = ["ForkLoop", "ForkedRole"]
 
 
 class ForkedRole(Protocol):
-    """What a forked process does."""
+    """The behaviour of a forked child."""
 
     def leave(
         self, parent_pid: int, link_fd: int, streams: Sequence[int], *, is_awaited: bool
     ) -> int:
-        """Leave the parent behind; return where the link to the daemon is now.
+        """Leave the parent behind; return the new descriptor of the link.
 
         ``streams``: descriptors of the job's output, if they came with the request.
-        ``is_awaited``: a job waits for it already.
+        ``is_awaited``: whether a job waits for the child.
         """
 
-    def obey(self, link_fd: int) -> NoReturn:
-        """Take one order."""
+    def serve(self, link_fd: int) -> NoReturn:
+        """Serve one request."""
 
 
 class ForkLoop:
-    """The loop, over the socket ``control``; ``role`` is that of each process forked.
+    """The loop, over the socket ``control``; ``role`` is that of each child.
 
-    ``ends_children``: whether to do so at the end, rather than leave it to their parent's death
-    and to whoever reaps them then.
+    ``kills_children``: whether to kill and reap them at the end. If not, they die with their parent
+    (``PR_SET_PDEATHSIG``), and its subreaper reaps them.
     """
 
-    def __init__(self, control: socket.socket, role: ForkedRole, *, ends_children: bool) -> None:
+    def __init__(self, control: socket.socket, role: ForkedRole, *, kills_children: bool) -> None:
         self._control = control
         self._role = role
-        self._ends_children = ends_children
+        self._kills_children = kills_children
         self._children: set[int] = set()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
 
     def serve(self) -> NoReturn:
-        """Serve until the daemon closes its end."""
+        """Serve until the daemon closes the socket."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
@@ -71,18 +79,18 @@ class ForkLoop:
                 if self._wake_r in ready:
                     os.read(self._wake_r, 4096)
                     self._reap()
-                if control_fd in ready and not self._take_request():
+                if control_fd in ready and not self._receive():
                     break
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the daemon went away while it was being told something
-        if self._ends_children:
-            self._end_children()
+            pass  # the daemon ended while this process was sending a message
+        if self._kills_children:
+            self._kill_children()
         os._exit(0)
 
-    def _end_children(self) -> None:
-        """Kill all below this process, and reap it: in a container there may be no init to do it.
+    def _kill_children(self) -> None:
+        """Kill and reap all descendants: a container may have no init process that reaps them.
 
-        What one leaves behind when it dies falls to this process, and so in turn to this loop.
+        The children of a child that dies become children of this process, and are killed in turn.
         """
         for pid in self._children:
             _kill(pid)
@@ -90,27 +98,27 @@ class ForkLoop:
             while self._children or self._sweep():
                 self._children.discard(os.waitpid(-1, 0)[0])
 
-    def _take_request(self) -> bool:
+    def _receive(self) -> bool:
         request, streams, _flags, _address = socket.recv_fds(self._control, 16, 2)
         try:
-            return self._obey(request, streams)
+            return self._handle(request, streams)
         finally:
             for fd in streams:
                 os.close(fd)
 
-    def _obey(self, request: bytes, streams: Sequence[int]) -> bool:
+    def _handle(self, request: bytes, streams: Sequence[int]) -> bool:
         if request in {FORK, FORK_AT_ONCE}:
             try:
                 self._fork(streams, is_awaited=request == FORK_AT_ONCE)
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except OSError as error:
-                if self._ends_children:
-                    raise  # it is begun anew
-                # Others have used up what the kernel gives one user; children of ours may run.
+                if self._kills_children:
+                    raise  # the daemon restarts this process
+                # The processes of this user are used up; the present children may go on.
                 self._control.send(b"%s %d" % (NO_CHILD, error.errno or 0))
         elif request == PING:
-            self._control.send(b"pong")
+            self._control.send(PONG)
         elif request == SWEEP:
             self._sweep()
         else:
@@ -127,21 +135,21 @@ class ForkLoop:
                 if pid in self._children:
                     self._children.discard(pid)
                     cpu_us = (usage.ru_utime + usage.ru_stime) * 1e6
-                    self._control.send(b"exit %d %d %d" % (pid, status, cpu_us))
+                    self._control.send(b"%s %d %d %d" % (EXIT, pid, status, cpu_us))
                 else:
                     was_left_behind = True
         if was_left_behind:
-            self._sweep()  # its own children are this process's now
+            self._sweep()  # its children are now children of this process
 
     def _sweep(self) -> bool:
-        """Kill what a child left behind when it died; whether there was any.
+        """Kill the processes that dead children left behind. Return whether there were any.
 
-        Only a template can fork, and it dies after its children or takes them along.
+        Only a zygote can fork; its own children die with it.
         """
         try:
             pids = Path("/proc/thread-self/children").read_text(encoding="ascii").split()
         except OSError:
-            return False  # the kernel keeps no such list
+            return False  # this kernel has no such list
         left_behind = {int(pid) for pid in pids} - self._children
         for pid in left_behind:
             _kill(pid)
@@ -167,7 +175,7 @@ class ForkLoop:
             signal.set_wakeup_fd(-1)
             try:
                 link_fd = self._role.leave(parent_pid, link_fd, streams, is_awaited=is_awaited)
-                self._role.obey(link_fd)
+                self._role.serve(link_fd)
             except Exception:  # noqa: BLE001 - the last frame of a process of its own
                 trace = bounded_text(traceback.format_exc())
                 send(link_fd, RunReport(Code.INTERNAL, trace))
@@ -177,9 +185,9 @@ class ForkLoop:
         self._children.add(pid)
         pidfd = os.pidfd_open(pid)
         try:
-            socket.send_fds(self._control, [b"child %d" % pid], [ours.fileno(), pidfd])
+            socket.send_fds(self._control, [b"%s %d" % (CHILD, pid)], [ours.fileno(), pidfd])
         except OSError:
-            # Nobody has heard of it; without its link it ends.
+            # The daemon does not know it; without its link it exits.
             ours.close()
             os.waitpid(pid, 0)
             self._children.discard(pid)

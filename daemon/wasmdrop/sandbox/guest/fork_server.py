@@ -1,7 +1,6 @@
-"""The forking server: a small, warm process that forks the children that obey any order.
+"""The fork server: a small process that has loaded wasmtime, and forks children for any request.
 
-It loads wasmtime once, then waits; :mod:`.forking` has its loop. A child takes one order, to
-compile, to run or to become a template (:mod:`.template`), and does nothing else.
+A child takes one request: to compile, to run, or to become a zygote or a reusable worker.
 """
 
 import functools
@@ -25,8 +24,11 @@ from wasmdrop.sandbox.guest.reusable_worker import serve_reusable_worker
 from wasmdrop.sandbox.guest.warmup import Warmup
 from wasmdrop.sandbox.guest.zygote import serve_zygote
 from wasmdrop.sandbox.wire import (
+    MISSING,
     CompileRequest,
     EngineOptions,
+    Invocation,
+    Preparation,
     ReusableWorkerRequest,
     RunReport,
     RunRequest,
@@ -41,9 +43,9 @@ __all__ = ["main"]
 
 
 def main(control_fd: int, uid: int, gid: int) -> NoReturn:
-    """Serve until the daemon closes its end of the socket ``control_fd``.
+    """Serve until the daemon closes the control socket ``control_fd``.
 
-    ``uid`` and ``gid`` are whom children run as, if this process is root.
+    ``uid`` and ``gid``: the user that children run as, if this process is root.
     """
     use_batch_scheduling()
     control = socket.socket(fileno=control_fd)
@@ -52,20 +54,21 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     confinement.prepare_fork_server()
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")
-    control.send(b"missing " + "; ".join(confinement.missing).encode())
+    control.send(b"%s %s" % (MISSING, "; ".join(confinement.missing).encode()))
     engine = Engine(EngineOptions())
-    warm_up = Warmup(engine)
-    warm_up.repeat()
-    forking = ForkLoop(control, _AnyOrder(engine, warm_up, confinement), ends_children=True)
-    # Collections would touch, and so copy, every page that children share with this process.
+    warmup = Warmup(engine)
+    warmup.repeat()
+    role = _GeneralChild(engine, warmup, confinement)
+    fork_loop = ForkLoop(control, role, kills_children=True)
+    # A collection writes to, and so copies, every page that children share with this process.
     gc.collect()
     gc.freeze()
     gc.disable()
-    forking.serve()
+    fork_loop.serve()
 
 
 def _can_confine(confinement: Confinement) -> bool:
-    """Whether a child can really be confined: a container may forbid what the kernel knows."""
+    """Whether a child can be confined: a container may forbid what the kernel supports."""
     parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -82,12 +85,12 @@ def _can_confine(confinement: Confinement) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-class _AnyOrder:
-    """A process that takes one order of any kind, reports once, and ends."""
+class _GeneralChild:
+    """A process that takes one request of any kind, reports once, and exits."""
 
-    def __init__(self, engine: Engine, warm_up: Warmup, confinement: Confinement) -> None:
+    def __init__(self, engine: Engine, warmup: Warmup, confinement: Confinement) -> None:
         self._engine = engine
-        self._warm_up = warm_up
+        self._warmup = warmup
         self._confinement = confinement
 
     def leave(
@@ -95,72 +98,83 @@ class _AnyOrder:
     ) -> int:
         """Leave the fork server behind; see :class:`ForkedRole`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # While idle the child touches, and so gets as its own, the pages that a job needs.
-        # Before it leaves the server's descriptors behind: the module is in one of them.
+        # While idle the child copies the pages that a job needs; this takes the module of the
+        # warm-up, whose descriptor is closed afterwards.
         if not is_awaited:
-            self._warm_up.once()
+            self._warmup.run_once()
         return self._confinement.detach_from_fork_server(parent_pid, link_fd)
 
-    def obey(self, link_fd: int) -> NoReturn:
-        """Take one order."""
-        header, raw, descriptors = receive_frame(link_fd)
-        order = decode_request(header)
-        if order.options != self._engine.options:
-            self._engine = Engine(order.options)
-        match order:
+    def serve(self, link_fd: int) -> NoReturn:
+        """Serve one request."""
+        header, payload, descriptors = receive_frame(link_fd)
+        request = decode_request(header)
+        match request:
             case CompileRequest():
-                self._compile(order, link_fd, descriptors)
+                self._compile(request, link_fd, descriptors)
+            case RunRequest(invocation, Preparation() as preparation):
+                self._run(preparation, invocation, link_fd, payload, descriptors)
             case ZygoteRequest():
-                serve_zygote(
-                    order,
-                    self._engine,
-                    self._warm_up.call,
-                    self._confinement,
-                    link_fd,
-                    descriptors,
-                )
+                engine = self._engine_for(request.preparation.options)
+                warm_up = self._warmup.call
+                serve_zygote(request, engine, warm_up, self._confinement, link_fd, descriptors)
             case ReusableWorkerRequest():
-                serve_reusable_worker(order, self._engine, self._confinement, link_fd, descriptors)
-            case RunRequest():
-                self._run(order, link_fd, raw, descriptors)
+                engine = self._engine_for(request.preparation.options)
+                serve_reusable_worker(request, engine, self._confinement, link_fd, descriptors)
+            case _:
+                raise ValueError("a request without a preparation came to a child without one")
 
-    def _compile(self, order: CompileRequest, link_fd: int, descriptors: list[int]) -> NoReturn:
+    def _engine_for(self, options: EngineOptions) -> Engine:
+        return self._engine if options == self._engine.options else Engine(options)
+
+    def _compile(self, request: CompileRequest, link_fd: int, descriptors: list[int]) -> NoReturn:
+        engine = self._engine_for(request.options)
         self._confinement.confine(
             readable=[],
-            cpu_seconds=order.cpu_seconds,
-            file_bytes=order.code_bytes,
-            data_bytes=order.memory_bytes,
+            cpu_seconds=request.cpu_seconds,
+            file_bytes=request.code_bytes,
+            data_bytes=request.memory_bytes,
             threads=False,
         )
         self._confinement.confine_after_loading(compiles=True)
-        report(link_fd, compile_module(order, self._engine, descriptors[0], descriptors[1]))
+        report(link_fd, compile_module(request, engine, descriptors[0], descriptors[1]))
 
-    def _run(self, order: RunRequest, link_fd: int, raw: bytes, descriptors: list[int]) -> NoReturn:
-        preparation, wasi = order.preparation, order.invocation.wasi
+    def _run(
+        self,
+        preparation: Preparation,
+        invocation: Invocation,
+        link_fd: int,
+        payload: bytes,
+        descriptors: list[int],
+    ) -> NoReturn:
+        engine, wasi = self._engine_for(preparation.options), invocation.wasi
         kind = functools.partial(
             ComponentRun if preparation.is_component else ModuleRun,
             address_map=open_address_map() if preparation.has_hidden_memories else None,
         )
         disk_bytes = None if wasi is None else wasi.disk_bytes
         if disk_bytes is not None:
-            self._engine.use_deterministic_files(of_component=preparation.is_component)
+            engine.use_deterministic_files(of_component=preparation.is_component)
         self._confinement.confine(
             readable=descriptors[:1],
             directory=None if disk_bytes is None else descriptors[3],
             grants=descriptors[4:],
-            cpu_seconds=preparation.cpu_seconds,
+            cpu_seconds=invocation.cpu_seconds,
             file_bytes=max(preparation.output_bytes, disk_bytes or 0),
             data_bytes=preparation.memory_bytes + PROCESS_BYTES,
             # wasmtime's WASI runs on threads of its own.
             threads=preparation.has_wasi,
         )
-        loaded = functools.partial(
+        narrow = functools.partial(
             self._confinement.confine_after_loading,
             has_directory=disk_bytes is not None,
-            has_grants=len(descriptors) > 4,  # noqa: PLR2004 - see WasiContext
+            has_grants=wasi is not None and bool(wasi.grants),
         )
 
         def report_now(message: RunReport) -> NoReturn:
             report(link_fd, message)
 
-        report_now(run_module(order, self._engine, descriptors, raw, loaded, report_now, kind))
+        report_now(
+            run_module(
+                preparation, invocation, engine, descriptors, payload, narrow, report_now, kind
+            )
+        )

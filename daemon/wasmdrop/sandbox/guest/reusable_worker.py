@@ -1,8 +1,8 @@
-"""A resident: a process that serves many jobs of one module, each with an instance of its own.
+"""The reusable worker: a process that serves many jobs of one module, each in a fresh instance.
 
-For modules that the operator trusts (``WASMDROP_ISOLATION=instance``): what keeps one job from the
-next is then wasmtime alone. The process is confined as any job's; its time limit is the daemon's
-kill alone, as processor time is counted by process.
+For modules that the operator trusts (``WASMDROP_ISOLATION=instance``): only wasmtime separates the
+jobs. The process is confined like a job, but without a limit of processor time, which the kernel
+counts by process; only the daemon's timeout ends a job.
 """
 
 import gc
@@ -14,17 +14,22 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest.channel import read_binary_call, read_frame, report, send
-from wasmdrop.sandbox.guest.component import ComponentRun
 from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
-from wasmdrop.sandbox.wire import BoundFunction, ReusableWorkerRequest, RunReport, decode_invocation
+from wasmdrop.sandbox.wire import (
+    BoundFunction,
+    ReusableWorkerRequest,
+    RunReport,
+    RunRequest,
+    decode_request,
+)
 
 __all__ = ["serve_reusable_worker"]
 
 
 class _EndedError(Exception):
-    """The guest has asked to end in the middle of a host call."""
+    """The guest asked to end in the middle of a host call."""
 
     def __init__(self, message: RunReport) -> None:
         super().__init__()
@@ -32,28 +37,27 @@ class _EndedError(Exception):
 
 
 def serve_reusable_worker(
-    order: ReusableWorkerRequest,
+    request: ReusableWorkerRequest,
     engine: Engine,
     confinement: Confinement,
     link_fd: int,
     descriptors: list[int],
 ) -> NoReturn:
-    """Become a resident: report whether the module could be loaded, then serve."""
+    """Become a reusable worker: load the module, report that, then serve requests."""
     code_fd, *streams = descriptors
-    preparation = order.preparation
-    # The forking server does without, and ends its children before they would need it.
+    preparation = request.preparation
+    # The fork server disables it, because its children end before they need it.
     gc.enable()
 
     def end(message: RunReport) -> NoReturn:
         if message.code is Code.OUTPUT_LIMIT:
-            # No exception comes through the function that takes output.
+            # No exception passes through the function that takes output.
             send(link_fd, message)
-            os.close(link_fd)  # first, so that no other order is given
+            os.close(link_fd)  # first, so that no other request is sent
             os._exit(0)
         raise _EndedError(message)
 
-    kind = ComponentRun if preparation.is_component else ModuleRun
-    loaded = kind(preparation, engine, end)
+    loaded = ModuleRun(preparation, engine, end)
     confinement.confine(
         readable=[code_fd],
         cpu_seconds=None,
@@ -67,28 +71,28 @@ def serve_reusable_worker(
         report(link_fd, RunReport(Code.INTERNAL, bounded_text(str(error)), stale_code=True))
     confinement.confine_after_loading()
     send(link_fd, RunReport(Code.OK))
-    world = EmptyWasi(streams) if preparation.has_wasi else None
+    wasi = EmptyWasi(streams) if preparation.has_wasi else None
     while True:
         for fd in streams:
             os.lseek(fd, 0, os.SEEK_SET)  # the daemon has emptied it
         if preparation.function is None:
-            _serve_any(loaded, link_fd, streams)
+            _serve_call(loaded, link_fd, streams)
         else:
-            _serve_plain(loaded, preparation.function, world, link_fd)
+            _serve_unchecked_call(loaded, preparation.function, wasi, link_fd)
 
 
-def _serve_plain(
-    loaded: ModuleRun, function: BoundFunction, world: EmptyWasi | None, link_fd: int
+def _serve_unchecked_call(
+    loaded: ModuleRun, function: BoundFunction, wasi: EmptyWasi | None, link_fd: int
 ) -> None:
-    """Serve one call of a plain function; its instance is there before the order is."""
+    """Serve a request in binary form; the instance is created before it comes."""
     run = loaded.with_fresh_store()
     try:
         run.link()
-        call = UncheckedCall(run, function, world)
+        call = UncheckedCall(run, function, wasi)
     except RefusedError as refusal:
         call = None
         message = RunReport(refusal.code, refusal.message)
-    args = read_binary_call(link_fd, len(function.signature.params))
+    _cpu_seconds, args = read_binary_call(link_fd, len(function.signature.params))
     try:
         answer = message if call is None else call.execute(args)
     except _EndedError as ended:
@@ -100,14 +104,16 @@ def _serve_plain(
     run.close()
 
 
-def _serve_any(loaded: ModuleRun, link_fd: int, streams: list[int]) -> None:
-    """Serve one invocation."""
+def _serve_call(loaded: ModuleRun, link_fd: int, streams: list[int]) -> None:
+    """Serve a request in JSON form."""
     run = loaded.with_fresh_store()
-    header, raw = read_frame(link_fd)
-    invocation = decode_invocation(header)
+    header, payload = read_frame(link_fd)
+    request = decode_request(header)
+    assert isinstance(request, RunRequest)  # noqa: S101 - nothing else is sent to it
+    invocation = request.invocation
 
     def make_ready() -> None:
-        run.set_up_wasi(invocation, streams, raw)
+        run.set_up_wasi(invocation, streams, payload)
         run.link()
 
     try:

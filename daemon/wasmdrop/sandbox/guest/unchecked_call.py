@@ -1,8 +1,8 @@
-"""A plain call: a function of numbers, with as little around it as Python allows.
+"""The unchecked call: calls a function of numbers with as little Python as possible.
 
-Each page that a child writes to is copied for it, and a Python object that is only looked at is
-written to. So all that a call needs is made once, in the template, and arguments and results are
-bits that go from the link into the engine and back.
+Each page that a child writes to is copied, and Python writes to an object that it only reads. So
+everything that a call needs is created once, in the zygote; arguments and results go from the link
+to the engine and back as bits.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.guest.channel import read_binary_call, report, wait_for_end
+from wasmdrop.sandbox.guest.channel import report, wait_for_end
 from wasmdrop.sandbox.guest.core_module import ModuleRun
 from wasmdrop.sandbox.guest.wasmtime_ffi import context_of, error_of, ffi, type_of_function
 from wasmdrop.sandbox.wire import (
@@ -29,23 +29,23 @@ __all__ = ["EmptyWasi", "UncheckedCall"]
 
 
 class UncheckedCall:
-    """One function of an instance, ready to be called once.
+    """A function of an instance, ready to be called once.
 
-    Raises ``RefusedError`` where the instance has no such function, of that type.
+    Raises ``RefusedError`` if the instance has no such function of that type.
     """
 
-    def __init__(self, run: ModuleRun, function: BoundFunction, world: "EmptyWasi | None") -> None:
+    def __init__(self, run: ModuleRun, function: BoundFunction, wasi: "EmptyWasi | None") -> None:
         params, results = function.signature.params, function.signature.results
         slots = max(1, len(params), len(results))
         values = (ffi.wasmtime_val_raw_t * slots)()
         memory = run.exported_memory()
         self._run = run
-        self._params = len(params)
+        self.params = len(params)
         self._args = memoryview(values).cast("B")[: BINARY_VALUE_BYTES * len(params)]
         self._results = memoryview(values).cast("B")[: BINARY_VALUE_BYTES * len(results)]
         head = FRAME.pack(0, BINARY_REPORT.size + len(self._results))
         self._report = bytearray(head + BINARY_REPORT.pack(0.0, 0.0, -1, -1))
-        self._world = world
+        self._wasi = wasi
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
         self._context = context_of(run.store)
         trap = ctypes.byref(self._trap)
@@ -57,21 +57,21 @@ class UncheckedCall:
         ]
         self._memory = None if memory is None else ctypes.byref(memory)
 
-    def obey(self, link_fd: int) -> NoReturn:
-        """Take the arguments, call, report, and end."""
-        answer = self.execute(read_binary_call(link_fd, self._params))
+    def serve(self, link_fd: int, args: bytes) -> NoReturn:
+        """Call, report, and exit."""
+        answer = self.execute(args)
         if isinstance(answer, RunReport):
             report(link_fd, answer)
         os.writev(link_fd, answer)
         wait_for_end(link_fd)
 
     def execute(self, args: bytes) -> RunReport | Sequence[bytearray | memoryview]:
-        """Call and return the report: that of a plain function, or where it failed another."""
+        """Call; return the parts of a report in binary form, or another report if it fails."""
         started = self._run.begin()
-        if self._world is not None:
-            self._world.enter(self._run)
+        if self._wasi is not None:
+            self._wasi.enter(self._run)
         for call in self._calls:
-            self._args[:] = args  # of the last; what comes before it takes none
+            self._args[:] = args  # those of the entry; ``_initialize`` takes none
             error = ffi.wasmtime_func_call_unchecked(*call)
             if bool(error) or bool(self._trap):
                 return self._failed(error, time.perf_counter() - started)
@@ -91,7 +91,7 @@ class UncheckedCall:
         return self._run.with_usage(self._run.failure_report(end), seconds)
 
 
-#: A function that takes output, and none that hears of the end of that (wasi.h).
+#: A function that takes output, and no finalizer of it (wasi.h).
 _OUTPUT: Final = ctypes.CFUNCTYPE(
     ctypes.c_ssize_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_size_t
 )
@@ -99,11 +99,11 @@ _NO_FINALIZER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)()
 
 
 class EmptyWasi:
-    """A world of WASI without input, made of parts that are there before the job is.
+    """A WASI context without input, whose parts are created before there is a job.
 
-    Its heart, which draws random numbers, is made by each process for itself. Output goes to
-    ``streams``, descriptors of standard output and error. One serves a process, and lives as long:
-    stores that are let go of have its functions still.
+    The context itself, which draws random numbers, is created by each process. Output goes to
+    ``streams``, descriptors of standard output and standard error. There is one per process, which
+    lives as long as the process: closed stores still refer to its functions.
     """
 
     def __init__(self, streams: Sequence[int]) -> None:
@@ -121,7 +121,7 @@ class EmptyWasi:
         self._stdout, self._stderr = map(ctypes.c_void_p, streams)
 
     def enter(self, run: ModuleRun) -> None:
-        """Make it the world of ``run``."""
+        """Make it the context of ``run``."""
         self._run = run
         config = ffi.wasi_config_new()
         ffi.wasi_config_set_argv(config, 1, self._argv)
@@ -133,9 +133,9 @@ class EmptyWasi:
 
 
 def _function(run: ModuleRun, name: str, params: tuple[str, ...], results: tuple[str, ...]) -> Any:
-    """Look a function up that will be called without a look at its type: here is the one."""
+    """Look up a function and check its type, which is not checked again when it is called."""
     found = run.function(name)
-    kept = type_of_function(run.store, found)
-    if (tuple(map(str, kept.params)), tuple(map(str, kept.results))) != (params, results):
-        raise RefusedError(Code.TRAP, f"the function {name!r} is of another type than is called")
+    actual = type_of_function(run.store, found)
+    if (tuple(map(str, actual.params)), tuple(map(str, actual.results))) != (params, results):
+        raise RefusedError(Code.TRAP, f"the function {name!r} has another type than the call")
     return ctypes.byref(found)  # which keeps what it points to

@@ -1,9 +1,9 @@
-"""Warming up: the way of a job, gone with a module of our own before there is a job.
+"""The warm-up: runs a module of our own before there is a job.
 
-In the forking server, before any fork, it leaves behind what the first run of anything leaves:
-resolved symbols, specialized bytecode, types made by ctypes. Children then share these pages
-instead of making, and so copying, each its own. Once more in an idle child, it takes the page
-faults of a job off the job's time. There are two ways: that of any order, and a plain call.
+In the fork server, before any fork, it produces everything that a first run produces: resolved
+symbols, specialized bytecode, ctypes types. Children then share these pages and do not copy them.
+In an idle child, it takes the page faults of a job before the job comes. There are two paths: that
+of any request, and the unchecked call.
 """
 
 import os
@@ -43,63 +43,70 @@ _SIGNATURE: Final = FunctionType(("i64",), ("i64",))
 
 
 class Warmup:
-    """Small modules that were compiled here, in files without a name."""
+    """Small modules, compiled here into anonymous files."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._code = _compiled(f'(module (memory (export "memory") 1) {_FUNCTION})', engine)
-        order = RunRequest(
-            Preparation(
-                options=engine.options,
-                memory_export="memory",
-                memory_bytes=_MEBIBYTE,
-                shares=MemoryShares(_MEBIBYTE, 1, _MEBIBYTE, 1),
-                output_bytes=_MEBIBYTE,
-                cpu_seconds=1,
-                fuel=None,
-                has_wasi=False,
-                is_component=False,
-            ),
-            Invocation(
-                entry="warm",
-                signature=_SIGNATURE,
-                args=(1,),
-                is_command=False,
-                initialize=False,
-                wasi=None,
-            ),
+        preparation = Preparation(
+            options=engine.options,
+            memory_export="memory",
+            memory_bytes=_MEBIBYTE,
+            shares=MemoryShares(_MEBIBYTE, 1, _MEBIBYTE, 1),
+            output_bytes=_MEBIBYTE,
+            fuel=None,
+            has_wasi=False,
+            is_component=False,
         )
-        self._header = encode_frame(order)[FRAME.size :]
-        # This one stays. It has no memory, which a child would take for one of its job's.
-        preparation = msgspec.structs.replace(order.preparation, memory_export=None)
-        run = ModuleRun(preparation, engine, _never)
+        invocation = Invocation(
+            entry="warm",
+            signature=_SIGNATURE,
+            args=(1,),
+            is_command=False,
+            initialize=False,
+            cpu_seconds=1,
+            wasi=None,
+        )
+        self._header = encode_frame(RunRequest(invocation, preparation))[FRAME.size :]
+        # This instance stays. It has no memory, which a child would take for one of its job's.
+        run = ModuleRun(msgspec.structs.replace(preparation, memory_export=None), engine, _never)
         run.load(_compiled(f"(module {_FUNCTION})", engine))
         run.link()
         function = BoundFunction("warm", _SIGNATURE, initialize=False)
-        self._plain_call = UncheckedCall(run, function, None)
+        self._unchecked_call = UncheckedCall(run, function, None)
 
     def call(self) -> None:
-        """Make a plain call."""
-        self._plain_call.execute(bytes(BINARY_VALUE_BYTES))
+        """Make an unchecked call."""
+        self._unchecked_call.execute(bytes(BINARY_VALUE_BYTES))
 
-    def once(self) -> None:
-        """Run it once, as any order."""
-        order = decode_request(self._header)
-        assert isinstance(order, RunRequest)  # noqa: S101 - made above
-        encode_frame(run_module(order, self._engine, [self._code], b"", _nothing, _never))
+    def run_once(self) -> None:
+        """Run it once, as any request."""
+        request = decode_request(self._header)
+        assert isinstance(request, RunRequest)  # noqa: S101 - encoded above
+        assert request.preparation is not None  # noqa: S101
+        report = run_module(
+            request.preparation,
+            request.invocation,
+            self._engine,
+            [self._code],
+            b"",
+            _nothing,
+            _never,
+        )
+        encode_frame(report)
 
     def repeat(self) -> None:
-        """Go both ways until nothing is new any more."""
+        """Take both paths until nothing changes any more."""
         for _ in range(_CALLS):
-            self.once()
+            self.run_once()
             self.call()
 
 
 def _compiled(text: str, engine: Engine) -> int:
     """Return a descriptor of the module's machine code.
 
-    It is compiled in a process of its own: what the compiler allocates would else be this process's
-    for good, and each fork would copy the tables of those pages.
+    It is compiled in another process: what the compiler allocates would stay in this process, and
+    each fork would copy the page tables.
     """
     code = os.memfd_create("warm-up", os.MFD_CLOEXEC)
     pid = os.fork()
@@ -113,7 +120,7 @@ def _compiled(text: str, engine: Engine) -> int:
 
 
 def _nothing() -> None:
-    """Confine nothing: the order that this process is kept for needs all of it."""
+    """Confine nothing: the request that this process waits for needs all of it."""
 
 
 def _never(_report: RunReport) -> None:

@@ -1,12 +1,11 @@
-"""A template: a confined process that holds one module, ready to be called, and forks.
+"""The zygote: a confined process that has prepared one module, and forks a child for each job.
 
-A module that is called again and again need not be mapped, linked and instantiated again for each
-job: a fork of a process that did all this, and ran nothing of the module's, is a fresh instance in
-a fresh process, whose pages are copied as they are written to. Only modules without a start
-function have templates, as theirs would run here.
+A child of a zygote does not map, link and instantiate the module again: it is a fresh process with
+a fresh instance, whose pages are copied when they are written. A module with a start function has
+no zygote, because its code would run here.
 
-The template is confined as a job is, but that it may fork, and its children inherit that; what a
-job has beyond, they are given before they look at anything of the guest's.
+A zygote is confined like a job, except that it may fork. Its children inherit its confinement, and
+add the rest before they look at anything of the guest's.
 """
 
 import socket
@@ -17,110 +16,107 @@ from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, STREAM_FDS, Confinement
-from wasmdrop.sandbox.guest.channel import read_frame, receive_frame, report, send
+from wasmdrop.sandbox.guest.channel import read_binary_call, receive_frame, report, send
 from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.fork_loop import ForkLoop
 from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
-from wasmdrop.sandbox.wire import RunReport, ZygoteRequest, decode_invocation
+from wasmdrop.sandbox.wire import RunReport, RunRequest, ZygoteRequest, decode_request
 
 __all__ = ["serve_zygote"]
 
 
 def serve_zygote(
-    order: ZygoteRequest,
+    request: ZygoteRequest,
     engine: Engine,
-    rehearse: Callable[[], None],
+    warm_up: Callable[[], None],
     confinement: Confinement,
     link_fd: int,
     descriptors: list[int],
 ) -> NoReturn:
-    """Become a template: report whether there is an instance, then fork children that have it.
+    """Become a zygote: prepare the module, report that, then fork children.
 
-    ``rehearse`` makes a plain call of a module of our own.
+    ``warm_up`` makes an unchecked call of a module of our own.
     """
     code_fd, control_fd = descriptors
-    preparation = order.preparation
-    role = _Invoked(engine, rehearse, confinement, order)
-    # Made before the filter, which knows pipes and handlers as little as a job's.
-    forking = ForkLoop(socket.socket(fileno=control_fd), role, ends_children=False)
+    preparation = request.preparation
+    role = _ZygoteChild(engine, warm_up, confinement, request)
+    # Created before the filter, which allows no pipes and signal handlers.
+    fork_loop = ForkLoop(socket.socket(fileno=control_fd), role, kills_children=False)
     confinement.confine_zygote(
         readable=[code_fd],
         file_bytes=preparation.output_bytes,
         data_bytes=preparation.memory_bytes + PROCESS_BYTES,
     )
     try:
-        role.make_ready(code_fd)
+        role.prepare(code_fd)
     except RefusedError as refusal:
         report(link_fd, RunReport(refusal.code, refusal.message))
     except StaleCodeError as error:
         report(link_fd, RunReport(Code.INTERNAL, bounded_text(str(error))))
     send(link_fd, RunReport(Code.OK))
-    forking.serve()
+    fork_loop.serve()
 
 
-class _Invoked:
-    """A process that has the template's instance, takes one invocation, reports once, and ends."""
+class _ZygoteChild:
+    """A process that has the zygote's instance, takes one request, reports once, and exits."""
 
     def __init__(
         self,
         engine: Engine,
-        rehearse: Callable[[], None],
+        warm_up: Callable[[], None],
         confinement: Confinement,
-        order: ZygoteRequest,
+        request: ZygoteRequest,
     ) -> None:
-        self.run = ModuleRun(order.preparation, engine, self._report)
-        self._preparation = order.preparation
-        self._rehearse = rehearse
+        self._run = ModuleRun(request.preparation, engine, self._report)
+        self._preparation = request.preparation
+        self._warm_up = warm_up
         self._confinement = confinement
         self._is_awaited = False
         self._link_fd = -1
-        self._plain: UncheckedCall | None = None
+        self._unchecked: UncheckedCall | None = None
 
-    def make_ready(self, code_fd: int) -> None:
-        """Make the instance; raises ``RefusedError`` and ``StaleCodeError``."""
-        self.run.load(code_fd)
-        # As in a job: before anything is done that the machine code has a part in.
+    def prepare(self, code_fd: int) -> None:
+        """Create the instance. Raise ``RefusedError`` or ``StaleCodeError`` if that fails."""
+        self._run.load(code_fd)
+        # As in a job: before anything that the machine code takes part in.
         self._confinement.confine_after_loading()
-        self.run.link()
+        self._run.link()
         if self._preparation.function is not None:
-            world = EmptyWasi(STREAM_FDS) if self._preparation.has_wasi else None
-            self._plain = UncheckedCall(self.run, self._preparation.function, world)
+            wasi = EmptyWasi(STREAM_FDS) if self._preparation.has_wasi else None
+            self._unchecked = UncheckedCall(self._run, self._preparation.function, wasi)
 
     def leave(
         self, parent_pid: int, link_fd: int, streams: Sequence[int], *, is_awaited: bool
     ) -> int:
-        """Leave the template behind; see :class:`~wasmdrop.sandbox.guest.fork_loop.ForkedRole`."""
+        """Leave the zygote behind; see :class:`ForkedRole`."""
         self._is_awaited = is_awaited
         return self._confinement.detach_from_zygote(parent_pid, link_fd, streams)
 
-    def obey(self, link_fd: int) -> NoReturn:
-        """Take one invocation."""
+    def serve(self, link_fd: int) -> NoReturn:
+        """Serve one request."""
         self._link_fd = link_fd
-        if self._plain is not None:
-            self._confine()
+        if self._unchecked is not None:
             if not self._is_awaited:
-                # While idle it gets as its own the pages that a call writes to.
-                self._rehearse()
-            self._plain.obey(link_fd)
-        descriptors: list[int] = []
-        if self._preparation.has_wasi:
-            header, raw, descriptors = receive_frame(link_fd)
-            self._confine()
-        else:
-            # Nothing but bytes will come, so all is given up while there is time for it.
-            self._confine()
-            header, raw = read_frame(link_fd)
-        invocation = decode_invocation(header)
+                # While idle it copies the pages that a call writes to.
+                self._warm_up()
+            cpu_seconds, args = read_binary_call(link_fd, self._unchecked.params)
+            self._confine(cpu_seconds)
+            self._unchecked.serve(link_fd, args)
+        header, payload, descriptors = receive_frame(link_fd)
+        request = decode_request(header)
+        assert isinstance(request, RunRequest)  # noqa: S101 - nothing else is sent to it
+        invocation = request.invocation
+        self._confine(invocation.cpu_seconds)
 
         def set_up_wasi() -> None:
-            self.run.set_up_wasi(invocation, descriptors, raw)
+            self._run.set_up_wasi(invocation, descriptors, payload)
 
-        self._report(self.run.execute(invocation, set_up_wasi))
+        self._report(self._run.execute(invocation, set_up_wasi))
 
-    def _confine(self) -> None:
+    def _confine(self, cpu_seconds: int) -> None:
         self._confinement.confine_zygote_child(
-            cpu_seconds=self._preparation.cpu_seconds, threads=self._preparation.has_wasi
+            cpu_seconds=cpu_seconds, threads=self._preparation.has_wasi
         )
 
     def _report(self, message: RunReport) -> NoReturn:

@@ -1,11 +1,9 @@
-"""The local executor: runs one job, or compiles one module, in a sandbox child.
+"""The local executor: runs one job, or compiles one module, in a child process.
 
-The dispatcher knows it by the :class:`Executor` protocol alone: run this call, give me its outcome.
-The sandbox's own failures end as ``internal`` or ``crashed``.
+The dispatcher knows only the :class:`Executor` protocol: run this call, return its outcome.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
 
@@ -18,13 +16,14 @@ from wasmdrop.protocol.outcome import Code, Outcome, OutputTree
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.host.call import (
     Call,
-    CompileLimits,
-    can_be_readied,
+    can_be_prepared,
+    cpu_limit_seconds,
     invocation_of,
     preparation_of,
 )
 from wasmdrop.sandbox.host.captured_output import CapturedOutput
-from wasmdrop.sandbox.host.compilation import ModuleCompiler, ProgressCallback
+from wasmdrop.sandbox.host.child_process import ChildProcess, ChildSource
+from wasmdrop.sandbox.host.compilation import CompileLimits, ModuleCompiler, ProgressCallback
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectory, JobDirectoryFactory, open_grants
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
@@ -35,13 +34,14 @@ from wasmdrop.sandbox.host.reports import (
     outcome_without_report,
     with_limit,
 )
-from wasmdrop.sandbox.host.request import ChildSource, RequestResult, exchange
+from wasmdrop.sandbox.host.request import RequestResult, exchange
 from wasmdrop.sandbox.host.reusable_worker_pool import ReusableWorkerPool
 from wasmdrop.sandbox.host.zygote_pool import ZygotePool
 from wasmdrop.sandbox.memory_shares import initial_bytes
 from wasmdrop.sandbox.wire import (
     MAX_RUN_REPORT_BYTES,
     EngineOptions,
+    Preparation,
     RunRequest,
     binary_report_bytes,
     encode_binary_call,
@@ -54,171 +54,148 @@ __all__ = ["Executor", "LocalExecutor"]
 
 _log = structlog.get_logger()
 
-#: Ends after which what a job left in its directory is not for anybody to see.
-_PUBLISHES_NOTHING: Final = frozenset(
+#: Codes with which a job publishes no files from its directory.
+_WITHOUT_FILES: Final = frozenset(
     {Code.DISK_LIMIT, Code.SANDBOX_VIOLATION, Code.CRASHED, Code.INTERNAL}
 )
 
-#: Reports above this size are read on a thread, so that other jobs go on. One below takes at most
-#: some milliseconds.
+#: Reports larger than this are decoded on a thread, so that other jobs go on. Smaller ones take at
+#: most a few milliseconds.
 _LARGE_REPORT_BYTES: Final = 64 * 1024
 
 
 class Executor(Protocol):
-    """Whoever runs jobs: this machine's sandbox, or one day a fleet."""
+    """What runs jobs: the sandbox of this machine, or another one."""
 
     def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
-        """Return the compiled module where it is at hand, without any I/O."""
+        """Return the compiled module if it is in memory; no I/O."""
 
     def compile(
         self,
         sha256: str,
         options: EngineOptions,
-        tell: ProgressCallback | None = None,
+        on_progress: ProgressCallback | None = None,
         directory: str = "",
     ) -> Awaitable[CompiledModule]:
-        """Return a module of the store, compiled now if it was not before.
+        """Return a compiled module of the cache; compile it first if necessary.
 
-        ``directory`` is that of the job's slot: directories take turns. Meanwhile ``tell`` is told,
-        in words for people, what that waits for.
+        ``directory``: the directory of the job's slot; directories are served in turn.
+        ``on_progress`` is called with a message for people when what the job waits for changes.
 
-        Raises ``RefusedError`` where it can't be, with ``module-missing`` where the store has it no
-        more; ``SandboxError`` where that is the daemon's fault, or its disk's.
+        Raise ``RefusedError`` if the module cannot be compiled, with ``module-missing`` if the
+        cache no longer has it; ``SandboxError`` if the daemon or its disk is at fault.
         """
 
     def run(self, module: CompiledModule, call: Call, limits: Limits) -> Awaitable[Outcome]:
-        """Run one call to its end. Raises nothing but ``SandboxError``."""
+        """Run one call and return its outcome. Raise only ``SandboxError``."""
 
 
 class LocalExecutor:
-    """Runs jobs in children of this machine's forking server, and of its templates.
+    """Runs jobs in children of the fork server, of zygotes, or in reusable workers.
 
-    ``zygote_idle``: children that each template has ahead of need; without, there are none.
+    ``zygote_idle``: limit of a zygote's idle children; with 0 there are no zygotes.
     ``reuses_workers``: whether one process may serve many jobs of a module.
     """
 
     def __init__(
         self,
-        pool: ForkServer,
-        store: ModuleCache,
+        fork_server: ForkServer,
+        cache: ModuleCache,
         directories: JobDirectoryFactory,
         compile_limits: CompileLimits,
         zygote_idle: int = 0,
         *,
         reuses_workers: bool = False,
     ) -> None:
-        self._pool = pool
-        self._store = store
+        self._fork_server = fork_server
+        self._cache = cache
         self._directories = directories
-        self._compilations = ModuleCompiler(pool, store, compile_limits)
-        self._reusable_workers = ReusableWorkerPool(pool) if reuses_workers else None
-        self._zygotes = ZygotePool(pool, zygote_idle) if zygote_idle else None
+        self._compiler = ModuleCompiler(fork_server, cache, compile_limits)
+        self._reusable_workers = ReusableWorkerPool(fork_server) if reuses_workers else None
+        self._zygotes = ZygotePool(fork_server, zygote_idle) if zygote_idle else None
 
     @property
     def loads(self) -> int:
-        """How many modules' machine code was found on disk."""
-        return self._compilations.loads
+        """Number of modules whose machine code was loaded from disk."""
+        return self._compiler.loads
 
     @property
     def compilations(self) -> int:
-        """How many compilations were begun."""
-        return self._compilations.begun
+        """Number of compilations that were started."""
+        return self._compiler.begun
 
     @property
     def restarts(self) -> int:
-        """How often the forking server had to be started again."""
-        return self._pool.restarts
+        """Number of restarts of the fork server."""
+        return self._fork_server.restarts
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """When the forking server last gave a sign of life."""
-        return self._pool.heartbeat
+        """Last sign of life of the fork server."""
+        return self._fork_server.heartbeat
 
     def sweep(self, kept: Collection[str] = ()) -> None:
-        """Remove the jobs' directories that earlier daemons left, but for those that are kept."""
+        """Remove the job directories of earlier daemons, except ``kept``."""
         self._directories.sweep(kept)
 
     def close(self) -> None:
-        """End templates and residents; the pool is closed by whoever made it."""
+        """End zygotes and reusable workers. The caller closes the fork server."""
         if self._reusable_workers is not None:
             self._reusable_workers.close()
         if self._zygotes is not None:
             self._zygotes.close()
 
     def ping(self) -> None:
-        """Ask the forking server for a sign of life."""
-        self._pool.ping()
+        """Ask the fork server for a sign of life."""
+        self._fork_server.ping()
 
     def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
-        """Return the compiled module where it is at hand, without any I/O."""
-        return self._store.at_hand(sha256, options)
+        """Return the compiled module if it is in memory; no I/O."""
+        return self._cache.at_hand(sha256, options)
 
     async def compile(
         self,
         sha256: str,
         options: EngineOptions,
-        tell: ProgressCallback | None = None,
+        on_progress: ProgressCallback | None = None,
         directory: str = "",
     ) -> CompiledModule:
         """Load or compile a module; see :meth:`ModuleCompiler.compile`."""
-        return await self._compilations.compile(sha256, options, tell, directory)
+        return await self._compiler.compile(sha256, options, on_progress, directory)
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
-        """Run ``call`` in a fresh child and return how it ended."""
+        """Run one call and return its outcome."""
         return with_limit(await self._run(module, call, limits), limits)
 
     async def _run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         wanted_bytes = initial_bytes(module.summary)
         if wanted_bytes > limits.memory_bytes:
             message = (
-                f"the module wants {wanted_bytes} bytes of memory from the start, its tables"
-                " included"
+                f"the module needs {wanted_bytes} bytes of memory initially, including its tables"
             )
             return Outcome(code=Code.MEMORY_LIMIT, message=message)
-        summary = module.summary
-        # A directory costs a plain function nothing: only what asks for files has one.
-        has_directory = summary.wants_files and (
-            call.is_command or bool(call.files) or bool(call.grants)
-        )
-        if self._reusable_workers is not None and not has_directory and can_be_readied(module):
-            return await self._run_in_resident(self._reusable_workers, module, call, limits)
-        if not has_directory:
-            return await self._run_in_child(module, call, limits)
-        with open_grants(call.grants) as grants:
-            return await self._run_in_directory(module, call, limits, grants)
-
-    async def _run_in_resident(
-        self, residents: ReusableWorkerPool, module: CompiledModule, call: Call, limits: Limits
-    ) -> Outcome:
-        preparation = preparation_of(module, call, limits)
-        resident = await residents.take(module, preparation)
-        try:
-            if preparation.function is not None:
-                frame = encode_binary_call(call.args)
-            else:
-                invocation = invocation_of(module, call, limits, has_directory=False)
-                frame = encode_frame(invocation, call.stdin)
-            outcome = await self._exchange(resident, frame, (), module, call, limits)
-            return _with_output(outcome, call, limits, resident.streams)
-        finally:
-            residents.give_back(resident)
+        # Only a call that can use a directory pays for one.
+        if module.summary.wants_files and (call.is_command or call.files or call.grants):
+            with open_grants(call.grants) as grants:
+                return await self._run_in_directory(module, call, limits, grants)
+        return await self._run_in_child(module, call, limits)
 
     async def _run_in_directory(
         self,
         module: CompiledModule,
         call: Call,
         limits: Limits,
-        grants: list[int],
+        grants: Sequence[int],
     ) -> Outcome:
-        """Run with a directory of the job's own; what is left in it goes with the outcome."""
+        """Run with a directory for the job; its files become part of the outcome."""
         try:
             directory = self._directories.make(limits.disk_bytes)
         except OSError as error:
-            raise SandboxError(f"a job's directory could not be made: {error}") from error
+            raise SandboxError(f"the directory of a job could not be created: {error}") from error
         output: OutputTree | None = None
         try:
             outcome = await self._run_in_child(module, call, limits, directory, grants)
-            if outcome.code not in _PUBLISHES_NOTHING:
+            if outcome.code not in _WITHOUT_FILES:
                 output = await directory.inventory()
         except TreeLimitError as error:
             message = f"left {error} in its directory"
@@ -229,7 +206,7 @@ class LocalExecutor:
                 cpu_seconds=outcome.cpu_seconds,
             )
         except OSError as error:
-            raise SandboxError(f"a job's directory could not be read: {error}") from error
+            raise SandboxError(f"the directory of a job could not be read: {error}") from error
         finally:
             await directory.leave(keep=output is not None)
         if output is not None and output.left_out:
@@ -245,98 +222,104 @@ class LocalExecutor:
         directory: JobDirectory | None = None,
         grants: Sequence[int] = (),
     ) -> Outcome:
+        """Acquire a child, send it the request, and return the outcome of its report or death."""
         preparation = preparation_of(module, call, limits)
-        template = None
-        if self._zygotes is not None and directory is None and can_be_readied(module):
-            template = await self._zygotes.take(module, preparation)
-        streams = None if template is None else template.streams
-        if streams is None and preparation.has_wasi:
-            streams = _new_streams()
-        with contextlib.nullcontext() if streams is None else streams.closing():
-            fds = [] if streams is None else streams.fds
-            if template is None:
-                source: ChildSource = self._pool
-                has_directory = directory is not None
-                invocation = invocation_of(module, call, limits, has_directory=has_directory)
-                raw = b"".join((call.stdin, *call.files.values()))
-                frame = encode_frame(RunRequest(preparation, invocation), raw)
-                descriptors = [module.fd, *fds, *([directory.fd] if directory else ()), *grants]
-            elif preparation.function is None:
-                source, descriptors = template, fds
-                invocation = invocation_of(module, call, limits, has_directory=False)
-                frame = encode_frame(invocation, call.stdin)
+        child, source = await self._acquire(
+            module, preparation, has_directory=directory is not None
+        )
+        try:
+            descriptors = [] if child.is_prepared else [module.fd]
+            if preparation.has_wasi and child.output is None:
+                child.output = _new_output()
+                descriptors += child.output.fds
+            if directory is not None:
+                descriptors += [directory.fd, *grants]
+            if child.is_prepared and preparation.function is not None:
+                frame = encode_binary_call(call.args, cpu_limit_seconds(limits))
             else:
-                source, descriptors = template, []
-                frame = encode_binary_call(call.args)
-            outcome = await self._exchange(
-                source, frame, descriptors, module, call, limits, directory
+                request = RunRequest(
+                    invocation_of(module, call, limits, has_directory=directory is not None),
+                    None if child.is_prepared else preparation,
+                )
+                frame = encode_frame(request, b"".join((call.stdin, *call.files.values())))
+            result = await exchange(
+                child,
+                frame,
+                descriptors,
+                limits.timeout_sec,
+                # A component may return as much as it may print.
+                MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
+                binary_bytes=binary_report_bytes(call.signature),
+                directory=directory,
             )
-            return _with_output(outcome, call, limits, streams)
+            outcome = await self._outcome(result, module, call, limits, directory)
+            if child.output is None:
+                return outcome
+            stdout, stderr = child.output.read(limits.output_bytes)
+        finally:
+            source.release(child)
+        return msgspec.structs.replace(
+            outcome, is_command=call.is_command, stdout=stdout, stderr=stderr
+        )
 
-    async def _exchange(
+    async def _acquire(
+        self, module: CompiledModule, preparation: Preparation, *, has_directory: bool
+    ) -> tuple[ChildProcess, ChildSource]:
+        """Return a child for one request, and the source to release it to."""
+        # A prepared child is confined already, without a directory.
+        if not has_directory and can_be_prepared(module):
+            if self._reusable_workers is not None:
+                child = await self._reusable_workers.acquire(module, preparation)
+                return child, self._reusable_workers
+            if self._zygotes is not None:
+                acquired = await self._zygotes.acquire(module, preparation)
+                if acquired is not None:
+                    return acquired
+        return await self._fork_server.take(), self._fork_server
+
+    async def _outcome(
         self,
-        source: ChildSource,
-        frame: bytes,
-        descriptors: Sequence[int],
+        result: RequestResult,
         module: CompiledModule,
         call: Call,
         limits: Limits,
-        directory: JobDirectory | None = None,
+        directory: JobDirectory | None,
     ) -> Outcome:
-        """Give an order to a child of ``source``; return what its answer says of the job."""
-        answer = await exchange(
-            source,
-            frame,
-            descriptors,
-            limits.timeout_sec,
-            # A component may return as much as it may print; base64 and escapes were counted there.
-            MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
-            binary_bytes=binary_report_bytes(call.signature),
-            directory=directory,
-        )
+        """Return the outcome of a job from the result of its request."""
         if directory is not None and directory.surplus:
             message = f"wrote {directory.surplus} into its directory"
             return Outcome(
                 code=Code.DISK_LIMIT,
                 message=message,
-                run_seconds=answer.seconds,
-                cpu_seconds=answer.cpu_seconds,
+                run_seconds=result.seconds,
+                cpu_seconds=result.cpu_seconds,
             )
-        if answer.report is None:
-            return outcome_without_report(answer.status, limits, answer.seconds, answer.cpu_seconds)
-        if len(answer.report) > _LARGE_REPORT_BYTES:
-            # Of a component's results, which may take seconds to make of their JSON.
-            return await asyncio.to_thread(self._outcome, answer, module, call)
-        return self._outcome(answer, module, call)
+        if result.report is None:
+            return outcome_without_report(result.status, limits, result.seconds, result.cpu_seconds)
+        if len(result.report) > _LARGE_REPORT_BYTES:
+            # The results of a component; to decode them may take seconds.
+            return await asyncio.to_thread(
+                self._outcome_of_report, result, result.report, module, call
+            )
+        return self._outcome_of_report(result, result.report, module, call)
 
-    def _outcome(self, answer: RequestResult, module: CompiledModule, call: Call) -> Outcome:
-        """Return what an answer with a report says of the job; raises ``SandboxError``."""
-        assert answer.report is not None  # noqa: S101 - looked at before
-        if answer.is_binary:
-            report = decode_binary_report(answer.report, call.signature)
+    def _outcome_of_report(
+        self, result: RequestResult, data: bytes, module: CompiledModule, call: Call
+    ) -> Outcome:
+        """Return the outcome that a child reports. Raise ``SandboxError`` if that is not valid."""
+        if result.is_binary:
+            report = decode_binary_report(data, call.signature)
         else:
-            report = decode_run_report(answer.report)
+            report = decode_run_report(data)
         if report.stale_code:
             _log.warning("machine-code-stale", module=module.sha256, message=report.message)
-            self._store.forget_code(module.sha256, module.options)
+            self._cache.forget_code(module.sha256, module.options)
             raise SandboxError(report.message)
-        return outcome_of_report(report, call, answer.seconds)
+        return outcome_of_report(report, call, result.seconds)
 
 
-def _new_streams() -> CapturedOutput:
+def _new_output() -> CapturedOutput:
     try:
         return CapturedOutput()
     except OSError as error:
-        raise SandboxError(f"no files for a job's output could be made: {error}") from error
-
-
-def _with_output(
-    outcome: Outcome, call: Call, limits: Limits, streams: CapturedOutput | None
-) -> Outcome:
-    """Return the outcome with the output of a WASI program."""
-    if streams is None:
-        return outcome
-    stdout, stderr = streams.read(limits.output_bytes)
-    return msgspec.structs.replace(
-        outcome, is_command=call.is_command, stdout=stdout, stderr=stderr
-    )
+        raise SandboxError(f"the files for a job's output could not be created: {error}") from error

@@ -1,6 +1,6 @@
-"""The pool of children: idle ones that wait for any order, and the forking server that makes them.
+"""The fork server as the daemon sees it: the process that forks children for any request.
 
-Owns the forking server's process. Promises that a forking server that died is started again.
+Guarantees that the fork server is restarted if it dies.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from tenacity.stop import stop_base, stop_never
 
 from wasmdrop.protocol.errors import SandboxError
-from wasmdrop.sandbox.host.child_process import ChildProcess, ForkingProcess
-from wasmdrop.sandbox.wire import SWEEP
+from wasmdrop.sandbox.host.child_process import ChildProcess
+from wasmdrop.sandbox.host.forking_process import ForkingProcess
+from wasmdrop.sandbox.wire import MISSING, PONG, SWEEP
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
 from wasmdrop.system.processes import python_command
 
@@ -23,33 +24,33 @@ __all__ = ["ForkServer"]
 
 _log = structlog.get_logger()
 
-#: Tries to get the forking server going at the daemon's own start. Later ones never give up.
-_FIRST_TRIES = 3
+#: Attempts to start the fork server when the daemon starts. Later there is no limit.
+_FIRST_ATTEMPTS = 3
 
-#: How long a forking server may take to produce its first child, in seconds. It takes 0.1 on an
-#: idle machine; the rest is for a disk that is asleep and a machine that is busy.
+#: Time for the fork server to fork its first child, in seconds. It takes 0.1 s on an idle machine;
+#: the rest is for a disk that spins up and a machine that is busy.
 _START_SECONDS = 30.0
 
 
 class ForkServer(ForkingProcess):
-    """Idle children, at most ``idle`` of them, and the forking server that makes them.
+    """The fork server, and at most ``idle`` idle children of it.
 
-    ``job_user``: whom they run as, if the daemon is root.
+    ``job_user``: the user that children run as, if the daemon is root.
     """
 
     def __init__(self, idle: int, job_user: JobUser = DEFAULT_JOB_USER) -> None:
         super().__init__(idle)
         self._job_user = job_user
         self.restarts = 0
-        """How often the forking server had to be started again."""
+        """How often the fork server was restarted."""
         self.missing = ""
-        """What the kernel can't do for confinement, in words; known once the pool is entered."""
+        """The parts of confinement that this kernel lacks; known when the server has started."""
         self._process: subprocess.Popen[bytes] | None = None
         self._first_child: asyncio.Future[None] | None = None
         self._restart: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._start(stop_after_attempt(_FIRST_TRIES))
+        await self._start(stop_after_attempt(_FIRST_ATTEMPTS))
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -58,16 +59,16 @@ class ForkServer(ForkingProcess):
         self._disconnect()
         for waiter in self._waiting:
             waiter.cancel()
-        await self._reap_server()
+        await self._wait_for_process()
 
     def sweep(self) -> None:
-        """Have the forking server end what templates, or their children, left behind."""
+        """Have the fork server kill the processes that dead zygotes left behind."""
         if self._control is not None:
-            with contextlib.suppress(OSError):  # it is dead, and all below it with it
+            with contextlib.suppress(OSError):  # it is dead, and all its descendants with it
                 self._control.send(SWEEP)
 
     async def _start(self, stop: stop_base) -> None:
-        """Start the forking server and wait for its first child, again until it comes."""
+        """Start the fork server and wait for its first child; retry until it comes."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type((OSError, SandboxError, TimeoutError)),
             wait=wait_exponential(multiplier=0.05, max=10),
@@ -75,7 +76,7 @@ class ForkServer(ForkingProcess):
             reraise=True,
         ):
             with attempt:
-                await self._reap_server()
+                await self._wait_for_process()
                 self._first_child = asyncio.get_running_loop().create_future()
                 self._spawn()
                 try:
@@ -91,15 +92,15 @@ class ForkServer(ForkingProcess):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         user = self._job_user
         with theirs:
-            # Nothing of the daemon's, not even a variable, goes along, and nothing is loaded that
-            # each fork would have to copy the page tables of.
+            # It inherits nothing from the daemon, not even a variable, and loads nothing whose page
+            # tables each fork would have to copy.
             self._process = subprocess.Popen(
                 python_command(
                     "wasmdrop.sandbox.guest.fork_server", theirs.fileno(), user.uid, user.gid
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                # Symbols that are resolved late would be resolved in every child anew.
+                # Symbols that are resolved lazily would be resolved again in each child.
                 env={"LD_BIND_NOW": "1"},
                 cwd="/",
                 pass_fds=[theirs.fileno()],
@@ -107,19 +108,20 @@ class ForkServer(ForkingProcess):
             )
         self._connect(ours)
 
-    async def _reap_server(self) -> None:
-        """Wait for the old process: it ends within milliseconds of its socket's end."""
+    async def _wait_for_process(self) -> None:
+        """Wait for the previous process, which exits within milliseconds of its socket's end."""
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
             self._process = None
 
-    def _on_word(self, packet: bytes, descriptors: list[int]) -> bool:
-        if packet == b"pong":
+    def _on_message(self, packet: bytes, descriptors: list[int]) -> bool:
+        if packet == PONG:
             return True
-        if packet.startswith(b"missing "):
-            self.missing = packet.removeprefix(b"missing ").decode()
+        word, _space, rest = packet.partition(b" ")
+        if word == MISSING:
+            self.missing = rest.decode()
             return True
-        return super()._on_word(packet, descriptors)
+        return super()._on_message(packet, descriptors)
 
     def _add(self, child: ChildProcess) -> None:
         if self._first_child is not None and not self._first_child.done():
@@ -127,12 +129,12 @@ class ForkServer(ForkingProcess):
         super()._add(child)
 
     def _on_lost(self) -> None:
-        """Begin anew: the forking server died, and by its last will its children with it."""
+        """Restart the fork server: it died, and its children with it."""
         super()._on_lost()
         _log.error("fork-server-died")
         if self._first_child is not None:
             if not self._first_child.done():
-                self._first_child.set_exception(SandboxError("the forking server died"))
+                self._first_child.set_exception(SandboxError("the fork server died"))
         else:
             self.restarts += 1
             self._restart = asyncio.get_running_loop().create_task(self._start(stop_never))

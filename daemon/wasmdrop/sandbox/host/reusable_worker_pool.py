@@ -1,8 +1,8 @@
-"""ReusableWorkerPool as the daemon keeps them: processes that serve many jobs of one module.
+"""The reusable workers of the daemon: processes that serve many jobs of one module.
 
-Only where the operator has asked for it (``WASMDROP_ISOLATION=instance``); see :mod:`.resident`. A
-resident serves one job at a time. One whose job was killed, or that met anything odd, is not used
-again; one that nobody called for a while goes.
+Used only if the operator asks for it (``WASMDROP_ISOLATION=instance``). A worker serves one job at
+a time. A worker whose job was killed, or that sent anything unexpected, is not reused; a worker
+that gets no job for a while is ended.
 """
 
 import asyncio
@@ -23,127 +23,111 @@ from wasmdrop.sandbox.wire import (
     encode_frame,
 )
 
-__all__ = ["ReusableWorker", "ReusableWorkerPool"]
+__all__ = ["ReusableWorkerPool"]
 
-#: ReusableWorkerPool that wait for a job, of all modules together. Each takes some 5 MiB.
-_MOST_IDLE: Final = 32
+#: Limit of idle workers, of all modules together. Each takes about 5 MiB.
+_MAX_IDLE: Final = 32
 
-#: How long a resident lives that nobody calls, in seconds: an idle daemon keeps none.
+#: Time without a job after which a worker is ended, in seconds: an idle daemon has none.
 _UNUSED_SECONDS: Final = 60.0
 
-#: How long making one may take, in seconds.
-_PATIENCE_SECONDS: Final = 5.0
+#: Time to start a worker, in seconds.
+_START_SECONDS: Final = 5.0
 
-#: How many jobs one serves: whatever it may leak has an end.
-_JOBS: Final = 10_000
+#: Jobs that one worker serves: whatever it leaks is bounded.
+_MAX_JOBS: Final = 10_000
 
 _Key = tuple[str, Preparation]
 
 
-class ReusableWorker:
-    """One resident, and its output. An exchange's source of one child."""
-
+class _ReusableWorker:
     def __init__(self, key: _Key, process: ChildProcess) -> None:
         self.key = key
-        self.streams: CapturedOutput | None = None
-        """The output of its present job; None if its module has no WASI."""
-        self.used_at = asyncio.get_running_loop().time()
+        self.process = process
+        self.used_at = 0.0
         self.jobs = 0
-        self._process = process
-        self._is_free = True
-
-    async def take(self) -> ChildProcess:
-        """Return the process, for one order."""
-        self._is_free = False
-        self.jobs += 1
-        return self._process
-
-    def close_soon(self, _child: ChildProcess) -> None:
-        """Hear that the process has reported, and can take another order."""
-        self._is_free = True
 
     @property
     def is_usable(self) -> bool:
-        """Whether another order may be given."""
-        return self._is_free and self.jobs < _JOBS and self._process.is_quiet()
-
-    def close(self) -> None:
-        """End it."""
-        self._process.close()
-        if self.streams is not None:
-            self.streams.close()
+        """Whether it can take another request."""
+        return self.jobs < _MAX_JOBS and self.process.has_reported and self.process.is_quiet()
 
 
 class ReusableWorkerPool:
-    """The residents of one daemon, made of children of ``pool``."""
+    """The reusable workers, made of children of ``fork_server``."""
 
-    def __init__(self, pool: ForkServer) -> None:
-        self._pool = pool
-        self._idle: deque[ReusableWorker] = deque()
-        """Those that wait, the least recently used first."""
-        self._tidying: asyncio.TimerHandle | None = None
+    def __init__(self, fork_server: ForkServer) -> None:
+        self._fork_server = fork_server
+        self._busy: dict[ChildProcess, _ReusableWorker] = {}
+        self._idle: deque[_ReusableWorker] = deque()
+        """The least recently used first."""
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def take(self, module: CompiledModule, wanted: Preparation) -> ReusableWorker:
-        """Return a resident for one job. Raises ``SandboxError`` where it can't be made."""
-        key = (module.sha256, wanted)
-        # The most recently used first: its pages are at hand, and the others may go.
-        for resident in reversed(self._idle):
-            if resident.key == key:
-                self._idle.remove(resident)
-                if resident.is_usable:
-                    return resident
-                resident.close()
-                return await self.take(module, wanted)
-        return await self._make(key, module)
+    async def acquire(self, module: CompiledModule, preparation: Preparation) -> ChildProcess:
+        """Return a worker's process. Raise ``SandboxError`` if no worker can be started."""
+        key = (module.sha256, preparation)
+        worker = self._find(key) or await self._start(key, module)
+        worker.jobs += 1
+        worker.process.has_reported = False
+        self._busy[worker.process] = worker
+        return worker.process
 
-    def give_back(self, resident: ReusableWorker) -> None:
-        """Take a resident back whose job is over, whatever became of it."""
-        if not resident.is_usable:
-            resident.close()
+    def release(self, child: ChildProcess) -> None:
+        """Take back a worker whose job ended; reuse it if that is safe."""
+        worker = self._busy.pop(child)
+        if not worker.is_usable:
+            child.close()
             return
-        if resident.streams is not None:
-            resident.streams.clear()
+        if child.output is not None:
+            child.output.clear()
         loop = asyncio.get_running_loop()
-        resident.used_at = loop.time()
-        self._idle.append(resident)
-        if len(self._idle) > _MOST_IDLE:
-            self._idle.popleft().close()
-        if self._tidying is None:
-            self._tidying = loop.call_later(_UNUSED_SECONDS, self._tidy)
+        worker.used_at = loop.time()
+        self._idle.append(worker)
+        if len(self._idle) > _MAX_IDLE:
+            self._idle.popleft().process.close()
+        if self._timer is None:
+            self._timer = loop.call_later(_UNUSED_SECONDS, self._end_unused)
 
     def close(self) -> None:
-        """End all that wait."""
-        if self._tidying is not None:
-            self._tidying.cancel()
+        """End all idle workers."""
+        if self._timer is not None:
+            self._timer.cancel()
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().process.close()
 
-    async def _make(self, key: _Key, module: CompiledModule) -> ReusableWorker:
-        process = await self._pool.take()
-        resident = ReusableWorker(key, process)
+    def _find(self, key: _Key) -> _ReusableWorker | None:
+        # The most recently used first: its pages are in memory, and the others can be ended.
+        for worker in [one for one in reversed(self._idle) if one.key == key]:
+            self._idle.remove(worker)
+            if worker.is_usable:
+                return worker
+            worker.process.close()
+        return None
+
+    async def _start(self, key: _Key, module: CompiledModule) -> _ReusableWorker:
+        process = await self._fork_server.take()
         try:
             if key[1].has_wasi:
-                resident.streams = CapturedOutput()
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                order = encode_frame(ReusableWorkerRequest(key[1]))
-                fds = [] if resident.streams is None else resident.streams.fds
-                await process.send(order, [module.fd, *fds])
+                process.output = CapturedOutput()
+            async with asyncio.timeout(_START_SECONDS):
+                fds = [] if process.output is None else process.output.fds
+                await process.send(encode_frame(ReusableWorkerRequest(key[1])), [module.fd, *fds])
                 received = await process.receive(MAX_RUN_REPORT_BYTES)
             if received is None:
-                raise SandboxError("a process died while it was made to serve many jobs")
+                raise SandboxError("a reusable worker died while it started")
             report = decode_run_report(received[0])
             if report.code is not Code.OK:
                 raise SandboxError(report.message)
         except BaseException as error:
-            resident.close()
+            process.close()
             if isinstance(error, (OSError, TimeoutError)):
-                message = f"a process could not be made to serve many jobs: {error}"
-                raise SandboxError(message) from error
+                raise SandboxError(f"a reusable worker did not start: {error}") from error
             raise
-        return resident
+        process.is_prepared = True
+        return _ReusableWorker(key, process)
 
-    def _tidy(self) -> None:
+    def _end_unused(self) -> None:
         loop = asyncio.get_running_loop()
         while self._idle and loop.time() - self._idle[0].used_at >= _UNUSED_SECONDS:
-            self._idle.popleft().close()
-        self._tidying = loop.call_later(_UNUSED_SECONDS, self._tidy) if self._idle else None
+            self._idle.popleft().process.close()
+        self._timer = loop.call_later(_UNUSED_SECONDS, self._end_unused) if self._idle else None

@@ -1,11 +1,13 @@
-"""ZygotePool as the daemon keeps them: one for each module that is called again and again.
+"""The zygotes of the daemon: one for each module that is called again and again.
 
-A template (:mod:`.template`) is made when a module is called for the second time within a while,
-beside the job that asks, which does not wait for it. It goes when others are wanted more, or when
-nobody called it for a while; jobs that it has children for are finished first.
+A zygote is a process that has prepared a module and forks a child for each job. It is started when
+a module is called for the second time within a while, beside the job, which does not wait for it.
+It is evicted when other modules are called more recently, or when its module is not called for a
+while; jobs in its children are finished first.
 """
 
 import asyncio
+import functools
 import os
 import socket
 from collections import OrderedDict, deque
@@ -17,8 +19,9 @@ import structlog
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.host.captured_output import CapturedOutput
-from wasmdrop.sandbox.host.child_process import ChildProcess, ForkingProcess
+from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.forking_process import ForkingProcess
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.host.procfs import children_of, processor_seconds
 from wasmdrop.sandbox.host.reports import decode_run_report
@@ -30,31 +33,36 @@ from wasmdrop.sandbox.wire import (
     encode_frame,
 )
 
-__all__ = ["ZygotePool"]
+__all__ = ["Zygote", "ZygotePool"]
 
 _log = structlog.get_logger()
 
-#: ZygotePool at a time. Each takes some 5 MiB with its idle children.
-_MOST: Final = 8
+#: Limit of zygotes. Each takes about 5 MiB with its idle children.
+_MAX_ZYGOTES: Final = 8
 
-#: ZygotePool that are made at a time. Making one takes a process of the module's size beside those
-#: that run jobs; a module that finds no room is not waited for, and asks again at its next call.
-_MOST_MAKING: Final = 2
+#: Idle children of all zygotes together, as a multiple of those that one may have. One may have a
+#: child per worker, because a burst of one module's jobs can use all workers. Twice that serves
+#: bursts of two modules in turn, and does not grow with the number of zygotes.
+_IDLE_RATIO: Final = 2
 
-#: Modules that are remembered as called once, or as such that have no template.
-_REMEMBERED: Final = 1024
+#: Limit of zygotes being started. Each takes a process of the module's size beside those that run
+#: jobs. A module that finds no room does not wait, and tries again at its next call.
+_MAX_STARTING: Final = 2
 
-#: How long a template lives that nobody calls, in seconds: an idle daemon keeps none.
+#: Modules that are remembered as called once, or as unfit for a zygote.
+_MAX_REMEMBERED: Final = 1024
+
+#: Time without a call after which a zygote is evicted, in seconds: an idle daemon has none.
 _UNUSED_SECONDS: Final = 60.0
 
-#: How long making a template, or one fork of it, may take in seconds before jobs go another way.
-_PATIENCE_SECONDS: Final = 5.0
+#: Time to start a zygote, or to fork a child, in seconds; jobs then go without the zygote.
+_TIMEOUT_SECONDS: Final = 5.0
 
-#: How often to look for templates that should go, in seconds.
-_TIDY_SECONDS: Final = 5.0
+#: Interval between checks of all zygotes, in seconds.
+_CHECK_SECONDS: Final = 5.0
 
-#: Processor time that a template may take, in seconds: to be made, and then for each child. Ten
-#: times what they take; only one that does something else takes more.
+#: Processor time that a zygote may take to start, and then for each child, in seconds. These are
+#: ten times what it takes; a zygote that exceeds them does something else.
 _START_PROCESSOR_SECONDS: Final = 5.0
 _FORK_PROCESSOR_SECONDS: Final = 0.02
 
@@ -62,34 +70,39 @@ _Key = tuple[str, Preparation]
 
 
 class Zygote(ForkingProcess):
-    """One template. ``on_gone`` hears when it gives no more children, dead or not."""
+    """One zygote.
 
-    def __init__(self, idle: int, module: CompiledModule, on_gone: Callable[[str], None]) -> None:
+    ``on_gone`` is called with the zygote and a reason when it forks no more children.
+    """
+
+    def __init__(
+        self, idle: int, module: CompiledModule, on_gone: Callable[["Zygote", str], None]
+    ) -> None:
         super().__init__(idle)
         self._module = module
-        self._prints = False
-        """Whether children have their streams from the fork: the order of a plain function brings
-        no descriptors."""
-        self._asked_streams: deque[CapturedOutput] = deque()
-        """Those of the children that it was asked for."""
+        self._has_output = False
+        """Whether children get their output from the fork on: a request in binary form brings no
+        descriptors."""
+        self._requested_outputs: deque[CapturedOutput] = deque()
+        """The outputs of the children that were requested and have not come yet."""
         self.used_at = asyncio.get_running_loop().time()
         self._on_gone = on_gone
         self._process: ChildProcess | None = None
         self._forked = 0
-        self._gives_none = False
-        self._untold: dict[ChildProcess, float] = {}
-        """Those closed whose end was not told, and when that was seen first."""
+        self._is_gone = False
+        self._unreported: dict[ChildProcess, float] = {}
+        """Closed children with no exit status yet, and when we first noticed."""
 
-    async def start(self, process: ChildProcess, wanted: Preparation) -> bool:
-        """Make ``process`` a template of the module; False where it has no instance to fork."""
+    async def start(self, process: ChildProcess, preparation: Preparation) -> bool:
+        """Make ``process`` the zygote. Return False if the module cannot be prepared."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._process, self._doubted = process, process.pid
-        self._prints = wanted.has_wasi and wanted.function is not None
+        self._process = process
+        self._has_output = preparation.has_wasi and preparation.function is not None
         is_ready = False
         try:
             with theirs:
-                order = encode_frame(ZygoteRequest(wanted))
-                await process.send(order, [self._module.fd, theirs.fileno()])
+                request = encode_frame(ZygoteRequest(preparation))
+                await process.send(request, [self._module.fd, theirs.fileno()])
             received = await process.receive(MAX_RUN_REPORT_BYTES)
             is_ready = received is not None and decode_run_report(received[0]).code is Code.OK
         finally:
@@ -100,33 +113,33 @@ class Zygote(ForkingProcess):
         return is_ready
 
     async def take(self) -> ChildProcess:
-        """Return a fresh child. Raises ``SandboxError`` where none comes."""
+        """Return a fresh child. Raise ``SandboxError`` if none comes."""
         self.used_at = asyncio.get_running_loop().time()
         if self._control is None:
-            raise SandboxError("a template died")
+            raise SandboxError("a zygote died")
         if self._idle and not self._idle[0].exit_status.done():
             return await super().take()
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 return await super().take()
         except TimeoutError:
-            # Jobs that have their children already need nothing of it.
-            self._give_none("a template does not answer")
-            raise SandboxError("a template does not answer") from None
+            # Its present children do not need it, so they are left alone.
+            self._give_up("a zygote does not answer")
+            raise SandboxError("a zygote does not answer") from None
 
     @property
     def is_busy(self) -> bool:
-        """Whether jobs run in children of its."""
+        """Whether jobs run in its children, or wait for one."""
         idle = set(self._idle)
         return any(not waiter.done() for waiter in self._waiting) or any(
             not child.is_closed and child not in idle for child in self._alive.values()
         )
 
-    def doubt(self) -> None:
-        """Look whether it does what no template does by itself; it is not one then any more.
+    def check(self) -> None:
+        """End the zygote if it does anything that a zygote does not do.
 
-        That is one whose module broke out in it. It may do no harm to others, but it could use what
-        is theirs: processes, memory and the processor.
+        Its module may have broken out in it. It can then harm nobody else, but it could use
+        processes, memory and processor time.
         """
         if self._process is None or self._control is None:
             return
@@ -134,189 +147,191 @@ class Zygote(ForkingProcess):
         children = children_of(pid)
         now = asyncio.get_running_loop().time()
         closed = [child for child in self._alive.values() if child.is_closed]
-        self._untold = {child: self._untold.get(child, now) for child in closed}
-        may_take_seconds = _START_PROCESSOR_SECONDS + _FORK_PROCESSOR_SECONDS * self._forked
+        self._unreported = {child: self._unreported.get(child, now) for child in closed}
+        allowed_seconds = _START_PROCESSOR_SECONDS + _FORK_PROCESSOR_SECONDS * self._forked
         if (
-            # One that it has forked just now need not have been told of yet.
+            # A child that it has just forked may not be announced yet.
             len(children) > len(self._alive) + self._asked
             or any(children_of(child) for child in children)
-            or any(now - since > _PATIENCE_SECONDS for since in self._untold.values())
-            or processor_seconds(pid) > may_take_seconds
+            or any(now - since > _TIMEOUT_SECONDS for since in self._unreported.values())
+            or processor_seconds(pid) > allowed_seconds
         ):
             self._on_lost()
 
     def close(self) -> None:
-        """End it, and its children with it."""
+        """End the zygote and its children."""
         self._disconnect()
         if self._process is not None:
             self._process.close()
 
-    def _on_word(self, packet: bytes, descriptors: list[int]) -> bool:
+    def _on_message(self, packet: bytes, descriptors: list[int]) -> bool:
         word, _space, number = packet.partition(b" ")
         if word == NO_CHILD and number.isdigit() and self._asked > 0 and not descriptors:
             self._asked -= 1
-            if self._asked_streams:
-                self._asked_streams.popleft().close()
-            self._give_none(f"a template can fork no more: {os.strerror(int(number))}")
+            if self._requested_outputs:
+                self._requested_outputs.popleft().close()
+            self._give_up(f"a zygote cannot fork: {os.strerror(int(number))}")
             return True
-        return super()._on_word(packet, descriptors)
+        return super()._on_message(packet, descriptors)
 
-    def _ask(self, request: bytes) -> None:
-        if not self._prints:
-            super()._ask(request)
+    def _request_child(self, message: bytes) -> None:
+        if not self._has_output:
+            super()._request_child(message)
             return
-        assert self._control is not None  # noqa: S101 - only then is it asked
-        streams = CapturedOutput()
+        assert self._control is not None  # noqa: S101 - the caller checks
+        output = CapturedOutput()
         try:
-            socket.send_fds(self._control, [request], streams.fds)
+            socket.send_fds(self._control, [message], output.fds)
         except OSError:
-            streams.close()
+            output.close()
             raise
-        self._asked_streams.append(streams)
+        self._requested_outputs.append(output)
 
-    def _add(self, child: ChildProcess) -> None:
+    def _new_child(self, pid: int, link: socket.socket, pidfd: int) -> ChildProcess:
+        assert self._process is not None  # noqa: S101 - it has forked
         self._forked += 1
-        if self._asked_streams:
-            child.streams = self._asked_streams.popleft()
-        super()._add(child)
+        output = self._requested_outputs.popleft() if self._requested_outputs else None
+        return ChildProcess(pid, link, pidfd, self._process.pid, is_prepared=True, output=output)
 
     def _disconnect(self) -> None:
         super()._disconnect()
-        while self._asked_streams:
-            self._asked_streams.popleft().close()
+        while self._requested_outputs:
+            self._requested_outputs.popleft().close()
 
     def _on_lost(self) -> None:
         super()._on_lost()
         self.close()
-        self._give_none("a template died")
+        self._give_up("a zygote died")
 
-    def _give_none(self, why: str) -> None:
+    def _give_up(self, reason: str) -> None:
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(SandboxError(why))
+                waiter.set_exception(SandboxError(reason))
         self._waiting.clear()
-        if not self._gives_none:
-            self._gives_none = True
-            self._on_gone(why)
-
-
-class Taken:
-    """A child that a template had; an exchange's source of one child."""
-
-    def __init__(self, template: Zygote, child: ChildProcess) -> None:
-        self._child = child
-        self.streams, child.streams = child.streams, None
-        """Those of the child, if it has them already; the caller closes them."""
-        self.close_soon = template.close_soon
-
-    async def take(self) -> ChildProcess:
-        """Return the child, for one order."""
-        return self._child
+        if not self._is_gone:
+            self._is_gone = True
+            self._on_gone(self, reason)
 
 
 class ZygotePool:
-    """The templates of one daemon, forked from ``pool``, each with ``idle`` children ahead."""
+    """The zygotes, made of children of ``fork_server``; each has at most ``idle`` idle children."""
 
-    def __init__(self, pool: ForkServer, idle: int) -> None:
-        self._pool = pool
+    def __init__(self, fork_server: ForkServer, idle: int) -> None:
+        self._fork_server = fork_server
         self._idle = idle
         self._ready: OrderedDict[_Key, Zygote] = OrderedDict()
+        """The least recently used first."""
         self._retired: set[Zygote] = set()
+        """Evicted zygotes whose last jobs still run."""
         self._seen: OrderedDict[_Key, bool] = OrderedDict()
-        """Modules that were called, and whether a template is of use to them."""
-        self._making: dict[_Key, asyncio.Task[None]] = {}
-        self._tidying: asyncio.TimerHandle | None = None
+        """Modules that were called, and whether a zygote can be started for them."""
+        self._starting: dict[_Key, asyncio.Task[None]] = {}
+        self._check_timer: asyncio.TimerHandle | None = None
 
-    async def take(self, module: CompiledModule, wanted: Preparation) -> Taken | None:
-        """Return a fresh child of the module's template; None where there is none to be had."""
-        template = self._of(module, wanted)
-        if template is None:
+    async def acquire(
+        self, module: CompiledModule, preparation: Preparation
+    ) -> tuple[ChildProcess, Zygote] | None:
+        """Return a fresh child of the module's zygote, and the zygote; None if there is none."""
+        zygote = self._find(module, preparation)
+        if zygote is None:
             return None
         try:
-            return Taken(template, await template.take())
+            return await zygote.take(), zygote
         except SandboxError:
             return None
 
-    def _of(self, module: CompiledModule, wanted: Preparation) -> Zygote | None:
-        """Return the template of a module that is called now; None where there is none yet."""
-        key = (module.sha256, wanted)
-        template = self._ready.get(key)
-        if template is not None:
+    def _find(self, module: CompiledModule, preparation: Preparation) -> Zygote | None:
+        """Return the zygote of a module that is called now; start one if it is called again."""
+        key = (module.sha256, preparation)
+        zygote = self._ready.get(key)
+        if zygote is not None:
             self._ready.move_to_end(key)
-            return template
-        is_again = self._seen.get(key)
-        if is_again is None:
-            self._remember(key, is_of_use=True)
-        elif is_again and key not in self._making and len(self._making) < _MOST_MAKING:
-            task = asyncio.create_task(self._make(key, module))
-            self._making[key] = task
-            task.add_done_callback(lambda _task: self._making.pop(key))
+            return zygote
+        is_fit = self._seen.get(key)
+        if is_fit is None:
+            self._remember(key, is_fit=True)
+        elif is_fit and key not in self._starting and len(self._starting) < _MAX_STARTING:
+            task = asyncio.create_task(self._start(key, module))
+            self._starting[key] = task
+            task.add_done_callback(lambda _task: self._starting.pop(key))
         return None
 
     def close(self) -> None:
-        """End all of them."""
-        if self._tidying is not None:
-            self._tidying.cancel()
-        for task in self._making.values():
+        """End all zygotes."""
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+        for task in self._starting.values():
             task.cancel()
-        for template in (*self._ready.values(), *self._retired):
-            template.close()
+        for zygote in (*self._ready.values(), *self._retired):
+            zygote.close()
         self._ready.clear()
         self._retired.clear()
 
-    async def _make(self, key: _Key, module: CompiledModule) -> None:
-        template = Zygote(self._idle, module, lambda why: self._gone(key, template, why))
-        process = await self._pool.take()
-        # However it ends, and be it before it was one: it could fork.
-        process.exit_status.add_done_callback(lambda _status: self._pool.sweep())
-        started = False
+    async def _start(self, key: _Key, module: CompiledModule) -> None:
+        zygote = Zygote(0, module, functools.partial(self._on_gone, key))
+        process = await self._fork_server.take()
+        # However the process ends, and even before it is a zygote: it could fork.
+        process.exit_status.add_done_callback(lambda _status: self._fork_server.sweep())
+        is_started = False
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                started = await template.start(process, key[1])
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                is_started = await zygote.start(process, key[1])
         except (OSError, SandboxError, TimeoutError) as error:
             _log.warning("zygote-unavailable", module=module.sha256, error=str(error))
         finally:
-            if not started:
+            if not is_started:
                 process.close()
-        # A module without an instance, or worse, goes the other way, which says what is wrong.
-        self._remember(key, is_of_use=started)
-        if not started:
+        # A module that cannot be prepared, or worse, runs in other children; they report why.
+        self._remember(key, is_fit=is_started)
+        if not is_started:
             return
-        self._ready[key] = template
-        if len(self._ready) > _MOST:
+        self._ready[key] = zygote
+        if len(self._ready) > _MAX_ZYGOTES:
             self._retire(next(iter(self._ready)))
-        if self._tidying is None:
-            self._tidy()
+        self._share_idle()
+        if self._check_timer is None:
+            self._check()
 
-    def _gone(self, key: _Key, template: Zygote, why: str) -> None:
-        """Hear that a template gives no more children."""
-        _log.warning("zygote-exited", module=key[0], reason=why)
-        # Whatever it was, jobs go the way that needs none.
-        self._remember(key, is_of_use=False)
-        if self._ready.get(key) is template:
-            self._retire(key)  # jobs may still run in its children
+    def _on_gone(self, key: _Key, zygote: Zygote, reason: str) -> None:
+        """Evict a zygote that forks no more children."""
+        _log.warning("zygote-exited", module=key[0], reason=reason)
+        # Whatever the reason is, the module's jobs run without a zygote from now on.
+        self._remember(key, is_fit=False)
+        if self._ready.get(key) is zygote:
+            self._retire(key)
+            self._share_idle()
 
-    def _remember(self, key: _Key, *, is_of_use: bool) -> None:
-        self._seen[key] = is_of_use
-        if len(self._seen) > _REMEMBERED:
+    def _remember(self, key: _Key, *, is_fit: bool) -> None:
+        self._seen[key] = is_fit
+        if len(self._seen) > _MAX_REMEMBERED:
             self._seen.popitem(last=False)
 
     def _retire(self, key: _Key) -> None:
-        self._retired.add(self._ready.pop(key))
+        zygote = self._ready.pop(key)
+        zygote.set_idle(0)
+        self._retired.add(zygote)
 
-    def _tidy(self) -> None:
-        """End what nobody calls; again as long as there is any."""
+    def _share_idle(self) -> None:
+        """Divide the idle children among the zygotes; each has one, or its jobs wait for a fork."""
+        if self._ready:
+            share = max(1, self._idle * _IDLE_RATIO // len(self._ready))
+            for zygote in self._ready.values():
+                zygote.set_idle(min(self._idle, share))
+
+    def _check(self) -> None:
+        """Check all zygotes and close those that are no longer needed; repeat while there are."""
         now = asyncio.get_running_loop().time()
-        for key, template in list(self._ready.items()):
-            if now - template.used_at > _UNUSED_SECONDS:
+        for key, zygote in list(self._ready.items()):
+            if now - zygote.used_at > _UNUSED_SECONDS:
                 self._retire(key)
-        for template in (*self._ready.values(), *self._retired):
-            template.doubt()
-        for template in [one for one in self._retired if not one.is_busy]:
-            self._retired.remove(template)
-            template.close()
-        self._pool.sweep()
-        self._tidying = None
+        self._share_idle()
+        for zygote in (*self._ready.values(), *self._retired):
+            zygote.check()
+        for zygote in [one for one in self._retired if not one.is_busy]:
+            self._retired.remove(zygote)
+            zygote.close()
+        self._fork_server.sweep()
+        self._check_timer = None
         if self._ready or self._retired:
             loop = asyncio.get_running_loop()
-            self._tidying = loop.call_later(_TIDY_SECONDS, self._tidy)
+            self._check_timer = loop.call_later(_CHECK_SECONDS, self._check)

@@ -14,7 +14,8 @@ from wasmdrop.sandbox.confinement import landlock
 from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.sandbox.confinement.seccomp import SeccompFilter
 from wasmdrop.sandbox.confinement.syscalls import Role
-from wasmdrop.sandbox.host.call import Call, CompileLimits
+from wasmdrop.sandbox.host.call import Call
+from wasmdrop.sandbox.host.compilation import CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory

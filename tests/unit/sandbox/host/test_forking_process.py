@@ -1,35 +1,53 @@
-"""ForkingProcess of a process that forks: what becomes of those that have reported."""
+"""Unit tests of the forking process: what becomes of children that have reported."""
 
 import asyncio
 import socket
 
-from wasmdrop.sandbox.host.child_process import ChildProcess, ForkingProcess
+from wasmdrop.sandbox.host.child_process import ChildProcess
+from wasmdrop.sandbox.host.forking_process import ForkingProcess
 
 
-def child(pid: int) -> tuple[ChildProcess, socket.socket]:
-    """Return a child that is told to end rather than killed, and its end of the link."""
+def reported_child(pid: int) -> tuple[ChildProcess, socket.socket]:
+    """Return a child whose link is closed at its end, and the other side of the link."""
     ours, theirs = socket.socketpair()
-    pidfd, other = socket.socketpair()  # any descriptor: nobody is killed by it
+    pidfd, other = socket.socketpair()  # any descriptor: no process is killed by it
     other.close()
-    return ChildProcess(pid, ours, pidfd.detach(), doubted_parent=1), theirs
+    child = ChildProcess(pid, ours, pidfd.detach(), untrusted_parent=1)
+    child.has_reported = True
+    return child, theirs
 
 
-def test_who_leaves_does_not_wait_for_those_that_are_ending() -> None:
-    """A child that takes its time to end must not keep others: they would fill the machine."""
+def test_release_while_another_child_exits_keeps_its_time() -> None:
+    """A child that is slow to exit does not delay others, which would fill the machine."""
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        children = ForkingProcess(0)
-        slow, slows_end = child(1)
-        children.close_soon(slow)
-        await loop.run_in_executor(None, slows_end.recv, 1)  # it was told to end, and does not
-        later, laters_end = child(2)
-        children.close_soon(later)
-        assert children._leaving_timer is not None
-        assert children._leaving_timer.when() <= children._leaving[later]
-        await loop.run_in_executor(None, laters_end.recv, 1)
-        children._disconnect()
-        for end in (slows_end, laters_end):
-            end.close()
+        parent = ForkingProcess(0)
+        slow, slow_link = reported_child(1)
+        parent.release(slow)
+        await loop.run_in_executor(None, slow_link.recv, 1)  # the link was closed; it stays
+        later, later_link = reported_child(2)
+        parent.release(later)
+        assert parent._linger_timer is not None
+        assert parent._linger_timer.when() <= parent._lingering[later]
+        await loop.run_in_executor(None, later_link.recv, 1)
+        parent._disconnect()
+        for link in (slow_link, later_link):
+            link.close()
+
+    asyncio.run(scene())
+
+
+def test_release_without_report_closes_the_child() -> None:
+    """A child that was not heard of is killed at once."""
+
+    async def scene() -> None:
+        parent = ForkingProcess(0)
+        child, link = reported_child(1)
+        child.has_reported = False
+        parent.release(child)
+        assert child.is_closed
+        assert not parent._lingering
+        link.close()
 
     asyncio.run(scene())

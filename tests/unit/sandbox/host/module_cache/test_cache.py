@@ -22,7 +22,8 @@ from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE, Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.host.call import Call, CompileLimits
+from wasmdrop.sandbox.host.call import Call
+from wasmdrop.sandbox.host.compilation import CompileLimits
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory

@@ -1,0 +1,254 @@
+"""A process that forks children ahead of need, as the daemon sees it: the fork server or a zygote.
+
+A zygote may belong to a guest. So each message is checked against the requests that it answers, and
+no process is killed on a zygote's word alone.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+from collections import deque
+from typing import Final
+
+from wasmdrop.sandbox.host.child_process import ChildProcess
+from wasmdrop.sandbox.wire import CHILD, EXIT, FORK, FORK_AT_ONCE, PING
+from wasmdrop.system.heartbeat import Heartbeat
+
+__all__ = ["ForkingProcess"]
+
+#: Largest packet on a control socket: a word and three numbers, or a sentence.
+_PACKET_BYTES: Final = 1024
+
+#: Delay before an acquired child is replaced while others are idle, in seconds. To fork and warm up
+#: a child takes a core for 2 ms, which the job that just began and its journal entry need more. By
+#: then most jobs are over.
+_REFILL_SECONDS: Final = 0.005
+
+#: Delay before a child that reported is ended, in seconds. Its end takes the kernel a millisecond
+#: of a core. By then the results are delivered.
+_LINGER_SECONDS: Final = 0.005
+
+#: Time for a child to exit after its link was closed, in seconds; it is then killed.
+_EXIT_SECONDS: Final = 1.0
+
+
+class ForkingProcess:
+    """A process that forks, and at most ``idle`` idle children of it.
+
+    Guarantees that its children are killed when the process is lost.
+    """
+
+    def __init__(self, idle: int) -> None:
+        self.heartbeat = Heartbeat()
+        self._idle_wanted = idle
+        self._idle: deque[ChildProcess] = deque()
+        self._waiting: deque[asyncio.Future[ChildProcess]] = deque()
+        self._alive: dict[int, ChildProcess] = {}
+        self._lingering: dict[ChildProcess, float] = {}
+        """Released children, and when their links are to be closed."""
+        self._exiting: dict[ChildProcess, float] = {}
+        """Children whose links are closed, and when they are to be killed."""
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._exit_timer: asyncio.TimerHandle | None = None
+        self._asked = 0
+        """Children that were requested and have not come yet."""
+        self._refill_timer: asyncio.TimerHandle | None = None
+        self._control: socket.socket | None = None
+
+    async def take(self) -> ChildProcess:
+        """Return a fresh child: an idle one, or else a new one."""
+        while self._idle:
+            child = self._idle.popleft()
+            if self._idle:
+                self._refill_soon()
+            else:
+                self._refill()
+            if not child.exit_status.done():
+                return child
+            child.close()
+        waiter: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._refill()
+        return await waiter
+
+    def release(self, child: ChildProcess) -> None:
+        """End a child whose request is over: now if it has not reported, else in a moment."""
+        if not child.has_reported:
+            child.close()
+            return
+        loop = asyncio.get_running_loop()
+        self._lingering[child] = loop.time() + _LINGER_SECONDS
+        if self._linger_timer is None:
+            self._linger_timer = loop.call_at(self._lingering[child], self._end_lingering)
+
+    def ping(self) -> None:
+        """Ask the process for a sign of life."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):  # busy, or dead: the reader will find out
+                self._control.send(PING)
+
+    def set_idle(self, count: int) -> None:
+        """Change the limit of idle children; close those above it."""
+        self._idle_wanted = count
+        while len(self._idle) > count:
+            self._idle.pop().close()
+        self._refill()
+
+    def _end_lingering(self) -> None:
+        """Close the links of children that are due; one timer serves all."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for child in _pop_due(self._lingering, now):
+            if not child.exit_status.done() and child.hang_up():
+                self._exiting[child] = now + _EXIT_SECONDS
+            else:
+                child.close()
+        self._linger_timer = None
+        if self._lingering:
+            due = next(iter(self._lingering.values()))
+            self._linger_timer = loop.call_at(due, self._end_lingering)
+        if self._exiting and self._exit_timer is None:
+            self._exit_timer = loop.call_later(_EXIT_SECONDS, self._kill_exiting)
+
+    def _kill_exiting(self) -> None:
+        """Kill children that have not exited in time."""
+        loop = asyncio.get_running_loop()
+        for child in _pop_due(self._exiting, loop.time()):
+            child.close()
+        self._exit_timer = (
+            loop.call_later(_EXIT_SECONDS, self._kill_exiting) if self._exiting else None
+        )
+
+    def _refill_soon(self) -> None:
+        if self._refill_timer is None:
+            loop = asyncio.get_running_loop()
+            self._refill_timer = loop.call_later(_REFILL_SECONDS, self._refill)
+
+    def _refill(self) -> None:
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+            self._refill_timer = None
+        if self._control is None:
+            return
+        missing = self._idle_wanted + len(self._waiting) - len(self._idle) - self._asked
+        for _ in range(missing):
+            try:
+                self._request_child(FORK_AT_ONCE if self._waiting else FORK)
+            except BlockingIOError:
+                return  # it is busy; its next message triggers another attempt
+            except OSError:
+                return  # it is dead; the reader of the socket finds out
+            self._asked += 1
+
+    def _request_child(self, message: bytes) -> None:
+        """Request one child. Raise ``OSError`` if the process is busy or dead."""
+        assert self._control is not None  # noqa: S101 - the caller checks
+        self._control.send(message)
+
+    def _connect(self, control: socket.socket) -> None:
+        """Use the control socket of a new process from now on."""
+        control.setblocking(False)
+        self._control = control
+        self._asked = 0
+        asyncio.get_running_loop().add_reader(control, self._read_packets)
+        self._refill()
+
+    def _disconnect(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._control = None
+        for timer in (self._linger_timer, self._exit_timer):
+            if timer is not None:
+                timer.cancel()
+        self._linger_timer = self._exit_timer = None
+        for child in (*self._idle, *self._lingering, *self._exiting):
+            child.close()
+        self._idle.clear()
+        self._lingering.clear()
+        self._exiting.clear()
+
+    def _read_packets(self) -> None:
+        while self._control is not None:
+            try:
+                packet, descriptors, _flags, _address = socket.recv_fds(
+                    self._control, _PACKET_BYTES, 2
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                packet, descriptors = b"", []
+            self.heartbeat.beat()
+            if not self._on_message(packet, descriptors):
+                for fd in descriptors:
+                    os.close(fd)
+                self._on_lost()
+
+    def _on_message(self, packet: bytes, descriptors: list[int]) -> bool:
+        """Handle a message. Return False if it is not a valid answer, or the process is dead."""
+        word, *numbers = packet.split() or [b""]
+        if not all(number.isdigit() for number in numbers):
+            return False
+        pid, *status = [int(number) for number in numbers] or [0]
+        if word == CHILD and self._asked > 0 and len(descriptors) == 2:  # noqa: PLR2004
+            if pid in self._alive:
+                return False
+            try:
+                link = socket.socket(fileno=descriptors[0])
+            except OSError:
+                return False
+            self._add(self._new_child(pid, link, descriptors[1]))
+        elif word == EXIT and pid in self._alive and not descriptors and _is_end(status):
+            child = self._alive.pop(pid)
+            child.ended(status[0], status[1] / 1e6)
+            if self._exiting.pop(child, None) is not None:
+                child.close()
+        else:
+            return False
+        return True
+
+    def _new_child(self, pid: int, link: socket.socket, pidfd: int) -> ChildProcess:
+        return ChildProcess(pid, link, pidfd)
+
+    def _on_lost(self) -> None:
+        """Give up the process and its children: it died, or it lied."""
+        self._disconnect()
+        for child in self._alive.values():
+            child.kill()
+            child.lost()
+        self._alive.clear()
+
+    def _add(self, child: ChildProcess) -> None:
+        self._asked -= 1
+        self._alive[child.pid] = child
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(child)
+                break
+        else:
+            if len(self._idle) < self._idle_wanted:
+                self._idle.append(child)
+            else:
+                child.close()  # its job was cancelled, or the limit has changed
+        self._refill()
+
+
+def _pop_due(children: dict[ChildProcess, float], now: float) -> list[ChildProcess]:
+    """Remove and return the children whose time has come; they are in the order of their times."""
+    due = list(itertools.takewhile(lambda child: children[child] <= now, children))
+    for child in due:
+        del children[child]
+    return due
+
+
+def _is_end(status: list[int]) -> bool:
+    """Whether these are the wait status of a process that ended, and its processor time in µs."""
+    if len(status) != 2 or status[0] > 0xFFFF or status[1] >= 1 << 63:  # noqa: PLR2004 - wait(2)
+        return False
+    return os.WIFEXITED(status[0]) or (
+        os.WIFSIGNALED(status[0]) and os.WTERMSIG(status[0]) < signal.NSIG
+    )
