@@ -38,7 +38,7 @@ _ONCE: Final = {
     "service.instance_lock._InstanceLock._try:unlink",
     "delivery.placement.Placement._rename:replace-2",
     "delivery.placement.Placement.close:unlink",
-    "system.durable_files.write_durably:unlink",
+    "system.durable_files.replace_file:unlink",
     "jobs.journal.writer.Journal.remove_results:unlink",
     "jobs.journal.database._bring_up_to_date:commit",
     "system.private_files.remove:unlink",
@@ -50,7 +50,7 @@ _ONCE: Final = {
 #: Points that are reached only after another one failed.
 _AFTER: Final = {
     "delivery.placement.Placement.close:unlink": "delivery.placement.Placement._rename:replace",
-    "system.durable_files.write_durably:unlink": "system.durable_files.write_durably:replace",
+    "system.durable_files.replace_file:unlink": "system.durable_files.replace_file:replace",
 }
 
 #: What prints a line, which no kill tears: a file or a pipe takes it at once (pipe(7)).

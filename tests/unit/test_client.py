@@ -168,7 +168,7 @@ def test_a_ready_file_says_that_the_input_is_complete(tmp_path: Path) -> None:
 
 def test_a_shared_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     """A path misspelt must not become a directory that nobody watches."""
-    with pytest.raises(FileNotFoundError, match="shared directory is not there"):
+    with pytest.raises(FileNotFoundError, match="shared directory does not exist"):
         submit(tmp_path / "missing", b"{}", "a/b")
     assert not (tmp_path / "missing").exists()
 

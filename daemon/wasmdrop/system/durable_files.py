@@ -1,8 +1,8 @@
-"""Files that are either wholly there or not at all, also after a power cut.
+"""Durable files: each is complete or absent, also after a power cut.
 
-Durable means: written under a temporary name in the same directory, synced, renamed, and the
-directory synced (rename(2), fsync(2)). Temporary names begin with ``.wasmdrop-``; names that begin
-with a dot are never looked at, and these may be swept by whoever finds them stale.
+A file is written under a temporary name in its directory, synced and renamed, and the directory is
+synced (rename(2), fsync(2)). Temporary names begin with ``.wasmdrop-``. Names that begin with a dot
+are ignored, and a daemon removes temporary files of earlier ones.
 """
 
 import contextlib
@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from wasmdrop.system import libc, openat2
+from wasmdrop.system.descriptors import CREATE_FLAGS
 
 __all__ = [
     "TEMPORARY_PREFIX",
     "begin_writing",
     "is_stale_temporary",
     "make_directory_durably",
+    "replace_file",
     "sync_directory",
     "temporary_name",
     "write_durably",
 ]
 
 TEMPORARY_PREFIX: Final = ".wasmdrop-"
-#: Not the process's number: in a container that is the same at each start.
-_OURS: Final = f"{TEMPORARY_PREFIX}{os.urandom(5).hex()}-"
+#: Random, because a daemon in a container has the same process id after each start.
+_OWN_PREFIX: Final = f"{TEMPORARY_PREFIX}{os.urandom(5).hex()}-"
 
 _serial = itertools.count()
 
@@ -35,12 +37,12 @@ _SYNC_FILE_RANGE_WRITE: Final = 2
 
 def temporary_name() -> str:
     """Return a file name that no other writer of this or another process uses."""
-    return f"{_OURS}{next(_serial)}"
+    return f"{_OWN_PREFIX}{next(_serial)}"
 
 
 def is_stale_temporary(name: str) -> bool:
-    """Whether ``name`` is a temporary file's that a daemon before this one left behind."""
-    return name.startswith(TEMPORARY_PREFIX) and not name.startswith(_OURS)
+    """Whether ``name`` is that of a temporary file of an earlier daemon."""
+    return name.startswith(TEMPORARY_PREFIX) and not name.startswith(_OWN_PREFIX)
 
 
 def begin_writing(fd: int) -> None:
@@ -53,7 +55,7 @@ def begin_writing(fd: int) -> None:
 
 
 def sync_directory(root: Path, relative: str = "") -> None:
-    """Make the names in a directory durable; ``relative`` to ``root`` no link is followed."""
+    """Make the names in the directory ``relative`` below ``root`` durable. Follows no link."""
     fd = openat2.open_directory(str(root), relative)
     try:
         os.fsync(fd)
@@ -62,32 +64,49 @@ def sync_directory(root: Path, relative: str = "") -> None:
 
 
 def make_directory_durably(path: Path, mode: int) -> None:
-    """Make ``path`` with this mode, and what is missing above it, so that a power cut keeps it.
+    """Create ``path`` with this mode, and missing directories above it, durably.
 
-    What is durable inside a directory is lost all the same where the directory's own name is not.
+    A durable file is lost in a power cut if the name of a directory above it is not durable.
     """
     missing = [above for above in path.parents if not above.exists()]
     path.mkdir(mode=mode, parents=True, exist_ok=True)
-    for made in (path, *missing):
-        # Who may not look into the directory above can't have made it a moment ago.
+    for created in (path, *missing):
+        # A directory whose parent can't be read existed before.
         with contextlib.suppress(PermissionError):
-            sync_directory(made.parent)
+            sync_directory(created.parent)
 
 
 @contextlib.contextmanager
 def write_durably(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write; at the end of the block it is at ``path``, durably.
+    """Yield a file to write. When the block ends, it is durably at ``path``.
 
-    Where the block raises, nothing is left and ``path`` is as it was.
+    If the block raises, no file is left and ``path`` is unchanged.
     """
-    work = path.with_name(temporary_name())
+    directory = openat2.open_directory(str(path.parent), "")
     try:
-        with work.open("xb") as file:
+        with replace_file(directory, path.name, temporary_name()) as file:
+            yield file
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def replace_file(
+    directory: int, name: str, temporary: str, mode: int = 0o666
+) -> Iterator[BinaryIO]:
+    """Do :func:`write_durably` in an open directory, which the caller has to sync.
+
+    The file is written as ``temporary``, with ``mode``.
+    """
+    fd = os.open(temporary, CREATE_FLAGS, mode, dir_fd=directory)
+    try:
+        with os.fdopen(fd, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        work.replace(path)
+            os.fsync(fd)
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
-        work.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
         raise
-    sync_directory(path.parent)

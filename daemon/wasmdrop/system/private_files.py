@@ -1,12 +1,11 @@
-"""What is the daemon's alone: directories and files that nobody else can change.
+"""Private files: directories and files that only the daemon's user can change.
 
-Running machine code from a file is running whatever its last writer wished, so before anything of
-the state directory is used, its owner and mode are looked at. A process of the daemon's own user
-is trusted; others, the producers above all, are not.
+Whoever can write a file of machine code can run code as the user that loads it. So owner and mode
+of everything in the state directory are checked before use. Processes of the daemon's own user are
+trusted, others, above all producers, are not.
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wasmdrop.protocol.errors import StorageError
+from wasmdrop.system.descriptors import file_kind, open_regular
 
 __all__ = [
     "RUN_AS_OWNER",
@@ -35,7 +35,7 @@ RUN_AS_OWNER: Final = (
 
 
 class NotPrivateError(StorageError):
-    """A file that others made or may change; its text says why, without the file's name."""
+    """A file that other users own or may change. The text gives the reason, without the name."""
 
 
 def describe_permissions(status: os.stat_result) -> str:
@@ -48,10 +48,10 @@ def describe_permissions(status: os.stat_result) -> str:
 
 
 def why_not_private(status: os.stat_result) -> str | None:
-    """Return why others may have changed, or may yet change, what has this status.
+    """Return why other users may have changed the file with this status, or may yet; else None.
 
-    None where they can't. An access control list that lets others write shows in the mode too: its
-    mask takes the place of the group's bits (acl(5)).
+    An access control list that lets others write shows in the mode too: its mask takes the place
+    of the group's bits (acl(5)).
     """
     if status.st_uid != os.geteuid():
         return f"it belongs to user {status.st_uid}, not to user {os.geteuid()}"
@@ -61,61 +61,57 @@ def why_not_private(status: os.stat_result) -> str | None:
 
 
 def make_private_directory(path: Path) -> None:
-    """Make ``path`` below a private directory, if it is not there, and check it.
+    """Create ``path`` in a private directory, if it does not exist, and check it.
 
-    Raises ``StorageError`` for what is no directory, a link, or not private, and where it can't be
-    made.
+    Raises ``StorageError`` if it can't be created, is not a directory, or is not private.
     """
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         status = path.lstat()
     except OSError as error:
-        raise StorageError(f"{path}: can't be made: {error.strerror}") from error
+        raise StorageError(f"{path}: can't be created: {error.strerror}") from error
     _require(path, status)
 
 
 def require_private_directory(path: Path) -> None:
-    """Check ``path``, which may be the operator's link to a directory.
+    """Check ``path``, which may be a link that the operator made.
 
-    Raises ``StorageError`` for what is no directory, or not private.
+    Raises ``StorageError`` if it is not a directory or not private.
     """
     try:
         status = path.stat()
     except OSError as error:
-        raise StorageError(f"{path}: can't be looked at: {error.strerror}") from error
+        raise StorageError(f"{path}: can't be examined: {error.strerror}") from error
     _require(path, status)
 
 
 def open_private(path: Path) -> int:
     """Open a file for reading and return its descriptor.
 
-    Raises ``FileNotFoundError`` where nothing is there; ``NotPrivateError`` where it is a link, no
-    regular file, has another name too, or belongs to others.
+    Raises ``FileNotFoundError``, and ``NotPrivateError`` if it is not a regular file, has more than
+    one name, or is not private.
     """
+    path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        # Without O_NONBLOCK a FIFO would be waited for.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise NotPrivateError("it is a link") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.ENXIO):
+        status = os.fstat(path_fd)
+        reason = why_not_private(status)
+        if (kind := file_kind(status)) is not None:
+            reason = f"it is {kind}, not a regular file"
+        elif status.st_nlink != 1:
+            reason = f"it has {status.st_nlink} names, and another user may have made one of them"
+        if reason is not None:
+            raise NotPrivateError(reason)
+        try:
+            return open_regular(path_fd)[0]
+        except OSError as error:
             raise NotPrivateError(f"it can't be opened: {error.strerror}") from None
-        raise
-    status = os.fstat(fd)
-    reason = why_not_private(status)
-    if not stat.S_ISREG(status.st_mode):
-        reason = "it is no regular file"
-    elif status.st_nlink != 1:
-        reason = f"it has {status.st_nlink} names, of which others may be another's"
-    if reason is not None:
-        os.close(fd)
-        raise NotPrivateError(reason)
-    return fd
+    finally:
+        os.close(path_fd)
 
 
 def remove(path: Path) -> None:
-    """Remove ``path``, whatever it is; what a link points to stays."""
+    """Remove a file, a directory with its content, or a link itself."""
     try:
         path.unlink(missing_ok=True)
     except IsADirectoryError:
@@ -125,7 +121,7 @@ def remove(path: Path) -> None:
 def _require(path: Path, status: os.stat_result) -> None:
     reason = why_not_private(status)
     if not stat.S_ISDIR(status.st_mode):
-        reason = "it is no directory"
+        reason = "it is not a directory"
     elif status.st_uid != os.geteuid():
         reason = f"{reason}; chown -R {os.geteuid()} it, or {RUN_AS_OWNER}"
     elif reason is not None:

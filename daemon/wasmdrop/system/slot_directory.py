@@ -1,9 +1,9 @@
-"""The directory of a slot, held open: files in it are dropped, read and removed by its descriptor.
+"""A slot's directory, held open: its files are dropped, read and removed by descriptor.
 
-Its owner may be hostile and may put links, FIFOs or other directories in the place of anything at
-any moment. It is found below the shared directory without following a link, every name is looked up
-in what was opened, and what is opened is looked at before it is read: a process with more rights
-than the owner, root's above all, is not led to anything outside.
+The owner of the directory may be hostile and may put links, FIFOs or other directories in the place
+of anything at any moment. The directory is found below the shared one without following a link,
+each name is looked up in the open directory, and only regular files are read. So a process with
+more rights than the owner, such as root, is not led outside.
 """
 
 import contextlib
@@ -16,43 +16,40 @@ from pathlib import PurePosixPath
 from typing import Final, Self
 
 from wasmdrop.system import openat2
+from wasmdrop.system.descriptors import DIRECTORY_FLAGS, NotRegularError
+from wasmdrop.system.durable_files import replace_file
 from wasmdrop.system.tree_removal import remove_tree
 
 __all__ = ["SlotDirectory"]
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK a FIFO would be waited for, and whoever holds a lease of the file.
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-#: A link, a socket or a device without a driver, a file that another process holds a lease of.
-_ODD: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EWOULDBLOCK})
+#: A link is on the way, or another process holds a lease of the file.
+_UNREADABLE: Final = frozenset({errno.ELOOP, errno.EWOULDBLOCK})
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
 class SlotDirectory:
-    """The directory ``below`` a ``root`` that is trusted, itself trusted with nothing.
+    """The untrusted directory ``below`` a trusted ``root``.
 
-    Raises ``OSError`` where it is not there, or there is a link on the way below ``root``. With
-    ``make`` what is missing below ``root`` is made.
+    Raises ``OSError`` if it is missing, or if a link is on the way below ``root``. With ``make``,
+    missing directories below ``root`` are created.
     """
 
     def __init__(self, root: str, below: PurePosixPath, *, make: bool = False) -> None:
-        self._path = PurePosixPath(root) / below  # for messages alone
+        self._path = PurePosixPath(root) / below  # only for messages
         self._opened = contextlib.ExitStack()
         with contextlib.ExitStack() as undo, self._named(""):
             undo.push(self._opened)
             try:
                 self._chain = [self._keep(openat2.open_directory(root, ""))]
             except FileNotFoundError as error:
-                reason = "the shared directory is not there"
+                reason = "the shared directory does not exist"
                 raise FileNotFoundError(error.errno, reason, root) from None
             if make:
                 for part in below.parts:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, dir_fd=self._chain[-1])
                     self._chain.append(
-                        self._keep(os.open(part, _DIRECTORY, dir_fd=self._chain[-1]))
+                        self._keep(os.open(part, DIRECTORY_FLAGS, dir_fd=self._chain[-1]))
                     )
             elif below.parts:
                 self._chain.append(self._keep(openat2.open_directory(root, str(below))))
@@ -66,60 +63,46 @@ class SlotDirectory:
         self._opened.close()
 
     def read(self, name: str, size_bytes: int, *, at_most: bool = False) -> bytes | None:
-        """Return a file of exactly (or ``at_most``) that size; None where there is no such name.
+        """Return the content of a file of this size, or ``at_most`` this; None if it is missing.
 
-        ``name`` may lead through directories. What is no regular file, is a link, or has another
-        size is not read, and counts as an empty file. However it grows meanwhile, no more is read
-        than it had.
+        ``name`` may have directories. Anything but a regular file, and a file of another size, is
+        not read and counts as empty. If the file grows meanwhile, the growth is not read.
         """
         with self._named(name):
             try:
-                fd = self._open(name)
+                fd, status = openat2.open_regular_at(self._fd, name)
+            except NotRegularError:
+                return b""
             except OSError as error:
                 if error.errno in _MISSING:
                     return None
-                if error.errno in _ODD:
+                if error.errno in _UNREADABLE:
                     return b""
                 raise
-            try:
-                status = os.fstat(fd)
+            with os.fdopen(fd, "rb") as file:
                 size = status.st_size
                 fits = size <= size_bytes if at_most else size == size_bytes
-                if not stat.S_ISREG(status.st_mode) or not fits:
-                    return b""
-                with open(fd, "rb", closefd=False) as file:
-                    return file.read(size)
-            finally:
-                os.close(fd)
+                return file.read(size) if fits else b""
 
     def put(self, name: str, data: bytes) -> os.stat_result:
-        """Put a file at ``name``, whole or not at all, replacing what is there.
+        """Put a file at ``name``, complete or not at all, replacing what is there.
 
-        Returns its status.
+        Returns its status. :meth:`sync` makes it durable.
         """
-        # Not the name of another producer's, even if that has the same process id in its container.
-        work = f".dropping-{secrets.token_hex(16)}"
-        with self._named(name):
-            try:
-                with os.fdopen(os.open(work, _WRITE, 0o666, dir_fd=self._fd), "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    status = os.fstat(file.fileno())
-                os.rename(work, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(work, dir_fd=self._fd)
-                raise
-        return status
+        # Random: producers in other containers may have the same process id.
+        temporary = f".dropping-{secrets.token_hex(16)}"
+        with self._named(name), replace_file(self._fd, name, temporary) as file:
+            file.write(data)
+            file.flush()
+            return os.fstat(file.fileno())
 
     def remove_file(self, name: str) -> None:
-        """Remove a file; a link is removed, not what it leads to. Nothing is no error."""
+        """Remove a file, or a link itself. A missing file is no error."""
         with self._named(name), contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
 
     def remove_tree(self, name: str) -> None:
-        """Remove a directory and all in it; what is none, such as a link, stays."""
+        """Remove a directory with its content. Anything else, such as a link, is kept."""
         with self._named(name):
             try:
                 status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
@@ -129,12 +112,12 @@ class SlotDirectory:
                 remove_tree(self._fd, name)
 
     def remove_directory(self, name: str) -> None:
-        """Remove a directory that is empty."""
+        """Remove an empty directory."""
         with self._named(name):
             os.rmdir(name, dir_fd=self._fd)
 
     def sync(self) -> None:
-        """Make the names in it durable, and its own on the way from the root."""
+        """Make the names in it durable, and the names of the directories down from the root."""
         with self._named(""):
             for fd in reversed(self._chain):
                 os.fsync(fd)
@@ -143,12 +126,9 @@ class SlotDirectory:
         self._opened.callback(os.close, fd)
         return fd
 
-    def _open(self, name: str) -> int:
-        return openat2.open_at(self._fd, name, _READ)
-
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[None]:
-        """Let errors name the whole path: names in a directory say too little."""
+        """Put the whole path into errors, instead of the name in the directory."""
         try:
             yield
         except OSError as error:

@@ -237,14 +237,14 @@ def test_a_link_in_the_place_of_a_directory_is_refused(
     elsewhere.mkdir()
     (elsewhere / "0123456789abcdef").mkdir()
     (state / name).symlink_to(elsewhere)
-    with pytest.raises(StorageError, match="no directory"):
+    with pytest.raises(StorageError, match="not a directory"):
         ModuleCache(state, ROOMY)
     assert (elsewhere / "0123456789abcdef").is_dir()
 
 
 def test_a_state_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     """It is the service that makes it."""
-    with pytest.raises(StorageError, match="missing: can't be looked at: No such file"):
+    with pytest.raises(StorageError, match="missing: can't be examined: No such file"):
         ModuleCache(tmp_path / "missing", ROOMY)
 
 
@@ -322,8 +322,8 @@ TAMPERINGS = [
     pytest.param(give_away, "belongs to user 12345", id="give_away"),
     pytest.param(link_elsewhere, "it is a link", id="link_elsewhere"),
     pytest.param(link_twice, "it has 2 names", id="link_twice"),
-    pytest.param(make_directory, "no regular file", id="make_directory"),
-    pytest.param(make_fifo, "no regular file", id="make_fifo"),
+    pytest.param(make_directory, "not a regular file", id="make_directory"),
+    pytest.param(make_fifo, "not a regular file", id="make_fifo"),
 ]
 
 
