@@ -49,8 +49,10 @@ def mounts(folders: Path) -> tuple[str, ...]:
     )
 
 
-def test_one_job_runs_unprivileged_and_prints_its_value(podman: Engine, folders: Path) -> None:
-    """Not root, no capabilities, nothing written but the results, which are the caller's."""
+def test_image_runs_one_job_unprivileged_and_prints_its_value(
+    podman: Engine, folders: Path
+) -> None:
+    """Not root, no capabilities, nothing written but the results, which belong to the caller."""
     drop(folders / "shared/input.json", {"entry": "fib", "args": [12]})
     state = "--env=WASMDROP_STATE_DIR=/tmp/wasmdrop"
     options = ("--rm", "--user=1000:1000", state, *HARDENED, *mounts(folders))
@@ -65,8 +67,8 @@ def test_one_job_runs_unprivileged_and_prints_its_value(podman: Engine, folders:
     assert podman.podman("run", *options, IMAGE, "run", check=False).returncode == 1
 
 
-def test_the_image_finds_nothing_wrong_with_itself(podman: Engine, folders: Path) -> None:
-    """``wasmdrop doctor``: jobs are confined strictly under the engine's own seccomp filter."""
+def test_image_passes_its_own_doctor(podman: Engine, folders: Path) -> None:
+    """Jobs are confined strictly under the engine's own seccomp filter."""
     options = ("--rm", "--user=1000:1000", *HARDENED, *mounts(folders))
     found = json.loads(podman.podman("run", *options, IMAGE, "doctor", "--json").stdout)
     by_check = {finding["check"]: finding["status"] for finding in found["checks"]}
@@ -74,8 +76,8 @@ def test_the_image_finds_nothing_wrong_with_itself(podman: Engine, folders: Path
     assert "problem" not in by_check.values(), found
 
 
-def test_the_daemon_serves_drops_is_healthy_and_drains(podman: Engine, folders: Path) -> None:
-    """With nothing but the image's own defaults; the next container finds the journal."""
+def test_image_serves_drops_is_healthy_and_drains(podman: Engine, folders: Path) -> None:
+    """With nothing but the image's defaults; the next container finds the journal."""
     (folders / "shared").chmod(0o1777)
     name, volume = "wasmdrop-daemon", "--volume=wasmdrop-test-state:/var/lib/wasmdrop"
     podman.podman("volume", "rm", "--force", "wasmdrop-test-state")
@@ -118,7 +120,7 @@ def test_the_daemon_serves_drops_is_healthy_and_drains(podman: Engine, folders: 
     podman.podman("stop", "--time=40", name)
 
 
-def test_the_image_is_no_larger_than_its_parts(podman: Engine) -> None:
+def test_image_is_no_larger_than_its_parts(podman: Engine) -> None:
     """Its layers above the base: the packages, no pip, no compiler, no sources."""
     listed = podman.podman("run", "--rm", "--entrypoint=du", IMAGE, "-sm", "/opt/wasmdrop")
     assert int(listed.stdout.split()[0]) < 80
@@ -130,8 +132,8 @@ def test_the_image_is_no_larger_than_its_parts(podman: Engine) -> None:
     assert config["Healthcheck"]
 
 
-def test_the_script_runs_a_real_container(podman: Engine, folders: Path) -> None:
-    """With a ``docker`` that is podman, but for the limits that need control groups."""
+def test_script_runs_a_real_container(podman: Engine, folders: Path) -> None:
+    """With a ``docker`` that is podman, except for limits that need control groups."""
     shim = folders / "bin/docker"
     shim.parent.mkdir()
     engines = " ".join(map(shlex.quote, podman.command("podman", *podman.storage)))
@@ -218,7 +220,7 @@ def script(tmp_path: Path) -> Script:
     return Script(tmp_path)
 
 
-def test_the_script_builds_then_runs_one_job(script: Script) -> None:
+def test_script_builds_then_runs_one_job(script: Script) -> None:
     """Hardened, without a network; the last line is the value."""
     script.module()
     done, calls = script.run()
@@ -236,7 +238,7 @@ def test_the_script_builds_then_runs_one_job(script: Script) -> None:
     assert " --user 0" not in run
 
 
-def test_the_script_can_skip_the_build_and_passes_settings_and_statuses_on(script: Script) -> None:
+def test_script_without_a_build_passes_settings_and_statuses_on(script: Script) -> None:
     """By name alone, so that values need no quoting."""
     script.module()
     done, calls = script.run(SKIP_BUILD="1", ENTRY="fib", ARG_0="12", IMAGE="mine", STATUS="124")
@@ -247,8 +249,8 @@ def test_the_script_can_skip_the_build_and_passes_settings_and_statuses_on(scrip
     assert run.endswith(" mine run")
 
 
-def test_a_scenario_copies_the_input_and_the_module_if_it_was_built(script: Script) -> None:
-    """The user's own ``module.wasm`` stays what it is."""
+def test_script_with_a_scenario_copies_the_input_and_the_module(script: Script) -> None:
+    """If it was built. The user's own ``module.wasm`` stays unchanged."""
     script.module("examples/build/fib-wat.wasm")
     done, calls = script.run(SCENARIO="fib")
     assert done.returncode == 0, done.stderr
@@ -263,7 +265,7 @@ def test_a_scenario_copies_the_input_and_the_module_if_it_was_built(script: Scri
     assert calls == []
 
 
-def test_the_script_serves_with_a_volume_for_the_state(script: Script) -> None:
+def test_script_serves_with_a_volume_for_the_state(script: Script) -> None:
     """And publishes health and metrics on this host alone."""
     _done, calls = script.run("--serve", SKIP_BUILD="1")
     assert calls[0].endswith(" wasmdrop serve")
@@ -275,7 +277,7 @@ def test_the_script_serves_with_a_volume_for_the_state(script: Script) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables"), [(["--help-me"], {}), ([], {"SCENARIO": "pi"})]
 )
-def test_wrong_use_of_the_script_runs_nothing(
+def test_script_with_wrong_arguments_runs_nothing(
     script: Script, arguments: list[str], variables: Mapping[str, str]
 ) -> None:
     """Status 2 and one line."""
@@ -298,15 +300,15 @@ def options_in(text: str) -> set[str]:
     return {option for option in wanted if re.search(option, plain)}
 
 
-def test_the_script_for_windows_gives_docker_the_same_options() -> None:
-    """Nobody here can run it; this much can be held."""
+def test_script_for_windows_gives_docker_the_same_options() -> None:
+    """The text is compared, because the script can't run here."""
     ours = options_in((ROOT / "scripts/run-docker.sh").read_text())
     theirs = options_in((ROOT / "scripts/run-docker.ps1").read_text())
     assert len(ours) == 13
     assert theirs == ours
 
 
-def test_the_compose_file_is_as_hardened_as_the_script() -> None:
+def test_compose_file_is_as_hardened_as_the_script() -> None:
     """And gives a stop more time than running jobs have."""
     composed = yaml.safe_load((ROOT / "compose.yaml").read_text())
     service = composed["services"]["wasmdrop"]

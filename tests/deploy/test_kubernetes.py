@@ -63,8 +63,8 @@ def test_manifests_are_valid(path: Path, version: str) -> None:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_an_invalid_manifest_is_found_out() -> None:
-    """The validator is awake."""
+def test_manifest_that_is_invalid_is_detected() -> None:
+    """The validator works."""
     (broken,) = documents(K8S / "sidecar.yaml")
     broken["spec"]["initContainers"][0]["restart"] = "Always"
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -96,14 +96,16 @@ def restrictions_broken(spec: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize(("name", "spec"), PODS)
-def test_pods_are_restricted_unless_hostpath_is_the_point(name: str, spec: dict[str, Any]) -> None:
-    """And then in all else."""
+def test_pods_are_restricted_except_for_hostpath(name: str, spec: dict[str, Any]) -> None:
+    """Where it is the purpose, and then in all else."""
     assert restrictions_broken(spec) == ({"hostPath"} if name == "pod.yaml" else set())
 
 
 @pytest.mark.parametrize(("name", "spec"), PODS)
-def test_pods_take_no_more_than_they_need(name: str, spec: dict[str, Any]) -> None:
-    """Read-only root, no service-account token, bounds on everything."""
+def test_pods_have_no_needless_rights_and_bounded_resources(
+    name: str, spec: dict[str, Any]
+) -> None:
+    """Read-only root, no service-account token, limits on everything."""
     assert name
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
@@ -120,7 +122,7 @@ def test_pods_take_no_more_than_they_need(name: str, spec: dict[str, Any]) -> No
 def test_daemons_are_probed_over_http_and_have_time_to_drain(
     name: str, spec: dict[str, Any]
 ) -> None:
-    """A start is over when drops are seen; a restart is for what a restart helps."""
+    """The start is over when drops are seen; the restart probe fails only if a restart helps."""
     daemons = [container for container in containers(spec) if container["args"] == ["serve"]]
     assert len(daemons) == (0 if name == "job.yaml" else 1)
     for daemon in daemons:
@@ -131,8 +133,8 @@ def test_daemons_are_probed_over_http_and_have_time_to_drain(
         assert spec["terminationGracePeriodSeconds"] > 30
 
 
-def test_the_sidecar_is_native() -> None:
-    """An init container that stays: up before the application, told to stop after it."""
+def test_sidecar_is_native() -> None:
+    """An init container that stays: it starts before the application and stops after it."""
     (pod,) = documents(K8S / "sidecar.yaml")
     (sidecar,) = pod["spec"]["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
@@ -140,15 +142,15 @@ def test_the_sidecar_is_native() -> None:
     assert all(shared in container["volumeMounts"] for container in containers(pod["spec"]))
 
 
-def test_one_daemon_has_the_state_at_a_time() -> None:
-    """Two would be kept apart by the lock, the newer one failing until the older one ends."""
+def test_deployment_has_one_daemon_at_a_time() -> None:
+    """The instance lock would keep two apart, the newer one failing until the older one ends."""
     deployment = documents(K8S / "deployment.yaml")[0]["spec"]
     assert deployment["replicas"] == 1
     assert deployment["strategy"] == {"type": "Recreate"}
 
 
-def test_the_modules_are_those_of_the_examples() -> None:
-    """Byte for byte what their sources build."""
+def test_modules_are_those_of_the_examples() -> None:
+    """Byte for byte as built from their sources."""
     (modules,) = documents(K8S / "modules.yaml")
     assert modules["binaryData"].keys() == {"add.wasm", "affine.wasm", "fib.wasm"}
     for name, text in modules["binaryData"].items():
@@ -157,8 +159,8 @@ def test_the_modules_are_those_of_the_examples() -> None:
         assert base64.b64decode(text, validate=True) == bytes(wat2wasm(source)), name
 
 
-def test_the_kustomization_lists_what_there_is() -> None:
-    """And its namespace enforces what the pods keep to."""
+def test_kustomization_lists_every_manifest() -> None:
+    """And its namespace enforces the restrictions of the pods."""
     found = yaml.safe_load((K8S / "kustomization.yaml").read_text())
     assert all((K8S / name).is_file() for name in found["resources"])
     (namespace,) = documents(K8S / "namespace.yaml")
@@ -249,7 +251,7 @@ def is_restricted(status: str) -> bool:
     return all(re.search(f"^{one}", status, re.MULTILINE) for one in wanted)
 
 
-def test_the_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
+def test_pod_serves_the_folders_of_the_node(podman: Engine, base: Path) -> None:
     """``pod.yaml``, with its probes; unprivileged, on a read-only root."""
     pod = Pod(podman, base, "pod.yaml")
     pod.play()
@@ -264,10 +266,8 @@ def test_the_pod_serves_the_nodes_folders(podman: Engine, base: Path) -> None:
     pod.down()
 
 
-def test_the_sidecar_serves_the_application_and_drains_at_the_end(
-    podman: Engine, base: Path
-) -> None:
-    """``sidecar.yaml``: modules from a ConfigMap, a shared emptyDir, a stop that is clean."""
+def test_sidecar_serves_the_application_and_drains_at_the_end(podman: Engine, base: Path) -> None:
+    """``sidecar.yaml``: modules from a ConfigMap, a shared emptyDir, a clean stop."""
     pod = Pod(podman, base, "sidecar.yaml")
     pod.play()
     wait_until(lambda: pod.log("app").stdout, "the application's result")
@@ -278,7 +278,7 @@ def test_the_sidecar_serves_the_application_and_drains_at_the_end(
     assert '"event":"stopped"' in pod.log("wasmdrop").stderr
 
 
-def test_the_deployments_next_pod_goes_on_with_its_claims(podman: Engine, base: Path) -> None:
+def test_deployment_next_pod_continues_with_its_claims(podman: Engine, base: Path) -> None:
     """``deployment.yaml``: results and journal outlive the pod."""
     pod = Pod(podman, base, "deployment.yaml")
     pod.play()
@@ -295,8 +295,8 @@ def test_the_deployments_next_pod_goes_on_with_its_claims(podman: Engine, base: 
     pod.down()
 
 
-def test_the_job_prints_its_value_last(podman: Engine, base: Path) -> None:
-    """``job.yaml``, which podman plays no more than a cron job: its one container, as it says."""
+def test_job_prints_its_value_last(podman: Engine, base: Path) -> None:
+    """``job.yaml``. podman plays no jobs, so its one container is run as specified."""
     found = {document["kind"]: document for document in documents(K8S / "job.yaml")}
     spec = found["Job"]["spec"]["template"]["spec"]
     (container,) = containers(spec)
@@ -358,8 +358,8 @@ esac
 """
 
 
-def test_the_script_runs_the_job_and_prints_its_log(tmp_path: Path) -> None:
-    """Namespace and modules first, an earlier job away, then the value on the last line."""
+def test_script_runs_the_job_and_prints_its_log(tmp_path: Path) -> None:
+    """Namespace and modules first, an earlier job is removed, then the value on the last line."""
     done, record = Cluster(tmp_path).run("run-k8s.sh", SCENARIO="affine")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "144"
@@ -380,8 +380,8 @@ def test_the_script_runs_the_job_and_prints_its_log(tmp_path: Path) -> None:
         kubernetes_validate.validate(document, VERSIONS[1], strict=True)
 
 
-def test_a_job_that_failed_fails_the_script(tmp_path: Path) -> None:
-    """Its log is shown all the same; a scenario that is none runs nothing."""
+def test_script_fails_with_a_job_that_failed(tmp_path: Path) -> None:
+    """Its log is shown all the same; an unknown scenario runs nothing."""
     cluster = Cluster(tmp_path)
     done, _record = cluster.run("run-k8s.sh", ENDED="Failed")
     assert done.returncode == 1
@@ -390,7 +390,7 @@ def test_a_job_that_failed_fails_the_script(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
-def test_the_tail_shows_result_lines_alone(tmp_path: Path) -> None:
+def test_tail_shows_result_lines_alone(tmp_path: Path) -> None:
     """Not the log lines, which share a container's stream in Kubernetes."""
     done, record = Cluster(tmp_path).run("tail-k8s.sh")
     assert done.stdout.splitlines() == ['{"entry":"fib","args":[12],"results":[144]}']

@@ -71,15 +71,15 @@ def questions() -> list[str]:
     return [re.sub(r"\$(job|instance)", ".*", expression) for expression in filled]
 
 
-def test_prometheus_own_checker_finds_nothing_wrong_with_the_metrics(exposition: str) -> None:
-    """Names, units, types and help texts, as its linter wants them."""
+def test_metrics_pass_the_checker_of_prometheus(exposition: str) -> None:
+    """Names, units, types and help texts."""
     assert promtool("check", "metrics", given=exposition) == ""
     with pytest.raises(AssertionError):
         promtool("check", "metrics", given="# TYPE jobs_total gauge\njobs_total 1\n")
 
 
-def test_alerts_are_valid_and_each_is_raised_by_what_it_is_for(tmp_path: Path) -> None:
-    """And none by a daemon that is well."""
+def test_alerts_are_valid_and_each_fires_for_its_cause(tmp_path: Path) -> None:
+    """And none for a healthy daemon."""
     shutil.copy(ALERTS, tmp_path / "alerts.yaml")
     shutil.copy(Path(__file__).parent / "alerts_test.yaml", tmp_path / "test.yaml")
     promtool("check", "rules", str(ALERTS))
@@ -90,15 +90,15 @@ def test_alerts_are_valid_and_each_is_raised_by_what_it_is_for(tmp_path: Path) -
         assert rule["annotations"].keys() == {"summary", "description"}
 
 
-def test_alerts_and_dashboard_ask_in_prometheus_language(tmp_path: Path) -> None:
-    """What Grafana would only find out when somebody looks at a panel."""
+def test_alerts_and_dashboard_are_valid_promql(tmp_path: Path) -> None:
+    """Grafana would report a mistake only when a panel is shown."""
     recorded = [{"record": f"asked:{i}", "expr": expr} for i, expr in enumerate(questions())]
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": recorded}]}))
     assert f"{len(recorded)} rules found" in promtool("check", "rules", str(path))
 
 
-def test_alerts_and_dashboard_ask_for_what_there_is(exposition: str) -> None:
+def test_alerts_and_dashboard_use_existing_metrics(exposition: str) -> None:
     """Each metric, each label and each value of a label that they name."""
     families = list(text_string_to_metric_families(exposition))
     samples = [sample for family in families for sample in family.samples]
@@ -117,15 +117,15 @@ def test_alerts_and_dashboard_ask_for_what_there_is(exposition: str) -> None:
             assert set(text.split("|")) <= values[label], (expression, label)
 
 
-def test_every_metric_is_on_the_dashboard(exposition: str) -> None:
-    """So that nothing is counted that nobody sees; but for what the client library adds."""
+def test_metrics_are_all_on_the_dashboard(exposition: str) -> None:
+    """Except for those that the client library adds."""
     text = DASHBOARD.read_text()
     for family in text_string_to_metric_families(exposition):
         assert family.name in text or not family.name.startswith("wasmdrop_"), family.name
 
 
-def test_the_dashboards_panels_do_not_overlap_and_name_their_data_source() -> None:
-    """Its numbers are set by hand, as nothing here draws it."""
+def test_dashboard_panels_do_not_overlap_and_name_their_data_source() -> None:
+    """Their positions are set by hand."""
     taken: dict[tuple[int, int], int] = {}
     for panel in panels():
         place = panel["gridPos"]

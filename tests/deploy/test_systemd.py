@@ -37,8 +37,8 @@ def score(unit: Path) -> float:
 
 @pytest.mark.parametrize("name", ["wasmdrop.service", "wasmdrop@x.service"])
 @pytest.mark.parametrize("serves_http", [False, True])
-def test_the_unit_is_hardened(tmp_path: Path, name: str, serves_http: bool) -> None:
-    """As far as a compiler of machine code can be, with and without HTTP."""
+def test_unit_is_hardened(tmp_path: Path, name: str, serves_http: bool) -> None:
+    """As far as possible for a compiler of machine code, with and without HTTP."""
     text = (UNITS / name.replace("x", "")).read_text()
     if serves_http:
         text = text.replace("[Install]", (UNITS / "http.conf").read_text() + "\n[Install]")
@@ -46,7 +46,7 @@ def test_the_unit_is_hardened(tmp_path: Path, name: str, serves_http: bool) -> N
     assert score(tmp_path / name) < 1.5
 
 
-def test_the_template_differs_from_the_unit_in_names_alone() -> None:
+def test_unit_template_differs_from_the_unit_in_names_alone() -> None:
     """User, folders, state and settings of its own; all else is the same, so one is tested."""
     unit = (UNITS / "wasmdrop.service").read_text().splitlines()[2:]
     template = (UNITS / "wasmdrop@.service").read_text().splitlines()[2:]
@@ -63,7 +63,7 @@ def test_the_template_differs_from_the_unit_in_names_alone() -> None:
     ]
 
 
-def test_the_settings_file_shows_every_setting_with_its_default() -> None:
+def test_settings_file_shows_every_setting_with_its_default() -> None:
     """Commented out, so that it changes nothing; uncommented, it changes nothing either."""
     lines = (UNITS / "wasmdrop.env").read_text().splitlines()
     assert all(line.startswith("#") for line in lines if line)
@@ -78,8 +78,8 @@ def test_the_settings_file_shows_every_setting_with_its_default() -> None:
     assert given.settings == plain.settings.__replace__(entry_is_set=True)
 
 
-def test_the_unit_gives_running_jobs_their_time() -> None:
-    """A stop that systemd cuts short would throw away what the drain waits for."""
+def test_unit_gives_running_jobs_time_to_drain() -> None:
+    """A shorter timeout of systemd would cut the drain short."""
     text = (UNITS / "wasmdrop.service").read_text()
     found = re.search(r"TimeoutStopSec=(\d+)", text)
     assert found
@@ -129,8 +129,8 @@ def signal_daemon(machine: Machine, name: str) -> None:
     machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={name}", "wasmdrop")
 
 
-def test_a_member_of_the_group_drops_and_reads_and_others_do_neither(machine: Machine) -> None:
-    """Whatever the umask of the producer, also in a directory that it makes for a slot."""
+def test_group_member_can_drop_and_read_and_others_can_not(machine: Machine) -> None:
+    """With any umask of the producer, also in a directory that it makes for a slot."""
     machine.run("useradd", "--groups=wasmdrop", "alice")
     machine.run("useradd", "mallory")
     script = (
@@ -153,7 +153,7 @@ def test_a_member_of_the_group_drops_and_reads_and_others_do_neither(machine: Ma
     machine.run("runuser", "-u", "alice", "--", "sh", "-c", "! ls /var/lib/wasmdrop 2>/dev/null")
 
 
-def test_jobs_are_strictly_confined_under_the_units_own_confinement(machine: Machine) -> None:
+def test_jobs_are_strictly_confined_under_the_confinement_of_the_unit(machine: Machine) -> None:
     """The service runs unprivileged with the default, strict sandbox; nothing is missing."""
     pid = main_pid(machine)
     status = machine.run("cat", f"/proc/{pid}/status")
@@ -168,7 +168,7 @@ def test_jobs_are_strictly_confined_under_the_units_own_confinement(machine: Mac
     assert len(deliverers) == 1
 
 
-def test_a_killed_service_comes_back_and_loses_nothing(machine: Machine) -> None:
+def test_service_that_is_killed_is_restarted_and_loses_nothing(machine: Machine) -> None:
     """SIGKILL among two hundred jobs; systemd starts it again, which finishes them."""
     before = main_pid(machine)
     shared = machine.root / SPOOL / "shared"
@@ -183,7 +183,7 @@ def test_a_killed_service_comes_back_and_loses_nothing(machine: Machine) -> None
     assert main_pid(machine) != before
 
 
-def test_the_watchdog_ends_a_service_that_hangs(machine: Machine) -> None:
+def test_service_that_hangs_is_restarted_by_the_watchdog(machine: Machine) -> None:
     """SIGSTOP; systemd kills it, starts it again, and the next drop is served."""
     machine.run("mkdir", "-p", "/run/systemd/system/wasmdrop.service.d")
     override = machine.root / "run/systemd/system/wasmdrop.service.d/watchdog.conf"
@@ -203,8 +203,8 @@ def test_the_watchdog_ends_a_service_that_hangs(machine: Machine) -> None:
     machine.run("systemctl", "daemon-reload")
 
 
-def test_a_stop_drains(machine: Machine) -> None:
-    """The running job ends by its own limit, its result is there, and the service ended well."""
+def test_service_that_stops_drains(machine: Machine) -> None:
+    """The running job ends by its own limit, its result exists, and the service ended well."""
     drop_module(machine, SLOW, "slow.wasm")
     shared = machine.root / SPOOL / "shared"
     drop(shared / "input-slow.json", {"entry": "run", "module": "slow", "timeout_sec": 3})
@@ -219,7 +219,7 @@ def test_a_stop_drains(machine: Machine) -> None:
     machine.run("systemctl", "start", "wasmdrop")
 
 
-def test_the_journal_knows_what_is_a_warning(machine: Machine) -> None:
+def test_journal_has_a_priority_for_each_event(machine: Machine) -> None:
     """``journalctl --priority`` shows failed jobs, each a JSON object and nothing else."""
     path = machine.root / SPOOL / "shared" / "input-wrong.json"
     drop(path, {"entry": "nothing of that name"})
@@ -237,7 +237,7 @@ def test_the_journal_knows_what_is_a_warning(machine: Machine) -> None:
 
 
 def test_health_and_metrics_are_served_with_the_drop_in(machine: Machine) -> None:
-    """Inside, where the network is otherwise taken away."""
+    """The network is otherwise taken away."""
     machine.run(
         "install",
         "-D",
@@ -253,7 +253,7 @@ def test_health_and_metrics_are_served_with_the_drop_in(machine: Machine) -> Non
     assert "wasmdrop_jobs_total" in machine.run("/usr/bin/python3", "-c", code.format("metrics"))
 
 
-def test_an_instance_has_its_own_user_folders_and_settings(machine: Machine) -> None:
+def test_instance_has_its_own_user_folders_and_settings(machine: Machine) -> None:
     """Beside the plain service."""
     machine.make("install-systemd", "INSTANCE=green")
     settings_file = machine.root / "etc/wasmdrop/green.env"
@@ -270,8 +270,8 @@ def test_an_instance_has_its_own_user_folders_and_settings(machine: Machine) -> 
     assert main_pid(machine)
 
 
-def test_installing_below_another_root_touches_nothing_else(machine: Machine) -> None:
-    """``DESTDIR``, as makers of packages need it."""
+def test_install_below_another_root_changes_nothing_else(machine: Machine) -> None:
+    """``DESTDIR``, for packagers."""
     machine.make("install-systemd", "DESTDIR=/package")
     package = machine.root / "package"
     assert (package / "usr/local/lib/systemd/system/wasmdrop@.service").is_file()
@@ -283,7 +283,7 @@ def test_installing_below_another_root_touches_nothing_else(machine: Machine) ->
     ]
 
 
-def test_uninstalling_leaves_the_data_unless_told_otherwise(machine: Machine) -> None:
+def test_uninstall_keeps_the_data_unless_told_otherwise(machine: Machine) -> None:
     """The last test of the machine: units, program and command are gone."""
     machine.make("uninstall-systemd")
     kept = [machine.root / name for name in (SPOOL, "var/lib/wasmdrop", "etc/wasmdrop")]

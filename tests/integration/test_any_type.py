@@ -132,10 +132,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_any_value_of_any_type_comes_back_equal_or_is_refused_with_its_path(
+def test_component_value_of_any_type_comes_back_equal_or_is_refused_with_its_path(
     daemon: Daemon, drawn: list[_Case]
 ) -> None:
-    """All types in each other; and what is no value of its type never reaches the component."""
+    """Types nest in each other. A value of the wrong type never reaches the component."""
     name = f"m{next(_numbers)}"
     drop(daemon.wasm / f"{name}.wasm", component_of([form for form, _values, _changed in drawn]))
     for n, (form, values, changed) in enumerate(drawn):

@@ -153,8 +153,8 @@ def true_input(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_no_file_to_read_is_refused_by_name(daemon: Daemon, kind: str) -> None:
-    """Nothing of that kind is opened or waited for, and the next drop replaces it."""
+def test_input_that_is_no_regular_file_is_refused_by_name(daemon: Daemon, kind: str) -> None:
+    """The daemon neither opens it nor waits for it, and the next drop replaces it."""
     make, words = ODD[kind]
     name = f"{kind}/input.json"
     path = daemon.shared / name
@@ -169,8 +169,8 @@ def test_what_is_no_file_to_read_is_refused_by_name(daemon: Daemon, kind: str) -
     good_drop_runs(daemon, name)
 
 
-def test_a_link_inside_the_shared_directory_is_followed(daemon: Daemon) -> None:
-    """Volumes of ConfigMaps are made of such links."""
+def test_input_link_inside_the_shared_directory_is_followed(daemon: Daemon) -> None:
+    """ConfigMap volumes consist of such links."""
     drop(daemon.shared / "data" / "content", GOOD)
     (daemon.shared / "linked").mkdir()
     (daemon.shared / "linked" / "input.json").symlink_to("../data/content")
@@ -178,8 +178,8 @@ def test_a_link_inside_the_shared_directory_is_followed(daemon: Daemon) -> None:
     assert daemon.result("linked/input.json")["results"] == [144]
 
 
-def test_each_kind_of_oddity_at_one_path_is_a_drop_of_its_own(daemon: Daemon) -> None:
-    """Also where the second gets the inode number of the first, as it often does."""
+def test_input_path_with_another_kind_of_file_is_a_drop_of_its_own(daemon: Daemon) -> None:
+    """Even if the second file gets the inode number of the first, as it often does."""
     name = "odd/input.json"
     path = daemon.shared / name
     path.parent.mkdir()
@@ -249,8 +249,8 @@ CONTENT.update(
 
 
 @pytest.mark.parametrize("kind", CONTENT)
-def test_content_that_is_no_input_is_refused_with_its_place(daemon: Daemon, kind: str) -> None:
-    """The message says where, what was expected and what was given; the next drop runs."""
+def test_input_with_invalid_content_is_refused_with_its_place(daemon: Daemon, kind: str) -> None:
+    """The message says where, what was expected and what was found; the next drop runs."""
     content, words = CONTENT[kind]
     name = f"input-{kind}.json"
     drop(daemon.shared / name, content)
@@ -258,8 +258,8 @@ def test_content_that_is_no_input_is_refused_with_its_place(daemon: Daemon, kind
     good_drop_runs(daemon, name)
 
 
-def test_sixty_four_levels_are_not_too_deep(daemon: Daemon) -> None:
-    """The bound is where the protocol has it; that fib takes no arrays is another matter."""
+def test_input_nested_sixty_four_levels_deep_is_parsed(daemon: Daemon) -> None:
+    """The protocol sets this limit. That fib takes no arrays is a separate error."""
     drop(daemon.shared / "input-nested-64.json", _nested(64))
     failure(daemon, "input-nested-64.json", "invalid-args", "args[0]: expected i64")
 
@@ -274,10 +274,10 @@ def test_sixty_four_levels_are_not_too_deep(daemon: Daemon) -> None:
         ("module", {"module": "m" * 100_000}),
     ],
 )
-def test_what_a_message_quotes_is_bounded_and_harmless(
+def test_message_that_quotes_an_input_is_bounded_and_escaped(
     daemon: Daemon, kind: str, content: dict[str, Any]
 ) -> None:
-    """Nobody's text takes over a terminal, a log or a line parser."""
+    """Quoted text can't take over a terminal, a log or a line parser."""
     name = f"input-quoted-{kind}.json"
     daemon.submit(name, content)
     marker = daemon.marker(name)
@@ -290,8 +290,8 @@ def test_what_a_message_quotes_is_bounded_and_harmless(
     good_drop_runs(daemon, name)
 
 
-def test_an_input_that_the_daemon_may_not_read_is_refused(tmp_path: Path) -> None:
-    """As its own file is, when permissions forbid it; also for a root without that capability."""
+def test_input_that_the_daemon_may_not_read_is_refused(tmp_path: Path) -> None:
+    """Permissions forbid it, also to a root without the capability to override them."""
     daemon = Daemon(tmp_path)
     if os.geteuid() == 0:
         daemon.prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
@@ -308,8 +308,8 @@ def test_an_input_that_the_daemon_may_not_read_is_refused(tmp_path: Path) -> Non
 # How a file comes about
 
 
-def test_a_file_written_in_several_goes_gives_one_right_result(tmp_path: Path) -> None:
-    """Write, close, open again: what is no input yet is not judged while it grows."""
+def test_input_written_in_several_parts_gives_one_result(tmp_path: Path) -> None:
+    """Write, close, open again: an incomplete input is not judged while it grows."""
     daemon = Daemon(tmp_path, WASMDROP_SETTLE_SEC="2")
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with daemon.running():
@@ -329,8 +329,8 @@ def test_a_file_written_in_several_goes_gives_one_right_result(tmp_path: Path) -
     assert codes == ["ok", "invalid-input"]
 
 
-def test_the_same_bytes_again_run_again(daemon: Daemon) -> None:
-    """A new version is a drop, whatever it holds."""
+def test_input_with_the_same_bytes_runs_again(daemon: Daemon) -> None:
+    """A new version of the file is a drop, whatever its content."""
     first = daemon.submit("input-again.json", GOOD)
     drop(daemon.shared / "input-again.json", GOOD)
     wait_until(
@@ -339,8 +339,8 @@ def test_the_same_bytes_again_run_again(daemon: Daemon) -> None:
     )
 
 
-def test_a_shared_directory_behind_a_link_is_no_different(tmp_path: Path) -> None:
-    """Where the path of the shared directory holds a link, the same bytes again run again."""
+def test_shared_directory_behind_a_link_behaves_the_same(tmp_path: Path) -> None:
+    """The same bytes run again, too."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     daemon = Daemon(tmp_path / "link")
@@ -372,8 +372,8 @@ def test_a_shared_directory_behind_a_link_is_no_different(tmp_path: Path) -> Non
         "1/2/3/4/5/6/7/8/input.json",
     ],
 )
-def test_every_allowed_name_is_a_slot(daemon: Daemon, name: str) -> None:
-    """Letters, digits, dot, low line and hyphen in names of inputs; anything in directories."""
+def test_slot_name_that_is_allowed_is_run(daemon: Daemon, name: str) -> None:
+    """Letters, digits, dot, underscore and hyphen in input names; any character in directories."""
     drop(daemon.shared / name, GOOD)
     wait_until(lambda: daemon.marker(name), f"the marker of {name!r}")
     assert daemon.result(name)["results"] == [144]
@@ -384,8 +384,8 @@ def test_every_allowed_name_is_a_slot(daemon: Daemon, name: str) -> None:
     assert daemon.result(name)["error"]["code"] == "invalid-input"
 
 
-def test_other_names_are_never_looked_at(daemon: Daemon) -> None:
-    """No result and no job."""
+def test_slot_name_that_is_not_allowed_is_ignored(daemon: Daemon) -> None:
+    """It gets neither a result nor a job."""
     names = [
         "input-.json",
         f"input-{'n' * 201}.json",
@@ -417,7 +417,7 @@ def test_other_names_are_never_looked_at(daemon: Daemon) -> None:
     assert not (daemon.shared / "result-.json").exists()
 
 
-def test_neither_slots_nor_names_leave_anything_behind(daemon: Daemon) -> None:
-    """After all cases: no temporary file of the daemon's, and nobody's FIFO was opened."""
+def test_slots_after_all_cases_hold_no_temporary_files(daemon: Daemon) -> None:
+    """And no process has opened a FIFO."""
     good_drop_runs(daemon, "input-last.json")
     assert not list(daemon.shared.rglob(".wasmdrop-*"))

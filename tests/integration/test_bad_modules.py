@@ -102,10 +102,10 @@ NO_MODULE: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
 
 
 @pytest.mark.parametrize("kind", NO_MODULE)
-def test_what_is_no_module_is_refused_each_time_and_replaced_by_a_good_one(
+def test_module_that_is_invalid_is_refused_each_time_until_it_is_replaced(
     daemon: Daemon, kind: str
 ) -> None:
-    """Later jobs find the same, and the last runs again by itself when a module comes."""
+    """Later jobs get the same refusal, and the last job reruns when a valid module is dropped."""
     make, words = NO_MODULE[kind]
     name = f"{kind}/input.json"
     module = daemon.shared / kind / "module.wasm"
@@ -128,8 +128,8 @@ def test_what_is_no_module_is_refused_each_time_and_replaced_by_a_good_one(
     good_drop_runs(daemon)
 
 
-def test_a_bad_module_is_refused_however_often_it_is_asked_for(daemon: Daemon) -> None:
-    """What was refused may have been forgotten; the file is still there to be judged again."""
+def test_module_that_is_invalid_is_refused_for_every_job(daemon: Daemon) -> None:
+    """The daemon may forget the refusal; it then reads the file again."""
     drop(daemon.wasm / "bad.wasm", b"bad")
     # Often enough for the file to grow so old that its digest is remembered.
     for attempt in range(5):
@@ -137,8 +137,8 @@ def test_a_bad_module_is_refused_however_often_it_is_asked_for(daemon: Daemon) -
         failure(daemon, "input-bad.json", "invalid-module", "it is a text file")
 
 
-def test_a_memory_that_threads_share_is_named(daemon: Daemon) -> None:
-    """There are no threads; it is no memory that is too large."""
+def test_module_with_shared_memory_is_refused_as_multithreaded(daemon: Daemon) -> None:
+    """The message does not claim that the memory is too large."""
     text = FIB.replace("(module", "(module (memory 1 2 shared)", 1)
     drop(daemon.wasm / "threads.wasm", bytes(wat2wasm(text)))
     daemon.submit("input-threads.json", {"module": "threads", "entry": "fib", "args": [1]})
@@ -146,10 +146,10 @@ def test_a_memory_that_threads_share_is_named(daemon: Daemon) -> None:
     good_drop_runs(daemon)
 
 
-def test_a_module_that_comes_right_after_a_failure_runs_the_slot_again(tmp_path: Path) -> None:
-    """The marker is there before the daemon is done with the job: what it tells must hold by then.
+def test_module_dropped_right_after_a_failure_reruns_the_slot(tmp_path: Path) -> None:
+    """The marker exists before the daemon is done with the job, so it must hold by then.
 
-    Each sync takes long, so that the drop comes in between.
+    Each fsync takes long, so that the drop comes in between.
     """
     daemon = Daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="0.1")
     quiet = ("--quiet=all", "--output=/dev/null", "--signal=none", "--trace=fsync")
@@ -164,8 +164,8 @@ def test_a_module_that_comes_right_after_a_failure_runs_the_slot_again(tmp_path:
         )
 
 
-def test_a_default_module_that_needs_an_input_gets_it_later(tmp_path: Path) -> None:
-    """Dropped alone it is only reported; the slot's first input then runs."""
+def test_default_module_that_needs_an_input_runs_when_one_is_dropped(tmp_path: Path) -> None:
+    """Without an input it is only reported."""
     daemon = Daemon(tmp_path)
     with daemon.running():
         drop(daemon.wasm / "module.wasm", FIB_WASM)
@@ -176,8 +176,8 @@ def test_a_default_module_that_needs_an_input_gets_it_later(tmp_path: Path) -> N
     assert faults(daemon) == []
 
 
-def test_a_damaged_module_ends_in_a_defined_way(daemon: Daemon) -> None:
-    """Flipped bits anywhere: refused, trapped or even right, but nobody's crash."""
+def test_module_with_flipped_bits_ends_in_a_defined_way(daemon: Daemon) -> None:
+    """It is refused, traps, or is even right, but crashes no process."""
     chance = random.Random(20)  # noqa: S311 - the same bits each time
     names = []
     for number in range(40):
@@ -299,8 +299,8 @@ CASES: Final[dict[str, tuple[str, str, str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_each_misbehaviour_has_its_code(daemon: Daemon, kind: str) -> None:
-    """And its message names what it was."""
+def test_module_that_misbehaves_gets_its_code(daemon: Daemon, kind: str) -> None:
+    """The message names the fault."""
     code, words, body, extra = CASES[kind]
     drop(daemon.wasm / f"{kind}.wasm", bytes(wat2wasm(f"(module {body})")))
     name = f"input-{kind}.json"
@@ -325,8 +325,8 @@ HUNGRY: Final[dict[str, str]] = {
 
 
 @pytest.mark.parametrize("kind", HUNGRY)
-def test_hunger_for_memory_is_met_by_a_limit(daemon: Daemon, kind: str) -> None:
-    """Tables and further memories count too; what is refused is refused to the guest."""
+def test_module_that_needs_too_much_memory_is_limited(daemon: Daemon, kind: str) -> None:
+    """Tables and further memories count too. The guest sees the refusal."""
     drop(daemon.wasm / f"hungry-{kind}.wasm", bytes(wat2wasm(f"(module {HUNGRY[kind]})")))
     name = f"input-hungry-{kind}.json"
     marker = daemon.submit(name, {"module": f"hungry-{kind}"})
@@ -335,8 +335,8 @@ def test_hunger_for_memory_is_met_by_a_limit(daemon: Daemon, kind: str) -> None:
     good_drop_runs(daemon)
 
 
-def test_growth_past_the_limit_is_refused_to_the_guest(daemon: Daemon) -> None:
-    """By memory.grow's own -1; up to the limit it succeeds."""
+def test_memory_growth_past_the_limit_fails_in_the_guest(daemon: Daemon) -> None:
+    """memory.grow returns -1; up to the limit it succeeds."""
     body = f"(memory 1) {RUN} (param i32) (result i32) (memory.grow (local.get 0)))"
     drop(daemon.wasm / "grow.wasm", bytes(wat2wasm(f"(module {body})")))
     for pages, result in ((256, 2**32 - 1), (255, 1)):
@@ -346,7 +346,7 @@ def test_growth_past_the_limit_is_refused_to_the_guest(daemon: Daemon) -> None:
     assert daemon.result("input-grow.json")["results"] == [2**32 - 1]
 
 
-def test_the_memory_limit_is_for_all_memories_together(daemon: Daemon) -> None:
+def test_memory_limit_applies_to_all_memories_together(daemon: Daemon) -> None:
     """Two memories share 16 MiB in equal parts: 7.5 MiB fit in each half, 10 MiB do not."""
     body = (
         "(memory $a 1) (memory $b 1)"
@@ -357,8 +357,8 @@ def test_the_memory_limit_is_for_all_memories_together(daemon: Daemon) -> None:
     assert daemon.result("input-two-memories.json").get("results") == [1, 2**32 - 1]
 
 
-def test_names_from_a_module_are_bounded_and_harmless(daemon: Daemon) -> None:
-    """An export may be called anything; a message shows it so that it does nothing."""
+def test_export_name_in_a_message_is_bounded_and_escaped(daemon: Daemon) -> None:
+    """An export may have any name."""
     long = "l" * 60_000
     exports = "".join(f'(func (export "\\1b[2J\\0d\\0aerror: {n} {long}"))' for n in range(3))
     imports = f'(import "\\1b[2J" "{long}" (func))'
@@ -377,8 +377,8 @@ def test_names_from_a_module_are_bounded_and_harmless(daemon: Daemon) -> None:
         assert len(daemon.result_path(name, ".txt").read_text().splitlines()) == 3
 
 
-def test_a_trap_names_the_functions_on_the_way(daemon: Daemon) -> None:
-    """The backtrace is what a developer needs first."""
+def test_trap_message_names_the_functions_of_the_backtrace(daemon: Daemon) -> None:
+    """A developer needs the backtrace first."""
     body = '(func $inner (unreachable)) (func $outer (export "run") (call $inner))'
     drop(daemon.wasm / "deep.wasm", bytes(wat2wasm(f"(module {body})")))
     daemon.submit("input-deep.json", {"module": "deep"})
@@ -386,8 +386,8 @@ def test_a_trap_names_the_functions_on_the_way(daemon: Daemon) -> None:
     assert message.index("inner") < message.index("outer")
 
 
-def test_a_function_called_start_that_returns_a_value_is_a_function(daemon: Daemon) -> None:
-    """It is no command, so its value is the raw value."""
+def test_start_function_that_returns_a_value_is_a_plain_function(daemon: Daemon) -> None:
+    """The module is no command, so the function's value is the raw value."""
     body = '(func (export "_start") (result i32) (i32.const 7))'
     drop(daemon.wasm / "start.wasm", bytes(wat2wasm(f"(module {body})")))
     daemon.submit("input-start.json", {"module": "start", "entry": "_start"})
@@ -402,7 +402,7 @@ def test_a_function_called_start_that_returns_a_value_is_a_function(daemon: Daem
 @pytest.mark.parametrize(
     ("reference", "value"), [("one", 1), ("one.wasm", 1), ("group/two.wasm", 2), ("group/two", 2)]
 )
-def test_a_module_is_named_with_or_without_its_ending(
+def test_module_name_without_its_suffix_is_found(
     daemon: Daemon, reference: str, value: int
 ) -> None:
     """Below the wasm directory, at any depth."""
@@ -415,8 +415,8 @@ def test_a_module_is_named_with_or_without_its_ending(
     assert marker["module"]["path"] == str(daemon.wasm / f"{reference}{ending}")
 
 
-def test_a_directory_of_the_same_name_does_not_hide_a_module(daemon: Daemon) -> None:
-    """``both`` is the module ``both.wasm`` where ``both/`` is a group of modules."""
+def test_module_name_shared_with_a_directory_is_found(daemon: Daemon) -> None:
+    """``both`` is the module ``both.wasm`` even if ``both/`` is a directory of modules."""
     drop(daemon.wasm / "both" / "inner.wasm", answer(4))
     drop(daemon.wasm / "both.wasm", answer(3))
     daemon.submit("input-both.json", {"module": "both"})
@@ -424,8 +424,8 @@ def test_a_directory_of_the_same_name_does_not_hide_a_module(daemon: Daemon) -> 
 
 
 @pytest.mark.parametrize("link", ["link-out", "link-dir/hostname", "fifo", "link-fifo"])
-def test_a_named_module_is_never_read_from_elsewhere(daemon: Daemon, link: str) -> None:
-    """Neither through a link out of the wasm directory nor from what is no file."""
+def test_module_name_that_leads_elsewhere_is_refused(daemon: Daemon, link: str) -> None:
+    """Through a link out of the wasm directory, or to something that is no file."""
     target = daemon.wasm / link
     if link == "fifo":
         os.mkfifo(target)
@@ -441,8 +441,8 @@ def test_a_named_module_is_never_read_from_elsewhere(daemon: Daemon, link: str) 
     failure(daemon, name, "invalid-module", link)
 
 
-def test_a_module_is_known_by_its_digest_once_it_has_run(daemon: Daemon) -> None:
-    """Even after its file is gone, in either case of letters."""
+def test_module_digest_that_has_run_is_found(daemon: Daemon) -> None:
+    """Even after its file is gone, in upper or lower case."""
     drop(daemon.wasm / "brief.wasm", answer(5))
     marker = daemon.submit("input-brief.json", {"module": "brief"})
     digest = marker["module"]["sha256"]
@@ -455,7 +455,7 @@ def test_a_module_is_known_by_its_digest_once_it_has_run(daemon: Daemon) -> None
     assert marker["module"]["bytes"] == len(answer(5))
 
 
-def test_a_digest_that_nobody_has_seen_is_missing(daemon: Daemon) -> None:
+def test_module_digest_that_is_unknown_is_missing(daemon: Daemon) -> None:
     """And the message says so."""
     digest = f"sha256:{'0' * 64}"
     daemon.submit("input-unseen.json", {"module": digest})
@@ -463,8 +463,8 @@ def test_a_digest_that_nobody_has_seen_is_missing(daemon: Daemon) -> None:
     good_drop_runs(daemon)
 
 
-def test_a_job_runs_again_when_its_missing_module_comes(daemon: Daemon) -> None:
-    """First it ends as missing, after the wait that was set; then the drop runs it."""
+def test_job_whose_module_was_missing_is_rerun_when_it_is_dropped(daemon: Daemon) -> None:
+    """It first ends as missing after the configured wait."""
     daemon.submit("input-early.json", {"module": "group/late", "id": "mine"})
     failure(
         daemon,
@@ -481,8 +481,8 @@ def test_a_job_runs_again_when_its_missing_module_comes(daemon: Daemon) -> None:
     assert (daemon.marker("input-early.json") or {})["id"] == "mine"
 
 
-def test_a_job_that_did_not_link_runs_again_when_its_module_changes(daemon: Daemon) -> None:
-    """The code belongs to the module, so a new module is a new chance."""
+def test_job_that_did_not_link_is_rerun_when_its_module_changes(daemon: Daemon) -> None:
+    """The failure belongs to the module, so a new module is a new chance."""
     drop(daemon.wasm / "unlinked.wasm", bytes(wat2wasm('(module (import "a" "b" (func)))')))
     daemon.submit("input-unlinked.json", {"module": "unlinked", "entry": "run"})
     first = (daemon.marker("input-unlinked.json") or {})["code"]
@@ -512,7 +512,7 @@ def test_a_job_that_did_not_link_runs_again_when_its_module_changes(daemon: Daem
 def test_job_that_did_not_fit_its_module_is_rerun_when_the_module_changes(
     daemon: Daemon, code: str, body: str, place: str
 ) -> None:
-    """Wherever the module lies: the next one may have the entry, and the signature."""
+    """Wherever the module lies: the next version may have the entry and the signature."""
     name = f"unfit-{place}-{code}-{len(body)}"
     slot = f"input-{name}.json" if place == "named" else f"{name}/input.json"
     given = {"entry": "run", "args": [], **({"module": name} if place == "named" else {})}
@@ -530,16 +530,16 @@ def test_job_that_did_not_fit_its_module_is_rerun_when_the_module_changes(
     drop(daemon.wasm / "module.wasm", FIB_WASM)
 
 
-def test_a_module_replaced_between_two_drops_is_the_new_one(daemon: Daemon) -> None:
-    """Each job runs the module that was there when it was dropped."""
+def test_module_replaced_between_two_drops_is_used_by_the_second(daemon: Daemon) -> None:
+    """Each job runs the module that existed when its input was dropped."""
     for value in range(5):
         drop(daemon.wasm / "changing.wasm", answer(value))
         daemon.submit("input-changing.json", {"module": "changing", "id": str(value)})
         assert daemon.result("input-changing.json")["results"] == [value]
 
 
-def test_a_slots_own_module_comes_before_the_default_one(daemon: Daemon) -> None:
-    """And a new version of it runs the slot again."""
+def test_slot_with_its_own_module_does_not_use_the_default(daemon: Daemon) -> None:
+    """A new version of its own module reruns the slot."""
     drop(daemon.shared / "own" / "module.wasm", answer(10))
     daemon.submit("own/input.json", {})
     assert daemon.result("own/input.json")["results"] == [10]
@@ -549,16 +549,16 @@ def test_a_slots_own_module_comes_before_the_default_one(daemon: Daemon) -> None
     assert daemon.result("own/input.json")["results"] == [11]
 
 
-def test_an_own_module_through_a_link_inside_is_allowed(daemon: Daemon) -> None:
-    """As volumes lay it out; a link that leads out is refused above."""
+def test_slot_module_behind_a_link_inside_is_allowed(daemon: Daemon) -> None:
+    """Volumes use such links. A link that leads out is refused, see above."""
     drop(daemon.shared / "volume" / "..data" / "module.wasm", answer(12))
     (daemon.shared / "volume" / "module.wasm").symlink_to("..data/module.wasm")
     daemon.submit("volume/input.json", {})
     assert daemon.result("volume/input.json")["results"] == [12]
 
 
-def test_the_time_that_a_refused_module_took_to_compile_is_told_as_such(daemon: Daemon) -> None:
-    """Not as time in the queue: who waits should know for what."""
+def test_marker_of_a_refused_module_tells_the_time_to_compile_it(daemon: Daemon) -> None:
+    """It does not count as time in the queue, so that a producer knows what took long."""
     drop(daemon.wasm / "refused.wasm", FIB_WASM[:-3])
     marker = daemon.submit("input-refused.json", {"module": "refused"})
     assert marker["code"] == "invalid-module"

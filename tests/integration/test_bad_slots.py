@@ -65,10 +65,10 @@ SUFFIXES: Final = (".json", ".txt", ".done", ".stdout", ".stderr")
 @pytest.mark.parametrize(
     "kind", ["link", "dangling", "hard-link", "empty-directory", "directory", "fifo", "closed"]
 )
-def test_what_lies_at_a_results_name_is_replaced_and_never_opened(
+def test_result_name_that_is_taken_is_replaced_and_never_opened(
     daemon: Daemon, kind: str, suffix: str
 ) -> None:
-    """What a link leads to stays untouched, and a directory's content is nobody's to delete."""
+    """The target of a link stays untouched, and no directory's content is deleted."""
     name = f"{kind}{suffix}/input.json"
     place = daemon.result_path(name, suffix)
     place.parent.mkdir()
@@ -133,8 +133,8 @@ def told_of(daemon: Daemon, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_slot_that_is_removed_before_its_result_does_no_harm(tmp_path: Path) -> None:
-    """The log says so, it is not made again, others go on, and a stop is prompt."""
+def test_slot_removed_before_its_result_does_no_harm(tmp_path: Path) -> None:
+    """The daemon logs it and does not create the slot again; others go on, and a stop is prompt."""
     daemon = _daemon(tmp_path)
     with daemon.running():
         drop_waiting(daemon, "gone/input.json")
@@ -147,8 +147,8 @@ def test_a_slot_that_is_removed_before_its_result_does_no_harm(tmp_path: Path) -
     assert time.monotonic() - began < PROMPT_SECONDS
 
 
-def test_a_slot_that_comes_back_gets_its_result(tmp_path: Path) -> None:
-    """A directory may be renamed away for a moment, or its mount may go and come."""
+def test_slot_that_comes_back_gets_its_result(tmp_path: Path) -> None:
+    """A directory may be renamed for a moment, or its mount may go and come."""
     daemon = _daemon(tmp_path)
     with daemon.running():
         drop_waiting(daemon, "away/input.json")
@@ -161,8 +161,8 @@ def test_a_slot_that_comes_back_gets_its_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["outside", "shared/inside"])
-def test_nothing_is_written_through_a_link_in_a_slots_place(tmp_path: Path, target: str) -> None:
-    """Neither outside the shared directory nor into another slot; the log says what is wrong."""
+def test_slot_replaced_by_a_link_is_not_written_through(tmp_path: Path, target: str) -> None:
+    """Neither out of the shared directory nor into another slot; the log says what is wrong."""
     daemon = _daemon(tmp_path)
     victim = tmp_path / target
     victim.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_nothing_is_written_through_a_link_in_a_slots_place(tmp_path: Path, targ
     assert time.monotonic() - began < PROMPT_SECONDS
 
 
-def test_a_shared_subdirectory_that_is_a_link_is_no_place_for_slots(daemon: Daemon) -> None:
+def test_subdirectory_that_is_a_link_has_no_slots(daemon: Daemon) -> None:
     """Links to directories are not followed, wherever they lead."""
     (daemon.shared.parent / "foreign").mkdir()
     (daemon.shared / "linked").symlink_to(daemon.shared.parent / "foreign")
@@ -217,7 +217,9 @@ def _mounted(target: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("way", ["read-only", "full"])
-def test_results_wait_for_storage_and_come_when_it_is_back(tmp_path: Path, way: str) -> None:
+def test_result_waits_for_storage_and_is_delivered_when_it_is_back(
+    tmp_path: Path, way: str
+) -> None:
     """The daemon says what it waits for, others go on, and nothing is lost."""
     with _mounted(tmp_path / "shared" / "mounted"):
         daemon = _daemon(tmp_path)
@@ -246,8 +248,8 @@ def _fill(path: Path) -> None:
             file.write(bytes(1024))
 
 
-def test_a_result_that_waits_survives_a_kill(tmp_path: Path) -> None:
-    """The next daemon delivers it without running the job again."""
+def test_result_that_waits_survives_a_kill(tmp_path: Path) -> None:
+    """The next daemon delivers it without rerunning the job."""
     with _mounted(tmp_path / "shared" / "mounted"):
         daemon = _daemon(tmp_path)
         mounted = daemon.shared / "mounted"

@@ -54,8 +54,8 @@ def _keep_results(daemon: Daemon, count: int, size_bytes: int) -> None:
     asyncio.run(keep())
 
 
-def test_results_of_slots_that_are_gone_are_not_in_memory(tmp_path: Path) -> None:
-    """Neither at the start nor while they are tried again; others are served meanwhile."""
+def test_results_of_removed_slots_take_no_memory(tmp_path: Path) -> None:
+    """Neither at the start nor while delivery is retried; others are served meanwhile."""
     daemon = _daemon(tmp_path)
     _keep_results(daemon, 30, _LARGE_BYTES)
     with daemon.running():
@@ -75,8 +75,11 @@ def test_results_of_slots_that_are_gone_are_not_in_memory(tmp_path: Path) -> Non
         assert resident_mb(daemon.process.pid, "VmHWM") < 150
 
 
-def test_past_the_bound_the_oldest_results_go_and_the_log_says_so(tmp_path: Path) -> None:
-    """Their slots can be used again; the newest ones are delivered when their slots come back."""
+def test_results_past_the_limit_evict_the_oldest_and_are_logged(tmp_path: Path) -> None:
+    """Their slots can be used again.
+
+    The newest results are delivered when their slots come back.
+    """
     daemon = _daemon(tmp_path, WASMDROP_UNDELIVERED_JOBS="3", WASMDROP_MODULE_WAIT_SEC="60")
     with daemon.running():
         names = [f"gone-{number}/input.json" for number in range(6)]
@@ -104,8 +107,8 @@ def test_past_the_bound_the_oldest_results_go_and_the_log_says_so(tmp_path: Path
         assert daemon.result(discarded)["results"] == [144]
 
 
-def test_rewrites_of_a_module_are_few_looks_and_the_last_one_counts(tmp_path: Path) -> None:
-    """A thousand of them come while the first is at work."""
+def test_module_rewritten_often_is_read_rarely_and_the_last_version_counts(tmp_path: Path) -> None:
+    """A thousand versions are written while the daemon reads the first."""
     daemon = _daemon(tmp_path)
     module = daemon.shared / "busy" / "module.wasm"
     with daemon.running():
@@ -124,10 +127,8 @@ def test_rewrites_of_a_module_are_few_looks_and_the_last_one_counts(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kill", [False, True])
-def test_slots_that_wait_for_a_module_run_again_however_little_room_there_is(
-    tmp_path: Path, kill: bool
-) -> None:
-    """Each of them, also where the daemon dies in the middle of it."""
+def test_slots_that_wait_for_a_module_rerun_with_a_small_queue(tmp_path: Path, kill: bool) -> None:
+    """Each of them, even if the daemon is killed in the middle."""
     daemon = _daemon(tmp_path, WASMDROP_MAX_QUEUED="20", WASMDROP_MODULE_WAIT_SEC="0.1")
     names = [f"many/input-{number}.json" for number in range(150)]
     daemon.start()

@@ -28,7 +28,7 @@ def answer(daemon: Daemon, name: str, content: dict[str, object]) -> object:
     return daemon.result(name)["results"]
 
 
-def test_a_restart_compiles_nothing_again_but_what_was_damaged(tmp_path: Path) -> None:
+def test_module_cache_after_a_restart_compiles_only_damaged_entries(tmp_path: Path) -> None:
     """The job of a damaged entry gets its result all the same, and the log says why."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
@@ -43,8 +43,11 @@ def test_a_restart_compiles_nothing_again_but_what_was_damaged(tmp_path: Path) -
         assert len(daemon.events("cache-entry-refused")) == is_damaged
 
 
-def test_modules_that_had_to_make_room_run_again(tmp_path: Path) -> None:
-    """The directories hold no more than the bound; what is still dropped is read and compiled."""
+def test_module_cache_past_its_limit_evicts_and_recompiles(tmp_path: Path) -> None:
+    """The directories hold no more than the limit.
+
+    A module that is still dropped is read and compiled again.
+    """
     daemon = Daemon(tmp_path)
     for number in range(4):
         drop(daemon.wasm / f"large{number}.wasm", large(number))
@@ -64,8 +67,8 @@ def test_modules_that_had_to_make_room_run_again(tmp_path: Path) -> None:
         run_all()
 
 
-def test_a_state_directory_that_others_may_write_to_stops_the_start(tmp_path: Path) -> None:
-    """Nothing in there is opened, so no link of theirs is written through."""
+def test_state_directory_that_others_may_write_to_stops_the_start(tmp_path: Path) -> None:
+    """The daemon opens nothing in it, so it writes through no link of theirs."""
     daemon = Daemon(tmp_path)
     victim = tmp_path / "victim"
     victim.write_text("precious")

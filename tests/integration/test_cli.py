@@ -15,8 +15,11 @@ from tests.support.daemon import wait_until
 _WRITE: Final = {"1", "64"}
 
 
-def test_an_interrupt_is_no_traceback() -> None:
-    """Ctrl-C while a reader lets the command wait: nothing but the status that shells know."""
+def test_command_that_is_interrupted_prints_no_traceback() -> None:
+    """Ctrl-C while a reader keeps the command waiting.
+
+    It has the exit status that shells expect.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     room = b"x" * 4096
@@ -49,8 +52,8 @@ def test_an_interrupt_is_no_traceback() -> None:
         ["\x1b]0;owned\x07\n"],
     ],
 )
-def test_no_error_acts_on_a_terminal(words: list[str]) -> None:
-    """A pattern of the shell's may match names that others gave."""
+def test_error_with_escape_sequences_does_not_act_on_a_terminal(words: list[str]) -> None:
+    """A shell pattern may match names that other users chose."""
     ended = subprocess.run(
         [sys.executable, "-m", "wasmdrop", *words], capture_output=True, text=True, check=False
     )

@@ -49,8 +49,8 @@ def jobs(daemon: Daemon) -> dict[str, dict[str, Any]]:
     return {one["slot"]: one for one in told}
 
 
-def test_a_long_compilation_is_told_of_and_holds_up_nobody(daemon: Daemon) -> None:
-    """In the log from its beginning and while it goes on, in ``jobs`` with the reason."""
+def test_compilation_that_takes_long_is_reported_and_delays_no_other_job(daemon: Daemon) -> None:
+    """In the log at its start and while it goes on, and in ``jobs`` with the reason."""
     slow = long_to_compile(1)
     drop(daemon.wasm / "slow.wasm", slow)
     drop(daemon.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
@@ -77,8 +77,8 @@ def test_a_long_compilation_is_told_of_and_holds_up_nobody(daemon: Daemon) -> No
     assert begun["module"] not in [event["module"] for event in daemon.events("module-compiled")]
 
 
-def test_a_new_module_does_not_wait_for_long_compilations(daemon: Daemon) -> None:
-    """Those make room after a while, and go on beside it."""
+def test_new_module_does_not_wait_for_long_compilations(daemon: Daemon) -> None:
+    """They give up their compile slots after a while, and go on beside it."""
     for number in range(COMPILERS):
         drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
         job = {"module": f"slow{number}", "entry": "run", "args": [1]}
@@ -94,8 +94,11 @@ def test_a_new_module_does_not_wait_for_long_compilations(daemon: Daemon) -> Non
     assert all(daemon.marker(f"input-{number}.json") is None for number in range(COMPILERS))
 
 
-def test_a_module_that_waits_for_the_compiler_is_said_to(daemon: Daemon) -> None:
-    """As many are compiled at a time as leave cores to jobs; the next one waits, and says why."""
+def test_module_without_a_compile_slot_is_reported_as_waiting(daemon: Daemon) -> None:
+    """The number of compile slots leaves cores to jobs.
+
+    The next module waits, and the log says why.
+    """
     compilers = 2 * COMPILERS
     for number in range(compilers + 1):
         drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
@@ -113,7 +116,7 @@ def test_a_module_that_waits_for_the_compiler_is_said_to(daemon: Daemon) -> None
     assert told["why"] == "its module waits for the compiler, which is at work on another"
 
 
-def test_a_module_past_the_limits_is_refused_in_the_log(tmp_path: Path) -> None:
+def test_module_past_the_limits_is_refused_in_the_log(tmp_path: Path) -> None:
     """With its code and reason, once, however many jobs want it."""
     daemon = Daemon(tmp_path, WASMDROP_COMPILE_SEC="0.5")
     drop(daemon.wasm / "module.wasm", long_to_compile(1))
@@ -126,8 +129,8 @@ def test_a_module_past_the_limits_is_refused_in_the_log(tmp_path: Path) -> None:
         assert "0.5 s (WASMDROP_COMPILE_SEC)" in refused["message"]
 
 
-def test_a_small_module_overtakes_the_slow_ones_of_another_directory(daemon: Daemon) -> None:
-    """Also one of the directory with the slow ones, and however many those are."""
+def test_small_module_overtakes_slow_ones_of_another_directory(daemon: Daemon) -> None:
+    """Also one of the same directory, and however many slow ones there are."""
     slow = 4 * COMPILERS + 4
     for number in range(slow):
         drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))
@@ -146,8 +149,11 @@ def test_a_small_module_overtakes_the_slow_ones_of_another_directory(daemon: Dae
     assert all(daemon.marker(f"many/input-{number}.json") is None for number in range(slow))
 
 
-def test_a_slow_module_of_another_directory_gets_a_compiler(daemon: Daemon) -> None:
-    """One place is kept for a directory that has none, so it goes on beside those of the first."""
+def test_slow_module_of_another_directory_gets_a_compile_slot(daemon: Daemon) -> None:
+    """One slot is kept for a directory that has none.
+
+    It runs beside those of the first directory.
+    """
     slow = 4 * COMPILERS + 4
     for number in range(slow):
         drop(daemon.wasm / f"slow{number}.wasm", long_to_compile(number))

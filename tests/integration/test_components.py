@@ -41,8 +41,8 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", [*ECHOES, *NAMED])
-def test_every_type_goes_in_and_comes_out(daemon: Daemon, name: str) -> None:
-    """Through a real component, which hands back what it was given."""
+def test_component_value_of_every_type_goes_in_and_comes_out(daemon: Daemon, name: str) -> None:
+    """A real component returns its argument."""
     entry = f"a:b/shapes@1.0.0#echo-{name}" if name in NAMED else f"echo-{name}"
     _form, values = (ECHOES | NAMED)[name]
     run = Run(daemon, f"echo-{name}", "everything", entry=entry, args=[values])
@@ -50,7 +50,7 @@ def test_every_type_goes_in_and_comes_out(daemon: Daemon, name: str) -> None:
     assert run.result == {"entry": entry, "args": [values], "results": [values]}
 
 
-def test_bytes_may_come_as_base64(daemon: Daemon) -> None:
+def test_component_bytes_given_as_base64_come_back_as_an_array(daemon: Daemon) -> None:
     """And go as an array."""
     data = bytes(range(256))
     given = [{"base64": base64.b64encode(data).decode()}]
@@ -85,7 +85,7 @@ def test_bytes_may_come_as_base64(daemon: Daemon) -> None:
         ("echo-flags", [["read", "read"]], "args[0][0][1]: read is given twice"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_its_path(
+def test_component_value_of_the_wrong_type_is_refused_with_its_path(
     daemon: Daemon, entry: str, value: Any, words: str
 ) -> None:
     """Before the call, with what was expected and what was given."""
@@ -98,22 +98,22 @@ def test_a_value_that_does_not_fit_is_refused_with_its_path(
     assert words in run.message
 
 
-def test_a_wrong_number_of_arguments_is_refused_with_their_names(daemon: Daemon) -> None:
+def test_component_call_with_a_wrong_number_of_arguments_names_them(daemon: Daemon) -> None:
     """As WIT writes them."""
     run = Run(daemon, "number", "everything", entry="echo-u32", args=[])
     assert run.code == "invalid-args"
     assert run.message == "expected 1 arguments (items: list<u32>), got 0"
 
 
-def test_a_resource_is_an_unsupported_signature(daemon: Daemon) -> None:
-    """And is named."""
+def test_component_function_with_a_resource_is_an_unsupported_signature(daemon: Daemon) -> None:
+    """The message names the resource."""
     run = Run(daemon, "resource", "everything", entry="make")
     assert run.code == "unsupported-signature"
     assert run.message == "the result: JSON can't carry a resource"
 
 
-def test_a_missing_function_is_refused_with_those_that_there_are(daemon: Daemon) -> None:
-    """Those of interfaces by their whole names."""
+def test_component_without_the_entry_lists_its_functions(daemon: Daemon) -> None:
+    """Those of interfaces have their full names."""
     run = Run(daemon, "missing", "everything", entry="shapes#echo-enum")
     assert run.code == "entry-not-found"
     assert "'a:b/shapes@1.0.0#echo-enum'" in run.message
@@ -128,31 +128,31 @@ def test_a_missing_function_is_refused_with_those_that_there_are(daemon: Daemon)
         ("many", {"args": [2_000_000], "output_mb": 1}, "output-limit", "1048576"),
     ],
 )
-def test_a_component_has_the_limits_of_any_module(
+def test_component_has_the_limits_of_any_module(
     daemon: Daemon, entry: str, keys: dict[str, Any], code: str, words: str
 ) -> None:
-    """Time, fuel, results; and a trap is told by its name."""
+    """Time, fuel, results; a trap is reported by its name."""
     run = Run(daemon, f"limit-{code}", "everything", entry=entry, **keys)
     assert run.code == code
     assert words in run.message
 
 
-def test_a_large_result_comes_whole(daemon: Daemon) -> None:
-    """Larger than what a core module's results could ever be."""
+def test_component_result_that_is_large_comes_whole(daemon: Daemon) -> None:
+    """It is larger than any result of a core module."""
     run = Run(daemon, "large", "everything", entry="many", args=[1_000_000])
     assert len(run.result["results"][0]) == 1_000_000
 
 
-def test_an_import_that_nobody_provides_is_a_link_error(daemon: Daemon) -> None:
-    """It is named."""
+def test_component_with_an_unknown_import_is_a_link_error(daemon: Daemon) -> None:
+    """The message names the import."""
     run = Run(daemon, "unlinkable", "unlinkable")
     assert run.code == "link-error"
     assert "no:such/thing@1.0.0" in run.message
 
 
 @pytest.mark.parametrize(("program", "exit_code"), [("hello", 0), ("fails", 1)])
-def test_a_command_of_wasi_0_2_runs(daemon: Daemon, program: str, exit_code: int) -> None:
-    """With its output captured, its exit code, and no entry given."""
+def test_component_command_of_wasi_0_2_runs(daemon: Daemon, program: str, exit_code: int) -> None:
+    """Its output is captured, its exit code reported, and it needs no entry."""
     run = Run(daemon, program, program, args=["x"])
     assert run.code == ("exit" if exit_code else "ok"), run.message
     assert run.result["entry"] == "wasi:cli/run@0.2.0#run"

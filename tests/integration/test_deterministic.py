@@ -150,8 +150,8 @@ def runs(daemon: Daemon, program: str, **keys: Any) -> list[Run]:
     ]
 
 
-def test_clock_and_randomness_are_the_same_each_time(daemon: Daemon) -> None:
-    """To the byte, from a moment and a seed that the marker tells."""
+def test_deterministic_clock_and_randomness_repeat(daemon: Daemon) -> None:
+    """To the byte, from the time and the seed in the marker."""
     outputs = [run.files[".stdout"] for run in runs(daemon, "world", deterministic=True)]
     assert outputs[0] is not None
     assert len(set(outputs)) == 1
@@ -162,7 +162,7 @@ def test_clock_and_randomness_are_the_same_each_time(daemon: Daemon) -> None:
     assert runs(daemon, "world", deterministic=True)[0].marker["deterministic"] == WORLD
 
 
-def test_without_it_the_world_is_the_real_one(daemon: Daemon) -> None:
+def test_deterministic_off_gives_the_real_clock_and_randomness(daemon: Daemon) -> None:
     """And the marker says so."""
     found = runs(daemon, "world")
     assert len({run.files[".stdout"] for run in found}) == len(found)
@@ -180,8 +180,8 @@ def entries(data: bytes) -> list[tuple[str, int]]:
     return found
 
 
-def test_files_are_the_same_each_time(daemon: Daemon, tmp_path: Path) -> None:
-    """Order, numbers, times and sizes, of files that the program made; and on two filesystems."""
+def test_deterministic_file_metadata_repeats(daemon: Daemon, tmp_path: Path) -> None:
+    """Order, numbers, times and sizes of files that the program made, also on two file systems."""
     job: dict[str, Any] = {"deterministic": True, "files": {"laid": "x"}}
     found = runs(daemon, "files", **job)
     other_disk = Path("/dev/shm")  # noqa: S108 - tmpfs: it lists the newest file first
@@ -214,8 +214,8 @@ def test_files_are_the_same_each_time(daemon: Daemon, tmp_path: Path) -> None:
     assert root_later[-1] > root[-1]
 
 
-def test_a_component_sees_the_same_world(daemon: Daemon) -> None:
-    """By WASI 0.2's own interfaces."""
+def test_deterministic_component_sees_the_same_world(daemon: Daemon) -> None:
+    """Through WASI 0.2's own interfaces."""
     found = [run.result["results"] for run in runs(daemon, "component", deterministic=True)]
     assert all(values == found[0] for values in found)
     assert found[0][0][0] == START_SECONDS
@@ -223,8 +223,8 @@ def test_a_component_sees_the_same_world(daemon: Daemon) -> None:
     assert len(set(real)) == len(real)
 
 
-def test_fuel_is_counted_and_is_the_same_each_time(daemon: Daemon) -> None:
-    """So that work can be compared across machines; a limit holds as ever."""
+def test_deterministic_fuel_is_counted_and_repeats(daemon: Daemon) -> None:
+    """So that work can be compared across machines. The fuel limit holds as before."""
     used = {
         Run(daemon, f"fuel-{n}", "world", entry="waits", deterministic=True).marker["fuel_used"]
         for n in range(3)
@@ -235,20 +235,22 @@ def test_fuel_is_counted_and_is_the_same_each_time(daemon: Daemon) -> None:
     assert run.code == "fuel-limit"
 
 
-def test_waiting_by_looking_at_the_clock_comes_to_an_end(daemon: Daemon) -> None:
-    """The clock moves on with each look."""
+def test_deterministic_busy_wait_on_the_clock_ends(daemon: Daemon) -> None:
+    """Each read advances the clock."""
     run = Run(daemon, "waits", "world", entry="waits", deterministic=True)
     assert run.code == "ok"
 
 
-def test_addresses_outside_of_memory_are_an_error_to_the_program(daemon: Daemon) -> None:
-    """As with WASI's own functions: EFAULT, not a fault of the daemon."""
+def test_deterministic_call_with_an_address_outside_of_memory_fails_in_the_guest(
+    daemon: Daemon,
+) -> None:
+    """EFAULT, as from WASI's own functions, and no fault of the daemon."""
     run = Run(daemon, "faults", "world", entry="faults", deterministic=True)
     assert run.result["results"] == [21, 21]
 
 
-def test_nans_are_canonical(daemon: Daemon) -> None:
-    """Whatever the processor would have made of them."""
+def test_deterministic_nans_are_canonical(daemon: Daemon) -> None:
+    """Whatever the processor returns."""
     arguments: dict[str, Any] = {"args": ["nan:0x8000000000123"]}
     run = Run(daemon, "nan", "nan", deterministic=True, **arguments)
     assert run.result["results"] == [0x7FF8000000000000]

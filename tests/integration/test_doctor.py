@@ -38,8 +38,8 @@ def used(doctor: Doctor) -> Iterator[Doctor]:
         yield doctor
 
 
-def test_a_good_host_is_found_good_and_left_as_it_was(doctor: Doctor) -> None:
-    """The same checks, in the same words, before the first daemon; not a file more."""
+def test_doctor_on_a_good_host_reports_ok_and_changes_nothing(doctor: Doctor) -> None:
+    """The checks and their words are the same before the first daemon; no file is created."""
     before = doctor.everything()
     status, found = doctor.examine()
     assert (status, not_ok(found)) == (0, {})
@@ -48,8 +48,8 @@ def test_a_good_host_is_found_good_and_left_as_it_was(doctor: Doctor) -> None:
     assert found["a job, end to end"]["found"].endswith("its result right")
 
 
-def test_a_daemon_at_work_is_named_and_not_disturbed(used: Doctor) -> None:
-    """Its directories are as good as before, and what it keeps is counted."""
+def test_doctor_beside_a_running_daemon_names_it_and_does_not_disturb_it(used: Doctor) -> None:
+    """Its directories are reported as before, and its jobs and modules are counted."""
     assert used.daemon.process is not None
     before = {name for name, _inode, _size in used.everything()}
     status, found = used.examine()
@@ -64,8 +64,13 @@ def test_a_daemon_at_work_is_named_and_not_disturbed(used: Doctor) -> None:
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_what_a_daemon_leaves_is_read_and_left_alone(doctor: Doctor, is_killed: bool) -> None:
-    """After a clean stop no log of SQLite's appears beside the journal; after a kill it is used."""
+def test_doctor_after_a_daemon_reads_its_state_and_changes_nothing(
+    doctor: Doctor, is_killed: bool
+) -> None:
+    """After a clean stop it creates no SQLite log beside the journal.
+
+    After a kill it uses the one that exists.
+    """
     drop(doctor.daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     doctor.daemon.start()
     doctor.daemon.submit("input.json", {"entry": "fib", "args": [3]})
@@ -82,8 +87,8 @@ def test_what_a_daemon_leaves_is_read_and_left_alone(doctor: Doctor, is_killed: 
     assert doctor.everything() == before
 
 
-def test_a_person_sees_one_line_a_check_with_what_to_do(doctor: Doctor) -> None:
-    """Also in a pipe; paths that hold anything do no harm."""
+def test_doctor_without_json_prints_one_line_per_check_with_advice(doctor: Doctor) -> None:
+    """Also into a pipe. Special characters in paths do no harm."""
     strange = doctor.base / "no\x1b[31m\n[red]such"
     command = [sys.executable, "-m", "wasmdrop", "doctor", "--shared-dir", str(strange)]
     ended = doctor.run(command)
@@ -105,10 +110,10 @@ def test_a_person_sees_one_line_a_check_with_what_to_do(doctor: Doctor) -> None:
         (["--state-dir", "{shared}/state"], "is inside WASMDROP_SHARED_DIR"),
     ],
 )
-def test_wrong_settings_are_the_configs_status(
+def test_doctor_with_wrong_settings_ends_with_2(
     doctor: Doctor, flags: list[str], message: str
 ) -> None:
-    """One line, and 2: nothing was examined."""
+    """In one line: no check has run."""
     given = [flag.format(shared=doctor.daemon.shared) for flag in flags]
     ended = doctor.run([sys.executable, "-m", "wasmdrop", "doctor", *given])
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -119,8 +124,8 @@ def test_wrong_settings_are_the_configs_status(
 # Kernel and container
 
 
-def test_a_kernel_without_landlock_is_a_problem_unless_allowed(doctor: Doctor) -> None:
-    """``strict`` would not start; ``best-effort`` goes on, and the job still runs."""
+def test_doctor_without_landlock_reports_a_problem_unless_allowed(doctor: Doctor) -> None:
+    """``strict`` would not start; ``best-effort`` does, and jobs still run."""
     missing = {"landlock_create_ruleset": errno.ENOSYS}
     _status, found = doctor.examine(failing=missing)
     assert not_ok(found) == {"Landlock": "problem", "confinement": "problem"}
@@ -130,15 +135,15 @@ def test_a_kernel_without_landlock_is_a_problem_unless_allowed(doctor: Doctor) -
     assert status == 0
 
 
-def test_a_sandbox_that_can_not_start_is_a_problem(doctor: Doctor) -> None:
-    """Here the forking server can't get a handle of its children."""
+def test_doctor_with_a_sandbox_that_can_not_start_reports_a_problem(doctor: Doctor) -> None:
+    """Here the fork server gets no pidfd of its children."""
     _status, found = doctor.examine(failing={"pidfd_open": errno.EPERM})
     assert not_ok(found) == {"confinement": "problem"}
     assert "no child could be started" in found["confinement"]["found"]
 
 
-def test_hard_links_to_files_of_others_are_a_warning(doctor: Doctor) -> None:
-    """A slot's owner could have the daemon read what only another user may read."""
+def test_doctor_with_hard_links_to_files_of_others_reports_a_warning(doctor: Doctor) -> None:
+    """The owner of a slot could make the daemon read a file that only another user may read."""
     require_root()
     setting = Path("/proc/sys/fs/protected_hardlinks")
     before = setting.read_text()
@@ -151,16 +156,16 @@ def test_hard_links_to_files_of_others_are_a_warning(doctor: Doctor) -> None:
         assert not_ok(found) == expected
 
 
-def test_root_that_may_not_change_users_is_a_problem(doctor: Doctor) -> None:
-    """CAP_SETUID dropped, as by a container's ``--cap-drop``."""
+def test_doctor_as_root_that_may_not_change_users_reports_a_problem(doctor: Doctor) -> None:
+    """CAP_SETUID is dropped, as by a container's ``--cap-drop``."""
     require_root()
     _status, found = doctor.examine(without_capabilities=[7])
     assert not_ok(found) == {"user of jobs": "problem", "confinement": "problem"}
     assert "CAP_SETUID" in found["user of jobs"]["advice"]
 
 
-def test_memory_processes_and_files_are_held_against_what_is_asked_for(doctor: Doctor) -> None:
-    """More than this machine can have is a warning, with the figures."""
+def test_doctor_with_too_little_memory_processes_or_files_reports_a_warning(doctor: Doctor) -> None:
+    """Settings that ask for more than the machine has are reported with both figures."""
     _status, found = doctor.examine(
         "--workers=1024", "--memory-mb=1048576", "--compile-memory-mb=1048576", open_files=512
     )
@@ -173,8 +178,8 @@ def test_memory_processes_and_files_are_held_against_what_is_asked_for(doctor: D
     assert "512 may be open" in found["open files"]["found"]
 
 
-def test_no_temporary_directory_is_a_problem(doctor: Doctor) -> None:
-    """Nothing of it is hidden by the checks that need one themselves."""
+def test_doctor_without_a_temporary_directory_reports_a_problem(doctor: Doctor) -> None:
+    """The checks that need one do not hide the others."""
     script = (
         "import sys, tempfile\n"
         "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
@@ -191,8 +196,8 @@ def test_no_temporary_directory_is_a_problem(doctor: Doctor) -> None:
 
 
 @pytest.mark.parametrize("name", ["shared", "wasm"])
-def test_a_directory_that_is_missing_is_a_problem(doctor: Doctor, name: str) -> None:
-    """And no reason to leave out the other checks."""
+def test_doctor_without_a_directory_reports_a_problem(doctor: Doctor, name: str) -> None:
+    """The other checks still run."""
     (doctor.base / name).rmdir()
     _status, found = doctor.examine()
     assert not_ok(found) == {f"{name} directory": "problem"}
@@ -200,8 +205,8 @@ def test_a_directory_that_is_missing_is_a_problem(doctor: Doctor, name: str) -> 
     assert found["a job, end to end"]["status"] == "ok"
 
 
-def test_a_shared_directory_that_is_mounted_read_only_is_a_problem(doctor: Doctor) -> None:
-    """A wasm directory may be."""
+def test_doctor_with_a_read_only_shared_directory_reports_a_problem(doctor: Doctor) -> None:
+    """A wasm directory may be read-only."""
     require_root()
     for name, expected in (("shared", {"shared directory": "problem"}), ("wasm", {})):
         directory = doctor.base / name
@@ -215,10 +220,10 @@ def test_a_shared_directory_that_is_mounted_read_only_is_a_problem(doctor: Docto
 
 
 @pytest.mark.parametrize("watch", ["auto", "events"])
-def test_a_mount_without_events_is_a_problem_that_polling_solves(
+def test_doctor_on_a_mount_without_events_reports_a_problem_that_polling_solves(
     doctor: Doctor, watch: str
 ) -> None:
-    """Watches that are granted and never heard of again, as on gVisor."""
+    """Watches succeed but raise no event, as on gVisor."""
     deaf = {"inotify_add_watch": 0}
     _status, found = doctor.examine("--watch", watch, failing=deaf)
     names = {"shared directory: events": "problem", "wasm directory: events": "problem"}
@@ -237,10 +242,10 @@ def test_a_mount_without_events_is_a_problem_that_polling_solves(
         ("inotify_init", errno.EPERM, "a filter of system calls forbids inotify"),
     ],
 )
-def test_directory_that_cant_be_watched_is_a_warning(
+def test_doctor_with_a_directory_that_cant_be_watched_reports_a_warning(
     doctor: Doctor, call: str, number: int, word: str
 ) -> None:
-    """The daemon polls then. Files can be delivered all the same."""
+    """The daemon polls instead. Files are delivered all the same."""
     status, found = doctor.examine(failing={call: number})
     names = {"shared directory: events": "warning", "wasm directory: events": "warning"}
     assert (status, not_ok(found)) == (0, names)
@@ -249,7 +254,9 @@ def test_directory_that_cant_be_watched_is_a_warning(
     assert (status, not_ok(found)) == (0, {})
 
 
-def test_a_mount_that_can_not_sync_is_a_problem_and_left_clean(doctor: Doctor) -> None:
+def test_doctor_on_a_mount_that_can_not_sync_reports_a_problem_and_leaves_no_file(
+    doctor: Doctor,
+) -> None:
     """No temporary file stays behind."""
     before = doctor.everything()
     _status, found = doctor.examine(failing={"fsync": errno.EIO})
@@ -258,8 +265,8 @@ def test_a_mount_that_can_not_sync_is_a_problem_and_left_clean(doctor: Doctor) -
     assert doctor.everything() == before
 
 
-def test_too_many_directories_for_the_kernels_watches_are_counted(tmp_path: Path) -> None:
-    """Hidden ones are not watched, nor those below the depth; a link is no directory."""
+def test_doctor_with_too_many_directories_to_watch_counts_them(tmp_path: Path) -> None:
+    """Hidden ones and those below the depth limit are not watched; a link is no directory."""
     (tmp_path / "a/b/c/d").mkdir(parents=True)
     (tmp_path / ".hidden/x").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
@@ -311,10 +318,10 @@ def give_away(state: Path) -> None:
         (give_away, "belongs to user 12345"),
     ],
 )
-def test_a_state_directory_that_is_not_private_is_a_problem(
+def test_doctor_with_a_state_directory_that_is_not_private_reports_a_problem(
     doctor: Doctor, change: Callable[[Path], None], words: str
 ) -> None:
-    """And the daemon does not start on it."""
+    """The daemon does not start on it."""
     change(make_state(doctor))
     _status, found = doctor.examine()
     assert not_ok(found) == {"state directory": "problem"}
@@ -324,10 +331,10 @@ def test_a_state_directory_that_is_not_private_is_a_problem(
     assert str(doctor.daemon.state) in ended.stderr
 
 
-def test_a_state_directory_that_others_may_look_into_or_replace_is_a_warning(
+def test_doctor_with_a_state_directory_that_others_may_read_or_replace_reports_a_warning(
     doctor: Doctor,
 ) -> None:
-    """The journal holds inputs; a directory above that all may write to is a way around."""
+    """The journal holds inputs; a parent directory that all may write to lets them replace it."""
     state = make_state(doctor)
     state.chmod(0o755)
     _status, found = doctor.examine()
@@ -340,16 +347,18 @@ def test_a_state_directory_that_others_may_look_into_or_replace_is_a_warning(
     assert f"others may write to {doctor.base}" in found["state directory"]["found"]
 
 
-def test_a_state_directory_that_can_not_be_made_is_a_problem(doctor: Doctor) -> None:
-    """A file stands where a directory must be."""
+def test_doctor_with_a_state_directory_that_can_not_be_made_reports_a_problem(
+    doctor: Doctor,
+) -> None:
+    """A file has the name of the directory."""
     (doctor.base / "file").touch()
     _status, found = doctor.examine("--state-dir", str(doctor.base / "file" / "state"))
     assert not_ok(found) == {"state directory": "problem"}
     assert "can't be made" in found["state directory"]["found"]
 
 
-def test_a_journal_that_is_none_is_a_problem(doctor: Doctor) -> None:
-    """Bytes of something else, or of a version that is not known."""
+def test_doctor_with_an_invalid_journal_reports_a_problem(doctor: Doctor) -> None:
+    """Bytes of another format, or of an unknown version."""
     journal = make_state(doctor) / "journal.sqlite"
     journal.write_bytes(b"no database at all" * 100)
     _status, found = doctor.examine()
@@ -363,7 +372,7 @@ def test_a_journal_that_is_none_is_a_problem(doctor: Doctor) -> None:
     assert "of version 99" in found["journal"]["found"]
 
 
-def test_every_line_can_be_read_by_a_script(doctor: Doctor) -> None:
+def test_doctor_with_json_prints_lines_that_a_script_can_read(doctor: Doctor) -> None:
     """The names of the fields are fixed."""
     ended = doctor.run([sys.executable, "-m", "wasmdrop", "doctor", "--json"])
     report: dict[str, Any] = json.loads(ended.stdout)

@@ -9,8 +9,8 @@ from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
 
 
-def test_a_dropped_input_becomes_a_result(daemon: Daemon) -> None:
-    """The main job, to the letter."""
+def test_input_that_is_dropped_gives_a_result(daemon: Daemon) -> None:
+    """Every byte of the main use case."""
     marker = daemon.submit("input.json", '{"entry":"fib","args":[12]}')
     assert marker["status"] == "succeeded"
     assert daemon.result("input.json") == {"entry": "fib", "args": [12], "results": [144]}
@@ -20,7 +20,7 @@ def test_a_dropped_input_becomes_a_result(daemon: Daemon) -> None:
     wait_until(lambda: daemon.lines() == [line], "the result line")
 
 
-def test_a_thousand_slots_dropped_at_once_give_a_thousand_right_results(daemon: Daemon) -> None:
+def test_thousand_slots_dropped_at_once_give_a_thousand_results(daemon: Daemon) -> None:
     """None missing, none wrong, none twice."""
     fib = [0, 1]
     while len(fib) < 20:
@@ -38,8 +38,8 @@ def test_a_thousand_slots_dropped_at_once_give_a_thousand_right_results(daemon: 
     assert len(daemon.events("job-finished")) == 1000
 
 
-def test_touch_runs_the_job_again_and_the_same_version_does_not(daemon: Daemon) -> None:
-    """A version is a drop once; a new time makes a new version."""
+def test_input_that_is_touched_runs_again_and_the_same_version_does_not(daemon: Daemon) -> None:
+    """A version is a drop once; a new modification time makes a new version."""
     first = daemon.submit("input.json", '{"args":[3]}')
     os.utime(daemon.shared / "input.json")
     # touch(1) opens the file for writing and closes it, which is the event; utime(2) alone is not.
@@ -59,7 +59,7 @@ def test_touch_runs_the_job_again_and_the_same_version_does_not(daemon: Daemon) 
     assert daemon.marker("input.json") == again
 
 
-def test_jobs_wait_for_their_module(tmp_path: Path) -> None:
+def test_job_whose_module_is_missing_waits_for_it(tmp_path: Path) -> None:
     """An input that comes first finds the module that comes after it."""
     with Daemon(tmp_path).running() as daemon:
         drop(daemon.shared / "input.json", '{"entry":"fib","args":[10]}')
@@ -70,7 +70,7 @@ def test_jobs_wait_for_their_module(tmp_path: Path) -> None:
     assert len(daemon.events("job-finished")) == 1
 
 
-def test_what_lies_there_at_start_is_run_once_and_not_again_at_the_next(tmp_path: Path) -> None:
+def test_input_that_exists_at_start_runs_once_and_not_at_the_next_start(tmp_path: Path) -> None:
     """A daemon that comes late finds the drops, and remembers them."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
@@ -84,8 +84,8 @@ def test_what_lies_there_at_start_is_run_once_and_not_again_at_the_next(tmp_path
     assert sorted(slots) == ["deep/er/input-x.json", "input.json"]
 
 
-def test_a_dropped_default_module_runs_the_environments_entry(tmp_path: Path) -> None:
-    """What the relayer does: a module, an environment, no input at all."""
+def test_default_module_without_an_input_runs_the_environments_entry(tmp_path: Path) -> None:
+    """A module, an environment and no input, as the relayer uses it."""
     daemon = Daemon(tmp_path, ENTRY="fib", ARG_0="20")
     with daemon.running():
         drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
@@ -93,8 +93,8 @@ def test_a_dropped_default_module_runs_the_environments_entry(tmp_path: Path) ->
     assert (daemon.shared / "result.txt").read_text().splitlines()[-1] == "6765"
 
 
-def test_a_stop_leaves_no_process_behind(daemon: Daemon) -> None:
-    """Forking server, its children and what delivers end with the daemon."""
+def test_daemon_that_stops_leaves_no_process(daemon: Daemon) -> None:
+    """Fork server, its children and delivery workers end with the daemon."""
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
     children = daemon.children()
     assert len(children) > len(daemon.deliverers()) + 1 > 1

@@ -53,10 +53,10 @@ def install(daemon: Daemon, built: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_of_each_compiler_gives_its_result(
+def test_example_function_of_each_compiler_gives_its_result(
     daemon: Daemon, built: Path, name: str
 ) -> None:
-    """The example's own input, with its module named."""
+    """With the example's own input."""
     install(daemon, built, name)
     example = name.split("-", maxsplit=1)[0]
     given = json.loads((EXAMPLES / example / "input.json").read_text())
@@ -65,10 +65,10 @@ def test_a_function_of_each_compiler_gives_its_result(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_of_each_compiler_reads_arguments_and_standard_input(
+def test_example_command_of_each_compiler_reads_arguments_and_standard_input(
     daemon: Daemon, built: Path, name: str
 ) -> None:
-    """Arguments, standard input, standard output, exit codes."""
+    """And writes standard output, and exits."""
     install(daemon, built, name)
     given = json.loads((EXAMPLES / "wordcount" / "input.json").read_text())
     daemon.submit(f"input-{name}.json", given | {"module": name})
@@ -85,7 +85,7 @@ def test_a_command_of_each_compiler_reads_arguments_and_standard_input(
 
 
 @pytest.mark.parametrize("name", ["summarize-py", "summarize-js"])
-def test_a_component_takes_a_list_and_returns_a_record(
+def test_example_component_takes_a_list_and_returns_a_record(
     daemon: Daemon, built: Path, name: str
 ) -> None:
     """18 MB of CPython and 12 MB of SpiderMonkey, each compiled once."""
@@ -101,8 +101,8 @@ def test_a_component_takes_a_list_and_returns_a_record(
     ]
 
 
-def test_a_python_script_runs_with_files_and_leaves_some(daemon: Daemon, built: Path) -> None:
-    """CPython as a command of WASI 0.2, a script and its data as the job's files."""
+def test_example_python_script_reads_and_writes_files(daemon: Daemon, built: Path) -> None:
+    """CPython as a command of WASI 0.2; the script and its data are the job's files."""
     install(daemon, built, "python-py")
     given = json.loads((EXAMPLES / "python" / "input.json").read_text())
     daemon.submit("input-python.json", given | {"module": "python-py"})

@@ -46,8 +46,8 @@ def output_of(daemon: Daemon, slot: str) -> dict[str, bytes] | None:
     }
 
 
-def test_files_go_in_and_come_out(daemon: Daemon) -> None:
-    """Text and bytes, in directories; all that is there at the end, with size and digest."""
+def test_files_of_an_input_go_in_and_output_files_come_out(daemon: Daemon) -> None:
+    """Text and bytes, in directories; every file at the end, with size and digest."""
     given = {"data/in.txt": "héllo", "raw": {"base64": "AP8="}}
     run = Run(daemon, "work", "work", files=given)
     assert run.code == "ok", run.message
@@ -64,8 +64,8 @@ def test_files_go_in_and_come_out(daemon: Daemon) -> None:
     }
 
 
-def test_an_older_output_is_replaced(daemon: Daemon) -> None:
-    """By another one, and by none: nothing of an earlier job stays in a slot."""
+def test_output_of_an_earlier_job_is_replaced(daemon: Daemon) -> None:
+    """By another output, and by none: a slot keeps nothing of an earlier job."""
     Run(daemon, "again", "work", files={"data/in.txt": "x", "only-now": ""})
     assert "only-now" in (output_of(daemon, "again") or {})
     Run(daemon, "again", "work", files={"data/in.txt": "x"})
@@ -78,36 +78,36 @@ def test_an_older_output_is_replaced(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(("program", "code"), [("fails", "exit"), ("hangs", "timeout")])
-def test_what_a_failed_program_left_is_kept(daemon: Daemon, program: str, code: str) -> None:
-    """As its captured output is: it may tell why."""
+def test_output_of_a_failed_program_is_kept(daemon: Daemon, program: str, code: str) -> None:
+    """Like its captured output: it may tell why."""
     run = Run(daemon, program, program, timeout_sec=0.5)
     assert run.code == code
     assert output_of(daemon, program) == {"left": b"left"}
 
 
-def test_a_function_may_have_files_too(daemon: Daemon) -> None:
+def test_function_that_imports_wasi_files_may_have_files(daemon: Daemon) -> None:
     """Where it imports WASI's functions of files."""
     run = Run(daemon, "function", "function", files={"a": "12345"})
     assert run.result["results"] == [5]
     assert output_of(daemon, "function") == {"a": b"12345"}
 
 
-def test_files_for_a_module_that_can_open_none_are_refused(daemon: Daemon) -> None:
-    """Rather than left out in silence."""
+def test_files_for_a_module_without_wasi_files_are_refused(daemon: Daemon) -> None:
+    """They are not ignored in silence."""
     run = Run(daemon, "plain", "module", entry="fib", args=[1], files={"a": ""})
     assert run.code == "invalid-input"
     assert run.message.startswith("$.files: ")
 
 
 def test_files_beyond_the_limit_are_refused(daemon: Daemon) -> None:
-    """With both numbers."""
+    """The message has both numbers."""
     run = Run(daemon, "too-much", "idle", files={"a": "x" * 1_048_577}, disk_mb=1)
     assert run.code == "invalid-input"
     assert "1048577" in run.message
     assert "1048576" in run.message
 
 
-def test_links_and_odd_names_are_told_of_and_not_published(daemon: Daemon) -> None:
+def test_output_links_and_special_files_are_reported_and_not_published(daemon: Daemon) -> None:
     """Links are not followed, and a published input is no drop."""
     run = Run(daemon, "odd", "odd")
     assert run.code == "ok"
@@ -119,8 +119,8 @@ def test_links_and_odd_names_are_told_of_and_not_published(daemon: Daemon) -> No
     assert not (daemon.shared / "result-odd.output" / "result.done").exists()
 
 
-def test_a_program_does_not_get_out_of_its_directory(daemon: Daemon) -> None:
-    """WASI's own check; what lies behind it is tried in the tests of confinement."""
+def test_program_that_opens_a_path_outside_its_directory_fails(daemon: Daemon) -> None:
+    """WASI refuses it; the tests of the confinement try the layer below."""
     run = Run(daemon, "escape", "escape")
     assert run.code == "exit"
     assert run.result["exit_code"] == 63  # EPERM, "operation not permitted", in WASI's numbers
@@ -128,7 +128,7 @@ def test_a_program_does_not_get_out_of_its_directory(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("program", ["large", "sparse", "many", "empty-files", "deep"])
-def test_a_program_that_goes_past_its_limit_is_ended(daemon: Daemon, program: str) -> None:
+def test_program_past_its_file_limit_is_ended(daemon: Daemon, program: str) -> None:
     """By bytes in one file or in many, by holes, by the number of files, by depth."""
     run = Run(daemon, program, program, disk_mb=1)
     assert run.code == "disk-limit"
@@ -137,8 +137,8 @@ def test_a_program_that_goes_past_its_limit_is_ended(daemon: Daemon, program: st
     assert output_of(daemon, program) is None
 
 
-def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
-    """Directories of jobs, however deep, and half-published ones."""
+def test_job_directories_of_a_killed_daemon_are_removed_at_start(tmp_path: Path) -> None:
+    """However deep, and half-published outputs as well."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['hangs']})")))
     daemon.start()
@@ -172,7 +172,7 @@ def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
     assert daemon.stop() == 0
 
 
-def test_a_stranger_at_the_output_s_name_does_not_keep_the_result_away(daemon: Daemon) -> None:
+def test_output_name_that_is_taken_does_not_keep_the_result_away(daemon: Daemon) -> None:
     """A link is replaced and not followed; a file too."""
     target = daemon.shared / "elsewhere"
     target.mkdir()

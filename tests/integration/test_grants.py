@@ -74,21 +74,21 @@ def run(daemon: Daemon, path: str, module: str = "read", **more: Any) -> dict[st
     ("path", "text"),
     [("title", "a book"), ("shelf/title", "another book"), ("within", "another book")],
 )
-def test_what_is_granted_can_be_read(daemon: Daemon, path: str, text: str) -> None:
+def test_grant_can_be_read(daemon: Daemon, path: str, text: str) -> None:
     """At every depth, and through links that stay inside."""
     result = run(daemon, path)
     assert (result["exit_code"], result["stdout"]) == (0, text)
 
 
 @pytest.mark.parametrize("path", ["out", "whole", "../secret", "shelf/../../secret"])
-def test_nothing_leads_out_of_it(daemon: Daemon, path: str) -> None:
-    """Neither a link, relative or absolute, nor a path."""
+def test_grant_does_not_lead_out_of_its_directory(daemon: Daemon, path: str) -> None:
+    """Neither through a link, relative or absolute, nor through a path."""
     assert run(daemon, path)["exit_code"] in REFUSED
 
 
 @pytest.mark.parametrize(("module", "path"), [("write", "title"), ("create", "new")])
-def test_nothing_is_written_there(daemon: Daemon, books: Path, module: str, path: str) -> None:
-    """Whatever the modes of the files say; the job's own directory is another matter."""
+def test_grant_can_not_be_written_to(daemon: Daemon, books: Path, module: str, path: str) -> None:
+    """Whatever the modes of the files. The job's own directory is writable."""
     before = [(path, path.lstat()) for path in sorted(books.rglob("*"))]
     assert run(daemon, path, module)["exit_code"] in REFUSED
     for found, status in before:
@@ -97,15 +97,15 @@ def test_nothing_is_written_there(daemon: Daemon, books: Path, module: str, path
     assert [path for path, _ in before] == sorted(books.rglob("*"))
 
 
-def test_who_does_not_ask_gets_nothing(daemon: Daemon) -> None:
+def test_job_that_asks_for_no_grant_gets_none(daemon: Daemon) -> None:
     """Also after jobs that did, in processes forked before."""
     assert run(daemon, "title")["exit_code"] == 0
     for _ in range(4):
         assert run(daemon, "title", grants=[])["exit_code"] == BADF
 
 
-def test_no_process_keeps_a_descriptor_of_it(daemon: Daemon, books: Path) -> None:
-    """Neither the daemon, nor the forking server, nor the children that wait."""
+def test_processes_keep_no_descriptor_of_a_grant(daemon: Daemon, books: Path) -> None:
+    """Neither the daemon, nor the fork server, nor idle children."""
     assert run(daemon, "title")["exit_code"] == 0
     assert daemon.process is not None
 
@@ -123,43 +123,43 @@ def test_no_process_keeps_a_descriptor_of_it(daemon: Daemon, books: Path) -> Non
     wait_until(lambda: not held(), "the descriptors to be closed")
 
 
-def test_an_unknown_name_is_refused_with_those_there_are(daemon: Daemon) -> None:
-    """As the producer can't know them."""
+def test_grant_name_that_is_unknown_is_refused_with_the_known_names(daemon: Daemon) -> None:
+    """A producer can't know them otherwise."""
     result = run(daemon, "title", grants=["books", "Books"])
     assert result["error"]["code"] == "invalid-input"
     message = '$.grants[1]: no grant of this daemon is named "Books"; there are books, gone'
     assert result["error"]["message"] == message
 
 
-def test_a_grant_that_a_file_would_hide_behind_is_refused(daemon: Daemon) -> None:
+def test_grant_with_the_name_of_an_input_file_is_refused(daemon: Daemon) -> None:
     """The guest would see only one of the two."""
     result = run(daemon, "title", files={"books/title": "mine"})
     assert result["error"]["code"] == "invalid-input"
     assert "a grant of that name would hide it" in result["error"]["message"]
 
 
-def test_a_module_without_files_is_told_that_it_can_not_use_a_grant(daemon: Daemon) -> None:
-    """Rather than to run as if nothing had been asked for."""
+def test_grant_for_a_module_without_files_is_refused(daemon: Daemon) -> None:
+    """The module would otherwise run as if it had asked for nothing."""
     result = run(daemon, "title", "fib", stdin=None, entry="fib", args=[1])
     assert result["error"]["code"] == "invalid-input"
     assert result["error"]["message"].startswith("$.grants: the module imports no function")
 
 
-def test_a_grant_that_is_not_there_is_the_daemons_fault(daemon: Daemon) -> None:
-    """The message is the operator's to act on."""
+def test_grant_whose_directory_is_missing_is_the_daemons_fault(daemon: Daemon) -> None:
+    """The message is for the operator."""
     result = run(daemon, "title", grants=["gone"])
     assert result["error"]["code"] == "internal"
     assert "the grant gone can't be given" in result["error"]["message"]
 
 
-def test_a_deterministic_job_with_files_may_have_one(daemon: Daemon) -> None:
-    """Whose files get their times before the setting of times is taken away."""
+def test_grant_in_a_deterministic_job_with_files_can_be_read(daemon: Daemon) -> None:
+    """The files of the job get their times before the right to set times is taken away."""
     result = run(daemon, "title", deterministic=True, files={"a": "b"})
     assert (result["exit_code"], result["stdout"]) == (0, "a book")
 
 
-def test_the_doctor_looks_whether_grants_can_be_read(tmp_path: Path) -> None:
-    """By jobs, which may be another user than the daemon."""
+def test_doctor_checks_that_jobs_can_read_grants(tmp_path: Path) -> None:
+    """Jobs may run as another user than the daemon."""
     doctor = Doctor(tmp_path)
     paths = {name: tmp_path / name for name in ("good", "closed", "holey", "gone", "file")}
     for name in ("good", "closed", "holey"):

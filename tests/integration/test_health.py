@@ -62,8 +62,8 @@ def metrics(daemon: Daemon) -> dict[str, float]:
     }
 
 
-def test_a_daemon_that_is_well_says_so(tmp_path: Path) -> None:
-    """Every part has been heard, and drops are taken."""
+def test_health_of_a_healthy_daemon_is_ok(tmp_path: Path) -> None:
+    """Every part has reported, and drops are accepted."""
     with serving(tmp_path).running() as daemon:
         parts = {"event_loop", "watcher", "journal", "forking_server"}
         wait_until(
@@ -76,7 +76,7 @@ def test_a_daemon_that_is_well_says_so(tmp_path: Path) -> None:
         assert get(daemon, "/../etc/passwd")[0] == 404
 
 
-def test_metrics_tell_what_happened_to_jobs(tmp_path: Path) -> None:
+def test_metrics_count_jobs(tmp_path: Path) -> None:
     """By code and by stage; sizes; where modules came from."""
     with serving(tmp_path).running() as daemon:
         for number in range(3):
@@ -108,7 +108,7 @@ def test_metrics_tell_what_happened_to_jobs(tmp_path: Path) -> None:
     assert found["wasmdrop_forking_server_restarts_total"] == 0
 
 
-def test_metrics_keep_to_the_rules_of_names_and_carry_no_names_of_files(tmp_path: Path) -> None:
+def test_metrics_follow_naming_rules_and_contain_no_file_names(tmp_path: Path) -> None:
     """Counters end in ``_total``, units are in names, labels have few values."""
     with serving(tmp_path).running() as daemon:
         daemon.submit("input-secretname.json", '{"entry":"fib","args":[5],"id":"secretname"}')
@@ -134,7 +134,7 @@ def test_metrics_keep_to_the_rules_of_names_and_carry_no_names_of_files(tmp_path
             assert set(sample.labels) <= LABELS
 
 
-def test_running_and_waiting_jobs_are_counted(tmp_path: Path) -> None:
+def test_metrics_count_running_and_waiting_jobs(tmp_path: Path) -> None:
     """One runs, another waits for it, and the older one's age grows."""
     with serving(tmp_path, SLOW, WASMDROP_WORKERS="1").running() as daemon:
         drop(daemon.shared / "input.json", '{"timeout_sec": 3}')
@@ -147,8 +147,8 @@ def test_running_and_waiting_jobs_are_counted(tmp_path: Path) -> None:
         assert metrics(daemon)["wasmdrop_jobs_running"] == 0
 
 
-def test_a_dead_forking_server_is_counted(tmp_path: Path) -> None:
-    """And comes back."""
+def test_metrics_count_a_fork_server_that_died(tmp_path: Path) -> None:
+    """And its successor."""
     daemon = serving(tmp_path).start()
     os.kill(daemon.server(), signal.SIGKILL)
     wait_until(lambda: metrics(daemon)["wasmdrop_forking_server_restarts_total"], "the count")
@@ -156,8 +156,8 @@ def test_a_dead_forking_server_is_counted(tmp_path: Path) -> None:
     assert daemon.stop() == 0
 
 
-def test_a_stopping_daemon_is_alive_and_not_ready(tmp_path: Path) -> None:
-    """While the running job is waited for, so that no traffic is sent and no restart done."""
+def test_health_of_a_stopping_daemon_is_alive_and_not_ready(tmp_path: Path) -> None:
+    """While it waits for the running job, so that it gets no traffic and is not restarted."""
     daemon = serving(tmp_path, SLOW)
     with daemon.running():
         drop(daemon.shared / "input.json", '{"timeout_sec": 3}')
@@ -169,8 +169,8 @@ def test_a_stopping_daemon_is_alive_and_not_ready(tmp_path: Path) -> None:
         assert get(daemon, "/readyz") == (503, '{"ok": false, "reasons": ["stopping"]}\n')
 
 
-def test_clients_that_say_nothing_cost_the_jobs_nothing(tmp_path: Path) -> None:
-    """Connections are bounded and end; a job runs meanwhile, and each question is answered."""
+def test_http_clients_that_send_nothing_do_not_delay_jobs(tmp_path: Path) -> None:
+    """Connections are limited and time out; a job runs meanwhile, and each request is answered."""
     with serving(tmp_path).running() as daemon, contextlib.ExitStack() as stack:
         for number in range(2):  # after the second its module has a template, which takes some
             daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
@@ -197,10 +197,10 @@ def test_clients_that_say_nothing_cost_the_jobs_nothing(tmp_path: Path) -> None:
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", b""),
     ],
 )
-def test_odd_requests_get_an_answer_or_an_end(
+def test_http_request_that_is_malformed_gets_an_answer_or_is_closed(
     tmp_path: Path, request_bytes: bytes, status: bytes
 ) -> None:
-    """What is too long for a request is cut off."""
+    """A request that is too long is cut off."""
     with serving(tmp_path).running() as daemon:
         with socket.create_connection(address(daemon), timeout=30) as client:
             client.sendall(request_bytes)
@@ -212,8 +212,8 @@ def test_odd_requests_get_an_answer_or_an_end(
         assert request_bytes.startswith(b"HEAD") == (received.endswith(b"\r\n\r\n"))
 
 
-def test_an_address_that_is_taken_stops_the_start_with_one_line(tmp_path: Path) -> None:
-    """It names the setting."""
+def test_http_address_that_is_taken_stops_the_start(tmp_path: Path) -> None:
+    """With one line, which names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         daemon = Daemon(tmp_path, WASMDROP_HTTP=where)
@@ -231,8 +231,8 @@ def test_an_address_that_is_taken_stops_the_start_with_one_line(tmp_path: Path) 
     ]
 
 
-def test_systemds_watchdog_hears_of_a_daemon_that_is_well(tmp_path: Path) -> None:
-    """Ready, then one beat after another, then stopping; without any HTTP."""
+def test_systemd_watchdog_of_a_healthy_daemon_is_notified(tmp_path: Path) -> None:
+    """Ready, then one notification after another, then stopping; without any HTTP."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(30)

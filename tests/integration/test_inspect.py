@@ -61,8 +61,8 @@ def inspected(file: Path, **variables: str) -> dict[str, Any]:
     return found
 
 
-def test_a_module_is_described_in_plain_lines(tmp_path: Path) -> None:
-    """One for each thing, for grep; and which imports the daemon provides."""
+def test_inspect_describes_a_module_in_plain_lines(tmp_path: Path) -> None:
+    """One fact per line, for grep, and which imports the daemon provides."""
     file = module(tmp_path, WASI)
     data = file.read_bytes()
     done = inspect(file)
@@ -80,7 +80,7 @@ def test_a_module_is_described_in_plain_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_a_module_that_cant_be_linked_is_shown_and_ends_with_1(tmp_path: Path) -> None:
+def test_inspect_of_a_module_that_cant_be_linked_ends_with_1(tmp_path: Path) -> None:
     """With what is missing, what made it, and in JSON the same message as on standard error."""
     file = module(tmp_path, UNLINKABLE)
     done = inspect(file)
@@ -109,8 +109,8 @@ def test_a_module_that_cant_be_linked_is_shown_and_ends_with_1(tmp_path: Path) -
     assert done.stderr.startswith("wasmdrop: link-error: ")
 
 
-def test_json_says_it_all_with_the_names_as_they_are(tmp_path: Path) -> None:
-    """And only in ASCII: it may end on a terminal."""
+def test_inspect_json_has_every_fact_and_exact_names(tmp_path: Path) -> None:
+    """Only in ASCII, because it may end on a terminal."""
     file = module(tmp_path, HOSTILE)
     done = inspect(file, "--json")
     assert done.returncode == 1
@@ -136,8 +136,8 @@ def test_json_says_it_all_with_the_names_as_they_are(tmp_path: Path) -> None:
     assert (found["entry"], found["entry_error"]["code"]) == (None, "entry-not-found")
 
 
-def test_hostile_names_are_shown_and_do_not_act(tmp_path: Path) -> None:
-    """Neither escapes, nor newlines, nor markup; and where a name ends can be seen."""
+def test_inspect_of_hostile_names_escapes_them(tmp_path: Path) -> None:
+    """Escape sequences, newlines and markup do nothing, and the end of each name can be seen."""
     file = module(tmp_path, HOSTILE)
     plain = inspect(file).stdout
     assert plain.isascii()
@@ -152,7 +152,7 @@ def test_hostile_names_are_shown_and_do_not_act(tmp_path: Path) -> None:
     assert "\x1b[2J" not in text
 
 
-def test_a_terminal_shows_tables_in_colour(tmp_path: Path) -> None:
+def test_inspect_on_a_terminal_prints_tables_in_colour(tmp_path: Path) -> None:
     """Facts, exports, imports."""
     text = shown(module(tmp_path, UNLINKABLE), status=1)
     assert "\x1b[1mentry    \x1b[0m  _start () -> ()" in text
@@ -161,8 +161,8 @@ def test_a_terminal_shows_tables_in_colour(tmp_path: Path) -> None:
     assert "\x1b[33mnot provided" in text
 
 
-def test_a_table_of_very_many_exports_is_cut_on_a_terminal(tmp_path: Path) -> None:
-    """The first hundred, and how many more there are."""
+def test_inspect_on_a_terminal_cuts_a_long_table(tmp_path: Path) -> None:
+    """It shows the first hundred exports, and how many more there are."""
     names = "".join(f'(export "f{number}" (func 0))' for number in range(5000))
     file = module(tmp_path, f"(module (func) {names})")
     text = shown(file)
@@ -187,18 +187,18 @@ def test_a_table_of_very_many_exports_is_cut_on_a_terminal(tmp_path: Path) -> No
         ),
     ],
 )
-def test_the_entry_is_the_one_that_the_daemon_would_choose(
+def test_inspect_names_the_entry_that_the_daemon_would_choose(
     tmp_path: Path, text: str, variables: dict[str, str], entry: str
 ) -> None:
-    """By the same environment; or why there is none, or why it can't be called."""
+    """From the same environment; or why there is none, or why it can't be called."""
     done = inspect(module(tmp_path, text), **variables)
     line = next(line for line in done.stdout.splitlines() if line.startswith("entry "))
     assert line.removeprefix("entry ").startswith(entry)
     assert done.returncode == 0
 
 
-def test_memory_beyond_what_a_job_may_have_is_said(tmp_path: Path) -> None:
-    """Such a module can't be run at all."""
+def test_inspect_of_a_module_with_too_much_memory_says_so(tmp_path: Path) -> None:
+    """Such a module can't run at all."""
     file = module(tmp_path, "(module (memory 80))")
     lines = inspect(file, WASMDROP_MEMORY_MB="4").stdout.splitlines()
     assert "memory 5 MiB to begin with, more than the 4 MiB that a job may have" in lines
@@ -215,7 +215,7 @@ def test_memory_beyond_what_a_job_may_have_is_said(tmp_path: Path) -> None:
         (bytes(1024 * 1024 + 1), "invalid-module: the file is larger than what is read (1048576"),
     ],
 )
-def test_a_refused_module_ends_with_1_and_the_codes_reason(
+def test_inspect_of_a_refused_module_ends_with_1_and_the_reason(
     tmp_path: Path, data: bytes, message: str
 ) -> None:
     """On standard error, with nothing on standard output."""
@@ -227,7 +227,7 @@ def test_a_refused_module_ends_with_1_and_the_codes_reason(
     assert "\x1b" not in done.stderr
 
 
-def test_a_file_that_cant_be_read_is_wrong_use(tmp_path: Path) -> None:
+def test_inspect_of_a_file_that_cant_be_read_is_a_usage_error(tmp_path: Path) -> None:
     """In one line."""
     for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "x", "No such file")):
         done = inspect(path)
@@ -236,7 +236,7 @@ def test_a_file_that_cant_be_read_is_wrong_use(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
-def test_a_pipe_will_do(tmp_path: Path) -> None:
+def test_inspect_reads_a_pipe(tmp_path: Path) -> None:
     """As of ``inspect <(curl …)``."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -247,8 +247,8 @@ def test_a_pipe_will_do(tmp_path: Path) -> None:
     assert found["functions"] == {"fib": {"params": ["i64"], "results": ["i64"]}}
 
 
-def test_nothing_is_left_and_no_daemon_is_touched(tmp_path: Path) -> None:
-    """Not even where all directories are inside of what a daemon watches."""
+def test_inspect_leaves_no_file_and_disturbs_no_daemon(tmp_path: Path) -> None:
+    """Even if all directories are inside those that a daemon watches."""
     file = module(tmp_path, FIB)
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -282,8 +282,8 @@ COMPONENT: Final = """
 LINKED: Final = COMPONENT.replace(" HTTP", "")
 
 
-def test_a_component_is_shown_with_its_signatures_as_wit_writes_them(tmp_path: Path) -> None:
-    """An interface of which it wants nothing is no obstacle."""
+def test_inspect_of_a_component_shows_signatures_as_wit(tmp_path: Path) -> None:
+    """An unused interface is no obstacle."""
     file = module(tmp_path, LINKED)
     lines = inspect(file).stdout.splitlines()
     assert "export func run func(names: list<string>, factor: f64) -> u32" in lines
@@ -294,7 +294,7 @@ def test_a_component_is_shown_with_its_signatures_as_wit_writes_them(tmp_path: P
     }
 
 
-def test_a_component_that_wants_http_cant_be_linked(tmp_path: Path) -> None:
+def test_inspect_of_a_component_that_imports_http_cant_be_linked(tmp_path: Path) -> None:
     """The other interfaces of WASI 0.2 are provided."""
     done = inspect(module(tmp_path, COMPONENT.replace("HTTP", _RESOURCE)))
     assert done.returncode == 1
@@ -313,8 +313,8 @@ def test_a_component_that_wants_http_cant_be_linked(tmp_path: Path) -> None:
     ],
     ids=["trap", "loop", "data"],
 )
-def test_no_code_of_a_component_is_run_to_see_whether_it_links(tmp_path: Path, core: str) -> None:
-    """What happens while it is instantiated is a matter of the job."""
+def test_inspect_of_a_component_runs_no_code(tmp_path: Path, core: str) -> None:
+    """A component that would trap when it is instantiated is shown."""
     text = f"(component (core module $m {core}) (core instance (instantiate $m)))"
     found = inspected(module(tmp_path, text), WASMDROP_COMPILE_SEC="20")
     assert found["link_error"] is None
@@ -333,8 +333,8 @@ ASYNC: Final = """
 """
 
 
-def test_an_async_function_is_shown_as_one_that_cant_be_called(tmp_path: Path) -> None:
-    """It is of WASI 0.3."""
+def test_inspect_of_an_async_function_says_that_it_cant_be_called(tmp_path: Path) -> None:
+    """Such functions are part of WASI 0.3."""
     done = inspect(module(tmp_path, ASYNC))
     lines = done.stdout.splitlines()
     assert "export func run async func() -> u32" in lines
@@ -360,7 +360,7 @@ TWO = """(module (func (export "_initialize")) (func (export "a") (param i32))
     ],
     ids=["component", "the-only-one", "command", "the-only-one-of-a-module", "named"],
 )
-def test_a_template_is_an_input_that_fits(
+def test_inspect_template_prints_a_valid_input(
     tmp_path: Path, text: str, words: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
     """One line of JSON and nothing else."""
@@ -369,8 +369,8 @@ def test_a_template_is_an_input_that_fits(
     assert done.returncode == 0
 
 
-def test_a_template_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    """With the code that a job would end with; where there is a choice, with how to make it."""
+def test_inspect_template_of_a_missing_entry_is_refused(tmp_path: Path) -> None:
+    """With the code that a job would end with; if there is a choice, with how to make it."""
     done = inspect(module(tmp_path, TWO), "--template")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith("it exports '_initialize', 'a', 'b'; say which with --entry\n")

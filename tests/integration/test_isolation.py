@@ -98,21 +98,21 @@ def is_shared(daemon: Daemon) -> bool:
     return daemon.environment["WASMDROP_ISOLATION"] == "instance"
 
 
-def test_each_job_has_an_instance_that_nobody_used(daemon: Daemon) -> None:
+def test_job_gets_a_fresh_instance(daemon: Daemon) -> None:
     """Memory, its size, globals and tables are those of the module, however often it is called."""
     for number in range(_CALLS):
         _marker, result = call(daemon, "counts", number)
         assert result["results"] == [1, 1, 2]
 
 
-def test_a_start_function_runs_once_in_each_job(daemon: Daemon) -> None:
+def test_start_function_runs_once_in_each_job(daemon: Daemon) -> None:
     """And never before there is a job."""
     for number in range(_CALLS):
         assert call(daemon, "starts", number)[1]["results"] == [7]
 
 
 def test_values_arrive_bit_by_bit(daemon: Daemon) -> None:
-    """Of each type, by every way."""
+    """Of each type, on each path to the guest."""
     args = [-1, 1 << 63, "nan:0x200001", -0.0]
     for number in range(_CALLS):
         results = call(daemon, "wide", number, args=args)[1]["results"]
@@ -120,14 +120,14 @@ def test_values_arrive_bit_by_bit(daemon: Daemon) -> None:
         assert str(results[0]) == "-0.0"
 
 
-def test_randomness_is_not_handed_on(daemon: Daemon) -> None:
+def test_randomness_differs_between_jobs_of_one_process(daemon: Daemon) -> None:
     """Jobs that come of one process draw what no other has drawn."""
     drawn = {call(daemon, "bytes", number)[1]["results"][0] for number in range(_CALLS)}
     assert len(drawn) == _CALLS
 
 
-def test_a_reactor_has_a_world_of_its_own(daemon: Daemon) -> None:
-    """Initialized once, with its name; its ends are named whichever way it was called."""
+def test_reactor_runs_in_a_fresh_instance(daemon: Daemon) -> None:
+    """Initialized once, with its name; its failures are named on each path."""
     for number in range(_CALLS):
         assert call(daemon, "reactor", number)[1]["results"] == [1, 1, ord("m")]
         for status in (0, 7, 200):
@@ -141,8 +141,8 @@ def test_a_reactor_has_a_world_of_its_own(daemon: Daemon) -> None:
         assert call(daemon, "reactor", number, env={"A": "b"})[1]["results"] == [1, 1, ord("m")]
 
 
-def test_a_job_that_fails_fails_alone(daemon: Daemon) -> None:
-    """By a trap, by its time, by its fuel, by its memory; the next one of its module is as good."""
+def test_job_that_fails_does_not_affect_the_next(daemon: Daemon) -> None:
+    """By a trap, a timeout, its fuel, its memory: the next job of its module succeeds."""
     for number in range(3):
         assert call(daemon, "trap", number)[0]["code"] == "trap"
         assert call(daemon, "hang", number, timeout_sec=0.2)[0]["code"] == "timeout"
@@ -154,8 +154,8 @@ def test_a_job_that_fails_fails_alone(daemon: Daemon) -> None:
         assert call(daemon, "fib", number, entry="fib", args=[12])[1]["results"] == [144]
 
 
-def test_a_process_that_is_killed_is_not_missed(daemon: Daemon) -> None:
-    """Whatever process of a module's it is, and at rest: the next job finds another."""
+def test_process_that_is_killed_is_replaced(daemon: Daemon) -> None:
+    """Any process of a module, also an idle one: the next job finds another."""
     for number in range(3):
         call(daemon, "fib", number, entry="fib", args=[20])
     assert daemon.process is not None
@@ -173,8 +173,8 @@ def test_a_process_that_is_killed_is_not_missed(daemon: Daemon) -> None:
     assert call(daemon, "fib", 9, entry="fib", args=[20])[1]["results"] == [6765]
 
 
-def test_processes_are_shared_where_the_operator_says_so(daemon: Daemon) -> None:
-    """Then the same ones are there after many jobs; else those that served are gone."""
+def test_processes_are_shared_if_the_operator_says_so(daemon: Daemon) -> None:
+    """Then the same ones exist after many jobs; otherwise those that served are gone."""
     call(daemon, "fib", 10, entry="fib", args=[12])
     before = set(daemon.children())
     for number in range(11, 31):
@@ -184,8 +184,8 @@ def test_processes_are_shared_where_the_operator_says_so(daemon: Daemon) -> None
     assert faults(daemon) == []
 
 
-def test_a_process_that_serves_many_jobs_keeps_nothing_of_them(tmp_path: Path) -> None:
-    """Not its memory, above all: there is no room for that of a hundred."""
+def test_process_that_serves_many_jobs_keeps_no_memory_of_them(tmp_path: Path) -> None:
+    """There is no room for the memory of a hundred."""
     daemon = Daemon(tmp_path, WASMDROP_ISOLATION="instance", WASMDROP_WORKERS="1")
     drop(daemon.wasm / "reactor.wasm", bytes(wat2wasm(MODULES["reactor"])))
     drop(daemon.wasm / "counts.wasm", bytes(wat2wasm(MODULES["counts"])))
@@ -211,8 +211,8 @@ def address_space_mb(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
-def test_a_job_with_files_has_a_process_of_its_own(tmp_path: Path) -> None:
-    """Whatever the operator says: its directory is its process's."""
+def test_job_with_files_has_a_process_of_its_own(tmp_path: Path) -> None:
+    """With either isolation: its directory belongs to its process."""
     daemon = Daemon(tmp_path, WASMDROP_ISOLATION="instance")
     text = """(module (import "wasi_snapshot_preview1" "path_create_directory"
         (func $mkdir (param i32 i32 i32) (result i32)))

@@ -22,7 +22,7 @@ from tests.support.fib import FIB
 SPIN = '(module (func (export "run") (loop (br 0))))'
 
 
-def test_finished_jobs_are_told_with_code_message_times_and_files(daemon: Daemon) -> None:
+def test_jobs_lists_finished_jobs_with_code_message_times_and_files(daemon: Daemon) -> None:
     """The same as in their markers."""
     daemon.submit("input-good.json", {"entry": "fib", "args": [7], "id": "mine"})
     marker = daemon.submit("input-bad.json", {"entry": "nope"})
@@ -46,8 +46,8 @@ def test_finished_jobs_are_told_with_code_message_times_and_files(daemon: Daemon
     assert json.loads(run(daemon, "show", "--json", marker["job"]).stdout) == bad
 
 
-def test_piped_lines_have_a_field_for_each_thing(daemon: Daemon) -> None:
-    """For cut and grep: no header, nothing broken over lines."""
+def test_jobs_into_a_pipe_prints_one_field_per_column(daemon: Daemon) -> None:
+    """For cut and grep: no header, and each job is one line."""
     marker = daemon.submit("input-bad.json", {"entry": "two\nlines\tand\x1b[2J"})
     wait_for_state(daemon, "bad", "delivered")
     done = run(daemon, "jobs", "--slot", "bad")
@@ -59,8 +59,8 @@ def test_piped_lines_have_a_field_for_each_thing(daemon: Daemon) -> None:
     assert text.isprintable()
 
 
-def test_a_message_of_a_guests_forges_no_line(daemon: Daemon) -> None:
-    """A function may have any name, and its backtrace has it; other lines are indented."""
+def test_jobs_with_a_message_of_a_guest_prints_no_forged_line(daemon: Daemon) -> None:
+    """A function may have any name, and its backtrace has it; further lines are indented."""
     drop(
         daemon.wasm / "forging.wasm",
         bytes(
@@ -79,8 +79,8 @@ def test_a_message_of_a_guests_forges_no_line(daemon: Daemon) -> None:
     assert all(line.isprintable() for line in shown.split("\n"))
 
 
-def test_what_waits_for_a_module_or_its_turn_says_so(tmp_path: Path) -> None:
-    """And for which module, behind which job."""
+def test_jobs_that_wait_for_a_module_or_another_job_say_so(tmp_path: Path) -> None:
+    """With the module, or the job before."""
     daemon = Daemon(
         tmp_path, WASMDROP_MODULE_WAIT_SEC="60", WASMDROP_DRAIN_SEC="0", TIMEOUT_SEC="60"
     )
@@ -103,8 +103,8 @@ def test_what_waits_for_a_module_or_its_turn_says_so(tmp_path: Path) -> None:
         assert f"why its turn in its slot comes after {first['job']}\n" in shown
 
 
-def test_a_delivery_that_waits_for_storage_says_why(tmp_path: Path, small: Path) -> None:
-    """While the daemon tries, after it has stopped, and no longer once it is delivered."""
+def test_jobs_whose_delivery_waits_for_storage_say_why(tmp_path: Path, small: Path) -> None:
+    """While the daemon retries, after it has stopped, and no longer once it is delivered."""
     daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with daemon.running():
@@ -160,8 +160,8 @@ def following(daemon: Daemon, *words: str) -> Iterator[Callable[[str], list[dict
         process.stdout.close()
 
 
-def test_follow_shows_each_change_as_it_comes(tmp_path: Path) -> None:
-    """After what was there already; over a restart of the daemon too; of other slots nothing."""
+def test_jobs_follow_prints_each_change(tmp_path: Path) -> None:
+    """After the present state; across a restart of the daemon too; of other slots nothing."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with contextlib.ExitStack() as stack:
@@ -183,8 +183,8 @@ def test_follow_shows_each_change_as_it_comes(tmp_path: Path) -> None:
     assert changes[-1]["code"] == "invalid-module"
 
 
-def test_a_person_sees_a_table_and_no_escapes_of_others(daemon: Daemon) -> None:
-    """What a producer wrote does nothing to the terminal."""
+def test_jobs_on_a_terminal_prints_a_table_without_foreign_escapes(daemon: Daemon) -> None:
+    """Text of a producer does nothing to the terminal."""
     marker = daemon.submit("input-bad.json", {"entry": "\x1b]0;owned\x07[red]"})
     wait_for_state(daemon, "bad", "delivered")
     for words in (("jobs",), ("show", marker["job"])):
@@ -196,7 +196,7 @@ def test_a_person_sees_a_table_and_no_escapes_of_others(daemon: Daemon) -> None:
         assert "\\x1b]0;owned\\x07[red]" in written
 
 
-def test_where_nothing_can_be_read_one_line_says_so(tmp_path: Path) -> None:
+def test_jobs_without_a_readable_journal_prints_one_line(tmp_path: Path) -> None:
     """No journal, one of another version or user, a damaged one, no such job."""
     daemon = Daemon(tmp_path)
 
@@ -229,8 +229,8 @@ def test_where_nothing_can_be_read_one_line_says_so(tmp_path: Path) -> None:
     assert "the journal can't be read: file is not a database" in refusal(3, "jobs")
 
 
-def test_a_killed_daemons_journal_can_be_read(tmp_path: Path) -> None:
-    """What it wrote last is in SQLite's log, and counts."""
+def test_jobs_after_a_kill_reads_the_journal(tmp_path: Path) -> None:
+    """The last rows are in SQLite's log, and count."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "spin.wasm", bytes(wat2wasm(SPIN)))
     daemon.start()
@@ -241,8 +241,8 @@ def test_a_killed_daemons_journal_can_be_read(tmp_path: Path) -> None:
     assert found["state"] == "running"
 
 
-def test_finished_jobs_leave_the_journal_after_their_time(tmp_path: Path) -> None:
-    """What a new module runs again is known all the same; no file that lies there runs again."""
+def test_finished_jobs_leave_the_journal_after_their_retention(tmp_path: Path) -> None:
+    """A new module still reruns its jobs; no existing file runs again."""
     daemon = Daemon(tmp_path, WASMDROP_KEEP_DAYS="0", WASMDROP_RESCAN_SEC="0.2")
     daemon.environment["WASMDROP_MODULE_WAIT_SEC"] = "0.1"
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
@@ -277,7 +277,7 @@ def test_finished_jobs_leave_the_journal_after_their_time(tmp_path: Path) -> Non
     assert len(daemon.events("job-finished")) == finished + 2
 
 
-def test_a_damaged_journal_does_not_keep_the_daemon_from_starting(tmp_path: Path) -> None:
+def test_journal_that_is_damaged_does_not_stop_the_start(tmp_path: Path) -> None:
     """It is set aside with a warning, and new jobs run."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
@@ -294,8 +294,8 @@ def test_a_damaged_journal_does_not_keep_the_daemon_from_starting(tmp_path: Path
         assert daemon.result("input-new.json")["results"] == [21]
 
 
-def test_a_journal_damaged_under_way_ends_the_daemon_and_nothing_is_lost(tmp_path: Path) -> None:
-    """It can promise nothing any more, says so, and the next start takes the drop up."""
+def test_journal_damaged_while_running_ends_the_daemon_and_loses_nothing(tmp_path: Path) -> None:
+    """The daemon can promise nothing any more, says so, and the next start takes the drop."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     daemon.start()

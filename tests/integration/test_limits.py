@@ -143,7 +143,7 @@ REFUSED: Final[dict[str, tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_failure_after_refused_growth_is_a_memory_limit(daemon: Daemon, name: str) -> None:
+def test_failure_after_refused_growth_is_a_memory_limit(daemon: Daemon, name: str) -> None:
     """The message says what was refused, how the program ended, and the limit in its first line."""
     text, refused, end = REFUSED[name]
     for run in runs(daemon, f"refused-{name}", text):
@@ -154,7 +154,7 @@ def test_a_failure_after_refused_growth_is_a_memory_limit(daemon: Daemon, name: 
         assert run.result["error"] == {"code": run.code, "message": run.message}
 
 
-def test_an_exit_code_stays_beside_the_memory_limit(daemon: Daemon) -> None:
+def test_exit_code_is_kept_beside_the_memory_limit(daemon: Daemon) -> None:
     """What the program said of itself is not lost."""
     for run in runs(daemon, "exits", REFUSED["command-that-exits"][0]):
         assert (run.code, run.result["exit_code"], run.raw_value) == ("memory-limit", 2, "2")
@@ -224,7 +224,7 @@ OTHERS: Final[dict[str, tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_ends_are_not_the_memory_limits(daemon: Daemon, name: str) -> None:
+def test_failure_for_other_reasons_is_no_memory_limit(daemon: Daemon, name: str) -> None:
     """A program may ask for too much and go on, and its own maximum is not the job's."""
     text, code, words = OTHERS[name]
     for run in runs(daemon, f"other-{name}", text):
@@ -233,10 +233,10 @@ def test_other_ends_are_not_the_memory_limits(daemon: Daemon, name: str) -> None
         assert "memory_mb" not in run.message
 
 
-def test_programs_of_compilers_that_want_too_much_end_as_memory_limit(
+def test_program_of_a_compiler_that_wants_too_much_memory_ends_as_memory_limit(
     daemon: Daemon, tmp_path: Path
 ) -> None:
-    """Rust aborts; C gets NULL, and does as it likes."""
+    """Rust aborts; C gets NULL and decides itself."""
     rust = """#[no_mangle] pub extern "C" fn run(n: i32) -> i32 {
         let v = vec![1u8; n as usize]; v[(n / 2) as usize] as i32 }"""
     c_source = """#include <stdlib.h>
@@ -263,7 +263,7 @@ def test_programs_of_compilers_that_want_too_much_end_as_memory_limit(
     [("", 0), ('(memory (export "m") 160)', 160 << 16), ("(memory 160)", 160 << 16)],
     ids=["alone", "beside-an-exported-memory", "beside-a-hidden-memory"],
 )
-def test_the_heap_of_structs_counts_in_the_peak_of_memory(
+def test_gc_heap_counts_in_the_peak_of_memory(
     daemon: Daemon, memory: str, memory_bytes: int
 ) -> None:
     """Together with linear memory, and within the limit."""
@@ -300,10 +300,10 @@ def test_the_heap_of_structs_counts_in_the_peak_of_memory(
     ],
     ids=["thrown", "with-values", "not-the-one-caught", "in-a-component"],
 )
-def test_an_uncaught_exception_is_named(
+def test_exception_that_is_not_caught_is_a_trap_with_a_backtrace(
     daemon: Daemon, text: str, request: pytest.FixtureRequest
 ) -> None:
-    """It is a trap, with a backtrace."""
+    """The message names it."""
     name = f"throws-{request.node.callspec.id}"
     for run in runs(daemon, name, text):
         assert run.code == "trap"
@@ -314,10 +314,10 @@ def test_an_uncaught_exception_is_named(
 
 
 @pytest.mark.parametrize("options", [(), ("-Wl,--stack-first",), ("-Wl,-z,stack-size=131072",)])
-def test_an_overflow_of_the_stack_in_memory_is_hinted_at(
+def test_stack_overflow_in_linear_memory_is_hinted_at(
     daemon: Daemon, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    """Of a real program, wherever its linker puts the stack."""
+    """In a real program, wherever its linker puts the stack."""
     source = """__attribute__((export_name("run"))) int run(int n) {
         volatile char frame[4096]; frame[n & 4095] = n;
         return n == 0 ? 0 : run(n - 1) + frame[n & 4095] - (char) n; }"""
@@ -332,10 +332,10 @@ def test_an_overflow_of_the_stack_in_memory_is_hinted_at(
 
 
 @pytest.mark.parametrize(("address", "offset"), [(65536, 0), (0, 65536), (1 << 31, 16)])
-def test_another_access_out_of_bounds_has_no_hint(
+def test_access_out_of_bounds_past_the_memory_has_no_hint(
     daemon: Daemon, address: int, offset: int
 ) -> None:
-    """Past the end of a memory is no overflow of a stack."""
+    """It is no stack overflow."""
     text = (
         f'(module (memory 1) (func (export "run")'
         f" (drop (i32.load offset={offset} (i32.const {address})))))"
@@ -345,7 +345,7 @@ def test_another_access_out_of_bounds_has_no_hint(
         assert "stack" not in run.message
 
 
-def test_the_message_of_a_module_that_is_too_large_names_the_setting(daemon: Daemon) -> None:
+def test_module_that_is_too_large_names_the_setting(daemon: Daemon) -> None:
     """And its present value."""
     module = daemon.wasm / "large.wasm"
     with module.open("wb") as file:
@@ -387,15 +387,15 @@ NAMED: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
 
 
 @pytest.mark.parametrize("code", NAMED)
-def test_the_message_of_a_limit_names_its_setting_and_value(daemon: Daemon, code: str) -> None:
-    """In its first line, which is all that some show."""
+def test_limit_message_names_its_setting_and_value(daemon: Daemon, code: str) -> None:
+    """In its first line, which is all that some tools show."""
     text, keys, words = NAMED[code]
     for run in runs(daemon, f"named-{code}", text, **keys):
         assert run.code == code
         assert f" (limit: {words} of the daemon)" in run.message.partition("\n")[0]
 
 
-def test_processor_time_is_in_the_marker(daemon: Daemon) -> None:
+def test_marker_has_the_processor_time(daemon: Daemon) -> None:
     """Of a job that computed, of one that failed, of one that was killed."""
     count = """(module (func (export "run") (param i64) (local $n i64)
       (loop $again (br_if $again (i64.lt_u (local.tee $n (i64.add (local.get $n) (i64.const 1)))

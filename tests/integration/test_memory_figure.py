@@ -83,8 +83,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_marker_tells_how_large_all_memories_became(daemon: Daemon, name: str) -> None:
-    """To the page, each time: exported or not, one or several, of a module or a component."""
+def test_marker_has_the_peak_of_all_memories(daemon: Daemon, name: str) -> None:
+    """To the page: exported or not, one or several, of a module or a component."""
     args = [0] if '"n" u32' in MODULES[name][0] else []
     for number in range(4):
         run = Run(daemon, name, name, args=args, id=str(number))
@@ -92,8 +92,8 @@ def test_the_marker_tells_how_large_all_memories_became(daemon: Daemon, name: st
         assert run.marker["peak_memory_bytes"] == MODULES[name][1] * PAGE_BYTES
 
 
-def test_the_memory_of_a_job_that_was_killed_is_not_known(daemon: Daemon) -> None:
-    """Nor that of one that never ran: null, and no guess."""
+def test_marker_of_a_killed_job_has_no_memory_peak(daemon: Daemon) -> None:
+    """Nor has that of a job that never ran: null, and no guess."""
     drop(
         daemon.wasm / "endless.wasm",
         bytes(wat2wasm('(module (memory (export "m") 1) (func (export "run") (loop (br 0))))')),

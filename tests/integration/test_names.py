@@ -17,7 +17,7 @@ GOOD = {"entry": "fib", "args": [12]}
 @pytest.mark.parametrize(
     "name", ["测试", "a b", "é", "e\u0301", "🦀", "'\"$(x)*?\\", "x" * 200, "測" * 73]
 )
-def test_slot_of_any_printable_name_runs(daemon: Daemon, name: str) -> None:
+def test_slot_with_any_printable_name_runs(daemon: Daemon, name: str) -> None:
     """Dropped by hand and by the library, with every file at its own name."""
     assert daemon.submit(f"input-{name}.json", GOOD)["code"] == "ok"
     assert daemon.result(f"input-{name}.json")["results"] == [144]
@@ -26,7 +26,7 @@ def test_slot_of_any_printable_name_runs(daemon: Daemon, name: str) -> None:
     assert list(daemon.shared.glob(f"*{name[-1]}.*")) == []
 
 
-def test_composed_and_decomposed_names_are_two_slots(daemon: Daemon) -> None:
+def test_slots_with_composed_and_decomposed_names_are_two(daemon: Daemon) -> None:
     """Names are bytes: neither takes the other's result."""
     for name, argument, value in (("é", 3, 2), ("e\u0301", 7, 13)):
         daemon.submit(f"input-{name}.json", {"entry": "fib", "args": [argument]})
@@ -35,8 +35,8 @@ def test_composed_and_decomposed_names_are_two_slots(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 200, "測" * 73])
-def test_longest_name_leaves_room_to_set_a_directory_aside(daemon: Daemon, name: str) -> None:
-    """One that lies where the output is to be."""
+def test_slot_with_the_longest_name_can_set_a_directory_aside(daemon: Daemon, name: str) -> None:
+    """A directory that has the name of the output."""
     output = daemon.result_path(f"input-{name}.json", ".output")
     output.mkdir()
     (output / "precious").write_text("precious")
@@ -51,8 +51,8 @@ def ignored(daemon: Daemon) -> list[str]:
 
 
 @pytest.mark.parametrize("watch", ["events", "poll"])
-def test_near_misses_are_logged_once_and_counted_by_doctor(tmp_path: Path, watch: str) -> None:
-    """Those that were there before, and those that come. No scan logs one again."""
+def test_ignored_names_are_logged_once_and_counted_by_doctor(tmp_path: Path, watch: str) -> None:
+    """Those that existed before the start, and those that appear. No scan logs one again."""
     doctor = Doctor(tmp_path)
     daemon = doctor.daemon
     daemon.environment |= {

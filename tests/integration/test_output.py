@@ -79,7 +79,7 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
 
 @pytest.mark.parametrize("keys", [{}, {"env": {"A": "b"}}, {"deterministic": True}], ids=str)
 @pytest.mark.parametrize("entry", ENDS)
-def test_output_of_a_function_is_delivered_whatever_its_end(
+def test_output_of_a_function_is_delivered_however_it_ends(
     daemon: Daemon, entry: str, keys: dict[str, Any]
 ) -> None:
     """Beside its results or its error, in its own process or in one that served others before."""
@@ -102,8 +102,8 @@ def test_output_of_a_function_is_delivered_whatever_its_end(
             assert run.files[".stderr"] == b"because\n"
 
 
-def test_a_function_that_prints_nothing_has_no_output_file(daemon: Daemon) -> None:
-    """Not that of the job before in its slot or in its process, either."""
+def test_function_that_prints_nothing_has_no_output_file(daemon: Daemon) -> None:
+    """Not even that of the previous job in its slot or its process."""
     for number in (7, 0, 0, 8, 0):
         run = Run(daemon, "quiet", "prints", entry="quiet", args=[number])
         shown = str(number) if number else ""
@@ -113,16 +113,16 @@ def test_a_function_that_prints_nothing_has_no_output_file(daemon: Daemon) -> No
         assert set(run.marker["files"]) == names | ({"result-quiet.stdout"} if number else set())
 
 
-def test_a_function_of_a_module_without_wasi_has_no_output_keys(daemon: Daemon) -> None:
-    """Its result is the line that it always was."""
+def test_function_of_a_module_without_wasi_has_no_output_keys(daemon: Daemon) -> None:
+    """Its result line has only its results."""
     for number in range(_CALLS):
         run = Run(daemon, "silent", "silent", args=[number], entry="quiet")
         assert list(run.result) == ["entry", "args", "results"]
         assert run.files == {".stdout": None, ".stderr": None}
 
 
-def test_output_of_a_components_function_is_delivered(daemon: Daemon) -> None:
-    """As that of a module's."""
+def test_output_of_a_component_function_is_delivered(daemon: Daemon) -> None:
+    """As that of a module."""
     for number in range(3):
         run = Run(daemon, "component", "component", entry="greet", id=str(number))
         assert run.code == "ok", run.message
@@ -130,8 +130,8 @@ def test_output_of_a_components_function_is_delivered(daemon: Daemon) -> None:
         assert run.files == {".stdout": b"hello\n", ".stderr": None}
 
 
-def test_message_of_a_rust_panic_is_delivered(daemon: Daemon, tmp_path: Path) -> None:
-    """The only reason that a person can read; the trap itself says ``unreachable``."""
+def test_output_of_a_rust_panic_is_delivered(daemon: Daemon, tmp_path: Path) -> None:
+    """Only the panic message explains the failure; the trap itself says ``unreachable``."""
     source = """#[no_mangle] pub extern "C" fn index(n: i32) -> i32 {
         let squares: Vec<i32> = (0..3).map(|n| n * n).collect(); squares[n as usize] }"""
     drop(daemon.wasm / "panics.wasm", rust_module(tmp_path, source))
@@ -146,7 +146,7 @@ def test_message_of_a_rust_panic_is_delivered(daemon: Daemon, tmp_path: Path) ->
 
 
 def test_output_of_a_c_reactor_is_delivered(daemon: Daemon, tmp_path: Path) -> None:
-    """Both streams, of a function that returns and of one that gives up."""
+    """Both streams, of a function that returns and of one that aborts."""
     source = """#include <stdio.h>\n#include <stdlib.h>
       __attribute__((export_name("greet"))) int greet(int n) {
         printf("row %d\\n", n); fflush(stdout);

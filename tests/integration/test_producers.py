@@ -39,8 +39,8 @@ def snippet(language: str) -> str:
     return found[0]
 
 
-def test_the_shells_producer_prints_the_raw_value(daemon: Daemon) -> None:
-    """Twice, with its own slot each time; with nothing but a POSIX shell and coreutils."""
+def test_shell_producer_prints_the_raw_value(daemon: Daemon) -> None:
+    """Twice, with its own slot each time; it needs only a POSIX shell and coreutils."""
     for _ in range(2):
         done = subprocess.run(
             ["sh", "-eu", "-c", snippet("sh")],
@@ -53,7 +53,7 @@ def test_the_shells_producer_prints_the_raw_value(daemon: Daemon) -> None:
         assert (done.stdout, done.stderr) == ("144\n", "")
 
 
-def test_the_shells_producer_tells_a_failure(daemon: Daemon) -> None:
+def test_shell_producer_reports_a_failure(daemon: Daemon) -> None:
     """By the last line of the text."""
     failing = snippet("sh").replace('"args":[12]', '"args":[1.5]')
     done = subprocess.run(
@@ -85,7 +85,7 @@ def blind_daemon() -> Iterator[Daemon]:
 UNREADABLE: Final = "the daemon may not read it"
 
 
-def test_the_shells_producer_hears_of_an_input_that_the_daemon_may_not_read(
+def test_shell_producer_reports_an_input_that_the_daemon_may_not_read(
     blind_daemon: Daemon,
 ) -> None:
     """The marker has no digest to wait for."""
@@ -100,7 +100,7 @@ def test_the_shells_producer_hears_of_an_input_that_the_daemon_may_not_read(
     assert (done.stdout, done.stderr) == ("error\n", "")
 
 
-def test_the_client_hears_of_an_input_that_the_daemon_may_not_read(blind_daemon: Daemon) -> None:
+def test_client_reports_an_input_that_the_daemon_may_not_read(blind_daemon: Daemon) -> None:
     """As `wasmdrop submit --wait` does."""
     options = ["--shared-dir", str(blind_daemon.shared), "--entry", "fib", "--args", "[12]"]
     command = [sys.executable, "-m", "wasmdrop", "submit", *options, "--module", "fib", "--wait"]
@@ -116,7 +116,7 @@ def test_the_client_hears_of_an_input_that_the_daemon_may_not_read(blind_daemon:
     assert UNREADABLE in done.stdout
 
 
-def test_gos_producer_hears_of_an_input_that_the_daemon_may_not_read(
+def test_go_producer_reports_an_input_that_the_daemon_may_not_read(
     blind_daemon: Daemon, tmp_path: Path
 ) -> None:
     """It ends with the daemon's message."""
@@ -148,8 +148,8 @@ def built(base: Path, *sources: str) -> list[Path]:
     return programs
 
 
-def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
-    """And ends with a message where the job fails."""
+def test_go_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
+    """And ends with a message if the job fails."""
     failing = snippet("go").replace('"args":[12]', '"args":[1.5]')
     good, bad = built(tmp_path, snippet("go"), failing)
     done = subprocess.run(
@@ -169,7 +169,7 @@ def test_gos_producer_prints_the_result(daemon: Daemon, tmp_path: Path) -> None:
     assert b"invalid-args: args[0]: expected" in done.stderr
 
 
-def test_the_client_gives_all_that_a_program_left_and_takes_its_slot_away(daemon: Daemon) -> None:
+def test_client_returns_all_output_and_removes_its_slot(daemon: Daemon) -> None:
     """With a module of the job's own, in a directory of its own, of which nothing stays."""
     program = bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['work']})"))
     before = sorted(daemon.shared.rglob("*"))
@@ -183,8 +183,8 @@ def test_the_client_gives_all_that_a_program_left_and_takes_its_slot_away(daemon
     assert sorted(daemon.shared.rglob("*")) == before
 
 
-def test_the_client_takes_nothing_of_other_slots_away(daemon: Daemon) -> None:
-    """Also where one's name begins with the other's."""
+def test_client_removes_nothing_of_other_slots(daemon: Daemon) -> None:
+    """Even if one name is a prefix of the other."""
     spec = {"module": "fib", "entry": "fib", "args": [12]}
     other = submit(daemon.shared, spec, "batch/one.two")
     other.result(DEADLINE_SECONDS)
@@ -196,10 +196,10 @@ def test_the_client_takes_nothing_of_other_slots_away(daemon: Daemon) -> None:
     other.remove()
 
 
-def test_a_job_that_did_not_end_in_its_block_is_taken_away_as_far_as_it_is_there(
+def test_client_that_leaves_its_block_early_removes_the_input(
     daemon: Daemon,
 ) -> None:
-    """The input; and whoever left the block by an error gets that one."""
+    """An error that ends the block is raised."""
     with (
         pytest.raises(TimeoutError),
         submit(daemon.shared, {"module": "no-such", "entry": "fib"}) as job,
@@ -208,8 +208,8 @@ def test_a_job_that_did_not_end_in_its_block_is_taken_away_as_far_as_it_is_there
     assert not job.input_path.exists()
 
 
-def test_the_readme_s_python_prints_the_values(daemon: Daemon) -> None:
-    """As it stands there, but for the directory."""
+def test_python_producer_prints_the_values(daemon: Daemon) -> None:
+    """As it stands there, except for the directory."""
     code = snippet("python").replace("host/shared", str(daemon.shared))
     done = subprocess.run(
         [sys.executable, "-c", code],

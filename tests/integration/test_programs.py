@@ -63,7 +63,7 @@ def test_cpython_runs_a_script_on_a_data_file(daemon: Daemon) -> None:
 
 
 def test_cpython_imports_from_a_grant(daemon: Daemon) -> None:
-    """A library that the operator has, seen by who asks for it."""
+    """A library of the operator, for jobs that ask for it."""
     script = {"a.py": "import greeting\nprint(greeting.of('world'))\n"}
     job = {"args": ["a.py"], "files": script, "env": {"PYTHONPATH": "/pylib"}}
     result, _ = run(daemon, "cpython", **job, grants=["pylib"])
@@ -73,8 +73,8 @@ def test_cpython_imports_from_a_grant(daemon: Daemon) -> None:
     assert "No module named 'greeting'" in result["stderr"]
 
 
-def test_sqlite_makes_a_database(daemon: Daemon) -> None:
-    """And opens the one that it made in another job."""
+def test_sqlite_creates_a_database(daemon: Daemon) -> None:
+    """And opens one that it created in another job."""
     result, output = run(daemon, "sqlite")
     assert result["stdout"] == "pear|255\napple|120\n3|455\n"
     made = (output / "fruit.db").read_bytes()
@@ -102,7 +102,7 @@ def test_quickjs_runs_a_script_on_a_data_file(daemon: Daemon) -> None:
 
 
 def test_flite_speaks_into_a_file(daemon: Daemon) -> None:
-    """Nothing but a sentence in, sound out."""
+    """A sentence in, sound out."""
     result, output = run(daemon, "flite")
     assert result["exit_code"] == 0
     with wave.open(str(output / "speech.wav")) as sound:
@@ -119,8 +119,8 @@ def test_resvg_draws_a_picture(daemon: Daemon) -> None:
     assert struct.unpack(">II", picture[16:24]) == (40, 30)
 
 
-def test_brotli_packs_what_it_can_unpack(daemon: Daemon) -> None:
-    """In two jobs, the second on what the first one left."""
+def test_brotli_decompresses_its_own_output(daemon: Daemon) -> None:
+    """In two jobs, the second on the output of the first."""
     result, output = run(daemon, "brotli")
     assert result["exit_code"] == 0
     text = (output / "text").read_bytes()
@@ -136,15 +136,15 @@ def test_brotli_packs_what_it_can_unpack(daemon: Daemon) -> None:
     assert result["stdout"].encode() == text
 
 
-def test_cpp_exceptions_that_wasm_opt_translated_are_caught(daemon: Daemon) -> None:
-    """From clang, which makes legacy ones; the message of a refusal names this way."""
+def test_cpp_exceptions_translated_by_wasm_opt_are_caught(daemon: Daemon) -> None:
+    """Clang emits legacy ones; the message of a refusal names this way."""
     given = {(-4,): 2**64 - 1, (0,): 0, (99,): 9, (100,): 10}
     for args, root in given.items():
         result, _output = run(daemon, "exceptions", args=list(args))
         assert result["results"] == [root]
 
 
-def test_garbage_collected_structs_make_a_tree(daemon: Daemon) -> None:
+def test_gc_structs_build_a_tree(daemon: Daemon) -> None:
     """Thousands of them, until an exception ends the insertion; the depth is that of Python's."""
     for prime in (4099, 7, 1009):
         tree: dict[int, int] = {}
@@ -161,7 +161,7 @@ def test_garbage_collected_structs_make_a_tree(daemon: Daemon) -> None:
         assert result["results"] == [value, max(depths)]
 
 
-def test_a_command_of_wasi_0_2_from_rust(daemon: Daemon) -> None:
+def test_rust_command_of_wasi_0_2_runs(daemon: Daemon) -> None:
     """A component: arguments, standard input and output."""
     result, _ = run(daemon, "wordcount")
     assert (result["exit_code"], result["stdout"], result["entry"].partition("@")[0]) == (
@@ -172,7 +172,7 @@ def test_a_command_of_wasi_0_2_from_rust(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("name", ["cpython", "sqlite", "quickjs"])
-def test_a_deterministic_program_gives_the_same_bytes_twice(daemon: Daemon, name: str) -> None:
+def test_deterministic_program_gives_the_same_bytes_twice(daemon: Daemon, name: str) -> None:
     """Output, files and fuel, in two processes at two times."""
     seen = []
     for _ in range(2):
@@ -202,8 +202,8 @@ print(os.stat('.'), time.time())
 """
 
 
-def test_what_a_deterministic_program_is_told_of_files_is_the_same(daemon: Daemon) -> None:
-    """And so is its fuel: CPython's depends on how many digits these numbers have."""
+def test_deterministic_program_sees_the_same_file_metadata(daemon: Daemon) -> None:
+    """And uses the same fuel: CPython's depends on how many digits these numbers have."""
     seen = []
     for _ in range(6):
         result, _output = run(
@@ -216,8 +216,8 @@ def test_what_a_deterministic_program_is_told_of_files_is_the_same(daemon: Daemo
     assert all(each == seen[0] for each in seen)
 
 
-def test_what_a_deterministic_component_is_told_of_files_is_the_same(daemon: Daemon) -> None:
-    """By WASI 0.2, where the interpreter is the example."""
+def test_deterministic_component_sees_the_same_file_metadata(daemon: Daemon) -> None:
+    """Through WASI 0.2; the interpreter is the example."""
     module = EXAMPLES / "build" / "python-py.wasm"
     require(module.exists(), "python-py, which examples/build.py makes")
     shutil.copy(module, daemon.wasm / ".python-py")

@@ -87,7 +87,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield it
 
 
-def test_the_page_lists_the_proposals_that_are_tried_here() -> None:
+def test_toolchains_page_lists_the_proposals_that_are_tested() -> None:
     """Those that run, and those that do not."""
     table = _PAGE.read_text().partition("| proposal | runs |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (.+) \| (yes|no) \|$", table, re.MULTILINE)
@@ -97,10 +97,10 @@ def test_the_page_lists_the_proposals_that_are_tried_here() -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("name", RUNNING)
-def test_a_proposal_that_runs_gives_its_result(
+def test_proposal_that_runs_gives_its_result(
     daemon: Daemon, name: str, *, deterministic: bool
 ) -> None:
-    """In jobs of both kinds."""
+    """With both isolations."""
     slot = f"{list(RUNNING).index(name)}-{deterministic}"
     drop(daemon.wasm / f"{slot}.wasm", module(RUNNING[name]))
     marker = daemon.submit(f"input-{slot}.json", {"module": slot, "deterministic": deterministic})
@@ -109,7 +109,7 @@ def test_a_proposal_that_runs_gives_its_result(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_proposal_that_does_not_run_is_refused(daemon: Daemon, name: str) -> None:
+def test_proposal_that_does_not_run_is_refused(daemon: Daemon, name: str) -> None:
     """Before anything is called."""
     slot = f"refused-{list(REFUSED).index(name)}"
     drop(daemon.wasm / f"{slot}.wasm", module(REFUSED[name]))
@@ -132,10 +132,10 @@ _PAGES: Final = """
     ("more", "share"), [("", 16 << 20), ("(memory $b 0)", 8 << 20), ("(memory $b 64)", 8 << 20)]
 )
 @pytest.mark.parametrize("exported", ['memory (export "memory")', "memory"])
-def test_pages_of_one_byte_count_against_the_limit_in_bytes(
+def test_memory_with_pages_of_one_byte_is_limited_in_bytes(
     daemon: Daemon, more: str, share: int, exported: str
 ) -> None:
-    """The last byte of a share can be had and written to, one more is refused to the guest."""
+    """The last byte of a share can be written; one more is refused to the guest."""
     text = _PAGES.format(exported=exported, more=more)
     slot = f"pages-{len(more)}-{len(exported)}"
     drop(daemon.wasm / f"{slot}.wasm", module(text))
@@ -150,8 +150,8 @@ def test_pages_of_one_byte_count_against_the_limit_in_bytes(
         assert size + other <= marker["peak_memory_bytes"] <= size + other + slack
 
 
-def test_pages_of_one_byte_past_the_limit_are_refused_from_the_start(daemon: Daemon) -> None:
-    """A module with one more byte than it may have; with just as many it runs."""
+def test_memory_with_pages_of_one_byte_past_the_limit_is_refused(daemon: Daemon) -> None:
+    """With one more byte than it may have; with exactly as many it runs."""
     for size, code in ((16 << 20, "ok"), ((16 << 20) + 1, "memory-limit")):
         drop(
             daemon.wasm / f"{size}.wasm",

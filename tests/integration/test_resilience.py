@@ -83,8 +83,11 @@ def refused(daemon: Daemon, **variables: str) -> str:
     return ended.stderr.decode()
 
 
-def test_a_second_daemon_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
-    """On the same shared directory, whatever its state directory; and the other way round."""
+def test_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    """On the same shared directory, whatever its state directory, and the other way round.
+
+    The message names the first.
+    """
     daemon = with_fib(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
@@ -103,7 +106,7 @@ def test_a_second_daemon_is_refused_and_told_of_the_first(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "hard-link", "directory"])
-def test_claim_name_taken_by_something_else_is_freed(tmp_path: Path, kind: str) -> None:
+def test_instance_lock_name_that_is_taken_is_freed(tmp_path: Path, kind: str) -> None:
     """A user who can write to the shared directory does not keep the daemon from starting."""
     daemon = with_fib(tmp_path)
     claim = daemon.shared / ".wasmdrop.lock"
@@ -125,8 +128,8 @@ def test_claim_name_taken_by_something_else_is_freed(tmp_path: Path, kind: str) 
     assert len(list(daemon.shared.glob(".wasmdrop.lock.aside-*"))) == 1
 
 
-def test_a_second_signal_ends_the_drain_at_once_and_loses_nothing(tmp_path: Path) -> None:
-    """The running job is ended, its attempt not counted, and runs again at the next start."""
+def test_second_signal_ends_the_drain_at_once_and_loses_nothing(tmp_path: Path) -> None:
+    """The running job is ended, its attempt not counted, and reruns at the next start."""
     daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="600", TIMEOUT_SEC="500")
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(LOOP)))
     with daemon.running():
@@ -143,7 +146,7 @@ def test_a_second_signal_ends_the_drain_at_once_and_loses_nothing(tmp_path: Path
     assert (marker["code"], marker["attempt"]) == ("timeout", 1)
 
 
-def test_a_job_that_ends_with_the_daemon_is_tried_so_many_times_and_no_more(tmp_path: Path) -> None:
+def test_job_that_crashes_the_daemon_is_tried_a_limited_number_of_times(tmp_path: Path) -> None:
     """Over all restarts: then it ends as crashed, and others are served."""
     daemon = Daemon(tmp_path, WASMDROP_ATTEMPTS="2", TIMEOUT_SEC="500")
     drop(daemon.wasm / "loop.wasm", bytes(wat2wasm(LOOP)))
@@ -161,8 +164,8 @@ def test_a_job_that_ends_with_the_daemon_is_tried_so_many_times_and_no_more(tmp_
     assert "given up after 2 attempts" in marker["message"]
 
 
-def test_without_its_state_the_daemon_believes_the_markers(tmp_path: Path) -> None:
-    """What was done is not done again; what is new, or was dropped again, is."""
+def test_daemon_without_its_state_trusts_the_markers(tmp_path: Path) -> None:
+    """Finished jobs are not rerun; new drops, and inputs dropped again, are."""
     daemon = with_fib(tmp_path)
     names = [f"input-{number}.json" for number in range(5)] + ["input.json", "deep/input.json"]
     (daemon.shared / "deep").mkdir()
@@ -190,8 +193,8 @@ def test_without_its_state_the_daemon_believes_the_markers(tmp_path: Path) -> No
     assert len(daemon.events("job-finished")) == len(names) + 5
 
 
-def test_without_its_state_the_daemon_runs_what_a_new_module_makes_new(tmp_path: Path) -> None:
-    """The root slot's marker tells of the module that it ran."""
+def test_daemon_without_its_state_runs_a_new_module(tmp_path: Path) -> None:
+    """The root slot's marker names the module that it ran."""
     daemon = with_fib(tmp_path)
     with daemon.running():
         before = daemon.submit("input.json", '{"entry":"fib","args":[3]}')
@@ -202,7 +205,7 @@ def test_without_its_state_the_daemon_runs_what_a_new_module_makes_new(tmp_path:
         wait_until(lambda: daemon.marker("input.json") != before, "another marker")
 
 
-def test_a_shared_directory_that_is_replaced_is_watched_again(tmp_path: Path) -> None:
+def test_shared_directory_that_is_replaced_is_watched_again(tmp_path: Path) -> None:
     """By its events: a scan would come in an hour."""
     daemon = with_fib(tmp_path, WASMDROP_WATCH="events", WASMDROP_RESCAN_SEC="3600")
     with daemon.running():
@@ -215,8 +218,8 @@ def test_a_shared_directory_that_is_replaced_is_watched_again(tmp_path: Path) ->
         assert daemon.submit("deep/input.json", fib(11))["code"] == "ok"
 
 
-def test_a_filesystem_that_is_mounted_later_is_watched(tmp_path: Path) -> None:
-    """And what lies on it already is taken; when it goes, what is below it is."""
+def test_file_system_that_is_mounted_later_is_watched(tmp_path: Path) -> None:
+    """Files on it are taken; when it is unmounted, those below it are."""
     require_root()
     daemon = with_fib(tmp_path, WASMDROP_WATCH="events", WASMDROP_RESCAN_SEC="3600")
     volume = tmp_path / "volume"
@@ -230,8 +233,8 @@ def test_a_filesystem_that_is_mounted_later_is_watched(tmp_path: Path) -> None:
         wait_until(lambda: len(daemon.events("directory-replaced")) == 2, "both to be noticed")
 
 
-def test_a_disk_that_is_nearly_full_takes_no_drop_until_there_is_room(tmp_path: Path) -> None:
-    """The drop stays where it is, and nothing of it is in the journal."""
+def test_disk_that_is_nearly_full_accepts_no_drop_until_there_is_room(tmp_path: Path) -> None:
+    """The drop stays in its slot, and the journal has nothing of it."""
     require_root()
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -248,7 +251,7 @@ def test_a_disk_that_is_nearly_full_takes_no_drop_until_there_is_room(tmp_path: 
             assert daemon.events("intake-resumed")
 
 
-def test_a_slot_that_is_gone_for_good_is_let_go(tmp_path: Path) -> None:
+def test_slot_that_is_gone_for_good_is_discarded(tmp_path: Path) -> None:
     """After a time that can be set; until then its result waits for it."""
     daemon = Daemon(tmp_path, WASMDROP_LET_GO_SEC="0.5", TIMEOUT_SEC="1")
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(LOOP)))
@@ -285,8 +288,8 @@ def frozen(point: Path) -> Iterator[None]:
         subprocess.run(["fsfreeze", "--unfreeze", str(point)], check=True)
 
 
-def test_a_filesystem_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
-    """Its results come when it goes on."""
+def test_file_system_that_hangs_delays_no_other(tmp_path: Path) -> None:
+    """Its results are delivered when it goes on."""
     require_root()
     daemon = with_fib(tmp_path)
     drop(daemon.wasm / "loop.wasm", bytes(wat2wasm(LOOP)))
@@ -301,8 +304,8 @@ def test_a_filesystem_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
         assert marker["code"] == "timeout"
 
 
-def test_a_delivery_that_was_only_slow_is_not_repeated(tmp_path: Path) -> None:
-    """Nor when it ends while the journal is still being told of it."""
+def test_delivery_that_was_only_slow_is_not_repeated(tmp_path: Path) -> None:
+    """Not even if it ends while the journal is being updated."""
     require_root()
     state, slow = tmp_path / "state-disk", tmp_path / "shared" / "slow"
     slow.parent.mkdir()

@@ -30,7 +30,7 @@ def refused(daemon: Daemon, *words: str) -> tuple[int, str]:
     return done.returncode, line
 
 
-def test_an_input_that_is_still_there_runs_again(daemon: Daemon) -> None:
+def test_retry_of_an_input_that_still_exists_runs_it_again(daemon: Daemon) -> None:
     """As a new job; the file is the same one, with a new time."""
     path = daemon.shared / "input-a.json"
     job = daemon.submit("input-a.json", {"entry": "fib", "args": [12]})["job"]
@@ -46,8 +46,8 @@ def test_an_input_that_is_still_there_runs_again(daemon: Daemon) -> None:
     wait_until(lambda: (daemon.marker("input-a.json") or {})["job"] == second["job"], "its marker")
 
 
-def test_other_names_of_a_file_are_not_touched(daemon: Daemon) -> None:
-    """An input that is a hard link gets a file of its own: the other name may be an input too."""
+def test_retry_of_a_hard_link_does_not_touch_its_other_names(daemon: Daemon) -> None:
+    """The input becomes a file of its own: the other name may be an input too."""
     original = daemon.shared / "input-b.json"
     path = daemon.shared / "input-a.json"
     daemon.submit("input-b.json", {"entry": "fib", "args": [12]})
@@ -64,8 +64,8 @@ def test_other_names_of_a_file_are_not_touched(daemon: Daemon) -> None:
     assert len(listed(daemon, "--slot", "b")) == 1
 
 
-def test_a_changed_input_is_put_back_only_when_asked_to(daemon: Daemon) -> None:
-    """And only for a job that failed, whose input the journal keeps."""
+def test_retry_of_a_changed_input_restores_it_only_if_asked_to(daemon: Daemon) -> None:
+    """And only for a failed job, whose input the journal keeps."""
     path = daemon.shared / "input-a.json"
     failed = daemon.submit("input-a.json", '{"entry": "nope"}')["job"]
     good = daemon.submit("input-a.json", '{"entry": "fib", "args": [3]}')["job"]
@@ -89,8 +89,8 @@ def test_a_changed_input_is_put_back_only_when_asked_to(daemon: Daemon) -> None:
     assert list(daemon.shared.glob(".input*")) == []
 
 
-def test_an_input_that_has_not_been_run_yet_is_never_replaced(tmp_path: Path) -> None:
-    """Nobody would ever know what became of it."""
+def test_retry_never_replaces_an_input_that_has_not_run(tmp_path: Path) -> None:
+    """It would be lost without a result."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with daemon.running():
@@ -103,7 +103,7 @@ def test_an_input_that_has_not_been_run_yet_is_never_replaced(tmp_path: Path) ->
     assert path.read_bytes() == b'{"entry": "fib", "args": [4]}'
 
 
-def test_a_retry_without_a_daemon_runs_with_the_next_one(tmp_path: Path) -> None:
+def test_retry_without_a_daemon_runs_with_the_next_one(tmp_path: Path) -> None:
     """It is a drop like any other."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
@@ -115,10 +115,10 @@ def test_a_retry_without_a_daemon_runs_with_the_next_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "linked directory", "FIFO"])
-def test_what_is_no_plain_file_of_the_slot_is_left_alone(
+def test_retry_of_a_slot_without_a_plain_file_changes_nothing(
     daemon: Daemon, tmp_path: Path, kind: str
 ) -> None:
-    """Whatever somebody put there since: nothing is followed, opened or replaced."""
+    """Nothing is followed, opened or replaced."""
     path = daemon.shared / "batch" / "input.json"
     content = b'{"entry": "nope"}'
     job = daemon.submit("batch/input.json", content)["job"]
@@ -143,8 +143,8 @@ def test_what_is_no_plain_file_of_the_slot_is_left_alone(
     assert list(elsewhere.iterdir()) == [elsewhere / "input.json"]
 
 
-def test_a_job_without_an_input_has_nothing_to_drop(tmp_path: Path) -> None:
-    """It was the module's drop that ran it."""
+def test_retry_of_a_job_without_an_input_is_refused(tmp_path: Path) -> None:
+    """The drop of its module ran it."""
     daemon = Daemon(tmp_path)
     with daemon.running():
         drop(daemon.wasm / "module.wasm", bytes(wat2wasm('(module (func (export "run")))')))
@@ -154,8 +154,8 @@ def test_a_job_without_an_input_has_nothing_to_drop(tmp_path: Path) -> None:
     assert f"it had no input; drop {daemon.wasm / 'module.wasm'} again" in message
 
 
-def test_input_that_was_not_read_runs_again_and_is_not_restored(tmp_path: Path) -> None:
-    """It is known by its digest, or by its identity; the journal has no copy of it."""
+def test_retry_of_an_input_that_was_not_read_runs_it_and_restores_nothing(tmp_path: Path) -> None:
+    """It is known by its digest or by its identity; the journal has no copy of it."""
     daemon = Daemon(tmp_path, WASMDROP_MAX_INPUT_MB="1", WASMDROP_SETTLE_SEC="0.05")
     path = daemon.shared / "input-a.json"
     with daemon.running():

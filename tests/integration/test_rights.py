@@ -73,7 +73,7 @@ def ends(daemon: Daemon, name: str, code: str) -> None:
 
 @pytest.mark.parametrize("name", ["input.json", "input-one.json", "below/input.json"])
 def test_input_that_becomes_readable_by_chmod_is_run(daemon: Daemon, name: str) -> None:
-    """Its modification time stays what it was. A further change of its mode runs nothing."""
+    """Its modification time stays the same. A further change of its mode runs nothing."""
     path = daemon.shared / name
     drop_closed(path, json.dumps(GOOD).encode())
     ends(daemon, name, "invalid-input")
@@ -93,7 +93,7 @@ def test_input_that_becomes_readable_by_chmod_is_run(daemon: Daemon, name: str) 
 
 
 def test_input_that_becomes_readable_by_chown_is_run(daemon: Daemon) -> None:
-    """It was another user's."""
+    """It belonged to another user."""
     require_root()
     path = daemon.shared / ".input"
     path.write_text(json.dumps(GOOD))
@@ -105,7 +105,7 @@ def test_input_that_becomes_readable_by_chown_is_run(daemon: Daemon) -> None:
     ends(daemon, "input.json", "ok")
 
 
-def test_directory_that_becomes_readable_by_chmod_is_looked_through(daemon: Daemon) -> None:
+def test_directory_that_becomes_readable_by_chmod_is_scanned(daemon: Daemon) -> None:
     """And watched: a later drop is noticed as well."""
     made = daemon.shared / ".made"
     made.mkdir()
@@ -140,7 +140,7 @@ def is_taken(daemon: Daemon, path: Path) -> bool:
 def test_module_that_becomes_readable_by_chmod_is_run(
     daemon: Daemon, module: str, name: str, text: dict[str, object]
 ) -> None:
-    """By the jobs that failed for want of it."""
+    """By the jobs that failed for lack of it."""
     path = daemon.shared.parent / module
     drop_closed(path, MODULE)
     wait_until(lambda: is_taken(daemon, path), "the module to be taken")
@@ -229,8 +229,8 @@ def test_start_without_rights_says_what_to_do(
         assert word in said
 
 
-def test_doctor_says_who_owns_a_directory_that_cant_be_used(tmp_path: Path) -> None:
-    """And who it is itself."""
+def test_doctor_names_the_owner_of_a_directory_that_cant_be_used(tmp_path: Path) -> None:
+    """And the user that it runs as."""
     require_root()
     doctor = Doctor(tmp_path)
     closed_shared(doctor.daemon)
@@ -252,7 +252,9 @@ def test_doctor_says_who_owns_a_directory_that_cant_be_used(tmp_path: Path) -> N
     ],
     ids=["EPERM", "EACCES", "ENOSYS", "EOPNOTSUPP"],
 )
-def test_landlock_that_is_missing_is_told_apart(tmp_path: Path, number: int, word: str) -> None:
+def test_landlock_that_is_missing_is_reported_with_its_reason(
+    tmp_path: Path, number: int, word: str
+) -> None:
     """By the daemon and by doctor: a container's filter, a kernel without it, one with it off."""
     doctor = Doctor(tmp_path)
     command = [sys.executable, "-m", "wasmdrop", "serve"]

@@ -41,22 +41,22 @@ def run(base: Path, module: str | None, **variables: str) -> subprocess.Complete
     )
 
 
-def test_add_without_anything_else_adds_five_and_seven(tmp_path: Path) -> None:
-    """The first executor's fallback."""
+def test_run_without_settings_adds_five_and_seven(tmp_path: Path) -> None:
+    """The fallback of the first executor."""
     done = run(tmp_path, ADD)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "12"), done.stderr
     assert (tmp_path / "out" / "result.txt").read_text().splitlines()[-1] == "12"
     assert json.loads((tmp_path / "out" / "result.done").read_text())["input"] is None
 
 
-def test_add_takes_its_arguments_from_the_environment(tmp_path: Path) -> None:
+def test_run_add_takes_its_arguments_from_the_environment(tmp_path: Path) -> None:
     """``ADD_X`` and ``ADD_Y``."""
     done = run(tmp_path, ADD, ADD_X="40", ADD_Y="2")
     assert done.stdout.splitlines()[-1] == "42"
 
 
 @pytest.mark.parametrize("variables", [{"ARGS_JSON": "[12]"}, {"ARG_0": "12"}])
-def test_entry_and_arguments_come_from_the_environment(
+def test_run_takes_entry_and_arguments_from_the_environment(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
     """``ENTRY`` with ``ARGS_JSON`` or ``ARG_0``."""
@@ -64,7 +64,7 @@ def test_entry_and_arguments_come_from_the_environment(
     assert done.stdout.splitlines()[-1] == "144"
 
 
-def test_the_input_file_wins_and_json_output_prints_the_line(tmp_path: Path) -> None:
+def test_run_with_an_input_file_prefers_it_and_prints_json(tmp_path: Path) -> None:
     """``INPUT_PATH``, and an ``OUTPUT_PATH`` that ends in ``.json``."""
     (tmp_path / "input.json").write_text('{"entry":"fib","args":[12]}')
     output = str(tmp_path / "out" / "answer.json")
@@ -77,8 +77,8 @@ def test_the_input_file_wins_and_json_output_prints_the_line(tmp_path: Path) -> 
     ]
 
 
-def test_the_time_limit_holds_and_has_a_status_of_its_own(tmp_path: Path) -> None:
-    """``TIMEOUT_SEC`` did nothing in the first executor."""
+def test_run_past_its_timeout_has_its_own_exit_status(tmp_path: Path) -> None:
+    """The first executor ignored ``TIMEOUT_SEC``."""
     started = time.monotonic()
     done = run(tmp_path, SPIN, TIMEOUT_SEC="0.5")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (124, "error")
@@ -86,10 +86,10 @@ def test_the_time_limit_holds_and_has_a_status_of_its_own(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "out" / "result.json").read_text())["error"]["code"] == "timeout"
 
 
-def test_a_failed_job_a_missing_module_and_a_bad_setting_each_have_their_status(
+def test_run_that_fails_has_an_exit_status_for_each_cause(
     tmp_path: Path,
 ) -> None:
-    """1 for the job, 2 for the settings, and a message on standard error."""
+    """1 for the job or a missing module, 2 for the settings, and a message on standard error."""
     done = run(tmp_path / "a", FIB, ENTRY="fib", ARGS_JSON="[]")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "error")
     missing = run(tmp_path / "b", None, WASMDROP_MODULE_WAIT_SEC="0.1")
@@ -101,8 +101,8 @@ def test_a_failed_job_a_missing_module_and_a_bad_setting_each_have_their_status(
     assert len(wrong.stderr.splitlines()) == 1
 
 
-def test_it_works_where_the_state_directory_can_not_be_used(tmp_path: Path) -> None:
-    """A daemon holds it, say: the job runs all the same."""
+def test_run_without_a_usable_state_directory_runs_the_job(tmp_path: Path) -> None:
+    """A daemon may hold it."""
     state = tmp_path / "state"
     (state / "lock").mkdir(parents=True)
     done = run(tmp_path, ADD)

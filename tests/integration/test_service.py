@@ -26,7 +26,7 @@ def with_fib(tmp_path: Path, **variables: str) -> Daemon:
     return daemon
 
 
-def test_a_stop_lets_a_running_job_finish(tmp_path: Path) -> None:
+def test_daemon_that_stops_lets_a_running_job_finish(tmp_path: Path) -> None:
     """SIGTERM drains: the job's own limit ends it, and its result is delivered."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(SLOW)))
@@ -38,7 +38,7 @@ def test_a_stop_lets_a_running_job_finish(tmp_path: Path) -> None:
     assert marker["code"] == "timeout"
 
 
-def test_a_job_that_outlives_the_drain_runs_again_at_the_next_start(tmp_path: Path) -> None:
+def test_job_that_outlives_the_drain_reruns_at_the_next_start(tmp_path: Path) -> None:
     """It stays in the journal, its attempt not counted."""
     daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(SLOW)))
@@ -52,7 +52,7 @@ def test_a_job_that_outlives_the_drain_runs_again_at_the_next_start(tmp_path: Pa
     assert len(daemon.lines()) == 1
 
 
-def test_a_killed_daemon_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+def test_daemon_that_is_killed_loses_and_repeats_no_job(tmp_path: Path) -> None:
     """SIGKILL in the middle of two hundred jobs; the next daemon finishes them."""
     daemon = with_fib(tmp_path).start()
     names = [f"input-{number}.json" for number in range(200)]
@@ -75,8 +75,8 @@ def test_a_killed_daemon_loses_nothing_and_doubles_nothing(tmp_path: Path) -> No
     assert not leftovers
 
 
-def test_the_forking_server_may_die_and_its_jobs_are_tried_again(tmp_path: Path) -> None:
-    """The sandbox's own failure is not the job's."""
+def test_fork_server_that_dies_has_its_jobs_retried(tmp_path: Path) -> None:
+    """A failure of the sandbox is not the job's."""
     daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
@@ -91,8 +91,8 @@ def _has_lines(daemon: Daemon, number: int) -> bool:
     return len(daemon.lines()) == number
 
 
-def test_a_process_that_delivers_may_die_and_is_replaced(tmp_path: Path) -> None:
-    """The next job's results come once, by another one; its line, too."""
+def test_delivery_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    """Another one delivers the next results once, and the job's line is printed once."""
     daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
@@ -111,8 +111,8 @@ def test_a_process_that_delivers_may_die_and_is_replaced(tmp_path: Path) -> None
     assert len(daemon.lines()) == 4
 
 
-def test_a_daemon_without_a_standard_output_delivers(tmp_path: Path) -> None:
-    """Its lines go nowhere, and not into a file that has that number by chance."""
+def test_daemon_without_a_standard_output_delivers(tmp_path: Path) -> None:
+    """Its lines go nowhere, and not into a file that happens to have that descriptor."""
     daemon = with_fib(tmp_path)
     daemon.prefix = ("sh", "-c", 'exec "$@" >&-', "sh")
     with daemon.running():
@@ -124,8 +124,8 @@ def test_a_daemon_without_a_standard_output_delivers(tmp_path: Path) -> None:
     assert not daemon.events("result-lines-stopped")
 
 
-def test_what_delivers_ends_with_a_daemon_that_is_killed(tmp_path: Path) -> None:
-    """Even one that hangs; and the next daemon may begin at once."""
+def test_delivery_worker_ends_when_the_daemon_is_killed(tmp_path: Path) -> None:
+    """Even one that hangs; and the next daemon may start at once."""
     daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
@@ -140,7 +140,7 @@ def test_what_delivers_ends_with_a_daemon_that_is_killed(tmp_path: Path) -> None
     assert daemon.stop() == 0
 
 
-def test_a_consumer_that_moves_results_away_delays_nothing(tmp_path: Path) -> None:
+def test_consumer_that_moves_results_away_delays_nothing(tmp_path: Path) -> None:
     """The observers of watchdog would hold the next event back for half a second each time."""
     with with_fib(tmp_path).running() as daemon:
         away = tmp_path / "away"
@@ -164,7 +164,7 @@ def test_polling_finds_drops_without_events(tmp_path: Path) -> None:
         assert daemon.result("a/b/input.json")["results"] == [13]
 
 
-def test_an_input_counts_once_its_ready_file_is_there(tmp_path: Path) -> None:
+def test_input_with_a_ready_suffix_runs_once_its_ready_file_exists(tmp_path: Path) -> None:
     """``WASMDROP_READY_SUFFIX``, for producers that can't write atomically."""
     with with_fib(tmp_path, WASMDROP_READY_SUFFIX=".ready").running() as daemon:
         path = daemon.shared / "input.json"
@@ -177,8 +177,8 @@ def test_an_input_counts_once_its_ready_file_is_there(tmp_path: Path) -> None:
         wait_until(lambda: daemon.marker("input.json"), "the other one")
 
 
-def test_a_configmap_swap_drops_only_what_changed(tmp_path: Path) -> None:
-    """``..data`` is renamed over; a file whose content stayed is not run again."""
+def test_configmap_swap_drops_only_changed_files(tmp_path: Path) -> None:
+    """``..data`` is replaced by rename; a file with the same content is not rerun."""
     with with_fib(tmp_path).running() as daemon:
         volume = daemon.shared / "volume"
         first, second = volume / "..1", volume / "..2"
@@ -198,8 +198,8 @@ def test_a_configmap_swap_drops_only_what_changed(tmp_path: Path) -> None:
         assert daemon.marker("volume/input-same.json") == before
 
 
-def test_a_new_module_runs_the_root_slot_again(tmp_path: Path) -> None:
-    """With the input that lies there."""
+def test_new_module_reruns_the_root_slot(tmp_path: Path) -> None:
+    """With its present input."""
     with with_fib(tmp_path).running() as daemon:
         daemon.submit("input.json", "{}")
         marker = daemon.marker("input.json")
@@ -213,8 +213,8 @@ def test_a_new_module_runs_the_root_slot_again(tmp_path: Path) -> None:
         assert daemon.result("input.json")["results"] == [7]
 
 
-def test_two_daemons_do_not_share_a_state_directory(daemon: Daemon) -> None:
-    """The second one says who holds it and ends with status 2."""
+def test_second_daemon_on_a_state_directory_is_refused(daemon: Daemon) -> None:
+    """It names the daemon that holds it and ends with status 2."""
     second = subprocess.run(
         [sys.executable, "-m", "wasmdrop", "serve"],
         env=daemon.environment,
@@ -229,7 +229,7 @@ def test_two_daemons_do_not_share_a_state_directory(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("name", ["WASMDROP_WORKRES", "WASMDROP_WORKERS"])
-def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+def test_setting_that_is_wrong_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
     """An unknown name, or a value that does not parse."""
     daemon = Daemon(tmp_path, **{name: "many"})
     done = subprocess.run(
@@ -245,8 +245,8 @@ def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, name: str
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_job_has_one_line_in_the_log_and_failures_say_why(tmp_path: Path) -> None:
-    """For information where it went well, as a warning where it failed; each reason once."""
+def test_job_has_one_line_in_the_log_and_a_failure_its_reason(tmp_path: Path) -> None:
+    """At level info if it succeeded, as a warning if it failed; each reason once."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
     trap = '(module (func (export "run") unreachable))'

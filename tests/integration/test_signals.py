@@ -97,7 +97,7 @@ def test_stop_signal_to_the_daemon_drains(tmp_path: Path, number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stop_signal_to_every_process_drains(tmp_path: Path, number: int) -> None:
-    """The helpers leave the decision to the daemon: the job is neither killed nor repeated."""
+    """Child processes leave the decision to the daemon: the job is neither killed nor repeated."""
     daemon = with_loop(tmp_path).start()
     start_job(daemon)
     send_to_all(daemon, number)
@@ -105,7 +105,7 @@ def test_stop_signal_to_every_process_drains(tmp_path: Path, number: int) -> Non
 
 
 def test_sighup_that_comes_twice_drains(tmp_path: Path) -> None:
-    """A shell and the kernel both send one when a terminal goes."""
+    """A shell and the kernel both send one when a terminal goes away."""
     daemon = with_loop(tmp_path).start()
     start_job(daemon)
     send(daemon, signal.SIGHUP)
@@ -115,7 +115,7 @@ def test_sighup_that_comes_twice_drains(tmp_path: Path) -> None:
 
 
 def test_sigquit_stops_at_once_and_loses_nothing(tmp_path: Path) -> None:
-    """The running job ends, its attempt not counted, and runs again at the next start."""
+    """The running job ends, its attempt not counted, and reruns at the next start."""
     daemon = with_loop(tmp_path, TIMEOUT_SEC="600").start()
     start_job(daemon)
     send_to_all(daemon, signal.SIGQUIT)
@@ -136,7 +136,7 @@ def assert_stopped_at_once(daemon: Daemon) -> None:
 
 
 def test_signals_without_a_meaning_end_neither_daemon_nor_job(tmp_path: Path) -> None:
-    """They are logged, each with its name, and jobs of every helper go on."""
+    """They are logged by name, and jobs go on."""
     daemon = with_loop(tmp_path)
     with daemon.running():
         start_job(daemon)
@@ -250,7 +250,7 @@ def test_interrupt_key_drains(tmp_path: Path) -> None:
 
 
 def test_quit_key_stops_at_once(tmp_path: Path) -> None:
-    """Ctrl-backslash leaves no core, and the job runs again."""
+    """Ctrl-backslash leaves no core, and the job reruns."""
     daemon = with_loop(tmp_path, TIMEOUT_SEC="600")
     with on_a_terminal(daemon) as terminal:
         start_job(daemon)
@@ -259,7 +259,7 @@ def test_quit_key_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_terminal_that_goes_away_leaves_a_daemon_under_nohup(tmp_path: Path) -> None:
-    """It goes on to run jobs."""
+    """It continues to run jobs."""
     daemon = with_loop(tmp_path)
     with on_a_terminal(daemon, "nohup") as terminal:
         os.close(terminal)

@@ -11,8 +11,8 @@ from tests.support.fib import FIB
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
 
-def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -> None:
-    """The slot on the full filesystem is served when there is room again."""
+def test_disk_that_is_full_delays_its_own_results_only(tmp_path: Path, small: Path) -> None:
+    """The slot on the full file system is served when there is room again."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with daemon.running():
@@ -34,8 +34,8 @@ def test_a_full_disk_delays_a_result_and_no_other(tmp_path: Path, small: Path) -
     assert len(daemon.events("job-finished")) == 3
 
 
-def test_a_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, small: Path) -> None:
-    """The journal keeps it; the job is not run again."""
+def test_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, small: Path) -> None:
+    """The journal keeps it; the job is not rerun."""
     daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with daemon.running():
@@ -65,8 +65,8 @@ def an_output_that_waits(daemon: Daemon) -> Path:
     return left.parent
 
 
-def test_an_output_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path) -> None:
-    """What a program left stays until then; the job is not run again: it had its one attempt."""
+def test_output_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path) -> None:
+    """The output files stay until then; the job is not rerun: it had its one attempt."""
     daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1", WASMDROP_ATTEMPTS="1")
     directory = an_output_that_waits(daemon)
     with daemon.running():
@@ -78,8 +78,8 @@ def test_an_output_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path) -
         wait_until(lambda: not directory.exists(), "the job's directory to be removed")
 
 
-def test_an_output_that_was_damaged_while_it_waited_is_made_again(tmp_path: Path) -> None:
-    """A power cut may take some of what a program left: the job runs again, and tells no lie."""
+def test_output_that_was_damaged_while_it_waited_is_made_again(tmp_path: Path) -> None:
+    """A power cut may destroy some output files: the job reruns, and its marker is true."""
     daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
     directory = an_output_that_waits(daemon)
     (directory / "left").write_bytes(b"lost")

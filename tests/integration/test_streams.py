@@ -99,8 +99,8 @@ def test_daemon_with_a_broken_stream_runs_jobs_and_stops(
         assert len(daemon.events("result-lines-stopped")) == (how in {"full-device", "reader-gone"})
 
 
-def test_daemon_without_any_stream_uses_their_numbers_for_nothing(tmp_path: Path) -> None:
-    """Else what is printed would go into the journal, or a result."""
+def test_daemon_without_streams_opens_no_file_at_their_numbers(tmp_path: Path) -> None:
+    """Printed text would otherwise go into the journal, or a result."""
     daemon = with_fib(tmp_path)
     redirected(daemon, tmp_path, NOTHING_IS_OPEN)
     with launched(daemon):
@@ -122,8 +122,8 @@ def open_files(pid: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
-def test_lines_that_nobody_reads_wait_and_come_whole(tmp_path: Path, stream: str) -> None:
-    """In their order, when somebody reads; nothing of the daemon waits for that."""
+def test_lines_that_are_not_read_wait_and_come_whole(tmp_path: Path, stream: str) -> None:
+    """In their order, when they are read; nothing in the daemon waits for that."""
     daemon = with_fib(tmp_path)
     names = [f"input-{number}.json" for number in range(8)]
     read = b""
@@ -148,7 +148,7 @@ def test_lines_that_nobody_reads_wait_and_come_whole(tmp_path: Path, stream: str
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
-def test_lines_go_on_when_a_full_disk_has_room_again(
+def test_lines_after_a_full_disk_go_on_when_there_is_room(
     tmp_path: Path, small: Path, stream: str
 ) -> None:
     """With the number of those that were dropped; a line that was torn is ended."""
@@ -179,8 +179,8 @@ def test_lines_go_on_when_a_full_disk_has_room_again(
 
 
 @pytest.mark.parametrize("how", ["closed", "full-device"])
-def test_daemon_that_can_say_nothing_has_its_exit_status(tmp_path: Path, how: str) -> None:
-    """Wrong settings are status 2, whether anybody hears why or not."""
+def test_daemon_that_can_not_print_has_its_exit_status(tmp_path: Path, how: str) -> None:
+    """Wrong settings are status 2, whether the message can be printed or not."""
     daemon = with_fib(tmp_path)
     daemon.environment["WASMDROP_WORKERS"] = "many"
     redirected(daemon, tmp_path, BROKEN[how].replace("{0}", "2"))
@@ -272,7 +272,7 @@ def test_command_without_an_output_says_so_and_ends_with_4(
 def test_command_whose_reader_has_gone_is_quiet_and_ends_with_141(
     served: tuple[Daemon, str], tmp_path: Path, command: str
 ) -> None:
-    """As a shell says of a program that SIGPIPE ended."""
+    """As a shell reports a program that SIGPIPE ended."""
     with fifos(tmp_path):
         done = called(served, tmp_path, command, f"3<>{tmp_path}/gone >{tmp_path}/gone 3<&-")
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
@@ -289,7 +289,7 @@ def test_command_whose_reader_has_gone_is_quiet_and_ends_with_141(
         ("nothing", 2),
     ],
 )
-def test_command_that_can_say_nothing_has_its_exit_status(
+def test_command_that_can_not_print_has_its_exit_status(
     served: tuple[Daemon, str], tmp_path: Path, command: str, status: int
 ) -> None:
     """Standard error closed, full, or without a reader changes nothing; nor does closed input."""
@@ -304,7 +304,7 @@ def test_command_that_can_say_nothing_has_its_exit_status(
 
 
 def test_command_on_a_non_blocking_pipe_waits_for_its_reader(served: tuple[Daemon, str]) -> None:
-    """As some programs make the pipes that they share."""
+    """Some programs make the pipes that they share non-blocking."""
     daemon, _job = served
     reading, writing = os.pipe()
     os.set_blocking(writing, False)

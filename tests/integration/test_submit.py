@@ -65,7 +65,7 @@ def finished_slots(daemon: Daemon) -> list[str]:
     return [event["slot"] for event in daemon.events("job-finished")]
 
 
-def test_wait_prints_the_line_of_result_json(daemon: Daemon) -> None:
+def test_submit_wait_prints_the_line_of_result_json(daemon: Daemon) -> None:
     """From flags, from a file, from standard input; with nothing else on either stream."""
     file = daemon.shared.parent / "job.json"
     file.write_text(TWELVE)
@@ -80,8 +80,8 @@ def test_wait_prints_the_line_of_result_json(daemon: Daemon) -> None:
         assert (done.returncode, done.stdout.decode(), done.stderr) == (0, TWELVE_LINE, b"")
 
 
-def test_each_file_is_dropped_byte_for_byte_into_a_slot_of_its_own(daemon: Daemon) -> None:
-    """And the results come in the order of the files, whichever was done first."""
+def test_submit_of_files_drops_each_byte_for_byte_into_a_slot_of_its_own(daemon: Daemon) -> None:
+    """The results come in the order of the files, whichever was done first."""
     files = []
     for number in range(5):
         file = daemon.shared.parent / f"{number}.json"
@@ -97,7 +97,7 @@ def test_each_file_is_dropped_byte_for_byte_into_a_slot_of_its_own(daemon: Daemo
     assert inputs == [Path(file).read_bytes() for file in files]
 
 
-def test_without_wait_the_path_of_the_input_is_printed(daemon: Daemon) -> None:
+def test_submit_without_wait_prints_the_path_of_the_input(daemon: Daemon) -> None:
     """So that a script knows where the result will be."""
     done = run(daemon.shared, "--entry", "fib", "--arg", "12", "--name", "batch/x")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -106,7 +106,7 @@ def test_without_wait_the_path_of_the_input_is_printed(daemon: Daemon) -> None:
     assert daemon.result("batch/input-x.json")["results"] == [144]
 
 
-def test_json_is_the_marker_with_the_result(daemon: Daemon) -> None:
+def test_submit_json_prints_the_marker_with_the_result(daemon: Daemon) -> None:
     """Without a result it says where both will be."""
     words = ("--module", "fib", "--entry", "fib", "--arg", "12", "--name", "x")
     done = run(daemon.shared, *words, "--wait", "--json")
@@ -122,8 +122,8 @@ def test_json_is_the_marker_with_the_result(daemon: Daemon) -> None:
     assert Path(printed["marker"]).exists()
 
 
-def test_each_end_has_its_exit_status(daemon: Daemon) -> None:
-    """1 for a failed job, 124 for its time limit; of several the gravest."""
+def test_submit_has_an_exit_status_for_each_outcome(daemon: Daemon) -> None:
+    """1 for a failed job, 124 for a timeout; of several jobs the gravest."""
     done = run(daemon.shared, "--entry", "nope", "--wait")
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["code"] == "entry-not-found"
@@ -143,8 +143,8 @@ def test_each_end_has_its_exit_status(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("code", "status"), [(Code.OK, 0), (Code.TRAP, 1), (Code.INTERNAL, 3), (Code.CRASHED, 1)]
 )
-def test_the_status_tells_whose_fault_it_was(code: Code, status: int) -> None:
-    """The ends that no test can bring about at will, too."""
+def test_submit_status_tells_whose_fault_a_failure_is(code: Code, status: int) -> None:
+    """Also for the outcomes that no test can cause at will."""
     result = msgspec.convert(
         {"status": code.status, "code": code, "message": "", "raw": "", "line": b""}
         | {"marker": {}, "output": {}}
@@ -155,7 +155,7 @@ def test_the_status_tells_whose_fault_it_was(code: Code, status: int) -> None:
     assert _status(TornResultError()) == _status(ResultError()) == 3
 
 
-def test_a_wait_that_runs_out_says_so_and_the_job_stays_dropped(tmp_path: Path) -> None:
+def test_submit_wait_that_times_out_says_so_and_the_job_stays_dropped(tmp_path: Path) -> None:
     """There is no daemon here."""
     done = run(tmp_path, "--entry", "fib", "--name", "x", "--wait", "0.05")
     assert (done.returncode, done.stdout) == (124, b"")
@@ -168,8 +168,8 @@ def test_a_wait_that_runs_out_says_so_and_the_job_stays_dropped(tmp_path: Path) 
     assert (done.returncode, json.loads(done.stdout)["status"]) == (124, "dropped")
 
 
-def test_wait_says_that_the_module_is_missing(tmp_path: Path) -> None:
-    """Once while it waits, and when it gives up; the journal can be read here."""
+def test_submit_wait_says_that_the_module_is_missing(tmp_path: Path) -> None:
+    """Once while it waits, and when it times out; the journal can be read here."""
     it = Daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="3600")
     words = ["--entry", "fib", "--args", "[12]", "--module", "late", "--wait"]
     late = submitting(it.shared, *words)
@@ -198,7 +198,9 @@ def test_wait_says_that_the_module_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state_dir", ["/nonexistent", None])
-def test_wait_without_the_journal_says_where_to_look(daemon: Daemon, state_dir: str | None) -> None:
+def test_submit_wait_without_the_journal_says_where_to_look(
+    daemon: Daemon, state_dir: str | None
+) -> None:
     """Most producers may not read it, or have none."""
     variables = {} if state_dir is None else {"WASMDROP_STATE_DIR": state_dir}
     done = subprocess.run(
@@ -211,8 +213,8 @@ def test_wait_without_the_journal_says_where_to_look(daemon: Daemon, state_dir: 
     assert f"{daemon.shared} has the lock of a daemon" in done.stderr.decode()
 
 
-def test_a_bad_file_is_warned_of_and_left_to_the_daemon(daemon: Daemon) -> None:
-    """The same words from both."""
+def test_submit_of_an_invalid_file_warns_and_leaves_it_to_the_daemon(daemon: Daemon) -> None:
+    """Both use the same words."""
     done = run(daemon.shared, "--wait", "-", stdin=b'{"entry": "fib", "entry": 1}')
     assert done.returncode == 1
     error = json.loads(done.stdout)["error"]
@@ -220,7 +222,7 @@ def test_a_bad_file_is_warned_of_and_left_to_the_daemon(daemon: Daemon) -> None:
     assert f"warning: standard input: {error['message']}" in done.stderr.decode()
 
 
-def test_where_one_file_cant_be_read_nothing_is_dropped(tmp_path: Path) -> None:
+def test_submit_of_files_one_of_which_cant_be_read_drops_none(tmp_path: Path) -> None:
     """Half of a batch is worse than none."""
     (tmp_path / "a.json").write_text("{}")
     shared = tmp_path / "shared"
@@ -244,7 +246,7 @@ def test_where_one_file_cant_be_read_nothing_is_dropped(tmp_path: Path) -> None:
         (["--shared-dir", "/nowhere"], "can't be dropped: /nowhere: the shared directory is not"),
     ],
 )
-def test_wrong_use_is_one_line_and_drops_nothing(
+def test_submit_with_wrong_arguments_prints_one_line_and_drops_nothing(
     tmp_path: Path, words: list[str], message: str
 ) -> None:
     """With exit status 2."""
@@ -254,8 +256,8 @@ def test_wrong_use_is_one_line_and_drops_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_environment_says_where_as_it_does_for_the_daemon(tmp_path: Path) -> None:
-    """Also that inputs need a ready file; and the daemon's state directory does not matter."""
+def test_submit_takes_the_daemons_settings_from_the_environment(tmp_path: Path) -> None:
+    """Also that inputs need a ready file; the daemon's state directory does not matter."""
     done = subprocess.run(
         [sys.executable, "-m", "wasmdrop", "submit", "--name", "x"],
         env=environment(
@@ -271,8 +273,8 @@ def test_the_environment_says_where_as_it_does_for_the_daemon(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["input-x.json", "input-x.json.go"]
 
 
-def test_a_brought_module_runs_once_with_standard_input_of_any_bytes(daemon: Daemon) -> None:
-    """Module and input dropped together are one job, and binary input goes through whole."""
+def test_submit_with_a_module_file_runs_it_once_with_binary_input(daemon: Daemon) -> None:
+    """Module and input dropped together are one job, and binary input arrives whole."""
     cat = daemon.shared.parent / "cat.wasm"
     cat.write_bytes(CAT)
     data = bytes(range(256)) * 300
@@ -290,7 +292,7 @@ def test_a_brought_module_runs_once_with_standard_input_of_any_bytes(daemon: Dae
     assert slots.count(slot) == 1
 
 
-def test_an_interrupted_wait_says_that_the_jobs_stay(tmp_path: Path) -> None:
+def test_submit_wait_that_is_interrupted_says_that_the_jobs_stay(tmp_path: Path) -> None:
     """Ctrl-C, and no traceback."""
     process = subprocess.Popen(
         submitting(tmp_path, "--name", "x", "--wait"),
@@ -307,7 +309,7 @@ def test_an_interrupted_wait_says_that_the_jobs_stay(tmp_path: Path) -> None:
     assert (tmp_path / "input-x.json").exists()
 
 
-def test_the_library_gets_every_result_and_the_right_one(daemon: Daemon) -> None:
+def test_client_gets_every_result_and_the_right_one(daemon: Daemon) -> None:
     """Many slots side by side; then the same bytes in one slot again and again, each a job."""
     fib = [0, 1]
     while len(fib) < 20:
@@ -323,7 +325,7 @@ def test_the_library_gets_every_result_and_the_right_one(daemon: Daemon) -> None
     assert len(set(jobs)) == 10
 
 
-def test_a_terminal_shows_one_job_in_full_and_in_colour(daemon: Daemon) -> None:
+def test_submit_on_a_terminal_shows_one_job_in_full_and_in_colour(daemon: Daemon) -> None:
     """The status, the JSON highlighted; or code and message."""
     words = ("--entry", "fib", "--arg", "12", "--wait")
     status, text = shown(daemon.shared, *words)
@@ -337,8 +339,8 @@ def test_a_terminal_shows_one_job_in_full_and_in_colour(daemon: Daemon) -> None:
     assert "the module exports no function '[red]nope'" in text
 
 
-def test_a_terminal_shows_several_jobs_in_a_line_each(daemon: Daemon) -> None:
-    """With a bar while it waits, and a count at the end."""
+def test_submit_on_a_terminal_shows_several_jobs_in_one_line_each(daemon: Daemon) -> None:
+    """With a progress bar while it waits, and a count at the end."""
     files = []
     for number, entry in enumerate(("fib", "fib", "nope")):
         file = daemon.shared.parent / f"{number}.json"
@@ -352,8 +354,8 @@ def test_a_terminal_shows_several_jobs_in_a_line_each(daemon: Daemon) -> None:
     assert text.endswith("2 succeeded, 1 failed\r\n")
 
 
-def test_what_a_guest_prints_does_not_act_on_the_terminal(daemon: Daemon) -> None:
-    """Neither escapes nor rich's markup."""
+def test_submit_on_a_terminal_escapes_the_output_of_a_guest(daemon: Daemon) -> None:
+    """Neither escape sequences nor rich's markup act."""
     cat, evil = (daemon.shared.parent / name for name in ("cat.wasm", "evil"))
     cat.write_bytes(CAT)
     evil.write_bytes(b"[bold]\x1b]0;owned\x07\xc2\x9b31m\ta\r\nb\xff")

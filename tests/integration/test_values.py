@@ -93,10 +93,10 @@ VALUES: Final[list[tuple[str, str, str | None]]] = [
 
 
 @pytest.mark.parametrize(("entry", "argument", "expected"), VALUES)
-def test_a_value_comes_back_exactly(
+def test_value_comes_back_exactly(
     daemon: Daemon, entry: str, argument: str, expected: str | None
 ) -> None:
-    """As the table of values says, down to the text in the result line."""
+    """As the table of values says, to the text in the result line."""
     call(daemon, entry, f"[{argument}]")
     expected = expected or argument
     line = daemon.result_path("input.json", ".json").read_text()
@@ -138,7 +138,7 @@ REFUSED: Final[list[tuple[str, str, str]]] = [
 
 
 @pytest.mark.parametrize(("entry", "args", "words"), REFUSED)
-def test_a_value_that_does_not_fit_is_refused(
+def test_value_that_does_not_fit_is_refused(
     daemon: Daemon, entry: str, args: str, words: str
 ) -> None:
     """Nothing wraps, rounds or truncates: the message says where, what and why."""
@@ -150,7 +150,7 @@ def test_a_value_that_does_not_fit_is_refused(
     assert raw_value == "error"
 
 
-def test_several_results_come_in_their_order(daemon: Daemon) -> None:
+def test_results_of_several_values_keep_their_order(daemon: Daemon) -> None:
     """And make a compact list as the raw value."""
     result = call(daemon, "four", '[-1,"-1",0.1,"NaN"]')
     assert result["results"] == ["NaN", 0.1, 2**64 - 1, 2**32 - 1]
@@ -158,7 +158,7 @@ def test_several_results_come_in_their_order(daemon: Daemon) -> None:
     assert text[-1] == '["NaN",0.1,18446744073709551615,4294967295]'
 
 
-def test_no_results_are_an_empty_list(daemon: Daemon) -> None:
+def test_results_without_a_value_are_an_empty_list(daemon: Daemon) -> None:
     """Also as the raw value."""
     assert call(daemon, "none", "[]")["results"] == []
     text = daemon.result_path("input.json", ".txt").read_text().splitlines()

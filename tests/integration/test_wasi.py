@@ -38,7 +38,7 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
     assert faults(daemon)[before:] == []
 
 
-def test_a_command_gives_its_output_and_its_exit_code(daemon: Daemon) -> None:
+def test_command_gives_its_output_and_its_exit_code(daemon: Daemon) -> None:
     """Both streams apart, in the result and in files of their own."""
     run = Run(daemon, "hello", "hello")
     assert run.code == "ok"
@@ -54,7 +54,7 @@ def test_a_command_gives_its_output_and_its_exit_code(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 125, 126, 200, 255])
-def test_every_exit_code_arrives(daemon: Daemon, status: int) -> None:
+def test_command_exit_code_of_any_value_arrives(daemon: Daemon, status: int) -> None:
     """0 is success; all others are the guest's own failure, and the raw value."""
     run = Run(daemon, f"exit-{status}", "count", args=["x"] * status)
     assert run.code == ("exit" if status else "ok")
@@ -65,7 +65,7 @@ def test_every_exit_code_arrives(daemon: Daemon, status: int) -> None:
         assert run.result["error"] == {"code": "exit", "message": run.message}
 
 
-def test_arguments_arrive_as_they_are(daemon: Daemon) -> None:
+def test_command_arguments_arrive_unchanged(daemon: Daemon) -> None:
     """After the program's name; empty ones, spaces, newlines and any character."""
     args = ["", "a b", "-x", "line\nbreak", "é💧", "'\"\\"]
     run = Run(daemon, "args", "args", args=args)
@@ -74,7 +74,7 @@ def test_arguments_arrive_as_they_are(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("arg", [None, True, [], {}, "nul\0"])
-def test_an_argument_that_is_no_string_is_refused(daemon: Daemon, arg: Any) -> None:
+def test_command_argument_that_is_no_string_is_refused(daemon: Daemon, arg: Any) -> None:
     """With its place."""
     run = Run(daemon, "no-arg", "args", args=["first", arg])
     assert run.code == "invalid-args"
@@ -82,8 +82,8 @@ def test_an_argument_that_is_no_string_is_refused(daemon: Daemon, arg: Any) -> N
     assert run.raw_value == "error"
 
 
-def test_the_environment_is_the_inputs_and_nothing_else(daemon: Daemon) -> None:
-    """Not one variable of the daemon's."""
+def test_command_environment_is_the_inputs_and_nothing_else(daemon: Daemon) -> None:
+    """No variable of the daemon's."""
     run = Run(daemon, "env", "env", env={"A": "1", "B": "x=y z", "EMPTY": ""})
     assert (run.files[".stdout"] or b"").decode().split("\0")[:-1] == ["A=1", "B=x=y z", "EMPTY="]
     assert Run(daemon, "no-env", "env").files[".stdout"] == b""
@@ -100,16 +100,18 @@ def test_the_environment_is_the_inputs_and_nothing_else(daemon: Daemon) -> None:
     ],
     ids=["none", "empty", "text", "bytes", "half-a-megabyte"],
 )
-def test_standard_input_arrives_whole(
+def test_command_standard_input_arrives_whole(
     daemon: Daemon, request: pytest.FixtureRequest, stdin: Any, expected: bytes
 ) -> None:
-    """Text as UTF-8, base64 as bytes; without any the program is at the end of its input."""
+    """Text as UTF-8, base64 as bytes; without any the program reads end-of-file."""
     run = Run(daemon, request.node.callspec.id, "cat", stdin=stdin)
     assert run.files[".stdout"] == expected
     assert run.code == "ok"
 
 
-def test_much_output_is_whole_in_its_file_and_cut_in_the_result(daemon: Daemon) -> None:
+def test_command_with_much_output_has_it_whole_in_its_file_and_cut_in_the_result(
+    daemon: Daemon,
+) -> None:
     """64 KiB are shown, and the result says that there is more."""
     run = Run(daemon, "much", "much")
     assert run.code == "ok"
@@ -119,22 +121,22 @@ def test_much_output_is_whole_in_its_file_and_cut_in_the_result(daemon: Daemon) 
     assert "stderr_truncated" not in run.result
 
 
-def test_a_cut_in_the_middle_of_a_character_shows_no_half(daemon: Daemon) -> None:
-    """The shown text is a beginning of the whole text."""
+def test_command_output_cut_in_the_middle_of_a_character_shows_no_half(daemon: Daemon) -> None:
+    """The shown text is a prefix of the whole text."""
     text = "x" + "é" * 40_000
     run = Run(daemon, "cut", "cat", stdin=text)
     assert text.startswith(run.result["stdout"])
     assert run.result["stdout_truncated"] is True
 
 
-def test_output_that_is_no_text_is_shown_as_text_and_kept_as_it_is(daemon: Daemon) -> None:
+def test_command_output_that_is_no_text_is_shown_as_text_and_kept_as_bytes(daemon: Daemon) -> None:
     """Whatever a program prints, the result line stays JSON."""
     run = Run(daemon, "bytes", "bytes")
     assert run.files[".stdout"] == b"\xff\x00\x1b[31m\xc3\xa9"
     assert run.result["stdout"] == "\ufffd\x00\x1b[31mé"
 
 
-def test_too_much_output_ends_the_program_and_keeps_what_it_wrote(daemon: Daemon) -> None:
+def test_command_with_too_much_output_is_ended_and_its_output_kept(daemon: Daemon) -> None:
     """Up to the limit, to the byte."""
     run = Run(daemon, "endless", "endless", output_mb=0.25)
     assert run.code == "output-limit"
@@ -152,10 +154,10 @@ def test_too_much_output_ends_the_program_and_keeps_what_it_wrote(daemon: Daemon
         ("sleep", "timeout", "ran longer than 0.3 s"),
     ],
 )
-def test_what_was_written_before_the_end_is_kept(
+def test_command_that_is_ended_keeps_its_output(
     daemon: Daemon, program: str, code: str, words: str
 ) -> None:
-    """Whether it trapped, was killed in its own code or in the middle of a sleep."""
+    """It trapped, or was killed in its own code or in the middle of a sleep."""
     run = Run(daemon, program, program, timeout_sec=0.3)
     assert run.code == code
     assert words in run.message
@@ -165,7 +167,7 @@ def test_what_was_written_before_the_end_is_kept(
     assert run.marker["seconds"]["run"] < 5
 
 
-def test_files_of_an_earlier_command_go_with_the_next_result(daemon: Daemon) -> None:
+def test_command_output_files_are_removed_with_the_next_result(daemon: Daemon) -> None:
     """A slot never holds results of two jobs."""
     run = Run(daemon, "mixed", "hello")
     assert run.files[".stdout"] == b"hello\n"
@@ -174,8 +176,8 @@ def test_files_of_an_earlier_command_go_with_the_next_result(daemon: Daemon) -> 
     assert run.files == {".stdout": None, ".stderr": None}
 
 
-def test_a_reactor_is_initialized_once_before_its_function(daemon: Daemon) -> None:
-    """And its instance is a fresh one for each job."""
+def test_reactor_is_initialized_once_before_its_function(daemon: Daemon) -> None:
+    """In a fresh instance for each job."""
     for number in range(2):
         assert Run(daemon, "reactor", "reactor", id=str(number)).result["results"] == [42]
 
@@ -183,7 +185,7 @@ def test_a_reactor_is_initialized_once_before_its_function(daemon: Daemon) -> No
 @pytest.mark.parametrize(
     ("program", "code"), [("bad-reactor", "trap"), ("exiting-reactor", "exit")]
 )
-def test_a_reactor_that_fails_to_initialize_fails(daemon: Daemon, program: str, code: str) -> None:
+def test_reactor_that_fails_to_initialize_fails(daemon: Daemon, program: str, code: str) -> None:
     """Its function is not called."""
     run = Run(daemon, program, program)
     assert run.code == code

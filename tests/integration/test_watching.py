@@ -41,8 +41,8 @@ def kernel_setting(name: str, value: int) -> Iterator[None]:
         path.write_text(before)
 
 
-def test_events_that_overflow_the_queue_lose_no_drop(tmp_path: Path) -> None:
-    """The next scan of its own would come in an hour."""
+def test_inotify_queue_that_overflows_loses_no_drop(tmp_path: Path) -> None:
+    """The next regular scan would come in an hour."""
     require_root()
     daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="3600")
     names = [f"input-{number}.json" for number in range(100)]
@@ -65,8 +65,8 @@ def test_events_that_overflow_the_queue_lose_no_drop(tmp_path: Path) -> None:
     assert told["message"] == "Inotify queue overflowed; filesystem events were lost"
 
 
-def test_watches_that_run_out_lead_to_polling_and_a_clear_word(tmp_path: Path) -> None:
-    """Which names the setting that is too low."""
+def test_inotify_watches_that_run_out_lead_to_polling_and_a_warning(tmp_path: Path) -> None:
+    """The warning names the setting that is too low."""
     require_root()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
     with kernel_setting("max_user_watches", 1):
@@ -115,10 +115,10 @@ class LimitedUser:
         return found
 
 
-def test_inotify_instances_that_run_out_lead_to_polling_until_there_are_some(
+def test_inotify_instances_that_run_out_lead_to_polling_until_one_is_free(
     tmp_path: Path,
 ) -> None:
-    """In directories that were there before and in new ones."""
+    """In existing directories and in new ones."""
     require_root()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="0.5")
     (daemon.shared / "before").mkdir()
@@ -139,8 +139,8 @@ def test_inotify_instances_that_run_out_lead_to_polling_until_there_are_some(
         assert len(daemon.events("polling-started")) == 1
 
 
-def test_directory_that_is_exchanged_while_instances_are_out_is_polled(tmp_path: Path) -> None:
-    """It is watched, too, when there are some."""
+def test_directory_that_is_replaced_while_no_instance_is_free_is_polled(tmp_path: Path) -> None:
+    """It is watched, too, when one is free."""
     require_root()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="0.5")
     user = LimitedUser(daemon, instances=0)
@@ -155,7 +155,7 @@ def test_directory_that_is_exchanged_while_instances_are_out_is_polled(tmp_path:
 
 
 def test_polling_opens_no_inotify_instance(tmp_path: Path) -> None:
-    """So that it works where none is to be had, and takes none from others."""
+    """So that it works if none is free, and takes none from others."""
     require_root()
     daemon = with_fib(tmp_path, WASMDROP_WATCH="poll", WASMDROP_POLL_SEC="0.1")
     user = LimitedUser(daemon, instances=0)
@@ -182,7 +182,7 @@ def test_kernel_without_inotify_leads_to_polling(tmp_path: Path, number: int, wo
         assert daemon.submit("input.json", {"entry": "fib", "args": [12]})["code"] == "ok"
 
 
-def test_a_mount_that_raises_no_events_is_polled(tmp_path: Path) -> None:
+def test_mount_that_raises_no_events_is_polled(tmp_path: Path) -> None:
     """Changes below a FUSE mount raise none above it."""
     require_fuse()
     daemon = with_fib(tmp_path, WASMDROP_POLL_SEC="0.1", WASMDROP_RESCAN_SEC="3600")
@@ -207,8 +207,8 @@ def open_jobs(daemon: Daemon) -> list[str]:
         return [str(slot) for (slot,) in rows]
 
 
-def test_mount_that_hangs_holds_up_no_other_slot(tmp_path: Path) -> None:
-    """Neither drops, nor a refusal that waits a while, nor scans; its own come afterwards."""
+def test_mount_that_hangs_delays_no_other_slot(tmp_path: Path) -> None:
+    """Neither drops, nor a refusal after the settling time, nor scans; its own come afterwards."""
     require_fuse()
     daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="0.2", WASMDROP_SETTLE_SEC="0.05")
     volume, mount = tmp_path / "volume", daemon.shared / "mount"
@@ -242,8 +242,8 @@ def test_mount_that_hangs_holds_up_no_other_slot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
-def test_kernel_without_openat2_is_good_enough(tmp_path: Path, number: int) -> None:
-    """An old one, or a container that filters the call: inputs are read, links included."""
+def test_kernel_without_openat2_reads_inputs(tmp_path: Path, number: int) -> None:
+    """An old one, or a container that filters the call; links included."""
     daemon = with_fib(tmp_path)
     command = [sys.executable, "-m", "wasmdrop", "serve"]
     openat2 = 437  # on every architecture

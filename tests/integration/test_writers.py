@@ -94,7 +94,7 @@ def test_input_written_with_pauses_is_run_once_when_it_is_closed(
 
 
 def test_input_rewritten_in_place_is_not_judged_by_a_scan_in_between(daemon: Daemon) -> None:
-    """A scan finds what events have not announced as complete."""
+    """A scan finds files that no event has announced as complete."""
     path = daemon.shared / "input.json"
     daemon.submit("input.json", b'{"entry":"fib","args":[3]}')
     with path.open("wb", buffering=0) as file:
@@ -111,7 +111,7 @@ def test_input_rewritten_in_place_is_not_judged_by_a_scan_in_between(daemon: Dae
     assert {job["code"] for job in jobs if job["slot"] == "input.json"} == {"ok"}
 
 
-def test_close_of_one_of_two_writers_is_not_the_end(any_daemon: Daemon) -> None:
+def test_input_of_two_writers_is_not_judged_when_one_closes(any_daemon: Daemon) -> None:
     """Both append; the second closes while the first has half of the input to write."""
     path = any_daemon.shared / "input.json"
     with path.open("ab", buffering=0) as first:
@@ -138,7 +138,7 @@ def test_input_of_a_writer_that_dies_is_judged_as_it_is(any_daemon: Daemon) -> N
 
 
 def test_input_of_a_writer_that_hangs_is_judged_in_the_end(tmp_path: Path) -> None:
-    """It is open and does not change for as long as the daemon takes between two scans."""
+    """It stays open and unchanged for the time between two scans."""
     daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="1")
     with daemon.running(), (daemon.shared / "input.json").open("wb", buffering=0) as file:
         file.write(INPUT[:HALF])
@@ -193,7 +193,7 @@ def test_input_written_through_a_mapping_is_awaited(any_daemon: Daemon) -> None:
 
 
 def test_input_that_is_open_when_the_daemon_starts_is_awaited(tmp_path: Path) -> None:
-    """No event tells of what was written before."""
+    """No event tells of earlier writes."""
     daemon = with_fib(tmp_path)
     with (daemon.shared / "input.json").open("wb", buffering=0) as file:
         file.write(INPUT[:HALF])
@@ -279,7 +279,7 @@ def test_waiting_job_says_that_its_module_is_incomplete(daemon: Daemon) -> None:
 
 
 def test_daemon_of_another_user_awaits_input_and_module() -> None:
-    """It knows by events alone that both are open."""
+    """Only events tell it that both are open."""
     require_users()
     with shared_base() as base:
         daemon = with_fib(base)

@@ -201,7 +201,7 @@ def refused(daemon: Daemon, name: str, module: bytes, code: str = "link-error") 
     return failure(daemon, slot, code)
 
 
-def test_every_kind_has_modules_here() -> None:
+def test_every_kind_of_foreign_module_is_tested() -> None:
     """None is untried."""
     for kind in FOREIGN_MODULES:
         assert sum(kind.what.startswith(words) for words in (*MODULES, *_ELSEWHERE)) == 1
@@ -212,7 +212,7 @@ def test_every_kind_has_modules_here() -> None:
 def test_module_for_another_host_is_named_before_its_entry_and_arguments(
     daemon: Daemon, words: str
 ) -> None:
-    """With the remedy in the first line; what is missing follows."""
+    """With the remedy in the first line; missing imports follow."""
     kind = next(kind for kind in FOREIGN_MODULES if kind.what.startswith(words))
     for number, text in enumerate(MODULES[words]):
         name = f"{FOREIGN_MODULES.index(kind)}-{number}"
@@ -222,8 +222,8 @@ def test_module_for_another_host_is_named_before_its_entry_and_arguments(
         assert kind is THREADS or rest[0].startswith("imports that are not provided ("), text
 
 
-def test_missing_imports_are_all_told_of_by_module_and_bounded(daemon: Daemon) -> None:
-    """Names are the module's own: they may be long, many, and anything at all."""
+def test_missing_imports_are_listed_by_module_and_bounded(daemon: Daemon) -> None:
+    """Names are the module's own: they may be long, many, and of any characters."""
     wild = "\\1b[2J\\0a" + "x" * 60_000
     names = [f"m{module} n{name}" for module in range(12) for name in range(20)]
     text = imports(*names, f"m0 {wild}", f"{wild} n")
@@ -249,7 +249,7 @@ _OBJECT: Final = '(@custom "linking" "\\02")'
         '(func) (@custom "reloc.CODE" "")',
     ],
 )
-def test_object_file_is_told_to_be_linked(daemon: Daemon, body: str) -> None:
+def test_object_file_is_refused_as_not_linked(daemon: Daemon, body: str) -> None:
     """It may import nothing, and could then even run, without its data."""
     module = bytes(wat2wasm(f"(module {body} {_OBJECT})"))
     message = refused(daemon, f"object-{len(body)}", module, "invalid-module")
@@ -270,8 +270,8 @@ def test_linked_module_with_relocations_is_no_object_file(daemon: Daemon, memory
     ["06 40 08 00 19 0b", "06 40 08 00 07 00 0b", "06 40 08 00 18 00", "06 40 08 00 19 09 00 0b"],
     ids=["catch-all", "catch", "delegate", "rethrow"],
 )
-def test_legacy_exceptions_are_told_with_how_to_convert_them(daemon: Daemon, body: str) -> None:
-    """As clang 19, Emscripten and Kotlin emit unless they are told otherwise."""
+def test_legacy_exceptions_are_refused_with_how_to_convert_them(daemon: Daemon, body: str) -> None:
+    """As clang 19, Emscripten and Kotlin emit by default."""
     code = b"\0" + bytes.fromhex(body) + b"\x0b"
     module = (
         b"\0asm\1\0\0\0"
@@ -294,16 +294,16 @@ def test_legacy_exceptions_are_told_with_how_to_convert_them(daemon: Daemon, bod
         "(type (shared (struct (field i32))))",
     ],
 )
-def test_unsupported_proposal_is_told_as_such(daemon: Daemon, body: str) -> None:
-    """And wasmtime's own words follow."""
+def test_unsupported_proposal_is_named(daemon: Daemon, body: str) -> None:
+    """Wasmtime's own words follow."""
     module = bytes(wat2wasm(f"(module {body})"))
     message = refused(daemon, f"proposal-{len(body)}", module, "invalid-module")
     assert message.startswith("it is a module that uses an unsupported proposal; build without it")
     assert len(message.splitlines()) > 1
 
 
-def test_inspect_tells_what_a_job_would_be_told(daemon: Daemon, tmp_path: Path) -> None:
-    """The same words, of a module, of a component, and of what does not compile."""
+def test_inspect_prints_the_message_that_a_job_would_get(daemon: Daemon, tmp_path: Path) -> None:
+    """For a module, for a component, and for one that does not compile."""
     for number, (text, code) in enumerate(
         (
             (MODULES["a Go program"][0], "link-error"),

@@ -26,8 +26,8 @@ def _zygotes(daemon: Daemon) -> list[int]:
     return [pid for pid in _children_of(daemon.server()) if _children_of(pid)]
 
 
-def test_a_template_that_is_killed_loses_no_job_and_doubles_none(daemon: Daemon) -> None:
-    """Each has one result, which is right, and one line on standard output."""
+def test_zygote_that_is_killed_loses_and_repeats_no_job(daemon: Daemon) -> None:
+    """Each job has one result, which is right, and one line on standard output."""
     for n in range(3):
         daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
     (first,) = wait_until(lambda: _zygotes(daemon), "a template")
@@ -54,8 +54,8 @@ def _fib(n: int) -> int:
     return before
 
 
-def test_nothing_of_a_template_is_left_when_the_daemon_is_killed(tmp_path: Path) -> None:
-    """With a job that runs in its process: all end by themselves."""
+def test_zygote_ends_when_the_daemon_is_killed(tmp_path: Path) -> None:
+    """With a job that runs in a child of it: all end by themselves."""
     daemon = Daemon(tmp_path)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     daemon.start()

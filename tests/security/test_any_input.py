@@ -105,7 +105,7 @@ sound: Final = st.sampled_from(INPUTS)
     )
 )
 @_settings
-def test_no_input_ends_the_daemon(daemon: Daemon, content: bytes) -> None:
+def test_input_of_any_content_does_not_end_the_daemon(daemon: Daemon, content: bytes) -> None:
     """It runs or is refused, and the fault is never the daemon's or the sandbox's."""
     marker = outcome_of(daemon, content)
     assert marker["code"] not in {"internal", "crashed", "sandbox-violation"}, marker["message"]
@@ -113,8 +113,10 @@ def test_no_input_ends_the_daemon(daemon: Daemon, content: bytes) -> None:
 
 @given(st.sampled_from(range(len(INPUTS))), st.data())
 @_settings
-def test_no_module_ends_the_daemon(daemon: Daemon, which: int, data: st.DataObject) -> None:
-    """Whatever became of its bytes on the way."""
+def test_module_of_any_content_does_not_end_the_daemon(
+    daemon: Daemon, which: int, data: st.DataObject
+) -> None:
+    """Whatever happened to its bytes on the way."""
     name = f"changed-{next(_numbers)}"
     module = data.draw(mutations(MODULES[INPUTS[which]["module"]]))
     drop(daemon.wasm / f"{name}.wasm", module)

@@ -146,7 +146,7 @@ def test_output_staged_in_a_hostile_directory_stays_inside(daemon: Daemon) -> No
 
 
 def test_directory_of_another_user_at_an_output_name_is_kept(daemon: Daemon) -> None:
-    """In a directory where all may write, bob puts there what he could not remove himself."""
+    """In a directory where all may write, bob creates what he could not remove himself."""
     slot = owned(daemon.shared / "all", ALICE)
     precious = owned(slot / "precious", ALICE, 0o755)
     (precious / "file").write_text(SECRET)
@@ -187,7 +187,7 @@ def test_mode_of_files_of_the_daemons_user_is_not_changed(daemon: Daemon) -> Non
 
 
 def test_sweep_at_start_removes_nothing_outside(daemon: Daemon) -> None:
-    """Bob has a directory change places with a link to one that holds files of such a name."""
+    """Bob swaps a directory with a link to one that holds files of such a name."""
     require_users()
     slot = owned(daemon.shared / "bob", BOB)
     victim = daemon.shared.parent / "victim"
@@ -231,7 +231,7 @@ def scan_once(shared: Path) -> list[str]:
 
 
 def test_tree_behind_a_link_is_neither_watched_nor_run(daemon: Daemon) -> None:
-    """Bob has a directory change places with a link to a tree that holds inputs."""
+    """Bob swaps a directory with a link to a tree that holds inputs."""
     slot = owned(daemon.shared / "bob", BOB)
     outside = daemon.shared.parent / "outside"
     for number in range(50):
@@ -285,7 +285,7 @@ def link(slot: Path, name: str, target: str) -> None:
 
 @pytest.mark.parametrize("way", ["file", "directory", "chain"])
 def test_input_of_another_user_behind_a_link_is_not_read(daemon: Daemon, way: str) -> None:
-    """Not its content, its size, its digest, nor whether it is there."""
+    """Neither its content, size or digest is revealed, nor whether it exists."""
     alice = alices(daemon)
     slot = owned(daemon.shared / "bob", BOB)
     if way == "file":
@@ -320,7 +320,7 @@ def test_module_of_another_user_behind_a_link_is_not_run(daemon: Daemon) -> None
 
 
 def test_links_to_files_of_their_owner_are_followed(daemon: Daemon) -> None:
-    """As volumes of Kubernetes have them."""
+    """Kubernetes volumes have such links."""
     slot = owned(daemon.shared / "bob", BOB)
     commands = (
         f"cd {slot} && mkdir ..1 && printf '%s' '{GOOD.decode()}' > ..1/input.json"
@@ -333,7 +333,7 @@ def test_links_to_files_of_their_owner_are_followed(daemon: Daemon) -> None:
 
 
 def test_link_that_changes_while_it_is_read_shows_nothing(daemon: Daemon) -> None:
-    """Bob has a file of his own change places with a link to alice's."""
+    """Bob swaps a file of his own with a link to alice's."""
     alices(daemon)
     slot = owned(daemon.shared / "bob", BOB)
     mine = slot / "input.json"
@@ -363,7 +363,7 @@ def results_in(slot: Path) -> Iterator[bytes]:
 
 
 def test_lock_of_another_user_does_not_keep_the_daemon_from_starting(daemon: Daemon) -> None:
-    """Neither one that he made, also where it can't be moved away, nor one of the daemon's own."""
+    """Neither one that he made, also if it can't be moved away, nor one of the daemon's own."""
     lock = daemon.shared / ".wasmdrop.lock"
     for mode in (0o777, 0o1777):
         daemon.shared.chmod(mode)
@@ -396,8 +396,8 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def test_locked_result_of_the_daemon_is_no_claim(daemon: Daemon) -> None:
-    """Bob locks a result, which is the daemon's own file, and moves it to the claim's name."""
+def test_locked_result_of_the_daemon_is_no_instance_lock(daemon: Daemon) -> None:
+    """Bob locks a result, which is the daemon's own file, and moves it to the name of the lock."""
     slot = owned(daemon.shared / "bob", BOB)
     lock = daemon.shared / ".wasmdrop.lock"
     with daemon.running():
@@ -419,7 +419,7 @@ def test_locked_result_of_the_daemon_is_no_claim(daemon: Daemon) -> None:
 
 
 def test_directory_that_may_not_be_searched_does_not_end_the_scan(daemon: Daemon) -> None:
-    """Others may list it, but not look at what is in it: neither at the start nor later."""
+    """Others may list it, but not stat its entries: neither at the start nor later."""
     slots = [owned(daemon.shared / name, BOB) for name in ("bob", "bob2")]
     for slot in slots:
         (slot / "input.json").write_bytes(GOOD)
@@ -437,7 +437,7 @@ def test_directory_that_may_not_be_searched_does_not_end_the_scan(daemon: Daemon
 
 
 def test_events_of_a_large_directory_take_no_descriptors(daemon: Daemon) -> None:
-    """Bob tells of a directory with many entries faster than it can be looked through."""
+    """Bob changes a directory with many entries faster than it can be scanned."""
     slot = owned(daemon.shared / "bob", BOB)
     for number in range(20_000):
         (slot / f"input-{number}.wasm").touch()
@@ -483,8 +483,10 @@ def hung(daemon: Daemon) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ["input.json", "module.wasm"])
-def test_link_to_a_mount_that_hangs_holds_up_nobody(daemon: Daemon, hung: Path, name: str) -> None:
-    """Bob puts it on the shared directory's own filesystem."""
+def test_link_to_a_mount_that_hangs_delays_no_other_slot(
+    daemon: Daemon, hung: Path, name: str
+) -> None:
+    """Bob puts it on the shared directory's own file system."""
     link(hung, name, f"above/mount/{name}")
     drop(hung / "input-1.json", GOOD)
     wait_until(lambda: daemon.marker("bob/input-1.json"), "the marker")
@@ -495,8 +497,8 @@ def test_link_to_a_mount_that_hangs_holds_up_nobody(daemon: Daemon, hung: Path, 
         assert daemon.submit(f"new-{number}/input.json", GOOD)["code"] == "ok"
 
 
-def test_mount_that_hangs_and_is_moved_holds_up_nobody(daemon: Daemon, hung: Path) -> None:
-    """The kernel's table of mounts changes then, but the kernel does not say so."""
+def test_mount_that_hangs_and_is_moved_delays_no_other_slot(daemon: Daemon, hung: Path) -> None:
+    """The kernel's mount table changes then, but the kernel does not report it."""
     subprocess.run([*as_user(BOB), "mv", str(hung / "above"), str(hung / "there")], check=True)
     others_run(daemon)
     for number in range(3):
@@ -505,7 +507,7 @@ def test_mount_that_hangs_and_is_moved_holds_up_nobody(daemon: Daemon, hung: Pat
 
 
 def test_directory_that_all_may_write_to_is_not_removed_as_an_output(daemon: Daemon) -> None:
-    """The daemon's user made it, sticky, for all; bob, who can't remove what is in it, moves it."""
+    """The daemon's user made it, sticky, for all; bob, who can't remove its content, moves it."""
     slot = owned(daemon.shared / "bob", BOB)
     common = owned(slot / "common", daemon.state.stat().st_uid, 0o1777)
     (common / "file").write_text(SECRET)
@@ -520,8 +522,8 @@ def test_directory_that_all_may_write_to_is_not_removed_as_an_output(daemon: Dae
     assert [path.read_text() for path in slot.glob("*/file")] == [SECRET]
 
 
-def test_output_is_nobody_elses_to_write_to(daemon: Daemon) -> None:
-    """Whatever bob's slot hands down: what he put there would be removed by the daemon."""
+def test_output_is_writable_by_no_other_user(daemon: Daemon) -> None:
+    """Whatever default access bob's slot has: the daemon would remove files that he puts there."""
     require_tools("setfacl")
     slot = owned(daemon.shared / "bob", BOB)
     acl = f"default:user:{BOB}:rwx,default:other:rwx"
@@ -536,7 +538,7 @@ def test_output_is_nobody_elses_to_write_to(daemon: Daemon) -> None:
 
 
 def test_result_is_delivered_to_no_other_users_directory(daemon: Daemon) -> None:
-    """Where all may rename, bob puts a directory of his own in the place of alice's."""
+    """In a directory where all may rename, bob replaces alice's directory with his own."""
     daemon.shared.chmod(0o777)
     slot = owned(daemon.shared / "alice", ALICE)
     mine = owned(daemon.shared / "bob", BOB)

@@ -43,7 +43,7 @@ def _workload(name: str) -> Workload:
     return found
 
 
-def test_calls_that_were_interrupted_are_put_together() -> None:
+def test_trace_joins_calls_that_were_interrupted() -> None:
     """Begun in one line, resumed in another: one call, from the first to the second."""
     calls = parse(TRACE)
     (read,) = (one for one in calls if one.task == 20 and one.name == "read")
@@ -54,21 +54,24 @@ def test_calls_that_were_interrupted_are_put_together() -> None:
     assert mapped.ended == pytest.approx(100.002, rel=1e-9)
 
 
-def test_what_a_call_writes_is_not_its_result() -> None:
-    """The last sign of equality tells the result, and an error's words are no part of it."""
+def test_trace_takes_the_result_after_the_last_equals_sign() -> None:
+    """An error's words are no part of it."""
     (written,) = parse([r'7 1.5 write(1, "f(x) = 5 <0.5>", 14) = -1 EIO (An error) <0.25>'])
     assert (written.result, written.ended) == (-1, 1.75)
     assert written.text == 'write(1, "f(x) = 5 <0.5>", 14)'
 
 
-def test_a_call_that_began_before_the_first_line_has_its_end() -> None:
-    """A trace that is read from its middle on is no broken one."""
+def test_trace_with_a_call_that_began_before_its_first_line_is_read() -> None:
+    """A trace may be read from its middle on."""
     (resumed,) = parse(['20 5.5 <... read resumed>"run", 24) = 3 <0.1>', "20 5.6 cut off in the"])
     assert (resumed.name, resumed.ended, resumed.result) == ("read", 5.5, 3)
 
 
-def test_the_stages_of_a_job_are_found_in_its_trace() -> None:
-    """The rename counts, not the temporary name; the answer, not the talk of the forking server."""
+def test_trace_gives_the_stages_of_a_job() -> None:
+    """The rename counts, not the temporary name.
+
+    The report, not other messages of the fork server.
+    """
     found = stages_of(parse(TRACE), {10, 11}, "input-1.json")
     assert found == pytest.approx(
         {
@@ -83,15 +86,15 @@ def test_the_stages_of_a_job_are_found_in_its_trace() -> None:
     )
 
 
-def test_a_trace_that_lacks_a_step_is_no_figure() -> None:
-    """Such as after a change of how the daemon talks to its children."""
+def test_trace_that_lacks_a_step_gives_no_figure() -> None:
+    """Such as after a change of the wire format."""
     without = [line for line in TRACE if "sendmsg" not in line]
     with pytest.raises(SystemExit, match="that an order was sent"):
         stages_of(parse(without), {10, 11}, "input-1.json")
 
 
 def test_processor_time_of_children_that_have_ended_counts() -> None:
-    """A job's process is gone when its cost is asked for."""
+    """A job's process is gone when its cost is read."""
     before = cpu_seconds_with_ended(os.getpid())
     pid = os.fork()
     if pid == 0:
@@ -103,18 +106,18 @@ def test_processor_time_of_children_that_have_ended_counts() -> None:
 
 
 def test_resident_memory_is_that_of_the_field() -> None:
-    """A peak is no less than what there is now."""
+    """A peak is no less than the present value."""
     assert 1 < resident_mb(os.getpid()) <= resident_mb(os.getpid(), "VmHWM")
 
 
-def test_without_a_compiler_the_native_program_is_left_out(tmp_path: Path) -> None:
-    """With what was looked for, and no failure of the benchmark."""
+def test_native_program_without_a_compiler_is_left_out(tmp_path: Path) -> None:
+    """The error names the compilers; the benchmark goes on."""
     with pytest.raises(LackError, match="no C compiler"):
         build(tmp_path, ["no-such-compiler"])
 
 
 @pytest.mark.parametrize("name", ["fib", "fib Go", "computing"])
-def test_the_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
+def test_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
     """Also of a WASI reactor, and in 64 bits."""
     try:
         program = build(tmp_path)
@@ -129,14 +132,14 @@ def test_the_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
     assert seconds > 0
 
 
-def test_a_setting_that_the_daemon_lacks_leaves_the_contender_out() -> None:
-    """Rather than a daemon that does not start, in the midst of a benchmark."""
+def test_contender_whose_setting_the_daemon_lacks_is_left_out() -> None:
+    """The daemon would not start, in the midst of a benchmark."""
     lack = Instance.lacks()
     assert lack == "" or "WASMDROP_ISOLATION" in lack
 
 
 def test_plots_are_images_whose_marks_lie_inside() -> None:
-    """Also with nothing but zeros, and with names that are no markup."""
+    """Also with nothing but zeros, and with names that look like markup."""
     for image in (
         bars("a < b", {"<one>": 0.0, "two & a long name of many words": 0.0}),
         lines("a < b", {"<one>": [(0, 0), (100, 50)], "two": [(50, 100.0)]}),
