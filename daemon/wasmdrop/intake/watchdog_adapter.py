@@ -81,8 +81,10 @@ class InotifyReader(InotifyFD):
             if self._inotify_fd >= 0:  # there was no descriptor left for the pipe beside it
                 os.close(self._inotify_fd)
             raise
-        if self._inotify_fd < 0:  # watchdog ignores EACCES
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except ValueError:  # watchdog ignores EACCES, and then polls a descriptor of -1
+            os.close(self._kill_r)
+            os.close(self._kill_w)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
         self._may_matter = may_matter
         self._is_busy = is_busy
 
