@@ -20,7 +20,7 @@ def test_machine_code_above_its_limit_is_a_compile_limit(monkeypatch: pytest.Mon
     def too_large(_fd: int, _data: object) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
-    monkeypatch.setattr(compiler, "_write", too_large)
+    monkeypatch.setattr(compiler, "write_all", too_large)
     module = bytes(wat2wasm("(module)"))
     fd = os.memfd_create("module")
     os.write(fd, module)
