@@ -155,7 +155,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
         imports("spectest print_i32 (param i32)"),
         imports("spectest table (table 10 20 funcref)"),
     ),
-    "a program that needs functions that WASI preview 1 does not have": (
+    "a program that needs functions that WASI preview 1 lacks": (
         imports("wasi_snapshot_preview1 sock_open (param i32 i32 i32) (result i32)"),
         imports("wasi_snapshot_preview1 proc_exit (param f64)"),
         imports("wasi_snapshot_preview1 fd_write (table 1 funcref)"),
@@ -282,7 +282,9 @@ def test_legacy_exceptions_are_refused_with_how_to_convert_them(daemon: Daemon, 
         b"\x0a" + bytes([len(code) + 2, 1, len(code)]) + code
     )
     message = refused(daemon, f"legacy-{len(body)}", module, "invalid-module")
-    assert message.startswith("it is a module with legacy exceptions; build with the standard ones")
+    assert message.startswith(
+        "it is a module with legacy exceptions; build with standard exceptions"
+    )
     assert "wasm-opt --all-features --translate-to-exnref" in message.splitlines()[0]
 
 

@@ -1,4 +1,4 @@
-"""What a file that can't run is, and how to get one that can: two tables, and nothing else.
+"""Tables of files that can't run: what they are, and how to build a module that runs.
 
 ``FILE_FORMATS`` describes files that are not WebAssembly, by their first bytes.
 ``FOREIGN_MODULES`` describes modules that are built for another host, by an import or by the
@@ -19,28 +19,27 @@ __all__ = [
 
 
 class FileFormat(NamedTuple):
-    """A format that is not WebAssembly."""
+    """A file format other than WebAssembly."""
 
     beginning: re.Pattern[bytes]
     """Matches the first 512 bytes of a file."""
     what: str
     """Completes the sentence "it is …"."""
     remedy: str
-    """What to do."""
+    """What to do, as an imperative."""
 
 
 class ForeignModule(NamedTuple):
-    """Modules that are built for another host."""
+    """A kind of module that is built for another host."""
 
     what: str
     """Completes the sentence "it is …"."""
     remedy: str
     """How to build it so that it runs."""
     imports: re.Pattern[str] | None = None
-    """Matches an import that is not provided, written ``MODULE NAME TYPE``. A component's import
-    has a module alone."""
+    """Matches a missing import, written ``MODULE NAME TYPE``, or ``MODULE`` for a component."""
     refusal: re.Pattern[str] | None = None
-    """Searched for in the message with which the compiler refuses the module."""
+    """Searched for in the compiler's message."""
 
 
 def _file(beginning: bytes, what: str, remedy: str) -> FileFormat:
@@ -59,12 +58,12 @@ _UNPACK: Final = "unpack it, and drop the .wasm file"
 _DOWNLOAD: Final = "download the .wasm file itself"
 _DROP: Final = "drop the .wasm file"
 
-#: The first that matches counts.
+#: The first match applies.
 FILE_FORMATS: Final = (
     _file(
         rb"\x7fELF",
         "an ELF file: a native program, a library, or a precompiled module (.cwasm)",
-        "build for wasm32; of a precompiled module drop the .wasm file that it was made from",
+        "build for wasm32, or drop the .wasm file that the precompiled module was made from",
     ),
     _file(
         rb"\xfe\xed\xfa[\xce\xcf]|[\xce\xcf]\xfa\xed\xfe|\xca\xfe\xba\xbe",
@@ -83,7 +82,7 @@ FILE_FORMATS: Final = (
     _file(rb".{257}ustar", "a tar archive", _UNPACK),
     _file(
         rb"version https://git-lfs\.github\.com/spec/",
-        "a Git LFS pointer, which stands for the file",
+        "a Git LFS pointer instead of the file itself",
         "run git lfs pull, and drop the file that it fetches",
     ),
     _file(
@@ -113,7 +112,7 @@ FILE_FORMATS: Final = (
         rb"(?:[\"']use strict[\"']"
         rb"|(?:import|export|var|let|const|class|function|async|if|throw|return|globalThis|Module)\b"
         rb"|[!(;]*\s*(?:async\s*)?(?:function\b|\())",
-        "JavaScript, such as the loader that a toolchain writes beside a module",
+        "JavaScript, such as the loader that a toolchain generates for a module",
         _DROP,
     ),
     _file(
@@ -133,13 +132,13 @@ THREADS: Final = ForeignModule(
     imports=re.compile(r"wasi thread-spawn |\S+ \S+ (?:\S+ )*shared\Z"),
 )
 
-#: The first of which an import or the refusal matches counts.
+#: The first match applies.
 FOREIGN_MODULES: Final = (
     OBJECT_FILE,
     _refused(
         r"legacy.exceptions",
         "a module with legacy exceptions",
-        "build with the standard ones (clang -mllvm -wasm-use-legacy-eh=false, emcc "
+        "build with standard exceptions (clang -mllvm -wasm-use-legacy-eh=false, emcc "
         "-sWASM_LEGACY_EXCEPTIONS=0), or convert it: wasm-opt --all-features "
         "--translate-to-exnref OLD.wasm -o NEW.wasm",
     ),
@@ -252,7 +251,7 @@ FOREIGN_MODULES: Final = (
     ),
     _importing(
         r"wasi_snapshot_preview1 ",
-        "a program that needs functions that WASI preview 1 does not have, or has of another type",
+        "a program that needs functions that WASI preview 1 lacks or defines with other types",
         "build for wasm32-wasip1, without another runtime's extensions such as sockets",
     ),
     _importing(
