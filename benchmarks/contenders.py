@@ -215,13 +215,13 @@ class PlainLoop(Contender):
 
 
 class Afternoon(Contender):
-    """See afternoon.py."""
+    """See watchdog_script.py."""
 
-    name = "afternoon"
+    name = "watchdog script"
 
     def command(self) -> list[str]:
         """Return the command line."""
-        return [sys.executable, str(_HERE / "afternoon.py"), str(self.wasm), str(self.shared)]
+        return [sys.executable, str(_HERE / "watchdog_script.py"), str(self.wasm), str(self.shared)]
 
 
 class ShellLoop(Contender):

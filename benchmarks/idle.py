@@ -62,7 +62,7 @@ def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
     itself = sum(each.pss_mb for each in after if each not in waiting)
     return [
         [f"{what}: processor, % of one core over {seconds:.0f} s", f"{cpu * 100:.2f}"],
-        [f"{what}: memory of daemon, forking server and delivery, MiB", f"{itself:.0f}"],
+        [f"{what}: memory of daemon, fork server and delivery worker, MiB", f"{itself:.0f}"],
         [
             f"{what}: memory of {len(waiting)} children that wait for jobs, MiB",
             f"{sum(each.pss_mb for each in waiting):.0f}",

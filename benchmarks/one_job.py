@@ -1,4 +1,4 @@
-"""One job as a script of an afternoon does it: compile, call, write the result, then a marker.
+"""One job as a simple script does it: compile, call, write the result, then a marker.
 
 python one_job.py MODULE_DIR INPUT RESULT_STEM
 """

@@ -242,9 +242,9 @@ def _side_by_side(
     end = dropped_at + latency
     return {
         "noticed: drop to the event read": (noticed - dropped_at, steps["noticed"] - dropped_at),
-        "queued: to the order sent": (started - noticed, steps["sent"] - steps["noticed"]),
+        "queued: to the request sent": (started - noticed, steps["sent"] - steps["noticed"]),
         "run: the child's silence": (marker["seconds"]["run"], steps["answer"] - steps["silent"]),
-        "sandbox and run: to the answer read": (
+        "sandbox and run: to the report read": (
             finished - started,
             steps["answered"] - steps["sent"],
         ),

@@ -1,6 +1,6 @@
 """A competitor: watchdog's observer, and a Python for each input that it reports.
 
-python afternoon.py MODULE_DIR SHARED_DIR
+python watchdog_script.py MODULE_DIR SHARED_DIR
 """
 
 import os
