@@ -36,7 +36,8 @@ TRUSTED: Final = {
     "system.private_files": "the state directory",
     "sandbox": "the state directory, the job's own directory, grants of the operator",
     "jobs.journal.database": "the state directory",
-    "service.daemon": "the directories that the operator names",
+    "service.directories": "the directories that the operator names",
+    "service.run_once": "the state directory",
     "settings": "the directories that the operator names",
     "intake.volume_monitor": "the directories that the operator names",
 }

@@ -26,7 +26,7 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text, indented, one_line
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.service import log
-from wasmdrop.service.daemon import local_executor
+from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.settings import Settings
 
 __all__ = ["add_arguments", "run"]
@@ -135,7 +135,7 @@ def _refuse(refusal: RefusedError) -> int:
 
 async def _inspect(path: str, data: bytes, own: Settings) -> _Inspected:
     """Compile the module in a sandbox child. Raises ``RefusedError`` for what is none."""
-    async with local_executor(own, idle=1) as (executor, store):
+    async with open_local_sandbox(own, idle=1) as (executor, store):
         with tempfile.TemporaryFile(dir=own.state_dir) as copy:
             copy.write(data)
             copy.flush()

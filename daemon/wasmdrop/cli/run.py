@@ -13,7 +13,7 @@ from typing import Final
 from wasmdrop import settings
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.service import log
-from wasmdrop.service.daemon import run_once
+from wasmdrop.service.run_once import run_once
 
 __all__ = ["add_arguments", "run"]
 

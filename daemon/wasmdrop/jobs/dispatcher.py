@@ -1,155 +1,130 @@
-"""The dispatcher: gives every drop its turn, and every outcome to delivery.
+"""The dispatcher: schedules accepted jobs and hands their results to delivery.
 
-Jobs of one slot go one at a time, in the order of their drops; slots go side by side.
+Jobs of one slot run one at a time, in the order of their drops; jobs of different slots run side by
+side.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, Protocol
 
 import structlog
 
-from wasmdrop.delivery.delivery import DeliveryHangsError, PendingDelivery
+from wasmdrop.delivery.delivery import Delivery, DeliveryHangsError, PendingDelivery
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import DoneInput, Drop, InputDrop, ModuleDrop
-from wasmdrop.jobs.fair_queue import FairQueue
+from wasmdrop.intake.drops import InputDrop
+from wasmdrop.jobs.admission import Admission
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.job_id import new_job_id
-from wasmdrop.jobs.module_reruns import ModuleReruns
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.metrics import Metrics
+from wasmdrop.jobs.module_lookup import ModuleAwaitedError, Scheduler
 from wasmdrop.jobs.result_files import package
-from wasmdrop.jobs.runner import (
-    JobRunner,
-    ModuleAwaitedError,
-    NothingOwedError,
-    Stages,
-    Work,
-    ids_of,
-    is_large,
-    log_finished,
-)
+from wasmdrop.jobs.runner import NothingOwedError, ids_of, log_finished
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
+from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.input import InputSpec
-from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Outcome
-from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
+from wasmdrop.protocol.slot import PinnedModule, Slot
 from wasmdrop.settings import Settings
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "Runner"]
 
 _log = structlog.get_logger()
 
-#: How often a delivery that is not done is looked at, in seconds. If its process hangs, the results
-#: are kept on disk.
+#: How long a delivery may take before the daemon checks whether its worker hangs, in seconds. If it
+#: does, the results are kept on disk.
 _SLOW_DELIVERY_SECONDS: Final = 2.0
 
-#: Jobs that are on their way at a time, beyond those that run: enough to keep a disk busy with
-#: deliveries, few enough to bound memory.
-_ON_THEIR_WAY: Final = 64
 
-#: Inputs and results of jobs on their way past which no job with a large input begins, and no job
-#: at all: a few of the largest.
-_LARGE_BYTES_ON_THEIR_WAY: Final = 16 * MEBIBYTE
-_BYTES_ON_THEIR_WAY: Final = 64 * MEBIBYTE
+class Runner(Protocol):
+    """Runs one job to its outcome."""
 
-#: Inputs up to this size are small, in bytes: they pass the large ones.
-_SMALL_INPUT_BYTES: Final = 64 * 1024
-
-
-@dataclass(slots=True)
-class _SlotQueue:
-    """The jobs of one slot. Those that wait are linked: most slots have one job."""
-
-    active: Work | None = None
-    first: Work | None = None
-    last: Work | None = None
-
-    def add(self, work: Work) -> None:
-        """Put a job behind all others."""
-        if self.last is None:
-            self.first = work
-        else:
-            self.last.next = work
-        self.last = work
-
-    def add_first(self, work: Work) -> None:
-        """Put a job before all others that wait."""
-        work.next, self.first = self.first, work
-        self.last = self.last or work
-
-    def begin(self) -> Work:
-        """Make the first one that waits the active one."""
-        assert self.first is not None  # noqa: S101 - asked before
-        self.active, self.first = self.first, self.first.next
-        self.active.next = None
-        if self.first is None:
-            self.last = None
-        return self.active
+    def run(self, work: Work, scheduler: Scheduler) -> Awaitable[Outcome]:
+        """See :meth:`wasmdrop.jobs.runner.JobRunner.run`."""
 
 
 class Dispatcher:
-    """Gives jobs to the stages. ``on_room`` is called when drops that were left may be taken."""
+    """Schedules jobs; used from one event loop.
+
+    ``on_room`` is called when intake may take drops that it left because the backlog was full.
+    """
 
     def __init__(
-        self, settings: Settings, stages: Stages, backlog: Backlog, on_room: Callable[[], None]
+        self,
+        settings: Settings,
+        backlog: Backlog,
+        table: WorkTable,
+        runner: Runner,
+        journal: Journal,
+        delivery: Delivery,
+        metrics: Metrics,
+        on_room: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._stages = stages
         self._backlog = backlog
+        self._table = table
+        self._runner = runner
+        self._journal = journal
+        self._delivery = delivery
+        self._metrics = metrics
         self._on_room = on_room
-        self._slots: dict[str, _SlotQueue] = {}
-        self._ready = FairQueue()
-        self._large = FairQueue()
-        """Slots whose next job has a large input."""
-        self._is_larges_turn = False
+        self._admission = Admission(settings.workers)
+        self._undelivered = UndeliveredResults(
+            settings, journal, delivery, metrics, self._on_settled
+        )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._room = settings.workers + _ON_THEIR_WAY
-        self._bytes = 0
         self._stopping = False
         self._has_room = asyncio.Event()
-        self._execution = JobRunner(settings, stages, self._aside, self._resume_active)
-        self._undelivered = UndeliveredResults(settings, stages, self._go_on)
-        self._module_drops = ModuleReruns(stages, self)
 
-    def drop(self, drop: Drop) -> None:
-        """Take a drop from intake."""
-        if isinstance(drop, DoneInput):
-            self._stages.journal.remember({drop.path: drop.taken})
-        elif isinstance(drop, ModuleDrop):
-            self._module_drops.take(drop)
-        elif self._stopping:
-            # Not recorded, so the next start finds it as new as it is.
+    def accept(self, drop: InputDrop) -> None:
+        """Accept a drop from intake, which has counted it in the backlog."""
+        if self._stopping:
+            # Not recorded, so that the next start takes the drop as new.
             if drop.memory is not None:
                 drop.memory.release()
-            self._done_with_backlog()
+            self._leave_backlog()
         else:
-            _ = self._accept_input(drop, drop.module)
+            _ = self._accept(drop, drop.module)
 
-    def resume(self, job: Job) -> None:
-        """Take a QUEUED job that an earlier daemon left open."""
+    def rerun(self, drop: InputDrop) -> "asyncio.Future[None]":
+        """Queue the input of a slot again; the future is done when the job is durable."""
+        self._backlog.add()
+        return self._accept(drop, None)
+
+    def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
+        """Run a slot that has no input with the entry and arguments of the settings."""
+        job = Job(id=new_job_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
+        self._backlog.add()
+        accepted = self._journal.accept(job, None, {})
+        self._enqueue(Work(job, accepted, InputSpec(), owes_result=owes_result))
+
+    def resume_queued(self, job: Job) -> None:
+        """Resume a QUEUED job that an earlier daemon left open."""
         self._backlog.add()
         self._enqueue(Work(job, is_resumed=True))
 
     def resume_undelivered(self, job: Job, size_bytes: int) -> None:
-        """Take an EXECUTED job whose results an earlier daemon kept, of that size."""
-        self._stages.metrics.taken(job)
+        """Resume the delivery of results of that size that an earlier daemon kept."""
+        self._metrics.taken(job)
         self._undelivered.resume(job, size_bytes)
 
-    def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
-        """Run a slot that has no input with the environment's entry and arguments."""
-        job = Job(id=new_job_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
-        self._backlog.add()
-        accepted = self._stages.journal.accept(job, None, {})
-        self._enqueue(Work(job, accepted, InputSpec(), owes_result=owes_result))
+    def last_job(self, slot: Slot) -> Job | None:
+        """Return the open job of the slot that was accepted last."""
+        return self._table.last_job(slot.key)
+
+    async def room(self) -> None:
+        """Return when the backlog has room."""
+        while len(self._backlog) >= self._settings.max_queued:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     async def drain(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
-        """Begin nothing new; give what runs ``seconds`` to end, or until ``hurry``, then end it."""
+        """Begin nothing new; after ``seconds``, or at ``hurry``, cancel what still runs."""
         self._stopping = True
-        self._execution.stop()
-        self._module_drops.stop()
         self._undelivered.stop()
         tasks = set(self._tasks)
         if tasks:
@@ -159,44 +134,11 @@ class Dispatcher:
             for one in (ended, hurried, *tasks):
                 one.cancel()
             await asyncio.gather(ended, hurried, *tasks, return_exceptions=True)
-        await self._module_drops.ended()
         await self._undelivered.ended()
-        self._execution.close()
 
-    # What dropped modules ask for
+    # Scheduling
 
-    def last_job(self, slot: Slot) -> Job | None:
-        """Return the job of the slot that was accepted last, if it is not done."""
-        queue = self._slots.get(slot.key)
-        work = None if queue is None else queue.last or queue.active
-        return None if work is None else work.job
-
-    async def last_version(self, slot: Slot) -> FileVersion | None:
-        """Return the version of the module that the slot's latest job has."""
-        return await self._stages.journal.last_module(slot.key)
-
-    def has_run(self, slot: Slot, version: FileVersion) -> bool:
-        """Whether the slot is known to have run this version a moment ago."""
-        return self._execution.has_run(slot, version)
-
-    def wake(self, path: str, sha256: str | None) -> None:
-        """Let the jobs look again that wait for the module at ``path``, or of this digest."""
-        self._execution.wake(path, sha256)
-
-    async def room(self) -> None:
-        """Return when the backlog has room."""
-        while len(self._backlog) >= self._settings.max_queued:
-            self._has_room.clear()
-            await self._has_room.wait()
-
-    def run_again(self, drop: InputDrop) -> "asyncio.Future[None]":
-        """Queue the input of a slot once more; the future is done when that is durable."""
-        self._backlog.add()
-        return self._accept_input(drop, None)
-
-    # Acceptance
-
-    def _accept_input(self, drop: InputDrop, module: PinnedModule | None) -> "asyncio.Future[None]":
+    def _accept(self, drop: InputDrop, module: PinnedModule | None) -> "asyncio.Future[None]":
         job = Job(
             id=new_job_id(drop.dropped_at_ns),
             slot=drop.slot,
@@ -208,82 +150,57 @@ class Dispatcher:
         )
         taken = {drop.slot.input_path: drop.taken}
         data = None if drop.input.refusal is not None else drop.data
-        accepted = self._stages.journal.accept(job, data, taken)
+        accepted = self._journal.accept(job, data, taken)
         if drop.memory is not None:
             memory = drop.memory
             accepted.add_done_callback(lambda _accepted: memory.release())
-        work = Work(job, accepted, drop.spec, drop.refusal)
-        if is_large(work):
-            work.spec = None
-        self._enqueue(work)
+        work = Work(job, accepted, refusal=drop.refusal)
+        self._enqueue(work if work.is_large else Work(job, accepted, drop.spec, drop.refusal))
         return accepted
 
     def _enqueue(self, work: Work) -> None:
-        self._stages.metrics.taken(work.job)
-        key = work.job.slot.key
-        slot = self._slots.get(key)
-        if slot is None:
-            slot = self._slots[key] = _SlotQueue()
-        slot.add(work)
-        if slot.active is None and slot.first is work and not self._undelivered.holds(key):
-            self._add_ready(key)
-            self._pump()
+        self._metrics.taken(work.job)
+        is_first = self._table.add(work)
+        if is_first and not self._undelivered.holds(work.slot_key):
+            self.resume(work.slot_key)
+
+    def resume(self, slot_key: str) -> None:
+        """Let the first job of a slot begin, or go on after it waited for its module."""
+        self._add_ready(slot_key)
+        self._pump()
+
+    def _add_ready(self, key: str) -> None:
+        self._admission.add(key, self._table.first(key).input_bytes)
 
     def _pump(self) -> None:
         """Begin jobs while there is room."""
-        while self._room > 0 and not self._stopping:
-            ready = self._next_ready()
-            if not ready:
-                return
-            slot = self._slots[ready.next()]
-            work = slot.active or slot.begin()
-            self._take_room(work)
-            self._start(self._process(work))
+        while not self._stopping and (key := self._admission.next()) is not None:
+            work = self._table.begin(key)
+            self._admission.enter(work.input_bytes)
+            task = asyncio.create_task(self._process(work))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _add_ready(self, key: str) -> None:
-        slot = self._slots[key]
-        work = slot.active or slot.first
-        assert work is not None  # noqa: S101 - it has a job
-        is_large = _input_bytes(work) > _SMALL_INPUT_BYTES
-        (self._large if is_large else self._ready).add(key)
-
-    def _next_ready(self) -> FairQueue:
-        """Return where the next job is taken from: large and other inputs take turns."""
-        if self._bytes > _BYTES_ON_THEIR_WAY:
-            return FairQueue()
-        self._is_larges_turn = not self._is_larges_turn
-        may_be_large = bool(self._large) and self._bytes <= _LARGE_BYTES_ON_THEIR_WAY
-        if may_be_large and (self._is_larges_turn or not self._ready):
-            return self._large
-        return self._ready
-
-    def _take_room(self, work: Work) -> None:
-        self._room -= 1
-        self._bytes += _input_bytes(work)
-
-    def _give_room(self, work: Work) -> None:
-        self._room += 1
-        self._bytes -= _input_bytes(work)
-
-    def _resume_active(self, work: Work) -> None:
-        """Go on with a job that waited for its module."""
-        self._add_ready(work.job.slot.key)
+    @contextlib.contextmanager
+    def yield_room(self, work: Work) -> Iterator[None]:
+        """Give the job's room to others for the duration of a block."""
+        self._admission.leave(work.input_bytes)
         self._pump()
-
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        try:
+            yield
+        finally:
+            self._admission.enter(work.input_bytes)
 
     # One job
 
     async def _process(self, work: Work) -> None:
-        journal = self._stages.journal
+        table = self._table
         try:
-            results = await self._close(work, await self._execution.outcome_of(work))
-            placement = self._stages.delivery.stage(work.job.slot, results)
+            results = await self._finish(work, await self._runner.run(work, self))
+            work = table.current(work)
+            placement = self._delivery.stage(work.job.slot, results)
             try:
-                # Nothing is shown of a job, or of an attempt, that a power cut could undo.
+                # Nothing of a job, or of an attempt, is published that a power cut could undo.
                 for durable in (work.accepted, work.begun):
                     if durable is not None:
                         await durable
@@ -292,84 +209,70 @@ class Dispatcher:
                 raise
             await self._deliver(work, placement)
         except asyncio.CancelledError:
-            if work.job.state is JobState.RUNNING:
-                # Our stop ended it, not the job: the attempt does not count.
-                attempt = work.job.attempt - 1
-                work.job = journal.move_lazily(work.job, JobState.QUEUED, attempt=attempt)
+            job = table.current(work).job
+            if job.state is JobState.RUNNING:
+                # The shutdown ended the attempt, not the job: the attempt does not count.
+                table.move(work, JobState.QUEUED, attempt=job.attempt - 1)
             raise
         except ModuleAwaitedError:
-            work.spec = None if is_large(work) else work.spec
-            self._give_room(work)
+            # It stays the active job of its slot, without a task.
+            if work.is_large:
+                table.evolve(work, spec=None)
+            self._admission.leave(work.input_bytes)
             self._pump()
-            return  # it stays its slot's active job, without a task
+            return
         except NothingOwedError as reason:
-            work.job = journal.move_lazily(work.job, JobState.DISCARDED)
+            table.move(work, JobState.DISCARDED)
             _log.warning("module-input-missing", job=work.job.id, reason=str(reason))
-        except Exception:  # noqa: BLE001 - one job's fault must not end the others
-            # It stays in the journal, open: the next start tries it again.
-            _log.exception("job-stuck", job=work.job.id, slot=work.job.slot.key)
-            journal.explain(work.job, "stuck by a fault of the daemon; its next start goes on")
+        except Exception:  # noqa: BLE001 - a fault in one job must not end the others
+            # The job stays open in the journal: the next start tries it again.
+            _log.exception("job-stuck", job=work.job.id, slot=work.slot_key)
+            job = table.current(work).job
+            self._journal.explain(job, "stuck by a fault of the daemon; its next start goes on")
         self._leave(work)
 
     def _leave(self, work: Work) -> None:
-        key = work.job.slot.key
-        slot = self._slots[key]
-        slot.active = None
+        key = work.slot_key
         is_held = self._undelivered.holds(key)
         if not is_held:
-            self._stages.metrics.left(work.job.id)
-        if slot.first is None:
-            del self._slots[key]
-        elif not is_held:
+            self._metrics.left(work.job.id)
+        if self._table.finish(key) and not is_held:
             self._add_ready(key)
-        self._give_room(work)
-        self._done_with_backlog()
+        self._admission.leave(work.input_bytes)
+        self._leave_backlog()
         self._pump()
 
-    def _go_on(self, job: Job, runs_again: bool) -> None:
-        """Let a slot go on whose undelivered results are settled."""
+    def _on_settled(self, job: Job, is_rerun: bool) -> None:
+        """Let a slot go on; ``is_rerun``: with ``job`` again, whose results were lost."""
         key = job.slot.key
-        self._stages.metrics.left(job.id)
-        if runs_again:
+        self._metrics.left(job.id)
+        if is_rerun:
             self._backlog.add()
-            self._stages.metrics.taken(job)
-            self._slots.setdefault(key, _SlotQueue()).add_first(Work(job, is_resumed=True))
-        slot = self._slots.get(key)
-        if slot is not None and slot.active is None and slot.first is not None:
-            self._add_ready(key)
-            self._pump()
+            self._metrics.taken(job)
+            self._table.add_first(Work(job, is_resumed=True))
+        if self._table.waits(key):
+            self.resume(key)
 
-    def _done_with_backlog(self) -> None:
+    def _leave_backlog(self) -> None:
         if self._backlog.done():
             self._on_room()
         if len(self._backlog) < self._settings.max_queued:
             self._has_room.set()
 
-    @contextlib.contextmanager
-    def _aside(self, work: Work) -> Iterator[None]:
-        """Make room for others while the job waits for its module."""
-        self._give_room(work)
-        self._pump()
-        try:
-            yield
-        finally:
-            self._take_room(work)
-
-    async def _close(self, work: Work, outcome: Outcome) -> ResultPackage:
-        """Move the job on to its results."""
-        journal = self._stages.journal
+    async def _finish(self, work: Work, outcome: Outcome) -> ResultPackage:
+        """Move the job to EXECUTED and return its results."""
         changes = {
             "finished_at_ns": time.time_ns(),
             "code": outcome.code,
             "message": outcome.message,
         }
-        if work.job.state is JobState.RUNNING:
-            work.job = journal.move_lazily(work.job, JobState.EXECUTED, **changes)
+        if self._table.current(work).job.state is JobState.RUNNING:
+            work = self._table.move(work, JobState.EXECUTED, **changes)
         else:
-            # It did not run, and nothing else makes the next start look for its marker.
-            work.job, durable = journal.move(work.job, JobState.EXECUTED, **changes)
+            # It did not run, so nothing else makes the next start look for its marker.
+            work, durable = self._table.move_durably(work, JobState.EXECUTED, **changes)
             await durable
-        self._stages.metrics.executed(work.job, outcome)
+        self._metrics.executed(work.job, outcome)
         entry, args = _called(work)
         limits = work.limits or self._settings.limits
         return package(
@@ -377,11 +280,10 @@ class Dispatcher:
         )
 
     async def _deliver(self, work: Work, placement: PendingDelivery) -> None:
-        """Deliver what was staged, then close the job in the journal; or leave that for later."""
-        metrics = self._stages.metrics
-        job, results = work.job, placement.package
+        """Publish the staged results and close the job; keep them if that fails or hangs."""
+        job, results, metrics = work.job, placement.package, self._metrics
         metrics.delivering += 1
-        self._bytes += results.size_bytes
+        self._admission.hold(results.size_bytes)
         try:
             placed = placement.publish()
             await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
@@ -397,14 +299,9 @@ class Dispatcher:
                 return
         finally:
             metrics.delivering -= 1
-            self._bytes -= results.size_bytes
+            self._admission.hold(-results.size_bytes)
         metrics.delivered(job, results.size_bytes)
-        work.job = self._stages.journal.move_lazily(job, JobState.DELIVERED)
-        log_finished(work.job)
-
-
-def _input_bytes(work: Work) -> int:
-    return work.job.input.copied_bytes if work.job.input is not None else 0
+        log_finished(self._table.move(work, JobState.DELIVERED).job)
 
 
 def _called(work: Work) -> tuple[str | None, list[Any]]:

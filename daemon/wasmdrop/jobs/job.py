@@ -5,18 +5,19 @@ value. Only the journal moves jobs, so that what is in memory and what is on dis
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from wasmdrop.protocol.errors import WasmdropError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import InputFile, PinnedModule, Slot
 
-__all__ = [
-    "MOVES",
-    "Job",
-    "JobState",
-]
+__all__ = ["MOVES", "IllegalMoveError", "Job", "JobState"]
+
+
+class IllegalMoveError(WasmdropError):
+    """A move that the table does not have: a fault in the program."""
 
 
 class JobState(StrEnum):
@@ -99,3 +100,9 @@ class Job(msgspec.Struct, frozen=True):
     finished_at_ns: int | None = None
     code: Code | None = None
     message: str = ""
+
+    def moved(self, state: JobState, **changes: Any) -> "Job":
+        """Return the job in another state. Raises ``IllegalMoveError``."""
+        if state not in MOVES[self.state]:
+            raise IllegalMoveError(f"job {self.id}: {self.state} to {state} is no legal move")
+        return msgspec.structs.replace(self, state=state, **changes)

@@ -1,10 +1,13 @@
-"""Dropped modules: reads each, and runs again what it makes runnable.
+"""Dropped modules: reads each and reruns the slots whose last job failed because of it.
 
-Further drops of a path that is at work become one later look, after a rest: a module that is
-rewritten all the time takes a bounded part of a core. Directories take turns, first to have their
-module read, then to have a few slots at a time run again, while there is room for jobs. A drop is
-remembered as taken when all of its slots were queued: for a daemon that dies before, the drop is as
-new as it was.
+Guarantees:
+
+- Further drops of a path that is in work become one later pass, after a rest that grows with the
+  work: a module that is rewritten all the time takes a bounded part of a core.
+- Directories take turns: to have their modules read, then to have a few slots at a time queued,
+  while the backlog has room.
+- A drop is remembered as taken when all its slots were queued. If the daemon dies before, the next
+  one takes the drop as new.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -24,103 +27,120 @@ from wasmdrop.intake.layout import MODULE_NAME, Layout
 from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.awaited_modules import KeyRange, ranges_of
-from wasmdrop.jobs.runner import Stages
-from wasmdrop.protocol.slot import FileVersion, Slot
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
 from wasmdrop.system.mount_threads import MountThreads
 
-__all__ = ["ModuleReruns", "RerunQueue"]
+__all__ = ["JobQueue", "ModuleReruns", "ModuleUsers"]
 
 _log = structlog.get_logger()
 
 #: How long a dropped default module waits for the root slot's input, in seconds (the protocol's).
 _ROOT_INPUT_SECONDS: Final = 1.0
 
-#: Slots that one turn looks at: some milliseconds, then other directories have theirs.
+#: Slots that one turn queues: some milliseconds of work, then other directories have their turn.
 _SLOTS_AT_ONCE: Final = 16
 
-#: How long a mount may take to answer, in seconds, before others go on without it.
-_PATIENCE_SECONDS: Final = 5.0
+#: How long a mount may take to answer, in seconds, before the daemon goes on without it.
+_MOUNT_TIMEOUT_SECONDS: Final = 5.0
 
-#: Times as long as the last look at a path took that pass until the next one, and the longest such
-#: rest in seconds.
-_REST: Final = 4
+#: The rest of a path after a pass, as a multiple of the time that the pass took; and the longest
+#: rest, in seconds.
+_REST_RATIO: Final = 4
 _LONGEST_REST_SECONDS: Final = 30.0
 
 
-class RerunQueue(Protocol):
-    """What dropped modules ask of the dispatcher."""
+class JobQueue(Protocol):
+    """What reruns ask of the dispatcher."""
 
     def last_job(self, slot: Slot) -> Job | None:
-        """Return the job of the slot that was accepted last, if it is not done."""
-
-    def last_version(self, slot: Slot) -> Awaitable[FileVersion | None]:
-        """Return the version of the module that the slot ran last."""
-
-    def has_run(self, slot: Slot, version: FileVersion) -> bool:
-        """Whether the slot is known to have run this version a moment ago."""
-
-    def wake(self, path: str, sha256: str | None) -> None:
-        """Let the jobs look again that wait for the module at ``path``, or of this digest."""
+        """Return the open job of the slot that was accepted last."""
 
     def room(self) -> Awaitable[None]:
-        """Return when there is room for one more job."""
+        """Return when the backlog has room."""
 
-    def run_again(self, drop: InputDrop) -> "asyncio.Future[None]":
-        """Queue the input of a slot once more; the future is done when that is durable."""
+    def rerun(self, drop: InputDrop) -> "asyncio.Future[None]":
+        """Queue the input of a slot again; the future is done when the job is durable."""
 
     def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
         """Run a slot that has no input."""
 
 
+class ModuleUsers(Protocol):
+    """What reruns ask of the module lookup."""
+
+    def wake(self, path: str, sha256: str | None) -> None:
+        """Resume each job that waits for the module at ``path``, or of this digest."""
+
+    def has_run(self, slot: Slot, version: FileVersion) -> bool:
+        """Whether the slot is known to have run this version a moment ago."""
+
+
 @dataclass(slots=True)
-class _DroppedModule:
-    """A dropped module, and how far its look is."""
+class _Pass:
+    """One pass over the slots that use a dropped module."""
 
     drop: ModuleDrop
     seconds: float = 0.0
-    """How much time it took so far, without what it waited for room."""
+    """Time spent, without waiting for room."""
     found: str | None = None
     """The digest of a module that slots may have run before there was this journal."""
     ranges: list[KeyRange] = field(default_factory=list)
-    """Of jobs that failed because of it; the last one is at work."""
+    """Of jobs that failed because of it; the last one is in work."""
     after: tuple[bytes, str] | None = None
     names: list[str] = field(default_factory=list)
     """Input paths beside it that are left, the last one first."""
     is_partial: bool = False
-    """Whether some slots could not be looked at."""
+    """Whether some slots could not be read."""
     queued: "asyncio.Future[None] | None" = None
-    """Done when what was queued last is durable."""
+    """Done when the job that was queued last is durable."""
 
 
 class ModuleReruns:
-    """Takes dropped modules. Used from one event loop."""
+    """Takes dropped modules; used from one event loop.
 
-    def __init__(self, stages: Stages, reruns: RerunQueue) -> None:
-        self._stages = stages
-        self._reruns = reruns
+    ``read_input(slot)``: see :meth:`Intake.read_again`. ``learn(path)``: see
+    :meth:`ModuleFinder.learn`. Both may hang on a mount.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        read_input: Callable[[Slot], InputDrop | None],
+        learn: Callable[[str], PinnedModule | None],
+        journal: Journal,
+        users: ModuleUsers,
+        queue: JobQueue,
+    ) -> None:
+        self._layout = layout
+        self._read_input = read_input
+        self._learn = learn
+        self._journal = journal
+        self._users = users
+        self._queue = queue
         self._mount_threads = MountThreads()
         self._new: dict[str, ModuleDrop] = {}
-        """Drops that wait for their look, one for each path."""
+        """Drops that wait for their pass, the last one of each path."""
         self._open: set[str] = set()
-        """Paths that are at work, or rest."""
+        """Paths that are in work, or rest."""
         self._unread_first = FairQueue()
-        """Those in the wasm directory, where the operator alone can write."""
-        self._unread = FairQueue(stages.layout.shared_dir)
-        self._unqueued = FairQueue(stages.layout.shared_dir)
-        self._at_work: dict[str, _DroppedModule] = {}
+        """Modules in the wasm directory, which only the operator can write."""
+        self._unread = FairQueue(layout.shared_dir)
+        self._unqueued = FairQueue(layout.shared_dir)
+        self._passes: dict[str, _Pass] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_reading = self._is_queueing = self._is_stopping = False
 
     def take(self, drop: ModuleDrop) -> None:
-        """Take a drop. Of those of one path that come while it is at work, the last one counts."""
+        """Take a drop. Of those of one path that come while it is in work, the last one counts."""
         self._new[drop.path] = drop
         if drop.path not in self._open:
             self._open.add(drop.path)
             self._add_unread(drop.path)
 
     def stop(self) -> None:
-        """Begin nothing more: the next start finds what is not remembered as new as it is."""
+        """Begin nothing more: the next start takes what is not remembered as new."""
         self._is_stopping = True
         for timer in self._timers.values():
             timer.cancel()
@@ -136,44 +156,43 @@ class ModuleReruns:
 
     def _add_unread(self, path: str) -> None:
         self._timers.pop(path, None)
-        is_operators = path.startswith(self._stages.layout.wasm_dir.rstrip("/") + "/")
+        is_operators = path.startswith(self._layout.wasm_dir.rstrip("/") + "/")
         (self._unread_first if is_operators else self._unread).add(path)
         if not self._is_reading:
             self._is_reading = True
             self._start(self._read_all())
 
     async def _read_all(self) -> None:
-        while turns := self._unread_first or self._unread:
-            look = _DroppedModule(self._new.pop(turns.next()))
-            path = look.drop.path
+        while queue := self._unread_first or self._unread:
+            one = _Pass(self._new.pop(queue.next()))
+            path = one.drop.path
             _log.info("module-dropped", path=path)
             try:
-                with _timed(look):
-                    await self._read(look)
-            except Exception:  # noqa: BLE001 - one module's fault must not end the others
-                self._fail(look)
+                with _timed(one):
+                    await self._read(one)
+            except Exception:  # noqa: BLE001 - a fault in one module must not end the others
+                self._fail(one)
                 continue
-            self._at_work[path] = look
+            self._passes[path] = one
             self._add_unqueued(path)
             if self._unread:
-                # Others have files of many megabytes: no more than half a core is for these.
-                await asyncio.sleep(min(_LONGEST_REST_SECONDS, look.seconds))
+                # Producers may drop files of many megabytes: at most half a core reads them.
+                await asyncio.sleep(min(_LONGEST_REST_SECONDS, one.seconds))
         self._is_reading = False
 
-    async def _read(self, look: _DroppedModule) -> None:
-        layout, path = self._stages.layout, look.drop.path
-        pinned = await self._mount_threads.run(
-            path, self._stages.modules.learn, path, wait_seconds=_PATIENCE_SECONDS
-        )
+    async def _read(self, one: _Pass) -> None:
+        layout, path = self._layout, one.drop.path
+        pinned = await self._look(path, self._learn, path)
         sha256 = pinned.sha256 if pinned is not None else None
-        look.found = sha256 if look.drop.is_found else None
-        look.ranges = ranges_of(layout, path, sha256)[::-1]
-        self._reruns.wake(path, sha256)
+        one.found = sha256 if one.drop.is_found else None
+        one.ranges = ranges_of(layout, path, sha256)[::-1]
+        self._users.wake(path, sha256)
         directory, name = os.path.split(path)
         if name == MODULE_NAME and path != layout.wasm_path:
-            look.names = await self._mount_threads.run(
-                path, _inputs_in, layout, directory, wait_seconds=_PATIENCE_SECONDS
-            )
+            one.names = await self._look(path, _inputs_in, layout, directory)
+
+    async def _look(self, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        return await self._mount_threads.run(path, call, *args, wait_seconds=_MOUNT_TIMEOUT_SECONDS)
 
     # Queueing
 
@@ -186,139 +205,130 @@ class ModuleReruns:
     async def _queue_all(self) -> None:
         while self._unqueued:
             path = self._unqueued.next()
-            look = self._at_work[path]
+            one = self._passes[path]
             try:
-                await self._reruns.room()
-                with _timed(look):
-                    is_done = await self._queue_some(look)
-            except Exception:  # noqa: BLE001 - one module's fault must not end the others
-                del self._at_work[path]
-                self._fail(look)
+                await self._queue.room()
+                with _timed(one):
+                    is_done = await self._queue_some(one)
+            except Exception:  # noqa: BLE001 - a fault in one module must not end the others
+                del self._passes[path]
+                self._fail(one)
                 continue
             if not is_done:
                 self._unqueued.add(path)
                 continue
-            del self._at_work[path]
-            if path == self._stages.layout.wasm_path:
-                self._start(self._run_root(look))
+            del self._passes[path]
+            if path == self._layout.wasm_path:
+                self._start(self._run_root(one))
             else:
-                self._end(look)
+                self._end(one)
         self._is_queueing = False
 
-    async def _queue_some(self, look: _DroppedModule) -> bool:
+    async def _queue_some(self, one: _Pass) -> bool:
         """Queue some slots; return whether all were."""
-        layout, journal = self._stages.layout, self._stages.journal
-        if look.ranges:
-            page = await journal.awaiting(look.ranges[-1], look.after, _SLOTS_AT_ONCE)
+        layout = self._layout
+        if one.ranges:
+            page = await self._journal.awaiting(one.ranges[-1], one.after, _SLOTS_AT_ONCE)
             for key, path in page:
                 slot = layout.slot_of(path)
                 if slot is not None:
-                    await self._run_again(slot, look, only_without_reference=False)
-                look.after = (key, path)
+                    await self._rerun(slot, one, only_without_reference=False)
+                one.after = (key, path)
             if len(page) < _SLOTS_AT_ONCE:
-                look.ranges.pop()
-                look.after = None
-            await self._await_queued(look)
+                one.ranges.pop()
+                one.after = None
+            await self._await_queued(one)
             return False
-        for _ in range(min(_SLOTS_AT_ONCE, len(look.names))):
-            slot = layout.slot_of(look.names.pop())
+        for _ in range(min(_SLOTS_AT_ONCE, len(one.names))):
+            slot = layout.slot_of(one.names.pop())
             if slot is not None:
-                await self._run_again(slot, look, only_without_reference=True)
-        await self._await_queued(look)
-        return not look.names
+                await self._rerun(slot, one, only_without_reference=True)
+        await self._await_queued(one)
+        return not one.names
 
     @staticmethod
-    async def _await_queued(look: _DroppedModule) -> None:
-        if look.queued is not None:
-            await look.queued  # no more inputs are in memory than those of one turn
-            look.queued = None
+    async def _await_queued(one: _Pass) -> None:
+        if one.queued is not None:
+            await one.queued  # so that only the inputs of one turn are in memory
+            one.queued = None
 
-    async def _run_root(self, look: _DroppedModule) -> None:
-        slot = self._stages.layout.root_slot
-        if not await self._run_again(slot, look, only_without_reference=True):
+    async def _run_root(self, one: _Pass) -> None:
+        slot = self._layout.root_slot
+        if not await self._rerun(slot, one, only_without_reference=True):
             await asyncio.sleep(_ROOT_INPUT_SECONDS)
-            is_served = await self._is_served(slot, look.drop)
+            is_served = await self._is_served(slot, one.drop)
             # An input that came meanwhile is a drop of its own.
-            layout = self._stages.layout
+            has_input = self._layout.has_input
             if not is_served and not await self._mount_threads.run(
-                slot.input_path, layout.has_input, slot
+                slot.input_path, has_input, slot
             ):
-                self._reruns.run_without_input(slot, owes_result=False)
-        self._end(look)
+                self._queue.run_without_input(slot, owes_result=False)
+        self._end(one)
 
-    async def _run_again(
-        self, slot: Slot, look: _DroppedModule, *, only_without_reference: bool
-    ) -> bool:
-        """Run a slot's input with the dropped module; False if it has no input."""
+    async def _rerun(self, slot: Slot, one: _Pass, *, only_without_reference: bool) -> bool:
+        """Rerun a slot's input with the dropped module; False if it has no input."""
         try:
-            return await self._try_again(slot, look, only_without_reference)
+            return await self._try_rerun(slot, one, only_without_reference)
         except OSError as error:
             if error.errno != errno.ETIMEDOUT:
                 raise
-            # Its mount hangs. The others go on, and the next start finds the drop as new as it is.
-            look.is_partial = True
-            _log.warning("rerun-skipped", slot=slot.key, module=look.drop.path, error=str(error))
+            # Its mount hangs. The others go on, and the next start takes the drop as new.
+            one.is_partial = True
+            _log.warning("rerun-skipped", slot=slot.key, module=one.drop.path, error=str(error))
             return True
 
-    async def _try_again(
-        self, slot: Slot, look: _DroppedModule, only_without_reference: bool
-    ) -> bool:
-        drop = look.drop
+    async def _try_rerun(self, slot: Slot, one: _Pass, only_without_reference: bool) -> bool:
+        drop = one.drop
         if await self._is_served(slot, drop):
             return True
-        if look.found is not None:
-            marker = await self._mount_threads.run(
-                slot.input_path, true_marker, slot, wait_seconds=_PATIENCE_SECONDS
-            )
+        if one.found is not None:
+            marker = await self._look(slot.input_path, true_marker, slot)
             module = marker.module if marker is not None else None
-            if module is not None and module.sha256 == look.found:
+            if module is not None and module.sha256 == one.found:
                 return True
-        read_again = self._stages.intake.read_again
-        again = await self._mount_threads.run(
-            slot.input_path, read_again, slot, wait_seconds=_PATIENCE_SECONDS
-        )
+        again: InputDrop | None = await self._look(slot.input_path, self._read_input, slot)
         if again is None:
             return False
-        named = again.spec is not None and again.spec.module is not None
-        # Once more, without a pause until it is queued: it may have run meanwhile.
-        if self._is_about_to(slot, drop) or (named and only_without_reference):
+        names_module = again.spec is not None and again.spec.module is not None
+        # Checked again, with no await before it is queued: the slot may have run meanwhile.
+        if self._will_use(slot, drop) or (names_module and only_without_reference):
             return True
-        look.queued = self._reruns.run_again(again)
+        one.queued = self._queue.rerun(again)
         return True
 
     async def _is_served(self, slot: Slot, drop: ModuleDrop) -> bool:
         """Whether the slot has run, or is about to find, this version of the module."""
-        if self._is_about_to(slot, drop):
+        if self._will_use(slot, drop):
             return True
-        return await self._reruns.last_version(slot) == drop.version
+        return await self._journal.last_module(slot.key) == drop.version
 
-    def _is_about_to(self, slot: Slot, drop: ModuleDrop) -> bool:
-        job = self._reruns.last_job(slot)
-        if job is not None and (_finds(job) or _pins(job, drop)):
+    def _will_use(self, slot: Slot, drop: ModuleDrop) -> bool:
+        job = self._queue.last_job(slot)
+        if job is not None and (_will_look(job) or _pins(job, drop)):
             return True
-        return self._reruns.has_run(slot, drop.version)
+        return self._users.has_run(slot, drop.version)
 
-    # The end of a look
+    # The end of a pass
 
-    def _end(self, look: _DroppedModule) -> None:
+    def _end(self, one: _Pass) -> None:
         """Remember a drop all of whose slots were queued."""
-        if not look.is_partial:
-            self._stages.journal.remember({look.drop.path: look.drop.taken})
-        self._rest(look)
+        if not one.is_partial:
+            self._journal.remember({one.drop.path: one.drop.taken})
+        self._rest(one)
 
-    def _fail(self, look: _DroppedModule) -> None:
-        """Leave a drop as new as it was, for the next start."""
-        _log.exception("module-drop-failed", path=look.drop.path)
-        self._rest(look)
+    def _fail(self, one: _Pass) -> None:
+        """Leave a drop as new for the next start."""
+        _log.exception("module-drop-failed", path=one.drop.path)
+        self._rest(one)
 
-    def _rest(self, look: _DroppedModule) -> None:
-        path = look.drop.path
-        seconds = min(_LONGEST_REST_SECONDS, _REST * look.seconds)
+    def _rest(self, one: _Pass) -> None:
+        path = one.drop.path
+        seconds = min(_LONGEST_REST_SECONDS, _REST_RATIO * one.seconds)
         if not self._is_stopping:
             loop = asyncio.get_running_loop()
-            self._timers[path] = loop.call_later(seconds, self._look_again, path)
+            self._timers[path] = loop.call_later(seconds, self._on_rested, path)
 
-    def _look_again(self, path: str) -> None:
+    def _on_rested(self, path: str) -> None:
         if path in self._new:
             self._add_unread(path)
         else:
@@ -334,16 +344,16 @@ class ModuleReruns:
 
 
 @contextlib.contextmanager
-def _timed(look: _DroppedModule) -> Iterator[None]:
+def _timed(one: _Pass) -> Iterator[None]:
     began = time.monotonic()
     try:
         yield
     finally:
-        look.seconds += time.monotonic() - began
+        one.seconds += time.monotonic() - began
 
 
-def _finds(job: Job) -> bool:
-    """Whether a job has yet to look for its module; one that failed for want of it has not."""
+def _will_look(job: Job) -> bool:
+    """Whether a job has yet to look for its module; one that failed without it has not."""
     return job.module is None and job.state not in {JobState.EXECUTED, JobState.DELIVERED}
 
 

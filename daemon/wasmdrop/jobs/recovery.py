@@ -78,7 +78,7 @@ async def _resume(
     if job.state is not JobState.QUEUED:
         job = journal.move_lazily(job, JobState.QUEUED)
     _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
-    dispatcher.resume(job)
+    dispatcher.resume_queued(job)
 
 
 async def _output_of(journal: Journal, one: OpenJob) -> str:

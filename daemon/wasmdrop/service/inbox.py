@@ -10,15 +10,21 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """A queue into the event loop: all drops that wait are handed over in one wake-up."""
+    """A queue into the event loop; drops wait in it until it is connected.
 
-    take: Callable[[Drop], None]
-    """Called with each drop; to be set before the first one."""
+    One wake-up of the loop hands over all drops that wait.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._take: Callable[[Drop], None] | None = None
         self._waiting: deque[Drop] = deque()
         self._is_scheduled = False
+
+    def connect(self, take: Callable[[Drop], None]) -> None:
+        """Call ``take`` with each drop, on the event loop."""
+        self._take = take
+        self._loop.call_soon(self._empty)
 
     def put(self, drop: Drop) -> None:
         """Hand over a drop; from any thread."""
@@ -28,7 +34,9 @@ class Inbox:
             self._loop.call_soon_threadsafe(self._empty)
 
     def _empty(self) -> None:
+        if self._take is None:
+            return
         self._is_scheduled = False  # first: a drop put in from now on schedules another call
         while self._waiting:
             # One callback per drop: an exception in one does not affect the others.
-            self._loop.call_soon(self.take, self._waiting.popleft())
+            self._loop.call_soon(self._take, self._waiting.popleft())

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -20,7 +19,6 @@ from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.module_reruns import ModuleReruns
-from wasmdrop.jobs.runner import Stages
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
 
@@ -49,10 +47,6 @@ class Bench:
         )
         self.learned: list[str] = []
         self.learn: Callable[[str], PinnedModule | None] = lambda _path: None
-        modules = SimpleNamespace(learn=self._learn)
-        stages = SimpleNamespace(
-            layout=self.layout, intake=self.intake, journal=self.journal, modules=modules
-        )
         self.woken: list[tuple[str, str | None]] = []
         self.ran: list[str] = []
         self.without_input: list[str] = []
@@ -60,7 +54,13 @@ class Bench:
         self.may_queue.set()
         self.waits_for_room = asyncio.Event()
         self.queued: dict[str, Job] = {}
-        self.drops = ModuleReruns(cast("Stages", stages), self)
+        self.reruns = self.new_reruns()
+
+    def new_reruns(self) -> ModuleReruns:
+        """Return what a daemon that starts has."""
+        return ModuleReruns(
+            self.layout, self.intake.read_again, self._learn, self.journal, self, self
+        )
 
     def _learn(self, path: str) -> PinnedModule | None:
         self.learned.append(path)
@@ -71,10 +71,6 @@ class Bench:
     def last_job(self, slot: Slot) -> Job | None:
         """Return what a test has put there."""
         return self.queued.get(slot.key)
-
-    async def last_version(self, slot: Slot) -> FileVersion | None:
-        """Return what the journal says."""
-        return await self.journal.last_module(slot.key)
 
     def has_run(self, _slot: Slot, _version: FileVersion) -> bool:
         """Return that nothing has."""
@@ -90,7 +86,7 @@ class Bench:
             self.waits_for_room.set()
         await self.may_queue.wait()
 
-    def run_again(self, drop: InputDrop) -> "asyncio.Future[None]":
+    def rerun(self, drop: InputDrop) -> "asyncio.Future[None]":
         """Note it and accept a job, as the dispatcher does."""
         self.ran.append(drop.slot.key)
         job = Job(f"again-{len(self.ran)}-{drop.slot.key}", drop.slot, 2)
@@ -121,7 +117,7 @@ class Bench:
     def drop(self, path: Path | str, number: int = 1) -> None:
         """Drop a version of a module."""
         version = FileVersion(1, 1, 1, number)
-        self.drops.take(ModuleDrop(str(path), version, b"taken-%d" % number))
+        self.reruns.take(ModuleDrop(str(path), version, b"taken-%d" % number))
 
     async def remembered(self, path: Path | str) -> bytes | None:
         """Return which version of a module the journal has as taken."""
@@ -149,8 +145,8 @@ def with_bench(base: Path, use: Callable[[Bench], Awaitable[None]]) -> None:
         try:
             await use(bench)
         finally:
-            bench.drops.stop()
-            await bench.drops.ended()
+            bench.reruns.stop()
+            await bench.reruns.ended()
             await bench.journal.close()
 
     asyncio.run(run())
@@ -316,18 +312,18 @@ def test_a_look_that_was_cut_off_goes_on_with_the_slots_that_are_left(tmp_path: 
 
         async def room() -> None:
             if bench.ran:
-                bench.drops.stop()
+                bench.reruns.stop()
                 stopped.set()
                 await asyncio.sleep(60)
 
         bench.room = room  # type: ignore[method-assign]
         bench.drop(path)
         await asyncio.wait_for(stopped.wait(), 60)
-        await bench.drops.ended()
+        await bench.reruns.ended()
         assert len(bench.ran) == 16
         assert await bench.remembered(path) is None
         bench.room = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
-        bench.drops = ModuleReruns(bench.drops._stages, bench)
+        bench.reruns = bench.new_reruns()
         bench.drop(path)
         await bench.until_remembered(path)
         assert bench.ran == [f"a/input-{number:02}.json" for number in range(40)]

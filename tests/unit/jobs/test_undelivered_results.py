@@ -5,18 +5,17 @@ import errno
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import structlog
 
 from wasmdrop import settings
+from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
-from wasmdrop.jobs.runner import Stages
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.protocol.outcome import Code, OutputFile, OutputTree
 from wasmdrop.protocol.slot import Slot
@@ -42,9 +41,8 @@ class Bench:
         self.has_settled = asyncio.Event()
         self.loads = 0
         self.in_memory = self.most_in_memory = 0
-        stages = SimpleNamespace(journal=self.journal, metrics=self.metrics, delivery=self)
         self.undelivered = UndeliveredResults(
-            self.settings, cast("Stages", stages), self._on_settled
+            self.settings, self.journal, cast("Delivery", self), self.metrics, self._on_settled
         )
 
     def _on_settled(self, job: Job, runs_again: bool) -> None:

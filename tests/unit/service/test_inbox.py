@@ -25,7 +25,7 @@ def test_every_drop_arrives_in_order_whatever_one_of_them_runs_into() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: faults.append(context["exception"]))
         inbox = Inbox()
-        inbox.take = take
+        inbox.connect(take)
 
         def put() -> None:
             for number in range(1000):

@@ -28,11 +28,10 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from wasmdrop.delivery.wire import ResultPackage
-from wasmdrop.jobs.job import MOVES, Job, JobState
+from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.batch import Accepted, Entry, Moved, Operation, Remembered, perform
 from wasmdrop.jobs.journal.database import FINAL, decode_job, open_for_writing
-from wasmdrop.protocol.errors import WasmdropError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion
 from wasmdrop.protocol.text import bounded_text
@@ -40,7 +39,7 @@ from wasmdrop.system.durable_files import make_directory_durably, write_durably
 from wasmdrop.system.heartbeat import Heartbeat
 from wasmdrop.system.processes import use_batch_scheduling
 
-__all__ = ["IllegalMoveError", "Journal", "OpenJob", "Trimmed"]
+__all__ = ["Journal", "OpenJob", "Trimmed"]
 
 _log = structlog.get_logger()
 
@@ -71,10 +70,6 @@ _OF_THE_MODULE: Final = "({})".format(", ".join(f"'{c}'" for c in Code if c.of_t
 
 #: The part of the journal's bound past which the inputs of finished jobs go.
 _INPUTS_GO_AT: Final = 0.75
-
-
-class IllegalMoveError(WasmdropError):
-    """A move that the table does not know: a fault in the program."""
 
 
 class OpenJob(NamedTuple):
@@ -163,12 +158,12 @@ class Journal:
 
         Raises ``IllegalMoveError``.
         """
-        moved = self._moved(job, state, changes)
+        moved = job.moved(state, **changes)
         return moved, self._submit(Moved(moved, self._tick()))
 
     def move_lazily(self, job: Job, state: JobState, **changes: Any) -> Job:
         """Move ``job`` where nothing is lost if the daemon ends before that is written."""
-        moved = self._moved(job, state, changes)
+        moved = job.moved(state, **changes)
         self._submit_lazily(Moved(moved, self._tick()))
         return moved
 
@@ -391,11 +386,6 @@ class Journal:
         self._requests.put(None)
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
-
-    def _moved(self, job: Job, state: JobState, changes: dict[str, Any]) -> Job:
-        if state not in MOVES[job.state]:
-            raise IllegalMoveError(f"job {job.id}: {job.state} to {state} is no legal move")
-        return msgspec.structs.replace(job, state=state, **changes)
 
     def _tick(self) -> int:
         """Return the time in nanoseconds since 1970, later than ever before, whatever the clock."""

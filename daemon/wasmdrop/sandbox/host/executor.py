@@ -1,11 +1,11 @@
 """The local executor: runs one job, or compiles one module, in a child process.
 
-The dispatcher knows only the :class:`Executor` protocol: run this call, return its outcome.
+Jobs know only the ``Executor`` protocol of :mod:`wasmdrop.jobs`: run this call, return its outcome.
 """
 
 import asyncio
-from collections.abc import Awaitable, Collection, Sequence
-from typing import Final, Protocol
+from collections.abc import Collection, Sequence
+from typing import Final
 
 import msgspec
 import structlog
@@ -50,7 +50,7 @@ from wasmdrop.sandbox.wire import (
 from wasmdrop.system.heartbeat import Heartbeat
 from wasmdrop.system.untrusted_trees import TreeLimitError
 
-__all__ = ["Executor", "LocalExecutor"]
+__all__ = ["LocalExecutor"]
 
 _log = structlog.get_logger()
 
@@ -62,32 +62,6 @@ _WITHOUT_FILES: Final = frozenset(
 #: Reports larger than this are decoded on a thread, so that other jobs go on. Smaller ones take at
 #: most a few milliseconds.
 _LARGE_REPORT_BYTES: Final = 64 * 1024
-
-
-class Executor(Protocol):
-    """What runs jobs: the sandbox of this machine, or another one."""
-
-    def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
-        """Return the compiled module if it is in memory; no I/O."""
-
-    def compile(
-        self,
-        sha256: str,
-        options: EngineOptions,
-        on_progress: ProgressCallback | None = None,
-        directory: str = "",
-    ) -> Awaitable[CompiledModule]:
-        """Return a compiled module of the cache; compile it first if necessary.
-
-        ``directory``: the directory of the job's slot; directories are served in turn.
-        ``on_progress`` is called with a message for people when what the job waits for changes.
-
-        Raise ``RefusedError`` if the module cannot be compiled, with ``module-missing`` if the
-        cache no longer has it; ``SandboxError`` if the daemon or its disk is at fault.
-        """
-
-    def run(self, module: CompiledModule, call: Call, limits: Limits) -> Awaitable[Outcome]:
-        """Run one call and return its outcome. Raise only ``SandboxError``."""
 
 
 class LocalExecutor:

@@ -14,10 +14,10 @@ import pytest
 
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.taken_versions import TakenVersions
-from wasmdrop.jobs.job import MOVES, Job, JobState
+from wasmdrop.jobs.job import MOVES, IllegalMoveError, Job, JobState
 from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.database import open_for_writing
-from wasmdrop.jobs.journal.writer import IllegalMoveError, Journal
+from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
 

@@ -1,0 +1,167 @@
+"""The table of open jobs: per slot the active job and those that wait behind it.
+
+A job on its way is a :class:`Work`, a frozen value. The table is the only one that replaces it: by
+:meth:`WorkTable.evolve`, and by :meth:`WorkTable.move`, which moves the job in the journal, too.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from wasmdrop.jobs.entrypoint import Plan
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.input import InputSpec
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.slot import FileVersion
+
+__all__ = ["Work", "WorkTable"]
+
+#: Inputs up to this size, in bytes, stay in memory while their job waits; others are read from the
+#: journal.
+_KEPT_INPUT_BYTES: Final = 4096
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A job on its way to its results, and what is in memory for it."""
+
+    job: Job
+    accepted: "asyncio.Future[None] | None" = None
+    """Done when the journal holds the job durably; None if it did before."""
+    spec: InputSpec | None = None
+    refusal: RefusedError | None = None
+    is_resumed: bool = False
+    """Whether an earlier daemon left it, perhaps because this job crashed it."""
+    owes_result: bool = True
+    """False for a module that was dropped alone and may turn out to need an input."""
+    compile_seconds: float = 0.0
+    limits: Limits | None = None
+    is_deterministic: bool = False
+    plan: Plan | None = None
+    begun: "asyncio.Future[None] | None" = None
+    """Done when the journal holds the attempt durably."""
+    deadline: float | None = None
+    """When its module must be there, by the loop's clock; None if it was there at first."""
+    incomplete: tuple[FileVersion, float] | None = None
+    """A version of its module that is invalid, and when that was first noticed."""
+
+    @property
+    def slot_key(self) -> str:
+        """The key of the job's slot."""
+        return self.job.slot.key
+
+    @property
+    def input_bytes(self) -> int:
+        """The size of the job's copy of its input."""
+        return 0 if self.job.input is None else self.job.input.copied_bytes
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the job's input is not kept in memory while the job waits."""
+        return self.input_bytes > _KEPT_INPUT_BYTES
+
+
+@dataclass(slots=True)
+class _SlotJobs:
+    """The jobs of one slot. Most slots have one job, so there is no queue before the second."""
+
+    active: Work | None = None
+    next: Work | None = None
+    later: deque[Work] | None = None
+
+
+class WorkTable:
+    """All open jobs, by the key of their slot; used from one event loop."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._slots: dict[str, _SlotJobs] = {}
+
+    def add(self, work: Work) -> bool:
+        """Add a job behind all others of its slot; return whether it is the only one."""
+        slot = self._slots.setdefault(work.slot_key, _SlotJobs())
+        if slot.next is None:
+            slot.next = work
+            return slot.active is None
+        slot.later = slot.later or deque()
+        slot.later.append(work)
+        return False
+
+    def add_first(self, work: Work) -> None:
+        """Add a job before all others of its slot that wait."""
+        slot = self._slots.setdefault(work.slot_key, _SlotJobs())
+        if slot.next is not None:
+            slot.later = slot.later or deque()
+            slot.later.appendleft(slot.next)
+        slot.next = work
+
+    def waits(self, key: str) -> bool:
+        """Whether the slot has jobs and none of them is active."""
+        slot = self._slots.get(key)
+        return slot is not None and slot.active is None
+
+    def first(self, key: str) -> Work:
+        """Return the active job of a slot; if none is, the one that will be next."""
+        slot = self._slots[key]
+        work = slot.active or slot.next
+        assert work is not None  # noqa: S101 - a slot without jobs leaves the table
+        return work
+
+    def last_job(self, key: str) -> Job | None:
+        """Return the open job of a slot that was added last."""
+        slot = self._slots.get(key)
+        if slot is None:
+            return None
+        work = (slot.later[-1] if slot.later else slot.next) or slot.active
+        return None if work is None else work.job
+
+    def begin(self, key: str) -> Work:
+        """Return the active job of a slot; if none is, the next one becomes active."""
+        slot = self._slots[key]
+        if slot.active is None:
+            slot.active = slot.next
+            slot.next = slot.later.popleft() if slot.later else None
+        return self.first(key)
+
+    def finish(self, key: str) -> bool:
+        """Remove the active job of a slot; return whether others wait behind it."""
+        slot = self._slots[key]
+        slot.active = None
+        if slot.next is None:
+            del self._slots[key]
+            return False
+        return True
+
+    def current(self, work: Work) -> Work:
+        """Return an active job as it is now."""
+        current = self._slots[work.slot_key].active
+        assert current is not None  # noqa: S101 - its job is active
+        return current
+
+    def evolve(self, work: Work, **changes: Any) -> Work:
+        """Change an active job, as it is now; return the new value."""
+        slot = self._slots[work.slot_key]
+        slot.active = evolved = msgspec.structs.replace(self.current(work), **changes)
+        return evolved
+
+    def move(self, work: Work, state: JobState, **changes: Any) -> Work:
+        """Move an active job; nothing is lost if the daemon ends before the move is written."""
+        job = self._journal.move_lazily(self.current(work).job, state, **changes)
+        return self.evolve(work, job=job)
+
+    def move_durably(
+        self, work: Work, state: JobState, **changes: Any
+    ) -> "tuple[Work, asyncio.Future[None]]":
+        """Move an active job; return the new value and when the move is durable."""
+        job, durable = self._journal.move(self.current(work).job, state, **changes)
+        return self.evolve(work, job=job), durable
+
+    def begin_attempt(self, work: Work, started_at_ns: int) -> Work:
+        """Move an active job to RUNNING and count the attempt, in the journal without delay."""
+        job = self.current(work).job
+        job, begun = self._journal.begin(job, attempt=job.attempt + 1, started_at_ns=started_at_ns)
+        return self.evolve(work, job=job, begun=begun)

@@ -1,0 +1,55 @@
+"""Open this machine's sandbox: fork server, module cache and executor."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+import structlog
+
+from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.sandbox.host.compilation import CompileLimits
+from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
+from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
+from wasmdrop.settings import Isolation, SandboxMode, Settings
+
+__all__ = ["open_local_sandbox"]
+
+_log = structlog.get_logger()
+
+
+@contextlib.asynccontextmanager
+async def open_local_sandbox(
+    settings: Settings, idle: int, zygote_idle: int = 0
+) -> AsyncIterator[tuple[LocalExecutor, ModuleCache]]:
+    """Give the executor and its module cache, which is in the state directory.
+
+    Processes started ahead of need: ``idle`` for any job, ``zygote_idle`` for each module that is
+    called again and again. Raises ``SettingsError`` if the sandbox is incomplete and must not be.
+    """
+    cache = ModuleCache(settings.state_dir, settings.cache_mb * MEBIBYTE)
+    limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
+    directories = JobDirectoryFactory(settings.state_dir, for_another_user=os.geteuid() == 0)
+    async with ForkServer(idle, settings.job_user) as fork_server:
+        missing = fork_server.missing
+        if missing and settings.sandbox is SandboxMode.STRICT:
+            raise SettingsError(
+                f"jobs can't be confined here; missing: {missing}."
+                " WASMDROP_SANDBOX=best-effort goes on without"
+            )
+        if missing:
+            _log.warning("sandbox-incomplete", missing=missing)
+        executor = LocalExecutor(
+            fork_server,
+            cache,
+            directories,
+            limits,
+            zygote_idle,
+            reuses_workers=settings.isolation is Isolation.INSTANCE,
+        )
+        try:
+            yield executor, cache
+        finally:
+            executor.close()

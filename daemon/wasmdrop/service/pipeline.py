@@ -1,0 +1,84 @@
+"""The pipeline: the objects that take a drop to its results, wired together."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wasmdrop.delivery.delivery import Delivery
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import DoneInput, Drop, ModuleDrop
+from wasmdrop.intake.intake import Intake
+from wasmdrop.intake.layout import Layout
+from wasmdrop.intake.module_finder import ModuleFinder
+from wasmdrop.jobs.dispatcher import Dispatcher
+from wasmdrop.jobs.executor import Executor
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.metrics import Metrics
+from wasmdrop.jobs.module_lookup import ModuleLookup
+from wasmdrop.jobs.module_reruns import ModuleReruns
+from wasmdrop.jobs.runner import JobRunner
+from wasmdrop.jobs.work_table import WorkTable
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
+from wasmdrop.settings import Settings
+
+__all__ = ["Pipeline", "build_pipeline", "new_module_finder"]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What a daemon, or a single run, uses of it."""
+
+    intake: Intake
+    journal: Journal
+    lookup: ModuleLookup
+    dispatcher: Dispatcher
+    reruns: ModuleReruns
+
+    def take(self, drop: Drop) -> None:
+        """Take a drop from intake."""
+        if isinstance(drop, DoneInput):
+            self.journal.remember({drop.path: drop.taken})
+        elif isinstance(drop, ModuleDrop):
+            self.reruns.take(drop)
+        else:
+            self.dispatcher.accept(drop)
+
+    async def close(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
+        """Drain the jobs and close the journal; see :meth:`Dispatcher.drain`."""
+        self.lookup.stop()
+        self.reruns.stop()
+        await self.dispatcher.drain(seconds, hurry)
+        await self.reruns.ended()
+        self.lookup.close()
+        self.intake.close()  # first: the last reader to leave merges the journal into one file
+        await self.journal.close()
+
+
+def build_pipeline(
+    settings: Settings,
+    layout: Layout,
+    finder: ModuleFinder,
+    intake: Intake,
+    journal: Journal,
+    executor: Executor,
+    delivery: Delivery,
+    metrics: Metrics,
+    backlog: Backlog,
+    on_room: Callable[[], None] = lambda: None,
+) -> Pipeline:
+    """Build a pipeline; ``on_room``: see :class:`Dispatcher`."""
+    table = WorkTable(journal)
+    lookup = ModuleLookup(
+        settings, layout, finder.find, intake.is_module_written, executor, journal, table
+    )
+    runner = JobRunner(settings, table, journal, lookup, executor, metrics)
+    dispatcher = Dispatcher(settings, backlog, table, runner, journal, delivery, metrics, on_room)
+    reruns = ModuleReruns(layout, intake.read_again, finder.learn, journal, lookup, dispatcher)
+    return Pipeline(intake, journal, lookup, dispatcher, reruns)
+
+
+def new_module_finder(settings: Settings, layout: Layout, cache: ModuleCache) -> ModuleFinder:
+    """Return a finder that keeps copies of modules in ``cache``."""
+    max_bytes = settings.max_module_mb * MEBIBYTE
+    return ModuleFinder(layout, max_bytes, cache.ingest, cache.has_module, cache.module_bytes)

@@ -1,0 +1,121 @@
+"""The table of open jobs: their order in a slot, and their changes."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wasmdrop.jobs.job import IllegalMoveError, Job, JobState
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.work_table import Work, WorkTable
+from wasmdrop.protocol.slot import InputFile, Slot
+
+SLOT = Slot("a", "/a", "/", "result")
+
+
+class FakeJournal:
+    """Moves jobs without writing them."""
+
+    def move_lazily(self, job: Job, state: JobState, **changes: Any) -> Job:
+        """Move it as the journal does."""
+        return job.moved(state, **changes)
+
+
+def new_table() -> WorkTable:
+    """Return a table that writes nothing."""
+    return WorkTable(FakeJournal())  # type: ignore[arg-type]
+
+
+def work(number: int) -> Work:
+    """Return a job of the slot."""
+    return Work(Job(str(number), SLOT, number))
+
+
+def begin_all(table: WorkTable, count: int) -> list[str]:
+    """Begin and finish jobs one after the other; return their ids."""
+    ids = []
+    for _ in range(count):
+        ids.append(table.begin("a").job.id)
+        table.finish("a")
+    return ids
+
+
+def test_table_jobs_of_a_slot_begin_in_their_order() -> None:
+    """However they come and go."""
+    table = new_table()
+    assert [table.add(work(number)) for number in range(3)] == [True, False, False]
+    assert begin_all(table, 2) == ["0", "1"]
+    table.add(work(3))
+    assert begin_all(table, 2) == ["2", "3"]
+    assert not table.waits("a")
+    assert table.last_job("a") is None
+    assert table.add(work(4))
+    assert begin_all(table, 1) == ["4"]
+
+
+def test_table_job_added_first_begins_before_those_that_wait() -> None:
+    """Whether some do or not."""
+    table = new_table()
+    table.add_first(work(0))
+    assert begin_all(table, 1) == ["0"]
+    table.add(work(2))
+    table.add_first(work(1))
+    table.add(work(3))
+    assert begin_all(table, 3) == ["1", "2", "3"]
+
+
+def test_table_active_job_begins_again_and_blocks_its_slot() -> None:
+    """A job that waited for its module stays the active one."""
+    table = new_table()
+    table.add(work(0))
+    table.add(work(1))
+    assert table.waits("a")
+    assert table.begin("a") is table.begin("a")
+    assert not table.waits("a")
+    assert table.last_job("a") == work(1).job
+    assert table.finish("a")
+    assert table.first("a").job.id == "1"
+
+
+def test_table_change_by_an_old_value_keeps_later_changes() -> None:
+    """A stage may hold a value from before another stage changed it."""
+    table = new_table()
+    table.add(work(0))
+    old = table.begin("a")
+    table.evolve(old, compile_seconds=2.0)
+    table.move(old, JobState.COMPILING)
+    table.evolve(old, is_deterministic=True)
+    current = table.current(old)
+    assert (current.compile_seconds, current.is_deterministic) == (2.0, True)
+    assert current.job.state is JobState.COMPILING
+    assert old == work(0)
+
+
+def test_table_illegal_move_is_refused() -> None:
+    """And changes nothing."""
+    table = new_table()
+    table.add(work(0))
+    active = table.begin("a")
+    with pytest.raises(IllegalMoveError):
+        table.move(active, JobState.DELIVERED)
+    assert table.current(active) is active
+
+
+def test_table_attempt_is_counted_and_becomes_durable(tmp_path: Path) -> None:
+    """In the journal and in the value."""
+
+    async def scenario() -> None:
+        journal = Journal(tmp_path / "journal.sqlite")
+        table = WorkTable(journal)
+        job = Job("1", SLOT, 1, input=InputFile("/a", "", 2))
+        table.add(Work(job, journal.accept(job, b"{}", {})))
+        begun = table.begin_attempt(table.begin("a"), 5)
+        assert begun.begun is not None
+        await begun.begun
+        written = (await journal.load_job("1")).job
+        assert (written.attempt, written.started_at_ns, written.state) == (1, 5, JobState.RUNNING)
+        assert table.current(begun).job == written
+        await journal.close()
+
+    asyncio.run(scenario())
