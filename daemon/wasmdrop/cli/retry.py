@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import stat
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -25,6 +24,8 @@ from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.slot import FileVersion, InputFile
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.system import openat2
+from wasmdrop.system.descriptors import NotRegularError, open_regular
+from wasmdrop.system.durable_files import replace_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -152,18 +153,17 @@ def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | 
 def _opened(name: str, directory: int) -> Iterator[int | None]:
     """Open a regular file for reading and writing; None where nothing is there."""
     try:
-        place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        path_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         yield None
         return
     try:
-        mode = os.fstat(place).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a link, as volumes of Kubernetes have them" if stat.S_ISLNK(mode) else "no file"
-            raise _NotThatInputError(f"it is {kind}; whoever put it there must do so again")
-        fd = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_CLOEXEC)
+        fd, _status = open_regular(path_fd, os.O_RDWR)
+    except NotRegularError as error:
+        reason = f"it is {error.strerror}, not a regular file; only its producer can drop it again"
+        raise _NotThatInputError(reason) from None
     finally:
-        os.close(place)
+        os.close(path_fd)
     try:
         yield fd
     finally:
@@ -193,27 +193,20 @@ def _content(fd: int) -> bytes:
 
 def _put(name: str, directory: int, data: bytes, replaced: os.stat_result | None) -> None:
     """Drop ``data`` at ``name``, unless something else than ``replaced`` is there by now."""
-    work = f".dropping-{secrets.token_hex(16)}"
     mode = 0o666 if replaced is None else replaced.st_mode & 0o777
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(work, flags, mode, dir_fd=directory)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            if replaced is not None:
-                with contextlib.suppress(PermissionError):
-                    os.fchown(fd, replaced.st_uid, replaced.st_gid)
-                os.fchmod(fd, mode)
-            os.fsync(fd)
+    temporary = f".dropping-{secrets.token_hex(16)}"
+    with replace_file(directory, name, temporary, mode) as file:
+        file.write(data)
+        file.flush()
+        if replaced is not None:
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), replaced.st_uid, replaced.st_gid)
+            os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())  # before the check, which is to be the last step
         if _identity(name, directory) != (
             None if replaced is None else (replaced.st_ino, replaced.st_mtime_ns)
         ):
             raise _NotThatInputError("another input was dropped just now")
-        os.replace(work, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        os.unlink(work, dir_fd=directory)
-        raise
     os.fsync(directory)
 
 

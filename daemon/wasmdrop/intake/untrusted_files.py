@@ -8,7 +8,6 @@ never opened.
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -18,20 +17,12 @@ from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import DirectoryIdentity, FileVersion
-from wasmdrop.system import openat2
+from wasmdrop.system import descriptors, openat2
+from wasmdrop.system.descriptors import file_kind
 from wasmdrop.system.openat2 import DanglingLinkError, ForeignLinkError, Links, OtherMountError
 from wasmdrop.system.private_files import describe_permissions
 
 __all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
-
-_KINDS: Final = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISLNK, "a link"),
-)
 
 
 class ChangedWhileReadError(Exception):
@@ -71,11 +62,10 @@ def open_regular(
     ``RefusedError`` with ``code`` if it is no regular file, is larger than ``max_bytes``, is behind
     a link that is not followed, or may not be read; another ``OSError`` if storage fails.
     """
-    place, directory = _open_path(root, relative, code, links)
+    path_fd, directory = _open_path(root, relative, code, links)
     try:
-        status = os.fstat(place)
-        if not stat.S_ISREG(status.st_mode):
-            kind = next((name for test, name in _KINDS if test(status.st_mode)), "no file")
+        status = os.fstat(path_fd)
+        if (kind := file_kind(status)) is not None:
             raise RefusedError(code, f"{relative}: expected a regular file, found {kind}")
         if status.st_size > max_bytes:
             limit = f"limit: {max_bytes // MEBIBYTE} MiB; {_SETTINGS[code]} of the daemon"
@@ -83,7 +73,7 @@ def open_regular(
                 code, f"{relative}: {status.st_size} bytes are more than is read ({limit})"
             )
         try:
-            fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd, status = descriptors.open_regular(path_fd)
         except PermissionError:
             raise RefusedError(
                 code,
@@ -91,7 +81,7 @@ def open_regular(
                 " chmod a+r or chown the file, and it will be read",
             ) from None
     finally:
-        os.close(place)
+        os.close(path_fd)
     try:
         yield OpenFile(fd, status, DirectoryIdentity.of(directory) if directory else None)
     finally:

@@ -16,6 +16,7 @@ from wasmdrop.sandbox.wire import (
     MAX_DESCRIPTORS,
     encode_frame,
 )
+from wasmdrop.system.descriptors import write_all
 
 __all__ = [
     "read_binary_call",
@@ -57,9 +58,7 @@ def read_binary_call(link_fd: int, params: int) -> tuple[int, bytes]:
 
 def send(link_fd: int, message: msgspec.Struct) -> None:
     """Write one frame."""
-    view = memoryview(encode_frame(message))
-    while view:
-        view = view[os.write(link_fd, view) :]
+    write_all(link_fd, encode_frame(message))
 
 
 def report(link_fd: int, message: msgspec.Struct) -> NoReturn:
