@@ -1,18 +1,17 @@
-"""The settings: one table of names, flags, defaults and meanings, and the values read from it.
+"""The settings: one table of names, defaults and help texts, and the values of one daemon.
 
-Owns the environment variables and the command-line flags of the same meaning. Promises that a
-`Settings` that exists fits together: paths are absolute, numbers are in bounds, and the state
-directory is not where others can write. Flags win over the environment; an empty variable is the
-same as none (``${NAME:-}`` in a compose file leaves such), except for ``ARG_0``, ``ARG_1``, ….
+Each setting is an environment variable and a command-line flag. Flags win over the environment. An
+empty variable counts as not set (``${NAME:-}`` in a compose file sets such), except for ``ARG_0``,
+``ARG_1``, …. Guarantees that a `Settings` is consistent: paths are absolute, numbers are in bounds,
+and the state directory is not where others can write.
 """
 
-import argparse
 import difflib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -35,14 +34,10 @@ __all__ = [
     "Setting",
     "Settings",
     "WatchMode",
-    "add_flags",
-    "as_json",
-    "given_flags",
     "load",
-    "rows",
 ]
 
-#: A week. Longer waits than 24 days do not fit into poll(2)'s milliseconds.
+#: A week. poll(2), which counts milliseconds, allows no more than 24 days.
 _MAX_SECONDS: Final = 604_800
 _MAX_DAYS: Final = 36_500
 #: A tebibyte, in MiB.
@@ -59,76 +54,76 @@ _UNPREFIXED: Final = frozenset(
     | {"timeout_sec"}
 )
 
-#: Jobs that ask for all grants must stay below their limit of open files.
+#: A job that asks for all grants must stay below its limit of open files.
 _MAX_GRANTS: Final = 16
 
 _ARGUMENT: Final = re.compile(r"ARG_(0|[1-9][0-9]{0,5})")
 
-#: What Kubernetes puts into every container of a namespace that has a Service named ``wasmdrop`` or
-#: ``wasmdrop-NAME``: nobody's settings, and no reason not to start.
+#: Variables that Kubernetes sets in every container of a namespace with a Service that is named
+#: ``wasmdrop`` or ``wasmdrop-NAME``. They are no settings and must not stop the start.
 _SERVICE_LINK: Final = re.compile(
     r"WASMDROP_([A-Z0-9_]+_)?(SERVICE_HOST=.*|SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+|PORT=[a-z]+://.*"
     r"|PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?=.*)",
     re.DOTALL,
 )
 
-#: What a slot's results are called, beside its stem.
+#: Suffixes of a slot's results.
 _SUFFIXES: Final = (*RESULT_SUFFIXES, MARKER_SUFFIX, OUTPUT_SUFFIX)
 
 
 class WatchMode(StrEnum):
-    """How drops are noticed."""
+    """How the daemon finds drops."""
 
     AUTO = "auto"
-    """By events where a self-test shows that they arrive, else by polling."""
+    """By events, and by polling on mounts that raise none."""
     EVENTS = "events"
     POLL = "poll"
 
 
 class SandboxMode(StrEnum):
-    """What happens where the kernel can't confine."""
+    """What the daemon does if the kernel can't confine jobs."""
 
     STRICT = "strict"
-    """The daemon refuses to start."""
+    """Refuse to start."""
     BEST_EFFORT = "best-effort"
-    """It says what is missing, and goes on."""
+    """Log what is missing, and continue."""
 
 
 class Isolation(StrEnum):
-    """What keeps one job from the next."""
+    """What separates one job from the next."""
 
     PROCESS = "process"
-    """The kernel: each job has a fresh process."""
+    """The kernel: each job has a new process."""
     INSTANCE = "instance"
-    """wasmtime: jobs of one module share a process, each with an instance of its own."""
+    """wasmtime: jobs of one module share a process, each in a new instance."""
 
 
 class LogFormat(StrEnum):
-    """How log lines look."""
+    """Format of log lines."""
 
     CONSOLE = "console"
     JSON = "json"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the operator decides. Names end in the unit; paths are absolute."""
+    """All settings. Names end in the unit; paths are absolute."""
 
     wasm_path: Path
     input_path: Path
     output_path: Path
-    """Ends in ``.txt`` or ``.json``; its stem is that of all results of the root slot."""
+    """Ends in ``.txt`` or ``.json``. All results of the root slot have its stem."""
     wasm_dir: Path
     shared_dir: Path
     state_dir: Path
     entry: str
     entry_is_set: bool
-    """Whether ``ENTRY`` was given, be it with the value that is the default."""
+    """Whether ``ENTRY`` was set, possibly to its default."""
     env_args: tuple[Any, ...] | None
-    """The arguments from ``ARGS_JSON`` or ``ARG_0``…; None where there are neither."""
+    """The arguments from ``ARGS_JSON`` or ``ARG_0``…; None if neither is set."""
     add_x: int
     add_y: int
     limits: Limits
-    """Of each job, and the most that an input may ask for."""
+    """Limits of each job. An input may ask for less, never for more."""
     workers: int
     compile_sec: float
     compile_memory_mb: int
@@ -152,9 +147,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: SandboxMode
     isolation: Isolation
     job_user: JobUser
-    """Whom jobs run as, if the daemon is root."""
+    """The user that jobs run as if the daemon is root."""
     grants: dict[str, Path]
-    """Directories that a job may ask to read, by name."""
+    """Directories that an input may ask to read, by name."""
     http: str | None
     log: LogFormat
     ready_suffix: str
@@ -162,16 +157,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """Settings, and where each of them came from."""
+    """Settings and their origins."""
 
     settings: Settings
     origins: dict[str, str]
     """By the name in `SETTINGS`: ``default``, ``flag --workers``, ``environment TIMEOUT_SEC``,
-    ``systemd STATE_DIRECTORY``. A path that moved along with another has that one's origin."""
+    ``systemd STATE_DIRECTORY``. A path that follows from another one has that one's origin."""
 
 
 class _ValueFormat(msgspec.Struct, frozen=True):
-    """How a setting is read from text; ``read`` raises ``ValueError`` where it can't be."""
+    """How a value is read from text. ``read`` raises ``ValueError``, possibly with a reason."""
 
     metavar: str
     expected: str
@@ -179,12 +174,12 @@ class _ValueFormat(msgspec.Struct, frozen=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One row of the table."""
+    """One row of the table of settings."""
 
     name: str
     format: _ValueFormat
     default: Any
-    """None where there is none, or where it depends on other things, as ``help`` says."""
+    """None if there is none, or if it depends on other things: ``help`` then states it."""
     help: str
 
     @property
@@ -198,8 +193,20 @@ class Setting(msgspec.Struct, frozen=True):
         """The command-line flag."""
         return "--" + self.name.replace("_", "-")
 
+    def text(self, value: Any) -> str:
+        """Return a value of this setting in one line, as a person would write it."""
+        if value is None:
+            return "off" if self.name == "http" else "none"
+        if isinstance(value, dict):
+            return ",".join(f"{name}={_printable(path)}" for name, path in value.items()) or "none"
+        if isinstance(value, tuple):
+            return json.dumps(value)
+        if isinstance(value, float):
+            return f"{value:g}"
+        return _printable(value)
 
-# --- How values are read. Readers raise ``ValueError``, with a text where there is more to say.
+
+# --- Formats of values
 
 
 def _integer(low: int, high: int) -> _ValueFormat:
@@ -270,7 +277,7 @@ def _read_grants(text: str) -> dict[str, Path]:
         if not equals or not re.fullmatch(GRANT_NAME, name):
             raise ValueError(f"in {strict_json.shown(part)}")
         if name in grants:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is repeated")
         grants[name] = _read_path(path)
     if len(grants) > _MAX_GRANTS:
         raise ValueError(f"at most {_MAX_GRANTS}")
@@ -312,28 +319,35 @@ _INT64: Final = _integer(-(2**63), 2**64 - 1)
 #: Every setting, in the order in which they are shown.
 SETTINGS: Final = (
     Setting("wasm_path", _PATH, None, "the default module (default: WASM_DIR/module.wasm)"),
-    Setting("input_path", _PATH, None, "the root slot's input (default: SHARED_DIR/input.json)"),
+    Setting("input_path", _PATH, None, "input of the root slot (default: SHARED_DIR/input.json)"),
     Setting(
         "output_path",
         _ValueFormat("PATH", "a path that ends in .txt or .json", _read_result_path),
         None,
-        "its stem names the root slot's results (default: SHARED_DIR/result.txt)",
+        "results of the root slot have its stem (default: SHARED_DIR/result.txt)",
     ),
-    Setting("wasm_dir", _PATH, None, "where modules are dropped (default: WASM_PATH's)"),
-    Setting("shared_dir", _PATH, None, "where inputs are dropped (default: OUTPUT_PATH's)"),
-    Setting("state_dir", _PATH, None, "journal and cache (default: systemd's, /var/lib or XDG's)"),
-    Setting("entry", _ValueFormat("NAME", "a name", str), "run", "the function that is called"),
+    Setting("wasm_dir", _PATH, None, "directory for modules (default: that of WASM_PATH)"),
+    Setting("shared_dir", _PATH, None, "directory for inputs (default: that of OUTPUT_PATH)"),
+    Setting(
+        "state_dir", _PATH, None, "journal and module cache (default: systemd's, /var/lib or XDG's)"
+    ),
+    Setting(
+        "entry",
+        _ValueFormat("NAME", "a name", str),
+        "run",
+        "function to call if the input names none",
+    ),
     Setting(
         "args_json",
         _ValueFormat("JSON", "a JSON array", _read_arguments),
         None,
-        "arguments where the input has none (default: ARG_0, ARG_1, ...)",
+        "arguments if the input has none (default: ARG_0, ARG_1, ...)",
     ),
     Setting("add_x", _INT64, 5, "first argument of add(i64,i64)"),
     Setting("add_y", _INT64, 7, "second argument of add(i64,i64)"),
-    Setting("timeout_sec", _SECONDS, 20.0, "limit of a job: wall clock of its run"),
-    Setting("memory_mb", _WHOLE_MB, 256, "limit of a job: linear memories and tables, in MiB"),
-    Setting("output_mb", _MB, 8.0, "limit of a job: output or results, in MiB"),
+    Setting("timeout_sec", _SECONDS, 20.0, "limit of a job: wall-clock time"),
+    Setting("memory_mb", _WHOLE_MB, 256, "limit of a job: memories and tables, in MiB"),
+    Setting("output_mb", _MB, 8.0, "limit of a job: output, or results, in MiB"),
     Setting("disk_mb", _WHOLE_MB, 64, "limit of a job: files in its directory, in MiB"),
     Setting(
         "fuel",
@@ -341,58 +355,70 @@ SETTINGS: Final = (
         None,
         "limit of a job: units of wasmtime's fuel (default: none)",
     ),
-    Setting("workers", _integer(1, 1024), None, "jobs at a time (default: the usable cores)"),
-    Setting("compile_sec", _SECONDS, 60.0, "limit of a compilation: wall clock"),
+    Setting(
+        "workers", _integer(1, 1024), None, "jobs that run at a time (default: the usable cores)"
+    ),
+    Setting("compile_sec", _SECONDS, 60.0, "limit of a compilation: wall-clock time"),
     Setting("compile_memory_mb", _WHOLE_MB, 2048, "limit of a compilation: memory, in MiB"),
-    Setting("cache_mb", _WHOLE_MB, 1024, "modules and machine code kept at most, in MiB"),
+    Setting("cache_mb", _WHOLE_MB, 1024, "limit of the module cache, in MiB"),
     Setting("max_input_mb", _integer(1, 1024), 16, "largest input that is read, in MiB"),
     Setting("max_module_mb", _integer(1, 4096), 256, "largest module that is read, in MiB"),
-    Setting("watch", _choice(WatchMode), WatchMode.AUTO, "how drops are noticed"),
-    Setting("rescan_sec", _SECONDS, 60.0, "time between scans for what events missed"),
-    Setting("poll_sec", _SECONDS, 1.0, "time between scans where no events arrive"),
-    Setting("settle_sec", _SECONDS, 0.5, "quiet time before a bad file is judged"),
+    Setting("watch", _choice(WatchMode), WatchMode.AUTO, "how drops are found"),
+    Setting("rescan_sec", _SECONDS, 60.0, "time between scans for drops without events"),
+    Setting("poll_sec", _SECONDS, 1.0, "time between scans if no events arrive"),
+    Setting("settle_sec", _SECONDS, 0.5, "time that an invalid file must stay unchanged"),
     Setting("module_wait_sec", _SECONDS, 10.0, "how long a job waits for its module"),
-    Setting("attempts", _integer(1, 100), 3, "tries of a job that crashed or met a fault"),
-    Setting("max_queued", _integer(1, 10_000_000), 100_000, "jobs that wait at most"),
+    Setting("attempts", _integer(1, 100), 3, "attempts per job, after crashes and internal errors"),
+    Setting("max_queued", _integer(1, 10_000_000), 100_000, "limit of the queue, in jobs"),
     Setting(
         "drain_sec",
         _positive("SECONDS", "a number of seconds", _MAX_SECONDS, or_zero=True),
         30.0,
-        "time that a stop gives to running jobs",
+        "shutdown grace period for running jobs",
     ),
     Setting(
-        "reserve_mb", _integer(0, 1 << 20), 16, "room kept for results: below it no drop is taken"
+        "reserve_mb",
+        _integer(0, 1 << 20),
+        16,
+        "free space reserved for results, in MiB; below it intake pauses",
     ),
-    Setting("let_go_sec", _SECONDS, 86400.0, "how long results wait for a slot that is gone"),
+    Setting("let_go_sec", _SECONDS, 86400.0, "how long results are kept for a missing slot"),
     Setting(
-        "undelivered_jobs", _integer(1, 10_000_000), 10_000, "results that wait for storage at most"
+        "undelivered_jobs", _integer(1, 10_000_000), 10_000, "limit of undelivered results, in jobs"
     ),
-    Setting("undelivered_mb", _WHOLE_MB, 1024, "their size on disk at most, in MiB"),
+    Setting("undelivered_mb", _WHOLE_MB, 1024, "limit of undelivered results, in MiB"),
     Setting(
         "keep_days",
         _positive("DAYS", "a number of days", _MAX_DAYS, or_zero=True),
         7.0,
-        "how long finished jobs stay in the journal",
+        "retention of finished jobs in the journal",
     ),
-    Setting("journal_mb", _WHOLE_MB, 1024, "journal: past it the oldest finished jobs go, in MiB"),
+    Setting(
+        "journal_mb",
+        _WHOLE_MB,
+        1024,
+        "limit of the journal, in MiB; the oldest finished jobs are pruned",
+    ),
     Setting(
         "grants",
-        _ValueFormat("NAME=DIR,...", "none or NAME=DIR, maybe more after commas", _read_grants),
+        _ValueFormat("NAME=DIR,...", "none or a comma-separated list of NAME=DIR", _read_grants),
         "none",
-        "directories that jobs may ask to read",
+        "directories that inputs may ask to read",
     ),
-    Setting("sandbox", _choice(SandboxMode), SandboxMode.STRICT, "what if it can't confine"),
+    Setting(
+        "sandbox", _choice(SandboxMode), SandboxMode.STRICT, "what to do if jobs can't be confined"
+    ),
     Setting(
         "isolation",
         _choice(Isolation),
         Isolation.PROCESS,
-        "process: one for each job; instance: one for many jobs of a module, if you trust it",
+        "process: one per job; instance: many jobs of a trusted module share one",
     ),
     Setting(
         "job_user",
         _ValueFormat("USER", "a user name or UID[:GID]", read_job_user),
         DEFAULT_JOB_USER,
-        "whom jobs run as, if the daemon is root",
+        "user that jobs run as if the daemon is root",
     ),
     Setting(
         "http",
@@ -400,25 +426,28 @@ SETTINGS: Final = (
         None,
         "address of health and metrics (default: off)",
     ),
-    Setting("log", _choice(LogFormat), None, "log lines (default: console on a terminal)"),
+    Setting(
+        "log", _choice(LogFormat), None, "log format (default: console on a terminal, else json)"
+    ),
     Setting(
         "ready_suffix",
         _ValueFormat("SUFFIX", "a suffix without '/'", _read_suffix),
         "",
-        "an input counts only beside a file of its name and this (default: none)",
+        "an input is taken only if a file INPUT+SUFFIX exists (default: none)",
     ),
-    Setting("max_depth", _integer(0, 64), 8, "depth of directories below the shared directory"),
+    Setting(
+        "max_depth", _integer(0, 64), 8, "limit of directory levels below the shared directory"
+    ),
 )
 
 
-# --- Reading them all
+# --- Loading
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
-    """Read every setting; ``flags`` as `given_flags` returns them, and they win.
+    """Read every setting; ``flags`` are texts by the name of the setting.
 
-    Raises `SettingsError` with one line that names the variable or flag, what was expected and
-    what was given.
+    Raises `SettingsError` with one line: the variable or flag, what was expected, and the value.
     """
     _refuse_unknown(environ, flags)
     values: dict[str, Any] = {}
@@ -452,7 +481,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
 def _read(value_format: _ValueFormat, label: str, text: str) -> Any:
     try:
         if value_format.metavar != "PATH":
-            text.encode()  # paths may hold any bytes; all else ends in JSON one day
+            text.encode()  # a path may have any bytes; all else must fit into JSON
         return value_format.read(text)
     except ValueError as error:
         more = f" ({error})" if type(error) is ValueError and error.args else ""
@@ -480,7 +509,7 @@ def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> Non
 
 
 def _place_directories(values: dict[str, Any], origins: dict[str, str]) -> None:
-    """Fill in which directory follows from which file, and which file from its directory."""
+    """Derive directories from files, and files from directories."""
     for directory, default, files in (
         ("wasm_dir", "/mnt/wasm", {"wasm_path": "module.wasm"}),
         ("shared_dir", "/mnt/shared", {"output_path": "result.txt", "input_path": "input.json"}),
@@ -516,38 +545,38 @@ def _place_state(
         if _is_below(state, directory):
             raise SettingsError(
                 f"WASMDROP_STATE_DIR: {_printable(state)} is inside WASMDROP_{name.upper()}"
-                f" ({_printable(directory)}), where others can write; compiled code needs a place"
-                " of its own"
+                f" ({_printable(directory)}), where others can write; compiled code must be in a"
+                " private directory"
             )
 
     for name, directory in values["grants"].items():
         if _is_below(state, directory) or _is_below(directory, state):
             raise SettingsError(
                 f"WASMDROP_GRANTS: {name} ({_printable(directory)}) and WASMDROP_STATE_DIR"
-                f" ({_printable(state)}) lie in each other; journal and inputs are not for jobs"
+                f" ({_printable(state)}) overlap; jobs must not read the journal"
             )
 
 
 def _is_below(path: Path, directory: Path) -> bool:
-    """Whether one lies in the other, or is the same, be it by way of links."""
+    """Return whether ``path`` is ``directory`` or is inside it, also through links."""
     real = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
     return real or path.is_relative_to(directory)
 
 
 def _default_state_dir(environ: Mapping[str, str], system: Path) -> tuple[Path, str]:
-    """Return the state directory of one who named none, and its origin."""
+    """Return the default state directory and its origin."""
     if granted := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
         return _read_path(granted), "systemd STATE_DIRECTORY"
     can_be_made = os.geteuid() == 0 and not os.access(system, os.F_OK)
     if os.access(system.parent if can_be_made else system, os.W_OK | os.X_OK):
         return system, _DEFAULT
-    # Relative paths there are to be ignored (XDG Base Directory Specification).
+    # The XDG Base Directory Specification ignores relative paths.
     if (xdg := environ.get("XDG_STATE_HOME", "")).startswith("/"):
         return _read_path(xdg) / "wasmdrop", "environment XDG_STATE_HOME"
     if home := environ.get("HOME"):
         return _read_path(home) / ".local/state/wasmdrop", _DEFAULT
     raise SettingsError(
-        f"WASMDROP_STATE_DIR: expected a path, as {system} can't be written and HOME is not set"
+        f"WASMDROP_STATE_DIR: expected a path, because {system} is not writable and HOME is not set"
     )
 
 
@@ -559,7 +588,7 @@ def _number_arguments(
         return
     for expected, number in enumerate(numbers):
         if number != expected:
-            raise SettingsError(f"ARG_{expected}: expected an argument, as ARG_{number} is set")
+            raise SettingsError(f"ARG_{expected}: expected a value, because ARG_{number} is set")
     value_format = _ValueFormat("VALUE", "a JSON scalar or text", _argument)
     values["args_json"] = tuple(
         _read(value_format, f"ARG_{number}", environ[f"ARG_{number}"]) for number in numbers
@@ -572,68 +601,6 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and bool(stream.isatty())
 
 
-# --- The command line, and showing what is in force
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting; `given_flags` finds what was given."""
-    group = parser.add_argument_group("settings")
-    for setting in SETTINGS:
-        default = _text(setting, setting.default) if setting.default not in {None, ""} else ""
-        meaning = f"{setting.help} (default: {default})" if default else setting.help
-        group.add_argument(
-            setting.flag,
-            dest=setting.name,
-            default=argparse.SUPPRESS,
-            metavar=setting.format.metavar,
-            help=f"{meaning} [{setting.variable}]",
-        )
-
-
-def given_flags(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the flags that were given, by the name of the setting."""
-    given = vars(arguments)
-    return {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
-
-
-def rows(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """Return (variable, value, origin) of every setting, for a person to read."""
-    return [
-        (setting.variable, _text(setting, value), loaded.origins[setting.name])
-        for setting, value in _values(loaded.settings)
-    ]
-
-
-def as_json(loaded: Loaded) -> str:
-    """Return one JSON object: by variable, an object of ``value`` and ``origin``."""
-    shown = {
-        setting.variable: {"value": value, "origin": loaded.origins[setting.name]}
-        for setting, value in _values(loaded.settings)
-    }
-    return json.dumps(shown, default=str, indent=2)
-
-
-def _values(settings: Settings) -> Iterator[tuple[Setting, Any]]:
-    for setting in SETTINGS:
-        if setting.name == "args_json":
-            yield setting, settings.env_args
-        else:
-            holder = settings.limits if setting.name in Limits.__struct_fields__ else settings
-            yield setting, getattr(holder, setting.name)
-
-
-def _text(setting: Setting, value: Any) -> str:
-    if value is None:
-        return "off" if setting.name == "http" else "none"
-    if isinstance(value, dict):
-        return ",".join(f"{name}={_printable(path)}" for name, path in value.items()) or "none"
-    if isinstance(value, tuple):
-        return json.dumps(value)
-    if isinstance(value, float):
-        return f"{value:g}"
-    return _printable(value)
-
-
 def _printable(value: object) -> str:
-    """Return ``value`` in one line, with what is not UTF-8 in a path escaped."""
+    """Return ``value`` in one line, with bytes that are not UTF-8 escaped."""
     return escaped(str(value))

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wasmdrop.cli.config import as_json, rows
+from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.settings import (
@@ -25,11 +27,7 @@ from wasmdrop.settings import (
     Settings,
     WatchMode,
     _default_state_dir,
-    add_flags,
-    as_json,
-    given_flags,
     load,
-    rows,
 )
 from wasmdrop.system.job_user import JobUser
 
@@ -437,8 +435,8 @@ def test_grants_are_directories_by_name() -> None:
         ("..=/x", '(in "..=/x")'),
         ("a/b=/x", '(in "a/b=/x")'),
         ("=/x", '(in "=/x")'),
-        ("a=", 'expected none or NAME=DIR, maybe more after commas, got "a="'),
-        ("a=/x,a=/y", "(a is there twice)"),
+        ("a=", 'expected none or a comma-separated list of NAME=DIR, got "a="'),
+        ("a=/x,a=/y", "(a is repeated)"),
         (",".join(f"n{number}=/x" for number in range(17)), "(at most 16)"),
     ],
 )
@@ -491,9 +489,9 @@ def test_numbered_arguments_are_json_scalars_or_else_text() -> None:
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((0, 2), "ARG_1: expected an argument, as ARG_2 is set"),
-        ((1,), "ARG_0: expected an argument, as ARG_1 is set"),
-        ((0, 1, 3, 11), "ARG_2: expected an argument, as ARG_3 is set"),
+        ((0, 2), "ARG_1: expected a value, because ARG_2 is set"),
+        ((1,), "ARG_0: expected a value, because ARG_1 is set"),
+        ((0, 1, 3, 11), "ARG_2: expected a value, because ARG_3 is set"),
     ],
 )
 def test_a_gap_between_numbered_arguments_is_refused(
@@ -548,7 +546,7 @@ def test_the_state_directory_is_the_systems_where_that_can_be_written(tmp_path: 
 
 def test_no_place_for_the_state_directory_is_said(tmp_path: Path) -> None:
     """A container without HOME and without a volume."""
-    with pytest.raises(SettingsError, match=r"^WASMDROP_STATE_DIR: expected a path, as .* HOME"):
+    with pytest.raises(SettingsError, match=r"^WASMDROP_STATE_DIR: expected a path, .* HOME"):
         _default_state_dir({}, tmp_path / "none/wasmdrop")
 
 
@@ -560,7 +558,7 @@ def test_a_state_directory_where_others_can_write_is_refused(kind: str, below: s
     place = os.path.normpath(f"/data{below}")
     assert refusal(environ) == (
         f"WASMDROP_STATE_DIR: {place} is inside WASMDROP_{kind}_DIR (/data), where others can"
-        " write; compiled code needs a place of its own"
+        " write; compiled code must be in a private directory"
     )
     assert read({**environ, "WASMDROP_STATE_DIR": "/data2"}).state_dir == Path("/data2")
 
@@ -633,7 +631,7 @@ def test_every_flag_is_accepted_by_the_parser_and_explained_in_its_help() -> Non
     for setting in SETTINGS:
         assert f"{setting.help}" in words
         assert f"[{setting.variable}]" in words
-    assert "wall clock of its run (default: 20) [TIMEOUT_SEC]" in words
+    assert "wall-clock time (default: 20) [TIMEOUT_SEC]" in words
 
 
 def flag_of(name: str) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wasmdrop import settings
+from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.text import one_line
 from wasmdrop.service import log
 from wasmdrop.service.doctor.examination import examine
@@ -26,12 +27,12 @@ _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PRO
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all settings: what is checked is what they name."""
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
-    settings.add_flags(parser)
+    add_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what was found; 1 where there are problems, 0 where there are none."""
-    loaded = settings.load(os.environ, settings.given_flags(options))
+    loaded = settings.load(os.environ, given_flags(options))
     log.configure(loaded.settings.log, "critical")  # what goes wrong is found, and said below
     findings = [_printable(finding) for finding in asyncio.run(examine(loaded.settings))]
     status = worst(findings)

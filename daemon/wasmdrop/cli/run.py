@@ -11,6 +11,7 @@ import sys
 from typing import Final
 
 from wasmdrop import settings
+from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.service import log
 from wasmdrop.service.run_once import run_once
@@ -23,12 +24,12 @@ _STATUS: Final = {Code.OK: 0, Code.TIMEOUT: 124, Code.INTERNAL: 3}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all settings."""
-    settings.add_flags(parser)
+    add_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the job of ``INPUT_PATH`` or, where that is not there, of the environment."""
-    loaded = settings.load(os.environ, settings.given_flags(options))
+    loaded = settings.load(os.environ, given_flags(options))
     log.configure(loaded.settings.log, "warning")
     package = asyncio.run(run_once(loaded.settings))
     ending = loaded.settings.output_path.suffix

@@ -7,6 +7,7 @@ import os
 import sys
 
 from wasmdrop import settings
+from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.service import log
 from wasmdrop.service.daemon import serve
 
@@ -19,12 +20,12 @@ _SWITCH_SECONDS = 0.0005
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all settings."""
-    settings.add_flags(parser)
+    add_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop."""
-    loaded = settings.load(os.environ, settings.given_flags(options))
+    loaded = settings.load(os.environ, given_flags(options))
     log.configure(loaded.settings.log)
     faulthandler.enable()  # should the interpreter itself crash, the log says where
     sys.setswitchinterval(_SWITCH_SECONDS)
