@@ -227,7 +227,7 @@ def test_nothing_outlives_the_forking_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose end is the daemon's, however that comes: it waits for the last generation."""
-    monkeypatch.setattr(zygote_pool.Zygote, "doubt", lambda _self: None)
+    monkeypatch.setattr(zygote_pool.Zygote, "check", lambda _self: None)
     require_confinement()
     with asyncio.Runner() as runner:
         bench = LiesBench(runner, tmp_path)

@@ -171,7 +171,7 @@ def _busy(executor: LocalExecutor) -> set[int]:
         child.pid
         for family in families
         for child in family._alive.values()
-        if child not in family._idle and child.pid not in templates_pids
+        if child not in family._idle and not child.is_closed and child.pid not in templates_pids
     }
 
 
@@ -217,7 +217,7 @@ def test_a_job_has_the_bounds_that_it_has_without_a_template(
 ) -> None:
     """The same limits, user and capabilities; no descriptor but its link and its order's."""
     module = bench.module(text)
-    longer = Limits(timeout_sec=1, memory_mb=16)  # which takes no other template than 0.1 s
+    longer = Limits(timeout_sec=7, memory_mb=16)  # another limit than the zygote began with
 
     async def look(executor: LocalExecutor) -> tuple[dict[str, str], dict[int, str]]:
         async with running(executor, module, longer, call) as (_job, pid):
@@ -250,7 +250,7 @@ def test_a_template_that_nobody_calls_goes_when_its_jobs_are_done(
     async def work(executor: LocalExecutor) -> None:
         told = await in_template(executor, module, Call("run", AN_I32), short, 1)
         assert told[0].code is Code.TIMEOUT
-        longer = Limits(timeout_sec=1, memory_mb=16)  # which takes no other template than 0.1 s
+        longer = Limits(timeout_sec=1, memory_mb=16)
         async with running(executor, module, longer) as (job, _pid):
             monkeypatch.setattr(zygote_pool, "_UNUSED_SECONDS", 0.0)
             assert (await job).code is Code.TIMEOUT

@@ -44,9 +44,9 @@ Requests
 Binary form
     A frame without a header (H = 0), for a function that is known from the preparation and needs
     nothing but its arguments. JSON would make it slower by more than its run time. The request is
-    ``BINARY_CALL``, then one value of ``BINARY_VALUE_BYTES`` per parameter. The report is
-    ``BINARY_REPORT``, then one value per result; it always means ``ok``. A call that fails is
-    reported as JSON. A value holds its bit pattern in the low bytes; the rest is undefined.
+    one value of ``BINARY_VALUE_BYTES`` per parameter. The report is ``BINARY_REPORT``, then one
+    value per result; it always means ``ok``. A call that fails is reported as JSON. A value holds
+    its bit pattern in the low bytes; the rest is undefined.
 
 Reports
     The header is ``CompileReport`` (for ``compile``) or ``RunReport`` (for everything else) as a
@@ -60,8 +60,8 @@ Control socket
     ========================  =========  =========================================================
     message                   from       meaning
     ========================  =========  =========================================================
-    ``fork``                  daemon     fork a child for later
-    ``fork at once``          daemon     fork a child that a job waits for
+    ``fork [SECONDS]``        daemon     fork a child for later
+    ``fork-now [SECONDS]``    daemon     fork a child that a job waits for
     ``ping``                  daemon     answer ``pong`` (fork server)
     ``sweep``                 daemon     kill processes that children left behind (fork server)
     ``child PID``             process    forked; descriptors: the daemon's end of the link, a pidfd
@@ -69,6 +69,9 @@ Control socket
     ``none ERRNO``            zygote     cannot fork (any more)
     ``missing TEXT``          server     parts of confinement that are missing; empty if none
     ========================  =========  =========================================================
+
+    A child of a zygote confines itself before its request comes. So its limit of processor time,
+    SECONDS, comes with the message; it equals ``cpu_seconds`` of its invocation.
 
     If the children of a zygote need stdout and stderr from the fork on (binary form and WASI), two
     descriptors accompany each ``fork``; the child has them as descriptors 4 and 5.
@@ -89,13 +92,12 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.memory_shares import MemoryShares
 
 __all__ = [
-    "BINARY_CALL",
     "BINARY_REPORT",
     "BINARY_VALUE_BYTES",
     "CHILD",
     "EXIT",
     "FORK",
-    "FORK_AT_ONCE",
+    "FORK_NOW",
     "FRAME",
     "MAX_DESCRIPTORS",
     "MAX_REPORT_BYTES",
@@ -126,7 +128,7 @@ __all__ = [
 
 #: First words of the messages on a control socket.
 FORK: Final = b"fork"
-FORK_AT_ONCE: Final = b"fork at once"
+FORK_NOW: Final = b"fork-now"
 PING: Final = b"ping"
 PONG: Final = b"pong"
 SWEEP: Final = b"sweep"
@@ -143,9 +145,6 @@ MAX_DESCRIPTORS: Final = 4 + 16
 
 #: ``argv[0]`` of a WASI program.
 PROGRAM_NAME: Final = "module.wasm"
-
-#: Limit of processor time in seconds (:attr:`Invocation.cpu_seconds`).
-BINARY_CALL: Final = struct.Struct("<Q")
 
 #: :attr:`RunReport.run_seconds`, ``cpu_seconds``, ``memory_bytes`` and ``fuel_used``; each of the
 #: last two -1 for null.
@@ -265,7 +264,8 @@ class Invocation(msgspec.Struct, frozen=True):
     """Call ``_initialize`` before the entry."""
     cpu_seconds: int
     """Processor time that the kernel allows, as a second line of defence behind the daemon's
-    timeout. A reusable worker ignores it, because the kernel counts by process."""
+    timeout. A child of a zygote has it from the fork on; a reusable worker has no such limit,
+    because the kernel counts by process."""
     wasi: WasiContext | None
     component: ComponentCall | None = None
     """Set if the module is a component; ``signature`` and ``args`` are then empty."""
@@ -339,10 +339,10 @@ def decode_request(header: bytes) -> Request:
     return _request_decoder.decode(header)
 
 
-def encode_binary_call(args: tuple[int, ...], cpu_seconds: int) -> bytes:
+def encode_binary_call(args: tuple[int, ...]) -> bytes:
     """Return the frame of a request in binary form."""
     values = b"".join(pattern.to_bytes(BINARY_VALUE_BYTES, "little") for pattern in args)
-    return FRAME.pack(0, BINARY_CALL.size + len(values)) + BINARY_CALL.pack(cpu_seconds) + values
+    return FRAME.pack(0, len(values)) + values
 
 
 def binary_report_bytes(signature: FunctionType) -> int:

@@ -9,13 +9,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from wasmdrop.sandbox.wire import (
-    BINARY_CALL,
-    BINARY_VALUE_BYTES,
-    FRAME,
-    MAX_DESCRIPTORS,
-    encode_frame,
-)
+from wasmdrop.sandbox.wire import BINARY_VALUE_BYTES, FRAME, MAX_DESCRIPTORS, encode_frame
 from wasmdrop.system.descriptors import write_all
 
 __all__ = [
@@ -43,17 +37,13 @@ def read_frame(link_fd: int) -> tuple[bytes, bytes]:
     return _complete(link_fd, b"")
 
 
-def read_binary_call(link_fd: int, params: int) -> tuple[int, bytes]:
-    """Return the limit of processor time and the arguments of a request in binary form.
-
-    Exit if none comes.
-    """
-    start = FRAME.size + BINARY_CALL.size
-    size = start + BINARY_VALUE_BYTES * params
+def read_binary_call(link_fd: int, params: int) -> bytes:
+    """Return the arguments of a request in binary form. Exit if none comes."""
+    size = FRAME.size + BINARY_VALUE_BYTES * params
     frame = os.read(link_fd, size)
     if len(frame) != size:
         os._exit(0)  # the daemon sends the few bytes at once, or closes the link
-    return BINARY_CALL.unpack_from(frame, FRAME.size)[0], frame[start:]
+    return frame[FRAME.size :]
 
 
 def send(link_fd: int, message: msgspec.Struct) -> None:

@@ -8,14 +8,15 @@ lock that another thread held would stay locked forever.
 """
 
 import contextlib
+import functools
 import os
 import select
 import signal
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
@@ -24,7 +25,7 @@ from wasmdrop.sandbox.wire import (
     CHILD,
     EXIT,
     FORK,
-    FORK_AT_ONCE,
+    FORK_NOW,
     NO_CHILD,
     PING,
     PONG,
@@ -34,17 +35,27 @@ from wasmdrop.sandbox.wire import (
 
 __all__ = ["ForkLoop", "ForkedRole"]
 
+#: Largest message of the daemon: a word and a number.
+_MESSAGE_BYTES: Final = 64
+
 
 class ForkedRole(Protocol):
     """The behaviour of a forked child."""
 
     def leave(
-        self, parent_pid: int, link_fd: int, streams: Sequence[int], *, is_awaited: bool
+        self,
+        parent_pid: int,
+        link_fd: int,
+        streams: Sequence[int],
+        *,
+        is_awaited: bool,
+        cpu_seconds: int | None,
     ) -> int:
         """Leave the parent behind; return the new descriptor of the link.
 
         ``streams``: descriptors of the job's output, if they came with the request.
-        ``is_awaited``: whether a job waits for the child.
+        ``is_awaited``: whether a job waits for the child. ``cpu_seconds``: its limit of processor
+        time, if that came with the message.
         """
 
     def serve(self, link_fd: int) -> NoReturn:
@@ -99,7 +110,7 @@ class ForkLoop:
                 self._children.discard(os.waitpid(-1, 0)[0])
 
     def _receive(self) -> bool:
-        request, streams, _flags, _address = socket.recv_fds(self._control, 16, 2)
+        request, streams, _flags, _address = socket.recv_fds(self._control, _MESSAGE_BYTES, 2)
         try:
             return self._handle(request, streams)
         finally:
@@ -107,9 +118,15 @@ class ForkLoop:
                 os.close(fd)
 
     def _handle(self, request: bytes, streams: Sequence[int]) -> bool:
-        if request in {FORK, FORK_AT_ONCE}:
+        word, _space, number = request.partition(b" ")
+        if word in {FORK, FORK_NOW}:
             try:
-                self._fork(streams, is_awaited=request == FORK_AT_ONCE)
+                leave = functools.partial(
+                    self._role.leave,
+                    is_awaited=word == FORK_NOW,
+                    cpu_seconds=int(number) if number else None,
+                )
+                self._fork(streams, leave)
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except OSError as error:
@@ -155,18 +172,17 @@ class ForkLoop:
             _kill(pid)
         return bool(left_behind)
 
-    def _fork(self, streams: Sequence[int], *, is_awaited: bool) -> None:
+    def _fork(self, streams: Sequence[int], leave: Callable[..., int]) -> None:
         ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, childs:
-            self._fork_with(ours, childs, streams, is_awaited=is_awaited)
+            self._fork_with(ours, childs, streams, leave)
 
     def _fork_with(
         self,
         ours: socket.socket,
         childs: socket.socket,
         streams: Sequence[int],
-        *,
-        is_awaited: bool,
+        leave: Callable[..., int],
     ) -> None:
         parent_pid = os.getpid()
         pid = os.fork()
@@ -174,7 +190,7 @@ class ForkLoop:
             link_fd = childs.fileno()
             signal.set_wakeup_fd(-1)
             try:
-                link_fd = self._role.leave(parent_pid, link_fd, streams, is_awaited=is_awaited)
+                link_fd = leave(parent_pid, link_fd, streams)
                 self._role.serve(link_fd)
             except Exception:  # noqa: BLE001 - the last frame of a process of its own
                 trace = bounded_text(traceback.format_exc())

@@ -94,7 +94,13 @@ class _GeneralChild:
         self._confinement = confinement
 
     def leave(
-        self, parent_pid: int, link_fd: int, _streams: Sequence[int], *, is_awaited: bool
+        self,
+        parent_pid: int,
+        link_fd: int,
+        _streams: Sequence[int],
+        *,
+        is_awaited: bool,
+        cpu_seconds: int | None,  # noqa: ARG002 - its request has the limit
     ) -> int:
         """Leave the fork server behind; see :class:`ForkedRole`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -92,7 +92,7 @@ def _serve_unchecked_call(
     except RefusedError as refusal:
         call = None
         message = RunReport(refusal.code, refusal.message)
-    _cpu_seconds, args = read_binary_call(link_fd, len(function.signature.params))
+    args = read_binary_call(link_fd, len(function.signature.params))
     try:
         answer = message if call is None else call.execute(args)
     except _EndedError as ended:

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.guest.channel import report, wait_for_end
+from wasmdrop.sandbox.guest.channel import read_binary_call, report, wait_for_end
 from wasmdrop.sandbox.guest.core_module import ModuleRun
 from wasmdrop.sandbox.guest.wasmtime_ffi import context_of, error_of, ffi, type_of_function
 from wasmdrop.sandbox.wire import (
@@ -40,7 +40,7 @@ class UncheckedCall:
         values = (ffi.wasmtime_val_raw_t * slots)()
         memory = run.exported_memory()
         self._run = run
-        self.params = len(params)
+        self._params = len(params)
         self._args = memoryview(values).cast("B")[: BINARY_VALUE_BYTES * len(params)]
         self._results = memoryview(values).cast("B")[: BINARY_VALUE_BYTES * len(results)]
         head = FRAME.pack(0, BINARY_REPORT.size + len(self._results))
@@ -57,9 +57,9 @@ class UncheckedCall:
         ]
         self._memory = None if memory is None else ctypes.byref(memory)
 
-    def serve(self, link_fd: int, args: bytes) -> NoReturn:
-        """Call, report, and exit."""
-        answer = self.execute(args)
+    def serve(self, link_fd: int) -> NoReturn:
+        """Take the arguments, call, report, and exit."""
+        answer = self.execute(read_binary_call(link_fd, self._params))
         if isinstance(answer, RunReport):
             report(link_fd, answer)
         os.writev(link_fd, answer)

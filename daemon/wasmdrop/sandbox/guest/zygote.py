@@ -16,7 +16,7 @@ from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, STREAM_FDS, Confinement
-from wasmdrop.sandbox.guest.channel import read_binary_call, receive_frame, report, send
+from wasmdrop.sandbox.guest.channel import read_frame, receive_frame, report, send
 from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.fork_loop import ForkLoop
@@ -73,6 +73,7 @@ class _ZygoteChild:
         self._warm_up = warm_up
         self._confinement = confinement
         self._is_awaited = False
+        self._cpu_seconds: int | None = None
         self._link_fd = -1
         self._unchecked: UncheckedCall | None = None
 
@@ -87,36 +88,49 @@ class _ZygoteChild:
             self._unchecked = UncheckedCall(self._run, self._preparation.function, wasi)
 
     def leave(
-        self, parent_pid: int, link_fd: int, streams: Sequence[int], *, is_awaited: bool
+        self,
+        parent_pid: int,
+        link_fd: int,
+        streams: Sequence[int],
+        *,
+        is_awaited: bool,
+        cpu_seconds: int | None,
     ) -> int:
         """Leave the zygote behind; see :class:`ForkedRole`."""
         self._is_awaited = is_awaited
+        self._cpu_seconds = cpu_seconds
         return self._confinement.detach_from_zygote(parent_pid, link_fd, streams)
 
     def serve(self, link_fd: int) -> NoReturn:
         """Serve one request."""
         self._link_fd = link_fd
         if self._unchecked is not None:
+            self._confine()
             if not self._is_awaited:
                 # While idle it copies the pages that a call writes to.
                 self._warm_up()
-            cpu_seconds, args = read_binary_call(link_fd, self._unchecked.params)
-            self._confine(cpu_seconds)
-            self._unchecked.serve(link_fd, args)
-        header, payload, descriptors = receive_frame(link_fd)
+            self._unchecked.serve(link_fd)
+        descriptors: list[int] = []
+        if self._preparation.has_wasi:
+            header, payload, descriptors = receive_frame(link_fd)
+            self._confine()
+        else:
+            # Its request has no descriptors, so it is confined while there is time.
+            self._confine()
+            header, payload = read_frame(link_fd)
         request = decode_request(header)
         assert isinstance(request, RunRequest)  # noqa: S101 - nothing else is sent to it
         invocation = request.invocation
-        self._confine(invocation.cpu_seconds)
 
         def set_up_wasi() -> None:
             self._run.set_up_wasi(invocation, descriptors, payload)
 
         self._report(self._run.execute(invocation, set_up_wasi))
 
-    def _confine(self, cpu_seconds: int) -> None:
+    def _confine(self) -> None:
+        assert self._cpu_seconds is not None  # noqa: S101 - a zygote's child always has a limit
         self._confinement.confine_zygote_child(
-            cpu_seconds=cpu_seconds, threads=self._preparation.has_wasi
+            cpu_seconds=self._cpu_seconds, threads=self._preparation.has_wasi
         )
 
     def _report(self, message: RunReport) -> NoReturn:

@@ -35,10 +35,13 @@ class ChildProcess:
         untrusted_parent: int | None = None,
         *,
         is_prepared: bool = False,
+        cpu_limit_seconds: int | None = None,
         output: CapturedOutput | None = None,
     ) -> None:
         self.pid = pid
         self.is_prepared = is_prepared
+        self.cpu_limit_seconds = cpu_limit_seconds
+        """The limit of processor time that it has from the fork on."""
         self.output = output
         """Its standard output and standard error, if it has them; closed with it."""
         self.exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -198,9 +198,9 @@ class LocalExecutor:
     ) -> Outcome:
         """Acquire a child, send it the request, and return the outcome of its report or death."""
         preparation = preparation_of(module, call, limits)
-        child, source = await self._acquire(
-            module, preparation, has_directory=directory is not None
-        )
+        has_directory = directory is not None
+        prepared = not has_directory and can_be_prepared(module)
+        child, source = await self._acquire(module, preparation, limits, prepared=prepared)
         try:
             descriptors = [] if child.is_prepared else [module.fd]
             if preparation.has_wasi and child.output is None:
@@ -209,10 +209,10 @@ class LocalExecutor:
             if directory is not None:
                 descriptors += [directory.fd, *grants]
             if child.is_prepared and preparation.function is not None:
-                frame = encode_binary_call(call.args, cpu_limit_seconds(limits))
+                frame = encode_binary_call(call.args)
             else:
                 request = RunRequest(
-                    invocation_of(module, call, limits, has_directory=directory is not None),
+                    invocation_of(module, call, limits, has_directory=has_directory),
                     None if child.is_prepared else preparation,
                 )
                 frame = encode_frame(request, b"".join((call.stdin, *call.files.values())))
@@ -237,18 +237,20 @@ class LocalExecutor:
         )
 
     async def _acquire(
-        self, module: CompiledModule, preparation: Preparation, *, has_directory: bool
+        self, module: CompiledModule, preparation: Preparation, limits: Limits, *, prepared: bool
     ) -> tuple[ChildProcess, ChildSource]:
-        """Return a child for one request, and the source to release it to."""
-        # A prepared child is confined already, without a directory.
-        if not has_directory and can_be_prepared(module):
-            if self._reusable_workers is not None:
-                child = await self._reusable_workers.acquire(module, preparation)
-                return child, self._reusable_workers
-            if self._zygotes is not None:
-                acquired = await self._zygotes.acquire(module, preparation)
-                if acquired is not None:
-                    return acquired
+        """Return a child for one request, and the source to release it to.
+
+        ``prepared``: whether it may be prepared already; it is then confined, without a directory.
+        """
+        if prepared and self._reusable_workers is not None:
+            child = await self._reusable_workers.acquire(module, preparation)
+            return child, self._reusable_workers
+        if prepared and self._zygotes is not None:
+            cpu_seconds = cpu_limit_seconds(limits)
+            acquired = await self._zygotes.acquire(module, preparation, cpu_seconds)
+            if acquired is not None:
+                return acquired
         return await self._fork_server.take(), self._fork_server
 
     async def _outcome(

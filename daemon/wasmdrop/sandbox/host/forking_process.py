@@ -14,7 +14,7 @@ from collections import deque
 from typing import Final
 
 from wasmdrop.sandbox.host.child_process import ChildProcess
-from wasmdrop.sandbox.wire import CHILD, EXIT, FORK, FORK_AT_ONCE, PING
+from wasmdrop.sandbox.wire import CHILD, EXIT, FORK, FORK_NOW, PING
 from wasmdrop.system.heartbeat import Heartbeat
 
 __all__ = ["ForkingProcess"]
@@ -45,7 +45,10 @@ class ForkingProcess:
         self.heartbeat = Heartbeat()
         self._idle_wanted = idle
         self._idle: deque[ChildProcess] = deque()
-        self._waiting: deque[asyncio.Future[ChildProcess]] = deque()
+        self._waiting: dict[asyncio.Future[ChildProcess], int | None] = {}
+        """Jobs that wait for a child, and the limit of processor time that it must have."""
+        self._cpu_seconds: int | None = None
+        """The limit of the latest job, and so of the next idle children."""
         self._alive: dict[int, ChildProcess] = {}
         self._lingering: dict[ChildProcess, float] = {}
         """Released children, and when their links are to be closed."""
@@ -53,15 +56,19 @@ class ForkingProcess:
         """Children whose links are closed, and when they are to be killed."""
         self._linger_timer: asyncio.TimerHandle | None = None
         self._exit_timer: asyncio.TimerHandle | None = None
-        self._asked = 0
-        """Children that were requested and have not come yet."""
+        self._requested: deque[int | None] = deque()
+        """The limits of the children that were requested and have not come yet."""
         self._refill_timer: asyncio.TimerHandle | None = None
         self._control: socket.socket | None = None
 
-    async def take(self) -> ChildProcess:
-        """Return a fresh child: an idle one, or else a new one."""
-        while self._idle:
-            child = self._idle.popleft()
+    async def take(self, cpu_seconds: int | None = None) -> ChildProcess:
+        """Return a fresh child: an idle one, or else a new one.
+
+        ``cpu_seconds``: its limit of processor time, if it has that from the fork on.
+        """
+        self._cpu_seconds = cpu_seconds
+        for child in [one for one in self._idle if one.cpu_limit_seconds == cpu_seconds]:
+            self._idle.remove(child)
             if self._idle:
                 self._refill_soon()
             else:
@@ -69,8 +76,10 @@ class ForkingProcess:
             if not child.exit_status.done():
                 return child
             child.close()
+        if self._idle:
+            self._idle.popleft().close()  # its limit is another; the next one gets this one
         waiter: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        self._waiting[waiter] = cpu_seconds
         self._refill()
         return await waiter
 
@@ -133,15 +142,26 @@ class ForkingProcess:
             self._refill_timer = None
         if self._control is None:
             return
-        missing = self._idle_wanted + len(self._waiting) - len(self._idle) - self._asked
-        for _ in range(missing):
+        on_the_way = list(self._requested)
+        missing = []
+        for waiter, cpu_seconds in self._waiting.items():
+            if waiter.done():
+                continue
+            if cpu_seconds in on_the_way:
+                on_the_way.remove(cpu_seconds)
+            else:
+                missing.append(cpu_seconds)
+        idle_missing = self._idle_wanted - len(self._idle) - len(on_the_way)
+        word = FORK_NOW if self._waiting else FORK
+        for cpu_seconds in [*missing, *[self._cpu_seconds] * idle_missing]:
+            message = word if cpu_seconds is None else b"%s %d" % (word, cpu_seconds)
             try:
-                self._request_child(FORK_AT_ONCE if self._waiting else FORK)
+                self._request_child(message)
             except BlockingIOError:
                 return  # it is busy; its next message triggers another attempt
             except OSError:
                 return  # it is dead; the reader of the socket finds out
-            self._asked += 1
+            self._requested.append(cpu_seconds)
 
     def _request_child(self, message: bytes) -> None:
         """Request one child. Raise ``OSError`` if the process is busy or dead."""
@@ -152,7 +172,7 @@ class ForkingProcess:
         """Use the control socket of a new process from now on."""
         control.setblocking(False)
         self._control = control
-        self._asked = 0
+        self._requested.clear()
         asyncio.get_running_loop().add_reader(control, self._read_packets)
         self._refill()
 
@@ -193,14 +213,15 @@ class ForkingProcess:
         if not all(number.isdigit() for number in numbers):
             return False
         pid, *status = [int(number) for number in numbers] or [0]
-        if word == CHILD and self._asked > 0 and len(descriptors) == 2:  # noqa: PLR2004
+        if word == CHILD and self._requested and len(descriptors) == 2:  # noqa: PLR2004
             if pid in self._alive:
                 return False
             try:
                 link = socket.socket(fileno=descriptors[0])
             except OSError:
                 return False
-            self._add(self._new_child(pid, link, descriptors[1]))
+            cpu_seconds = self._requested.popleft()
+            self._add(self._new_child(pid, link, descriptors[1], cpu_seconds))
         elif word == EXIT and pid in self._alive and not descriptors and _is_end(status):
             child = self._alive.pop(pid)
             child.ended(status[0], status[1] / 1e6)
@@ -210,7 +231,9 @@ class ForkingProcess:
             return False
         return True
 
-    def _new_child(self, pid: int, link: socket.socket, pidfd: int) -> ChildProcess:
+    def _new_child(
+        self, pid: int, link: socket.socket, pidfd: int, _cpu_seconds: int | None
+    ) -> ChildProcess:
         return ChildProcess(pid, link, pidfd)
 
     def _on_lost(self) -> None:
@@ -222,11 +245,12 @@ class ForkingProcess:
         self._alive.clear()
 
     def _add(self, child: ChildProcess) -> None:
-        self._asked -= 1
         self._alive[child.pid] = child
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
+        for waiter, cpu_seconds in list(self._waiting.items()):
+            if waiter.done():
+                del self._waiting[waiter]
+            elif cpu_seconds == child.cpu_limit_seconds:
+                del self._waiting[waiter]
                 waiter.set_result(child)
                 break
         else:

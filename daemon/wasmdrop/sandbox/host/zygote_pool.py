@@ -72,13 +72,15 @@ _Key = tuple[str, Preparation]
 class Zygote(ForkingProcess):
     """One zygote.
 
-    ``on_gone`` is called with the zygote and a reason when it forks no more children.
+    ``cpu_seconds``: the limit of processor time of its first idle children. ``on_gone`` is called
+    with the zygote and a reason when it forks no more children.
     """
 
     def __init__(
-        self, idle: int, module: CompiledModule, on_gone: Callable[["Zygote", str], None]
+        self, module: CompiledModule, cpu_seconds: int, on_gone: Callable[["Zygote", str], None]
     ) -> None:
-        super().__init__(idle)
+        super().__init__(0)
+        self._cpu_seconds = cpu_seconds
         self._module = module
         self._has_output = False
         """Whether children get their output from the fork on: a request in binary form brings no
@@ -112,16 +114,14 @@ class Zygote(ForkingProcess):
             self._connect(ours)
         return is_ready
 
-    async def take(self) -> ChildProcess:
+    async def take(self, cpu_seconds: int | None = None) -> ChildProcess:
         """Return a fresh child. Raise ``SandboxError`` if none comes."""
         self.used_at = asyncio.get_running_loop().time()
         if self._control is None:
             raise SandboxError("a zygote died")
-        if self._idle and not self._idle[0].exit_status.done():
-            return await super().take()
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                return await super().take()
+                return await super().take(cpu_seconds)
         except TimeoutError:
             # Its present children do not need it, so they are left alone.
             self._give_up("a zygote does not answer")
@@ -151,7 +151,7 @@ class Zygote(ForkingProcess):
         allowed_seconds = _START_PROCESSOR_SECONDS + _FORK_PROCESSOR_SECONDS * self._forked
         if (
             # A child that it has just forked may not be announced yet.
-            len(children) > len(self._alive) + self._asked
+            len(children) > len(self._alive) + len(self._requested)
             or any(children_of(child) for child in children)
             or any(now - since > _TIMEOUT_SECONDS for since in self._unreported.values())
             or processor_seconds(pid) > allowed_seconds
@@ -166,8 +166,8 @@ class Zygote(ForkingProcess):
 
     def _on_message(self, packet: bytes, descriptors: list[int]) -> bool:
         word, _space, number = packet.partition(b" ")
-        if word == NO_CHILD and number.isdigit() and self._asked > 0 and not descriptors:
-            self._asked -= 1
+        if word == NO_CHILD and number.isdigit() and self._requested and not descriptors:
+            self._requested.popleft()
             if self._requested_outputs:
                 self._requested_outputs.popleft().close()
             self._give_up(f"a zygote cannot fork: {os.strerror(int(number))}")
@@ -187,11 +187,21 @@ class Zygote(ForkingProcess):
             raise
         self._requested_outputs.append(output)
 
-    def _new_child(self, pid: int, link: socket.socket, pidfd: int) -> ChildProcess:
+    def _new_child(
+        self, pid: int, link: socket.socket, pidfd: int, cpu_seconds: int | None
+    ) -> ChildProcess:
         assert self._process is not None  # noqa: S101 - it has forked
         self._forked += 1
         output = self._requested_outputs.popleft() if self._requested_outputs else None
-        return ChildProcess(pid, link, pidfd, self._process.pid, is_prepared=True, output=output)
+        return ChildProcess(
+            pid,
+            link,
+            pidfd,
+            self._process.pid,
+            is_prepared=True,
+            cpu_limit_seconds=cpu_seconds,
+            output=output,
+        )
 
     def _disconnect(self) -> None:
         super()._disconnect()
@@ -229,18 +239,23 @@ class ZygotePool:
         self._check_timer: asyncio.TimerHandle | None = None
 
     async def acquire(
-        self, module: CompiledModule, preparation: Preparation
+        self, module: CompiledModule, preparation: Preparation, cpu_seconds: int
     ) -> tuple[ChildProcess, Zygote] | None:
-        """Return a fresh child of the module's zygote, and the zygote; None if there is none."""
-        zygote = self._find(module, preparation)
+        """Return a fresh child of the module's zygote, and the zygote; None if there is none.
+
+        ``cpu_seconds``: the child's limit of processor time. It does not select the zygote.
+        """
+        zygote = self._find(module, preparation, cpu_seconds)
         if zygote is None:
             return None
         try:
-            return await zygote.take(), zygote
+            return await zygote.take(cpu_seconds), zygote
         except SandboxError:
             return None
 
-    def _find(self, module: CompiledModule, preparation: Preparation) -> Zygote | None:
+    def _find(
+        self, module: CompiledModule, preparation: Preparation, cpu_seconds: int
+    ) -> Zygote | None:
         """Return the zygote of a module that is called now; start one if it is called again."""
         key = (module.sha256, preparation)
         zygote = self._ready.get(key)
@@ -251,7 +266,7 @@ class ZygotePool:
         if is_fit is None:
             self._remember(key, is_fit=True)
         elif is_fit and key not in self._starting and len(self._starting) < _MAX_STARTING:
-            task = asyncio.create_task(self._start(key, module))
+            task = asyncio.create_task(self._start(key, module, cpu_seconds))
             self._starting[key] = task
             task.add_done_callback(lambda _task: self._starting.pop(key))
         return None
@@ -267,8 +282,8 @@ class ZygotePool:
         self._ready.clear()
         self._retired.clear()
 
-    async def _start(self, key: _Key, module: CompiledModule) -> None:
-        zygote = Zygote(0, module, functools.partial(self._on_gone, key))
+    async def _start(self, key: _Key, module: CompiledModule, cpu_seconds: int) -> None:
+        zygote = Zygote(module, cpu_seconds, functools.partial(self._on_gone, key))
         process = await self._fork_server.take()
         # However the process ends, and even before it is a zygote: it could fork.
         process.exit_status.add_done_callback(lambda _status: self._fork_server.sweep())

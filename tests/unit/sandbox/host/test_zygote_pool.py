@@ -21,7 +21,7 @@ from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.host.zygote_pool import Zygote, ZygotePool
 from wasmdrop.sandbox.wire import (
     FORK,
-    FORK_AT_ONCE,
+    FORK_NOW,
     FRAME,
     EngineOptions,
     RunReport,
@@ -44,6 +44,7 @@ class FakeZygote(ChildProcess):
         super().__init__(next(PIDS), ours, pidfd)
         self.code = code
         self.forked = 0
+        self.limits: list[int] = []
         self.can_fork = True
         self.is_killed = False
         self.control: socket.socket | None = None
@@ -79,11 +80,13 @@ class FakeZygote(ChildProcess):
 
     def _fork(self) -> None:
         assert self.control is not None
-        message = self.control.recv(16)
+        message = self.control.recv(64)
         if not message:
             self.die()
             return
-        assert message in {FORK, FORK_AT_ONCE}
+        word, _space, cpu_seconds = message.partition(b" ")
+        assert word in {FORK, FORK_NOW}
+        self.limits.append(int(cpu_seconds))
         if not self.can_fork:
             self.control.send(b"none %d" % errno.EAGAIN)
             return
@@ -143,8 +146,9 @@ class Scene:
     ) -> tuple[ChildProcess, Zygote] | None:
         """Acquire a child for a job of a module."""
         module = self.module(number)
-        preparation = preparation_of(module, CALL, limits or Limits())
-        acquired = await self.pool.acquire(module, preparation)
+        limits = limits or Limits()
+        preparation = preparation_of(module, CALL, limits)
+        acquired = await self.pool.acquire(module, preparation, cpu_limit_seconds(limits))
         if acquired is not None:
             self._acquired.append(acquired[0])
         return acquired
@@ -167,7 +171,7 @@ class Scene:
 
     async def settle(self) -> None:
         """Wait until all requested children have come."""
-        await until(lambda: not any(zygote._asked for zygote in self.pool._ready.values()))
+        await until(lambda: not any(zygote._requested for zygote in self.pool._ready.values()))
 
     def idle_children(self) -> int:
         """Return the number of idle children of all zygotes."""
@@ -218,20 +222,56 @@ def test_zygote_module_called_again_is_started_and_reused() -> None:
     play(act)
 
 
-def test_zygote_other_timeout_is_reused() -> None:
-    """The timeout belongs to the request, so it does not select the zygote."""
+def test_zygote_other_timeout_is_reused_with_its_own_limit() -> None:
+    """The timeout does not select the zygote; each child has the limit of its job."""
 
     async def act(scene: Scene) -> None:
         zygote = await scene.start_zygote()
-        for seconds in (0.1, 1.0, 7.5, 3600.0):
+        for seconds, limit in ((0.1, 2), (1.0, 2), (7.5, 9), (3600.0, 3601), (0.1, 2)):
             acquired = await scene.acquire(limits=Limits(timeout_sec=seconds))
             assert acquired is not None
-            assert acquired[1]._process is zygote
+            child, source = acquired
+            assert source._process is zygote
+            assert child.cpu_limit_seconds == limit
+            assert limit in zygote.limits
+            await scene.settle()
+            assert scene.idle_children() <= 2
         assert len(scene.fork_server.zygotes) == 1
 
     play(act)
-    assert cpu_limit_seconds(Limits(timeout_sec=0.1)) == 2
-    assert cpu_limit_seconds(Limits(timeout_sec=7.5)) == 9
+
+
+def test_idle_children_after_another_timeout_have_its_limit() -> None:
+    """Jobs that all have a new timeout find idle children again."""
+
+    async def act(scene: Scene) -> None:
+        zygote = await scene.start_zygote()
+        limits = Limits(timeout_sec=100)
+        for _ in range(3):
+            assert await scene.acquire(limits=limits) is not None
+            await scene.settle()
+        (source,) = scene.pool._ready.values()
+        assert [child.cpu_limit_seconds for child in source._idle] == [101, 101]
+        forked = zygote.forked
+        assert await scene.acquire(limits=limits) is not None
+        assert zygote.forked == forked
+
+    play(act)
+
+
+def test_jobs_that_wait_with_different_timeouts_get_their_own_children() -> None:
+    """A child goes to the job whose limit it has."""
+
+    async def act(scene: Scene) -> None:
+        await scene.start_zygote()
+        seconds = [5, 50, 500, 5, 50, 500]
+        acquired = await asyncio.gather(
+            *(scene.acquire(limits=Limits(timeout_sec=one)) for one in seconds)
+        )
+        limits = [one[0].cpu_limit_seconds for one in acquired if one is not None]
+        assert limits == [one + 1 for one in seconds]
+
+    play(act)
 
 
 def test_zygote_other_memory_limit_is_not_reused() -> None:
