@@ -14,8 +14,10 @@ from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.service.instance_lock import SHARED_LOCK_NAME, lock_shared_directory
 
 
-def test_a_claim_is_for_one(tmp_path: Path) -> None:
+def test_a_claim_is_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other is told who has it; afterwards it is free."""
+    # The holder has this process's number, so it counts as dead and would be waited for longer.
+    monkeypatch.setattr("wasmdrop.service.instance_lock._PATIENCE_WITH_DEAD_SECONDS", 0.1)
     told = f"in use by process {os.getpid()} on "
     with (
         lock_shared_directory(tmp_path),

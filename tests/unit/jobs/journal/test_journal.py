@@ -468,7 +468,7 @@ def test_the_file_stays_bounded_and_gives_a_bursts_room_back(tmp_path: Path) -> 
         return path.stat().st_size
 
     async def use(journal: Journal) -> None:
-        sizes = [await round_of(journal, 700, 3000) for _ in range(4)]
+        sizes = [await round_of(journal, 70, 30_000) for _ in range(4)]
         assert sizes[3] <= sizes[1], sizes
         await journal.accept(job("burst", 0), bytes(48 * 1024 * 1024), {})
         one = journal.move_lazily(job("burst", 0), JobState.EXECUTED, code=Code.OK)
