@@ -1,9 +1,9 @@
-"""A job's directories, for code that has already broken out of wasmtime.
+"""File access of a job with directories, for code that has already broken out of wasmtime.
 
-All in its own, reading alone in those that it was granted, nothing outside.
+It may do everything in its own directory, only read in granted ones, and nothing elsewhere.
 
-Each attempt runs natively in a process that was confined as the forking server does it for a job
-with a directory. What it may do there must work, or the rest would show nothing.
+Each attempt runs natively in a process that is confined like a child with a directory. The allowed
+attempts must succeed, because otherwise the failures of the others would prove nothing.
 """
 
 import json
@@ -18,13 +18,14 @@ from typing import Final
 import pytest
 
 from tests.support.require import require
+from tests.support.security.world import new_base
 from wasmdrop.sandbox.confinement.confine import Confinement
 
 ROOT: Final = Path(__file__).parents[2]
 
 _MEBIBYTE: Final = 1 << 20
 
-#: With a descriptor, whatever it is, Python makes the calls that the filter knows; paths are whole.
+#: With any descriptor, Python uses the system calls that the filter knows. All paths are absolute.
 _ANY: Final = 0
 
 
@@ -60,7 +61,7 @@ def _link(old: str, new: str) -> None:
     os.link(old, new, src_dir_fd=_ANY, dst_dir_fd=_ANY)
 
 
-#: What a job may do in its directory.
+#: Allowed in the job's own directory.
 ALLOWED: Final[dict[str, Callable[[str, str], object]]] = {
     "writing": lambda own, _outside: _write(f"{own}/new"),
     "making a directory": lambda own, _outside: os.mkdir(f"{own}/new", dir_fd=_ANY),
@@ -71,7 +72,7 @@ ALLOWED: Final[dict[str, Callable[[str, str], object]]] = {
     "linking within": lambda own, _outside: _link(f"{own}/given", f"{own}/other"),
 }
 
-#: What none may do, there or elsewhere.
+#: Forbidden, in the job's own directory and elsewhere.
 FORBIDDEN: Final[dict[str, Callable[[str, str], object]]] = {
     "writing outside": lambda _own, outside: _write(f"{outside}/new"),
     "writing outside through a link": _link_and_write,
@@ -81,7 +82,7 @@ FORBIDDEN: Final[dict[str, Callable[[str, str], object]]] = {
     "truncating outside": lambda _own, outside: os.truncate(f"{outside}/kept", 0),
     "making a directory outside": lambda _own, outside: os.mkdir(f"{outside}/new", dir_fd=_ANY),
     "removing outside": lambda _own, outside: os.unlink(f"{outside}/kept", dir_fd=_ANY),
-    "linking to what is outside": lambda own, outside: _link(f"{outside}/kept", f"{own}/kept"),
+    "linking to a file outside": lambda own, outside: _link(f"{outside}/kept", f"{own}/kept"),
     "moving out": _move_out,
     "moving in": _move_in,
     "making a FIFO": _mknod,
@@ -99,16 +100,16 @@ def _read_through_a_link(own: str, granted: str) -> None:
     Path(f"{own}/link").read_bytes()
 
 
-#: What a job may do in a directory that it was granted.
+#: Allowed with a granted directory.
 GRANTED: Final[dict[str, Callable[[str, str], object]]] = {
-    "reading what was granted": lambda _own, granted: Path(f"{granted}/kept").read_bytes(),
+    "reading a granted file": lambda _own, granted: Path(f"{granted}/kept").read_bytes(),
     "reading deeper": lambda _own, granted: Path(f"{granted}/below/kept").read_bytes(),
-    "reading through a link of its own": _read_through_a_link,
-    "listing what was granted": lambda _own, granted: os.listdir(granted),
-    "writing its own with a grant": lambda own, _granted: _write(f"{own}/new"),
+    "reading through its own link": _read_through_a_link,
+    "listing a granted directory": lambda _own, granted: os.listdir(granted),
+    "writing its own file with a grant": lambda own, _granted: _write(f"{own}/new"),
 }
 
-#: What none may do there.
+#: Forbidden in a granted directory.
 NOT_GRANTED: Final[dict[str, Callable[[str, str], object]]] = {
     "writing": lambda _own, granted: _write(f"{granted}/kept"),
     "writing deeper": lambda _own, granted: _write(f"{granted}/below/kept"),
@@ -134,7 +135,7 @@ NOT_GRANTED: Final[dict[str, Callable[[str, str], object]]] = {
     "running a program": lambda _own, granted: os.execv(f"{granted}/kept", ["kept"]),  # noqa: S606 - tried
     "following a link out": lambda _own, granted: Path(f"{granted}/out").read_bytes(),
     "reading beside it": lambda _own, granted: Path(f"{granted}/../outside/kept").read_bytes(),
-    "listing what it lies in": lambda _own, granted: os.listdir(f"{granted}/.."),
+    "listing the parent directory": lambda _own, granted: os.listdir(f"{granted}/.."),
 }
 ATTEMPTS: Final = (
     ALLOWED
@@ -145,13 +146,13 @@ ATTEMPTS: Final = (
 
 
 def main(base: str) -> None:
-    """Make each attempt in a process and a directory of its own; print what came of it."""
+    """Make each attempt in a process and a directory of its own; print the results."""
     confinement = Confinement()
     confinement.prepare_fork_server()
-    told = {
+    results = {
         name: _attempt(confinement, Path(base) / str(n), name) for n, name in enumerate(ATTEMPTS)
     }
-    json.dump({"missing": confinement.missing, "told": told}, sys.stdout)
+    json.dump({"missing": confinement.missing, "results": results}, sys.stdout)
 
 
 def _attempt(confinement: Confinement, base: Path, name: str) -> str:
@@ -159,7 +160,7 @@ def _attempt(confinement: Confinement, base: Path, name: str) -> str:
     below = granted / "below"
     for directory in (base, own, outside, granted, below, granted / "empty"):
         directory.mkdir()
-        directory.chmod(0o777)  # so that nothing but the confinement stands in the way
+        directory.chmod(0o777)  # so that only the confinement can prevent an attempt
     for file in (own / "given", outside / "kept", granted / "kept", below / "kept"):
         file.write_text("#!/bin/true\n")
         file.chmod(0o777)
@@ -171,7 +172,7 @@ def _attempt(confinement: Confinement, base: Path, name: str) -> str:
         _confined(confinement, own, granted if has_grant else outside, has_grant, name)
     status = os.waitpid(pid, 0)[1]
     if _state(outside) + _state(granted) + _state(below) != before:
-        return "changed what is not its own"
+        return "changed a foreign file"
     return str(os.waitstatus_to_exitcode(status))
 
 
@@ -207,44 +208,40 @@ def _confined(confinement: Confinement, own: Path, other: Path, has_grant: bool,
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give what came of all attempts."""
-    base = tmp_path_factory.mktemp("directory")
-    for path in (base, *base.parents):
-        if path.stat().st_uid == os.geteuid() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o011)
-    program = (
-        f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
-        f"from tests.security.test_directory import main; main({str(base)!r})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program], env={}, capture_output=True, check=True, timeout=60
-    )
+def results() -> dict[str, str]:
+    """Return the results of all attempts."""
+    with new_base() as base:
+        program = (
+            f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
+            f"from tests.security.test_directory import main; main({base!r})"
+        )
+        command = [sys.executable, "-I", "-c", program]
+        done = subprocess.run(command, env={}, capture_output=True, check=True, timeout=60)
     found = json.loads(done.stdout)
     require(not found["missing"], f"a kernel that can confine: {found['missing']}")
-    result: dict[str, str] = found["told"]
-    return result
+    results: dict[str, str] = found["results"]
+    return results
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_a_job_may_do_this_in_its_directory(told: dict[str, str], name: str) -> None:
-    """Or WASI's programs would not run."""
-    assert told[name] == "0"
+def test_own_directory_allows(results: dict[str, str], name: str) -> None:
+    """WASI programs need this."""
+    assert results[name] == "0"
 
 
 @pytest.mark.parametrize("name", GRANTED)
-def test_a_job_may_do_this_with_what_it_was_granted(told: dict[str, str], name: str) -> None:
-    """Or a grant would be of no use."""
-    assert told[name] == "0"
+def test_granted_directory_allows(results: dict[str, str], name: str) -> None:
+    """A grant is for reading."""
+    assert results[name] == "0"
 
 
 @pytest.mark.parametrize("name", NOT_GRANTED)
-def test_a_job_may_not_do_this_with_what_it_was_granted(told: dict[str, str], name: str) -> None:
-    """It gets an error, or is killed; and nothing there has changed."""
-    assert told[f"granted: {name}"] in {"1", "-31"}
+def test_granted_directory_forbids(results: dict[str, str], name: str) -> None:
+    """The job gets an error or is killed, and no granted file has changed."""
+    assert results[f"granted: {name}"] in {"1", "-31"}
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_a_job_may_not_do_this(told: dict[str, str], name: str) -> None:
-    """It gets an error, or is killed; and nothing outside has changed."""
-    assert told[name] in {"1", "-31"}
+def test_confinement_with_directory_forbids(results: dict[str, str], name: str) -> None:
+    """The job gets an error or is killed, and no file outside has changed."""
+    assert results[name] in {"1", "-31"}

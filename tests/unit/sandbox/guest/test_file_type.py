@@ -1,4 +1,4 @@
-"""Which files are WebAssembly, and what is said of the others."""
+"""Recognition of WebAssembly and of other file formats."""
 
 import base64
 import bz2
@@ -52,8 +52,8 @@ PACKED: Final[dict[str, Callable[[bytes], bytes]]] = {
     "precompiled": _precompiled,
 }
 
-#: What each row of the table is for: beginnings of such files, by words of what is said of them.
-BEGINNINGS: Final[dict[str, tuple[bytes, ...]]] = {
+#: First bytes of files of each format in the table, by the first words of its name.
+SAMPLES: Final[dict[str, tuple[bytes, ...]]] = {
     "an ELF file": (b"\x7fELF\2\1\1\0", b"\x7fELF\1\1\1\0", b"\x7fELF" + bytes(600)),
     "a Mach-O file": (
         b"\xcf\xfa\xed\xfe\x0c\0\0\1",
@@ -135,40 +135,40 @@ BEGINNINGS: Final[dict[str, tuple[bytes, ...]]] = {
 
 
 def refusal(head: bytes) -> str:
-    """Return what is said of a file that begins so."""
+    """Return the message about a file that begins with ``head``."""
     with pytest.raises(RefusedError) as caught:
         refuse_unless_wasm(head[:HEAD_BYTES])
     assert caught.value.code is Code.INVALID_MODULE
     return caught.value.message
 
 
-def test_every_row_of_the_table_has_beginnings_here() -> None:
-    """None is untried."""
-    assert len(BEGINNINGS) == len(FILE_FORMATS)
-    for words, file in zip(BEGINNINGS, FILE_FORMATS, strict=True):
+def test_every_file_format_has_samples() -> None:
+    """So that none is untested."""
+    assert len(SAMPLES) == len(FILE_FORMATS)
+    for words, file in zip(SAMPLES, FILE_FORMATS, strict=True):
         assert file.what.startswith(words)
 
 
-@pytest.mark.parametrize("words", BEGINNINGS)
-def test_another_file_is_named_with_what_to_do(words: str) -> None:
-    """By its beginning, of which there may be little."""
+@pytest.mark.parametrize("words", SAMPLES)
+def test_file_of_other_format_is_refused_with_name_and_remedy(words: str) -> None:
+    """By its first bytes, even if they are few."""
     remedy = next(file.remedy for file in FILE_FORMATS if file.what.startswith(words))
-    for head in BEGINNINGS[words]:
+    for head in SAMPLES[words]:
         message = refusal(head)
         assert message.startswith(f"the file is not WebAssembly: it is {words}"), head
         assert message.endswith(f"; {remedy}"), head
 
 
 @pytest.mark.parametrize("pack", PACKED)
-def test_a_packed_module_is_named(pack: str) -> None:
-    """As the real packers write it."""
+def test_packed_module_is_refused_with_name_of_format(pack: str) -> None:
+    """Packed by the real packers."""
     words = {"precompiled": "(.cwasm)"}.get(pack, pack)
     assert words in refusal(PACKED[pack](MODULE))
 
 
 @pytest.mark.parametrize("path", ["/proc/self/exe", __file__])
-def test_a_real_file_of_another_kind_is_named(path: str) -> None:
-    """A program of this machine, and a source."""
+def test_real_file_of_other_format_is_refused_with_name(path: str) -> None:
+    """A program of this machine, and a source file."""
     assert "an ELF file" in refusal(Path(path).read_bytes()) or path == __file__
     assert refusal(Path(path).read_bytes()).startswith("the file is not WebAssembly: it is a")
 
@@ -189,8 +189,8 @@ def test_a_real_file_of_another_kind_is_named(path: str) -> None:
         (b"\xff\xfe(\0m\0", "expected it to begin with 00 61 73 6d, got ff fe 28 00"),
     ],
 )
-def test_a_file_of_no_known_kind_is_shown_by_its_first_bytes(head: bytes, told: str) -> None:
-    """And an empty or short one as such."""
+def test_file_of_unknown_format_is_refused_with_first_bytes(head: bytes, told: str) -> None:
+    """An empty or truncated file is named as such."""
     assert told in refusal(head)
 
 
@@ -206,6 +206,6 @@ def test_a_file_of_no_known_kind_is_shown_by_its_first_bytes(head: bytes, told: 
         b";;" * 256,
     ],
 )
-def test_no_beginning_takes_long_to_judge(head: bytes) -> None:
-    """The patterns of the table take linear time: one that does not would hang here."""
+def test_patterns_of_file_formats_take_linear_time(head: bytes) -> None:
+    """A pattern with exponential time would hang here."""
     assert refusal(head).startswith("the file is not WebAssembly: ")

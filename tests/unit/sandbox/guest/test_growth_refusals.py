@@ -1,4 +1,4 @@
-"""Modules that tell of memories and tables that were refused growth: the same but for that."""
+"""Modules instrumented to record refused growth of memories and tables."""
 
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from wasmdrop.sandbox.guest.growth_refusals import (
     instrument_growth,
 )
 
-#: Everything that a module may be made of, so that each instruction is read once.
+#: Enables all proposals, so that each instruction is tested.
 _CONFIG: Final = Config()
 for _name in ("wasm_gc", "wasm_function_references", "wasm_exceptions", "wasm_threads"):
     setattr(_CONFIG, _name, True)
@@ -20,7 +20,7 @@ _CONFIG.wasm_wide_arithmetic = True
 _CONFIG.shared_memory = True
 ENGINE: Final = Engine(_CONFIG)
 
-#: Instructions, one or more of each form of operands. They come where nothing is reached.
+#: One or more instructions of each form of operands, for unreachable code.
 INSTRUCTIONS: Final = """\
 block (result i32) i32.const 1 end drop
 block (type $two) unreachable end drop drop
@@ -97,58 +97,58 @@ _GLOBALS: Final = "(global $g (mut i32) (i32.const 0))"
 
 
 def parts_of(text: str) -> list[str]:
-    """Return the lines that have something."""
+    """Return the lines that are not empty."""
     return [line for line in text.splitlines() if line.strip()]
 
 
 def run(module: bytes, argument: int) -> tuple[Any, int]:
-    """Return what ``run`` returned, or None for a trap, and whether it tells of a refusal."""
+    """Return the result of ``run``, or None for a trap, and the recorded refusal."""
     store = Store(ENGINE)
     exports = Instance(store, Module(ENGINE, module), []).exports(store)
     try:
         result = exports["run"](store, argument)  # type: ignore[operator]
     except Trap:
         result = None
-    return result, _told(store, exports)
+    return result, _recorded(store, exports)
 
 
-def _told(store: Store, exports: Any) -> int:
-    """Return what a module that grows tables tells of them, and another of its memories."""
+def _recorded(store: Store, exports: Any) -> int:
+    """Return the recorded refusal: of a table, or of a memory in a module that grows no table."""
     names = list(exports)
-    told = exports[TABLE_EXPORT if TABLE_EXPORT in names else MEMORY_EXPORT].value(store)
-    assert isinstance(told, int)
-    return told
+    recorded = exports[TABLE_EXPORT if TABLE_EXPORT in names else MEMORY_EXPORT].value(store)
+    assert isinstance(recorded, int)
+    return recorded
 
 
 def framed(before: str, after: str = "") -> bytes:
-    """Return a module that has something before and after its growth."""
+    """Return a module with instructions before and after its growth."""
     text = _FRAME.replace("GLOBALS", _GLOBALS).replace("BEFORE", before).replace("AFTER", after)
     return bytes(wat2wasm(text))
 
 
 @pytest.mark.parametrize("line", parts_of(INSTRUCTIONS))
-def test_every_instruction_is_read_to_its_end(line: str) -> None:
-    """What follows it is found, and it stays what it is."""
+def test_instruction_before_growth_is_skipped_completely(line: str) -> None:
+    """The growth after it is found, and the module works as before."""
     if "i32.const 1 local.set" not in line and "br_" not in line and "try_table" not in line:
         line = f"block {line} end"
     module = framed(f"i32.const 0 if unreachable {line} end", "")
-    telling = instrument_growth(module)
-    assert telling is not None
-    assert run(telling, 5) == (1, 0)
-    assert run(telling, 50) == (-1, PAST_MAXIMUM)
+    instrumented = instrument_growth(module)
+    assert instrumented is not None
+    assert run(instrumented, 5) == (1, 0)
+    assert run(instrumented, 50) == (-1, PAST_MAXIMUM)
 
 
-def test_a_trap_after_a_refusal_tells_of_it() -> None:
-    """As the program itself is over by then."""
+def test_refusal_is_recorded_when_program_traps_after_it() -> None:
+    """The global can still be read."""
     text = """(module (table $t i64 1 2 externref)
       (func (export "run") (param i32) (result i32)
         (table.grow $t (ref.null extern) (i64.extend_i32_u (local.get 0)))
         (if (i64.eq (i64.const -1)) (then (unreachable)))
         (i32.wrap_i64 (table.size $t))))"""
-    telling = instrument_growth(bytes(wat2wasm(text)))
-    assert telling is not None
-    assert run(telling, 1) == (2, 0)
-    assert run(telling, 2) == (None, PAST_MAXIMUM)
+    instrumented = instrument_growth(bytes(wat2wasm(text)))
+    assert instrumented is not None
+    assert run(instrumented, 1) == (2, 0)
+    assert run(instrumented, 2) == (None, PAST_MAXIMUM)
 
 
 @pytest.mark.parametrize(
@@ -173,26 +173,26 @@ def test_a_trap_after_a_refusal_tells_of_it() -> None:
     ],
     ids=["a-number", "no-growth", "no-exports", "its-own", "its-function", "a-block", "empty"],
 )
-def test_a_module_without_anything_to_tell_is_left_alone(text: str) -> None:
-    """Also one whose numbers look like the instruction."""
+def test_module_without_growth_is_not_instrumented(text: str) -> None:
+    """Nor is one whose numbers look like the instruction."""
     assert instrument_growth(bytes(wat2wasm(text))) is None
 
 
-def test_numbers_that_look_like_the_instruction_stay() -> None:
-    """Before and after a real one, in every kind of operand."""
+def test_numbers_that_look_like_growth_are_unchanged() -> None:
+    """Before and after a real growth, in operands of all kinds."""
     text = """(module (memory 1) (table $t 1 2 funcref)
       (func (export "run") (param i32) (result i32)
         (drop (i32.load offset=2044 (i32.const 0))) (drop (i32.const 2044))
         (drop (f64.const 0x1.0fc0ffc0ffc0fp0))
         (i32.add (i32.const 2044) (table.grow $t (ref.null func) (local.get 0)))))"""
-    telling = instrument_growth(bytes(wat2wasm(text)))
-    assert telling is not None
-    assert run(telling, 1) == (2045, 0)
-    assert run(telling, 2) == (2043, PAST_MAXIMUM)
+    instrumented = instrument_growth(bytes(wat2wasm(text)))
+    assert instrumented is not None
+    assert run(instrumented, 1) == (2045, 0)
+    assert run(instrumented, 2) == (2043, PAST_MAXIMUM)
 
 
-#: Memories and tables: the text, the instruction that grows it to so many times its parts, how
-#: large it may be, and a growth past that and past what its own type allows.
+#: Memories and tables: text, instruction that grows it, index type, limit of the store, and maximum
+#: of its own type.
 _GROWING: Final = {
     "memory": ("(memory 1)", "memory.grow", "i32", 16, 65536),
     "memory-with-a-maximum": ("(memory 1 100)", "memory.grow", "i32", 16, 100),
@@ -225,8 +225,8 @@ _GROWING: Final = {
 
 
 @pytest.mark.parametrize("name", _GROWING)
-def test_what_was_refused_is_told_with_its_size(name: str) -> None:
-    """By the store's limit; past the maximum is told apart; granted growth tells nothing."""
+def test_refused_growth_is_recorded_with_size(name: str) -> None:
+    """Past the maximum it is PAST_MAXIMUM; granted growth records nothing."""
     text, grow, index, limit, maximum = _GROWING[name]
     module = bytes(
         wat2wasm(
@@ -234,17 +234,17 @@ def test_what_was_refused_is_told_with_its_size(name: str) -> None:
             f" ({grow} (local.get 0))))"
         )
     )
-    telling = instrument_growth(module)
-    assert telling is not None
+    instrumented = instrument_growth(module)
+    assert instrumented is not None
     part_bytes = 65536 if "memory" in name else 1
     store = Store(ENGINE)
     store.set_limits(memory_size=limit * 65536, table_elements=limit)
-    exports = Instance(store, Module(ENGINE, telling), []).exports(store)
+    exports = Instance(store, Module(ENGINE, instrumented), []).exports(store)
 
     def grown(by: int) -> tuple[int, int]:
         # Arguments wrap to the signed range.
         result = exports["run"](store, by)  # type: ignore[operator]
-        return result, _told(store, exports)
+        return result, _recorded(store, exports)
 
     assert grown(limit - 1) == (1, 0)
     assert grown(0) == (limit, 0)
@@ -254,5 +254,5 @@ def test_what_was_refused_is_told_with_its_size(name: str) -> None:
             assert grown(maximum - limit) == (-1, maximum * part_bytes)
         assert grown(maximum - limit + 1) == (-1, PAST_MAXIMUM)
     assert grown(-1) == (-1, PAST_MAXIMUM)
-    # Whatever is granted later, it was refused once.
+    # A later growth that is granted does not clear the record.
     assert grown(0) == (limit, PAST_MAXIMUM)

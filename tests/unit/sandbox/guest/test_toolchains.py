@@ -1,4 +1,4 @@
-"""docs/toolchains.md and the table that the messages come from say the same."""
+"""The page docs/toolchains.md lists the same modules as the table."""
 
 import re
 from pathlib import Path
@@ -9,15 +9,15 @@ from wasmdrop.sandbox.guest.toolchains import FILE_FORMATS, FOREIGN_MODULES
 PAGE: Final = (Path(__file__).parents[4] / "docs" / "toolchains.md").read_text(encoding="utf-8")
 
 
-def test_the_page_has_every_kind_with_its_remedy_in_order() -> None:
-    """The first that fits counts, on the page as in the code."""
+def test_page_lists_foreign_modules_in_order_of_table() -> None:
+    """The first match applies, on the page as in the code."""
     table = PAGE.partition("| it is … | do this |\n| --- | --- |\n")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE)
     assert rows == [(kind.what, kind.remedy) for kind in FOREIGN_MODULES]
 
 
-def test_every_kind_is_told_by_something() -> None:
-    """By an import or by the compiler; an object file by its symbols."""
+def test_every_foreign_module_has_a_pattern() -> None:
+    """Of an import or of the compiler's message; an object file is recognized by its symbols."""
     assert [kind for kind in FOREIGN_MODULES if kind.imports is None and kind.refusal is None] == [
         FOREIGN_MODULES[0]
     ]
@@ -25,7 +25,7 @@ def test_every_kind_is_told_by_something() -> None:
     assert FOREIGN_MODULES[-1].imports.match("anything at all")
 
 
-def test_messages_are_single_lines_that_read_as_one_sentence() -> None:
+def test_messages_are_parts_of_one_sentence() -> None:
     """They follow "it is" and a semicolon."""
     for what, remedy in [(file.what, file.remedy) for file in FILE_FORMATS] + [
         (kind.what, kind.remedy) for kind in FOREIGN_MODULES

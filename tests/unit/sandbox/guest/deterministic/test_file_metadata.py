@@ -1,7 +1,7 @@
-"""What a deterministic job is told of its files, by WASI preview 1 and by WASI 0.2.
+"""File metadata of deterministic jobs, through WASI preview 1 and WASI 0.2.
 
-The guest is the very module, or component, that relays calls: a second instance of it, which is
-linked as a job's is. The files are made and changed from outside.
+The guest is a second instance of the relay, linked like a job's module or component. The files are
+created and changed from outside.
 """
 
 import os
@@ -23,12 +23,12 @@ FUEL: Final = 10**15
 BILLION: Final = 10**9
 STEP_NS: Final = 10**6
 ROOT_FD: Final = 3
-#: Where in the guest's memory paths and answers are put.
+#: Addresses in the guest's memory.
 PATH, OTHER_PATH, ANSWER = 1 << 16, 1 << 17, 0
 
 
-class Told(NamedTuple):
-    """What a guest was told of a file."""
+class Stat(NamedTuple):
+    """A file's metadata as the guest sees it."""
 
     number: int
     links: int
@@ -56,8 +56,8 @@ class Guest:
         self.engine.files.enter(self.store)
         self.engine.files.begin()
 
-    def stat(self, path: str) -> Told:
-        """Look at a file, not through a link."""
+    def stat(self, path: str) -> Stat:
+        """Return a file's metadata; do not follow a link."""
         raise NotImplementedError
 
     def names(self) -> list[str]:
@@ -65,7 +65,7 @@ class Guest:
         raise NotImplementedError
 
     def set_times(self, path: str, accessed_ns: int | None, modified_ns: int | str) -> None:
-        """Set times of a file, the second perhaps to ``now``."""
+        """Set times of a file; the second may be ``now``."""
         raise NotImplementedError
 
     def remove(self, path: str) -> None:
@@ -91,21 +91,21 @@ class ModuleGuest(Guest):
         return error
 
     def path(self, path: str, at: int = PATH) -> tuple[int, int]:
-        """Put a path into memory; return where it is."""
+        """Write a path to memory; return its address and size."""
         return at, self.memory.write(self.store, path.encode(), at)
 
     def read(self, at: int, size: int) -> bytes:
         """Read from memory."""
         return bytes(self.memory.read(self.store, at, at + size))
 
-    def stat(self, path: str) -> Told:
-        """Look at a file, not through a link."""
+    def stat(self, path: str) -> Stat:
+        """Return a file's metadata; do not follow a link."""
         assert self.call("path_filestat_get", ROOT_FD, 0, *self.path(path), ANSWER) == 0
         _device, number, _kind, *others = struct.unpack("<QQB7xQQQQQ", self.read(ANSWER, 64))
-        return Told(number, *others)
+        return Stat(number, *others)
 
     def names(self) -> list[str]:
-        """List the directory, with room for some entries at a time."""
+        """List the directory in parts of a few entries."""
         names, cookie, used, room = [], 0, 200, 200
         while used == room:
             assert self.call("fd_readdir", ROOT_FD, ANSWER, room, cookie, 1024) == 0
@@ -121,7 +121,7 @@ class ModuleGuest(Guest):
         return names[2:]
 
     def set_times(self, path: str, accessed_ns: int | None, modified_ns: int | str) -> None:
-        """Set times of a file, the second perhaps to ``now``."""
+        """Set times of a file; the second may be ``now``."""
         flags = (accessed_ns is not None) | (8 if modified_ns == "now" else 4)
         times = (accessed_ns or 0, 0 if isinstance(modified_ns, str) else modified_ns)
         where = (ROOT_FD, 0, *self.path(path))
@@ -138,7 +138,7 @@ class ModuleGuest(Guest):
         assert self.call("path_rename", ROOT_FD, *old, ROOT_FD, *new) == 0
 
 
-#: Gives the directories that a component has.
+#: Returns the component's directories.
 PREOPENS: Final = """(component
   (import "wasi:filesystem/types@0.2.0" (instance $types
     (export "descriptor" (type (sub resource)))))
@@ -187,8 +187,8 @@ class ComponentGuest(Guest):
         """Call one of the methods."""
         return self.function(self.relay, name)(self.store, self.descriptor, *args)
 
-    def stat(self, path: str) -> Told:
-        """Look at a file, not through a link."""
+    def stat(self, path: str) -> Stat:
+        """Return a file's metadata; do not follow a link."""
         stat = self.call("stat-at", set(), path)
         number = self.call("metadata-hash-at", set(), path).lower
         times = (
@@ -196,7 +196,7 @@ class ComponentGuest(Guest):
             for name in ("data-access", "data-modification", "status-change")
         )
         moments = (time.seconds * BILLION + time.nanoseconds for time in times)
-        return Told(number, getattr(stat, "link-count"), stat.size, *moments)
+        return Stat(number, getattr(stat, "link-count"), stat.size, *moments)
 
     def names(self) -> list[str]:
         """List the directory."""
@@ -209,7 +209,7 @@ class ComponentGuest(Guest):
         return names
 
     def set_times(self, path: str, accessed_ns: int | None, modified_ns: int | str) -> None:
-        """Set times of a file, the second perhaps to ``now``."""
+        """Set times of a file; the second may be ``now``."""
         given = []
         for time in (accessed_ns, modified_ns):
             if isinstance(time, int):
@@ -229,29 +229,29 @@ class ComponentGuest(Guest):
 
 @pytest.fixture(params=[ModuleGuest, ComponentGuest])
 def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Guest:
-    """Give a guest of each kind, with a file that was laid and one that the operator has."""
-    for name, time_ns in (("laid", DETERMINISTIC_CLOCK_NS), ("granted", 1)):
-        (tmp_path / name).write_bytes(b"laid")
+    """Return a guest of each kind, with an input file and a granted file."""
+    for name, time_ns in (("input", DETERMINISTIC_CLOCK_NS), ("granted", 1)):
+        (tmp_path / name).write_bytes(b"content")
         os.utime(tmp_path / name, ns=(time_ns, time_ns))
     kind: type[Guest] = request.param
     return kind(tmp_path)
 
 
 def make(guest: Guest, *names: str) -> None:
-    """Make files, or give them new content of the same size."""
+    """Create files, or write new content of the same size."""
     for name in names:
         (guest.root / name).write_bytes(b"x")
 
 
-def test_a_directory_is_listed_by_name(guest: Guest) -> None:
-    """However the disk has it, and in however many parts it is read."""
+def test_directory_is_listed_in_order_of_names(guest: Guest) -> None:
+    """Whatever the order on the disk, and in however many parts it is read."""
     names = [f"{number * 7 % 50:02}-file" for number in range(50)]
     make(guest, *names)
-    assert guest.names() == sorted([*names, "laid", "granted"])
+    assert guest.names() == sorted([*names, "input", "granted"])
 
 
-def test_a_listing_that_has_begun_goes_on_though_files_are_removed(tmp_path: Path) -> None:
-    """So that a program may remove what it is told of, as it is told."""
+def test_listing_continues_when_files_are_removed(tmp_path: Path) -> None:
+    """So that a program can remove files as it lists them."""
     guest = ModuleGuest(tmp_path)
     make(guest, "a", "b", "c")
     one_entry = 25
@@ -265,16 +265,16 @@ def test_a_listing_that_has_begun_goes_on_though_files_are_removed(tmp_path: Pat
     assert guest.names() == []
 
 
-def test_files_are_numbered_in_the_order_in_which_they_are_seen(guest: Guest) -> None:
-    """One file has one number, under all its names."""
+def test_files_are_numbered_in_order_of_lookups(guest: Guest) -> None:
+    """A file has one number, under all its names."""
     make(guest, "z", "a")
     (guest.root / "link").hardlink_to(guest.root / "z")
     assert [guest.stat(name).number for name in ("z", "a", ".", "link", "a")] == [1, 2, 3, 1, 2]
     assert guest.stat("link").links == 2
 
 
-def test_a_new_file_is_never_taken_for_one_that_is_gone(guest: Guest) -> None:
-    """Though some disks, such as ext4, give it the same number."""
+def test_number_of_removed_file_is_not_reused(guest: Guest) -> None:
+    """Some disks, such as ext4, reuse their numbers."""
     seen = set()
     for _ in range(20):
         make(guest, "file")
@@ -285,8 +285,8 @@ def test_a_new_file_is_never_taken_for_one_that_is_gone(guest: Guest) -> None:
     assert seen == set(range(1, 41))
 
 
-def test_a_file_that_is_renamed_over_another_is_still_itself(tmp_path: Path) -> None:
-    """And the one that comes after is not the one that it replaced."""
+def test_file_renamed_over_another_keeps_its_number(tmp_path: Path) -> None:
+    """The number of the replaced file is not reused."""
     guest = ModuleGuest(tmp_path)
     make(guest, "target")
     numbers = [guest.stat("target").number]
@@ -299,8 +299,8 @@ def test_a_file_that_is_renamed_over_another_is_still_itself(tmp_path: Path) -> 
     assert numbers == list(range(1, 22))
 
 
-def test_a_file_that_lost_one_of_two_names_keeps_its_number(guest: Guest) -> None:
-    """It is there still."""
+def test_file_that_loses_one_of_two_names_keeps_its_number(guest: Guest) -> None:
+    """It still exists."""
     make(guest, "file")
     (guest.root / "link").hardlink_to(guest.root / "file")
     number = guest.stat("file").number
@@ -308,14 +308,14 @@ def test_a_file_that_lost_one_of_two_names_keeps_its_number(guest: Guest) -> Non
     assert guest.stat("link").number == number
 
 
-def test_what_was_there_before_is_as_old_as_the_clock(guest: Guest) -> None:
-    """A file that was laid, and one of a grant whatever its time is."""
-    for name in ("laid", "granted"):
+def test_times_of_existing_file_are_start_of_clock(guest: Guest) -> None:
+    """Of an input file, and of a granted file whatever its time on the disk."""
+    for name in ("input", "granted"):
         assert guest.stat(name)[3:] == (DETERMINISTIC_CLOCK_NS,) * 3
 
 
-def test_times_are_those_of_looks_at_changes(guest: Guest) -> None:
-    """Each change that a look comes after has a later time, and nothing else has."""
+def test_times_of_changed_file_are_those_of_next_lookup(guest: Guest) -> None:
+    """Each change with a lookup after it has a later time; nothing else advances the clock."""
     make(guest, "file")
     times = []
     for _ in range(20):
@@ -325,10 +325,10 @@ def test_times_are_those_of_looks_at_changes(guest: Guest) -> None:
     assert times == [DETERMINISTIC_CLOCK_NS + STEP_NS * n for n in range(1, 21)]
 
 
-def test_changes_are_seen_where_times_can_not_be_set(
+def test_changes_are_detected_if_disk_times_can_not_be_set(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a job with grants, and of a directory that is another user's."""
+    """As in a job with grants, and in a directory of another user."""
     monkeypatch.setattr(guest.engine.files, "_set_times_on_disk", lambda *_args: "not-permitted")
     times = []
     for number in range(20):
@@ -337,8 +337,8 @@ def test_changes_are_seen_where_times_can_not_be_set(
     assert times == [DETERMINISTIC_CLOCK_NS + STEP_NS * n for n in range(1, 21)]
 
 
-def test_times_that_the_program_sets_stay(guest: Guest) -> None:
-    """Until the file changes."""
+def test_times_set_by_program_stay_until_change(guest: Guest) -> None:
+    """Also if the file is read."""
     make(guest, "file")
     guest.set_times("file", 5 * BILLION + 1, 7 * BILLION + 2)
     assert guest.stat("file")[3:] == (5 * BILLION + 1, 7 * BILLION + 2, 7 * BILLION + 2)
@@ -350,23 +350,23 @@ def test_times_that_the_program_sets_stay(guest: Guest) -> None:
     assert guest.stat("file").modified_ns < DETERMINISTIC_CLOCK_NS + BILLION
 
 
-def test_the_time_that_it_is_now_is_that_of_the_jobs_clock(guest: Guest) -> None:
-    """Not that of the day."""
+def test_setting_time_to_now_uses_clock_of_job(guest: Guest) -> None:
+    """Not the time of day."""
     make(guest, "file")
     first = guest.stat("file").modified_ns
     guest.set_times("file", None, "now")
     assert guest.stat("file").modified_ns == first + STEP_NS
 
 
-def test_a_directory_tells_nothing_of_how_the_disk_keeps_it(guest: Guest) -> None:
-    """Its size, and links that count what is in it."""
+def test_directory_has_no_size_and_one_link(guest: Guest) -> None:
+    """Both depend on the disk."""
     (guest.root / "directory").mkdir()
     assert guest.stat("directory")[1:3] == (1, 0)
     assert guest.stat(".")[1:3] == (1, 0)
 
 
-def test_no_fuel_is_taken_for_it(guest: Guest) -> None:
-    """A look at a file that has changed does more than another one, and takes the same."""
+def test_lookup_of_changed_file_uses_no_more_fuel(guest: Guest) -> None:
+    """It does more work than other lookups."""
     make(guest, "file")
     used = []
     for _ in range(3):
@@ -377,8 +377,8 @@ def test_no_fuel_is_taken_for_it(guest: Guest) -> None:
     assert 0 < used[0] < 1000
 
 
-def test_addresses_outside_of_memory_are_an_error_to_the_program(tmp_path: Path) -> None:
-    """As with WASI's own functions; so are paths that no system takes, and no descriptors."""
+def test_invalid_arguments_of_module_return_errors(tmp_path: Path) -> None:
+    """Addresses, paths and descriptors: the same errors as from WASI's own functions."""
     guest = ModuleGuest(tmp_path)
     beyond, fault, bad_descriptor, too_long = guest.memory.data_len(guest.store), 21, 8, 37
     path = guest.path(".")
@@ -393,8 +393,8 @@ def test_addresses_outside_of_memory_are_an_error_to_the_program(tmp_path: Path)
     assert guest.call("fd_readdir", 77, ANSWER, 100, 0, 1024) == bad_descriptor
 
 
-def test_a_component_is_told_of_errors(tmp_path: Path) -> None:
-    """By their names; and can go on."""
+def test_failed_calls_of_component_return_errors(tmp_path: Path) -> None:
+    """By name, and the component can continue."""
     guest = ComponentGuest(tmp_path)
     assert guest.call("stat-at", set(), "absent") == "no-entry"
     assert guest.call("metadata-hash-at", set(), "absent") == "no-entry"
