@@ -149,7 +149,7 @@ def test_grant_whose_directory_is_missing_is_the_daemons_fault(daemon: Daemon) -
     """The message is for the operator."""
     result = run(daemon, "title", grants=["gone"])
     assert result["error"]["code"] == "internal"
-    assert "the grant gone can't be given" in result["error"]["message"]
+    assert "the granted directory gone cannot be opened" in result["error"]["message"]
 
 
 def test_grant_in_a_deterministic_job_with_files_can_be_read(daemon: Daemon) -> None:

@@ -1,18 +1,15 @@
 """The standard output and standard error of one job: two anonymous files in memory.
 
-The child writes to them, so that they survive a child that is killed. The daemon reads them.
+The child writes to them and the daemon reads them, so they survive a child that is killed.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator
-from typing import Self
 
 __all__ = ["CapturedOutput"]
 
 
 class CapturedOutput:
-    """Two open files. Raises ``OSError`` if they can't be made."""
+    """Two open files. Raises ``OSError`` if they cannot be created."""
 
     def __init__(self) -> None:
         self.fds: list[int] = []
@@ -24,27 +21,19 @@ class CapturedOutput:
             self.close()
             raise
 
-    @contextlib.contextmanager
-    def closing(self) -> Iterator[Self]:
-        """Close them after the block."""
-        try:
-            yield self
-        finally:
-            self.close()
-
     def read(self, max_bytes: int) -> tuple[bytes, bytes]:
         """Return the content of both, at most ``max_bytes`` together."""
-        # The child counts both together; one that broke out counts nothing.
+        # The child keeps to this limit, unless its guest has taken it over.
         stdout = _content(self.fds[0], max_bytes)
         return stdout, _content(self.fds[1], max_bytes - len(stdout))
 
     def clear(self) -> None:
-        """Make both empty, for the next job of the same process."""
+        """Empty both, for the next job of the same process."""
         for fd in self.fds:
             os.ftruncate(fd, 0)
 
     def close(self) -> None:
-        """Close both; may be called again."""
+        """Close both. May be called again."""
         for fd in self.fds:
             os.close(fd)
         self.fds = []

@@ -137,7 +137,7 @@ class ModuleCompiler:
             compilation.task = asyncio.create_task(self._compile(sha256, options, compilation))
             compilation.task.add_done_callback(lambda _task: self._running.pop(key, None))
         else:
-            self._slots.also_for(compilation.slot_request, directory)
+            self._slots.add_directory(compilation.slot_request, directory)
         assert compilation.task is not None  # noqa: S101 - set where it was made
         with compilation.reports_to(on_progress or (lambda _message: None)):
             return await asyncio.shield(compilation.task)
@@ -159,7 +159,7 @@ class ModuleCompiler:
                         compilation.set_message(_IS_SLOW)
                     elif self._slots.are_full():
                         compilation.set_message(_WAITS)
-                    async with self._slots.place(compilation.slot_request):
+                    async with self._slots.slot(compilation.slot_request):
                         module = await self._compile_anew(sha256, options, compilation)
                     if module is not None:
                         return module

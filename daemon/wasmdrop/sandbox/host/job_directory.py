@@ -1,11 +1,10 @@
-"""The directory of a job: private to it while it runs, and never the slot.
+"""The directory of a job: private to it while it runs, and never its slot.
 
-Directories lie in ``jobs/`` of the state directory, which nobody but the daemon's user can enter:
-a child reaches its own by descriptor alone. Promises that what a guest leaves, however much and
-however odd, is gone again after its job, or at the latest at the next start, unless it has yet to
-be delivered then; and that a guest that goes past its limit is noticed: within
-:data:`GLANCE_SECONDS` and the time of one look while it runs, and for certain before anything is
-published.
+Directories are in ``jobs/`` of the state directory, which only the daemon's user may enter: a child
+reaches its own directory only by descriptor. Guarantees that everything a guest leaves there is
+removed after its job, or at the next start of the daemon, unless it still has to be delivered; and
+that a guest that exceeds its limit is noticed: while it runs, within :data:`CHECK_SECONDS` and the
+time of one check, and in any case before anything is published.
 """
 
 import asyncio
@@ -29,24 +28,24 @@ from wasmdrop.system.untrusted_trees import (
     measure,
 )
 
-__all__ = ["GLANCE_SECONDS", "JobDirectory", "JobDirectoryFactory", "open_grants"]
+__all__ = ["CHECK_SECONDS", "JobDirectory", "JobDirectoryFactory", "open_grants"]
 
 _log = structlog.get_logger()
 
-#: How often the directory of a running job is looked at. A look at ten thousand files takes some
-#: 30 ms of a core; see :data:`_REST`.
-GLANCE_SECONDS: Final = 0.05
+#: Interval between checks of a running job's directory, in seconds. A check of ten thousand files
+#: takes about 30 ms of a core; see :data:`_REST_RATIO`.
+CHECK_SECONDS: Final = 0.05
 
-#: Times as long as a look took that pass until the next one: looking takes no more than a fifth of
-#: a core, whatever the guest does.
-_REST: Final = 4
+#: Pause after a check, as a multiple of its duration: checks take at most a fifth of a core,
+#: whatever the guest does.
+_REST_RATIO: Final = 4
 
 
 @contextlib.contextmanager
 def open_grants(grants: Mapping[str, str]) -> Iterator[list[int]]:
-    """Give descriptors of directories of the operator's, each a place and no more, for one job.
+    """Open the operator's directories that a job may read, as ``O_PATH`` descriptors.
 
-    Raises ``SandboxError`` where one can't be opened.
+    Raises ``SandboxError`` if one cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         opened = []
@@ -54,7 +53,7 @@ def open_grants(grants: Mapping[str, str]) -> Iterator[list[int]]:
             try:
                 fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
-                message = f"the grant {name} can't be given: {path}: {error.strerror}"
+                message = f"the granted directory {name} cannot be opened: {path}: {error.strerror}"
                 raise SandboxError(message) from error
             stack.callback(os.close, fd)
             opened.append(fd)
@@ -62,23 +61,23 @@ def open_grants(grants: Mapping[str, str]) -> Iterator[list[int]]:
 
 
 class JobDirectory:
-    """One directory, empty when made."""
+    """One directory, empty at first."""
 
     def __init__(self, parent: int, path: Path, max_bytes: int) -> None:
         self.surplus = ""
-        """What was found to be too much, in words."""
+        """What exceeded the limit, in words; empty if nothing did."""
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._parent = parent
         self._path = path
         self._max_bytes = max_bytes
 
     def is_empty(self) -> bool:
-        """Whether there is nothing in it."""
+        """Whether the directory is empty."""
         return is_empty(str(self._path))
 
     async def guard(self, kill: Callable[[], None]) -> None:
-        """Look at it again and again; when it holds too much, say so and ``kill`` the guest."""
-        rest_seconds = GLANCE_SECONDS
+        """Check the directory at intervals; ``kill`` the guest if it exceeds its limit."""
+        rest_seconds = CHECK_SECONDS
         while True:
             await asyncio.sleep(rest_seconds)
             started = time.perf_counter()
@@ -89,21 +88,21 @@ class JobDirectory:
                 kill()
                 return
             except OSError as error:
-                # The look before publishing is the one that counts.
+                # The check before publishing decides.
                 _log.warning("directory-measurement-failed", path=str(self._path), error=str(error))
-            rest_seconds = max(GLANCE_SECONDS, _REST * (time.perf_counter() - started))
+            rest_seconds = max(CHECK_SECONDS, _REST_RATIO * (time.perf_counter() - started))
 
     async def inventory(self) -> OutputTree | None:
-        """Return what was left in it, None where that is nothing.
+        """Return the files in the directory, or None if there are none.
 
-        Raises ``TreeLimitError`` for too much, ``OSError`` where it can't be read.
+        Raises ``TreeLimitError`` if they exceed a limit, ``OSError`` if they cannot be read.
         """
         if self.is_empty():
             return None
         return await asyncio.to_thread(inventory, str(self._path), self._max_bytes)
 
     async def leave(self, *, keep: bool) -> None:
-        """Let go of it; unless someone else is to ``keep`` it, remove it with all that is in it."""
+        """Close the directory and, unless ``keep`` is set, remove it with its content."""
         os.close(self.fd)
         if keep:
             return
@@ -117,10 +116,10 @@ class JobDirectory:
 
 
 class JobDirectoryFactory:
-    """The directories of one daemon's jobs, below ``state_dir``.
+    """Creates the directories of jobs below ``state_dir``.
 
     ``for_another_user``: whether jobs run as another user than the daemon. Raises ``StorageError``
-    where there can be none.
+    if no directory can be created there.
     """
 
     def __init__(self, state_dir: Path, *, for_another_user: bool) -> None:
@@ -131,11 +130,11 @@ class JobDirectoryFactory:
         try:
             self._fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise StorageError(f"{self._root}: can't be opened: {error.strerror}") from error
+            raise StorageError(f"{self._root}: cannot be opened: {error.strerror}") from error
         self._leftovers = [path.name for path in self._root.iterdir()]
 
     def sweep(self, kept: Collection[str] = ()) -> None:
-        """Remove what earlier daemons left, but for the directories whose paths are ``kept``."""
+        """Remove the directories of earlier daemons, except the paths in ``kept``."""
         leftovers, self._leftovers = self._leftovers, []
         for name in leftovers:
             path = str(self._root / name)
@@ -147,10 +146,10 @@ class JobDirectoryFactory:
                 _log.warning("leftover-removal-failed", path=path, error=str(error))
 
     def make(self, max_bytes: int) -> JobDirectory:
-        """Return a new directory for at most ``max_bytes``; ``OSError`` where that fails."""
+        """Return a new directory with a limit of ``max_bytes``. Raise ``OSError`` if that fails."""
         path = self._root / os.urandom(8).hex()
         path.mkdir(mode=0o700)
-        # Others can't come near it, so this lets in nobody but who is given a descriptor.
+        # Only the daemon can enter its parent, so this admits only the child with the descriptor.
         if self._for_another_user:
             path.chmod(0o777)
         return JobDirectory(self._fd, path, max_bytes)

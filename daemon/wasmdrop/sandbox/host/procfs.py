@@ -1,6 +1,6 @@
-"""Kinship: whose child a process is and what it used, as the kernel knows it (proc(5)).
+"""What the kernel knows of a process: its parent, its children, its processor time (proc(5)).
 
-For processes that a guest may own, whose own word for it is worth nothing.
+Used for processes that a guest may own, whose own statements cannot be trusted.
 """
 
 import os
@@ -9,26 +9,26 @@ from typing import Final
 
 __all__ = ["children_of", "is_child_of", "processor_seconds"]
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
-#: Fields of a process's status, counted from the one after its name.
+#: Fields of ``/proc/PID/stat``, counted from the one after the name.
 _PARENT: Final = 1
 _USER_TICKS: Final = 11
 _SYSTEM_TICKS: Final = 12
 
 
 def is_child_of(pidfd: int, parent_pid: int) -> bool:
-    """Whether a descriptor is of a living child of that process."""
+    """Whether a pidfd refers to a living child of that process."""
     try:
-        told = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii")
-        pid = int(told.partition("\nPid:")[2].split(maxsplit=1)[0])
-        return int(_status(pid)[_PARENT]) == parent_pid
+        info = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii")
+        pid = int(info.partition("\nPid:")[2].split(maxsplit=1)[0])
+        return int(_stat(pid)[_PARENT]) == parent_pid
     except (OSError, IndexError, ValueError):
         return False
 
 
 def children_of(pid: int) -> set[int]:
-    """Return the children of a process; none where it is gone, or the kernel keeps no lists."""
+    """Return the children of a process; empty if it is gone, or the kernel has no such lists."""
     found: set[int] = set()
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -39,14 +39,14 @@ def children_of(pid: int) -> set[int]:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return what a process has used itself; nothing where it is gone."""
+    """Return the processor time of a process without its children; 0 if it is gone."""
     try:
-        status = _status(pid)
+        stat = _stat(pid)
     except OSError:
         return 0.0
-    return (int(status[_USER_TICKS]) + int(status[_SYSTEM_TICKS])) / _TICKS
+    return (int(stat[_USER_TICKS]) + int(stat[_SYSTEM_TICKS])) / _TICKS_PER_SECOND
 
 
-def _status(pid: int) -> list[bytes]:
-    # The name, in parentheses, may hold anything.
+def _stat(pid: int) -> list[bytes]:
+    # The name, in parentheses, may contain anything.
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

@@ -1,7 +1,7 @@
-"""What is made of a child that reported, or died: its word is checked, its death explained.
+"""The outcome of a job from its child's report or death.
 
-A child may be a guest's. Its report is bounded, decoded into fixed types and held against what was
-asked of it; a lie ends as the sandbox's failure, never as anything else.
+A guest may have taken over the child. So the report has a size limit, is decoded into fixed types
+and checked against the request; an invalid report is a failure of the sandbox, and nothing else.
 """
 
 import math
@@ -31,7 +31,7 @@ __all__ = [
     "with_limit",
 ]
 
-#: The ends that a running child may report. Others are the daemon's to say.
+#: The codes that a child may report; only the daemon sets the others.
 _GUEST_CODES: Final = frozenset(
     {
         Code.OK,
@@ -48,10 +48,9 @@ _GUEST_CODES: Final = frozenset(
 
 
 class _Setting(NamedTuple):
-    """Where a limit is set."""
+    """Where a limit is set: its key in the input and in :class:`Limits`, and its variable."""
 
     key: str
-    """Of the input, and of :class:`Limits`."""
     unit: str
     variable: str
 
@@ -66,7 +65,7 @@ _SETTINGS: Final = {
 
 _WIDE: Final = frozenset({"i64", "f64"})
 
-#: Processor time that a child may have taken before its job, to be ready for it.
+#: Processor time that a child may have used before its job, in seconds.
 _IDLE_SECONDS: Final = 1.0
 
 _Report = TypeVar("_Report", RunReport, CompileReport)
@@ -76,12 +75,12 @@ _compile_decoder = msgspec.json.Decoder(CompileReport)
 
 
 def decode_run_report(header: bytes) -> RunReport:
-    """Return the report of a run; ``SandboxError`` where it is none."""
+    """Return the report of a run. Raise ``SandboxError`` if it does not decode."""
     return _decode(header, _run_decoder)
 
 
 def decode_binary_report(data: bytes, signature: FunctionType) -> RunReport:
-    """Return the report of a plain function, which has all the bytes that it must have."""
+    """Return a report in binary form, whose size was checked."""
     run_seconds, cpu_seconds, memory_bytes, fuel_used = BINARY_REPORT.unpack_from(data)
     bits = (
         int.from_bytes(data[start : start + (8 if kind in _WIDE else 4)], "little")
@@ -100,33 +99,35 @@ def decode_binary_report(data: bytes, signature: FunctionType) -> RunReport:
 
 
 def decode_compile_report(header: bytes) -> CompileReport:
-    """Return the report of a compilation; ``SandboxError`` where it is none."""
+    """Return the report of a compilation. Raise ``SandboxError`` if it does not decode."""
     return _decode(header, _compile_decoder)
 
 
 def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
     """Return the outcome that a child reported after ``seconds``.
 
-    Raises ``SandboxError`` where it says what is not its to say, or what can't be.
+    Raises ``SandboxError`` if it has a value that a child may not report, or an impossible one.
     """
     code = report.code
     if code not in _GUEST_CODES:
-        raise SandboxError(f"a child reported {code}, which is not its to say")
+        raise SandboxError(f"a child reported {code}, which only the daemon sets")
     results: tuple[object, ...] | None = None
     if code is Code.OK:
         try:
             results = _results(report, call)
         except (OverflowError, ValueError, RecursionError) as error:
-            raise SandboxError(f"a child reported results of another entry: {error}") from None
+            raise SandboxError(
+                f"a child reported results that do not fit the entry: {error}"
+            ) from None
     exit_code = report.exit_code
     if exit_code is not None and not 0 <= exit_code < 1 << 32:
-        raise SandboxError("a child reported an exit code that there is none of")
+        raise SandboxError("a child reported an out-of-range exit code")
     memory_bytes = report.memory_bytes
     if memory_bytes is not None and not 0 <= memory_bytes < 1 << 48:
-        raise SandboxError("a child reported a memory of a size that there is none of")
+        raise SandboxError("a child reported an out-of-range memory size")
     fuel_used = report.fuel_used
     if fuel_used is not None and not 0 <= fuel_used < 1 << 64:
-        raise SandboxError("a child reported fuel that there is none of")
+        raise SandboxError("a child reported an out-of-range use of fuel")
     return Outcome(
         code=code,
         message=bounded_text(report.message),
@@ -135,28 +136,30 @@ def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
         exit_code=exit_code,
         peak_memory_bytes=memory_bytes,
         run_seconds=min(max(report.run_seconds, 0.0), seconds),
-        cpu_seconds=_believable(report.cpu_seconds, seconds),
+        cpu_seconds=_bounded_cpu_seconds(report.cpu_seconds, seconds),
     )
 
 
 def with_limit(outcome: Outcome, limits: Limits) -> Outcome:
-    """Return the outcome; if it is one of a limit, its message says which, and who sets it."""
+    """Add the limit and where it is set to the message of an outcome that a limit caused."""
     setting = _SETTINGS.get(outcome.code)
     value = None if setting is None else getattr(limits, setting.key)
     if setting is None or value is None:
         return outcome
     first, newline, rest = outcome.message.partition("\n")
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    told = (
+    shown_limit = (
         f" (limit: {shown}{setting.unit}; {setting.key} in the input, at most {setting.variable} of"
         " the daemon)"
     )
-    message = bounded_text(f"{first[: MESSAGE_LIMIT - len(told) - 2]}{told}{newline}{rest}")
+    message = bounded_text(
+        f"{first[: MESSAGE_LIMIT - len(shown_limit) - 2]}{shown_limit}{newline}{rest}"
+    )
     return msgspec.structs.replace(outcome, message=message)
 
 
 def _results(report: RunReport, call: Call) -> tuple[object, ...]:
-    """Return the results as JSON values; ``ValueError`` where they are not of their types."""
+    """Return the results as JSON values. Raise ``ValueError`` if their types do not fit."""
     if call.component is None:
         return tuple(decode_results(report.results, call.signature.results))
     form = call.component.function.result
@@ -168,18 +171,19 @@ def _results(report: RunReport, call: Call) -> tuple[object, ...]:
 def outcome_without_report(
     status: int | None, limits: Limits, seconds: float, cpu_seconds: float | None
 ) -> Outcome:
-    """Return the outcome of a child that died with this wait status; None: at its timeout.
+    """Return the outcome of a child that died before it reported.
 
-    ``cpu_seconds`` is the processor time of the process, if its parent told it.
+    ``status``: its wait status, or None if it was killed at its timeout. ``cpu_seconds``: the
+    processor time of the process, if its parent reported it.
     """
     code, message = _death_of_job(status, limits)
     if cpu_seconds is not None:
-        cpu_seconds = _believable(cpu_seconds, seconds)
+        cpu_seconds = _bounded_cpu_seconds(cpu_seconds, seconds)
     return Outcome(code=code, message=message, run_seconds=seconds, cpu_seconds=cpu_seconds)
 
 
-def _believable(cpu_seconds: float, seconds: float) -> float:
-    """Bound what a child, or a parent that may be a guest's, says of processor time."""
+def _bounded_cpu_seconds(cpu_seconds: float, seconds: float) -> float:
+    """Limit the processor time that a child or a zygote reports to what is possible."""
     return min(max(cpu_seconds, 0.0), _IDLE_SECONDS + seconds * (os.cpu_count() or 1))
 
 
@@ -195,10 +199,10 @@ def _death_of_job(status: int | None, limits: Limits) -> tuple[Code, str]:
 
 
 def compiler_death(status: int | None, seconds: float, memory_mb: int) -> str:
-    """Say what ended a compilation with these limits."""
+    """Return the message for a compilation that ended without a report."""
     if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         return f"compiling took longer than {seconds:g} s (WASMDROP_COMPILE_SEC)"
-    # Where an allocation fails the compiler aborts, and has no other way to say so.
+    # If an allocation fails, the compiler aborts and reports nothing.
     limit = f"{memory_mb} MiB of memory (WASMDROP_COMPILE_MEMORY_MB)"
     return f"the compiler ran out of its {limit}, or {_death(status)}"
 

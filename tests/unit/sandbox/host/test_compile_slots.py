@@ -12,20 +12,20 @@ QUICK_SECONDS: Final = 1.0
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._timers: list[tuple[float, Callable[[], None], asyncio.TimerHandle]] = []
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call a function when so much time has passed, unless it is cancelled."""
+        """Call a function after this time, unless it is cancelled."""
         handle = asyncio.TimerHandle(0, call, (), asyncio.get_running_loop())
         self._timers.append((self.now + seconds, call, handle))
         return handle
 
     async def pass_by(self, seconds: float) -> None:
-        """Let time pass, and everybody act on it."""
+        """Advance the clock and run what is due."""
         await settle()
         self.now += seconds
         due = [timer for timer in self._timers if timer[0] <= self.now]
@@ -37,48 +37,48 @@ class Clock:
 
 
 async def settle() -> None:
-    """Let every task go on until it waits for something that does not come by itself."""
+    """Run all tasks until each waits for the test."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 class Rig:
-    """CompileSlots, and compilations that last until they are told to end."""
+    """Compile slots, and compilations that last until the test ends them."""
 
     def __init__(self, count: int = 1) -> None:
         self.clock = Clock()
-        self.lanes = CompileSlots(count, QUICK_SECONDS, self.clock.call_later)
+        self.slots = CompileSlots(count, QUICK_SECONDS, self.clock.call_later)
         self.running: list[str] = []
-        """Names of those that have a place, in the order in which they got it."""
-        self.entrants: dict[str, SlotRequest] = {}
+        """Names of the compilations that have a slot, in the order in which they got it."""
+        self.requests: dict[str, SlotRequest] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, name: str, directory: str) -> None:
-        """Begin one."""
-        self.entrants[name] = SlotRequest(directory)
+        """Start a compilation."""
+        self.requests[name] = SlotRequest(directory)
         self._ends[name] = asyncio.Event()
         self.tasks[name] = asyncio.create_task(self._compile(name))
 
     async def end(self, *names: str) -> None:
-        """Let some end."""
+        """End some compilations."""
         for name in names:
             self._ends[name].set()
         await settle()
 
     async def _compile(self, name: str) -> None:
-        entrant = self.entrants[name]
+        request = self.requests[name]
         end = asyncio.create_task(self._ends[name].wait())
         while not end.done():
-            async with self.lanes.place(entrant):
+            async with self.slots.slot(request):
                 self.running.append(name)
-                ends: list[asyncio.Future[object]] = [end, entrant.interrupted]  # type: ignore[list-item]
+                ends: list[asyncio.Future[object]] = [end, request.interrupted]  # type: ignore[list-item]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 self.running.remove(name)
 
 
 def scenario(count: int = 1) -> Callable[[Callable[[Rig], Awaitable[None]]], None]:
-    """Run a scenario with lanes of so many quick places."""
+    """Run a scenario with ``count`` quick slots."""
 
     def run(play: Callable[[Rig], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -87,7 +87,7 @@ def scenario(count: int = 1) -> Callable[[Callable[[Rig], Awaitable[None]]], Non
             for task in rig.tasks.values():
                 task.cancel()
             await asyncio.gather(*rig.tasks.values(), return_exceptions=True)
-            assert not rig.lanes.are_full()
+            assert not rig.slots.are_full()
 
         asyncio.run(main())
 
@@ -96,10 +96,8 @@ def scenario(count: int = 1) -> Callable[[Callable[[Rig], Awaitable[None]]], Non
 
 @pytest.mark.parametrize("slow", [2, 8, 100])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_directory_with_slow_modules_delays_another_by_a_quick_period(
-    slow: int, count: int
-) -> None:
-    """At most, and however many they are; those go on when there is room again."""
+def test_module_of_another_directory_waits_at_most_a_quick_period(slow: int, count: int) -> None:
+    """However many slow modules there are; they go on when there is room again."""
 
     @scenario(count)
     async def _play(rig: Rig) -> None:
@@ -116,8 +114,8 @@ def test_a_directory_with_slow_modules_delays_another_by_a_quick_period(
         assert len(rig.running) == min(slow, 2 * count)
 
 
-def test_a_slow_module_finds_a_long_place_that_others_can_not_take() -> None:
-    """The last long place is not for a directory that holds one."""
+def test_long_slot_for_a_directory_without_one_is_reserved() -> None:
+    """The last long slot is not for a directory that holds one."""
 
     @scenario()
     async def _play(rig: Rig) -> None:
@@ -128,16 +126,16 @@ def test_a_slow_module_finds_a_long_place_that_others_can_not_take() -> None:
         assert rig.running == ["many-0", "many-1"]
         rig.begin("slow", "few")
         await settle()
-        assert "slow" in rig.running, "many-1 has had its quick period, and makes room"
+        assert "slow" in rig.running, "many-1 is late and makes room"
         rig.begin("small", "other")
         await rig.clock.pass_by(QUICK_SECONDS)
-        assert {"many-0", "slow", "small"} <= set(rig.running), "slow has the kept place"
+        assert {"many-0", "slow", "small"} <= set(rig.running), "slow has the reserved slot"
         await rig.end("small")
         assert {"many-0", "slow"} < set(rig.running)
 
 
-def test_an_interrupted_module_begins_again_when_a_long_place_is_free() -> None:
-    """And not before: it would be interrupted again."""
+def test_interrupted_module_restarts_when_a_long_slot_is_free() -> None:
+    """Not before, because it would be interrupted again."""
 
     @scenario()
     async def _play(rig: Rig) -> None:
@@ -150,7 +148,7 @@ def test_an_interrupted_module_begins_again_when_a_long_place_is_free() -> None:
         assert rig.running == ["a-0", "b"]
         rig.begin("d", "d")
         await rig.end("a-0")
-        assert rig.running == ["b", "a-1"], "the long place is free, the quick one is d's"
+        assert rig.running == ["b", "a-1"], "the long slot is free, d has the quick one"
         await rig.end("b", "d")
         assert rig.running == ["a-1"]
         await rig.clock.pass_by(100 * QUICK_SECONDS)
@@ -159,8 +157,8 @@ def test_an_interrupted_module_begins_again_when_a_long_place_is_free() -> None:
         assert rig.running == ["a-1", "c"], "a long compilation is not interrupted"
 
 
-def test_late_modules_of_one_directory_do_not_interrupt_each_other() -> None:
-    """Their work would be lost, and their directory's other modules gain by it what they lose."""
+def test_late_modules_of_one_directory_are_not_interrupted() -> None:
+    """Their directory would gain nothing, and their work would be lost."""
 
     @scenario()
     async def _play(rig: Rig) -> None:
@@ -173,8 +171,8 @@ def test_late_modules_of_one_directory_do_not_interrupt_each_other() -> None:
         assert rig.running == ["1", "2"]
 
 
-def test_directories_take_turns() -> None:
-    """One each, however many the first one has."""
+def test_directories_with_many_modules_take_turns() -> None:
+    """One module each, however many the first directory has."""
 
     @scenario()
     async def _play(rig: Rig) -> None:
@@ -189,8 +187,8 @@ def test_directories_take_turns() -> None:
         assert order == ["a-0", "b-0", "c-0", "a-1", "b-1", "a-2"]
 
 
-def test_a_module_of_several_directories_counts_for_the_one_whose_turn_comes_first() -> None:
-    """It need not wait behind the other modules of the directory that asked first."""
+def test_module_of_several_directories_counts_for_the_earliest_turn() -> None:
+    """It does not wait behind the other modules of its first directory."""
 
     @scenario()
     async def _play(rig: Rig) -> None:
@@ -199,8 +197,8 @@ def test_a_module_of_several_directories_counts_for_the_one_whose_turn_comes_fir
         await settle()
         rig.begin("b-0", "b")
         await settle()
-        rig.lanes.also_for(rig.entrants["a-3"], "c")
-        rig.lanes.also_for(rig.entrants["a-3"], "c")
+        rig.slots.add_directory(rig.requests["a-3"], "c")
+        rig.slots.add_directory(rig.requests["a-3"], "c")
         await settle()
         order = []
         for _ in range(5):
@@ -208,12 +206,12 @@ def test_a_module_of_several_directories_counts_for_the_one_whose_turn_comes_fir
             order.append(name)
             await rig.end(name)
         assert order == ["a-0", "b-0", "a-3", "a-1", "a-2"]
-        assert rig.entrants["a-3"].charged == "c"
+        assert rig.requests["a-3"].charged == "c"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_place_is_given_back_whenever_its_holder_is_cancelled(count: int) -> None:
-    """While it waits, in its quick period, late, interrupted, or in a long place."""
+def test_slot_of_a_cancelled_compilation_is_released(count: int) -> None:
+    """Whether it waits, is quick, late, interrupted, or has a long slot."""
 
     @scenario(count)
     async def _play(rig: Rig) -> None:
