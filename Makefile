@@ -1,5 +1,5 @@
-# `make demo` shows a drop turn into a result; `make test` runs all tests. Both set up what they
-# need in .venv first, with nothing but Python 3.11 or later, its venv module, and make.
+# `make demo` runs a drop, `make check` the checks before a commit, `make test` all tests. Each sets up
+# .venv first and needs only Python 3.11 or later, its venv module, and make.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,16 +10,16 @@ PYTEST_ARGS ?=
   uninstall-systemd k8s-apply k8s-clean
 
 help:
-	@echo 'make demo   set up, then show a real drop turn into a result'
-	@echo 'make check  set up, then run the linters, type and import checks, and the unit tests'
-	@echo 'make test   set up, then run the linters and all tests'
-	@echo 'make bench  set up, then measure'
-	@echo 'make soak   set up, then run 10,000 jobs, a third of them hostile, and see what they leave'
-	@echo 'make torture  set up, then kill the daemon 200 times among 50,000 jobs, and cut its power'
-	@echo 'make install-systemd, make uninstall-systemd   the service of this host; see docs/deploy/systemd.md'
-	@echo 'make k8s-apply, make k8s-clean   the daemon in the cluster that kubectl talks to'
-	@echo 'make lock   pin the newest versions of all dependencies'
-	@echo 'make clean  remove what the above made'
+	@echo 'make demo     run a drop and show its result'
+	@echo 'make check    run linters, type and import checks, and the unit tests'
+	@echo 'make test     run linters and all tests'
+	@echo 'make bench    run the benchmarks'
+	@echo 'make soak     run 10,000 jobs, a third of them hostile, and check what they leave behind'
+	@echo 'make torture  kill the daemon 200 times during 50,000 jobs, and simulate power cuts'
+	@echo 'make install-systemd, make uninstall-systemd   the service on this host; see docs/deploy/systemd.md'
+	@echo 'make k8s-apply, make k8s-clean   the daemon in the current cluster of kubectl'
+	@echo 'make lock     pin the newest versions of all dependencies'
+	@echo 'make clean    remove the virtual environment, builds and caches'
 
 setup: .venv/installed
 setup-dev: .venv/installed-dev
@@ -62,7 +62,7 @@ torture: setup-dev
 	$(BIN)/python -m tests.support.durability.storm
 	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/durability
 
-# DESTDIR, PREFIX, INSTANCE and PURGE as systemd/install.sh says.
+# systemd/install.sh documents these variables.
 export DESTDIR PREFIX INSTANCE PURGE
 install-systemd uninstall-systemd:
 	PYTHON='$(PYTHON)' systemd/install.sh $(@:-systemd=)
@@ -71,7 +71,7 @@ k8s-apply:
 	kubectl apply --kustomize k8s
 	kubectl --namespace wasmdrop rollout status deployment/wasmdrop --timeout=120s
 
-# With the namespace go the claims, and with them results and journal.
+# Deletes the namespace with its volume claims, and so all results and the journal.
 k8s-clean:
 	kubectl delete --kustomize k8s --ignore-not-found
 
@@ -84,4 +84,5 @@ lock: .venv/bin/python
 	  --no-emit-trusted-host --strip-extras --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf .venv build examples/build host/state .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build examples/build host/state .coverage .hypothesis .import_linter_cache .mypy_cache \
+	  .pytest_cache .ruff_cache
