@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +54,22 @@ async def answers(vitals: Liveness, expected: set[str]) -> None:
     )
 
 
+async def rounds(vitals: Liveness, count: int = 3) -> None:
+    """Wait until all parts were asked this often."""
+    heard = {vitals._loop.heard_at}
+
+    def has_heard() -> bool:
+        heard.add(vitals._loop.heard_at)
+        return len(heard) > count
+
+    await until(has_heard)
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether SIGSTOP has reached a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def asking(parts: dict[str, Part], clock: Clock, told: list[None]) -> Liveness:
     """Return the vitals of ``parts``, asked a hundred times a second."""
     return Liveness(parts, lambda: told.append(None), 0.03, clock)
@@ -81,14 +99,16 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
             assert vitals.silent() == []
             await until(lambda: told)
             assert pool._process is not None
-            os.kill(pool._process.pid, signal.SIGSTOP)
-            await asyncio.sleep(0.2)  # any answer on its way has arrived
+            pid = pool._process.pid
+            os.kill(pid, signal.SIGSTOP)
+            await until(lambda: is_stopped(pid))
+            await rounds(vitals)  # any answer on its way has arrived
             assert pool.heartbeat.heard_at is not None
             pool.heartbeat.heard_at -= SILENT_SECONDS + 1
-            await asyncio.sleep(0.2)
+            await rounds(vitals)
             assert vitals.silent() == ["server"]
             told.clear()
-            await asyncio.sleep(0.2)
+            await rounds(vitals)
             assert told == []
             os.kill(pool._process.pid, signal.SIGCONT)
             await answers(vitals, {"server"})
@@ -109,10 +129,16 @@ def test_a_journal_thread_that_is_stuck_is_silent(tmp_path: Path) -> None:
         task = asyncio.create_task(vitals.keep_asking())
         await answers(vitals, {"journal"})
         lock_r, lock_w = os.pipe()
-        stuck = journal._submit(lambda _connection: os.read(lock_r, 1))
-        await asyncio.sleep(0.2)  # any answer on its way has arrived
+        is_stuck = threading.Event()
+
+        def wait_for_byte(_connection: sqlite3.Connection) -> bytes:
+            is_stuck.set()
+            return os.read(lock_r, 1)
+
+        stuck = journal._submit(wait_for_byte)
+        await until(is_stuck.is_set)
         before = journal.heartbeat.heard_at
-        await asyncio.sleep(0.2)
+        await rounds(vitals)
         assert journal.heartbeat.heard_at == before
         clock.ahead_seconds = SILENT_SECONDS + 1
         assert "journal" in vitals.silent()
