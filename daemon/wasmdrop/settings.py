@@ -22,7 +22,7 @@ from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError, SettingsError
 from wasmdrop.protocol.limits import GRANT_NAME, Limits
 from wasmdrop.protocol.slot import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
-from wasmdrop.protocol.text import escaped
+from wasmdrop.protocol.text import describe_value, escaped
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser, read_job_user
 
 __all__ = [
@@ -275,7 +275,7 @@ def _read_grants(text: str) -> dict[str, Path]:
     for part in text.split(","):
         name, equals, path = part.partition("=")
         if not equals or not re.fullmatch(GRANT_NAME, name):
-            raise ValueError(f"in {strict_json.shown(part)}")
+            raise ValueError(f"in {describe_value(part)}")
         if name in grants:
             raise ValueError(f"{name} is repeated")
         grants[name] = _read_path(path)
@@ -485,7 +485,7 @@ def _read(value_format: _ValueFormat, label: str, text: str) -> Any:
         return value_format.read(text)
     except ValueError as error:
         more = f" ({error})" if type(error) is ValueError and error.args else ""
-        given = strict_json.shown(text)
+        given = describe_value(text)
         raise SettingsError(
             f"{label}: expected {value_format.expected}, got {given}{more}"
         ) from None

@@ -245,11 +245,11 @@ CASES: Final[dict[str, tuple[str, str, str, dict[str, Any]]]] = {
     "no-exports": case("entry-not-found", "it exports no functions at all", ""),
     "other-exports": case("entry-not-found", "it exports 'ran'", '(func (export "ran"))'),
     "memory-as-entry": case(
-        "entry-not-found", "'run' is exported as a memory", '(memory (export "run") 1)', entry="run"
+        "entry-not-found", '"run" is exported as a memory', '(memory (export "run") 1)', entry="run"
     ),
     "global-as-entry": case(
         "entry-not-found",
-        "'run' is exported as a global",
+        '"run" is exported as a global',
         '(global (export "run") i32 (i32.const 1))',
         entry="run",
     ),

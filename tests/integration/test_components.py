@@ -76,7 +76,7 @@ def test_component_bytes_given_as_base64_come_back_as_an_array(daemon: Daemon) -
         ("echo-list-of-bytes", [{}], "args[0]: expected list<list<u8>> (an array)"),
         ("echo-list-of-bytes", [[256]], "args[0][0][0]: expected u8 (0 to 255), got 256"),
         ("echo-record", [{"x": 1}], "args[0][0]: the field a-b is missing; the fields are x, a-b"),
-        ("echo-record", [{"x": 1, "a-b": "", "y": 1}], "args[0][0]: unknown field 'y'"),
+        ("echo-record", [{"x": 1, "a-b": "", "y": 1}], 'args[0][0]: unknown field "y"'),
         ("echo-record", [{"x": "1", "a-b": ""}], "args[0][0].x: expected f64"),
         ("echo-variant", ["square"], "args[0][0]: expected one of the cases dot, circle, label"),
         ("echo-variant", ["circle"], 'args[0][0]: expected {"circle": …}, as this case carries'),

@@ -336,7 +336,7 @@ def test_submit_on_a_terminal_shows_one_job_in_full_and_in_colour(daemon: Daemon
     status, text = shown(daemon.shared, "--entry", "[red]nope", "--wait")
     assert status == 1
     assert "\x1b[1;31mfailed\x1b[0m\x1b[31m  entry-not-found\x1b[0m" in text
-    assert "the module exports no function '[red]nope'" in text
+    assert 'the module exports no function "[red]nope"' in text
 
 
 def test_submit_on_a_terminal_shows_several_jobs_in_one_line_each(daemon: Daemon) -> None:

@@ -25,7 +25,7 @@ KEYS: Final[list[tuple[str, Any, str]]] = [
     ("grants", "a", '$.grants: expected an array of names, got "a"'),
     ("grants", [1], "$.grants: expected an array of names, got an array"),
     ("grants", ["../a"], "$.grants[0]: expected letters, digits, '_' and '-', at most 64, got \""),
-    ("grants", ["a", "a"], '$.grants[1]: "a" is there twice'),
+    ("grants", ["a", "a"], '$.grants[1]: "a" is listed twice'),
     ("grants", ["a"], '$.grants[0]: no grant of this daemon is named "a"; it has none'),
     ("timeout_sec", "1", '$.timeout_sec: expected a number, got "1"'),
     ("timeout_sec", True, "$.timeout_sec: expected a number, got true"),

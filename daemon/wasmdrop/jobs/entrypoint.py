@@ -14,7 +14,7 @@ from wasmdrop.protocol.core_values import check_signature, encode_args
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import ComponentCall, FunctionType, ModuleSummary
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.text import bounded_text
+from wasmdrop.protocol.text import bounded_text, describe_value
 from wasmdrop.settings import Settings
 
 __all__ = ["Plan", "choose_entry", "plan"]
@@ -22,8 +22,6 @@ __all__ = ["Plan", "choose_entry", "plan"]
 #: Exports that an error message lists.
 _LISTED: Final = 30
 
-#: Characters of a name that an error message shows.
-_NAME_SHOWN: Final = 80
 
 _ADD: Final = "add"
 _ADD_PARAMS: Final = ("i64", "i64")
@@ -56,11 +54,12 @@ def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings)
         if wanted in summary.other_exports:
             kind = summary.other_exports[wanted]
             raise RefusedError(
-                Code.ENTRY_NOT_FOUND, f"{_shown(wanted)} is exported as a {kind}, not as a function"
+                Code.ENTRY_NOT_FOUND,
+                f"{describe_value(wanted)} is exported as a {kind}, not as a function",
             )
         raise RefusedError(
             Code.ENTRY_NOT_FOUND,
-            f"the module exports no function {_shown(wanted)}; {_exports(summary)}",
+            f"the module exports no function {describe_value(wanted)}; {_exports(summary)}",
         )
     if settings.entry in functions:
         return settings.entry
@@ -71,7 +70,7 @@ def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings)
         return summary.command
     raise RefusedError(
         Code.ENTRY_NOT_FOUND,
-        f'no "entry" was given and the module exports no {_shown(settings.entry)};'
+        f'no "entry" was given and the module exports no {describe_value(settings.entry)};'
         f" {_exports(summary)}",
     )
 
@@ -128,15 +127,10 @@ def _argument_strings(args: Sequence[Any]) -> tuple[str, ...]:
     return tuple(strings)
 
 
-def _shown(name: str) -> str:
-    """Return a name, which may be anything at all, fit for a message."""
-    return repr(name if len(name) <= _NAME_SHOWN else name[:_NAME_SHOWN] + "…")
-
-
 def _exports(summary: ModuleSummary) -> str:
     names = [*summary.functions, *summary.wit_functions]
     if not names:
         return "it exports no functions at all"
-    shown = ", ".join(map(_shown, names[:_LISTED]))
+    shown = ", ".join(map(describe_value, names[:_LISTED]))
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"it exports {shown}{more}"

@@ -20,7 +20,7 @@ from wasmdrop.protocol.core_values import float_bits, float_value, integer_in, m
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import UNSUPPORTED, WitFunction, WitType
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.text import bounded_text
+from wasmdrop.protocol.text import bounded_text, describe_value
 
 __all__ = ["INTEGERS", "check_function", "decode_result", "encode_args", "example"]
 
@@ -164,7 +164,7 @@ def _encode_record(where: str, value: object, form: WitType) -> list[Any]:
         raise misfit(where, f"{_short(form)} (an object)", value)
     for key in value:
         if key not in form.names:
-            raise _refusal(where, f"unknown field {ascii(key)[:40]}; {_fields(form)}")
+            raise _refusal(where, f"unknown field {describe_value(key)}; {_fields(form)}")
     for name in form.names:
         if name not in value:
             raise _refusal(where, f"the field {name} is missing; {_fields(form)}")

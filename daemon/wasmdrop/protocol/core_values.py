@@ -8,7 +8,6 @@ nearest ``float``. Bits are Python integers throughout, as a signalling NaN does
 ``float``.
 """
 
-import json
 import re
 import struct
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import Final, NamedTuple
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.text import bounded_text
+from wasmdrop.protocol.text import bounded_text, describe_value
 
 __all__ = [
     "check_signature",
@@ -31,10 +30,8 @@ __all__ = [
     "misfit",
 ]
 
-#: Most characters of a given value that a message shows.
+#: Characters of a type or a signature in a message.
 _SHOWN_CHARACTERS: Final = 80
-#: Wider integers are not written out: Python refuses to print those of over 4300 digits at all.
-_SHOWN_INTEGER_BITS: Final = 256
 
 _INTEGER_BITS: Final = {"i32": 32, "i64": 64}
 #: JSON's own grammar of integers, no longer than the longest in range.
@@ -238,24 +235,9 @@ def _expected_float(form: _FloatFormat) -> str:
 
 def misfit(where: str, expected: str, given: object) -> RefusedError:
     """Return the refusal of a value: where it is, what was expected, what was given."""
-    return RefusedError(Code.INVALID_ARGS, f"{where}: expected {expected}, got {_shown(given)}")
-
-
-def _shown(value: object) -> str:
-    """Return a JSON value for a message, never longer than ``_SHOWN_CHARACTERS``."""
-    if isinstance(value, list | tuple):
-        return f"an array ({len(value)} long)"
-    if isinstance(value, dict):
-        return f"an object ({len(value)} keys)"
-    if isinstance(value, str):
-        # Cut before it is quoted, as it may be megabytes; bounded_text marks what was cut.
-        quoted = json.dumps(value[:_SHOWN_CHARACTERS], ensure_ascii=False)
-        return bounded_text(quoted, _SHOWN_CHARACTERS)
-    if isinstance(value, int) and value.bit_length() > _SHOWN_INTEGER_BITS:
-        return f"an integer of {value.bit_length()} bits"
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)
-    return f"a {type(value).__name__}"
+    return RefusedError(
+        Code.INVALID_ARGS, f"{where}: expected {expected}, got {describe_value(given)}"
+    )
 
 
 def _unsigned(pattern: int, bits: int) -> int:

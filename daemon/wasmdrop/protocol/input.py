@@ -1,11 +1,10 @@
-"""The input file: what a producer may write into it, and what is refused.
+"""The input file: its keys, their types and bounds, and the error messages for invalid inputs.
 
-Owns the keys of the input, their types and bounds, and the wording of what does not fit. An
-`InputSpec` that exists has been checked in all that can be said of an input by itself; whether the
-module exports the entry and takes the arguments is for others to find out.
+An `InputSpec` is valid by itself. Whether the module exports the entry and takes the arguments is
+checked when the job runs.
 
-The document that `wasmdrop schema input` prints is made from the same definition; what msgspec does
-not know of (patterns, bounds) stands beside each key for it.
+``wasmdrop schema input`` is generated from the same definition. Constraints that msgspec does not
+check, such as patterns and bounds, are given for the schema beside each key.
 """
 
 import binascii
@@ -21,7 +20,8 @@ from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import GRANT_NAME, Limits
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.strict_json import path_to, shown
+from wasmdrop.protocol.strict_json import path_to
+from wasmdrop.protocol.text import describe_value
 
 __all__ = [
     "MAX_FILES",
@@ -36,17 +36,17 @@ __all__ = [
     "parse_input",
 ]
 
-#: Characters of the producer's own name for a job.
+#: Characters of the producer's id for a job.
 MAX_ID_LENGTH: Final = 200
 
-#: Files laid into one job's directory. 16 MiB of input could name a million empty ones.
+#: Files in one job's directory. 16 MiB of input could name a million empty ones.
 MAX_FILES: Final = 4096
 
 #: wasmtime counts fuel in an unsigned 64-bit integer.
 MAX_FUEL: Final = 2**64 - 1
 
-# Bounds of one path: what Linux takes (path_resolution(7): NAME_MAX 255) or well below it, so that
-# the directory of a job can be cleared without meeting a limit.
+# Bounds of one path, at or below the kernel's (NAME_MAX, PATH_MAX), so that a job's directory can
+# always be removed.
 _MAX_PATH_BYTES: Final = 1024
 _MAX_COMPONENT_BYTES: Final = 255
 _MAX_COMPONENTS: Final = 32
@@ -54,11 +54,9 @@ _MAX_COMPONENTS: Final = 32
 _DIGEST: Final = "sha256:"
 _DIGEST_FORM: Final = f"{_DIGEST}[0-9A-Fa-f]{{64}}"
 
-# Written so that Python understands it and ECMAScript, which is what JSON Schema has, does, too. A
-# path that matches is relative, stays below where it starts, and has only one spelling.
-_COMPONENT: Final = (
-    r"(?:[^./\x00][^/\x00]{0,254}|\.[^./\x00][^/\x00]{0,253}|\.\.[^/\x00]{1,253})"  # no . and no ..
-)
+# Valid in Python and in ECMAScript, the dialect of JSON Schema. A path that matches is relative,
+# does not leave its directory, and has only one spelling: no component is . or .. or empty.
+_COMPONENT: Final = r"(?:[^./\x00][^/\x00]{0,254}|\.[^./\x00][^/\x00]{0,253}|\.\.[^/\x00]{1,253})"
 _PLAIN_PATH: Final = f"{_COMPONENT}(?:/{_COMPONENT}){{0,{_MAX_COMPONENTS - 1}}}"
 _MODULE_PATH: Final = _PLAIN_PATH.replace(r"\x00", r"\x00\\")
 _ENV_NAME: Final = r"[^=\x00]+"
@@ -68,7 +66,7 @@ _BASE64: Final = (
 
 
 class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes that need not be text."""
+    """Binary data."""
 
     base64: Annotated[
         str,
@@ -79,8 +77,8 @@ class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
     def decoded(self) -> bytes:
-        """Return the bytes. ``ValueError`` where it is no base64; never inside an `InputSpec`."""
-        # Strict as it is, what follows takes superfluous padding at the end.
+        """Return the bytes. Raises ``ValueError`` if it is not base64, never in an `InputSpec`."""
+        # The strict mode below accepts superfluous padding.
         if len(self.base64) % 4 or self.base64.endswith("==="):
             raise ValueError("Incorrect padding")
         return binascii.a2b_base64(self.base64, strict_mode=True)
@@ -90,23 +88,23 @@ Content: TypeAlias = str | Base64
 
 
 def content_bytes(content: Content) -> bytes:
-    """Return the bytes that ``content`` stands for; text is UTF-8."""
+    """Return ``content`` as bytes, text as UTF-8."""
     return content.encode() if isinstance(content, str) else content.decoded()
 
 
 class InputSpec(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """One input file. Every key is optional; ``null`` is the same as leaving the key out.
+    """One input file. Every key is optional; ``null`` is the same as omitting the key.
 
-    Raises `RefusedError` (``invalid-input``) when made of values that are out of bounds.
+    Raises `RefusedError` (``invalid-input``) if a value is out of bounds.
     """
 
     entry: Annotated[
         str | None,
         msgspec.Meta(
             description="The exported function to call; for a component also"
-            " ns:pkg/interface@1.0.0#func. Left out: ENTRY, then add, then a command's _start.",
+            " ns:pkg/interface@1.0.0#func. Default: ENTRY, then add, then a command's _start.",
             examples=["fib"],
         ),
     ] = None
@@ -121,7 +119,7 @@ class InputSpec(
         str | None,
         msgspec.Meta(
             description="The module: a path below the wasm directory, with or without .wasm, or"
-            " sha256: and the digest of one that was seen before.",
+            " sha256: and the digest of a module that the daemon has seen before.",
             examples=["fib", "group/fib.wasm"],
             extra_json_schema={
                 "pattern": f"^(?:{_DIGEST_FORM}|(?!{_DIGEST}){_MODULE_PATH})$",
@@ -132,7 +130,7 @@ class InputSpec(
     env: Annotated[
         dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]],
         msgspec.Meta(
-            description="WASI environment variables. Nothing of the daemon's own is passed on.",
+            description="WASI environment variables. Those of the daemon are not passed on.",
             extra_json_schema={"propertyNames": {"pattern": f"^{_ENV_NAME}$"}},
         ),
     ] = {}
@@ -143,7 +141,7 @@ class InputSpec(
     files: Annotated[
         dict[str, Content],
         msgspec.Meta(
-            description="Files by relative path, laid into the job's private directory, which a"
+            description="Files by relative path, written to the job's private directory, which a"
             " WASI program sees as /.",
             extra_json_schema={
                 "maxProperties": MAX_FILES,
@@ -154,7 +152,7 @@ class InputSpec(
     grants: Annotated[
         tuple[Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{GRANT_NAME}$"})], ...],
         msgspec.Meta(
-            description="Names of directories that the operator lets jobs read; a WASI program sees"
+            description="Names of directories that the operator lets jobs read. A WASI program sees"
             " the grant NAME as /NAME.",
             extra_json_schema={"uniqueItems": True},
         ),
@@ -162,8 +160,8 @@ class InputSpec(
     timeout_sec: Annotated[
         float | None,
         msgspec.Meta(
-            description="Wall clock of the run in seconds; at most the daemon's own limit, as all"
-            " limits.",
+            description="Wall clock time of the run in seconds. All limits can be at most the"
+            " daemon's own.",
             extra_json_schema={"exclusiveMinimum": 0},
         ),
     ] = None
@@ -176,7 +174,7 @@ class InputSpec(
     fuel: Annotated[
         int | None,
         msgspec.Meta(
-            description="Units of wasmtime's fuel, about one an instruction.",
+            description="Units of wasmtime's fuel, about one per instruction.",
             extra_json_schema={"minimum": 1, "maximum": MAX_FUEL},
         ),
     ] = None
@@ -204,7 +202,7 @@ class InputSpec(
     id: Annotated[
         str | None,
         msgspec.Meta(
-            description="The producer's own name for the job, echoed in the completion marker.",
+            description="The producer's id for the job, repeated in the completion marker.",
             extra_json_schema={"maxLength": MAX_ID_LENGTH},
         ),
     ] = None
@@ -250,13 +248,13 @@ _ITEMS: Final[Mapping[str, tuple[Any, str]]] = {
 
 
 def parse_input(text: bytes) -> InputSpec:
-    """Read an input file.
+    """Parse an input file.
 
-    Raises `RefusedError` (``invalid-input``) that names the place and says what was expected there.
+    Raises `RefusedError` (``invalid-input``), whose message has the path and what was expected.
     """
     value = strict_json.parse(text)
     if not isinstance(value, dict):
-        _refuse((), f'expected an object such as {{"args": [12]}}, got {shown(value)}')
+        _refuse((), f'expected an object such as {{"args": [12]}}, got {describe_value(value)}')
     given = {key: item for key, item in value.items() if item is not None or key not in _EXPECTED}
     try:
         return msgspec.convert(given, InputSpec, strict=True)
@@ -266,9 +264,9 @@ def parse_input(text: bytes) -> InputSpec:
 
 
 def limits_for(spec: InputSpec, ceiling: Limits) -> Limits:
-    """Return the limits of a job: what ``spec`` asks for, and ``ceiling`` where it does not.
+    """Return the limits of a job: those of ``spec``, and those of ``ceiling`` by default.
 
-    Raises `RefusedError` (``invalid-input``) for more than ``ceiling``, and for nothing at all.
+    Raises `RefusedError` (``invalid-input``) for a limit that is above ``ceiling`` or not positive.
     """
     asked: dict[str, float] = {}
     for name in ("timeout_sec", "memory_mb", "output_mb", "disk_mb", "fuel"):
@@ -290,29 +288,31 @@ def limits_for(spec: InputSpec, ceiling: Limits) -> Limits:
 
 
 def grants_for(spec: InputSpec, directories: Mapping[str, Path]) -> dict[str, str]:
-    """Return the ``directories`` that a job gets to read: those that ``spec`` names.
+    """Return the ``directories`` that ``spec`` names, which the job may read.
 
-    Raises `RefusedError` (``invalid-input``) for a name that is not among them.
+    Raises `RefusedError` (``invalid-input``) for an unknown name.
     """
     for index, name in enumerate(spec.grants):
         if name not in directories:
             known = f"there are {', '.join(sorted(directories))}" if directories else "it has none"
-            _refuse(("grants", index), f"no grant of this daemon is named {shown(name)}; {known}")
+            _refuse(
+                ("grants", index),
+                f"no grant of this daemon is named {describe_value(name)}; {known}",
+            )
     return {name: str(directories[name]) for name in spec.grants}
 
 
 def _number(value: float) -> str:
-    return shown(int(value) if value == int(value) else value)
+    return describe_value(int(value) if value == int(value) else value)
 
 
-# --- What does not have the right type
+# --- Values of the wrong type
 
 
 def _refuse_misfit(value: Mapping[str, object], given: Mapping[str, object]) -> None:
-    """Raise the refusal of the first key that does not fit.
+    """Raise the refusal of the first invalid key.
 
-    msgspec knows that something does not fit, but shows the keys of a mapping as ``[...]`` and
-    types by the names that Python has for them.
+    msgspec's own message shows keys of a mapping as ``[...]`` and types by their Python names.
     """
     for key in value:
         if key not in _EXPECTED:
@@ -331,7 +331,7 @@ def _require(value: object, kind: Any, expected: str, steps: Iterable[str]) -> N
     try:
         msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError:
-        _refuse(steps, f"expected {expected}, got {shown(value)}")
+        _refuse(steps, f"expected {expected}, got {describe_value(value)}")
 
 
 def _refuse_unknown(key: str) -> NoReturn:
@@ -340,7 +340,7 @@ def _refuse_unknown(key: str) -> NoReturn:
     _refuse((key,), f"unknown key; {hint} {', '.join(_EXPECTED)}")
 
 
-# --- What has the right type and still can't be
+# --- Invalid values of the right type
 
 
 def _check_module(module: str) -> None:
@@ -352,15 +352,15 @@ def _check_module(module: str) -> None:
         return
     else:
         expected = "a plain path below the wasm directory, such as group/fib.wasm"
-    _refuse(("module",), f"expected {expected}, got {shown(module)}")
+    _refuse(("module",), f"expected {expected}, got {describe_value(module)}")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         if not re.fullmatch(_ENV_NAME, name):
-            _refuse(("env",), f"expected names without '=' and NUL, got {shown(name)}")
+            _refuse(("env",), f"expected names without '=' and NUL, got {describe_value(name)}")
         if "\0" in value:
-            _refuse(("env", name), f"expected a string without NUL, got {shown(value)}")
+            _refuse(("env", name), f"expected a string without NUL, got {describe_value(value)}")
 
 
 def _check_files(files: Mapping[str, Content]) -> None:
@@ -369,12 +369,16 @@ def _check_files(files: Mapping[str, Content]) -> None:
     for name, content in files.items():
         if not _is_plain_path(name):
             _refuse(
-                ("files",), f"expected plain relative paths, such as data/in.txt, got {shown(name)}"
+                ("files",),
+                f"expected plain relative paths, such as data/in.txt, got {describe_value(name)}",
             )
         slash = name.find("/")
         while slash != -1:
             if name[:slash] in files:
-                _refuse(("files", name), f"{shown(name[:slash])} can't be a file and a directory")
+                _refuse(
+                    ("files", name),
+                    f"{describe_value(name[:slash])} can't be a file and a directory",
+                )
             slash = name.find("/", slash + 1)
         _check_content(content, "files", name)
 
@@ -383,9 +387,9 @@ def _check_grants(grants: tuple[str, ...], files: Mapping[str, Content]) -> None
     for index, name in enumerate(grants):
         if not re.fullmatch(GRANT_NAME, name):
             expected = "letters, digits, '_' and '-', at most 64"
-            _refuse(("grants", index), f"expected {expected}, got {shown(name)}")
+            _refuse(("grants", index), f"expected {expected}, got {describe_value(name)}")
         if name in grants[:index]:
-            _refuse(("grants", index), f"{shown(name)} is there twice")
+            _refuse(("grants", index), f"{describe_value(name)} is listed twice")
     for path in files:
         if path.partition("/")[0] in grants:
             _refuse(("files", path), "a grant of that name would hide it")
@@ -396,7 +400,7 @@ def _check_content(content: Content, *steps: str) -> None:
         try:
             content.decoded()
         except ValueError as error:
-            given = shown(content.base64)
+            given = describe_value(content.base64)
             _refuse((*steps, "base64"), f"expected base64, got {given} ({error})")
 
 

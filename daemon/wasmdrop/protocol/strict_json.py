@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import describe_value, one_line
 
-__all__ = ["MAX_DEPTH", "MAX_INTEGER_DIGITS", "parse", "path_to", "shown"]
+__all__ = ["MAX_DEPTH", "MAX_INTEGER_DIGITS", "parse", "path_to"]
 
 #: Arrays and objects inside one another.
 MAX_DEPTH: Final = 64
@@ -114,32 +115,10 @@ def path_to(*steps: str | int) -> str:
         if isinstance(step, int)
         else f".{step}"
         if len(step) <= _MAX_SHOWN and _PLAIN_KEY.fullmatch(step)
-        else f"[{shown(step)}]"
+        else f"[{describe_value(step)}]"
         for step in steps
     )
-    return _bounded(text, _MAX_PATH)
-
-
-def shown(value: object) -> str:
-    """Return ``value`` as it may stand in a message: bounded, in one line, nothing that acts."""
-    if isinstance(value, list | tuple):
-        return f"an array with {_counted(len(value), 'element')}"
-    if isinstance(value, dict):
-        return f"an object with {_counted(len(value), 'key')}"
-    if isinstance(value, str):
-        text = json.dumps(value[: _MAX_SHOWN + 1], ensure_ascii=False)
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    else:
-        text = json.dumps(value)
-    return _bounded(text, _MAX_SHOWN)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _bounded(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return one_line(text, _MAX_PATH)
 
 
 # --- The one reading of a good text
@@ -189,14 +168,14 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _duplicate(key: str) -> str:
-    return f"duplicate key {shown(key)}"
+    return f"duplicate key {describe_value(key)}"
 
 
 def _real(literal: str) -> float:
     value = float(literal)
     if math.isinf(value):
         raise _ViolationError(
-            f"{_bounded(literal, _MAX_SHOWN)} is beyond the range of a 64-bit float"
+            f"{one_line(literal, _MAX_SHOWN)} is beyond the range of a 64-bit float"
         )
     return value
 

@@ -1,25 +1,38 @@
-"""Text fit for a message: nothing in it acts on a terminal, reorders a line, or breaks one.
+"""Text that is fit for a message: bounded, and without characters that act on a terminal.
 
-Names of files, messages of guests and texts of errors are written by others. Escaped is everything
-that ``str.isprintable`` denies: control characters (C0 and C1), line and paragraph separators,
-direction overrides and other invisible formatting, and what stands for bytes that are not UTF-8.
+File names, messages of guests and texts of errors come from others. All characters are escaped that
+are not printable by ``str.isprintable``: control characters (C0 and C1), line and paragraph
+separators, direction overrides and other invisible formatting, and bytes that are not UTF-8.
 """
 
 import json
 from typing import Final
 
-__all__ = ["MESSAGE_LIMIT", "bounded_text", "escaped", "indented", "json_escaped", "one_line"]
+__all__ = [
+    "MESSAGE_LIMIT",
+    "bounded_text",
+    "describe_value",
+    "escaped",
+    "indented",
+    "json_escaped",
+    "one_line",
+]
 
 #: Maximum length of a message in characters. Guests choose the texts of errors: a module of 100 kB
 #: can cause a message of 2 MB, and markers are read by people.
 MESSAGE_LIMIT: Final = 4000
 
+_MAX_VALUE_CHARACTERS: Final = 80
+
+#: Wider integers are not written out: Python refuses to convert those of over 4300 digits at all.
+_MAX_INTEGER_BITS: Final = 256
+
 
 def escaped(text: str, keep: str = "") -> str:
-    r"""Return ``text`` with what is not printable as ``\x1b`` or the like, but for ``keep``."""
+    r"""Return ``text`` with unprintable characters as ``\x1b`` or the like, except for ``keep``."""
     if text.isprintable():
         return text
-    # Not by a codec: Python looks for its module at first use, where a child can open none.
+    # Not with a codec: Python loads its module at first use, which a confined child can't.
     return "".join(
         char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text
     )
@@ -39,14 +52,34 @@ def one_line(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return bounded_text(text, limit, keep="")
 
 
+def describe_value(value: object) -> str:
+    """Return a JSON value in one short line; the size of an array or an object."""
+    if isinstance(value, list | tuple):
+        return f"an array with {_count(len(value), 'element')}"
+    if isinstance(value, dict):
+        return f"an object with {_count(len(value), 'key')}"
+    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str):
+        # Cut before it is quoted: it may have megabytes.
+        value = value[: _MAX_VALUE_CHARACTERS + 1]
+    elif not isinstance(value, int | float | None):
+        return f"a {type(value).__name__}"
+    return one_line(json.dumps(value, ensure_ascii=False), _MAX_VALUE_CHARACTERS)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def json_escaped(document: str) -> str:
-    """Return a JSON document, in one line, so that it means the same and is escaped."""
+    """Return a JSON document of one line with escaped characters and the same meaning."""
     if document.isprintable():
         return document
-    # What is not printable can only be in a string.
+    # Unprintable characters can only be in strings.
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in document)
 
 
 def indented(text: str) -> str:
-    """Return ``text`` so that only its first line begins at the margin, where fields begin."""
+    """Indent all lines but the first, so that only fields begin at the margin."""
     return text.replace("\n", "\n  ")

@@ -18,6 +18,7 @@ from typing import Final, Self
 
 from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES
 from wasmdrop.protocol.outcome import OutputFile, OutputTree
+from wasmdrop.protocol.text import describe_value
 from wasmdrop.system.descriptors import CREATE_FLAGS, DIRECTORY_FLAGS, file_kind, write_all
 from wasmdrop.system.durable_files import begin_writing
 from wasmdrop.system.openat2 import open_at, open_regular_at
@@ -89,7 +90,7 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
         reason = None if is_directory else file_kind(status)
         reason = reason or _why_unpublished(path)
         if reason is not None:
-            left_out.append(f"{ascii(path)[:80]} ({reason})")
+            left_out.append(f"{describe_value(path)} ({reason})")
         elif is_directory:
             directories.append(path)
         else:

@@ -201,8 +201,8 @@ def test_an_i64_takes_the_signed_and_the_unsigned_range() -> None:
         ("--5", '"--5"'),
         ("5.0", '"5.0"'),
         ("1\u0665", '"1\u0665"'),
-        ([1, 2], "an array (2 long)"),
-        ({"a": 1}, "an object (1 keys)"),
+        ([1, 2], "an array with 2 elements"),
+        ({"a": 1}, "an object with 1 key"),
     ],
 )
 def test_what_is_no_i32_is_refused_and_shown(value: object, shown: str) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.strict_json import MAX_DEPTH, MAX_INTEGER_DIGITS, parse, path_to, shown
+from wasmdrop.protocol.strict_json import MAX_DEPTH, MAX_INTEGER_DIGITS, parse, path_to
+from wasmdrop.protocol.text import describe_value
 
 #: How long a single example takes says nothing on a busy machine.
 no_deadline = settings(deadline=None)
@@ -366,7 +367,7 @@ def test_the_garbage_collector_is_left_as_it_was() -> None:
         (("a\n",), '$["a\\n"]'),
         (("é",), '$["é"]'),
         (("x" * 60,), "$." + "x" * 60),
-        (("x" * 61,), '$["' + "x" * 58 + "…]"),
+        (("x" * 81,), '$["' + "x" * 78 + "…]"),
     ],
 )
 def test_a_path_is_written_so_that_it_can_be_read(steps: tuple[str | int, ...], path: str) -> None:
@@ -379,7 +380,7 @@ def test_what_is_shown_of_an_input_is_short_and_does_nothing(
     value: object, keys: list[str]
 ) -> None:
     """Messages end in terminals and logs."""
-    for shown_text, limit in ((shown(value), 60), (path_to(*keys), 160)):
+    for shown_text, limit in ((describe_value(value), 80), (path_to(*keys), 160)):
         assert len(shown_text) <= limit
         assert shown_text.isprintable()
 
@@ -398,4 +399,4 @@ def test_what_is_shown_of_an_input_is_short_and_does_nothing(
 )
 def test_a_value_is_shown_in_the_words_of_json(value: object, text_for_people: str) -> None:
     """Not in Python's."""
-    assert shown(value) == text_for_people
+    assert describe_value(value) == text_for_people
