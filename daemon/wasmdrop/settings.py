@@ -35,6 +35,7 @@ __all__ = [
     "Settings",
     "WatchMode",
     "load",
+    "scalar_or_text",
 ]
 
 #: A week. poll(2), which counts milliseconds, allows no more than 24 days.
@@ -300,10 +301,10 @@ def _read_arguments(text: str) -> tuple[Any, ...]:
     raise ValueError
 
 
-def _argument(text: str) -> Any:
+def scalar_or_text(text: str) -> Any:
     """Return the JSON scalar that ``text`` is, else ``text`` itself."""
     try:
-        value = strict_json.parse(text.encode())
+        value = strict_json.parse(os.fsencode(text))
     except RefusedError:
         return text
     return text if isinstance(value, list | dict) else value
@@ -589,7 +590,7 @@ def _number_arguments(
     for expected, number in enumerate(numbers):
         if number != expected:
             raise SettingsError(f"ARG_{expected}: expected a value, because ARG_{number} is set")
-    value_format = _ValueFormat("VALUE", "a JSON scalar or text", _argument)
+    value_format = _ValueFormat("VALUE", "a JSON scalar or text", scalar_or_text)
     values["args_json"] = tuple(
         _read(value_format, f"ARG_{number}", environ[f"ARG_{number}"]) for number in numbers
     )

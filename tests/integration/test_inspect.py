@@ -72,7 +72,7 @@ def test_inspect_describes_a_module_in_plain_lines(tmp_path: Path) -> None:
         f"bytes {len(data)}",
         f"sha256 {hashlib.sha256(data).hexdigest()}",
         "kind command: a WASI program, run by its _start",
-        "memory 0.1875 MiB to begin with, of the 256 MiB that a job may have",
+        "memory 0.1875 MiB initially, of the 256 MiB that a job may have",
         "entry _start () -> ()",
         "export func _start () -> ()",
         "export memory memory",
@@ -201,7 +201,7 @@ def test_inspect_of_a_module_with_too_much_memory_says_so(tmp_path: Path) -> Non
     """Such a module can't run at all."""
     file = module(tmp_path, "(module (memory 80))")
     lines = inspect(file, WASMDROP_MEMORY_MB="4").stdout.splitlines()
-    assert "memory 5 MiB to begin with, more than the 4 MiB that a job may have" in lines
+    assert "memory 5 MiB initially, more than the 4 MiB that a job may have" in lines
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_inspect_of_a_module_with_too_much_memory_says_so(tmp_path: Path) -> Non
         (b"\x7fELF" + bytes(60), "invalid-module: the file is not WebAssembly: it is an ELF file"),
         (b"\0asm\x01\0\0\0\x01", "invalid-module: "),
         (b"\x1b]0;owned\x07\n", "invalid-module: the file is not WebAssembly: "),
-        (bytes(1024 * 1024 + 1), "invalid-module: the file is larger than what is read (1048576"),
+        (bytes(1024 * 1024 + 1), "invalid-module: the file is larger than the limit (1048576"),
     ],
 )
 def test_inspect_of_a_refused_module_ends_with_1_and_the_reason(

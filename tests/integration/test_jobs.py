@@ -100,7 +100,7 @@ def test_jobs_that_wait_for_a_module_or_another_job_say_so(tmp_path: Path) -> No
             one["job"] for one in (first, second, running)
         ]
         shown = run(daemon, "show", second["job"]).stdout
-        assert f"why its turn in its slot comes after {first['job']}\n" in shown
+        assert f"why waits for job {first['job']} of the same slot\n" in shown
 
 
 def test_jobs_whose_delivery_waits_for_storage_say_why(tmp_path: Path, small: Path) -> None:
@@ -122,7 +122,7 @@ def test_jobs_whose_delivery_waits_for_storage_say_why(tmp_path: Path, small: Pa
         assert "its results wait for storage" in run(daemon, "show", job["job"]).stdout
         refused = run(daemon, "retry", job["job"])
         assert refused.returncode == 2
-        assert "it is executed and goes on by itself" in refused.stderr
+        assert "it is executed, so it needs no retry" in refused.stderr
     (found,) = listed(daemon, "--state", "open")
     assert found["why"] == job["why"]
     (small / "filler").unlink()

@@ -72,14 +72,14 @@ def test_retry_of_a_changed_input_restores_it_only_if_asked_to(daemon: Daemon) -
     finished(daemon, "a", 2)
     status, message = refused(daemon, failed)
     assert status == 1
-    assert "it is another input now; --restore puts the job's back" in message
+    assert "it is another input now; --restore restores the job's input" in message
     assert run(daemon, "retry", "--restore", failed).returncode == 0
     assert path.read_bytes() == b'{"entry": "nope"}'
     codes = ["entry-not-found", "ok", "entry-not-found"]
     assert [one["code"] for one in finished(daemon, "a", 3)] == codes
     status, message = refused(daemon, "--restore", good)
     assert status == 1
-    assert "the journal has not kept the job's" in message
+    assert "the journal has no copy" in message
     path.unlink()
     status, message = refused(daemon, failed)
     assert status == 1
@@ -99,7 +99,7 @@ def test_retry_never_replaces_an_input_that_has_not_run(tmp_path: Path) -> None:
     drop(path, '{"entry": "fib", "args": [4]}')
     status, message = refused(daemon, "--restore", job)
     assert status == 1
-    assert "another input lies there, and has not been run yet" in message
+    assert "the slot has another input, which has not run yet" in message
     assert path.read_bytes() == b'{"entry": "fib", "args": [4]}'
 
 
@@ -172,4 +172,4 @@ def test_retry_of_an_input_that_was_not_read_runs_it_and_restores_nothing(tmp_pa
             path.unlink()
             status, message = refused(daemon, "--restore", first["job"])
             assert status == 1
-            assert "the journal has not kept the job's" in message
+            assert "the journal has no copy" in message

@@ -304,7 +304,7 @@ def test_submit_wait_that_is_interrupted_says_that_the_jobs_stay(tmp_path: Path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
-    message = f"interrupted; what was dropped stays dropped, its results will be in {tmp_path}"
+    message = f"interrupted; dropped jobs stay dropped, their results will be in {tmp_path}"
     assert err.decode() == f"wasmdrop: {message}\n"
     assert (tmp_path / "input-x.json").exists()
 

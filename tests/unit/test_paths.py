@@ -26,7 +26,7 @@ OWNERS: Final = {
 #: Modules and packages, and whose paths they use.
 TRUSTED: Final = {
     "cli.inspect": "a module that the caller names",
-    "cli.submit": "files that the caller names",
+    "cli.input_flags": "files that the caller names",
     "service.doctor": "the operator's directories themselves, the kernel's files",
     "system.durable_files": "the state directory; the root of the shared one for doctor",
     "service.health.writability": "the directories that the operator names",

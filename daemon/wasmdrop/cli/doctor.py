@@ -1,4 +1,4 @@
-"""``wasmdrop doctor``: whether this host and these mounts can do what they promise."""
+"""``wasmdrop doctor``: check whether this host and its mounts are suitable."""
 
 import argparse
 import asyncio
@@ -25,15 +25,15 @@ _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PRO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of all settings: what is checked is what they name."""
+    """Add the flags of all settings."""
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     add_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what was found; 1 where there are problems, 0 where there are none."""
+    """Print the findings; return 1 if there are problems, else 0."""
     loaded = settings.load(os.environ, given_flags(options))
-    log.configure(loaded.settings.log, "critical")  # what goes wrong is found, and said below
+    log.configure(loaded.settings.log, "critical")  # the findings report what goes wrong
     findings = [_printable(finding) for finding in asyncio.run(examine(loaded.settings))]
     status = worst(findings)
     if options.as_json:
@@ -61,6 +61,6 @@ def _print(findings: Sequence[Finding]) -> None:
 
 
 def _printable(finding: Finding) -> Finding:
-    """Return the finding fit for a terminal and for JSON: paths may hold any bytes."""
+    """Return the finding in text that is safe for a terminal: paths may have any bytes."""
     check, found, advice = map(one_line, (finding.check, finding.found, finding.advice))
     return msgspec.structs.replace(finding, check=check, found=found, advice=advice)

@@ -1,7 +1,7 @@
-"""``wasmdrop inspect``: what a module exports and imports, and what would be called.
+"""``wasmdrop inspect``: show exports and imports of a module, and the function that a job calls.
 
-The module is compiled and read in a sandbox child, just as the daemon does it; nothing of it is
-parsed here. The state directory is a temporary one, so that nothing of a daemon's is touched.
+The module is compiled and parsed in a sandboxed child process, as by the daemon; nothing of it is
+parsed here. The state directory is a temporary one, so that no daemon is affected.
 """
 
 import argparse
@@ -34,7 +34,7 @@ __all__ = ["add_arguments", "run"]
 _REFUSED: Final = 1
 _INTERRUPTED: Final = 130
 
-#: Characters of a name or a type that are shown. JSON has them all.
+#: Characters shown of a name or a type. JSON has them all.
 _SHOWN: Final = 200
 
 _KINDS: Final = {
@@ -45,22 +45,21 @@ _KINDS: Final = {
 }
 
 _DESCRIPTION: Final = """\
-Shows what a module exports and imports, how much memory it wants, and which function a job
-would call whose input names none. The module is compiled as the daemon would do it, in a
-sandbox, and never run; the limits and ENTRY are those of the environment.
+Shows exports, imports and initial memory of a module, and the function that a job calls if
+its input names none. The module is compiled in a sandbox, as by the daemon, and never run.
+Limits and ENTRY are those of the environment.
 """
 
 _EPILOG: Final = """\
-Piped, it prints one line for each thing: file, bytes, sha256, kind, producers (if the module
-names any), memory, entry, export, import. Names with characters that can't be shown come with
-escapes.
+If the output is piped, there is one line for each fact: file, bytes, sha256, kind, producers
+(if the module names any), memory, entry, export, import. Unprintable characters are escaped.
 
-Exit status: 0 the module can be run; 1 it can't, and standard error says why, beginning with the
-code that a job would end with; 2 wrong use, as a file that can't be read. A module that can't be
-linked is shown all the same.
+Exit status: 0 the module can run; 1 it can't, and standard error says why, beginning with
+the code that a job would have; 2 usage error, or the file can't be read. A module that can't
+be linked is shown nevertheless.
 
-With --template it prints an input for the function that a job would call, for the only one that
-there is, or for the one that --entry names: ready to be filled in and dropped.
+With --template the output is an input to fill in and drop: for the function that --entry
+names, for the one that a job calls by default, or for the only one.
 
 Example:
   wasmdrop inspect fib.wasm
@@ -70,16 +69,16 @@ Example:
 
 
 class _Inspected(msgspec.Struct, frozen=True):
-    """What there is to show."""
+    """What the command shows of a module."""
 
     path: str
     sha256: str
     size_bytes: int
     summary: ModuleSummary
     entry: str | None
-    """What a job would call whose input names nothing."""
+    """The function that a job calls if its input names none."""
     refusal: RefusedError | None
-    """Why there is no such entry, or why it can't be called."""
+    """Why there is none, or why it can't be called."""
     memory_limit_bytes: int
 
 
@@ -87,17 +86,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.add_argument("module", metavar="MODULE", help="a WebAssembly module; any path")
+    parser.add_argument("module", metavar="MODULE", help="path of a WebAssembly module")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
-    parser.add_argument(
-        "--template", action="store_true", help="print an input.json, and nothing else"
-    )
-    parser.add_argument("--entry", metavar="NAME", help="of this function, with --template")
+    parser.add_argument("--template", action="store_true", help="print an input.json only")
+    parser.add_argument("--entry", metavar="NAME", help="function for --template")
 
 
 def run(options: argparse.Namespace) -> int:
     """Show the module; return the exit status."""
-    # No directory at all: ours is temporary, and may lie where a daemon's must not.
+    # The state directory is temporary, and may be where that of a daemon must not be.
     loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
     log.configure(loaded.log, "warning")
     try:
@@ -114,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     if options.as_json:
         sys.stdout.write(_as_json(inspected) + "\n")
     elif sys.stdout.isatty():
-        # Importing rich takes a while, and only a person gains by it.
+        # Importing rich takes a while, and only a person needs it.
         from wasmdrop.cli import terminal  # noqa: PLC0415
 
         exports, imports = _exports(inspected.summary), _imports(inspected.summary)
@@ -128,13 +125,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refuse(refusal: RefusedError) -> int:
-    """Say on standard error why a module can't be run; return the exit status."""
+    """Print why a module can't run; return the exit status."""
     sys.stderr.write(f"wasmdrop: {refusal.code}: {indented(bounded_text(refusal.message))}\n")
     return _REFUSED
 
 
 async def _inspect(path: str, data: bytes, own: Settings) -> _Inspected:
-    """Compile the module in a sandbox child. Raises ``RefusedError`` for what is none."""
+    """Compile the module in a sandboxed child. Raises ``RefusedError``."""
     async with open_local_sandbox(own, idle=1) as (executor, store):
         with tempfile.TemporaryFile(dir=own.state_dir) as copy:
             copy.write(data)
@@ -155,13 +152,13 @@ def _read(path: str, limit_bytes: int) -> bytes:
         raise SettingsError(f"{path}: can't be read: {error.strerror}") from None
     if len(data) > limit_bytes:
         raise RefusedError(
-            Code.INVALID_MODULE, f"the file is larger than what is read ({limit_bytes} bytes)"
+            Code.INVALID_MODULE, f"the file is larger than the limit ({limit_bytes} bytes)"
         )
     return data
 
 
 def _entry(summary: ModuleSummary, own: Settings) -> tuple[str | None, RefusedError | None]:
-    """Return what a job without an entry of its own would call, and what stands against it."""
+    """Return the function that a job calls by default, and why it can't be called."""
     entry = None
     try:
         entry = choose_entry(summary, None, own)
@@ -172,7 +169,7 @@ def _entry(summary: ModuleSummary, own: Settings) -> tuple[str | None, RefusedEr
 
 
 def _check(summary: ModuleSummary, entry: str) -> None:
-    """Raise ``RefusedError`` where JSON can't carry what the function takes or returns."""
+    """Raise ``RefusedError`` if JSON can't carry the function's arguments or results."""
     if entry in summary.wit_functions:
         check_function(summary.wit_functions[entry])
     else:
@@ -201,13 +198,13 @@ def _print_template(inspected: _Inspected, wanted: str | None, own: Settings) ->
 
 
 def _template_entry(summary: ModuleSummary, wanted: str | None, own: Settings) -> str:
-    """Return what a job would call or, where that is nothing, the one function there is to call."""
+    """Return the function that a job calls, or else the only function."""
     try:
         return choose_entry(summary, wanted, own)
     except RefusedError as refusal:
         if wanted is not None:
             raise
-        # An underscore is a toolchain's; what a component has for its users lies at its top.
+        # Names with an underscore are a toolchain's; a component's top level is for its users.
         names = [name for name in summary.functions if not name.startswith("_")]
         names += [name for name in summary.wit_functions if "#" not in name]
         names = names or [*summary.wit_functions]
@@ -217,7 +214,7 @@ def _template_entry(summary: ModuleSummary, wanted: str | None, own: Settings) -
         raise RefusedError(refusal.code, f"{refusal.message}{hint}") from None
 
 
-# --- How it is shown
+# --- Output
 
 
 def _as_json(inspected: _Inspected) -> str:
@@ -245,7 +242,7 @@ def _as_json(inspected: _Inspected) -> str:
         "other_exports": summary.other_exports,
         "imports": msgspec.to_builtins(summary.imports),
     }
-    # Only ASCII: names are the module's, and this may end on a terminal all the same.
+    # Only ASCII: the module chose the names, and a terminal may show this.
     return json.dumps(body, indent=2)
 
 
@@ -273,11 +270,11 @@ def _kind(summary: ModuleSummary) -> str:
 
 def _memory(inspected: _Inspected) -> str:
     if inspected.summary.kind is ModuleKind.COMPONENT:
-        return "not told by a component"
+        return "unknown for a component"
     least, limit = inspected.summary.memory_min_bytes, inspected.memory_limit_bytes
     if not least:
-        return "none to begin with"
-    wanted = f"{least / MEBIBYTE:g} MiB to begin with"
+        return "none initially"
+    wanted = f"{least / MEBIBYTE:g} MiB initially"
     more = "more than" if least > limit else "of"
     return f"{wanted}, {more} the {limit / MEBIBYTE:g} MiB that a job may have"
 
@@ -327,6 +324,6 @@ def _type(summary: ModuleSummary, name: str) -> str:
 
 
 def _shown(name: str) -> str:
-    """Return a name from a module, quoted where its ends could not be seen."""
+    """Return a name from a module, quoted if its ends would be invisible."""
     text = one_line(name, _SHOWN)
     return f'"{text}"' if not text or " " in text else text

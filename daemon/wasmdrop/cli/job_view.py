@@ -1,4 +1,4 @@
-"""How the commands that read the journal find it, and what they say of a job in it."""
+"""Shared by the commands that read the journal: its location, and how they describe a job."""
 
 import argparse
 import json
@@ -30,25 +30,25 @@ _DIGITS: Final = 3
 
 
 def add_state_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that says where the journal is."""
+    """Add the flag that names the directory of the journal."""
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
-        help="the daemon's state directory (default: as the daemon finds it, by"
-        " WASMDROP_STATE_DIR or systemd's STATE_DIRECTORY, else /var/lib/wasmdrop)",
+        help="state directory of the daemon (default: from WASMDROP_STATE_DIR or systemd's"
+        " STATE_DIRECTORY, as the daemon does, else /var/lib/wasmdrop)",
     )
 
 
 def load(options: argparse.Namespace) -> Settings:
-    """Return the settings of the environment, with the place that was given."""
+    """Return the settings of the environment and the flag."""
     flags = {} if options.state_dir is None else {"state_dir": options.state_dir}
     return settings.load(os.environ, flags).settings
 
 
 def why(entry: JournalEntry, first: Job | None) -> str:
-    """Return why an open job is where it is, or what was wrong with one that failed.
+    """Return what an open job waits for, or why a finished one failed.
 
-    ``first`` is the first open job of its slot. The text is in one line, fit for a terminal.
+    ``first`` is the first open job of its slot. The text is one line, safe for a terminal.
     """
     return one_line(entry.note or _why(entry.job, first))
 
@@ -56,7 +56,7 @@ def why(entry: JournalEntry, first: Job | None) -> str:
 def _why(job: Job, first: Job | None) -> str:
     match job.state:
         case JobState.QUEUED if first is not None and first.id != job.id:
-            return f"its turn in its slot comes after {first.id}"
+            return f"waits for job {first.id} of the same slot"
         case JobState.QUEUED:
             return "waits for a worker"
         case JobState.WAITING:
@@ -69,14 +69,14 @@ def _why(job: Job, first: Job | None) -> str:
         case JobState.EXECUTED:
             return "its results are being delivered"
         case JobState.DISCARDED if job.code is not None:
-            return "its slot was gone for so long that its results were let go"
+            return "its results were discarded because its slot was missing for too long"
         case JobState.DISCARDED:
-            return "its module needs an input, and there was none"
+            return "its module needs an input, and the slot has none"
     return job.message.partition("\n")[0]
 
 
 def seconds_of(entry: JournalEntry) -> float:
-    """Return how long an open job has been in its state, or how long a finished one took in all."""
+    """Return the time an open job has been in its state, or a finished one took in total."""
     job = entry.job
     end_ns = job.finished_at_ns
     if not job.state.is_final:
@@ -97,7 +97,7 @@ def shown_seconds(seconds: float) -> str:
 
 
 def as_json(entry: JournalEntry, first: Job | None) -> str:
-    """Return one line: all that is known of the job. Times are UTC, those to come are null."""
+    """Return all facts of a job in one line. Times are in UTC, and null if they did not happen."""
     job = entry.job
     is_open = not job.state.is_final
     body = {
@@ -120,12 +120,12 @@ def as_json(entry: JournalEntry, first: Job | None) -> str:
         "finished_at": _time(job.finished_at_ns),
         "changed_at": timestamp(entry.changed_at_ns),
     }
-    # Only ASCII: names of slots may hold any bytes.
+    # Only ASCII: names of slots may have any bytes.
     return json.dumps(body, separators=(",", ":"))
 
 
 def facts(entry: JournalEntry, first: Job | None) -> list[tuple[str, str]]:
-    """Return what ``show`` says, by name; each but the message in one line."""
+    """Return facts of a job by name, each except the message in one line."""
     job = entry.job
     state = f"{job.state}, {'for' if not job.state.is_final else 'after'} "
     rows = [

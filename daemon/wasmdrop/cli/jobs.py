@@ -1,4 +1,4 @@
-"""``wasmdrop jobs``: the jobs in the journal, open ones above all, once or as they change."""
+"""``wasmdrop jobs``: list the jobs in the journal, once or as they change."""
 
 import argparse
 import sys
@@ -19,27 +19,28 @@ __all__ = ["add_arguments", "run"]
 
 _INTERRUPTED: Final = 130
 
-#: Pause between two looks with --follow. A look takes half a millisecond.
-_LOOK_SECONDS: Final = 0.2
+#: Time between two queries with --follow; a query takes half a millisecond.
+_POLL_SECONDS: Final = 0.2
 
-#: What is shown of a slot's name, in characters.
+#: Characters that are shown of a slot's name.
 _SLOT_LIMIT: Final = 200
 
 _OPEN: Final = "open"
 _FAILED: Final = "failed"
 
 _DESCRIPTION: Final = """\
-Shows the jobs in the daemon's journal, whether a daemon runs or not: finished ones, then
-those that are open, each with its state, its code, how long it took or has been in that
-state, and why it is there or what was wrong. The filters may be given several times.
+Lists the jobs in the daemon's journal, whether the daemon runs or not: finished jobs, then
+open ones. Each has its state, its code, the time that it took or has been in that state,
+and the reason why it waits or failed. Filters may be repeated.
 """
 
 _EPILOG: Final = """\
-Piped, it prints one line for each job, with tabs between job, state, code, slot, attempts,
-seconds and text. Times are in UTC. With --follow each change of a job is one line.
+If the output is piped, there is one line for each job: job, state, code, slot, attempts,
+seconds and reason, separated by tabs. Times are in UTC. With --follow there is one line for
+each change of a job.
 
-Exit status: 0; 2 where there is no journal, or it may not be read; 3 where it is damaged;
-130 when --follow is interrupted.
+Exit status: 0; 2 if there is no journal, or it can't be read; 3 if it is damaged; 130 if
+--follow is interrupted.
 
 Examples:
   wasmdrop jobs --state open
@@ -60,24 +61,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=states,
         metavar="STATE",
-        help=f"jobs in this state: {', '.join(states)}",
+        help=f"only jobs in this state: {', '.join(states)}",
     )
     parser.add_argument(
         "--code",
         action="append",
         choices=[_FAILED, *(code.value for code in Code)],
         metavar="CODE",
-        help=f"jobs that ended with this code; {_FAILED}: with any but ok",
+        help=f"only jobs that ended with this code; {_FAILED}: with any but ok",
     )
     parser.add_argument(
         "--slot",
         action="append",
-        help="jobs of this slot: NAME, input-NAME.json or input.json, maybe after directories",
+        help="only jobs of this slot: NAME, input-NAME.json or input.json, with any directories",
     )
     parser.add_argument(
-        "--limit", type=int, default=50, metavar="N", help="at most N (default: 50; 0: all)"
+        "--limit", type=int, default=50, metavar="N", help="list at most N (default: 50; 0: all)"
     )
-    parser.add_argument("--follow", action="store_true", help="go on to show jobs as they change")
+    parser.add_argument("--follow", action="store_true", help="continue with jobs as they change")
     parser.add_argument(
         "--json", action="store_true", dest="as_json", help="print one JSON object a line"
     )
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with JournalReader(loaded.state_dir) as history:
             found = history.jobs(wanted, options.limit or sys.maxsize)
-            firsts = _Firsts(history)
+            firsts = _FirstJobs(history)
             rows = [(entry, firsts.of(entry)) for entry in found]
             after_ns, counts = history.last_change_ns(), history.count()
         if options.as_json or options.follow or not sys.stdout.isatty():
@@ -111,8 +112,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Firsts:
-    """Which job comes first in a slot, looked up once for all that wait behind it."""
+class _FirstJobs:
+    """Looks up the first open job of a slot once for all that wait behind it."""
 
     def __init__(self, history: JournalReader) -> None:
         self._history = history
@@ -128,16 +129,16 @@ class _Firsts:
 
 
 def _follow(loaded: Settings, wanted: JobFilter, show: _Show, after_ns: int) -> None:
-    """Show every change after that time, until interrupted."""
+    """Show every change after that time until interrupted."""
     while True:
         with JournalReader(loaded.state_dir) as history:
-            firsts = _Firsts(history)
+            firsts = _FirstJobs(history)
             while changed := history.changes(wanted, after_ns):
                 for entry in changed:
                     show(entry, firsts.of(entry))
                 after_ns = changed[-1].changed_at_ns
             after_ns = max(after_ns, history.last_change_ns())
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _wanted(options: argparse.Namespace, loaded: Settings) -> JobFilter:
@@ -154,7 +155,7 @@ def _wanted(options: argparse.Namespace, loaded: Settings) -> JobFilter:
 
 
 def _slot_names(given: str, loaded: Settings) -> list[str]:
-    """Return what the journal may call a slot that a person calls so."""
+    """Return the names that the journal may have for a slot."""
     path = PurePath(given)
     if path.is_relative_to(loaded.shared_dir):
         path = path.relative_to(loaded.shared_dir)

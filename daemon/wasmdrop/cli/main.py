@@ -1,4 +1,4 @@
-"""The ``wasmdrop`` command: picks the command and turns errors into one line and a status."""
+"""The ``wasmdrop`` command line: runs a command; each error becomes one line and a status."""
 
 import argparse
 import importlib
@@ -14,41 +14,41 @@ from wasmdrop.protocol.text import one_line
 
 __all__ = ["main"]
 
-#: Exit statuses, beside 0 and what a command gives itself.
-_WRONG_USE: Final = 2
-_DAEMONS_FAULT: Final = 3
+#: Exit statuses besides those that a command returns.
+_USAGE_ERROR: Final = 2
+_INTERNAL_ERROR: Final = 3
 _NO_OUTPUT: Final = 4
 _INTERRUPTED: Final = 128 + signal.SIGINT
-#: As a shell says of a program that SIGPIPE ended: its reader had seen enough.
+#: As in a shell, of a program that SIGPIPE ended.
 _CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 
-#: Each command's module is imported only when it is called: the daemon needs none of the others.
+#: A command's module is imported only when it is called: the daemon needs none of the others.
 _COMMANDS: Final = {
-    "serve": "watch the directories and run what is dropped there",
-    "run": "run one job now, then exit",
-    "submit": "drop a job the right way, and wait for its result with --wait",
-    "jobs": "show the jobs in the journal: open, stuck, finished",
-    "show": "show all that the journal knows of one job",
-    "retry": "run a finished job's input again",
-    "inspect": "show what a module exports and imports, and what would be called",
-    "schema": "print the JSON Schema of the input or of the completion marker",
-    "config": "show every setting, its value and where it came from",
-    "doctor": "check whether this host and these mounts can do what they promise",
+    "serve": "run the daemon: watch the directories and run dropped jobs",
+    "run": "run one job and exit",
+    "submit": "drop jobs safely; with --wait, print their results",
+    "jobs": "list the jobs in the journal",
+    "show": "show one job in the journal",
+    "retry": "run the input of a finished job again",
+    "inspect": "show exports and imports of a module, and the function that a job calls",
+    "schema": "print the JSON Schema of inputs or of completion markers",
+    "config": "show every setting, its value and its origin",
+    "doctor": "check whether this host and its mounts are suitable",
 }
 
 _EPILOG: Final = """\
-Every setting is an environment variable and a flag of `serve`, `run`, `doctor` and `config`:
-`wasmdrop config` lists them. Exit status: 0 succeeded, 1 the job failed, 2 wrong use or
-settings, 3 the daemon's own fault, 4 standard output can't be written, 124 the job ran into its
-time limit, 130 interrupted, 141 the reader of standard output has gone.
+Every setting is an environment variable and a flag of `serve`, `run`, `doctor` and `config`;
+`wasmdrop config` lists them all. Exit status: 0 success, 1 the job failed, 2 usage or settings
+error, 3 internal error, 4 standard output can't be written, 124 the job reached its timeout,
+130 interrupted, 141 the reader of standard output has closed it.
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are fit for a terminal: ``*.json`` may match names of any kind."""
+    """A parser whose errors are safe for a terminal: ``*.json`` may match any name."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what was wrong, and exit."""
+        """Print the error and exit."""
         super().error(one_line(message))
 
 
@@ -59,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
-            sys.stdout.flush()  # here its error has a status; the interpreter's own would be 120
+            sys.stdout.flush()  # here an error gets our status; at exit it would be 120
     except SettingsError as error:
-        return _failed(error, _WRONG_USE)
+        return _failed(error, _USAGE_ERROR)
     except (SandboxError, StorageError) as error:
-        return _failed(error, _DAEMONS_FAULT)
+        return _failed(error, _INTERNAL_ERROR)
     except OutputError as error:
         standard_streams.abandon_output()
         return _CLOSED_PIPE if error.is_closed_pipe else _failed(error, _NO_OUTPUT)
@@ -73,14 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception, status: int) -> int:
-    sys.stderr.write(f"wasmdrop: {one_line(str(error))}\n")
+    standard_streams.say(str(error))
     return status
 
 
 def _run(given: list[str]) -> int:
     parser = _Parser(
         prog="wasmdrop",
-        description="Runs WebAssembly modules that are dropped into a directory.",
+        description="Run WebAssembly modules that are dropped into a directory.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

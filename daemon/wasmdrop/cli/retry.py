@@ -1,9 +1,8 @@
-"""``wasmdrop retry``: runs a finished job's input again, by the drop protocol.
+"""``wasmdrop retry``: run the input of a finished job again, by the drop protocol.
 
-The journal has one writer, the daemon, and stays untouched: the input is dropped once more, which
-runs it again whether the daemon runs now or later. Promises that no input is lost that has not been
-run yet: what lies in the slot is written over only with ``--restore``, and only after the journal
-has had it.
+Only the daemon writes to the journal. This command drops the input again, so that the daemon runs
+it now or when it starts. Guarantees that no input is lost before it has run: only ``--restore``
+replaces the input in the slot, and only if the journal has a job of it.
 """
 
 import argparse
@@ -18,6 +17,7 @@ from typing import Final
 import msgspec
 
 from wasmdrop.cli import job_view
+from wasmdrop.cli.standard_streams import say
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.journal.reader import JournalEntry, JournalReader
 from wasmdrop.protocol.errors import SettingsError
@@ -29,28 +29,28 @@ from wasmdrop.system.durable_files import replace_file
 
 __all__ = ["add_arguments", "run"]
 
-_NOT_THAT_INPUT: Final = 1
+_OTHER_INPUT: Final = 1
 
 _EPILOG: Final = """\
-Drops the job's input again if it still lies in its slot, which is known by its digest: the
-file gets a new modification time, nothing else. The new run is a new job; `wasmdrop jobs`
-shows it. What is printed is the path of the input.
+Drops the job's input again if the slot still has it, by its digest: only the modification
+time of the file changes. The new run is a new job, which `wasmdrop jobs` lists. Prints the
+path of the input.
 
-With --restore an input that was changed or removed since is put back first, if the journal
-has kept it: it does so for jobs that failed, up to 16 KiB, for WASMDROP_KEEP_DAYS. An input
-that lies there and has not been run yet is never replaced.
+With --restore an input that was changed or removed since is restored first, if the journal
+has a copy: it keeps inputs of failed jobs, up to 16 KiB, for WASMDROP_KEEP_DAYS. An input
+in the slot that has not run yet is never replaced.
 
-Exit status: 0 dropped; 1 the slot does not hold the job's input, or it can't be put back;
+Exit status: 0 dropped; 1 the slot does not have the job's input, or it can't be restored;
 2 no such job, or it is not finished, or its slot can't be reached from here.
 """
 
 
-class _NotThatInputError(Exception):
-    """The slot's input is not the job's any more; the text says what it is."""
+class _OtherInputError(Exception):
+    """The slot no longer has the job's input; the text says what it has."""
 
 
-class _Found(msgspec.Struct, frozen=True):
-    """The regular file that lies at an input's place."""
+class _SlotFile(msgspec.Struct, frozen=True):
+    """The regular file at the path of an input."""
 
     sha256: str
     status: os.stat_result
@@ -60,9 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("job", metavar="JOB", help="a job's id, or a part of it that no other has")
+    parser.add_argument("job", metavar="JOB", help="id of a job, or a unique part of it")
     parser.add_argument(
-        "--restore", action="store_true", help="put the job's input back if another one is there"
+        "--restore",
+        action="store_true",
+        help="restore an input that was changed or removed",
     )
     job_view.add_state_dir(parser)
 
@@ -83,16 +85,16 @@ def run(options: argparse.Namespace) -> int:
             _drop_again(job, directory, latest, kept if options.restore else None)
             ready = path + loaded.ready_suffix
             is_ready = _is_there(os.path.basename(ready), directory)  # noqa: PTH119 - any bytes
-    except _NotThatInputError as reason:
-        _say(f"job {job.id}: {path}: {reason}; {_advice(entry, is_restoring=options.restore)}")
-        return _NOT_THAT_INPUT
+    except _OtherInputError as reason:
+        say(f"job {job.id}: {path}: {reason}; {_advice(entry, is_restoring=options.restore)}")
+        return _OTHER_INPUT
     except OSError as error:
         raise SettingsError(
             f"job {job.id}: {bounded_text(path)}: can't be dropped again from here:"
             f" {error.strerror}"
         ) from None
     if not is_ready:
-        _say(f"the daemon takes it once {ready} is there")
+        say(f"the daemon takes it when {ready} exists")
     sys.stdout.buffer.write(os.fsencode(path) + b"\n")
     return 0
 
@@ -101,7 +103,7 @@ def _require_finished(entry: JournalEntry, first: Job | None) -> None:
     job = entry.job
     if not job.state.is_final:
         raise SettingsError(
-            f"job {job.id}: it is {job.state} and goes on by itself: {job_view.why(entry, first)}"
+            f"job {job.id}: it is {job.state}, so it needs no retry: {job_view.why(entry, first)}"
         )
     if job.input is None:
         module = "its module" if job.module is None else job.module.path
@@ -110,11 +112,11 @@ def _require_finished(entry: JournalEntry, first: Job | None) -> None:
 
 @contextlib.contextmanager
 def _slot_directory(job: Job) -> Iterator[int]:
-    """Open the directory of the job's input; below the shared one no link is followed to it."""
+    """Open the directory of the job's input, without following links below the shared one."""
     path, key = job.slot.input_path, job.slot.key
     root = path.removesuffix(f"/{key}")
     directory, relative = os.path.dirname(path), os.path.dirname(key)  # noqa: PTH120 - any bytes
-    if root == path:  # that of INPUT_PATH, elsewhere
+    if root == path:  # INPUT_PATH is outside of the shared directory
         root, relative = directory, ""
     fd = openat2.open_directory(root, relative)
     try:
@@ -124,11 +126,8 @@ def _slot_directory(job: Job) -> Iterator[int]:
 
 
 def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | None) -> None:
-    """Make the input a new version of itself, or put ``restored`` in its place.
-
-    Raises ``_NotThatInputError``.
-    """
-    assert job.input is not None  # noqa: S101 - asked before
+    """Give the input a new version, or restore it. Raises ``_OtherInputError``."""
+    assert job.input is not None  # noqa: S101 - checked before
     name = os.path.basename(job.slot.input_path)  # noqa: PTH119 - may hold any bytes
     with _opened(name, directory) as fd:
         sizes = {one.input.size_bytes for one in (job, latest) if one and one.input}
@@ -138,20 +137,20 @@ def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | 
                 # As touch(1) does: closing a file that was open for writing is an event.
                 os.utime(fd)
             else:
-                # A new time would be one of its other names' too, and these may be inputs.
+                # Its other names, which may be inputs, must not get a new time.
                 _put(name, directory, _content(fd), found.status)
             return
     if restored is None:
-        raise _NotThatInputError("it is gone" if found is None else "it is another input now")
+        raise _OtherInputError("it is gone" if found is None else "it is another input now")
     last_run = None if latest is None else latest.input
     if found is not None and (last_run is None or not _is_same(found, last_run)):
-        raise _NotThatInputError("another input lies there, and has not been run yet")
+        raise _OtherInputError("the slot has another input, which has not run yet")
     _put(name, directory, restored, None if found is None else found.status)
 
 
 @contextlib.contextmanager
 def _opened(name: str, directory: int) -> Iterator[int | None]:
-    """Open a regular file for reading and writing; None where nothing is there."""
+    """Open a regular file for reading and writing; yield None if nothing is there."""
     try:
         path_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
@@ -161,7 +160,7 @@ def _opened(name: str, directory: int) -> Iterator[int | None]:
         fd, _status = open_regular(path_fd, os.O_RDWR)
     except NotRegularError as error:
         reason = f"it is {error.strerror}, not a regular file; only its producer can drop it again"
-        raise _NotThatInputError(reason) from None
+        raise _OtherInputError(reason) from None
     finally:
         os.close(path_fd)
     try:
@@ -170,16 +169,16 @@ def _opened(name: str, directory: int) -> Iterator[int | None]:
         os.close(fd)
 
 
-def _found(fd: int, sizes: set[int | None]) -> _Found:
-    """Return what is open at ``fd``; of another size than ``sizes`` it is no input that ran."""
+def _found(fd: int, sizes: set[int | None]) -> _SlotFile:
+    """Return the file open at ``fd``; if its size is not in ``sizes``, it is no input that ran."""
     status = os.fstat(fd)
     if status.st_size not in sizes:
-        return _Found("", status)
+        return _SlotFile("", status)
     with open(fd, "rb", closefd=False) as file:
-        return _Found(hashlib.file_digest(file, "sha256").hexdigest(), status)
+        return _SlotFile(hashlib.file_digest(file, "sha256").hexdigest(), status)
 
 
-def _is_same(found: _Found, input_: InputFile) -> bool:
+def _is_same(found: _SlotFile, input_: InputFile) -> bool:
     if input_.sha256 is None:
         return FileVersion.of(found.status) == input_.version
     return found.sha256 == input_.sha256
@@ -192,7 +191,7 @@ def _content(fd: int) -> bytes:
 
 
 def _put(name: str, directory: int, data: bytes, replaced: os.stat_result | None) -> None:
-    """Drop ``data`` at ``name``, unless something else than ``replaced`` is there by now."""
+    """Drop ``data`` at ``name``, unless ``replaced`` is no longer there."""
     mode = 0o666 if replaced is None else replaced.st_mode & 0o777
     temporary = f".dropping-{secrets.token_hex(16)}"
     with replace_file(directory, name, temporary, mode) as file:
@@ -206,7 +205,7 @@ def _put(name: str, directory: int, data: bytes, replaced: os.stat_result | None
         if _identity(name, directory) != (
             None if replaced is None else (replaced.st_ino, replaced.st_mtime_ns)
         ):
-            raise _NotThatInputError("another input was dropped just now")
+            raise _OtherInputError("another input was dropped just now")
     os.fsync(directory)
 
 
@@ -228,11 +227,7 @@ def _identity(name: str, directory: int) -> tuple[int, int] | None:
 
 def _advice(entry: JournalEntry, *, is_restoring: bool) -> str:
     if not entry.has_input:
-        return "the journal has not kept the job's, as it does for small ones of jobs that failed"
+        return "the journal has no copy: it keeps only small inputs of failed jobs"
     if is_restoring:
-        return "the journal keeps the job's for now"
-    return "--restore puts the job's back"
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"wasmdrop: {job_view.one_line(message, 4000)}\n")
+        return "the journal has a copy of the job's input"
+    return "--restore restores the job's input"

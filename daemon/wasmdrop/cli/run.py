@@ -1,6 +1,6 @@
-"""``wasmdrop run``: one job, now, in the environment's words; for a Kubernetes Job or a shell.
+"""``wasmdrop run``: run the one job that the environment describes, as in a Kubernetes Job.
 
-Writes the same files as the daemon and leaves no state behind but compiled modules.
+Writes the same files as the daemon and keeps no state except compiled modules.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the job of ``INPUT_PATH`` or, where that is not there, of the environment."""
+    """Run the job of ``INPUT_PATH`` or, if that does not exist, of the environment."""
     loaded = settings.load(os.environ, given_flags(options))
     log.configure(loaded.settings.log, "warning")
     package = asyncio.run(run_once(loaded.settings))

@@ -1,4 +1,4 @@
-"""``wasmdrop schema``: the input and the completion marker as JSON Schemas."""
+"""``wasmdrop schema``: print the JSON Schema of inputs or of completion markers."""
 
 import argparse
 import json
@@ -10,13 +10,13 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add which of the two."""
+    """Add the argument."""
     parser.add_argument(
         "document",
         nargs="?",
         choices=list(DOCUMENTS),
         default="input",
-        help="of what (default: input)",
+        help="what the schema describes (default: input)",
     )
 
 

@@ -1,4 +1,4 @@
-"""``wasmdrop serve``: the daemon."""
+"""``wasmdrop serve``: run the daemon."""
 
 import argparse
 import asyncio
@@ -13,8 +13,8 @@ from wasmdrop.service.daemon import serve
 
 __all__ = ["add_arguments", "run"]
 
-#: How long a thread may hold the interpreter while another one wants it, in seconds. Python's own
-#: 5 ms is longer than a whole job.
+#: How long a thread may hold the interpreter while another one waits, in seconds. Python's default,
+#: 5 ms, is longer than a small job takes.
 _SWITCH_SECONDS = 0.0005
 
 
@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the daemon until it is told to stop."""
+    """Run the daemon until a signal stops it."""
     loaded = settings.load(os.environ, given_flags(options))
     log.configure(loaded.settings.log)
-    faulthandler.enable()  # should the interpreter itself crash, the log says where
+    faulthandler.enable()  # if the interpreter crashes, the log says where
     sys.setswitchinterval(_SWITCH_SECONDS)
     asyncio.run(serve(loaded.settings))
     return 0

@@ -1,4 +1,4 @@
-"""``wasmdrop show``: all that the journal knows of one job."""
+"""``wasmdrop show``: show one job in the journal."""
 
 import argparse
 import sys
@@ -11,15 +11,15 @@ from wasmdrop.protocol.text import indented
 __all__ = ["add_arguments", "run"]
 
 _EPILOG: Final = """\
-For an open job it says why it is where it is, and for how long. Piped, it prints one line for
-each thing; a message may have several, all but the first indented.
+For an open job the output says what the job waits for, and for how long. If it is piped, there
+is one line for each fact; a message may have several lines, indented after the first.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.epilog = _EPILOG
-    parser.add_argument("job", metavar="JOB", help="a job's id, or a part of it that no other has")
+    parser.add_argument("job", metavar="JOB", help="id of a job, or a unique part of it")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     job_view.add_state_dir(parser)
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     facts = job_view.facts(entry, first)
     if sys.stdout.isatty():
-        # Importing rich takes a while, and only a person gains by it.
+        # Importing rich takes a while, and only a person needs it.
         from wasmdrop.cli import terminal  # noqa: PLC0415
 
         terminal.print_facts(facts)

@@ -1,4 +1,4 @@
-"""The standard streams of a command: all three open, and errors of output told from all others."""
+"""The standard streams of a command: all three open, with distinguishable errors of output."""
 
 import contextlib
 import errno
@@ -9,31 +9,32 @@ import sys
 from typing import TYPE_CHECKING, Final, TextIO
 
 from wasmdrop.protocol.errors import OutputError
+from wasmdrop.protocol.text import one_line
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["abandon_output", "prepare"]
+__all__ = ["abandon_output", "prepare", "say"]
 
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
 
 class _Stream(io.FileIO):
-    """A descriptor that may be non-blocking, because another process that has it wants it so."""
+    """A descriptor that another process may have made non-blocking."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd, "wb", closefd=False)
 
     def write(self, data: "ReadableBuffer") -> int:
-        """Write some of ``data``, when there is room."""
+        """Write some of ``data``, after a wait for room."""
         while (written := super().write(data)) is None:
             select.select([], [self], [])
         return written
 
 
 class _Output(_Stream):
-    """Standard output. What fails is an ``OutputError``, also below argparse and rich."""
+    """Standard output. Its errors are ``OutputError``, also below argparse and rich."""
 
     def __init__(self, *, is_closed: bool) -> None:
         super().__init__(_STDOUT)
@@ -50,7 +51,7 @@ class _Output(_Stream):
 
 
 class _Errors(_Stream):
-    """Standard error. If it can't be written, the exit status says what there is to say."""
+    """Standard error. Data that can't be written is dropped: the exit status remains."""
 
     def __init__(self) -> None:
         super().__init__(_STDERR)
@@ -63,28 +64,33 @@ class _Errors(_Stream):
 
 
 def prepare() -> None:
-    """Make the standard streams complete, and their errors as above.
+    """Replace the standard streams.
 
-    A descriptor below 3 that is closed would be that of the next file opened, such as the journal,
-    and take what is printed: the null device takes its place.
+    The null device replaces a closed descriptor below 3, which the next opened file, such as the
+    journal, would get otherwise, together with everything printed.
     """
     closed = [fd for fd in (0, _STDOUT, _STDERR) if not _is_open(fd)]
     for _ in closed:
-        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
     sys.stdout = _text(_Output(is_closed=_STDOUT in closed), sys.stdout)
     sys.stderr = _text(_Errors(), sys.stderr)
 
 
 def abandon_output() -> None:
-    """Write nothing more to standard output, not even what is buffered."""
+    """Discard buffered and further standard output."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, _STDOUT)
     os.close(null)
     sys.stdout = io.StringIO()
 
 
+def say(message: str) -> None:
+    """Write a message to standard error, in one line that is safe for a terminal."""
+    sys.stderr.write(f"wasmdrop: {one_line(message)}\n")
+
+
 def _text(stream: _Stream, like: TextIO | None) -> TextIO:
-    """Return a text stream; ``like`` is Python's own, None if that was closed."""
+    """Return a text stream with the encoding of ``like``, which is None if that was closed."""
     encoding, errors = ("utf-8", "strict") if like is None else (like.encoding, like.errors)
     is_line_buffered = isinstance(stream, _Errors) or stream.isatty()
     return io.TextIOWrapper(

@@ -1,7 +1,7 @@
-"""What a person at a terminal sees of jobs and modules. Imported only where there is one.
+"""Formats jobs and modules for a person at a terminal. Imported only if there is one.
 
-Everything that comes from producers and guests is escaped and becomes a ``Text``: neither terminal
-escapes nor rich's own markup act.
+All text from producers and guests is escaped and becomes a ``Text``, so that neither terminal
+escapes nor rich's markup have an effect.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from wasmdrop.protocol.text import bounded_text, one_line
 
 __all__ = ["Show", "following", "print_facts", "print_jobs", "print_module"]
 
-#: Shows the end of one job: a result, or in words why there is none.
+#: Shows the outcome of one job: its result, or the reason why there is none.
 Show: TypeAlias = Callable[[str, Result | str], None]
 
-#: What is shown of one value and of one text, in characters; all of it is in the result files.
+#: Characters shown of one value and of one text; the result files have all of it.
 _VALUE_LIMIT: Final = 200
 _TEXT_LIMIT: Final = 16 * 1024
 
 _STYLES: Final = {Status.SUCCEEDED: "bold green", Status.FAILED: "bold red"}
 _NO_RESULT: Final = "no result"
 
-#: Rows of a table that are shown. A module may have twenty thousand exports.
+#: Rows shown of a table. A module may have twenty thousand exports.
 _ROWS: Final = 100
 _CELL_STYLES: Final = {
     "provided": "green",
@@ -47,7 +47,7 @@ _CELL_STYLES: Final = {
 
 @contextlib.contextmanager
 def following(labels: Sequence[str]) -> Iterator[Show]:
-    """Show that jobs are waited for, and each as it ends: one in full, several in a line each."""
+    """Show progress and each outcome: a single one in full, several in a line each."""
     console = Console(highlight=False)
     if len(labels) == 1:
         with console.status(Text(f"waiting for {_short(labels[0])}")):
@@ -91,7 +91,7 @@ def _headed(end: Result | str) -> Text:
 
 
 def _brief(label: str, end: Result | str) -> Text:
-    """Return one line: how it ended, which it was, its value or what was wrong."""
+    """Return one line: status, label, and value or error."""
     text = _headed(end).append(f"  {_short(label)}  ")
     if isinstance(end, str):
         return text.append(_short(end))
@@ -101,7 +101,7 @@ def _brief(label: str, end: Result | str) -> Text:
 
 
 def _full(label: str, end: Result | str) -> Text:
-    """Return how it ended and, below, the result or all that was said of why there is none."""
+    """Return the status and, below it, the whole result or reason."""
     head = _headed(end)
     if isinstance(end, str):
         return head.append(f"  {_short(label)}\n{_short(end)}")
@@ -148,9 +148,9 @@ def print_module(
     exports: Sequence[tuple[str, ...]],
     imports: Sequence[tuple[str, ...]],
 ) -> None:
-    """Show a module: facts by name, exports, and imports with what this daemon says to them.
+    """Show a module: facts by name, exports, and imports with their availability.
 
-    The rows are made fit for a terminal already, but may hold what looks like markup.
+    The rows are escaped already, but may contain text that looks like markup.
     """
     console = Console(highlight=False)
     console.print(_grid(facts))
@@ -167,12 +167,12 @@ def print_module(
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Show facts by name; they are made fit for a terminal already."""
+    """Show facts by name, which are escaped already."""
     Console(highlight=False).print(_grid(facts))
 
 
 def print_jobs(rows: Sequence[tuple[str, ...]], open_count: int, count: int) -> None:
-    """Show jobs in rows that are made fit for a terminal already, of so many that there are."""
+    """Show jobs in rows, which are escaped already; ``count`` is that of all jobs."""
     console = Console(highlight=False)
     if rows:
         headings = ("job", "state", "code", "slot", "tries", "time", "")
@@ -191,7 +191,7 @@ def _grid(facts: Sequence[tuple[str, ...]]) -> Table:
 def _table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in headings:
-        # An id is there to be copied.
+        # Ids are to be copied.
         table.add_column(heading, overflow="fold", no_wrap=heading == "job")
     for row in rows:
         table.add_row(*(Text(cell, _CELL_STYLES.get(cell, "")) for cell in row))

@@ -1,4 +1,4 @@
-"""Says what a dropped job waits for, if the daemon's journal can be read from here."""
+"""Finds out what a dropped job waits for, if the daemon's journal can be read from here."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ __all__ = ["WaitReason"]
 
 
 class WaitReason:
-    """The journal of the daemon that this environment describes."""
+    """Reads the journal of the daemon that the environment describes."""
 
     def __init__(self) -> None:
         self._state_dir: Path | None = None
@@ -24,8 +24,8 @@ class WaitReason:
     def why(self, submission: Submission) -> str | None:
         """Return what the job waits for, in one line.
 
-        None if the journal can't be read, which is the case for most users but the daemon's, or
-        does not have the job: it may be that of another daemon.
+        Return None if the journal can't be read, as by most users, or does not have the job, as
+        that of another daemon.
         """
         if self._state_dir is None:
             return None
