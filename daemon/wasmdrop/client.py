@@ -1,10 +1,10 @@
-"""A library for producers in Python: drops inputs the right way and waits for their results.
+"""A library for producers in Python: drops inputs safely and waits for their results.
 
-Relies on the drop protocol and on nothing else of the daemon's, which may run in another container
-or on another machine that shares the directory. Promises that a drop appears whole or not at all,
-and that a :class:`Result` is what its completion marker says, digest by digest. Who may write to a
-slot's directory can forge a whole result; but nothing there leads to a file elsewhere, or to more
-that is read than was asked for, or to other errors than are named here.
+Uses the drop protocol and nothing else of the daemon, which may run in another container or on
+another machine that shares the directory. Guarantees that a drop appears completely or not at all,
+and that the files of a :class:`Result` have the digests in its completion marker. Everyone who can
+write to a slot's directory can forge a whole result. But nothing there makes the library read a
+file elsewhere, read more than ``max_bytes``, or raise errors other than the documented ones.
 
 ::
 
@@ -13,7 +13,7 @@ that is read than was asked for, or to other errors than are named here.
     result = submit("/mnt/shared", {"entry": "fib", "args": [12]}).result(timeout_seconds=10)
     print(result.code, result.results)
 
-As a context manager a submission takes away all that is in its slot when its block ends::
+As a context manager a submission removes its files when the block ends::
 
     with submit("/mnt/shared", {"module": "tool", "args": ["-v"]}) as job:
         print(job.result(timeout_seconds=10).output)
@@ -45,22 +45,22 @@ from wasmdrop.system.slot_directory import SlotDirectory
 
 __all__ = ["MAX_RESULT_BYTES", "Result", "ResultError", "Submission", "TornResultError", "submit"]
 
-#: What all files of one result may hold together unless it is said otherwise: more than twice what
-#: the daemon's limits of a job allow by default.
+#: Default limit of all files of one result together: more than twice what the daemon's default
+#: limits of a job allow.
 MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
 
-#: Pauses between looks for the marker: an idle daemon takes some milliseconds for a small job, and
-#: a look costs a few microseconds. The growth wastes at most a quarter of what a job took.
+#: Pauses between polls of the marker. An idle daemon takes a few milliseconds for a small job; a
+#: poll costs a few microseconds. The growth delays a result by at most a quarter of the job's time.
 _FIRST_PAUSE_SECONDS: Final = 0.001
 _LONGEST_PAUSE_SECONDS: Final = 0.05
 _PAUSE_GROWTH: Final = 1.25
 
-#: How long files may disagree with an unchanged marker. On a local disk they never do; network
-#: mounts show the new marker beside cached old files for a while.
+#: How long files may disagree with an unchanged marker. On a local disk they never do; a network
+#: mount may show a new marker with cached old files for a while.
 _TORN_SECONDS: Final = 5.0
 
-#: Largest ``result.json`` and ``result.txt`` that are read: each has the results as text, and the
-#: first also the arguments. As values they take up to twenty times as much.
+#: Largest ``result.json`` and ``result.txt`` that are read. Both contain the results as text, the
+#: first also the arguments. As Python values they take up to twenty times as much memory.
 _TEXT_BYTES: Final = 64 * 1024 * 1024
 
 _MODULE_NAME: Final = "module.wasm"
@@ -72,42 +72,42 @@ _DIRECTORY: Final = re.compile(r"[^.\0].*(?<!~)(?<!\.tmp)(?<!\.part)", re.DOTALL
 
 
 class ResultError(StorageError):
-    """A job ended, but its result can't be had: too large, forged, or not to be read.
+    """A job ended, but its result can't be used: too large, forged or unreadable.
 
-    Its text is one line, fit for a terminal, and begins with the slot.
+    The text is one line, safe for a terminal, and begins with the slot.
     """
 
 
 class TornResultError(ResultError):
-    """The result files never came to agree with the sizes and digests in their marker."""
+    """The result files do not agree with the sizes and digests in their marker."""
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What came of a job."""
+    """The result of a job."""
 
     status: Status
     code: Code
     message: str
-    """Empty where the job succeeded."""
+    """Empty if the job succeeded."""
     results: tuple[Any, ...] | None
-    """The returned values; None where the job failed."""
+    """The returned values; None if the job failed."""
     exit_code: int | None
-    """None if the job did not exit: a function that returned, a command that was stopped."""
+    """None if the job did not exit: a function that returned, or a command that was stopped."""
     stdout: bytes | None
-    """The whole standard output of a WASI program; None if the job was none, or never ran."""
+    """The whole standard output of a WASI program; None for a function, or if it never ran."""
     stderr: bytes | None
     output: dict[str, bytes]
-    """What a WASI program left in its directory, by path below it."""
+    """Output files of a WASI program, by path below its directory."""
     raw: str
-    """The last line of ``result.txt``: the raw value alone."""
+    """The last line of ``result.txt``, which is only the value."""
     line: bytes
     """The line in ``result.json``, without its newline."""
     marker: dict[str, Any]
-    """The completion marker, whole."""
+    """The whole completion marker."""
 
 
 class _ResultBody(msgspec.Struct, frozen=True):
-    """The parts of ``result.json`` that a result is made of."""
+    """The parts of ``result.json`` that a result uses."""
 
     results: tuple[Any, ...] | None = None
     exit_code: int | None = None
@@ -116,21 +116,21 @@ class _ResultBody(msgspec.Struct, frozen=True):
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A job that was dropped."""
+    """A dropped job."""
 
     slot: str
-    """The input's path below the shared directory, as markers and logs call the slot."""
+    """The input's path below the shared directory: the slot's name in markers and logs."""
     input_path: Path
     sha256: str
-    """Of the input, in hex: the marker has the same."""
+    """Digest of the input in hexadecimal, as in the marker."""
     size_bytes: int
     mtime_ns: int
-    """Of the input: the marker has the same if the daemon can't read it."""
+    """Modification time of the input, as in the marker if the daemon can't read the input."""
     previous_job: str | None
-    """The job whose marker lay in the slot before the drop: never the one to wait for."""
+    """The job whose marker was in the slot before the drop."""
     ready_suffix: str = ""
     has_own_directory: bool = False
-    """Whether the slot's directory is this job's alone."""
+    """Whether this job alone has the slot's directory."""
 
     def __enter__(self) -> Self:
         return self
@@ -144,11 +144,11 @@ class Submission(msgspec.Struct, frozen=True):
         self.remove()
 
     def remove(self) -> None:
-        """Remove the input and its results, the marker first; and the directory if it is its own.
+        """Remove the input, its results, and the directory if the job has its own.
 
-        Of a job that has not ended yet only the input goes: what comes of it lands in the slot all
-        the same, unless its directory went, too. Raises ``OSError``, as ``PermissionError`` where
-        the daemon is another user and published an output: that directory is the daemon's.
+        If the job has not ended yet, its results arrive in the slot later, unless the directory was
+        removed, too. Raises ``OSError``: a ``PermissionError`` if the daemon is another user and
+        published output files, whose directory belongs to the daemon.
         """
         stem = self.marker_path.stem
         names = [self.marker_path.name, self.input_path.name]
@@ -167,7 +167,7 @@ class Submission(msgspec.Struct, frozen=True):
                 directory.remove_file(name)
             directory.remove_tree(stem + _OUTPUT)
         if self.has_own_directory:
-            # Not empty where a result is just being delivered.
+            # It is not empty if a result is being delivered.
             with (
                 contextlib.suppress(OSError),
                 SlotDirectory(self._shared_dir, below.parent) as above,
@@ -180,20 +180,20 @@ class Submission(msgspec.Struct, frozen=True):
 
     @property
     def marker_path(self) -> Path:
-        """Where the completion marker will be."""
+        """The path of the completion marker."""
         return _marker_path(self.input_path)
 
     def result(
         self, timeout_seconds: float | None = None, *, max_bytes: int = MAX_RESULT_BYTES
     ) -> Result:
-        """Wait for the job to end and return its result; None waits for as long as it takes.
+        """Wait for the job to end and return its result; a timeout of None waits without limit.
 
-        Zero looks once. May be called again after a ``TimeoutError``: the job stays dropped.
-        ``max_bytes`` is the most that its files may have together for them to be read. Of that
-        ``result.json`` and ``result.txt`` may have 64 MiB each; the marker may have 16 MiB besides.
+        A timeout of zero polls once. May be called again after a ``TimeoutError``: the job stays
+        dropped. ``max_bytes`` is the limit of all files together, in which ``result.json`` and
+        ``result.txt`` may have 64 MiB each. The marker may have 16 MiB in addition.
 
-        Raises ``TimeoutError``; ``ResultError`` where the job ended but its result can't be had; of
-        that kind, ``TornResultError`` where a marker stayed and its files never agreed with it.
+        Raises ``TimeoutError``; ``ResultError`` if the job ended but its result can't be used;
+        ``TornResultError``, a kind of that, if the files never agreed with an unchanged marker.
         """
         end = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
         torn_end = math.inf
@@ -218,11 +218,11 @@ class Submission(msgspec.Struct, frozen=True):
             pause_seconds = min(pause_seconds * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
 
     def _look(self, max_bytes: int) -> Result | str:
-        """Return the result, or why there is none yet."""
+        """Return the result, or the reason why there is none yet."""
         try:
             directory = SlotDirectory(self._shared_dir, PurePosixPath(self.slot).parent)
         except FileNotFoundError:
-            return "its directory is not there"
+            return "its directory does not exist"
         with directory:
             return self._look_in(directory, max_bytes)
 
@@ -233,7 +233,7 @@ class Submission(msgspec.Struct, frozen=True):
             return f"there is no marker yet; {self._daemon()}"
         marker = parse_slot_marker(data, self.marker_path.stem)
         if marker is None:
-            return "there is something else in the marker's place"
+            return "the file at the marker's path is no marker"
         if marker.job == self.previous_job:
             return "the marker is still that of an earlier job"
         if not marker.is_of_input(self.sha256, self.size_bytes, self.mtime_ns):
@@ -244,20 +244,20 @@ class Submission(msgspec.Struct, frozen=True):
             content = directory.read(file, expected.bytes)
             if content is None or hashlib.sha256(content).hexdigest() != expected.sha256:
                 if directory.read(name, MAX_MARKER_BYTES, at_most=True) != data:
-                    return "the results are just being replaced"
+                    return "the results are being replaced"
                 state = "is missing" if content is None else "does not have the marker's digest"
                 raise TornResultError(one_line(f"{self.slot}: {file} {state}"))
             files[file] = content
         return self._result(marker, data, files)
 
     def _daemon(self) -> str:
-        """Return what the shared directory tells of its daemon."""
+        """Return what the shared directory says about its daemon."""
         try:
             openat2.lstat(self._shared_dir, _LOCK)
         except OSError:
             return f"no daemon has watched {self._shared_dir}: it has no {_LOCK}"
         return (
-            f"{self._shared_dir} has the lock of a daemon; if that runs, `wasmdrop jobs` beside it"
+            f"{self._shared_dir} has the lock of a daemon; if it runs, `wasmdrop jobs` on its side"
             " says what the job waits for, such as its module"
         )
 
@@ -266,12 +266,10 @@ class Submission(msgspec.Struct, frozen=True):
         for suffix in (".json", ".txt"):
             size = marker.files[stem + suffix].bytes
             if size > _TEXT_BYTES:
-                raise self._unfit(
-                    f"{stem}{suffix} has {size} bytes, at most {_TEXT_BYTES} are read"
-                )
+                raise self._unfit(f"{stem}{suffix} has {size} bytes; the limit is {_TEXT_BYTES}")
         size = sum(file.bytes for file in marker.files.values())
         if size > max_bytes:
-            raise self._unfit(f"its files have {size} bytes, at most {max_bytes} are to be read")
+            raise self._unfit(f"its files have {size} bytes; the limit is {max_bytes}")
 
     def _result(self, marker: Marker, data: bytes, files: dict[str, bytes]) -> Result:
         stem = self.marker_path.stem
@@ -279,7 +277,7 @@ class Submission(msgspec.Struct, frozen=True):
         if b"\n" in line or b"\r" in line:
             raise self._unfit(f"{stem}.json is more than one line")
         try:
-            # Not msgspec's JSON: the standard library reads integers of any size.
+            # Not msgspec's JSON, which reads no integers of more than 64 bits.
             body = msgspec.convert(strict_json.parse(line), _ResultBody)
             whole_marker = msgspec.convert(strict_json.parse(data), dict[str, Any])
             raw = files[f"{stem}.txt"].decode().rstrip("\n").rpartition("\n")[2]
@@ -315,30 +313,28 @@ def submit(
     module: bytes | None = None,
     ready_suffix: str = "",
 ) -> Submission:
-    """Drop an input durably and return at once; ``Submission.result`` waits for what comes of it.
+    """Drop an input durably and return; ``Submission.result`` waits for its result.
 
-    ``spec`` is the input: a mapping with the protocol's keys, or the file's very bytes, which are
-    dropped as they are.
+    ``spec`` is the input: a mapping with the keys of the protocol, or the bytes of the file.
 
-    ``name`` is the slot: ``orders`` or ``input-orders.json``, ``input.json`` for the one without a
-    name, with directories before it if you like (``batch/orders``). Without a name the job gets a
-    slot of its own. A named slot holds one result at a time: wait for it before you drop the next
-    input there, and never have the same bytes in it twice at a time. Directories of a slot are made
-    where they are missing.
+    ``name`` is the slot: ``orders`` or ``input-orders.json``, or ``input.json`` for the unnamed
+    one, optionally with directories (``batch/orders``), which are created. Without a name the job
+    gets a new slot. A slot holds one result at a time: wait for it before you drop the next input
+    there, and never drop the same bytes there twice at a time.
 
     ``module`` is dropped as ``module.wasm`` beside the input, before it. Every input in that
-    directory without a ``"module"`` of its own uses it from then on, so that a job without a name
-    gets a directory of its own as well.
+    directory that names no ``"module"`` uses it from then on. Therefore a job without a name gets a
+    new directory as well.
 
-    Results are looked for beside the input, as the protocol has them, and not where an
-    ``OUTPUT_PATH`` of the daemon's may send those of the root slot.
+    Results are expected beside the input, and not where the daemon's ``OUTPUT_PATH`` may put those
+    of the root slot.
 
-    ``ready_suffix`` is the daemon's ``WASMDROP_READY_SUFFIX``, if it has one: the file that says
-    that the input is complete is then made, too.
+    ``ready_suffix`` is the daemon's ``WASMDROP_READY_SUFFIX``, if it has one: then the ready file
+    is created, too.
 
-    Raises ``ValueError`` for a name that is no slot's, or a mapping that JSON can't carry; and
-    ``OSError``, as ``FileNotFoundError`` where the shared directory is not there, and as
-    ``NotADirectoryError`` where a link lies on the way: none is followed below that directory.
+    Raises ``ValueError`` if the name is invalid or JSON can't carry the mapping, and ``OSError``: a
+    ``FileNotFoundError`` if the shared directory does not exist, a ``NotADirectoryError`` if there
+    is a link on the way, because none is followed below the shared directory.
     """
     shared_dir = Path(os.path.abspath(shared_dir))  # noqa: PTH100 - Path.resolve would follow links
     slot = _unique_slot(with_directory=module is not None) if name is None else _slot(name)
@@ -367,7 +363,7 @@ def submit(
 
 
 def _output(file: bytes | None, shown: str | None) -> bytes | None:
-    """Return one stream's content: of a function, an empty one has no file."""
+    """Return the content of a stream: an empty one has no file."""
     return b"" if file is None and shown == "" else file
 
 

@@ -330,7 +330,7 @@ def test_results_replaced_while_they_are_read_are_read_again(
         return data
 
     monkeypatch.setattr(SlotDirectory, "read", read_and_replace)
-    with pytest.raises(TimeoutError, match="just being replaced"):
+    with pytest.raises(TimeoutError, match="are being replaced"):
         submission.result(0)
     deliver(submission)
     replaced = False
@@ -350,7 +350,7 @@ def test_a_marker_that_names_files_elsewhere_is_none(tmp_path: Path, name: str) 
     marker = json.loads(submission.marker_path.read_bytes())
     marker["files"][name] = {"sha256": "0" * 64, "bytes": 0}
     submission.marker_path.write_text(json.dumps(marker))
-    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+    with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
         submission.result(0)
 
 
@@ -361,7 +361,7 @@ def test_a_marker_without_the_files_that_every_job_has_is_none(tmp_path: Path) -
     marker = json.loads(submission.marker_path.read_bytes())
     del marker["files"]["result-x.json"]
     submission.marker_path.write_text(json.dumps(marker))
-    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+    with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
         submission.result(0)
 
 
@@ -371,7 +371,7 @@ def test_what_is_no_marker_is_not_taken_for_one(tmp_path: Path, content: bytes) 
     submission = submit(tmp_path, b"{}", "x")
     submission.marker_path.write_bytes(content)
     assert submit(tmp_path, b"{}", "x").previous_job is None
-    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+    with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
         submission.result(0)
 
 
@@ -386,7 +386,7 @@ def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
     """A FIFO at the marker's name would block for ever, an endless file fill the memory."""
     submission = submit(tmp_path, b"{}", "x")
     make(submission.marker_path)
-    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+    with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
         submit(tmp_path, b"{}", "x").result(0)
 
 

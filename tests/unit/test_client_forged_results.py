@@ -107,7 +107,7 @@ def test_a_sparse_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> No
     (tmp_path / "result-x.output").mkdir()
     with (tmp_path / name).open("wb") as file:
         file.truncate(8 * GIBIBYTE)
-    with pytest.raises(ResultError, match=r"(has|have) 85\d{8} bytes, at most"):
+    with pytest.raises(ResultError, match=r"(has|have) 85\d{8} bytes; the limit"):
         submission.result(0)
 
 
@@ -126,7 +126,7 @@ def test_many_files_are_bounded_together(tmp_path: Path) -> None:
         (tmp_path / "result-x.output" / str(number)).write_bytes(bytes(1000))
     marker = json.loads(submission.marker_path.read_bytes())
     size = sum(file["bytes"] for file in marker["files"].values())
-    with pytest.raises(ResultError, match=rf"have {size} bytes, at most {size - 1} are to be read"):
+    with pytest.raises(ResultError, match=rf"have {size} bytes; the limit is {size - 1}"):
         submission.result(0, max_bytes=size - 1)
     assert len(submission.result(0, max_bytes=size).output) == 50
 
@@ -159,11 +159,11 @@ def test_a_marker_that_names_a_million_files_is_none(tmp_path: Path) -> None:
         marker["files"] |= {f"result-x.output/{n}": file for n in range(MAX_OUTPUT_ENTRIES + 4)}
 
     forge(submission, name_them)
-    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+    with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
         submission.result(0)
     million = submission.marker_path.read_bytes() + bytes(MAX_MARKER_BYTES)
     submission.marker_path.write_bytes(million)
-    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+    with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
         submission.result(0)
 
 
@@ -190,7 +190,7 @@ def test_a_marker_with_names_that_no_daemon_gives_is_none(tmp_path: Path, name: 
         marker["files"][name] = {"sha256": "0" * 64, "bytes": 0}
 
     forge(submission, name_it)
-    with pytest.raises(TimeoutError, match="something else in the marker's place"):
+    with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
         submission.result(0)
 
 
