@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _WITHOUT_CONFINEMENT: Final = (
-    "tests/security/test_escapes.py::test_it_is_the_confinement_that_stops_it[{}]"
+    "tests/security/test_escapes.py::test_attempt_without_confinement_succeeds[{}]"
 )
 
 #: Tests that may be skipped in continuous integration too, with the reason.
 NOT_IN_CI: Final[Mapping[str, str]] = {
     _WITHOUT_CONFINEMENT.format(attempt): reason
     for attempt, reason in {
-        "calling_by_the_second_set": "kernels are built without the x32 ABI",
+        "calling_by_the_x32_abi": "kernels are built without the x32 ABI",
         "loading_a_module": "the kernel may have no loadable modules",
         "loading_a_module_from_a_file": "the kernel may have no loadable modules",
         "reading_the_environment_of_init": "root in a container may not trace process 1",

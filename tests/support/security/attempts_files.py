@@ -1,6 +1,6 @@
 """Attempts on files: reading, seeing and changing what is not the job's."""
 
-# ruff: noqa: D401 - an attempt's docstring says what is gained, not what the function does
+# ruff: noqa: D401 - the docstring of an attempt describes the gain
 
 import ctypes
 import os
@@ -32,32 +32,32 @@ def _read(path: os.PathLike[str] | str, expected: bytes = b"") -> str:
 
 
 @attempt()
-def reading_the_users(_world: World) -> str:
-    """``/etc/passwd`` is everybody's, but not a job's."""
+def reading_etc_passwd(_world: World) -> str:
+    """``/etc/passwd``, which is world-readable."""
     return _read("/etc/passwd")
 
 
 @attempt()
-def reading_a_file_of_everybodys(world: World) -> str:
-    """Its mode lets anybody read it."""
+def reading_a_world_readable_file(world: World) -> str:
+    """A file whose mode lets everybody read it."""
     return _read(world.secret, SECRET)
 
 
 @attempt()
 def reading_the_state_directory(world: World) -> str:
-    """Even where its modes were wrong."""
+    """Even if its modes were wrong."""
     return _read(world.base / "state" / "journal.db", SECRET)
 
 
 @attempt()
 def reading_the_machine_code_of_another_job(world: World) -> str:
-    """Only the job's own code may be opened."""
+    """A job may open only its own machine code."""
     return _read(world.base / "other.cwasm", SECRET)
 
 
 @attempt()
 def listing_a_directory(world: World) -> str:
-    """Names are knowledge too."""
+    """File names are information, too."""
     fd = call("openat", _AT_FDCWD, _path(world.base), os.O_RDONLY | os.O_DIRECTORY, 0)
     buffer = ctypes.create_string_buffer(4096)
     return f"listed {call('getdents64', fd, buffer, 4096)} bytes of names"
@@ -65,50 +65,50 @@ def listing_a_directory(world: World) -> str:
 
 @attempt()
 def listing_processes(_world: World) -> str:
-    """``/proc`` shows all of them."""
+    """Through ``/proc``."""
     return f"opened {call('openat', _AT_FDCWD, b'/proc', os.O_RDONLY | os.O_DIRECTORY, 0)}"
 
 
 @attempt()
 def reading_with_openat2(world: World) -> str:
-    """A newer way to open than the one that is filtered by its flags."""
+    """A newer call than the one that is filtered by its flags."""
     how = (ctypes.c_uint64 * 3)(os.O_RDONLY, 0, 0)
     return f"opened {call('openat2', _AT_FDCWD, _path(world.secret), how, 24)}"
 
 
 @attempt()
 def reading_with_the_old_open(world: World) -> str:
-    """An older way."""
+    """An older call."""
     return f"opened {call('open', _path(world.secret), os.O_RDONLY, 0)}"
 
 
 @attempt(needs="all privileges of init")
 def reading_the_environment_of_init(_world: World) -> str:
-    """Process 1 is the container's first, whose environment has the secrets of the container."""
+    """Process 1 of a container has the container's secrets in its environment."""
     return _read("/proc/1/environ")
 
 
 @attempt()
 def reading_the_environment_of_the_parent(world: World) -> str:
-    """It is the same program, so it would hold the same secrets."""
+    """It is the same program, so it may hold the same secrets."""
     return _read(f"/proc/{world.parent_pid}/environ")
 
 
 @attempt()
 def reading_the_command_line_of_the_parent(world: World) -> str:
-    """Which anybody may read of anybody."""
+    """``/proc/PID/cmdline`` is world-readable."""
     return _read(f"/proc/{world.parent_pid}/cmdline")
 
 
 @attempt()
 def reading_the_maps_of_the_parent(world: World) -> str:
-    """They tell where everything lies."""
+    """They reveal all addresses."""
     return _read(f"/proc/{world.parent_pid}/maps")
 
 
 @attempt()
 def reading_the_memory_of_the_parent(world: World) -> str:
-    """Through its file in ``/proc``."""
+    """Through ``/proc/PID/mem``."""
     fd = call("openat", _AT_FDCWD, _path(f"/proc/{world.parent_pid}/mem"), _OPEN_ANY, 0)
     data = os.pread(fd, 15, ctypes.addressof(world.memory))
     return f"read {data!r}"
@@ -124,26 +124,26 @@ def writing_the_memory_of_the_parent(world: World) -> str:
 
 @attempt()
 def reading_the_memory_of_another_job(world: World) -> str:
-    """The sibling is of the same user."""
+    """The sibling runs as the same user."""
     fd = call("openat", _AT_FDCWD, _path(f"/proc/{world.sibling_pid}/mem"), _OPEN_ANY, 0)
     return f"read {os.pread(fd, 15, ctypes.addressof(world.memory))!r}"
 
 
 @attempt()
 def reading_an_open_file_of_another_job(world: World) -> str:
-    """A memory file of the sibling's: no rule on paths covers it."""
+    """A memory file of the sibling, which no rule on paths covers."""
     return _read(f"/proc/{world.sibling_pid}/fd/{SIBLING_SECRET_FD}", SECRET)
 
 
 @attempt()
 def reading_an_open_file_of_the_parent(world: World) -> str:
-    """Through the parent's table of descriptors."""
+    """Through ``/proc/PID/fd``."""
     return _read(f"/proc/{world.parent_pid}/fd/{world.held_fd}", SECRET)
 
 
 @attempt()
 def following_the_parents_directory(world: World) -> str:
-    """Its working directory is a link."""
+    """``/proc/PID/cwd`` is a link."""
     buffer = ctypes.create_string_buffer(4096)
     path = _path(f"/proc/{world.parent_pid}/cwd")
     return f"{call('readlinkat', _AT_FDCWD, path, buffer, 4096)} bytes of a path"
@@ -151,19 +151,19 @@ def following_the_parents_directory(world: World) -> str:
 
 @attempt()
 def entering_the_parents_root(world: World) -> str:
-    """A path that leads through another process's root."""
+    """``/proc/PID/root`` is a link, too."""
     return _read(f"/proc/{world.parent_pid}/root{world.secret}", SECRET)
 
 
 @attempt()
 def reading_the_kernels_settings(_world: World) -> str:
-    """And so what machine this is."""
+    """They identify the machine."""
     return _read("/proc/sys/kernel/hostname")
 
 
 @attempt()
 def seeing_that_a_file_exists(world: World) -> str:
-    """By its status: size, times and owner."""
+    """Its status: size, times and owner."""
     buffer = ctypes.create_string_buffer(256)
     call("newfstatat", _AT_FDCWD, _path(world.secret), buffer, 0)
     return "saw the size and the times of a file"
@@ -171,7 +171,7 @@ def seeing_that_a_file_exists(world: World) -> str:
 
 @attempt()
 def seeing_that_a_process_exists(world: World) -> str:
-    """By the status of its directory: owner and time of start."""
+    """The status of its directory: owner and start time."""
     buffer = ctypes.create_string_buffer(256)
     call("statx", _AT_FDCWD, _path(f"/proc/{world.sibling_pid}"), 0, 0x7FF, buffer)
     return "saw another process"
@@ -179,7 +179,7 @@ def seeing_that_a_process_exists(world: World) -> str:
 
 @attempt()
 def holding_a_directory(world: World) -> str:
-    """By a descriptor that is a place and no more, from which other calls may set out."""
+    """An ``O_PATH`` descriptor, from which other calls may start."""
     return f"opened {call('openat', _AT_FDCWD, _path(world.base), 0x200000, 0)}"
 
 
@@ -197,7 +197,7 @@ def opening_by_handle(world: World) -> str:
 
 @attempt(needs="root")
 def opening_by_handle_at_once(world: World) -> str:
-    """With a handle from elsewhere, so that no other call comes first."""
+    """With a made-up handle, so that no other call comes before."""
     handle = ctypes.create_string_buffer(128 + 8)
     ctypes.memmove(handle, (8).to_bytes(4, "little"), 4)
     stale = 116
@@ -222,13 +222,13 @@ def making_a_file_with_creat(world: World) -> str:
 
 @attempt(needs="a filesystem with unnamed files")
 def making_an_unnamed_file(world: World) -> str:
-    """A file that takes room and has no name."""
+    """A file that uses space and has no name."""
     return f"made {call('openat', _AT_FDCWD, _path(world.base), _O_TMPFILE | os.O_RDWR, 0o600)}"
 
 
 @attempt()
 def emptying_a_file_with_openat(world: World) -> str:
-    """By a flag that goes with reading."""
+    """By a flag that is valid together with reading."""
     return f"{call('openat', _AT_FDCWD, _path(world.kept), os.O_RDONLY | os.O_TRUNC, 0)}"
 
 
@@ -240,7 +240,7 @@ def truncating_a_file(world: World) -> str:
 
 @attempt()
 def appending_to_a_file(world: World) -> str:
-    """Whose mode lets anybody write it."""
+    """A world-writable file."""
     fd = call("openat", _AT_FDCWD, _path(world.kept), os.O_WRONLY | os.O_APPEND, 0)
     return f"wrote {os.write(fd, b'more')}"
 
@@ -254,7 +254,7 @@ def linking(world: World) -> str:
 
 @attempt()
 def linking_symbolically(world: World) -> str:
-    """As a trap for those who follow."""
+    """A trap for programs that follow links."""
     call("symlinkat", b"/etc/passwd", _AT_FDCWD, _path(world.made))
     return "linked"
 
@@ -269,7 +269,7 @@ def renaming(world: World) -> str:
 
 @attempt()
 def removing_a_file(world: World) -> str:
-    """In a directory that anybody may write."""
+    """In a world-writable directory."""
     call("unlinkat", _AT_FDCWD, _path(world.kept), 0)
     return "removed"
 
@@ -283,42 +283,42 @@ def removing_a_directory(world: World) -> str:
 
 @attempt()
 def making_a_directory(world: World) -> str:
-    """In a directory that anybody may write."""
+    """In a world-writable directory."""
     call("mkdirat", _AT_FDCWD, _path(world.made), 0o777)
     return "made"
 
 
 @attempt()
 def making_a_pipe_with_a_name(world: World) -> str:
-    """To wait for somebody who opens it."""
+    """It blocks a program that opens it."""
     call("mknodat", _AT_FDCWD, _path(world.made), 0o010666, 0)
     return "made"
 
 
 @attempt(needs="root")
 def making_a_device(world: World) -> str:
-    """The memory of the machine, say; here the null device."""
+    """Such as the machine's memory; here the null device."""
     call("mknodat", _AT_FDCWD, _path(world.made), 0o020666, 0x103)
     return "made"
 
 
 @attempt()
 def changing_the_mode_of_a_file(world: World) -> str:
-    """So that it is a program of root's."""
+    """To setuid."""
     call("fchmodat", _AT_FDCWD, _path(world.kept), 0o4777)
     return "changed"
 
 
 @attempt(needs="root")
 def changing_the_owner_of_a_file(world: World) -> str:
-    """To anybody."""
+    """To another user."""
     call("fchownat", _AT_FDCWD, _path(world.kept), 12345, 12345, 0)
     return "changed"
 
 
 @attempt()
 def changing_the_times_of_a_file(world: World) -> str:
-    """By which drops are told apart."""
+    """The daemon detects changed drops by their times."""
     call("utimensat", _AT_FDCWD, _path(world.kept), (ctypes.c_long * 4)(1, 0, 1, 0), 0)
     return "changed"
 
@@ -332,7 +332,7 @@ def marking_a_file(world: World) -> str:
 
 @attempt()
 def reopening_the_own_code_for_writing(world: World) -> str:
-    """Other jobs run the same file; the descriptor is for reading, its link in /proc knows more."""
+    """Other jobs use the same file; ``/proc/self/fd`` may reopen it for writing."""
     path = _path(f"/proc/self/fd/{world.given[0]}")
     fd = call("openat", _AT_FDCWD, path, os.O_RDWR, 0)
     return f"wrote {os.pwrite(fd, b'overwritten', 0)}"
@@ -340,11 +340,11 @@ def reopening_the_own_code_for_writing(world: World) -> str:
 
 @attempt(needs="root")
 def reading_the_memory_of_the_machine(_world: World) -> str:
-    """Where the device exists at all, only its owner may."""
+    """Through ``/dev/mem``."""
     return f"opened {call('openat', _AT_FDCWD, b'/dev/mem', _OPEN_ANY, 0)}"
 
 
 @attempt(needs="root")
 def writing_to_the_kernels_log(_world: World) -> str:
-    """To fill it; opening is enough to show it."""
+    """Opening ``/dev/kmsg`` is enough."""
     return f"opened {call('openat', _AT_FDCWD, b'/dev/kmsg', os.O_WRONLY, 0)}"

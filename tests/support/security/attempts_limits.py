@@ -1,6 +1,6 @@
 """Attempts on descriptors that are not the job's, and on the limits of the own process."""
 
-# ruff: noqa: D401 - an attempt's docstring says what is gained, not what the function does
+# ruff: noqa: D401 - the docstring of an attempt describes the gain
 
 import ctypes
 import errno
@@ -37,7 +37,7 @@ def _foreign(world: World) -> list[int]:
 
 @attempt()
 def finding_descriptors(world: World) -> str:
-    """That somebody forgot to close."""
+    """That were left open."""
     found = _foreign(world)
     if not found:
         raise OSError(errno.EBADF, "none but the expected ones")
@@ -46,7 +46,7 @@ def finding_descriptors(world: World) -> str:
 
 @attempt()
 def writing_to_descriptors(world: World) -> str:
-    """The one that the parent holds open, wherever it is."""
+    """Into a file that the parent holds open."""
     for fd in range(1024):
         if fd not in {world.link_fd, *world.given}:
             try:
@@ -70,7 +70,7 @@ def filling_the_log(_world: World) -> str:
 
 @attempt(needs="root, a terminal")
 def typing_into_a_terminal(world: World) -> str:
-    """As if its user had."""
+    """As if its user had typed it."""
     fd = call("openat", _AT_FDCWD, os.fsencode(world.terminal), os.O_RDONLY | os.O_NOCTTY, 0)
     call("ioctl", fd, termios.TIOCSTI, b"\n")
     return "typed"
@@ -81,7 +81,7 @@ def typing_into_a_terminal(world: World) -> str:
 
 @attempt()
 def raising_the_own_limits(_world: World) -> str:
-    """Up to the hard ones, which anybody may; confined, there is nothing between the two."""
+    """The soft limit up to the hard one; confined, both are equal."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     call("prlimit64", 0, resource.RLIMIT_NOFILE, (ctypes.c_uint64 * 2)(hard, hard), None)
     return "raised"
@@ -97,7 +97,7 @@ def raising_the_own_limits_by_the_old_call(_world: World) -> str:
 
 @attempt()
 def computing_for_ever(_world: World) -> str:
-    """Past the limit of processor time, with its warning ignored."""
+    """Past the limit of CPU time, with its warning ignored."""
     signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     end = time.process_time() + 3.2
     while time.process_time() < end:
@@ -107,7 +107,7 @@ def computing_for_ever(_world: World) -> str:
 
 @attempt()
 def writing_without_end(world: World) -> str:
-    """More into one stream than the limit of output."""
+    """More output than the limit."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     written = 0
     while written <= world.file_bytes:
@@ -117,7 +117,7 @@ def writing_without_end(world: World) -> str:
 
 @attempt()
 def opening_without_end(world: World) -> str:
-    """More descriptors than anybody needs."""
+    """More descriptors than the limit."""
     for count in range(120):
         try:
             call("fcntl", world.given[1], 1030, 0)
@@ -129,7 +129,7 @@ def opening_without_end(world: World) -> str:
 
 @attempt(needs="a soft limit that is not the hard one")
 def locking_memory(_world: World) -> str:
-    """So that nothing of it can be paged out; by a flag of a call that is allowed."""
+    """So that it can't be paged out; by a flag of an allowed call."""
     area = mmap.mmap(-1, 64 * _PAGE_BYTES, flags=0x22 | 0x2000)
     return f"locked {len(area)} bytes"
 
@@ -145,21 +145,21 @@ def _too_much(world: World) -> int:
 
 @attempt()
 def taking_private_memory(world: World) -> str:
-    """More than the limit, the plain way."""
+    """More than the limit, by a private mapping."""
     _touch(mmap.mmap(-1, _too_much(world), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     return "took it"
 
 
 @attempt()
 def taking_shared_memory(world: World) -> str:
-    """Memory to be shared with children that there are none of."""
+    """By a shared mapping."""
     _touch(mmap.mmap(-1, _too_much(world), flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
     return "took it"
 
 
 @attempt()
 def taking_memory_as_a_stack(world: World) -> str:
-    """A mapping that grows downward is a stack to the kernel."""
+    """The kernel treats a mapping that grows down as a stack."""
     grows_down = 0x100
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | grows_down
     _touch(mmap.mmap(-1, _too_much(world), flags=flags))
@@ -168,7 +168,7 @@ def taking_memory_as_a_stack(world: World) -> str:
 
 @attempt()
 def taking_memory_piece_by_piece(world: World) -> str:
-    """Written once and then made unwritable, a piece no longer counts."""
+    """A piece that was written and then made unwritable no longer counts."""
     piece_bytes = 32 * _MEBIBYTE
     pieces = []
     for _ in range(_too_much(world) // piece_bytes + 1):
@@ -182,7 +182,7 @@ def taking_memory_piece_by_piece(world: World) -> str:
 
 @attempt()
 def taking_memory_as_files(world: World) -> str:
-    """Each up to the limit of output, as many as there may be descriptors."""
+    """Each as large as the limit of output, as many as the limit of descriptors."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     written = 0
     block = bytes(_MEBIBYTE)

@@ -3,7 +3,7 @@
 The world has mounts of its own, so that nothing of the machine's is changed where one succeeds.
 """
 
-# ruff: noqa: D401 - an attempt's docstring says what is gained, not what the function does
+# ruff: noqa: D401 - the docstring of an attempt describes the gain
 
 import os
 from typing import Final
@@ -34,44 +34,44 @@ def mounting_over(world: World) -> str:
 
 @attempt(needs="root")
 def mounting_by_the_new_calls(world: World) -> str:
-    """A tree of mounts by descriptor."""
+    """A mount tree by descriptor."""
     return f"opened {call('open_tree', _AT_FDCWD, os.fsencode(world.mount), 1)}"
 
 
 @attempt(needs="root")
 def opening_a_filesystem(_world: World) -> str:
-    """The first of the new calls for mounting."""
+    """The first of the new mount calls."""
     return f"opened {call('fsopen', b'tmpfs', 0)}"
 
 
 @attempt(needs="root")
 def unmounting(world: World) -> str:
-    """So that what lies below comes to light."""
+    """To reveal the directory below."""
     call("umount2", os.fsencode(world.mount), 2)
     return "unmounted"
 
 
 @attempt(needs="root")
 def changing_the_root(world: World) -> str:
-    """The classical way out of a jail."""
+    """The classic way out of a jail."""
     call("chroot", os.fsencode(world.mount))
     return "changed"
 
 
 @attempt(needs="root, and a root that is a mount of its own")
 def exchanging_the_root(world: World) -> str:
-    """And with it everybody's."""
+    """And thereby that of all processes."""
     call("pivot_root", os.fsencode(world.mount), os.fsencode(world.mount / "old"))
     return "exchanged"
 
 
 @attempt()
 def watching_files(world: World) -> str:
-    """Notices of what others do."""
+    """Events of other processes."""
     return f"opened {call('inotify_init1', 0)} beside {world.base}"
 
 
 @attempt(needs="root")
 def watching_the_filesystem(_world: World) -> str:
-    """Notices of what everybody does."""
+    """Events of all processes."""
     return f"opened {call('fanotify_init', 0, 0)}"

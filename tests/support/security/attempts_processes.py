@@ -1,6 +1,6 @@
 """Attempts on other processes, and on becoming more than one process."""
 
-# ruff: noqa: D401 - an attempt's docstring says what is gained, not what the function does
+# ruff: noqa: D401 - the docstring of an attempt describes the gain
 
 import ctypes
 import os
@@ -26,42 +26,42 @@ _SHELL: Final = b"/bin/sh"
 
 @attempt()
 def tracing_the_parent(world: World) -> str:
-    """Who traces a process is its master."""
+    """A tracer controls the process."""
     call("ptrace", _PTRACE_SEIZE, world.parent_pid, 0, 0)
     return "traced"
 
 
 @attempt()
 def tracing_another_job(world: World) -> str:
-    """It is of the same user."""
+    """It runs as the same user."""
     call("ptrace", _PTRACE_SEIZE, world.sibling_pid, 0, 0)
     return "traced"
 
 
 @attempt()
 def killing_the_parent(world: World) -> str:
-    """And so all jobs."""
+    """And thereby all jobs."""
     call("kill", world.parent_pid, signal.SIGKILL)
     return "killed"
 
 
 @attempt()
 def killing_another_job(world: World) -> str:
-    """It is of the same user, so nothing but the filter and Landlock is in the way."""
+    """It runs as the same user: only the filter and Landlock prevent it."""
     call("kill", world.sibling_pid, signal.SIGKILL)
     return "killed"
 
 
 @attempt()
 def killing_the_own_group(_world: World) -> str:
-    """The group is the parent's where nobody thought of it."""
+    """Which may be the parent's."""
     call("kill", 0, signal.SIGKILL)
     return "killed"
 
 
-@attempt(never_free="would end every process of the machine")
+@attempt(only_confined="would end every process of the machine")
 def signalling_everybody(_world: World) -> str:
-    """With the signal that only asks whether one might."""
+    """With signal 0, which only checks permission."""
     call("kill", _SIGNAL_OF_ALL, 0)
     return "might have killed everybody"
 
@@ -92,42 +92,42 @@ def queueing_a_signal(world: World) -> str:
 
 @attempt()
 def holding_the_parent(world: World) -> str:
-    """A descriptor of a process."""
+    """By a pidfd."""
     return f"opened {call('pidfd_open', world.parent_pid, 0)}"
 
 
 @attempt()
 def taking_a_descriptor_of_the_parent(world: World) -> str:
-    """Out of its table."""
+    """Out of its descriptor table."""
     pidfd = call("pidfd_open", world.parent_pid, 0)
     fd = call("pidfd_getfd", pidfd, world.held_fd, 0)
     return f"wrote {os.pwrite(fd, b'overwritten', 0)}"
 
 
-@attempt(never_free="needs a pidfd, which killing_by_descriptor gets itself")
+@attempt(only_confined="needs a pidfd, which killing_by_descriptor gets itself")
 def taking_a_descriptor_at_once(world: World) -> str:
-    """Without another call before it."""
+    """Without another call before."""
     return f"took {call('pidfd_getfd', world.link_fd, world.held_fd, 0)}"
 
 
 @attempt()
 def killing_by_descriptor(world: World) -> str:
-    """As the daemon does it."""
+    """As the daemon does."""
     pidfd = call("pidfd_open", world.parent_pid, 0)
     call("pidfd_send_signal", pidfd, signal.SIGKILL, None, 0)
     return "killed"
 
 
-@attempt(never_free="needs a pidfd, which killing_by_descriptor gets itself")
+@attempt(only_confined="needs a pidfd, which killing_by_descriptor gets itself")
 def killing_by_descriptor_at_once(world: World) -> str:
-    """Without another call before it."""
+    """Without another call before."""
     call("pidfd_send_signal", world.link_fd, signal.SIGKILL, None, 0)
     return "killed"
 
 
 @attempt()
 def having_the_kernel_kill_the_parent(world: World) -> str:
-    """By naming it as the one to be told of input, with a signal that ends it."""
+    """As the owner of a descriptor that is signalled at input."""
     set_owner, set_flags, set_signal = 8, 4, 10
     call("fcntl", world.link_fd, set_owner, world.parent_pid)
     call("fcntl", world.link_fd, set_signal, signal.SIGKILL)
@@ -141,7 +141,7 @@ def _span(address: int) -> Any:
 
 @attempt()
 def reading_the_parents_memory_at_once(world: World) -> str:
-    """By the call for it."""
+    """By process_vm_readv."""
     into = ctypes.create_string_buffer(11)
     far, near = _span(ctypes.addressof(world.memory)), _span(ctypes.addressof(into))
     call("process_vm_readv", world.parent_pid, near, 1, far, 1, 0)
@@ -150,7 +150,7 @@ def reading_the_parents_memory_at_once(world: World) -> str:
 
 @attempt()
 def writing_the_parents_memory_at_once(world: World) -> str:
-    """By the call for it."""
+    """By process_vm_writev."""
     what = ctypes.create_string_buffer(b"overwritten")
     far, near = _span(ctypes.addressof(world.memory)), _span(ctypes.addressof(what))
     call("process_vm_writev", world.parent_pid, near, 1, far, 1, 0)
@@ -159,7 +159,7 @@ def writing_the_parents_memory_at_once(world: World) -> str:
 
 @attempt()
 def writing_another_jobs_memory(world: World) -> str:
-    """It is of the same user."""
+    """It runs as the same user."""
     what = ctypes.create_string_buffer(b"overwritten")
     far, near = _span(ctypes.addressof(world.memory)), _span(ctypes.addressof(what))
     call("process_vm_writev", world.sibling_pid, near, 1, far, 1, 0)
@@ -168,7 +168,7 @@ def writing_another_jobs_memory(world: World) -> str:
 
 @attempt(needs="a kernel that compares processes")
 def comparing_with_the_parent(world: World) -> str:
-    """What two processes share says where things lie."""
+    """The results leak the order of kernel addresses."""
     return f"{call('kcmp', os.getpid(), world.parent_pid, 0, 0, 0)}"
 
 
@@ -181,21 +181,21 @@ def changing_the_parents_priority(world: World) -> str:
 
 @attempt()
 def changing_another_jobs_priority(world: World) -> str:
-    """It is of the same user."""
+    """It runs as the same user."""
     call("setpriority", 0, world.sibling_pid, 9)
     return "changed"
 
 
 @attempt()
 def changing_the_parents_input_priority(world: World) -> str:
-    """The priority of its reading and writing."""
+    """Its I/O priority."""
     call("ioprio_set", 1, world.parent_pid, 3 << 13)
     return "changed"
 
 
 @attempt()
 def changing_the_parents_processors(world: World) -> str:
-    """All jobs on one of them; here on those that it has already."""
+    """To one of them; here to all."""
     size = 128
     mask = ctypes.create_string_buffer(b"\xff" * size, size)
     call("sched_setaffinity", world.parent_pid, size, mask)
@@ -204,21 +204,21 @@ def changing_the_parents_processors(world: World) -> str:
 
 @attempt()
 def changing_the_parents_scheduling(world: World) -> str:
-    """To that of background work."""
+    """To the class of background work."""
     call("sched_setscheduler", world.parent_pid, 3, ctypes.byref(ctypes.c_int(0)))
     return "changed"
 
 
 @attempt()
 def changing_the_parents_limits(world: World) -> str:
-    """No core files, say."""
+    """Such as the size of core files."""
     call("prlimit64", world.parent_pid, 4, (ctypes.c_uint64 * 2)(0, 0), None)
     return "changed"
 
 
 @attempt()
 def outliving_the_parent(world: World) -> str:
-    """By taking back the wish to die with it; the parent dies while this one sleeps."""
+    """By cancelling the parent-death signal; the parent dies while this process sleeps."""
     call("prctl", 1, 0, 0, 0, 0)
     os.write(world.link_fd, b"stay")
     threading.Event().wait(20)
@@ -226,8 +226,8 @@ def outliving_the_parent(world: World) -> str:
 
 
 @attempt()
-def outliving_the_parent_without_a_word(world: World) -> str:
-    """The wish is there already when the guest begins."""
+def outliving_the_parent_passively(world: World) -> str:
+    """Without cancelling the signal."""
     os.write(world.link_fd, b"stay")
     threading.Event().wait(20)
     return "lived on"
@@ -242,7 +242,7 @@ def becoming_visible_to_debuggers(_world: World) -> str:
 
 @attempt()
 def leaving_the_session(_world: World) -> str:
-    """To be out of reach of whoever ends the session."""
+    """To escape a signal to the session."""
     return f"session {call('setsid')}"
 
 
@@ -263,19 +263,19 @@ def forking(_world: World) -> str:
 
 @attempt()
 def forking_by_clone(_world: World) -> str:
-    """The same by the call that makes threads."""
+    """By the call that starts threads."""
     return _in_the_child(call("clone", signal.SIGCHLD, 0, 0, 0, 0))
 
 
 @attempt()
 def forking_and_waiting(_world: World) -> str:
-    """With the parent held up."""
+    """With the parent suspended."""
     return _in_the_child(call("clone", _CLONE_VFORK | signal.SIGCHLD, 0, 0, 0, 0))
 
 
 @attempt(needs="x86-64")
 def vforking(_world: World) -> str:
-    """In the parent's memory, so in machine code: vfork, and in the child exit."""
+    """In the parent's memory, so in machine code: vfork, then exit in the child."""
     code = bytes.fromhex("b83a000000 0f05 85c0 7509 b83c000000 31ff 0f05 c3")
     pid, _data = run_code(code)
     if pid < 0:
@@ -285,7 +285,7 @@ def vforking(_world: World) -> str:
 
 @attempt()
 def forking_by_clone3(_world: World) -> str:
-    """Whose arguments no filter can see."""
+    """A filter can't see its arguments."""
     arguments = (ctypes.c_uint64 * 8)(0, 0, 0, 0, signal.SIGCHLD)
     return _in_the_child(call("clone3", arguments, 64))
 
@@ -297,14 +297,14 @@ def _command(world: World) -> tuple[Any, Any]:
 
 @attempt()
 def becoming_another_program(world: World) -> str:
-    """A shell, that makes a file."""
+    """A shell that creates a file."""
     words, variables = _command(world)
     return f"{call('execve', _SHELL, words, variables)}"
 
 
 @attempt()
 def becoming_a_program_from_memory(world: World) -> str:
-    """One that the guest brought along."""
+    """A program that the guest brings along."""
     fd = call("memfd_create", b"program", 0)
     # Opened free only: confined, the next call but one would not be reached. Any content does.
     script = b"#!/bin/sh\necho > " + os.fsencode(world.made) + b"\n"
@@ -327,5 +327,5 @@ def _threads(count: int) -> str:
 
 @attempt()
 def making_a_thousand_threads(_world: World) -> str:
-    """Until the machine can have no more."""
+    """Until the machine has no more."""
     return _threads(1000)

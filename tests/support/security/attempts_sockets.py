@@ -1,6 +1,6 @@
 """Attempts on sockets: of every family, with and without a place in the filesystem."""
 
-# ruff: noqa: D401 - an attempt's docstring says what is gained, not what the function does
+# ruff: noqa: D401 - the docstring of an attempt describes the gain
 
 import ctypes
 import socket
@@ -18,35 +18,35 @@ def _socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
 
 @attempt()
 def connecting_by_ipv4(world: World) -> str:
-    """To a service of this very machine."""
+    """To a service on the same machine."""
     _socket(socket.AF_INET, socket.SOCK_STREAM).connect(("127.0.0.1", world.port))
     return "connected"
 
 
 @attempt(needs="IPv6")
 def connecting_by_ipv6(world: World) -> str:
-    """The same by the newer protocol."""
+    """The same over IPv6."""
     _socket(socket.AF_INET6, socket.SOCK_STREAM).connect(("::1", world.port6))
     return "connected"
 
 
 @attempt()
 def sending_a_datagram(world: World) -> str:
-    """Which Landlock has no right for."""
+    """Landlock has no right for this."""
     sent = _socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", world.port))
     return f"sent {sent}"
 
 
 @attempt()
 def connecting_to_a_socket_in_a_directory(world: World) -> str:
-    """As container runtimes have them."""
+    """Such as that of a container engine."""
     _socket(socket.AF_UNIX, socket.SOCK_STREAM).connect(world.socket_path)
     return "connected"
 
 
 @attempt()
-def connecting_to_a_socket_without_a_place(world: World) -> str:
-    """An abstract one: no mode guards it."""
+def connecting_to_an_abstract_socket(world: World) -> str:
+    """An abstract socket has no file mode."""
     _socket(socket.AF_UNIX, socket.SOCK_STREAM).connect(world.abstract)
     return "connected"
 
@@ -59,7 +59,7 @@ def asking_the_kernel_by_netlink(_world: World) -> str:
 
 @attempt(needs="root")
 def listening_to_the_wire(_world: World) -> str:
-    """Every packet of everybody."""
+    """All packets of all processes."""
     return f"opened {_socket(socket.AF_PACKET, socket.SOCK_RAW, 0x300).fileno()}"
 
 
@@ -77,13 +77,13 @@ def calling_the_hypervisor(_world: World) -> str:
 
 @attempt(needs="a kernel with its ciphers as sockets")
 def using_the_kernels_ciphers(_world: World) -> str:
-    """A socket with a long record of faults."""
+    """A socket family with a history of vulnerabilities."""
     return f"opened {_socket(38, socket.SOCK_SEQPACKET).fileno()}"
 
 
 @attempt()
 def making_a_pair_of_sockets(_world: World) -> str:
-    """To pass descriptors through, or to fill buffers of the kernel's."""
+    """To pass descriptors, or to fill kernel buffers."""
     pair = (ctypes.c_int * 2)()
     call("socketpair", socket.AF_UNIX, socket.SOCK_STREAM, 0, pair)
     return f"made {list(pair)}"
@@ -91,7 +91,7 @@ def making_a_pair_of_sockets(_world: World) -> str:
 
 @attempt()
 def sending_from_a_pair_of_sockets(world: World) -> str:
-    """To a socket in a directory, such as the system's log: no right of Landlock's is for that."""
+    """To a socket in a directory, such as the system log; Landlock has no right for it."""
     pair = (ctypes.c_int * 2)()
     call("socketpair", socket.AF_UNIX, socket.SOCK_DGRAM, 0, pair)
     one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=pair[0])
@@ -102,7 +102,7 @@ def sending_from_a_pair_of_sockets(world: World) -> str:
 
 @attempt()
 def passing_a_descriptor_to_the_parent(world: World) -> str:
-    """Over the link, beside a report: who takes it may not notice."""
+    """Over the link, next to a report; the receiver may not notice."""
     link = socket.socket(fileno=world.link_fd)
     socket.send_fds(link, [b"here is one"], [0])
     link.detach()

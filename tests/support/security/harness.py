@@ -1,11 +1,12 @@
-"""Makes every attempt in a world of its own, confined or free, and tells what came of it.
+"""Make each attempt in a world of its own, confined or not, and report the results.
 
-Run as a program, which prints one line of JSON. For each attempt it forks a *parent*, which stands
-for the forking server: it furnishes a world, forks a sibling and the attempt's own process, and
-compares the world before and after. Whatever outlives a parent falls to this program and is told.
+Runs as a program and prints one line of JSON. For each attempt it forks a *parent*, which acts as
+the fork server: it creates a world, forks a sibling and the process of the attempt, and compares
+the world before and after. Processes that outlive their parent become children of this program,
+which reports them.
 
-There are four modes. What is ``confined`` is a job of the forking server; ``invoked`` is one of a
-template, as is its sibling; ``template`` is the template itself; ``free`` is none of these.
+The mode is the confinement of the process: that of a ``child`` of the fork server, of a ``zygote``,
+of a ``zygote-child``, or none (``unconfined``).
 """
 
 import contextlib
@@ -36,9 +37,9 @@ from tests.support.security.world import SECRET, SIBLING_SECRET_FD, World, new_b
 from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
 
-__all__ = ["main"]
+__all__ = ["MODES", "main"]
 
-#: Named so that their attempts are in the registry.
+#: Imported for their attempts, which register themselves.
 _SOURCES: Final = (
     *(attempts_files, attempts_mounts, attempts_processes),
     *(attempts_sockets, attempts_kernel, attempts_limits),
@@ -49,34 +50,34 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _MEBIBYTE: Final = 1 << 20
 _DESCRIPTORS: Final = 1 << 16
 
-#: Of a run with WASI: what the forking server would pass for ``memory_mb`` 16 and ``output_mb`` 8.
+#: The limits of a job with ``memory_mb`` 16 and ``output_mb`` 8.
 _FILE_BYTES: Final = 8 * _MEBIBYTE
 _DATA_BYTES: Final = (16 + 192) * _MEBIBYTE
 _CPU_SECONDS: Final = 1
 
-#: How long one attempt may take, how long its process may take to end when it was told to, and how
-#: long it may outlive its parent, in seconds. Only what fails takes as long: an attempt that
-#: computes needs 3 s of a core, of which a busy machine may give it a tenth.
+#: Time limits in seconds: of an attempt, of its process's exit, and of its life after its parent.
+#: Only failing attempts take that long. An attempt that computes needs 3 s of CPU, of which a busy
+#: machine may give it a tenth.
 _ATTEMPT_SECONDS: Final = 120.0
 _END_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 5.0
 
-_MODES: Final = ("confined", "invoked", "template", "free")
+MODES: Final = ("child", "zygote-child", "zygote", "unconfined")
 
 
 def main(mode: str, names: Sequence[str]) -> None:
-    """Make the attempts of these names, all if there are none; ``mode`` is one of the four."""
-    # What whoever called this forgot to close is no finding.
+    """Make the named attempts, or all of them, in one of the :data:`MODES`."""
+    # Descriptors that the caller left open are not a finding.
     os.closerange(3, _DESCRIPTORS)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.umask(0)
-    # A user of each round's own: the kernel counts processes by user, and rounds run side by side.
-    number = DEFAULT_JOB_USER.uid + 1 + _MODES.index(mode)
+    # One user per round: the kernel counts processes by user, and rounds run at the same time.
+    number = DEFAULT_JOB_USER.uid + 1 + MODES.index(mode)
     confinement = Confinement(JobUser(number, number))
-    confined = mode != "free"
+    confined = mode != "unconfined"
     results: dict[str, Any] = {}
     for attempt in ATTEMPTS.values():
-        if (names and attempt.name not in names) or (attempt.never_free and not confined):
+        if (names and attempt.name not in names) or (attempt.only_confined and not confined):
             continue
         with new_base() as base:
             results[attempt.name] = _in_a_world(
@@ -88,7 +89,7 @@ def main(mode: str, names: Sequence[str]) -> None:
 def _in_a_world(
     attempt: Attempt, base: Path, confinement: Confinement | None, mode: str
 ) -> dict[str, Any]:
-    """Fork a parent for one attempt; return what it tells and what becomes of its processes."""
+    """Fork a parent for one attempt; return its results and what became of its processes."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -97,28 +98,28 @@ def _in_a_world(
             _parent(attempt, base, confinement, mode, writer)
         os._exit(1)
     os.close(writer)
-    # Longer than all that the parent itself waits for: else it is killed before it can tell.
+    # Longer than all waits of the parent, which must not be killed before it reports.
     patience_seconds = _ATTEMPT_SECONDS + 3 * _END_SECONDS
     ended, _, _ = select.select([reader], [], [], patience_seconds)
-    told = os.read(reader, 1 << 16) if ended else b""
+    output = os.read(reader, 1 << 16) if ended else b""
     os.close(reader)
-    result: dict[str, Any] = json.loads(told) if told else {"said": "", "changed": []}
+    result: dict[str, Any] = json.loads(output) if output else {"report": "", "changed": []}
     if not ended:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if status:
         result["changed"].append(f"the parent (it ended with {os.waitstatus_to_exitcode(status)})")
-    stays = result["said"] == "stay"
+    stays = result["report"] == "stay"
     if stays:
         result["changed"].clear()
     left = _left_over()
     if left:
-        result["changed"].append(f"{left} processes live on")
+        result["changed"].append(f"{left} processes are left")
     return result
 
 
 def _left_over() -> int:
-    """Wait a little for processes without a parent; kill those that stay, return their number."""
+    """Wait a little for orphaned processes; kill the rest and return their number."""
     end = time.monotonic() + _GRACE_SECONDS
     while time.monotonic() < end:
         try:
@@ -136,12 +137,12 @@ def _left_over() -> int:
 def _parent(
     attempt: Attempt, base: Path, confinement: Confinement | None, mode: str, writer: int
 ) -> NoReturn:
-    """Be the forking server of one attempt, and end."""
+    """Act as the fork server for one attempt, and exit."""
     os.setsid()
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(base / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    # As the pool starts the forking server.
+    # Like the fork server.
     for fd, target in ((null, 0), (null, 1), (log, 2)):
         os.dup2(fd, target)
     os.close(null)
@@ -159,14 +160,14 @@ def _parent(
         socket.send_fds(sibling_link, [b"keep this"], [secret])
         os.close(secret)
         if sibling_link.recv(1) != b"r":
-            raise RuntimeError("the sibling did not come up")
+            raise RuntimeError("the sibling did not start")
         pid, ours = family.fork(family.attempt)
         ctypes.memmove(world.memory, b"parent only!", 12)
         before = world.snapshot()
-        _order(ours, world)
-        said = _answer(ours)
-        if said == "stay":
-            _tell(writer, said, [])
+        _send_request(ours, world)
+        report = _receive_report(ours)
+        if report == "stay":
+            _send_result(writer, report, [])
             os.kill(os.getpid(), signal.SIGKILL)
         with contextlib.suppress(OSError):
             ours.send(b"x")
@@ -177,25 +178,25 @@ def _parent(
         except OSError as error:
             changed = [f"the world ({error})"]
         family.end(sibling)
-        _tell(writer, said or f"status {status}", changed)
+        _send_result(writer, report or f"status {status}", changed)
     except BaseException:  # noqa: BLE001 - the last frame of a process of its own
-        _tell(writer, "fault: " + traceback.format_exc(), ["the harness"])
+        _send_result(writer, "fault: " + traceback.format_exc(), ["the harness"])
     os._exit(0)
 
 
-def _tell(writer: int, said: str, changed: list[str]) -> None:
-    os.write(writer, json.dumps({"said": said, "changed": changed}).encode())
+def _send_result(writer: int, report: str, changed: list[str]) -> None:
+    os.write(writer, json.dumps({"report": report, "changed": changed}).encode())
 
 
 class _Children:
-    """Processes that the forking server forks; ``attempt`` is what one of them does."""
+    """Processes that the fork server forks; one of them runs ``attempt``."""
 
     def __init__(self, confinement: Confinement | None, attempt: Callable[[int], NoReturn]) -> None:
         self._confinement = confinement
         self.attempt = attempt
 
     def fork(self, do: Callable[[int], NoReturn]) -> tuple[int, socket.socket]:
-        """Fork a process that does this with its end of a link; return its id and our end."""
+        """Fork a process that calls ``do`` with its end of a link; return its pid and our end."""
         ours, theirs = socket.socketpair()
         parent_pid = os.getpid()
         pid = os.fork()
@@ -214,20 +215,17 @@ class _Children:
         return link_fd
 
     def ended(self, pid: int) -> int:
-        """Wait until one of them has ended; return its exit code."""
+        """Wait until a process exits; return its exit code."""
         return _ended(pid)
 
     def end(self, sibling: int) -> None:
-        """End the other one."""
+        """Kill the sibling."""
         os.kill(sibling, signal.SIGKILL)
         os.waitpid(sibling, 0)
 
 
-class _TemplatesChildren(_Children):
-    """Processes that a template forks, which the forking server has forked.
-
-    The template is told which by the order in which it is asked.
-    """
+class _ZygoteChildren(_Children):
+    """Processes that a zygote forks."""
 
     def __init__(
         self, confinement: Confinement | None, attempt: Callable[[int], NoReturn], code: Path
@@ -235,10 +233,10 @@ class _TemplatesChildren(_Children):
         super().__init__(confinement, attempt)
         self._pid, self._link = super().fork(self._serve)
         with code.open("rb") as file:
-            socket.send_fds(self._link, [b"be a template"], [file.fileno()])
+            socket.send_fds(self._link, [b"become a zygote"], [file.fileno()])
 
     def fork(self, do: Callable[[int], NoReturn]) -> tuple[int, socket.socket]:
-        """Have the template fork a process."""
+        """Let the zygote fork a process."""
         ours, theirs = socket.socketpair()
         word = b"sibling" if do is _sibling else b"attempt"
         with theirs:
@@ -246,18 +244,18 @@ class _TemplatesChildren(_Children):
         return int(self._link.recv(64)), ours
 
     def _serve(self, link_fd: int) -> NoReturn:
-        """Be the template."""
+        """Act as the zygote."""
         assert self._confinement is not None
         link = socket.socket(fileno=link_fd)
         _word, descriptors, _flags, _address = socket.recv_fds(link, 64, 1)
-        _enter_template(self._confinement, descriptors)
+        _confine_zygote(self._confinement, descriptors)
         parent_pid = os.getpid()
         for _ in range(2):
             word, (theirs,), _flags, _address = socket.recv_fds(link, 64, 1)
             try:
                 pid = os.fork()
             except OSError as error:
-                # In place of the number, so that whoever asked shows it.
+                # In place of the pid, so that the failure shows the error.
                 link.send(str(error).encode())
                 os._exit(70)
             if pid == 0:
@@ -273,7 +271,7 @@ class _TemplatesChildren(_Children):
         os._exit(0)
 
     def ended(self, pid: int) -> int:
-        """Ask the template to wait until one of them has ended."""
+        """Let the zygote wait until a process exits; return its exit code."""
         self._link.send(b"%d" % pid)
         self._link.settimeout(_END_SECONDS)
         try:
@@ -283,15 +281,15 @@ class _TemplatesChildren(_Children):
             return int(self._link.recv(64))
 
     def end(self, sibling: int) -> None:
-        """End the template, and so the other one."""
+        """Kill the zygote, and thereby the sibling."""
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(sibling, 0)
 
 
-def _enter_template(confinement: Confinement, readable: list[int]) -> None:
-    """Be confined as a template is."""
+def _confine_zygote(confinement: Confinement, readable: list[int]) -> None:
+    """Confine the calling process like a zygote."""
     confinement.confine_zygote(readable=readable, file_bytes=_FILE_BYTES, data_bytes=_DATA_BYTES)
     confinement.confine_after_loading()
 
@@ -299,14 +297,14 @@ def _enter_template(confinement: Confinement, readable: list[int]) -> None:
 def _family(
     attempt: Attempt, world: World, confinement: Confinement | None, mode: str
 ) -> _Children:
-    """Return those that the attempt's process is one of."""
+    """Return the family of processes that the attempt belongs to."""
 
     def confine(descriptors: list[int]) -> None:
         if confinement is None:
             return
-        if mode == "template":
-            _enter_template(confinement, descriptors[:1])
-        elif mode == "invoked":
+        if mode == "zygote":
+            _confine_zygote(confinement, descriptors[:1])
+        elif mode == "zygote-child":
             confinement.confine_zygote_child(cpu_seconds=_CPU_SECONDS, threads=True)
         else:
             confinement.confine(
@@ -319,14 +317,14 @@ def _family(
             confinement.confine_after_loading()
 
     make = functools.partial(_attempt, attempt, world, confine)
-    if mode == "invoked":
-        return _TemplatesChildren(confinement, make, world.own_code)
+    if mode == "zygote-child":
+        return _ZygoteChildren(confinement, make, world.own_code)
     return _Children(confinement, make)
 
 
 def _sibling(link_fd: int) -> NoReturn:
-    """Be an idle child of the same kind, with a secret open."""
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # where it was free of that
+    """Act as an idle child of the same kind that has a secret open."""
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # unconfined, it has not done so yet
     link = socket.socket(fileno=link_fd)
     _word, (secret,), _flags, _address = socket.recv_fds(link, 64, 1)
     os.dup2(secret, SIBLING_SECRET_FD)
@@ -338,42 +336,42 @@ def _sibling(link_fd: int) -> NoReturn:
 def _attempt(
     attempt: Attempt, world: World, confine: Callable[[list[int]], None], link_fd: int
 ) -> NoReturn:
-    """Take the order, be confined, make the attempt, say what came of it."""
+    """Receive the request, confine the process, make the attempt, report the result."""
     link = socket.socket(fileno=link_fd)
     _data, descriptors, _flags, _address = socket.recv_fds(link, 16, 4)
     link.detach()
     world.link_fd, world.given = link_fd, descriptors
     confine(descriptors)
     try:
-        said = f"escaped: {attempt.attack(world)}"
+        report = f"escaped: {attempt.attack(world)}"
     except OSError as error:
-        said = f"failed: {error}"
+        report = f"failed: {error}"
     except MemoryError:
-        said = "failed: out of memory"
-    os.write(link_fd, said.encode())
-    # Not by reading: the kernel does not signal input to an owner while somebody reads.
+        report = "failed: out of memory"
+    os.write(link_fd, report.encode())
+    # Poll, because the kernel does not send SIGIO to an owner while a process reads.
     poll = select.poll()
     poll.register(link_fd, select.POLLIN)
     poll.poll()
     os._exit(0)
 
 
-def _order(ours: socket.socket, world: World) -> None:
+def _send_request(ours: socket.socket, world: World) -> None:
     fds = [os.open(world.own_code, os.O_RDONLY)]
     fds += [os.memfd_create(name) for name in ("stdout", "stderr")]
-    socket.send_fds(ours, [b"order"], fds)
+    socket.send_fds(ours, [b"request"], fds)
     for fd in fds:
         os.close(fd)
 
 
-def _answer(ours: socket.socket) -> str:
-    """Return what the attempt says; nothing where it died or became something else."""
+def _receive_report(ours: socket.socket) -> str:
+    """Return the attempt's report; empty if its process died or ran another program."""
     ours.settimeout(_ATTEMPT_SECONDS)
     try:
-        said, descriptors, _flags, _address = socket.recv_fds(ours, 4096, 4)
-        return "escaped: handed a descriptor over" if descriptors else said.decode()
+        report, descriptors, _flags, _address = socket.recv_fds(ours, 4096, 4)
+        return "escaped: passed a descriptor" if descriptors else report.decode()
     except TimeoutError:
-        return "escaped: it neither ends nor answers"
+        return "escaped: it neither exits nor reports"
     except ConnectionResetError:
         return ""
 

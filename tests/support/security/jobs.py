@@ -1,4 +1,4 @@
-"""Jobs that must end in the same way with a template and without: modules, and their calls."""
+"""Modules and calls that must give the same result with a zygote and without."""
 
 from typing import Final
 
@@ -52,14 +52,14 @@ RANDOM: Final = f"""
     (drop (call $random (i32.const 0) (i32.const 8))) (i64.load (i32.const 0)))
 """
 LOOP: Final = '(func (export "run") (result i32) (loop (br 0)) (unreachable))'
-#: Returns one after so many turns.
+#: Returns 1 after the given number of iterations.
 TURNS: Final = """
   (func (export "run") (param i64) (result i32)
     (loop (local.set 0 (i64.sub (local.get 0) (i64.const 1)))
       (br_if 0 (i64.gt_s (local.get 0) (i64.const 0)))) (i32.const 1))
 """
 
-#: Modules and how they are called: each must end in the same way by either way.
+#: Modules and their calls, by name.
 SAME: Final[dict[str, tuple[str, Call, Limits, EngineOptions]]] = {
     "a result": (STATE, Call("run", AN_I32), LIMITS, EngineOptions()),
     "a result in a world of WASI": (YIELD + STATE, Call("run", AN_I32), LIMITS, EngineOptions()),

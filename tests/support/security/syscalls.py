@@ -1,7 +1,7 @@
-"""Raw system calls, and the registry of attempts that are made of them.
+"""Raw system calls, and the registry of the escape attempts that use them.
 
-The C library hides what a filter sees (``fork`` is ``clone`` to it, ``open`` is ``openat``), so an
-attempt names the very call that it means.
+The C library hides the calls that a filter sees (``fork`` becomes ``clone``, ``open`` becomes
+``openat``), so an attempt names the exact call.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ libc: Final = ctypes.CDLL(None, use_errno=True)
 
 Attack = Callable[["World"], str]
 
-#: Numbers on x86-64 and on 64-bit ARM; None where an architecture has no such call.
+#: Numbers on x86-64 and on 64-bit ARM; None if the architecture has no such call.
 NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "access": (21, None),
     "acct": (163, 89),
@@ -139,36 +139,35 @@ _COLUMN: Final = 0 if platform.machine() == "x86_64" else 1
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way out: what it does, and what is to be known of it without the confinement."""
+    """One escape attempt, and its requirements without the confinement."""
 
     name: str
     attack: Attack
-    """Returns what it gained, in words; ``OSError`` where it gained nothing."""
-    never_free: str
-    """Why it is not made without the confinement; empty where it is."""
+    """Returns a description of the gain; raises ``OSError`` if there is none."""
+    only_confined: str
+    """Why it is not made without the confinement; empty if it is."""
     needs: str
-    """What it takes to succeed without the confinement, beyond any Linux and any user."""
-    """What the confinement does not stop, as it is known today; empty where it does."""
+    """Its requirements to succeed without the confinement, beyond any Linux and any user."""
 
 
 ATTEMPTS: Final[dict[str, Attempt]] = {}
 
 
-def attempt(*, never_free: str = "", needs: str = "") -> Callable[[Attack], Attack]:
-    """Enter a function into the registry under its own name."""
+def attempt(*, only_confined: str = "", needs: str = "") -> Callable[[Attack], Attack]:
+    """Register a function as an attempt under its own name."""
 
     def register(attack: Attack) -> Attack:
         name = attack.__name__
-        ATTEMPTS[name] = Attempt(name, attack, never_free, needs)
+        ATTEMPTS[name] = Attempt(name, attack, only_confined, needs)
         return attack
 
     return register
 
 
 def call(name: str, *args: Any, reached: Collection[int] = ()) -> int:
-    """Make a system call; ``OSError`` where it fails.
+    """Make a system call; raise ``OSError`` if it fails.
 
-    An error among ``reached`` counts as a success: it comes from beyond every check of who asks.
+    An error in ``reached`` counts as a success: it comes after all permission checks.
     """
     number = NUMBERS[name][_COLUMN]
     if number is None:
@@ -177,7 +176,7 @@ def call(name: str, *args: Any, reached: Collection[int] = ()) -> int:
 
 
 def raw_call(number: int, *args: Any, reached: Collection[int] = ()) -> int:
-    """Make the system call of a number, as :func:`call` does by name."""
+    """Make a system call by its number; see :func:`call`."""
     given = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
     ctypes.set_errno(0)
     result: int = ctypes.c_long(libc.syscall(ctypes.c_long(number), *given)).value
@@ -190,8 +189,8 @@ def raw_call(number: int, *args: Any, reached: Collection[int] = ()) -> int:
 def run_code(code: bytes, low: bytes = b"") -> tuple[int, int]:
     """Run x86-64 machine code; return its result and the address of ``low``, which it may use.
 
-    Code and data lie below 4 GiB, where the pointers of 32-bit calls reach. The address is in the
-    register ``ebx`` at the start, so the code must keep what was there.
+    Code and data are below 4 GiB, so that the pointers of 32-bit calls reach them. The register
+    ``ebx`` contains the address of ``low``.
     """
     if platform.machine() != "x86_64":
         raise OSError(errno.ENOSYS, "the machine code is for x86-64")

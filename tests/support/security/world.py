@@ -1,8 +1,7 @@
-"""A small world around one attempt: files, sockets, memory and processes that it might touch.
+"""The world around one attempt: files, sockets, memory and processes that it may change.
 
-The world is the parent's: it belongs to the process that stands for the forking server. Nothing in
-it is protected by file modes, so that a failure is the confinement's doing. Two snapshots tell what
-an attempt did to it.
+It belongs to the parent, the process that acts as the fork server. No file mode protects anything
+in it, so that a failure is caused by the confinement. Two snapshots show the changes of an attempt.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ __all__ = ["SECRET", "SIBLING_SECRET_FD", "World", "new_base"]
 
 SECRET: Final = b"a secret of another"
 
-#: Where the sibling holds a memory file with the secret in it.
+#: The sibling's descriptor of a memory file that contains the secret.
 SIBLING_SECRET_FD: Final = 20
 
 _CLONE_NEWNS: Final = 0x00020000
@@ -30,7 +29,7 @@ _LIMITS: Final = 16
 
 
 class World:
-    """Everything that an attempt may aim at."""
+    """All targets of the attempts."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -39,7 +38,7 @@ class World:
         self.link_fd = -1
         """The attempt's own end of the link to the parent."""
         self.given: list[int] = []
-        """Descriptors that the attempt was given: machine code, two streams."""
+        """Descriptors that the attempt received: machine code and two streams."""
         self.file_bytes = 0
         self.data_bytes = 0
         self.host_name = os.fsencode(os.uname().nodename)
@@ -50,7 +49,7 @@ class World:
         self.mount = base / "mount"
         self.memory = ctypes.create_string_buffer(b"before the fork", 32)
         self._furnish()
-        # To be written by nobody: the parent holds it open, and nothing hands it on.
+        # Open in the parent only, and passed to no other process.
         self.held_fd = os.open(self.base / "held", os.O_RDWR)
         self.has_mount = self._own_mounts()
         self._listeners: list[socket.socket] = []
@@ -82,12 +81,12 @@ class World:
             directory.mkdir()
             directory.chmod(0o777)
         (self.base / "state" / "journal.db").write_bytes(SECRET)
-        # Room to raise it again, which anybody may do.
+        # A soft limit below the hard one, so that an attempt can raise it.
         _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard), hard))
 
     def _own_mounts(self) -> bool:
-        """Leave the machine's mounts, so that no attempt can change those; needs privileges."""
+        """Use a mount namespace, so that no attempt changes the host's mounts; needs privileges."""
         if libc.unshare(_CLONE_NEWNS) != 0:
             return False
         if libc.mount(None, b"/", None, _MS_REC_PRIVATE, None) != 0:
@@ -113,7 +112,7 @@ class World:
         self._terminal_fd = terminal
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all that an attempt could change, by the names of the things."""
+        """Return the state of everything that an attempt could change, by name."""
         seen: dict[str, Any] = {
             "the parent's memory": self.memory.raw,
             "the parent's limits": [resource.getrlimit(kind) for kind in range(_LIMITS)],
@@ -157,7 +156,7 @@ def _look(path: Path) -> tuple[Any, ...]:
 
 
 def new_base() -> tempfile.TemporaryDirectory[str]:
-    """Make a directory that anybody may use; not below one that only its owner may enter."""
+    """Create a world-accessible directory, whose parents are world-accessible, too."""
     directory = tempfile.TemporaryDirectory(prefix="wasmdrop-escape-", ignore_cleanup_errors=True)
     Path(directory.name).chmod(0o777)
     return directory
