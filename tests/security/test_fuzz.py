@@ -66,32 +66,32 @@ def content(data: bytes) -> Iterator[int]:
 
 
 with content(b"code") as code_fd:
-    SEAL = make_manifest(SHA256, OPTIONS, SUMMARY, code_fd)
+    MANIFEST = make_manifest(SHA256, OPTIONS, SUMMARY, code_fd)
 
 
-def resealed(data: bytes) -> bytes:
-    """Give ``data`` the digest that makes it a seal to whoever looks no further."""
-    return b'{"sha256":"%s","seal":%s}' % (hashlib.sha256(data).hexdigest().encode(), data)
+def with_digest(data: bytes) -> bytes:
+    """Give ``data`` the digest that a manifest must have."""
+    return b'{"sha256":"%s","manifest":%s}' % (hashlib.sha256(data).hexdigest().encode(), data)
 
 
 @given(
     st.one_of(
-        mutations(SEAL),
-        replaced(json.loads(SEAL)),
-        replaced(json.loads(SEAL)["seal"]).map(resealed),
-        JSON.map(msgspec.json.encode).map(resealed),
+        mutations(MANIFEST),
+        replaced(json.loads(MANIFEST)),
+        replaced(json.loads(MANIFEST)["manifest"]).map(with_digest),
+        JSON.map(msgspec.json.encode).map(with_digest),
     )
 )
-def test_a_seal_is_that_of_the_module_or_broken(data: bytes) -> None:
+def test_manifest_of_other_content_is_refused(data: bytes) -> None:
     """What was changed without its digest is never taken; with it, never for another module."""
     with content(data) as fd:
         try:
-            seal = read_manifest(fd, SHA256, OPTIONS)
+            manifest = read_manifest(fd, SHA256, OPTIONS)
         except DamagedEntryError:
             return
-    assert (seal.module, seal.options) == (SHA256, OPTIONS.token)
-    assert isinstance(seal.summary, ModuleSummary)
-    assert isinstance(seal.code_bytes, int)
+    assert (manifest.module, manifest.options) == (SHA256, OPTIONS.token)
+    assert isinstance(manifest.summary, ModuleSummary)
+    assert isinstance(manifest.code_bytes, int)
 
 
 def sound_slot(directory: str) -> tuple[Job, ResultPackage]:

@@ -1,1 +1,1 @@
-"""The cache of modules and of their machine code."""
+"""The cache of modules and their machine code."""

@@ -1,8 +1,8 @@
-"""The ledger: which modules the store keeps, how much they take, and which was used last.
+"""The index of the module cache: which modules it keeps, their sizes, and which was used last.
 
 A module counts as one, its copy and all its machine code together: code without the module could
-not be made again, the module without its code would be compiled again. Pure bookkeeping, without
-any I/O; whoever calls it holds the store's lock.
+not be made again, and a module without its code would be compiled again. No I/O; the caller holds
+the cache's lock.
 """
 
 import time
@@ -12,80 +12,80 @@ from typing import Final
 
 __all__ = ["GRACE_SECONDS", "LruIndex"]
 
-#: A module that was used this recently stays: the job that had it looked up is on its way from
-#: there to having it compiled, which takes milliseconds.
+#: A module that was used this recently is not evicted, in seconds: a job that has just looked it up
+#: needs milliseconds to load it.
 GRACE_SECONDS: Final = 10.0
 
-#: How often the use of a module is noted on disk, for the next start.
-_NOTE_SECONDS: Final = 3600.0
+#: Interval at which the use of a module is recorded on disk, in seconds, for the next start.
+_RECORD_SECONDS: Final = 3600.0
 
 
 class _CacheEntry:
     def __init__(self) -> None:
         self.files: dict[str, int] = {}
         self.used_at: float | None = None
-        self.noted_at: float | None = None
+        self.recorded_at: float | None = None
 
 
 class LruIndex:
-    """Modules by digest, least recently used first. ``clock`` counts seconds and never goes back.
+    """Modules by digest, the least recently used first. ``clock``: a monotonic clock in seconds.
 
-    Promises that :meth:`surplus` names neither a module that is held nor one that was used within
-    ``GRACE_SECONDS``: the bound is kept as soon as these allow it.
+    Guarantees that :meth:`surplus` yields neither a held module nor one that was used within
+    ``GRACE_SECONDS``; the limit holds as soon as these allow it.
     """
 
-    def __init__(self, bound_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.total_bytes = 0
         """Size of all files together."""
-        self._bound_bytes = bound_bytes
+        self._limit_bytes = limit_bytes
         self._clock = clock
-        self._kept: OrderedDict[str, _CacheEntry] = OrderedDict()
+        self._entries: OrderedDict[str, _CacheEntry] = OrderedDict()
         self._held: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def has(self, sha256: str, file: str) -> bool:
-        """Whether a module's file of this name is kept."""
-        kept = self._kept.get(sha256)
-        return kept is not None and file in kept.files
+        """Whether the cache has a file of a module."""
+        entry = self._entries.get(sha256)
+        return entry is not None and file in entry.files
 
     def files(self, sha256: str) -> list[str]:
         """Return the names of a module's files."""
-        kept = self._kept.get(sha256)
-        return [] if kept is None else list(kept.files)
+        entry = self._entries.get(sha256)
+        return [] if entry is None else list(entry.files)
 
     def add(self, sha256: str, file: str, size_bytes: int) -> None:
-        """Note a file that is there now; a new module counts as used least of all."""
-        kept = self._kept.get(sha256)
-        if kept is None:
-            kept = self._kept[sha256] = _CacheEntry()
-        self.total_bytes += size_bytes - kept.files.get(file, 0)
-        kept.files[file] = size_bytes
+        """Add a file; a new module counts as the least recently used."""
+        entry = self._entries.get(sha256)
+        if entry is None:
+            entry = self._entries[sha256] = _CacheEntry()
+        self.total_bytes += size_bytes - entry.files.get(file, 0)
+        entry.files[file] = size_bytes
 
     def remove(self, sha256: str, file: str) -> None:
-        """Note a file that is gone."""
-        kept = self._kept.get(sha256)
-        if kept is None:
+        """Remove a file."""
+        entry = self._entries.get(sha256)
+        if entry is None:
             return
-        self.total_bytes -= kept.files.pop(file, 0)
-        if not kept.files:
-            del self._kept[sha256]
+        self.total_bytes -= entry.files.pop(file, 0)
+        if not entry.files:
+            del self._entries[sha256]
 
     def use(self, sha256: str) -> bool:
-        """Note the use of a module; True where it is time to note that on disk."""
-        kept = self._kept.get(sha256)
-        if kept is None:
+        """Record a use. Return whether it is to be recorded on disk too."""
+        entry = self._entries.get(sha256)
+        if entry is None:
             return False
-        self._kept.move_to_end(sha256)
-        kept.used_at = now = self._clock()
-        if kept.noted_at is not None and now - kept.noted_at < _NOTE_SECONDS:
+        self._entries.move_to_end(sha256)
+        entry.used_at = now = self._clock()
+        if entry.recorded_at is not None and now - entry.recorded_at < _RECORD_SECONDS:
             return False
-        kept.noted_at = now
+        entry.recorded_at = now
         return True
 
     def hold(self, sha256: str) -> None:
-        """Keep a module from being surplus until it was released as often as it was held."""
+        """Protect a module until it is released as often as it was held."""
         self._held[sha256] += 1
 
     def release(self, sha256: str) -> None:
@@ -95,17 +95,17 @@ class LruIndex:
             del self._held[sha256]
 
     def surplus(self, incoming_bytes: int = 0) -> Iterator[str]:
-        """Give what should go to make room for ``incoming_bytes``; the caller removes it, or not.
+        """Yield the modules to evict for ``incoming_bytes``; the caller evicts them, or not.
 
         Ends as soon as there is room.
         """
-        if self.total_bytes + incoming_bytes <= self._bound_bytes:
+        if self.total_bytes + incoming_bytes <= self._limit_bytes:
             return
-        grace_began = self._clock() - GRACE_SECONDS
-        for sha256, kept in list(self._kept.items()):
-            if self.total_bytes + incoming_bytes <= self._bound_bytes:
+        grace_start = self._clock() - GRACE_SECONDS
+        for sha256, entry in list(self._entries.items()):
+            if self.total_bytes + incoming_bytes <= self._limit_bytes:
                 return
-            if kept.used_at is not None and kept.used_at > grace_began:
-                return  # so were all that follow
+            if entry.used_at is not None and entry.used_at > grace_start:
+                return  # all that follow were used later
             if sha256 not in self._held:
                 yield sha256

@@ -1,7 +1,4 @@
-"""The store of modules and machine code: what it refuses, what it keeps, what goes first.
-
-Every tampering is really done, on a store in a directory of its own.
-"""
+"""Unit tests of the module cache: what it refuses, what it keeps, what it evicts first."""
 
 import asyncio
 import errno
@@ -35,12 +32,12 @@ PLAIN = EngineOptions()
 FUEL = EngineOptions(fuel=True)
 SUMMARY = ModuleSummary(ModuleKind.LIBRARY, {"add": FunctionType(("i64", "i64"), ("i64",))})
 
-#: Enough for whatever is not about the bound.
+#: A limit that no test exceeds by accident.
 ROOMY = 64 * MEBIBYTE
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -50,13 +47,13 @@ class Clock:
         return self.now
 
     def pass_grace(self) -> None:
-        """Let whatever was just used be used no more."""
+        """Advance the clock past the grace period."""
         self.now += GRACE_SECONDS + 1
 
 
 @pytest.fixture(autouse=True)
 def _fresh_loggers() -> Iterator[None]:
-    """Let each test hear what is logged, whatever an earlier one configured."""
+    """Undo the logging configuration of earlier tests."""
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()
@@ -76,22 +73,22 @@ def state(tmp_path: Path) -> Path:
     return path
 
 
-def ingest(store: ModuleCache, content: bytes, tmp: Path) -> str:
-    """Have the store keep a module with this content."""
+def ingest(cache: ModuleCache, content: bytes, tmp: Path) -> str:
+    """Add a module with this content."""
     source = tmp / "dropped.wasm"
     source.write_bytes(content)
     with source.open("rb") as file:
-        return store.ingest(file.fileno())
+        return cache.ingest(file.fileno())
 
 
 def compile_into(
-    store: ModuleCache, sha256: str, code: bytes, options: EngineOptions = PLAIN
+    cache: ModuleCache, sha256: str, code: bytes, options: EngineOptions = PLAIN
 ) -> CompiledModule:
-    """Have the store keep ``code`` as what a compiler made."""
-    work = store.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
+    """Add ``code`` as the output of a compiler."""
+    work = cache.code_path(sha256, options).with_name(f".{sha256}-{options.token}")
     work.write_bytes(code)
     work.chmod(0o600)
-    return store.keep(sha256, options, SUMMARY, work)
+    return cache.keep(sha256, options, SUMMARY, work)
 
 
 def content_of(module: CompiledModule) -> bytes:
@@ -100,7 +97,7 @@ def content_of(module: CompiledModule) -> bytes:
 
 
 def refusals(logs: list[EventDict]) -> list[str]:
-    """Return the reasons of what was refused."""
+    """Return the reasons of refusals in the log."""
     return [str(event["reason"]) for event in logs if event["event"] == "cache-entry-refused"]
 
 
@@ -109,14 +106,14 @@ def files_below(directory: Path) -> set[str]:
     return {path.name for path in directory.rglob("*") if not path.is_dir()}
 
 
-# Keeping
+# Storage
 
 
-def test_what_was_kept_is_loaded_after_a_restart(state: Path, tmp_path: Path) -> None:
-    """Module, machine code and summary, without any compiling."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
-    compile_into(store, sha256, b"code")
+def test_module_after_a_restart_is_loaded(state: Path, tmp_path: Path) -> None:
+    """Module, machine code and summary; nothing is compiled."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
+    compile_into(cache, sha256, b"code")
     with capture_logs() as logs:
         again = ModuleCache(state, ROOMY)
         assert again.has_module(sha256)
@@ -128,11 +125,11 @@ def test_what_was_kept_is_loaded_after_a_restart(state: Path, tmp_path: Path) ->
     assert not logs
 
 
-def test_a_job_is_given_a_descriptor_that_it_can_only_read(state: Path, tmp_path: Path) -> None:
-    """Neither the one that the store kept, nor one that it loaded, can be written to."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
-    kept = compile_into(store, sha256, b"code")
+def test_descriptor_of_machine_code_is_read_only(state: Path, tmp_path: Path) -> None:
+    """Both of new and of loaded machine code."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
+    kept = compile_into(cache, sha256, b"code")
     loaded = ModuleCache(state, ROOMY).load(sha256, PLAIN)
     assert loaded is not None
     for module in (kept, loaded):
@@ -140,14 +137,12 @@ def test_a_job_is_given_a_descriptor_that_it_can_only_read(state: Path, tmp_path
             os.write(module.fd, b"evil")
 
 
-def test_nothing_that_is_kept_can_be_written_by_others_whatever_the_umask(
-    state: Path, tmp_path: Path
-) -> None:
-    """Directories that are made on the way too."""
+def test_files_with_any_umask_are_not_writable_by_others(state: Path, tmp_path: Path) -> None:
+    """Including the directories above them."""
     before = os.umask(0)
     try:
-        store = ModuleCache(state, ROOMY)
-        compile_into(store, ingest(store, b"module", tmp_path), b"code")
+        cache = ModuleCache(state, ROOMY)
+        compile_into(cache, ingest(cache, b"module", tmp_path), b"code")
     finally:
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in state.rglob("*")}
@@ -156,23 +151,23 @@ def test_nothing_that_is_kept_can_be_written_by_others_whatever_the_umask(
     assert ModuleCache(state, ROOMY).load(hashlib.sha256(b"module").hexdigest(), PLAIN)
 
 
-def test_a_module_that_changes_while_it_is_copied_is_not_kept(
+def test_module_that_changes_during_the_copy_is_refused(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is kept under a digest has that digest."""
-    store = ModuleCache(state, ROOMY)
+    """A copy always has the digest in its name."""
+    cache = ModuleCache(state, ROOMY)
     monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.cache.sha256_of", lambda _fd: "0" * 64)
     with pytest.raises(StorageError, match="changed while it was read"):
-        ingest(store, b"module", tmp_path)
+        ingest(cache, b"module", tmp_path)
     assert not files_below(state)
-    assert not store.has_module("0" * 64)
+    assert not cache.has_module("0" * 64)
 
 
-def test_leftovers_of_a_daemon_that_was_killed_are_swept(state: Path, tmp_path: Path) -> None:
-    """Half copies, compilers' output, and code of another engine; nothing that is not ours."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
-    code = store.code_path(sha256, PLAIN).parent
+def test_leftovers_of_a_killed_daemon_are_removed(state: Path, tmp_path: Path) -> None:
+    """Incomplete copies, output of compilers and code of another engine; foreign files stay."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
+    code = cache.code_path(sha256, PLAIN).parent
     (state / "modules" / ".wasmdrop-1-1").write_bytes(b"half")
     (code / ".wasmdrop-1-2").write_bytes(b"half")
     (code / f".{sha256}-plain").write_bytes(b"half")
@@ -185,13 +180,13 @@ def test_leftovers_of_a_daemon_that_was_killed_are_swept(state: Path, tmp_path: 
     assert files_below(state) == {f"{sha256}.wasm", "my-program", "notes.txt"}
 
 
-def test_machine_code_of_another_version_is_made_anew(
+def test_machine_code_of_another_version_is_removed(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its module is kept; the older code is swept away, as nobody will ever load it."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
-    compile_into(store, sha256, b"code")
+    """The module stays; the old code would never be loaded again."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
+    compile_into(cache, sha256, b"code")
     changes = {"_LAYOUT": 99, "version": lambda name: f"another {name}"}
     for name, value in changes.items():
         monkeypatch.setattr(f"wasmdrop.sandbox.host.module_cache.manifest.{name}", value)
@@ -207,8 +202,8 @@ def test_machine_code_of_another_version_is_made_anew(
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o720, 0o777, 0o1777])
 @pytest.mark.parametrize("name", [".", "modules", "code", "code/FINGERPRINT"])
-def test_a_directory_that_others_may_write_to_is_refused(state: Path, name: str, mode: int) -> None:
-    """Whoever can rename in there can put his machine code in the place of ours."""
+def test_directory_writable_by_others_is_refused(state: Path, name: str, mode: int) -> None:
+    """Whoever can rename files there could replace machine code."""
     code = ModuleCache(state, ROOMY).code_path("0" * 64, PLAIN).parent
     path = code if name == "code/FINGERPRINT" else state / name
     path.chmod(mode)
@@ -219,8 +214,8 @@ def test_a_directory_that_others_may_write_to_is_refused(state: Path, name: str,
 
 
 @pytest.mark.parametrize("name", [".", "modules", "code"])
-def test_a_directory_of_another_user_is_refused(state: Path, name: str) -> None:
-    """He may write there whatever the mode says."""
+def test_directory_of_another_user_is_refused(state: Path, name: str) -> None:
+    """Its owner may write there whatever its mode is."""
     require_root()
     ModuleCache(state, ROOMY)
     os.chown(state / name, 12345, -1)
@@ -229,10 +224,8 @@ def test_a_directory_of_another_user_is_refused(state: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["modules", "code"])
-def test_a_link_in_the_place_of_a_directory_is_refused(
-    state: Path, tmp_path: Path, name: str
-) -> None:
-    """What it points to is not touched."""
+def test_directory_that_is_a_symlink_is_refused(state: Path, tmp_path: Path, name: str) -> None:
+    """The target of the link is not touched."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "0123456789abcdef").mkdir()
@@ -242,8 +235,8 @@ def test_a_link_in_the_place_of_a_directory_is_refused(
     assert (elsewhere / "0123456789abcdef").is_dir()
 
 
-def test_a_state_directory_that_is_missing_is_named(tmp_path: Path) -> None:
-    """It is the service that makes it."""
+def test_state_directory_missing_is_named(tmp_path: Path) -> None:
+    """The service creates it, not the cache."""
     with pytest.raises(StorageError, match="missing: can't be examined: No such file"):
         ModuleCache(tmp_path / "missing", ROOMY)
 
@@ -329,14 +322,14 @@ TAMPERINGS = [
 
 @pytest.mark.parametrize("suffix", [".cwasm", ".json"])
 @pytest.mark.parametrize(("tamper", "reason"), TAMPERINGS)
-def test_machine_code_that_was_tampered_with_is_never_loaded_and_made_anew(
+def test_machine_code_that_was_changed_is_removed(
     state: Path, tmp_path: Path, tamper: Tamper, reason: str, suffix: str
 ) -> None:
-    """Code and seal alike: it is removed, the log says why, and compiling again mends it."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
-    compile_into(store, sha256, b"machine code")
-    path = store.code_path(sha256, PLAIN)
+    """Code and manifest alike; the log has the reason, and a compilation repairs it."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
+    compile_into(cache, sha256, b"machine code")
+    path = cache.code_path(sha256, PLAIN)
     tamper(path.with_suffix(suffix))
     with capture_logs() as logs:
         again = ModuleCache(state, ROOMY)
@@ -350,10 +343,10 @@ def test_machine_code_that_was_tampered_with_is_never_loaded_and_made_anew(
 
 @pytest.mark.parametrize("is_dropped_again", [False, True])
 @pytest.mark.parametrize(("tamper", "reason"), TAMPERINGS)
-def test_a_module_that_was_tampered_with_is_never_compiled_and_copied_anew(
+def test_module_copy_that_was_changed_is_removed(
     state: Path, tmp_path: Path, tamper: Tamper, reason: str, is_dropped_again: bool
 ) -> None:
-    """Whether a job asks for it by its digest or it is dropped once more."""
+    """Whether a job asks for it by its digest or it is dropped again."""
     sha256 = ingest(ModuleCache(state, ROOMY), b"the module", tmp_path)
     again = ModuleCache(state, ROOMY)
     path = again.module_path(sha256)
@@ -372,59 +365,57 @@ def test_a_module_that_was_tampered_with_is_never_compiled_and_copied_anew(
     os.close(fd)
 
 
-def test_machine_code_under_the_name_of_another_module_is_refused(
-    state: Path, tmp_path: Path
-) -> None:
-    """Both files are whole, and still not what their names say."""
-    store = ModuleCache(state, ROOMY)
-    ours, foreign = (ingest(store, content, tmp_path) for content in (b"ours", b"foreign"))
-    compile_into(store, foreign, b"evil")
-    compile_into(store, foreign, b"evil", FUEL)
-    for source, options in ((store.code_path(foreign, PLAIN), FUEL),):
-        source.rename(store.code_path(ours, options))
-        source.with_suffix(".json").rename(store.code_path(ours, options).with_suffix(".json"))
-    store.code_path(foreign, FUEL).rename(store.code_path(foreign, PLAIN))
-    store.code_path(foreign, FUEL).with_suffix(".json").rename(
-        store.code_path(foreign, PLAIN).with_suffix(".json")
+def test_machine_code_under_another_name_is_refused(state: Path, tmp_path: Path) -> None:
+    """Both files are intact, but do not match their names."""
+    cache = ModuleCache(state, ROOMY)
+    ours, foreign = (ingest(cache, content, tmp_path) for content in (b"ours", b"foreign"))
+    compile_into(cache, foreign, b"evil")
+    compile_into(cache, foreign, b"evil", FUEL)
+    for source, options in ((cache.code_path(foreign, PLAIN), FUEL),):
+        source.rename(cache.code_path(ours, options))
+        source.with_suffix(".json").rename(cache.code_path(ours, options).with_suffix(".json"))
+    cache.code_path(foreign, FUEL).rename(cache.code_path(foreign, PLAIN))
+    cache.code_path(foreign, FUEL).with_suffix(".json").rename(
+        cache.code_path(foreign, PLAIN).with_suffix(".json")
     )
     again = ModuleCache(state, ROOMY)
     with capture_logs() as logs:
         assert again.load(ours, FUEL) is None
         assert again.load(foreign, PLAIN) is None
-    assert refusals(logs) == ["its seal is that of another module"] * 2
+    assert refusals(logs) == ["its manifest is that of another module"] * 2
 
 
-def test_a_forged_summary_is_refused(state: Path, tmp_path: Path) -> None:
-    """It decodes, but the seal's digest is not its own."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
-    compile_into(store, sha256, b"code")
-    path = store.code_path(sha256, PLAIN).with_suffix(".json")
+def test_manifest_with_another_summary_is_refused(state: Path, tmp_path: Path) -> None:
+    """It decodes, but does not match its digest."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
+    compile_into(cache, sha256, b"code")
+    path = cache.code_path(sha256, PLAIN).with_suffix(".json")
     path.chmod(0o600)
     path.write_bytes(path.read_bytes().replace(b'"add"', b'"sub"'))
     with capture_logs() as logs:
         assert ModuleCache(state, ROOMY).load(sha256, PLAIN) is None
-    assert refusals(logs) == ["its seal does not have the digest that it says"]
+    assert refusals(logs) == ["its manifest does not match its digest"]
 
 
-def test_half_of_a_pair_is_no_machine_code(state: Path, tmp_path: Path) -> None:
-    """A power cut between the two leaves one; the other half is swept away with it."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
+def test_machine_code_without_its_pair_is_removed(state: Path, tmp_path: Path) -> None:
+    """A power cut between the two writes leaves one file."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
     for gone, left in ((".cwasm", ".json"), (".json", ".cwasm")):
-        compile_into(store, sha256, b"code")
-        path = store.code_path(sha256, PLAIN)
+        compile_into(cache, sha256, b"code")
+        path = cache.code_path(sha256, PLAIN)
         path.with_suffix(gone).unlink()
         assert ModuleCache(state, ROOMY).load(sha256, PLAIN) is None
         assert not path.with_suffix(left).exists()
 
 
-def test_what_a_job_has_is_what_was_checked(state: Path, tmp_path: Path) -> None:
-    """A file that is put in the place of the checked one later reaches nobody."""
+def test_machine_code_replaced_later_is_not_used(state: Path, tmp_path: Path) -> None:
+    """A job gets the open file that was checked."""
     sha256 = hashlib.sha256(b"module").hexdigest()
-    store = ModuleCache(state, ROOMY)
-    ingest(store, b"module", tmp_path)
-    compile_into(store, sha256, b"code")
+    cache = ModuleCache(state, ROOMY)
+    ingest(cache, b"module", tmp_path)
+    compile_into(cache, sha256, b"code")
     again = ModuleCache(state, ROOMY)
     loaded = again.load(sha256, PLAIN)
     other = tmp_path / "other"
@@ -435,13 +426,13 @@ def test_what_a_job_has_is_what_was_checked(state: Path, tmp_path: Path) -> None
     assert again.load(sha256, PLAIN) is loaded
 
 
-def test_a_file_is_hashed_once_and_again_when_it_changed(
+def test_file_that_did_not_change_is_hashed_once(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is at hand costs no I/O; what left the hand is opened, not read, unless it changed."""
-    store = ModuleCache(state, ROOMY)
-    sha256 = ingest(store, b"module", tmp_path)
-    compile_into(store, sha256, b"code")
+    """In memory it costs no I/O; otherwise it is opened, and read only if it changed."""
+    cache = ModuleCache(state, ROOMY)
+    sha256 = ingest(cache, b"module", tmp_path)
+    compile_into(cache, sha256, b"code")
     hashed: list[int] = []
 
     def counted(fd: int) -> str:
@@ -453,21 +444,21 @@ def test_a_file_is_hashed_once_and_again_when_it_changed(
     for _ in range(3):
         assert again.load(sha256, PLAIN) is not None
     assert len(hashed) == 1
-    again._at_hand.clear()
+    again._recent.clear()
     assert again.load(sha256, PLAIN) is not None
     assert len(hashed) == 1
-    again._at_hand.clear()
+    again._recent.clear()
     flip_a_bit(again.code_path(sha256, PLAIN))
     assert again.load(sha256, PLAIN) is None
     assert len(hashed) == 2
 
 
-def test_a_copy_is_hashed_once_however_often_it_is_dropped(
+def test_module_dropped_often_is_hashed_once(
     state: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That its use is noted in its time does not make it another file."""
-    store = ModuleCache(state, ROOMY, clock)
-    sha256 = ingest(store, b"module", tmp_path)
+    """The recorded time of its use does not count as a change."""
+    cache = ModuleCache(state, ROOMY, clock)
+    sha256 = ingest(cache, b"module", tmp_path)
     hashed: list[int] = []
 
     def counted(fd: int) -> str:
@@ -477,56 +468,56 @@ def test_a_copy_is_hashed_once_however_often_it_is_dropped(
     monkeypatch.setattr("wasmdrop.sandbox.host.module_cache.manifest.sha256_of", counted)
     for _ in range(3):
         clock.now += 4000
-        assert store.has_module(sha256)
-        assert ingest(store, b"module", tmp_path) == sha256
+        assert cache.has_module(sha256)
+        assert ingest(cache, b"module", tmp_path) == sha256
     assert len(hashed) == 1
 
 
-# The bound
+# Eviction
 
 
-def keep_all(store: ModuleCache, clock: Clock, tmp: Path, count: int, size: int) -> list[str]:
+def keep_all(cache: ModuleCache, clock: Clock, tmp: Path, count: int, size: int) -> list[str]:
     """Keep modules of ``size`` bytes, one after another; return their digests."""
     digests = []
     for number in range(count):
-        digests.append(ingest(store, bytes([number]) * size, tmp))
+        digests.append(ingest(cache, bytes([number]) * size, tmp))
         clock.pass_grace()
     return digests
 
 
-def test_what_was_used_least_recently_goes(state: Path, tmp_path: Path, clock: Clock) -> None:
-    """Being asked for is a use, having been made first is none."""
-    store = ModuleCache(state, 3500, clock)
-    first, second, third = keep_all(store, clock, tmp_path, 3, 1000)
-    assert store.has_module(first)
+def test_eviction_takes_the_least_recently_used(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """A lookup is a use, the first copy is not."""
+    cache = ModuleCache(state, 3500, clock)
+    first, second, third = keep_all(cache, clock, tmp_path, 3, 1000)
+    assert cache.has_module(first)
     clock.pass_grace()
     with capture_logs() as logs:
-        fourth = ingest(store, b"x" * 1000, tmp_path)
+        fourth = ingest(cache, b"x" * 1000, tmp_path)
     assert [event["module"] for event in logs if event["event"] == "cache-evicted"] == [second]
     assert files_below(state) == {f"{sha256}.wasm" for sha256 in (first, third, fourth)}
-    assert not store.has_module(second)
+    assert not cache.has_module(second)
 
 
-def test_running_machine_code_is_a_use_of_its_module(
+def test_eviction_after_a_run_spares_the_module(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Module and machine code are evicted together."""
+    cache = ModuleCache(state, 10_000, clock)
+    first, second = keep_all(cache, clock, tmp_path, 2, 1000)
+    for sha256 in (first, second):
+        compile_into(cache, sha256, b"c" * 2000)
+        compile_into(cache, sha256, b"c" * 100, FUEL)
+    clock.pass_grace()
+    assert cache.at_hand(first, PLAIN) is not None
+    clock.pass_grace()
+    ingest(cache, b"x" * 4000, tmp_path)
+    assert cache.at_hand(first, PLAIN) is not None
+    assert not [name for name in files_below(state) if name.startswith(second)]
+    assert cache.load(second, PLAIN) is None
+    assert cache.load(second, FUEL) is None
+
+
+def test_eviction_after_a_restart_keeps_the_order(
     state: Path, tmp_path: Path, clock: Clock
 ) -> None:
-    """Module and machine code stay together and go together."""
-    store = ModuleCache(state, 10_000, clock)
-    first, second = keep_all(store, clock, tmp_path, 2, 1000)
-    for sha256 in (first, second):
-        compile_into(store, sha256, b"c" * 2000)
-        compile_into(store, sha256, b"c" * 100, FUEL)
-    clock.pass_grace()
-    assert store.at_hand(first, PLAIN) is not None
-    clock.pass_grace()
-    ingest(store, b"x" * 4000, tmp_path)
-    assert store.at_hand(first, PLAIN) is not None
-    assert not [name for name in files_below(state) if name.startswith(second)]
-    assert store.load(second, PLAIN) is None
-    assert store.load(second, FUEL) is None
-
-
-def test_the_order_of_uses_survives_a_restart(state: Path, tmp_path: Path, clock: Clock) -> None:
     """The time of a copy is that of its module's last use."""
     first, second, third = keep_all(ModuleCache(state, ROOMY, clock), clock, tmp_path, 3, 1000)
     for age, sha256 in enumerate((third, second, first)):
@@ -536,126 +527,124 @@ def test_the_order_of_uses_survives_a_restart(state: Path, tmp_path: Path, clock
     assert files_below(state) == {f"{first}.wasm", f"{third}.wasm"}
 
 
-def test_a_use_is_noted_on_disk_once_an_hour(state: Path, tmp_path: Path, clock: Clock) -> None:
+def test_use_is_recorded_on_disk_once_an_hour(state: Path, tmp_path: Path, clock: Clock) -> None:
     """Not for each job."""
-    store = ModuleCache(state, ROOMY, clock)
-    (sha256,) = keep_all(store, clock, tmp_path, 1, 1000)
-    path = store.module_path(sha256)
+    cache = ModuleCache(state, ROOMY, clock)
+    (sha256,) = keep_all(cache, clock, tmp_path, 1, 1000)
+    path = cache.module_path(sha256)
     for seconds, is_noted in ((0, False), (3000, False), (600, True), (3000, False)):
         os.utime(path, (1e9, 1e9))
         clock.now += seconds
-        assert store.has_module(sha256)
+        assert cache.has_module(sha256)
         assert (path.stat().st_mtime != 1e9) is is_noted
 
 
-def test_what_is_in_use_stays_whatever_the_bound(state: Path, tmp_path: Path, clock: Clock) -> None:
-    """Held for a compiler or open in a job; let go of, it makes room."""
-    store = ModuleCache(state, 1, clock)
-    compiling = ingest(store, b"a" * 1000, tmp_path)
-    with store.held(compiling):
+def test_eviction_spares_modules_in_use(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Held for a compiler or open in a job; afterwards they can be evicted."""
+    cache = ModuleCache(state, 1, clock)
+    compiling = ingest(cache, b"a" * 1000, tmp_path)
+    with cache.held(compiling):
         clock.pass_grace()
-        running = ingest(store, b"b" * 1000, tmp_path)
-        module = compile_into(store, running, b"code")
+        running = ingest(cache, b"b" * 1000, tmp_path)
+        module = compile_into(cache, running, b"code")
         clock.pass_grace()
-        ingest(store, b"c", tmp_path)
-        assert store.has_module(compiling)
-        assert store.at_hand(running, PLAIN) is module
+        ingest(cache, b"c", tmp_path)
+        assert cache.has_module(compiling)
+        assert cache.at_hand(running, PLAIN) is module
     clock.pass_grace()
-    last = ingest(store, b"d", tmp_path)
-    assert not store.has_module(compiling)
-    assert store.at_hand(running, PLAIN) is module
+    last = ingest(cache, b"d", tmp_path)
+    assert not cache.has_module(compiling)
+    assert cache.at_hand(running, PLAIN) is module
     del module
     clock.pass_grace()
-    ingest(store, b"e", tmp_path)
-    assert store.at_hand(running, PLAIN) is None
-    assert not store.has_module(running)
-    assert not store.has_module(last)
+    ingest(cache, b"e", tmp_path)
+    assert cache.at_hand(running, PLAIN) is None
+    assert not cache.has_module(running)
+    assert not cache.has_module(last)
 
 
-def test_evicted_machine_code_is_closed(state: Path, tmp_path: Path, clock: Clock) -> None:
-    """Else its room on the disk would not be free."""
-    store = ModuleCache(state, 1, clock)
-    sha256 = ingest(store, b"module", tmp_path)
-    fd = compile_into(store, sha256, b"code").fd
+def test_eviction_closes_machine_code(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Otherwise its space on the disk would not be free."""
+    cache = ModuleCache(state, 1, clock)
+    sha256 = ingest(cache, b"module", tmp_path)
+    fd = compile_into(cache, sha256, b"code").fd
     clock.pass_grace()
-    ingest(store, b"other", tmp_path)
+    ingest(cache, b"other", tmp_path)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
 
-def test_what_was_just_asked_for_stays(state: Path, tmp_path: Path, clock: Clock) -> None:
-    """Its job is on the way to having it compiled."""
-    store = ModuleCache(state, 1, clock)
-    old = ingest(store, b"a" * 1000, tmp_path)
+def test_eviction_spares_a_recent_lookup(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """Its job is about to have it compiled."""
+    cache = ModuleCache(state, 1, clock)
+    old = ingest(cache, b"a" * 1000, tmp_path)
     clock.now += GRACE_SECONDS - 1
-    new = ingest(store, b"b" * 1000, tmp_path)
-    assert store.has_module(old)
+    new = ingest(cache, b"b" * 1000, tmp_path)
+    assert cache.has_module(old)
     clock.pass_grace()
-    assert store.has_module(old)
-    ingest(store, b"c", tmp_path)
-    assert store.has_module(old)
-    assert not store.has_module(new)
+    assert cache.has_module(old)
+    ingest(cache, b"c", tmp_path)
+    assert cache.has_module(old)
+    assert not cache.has_module(new)
 
 
-def test_machine_code_makes_room_too(state: Path, tmp_path: Path, clock: Clock) -> None:
+def test_eviction_counts_machine_code(state: Path, tmp_path: Path, clock: Clock) -> None:
     """It is several times the size of its module."""
-    store = ModuleCache(state, 4000, clock)
-    old, new = keep_all(store, clock, tmp_path, 2, 1000)
-    compile_into(store, new, b"c" * 2500)
-    assert not store.has_module(old)
-    assert store.has_module(new)
+    cache = ModuleCache(state, 4000, clock)
+    old, new = keep_all(cache, clock, tmp_path, 2, 1000)
+    compile_into(cache, new, b"c" * 2500)
+    assert not cache.has_module(old)
+    assert cache.has_module(new)
 
 
-def test_room_is_made_before_a_copy_is_begun(state: Path, tmp_path: Path, clock: Clock) -> None:
-    """At no moment do the files take more than the bound, where that can be."""
-    store = ModuleCache(state, 2500, clock)
-    keep_all(store, clock, tmp_path, 2, 1000)
+def test_eviction_precedes_the_copy(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """The files never exceed the limit, if that is possible."""
+    cache = ModuleCache(state, 2500, clock)
+    keep_all(cache, clock, tmp_path, 2, 1000)
     with capture_logs() as logs, (tmp_path / "big").open("w+b") as file:
         file.write(b"x" * 2000)
         file.flush()
-        store.ingest(file.fileno())
+        cache.ingest(file.fileno())
     assert len([event for event in logs if event["event"] == "cache-evicted"]) == 2
 
 
-def test_a_module_larger_than_the_bound_serves_its_own_job(
-    state: Path, tmp_path: Path, clock: Clock
-) -> None:
-    """And goes with the next one."""
-    store = ModuleCache(state, 1000, clock)
-    big = ingest(store, b"x" * 5000, tmp_path)
-    assert content_of(compile_into(store, big, b"c" * 5000)) == b"c" * 5000
-    assert store.has_module(big)
+def test_module_above_the_limit_serves_its_job(state: Path, tmp_path: Path, clock: Clock) -> None:
+    """The next module evicts it."""
+    cache = ModuleCache(state, 1000, clock)
+    big = ingest(cache, b"x" * 5000, tmp_path)
+    assert content_of(compile_into(cache, big, b"c" * 5000)) == b"c" * 5000
+    assert cache.has_module(big)
     clock.pass_grace()
-    ingest(store, b"small", tmp_path)
-    assert not store.has_module(big)
+    ingest(cache, b"small", tmp_path)
+    assert not cache.has_module(big)
     assert len(files_below(state)) == 1
 
 
-def test_the_count_of_bytes_is_true_after_everything(
+def test_total_bytes_after_any_operation_is_exact(
     state: Path, tmp_path: Path, clock: Clock
 ) -> None:
-    """Making, replacing, refusing, forgetting and evicting leave no byte uncounted."""
+    """After adding, replacing, refusing, removing and evicting."""
 
     def on_disk() -> int:
         return sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
 
-    store = ModuleCache(state, ROOMY, clock)
-    digests = keep_all(store, clock, tmp_path, 5, 1000)
+    cache = ModuleCache(state, ROOMY, clock)
+    digests = keep_all(cache, clock, tmp_path, 5, 1000)
     for sha256 in digests:
-        compile_into(store, sha256, b"code" * 100)
-        compile_into(store, sha256, b"code" * 50)
-        compile_into(store, sha256, b"code", FUEL)
-    assert store._ledger.total_bytes == on_disk()
-    store.forget_code(digests[0], PLAIN)
-    store.forget_module(digests[1])
-    store._at_hand.clear()
-    flip_a_bit(store.code_path(digests[2], PLAIN))
-    assert store.load(digests[2], PLAIN) is None
-    cut_short(store.module_path(digests[3]))
-    ingest(store, bytes([3]) * 1000, tmp_path)
-    assert store._ledger.total_bytes == on_disk()
+        compile_into(cache, sha256, b"code" * 100)
+        compile_into(cache, sha256, b"code" * 50)
+        compile_into(cache, sha256, b"code", FUEL)
+    assert cache._index.total_bytes == on_disk()
+    cache.forget_code(digests[0], PLAIN)
+    cache.forget_module(digests[1])
+    cache._recent.clear()
+    flip_a_bit(cache.code_path(digests[2], PLAIN))
+    assert cache.load(digests[2], PLAIN) is None
+    cut_short(cache.module_path(digests[3]))
+    ingest(cache, bytes([3]) * 1000, tmp_path)
+    assert cache._index.total_bytes == on_disk()
     again = ModuleCache(state, 4000, clock)
-    assert again._ledger.total_bytes == on_disk() <= 4000
+    assert again._index.total_bytes == on_disk() <= 4000
 
 
 # What the executor makes of it
@@ -667,16 +656,16 @@ ADD = bytes.fromhex(
 
 
 class Rig:
-    """A store with an executor on it."""
+    """A cache with an executor on it."""
 
-    def __init__(self, store: ModuleCache, executor: LocalExecutor, tmp: Path) -> None:
-        self.store = store
+    def __init__(self, cache: ModuleCache, executor: LocalExecutor, tmp: Path) -> None:
+        self.cache = cache
         self.executor = executor
         self.tmp = tmp
 
     def ingest(self, content: bytes = ADD) -> str:
-        """Have the store keep a module."""
-        return ingest(self.store, content, self.tmp)
+        """Have the cache keep a module."""
+        return ingest(self.cache, content, self.tmp)
 
     async def add(self, sha256: str) -> tuple[object, ...] | None:
         """Compile the module and return what it makes of 5 and 7."""
@@ -690,23 +679,23 @@ def with_executor(state: Path, tmp: Path, test: Callable[[Rig], Awaitable[None]]
 
     async def run() -> None:
         async with ForkServer(1) as pool:
-            store = ModuleCache(state, ROOMY)
+            cache = ModuleCache(state, ROOMY)
             directories = JobDirectoryFactory(state, for_another_user=False)
-            executor = LocalExecutor(pool, store, directories, CompileLimits())
-            await test(Rig(store, executor, tmp))
+            executor = LocalExecutor(pool, cache, directories, CompileLimits())
+            await test(Rig(cache, executor, tmp))
 
     asyncio.run(run())
 
 
-def test_damaged_machine_code_is_compiled_anew_by_whoever_asks(state: Path, tmp_path: Path) -> None:
-    """The job gets its result, and the next start a whole entry."""
+def test_job_with_damaged_machine_code_compiles_again(state: Path, tmp_path: Path) -> None:
+    """The job gets its result, and the next start an intact entry."""
 
     async def first(rig: Rig) -> None:
         assert await rig.add(rig.ingest()) == (12,)
 
     async def second(rig: Rig) -> None:
         sha256 = rig.ingest()
-        flip_a_bit(rig.store.code_path(sha256, PLAIN))
+        flip_a_bit(rig.cache.code_path(sha256, PLAIN))
         with capture_logs() as logs:
             assert await rig.add(sha256) == (12,)
         assert len(refusals(logs)) == 1
@@ -721,33 +710,33 @@ def test_damaged_machine_code_is_compiled_anew_by_whoever_asks(state: Path, tmp_
         with_executor(state, tmp_path, part)
 
 
-def test_a_module_whose_copy_is_gone_is_missing(state: Path, tmp_path: Path) -> None:
-    """A job that is pinned to it hears so, rather than of a file of the daemon's."""
+def test_job_whose_module_copy_is_gone_is_module_missing(state: Path, tmp_path: Path) -> None:
+    """The message does not speak of the daemon's files."""
 
     async def test(rig: Rig) -> None:
         sha256 = rig.ingest()
-        rig.store.module_path(sha256).unlink()
+        rig.cache.module_path(sha256).unlink()
         with pytest.raises(RefusedError, match=f"sha256:{sha256} is gone") as caught:
             await rig.executor.compile(sha256, PLAIN)
         assert caught.value.code is Code.MODULE_MISSING
-        assert not rig.store.has_module(sha256)
+        assert not rig.cache.has_module(sha256)
         assert await rig.add(rig.ingest()) == (12,)
 
     with_executor(state, tmp_path, test)
 
 
-def test_storage_that_fails_is_not_the_modules_fault(
+def test_compilation_with_failing_storage_is_retryable(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk ends an attempt as the daemon's fault, so that it is tried again."""
+    """A full disk is the daemon's fault, so the attempt is repeated."""
 
     async def test(rig: Rig) -> None:
         sha256 = rig.ingest()
         with monkeypatch.context() as patch:
-            patch.setattr(rig.store, "keep", fail_as_full)
+            patch.setattr(rig.cache, "keep", fail_as_full)
             with pytest.raises(SandboxError, match="No space left"):
                 await rig.executor.compile(sha256, PLAIN)
-        assert rig.store.has_module(sha256)
+        assert rig.cache.has_module(sha256)
         assert await rig.add(sha256) == (12,)
 
     def fail_as_full(*_args: object) -> CompiledModule:
@@ -756,10 +745,10 @@ def test_storage_that_fails_is_not_the_modules_fault(
     with_executor(state, tmp_path, test)
 
 
-def test_a_compiler_that_can_not_write_is_not_the_modules_fault(
+def test_compilation_that_cannot_write_is_retryable(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the child meets is told apart from what the module is."""
+    """Faults of the child and of the module are distinguished."""
     require(os.access("/dev/full", os.W_OK), "/dev/full")
 
     async def test(rig: Rig) -> None:
@@ -782,25 +771,25 @@ def test_a_compiler_that_can_not_write_is_not_the_modules_fault(
     with_executor(state, tmp_path, test)
 
 
-def test_a_module_is_held_while_it_is_compiled(
+def test_eviction_spares_a_module_being_compiled(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it waits for its turn, its copy does not have to make room."""
+    """However long it waits for its turn."""
 
     async def test(rig: Rig) -> None:
         sha256 = rig.ingest()
         held: list[bool] = []
-        keep = rig.store.keep
+        keep = rig.cache.keep
 
         def look(*args: object) -> CompiledModule:
-            held.append(sha256 not in list(rig.store._ledger.surplus(1 << 40)))
+            held.append(sha256 not in list(rig.cache._index.surplus(1 << 40)))
             return keep(*args)  # type: ignore[arg-type] # passed on as they came
 
-        monkeypatch.setattr(rig.store, "keep", look)
-        monkeypatch.setattr(rig.store._ledger, "_clock", lambda: 1e12)
+        monkeypatch.setattr(rig.cache, "keep", look)
+        monkeypatch.setattr(rig.cache._index, "_clock", lambda: 1e12)
         await rig.executor.compile(sha256, PLAIN)
         assert held == [True]
-        monkeypatch.setattr(rig.store._ledger, "_clock", lambda: 2e12)
-        assert list(rig.store._ledger.surplus(1 << 40)) == [sha256]
+        monkeypatch.setattr(rig.cache._index, "_clock", lambda: 2e12)
+        assert list(rig.cache._index.surplus(1 << 40)) == [sha256]
 
     with_executor(state, tmp_path, test)

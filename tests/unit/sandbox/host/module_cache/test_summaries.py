@@ -23,7 +23,7 @@ def test_summaries_in_memory_are_bounded_by_their_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """However few there are; an evicted one is read again."""
-    monkeypatch.setattr(cache, "_AT_HAND_BYTES", 100_000)
+    monkeypatch.setattr(cache, "_MAX_IN_MEMORY_BYTES", 100_000)
     kept = ModuleCache(tmp_path, 1 << 30)
     names = {f"export-{number:04}": FunctionType() for number in range(1000)}
     summary = ModuleSummary(ModuleKind.LIBRARY, names)
@@ -42,7 +42,7 @@ def test_summary_above_the_limit_is_kept_in_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Otherwise each of its jobs would read it again."""
-    monkeypatch.setattr(cache, "_AT_HAND_BYTES", 1)
+    monkeypatch.setattr(cache, "_MAX_IN_MEMORY_BYTES", 1)
     kept = ModuleCache(tmp_path, 1 << 30)
     for sha256 in ("1" * 64, "2" * 64):
         keep(kept, tmp_path, sha256, ModuleSummary(ModuleKind.LIBRARY))
