@@ -1,27 +1,26 @@
-"""fsync(2) of many descriptors at a time, by threads of the kernel's own (io_submit(2)).
+"""fsync(2) of many descriptors at a time, by threads of the kernel (io_submit(2)).
 
-A sync of a small file is a wait for the disk to flush what it has; flushes that are wanted at the
-same time are one for the disk. Threads of Python could wait beside each other, too, but would hand
-the interpreter to each other for each file.
+The fsync of a small file waits for the disk to flush, and the disk serves concurrent flushes
+together. Python threads could wait in parallel too, but would pass the interpreter around for each
+file.
 """
 
 import ctypes
-import errno
 import os
 from collections.abc import Sequence
 from typing import Final
 
+from wasmdrop.system import libc
+
 __all__ = ["FsyncBatch"]
 
 #: Numbers of io_setup, io_getevents and io_submit by machine.
-_CALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
+_SYSCALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
 
 _FSYNC: Final = 2  # IOCB_CMD_FSYNC of linux/aio_abi.h, as are the structures
 
-_libc = ctypes.CDLL(None, use_errno=True)
 
-
-class _Order(ctypes.Structure):
+class _ControlBlock(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_uint64),
         ("key", ctypes.c_uint64),
@@ -32,73 +31,81 @@ class _Order(ctypes.Structure):
     )
 
 
-class _Event(ctypes.Structure):
+class _Completion(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_uint64),
-        ("order", ctypes.c_uint64),
+        ("control_block", ctypes.c_uint64),
         ("result", ctypes.c_int64),
         ("unused", ctypes.c_int64),
     )
 
 
 class FsyncBatch:
-    """Syncs up to ``most`` descriptors at a time; further ones, and a single one, in turn.
+    """Syncs up to ``max_parallel`` descriptors in parallel, and the others one after the other.
 
-    In turn, too, where the kernel has no such calls, a container forbids them, or so many are under
-    way on this machine already (``fs.aio-max-nr``): that takes longer, and lasts as well.
+    A single descriptor is synced directly. So are all of them if the kernel has no such calls, a
+    container forbids them, or the machine's limit is reached (``fs.aio-max-nr``); that only takes
+    longer.
     """
 
-    def __init__(self, most: int) -> None:
-        setup, self._getevents, self._submit = _CALLS.get(os.uname().machine, (-1, -1, -1))
+    def __init__(self, max_parallel: int) -> None:
+        setup, self._getevents, self._submit = _SYSCALLS.get(os.uname().machine, (-1, -1, -1))
         self._context = ctypes.c_ulong(0)
-        if _libc.syscall(setup, ctypes.c_uint(most), ctypes.byref(self._context)) != 0:
-            most = 0
-        self._orders = (_Order * most)()
-        self._pointers = (ctypes.POINTER(_Order) * most)(*map(ctypes.pointer, self._orders))
-        self._events = (_Event * most)()
-        for index, order in enumerate(self._orders):
-            order.data = index
-            order.opcode = _FSYNC
+        try:
+            libc.syscall(setup, ctypes.c_uint(max_parallel), ctypes.byref(self._context))
+        except OSError:
+            max_parallel = 0
+        self._blocks = (_ControlBlock * max_parallel)()
+        self._pointers = (ctypes.POINTER(_ControlBlock) * max_parallel)(
+            *map(ctypes.pointer, self._blocks)
+        )
+        self._completions = (_Completion * max_parallel)()
+        for index, block in enumerate(self._blocks):
+            block.data = index
+            block.opcode = _FSYNC
         self._fds: Sequence[int] = ()
-        self._begun = 0
+        self._submitted = 0
 
     def begin(self, fds: Sequence[int]) -> None:
-        """Begin to sync these; :meth:`finish` is owed, before another beginning."""
+        """Start to sync ``fds``. Must be followed by :meth:`finish`."""
         self._fds = fds
-        self._begun = 0
-        count = min(len(fds), len(self._orders))
+        self._submitted = 0
+        count = min(len(fds), len(self._blocks))
         if count > 1:
             for index in range(count):
-                self._orders[index].fd = fds[index]
-            # It stops at the first that it can't begin, which finds out in its turn why.
-            begun = _libc.syscall(self._submit, self._context, ctypes.c_long(count), self._pointers)
-            self._begun = max(0, begun)
+                self._blocks[index].fd = fds[index]
+            try:
+                # Stops at the first one that fails; `finish` syncs the rest and gets its error.
+                self._submitted = libc.syscall(
+                    self._submit, self._context, ctypes.c_long(count), self._pointers
+                )
+            except OSError:
+                self._submitted = 0
 
     def finish(self) -> list[OSError | None]:
-        """Wait until all are durable; return what failed, for each in the order they were given."""
+        """Wait until all are synced; return the error of each, in the order of ``fds``."""
         errors: list[OSError | None] = [None] * len(self._fds)
-        for index in range(self._begun, len(self._fds)):
+        for index in range(self._submitted, len(self._fds)):
             try:
                 os.fsync(self._fds[index])
             except OSError as error:
                 errors[index] = error
-        left = self._begun
+        left = self._submitted
         while left:
-            ended = _libc.syscall(
-                self._getevents,
-                self._context,
-                ctypes.c_long(left),
-                ctypes.c_long(left),
-                self._events,
-                None,
-            )
-            if ended < 0:
-                number = ctypes.get_errno()
-                if number == errno.EINTR:
-                    continue
-                raise OSError(number, os.strerror(number))
-            left -= ended
-            for event in self._events[:ended]:
-                if event.result < 0:
-                    errors[event.data] = OSError(-event.result, os.strerror(-event.result))
+            try:
+                count = libc.syscall(
+                    self._getevents,
+                    self._context,
+                    ctypes.c_long(left),
+                    ctypes.c_long(left),
+                    self._completions,
+                    None,
+                )
+            except InterruptedError:
+                continue
+            left -= count
+            for completion in self._completions[:count]:
+                if completion.result < 0:
+                    number = -completion.result
+                    errors[completion.data] = OSError(number, os.strerror(number))
         return errors

@@ -1,6 +1,5 @@
-"""Many fsyncs at a time: what they reach, what fails, and where the kernel does not help."""
+"""FsyncBatch: errors, fallbacks, and the calls that the kernel sees."""
 
-import ctypes
 import errno
 import os
 import subprocess
@@ -15,13 +14,13 @@ from tests.support.durability.trace import command, read_trace
 from tests.support.require import require_tools
 from wasmdrop.delivery.fsync import FsyncBatch
 
-#: More than the kernel lets anybody have under way (``fs.aio-max-nr``).
+#: More than the kernel allows (``fs.aio-max-nr``).
 TOO_MANY = 1 << 24
 
 
 @pytest.fixture
 def fds(tmp_path: Path) -> Iterator[list[int]]:
-    """Give descriptors of five files that were just written."""
+    """Yield descriptors of five files with unsynced data."""
     found = []
     for number in range(5):
         found.append(os.open(tmp_path / str(number), os.O_WRONLY | os.O_CREAT))
@@ -32,14 +31,14 @@ def fds(tmp_path: Path) -> Iterator[list[int]]:
 
 
 def sync(syncs: FsyncBatch, fds: Sequence[int]) -> list[int | None]:
-    """Sync these; return the number of the error of each."""
+    """Sync ``fds``; return the errno of each."""
     syncs.begin(fds)
     return [error.errno if error is not None else None for error in syncs.finish()]
 
 
 @pytest.mark.parametrize("most", [8, 3, 1, TOO_MANY])
-def test_what_fails_is_told_of_its_own(fds: list[int], most: int) -> None:
-    """By the kernel's threads or in turn: what can't be synced holds back none of the others."""
+def test_fsync_batch_of_mixed_descriptors_reports_each_error(fds: list[int], most: int) -> None:
+    """A descriptor that can't be synced does not affect the others, in parallel or one by one."""
     syncs = FsyncBatch(most)
     reader, writer = os.pipe()
     assert sync(syncs, fds) == [None] * 5
@@ -54,15 +53,15 @@ def test_what_fails_is_told_of_its_own(fds: list[int], most: int) -> None:
     os.close(writer)
 
 
-def test_a_disk_that_fails_is_told_of_each_file_by_itself(
+def test_fsync_batch_on_failing_disk_reports_each_error(
     fds: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the order in which the kernel's threads come to an end, in two parts."""
+    """Completions may come in any order, in several calls, and calls may be interrupted."""
     parts = [[(3, -errno.EIO), (0, 0)], [(2, -errno.ENOSPC), (1, 0)]]
     interruptions = iter([True, False, True, False])
 
     class Kernel:
-        """Syncs nothing."""
+        """Reports the completions above."""
 
         def syscall(self, number: int, _context: object, *arguments: Any) -> int:
             setup, getevents, submit = (206, 208, 209) if number > 200 else (0, 4, 2)
@@ -72,20 +71,19 @@ def test_a_disk_that_fails_is_told_of_each_file_by_itself(
                 return 4
             assert number == getevents
             if next(interruptions):
-                ctypes.set_errno(errno.EINTR)
-                return -1
+                raise InterruptedError
             for event, (index, result) in zip(arguments[2], parts.pop(0), strict=False):
                 event.data, event.result = index, result
             return 2
 
-    monkeypatch.setattr("wasmdrop.delivery.fsync._libc", Kernel())
+    monkeypatch.setattr("wasmdrop.delivery.fsync.libc", Kernel())
     assert sync(FsyncBatch(8), fds[:4]) == [None, None, errno.ENOSPC, errno.EIO]
     assert parts == []
 
 
 @pytest.mark.parametrize("most", [3, TOO_MANY])
-def test_each_is_synced_once(tmp_path: Path, most: int) -> None:
-    """As the kernel saw it: three by its threads and two in turn, or all of them in turn."""
+def test_fsync_batch_calls_fsync_once_per_descriptor(tmp_path: Path, most: int) -> None:
+    """Three in parallel and two one by one, or all one by one, as strace sees it."""
     require_tools("strace")
     code = (
         "import os, sys; from wasmdrop.delivery.fsync import FsyncBatch\n"
