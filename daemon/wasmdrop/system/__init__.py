@@ -1,1 +1,1 @@
-"""The system: what the daemon needs of Linux."""
+"""Linux: files, mounts, processes and system calls, as the daemon uses them."""

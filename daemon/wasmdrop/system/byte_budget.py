@@ -1,4 +1,4 @@
-"""A budget of bytes that are in memory: who finds none left leaves them where they are."""
+"""A budget for bytes in memory."""
 
 import threading
 from collections.abc import Callable
@@ -7,23 +7,23 @@ __all__ = ["ByteBudget", "Reservation"]
 
 
 class Reservation:
-    """Some bytes of a budget; given back once, by any thread."""
+    """Reserved bytes of a budget. Any thread may release them."""
 
     def __init__(self, budget: "ByteBudget", size_bytes: int) -> None:
         self._budget = budget
         self._size_bytes = size_bytes
 
     def release(self) -> None:
-        """Give the bytes back; nothing if that was done."""
+        """Release the bytes. Further calls do nothing."""
         size_bytes, self._size_bytes = self._size_bytes, 0
         if size_bytes:
-            self._budget._give_back(size_bytes)  # noqa: SLF001 - one module
+            self._budget._release(size_bytes)  # noqa: SLF001 - same module
 
 
 class ByteBudget:
-    """At most ``total_bytes`` are reserved at a time, or a single larger reservation.
+    """Allows reservations of ``total_bytes`` together, or a single larger one.
 
-    ``on_release`` is called, on any thread, when some were given back.
+    ``on_release`` is called on any thread when bytes are released. Thread-safe.
     """
 
     def __init__(self, total_bytes: int, on_release: Callable[[], None]) -> None:
@@ -34,18 +34,18 @@ class ByteBudget:
 
     @property
     def is_unused(self) -> bool:
-        """Whether nothing is reserved, so that any reservation succeeds."""
+        """Whether nothing is reserved. Any reservation then succeeds."""
         return self._used_bytes == 0
 
     def reserve(self, size_bytes: int) -> Reservation | None:
-        """Reserve bytes; None where they are not free."""
+        """Reserve bytes; return None if the budget has too few left."""
         with self._lock:
             if self._used_bytes and self._used_bytes + size_bytes > self._total_bytes:
                 return None
             self._used_bytes += size_bytes
         return Reservation(self, size_bytes)
 
-    def _give_back(self, size_bytes: int) -> None:
+    def _release(self, size_bytes: int) -> None:
         with self._lock:
             self._used_bytes -= size_bytes
         self._on_release()

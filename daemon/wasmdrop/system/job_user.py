@@ -1,7 +1,7 @@
-"""The user that jobs run as, if the daemon is root: one that nothing else on the host runs as.
+"""The user that jobs run as if the daemon is root, which nothing else on the host runs as.
 
-A process may stop and trace others of its user. So jobs are not run as ``nobody``, whom other
-services use as well.
+A process may signal and trace others of its user, so jobs do not run as ``nobody``, which other
+services also use.
 """
 
 import pwd
@@ -14,15 +14,15 @@ import msgspec
 
 __all__ = ["DEFAULT_JOB_USER", "JobUser", "foreign_processes", "is_mapped", "read_job_user"]
 
-#: 2^32 - 1 stands for "no user" in system calls.
+#: System calls use 2^32 - 1 for "no user".
 _HIGHEST_ID: Final = (1 << 32) - 2
 
-#: What a forking server has in its command line.
-_SERVER: Final = b"wasmdrop.sandbox.guest.fork_server"
+#: Part of the fork server's command line.
+_FORK_SERVER: Final = b"wasmdrop.sandbox.guest.fork_server"
 
 
 class JobUser(msgspec.Struct, frozen=True):
-    """A user and a group, by number."""
+    """A user id and a group id."""
 
     uid: int
     gid: int
@@ -31,13 +31,13 @@ class JobUser(msgspec.Struct, frozen=True):
         return f"{self.uid}:{self.gid}"
 
 
-#: In a range that systemd's table of users and groups leaves unused, as do the distributions
-#: (systemd.io/UIDS-GIDS), and below 65536: most user namespaces have no others.
+#: In a range that neither systemd nor the distributions use (systemd.io/UIDS-GIDS), and below
+#: 65536, because most user namespaces have no other ids.
 DEFAULT_JOB_USER: Final = JobUser(60942, 60942)
 
 
 def read_job_user(text: str) -> JobUser:
-    """Return the user of that name or number. Raises ``ValueError`` with the reason."""
+    """Parse a user name or ``UID[:GID]``. Raises ``ValueError`` with the reason."""
     if found := re.fullmatch(r"([0-9]{1,10})(?::([0-9]{1,10}))?", text):
         user = JobUser(int(found[1]), int(found[2] or found[1]))
     else:
@@ -54,7 +54,7 @@ def read_job_user(text: str) -> JobUser:
 
 
 def is_mapped(user: JobUser) -> bool:
-    """Whether user and group exist in this process's user namespace."""
+    """Whether the user namespace of this process has this user and group."""
     for number, name in ((user.uid, "uid_map"), (user.gid, "gid_map")):
         lines = Path("/proc/self", name).read_text(encoding="ascii").splitlines()
         ranges = [(int(first), int(count)) for first, _outside, count in map(str.split, lines)]
@@ -64,7 +64,7 @@ def is_mapped(user: JobUser) -> bool:
 
 
 def foreign_processes(user: JobUser, *, besides_jobs: bool = False) -> int:
-    """Return how many processes run as that user, ``besides_jobs`` of any wasmdrop."""
+    """Count the processes of this user; with ``besides_jobs``, without jobs of any wasmdrop."""
     count = 0
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -75,11 +75,11 @@ def foreign_processes(user: JobUser, *, besides_jobs: bool = False) -> int:
 
 
 def _is_job(pid: int, user: JobUser) -> bool:
-    """Whether a process was forked by a forking server, directly or by way of a template."""
+    """Whether a fork server started a process, directly or through a zygote."""
     for ancestor in _ancestors(pid):
         if user.uid not in _identity(ancestor)[0]:
             try:
-                return _SERVER in Path(f"/proc/{ancestor}/cmdline").read_bytes()
+                return _FORK_SERVER in Path(f"/proc/{ancestor}/cmdline").read_bytes()
             except OSError:
                 return False
     return False
@@ -91,7 +91,7 @@ def _ancestors(pid: int) -> Iterator[int]:
 
 
 def _identity(pid: int) -> tuple[set[int], int]:
-    """Return the user ids of a process, and its parent; none where it is gone or a zombie."""
+    """Return the user ids of a process and its parent's id; nothing if it has exited."""
     try:
         status = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:

@@ -1,6 +1,6 @@
-"""The mount table: on which filesystem a path lies, found without touching that filesystem.
+"""The mount table: tells which filesystem a path is on, without touching that filesystem.
 
-Looking at a path on a mount whose server is gone may block for ever; the kernel's table of mounts
+Any access to a mount whose server is gone may block for ever. Reading the kernel's table of mounts
 (proc_pid_mountinfo(5)) does not.
 """
 
@@ -14,59 +14,70 @@ import msgspec
 
 __all__ = ["Mount", "MountTable", "reason_to_poll"]
 
-#: Filesystems whose changes from elsewhere raise no event here.
-_SILENT: Final = ("9p", "afs", "ceph", "cifs", "fuse", "gpfs", "lustre", "nfs", "smb", "virtiofs")
+#: Filesystems that report no inotify events for changes on other machines.
+_EVENTLESS: Final = (
+    "9p",
+    "afs",
+    "ceph",
+    "cifs",
+    "fuse",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "smb",
+    "virtiofs",
+)
 
-#: A field of mountinfo in which the kernel wrote a byte as three octal digits.
+#: A byte that the kernel wrote as three octal digits.
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
-#: Directories whose mount is remembered.
-_REMEMBERED: Final = 4096
+#: Size of the cache from paths to mounts.
+_MAX_CACHED: Final = 4096
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """One line of the table."""
+    """A mount."""
 
     point: str
-    """Where it is mounted."""
+    """The directory at which it is mounted."""
     kind: str
     """Type of the filesystem: ``ext4``, ``nfs4``, ``fuse.bindfs``, …"""
 
 
 class MountTable:
-    """The mounts of this process. Not to be used from several threads at once."""
+    """The mounts of this process. Not thread-safe."""
 
     def __init__(self) -> None:
         self._file = Path("/proc/self/mountinfo").open("rb", buffering=0)  # noqa: SIM115 - see close
         self._changes = select.poll()
-        # The kernel signals a change of the table as an error of this file.
+        # The kernel reports a change of the table as an error of this file.
         self._changes.register(self._file, select.POLLERR | select.POLLPRI)
         self._mounts = self._read()
         self._points = frozenset(mount.point for mount in self._mounts)
         self._found: dict[str, Mount] = {}
 
     def close(self) -> None:
-        """Let go of the table."""
+        """Close the table."""
         self._file.close()
 
     def points(self) -> frozenset[str]:
-        """Return where something is mounted."""
+        """Return all mount points."""
         self._refresh()
         return self._points
 
     def of(self, path: str) -> Mount:
-        """Return the mount of an absolute path, of which no part is looked at: links are names."""
+        """Return the mount of an absolute path. The path is not resolved, links included."""
         self._refresh()
         found = self._found.get(path)
         if found is None:
             found = self._find(path)
-            if len(self._found) >= _REMEMBERED:
+            if len(self._found) >= _MAX_CACHED:
                 self._found.clear()
             self._found[path] = found
         return found
 
     def read_again(self) -> None:
-        """Read the table, of which the kernel does not say that directories were renamed."""
+        """Read the table anew: the kernel reports no change if a directory is renamed."""
         self._mounts = self._read()
         self._points = frozenset(mount.point for mount in self._mounts)
         self._found.clear()
@@ -94,12 +105,12 @@ class MountTable:
 
 
 def reason_to_poll(directory: str) -> str | None:
-    """Return why changes below ``directory`` may raise no events here; None where they do."""
+    """Return why changes below ``directory`` may cause no events; None if they cause some."""
     table = MountTable()
     try:
         kind = table.of(os.path.realpath(directory)).kind
     finally:
         table.close()
-    if kind.startswith(_SILENT):
-        return f"{kind} raises no events for changes made elsewhere"
+    if kind.startswith(_EVENTLESS):
+        return f"{kind} reports no events for changes made elsewhere"
     return None

@@ -1,16 +1,16 @@
-"""Opens what lies below a directory without ever leaving it, however its content changes meanwhile.
+"""Opens files below a directory without leaving it, even if its content changes meanwhile.
 
-Everything below the shared directory may be made by a hostile user, links above all. Paths are
-walked one component at a time, each from the descriptor of the one before it, so that no name is
-looked up twice. ``O_PATH`` only looks: neither a FIFO nor a device can block or notice.
+A hostile user may make anything below the shared directory, above all links. Paths are walked one
+component at a time, each from the descriptor of the one before, so that no name is looked up twice.
+``O_PATH`` does not open the file itself, so a FIFO or a device can't block.
 
-openat2(2) with ``RESOLVE_BENEATH`` would stay below the directory as well, but does not tell whose
-links it followed. With links allowed, a user could have the daemon read what only another user may
-read. So a link is followed only to what belongs to the owner of the link, unless the link is root's
-or the daemon's own, as in ConfigMap and Secret volumes.
+openat2(2) with ``RESOLVE_BENEATH`` stays below a directory too, but does not report whose links it
+followed. With links allowed, a user could have the daemon read files that only another user may
+read. So a link is followed only to a file of the link's owner, unless the link is root's or the
+daemon's, as in ConfigMap and Secret volumes.
 
-A mount whose server is gone holds up whoever looks at it. A link leads to no other mount than the
-one that it is on, and a thread that must not hang enters none below the directory where it begins.
+A mount whose server is gone blocks every access. A link never leads to another mount than its own,
+and a thread that must not hang enters no mount below the directory where it starts.
 """
 
 import contextlib
@@ -47,71 +47,71 @@ _STEP: Final = _LOOK | os.O_DIRECTORY
 _ROOT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
-#: Links on one path: what Linux follows itself (path_resolution(7)).
-_MOST_LINKS: Final = 40
+#: Links on one path, as in Linux (path_resolution(7)).
+_MAX_LINKS: Final = 40
 
-#: What would tell the owner of a link whether a path exists that only others may see.
-_TELLING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EXDEV})
+#: Errors that would tell the owner of a link whether a path exists that only others may see.
+_REVEALING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EXDEV})
 
 
 #: openat2(2), the same on every architecture.
 _OPENAT2: Final = 437
 _RESOLVE_NO_XDEV: Final = 0x01
-#: What a kernel before 5.6, gVisor, or a container's filter of system calls says of it.
+#: Errors of a kernel before 5.6, of gVisor, or of a container's seccomp filter.
 _NO_OPENAT2: Final = frozenset({errno.ENOSYS, errno.EPERM})
 
 
-class _How(ctypes.Structure):
+class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-class _Thread(threading.local):
-    stays = False
+class _ThreadState(threading.local):
+    stays_on_mounts = False
 
 
-_thread: Final = _Thread()
+_thread: Final = _ThreadState()
 
 
 @contextlib.contextmanager
 def staying_on_mounts() -> Iterator[None]:
-    """Let this thread enter no mount below a root: ``OtherMountError`` is raised before that."""
-    before, _thread.stays = _thread.stays, True
+    """Raise ``OtherMountError`` instead of entering a mount below a root, in this thread."""
+    before, _thread.stays_on_mounts = _thread.stays_on_mounts, True
     try:
         yield
     finally:
-        _thread.stays = before
+        _thread.stays_on_mounts = before
 
 
 class OtherMountError(OSError):
-    """Something is mounted on the way, and may hang."""
+    """A mount is on the way, which may hang."""
 
 
 class Links(Enum):
-    """Which components of a path may be links."""
+    """The components of a path that may be links."""
 
     NONE = "none"
     LAST = "last"
-    """The last one, and those that it leads through: a file in a ConfigMap volume."""
+    """The last one, and links that it leads through, as for a file in a ConfigMap volume."""
     ANY = "any"
 
 
 class DanglingLinkError(FileNotFoundError):
-    """A link to nothing."""
+    """The target of a link does not exist."""
 
 
 class ForeignLinkError(PermissionError):
-    """A link that leads to what does not belong to the link's owner, to nothing, or out.
+    """A link that leads out, to nothing, or to a file of another user than its owner.
 
-    Which of these, its owner must not learn.
+    The error does not say which, because the link's owner must not learn it.
     """
 
 
 def open_path(root: str, relative: str, links: Links = Links.ANY) -> int:
-    """Return an ``O_PATH`` descriptor of ``relative`` below ``root``; never that of a link.
+    """Return an ``O_PATH`` descriptor of ``relative`` below ``root``, never one of a link.
 
-    Raises ``FileNotFoundError``, for a link to nothing ``DanglingLinkError``; ``ForeignLinkError``;
-    ``OSError`` with ``EXDEV`` for what leads out of ``root``, with ``ELOOP`` for a link that is not
-    allowed or links in a circle, and as open(2) does.
+    Raises ``FileNotFoundError``, ``DanglingLinkError``, ``ForeignLinkError``, and other ``OSError``
+    as open(2) does; with ``EXDEV`` for a path out of ``root``, with ``ELOOP`` for a link that is
+    not allowed or a loop of links.
     """
     return open_in(root, relative, links)[0]
 
@@ -119,41 +119,41 @@ def open_path(root: str, relative: str, links: Links = Links.ANY) -> int:
 def open_in(
     root: str, relative: str, links: Links = Links.ANY
 ) -> tuple[int, os.stat_result | None]:
-    """Do what :func:`open_path` does; return the status of the directory of ``relative``, too.
+    """Do :func:`open_path`; return the status of the directory with the last name too.
 
-    That is the directory in which the last name was found, be it that of a link.
+    If the last name is that of a link, it is the directory of the link.
     """
-    way = _Way(root, relative, links)
+    walk = _PathWalk(root, relative, links)
     try:
-        return way.walk(), way.directory
+        return walk.run(), walk.directory
     except OSError as error:
-        if way.owners and error.errno in _TELLING:
+        if walk.owners and error.errno in _REVEALING:
             raise _foreign(relative) from None
-        if way.followed and error.errno == errno.ENOENT:
+        if walk.followed and error.errno == errno.ENOENT:
             raise DanglingLinkError(errno.ENOENT, "a link to nothing", relative) from None
         raise
     finally:
-        way.close()
+        walk.close()
 
 
-class _Way:
-    """The way to a path, with its links."""
+class _PathWalk:
+    """Walks one path, following its links."""
 
     def __init__(self, root: str, relative: str, links: Links) -> None:
         self.followed = 0
-        """Links so far."""
+        """How many links were followed."""
         self.owners: set[int] = set()
-        """Of these, who may not have the daemon read what others own."""
+        """Their owners, other than root and the daemon's user."""
         self.directory: os.stat_result | None = None
-        """Of the directory of the last name."""
+        """The status of the directory with the last name."""
         self._relative = relative
         self._links = links
         self._left = _parts(relative)[::-1]
         self._held = [os.open(root, _ROOT)]
-        """Descriptors of the directories that the way leads through, the root first."""
+        """Descriptors of the directories on the path, the root first."""
 
-    def walk(self) -> int:
-        """Return a descriptor of what is at the end."""
+    def run(self) -> int:
+        """Return a descriptor of the file at the end."""
         while self._left:
             name = self._left.pop()
             if not self._left and not self.followed:
@@ -180,7 +180,7 @@ class _Way:
             raise _foreign(self._relative) from None
 
     def close(self) -> None:
-        """Let go of the directories."""
+        """Close the directories."""
         for fd in self._held:
             os.close(fd)
 
@@ -188,11 +188,11 @@ class _Way:
         self.followed += 1
         is_last = self.followed > 1 or not self._left
         is_allowed = self._links is Links.ANY or (self._links is Links.LAST and is_last)
-        if not is_allowed or self.followed > _MOST_LINKS:
+        if not is_allowed or self.followed > _MAX_LINKS:
             raise _error(errno.ELOOP, self._relative)
         if owner not in {0, os.geteuid()}:
             self.owners.add(owner)
-        # Of the very link that was looked at, whatever has its name by now.
+        # Read this very link, whatever has its name by now.
         link = self._held.pop()
         try:
             self._left += _parts(os.readlink("", dir_fd=link))[::-1]
@@ -201,9 +201,9 @@ class _Way:
 
 
 def open_directory(root: str, relative: str) -> int:
-    """Return a readable descriptor of the directory ``relative`` below ``root``; no link counts.
+    """Return a readable descriptor of the directory ``relative`` below ``root``.
 
-    Raises ``OSError``, with ``ELOOP`` where a link is on the way.
+    Follows no link. Raises ``OSError``, with ``ELOOP`` if a link is on the way.
     """
     if not relative.strip("/"):
         return os.open(root, _READ_DIRECTORY | os.O_CLOEXEC)
@@ -215,9 +215,9 @@ def open_directory(root: str, relative: str) -> int:
 
 
 def open_at(directory: int, relative: str, flags: int, mode: int = 0o777) -> int:
-    """Open ``relative`` below the directory open at ``directory``; follow no link.
+    """Open ``relative`` below the directory open at ``directory``.
 
-    Raises ``OSError``, with ``EXDEV`` for ``..``, with ``ELOOP`` for links.
+    Follows no link. Raises ``OSError``, with ``EXDEV`` for ``..`` and ``ELOOP`` for a link.
     """
     *above, name = _parts(relative)
     if ".." in (*above, name):
@@ -269,9 +269,9 @@ def names_in(root: str, relative: str) -> list[str]:
 
 
 def lstat(root: str, relative: str) -> os.stat_result:
-    """Return the status of ``relative`` below ``root``, of a link itself; others lead nowhere.
+    """Return the status of ``relative`` below ``root``, of a link itself if it is one.
 
-    Raises ``OSError`` as :func:`open_at` does.
+    Follows no link. Raises ``OSError`` as :func:`open_at` does.
     """
     fd = os.open(root, _ROOT)
     try:
@@ -286,14 +286,14 @@ def lstat(root: str, relative: str) -> os.stat_result:
 
 
 def _open(directory: int, name: str, flags: int, mode: int = 0o777) -> int:
-    if _thread.stays:
+    if _thread.stays_on_mounts:
         return _open_on_mount(directory, name, flags)
     return os.open(name, flags, mode, dir_fd=directory)
 
 
 def _open_on_mount(directory: int, name: str, flags: int) -> int:
-    """Open what is there already; ``OtherMountError`` where it is on another mount."""
-    how = _How(flags, 0, _RESOLVE_NO_XDEV)
+    """Open an existing file; raise ``OtherMountError`` if it is on another mount."""
+    how = _OpenHow(flags, 0, _RESOLVE_NO_XDEV)
     try:
         return libc.syscall(
             _OPENAT2, directory, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how)
@@ -326,5 +326,5 @@ def _error(number: int, path: str) -> OSError:
 
 
 def _foreign(path: str) -> ForeignLinkError:
-    reason = "a link that leads out, to nothing, or to what its owner does not own"
+    reason = "a link that leads out, to nothing, or to a file of another user than its owner"
     return ForeignLinkError(errno.EPERM, reason, path)

@@ -1,7 +1,7 @@
-"""Signals: what each one that would end a process by default means to the daemon and its helpers.
+"""The signals that end a process by default, and their meaning to the daemon and its helpers.
 
-Left out are SIGKILL, the signals of a program fault (SIGSEGV, SIGABRT, …), and SIGPIPE and SIGXFSZ,
-which the interpreter ignores: a write fails instead.
+Not listed are SIGKILL, the signals of program faults (SIGSEGV, SIGABRT, …), and SIGPIPE and
+SIGXFSZ, which Python ignores so that a write fails instead.
 """
 
 import signal
@@ -9,13 +9,13 @@ from typing import Final
 
 __all__ = ["NEVER_LEFT_IGNORED", "OTHERS", "STOP", "STOP_AT_ONCE", "ignore_all", "name_of"]
 
-#: Stop after running jobs had their time. SIGHUP: the terminal has gone. SIGXCPU: the daemon has
-#: reached its limit of processor time, and is killed at the hard one. SIGPWR: the power fails.
+#: Shut down gracefully. SIGHUP: the terminal was closed. SIGXCPU: the soft limit of processor time
+#: is reached, the hard one kills. SIGPWR: the power fails.
 STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGPWR)
 
 STOP_AT_ONCE: Final = (signal.SIGQUIT,)
 
-#: Nothing of ours sends these, and none of them is a reason to end.
+#: Ignored: wasmdrop does not send or use them.
 OTHERS: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
@@ -27,16 +27,16 @@ OTHERS: Final = (
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 
-#: A shell without job control starts background commands with SIGINT and SIGQUIT ignored; a script
-#: must be able to stop the daemon all the same. Any other ignored signal was meant, as by nohup(1).
+#: A shell without job control starts background commands with SIGINT and SIGQUIT ignored, but a
+#: script must be able to stop the daemon. Other ignored signals stay ignored, as for nohup(1).
 NEVER_LEFT_IGNORED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def ignore_all() -> None:
-    """Ignore all of them in the calling process and its children: the daemon decides when to stop.
+    """Ignore all of them in the calling process and its children, except SIGXCPU.
 
-    A signal may be sent to a whole process group or service, and its jobs have time to end. Not
-    SIGXCPU, which ends a job at its limit.
+    A signal may be sent to a whole process group or service, but the daemon decides when its
+    helpers stop. SIGXCPU ends a job at its limit.
     """
     for number in (*STOP, *STOP_AT_ONCE, *OTHERS):
         if number != signal.SIGXCPU:
@@ -47,5 +47,5 @@ def name_of(number: int) -> str:
     """Return the name of a signal, such as ``SIGHUP`` or ``SIGRTMIN+1``."""
     try:
         return signal.Signals(number).name
-    except ValueError:  # Python names only the first and the last real-time signal
+    except ValueError:  # Python has names only for the first and the last real-time signal
         return f"SIGRTMIN+{number - signal.SIGRTMIN}"
