@@ -1,4 +1,4 @@
-"""Fixtures: a daemon of one's own, and modules written as text."""
+"""Fixtures of a running daemon and of a small file system."""
 
 from collections.abc import Iterator
 from pathlib import Path

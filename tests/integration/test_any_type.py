@@ -1,7 +1,7 @@
-"""Values of any type through real components: what goes in as JSON comes back equal, or is refused.
+"""Values of any type through real components: JSON comes back equal, or is refused.
 
-For each example a component of its own is made, with a function for each drawn type that hands a
-list of that type back as it came. In an interface, types are in test_components.py.
+Each example has its own component, with a function for each drawn type that returns its argument, a
+list of that type. Types in an interface are in test_components.py.
 """
 
 import itertools
@@ -23,14 +23,14 @@ from wasmdrop.protocol.module_types import WitFunction, WitType
 
 _SPELT: Final = {"f32": "float32", "f64": "float64"}
 
-#: Tells examples apart: the same bytes in one slot would find the marker of an earlier one.
+#: Numbers the examples: the same bytes in one slot would find the marker of an earlier one.
 _numbers: Final = itertools.count()
 
 #: A type, a list of values of it as JSON, and the same with one place changed to anything.
 _Case = tuple[WitType, list[Any], list[Any]]
 
 
-#: Any JSON at all: what Python would write as the bare word Infinity is none.
+#: Any JSON. Infinity, which Python would write as a bare word, is none.
 json_values: Final = st.recursive(
     st.none()
     | st.booleans()
@@ -74,7 +74,7 @@ def _places(value: Any) -> Iterator[tuple[Any, ...]]:
 
 
 class Text:
-    """Types in the text format of components, where what has parts by name needs a name itself."""
+    """Types in the text format of components, in which a type with named parts needs a name."""
 
     def __init__(self) -> None:
         self.definitions: list[str] = []

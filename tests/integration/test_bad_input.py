@@ -1,4 +1,4 @@
-"""Inputs that are none: each is refused by name and reason, and harms neither slot nor daemon."""
+"""Invalid inputs: each is refused with name and reason, and harms neither slot nor daemon."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ from tests.support.outcomes import failure, faults
 from tests.support.require import require_root
 from tests.support.wrong_keys import KEYS
 
-#: What a guest or a result must never get to see.
+#: Text that no guest and no result may contain.
 PRECIOUS: Final = "not for guests"
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give one running daemon for all cases: each must leave it as it was."""
+    """Give one running daemon for all cases; no case may change it."""
     base = tmp_path_factory.mktemp("bad-input")
     it = Daemon(base, WASMDROP_MAX_INPUT_MB="1", WASMDROP_SETTLE_SEC="0.1")
     (base / "secret").write_text(PRECIOUS)
@@ -42,7 +42,7 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
 
 
 def good_drop_runs(daemon: Daemon, name: str) -> None:
-    """Drop a good input over whatever lies there and check its results."""
+    """Replace the file at that path with a good input and check its results."""
     path = daemon.shared / name
     if path.is_dir() and not path.is_symlink():
         path.rmdir()
@@ -52,7 +52,7 @@ def good_drop_runs(daemon: Daemon, name: str) -> None:
     assert daemon.result_path(name, ".txt").read_text().splitlines()[-1] == "144"
 
 
-# What lies at the input's path is no file that may be read
+# No readable file at the input's path
 
 
 def _socket(path: Path) -> None:
@@ -200,7 +200,7 @@ def test_input_path_with_another_kind_of_file_is_a_drop_of_its_own(daemon: Daemo
     good_drop_runs(daemon, name)
 
 
-# What lies there is a file, and its content is no input
+# A file whose content is no input
 
 
 def _nested(depth: int) -> bytes:
@@ -305,7 +305,7 @@ def test_input_that_the_daemon_may_not_read_is_refused(tmp_path: Path) -> None:
         good_drop_runs(daemon, "input.json")
 
 
-# How a file comes about
+# Ways to write a file
 
 
 def test_input_written_in_several_parts_gives_one_result(tmp_path: Path) -> None:

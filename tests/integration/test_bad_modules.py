@@ -1,4 +1,4 @@
-"""Modules that are none, do not load, or misbehave: each ends in its own code, never in a fault."""
+"""Modules that are invalid, do not load, or misbehave: each gets its code and causes no fault."""
 
 import os
 import random
@@ -24,7 +24,7 @@ def answer(value: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give one running daemon for all cases: each must leave it as it was."""
+    """Give one running daemon for all cases; no case may change it."""
     it = Daemon(
         tmp_path_factory.mktemp("bad-modules"),
         WASMDROP_SETTLE_SEC="0.1",
@@ -46,17 +46,17 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
 
 
 def good_drop_runs(daemon: Daemon) -> None:
-    """Check that others run as if nothing had been."""
+    """Check that other slots still run."""
     daemon.submit("input-good.json", {"entry": "fib", "args": [12], "id": os.urandom(8).hex()})
     assert daemon.result("input-good.json")["results"] == [144]
 
 
 def finished(daemon: Daemon, name: str) -> list[dict[str, Any]]:
-    """Return what the log says of the slot's finished jobs."""
+    """Return the log events of the slot's finished jobs."""
     return [event for event in daemon.events("job-finished") if event["slot"] == name]
 
 
-# Files that are no module
+# Files that are no modules
 
 
 def _elf(path: Path) -> None:
@@ -131,7 +131,7 @@ def test_module_that_is_invalid_is_refused_each_time_until_it_is_replaced(
 def test_module_that_is_invalid_is_refused_for_every_job(daemon: Daemon) -> None:
     """The daemon may forget the refusal; it then reads the file again."""
     drop(daemon.wasm / "bad.wasm", b"bad")
-    # Often enough for the file to grow so old that its digest is remembered.
+    # Often enough for the file to become so old that its digest is remembered.
     for attempt in range(5):
         daemon.submit("input-bad.json", {"module": "bad", "id": str(attempt)})
         failure(daemon, "input-bad.json", "invalid-module", "it is a text file")
@@ -209,7 +209,7 @@ def test_module_with_flipped_bits_ends_in_a_defined_way(daemon: Daemon) -> None:
     good_drop_runs(daemon)
 
 
-# Modules that load in part, or that misbehave
+# Modules that load partly, or that misbehave
 
 
 def case(code: str, words: str, body: str, **extra: Any) -> tuple[str, str, str, dict[str, Any]]:
@@ -396,7 +396,7 @@ def test_start_function_that_returns_a_value_is_a_plain_function(daemon: Daemon)
     assert text.splitlines()[-1] == "7"
 
 
-# Which module
+# Choice of the module
 
 
 @pytest.mark.parametrize(
@@ -544,7 +544,7 @@ def test_slot_with_its_own_module_does_not_use_the_default(daemon: Daemon) -> No
     daemon.submit("own/input.json", {})
     assert daemon.result("own/input.json")["results"] == [10]
     drop(daemon.shared / "own" / "module.wasm", answer(11))
-    # The log has its word on a job after all of the job's files are there.
+    # The job's log event comes after all of its files.
     wait_until(lambda: len(finished(daemon, "own/input.json")) == 2, "the second job")
     assert daemon.result("own/input.json")["results"] == [11]
 

@@ -1,4 +1,4 @@
-"""Slots that are in the way of their own results: hostile names, vanished and read-only places."""
+"""Slots that can't take their results: hostile names, removed and read-only directories."""
 
 import contextlib
 import ctypes
@@ -19,16 +19,16 @@ from tests.support.require import require_root
 
 ANSWER: Final = bytes(wat2wasm('(module (func (export "run") (result i32) (i32.const 42)))'))
 
-#: A job that waits until the test says so: its module comes when everything is in place.
+#: A job that waits until the test drops its module.
 WAITING: Final = '{"module":"late"}'
 
-#: A stop that is slower than this waits for something that will not come.
+#: A stop that takes longer waits for something that never happens.
 PROMPT_SECONDS: Final = 5.0
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give one running daemon for all cases: each must leave it as it was."""
+    """Give one running daemon for all cases; no case may change it."""
     it = _daemon(tmp_path_factory.mktemp("bad-slots"))
     with it.running():
         yield it
@@ -51,12 +51,12 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
 
 
 def others_run(daemon: Daemon) -> None:
-    """Check that other slots run as if nothing had been."""
+    """Check that other slots still run."""
     daemon.submit("input-good.json", {"entry": "fib", "args": [12], "id": os.urandom(8).hex()})
     assert daemon.result("input-good.json")["results"] == [144]
 
 
-# Something lies where a result should go
+# A result's name is taken
 
 SUFFIXES: Final = (".json", ".txt", ".done", ".stdout", ".stderr")
 
@@ -105,12 +105,12 @@ def test_result_name_that_is_taken_is_replaced_and_never_opened(
 
 
 def place_holds_marker(daemon: Daemon, name: str) -> bool:
-    """Whether the marker is there; what lay in its place is none."""
+    """Return whether the marker exists, and not the file that had its name."""
     path = daemon.result_path(name, ".done")
     return path.is_file() and path.read_bytes().startswith(b"{")
 
 
-# The slot's directory goes, or becomes another
+# The slot's directory is removed or replaced
 
 
 def drop_waiting(daemon: Daemon, name: str) -> None:
@@ -205,14 +205,14 @@ def _mount(source: str, target: Path, kind: str, flags: int) -> None:
 
 @contextlib.contextmanager
 def _mounted(target: Path) -> Iterator[None]:
-    """Mount a small filesystem of its own for a block."""
+    """Mount a small file system for a block."""
     require_root()
     target.mkdir(parents=True)
     _mount("tmpfs", target, "tmpfs", 0)
     try:
         yield
     finally:
-        # Detached: whoever still holds a file there must not keep the test from cleaning up.
+        # Detached: an open file must not keep the test from cleaning up.
         assert _libc.umount2(os.fsencode(target), _MNT_DETACH) == 0
 
 

@@ -1,4 +1,4 @@
-"""What is dropped takes bounded memory and disk, whatever becomes of it, and holds up no other."""
+"""Drops take bounded memory and disk, whatever their outcome, and delay no other drop."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ def _daemon(base: Path, **variables: str) -> Daemon:
 
 
 def _keep_results(daemon: Daemon, count: int, size_bytes: int) -> None:
-    """Leave what a daemon leaves whose slots are gone: results that wait."""
+    """Leave the state of a daemon whose slots are gone: results that wait."""
 
     async def keep() -> None:
         daemon.state.mkdir(mode=0o700)
@@ -63,7 +63,7 @@ def test_results_of_removed_slots_take_no_memory(tmp_path: Path) -> None:
         wait_until(lambda: daemon.events("delivery-postponed"), "a try")
         for number in range(5):
             daemon.submit("input.json", GOOD % number)
-        # A third of what waits: one that is tried may be on its way.
+        # A third of those that wait: one may be under way.
         assert resident_mb(daemon.process.pid, "VmHWM") < 100
         assert not (daemon.shared / "gone-0").exists()
         (daemon.shared / "gone-0").mkdir()
@@ -149,7 +149,7 @@ def test_slots_that_wait_for_a_module_rerun_with_a_small_queue(tmp_path: Path, k
     wait_until(lambda: done() == len(names), "all of them")
     assert daemon.stop() == 0
     ran = [event["slot"] for event in daemon.events("job-finished") if event["code"] == "ok"]
-    # A job that was running when the daemon died runs again; its line may be there twice.
+    # A job that was running when the daemon died is rerun; its line may exist twice.
     twice = {name for name, count in _counted(ran) if count > 1}
     assert len(twice) <= (20 if kill else 0)
 

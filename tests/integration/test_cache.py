@@ -1,4 +1,4 @@
-"""The cache of compiled modules, seen from outside: restarts, damage, the bound."""
+"""The module cache, seen from outside: restarts, damage, the limit."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from wasmtime import wat2wasm
 from tests.support.daemon import Daemon, drop
 from tests.support.fib import FIB
 
-#: A module of some 600 kB that returns a number of its own.
+#: A module of about 600 kB that returns a number of its own.
 _LARGE = """
 (module (memory 10) (data (i32.const 0) "{pad}")
   (func (export "run") (result i32) (i32.const {number})))
@@ -17,7 +17,7 @@ _LARGE = """
 
 
 def large(number: int) -> bytes:
-    """Return a large module of its own."""
+    """Return a large module, different for each number."""
     return bytes(wat2wasm(_LARGE.format(pad=chr(ord("a") + number) * 600_000, number=number)))
 
 

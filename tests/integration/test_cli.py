@@ -1,4 +1,4 @@
-"""The command itself, whichever command is chosen."""
+"""Behaviour that all commands share."""
 
 import os
 import signal
@@ -64,6 +64,6 @@ def test_error_with_escape_sequences_does_not_act_on_a_terminal(words: list[str]
 
 
 def _writes(pid: int) -> bool:
-    """Whether a process is stuck in a write to its standard output (proc(5))."""
+    """Return whether a process is blocked in a write to its standard output (proc(5))."""
     number, *arguments = Path(f"/proc/{pid}/syscall").read_text().split()
     return number in _WRITE and arguments[:1] == ["0x1"]

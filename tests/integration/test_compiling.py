@@ -1,4 +1,4 @@
-"""Modules that take long to compile: told of while they do, and in nobody else's way."""
+"""Modules that take long to compile: they are reported, and delay no other."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ from tests.support.security.binaries import _nested_loops_with_exits
 
 
 def long_to_compile(tag: int) -> bytes:
-    """Return a module of its own that no compiler is done with in half a minute.
+    """Return a module that takes more than half a minute to compile, different for each tag.
 
-    Nobody waits for that: the limit of compilations, or the test's end, comes first.
+    The limit of compilations, or the test's end, comes first.
     """
     return _nested_loops_with_exits(1000 + tag, 300_000)
 
@@ -31,14 +31,14 @@ COMPILERS = max(1, (os.cpu_count() or 1) // 2)
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """Give a running daemon that lets a compilation take its time, and a stop none."""
+    """Give a running daemon with a long limit for compilations and none for the drain."""
     it = Daemon(tmp_path, WASMDROP_COMPILE_SEC="600", WASMDROP_DRAIN_SEC="0")
     with it.running():
         yield it
 
 
 def jobs(daemon: Daemon) -> dict[str, dict[str, Any]]:
-    """Return what ``wasmdrop jobs`` says, by slot."""
+    """Return the jobs that ``wasmdrop jobs`` lists, by slot."""
     done = subprocess.run(
         [sys.executable, "-m", "wasmdrop", "jobs", "--json"],
         env=daemon.environment,
@@ -137,7 +137,7 @@ def test_small_module_overtakes_slow_ones_of_another_directory(daemon: Daemon) -
         job = {"module": f"slow{number}", "entry": "run", "args": [1]}
         drop(daemon.shared / f"many/input-{number}.json", job)
     begun = "the slow ones to take all places that they may"
-    # Once a late one has all that it may have, there is progress of it, not only its beginning.
+    # A late one that has all its time reports progress, not only its start.
     wait_until(lambda: len(under_way(daemon)) >= 2 * COMPILERS, begun)
     for number in range(3):
         body = FIB.replace("i64.const 2", f"i64.const {number + 2}")
@@ -169,5 +169,5 @@ def test_slow_module_of_another_directory_gets_a_compile_slot(daemon: Daemon) ->
 
 
 def under_way(daemon: Daemon) -> set[str]:
-    """Return the modules of which the log tells that their compilation goes on."""
+    """Return the modules whose compilation goes on, by the log."""
     return {event["module"] for event in daemon.events("compilation-running")}

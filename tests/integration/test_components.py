@@ -1,4 +1,4 @@
-"""Components: every type in and out, what is refused and where, commands, and their limits."""
+"""Components: every type in and out, refusals with their place, commands, and their limits."""
 
 import base64
 from collections.abc import Iterator

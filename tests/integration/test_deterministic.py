@@ -1,4 +1,4 @@
-"""``deterministic``: what a program could tell one run from the next by is the same in each."""
+"""``deterministic``: no run of a program can be told from another."""
 
 import struct
 import tempfile
@@ -171,7 +171,7 @@ def test_deterministic_off_gives_the_real_clock_and_randomness(daemon: Daemon) -
 
 
 def entries(data: bytes) -> list[tuple[str, int]]:
-    """Return names and numbers of a listing."""
+    """Return names and inode numbers of a listing."""
     found = []
     while data:
         _next, number, size = struct.unpack("<QQI4x", data[:24])

@@ -1,8 +1,4 @@
-"""``wasmdrop doctor``, on hosts that really lack what it looks for.
-
-What a container or an old kernel takes away is taken away by a seccomp filter in front of the
-command, which makes single system calls fail, or succeed without doing anything.
-"""
+"""``wasmdrop doctor``, on hosts that lack a feature, and on good ones."""
 
 import errno
 import json
@@ -25,13 +21,13 @@ from wasmdrop.service.doctor.mounts import _count_directories, _queue, _watches
 
 @pytest.fixture
 def doctor(tmp_path: Path) -> Doctor:
-    """Give the command, on directories that are as they should be."""
+    """Give the command, with good directories."""
     return Doctor(tmp_path)
 
 
 @pytest.fixture
 def used(doctor: Doctor) -> Iterator[Doctor]:
-    """Give the command where a daemon is at work, with a module and a job behind it."""
+    """Give the command beside a running daemon that has run a job."""
     drop(doctor.daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with doctor.daemon.running():
         doctor.daemon.submit("input.json", {"entry": "fib", "args": [3]})
@@ -292,7 +288,7 @@ def open_to_group(state: Path) -> None:
 
 
 def open_code(state: Path) -> None:
-    """Let others write where machine code lies."""
+    """Let others write to the machine code."""
     (state / "code").mkdir()
     (state / "code").chmod(0o703)
 

@@ -1,4 +1,4 @@
-"""What is dropped is run, once, and its results are true."""
+"""Drops run once, and their results are right."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The examples, from the compilers that made them, through the daemon.
+"""The examples, built by their compilers, run by the daemon.
 
-`examples/build.py` makes them; continuous integration has every compiler and must miss none.
+`examples/build.py` builds them; continuous integration has every compiler.
 """
 
 import json
@@ -25,7 +25,7 @@ COMPONENTS = ["python-py", "summarize-js", "summarize-py"]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build whatever this machine has the compilers for; reuse what was built before."""
+    """Build the examples that this machine has compilers for; reuse earlier builds."""
     done = EXAMPLES / "build"
     if all((done / f"{name}.wasm").exists() for name in FUNCTIONS + COMMANDS + COMPONENTS):
         return done

@@ -1,4 +1,4 @@
-"""WASI commands with files: what is laid in, what is published, and what a hostile guest gets."""
+"""WASI commands with files: input files, output files, and attempts of a hostile guest."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays(daemon: Daemon) -> Iterator[None]:
-    """Check after each case that no job's directory stays, and that no fault was logged."""
+    """Check after each case that no job directory remains and no fault was logged."""
     before = len(faults(daemon))
     yield
     jobs = daemon.state / "jobs"
@@ -37,7 +37,7 @@ def _nothing_stays(daemon: Daemon) -> Iterator[None]:
 
 
 def output_of(daemon: Daemon, slot: str) -> dict[str, bytes] | None:
-    """Return what was published of a slot's directory; None where that is nothing."""
+    """Return the published output of a slot; None if there is none."""
     root = daemon.shared / f"result-{slot}.output"
     if not root.exists():
         return None

@@ -1,4 +1,4 @@
-"""Directories that the operator lets jobs read: given to who asks, and to nobody else."""
+"""Grants: directories that the operator lets jobs read, for jobs that ask for them."""
 
 import itertools
 import os
@@ -20,11 +20,11 @@ NOENT: Final = 44
 NOTDIR: Final = 54
 PERM: Final = 63
 
-#: The job may not do it, says the operating system or wasmtime.
+#: Errors by which the operating system or wasmtime refuses an operation.
 REFUSED: Final = {2, PERM, 69, 76}
 
 
-#: Tells jobs apart: the same bytes in one slot would find the marker of an earlier one.
+#: Numbers the jobs: the same bytes in one slot would find the marker of an earlier one.
 _numbers: Final = itertools.count()
 
 
@@ -50,7 +50,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, books: Path) -> Iterator[Daemon]:
-    """Give one running daemon with two grants, one of which is not there."""
+    """Give one running daemon with two grants, one of which does not exist."""
     base = tmp_path_factory.mktemp("grants")
     it = Daemon(base, WASMDROP_GRANTS=f"books={books},gone={base}/gone", WASMDROP_ATTEMPTS="1")
     for name, flags, rights in (("read", 0, 2), ("write", 0, 0x40), ("create", 1, 0x40)):

@@ -22,20 +22,20 @@ from tests.support.fib import FIB
 
 SLOW: Final = '(module (func (export "run") (loop br 0)))'
 
-#: What Prometheus' naming rules leave of a metric's name, with the base units that ours may have.
+#: Names that the rules of Prometheus allow, with the base units that the daemon uses.
 NAME: Final = re.compile(r"(wasmdrop|process)_[a-z]+(_[a-z]+)*")
 LABELS: Final = {"code", "stage", "part", "where", "le", "version", "wasmtime_version"}
 
 
 def serving(tmp_path: Path, module: str = FIB, **variables: str) -> Daemon:
-    """Return a daemon, not started, that serves HTTP on a port of the kernel's choice."""
+    """Return a daemon, not started, that serves HTTP on a port that the kernel chooses."""
     daemon = Daemon(tmp_path, WASMDROP_HTTP="127.0.0.1:0", **variables)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(module)))
     return daemon
 
 
 def address(daemon: Daemon) -> tuple[str, int]:
-    """Return where it listens."""
+    """Return its HTTP address."""
     host, _, port = daemon.events("http-listening")[-1]["address"].rpartition(":")
     return host, int(port)
 
@@ -172,7 +172,7 @@ def test_health_of_a_stopping_daemon_is_alive_and_not_ready(tmp_path: Path) -> N
 def test_http_clients_that_send_nothing_do_not_delay_jobs(tmp_path: Path) -> None:
     """Connections are limited and time out; a job runs meanwhile, and each request is answered."""
     with serving(tmp_path).running() as daemon, contextlib.ExitStack() as stack:
-        for number in range(2):  # after the second its module has a template, which takes some
+        for number in range(2):  # after the second job its module has a zygote, which takes some
             daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
         before = at_rest(daemon)
         for number in range(200):
@@ -249,10 +249,9 @@ def test_systemd_watchdog_of_a_healthy_daemon_is_notified(tmp_path: Path) -> Non
 
 
 def at_rest(daemon: Daemon) -> tuple[int, int]:
-    """Return the daemon's threads and descriptors when it has made all that its job led to.
+    """Return the daemon's threads and descriptors when it has nothing more to open after a job.
 
-    And the file by which it asks its watcher for a sign of life, which it first does some seconds
-    after its start.
+    It opens the file by which it pings its watcher some seconds after its start.
     """
     assert daemon.process is not None
     files = Path(f"/proc/{daemon.process.pid}/fd")

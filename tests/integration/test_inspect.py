@@ -1,4 +1,4 @@
-"""``wasmdrop inspect``: what a module says of itself, whatever it tries to say."""
+"""``wasmdrop inspect``: the description of a module, hostile ones included."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ HOSTILE: Final = r"""
 
 
 def shown(file: Path, status: int = 0) -> str:
-    """Return what it writes on a terminal."""
+    """Return its output on a terminal."""
     ended, text = on_terminal(command("inspect", str(file)), environment(COLUMNS="120"))
     assert ended == status
     return text
@@ -53,7 +53,7 @@ def module(directory: Path, text: str) -> Path:
 
 
 def inspected(file: Path, **variables: str) -> dict[str, Any]:
-    """Return what it says as JSON."""
+    """Return its JSON output."""
     done = inspect(file, "--json", **variables)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
@@ -262,7 +262,7 @@ def test_inspect_leaves_no_file_and_disturbs_no_daemon(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.wasm", "shared"]
 
 
-#: What an instance of HTTP's types has; without it, nothing is missing.
+#: An export of the instance of HTTP's types; without it, nothing is missing.
 _RESOURCE: Final = '(export "fields" (type (sub resource)))'
 
 COMPONENT: Final = """

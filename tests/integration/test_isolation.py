@@ -1,4 +1,4 @@
-"""What keeps one job from the next: a process of its own or, if the operator says so, an instance.
+"""Isolation of one job from the next: a process or, if the operator says so, an instance.
 
 The outcomes of WASI programs are compared in test_wasi.py, whose daemon runs with either.
 """
@@ -19,7 +19,7 @@ from tests.support.outcomes import faults
 
 MODULES: Final = {
     "fib": FIB,
-    # Tells how often it was called, by everything that an instance may remember things in.
+    # Returns how often it was called, from every kind of state that an instance has.
     "counts": """(module (memory (export "memory") 1) (global $g (mut i64) (i64.const 0))
       (table $t 1 funcref) (elem declare func $f) (func $f)
       (func (export "run") (result i64 i64 i32)
@@ -42,7 +42,7 @@ MODULES: Final = {
       (memory (export "memory") 1)
       (func (export "run") (result i64)
         (drop (call $random (i32.const 0) (i32.const 8))) (i64.load (i32.const 0))))""",
-    # Initialized first; then tells how often, and of its arguments, how many and the first byte.
+    # Initialized first; then returns how often, and the number and first byte of its arguments.
     "reactor": """(module
       (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
       (import "wasi_snapshot_preview1" "args_get" (func $get (param i32 i32) (result i32)))
@@ -65,7 +65,7 @@ MODULES: Final = {
       (func (export "run") (param i32) (result i32) (memory.grow (local.get 0))))""",
 }
 
-#: Enough for the ways that come after the first call of a module.
+#: Enough calls to use every kind of process that serves a module.
 _CALLS: Final = 6
 
 
@@ -137,7 +137,7 @@ def test_reactor_runs_in_a_fresh_instance(daemon: Daemon) -> None:
         assert call(daemon, "reactor", number, entry="traps")[0]["code"] == "trap"
         printed, _result = call(daemon, "reactor", number, entry="prints", output_mb=0.1)
         assert printed["code"] == "output-limit"
-        # With input, its world is not empty, and it goes another way.
+        # An input makes its world not empty, which takes another path.
         assert call(daemon, "reactor", number, env={"A": "b"})[1]["results"] == [1, 1, ord("m")]
 
 
@@ -162,12 +162,12 @@ def test_process_that_is_killed_is_replaced(daemon: Daemon) -> None:
     others = {daemon.server(), *daemon.deliverers()}
     for pid in daemon.children():
         if pid not in others:
-            with contextlib.suppress(ProcessLookupError):  # a template's die with it
+            with contextlib.suppress(ProcessLookupError):  # children of a zygote die with it
                 os.kill(pid, signal.SIGKILL)
     wait_until(lambda: set(daemon.children()) - others, "children to be there again")
     for number in range(3, 6):
         marker, result = call(daemon, "fib", number, entry="fib", args=[20])
-        # One may be given an order before the daemon hears of its death.
+        # One may get a request before the daemon notices its death.
         assert marker["code"] in {"ok", "crashed", "internal"}
         assert marker["code"] != "ok" or result["results"] == [6765]
     assert call(daemon, "fib", 9, entry="fib", args=[20])[1]["results"] == [6765]
@@ -201,12 +201,12 @@ def test_process_that_serves_many_jobs_keeps_no_memory_of_them(tmp_path: Path) -
         served = (residents & set(daemon.children())) - set(daemon.deliverers())
         assert len(served) > 1
         for pid in served:
-            # Each instance that stayed would be 4 GiB of addresses.
+            # Each instance that stayed would take 4 GiB of addresses.
             assert address_space_mb(pid) - sizes[pid] < 10 * 4096
 
 
 def address_space_mb(pid: int) -> int:
-    """Return how much of the address space a process has taken, in MiB (proc_pid_statm(5))."""
+    """Return the size of a process's address space in MiB (proc_pid_statm(5))."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 

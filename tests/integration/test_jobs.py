@@ -1,4 +1,4 @@
-"""``wasmdrop jobs`` and ``show``: what waits and why, what ended and how, seen from outside."""
+"""``wasmdrop jobs`` and ``show``: jobs that wait, with the reason, and jobs that ended."""
 
 import contextlib
 import json
@@ -267,7 +267,7 @@ def test_finished_jobs_leave_the_journal_after_their_retention(tmp_path: Path) -
         )
     finished = len(daemon.events("job-finished"))
     with daemon.running():
-        # Forgotten once it was gone, so it is new, and after it everything has been looked at.
+        # Its removal was noticed, so it is new; the scan that finds it has read everything.
         daemon.submit("input-1.json", {"entry": "fib", "args": [1]})
         drop(daemon.wasm / "later.wasm", bytes(wat2wasm(FIB)))
         wait_until(
@@ -303,7 +303,7 @@ def test_journal_damaged_while_running_ends_the_daemon_and_loses_nothing(tmp_pat
     journal = daemon.state / "journal.sqlite"
     wait_until(lambda: states_in(journal) == ["delivered"], "the job to be closed")
     with contextlib.closing(sqlite3.connect(journal)) as connection:
-        # What the daemon has in memory is void when the log begins anew.
+        # The daemon's memory of the journal is void when the log begins anew.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with journal.open("r+b") as file:
         file.seek(4096)

@@ -1,4 +1,4 @@
-"""Limits are told as what they are: which one it was, how large it is, and who sets it."""
+"""Messages of limits: which limit it was, its value, and the setting."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ _MEMORY_MB: Final = 64
 _LIMITS: Final = {"memory_mb": _MEMORY_MB, "timeout_sec": 15}
 _GIVEN: Final = f"(limit: {_MEMORY_MB} MiB; memory_mb in the input, at most WASMDROP_MEMORY_MB"
 
-#: Enough for the ways that come after the first call of a module.
+#: Enough calls to use every kind of process that serves a module.
 _CALLS: Final = 4
 
 
@@ -45,14 +45,14 @@ def _no_fault(daemon: Daemon) -> Iterator[None]:
 
 
 def runs(daemon: Daemon, name: str, module: bytes | str, **keys: Any) -> Iterator[Run]:
-    """Run a module so often that each process that serves it has run it."""
+    """Run a module often enough for each kind of process to serve it."""
     content = bytes(wat2wasm(module)) if isinstance(module, str) else module
     drop(daemon.wasm / f"{name}.wasm", content)
     for number in range(_CALLS):
         yield Run(daemon, name, name, **{**_LIMITS, "id": str(number), **keys})
 
 
-#: Modules that fail for want of memory, and two things that the message says.
+#: Modules that fail for lack of memory, and two parts of the message.
 REFUSED: Final[dict[str, tuple[str, str, str]]] = {
     "in-one-step": (
         (
@@ -160,7 +160,7 @@ def test_exit_code_is_kept_beside_the_memory_limit(daemon: Daemon) -> None:
         assert (run.code, run.result["exit_code"], run.raw_value) == ("memory-limit", 2, "2")
 
 
-#: Modules that end otherwise, though they were refused growth or use much.
+#: Modules that end for another reason, though they were refused growth or use much.
 OTHERS: Final[dict[str, tuple[str, str, str]]] = {
     "survives": (
         ('(module (memory 1) (func (export "run") (result i32) (memory.grow (i32.const 5000))))'),
@@ -361,7 +361,7 @@ _LOOP: Final = '(module (func (export "run") (loop (br 0))))'
 _PRINTS: Final = f"""(module {STREAMS} (func (export "run")
   (loop (call $write (i32.const 1) (i32.const 0) (i32.const 4096)) (br 0))))"""
 
-#: By code: a module, what its input says, and what the message says of the limit.
+#: By code: a module, keys of its input, and the part of the message on the limit.
 NAMED: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
     "timeout": (
         _LOOP,
@@ -405,7 +405,7 @@ def test_marker_has_the_processor_time(daemon: Daemon) -> None:
         for run in runs(daemon, "counts", count, args=[turns]):
             assert run.code == ("ok" if turns % 2 else "trap")
             seconds = run.marker["seconds"]
-            # A loop is nothing but the processor's; it may be taken away meanwhile.
+            # A loop only computes, but other processes may take the processor meanwhile.
             assert 0.02 < seconds["cpu"] <= seconds["run"] + 0.05
     for run in runs(daemon, "endless", _LOOP, timeout_sec=0.5):
         seconds = run.marker["seconds"]

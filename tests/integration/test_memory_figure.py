@@ -1,4 +1,4 @@
-"""``peak_memory_bytes`` in the marker: all memories of the guest, whoever can see them."""
+"""``peak_memory_bytes`` in the marker: all memories of the guest, exported or not."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -13,7 +13,7 @@ from tests.support.wasi_programs import STREAMS
 
 PAGE_BYTES: Final = 65536
 
-#: Module texts, and how many pages all their memories have when ``run`` has returned.
+#: Module texts, and the pages of all their memories after ``run``.
 MODULES: Final[dict[str, tuple[str, int]]] = {
     "none": ('(module (func (export "run")))', 0),
     "exported": (

@@ -1,4 +1,4 @@
-"""Names of slots of any script, and names that are only almost those of inputs and modules."""
+"""Slot names in any script, and ignored names."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_ignored_names_are_logged_once_and_counted_by_doctor(tmp_path: Path, wat
         expected += ["shared/1/3", "shared/2/input\u202e.json", "shared/input 1.json"]
         expected = sorted([*expected, "wasm/Calc.WASM"])
         wait_until(lambda: sorted(ignored(daemon)) == expected, "what came later")
-        for _ in range(5):  # and so at least five scans when everything is polled
+        for _ in range(5):  # and so at least five scans in poll mode
             daemon.submit("input.json", GOOD)
         assert sorted(ignored(daemon)) == expected
         assert "\u202e" not in daemon.log_text()

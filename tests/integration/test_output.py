@@ -1,4 +1,4 @@
-"""Output of functions: what a WASI module prints while one of its functions runs is delivered.
+"""Output of functions: text that a WASI module prints during a call is delivered.
 
 Output of commands is in test_wasi.py.
 """
@@ -43,7 +43,7 @@ _FUNCTIONS: Final = "".join(
 _QUIET: Final = """(func (export "quiet") (param i32) (result i32)
   (call $print (local.get 0)) (local.get 0))"""
 
-#: Enough for the ways that come after the first call of a module.
+#: Enough calls to use every kind of process that serves a module.
 _CALLS: Final = 6
 
 

@@ -69,7 +69,7 @@ def test_shell_producer_reports_a_failure(daemon: Daemon) -> None:
 
 @pytest.fixture
 def blind_daemon() -> Iterator[Daemon]:
-    """Give a daemon of a user that may not read what others drop."""
+    """Give a daemon whose user may not read files of other users."""
     require_users()
     with shared_base() as base:
         it = Daemon(base)
@@ -134,7 +134,7 @@ def test_go_producer_reports_an_input_that_the_daemon_may_not_read(
 
 
 def built(base: Path, *sources: str) -> list[Path]:
-    """Return the programs that Go makes of these sources."""
+    """Return the programs that Go builds from these sources."""
     require_tools("go")
     environment = os.environ | {"GOTOOLCHAIN": "local", "GO111MODULE": "off"}
     programs = []

@@ -1,6 +1,6 @@
-"""Programs that others publish, dropped as they are: a script or data in, a file or text out.
+"""Published programs, dropped unchanged: a script or data in, a file or text out.
 
-`examples/programs.py` fetches or builds them; continuous integration has them all.
+`examples/programs.py` downloads or builds them; continuous integration has them all.
 """
 
 import base64
@@ -184,7 +184,7 @@ def test_deterministic_program_gives_the_same_bytes_twice(daemon: Daemon, name: 
     assert seen[0] == seen[1]
 
 
-#: What Python tells of files, in an order in which no disk lists or numbers them.
+#: Prints file metadata, in an order in which no disk lists or numbers them.
 LOOKS: Final = """
 import os, sys, time
 for n in range(100):

@@ -1,4 +1,4 @@
-"""Proposals of WebAssembly: docs/toolchains.md says which run, and each does what it says."""
+"""Proposals of WebAssembly: those that docs/toolchains.md lists as supported run."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What may happen around the daemon: others of its kind, lost state, directories that go."""
+"""Events around the daemon: a second daemon, lost state, removed directories."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def fib(number: int) -> str:
 
 
 def states(daemon: Daemon) -> dict[str, str]:
-    """Return what the journal says of each slot's last job."""
+    """Return the journal's state of each slot's last job."""
     with contextlib.closing(
         sqlite3.connect(f"file:{daemon.state}/journal.sqlite?mode=ro", uri=True)
     ) as journal:
@@ -44,7 +44,7 @@ def states(daemon: Daemon) -> dict[str, str]:
 
 
 def attempt(daemon: Daemon) -> int | None:
-    """Return which attempt of the only job is running, if one is."""
+    """Return the running attempt of the only job, if there is one."""
     with contextlib.closing(
         sqlite3.connect(f"file:{daemon.state}/journal.sqlite?mode=ro", uri=True)
     ) as journal:
@@ -70,7 +70,7 @@ def mounted(*arguments: str) -> Iterator[None]:
 
 
 def refused(daemon: Daemon, **variables: str) -> str:
-    """Start another daemon with these changes; return what it says when it does not start."""
+    """Start another daemon with these changes; return the error with which it does not start."""
     ended = subprocess.run(
         [sys.executable, "-m", "wasmdrop", "serve"],
         env=daemon.environment | variables,
@@ -187,7 +187,7 @@ def test_daemon_without_its_state_trusts_the_markers(tmp_path: Path) -> None:
     assert ran == ["input-1.json", "input-2.json", "input-3.json", "input-new.json"]
     for name in ("input-0.json", "input-4.json", "input.json", "deep/input.json"):
         assert daemon.marker(name) == before[name]
-    # And from now on the journal knows them.
+    # From now on the journal knows them.
     with daemon.running():
         daemon.submit("input-last.json", fib(1))
     assert len(daemon.events("job-finished")) == len(names) + 5
@@ -269,7 +269,7 @@ def test_slot_that_is_gone_for_good_is_discarded(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def small_disk(image: Path, point: Path) -> Iterator[None]:
-    """Mount a filesystem of its own at ``point`` for a block: one that can be frozen."""
+    """Mount a file system that can be frozen at ``point`` for a block."""
     point.mkdir(mode=0o700)
     image.write_bytes(bytes(16 << 20))
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
@@ -280,7 +280,7 @@ def small_disk(image: Path, point: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def frozen(point: Path) -> Iterator[None]:
-    """Let nobody write to a filesystem for a block, and tell nobody so."""
+    """Freeze a file system for a block: writes hang."""
     subprocess.run(["fsfreeze", "--freeze", str(point)], check=True)
     try:
         yield

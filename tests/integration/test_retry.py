@@ -1,4 +1,4 @@
-"""``wasmdrop retry``: runs a job's input again where that is still what lies in the slot."""
+"""``wasmdrop retry``: reruns a job's input if it is still in the slot."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.fib import FIB
 
 
 def finished(daemon: Daemon, slot: str, count: int) -> list[dict[str, Any]]:
-    """Wait until so many jobs of a slot are finished; return all of the slot's jobs."""
+    """Wait until this many jobs of a slot are finished; return all of the slot's jobs."""
 
     def look() -> bool:
         return len(listed(daemon, "--slot", slot, "--state", "delivered")) == count
@@ -23,7 +23,7 @@ def finished(daemon: Daemon, slot: str, count: int) -> list[dict[str, Any]]:
 
 
 def refused(daemon: Daemon, *words: str) -> tuple[int, str]:
-    """Return status and message of a retry that dropped nothing."""
+    """Return status and message of a retry that drops nothing."""
     done = run(daemon, "retry", *words)
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()

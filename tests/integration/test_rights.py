@@ -1,6 +1,6 @@
-"""Files and directories that the daemon's user may not use: what it says, and when it may.
+"""Files and directories that the daemon's user may not use: messages, and later access.
 
-Root is a daemon without the capabilities to read what it may not.
+As root, the daemon runs without the capabilities that override file modes.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
 def unprivileged(daemon: Daemon) -> Daemon:
-    """Have a daemon, or doctor, obey modes as every user but root does."""
+    """Take from a daemon, or doctor, the capability to ignore file modes."""
     if os.geteuid() == 0:
         daemon.prefix = WITHOUT_OVERRIDE
     return daemon
@@ -36,7 +36,7 @@ def unprivileged(daemon: Daemon) -> Daemon:
 
 @pytest.fixture(params=["events", "poll"])
 def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
-    """Give a running daemon that has a default module, with events alone and without any."""
+    """Give a running daemon with a default module, with events alone and with polling."""
     it = unprivileged(
         Daemon(
             tmp_path,
@@ -52,7 +52,7 @@ def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
 
 
 def drop_closed(path: Path, content: bytes) -> None:
-    """Drop a file that nobody may read, whose times are all the same."""
+    """Drop a file with mode 0 and a fixed modification time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(".closed")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0)
@@ -62,7 +62,7 @@ def drop_closed(path: Path, content: bytes) -> None:
 
 
 def ends(daemon: Daemon, name: str, code: str) -> None:
-    """Wait until the slot's last job has ended so."""
+    """Wait until the slot's last job has ended with this code."""
 
     def has_ended() -> bool:
         marker = daemon.marker(name)
@@ -120,7 +120,7 @@ def test_directory_that_becomes_readable_by_chmod_is_scanned(daemon: Daemon) -> 
 
 
 def is_taken(daemon: Daemon, path: Path) -> bool:
-    """Whether the daemon has done all that the file's last version asked for."""
+    """Return whether the daemon has handled the file's last version."""
     status = path.lstat()
     journal = f"file:{daemon.state / 'journal.sqlite'}?mode=ro"
     with contextlib.closing(sqlite3.connect(journal, uri=True)) as connection:

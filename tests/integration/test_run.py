@@ -1,4 +1,4 @@
-"""The one-shot: the first executor's environment, files, last line and a time limit that holds."""
+"""``wasmdrop run``: the first executor's environment, files and last line, and a timeout."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Starting, watching, stopping, and coming back."""
+"""Start, discovery of drops, stop and restart of the daemon."""
 
 import functools
 import os
@@ -98,7 +98,7 @@ def test_delivery_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
     before = daemon.deliverers()
     for number in range(6, 9):
-        # A line comes after its marker, and no other process says it again.
+        # The line comes after the marker, and no other process repeats it.
         wait_until(functools.partial(_has_lines, daemon, number - 5), "the last job's line")
         for process in daemon.deliverers():
             os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Signals to the daemon, to its helpers, and to all of them together."""
+"""Signals to the daemon, to its child processes, and to all of them together."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ COUNT = """(module (func (export "run") (result i32) (local i32)
 #: Long enough that a signal finds the job running, also on a slow machine.
 JOB_SECONDS = "4"
 
-#: Those that neither the daemon nor a helper may die of.
+#: Signals that end neither the daemon nor a child process.
 HARMLESS = [number for number in signals.OTHERS if number < signal.SIGRTMIN]
 HARMLESS += [signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX, signal.SIGPIPE, signal.SIGXFSZ]
 
@@ -44,7 +44,7 @@ def start_job(daemon: Daemon) -> None:
 
 
 def _has_running_child(daemon: Daemon) -> bool:
-    """Whether a child has used processor time: idle ones have not."""
+    """Return whether a child has used processor time: idle ones have not."""
     ticks = (_ticks(pid) for pid in daemon.children() if pid not in daemon.deliverers())
     return any(used > os.sysconf("SC_CLK_TCK") // 2 for used in ticks)
 
@@ -72,7 +72,7 @@ def send_to_all(daemon: Daemon, number: int) -> None:
 
 
 def assert_drained(daemon: Daemon, number: int) -> None:
-    """Wait for the end of a daemon that had to let its job end."""
+    """Wait for the end of a daemon that drains."""
     assert daemon.process is not None
     assert daemon.process.wait(60) == 0, daemon.log_text()
     (stopping,) = daemon.events("stopping")
@@ -215,7 +215,7 @@ def _state(pid: int) -> str:
 
 @contextlib.contextmanager
 def on_a_terminal(daemon: Daemon, *prefix: str) -> Iterator[int]:
-    """Start the daemon as the foreground command of a terminal; give the other end of that."""
+    """Start the daemon as the foreground command of a terminal; give the terminal's other end."""
     ours, theirs = os.openpty()
     daemon.stdin = theirs
     daemon.prefix = ("setsid", "--ctty", *prefix)

@@ -1,4 +1,4 @@
-"""Storage that fails for a while: the outcome waits, others go on, nothing is lost."""
+"""Storage that fails for a while: results wait, others go on, nothing is lost."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_disk_that_is_full_delays_its_own_results_only(tmp_path: Path, small: Pa
         (small / "filler").unlink()
         daemon.wait_for("small/input.json", b'{"entry":"fib","args":[12]}')
         assert daemon.result("small/input.json")["results"] == [144]
-        # A stop does not wait for a job that has waited for storage: not for its line, either.
+        # A stop waits neither for a job that waited for storage nor for its line.
         wait_until(lambda: len(daemon.events("job-finished")) >= 3, "the lines of all three")
     assert len(daemon.events("job-finished")) == 3
 
@@ -52,7 +52,7 @@ def test_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, smal
 
 
 def an_output_that_waits(daemon: Daemon) -> Path:
-    """Have a job end whose slot is gone; return the directory that it left."""
+    """Run a job whose slot is removed; return the job directory that waits."""
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['hangs']})")))
     with daemon.running():
         drop(daemon.shared / "gone" / "input.json", {"timeout_sec": 1})

@@ -19,7 +19,7 @@ from tests.support.fib import FIB
 
 PAGE_BYTES = 4096
 
-#: What a shell redirects; ``{}`` is a FIFO whose reader has gone, or a full one.
+#: Redirections of a shell; ``{}`` is a FIFO whose reader has gone, or a full one.
 BROKEN = {
     "closed": "{0}>&-",
     "full-device": "{0}>/dev/full",
@@ -49,9 +49,9 @@ def fifos(base: Path) -> Iterator[int]:
 
 
 def redirected(daemon: Daemon, base: Path, *redirections: str) -> None:
-    """Have the daemon started with these."""
+    """Start the daemon with these redirections."""
     words = " ".join(redirections).replace("{1}", str(base))
-    if "/gone" in words:  # whoever opens it for writing would wait for a reader
+    if "/gone" in words:  # opening it for writing would wait for a reader
         words = f"3<>{base}/gone {words} 3<&-"
     daemon.prefix = ("sh", "-c", f'exec "$@" {words}', "sh")
 
@@ -65,7 +65,7 @@ def with_fib(base: Path) -> Daemon:
 
 @contextlib.contextmanager
 def launched(daemon: Daemon) -> Iterator[None]:
-    """Launch it for a block, and stop it; it may have no log to be seen ready by."""
+    """Launch it for a block, and stop it; it may have no log that says it is ready."""
     daemon.launch()
     assert daemon.process is not None
     try:
@@ -77,7 +77,7 @@ def launched(daemon: Daemon) -> Iterator[None]:
 
 
 def works(daemon: Daemon, *names: str) -> None:
-    """Have it run jobs, one after the other."""
+    """Let it run jobs, one after the other."""
     for number, name in enumerate(names, start=5):
         assert daemon.submit(name, json.dumps({"entry": "fib", "args": [number]}))["code"] == "ok"
 
@@ -113,7 +113,7 @@ def test_daemon_without_streams_opens_no_file_at_their_numbers(tmp_path: Path) -
 
 
 def open_files(pid: int) -> dict[str, str]:
-    """Return what the descriptors of a process lead to; nothing if it has ended."""
+    """Return the targets of a process's descriptors; none if it has ended."""
     directory = Path(f"/proc/{pid}/fd")
     try:
         return {path.name: str(path.readlink()) for path in directory.iterdir()}

@@ -56,12 +56,12 @@ def run(shared: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedPr
 
 
 def shown(shared: Path, *words: str) -> tuple[int, str]:
-    """Return its exit status and what it writes on a terminal."""
+    """Return its exit status and its output on a terminal."""
     return on_terminal(submitting(shared, *words), environment(COLUMNS="120"))
 
 
 def finished_slots(daemon: Daemon) -> list[str]:
-    """Return the slots of all jobs that are done, as often as they ran."""
+    """Return the slots of all finished jobs, once for each job."""
     return [event["slot"] for event in daemon.events("job-finished")]
 
 

@@ -9,7 +9,7 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
 
-#: Functions that give back what they get; the two last ones show and take bits of floats.
+#: Functions that return their arguments; the two last ones return and take bits of floats.
 ECHO: Final = f"""(module
 {
     "".join(
@@ -30,7 +30,7 @@ ECHO: Final = f"""(module
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give one running daemon whose default module gives values back."""
+    """Give one running daemon whose default module returns its arguments."""
     it = Daemon(tmp_path_factory.mktemp("values"))
     drop(it.wasm / "module.wasm", bytes(wat2wasm(ECHO)))
     with it.running():
@@ -63,7 +63,7 @@ VALUES: Final[list[tuple[str, str, str | None]]] = [
     ("f32", "16777216", "16777216.0"),
     ("f32", "3.4028235e38", "3.4028235e+38"),
     ("f32", "1e-45", SAME),
-    # Shorter would be wrong for readers that go by way of an f64: it lies midway there.
+    # A shorter text would be wrong for readers that parse an f64 first: it lies midway there.
     ("f32", "7.038531e-26", "7.0385307e-26"),
     ("f32", "1e-60", "0.0"),
     ("f64", "0.1", SAME),

@@ -1,4 +1,4 @@
-"""WASI commands and reactors: what goes in, what comes out, and what is kept when they fail."""
+"""WASI commands and reactors: their input, their output, and the output of those that fail."""
 
 import base64
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What events miss: a queue that overflows, watches that run out, mounts that raise none."""
+"""Drops without events: a queue that overflows, watches that run out, mounts that raise none."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ def with_fib(base: Path, **variables: str) -> Daemon:
 
 @contextlib.contextmanager
 def kernel_setting(name: str, value: int) -> Iterator[None]:
-    """Change a limit of inotify(7): whoever asks for a queue or a watch in the block sees it."""
+    """Change a limit of inotify(7) for queues and watches that are made in the block."""
     path = INOTIFY / name
     before = path.read_text()
     path.write_text(str(value))
@@ -58,7 +58,7 @@ def test_inotify_queue_that_overflows_loses_no_drop(tmp_path: Path) -> None:
     assert daemon.events("events-lost")
     assert daemon.stop() == 0
     assert len(daemon.lines()) == len(names)
-    # watchdog says so, too, in an event of the daemon's log as all others are.
+    # watchdog reports it, too, as an event in the daemon's log.
     assert all(json.loads(line)["event"] for line in daemon.log_text().splitlines())
     (told,) = daemon.events("library-logged")[:1]
     assert (told["logger"], told["level"]) == ("watchdog.observers.inotify_c", "warning")
@@ -77,7 +77,7 @@ def test_inotify_watches_that_run_out_lead_to_polling_and_a_warning(tmp_path: Pa
 
 
 class LimitedUser:
-    """A user namespace of the daemon's own, whose limits of inotify nobody else meets."""
+    """A user namespace of the daemon's own, with its own limits of inotify."""
 
     def __init__(self, daemon: Daemon, instances: int) -> None:
         self._daemon = daemon
@@ -96,11 +96,11 @@ class LimitedUser:
         subprocess.run([*inside, "--preserve-credentials", "sh", "-c", script], check=True)
 
     def instances(self) -> int:
-        """Return how many the daemon has open."""
+        """Return the number of instances that the daemon has open."""
         return len(self._watches())
 
     def watches(self) -> int:
-        """Return how many directories the daemon watches."""
+        """Return the number of directories that the daemon watches."""
         return sum(self._watches())
 
     def _watches(self) -> list[int]:

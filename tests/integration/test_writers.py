@@ -27,7 +27,7 @@ HALF: Final = 14
 #: Short, so that a daemon that judges too early does so within a :func:`pause`.
 SETTLE: Final = "0.05"
 
-#: A producer that is another process: it writes half, tells, and waits for a line or its death.
+#: A producer in another process: writes half, reports it, and waits for a line or its death.
 PRODUCER: Final = """
 import sys
 file = open(sys.argv[1], "ab", buffering=0)
@@ -40,7 +40,7 @@ file.write(sys.argv[3].encode())
 
 @pytest.fixture(params=["events", "poll"])
 def any_daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """Give a daemon that hears of changes, and one that looks for them."""
+    """Give a daemon that uses events, and one that polls."""
     daemon = with_fib(tmp_path, WASMDROP_WATCH=str(request.param))
     with daemon.running():
         yield daemon
@@ -48,7 +48,7 @@ def any_daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemo
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """Give a daemon that hears of changes."""
+    """Give a daemon that uses events."""
     it = with_fib(tmp_path)
     with it.running():
         yield it
@@ -99,7 +99,7 @@ def test_input_rewritten_in_place_is_not_judged_by_a_scan_in_between(daemon: Dae
     daemon.submit("input.json", b'{"entry":"fib","args":[3]}')
     with path.open("wb", buffering=0) as file:
         file.write(INPUT[:HALF])
-        # The daemon looks through a directory whose `..data` link is exchanged.
+        # The daemon scans a directory whose `..data` link is exchanged.
         (daemon.shared / "..data").symlink_to("nowhere")
         pause(daemon)
         marker = daemon.marker("input.json")
@@ -275,7 +275,7 @@ def test_waiting_job_says_that_its_module_is_incomplete(daemon: Daemon) -> None:
     require_one_job(daemon)
 
 
-# A daemon of another user: the kernel tells it of no writers
+# A daemon of another user: the kernel reports no writers to it
 
 
 def test_daemon_of_another_user_awaits_input_and_module() -> None:

@@ -1,7 +1,7 @@
-"""Modules that are built for another host: each is told what it is and how to build it instead.
+"""Modules that are built for another host: the refusal says so and how to build them instead.
 
-The imports are those of real modules of each toolchain; what is built here beside them, if its
-compiler is there, is the real thing.
+The imports are those of real modules of each toolchain. Some more
+modules are built here if their compiler is installed.
 """
 
 import subprocess

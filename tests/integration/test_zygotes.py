@@ -1,4 +1,4 @@
-"""Modules that are called again and again, at a real daemon that is killed, or its templates."""
+"""Modules that are called often enough to have zygotes, and kills of daemon and zygotes."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ def _children_of(pid: int) -> list[int]:
 
 
 def _zygotes(daemon: Daemon) -> list[int]:
-    """Return the processes below the forking server that have children themselves."""
+    """Return the processes below the fork server that have children themselves."""
     return [pid for pid in _children_of(daemon.server()) if _children_of(pid)]
 
 
@@ -41,7 +41,7 @@ def test_zygote_that_is_killed_loses_and_repeats_no_job(daemon: Daemon) -> None:
         marker = wait_until(functools.partial(daemon.marker, name), name)
         assert marker["code"] == "ok", marker
         assert daemon.result(name)["results"] == [_fib(n % 20)]
-    # The line comes after the marker is durable, and so a moment after it is there.
+    # The line comes after the marker is durable, and so a moment after it appears.
     wait_until(lambda: len(daemon.lines()) >= len(inputs) + 3, "the last line")
     assert len(daemon.lines()) == len(inputs) + 3
     assert daemon.events("zygote-exited")
