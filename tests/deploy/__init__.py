@@ -1,1 +1,1 @@
-"""Where wasmdrop is used: a host with systemd, a container, a pod."""
+"""Deployments of wasmdrop: a host with systemd, a container, a pod."""

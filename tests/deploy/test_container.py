@@ -21,7 +21,7 @@ from tests.support.deploy.engine import IMAGE, Engine
 from tests.support.fib import FIB
 from tests.support.require import require_tools
 
-#: As scripts/run-docker.sh starts it, but for limits that need control groups.
+#: The options of scripts/run-docker.sh, except for limits that need control groups.
 HARDENED: Final = (
     *("--init", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),
     "--tmpfs=/tmp:mode=1777",
@@ -31,7 +31,7 @@ HARDENED: Final = (
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """Give ``wasm`` with ``fib`` in it, and ``shared``, which user 1000 may write to."""
-    # pytest's own directories are for root alone.
+    # Only root may enter pytest's own directories.
     for parent in [tmp_path, *list(tmp_path.parents)[:2]]:
         parent.chmod(0o755)
     drop(tmp_path / "wasm/module.wasm", bytes(wat2wasm(FIB)))
@@ -109,7 +109,7 @@ def test_image_serves_drops_is_healthy_and_drains(podman: Engine, folders: Path)
     podman.podman("stop", "--time=40", name)
     marker = json.loads((folders / "shared/result-slow.done").read_text())
     assert marker["code"] == "timeout"
-    # Not --rm: that removes it some time after the stop, and the next one has its name.
+    # Not --rm: that removes it some time after the stop, and the next container has its name.
     podman.podman("rm", name)
 
     before = {path: path.read_bytes() for path in (folders / "shared").glob("*.done")}
@@ -197,7 +197,7 @@ class Script:
     def run(
         self, *arguments: str, **variables: str
     ) -> tuple["subprocess.CompletedProcess[str]", list[str]]:
-        """Run it; return how it ended and what ``docker`` was called with."""
+        """Run the script; return its outcome and the arguments of ``docker``."""
         self._record.write_text("")
         done = subprocess.run(
             [str(self.root / "scripts/run-docker.sh"), *arguments],
@@ -209,7 +209,7 @@ class Script:
         return done, self._record.read_text().splitlines()
 
     def module(self, name: str = "host/wasm/module.wasm") -> None:
-        """Put a module there."""
+        """Create a module in the copy."""
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         (self.root / name).write_bytes(b"\0asm")
 

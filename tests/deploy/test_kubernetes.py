@@ -1,4 +1,4 @@
-"""The manifests: valid for old and new clusters, restricted, and played by a real engine."""
+"""The manifests: valid for old and new clusters, restricted, and run by a real engine."""
 
 import base64
 import json
@@ -72,7 +72,7 @@ def test_manifest_that_is_invalid_is_detected() -> None:
 
 
 def restrictions_broken(spec: dict[str, Any]) -> set[str]:
-    """Return which rules of Pod Security restricted a pod breaks."""
+    """Return the rules of Pod Security restricted that a pod breaks."""
     broken = {f"host{name}" for name in ("Network", "PID", "IPC") if spec.get(f"host{name}")}
     for volume in spec["volumes"]:
         broken |= set(volume) - {"name"} - VOLUMES
@@ -201,16 +201,16 @@ class Pod:
             if "hostPath" in volume:
                 directory = base / volume["name"]
                 directory.mkdir()
-                # As the manifest asks of whoever tries it.
+                # As the manifest asks its users to do.
                 os.chown(directory, 65532, 65532)
                 volume["hostPath"]["path"] = str(directory)
         self.name = ""
         self._file.write_text(yaml.safe_dump_all([*configured, *found]))
 
     def play(self) -> None:
-        """Start it."""
+        """Start the daemon without waiting."""
         self._podman.podman("kube", "play", "--network=none", str(self._file))
-        # A deployment's pod has a name of podman's choice.
+        # podman chooses the name of a deployment's pod.
         (self.name,) = self._podman.podman("pod", "ps", "--format={{.Name}}").stdout.split()
 
     def down(self) -> None:
@@ -224,7 +224,7 @@ class Pod:
             if document["kind"] != "PersistentVolumeClaim"
             or document["metadata"]["name"] not in claimed
         ]
-        # Applying again what is there, as a cluster does, is an error for podman.
+        # podman, unlike a cluster, refuses to apply an existing object again.
         self._file.write_text(yaml.safe_dump_all(kept))
 
     def run(self, container: str, *command: str) -> str:
@@ -232,13 +232,13 @@ class Pod:
         return self._podman.podman("exec", f"{self.name}-{container}", *command).stdout
 
     def log(self, container: str) -> "subprocess.CompletedProcess[str]":
-        """Return what a container has written, standard output and error apart."""
+        """Return a container's standard output and standard error."""
         return self._podman.podman("logs", f"{self.name}-{container}")
 
 
 @pytest.fixture
 def base(tmp_path: Path, podman: Engine) -> Iterator[Path]:
-    """Give a directory that other users may enter, and clear up behind it."""
+    """Give a directory that other users may enter, and remove it afterwards."""
     for directory in (*tmp_path.parents[:2], tmp_path):
         directory.chmod(0o755)
     yield tmp_path
@@ -322,7 +322,7 @@ def test_job_prints_its_value_last(podman: Engine, base: Path) -> None:
 
 
 class Cluster:
-    """A ``kubectl`` that records what it is called with and what it is given."""
+    """A ``kubectl`` that records its arguments and its input."""
 
     def __init__(self, base: Path) -> None:
         self._record = base / "record"
@@ -336,7 +336,7 @@ class Cluster:
     def run(
         self, script: str, *arguments: str, **variables: str
     ) -> tuple["subprocess.CompletedProcess[str]", str]:
-        """Run a script; return how it ended and what was recorded."""
+        """Run a script; return its outcome and the records."""
         done = subprocess.run(
             [str(ROOT / "scripts" / script), *arguments],
             env=environment() | {"PATH": self._path, "RECORD": str(self._record), **variables},

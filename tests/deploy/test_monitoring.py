@@ -1,4 +1,4 @@
-"""Metrics, alerts and the dashboard: as Prometheus itself reads them, and of one mind."""
+"""Metrics, alerts and the dashboard: valid for Prometheus, and consistent."""
 
 import json
 import re
@@ -27,7 +27,7 @@ PAGE: Final = ROOT / "docs/observability.md"
 
 @pytest.fixture(scope="module")
 def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give what ``/metrics`` of a real daemon says after a job."""
+    """Give the response of ``/metrics`` of a real daemon after a job."""
     daemon = Daemon(tmp_path_factory.mktemp("daemon"), WASMDROP_HTTP="127.0.0.1:0")
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with daemon.running():
@@ -40,7 +40,7 @@ def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def promtool(*arguments: str, given: str | None = None) -> str:
-    """Run Prometheus' own checker; return what it says. Fails where it finds anything wrong."""
+    """Run Prometheus' own checker; return its output. Fail if it finds a fault."""
     require_tools("promtool")
     done = subprocess.run(
         ["promtool", *arguments], input=given, capture_output=True, text=True, check=False
@@ -63,7 +63,7 @@ def panels() -> Iterator[dict[str, Any]]:
 
 
 def questions() -> list[str]:
-    """Return what alerts and dashboard ask, Grafana's variables filled in."""
+    """Return the queries of alerts and dashboard, with Grafana's variables filled in."""
     asked = [rule["expr"] for rule in rules()]
     for panel in panels():
         asked += [target["expr"] for target in panel["targets"]]

@@ -1,4 +1,4 @@
-"""The service of a host: hardened, installed by the Makefile, and what systemd does with it."""
+"""The service of a host: hardened, installed by the Makefile, and run by systemd."""
 
 import json
 import re
@@ -22,11 +22,11 @@ SPOOL: Final = "var/spool/wasmdrop"
 SLOW: Final = '(module (func (export "run") (loop br 0)))'
 
 
-# --- What is written there
+# --- The files of the unit
 
 
 def score(unit: Path) -> float:
-    """Return how exposed systemd thinks a unit is: 0 is best, 10 is worst."""
+    """Return systemd's exposure score of a unit: 0 is best, 10 is worst."""
     require_tools("systemd-analyze")
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -74,7 +74,7 @@ def test_settings_file_shows_every_setting_with_its_default() -> None:
     unit = dict(re.findall(r"^Environment=(\w+)=(.*)$", text, re.MULTILINE))
     plain = settings.load({**unit, "STATE_DIRECTORY": "/var/lib/wasmdrop"}, {})
     given = settings.load({**unit, **shown, "STATE_DIRECTORY": "/var/lib/wasmdrop"}, {})
-    # Naming an entry, be it the default one, means it.
+    # An entry that is named is required, even if it is the default.
     assert given.settings == plain.settings.__replace__(entry_is_set=True)
 
 
@@ -107,7 +107,7 @@ def drop_module(machine: Machine, text: str, name: str = "module.wasm") -> None:
 
 
 def marker(machine: Machine, name: str, spool: str = SPOOL) -> dict[str, Any] | None:
-    """Return the marker ``shared/NAME``, if it is there."""
+    """Return the marker ``shared/NAME``, if it exists."""
     try:
         found = json.loads((machine.root / spool / "shared" / name).read_text())
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def marker(machine: Machine, name: str, spool: str = SPOOL) -> dict[str, Any] | 
 
 
 def main_pid(machine: Machine) -> str:
-    """Return the daemon's process id in the machine, once it is up."""
+    """Return the daemon's process id in the machine, after its start."""
     wait_until(
         lambda: machine.property_of("wasmdrop", "ActiveState") == "active" or None, "the service"
     )
@@ -163,9 +163,9 @@ def test_jobs_are_strictly_confined_under_the_confinement_of_the_unit(machine: M
     log = machine.run("journalctl", "--unit=wasmdrop", "--no-pager")
     assert "sandbox-incomplete" not in log
     assert '"event":"ready"' in log
-    # Else files are synced in turn: who has asked the kernel for threads has such a mapping.
-    deliverers = machine.run("sh", "-c", r"grep -l '\[aio\]' /proc/[0-9]*/maps").splitlines()
-    assert len(deliverers) == 1
+    # A process that uses asynchronous fsync has this mapping; others sync files in turn.
+    delivery_workers = machine.run("sh", "-c", r"grep -l '\[aio\]' /proc/[0-9]*/maps").splitlines()
+    assert len(delivery_workers) == 1
 
 
 def test_service_that_is_killed_is_restarted_and_loses_nothing(machine: Machine) -> None:

@@ -97,7 +97,7 @@ def test_daemon_that_stops_leaves_no_process(daemon: Daemon) -> None:
     """Fork server, its children and delivery workers end with the daemon."""
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
     children = daemon.children()
-    assert len(children) > len(daemon.deliverers()) + 1 > 1
+    assert len(children) > len(daemon.delivery_workers()) + 1 > 1
     assert daemon.stop() == 0
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     daemon.start()

@@ -150,7 +150,7 @@ def test_metrics_count_running_and_waiting_jobs(tmp_path: Path) -> None:
 def test_metrics_count_a_fork_server_that_died(tmp_path: Path) -> None:
     """And its successor."""
     daemon = serving(tmp_path).start()
-    os.kill(daemon.server(), signal.SIGKILL)
+    os.kill(daemon.fork_server(), signal.SIGKILL)
     wait_until(lambda: metrics(daemon)["wasmdrop_forking_server_restarts_total"], "the count")
     daemon.submit("input.json", '{"entry":"fib","args":[6]}')
     assert daemon.stop() == 0

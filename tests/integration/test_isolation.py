@@ -159,7 +159,7 @@ def test_process_that_is_killed_is_replaced(daemon: Daemon) -> None:
     for number in range(3):
         call(daemon, "fib", number, entry="fib", args=[20])
     assert daemon.process is not None
-    others = {daemon.server(), *daemon.deliverers()}
+    others = {daemon.fork_server(), *daemon.delivery_workers()}
     for pid in daemon.children():
         if pid not in others:
             with contextlib.suppress(ProcessLookupError):  # children of a zygote die with it
@@ -198,7 +198,7 @@ def test_process_that_serves_many_jobs_keeps_no_memory_of_them(tmp_path: Path) -
         for number in range(2, 42):
             call(daemon, "counts", number)
             call(daemon, "reactor", number, env={"A": "b"})
-        served = (residents & set(daemon.children())) - set(daemon.deliverers())
+        served = (residents & set(daemon.children())) - set(daemon.delivery_workers())
         assert len(served) > 1
         for pid in served:
             # Each instance that stayed would take 4 GiB of addresses.

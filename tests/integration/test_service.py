@@ -80,7 +80,7 @@ def test_fork_server_that_dies_has_its_jobs_retried(tmp_path: Path) -> None:
     daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
-    os.kill(daemon.server(), signal.SIGKILL)
+    os.kill(daemon.fork_server(), signal.SIGKILL)
     daemon.submit("input.json", '{"entry":"fib","args":[6]}')
     assert daemon.result("input.json")["results"] == [8]
     wait_until(lambda: daemon.events("fork-server-died"), "the log")
@@ -96,16 +96,16 @@ def test_delivery_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
-    before = daemon.deliverers()
+    before = daemon.delivery_workers()
     for number in range(6, 9):
         # The line comes after the marker, and no other process repeats it.
         wait_until(functools.partial(_has_lines, daemon, number - 5), "the last job's line")
-        for process in daemon.deliverers():
+        for process in daemon.delivery_workers():
             os.kill(process, signal.SIGKILL)
         daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
     assert daemon.result("input.json")["results"] == [21]
     wait_until(lambda: len(daemon.events("delivery-worker-died")) == 3, "the log")
-    assert set(daemon.deliverers()).isdisjoint(before)
+    assert set(daemon.delivery_workers()).isdisjoint(before)
     wait_until(lambda: len(daemon.lines()) == 4, "the lines")
     assert daemon.stop() == 0
     assert len(daemon.lines()) == 4
@@ -119,7 +119,7 @@ def test_daemon_without_a_standard_output_delivers(tmp_path: Path) -> None:
         for number in range(5, 8):
             daemon.submit("input.json", f'{{"entry":"fib","args":[{number}]}}')
             assert daemon.result("input.json")["entry"] == "fib"
-        for process in daemon.deliverers():
+        for process in daemon.delivery_workers():
             assert Path(f"/proc/{process}/fd/1").readlink() == Path("/dev/null")
     assert not daemon.events("result-lines-stopped")
 
@@ -129,7 +129,7 @@ def test_delivery_worker_ends_when_the_daemon_is_killed(tmp_path: Path) -> None:
     daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", '{"entry":"fib","args":[5]}')
-    processes = daemon.deliverers()
+    processes = daemon.delivery_workers()
     assert processes
     for process in processes:
         os.kill(process, signal.SIGSTOP)

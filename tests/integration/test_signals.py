@@ -45,7 +45,7 @@ def start_job(daemon: Daemon) -> None:
 
 def _has_running_child(daemon: Daemon) -> bool:
     """Return whether a child has used processor time: idle ones have not."""
-    ticks = (_ticks(pid) for pid in daemon.children() if pid not in daemon.deliverers())
+    ticks = (_ticks(pid) for pid in daemon.children() if pid not in daemon.delivery_workers())
     return any(used > os.sysconf("SC_CLK_TCK") // 2 for used in ticks)
 
 
@@ -140,12 +140,12 @@ def test_signals_without_a_meaning_end_neither_daemon_nor_job(tmp_path: Path) ->
     daemon = with_loop(tmp_path)
     with daemon.running():
         start_job(daemon)
-        helpers = {*daemon.servers(), *daemon.deliverers()}
+        helpers = {*daemon.fork_servers(), *daemon.delivery_workers()}
         for number in HARMLESS:
             send_to_all(daemon, number)
         marker = wait_until(lambda: daemon.marker("input.json"), "the marker")
         assert (marker["code"], marker["attempt"]) == ("timeout", 1)
-        assert helpers == {*daemon.servers(), *daemon.deliverers()}
+        assert helpers == {*daemon.fork_servers(), *daemon.delivery_workers()}
     logged = {event["signal"] for event in daemon.events("signal-ignored")}
     silent = {signal.SIGPIPE, signal.SIGXFSZ}
     assert logged == {signals.name_of(number) for number in HARMLESS if number not in silent}

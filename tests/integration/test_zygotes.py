@@ -23,14 +23,14 @@ def _children_of(pid: int) -> list[int]:
 
 def _zygotes(daemon: Daemon) -> list[int]:
     """Return the processes below the fork server that have children themselves."""
-    return [pid for pid in _children_of(daemon.server()) if _children_of(pid)]
+    return [pid for pid in _children_of(daemon.fork_server()) if _children_of(pid)]
 
 
 def test_zygote_that_is_killed_loses_and_repeats_no_job(daemon: Daemon) -> None:
     """Each job has one result, which is right, and one line on standard output."""
     for n in range(3):
         daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
-    (first,) = wait_until(lambda: _zygotes(daemon), "a template")
+    (first,) = wait_until(lambda: _zygotes(daemon), "a zygote")
     inputs = {f"input-{n}.json": {"entry": "fib", "args": [n % 20]} for n in range(JOBS)}
     for n, (name, content) in enumerate(inputs.items()):
         drop(daemon.shared / name, content)
@@ -61,11 +61,11 @@ def test_zygote_ends_when_the_daemon_is_killed(tmp_path: Path) -> None:
     daemon.start()
     for n in range(3):
         daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
-    (template,) = wait_until(lambda: _zygotes(daemon), "a template")
+    (zygote,) = wait_until(lambda: _zygotes(daemon), "a zygote")
     drop(daemon.shared / "input.json", {"entry": "fib", "args": [60]})
-    wait_until(lambda: any(_has_worked(pid) for pid in _children_of(template)), "the job to run")
+    wait_until(lambda: any(_has_worked(pid) for pid in _children_of(zygote)), "the job to run")
     processes = daemon.children()
-    assert template in processes
+    assert zygote in processes
     daemon.kill()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), "all to end")
 

@@ -1,4 +1,4 @@
-"""Many jobs, a third of them hostile, on one daemon, and what they leave behind.
+"""Many jobs, a third of them hostile, on one daemon, and a check for leaks.
 
 Run by hand: ``python -m tests.security.soak [JOBS]``. Prints processes, descriptors, files and
 resident sizes after a warm-up and at the end; the exit status is 1 where something has grown or a
@@ -24,11 +24,11 @@ from tests.support.security.binaries import WORK
 __all__ = ["main"]
 
 _JOBS: Final = 10_000
-#: Jobs that are under way at a time, each in a slot of its own.
+#: Jobs that run at a time, each in its own slot.
 _SLOTS: Final = 30
-#: Jobs before the first look: what is allocated once is there by then.
+#: Jobs before the first measurement, so that it includes every allocation that happens once.
 _WARM_UP: Final = 600
-#: What an allocator may keep, in MiB, for it to be no growth.
+#: Memory that an allocator may keep, in MiB, without counting as growth.
 _TOLERANCE_MB: Final = 4.0
 
 _RUN: Final = '(func (export "run")'
@@ -58,12 +58,12 @@ _HOSTILE: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
 
 
 def _looks(daemon: Daemon) -> dict[str, float]:
-    """Return everything that must not grow."""
+    """Return every figure that must not grow."""
     assert daemon.process is not None
     pid = daemon.process.pid
     seen: dict[str, float] = {"processes": len(daemon.children())}
-    looked_at = [("daemon", pid), ("forking server", daemon.server())]
-    looked_at += [("delivery", deliverer) for deliverer in daemon.deliverers()[:1]]
+    looked_at = [("daemon", pid), ("fork server", daemon.fork_server())]
+    looked_at += [("delivery", deliverer) for deliverer in daemon.delivery_workers()[:1]]
     for name, of in looked_at:
         fields = dict(
             line.split(":", 1) for line in Path(f"/proc/{of}/status").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""No input at all can end the daemon: whatever is dropped, each drop ends in a true marker.
+"""No input can end the daemon: every drop, whatever its content, ends in a true marker.
 
 Against one running daemon: bytes, near-inputs and JSON of any shape as inputs, and modules and
 components in which a few bytes were changed.
@@ -22,7 +22,7 @@ from tests.support.outcomes import faults
 from tests.support.strategies import JSON, mutations, replaced
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
-#: What is dropped as it is, and with changes: a function, a program with files, components.
+#: Modules, dropped unchanged and with changes: a function, a program with files, components.
 MODULES: Final = {
     "fib": bytes(wat2wasm(FIB)),
     "work": bytes(wat2wasm(f"(module {FILES} {FILE_PROGRAMS['work']})")),
@@ -30,7 +30,7 @@ MODULES: Final = {
     "hello": bytes(wat2wasm(COMMAND.replace("RESULT", "0"))),
 }
 
-#: A sound input for each; between them they have every key.
+#: A valid input for each; together they have every key.
 INPUTS: Final[list[dict[str, Any]]] = [
     {"module": "fib", "entry": "fib", "args": [12], "fuel": 100_000, "id": "x", "memory_mb": 1},
     {
@@ -64,7 +64,7 @@ _settings: Final = settings(
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give one running daemon for all examples; after all it serves as well as before."""
+    """Give one running daemon for all examples; it must serve as well afterwards."""
     it = Daemon(
         tmp_path_factory.mktemp("any-input"),
         WASMDROP_SETTLE_SEC="0.02",
@@ -80,7 +80,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def outcome_of(daemon: Daemon, content: bytes) -> dict[str, Any]:
-    """Drop ``content`` in a slot of its own; return its marker, which must be true."""
+    """Drop ``content`` in a new slot; return its marker after checking it."""
     name = f"input-{next(_numbers)}.json"
     path: Path = daemon.shared / name
     drop(path, content)

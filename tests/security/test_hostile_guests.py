@@ -52,7 +52,7 @@ class Footprint:
     def __init__(self, daemon: Daemon) -> None:
         assert daemon.process is not None
         self.daemon_pid = daemon.process.pid
-        self.server_pid = daemon.server()
+        self.server_pid = daemon.fork_server()
         # A template, of which the module that warms up has one for a while, has children itself.
         self.processes = 1 + sum(not children_of(pid) for pid in children_of(self.server_pid))
         self.descriptors = [self._descriptors(pid) for pid in (self.daemon_pid, self.server_pid)]

@@ -72,7 +72,7 @@ def idle_children(daemon: Daemon) -> list[int]:
     """Return the children of the forking server, when they have left it behind."""
 
     def look() -> list[int] | None:
-        server = daemon.server()
+        server = daemon.fork_server()
         listed = Path(f"/proc/{server}/task/{server}/children").read_text().split()
         pids = [int(pid) for pid in listed]
         return pids if pids and all(0 not in uids_of(pid) for pid in pids) else None

@@ -1,6 +1,6 @@
 """Attacks of a local user who owns a slot, against a daemon that runs as root or as another user.
 
-Each attack has won against an earlier version of the code. Races go on until they were tried two
+Each attack succeeded against an earlier version of the code. Races go on until they were tried two
 hundred times.
 """
 
@@ -30,7 +30,7 @@ from wasmdrop.intake.scanner import Scanner
 
 ROUNDS: Final = 200
 
-#: How long a race may take before a test fails, in seconds: on a slow machine a round takes long.
+#: How long a race may take before a test fails, in seconds; slow machines need long for a round.
 RACE_SECONDS: Final = 600.0
 
 #: A command that leaves its input files as its output.
@@ -63,7 +63,7 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 
 def owned(path: Path, owner: int, mode: int = 0o777) -> Path:
-    """Make a directory of a user's; the daemon may write to it as anybody may."""
+    """Create a directory of a user, to which all users may write."""
     path.mkdir()
     os.chown(path, owner, owner)
     path.chmod(mode)
@@ -72,7 +72,7 @@ def owned(path: Path, owner: int, mode: int = 0o777) -> Path:
 
 @contextlib.contextmanager
 def attack(user: int, name: str, *arguments: object) -> Iterator[Callable[[], int]]:
-    """Have a user attack during a block; give what counts the moves so far."""
+    """Run an attack as a user during a block; give a function that counts the moves so far."""
     module = [
         sys.executable,
         "-m",
@@ -101,13 +101,13 @@ def attack(user: int, name: str, *arguments: object) -> Iterator[Callable[[], in
 
 
 def others_run(daemon: Daemon) -> None:
-    """Check that a slot of somebody else's is served."""
+    """Check that another user's slot is served."""
     name = f"input-{os.urandom(8).hex()}.json"
     assert daemon.submit(name, GOOD)["code"] == "ok"
 
 
 def content(directory: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return all that is below a directory, with owner and mode."""
+    """Return every file below a directory, with owner and mode."""
     found = {}
     for path in sorted(directory.rglob("*")):
         status = path.lstat()
@@ -206,7 +206,7 @@ def test_sweep_at_start_removes_nothing_outside(daemon: Daemon) -> None:
 
 
 def scan_once(shared: Path) -> list[str]:
-    """Walk through a shared directory as a daemon does when it starts; return what it reports."""
+    """Scan a shared directory as a daemon does when it starts; return the reported paths."""
     wasm = shared.parent / "wasm"
     loaded = settings.load(
         {
@@ -254,7 +254,7 @@ def test_tree_behind_a_link_is_neither_watched_nor_run(daemon: Daemon) -> None:
 
 
 def watches(daemon: Daemon) -> int:
-    """Return how many inotify watches a daemon holds (proc_pid_fdinfo(5))."""
+    """Return the number of inotify watches of a daemon (proc_pid_fdinfo(5))."""
     assert daemon.process is not None
     found = 0
     for path in Path(f"/proc/{daemon.process.pid}/fdinfo").iterdir():
@@ -267,7 +267,7 @@ def watches(daemon: Daemon) -> int:
 
 
 def alices(daemon: Daemon) -> Path:
-    """Make a slot of alice's with a secret in it, which nobody else can enter but the daemon."""
+    """Create a slot of alice's with a secret in it, which only she and the daemon can enter."""
     slot = owned(daemon.shared / "alice", ALICE, 0o700)
     secret = {"module": "keep", "env": {"KEY": SECRET, "PAD": "x" * 61_837}, "files": {"a": SECRET}}
     (slot / "input.json").write_text(json.dumps(secret))
@@ -279,7 +279,7 @@ def alices(daemon: Daemon) -> Path:
 
 
 def link(slot: Path, name: str, target: str) -> None:
-    """Have bob make a link."""
+    """Create a link as bob."""
     subprocess.run([*as_user(BOB), "ln", "-s", target, str(slot / name)], check=True)
 
 
@@ -339,7 +339,7 @@ def test_link_that_changes_while_it_is_read_shows_nothing(daemon: Daemon) -> Non
     mine = slot / "input.json"
     mine.write_bytes(GOOD)
     os.chown(mine, BOB, BOB)
-    # Slowly enough for the daemon to look at many of them.
+    # Slowly enough for the daemon to read many of them.
     flips = attack(BOB, "flip", mine, "../alice/input.json", 0.005)
     with daemon.running(), flips as moves:
 
@@ -353,13 +353,13 @@ def test_link_that_changes_while_it_is_read_shows_nothing(daemon: Daemon) -> Non
 
 
 def results_in(slot: Path) -> Iterator[bytes]:
-    """Give the content of all result files, output files included."""
+    """Return the content of all result files, output files included."""
     for path in [*slot.glob("result*"), *slot.glob("result*/**/*")]:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             yield path.read_bytes()
 
 
-# Keeping the daemon from its work
+# Denial of service
 
 
 def test_lock_of_another_user_does_not_keep_the_daemon_from_starting(daemon: Daemon) -> None:
@@ -385,7 +385,7 @@ def test_lock_of_another_user_does_not_keep_the_daemon_from_starting(daemon: Dae
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process has locked a file."""
+    """Return whether another process has locked a file."""
     if not path.exists():
         return False
     with path.open() as file:
@@ -409,7 +409,7 @@ def test_locked_result_of_the_daemon_is_no_instance_lock(daemon: Daemon) -> None
         lock.unlink()
         commands = f"mv {result} {lock} && exec flock --no-fork --exclusive {lock} sleep 1000"
         with subprocess.Popen([*as_user(BOB), "sh", "-c", commands]) as holder:
-            # Only where it is there: flock(1) would make it.
+            # Only if it exists: flock(1) would create it.
             wait_until(lock.exists, "the file")
             wait_until(lambda: subprocess.run(again, check=False).returncode == 1, "the lock")
             with daemon.running():
@@ -458,7 +458,7 @@ def test_events_of_a_large_directory_take_no_descriptors(daemon: Daemon) -> None
 
 @pytest.fixture
 def hung(daemon: Daemon) -> Iterator[Path]:
-    """Give a directory of bob's with a mount in it, whose server can be stopped by the block."""
+    """Give a directory of bob's with a mount in it whose server is stopped."""
     require_fuse()
     slot = owned(daemon.shared / "bob", BOB)
     above = owned(slot / "above", BOB)

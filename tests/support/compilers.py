@@ -40,7 +40,7 @@ def _compiled(directory: Path, name: str, source: str, command: tuple[str, ...])
         if done.returncode == 0:
             break
         errors.append(done.stderr)
-        # What else fails than a target that this one lacks is the source's fault.
+        # Any failure other than a missing target is a fault of the source.
         assert "wasm32-wasi" in done.stderr or "wasi-libc" in done.stderr, done.stderr
     else:
         lack(f"{command[0]} for WebAssembly: {errors}")

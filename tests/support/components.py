@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-#: A core module whose function hands any list back as it came, and what that takes.
+#: A core module whose function returns any list unchanged, and its instance.
 CORE: Final = """
 (core module $core
   (memory (export "memory") 1)
@@ -28,8 +28,7 @@ CORE: Final = """
 (alias core export $i "realloc" (core func $realloc))
 """
 
-#: By the name of its echo function: a type, and values that go in; those that come out otherwise
-#: follow.
+#: By the name of its echo function: a type, and values that come back as they go in.
 ECHOES: Final[dict[str, tuple[str, list[Any]]]] = {
     "bool": ("bool", [True, False]),
     "s8": ("s8", [-128, 127]),

@@ -1,4 +1,4 @@
-"""A real daemon on directories of its own, driven from outside: files, signals, streams."""
+"""A real daemon with its own directories, driven from outside: files, signals, streams."""
 
 import contextlib
 import hashlib
@@ -16,26 +16,26 @@ from jsonschema import Draft202012Validator
 
 from wasmdrop.protocol.json_schema import document
 
-__all__ = ["Daemon", "DeadlineError", "deliverers_of", "drop", "environment", "wait_until"]
+__all__ = ["Daemon", "DeadlineError", "delivery_workers_of", "drop", "environment", "wait_until"]
 
 T = TypeVar("T")
 
-#: How long anything may take before a test fails, in seconds: no promise, only an end.
+#: How long a test waits before it fails, in seconds; generous, for slow and busy machines.
 DEADLINE_SECONDS: Final = 60.0
 _GLANCE_SECONDS: Final = 0.005
 
-#: Every marker that a test waited for is what `wasmdrop schema marker` says.
+#: Every marker that a test waits for is checked against `wasmdrop schema marker`.
 _MARKERS: Final = Draft202012Validator(document("marker"))
 
 
 class DeadlineError(AssertionError):
-    """Something did not come about in time."""
+    """A condition did not become true in time."""
 
 
 def wait_until(
     look: Callable[[], T | None], what: str, deadline_seconds: float = DEADLINE_SECONDS
 ) -> T:
-    """Return what ``look`` returns as soon as that is true; fail with ``what`` at the deadline."""
+    """Return the first true value of ``look``; fail with ``what`` at the deadline."""
     end = time.monotonic() + deadline_seconds
     while not (found := look()):
         if time.monotonic() > end:
@@ -56,13 +56,13 @@ def drop(path: Path, content: bytes | str | Mapping[str, Any]) -> None:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return an environment with these variables and none of the caller's that matter."""
+    """Return an environment with these variables and only the caller's PATH and HOME."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return kept | variables
 
 
-#: Whom jobs run as where these tests are run by root: others may run tests beside this process, and
-#: a daemon tells of processes of its user that it finds (see :mod:`wasmdrop.system.job_user`).
+#: The user of jobs if root runs the tests. It differs between test processes, because a daemon
+#: reports foreign processes of its job user (see :mod:`wasmdrop.system.job_user`).
 JOB_USER: Final = 61110 + os.getpid() % 74
 
 
@@ -91,13 +91,13 @@ class Daemon:
         self.stdin: int = subprocess.DEVNULL
 
     def start(self) -> "Daemon":
-        """Start it and wait until it is ready."""
+        """Start the daemon and wait until it is ready."""
         self.launch()
         wait_until(self._is_ready, "the daemon to be ready")
         return self
 
     def launch(self) -> None:
-        """Start it."""
+        """Start the daemon without waiting."""
         self._seen_ready = len(self.events("ready"))
         with self._out.open("ab") as out, self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -109,20 +109,20 @@ class Daemon:
             )
 
     def stop(self) -> int:
-        """End it with SIGTERM; return its exit status."""
+        """End the daemon with SIGTERM; return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_SECONDS)
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """End the daemon with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Daemon"]:
-        """Run it for a block; it must then stop cleanly and have logged no fault of its own."""
+        """Run the daemon for a block; it must stop cleanly and log no fault of its own."""
         self.start()
         try:
             yield self
@@ -133,11 +133,11 @@ class Daemon:
         assert not faults
 
     def log_text(self) -> str:
-        """Return everything that it has logged."""
+        """Return the whole log."""
         return self._log.read_text() if self._log.exists() else ""
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Return the events that it has logged, all or those of one name."""
+        """Return the logged events, all or those of one name."""
         whole = self.log_text().rpartition("\n")[0]  # the last line may be half written
         lines = [line for line in whole.splitlines() if line.startswith("{")]
         events = [json.loads(line) for line in lines]
@@ -156,7 +156,7 @@ class Daemon:
         return self.wait_for(name, raw)
 
     def wait_for(self, name: str, content: bytes) -> dict[str, Any]:
-        """Wait for the marker of the job of this very content; return it."""
+        """Wait for the marker of the job with exactly this content; return it."""
         digest = hashlib.sha256(content).hexdigest()
 
         def look() -> dict[str, Any] | None:
@@ -169,7 +169,7 @@ class Daemon:
         return marker
 
     def marker(self, name: str) -> dict[str, Any] | None:
-        """Return the marker beside the input ``shared/NAME``, if there is one, and check it."""
+        """Return the marker beside the input ``shared/NAME``, if there is one."""
         path = self.result_path(name, ".done")
         try:
             marker = json.loads(path.read_bytes())
@@ -195,7 +195,7 @@ class Daemon:
         return json.loads(self.result_path(name, ".json").read_bytes())
 
     def children(self) -> list[int]:
-        """Return the processes below the daemon: deliverers, forking server, sandbox children."""
+        """Return the processes below the daemon: delivery workers, fork server, its children."""
         assert self.process is not None
         found: list[int] = []
         pending = [self.process.pid]
@@ -210,20 +210,20 @@ class Daemon:
             pending += below
         return found
 
-    def deliverers(self) -> list[int]:
-        """Return the daemon's processes that deliver."""
+    def delivery_workers(self) -> list[int]:
+        """Return the daemon's delivery workers."""
         assert self.process is not None
-        return deliverers_of(self.process.pid)
+        return delivery_workers_of(self.process.pid)
 
-    def servers(self) -> list[int]:
-        """Return the forking server; none where it is gone."""
+    def fork_servers(self) -> list[int]:
+        """Return the fork server, if it is running."""
         assert self.process is not None
         pid = self.process.pid
-        return [child for child in _children_of(pid) if not _is_deliverer(child)]
+        return [child for child in _children_of(pid) if not _is_delivery_worker(child)]
 
-    def server(self) -> int:
-        """Return the forking server; there must be one."""
-        (server,) = self.servers()
+    def fork_server(self) -> int:
+        """Return the fork server; there must be one."""
+        (server,) = self.fork_servers()
         return server
 
     def _is_ready(self) -> bool:
@@ -233,16 +233,16 @@ class Daemon:
         return len(self.events("ready")) > self._seen_ready
 
 
-def deliverers_of(pid: int) -> list[int]:
-    """Return the processes that deliver for a process, made by its first thread."""
-    return [child for child in _children_of(pid) if _is_deliverer(child)]
+def delivery_workers_of(pid: int) -> list[int]:
+    """Return the delivery workers of a process, started by its main thread."""
+    return [child for child in _children_of(pid) if _is_delivery_worker(child)]
 
 
 def _children_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _is_deliverer(pid: int) -> bool:
+def _is_delivery_worker(pid: int) -> bool:
     try:
         return b"wasmdrop.delivery" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

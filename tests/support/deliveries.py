@@ -39,7 +39,7 @@ def deliver(submission: Submission, outcome: Outcome = OK, sha256: str | None = 
 
 
 def files_below(directory: Path) -> list[str]:
-    """Return every file below a directory, also those that begin with a dot."""
+    """Return every file below a directory, hidden ones included."""
     return sorted(
         str(Path(parent, name).relative_to(directory))
         for parent, _directories, names in os.walk(directory)

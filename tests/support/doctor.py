@@ -1,4 +1,4 @@
-"""``wasmdrop doctor`` on hosts that lack what it looks for.
+"""``wasmdrop doctor`` on hosts that lack a feature.
 
 A seccomp filter in front of the command makes single system calls fail, or succeed without doing
 anything, as a container or an old kernel does.
@@ -51,7 +51,7 @@ Check = dict[str, str]
 
 
 class Doctor:
-    """The command, on directories of its own; ``daemon`` says which."""
+    """The command, with its own directories, which are those of ``daemon``."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -65,7 +65,7 @@ class Doctor:
         open_files: int = 0,
         **variables: str,
     ) -> tuple[int, dict[str, Check]]:
-        """Run it with ``--json``; return its exit status and what it found by check."""
+        """Run doctor with ``--json``; return its exit status and its findings by check."""
         column = 0 if platform.machine() == "x86_64" else 1
         calls = [(NUMBERS[name][column], number) for name, number in (failing or {}).items()]
         command = [sys.executable, "-m", "wasmdrop", "doctor", "--json", *flags]
@@ -94,12 +94,12 @@ class Doctor:
         )
 
     def everything(self) -> set[tuple[str, int, int]]:
-        """Return every file there is, with size and inode."""
+        """Return every file below the base, with size and inode."""
         return {
             (str(path), path.lstat().st_ino, path.lstat().st_size) for path in self.base.rglob("*")
         }
 
 
 def not_ok(found: Mapping[str, Check]) -> dict[str, str]:
-    """Return the status of what is not as it should be."""
+    """Return the status of every check that is not ok."""
     return {name: check["status"] for name, check in found.items() if check["status"] != "ok"}

@@ -1,4 +1,4 @@
-"""Places of the examples and of what is built from them."""
+"""Paths of the examples and of the modules that are built from them."""
 
 from pathlib import Path
 from typing import Final

@@ -7,14 +7,14 @@ from tests.support.daemon import Daemon, wait_until
 
 
 def faults(daemon: Daemon) -> list[dict[str, Any]]:
-    """Return what the daemon has logged as its own fault, or let slip past its log."""
+    """Return the faults that the daemon has logged, and its output outside the log format."""
     stray = [line for line in daemon.log_text().splitlines() if not line.startswith("{")]
     logged = [event for event in daemon.events() if event["level"] in {"error", "critical"}]
     return [*logged, *({"stray": line} for line in stray)]
 
 
 def failure(daemon: Daemon, name: str, code: str, *words: str) -> str:
-    """Wait for the slot's marker; check that all three result files tell the same failure."""
+    """Wait for the slot's marker; check that all three result files report the same failure."""
     marker = wait_until(lambda: daemon.marker(name), f"the marker of {name}")
     assert (marker["status"], marker["code"]) == ("failed", code), marker["message"]
     message = str(marker["message"])
@@ -32,7 +32,7 @@ def failure(daemon: Daemon, name: str, code: str, *words: str) -> str:
 
 
 class Run:
-    """One run of a program, and all that it left."""
+    """One run of a program, with its marker, result and output."""
 
     def __init__(self, daemon: Daemon, slot: str, program: str, **keys: Any) -> None:
         name = f"input-{slot}.json"

@@ -83,7 +83,7 @@ def _numbered(number: int) -> Any:
     return lambda payload: [number, payload]
 
 
-#: JSON of any shape, also of numbers and texts that no field holds.
+#: JSON of any shape, also numbers and strings that no field accepts.
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -92,7 +92,7 @@ JSON = st.recursive(
 
 
 def mutations(data: bytes) -> st.SearchStrategy[bytes]:
-    """Give what one change makes of ``data``: a byte changed, cut out, or put in; or all of it."""
+    """Return a strategy of ``data`` with one change: bytes replaced, removed or inserted."""
     place = st.integers(0, len(data) - 1)
     byte = st.binary(min_size=1, max_size=1)
     return st.one_of(
@@ -104,7 +104,7 @@ def mutations(data: bytes) -> st.SearchStrategy[bytes]:
 
 
 def replaced(sound: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """Give ``sound`` with one of its values, at any depth, replaced by any other."""
+    """Return a strategy of ``sound`` with one value, at any depth, replaced by any other."""
     paths = list(_paths(sound))
 
     def put(path: tuple[str, ...], value: Any) -> bytes:

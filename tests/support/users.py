@@ -1,4 +1,4 @@
-"""Processes of several users on one machine: the daemon's, and those who own slots."""
+"""Processes of several users on one machine: of the daemon, and of owners of slots."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ import wasmdrop
 
 __all__ = ["ALICE", "BOB", "DAEMON", "as_user", "shared_base"]
 
-#: Users that need no name (passwd(5)): those who own slots, and an ordinary user for the daemon.
+#: Users without a name in passwd(5): two owners of slots, and an ordinary user for the daemon.
 ALICE: Final = 4001
 BOB: Final = 4002
 DAEMON: Final = 4003
 
 
 def as_user(uid: int) -> tuple[str, ...]:
-    """Return what comes before a command for it to run as ``uid``, with no other group or right."""
+    """Return a prefix that runs a command as ``uid``, with no other group or capability."""
     become = (
         "setpriv",
         f"--reuid={uid}",
@@ -51,7 +51,7 @@ def _opened() -> tuple[str, ...]:
 
 
 def _closed_above(path: Path) -> Path | None:
-    """Return the topmost directory above ``path`` that others may not pass, if there is one."""
+    """Return the topmost directory above ``path`` that others may not search, if there is one."""
     for above in reversed(path.parents):
         if not above.stat().st_mode & 0o001:
             return above
@@ -60,7 +60,7 @@ def _closed_above(path: Path) -> Path | None:
 
 @contextmanager
 def shared_base() -> Iterator[Path]:
-    """Give a directory that all users may pass, for a daemon's directories."""
+    """Give a directory that all users may search, for a daemon's directories."""
     base = Path(tempfile.mkdtemp(prefix="wasmdrop-users-", dir="/tmp"))
     base.chmod(0o755)
     try:

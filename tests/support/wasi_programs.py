@@ -2,7 +2,7 @@
 
 from typing import Final
 
-#: What the programs below import, and their memory.
+#: Imports and memory of the programs below.
 STREAMS: Final = """
 (import "wasi_snapshot_preview1" "fd_write"
   (func $fd_write (param i32 i32 i32 i32) (result i32)))
@@ -80,8 +80,8 @@ STREAM_PROGRAMS: Final[dict[str, str]] = {
 }
 
 
-#: Functions of files, and short forms of them. Names are given as address and length; descriptor 3
-#: is the first preopened directory.
+#: WASI functions for files, with helpers. Names are given as address and length; descriptor 3 is
+#: the first preopened directory.
 FILES: Final = (
     """
 (import "wasi_snapshot_preview1" "path_open" (func $path_open
@@ -143,7 +143,7 @@ FILE_PROGRAMS: Final[dict[str, str]] = {
             (call $open (i32.const 64) (i32.const 1) (i32.const 0) (i64.const 2))
             (i32.const 16) (i32.const 1) (i32.const 24)))
           (i32.load (i32.const 24)))""",
-    # Links out of the directory, a name with a newline, and an input that nobody shall run.
+    # Links out of the directory, a name with a newline, and an input that must not run.
     "odd": """(data (i32.const 64) "../../modules") (data (i32.const 80) "out") (data
         (i32.const 96) "a\\0ab") (data (i32.const 112) "input.json") (data (i32.const 128) "{}")
         (func (export "_start")
@@ -191,8 +191,8 @@ FILE_PROGRAMS["empty-files"] = FILE_PROGRAMS["many"].replace("SIZE", "0")
 FILE_PROGRAMS["many"] = FILE_PROGRAMS["many"].replace("SIZE", "65536")
 
 
-#: Reads the file whose name is its standard input, from descriptor 5: the first grant. Prints what
-#: is in it, or exits with the errno.
+#: Reads the file named by its standard input, from descriptor 5, the first grant. Prints its
+#: content, or exits with the errno.
 READER: Final = f"""(module {FILES}
   (func (export "_start") (local $size i32)
     (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (i32.const 4096))

@@ -1,4 +1,4 @@
-"""What the benchmarks reckon with: traces, processor time, the native program, plots."""
+"""Parts of the benchmarks: traces, processor time, the native program, plots."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from benchmarks.workloads import Workload, find
 
 from tests.support.require import lack
 
-#: A job as strace tells of it: the daemon is 10 with its thread 11, its child 20.
+#: A job in the output of strace: the daemon is 10 with its thread 11, its child 20.
 TRACE = r"""
 20 99.900000 read(3<socket:[7]>,  <unfinished ...>
 11 100.000100 read(9<anon_inode:inotify>, "\0\0.input-1.json\0\0\0", 65536) = 32 <0.000010>

@@ -1,4 +1,4 @@
-"""What the deploy tests stand on: tools, a Debian with systemd and Python, the locked packages.
+"""The base of the deploy tests: a Debian with systemd and Python, and the locked packages.
 
 Both the machine and the container image are made of one directory, which takes half a minute to
 make and is kept between runs, as are the wheels.
@@ -27,9 +27,9 @@ _PACKAGES: Final = "python3,python3-venv,ca-certificates,make,systemd,systemd-sy
 
 
 def base_root() -> Path:
-    """Return a directory with a small Debian: not to be written to, but mounted below an overlay.
+    """Return a directory with a small Debian: the read-only lower layer of an overlay.
 
-    A test that needs it also needs a network, the first time.
+    The first call needs a network.
     """
     require_root()
     require_tools("debootstrap")
@@ -51,7 +51,7 @@ def wheels() -> Path:
 
 
 def working_tree(target: Path) -> None:
-    """Copy the sources, as they are now, to ``target``."""
+    """Copy the present sources to ``target``."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -67,7 +67,7 @@ def working_tree(target: Path) -> None:
 
 @contextlib.contextmanager
 def _made_once(name: str) -> Iterator[tuple[Path, bool]]:
-    """Give a directory of the cache, and whether the block has to fill it."""
+    """Give a directory of the cache, and whether the block must fill it."""
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     path, done = CACHE / name, CACHE / f"{name}.done"
     with (CACHE / f"{name}.lock").open("w") as lock:
@@ -89,7 +89,7 @@ def _fetch(command: list[str]) -> None:
 
 
 def _mirror() -> list[str]:
-    """Return where this machine itself gets Debian from; nothing where it is no Debian."""
+    """Return the Debian mirror of this machine; none if it is no Debian."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     with contextlib.suppress(FileNotFoundError):
         found = subprocess.run(

@@ -1,4 +1,4 @@
-"""A container engine without a daemon, a network or a registry, with images of its own."""
+"""A container engine with its own images and without a daemon, a network or a registry."""
 
 import contextlib
 import fcntl
@@ -16,8 +16,8 @@ __all__ = ["IMAGE", "Engine", "engine"]
 
 IMAGE: Final = "localhost/wasmdrop:test"
 
-#: What the engine can't do where it runs inside of something else already: make networks, raise
-#: limits. Confinement (seccomp, capabilities, namespaces) is the engine's default.
+#: Inside another container the engine can neither create networks nor raise limits. Confinement
+#: (seccomp, capabilities, namespaces) is the engine's default.
 _CONFIGURATION: Final = """\
 [containers]
 netns = "none"
@@ -30,13 +30,13 @@ runtime = "here"
 here = ["{runtime}"]
 """
 
-#: Nor put containers into control groups; podman itself insists on them for pods.
+#: Nor can it put containers into control groups, which podman requires for pods.
 _RUNTIME: Final = """\
 #!/bin/sh
 exec crun --cgroup-manager=disabled "$@"
 """
 
-#: The engine wants control groups of the second version, and them alone, to look at.
+#: The engine requires a mount of control groups, version 2 only.
 _INSIDE: Final = """\
 umount -R /sys/fs/cgroup 2>/dev/null || umount -l /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
@@ -56,15 +56,15 @@ class Engine:
         self.storage = ("--root", str(CACHE / "storage"), "--runroot", str(CACHE / "run"))
 
     def command(self, *command: str) -> list[str]:
-        """Return what runs an engine's command where it works."""
+        """Return a command line that runs an engine's command in a suitable mount namespace."""
         return ["unshare", "--mount", "sh", "-ec", _INSIDE, "sh", *command]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for that."""
+        """Return the environment for such a command."""
         return environment(CONTAINERS_CONF=str(self._configuration))
 
     def podman(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run podman; fails where it does, unless told not to."""
+        """Run podman; fail if it does, unless ``check`` is false."""
         return self._run("podman", *self.storage, *arguments, check=check)
 
     def clear(self) -> None:
@@ -74,7 +74,7 @@ class Engine:
         self.podman("volume", "prune", "--force")
 
     def build(self) -> None:
-        """Build the image from the Dockerfile, from wheels, on the base that it asks for."""
+        """Build the image of the Dockerfile from wheels, on the small Debian."""
         lower, packages = base_root(), wheels()
         base = f"localhost/wasmdrop-base:{lower.name}"
         if self.podman("image", "exists", base, check=False).returncode != 0:
@@ -103,7 +103,7 @@ class Engine:
 
 @contextlib.contextmanager
 def engine(base: Path) -> Iterator[Engine]:
-    """Give an engine with the image built; one test process at a time has it."""
+    """Give an engine with the image built, to one test process at a time."""
     require_root()
     require_tools("podman", "buildah", "crun", "unshare", "tar")
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def engine(base: Path) -> Iterator[Engine]:
         try:
             it.clear()
         except AssertionError:
-            # A run that was killed can leave containers that the engine can't remove any more.
+            # A run that was killed can leave containers that the engine can't remove.
             shutil.rmtree(CACHE / "storage")
             shutil.rmtree(CACHE / "run")
         it.build()
@@ -121,5 +121,5 @@ def engine(base: Path) -> Iterator[Engine]:
             yield it
         finally:
             it.clear()
-            # Not all that dangles: the next build begins with this one's layers.
+            # Keeps recent layers, from which the next build starts.
             it.podman("image", "prune", "--force", "--filter=until=24h", check=False)

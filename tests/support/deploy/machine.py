@@ -1,4 +1,4 @@
-"""A booted Debian with a systemd of its own, in which the service is installed as on a host."""
+"""A booted Debian with its own systemd, in which the service is installed as on a host."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ class Machine:
         self._leader = leader
 
     def run(self, *command: str, **variables: str) -> str:
-        """Run a command as root in there; return its output. Fails where it does."""
+        """Run a command as root in the machine; return its output. Fail if it does."""
         done = subprocess.run(
             ["nsenter", f"--target={self._leader}", "--all", *command],
             env=environment(PATH=_PATH, **variables),
@@ -41,7 +41,7 @@ class Machine:
         return done.stdout
 
     def property_of(self, unit: str, name: str) -> str:
-        """Return what systemd says of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", unit, f"--property={name}", "--value").strip()
 
     def journal(self) -> str:
@@ -57,7 +57,7 @@ class Machine:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def make(self, target: str, *variables: str) -> str:
-        """Run the Makefile of the sources that lie in there, without a network."""
+        """Run the Makefile of the sources in the machine, without a network."""
         command: Sequence[str] = ("make", "--directory=/src", target, *variables)
         return self.run(*command, PIP_NO_INDEX="1", PIP_FIND_LINKS="/wheels")
 

@@ -183,7 +183,7 @@ class _Storm:
 
     def _kill_one_of_its_processes(self, *, is_server: bool) -> None:
         lives, report = self._lives, self._report
-        for child in (lives.servers() if is_server else lives.deliverers())[:1]:
+        for child in (lives.fork_servers() if is_server else lives.delivery_workers())[:1]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             report.server_kills += is_server

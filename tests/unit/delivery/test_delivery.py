@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.daemon import deliverers_of, wait_until
+from tests.support.daemon import delivery_workers_of, wait_until
 from wasmdrop.delivery.delivery import Delivery, DeliveryLostError
 from wasmdrop.delivery.fsync import FsyncBatch
 from wasmdrop.delivery.wire import (
@@ -58,7 +58,7 @@ def run(shared: Path, work: Callable[[Delivery], Awaitable[None]], *, prints: bo
             await work(delivery)
 
     asyncio.run(use())
-    assert deliverers_of(os.getpid()) == []
+    assert delivery_workers_of(os.getpid()) == []
 
 
 def deliver(directory: Path, package: ResultPackage = PACKAGE, shared: Path | None = None) -> None:
@@ -138,7 +138,7 @@ def processes(count: int) -> list[int]:
     """Return this process's that deliver, when there are so many: a new one has no name at once."""
 
     def look() -> list[int] | None:
-        found = deliverers_of(os.getpid())
+        found = delivery_workers_of(os.getpid())
         return found if len(found) == count else None
 
     return wait_until(look, f"{count} processes that deliver")
@@ -626,7 +626,7 @@ def test_a_process_that_is_not_used_ends_but_for_the_shared_directorys(
         (second,) = processes(1)
         for number in range(2):
             await delivery.deliver(slot_in(shared), package(number))
-            await until(lambda: len(deliverers_of(os.getpid())) == 1, "the end of the other")
+            await until(lambda: len(delivery_workers_of(os.getpid())) == 1, "the end of the other")
             assert processes(1) == [second]
         await asyncio.sleep(0.2)
         assert processes(1) == [second]
