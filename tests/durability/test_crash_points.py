@@ -40,7 +40,7 @@ _ONCE: Final = {
     "delivery.placement.Placement.close:unlink",
     "system.durable_files.replace_file:unlink",
     "jobs.journal.writer.Journal.remove_results:unlink",
-    "jobs.journal.database._bring_up_to_date:commit",
+    "jobs.journal.database._migrate:commit",
     "system.private_files.remove:unlink",
     "sandbox.host.compilation.ModuleCompiler._compile_anew:unlink",
     "sandbox.host.compilation._sync:fsync",

@@ -1,7 +1,7 @@
-"""Which export a job calls, and with which arguments: the order that the protocol gives.
+"""Choose the export that a job calls, and its arguments, in the protocol's order of precedence.
 
-Pure: from the module's summary, the input and the settings to a :class:`Plan`. Used by the
-dispatcher for each job and by ``wasmdrop inspect``.
+Pure: from the module's summary, the input and the settings to a :class:`Plan`. The runner uses it
+for each job, ``wasmdrop inspect`` to show it.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Plan(msgspec.Struct, frozen=True):
     entry: str
     signature: FunctionType
     args: tuple[Any, ...]
-    """The arguments as the results will echo them."""
+    """The arguments as the results echo them."""
     bits: tuple[int, ...] = ()
     """The arguments as bit patterns, for a function."""
     argv: tuple[str, ...] | None = None
@@ -43,9 +43,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings) -> str:
-    """Return the export to call: of ``wanted``, ``ENTRY``, ``add``, ``_start`` the first there is.
+    """Return the export to call: of ``wanted``, ``ENTRY``, ``add`` and ``_start`` the first one.
 
-    Raises ``RefusedError`` with ``entry-not-found`` and what is exported.
+    If there is a ``wanted`` one, no other is tried. Raises ``RefusedError`` with
+    ``entry-not-found`` and the module's exports.
     """
     functions = summary.functions.keys() | summary.wit_functions.keys()
     if wanted is not None:
@@ -78,10 +79,10 @@ def choose_entry(summary: ModuleSummary, wanted: str | None, settings: Settings)
 def plan(
     summary: ModuleSummary, wanted: str | None, args: Sequence[Any] | None, settings: Settings
 ) -> Plan:
-    """Return what to call and with what.
+    """Return the call that a job makes.
 
-    Raises ``RefusedError``: ``link-error`` before all else, as nothing of such a module can be
-    called; ``entry-not-found``, ``invalid-args``, ``unsupported-signature``.
+    Raises ``RefusedError``: ``link-error`` first, because no export of such a module can be called;
+    ``entry-not-found``, ``invalid-args``, ``unsupported-signature``.
     """
     if summary.link_error:
         raise RefusedError(Code.LINK_ERROR, bounded_text(summary.link_error))
@@ -112,7 +113,7 @@ def _arguments(
 
 
 def _argument_strings(args: Sequence[Any]) -> tuple[str, ...]:
-    """Return a command's arguments; numbers are taken as they would be typed."""
+    """Return a command's arguments; a number becomes its decimal text."""
     strings = []
     for index, arg in enumerate(args):
         if isinstance(arg, bool) or not isinstance(arg, str | int | float):

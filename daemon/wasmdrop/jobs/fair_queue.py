@@ -1,7 +1,7 @@
-"""Turns: which slot is next, so that no owner and no directory keeps others waiting.
+"""A queue of slots that is fair to their owners and directories.
 
-A directory at the top belongs to one owner, however many directories that one makes in it: such
-directories take turns, and in each of them the directories below it do.
+Each top directory belongs to one owner, however many directories it contains. Top directories take
+turns, and so do the directories within each of them.
 """
 
 from collections import OrderedDict, deque
@@ -10,10 +10,7 @@ __all__ = ["FairQueue"]
 
 
 class FairQueue:
-    """Slots that have a job to begin, by key: a path, which may begin with ``root``.
-
-    Slots of one directory are in order.
-    """
+    """Slots by key, a path that may begin with ``root``. Slots of one directory stay in order."""
 
     def __init__(self, root: str = "") -> None:
         self._prefix = f"{root.rstrip('/')}/" if root else ""
@@ -23,13 +20,13 @@ class FairQueue:
         return bool(self._by_top)
 
     def add(self, key: str) -> None:
-        """Put a slot last in its directory."""
+        """Add a slot behind the others of its directory."""
         directory = key.removeprefix(self._prefix).rpartition("/")[0]
         by_directory = self._by_top.setdefault(directory.partition("/")[0], OrderedDict())
         by_directory.setdefault(directory, deque()).append(key)
 
     def next(self) -> str:
-        """Take the slot whose turn it is; ``KeyError`` where there is none."""
+        """Remove and return the next slot. Raises ``KeyError`` if there is none."""
         top, by_directory = self._by_top.popitem(last=False)
         directory, keys = by_directory.popitem(last=False)
         key = keys.popleft()

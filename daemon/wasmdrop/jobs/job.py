@@ -1,7 +1,7 @@
 """The job: one execution of one module on one input, caused by one drop.
 
-Owns the states of a job and the table of moves between them. Jobs are frozen; a moved job is a new
-value. Only the journal moves jobs, so that what is in memory and what is on disk agree.
+Jobs are frozen: a moved job is a new value. Only the journal moves jobs, so that memory and disk
+agree.
 """
 
 from enum import StrEnum
@@ -21,12 +21,12 @@ class IllegalMoveError(WasmdropError):
 
 
 class JobState(StrEnum):
-    """Where a job is on its way."""
+    """The state of a job."""
 
     QUEUED = "queued"
-    """Accepted; waits for its turn in its slot, then for a worker."""
+    """Accepted; waits for earlier jobs of its slot, then for a worker."""
     WAITING = "waiting"
-    """First in its slot; its module is not there yet, or not complete."""
+    """First in its slot; its module is missing, or not complete."""
     COMPILING = "compiling"
     """First in its slot; its module is being compiled."""
     RUNNING = "running"
@@ -36,16 +36,16 @@ class JobState(StrEnum):
     DELIVERED = "delivered"
     """Final: result files and marker are in place."""
     DISCARDED = "discarded"
-    """Final: no result is owed to anyone."""
+    """Final: no result is delivered."""
 
     @property
     def is_final(self) -> bool:
-        """Whether the journal is done with the job."""
+        """Whether no move leads out of this state."""
         return not MOVES[self]
 
 
-#: The legal moves. RUNNING and EXECUTED go back to QUEUED when an attempt is repeated, be it
-#: because the outcome says so or because the daemon ended before the job did.
+#: The legal moves. RUNNING and EXECUTED go back to QUEUED when an attempt is repeated, because of
+#: its outcome or because the daemon ended first.
 MOVES: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset(
         {
@@ -89,12 +89,12 @@ class Job(msgspec.Struct, frozen=True):
     dropped_at_ns: int
     state: JobState = JobState.QUEUED
     attempt: int = 0
-    """Runs begun so far."""
+    """Attempts begun so far."""
     input: InputFile | None = None
     producer_id: str | None = None
-    """The producer's own name for the job."""
+    """The producer's id for the job."""
     module_reference: str | None = None
-    """What the input says about its module."""
+    """The input's reference to its module."""
     module: PinnedModule | None = None
     started_at_ns: int | None = None
     finished_at_ns: int | None = None

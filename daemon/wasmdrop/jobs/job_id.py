@@ -1,4 +1,4 @@
-"""Identity: the names of jobs."""
+"""Create the ids of jobs."""
 
 import functools
 import os
@@ -12,9 +12,9 @@ _NOISE_BYTES: Final = 5
 
 
 def new_job_id(dropped_at_ns: int) -> str:
-    """Return a name for a job that sorts by the time of its drop and that no other job has.
+    """Return a unique id that sorts by the time of the drop, in nanoseconds since 1970-01-01 UTC.
 
-    The time is in nanoseconds since 1970-01-01 UTC. Called from one thread.
+    Call it from one thread only.
     """
     return f"{_second(dropped_at_ns // 1_000_000_000)}-{next(_noise)}"
 
@@ -25,7 +25,7 @@ def _second(seconds: int) -> str:
 
 
 def _make_noise() -> Iterator[str]:
-    """Give ten random hexadecimal digits at a time; asks the kernel for those of many at once."""
+    """Yield ten random hexadecimal digits at a time; one system call serves many."""
     while True:
         data = os.urandom(_NOISE_BYTES * 256)
         for start in range(0, len(data), _NOISE_BYTES):

@@ -182,7 +182,7 @@ class ModuleLookup:
             try:
                 pinned = await self._lookup(work, reference, scheduler)
                 if pinned is not None:
-                    self._waits.call_off(wait)
+                    self._waits.cancel(wait)
                     return self._pinned(work, pinned)
                 if now() >= deadline:
                     raise RefusedError(Code.MODULE_MISSING, self._why_missing(slot, reference))
@@ -193,7 +193,7 @@ class ModuleLookup:
                     places = self._places(slot, reference)
                     self._journal.explain(work.job, f"its module is not there yet: {places}")
             except BaseException:
-                self._waits.call_off(wait)
+                self._waits.cancel(wait)
                 raise
             if self._waits.park(wait):
                 raise ModuleAwaitedError
@@ -291,7 +291,7 @@ class ModuleLookup:
             raise ModuleAwaitedError
         finally:
             if not wait.is_parked:
-                self._waits.call_off(wait)
+                self._waits.cancel(wait)
 
     async def _is_being_written(self, work: Work, module: PinnedModule) -> bool:
         assert module.version is not None  # noqa: S101 - found as a file

@@ -1,7 +1,7 @@
-"""ModuleWaits: jobs whose module is not there yet. Each is a record; none of them has a task.
+"""Jobs that wait for their module: each is a record, without a task.
 
-A job is put here before it looks for its module, so that no drop is missed between its look and its
-wait. It leaves when a module is dropped where it may find its own, or at its deadline.
+A job registers before it looks for its module, so that no drop between lookup and wait is missed.
+Its wait ends when a module is dropped that may be its own, or at its deadline.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ __all__ = ["ModuleWaits"]
 
 _Waiter = TypeVar("_Waiter")
 
-#: Ended waits whose deadlines are not over, past which they are cleared away.
+#: Ended waits whose deadlines have not passed, beyond which they are removed.
 _MOST_ENDED: Final = 1024
 
 
@@ -26,13 +26,13 @@ class _Wait(Generic[_Waiter]):
     """By the loop's clock."""
     is_parked: bool = False
     is_over: bool = False
-    """Whether something was dropped, or its time has come, or it was called off."""
+    """Whether a module was dropped, the deadline passed, or the wait was cancelled."""
 
 
 class ModuleWaits(Generic[_Waiter]):
-    """Has those that wait. All wait equally long; used from one event loop.
+    """All waits, which are equally long; used from one event loop.
 
-    ``on_over``: called with each that was parked when its wait is over.
+    ``on_over`` is called with the waiter of each parked wait that is over.
     """
 
     def __init__(self, on_over: Callable[[_Waiter], None]) -> None:
@@ -43,14 +43,14 @@ class ModuleWaits(Generic[_Waiter]):
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, waiter: _Waiter, keys: Sequence[str], deadline: float) -> _Wait[_Waiter]:
-        """Watch out for drops at ``keys``; :meth:`park` or :meth:`call_off` is owed."""
+        """Register for drops at ``keys``; :meth:`park` or :meth:`cancel` must follow."""
         wait = _Wait(waiter, keys, deadline)
         for key in keys:
             self._by_key.setdefault(key, {})[wait] = None
         return wait
 
     def park(self, wait: _Wait[_Waiter]) -> bool:
-        """Have ``on_over`` called when the wait is over; False if it is over already."""
+        """Call ``on_over`` when the wait is over; return False if it is over already."""
         if wait.is_over:
             return False
         wait.is_parked = True
@@ -60,8 +60,8 @@ class ModuleWaits(Generic[_Waiter]):
             self._set_timer()
         return True
 
-    def call_off(self, wait: _Wait[_Waiter]) -> None:
-        """Wait no more."""
+    def cancel(self, wait: _Wait[_Waiter]) -> None:
+        """End a wait without a call."""
         wait.is_over = True
         if wait.is_parked:
             wait.is_parked = False
@@ -82,13 +82,13 @@ class ModuleWaits(Generic[_Waiter]):
             self._by_deadline = deque(wait for wait in self._by_deadline if wait.is_parked)
 
     def close(self) -> None:
-        """Call nobody any more."""
+        """Make no more calls at deadlines."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _end(self, wait: _Wait[_Waiter]) -> None:
         was_parked = wait.is_parked
-        self.call_off(wait)
+        self.cancel(wait)
         if was_parked:
             self._on_over(wait.waiter)
 

@@ -1,7 +1,7 @@
-"""Recovery: at start, takes up what an earlier daemon left open.
+"""Recovery: resume at start what an earlier daemon left open.
 
-A job that was running is run again, its attempt counted; a job whose marker is already in place is
-closed; results that could not be delivered are taken up as they lie, without a look into them.
+A job that was running is rerun, with its attempt counted. A job whose marker is in place is closed.
+Undelivered results are resumed without reading them.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ import structlog
 
 from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import Job, JobState
-from wasmdrop.jobs.journal.writer import Journal, OpenJob
+from wasmdrop.jobs.journal.statements import OpenJob
+from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.undelivered_results import is_delivered
 from wasmdrop.system.mount_threads import MountThreads
 
@@ -21,7 +22,7 @@ __all__ = ["is_delivered", "recover"]
 _log = structlog.get_logger()
 
 #: How long a mount may take to answer before the start goes on, in seconds.
-_PATIENCE_SECONDS: Final = 5.0
+_MOUNT_TIMEOUT_SECONDS: Final = 5.0
 
 
 async def recover(
@@ -29,7 +30,7 @@ async def recover(
 ) -> int:
     """Hand every open job to the dispatcher or close it; return how many were open.
 
-    ``sweep`` removes the directories of all jobs but of those that it is given.
+    ``sweep(kept)`` removes the directories of all jobs except the ``kept`` ones.
     """
     mount_threads = MountThreads()
     count = seq = kept_bytes = 0
@@ -55,10 +56,10 @@ async def recover(
 
 
 async def _is_delivered(mount_threads: MountThreads, job: Job) -> bool:
-    """Look whether the results are in place; where a mount hangs, nobody can tell."""
+    """Whether the results are in place; False if the mount hangs."""
     try:
         return await mount_threads.run(
-            job.slot.directory, is_delivered, job, wait_seconds=_PATIENCE_SECONDS
+            job.slot.directory, is_delivered, job, wait_seconds=_MOUNT_TIMEOUT_SECONDS
         )
     except OSError:
         return False
@@ -82,9 +83,9 @@ async def _resume(
 
 
 async def _output_of(journal: Journal, one: OpenJob) -> str:
-    """Return where the output files of kept results lie; empty if there are none."""
+    """Return the directory of the output files of kept results; empty if there are none."""
     if one.kept_output is not None:
         return one.kept_output
-    # A journal of an earlier version did not say.
+    # Journals before version 3 did not record it.
     package = await journal.load_package(one.job)
     return package.output.root if package is not None and package.output is not None else ""

@@ -1,4 +1,4 @@
-"""What the result files and the marker say. Pure: values in, bytes out.
+"""Encode result files and the marker: values in, bytes out.
 
 ``result.json`` is one line whose first three keys are ``entry``, ``args`` and ``results`` or
 ``error``; ``result.txt`` ends in the raw value alone; the marker names every file by its digest.
@@ -38,7 +38,7 @@ __all__ = [
     "raw_value",
 ]
 
-#: Output shown in ``result.json``, in bytes of each stream; the whole is in its own file.
+#: Output of each stream in ``result.json``, in bytes; all of it is in a file of its own.
 _SHOWN_BYTES: Final = 64 * 1024
 
 _decoder = codecs.getincrementaldecoder("utf-8")
@@ -61,7 +61,7 @@ def package(
     *,
     is_deterministic: bool = False,
 ) -> ResultPackage:
-    """Return what a finished job delivers; ``entry`` and ``args`` are what was called, if known."""
+    """Return the results of a finished job; ``entry`` and ``args`` are those called, if known."""
     files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
     return ResultPackage(
         files, _marker(job, entry, outcome, files, limits, is_deterministic), outcome.output
@@ -81,7 +81,7 @@ def _result_files(
             body["exit_code"] = outcome.exit_code
         for name, data in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
             is_cut = len(data) > _SHOWN_BYTES
-            # A character that the cut divides is left out.
+            # A character that the limit divides is left out.
             body[name] = _decoder("replace").decode(data[:_SHOWN_BYTES], final=not is_cut)
             if is_cut:
                 body[f"{name}_truncated"] = True
@@ -98,7 +98,7 @@ def _result_files(
 
 
 def raw_value(outcome: Outcome) -> str:
-    """Return the value that a line parser wants: the last line of ``result.txt``."""
+    """Return the last line of ``result.txt``, for parsers that read one line."""
     if outcome.exit_code is not None:
         return str(outcome.exit_code)
     if outcome.code is not Code.OK:
@@ -106,7 +106,7 @@ def raw_value(outcome: Outcome) -> str:
     results = outcome.results or ()
     if len(results) == 1:
         value = results[0]
-        # A string that can't be seen as one line is shown as JSON.
+        # A string that is not one printable line is shown as JSON.
         return value if isinstance(value, str) and value.isprintable() else compact(value)
     return compact(list(results))
 

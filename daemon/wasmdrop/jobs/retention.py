@@ -1,8 +1,8 @@
-"""Housekeeping: what the journal and the memory of taken versions need no more goes.
+"""Retention: bound the size of the journal.
 
-Promises that neither grows for ever: finished jobs go after a time, or when the journal is larger
-than it may be, versions of files that exist no more go at once, and free space beyond what is soon
-used again goes back to the filesystem.
+Finished jobs are removed after some days, or when the journal exceeds its quota. Versions of files
+that are gone are removed at the next check. Free pages beyond the spare ones are returned to the
+filesystem.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ __all__ = ["run_retention"]
 
 _log = structlog.get_logger()
 
-#: How often the journal's size is looked at, in seconds: it takes some microseconds.
+#: How often the journal's size is checked, in seconds; a check takes some microseconds.
 _TRIM_SECONDS: Final = 2.0
 
-#: How long to wait for a look at all files; one that hangs is left, and its mount with it.
-_LONGEST_LOOK_SECONDS: Final = 60.0
+#: How long a check of all files may take, in seconds; one that hangs on a mount is abandoned.
+_LONGEST_CHECK_SECONDS: Final = 60.0
 
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
@@ -33,10 +33,10 @@ _DAY_NS: Final = 86_400 * 1_000_000_000
 async def run_retention(
     journal: Journal, intake: Intake, keep_days: float, journal_bytes: int, period_seconds: float
 ) -> None:
-    """Tidy up every ``period_seconds``, and keep the journal in its bound, until cancelled."""
+    """Apply retention every ``period_seconds``, and the quota more often, until cancelled."""
     loop = asyncio.get_running_loop()
     due = loop.time()
-    # Beside the others: it looks at files, and a mount that hangs may hold it.
+    # A task of its own, because a mount that hangs may block it.
     forgetting = asyncio.create_task(_forget(journal, intake, period_seconds))
     try:
         while True:
@@ -44,8 +44,8 @@ async def run_retention(
                 await _trim(journal, journal_bytes)
                 if loop.time() >= due:
                     due = loop.time() + period_seconds
-                    await _tidy_up(journal, keep_days)
-            except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
+                    await _prune(journal, keep_days)
+            except Exception:  # noqa: BLE001 - jobs do not need it; the next round retries
                 _log.exception("retention-failed")
             await asyncio.sleep(min(period_seconds, _TRIM_SECONDS))
     finally:
@@ -53,7 +53,7 @@ async def run_retention(
 
 
 async def _trim(journal: Journal, journal_bytes: int) -> None:
-    """Remove the oldest of what the journal holds of finished jobs, if it is too much."""
+    """Remove the oldest finished jobs while the journal exceeds its quota."""
     inputs = jobs = 0
     while any(step := await journal.trim(journal_bytes)):
         inputs += step.inputs
@@ -64,7 +64,7 @@ async def _trim(journal: Journal, journal_bytes: int) -> None:
 
 
 async def _forget(journal: Journal, intake: Intake, period_seconds: float) -> None:
-    """Forget the versions of files that exist no more, every ``period_seconds``."""
+    """Forget the versions of files that are gone, every ``period_seconds``."""
     loop = asyncio.get_running_loop()
 
     def forget(path: str) -> None:
@@ -73,14 +73,14 @@ async def _forget(journal: Journal, intake: Intake, period_seconds: float) -> No
     while True:
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_LOOK_SECONDS):
-                    await _aside(lambda: intake.forget_gone(forget))
-        except Exception:  # noqa: BLE001 - nothing that jobs need; the next round tries again
+                async with asyncio.timeout(_LONGEST_CHECK_SECONDS):
+                    await _run_on_thread(lambda: intake.forget_gone(forget))
+        except Exception:  # noqa: BLE001 - jobs do not need it; the next round retries
             _log.exception("retention-failed")
         await asyncio.sleep(period_seconds)
 
 
-async def _tidy_up(journal: Journal, keep_days: float) -> None:
+async def _prune(journal: Journal, keep_days: float) -> None:
     before_ns = time.time_ns() - int(keep_days * _DAY_NS)
     pruned = 0
     while removed := await journal.prune(before_ns):
@@ -92,14 +92,14 @@ async def _tidy_up(journal: Journal, keep_days: float) -> None:
         _log.info("journal-pruned", jobs=pruned, pages=freed)
 
 
-async def _aside(look: Callable[[], None]) -> None:
-    """Run ``look`` on a thread that nobody waits for at the end: a dead server may hold it."""
+async def _run_on_thread(check: Callable[[], None]) -> None:
+    """Run ``check`` on a daemon thread, which may hang without keeping the process from ending."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
-    def answer(error: Exception | None) -> None:
+    def end(error: Exception | None) -> None:
         if ended.done():
-            return  # whoever waited was cancelled
+            return  # it was cancelled
         if error is None:
             ended.set_result(None)
         else:
@@ -108,11 +108,11 @@ async def _aside(look: Callable[[], None]) -> None:
     def run() -> None:
         error = None
         try:
-            look()
-        except Exception as caught:  # noqa: BLE001 - raised again where it is waited for
+            check()
+        except Exception as caught:  # noqa: BLE001 - raised in the waiting task
             error = caught
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(answer, error)
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(end, error)
 
-    threading.Thread(target=run, name="housekeeping", daemon=True).start()
+    threading.Thread(target=run, name="retention", daemon=True).start()
     await ended

@@ -126,7 +126,7 @@ class Bench:
             row = (os.fsencode(path),)
             return connection.execute("SELECT version FROM taken WHERE path = ?", row).fetchone()
 
-        found = await self.journal._submit(read)
+        found = await self.journal._thread.submit(read)
         return None if found is None else cast("bytes", found[0])
 
     async def until_remembered(self, path: Path | str, number: int = 1) -> None:

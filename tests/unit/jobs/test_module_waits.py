@@ -51,7 +51,7 @@ def test_a_wait_ends_at_its_deadline_unless_it_was_called_off() -> None:
             wait = waits.watch(number, ["x"], now + number / 1000)
             assert waits.park(wait)
             if number % 2:
-                waits.call_off(wait)
+                waits.cancel(wait)
         assert [await over.get() for _ in range(5)] == [0, 2, 4, 6, 8]
         assert over.empty()
         assert not waits._by_key

@@ -59,10 +59,11 @@ def test_table_job_added_first_begins_before_those_that_wait() -> None:
     table = new_table()
     table.add_first(work(0))
     assert begin_all(table, 1) == ["0"]
-    table.add(work(2))
+    for number in (2, 3):
+        table.add(work(number))
     table.add_first(work(1))
-    table.add(work(3))
-    assert begin_all(table, 3) == ["1", "2", "3"]
+    table.add(work(4))
+    assert begin_all(table, 4) == ["1", "2", "3", "4"]
 
 
 def test_table_active_job_begins_again_and_blocks_its_slot() -> None:

@@ -1,1 +1,1 @@
-"""The journal: the record of every job, durable before anything is seen of it."""
+"""The journal: the record of every job, durable before the job has any visible effect."""

@@ -1,7 +1,7 @@
-"""Awaiting: which slots run again when a module changes, as a table of the journal.
+"""The journal's table of slots that are rerun when a module changes.
 
-A slot has a row while its latest job is one that failed because of its module. A row has the key of
-that module, which depends on the input alone: not on where the operator has the directories.
+A slot has a row while its latest job is one that failed because of its module. The row has the key
+of that module, which depends on the input alone, not on the paths of the directories.
 """
 
 import os
@@ -24,14 +24,14 @@ _SUFFIX: Final = ".wasm"
 
 
 class KeyRange(msgspec.Struct, frozen=True):
-    """Keys from ``first`` on that are less than ``end``."""
+    """Keys from ``first`` up to, but without, ``end``."""
 
     first: bytes
     end: bytes
 
 
 def key_of(job: Job) -> bytes | None:
-    """Return the key of the module that a failed job runs again with; None if there is none."""
+    """Return the key of the module that a failed job is rerun with; None if there is none."""
     if job.code is None or not job.code.of_the_module or job.input is None:
         return None
     reference = job.module_reference

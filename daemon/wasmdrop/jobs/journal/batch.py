@@ -24,7 +24,7 @@ _KEPT_INPUT_BYTES: Final = 16 * 1024
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A new job, with its input as it was read, and the versions that caused it."""
+    """A new job, its input as it was read, and the versions that caused it."""
 
     job: Job
     input: bytes | None
@@ -33,7 +33,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """A job as it is from now on."""
+    """A job in its new state."""
 
     job: Job
     changed_ns: int

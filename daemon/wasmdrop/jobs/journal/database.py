@@ -1,7 +1,7 @@
-"""The journal's file: its tables, their versions, how it is opened, and how a job is written there.
+"""The journal's file: its schema, how it is opened, and how a job is encoded.
 
-Promises that a file of an earlier version is brought up to date in one transaction or left as it
-was, that one of a later version is not touched, and that a damaged one is kept under another name.
+Guarantees: a file of an earlier version is migrated in one transaction or left as it was; one of a
+later version is not changed; a damaged one is kept under another name.
 """
 
 import json
@@ -30,11 +30,11 @@ __all__ = [
 
 _log = structlog.get_logger()
 
-#: The states that the journal is done with, for a condition in SQL.
+#: The final states, for a condition in SQL.
 FINAL: Final = "({})".format(", ".join(f"'{state}'" for state in JobState if state.is_final))
 
-#: Each brings a file from the version that is its index to the next one. What was released is
-#: never changed: a new version is a new entry.
+#: Each migrates a file from the version that is its index to the next one. A released entry never
+#: changes.
 _MIGRATIONS: Final = (
     """
     CREATE TABLE jobs (
@@ -52,8 +52,8 @@ _MIGRATIONS: Final = (
     CREATE INDEX jobs_code ON jobs (code) WHERE code IS NOT NULL AND code != 'ok';
     CREATE TABLE taken (path BLOB PRIMARY KEY, version BLOB NOT NULL) WITHOUT ROWID;
     """,
-    # When something about a job changed last, in an order without ties, and why it stays where it
-    # is. Before, nothing but the end was known to have a time.
+    # When a job changed last, in an order without ties, and why it stays in its state. Version 1
+    # has only the time of the end.
     """
     ALTER TABLE jobs ADD COLUMN changed_ns INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN note TEXT;
@@ -61,9 +61,9 @@ _MIGRATIONS: Final = (
         json_extract(job, '$.finished_at_ns'), json_extract(job, '$.dropped_at_ns'));
     CREATE INDEX jobs_changed ON jobs (changed_ns);
     """,
-    # What is asked for each job or event must not read all that ever was: which slots await a
-    # module, which results could not be delivered (how large they are, and where the directory of
-    # output files lies: NULL is not known, empty is none), and which jobs are the oldest to go.
+    # Indexes, so that queries for each job or event do not read whole tables: slots that await a
+    # module, results that could not be delivered (their size, and the directory of their output
+    # files: NULL is not known, empty is none), and the oldest finished jobs.
     """
     CREATE TABLE awaiting (
         path BLOB PRIMARY KEY,
@@ -87,24 +87,24 @@ _MIGRATIONS: Final = (
 )
 SCHEMA_VERSION: Final = len(_MIGRATIONS)
 
-#: What SQLite says of a file that is damaged, or is none of its own.
+#: SQLite's codes for a file that is damaged, or no database.
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
-#: What the log may keep of the disk, in bytes, after a burst made it larger.
+#: Size that SQLite truncates the write-ahead log to after a burst made it larger, in bytes.
 _LOG_BYTES: Final = 8 * 1024 * 1024
 
 _INCREMENTAL: Final = 2
 
 
 class _DamagedError(StorageError):
-    """The file can't be read as a journal, and never will be."""
+    """The file is no valid journal."""
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open the journal for its one writer; make it where there is none.
+    """Open the journal for its one writer; create it if there is none.
 
-    A damaged file is set aside, with its log, and a new one begun. Raises ``StorageError`` for a
-    file of a later version, and where it can't be opened.
+    A damaged file is renamed, with its log, and a new one is created. Raises ``StorageError`` for a
+    file of a later version, and if the file can't be opened.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -116,12 +116,12 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    """Open the journal for a look, whether a daemon is at work in it or not.
+    """Open the journal read-only, whether a daemon is using it or not.
 
     Raises ``sqlite3.Error``.
     """
-    # Immutable: SQLite would else make files for its log beside a journal that nobody has open.
-    # Where a daemon is at work, or was killed, they are there and hold what is newest.
+    # Immutable, because SQLite would create log files beside a journal that no process has open. If
+    # a daemon runs, or was killed, they exist and hold the newest writes.
     has_log = path.with_name(f"{path.name}-wal").exists()
     mode = "mode=ro" if has_log else "mode=ro&immutable=1"
     address = f"file:{quote(os.fsencode(path))}?{mode}"
@@ -129,26 +129,26 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def encode_job(job: Job) -> str:
-    """Return the job as it is written in the file."""
+    """Return the job as JSON."""
     try:
         return msgspec.json.encode(job).decode()
     except UnicodeEncodeError:
-        # A name that is not UTF-8: the standard library's JSON escapes what msgspec's refuses.
+        # A name that is not UTF-8: msgspec refuses it, the json module escapes it.
         return json.dumps(msgspec.to_builtins(job), separators=(",", ":"))
 
 
 def decode_job(text: str) -> Job:
-    """Return the job that was written so."""
+    """Return the job that was encoded as ``text``."""
     return msgspec.convert(json.loads(text), Job)
 
 
 def _input_path_of(text: str) -> bytes:
-    """Return the path of the input of a job written so, as ``taken`` has it."""
+    """Return the path of the input of an encoded job, as in ``taken``."""
     return os.fsencode(decode_job(text).slot.input_path)
 
 
 def _awaited_module(text: str) -> bytes | None:
-    """Return the key of the module that a job written so runs again with."""
+    """Return the key of the module that an encoded job is rerun with."""
     return awaited_modules.key_of(decode_job(text))
 
 
@@ -158,10 +158,10 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise StorageError(f"{path}: the journal can't be opened: {error}") from error
     try:
-        _bring_up_to_date(path, connection)
+        _migrate(path, connection)
     except sqlite3.Error as error:
         connection.close()
-        # Errors of the sqlite3 module itself have no such code.
+        # Errors of the sqlite3 module itself have no code.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
             raise _DamagedError(str(error)) from error
         raise StorageError(f"{path}: the journal can't be opened: {error}") from error
@@ -171,14 +171,14 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _bring_up_to_date(path: Path, connection: sqlite3.Connection) -> None:
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise StorageError(
             f"{path}: the journal is of version {version}, and this wasmdrop knows versions up to"
             f" {SCHEMA_VERSION}; run the wasmdrop that wrote it, or set WASMDROP_STATE_DIR"
         )
-    # Reads the whole file: half a second for a million jobs, and a writer must not find out later.
+    # Reads the whole file, half a second for a million jobs: a writer must not find damage later.
     (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if finding != "ok":
         raise _DamagedError(finding)
@@ -186,16 +186,16 @@ def _bring_up_to_date(path: Path, connection: sqlite3.Connection) -> None:
     if vacuum != _INCREMENTAL:
         connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
         try:
-            connection.execute("VACUUM")  # else it would hold for new files alone
+            connection.execute("VACUUM")  # applies the setting to an existing file
         except sqlite3.OperationalError as error:
-            # It takes as much room again for a moment, and is no reason not to start.
+            # It needs as much disk space again; that is no reason not to start.
             _log.warning("journal-compaction-failed", path=str(path), error=str(error))
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-    # FULL syncs the log at each commit: a commit is a promise.
+    # FULL syncs the log at each commit: results are published after a commit.
     connection.execute("PRAGMA synchronous = FULL")
     if version < SCHEMA_VERSION:
-        # For the migrations alone.
+        # Used by the migrations only.
         connection.create_function("input_path_of", 1, _input_path_of, deterministic=True)
         connection.create_function("awaited_module", 1, _awaited_module, deterministic=True)
         steps = "".join(_MIGRATIONS[version:])
@@ -212,7 +212,7 @@ def _bring_up_to_date(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Give a damaged journal another name; its log goes with it, or a new file would replay it."""
+    """Rename a damaged journal and its log, which a new file would replay."""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
     path.rename(aside)
     for suffix in ("-wal", "-shm"):

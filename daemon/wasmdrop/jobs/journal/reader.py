@@ -27,26 +27,26 @@ _CHANGES_AT_ONCE: Final = 1000
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
-    """One job as the journal has it."""
+    """One job in the journal."""
 
     job: Job
     changed_at_ns: int
-    """When it changed last, in nanoseconds since 1970; no two changes share a time."""
+    """When it changed last, in nanoseconds since 1970; unique among all changes."""
     note: str
-    """Why it stays in its state; empty where there is nothing to say."""
+    """Why it stays in its state; may be empty."""
     has_input: bool
-    """Whether the journal still holds the input's bytes."""
+    """Whether the journal still has the input."""
 
 
 class JobFilter(msgspec.Struct, frozen=True):
-    """Which jobs: those that match each of these; an empty one matches all."""
+    """Selects jobs that match each field; an empty field matches all."""
 
     states: frozenset[JobState] = frozenset()
     codes: frozenset[Code] = frozenset()
     slots: frozenset[str] = frozenset()
 
     def condition(self) -> tuple[str, list[Any]]:
-        """Return this as a condition in SQL and its values."""
+        """Return the filter as a condition in SQL and its values."""
         parts, values = ["1"], []
         columns: tuple[tuple[str, Iterable[Any]], ...] = (
             ("state", self.states),
@@ -61,9 +61,9 @@ class JobFilter(msgspec.Struct, frozen=True):
 
 
 class JournalReader:
-    """The journal in ``state_dir`` as it is now; a context manager.
+    """A snapshot of the journal in ``state_dir``; a context manager.
 
-    Raises ``SettingsError`` where there is none to be read, ``StorageError`` where it is damaged.
+    Raises ``SettingsError`` if there is no readable journal, ``StorageError`` if it is damaged.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -87,7 +87,7 @@ class JournalReader:
             )
 
     def __enter__(self) -> Self:
-        """Read from it in a block."""
+        """Return the snapshot."""
         return self
 
     def __exit__(
@@ -96,14 +96,14 @@ class JournalReader:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Let go of it."""
+        """Close the journal."""
         self._connection.close()
 
     def jobs(self, wanted: JobFilter, limit: int) -> list[JournalEntry]:
-        """Return at most ``limit`` jobs: finished ones, then open ones, as they were dropped.
+        """Return at most ``limit`` jobs: finished ones, then open ones, in order of their drops.
 
-        There may be more. Then the oldest of the open ones are returned, as these may be stuck, and
-        if those are fewer, the newest of the others.
+        If there are more, the oldest open ones come first, because they may be stuck, then the
+        newest finished ones.
         """
         condition, values = wanted.condition()
         is_open = f"state NOT IN {FINAL} AND {condition} ORDER BY seq LIMIT ?"
@@ -112,27 +112,27 @@ class JournalReader:
         return self._entries(is_final, [*values, limit - len(found)])[::-1] + found
 
     def count(self) -> tuple[int, int]:
-        """Return how many jobs are open, and how many there are in all."""
+        """Return the number of open jobs and of all jobs."""
         is_open = f"SELECT count(*) FROM jobs WHERE state NOT IN {FINAL}"  # noqa: S608 - a constant
         return self._number(is_open), self._number("SELECT count(*) FROM jobs")
 
     def last_change_ns(self) -> int:
-        """Return the time of the last change of all; 0 where nothing ever was."""
+        """Return the time of the last change; 0 if there is none."""
         return self._number("SELECT coalesce(max(changed_ns), 0) FROM jobs")
 
     def changes(self, wanted: JobFilter, after_ns: int) -> list[JournalEntry]:
         """Return jobs that changed after that time, in the order of their changes.
 
-        Not more than some hundred at a time: the last one's time is where to go on.
+        Returns a thousand at a time: pass the last one's time to go on.
         """
         condition, values = wanted.condition()
         where = f"changed_ns > ? AND {condition} ORDER BY changed_ns LIMIT {_CHANGES_AT_ONCE}"
         return self._entries(where, [after_ns, *values])
 
     def find(self, name: str) -> JournalEntry:
-        """Return the job of this id, or the only one whose id has ``name`` in it.
+        """Return the job of this id, or the only one whose id contains ``name``.
 
-        Raises ``SettingsError`` where there is none, or more than one.
+        Raises ``SettingsError`` if there is none, or more than one.
         """
         exact = self._entries("id = ?", [name])
         found = exact or self._entries("instr(id, ?) ORDER BY seq DESC LIMIT 4", [name])
@@ -147,7 +147,7 @@ class JournalReader:
         return found[0]
 
     def first_open(self, slot: str) -> Job | None:
-        """Return the job of ``slot`` that all others of the slot wait for."""
+        """Return the job of ``slot`` that its other jobs wait for."""
         where = f"slot = ? AND state NOT IN {FINAL} ORDER BY seq LIMIT 1"
         found = self._entries(where, [os.fsencode(slot)])
         return found[0].job if found else None
@@ -158,7 +158,7 @@ class JournalReader:
         return found[0].job if found else None
 
     def kept_input(self, job: Job) -> bytes | None:
-        """Return the bytes of the job's input, where the journal still holds them."""
+        """Return the job's input if the journal still has it."""
         found = self._rows("SELECT input FROM jobs WHERE id = ?", [job.id])
         return found[0][0] if found else None
 

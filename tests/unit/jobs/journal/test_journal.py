@@ -407,7 +407,7 @@ def test_no_statement_reads_all_that_ever_was(tmp_path: Path) -> None:
     statements: set[str] = set()
 
     async def use(journal: Journal) -> None:
-        journal._connection.set_trace_callback(statements.add)
+        journal._thread._connection.set_trace_callback(statements.add)
         journal.remember({"/shared/x": b"version"})
         for number, code in enumerate((Code.OK, Code.LINK_ERROR, Code.TRAP)):
             one = job(f"input-{number}", number)
@@ -431,7 +431,7 @@ def test_no_statement_reads_all_that_ever_was(tmp_path: Path) -> None:
         await journal.prune(2**62)
         await journal.trim(0)
         await journal.shrink()
-        journal._connection.set_trace_callback(None)
+        journal._thread._connection.set_trace_callback(None)
 
     with_journal(path, use)
     connection = open_for_writing(path)

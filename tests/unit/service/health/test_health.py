@@ -135,7 +135,7 @@ def test_a_journal_thread_that_is_stuck_is_silent(tmp_path: Path) -> None:
             is_stuck.set()
             return os.read(lock_r, 1)
 
-        stuck = journal._submit(wait_for_byte)
+        stuck = journal._thread.submit(wait_for_byte)
         await until(is_stuck.is_set)
         before = journal.heartbeat.heard_at
         await rounds(vitals)

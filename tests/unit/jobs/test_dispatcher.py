@@ -1,0 +1,320 @@
+"""The rules of the dispatcher: order, durability before publication, and what a shutdown leaves."""
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.jobs.fakes import FakeJournal, done, job, slot, until
+from wasmdrop import settings
+from wasmdrop.delivery.delivery import Delivery
+from wasmdrop.delivery.wire import ResultPackage
+from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.drops import InputDrop
+from wasmdrop.jobs.dispatcher import Dispatcher
+from wasmdrop.jobs.job import JobState
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.metrics import Metrics
+from wasmdrop.jobs.module_lookup import ModuleAwaitedError, Scheduler
+from wasmdrop.jobs.runner import NothingOwedError
+from wasmdrop.jobs.work_table import Work, WorkTable
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.slot import InputFile, Slot
+from wasmdrop.system.byte_budget import ByteBudget
+
+OK = Outcome(code=Code.OK, results=(1,))
+
+
+class FakePlacement:
+    """Staged results."""
+
+    def __init__(self, bench: "Bench", key: str, package: ResultPackage) -> None:
+        self.package = package
+        self._bench = bench
+        self._key = key
+
+    def publish(self) -> "asyncio.Future[None]":
+        """Publish, or fail."""
+        self._bench.published.append(self._key)
+        error = self._bench.errors.get(self._key)
+        if error is None:
+            return done()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+
+    def hangs(self) -> bool:
+        """Return that it does not."""
+        return False
+
+    def abandon(self) -> None:
+        """Note it."""
+        self._bench.abandoned.append(self._key)
+
+
+class Bench:
+    """A dispatcher whose runner, journal and delivery do what a test wants."""
+
+    def __init__(self) -> None:
+        self.settings = settings.load({"WASMDROP_MAX_QUEUED": "3"}, {}).settings
+        self.journal = FakeJournal()
+        self.backlog = Backlog(3)
+        self.metrics = Metrics()
+        self.rooms = 0
+        self.table = WorkTable(cast("Journal", self.journal))
+        self.begun: list[str] = []
+        self.outcomes: dict[str, asyncio.Future[Outcome]] = {}
+        self.published: list[str] = []
+        self.abandoned: list[str] = []
+        self.errors: dict[str, OSError] = {}
+        self.dispatcher = Dispatcher(
+            self.settings,
+            self.backlog,
+            self.table,
+            self,
+            cast("Journal", self.journal),
+            cast("Delivery", self),
+            self.metrics,
+            self._on_room,
+        )
+
+    def _on_room(self) -> None:
+        self.rooms += 1
+
+    # The runner
+
+    async def run(self, work: Work, _scheduler: Scheduler) -> Outcome:
+        """Begin an attempt, and end it when the test does."""
+        self.begun.append(work.job.id)
+        if work.job.state is JobState.QUEUED:
+            self.table.begin_attempt(work, 2)
+        self.outcomes[work.job.id] = asyncio.get_running_loop().create_future()
+        return await self.outcomes[work.job.id]
+
+    async def end(self, job_id: str, outcome: Outcome | Exception = OK) -> None:
+        """End a run."""
+        await until(lambda: job_id in self.outcomes)
+        if isinstance(outcome, Exception):
+            self.outcomes[job_id].set_exception(outcome)
+        else:
+            self.outcomes[job_id].set_result(outcome)
+
+    # Delivery
+
+    def stage(self, where: Slot, package: ResultPackage) -> FakePlacement:
+        """Stage results."""
+        return FakePlacement(self, where.key, package)
+
+    def probe(self, _directory: str) -> "asyncio.Future[None]":
+        """Wait for ever."""
+        return asyncio.get_running_loop().create_future()
+
+    # What a test does
+
+    def resume(self, *ids: str, key: str = "input.json") -> None:
+        """Queue jobs of a slot."""
+        for job_id in ids:
+            self.journal.jobs[job_id] = job(job_id, key)
+            self.dispatcher.resume_queued(self.journal.jobs[job_id])
+
+    async def until_state(self, job_id: str, state: JobState) -> None:
+        """Wait for a job to get there."""
+        await until(lambda: self.journal.jobs[job_id].state is state)
+
+
+def with_bench(use: Callable[[Bench], Awaitable[None]]) -> None:
+    """Use a bench."""
+
+    async def run() -> None:
+        bench = Bench()
+        try:
+            await use(bench)
+        finally:
+            await bench.dispatcher.drain(0)
+
+    asyncio.run(run())
+
+
+def drop(key: str, memory: Any = None) -> InputDrop:
+    """Return a drop of an input."""
+    return InputDrop(
+        slot(key), 1, b"{}", InputFile(f"/shared/{key}", "", 2), None, None, b"", memory=memory
+    )
+
+
+def test_dispatcher_jobs_of_one_slot_run_one_at_a_time_in_order() -> None:
+    """Jobs of another slot run beside them."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", "2", "3")
+        bench.resume("other", key="other/input.json")
+        await until(lambda: len(bench.begun) == 2)
+        assert bench.begun == ["1", "other"]
+        for number in ("1", "2", "3"):
+            await bench.end(number)
+            await bench.until_state(number, JobState.DELIVERED)
+        assert bench.begun == ["1", "other", "2", "3"]
+        assert bench.published == ["input.json"] * 3
+
+    with_bench(use)
+
+
+def test_dispatcher_results_of_an_undurable_job_are_not_published() -> None:
+    """They are staged, and published when the journal has the job and the attempt."""
+
+    async def use(bench: Bench) -> None:
+        bench.journal.is_slow = True
+        assert bench.backlog.take()
+        bench.dispatcher.accept(drop("input.json"))
+        (job_id,) = bench.journal.jobs
+        await bench.end(job_id)
+        await bench.until_state(job_id, JobState.EXECUTED)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert bench.published == []
+        bench.journal.finish_writes()
+        await bench.until_state(job_id, JobState.DELIVERED)
+        assert bench.published == ["input.json"]
+
+    with_bench(use)
+
+
+def test_dispatcher_drain_returns_a_running_job_without_its_attempt() -> None:
+    """The shutdown ended it: the next daemon runs it, and no results are published."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", "2")
+        await until(lambda: bench.begun)
+        assert bench.journal.jobs["1"].attempt == 1
+        await bench.dispatcher.drain(0)
+        assert bench.journal.jobs["1"].state is JobState.QUEUED
+        assert bench.journal.jobs["1"].attempt == 0
+        assert bench.begun == ["1"]
+        assert bench.published == []
+
+    with_bench(use)
+
+
+def test_dispatcher_drain_abandons_staged_results() -> None:
+    """Their job stays EXECUTED in the journal."""
+
+    async def use(bench: Bench) -> None:
+        bench.journal.is_slow = True
+        bench.resume("1")
+        await bench.end("1")
+        await bench.until_state("1", JobState.EXECUTED)
+        await bench.dispatcher.drain(0)
+        assert (bench.abandoned, bench.published) == (["input.json"], [])
+        assert bench.journal.jobs["1"].state is JobState.EXECUTED
+
+    with_bench(use)
+
+
+def test_dispatcher_drop_after_drain_is_left_for_the_next_start() -> None:
+    """It is not journaled, its memory is free and the backlog is empty."""
+
+    async def use(bench: Bench) -> None:
+        await bench.dispatcher.drain(0)
+        budget = ByteBudget(10, lambda: None)
+        assert bench.backlog.take()
+        bench.dispatcher.accept(drop("input.json", budget.reserve(10)))
+        assert bench.journal.jobs == {}
+        assert budget.is_unused
+        assert len(bench.backlog) == 0
+
+    with_bench(use)
+
+
+def test_dispatcher_job_without_its_module_blocks_its_slot_alone() -> None:
+    """When it is resumed, it runs before the jobs behind it."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", "2")
+        await bench.end("1", ModuleAwaitedError())
+        bench.resume("other", key="other/input.json")
+        await bench.end("other")
+        await bench.until_state("other", JobState.DELIVERED)
+        assert bench.begun == ["1", "other"]
+        bench.dispatcher.resume("input.json")
+        await until(lambda: len(bench.begun) == 3)
+        assert bench.begun[2] == "1"
+        await bench.end("1")
+        await bench.end("2")
+        await bench.until_state("2", JobState.DELIVERED)
+
+    with_bench(use)
+
+
+def test_dispatcher_module_without_input_is_discarded() -> None:
+    """No result is owed; the next job of the slot runs."""
+
+    async def use(bench: Bench) -> None:
+        bench.dispatcher.run_without_input(slot("input.json"), owes_result=False)
+        (job_id,) = bench.journal.jobs
+        bench.resume("next")
+        await until(lambda: job_id in bench.outcomes)
+        bench.table.move(bench.table.first("input.json"), JobState.QUEUED)
+        await bench.end(job_id, NothingOwedError())
+        await bench.until_state(job_id, JobState.DISCARDED)
+        await until(lambda: bench.begun[-1] == "next")
+        assert bench.published == []
+
+    with_bench(use)
+
+
+def test_dispatcher_fault_in_one_job_lets_the_next_one_run() -> None:
+    """The job stays open in the journal, with a note for people."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", "2")
+        await bench.end("1", ValueError("a fault"))
+        await bench.end("2")
+        await bench.until_state("2", JobState.DELIVERED)
+        assert bench.journal.jobs["1"].state is JobState.RUNNING
+        assert "fault of the daemon" in bench.journal.notes["1"]
+
+    with_bench(use)
+
+
+def test_dispatcher_failed_delivery_holds_the_slot() -> None:
+    """Its other jobs wait for the results; those of other slots do not."""
+
+    async def use(bench: Bench) -> None:
+        bench.errors["input.json"] = OSError(errno.ENOSPC, "full")
+        bench.resume("1")
+        await bench.end("1")
+        await until(
+            lambda: bench.metrics.undelivered == 1 and not bench.table.last_job("input.json")
+        )
+        bench.resume("2", "3")
+        bench.resume("other", key="other/input.json")
+        await bench.end("other")
+        await bench.until_state("other", JobState.DELIVERED)
+        assert bench.begun == ["1", "other"]
+        assert bench.journal.jobs["1"].state is JobState.EXECUTED
+
+    with_bench(use)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_dispatcher_full_backlog_has_room_when_a_job_is_done(count: int) -> None:
+    """Reruns wait for it; intake looks for the drops that it left."""
+
+    async def use(bench: Bench) -> None:
+        ids = [str(number) for number in range(count)]
+        for job_id in ids:
+            bench.resume(job_id, key=f"{job_id}/input.json")
+        assert not bench.backlog.take()
+        room = asyncio.ensure_future(bench.dispatcher.room())
+        for job_id in ids[: count - 2]:
+            await until(lambda: len(bench.begun) == count)
+            assert not room.done()
+            await bench.end(job_id)
+            await bench.until_state(job_id, JobState.DELIVERED)
+        await room
+        await bench.end(ids[-1])
+        await until(lambda: bench.rooms == 1)
+
+    with_bench(use)
