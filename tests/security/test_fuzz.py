@@ -1,4 +1,4 @@
-"""Whatever a child, a cache entry or a slot says: what is true is believed, and nothing ends."""
+"""Random reports, cache entries and markers: valid ones are accepted, others rejected."""
 
 import contextlib
 import hashlib
@@ -43,8 +43,8 @@ REPORT = msgspec.json.encode(RunReport(Code.OK, "", (144,), None, 65536, 0.001))
 
 
 @given(st.one_of(mutations(REPORT), replaced(json.loads(REPORT)), JSON.map(msgspec.json.encode)))
-def test_whatever_a_child_reports_is_an_outcome_or_its_own_failure(header: bytes) -> None:
-    """And an outcome has values of the entry's signature, and a time that passed."""
+def test_any_report_of_child_is_an_outcome_or_a_sandbox_error(header: bytes) -> None:
+    """An outcome has values of the entry's signature and a plausible time."""
     try:
         outcome = outcome_of_report(decode_run_report(header), CALL, 0.5)
     except SandboxError:
@@ -58,7 +58,7 @@ def test_whatever_a_child_reports_is_an_outcome_or_its_own_failure(header: bytes
 
 @contextlib.contextmanager
 def content(data: bytes) -> Iterator[int]:
-    """Give a descriptor of a file with this content."""
+    """Return a descriptor of a file with this content."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -70,7 +70,7 @@ with content(b"code") as code_fd:
 
 
 def with_digest(data: bytes) -> bytes:
-    """Give ``data`` the digest that a manifest must have."""
+    """Return a manifest around ``data`` with a valid digest."""
     return b'{"sha256":"%s","manifest":%s}' % (hashlib.sha256(data).hexdigest().encode(), data)
 
 
@@ -82,8 +82,8 @@ def with_digest(data: bytes) -> bytes:
         JSON.map(msgspec.json.encode).map(with_digest),
     )
 )
-def test_manifest_of_other_content_is_refused(data: bytes) -> None:
-    """What was changed without its digest is never taken; with it, never for another module."""
+def test_any_manifest_is_that_of_the_module_or_damaged(data: bytes) -> None:
+    """A wrong digest is rejected, and so is the manifest of another module."""
     with content(data) as fd:
         try:
             manifest = read_manifest(fd, SHA256, OPTIONS)
@@ -95,7 +95,7 @@ def test_manifest_of_other_content_is_refused(data: bytes) -> None:
 
 
 def sound_slot(directory: str) -> tuple[Job, ResultPackage]:
-    """Return a job of a slot in ``directory``, and what it delivered there."""
+    """Return a job of a slot in ``directory``, and its delivered results."""
     slot = Slot("input.json", f"{directory}/input.json", directory, "result")
     job = Job(id="20261123T000000Z-00", slot=slot, dropped_at_ns=1, attempt=1, finished_at_ns=2)
     results = package(job, "fib", [12], Outcome(code=Code.OK, results=(144,)), Limits())
@@ -109,8 +109,8 @@ with tempfile.TemporaryDirectory() as some_directory:
 
 
 @given(st.one_of(mutations(MARKER), replaced(json.loads(MARKER)), JSON.map(msgspec.json.encode)))
-def test_a_marker_found_at_start_is_believed_only_where_it_is_true(marker: bytes) -> None:
-    """It names the job, and every file that it tells of is there with its digest."""
+def test_any_marker_found_at_start_is_accepted_only_if_true(marker: bytes) -> None:
+    """It names the job, and all its files exist with their digests."""
     with tempfile.TemporaryDirectory() as directory:
         job, results = sound_slot(directory)
         Path(directory, "result.done").write_bytes(marker)
@@ -124,16 +124,16 @@ def test_a_marker_found_at_start_is_believed_only_where_it_is_true(marker: bytes
             assert entry["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_a_true_marker_is_believed(tmp_path: Path) -> None:
-    """So that the property above is one of more than refusals."""
+def test_true_marker_found_at_start_is_accepted(tmp_path: Path) -> None:
+    """So that the property above covers more than rejections."""
     job, results = sound_slot(str(tmp_path))
     (tmp_path / "result.done").write_bytes(results.marker)
     assert is_delivered(job)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link"])
-def test_a_marker_that_is_no_file_is_not_believed(tmp_path: Path, kind: str) -> None:
-    """Nor does looking at it block."""
+def test_marker_that_is_no_regular_file_is_rejected(tmp_path: Path, kind: str) -> None:
+    """And does not block the daemon."""
     job, results = sound_slot(str(tmp_path))
     marker = tmp_path / "result.done"
     if kind == "fifo":

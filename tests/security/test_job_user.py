@@ -1,4 +1,4 @@
-"""Whom jobs run as, if the daemon is root: a user that nothing else on the host runs as."""
+"""The user of jobs if the daemon is root: one that no other process on the host has."""
 
 import itertools
 import os
@@ -25,14 +25,14 @@ def _as_root() -> None:
     require_root()
 
 
-#: Users that no other test run on this machine has at the time: its processes count.
+#: Users that no other test run on this machine uses, because its processes would count.
 _USERS: Final = itertools.count(60706 + os.getpid() % 100 * 4)
 
-#: Whom many services run as.
+#: The user of many services.
 _NOBODY: Final = 65534
 
-#: As the user that its command line begins with, stops each process that follows and that it may;
-#: prints these.
+#: Changes to the user in its first argument, then stops each process in the other arguments, and
+#: prints those that it may stop.
 _STOPPER: Final = """
 import os, signal, sys
 user = int(sys.argv.pop(1))
@@ -50,7 +50,7 @@ for pid in map(int, sys.argv[1:]):
 
 
 def stoppable(pids: list[int], user: int) -> list[int]:
-    """Return those processes that a process of that user can stop."""
+    """Return the processes that a process of that user can stop."""
     command = [sys.executable, "-I", "-S", "-c", _STOPPER, str(user), *map(str, pids)]
     done = subprocess.run(command, capture_output=True, check=True)
     return [int(line) for line in done.stdout.split()]
@@ -69,7 +69,7 @@ def gids_of(pid: int) -> set[int]:
 
 
 def idle_children(daemon: Daemon) -> list[int]:
-    """Return the children of the forking server, when they have left it behind."""
+    """Wait until the fork server's children have changed their user; return them."""
 
     def look() -> list[int] | None:
         server = daemon.fork_server()
@@ -82,7 +82,7 @@ def idle_children(daemon: Daemon) -> list[int]:
 
 @pytest.fixture
 def stranger() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Give a user, and a process of theirs that has nothing to do with wasmdrop."""
+    """Return a user that has a process of its own, and that process."""
     user = next(_USERS)
     process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=user, group=user, cwd="/")
     yield user, process
@@ -90,8 +90,8 @@ def stranger() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
     process.communicate()
 
 
-def test_children_by_default_can_not_be_signalled_by_nobody(tmp_path: Path) -> None:
-    """Nor by any other user; by their own they can."""
+def test_children_of_default_user_can_not_be_signalled_by_others(tmp_path: Path) -> None:
+    """Such as nobody; only by their own user."""
     daemon = Daemon(tmp_path, WASMDROP_JOB_USER="")
     with daemon.running():
         children = idle_children(daemon)
@@ -100,8 +100,8 @@ def test_children_by_default_can_not_be_signalled_by_nobody(tmp_path: Path) -> N
         assert stoppable(children, 60942) == children
 
 
-def test_jobs_run_as_the_user_of_the_setting(tmp_path: Path) -> None:
-    """Also those with a directory and grants, which then belong to that user while they run."""
+def test_jobs_run_as_user_of_setting(tmp_path: Path) -> None:
+    """Also with a directory and grants; the files of the directory belong to that user."""
     user = next(_USERS)
     for path in (tmp_path, *tmp_path.parents):
         if path != Path("/"):
@@ -125,16 +125,16 @@ def test_jobs_run_as_the_user_of_the_setting(tmp_path: Path) -> None:
         assert marker["code"] == "ok", marker["message"]
         assert daemon.result("input-read.json")["stdout"] == "a book"
         assert daemon.result_path("input-read.json", ".output").joinpath("own").exists()
-        for number in range(3):  # by way of a template, too
+        for number in range(3):  # the later ones by a zygote
             job = {"module": "fib", "entry": "fib", "args": [10], "id": str(number)}
             assert daemon.submit("input-fib.json", job)["code"] == "ok"
         assert not daemon.events("job-user-shared")
 
 
-def test_a_foreign_process_of_the_user_is_told_of(
+def test_foreign_process_of_job_user_is_reported(
     tmp_path: Path, stranger: tuple[int, "subprocess.Popen[bytes]"]
 ) -> None:
-    """By the daemon at its start, in the log, and by ``wasmdrop doctor``."""
+    """In the daemon's log at the start, and by ``wasmdrop doctor``."""
     user, _process = stranger
     doctor = Doctor(tmp_path)
     _status, found = doctor.examine(WASMDROP_JOB_USER=str(user))
@@ -142,12 +142,12 @@ def test_a_foreign_process_of_the_user_is_told_of(
     assert "1 processes that are no jobs" in found["user of jobs"]["found"]
     daemon = Daemon(tmp_path, WASMDROP_JOB_USER=str(user))
     with daemon.running():
-        (told,) = daemon.events("job-user-shared")
-        assert (told["user"], told["processes"]) == (user, 1)
+        (event,) = daemon.events("job-user-shared")
+        assert (event["user"], event["processes"]) == (user, 1)
 
 
-def test_jobs_of_a_daemon_are_no_foreign_processes(tmp_path: Path) -> None:
-    """Not to the doctor, who may come while it runs; to a second daemon they are."""
+def test_jobs_are_no_foreign_processes_to_doctor(tmp_path: Path) -> None:
+    """To a second daemon they are."""
     user = next(_USERS)
     daemon = Daemon(tmp_path, WASMDROP_JOB_USER=str(user))
     with daemon.running():
@@ -165,7 +165,7 @@ def test_jobs_of_a_daemon_are_no_foreign_processes(tmp_path: Path) -> None:
         ("no such user", "there is no user of this name"),
     ],
 )
-def test_a_user_that_can_not_be_stops_the_start(tmp_path: Path, given: str, reason: str) -> None:
+def test_invalid_job_user_prevents_start(tmp_path: Path, given: str, reason: str) -> None:
     """With one line that names the setting."""
     daemon = Daemon(tmp_path, WASMDROP_JOB_USER=given)
     done = subprocess.run(
@@ -181,8 +181,8 @@ def test_a_user_that_can_not_be_stops_the_start(tmp_path: Path, given: str, reas
     assert reason in line
 
 
-def test_a_user_that_the_namespace_lacks_is_named(tmp_path: Path) -> None:
-    """In a user namespace that maps root alone, no job could be anybody else's."""
+def test_job_user_missing_in_user_namespace_prevents_start(tmp_path: Path) -> None:
+    """If only root is mapped, jobs could not run as another user."""
     daemon = Daemon(tmp_path, WASMDROP_JOB_USER="")
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-m", "wasmdrop", "serve"],

@@ -1,4 +1,4 @@
-"""What a guest can take: memories, tables and heap together, however it asks for them."""
+"""The memory limit of a guest: memories, tables and heap together."""
 
 import json
 import subprocess
@@ -14,26 +14,26 @@ from wasmdrop.protocol.limits import MEBIBYTE
 
 MEMORY_MB: Final = 24
 
-#: What the engine and Python may take besides while the guest runs, in MiB: a part of the room
-#: that the process has (``PROCESS_BYTES``).
+#: Memory in MiB that the engine and Python may use besides, while the guest runs: a part of
+#: ``PROCESS_BYTES``.
 ROOM_MB: Final = 8
 
 _AGAIN: Final = "(br_if $again (i32.ne (i32.const -1) {}))"
 
 
 def grows(*steps: str) -> str:
-    """Return a function that takes each step again and again, until it is refused."""
+    """Return a function that repeats each step until it is refused."""
     body = "".join(f"(loop $again {_AGAIN.format(step)})" for step in steps)
     return f'(func (export "run") (result i32) {body} (i32.const 7))'
 
 
 def table_grows(table: str, element: str = "func", wide: str = "i32") -> str:
-    """Return a step of a table, in parts of 256 KiB."""
+    """Return a step that grows a table by 256 KiB."""
     grown = f"(table.grow {table} (ref.null {element}) ({wide}.const 32768))"
     return grown if wide == "i32" else f"(i32.wrap_i64 {grown})"
 
 
-#: Modules that take all that they can get, and then return 7.
+#: Modules that grow until they are refused, and then return 7.
 GREEDY: Final = {
     "functions": f"(table $t 1 funcref) {grows(table_grows('$t'))}",
     "externals": f"(table $t 1 externref) {grows(table_grows('$t', 'extern'))}",
@@ -68,7 +68,7 @@ GREEDY: Final = {
     ),
 }
 
-#: Modules that end for want of memory, and what the message says was refused.
+#: Modules that need too much memory, and the part of the message about it.
 REFUSED: Final = {
     "least": ('(table 50000000 funcref) (func (export "run"))', "400000000 bytes"),
     "least-of-64-bits": (
@@ -89,7 +89,7 @@ REFUSED: Final = {
     ),
 }
 
-#: Runs one module in a process of its own, as a child does, and says how large that became.
+#: Runs one module in a process of its own, as a child does, and reports its size.
 _MEASURE: Final = """
 import json, os, pathlib, resource, sys
 from wasmtime import Module
@@ -127,9 +127,9 @@ print(json.dumps([report.code, report.message, report.results, peak_mb]))
 
 
 def measured(text: str) -> tuple[str, str, list[int], float]:
-    """Return code, message, results, and by how many MiB the process has grown at most.
+    """Return code, message, results, and the peak growth of the process in MiB.
 
-    The kernel holds it to its memory and the room: a guest that is granted more than that fails.
+    The kernel limits the process to the guest's memory and ``ROOM_MB``.
     """
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, str(MEMORY_MB), str(MEMORY_MB + ROOM_MB)],
@@ -142,15 +142,15 @@ def measured(text: str) -> tuple[str, str, list[int], float]:
 
 
 @pytest.mark.parametrize("name", GREEDY)
-def test_growth_of_a_greedy_guest_keeps_to_its_memory(name: str) -> None:
-    """What it is refused is -1 to it, as WebAssembly has it, and the process stays small."""
+def test_greedy_guest_is_refused_growth_at_its_limit(name: str) -> None:
+    """Growth returns -1, and the process stays small."""
     code, message, results, peak_mb = measured(GREEDY[name])
     assert (code, results) == ("ok", [7]), message
     assert peak_mb < MEMORY_MB + ROOM_MB
 
 
-def test_growth_of_a_table_alone_is_granted_to_half_of_the_memory() -> None:
-    """The bound is no smaller than it has to be for a table that is copied to grow."""
+def test_only_table_may_grow_to_half_of_memory() -> None:
+    """A table is copied to grow, so it may use half of the memory and no less."""
     text = GREEDY["functions"].replace("(i32.const 7)", "(table.size $t)")
     _code, _message, (elements,), _peak_mb = measured(text)
     assert 0.45 < 8 * elements / MEBIBYTE / MEMORY_MB <= 0.5
@@ -170,8 +170,8 @@ def test_growth_of_a_table_alone_is_granted_to_half_of_the_memory() -> None:
     ],
     ids=["memory", "table"],
 )
-def test_growth_within_the_bound_is_granted(text: str) -> None:
-    """A table of usual size costs a program no page of its memory, and a small one may grow."""
+def test_growth_within_limit_is_granted(text: str) -> None:
+    """A table of usual size does not reduce the memory, and a small one may grow."""
     code, message, results, _peak_mb = measured(text)
     assert code == "ok", message
     assert results in ([1], [30])
@@ -181,7 +181,7 @@ def test_growth_within_the_bound_is_granted(text: str) -> None:
 def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
-    """Give a running daemon for each way in which jobs are isolated."""
+    """Return a running daemon with each setting of WASMDROP_ISOLATION."""
     it = Daemon(
         tmp_path_factory.mktemp("bound"),
         WASMDROP_MEMORY_MB=str(MEMORY_MB),
@@ -193,15 +193,15 @@ def daemon(
 
 
 def submitted(daemon: Daemon, name: str, text: str) -> list[dict[str, Any]]:
-    """Run a module so often that a template, or a resident, serves it; return the markers."""
+    """Run a module until a zygote or a reusable worker serves it; return the markers."""
     drop(daemon.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {text})")))
     job = {"module": name, "entry": "run"}
     return [daemon.submit(f"input-{name}.json", job | {"id": str(n)}) for n in range(4)]
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_module_that_needs_too_much_ends_as_memory_limit(daemon: Daemon, name: str) -> None:
-    """The message says what was refused, and which limit it was."""
+def test_module_that_needs_too_much_memory_ends_as_memory_limit(daemon: Daemon, name: str) -> None:
+    """The message names the refused size and the limit."""
     text, refused = REFUSED[name]
     for marker in submitted(daemon, name, text):
         assert marker["code"] == "memory-limit", marker["message"]
@@ -211,8 +211,8 @@ def test_a_module_that_needs_too_much_ends_as_memory_limit(daemon: Daemon, name:
 
 
 @pytest.mark.parametrize("name", ["functions", "tables-and-memories"])
-def test_a_daemons_greedy_guest_is_refused_growth(daemon: Daemon, name: str) -> None:
-    """The same by a real daemon, whichever process runs it."""
+def test_greedy_guest_in_daemon_is_refused_growth(daemon: Daemon, name: str) -> None:
+    """Whichever process runs it."""
     for marker in submitted(daemon, f"greedy-{name}", GREEDY[name]):
         assert marker["code"] == "ok", marker["message"]
 
@@ -225,10 +225,10 @@ def test_a_daemons_greedy_guest_is_refused_growth(daemon: Daemon, name: str) -> 
         ("i64 funcref", "i64", 50_000),
     ],
 )
-def test_a_trap_after_a_table_was_refused_growth_is_a_memory_limit(
+def test_trap_after_refused_table_growth_is_memory_limit(
     daemon: Daemon, table: str, index: str, parts: int
 ) -> None:
-    """In one step or many; the message says that it was a table, and how the program ended."""
+    """The message names the table and the trap."""
     wide, _space, kind = table.rpartition(" ")
     name = f"refused-{kind}{wide}"
     text = (
@@ -242,8 +242,8 @@ def test_a_trap_after_a_table_was_refused_growth_is_a_memory_limit(
             assert words in marker["message"]
 
 
-def test_a_trap_of_a_program_that_grew_its_table_stays_a_trap(daemon: Daemon) -> None:
-    """It was refused nothing."""
+def test_trap_after_granted_table_growth_stays_trap(daemon: Daemon) -> None:
+    """No growth was refused."""
     text = (
         '(table $t 1 funcref) (func (export "run")'
         " (drop (table.grow $t (ref.null func) (i32.const 100))) (unreachable))"
@@ -252,8 +252,8 @@ def test_a_trap_of_a_program_that_grew_its_table_stays_a_trap(daemon: Daemon) ->
         assert (marker["code"], marker["message"].partition("\n")[0]) == ("trap", "unreachable")
 
 
-def test_a_component_that_wants_too_large_a_table_ends_as_memory_limit(daemon: Daemon) -> None:
-    """Its tables are nobody's to see, but the engine's."""
+def test_component_with_too_large_table_ends_as_memory_limit(daemon: Daemon) -> None:
+    """Only the engine knows its tables."""
     text = (
         '(component (core module $m (table 50000000 funcref) (func (export "run")))'
         " (core instance $i (instantiate $m))"

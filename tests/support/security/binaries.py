@@ -1,4 +1,4 @@
-"""WebAssembly modules written byte by byte: those that no tool would make, or not in time."""
+"""WebAssembly modules written byte by byte, which no tool generates, or none fast enough."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -31,7 +31,7 @@ def section(number: int, content: bytes) -> bytes:
 
 
 def vector(items: Iterable[bytes], count: int | None = None) -> bytes:
-    """Return items behind their number."""
+    """Return a vector: the count, then the items."""
     listed = list(items)
     return leb(len(listed) if count is None else count) + b"".join(listed)
 
@@ -81,7 +81,7 @@ def _nested(count: int) -> bytes:
 
 
 def _nested_loops_with_exits(depth: int, exits: int) -> bytes:
-    """Return loops in loops, each with many ways to every outer one."""
+    """Return nested loops with many branches to every outer loop."""
     inner = b"".join(_GET + b"\x0d" + leb(n % depth) for n in range(exits))
     return _function((b"\x03" + _VOID) * depth + inner + _END * depth)
 
@@ -93,7 +93,7 @@ def _tables_in_loops(count: int, targets: int) -> bytes:
 
 
 def _live_locals(count: int, uses: int) -> bytes:
-    """Return many values that live through many loops: what allocating registers is slowest at."""
+    """Return many values that live across many loops, the worst case of register allocation."""
     first = b"".join(_GET + b"\x21" + leb(1 + n) for n in range(count))
     loop = b"\x03" + _VOID + _GET + b"\x0d\0" + _END
     rest = b"".join(_GET + b"\x20" + leb(1 + n) + b"\x6a" + _SET for n in range(count))
@@ -121,7 +121,7 @@ def _numbers(count: int) -> Iterable[bytes]:
 
 
 def _memories(count: int, pages: int) -> bytes:
-    """Return a module that writes to every page of every memory that it has from the start."""
+    """Return a module that writes to every page of its memories."""
     code = b""
     for index in range(count):
         # memory.fill: address, value, length.
@@ -167,7 +167,7 @@ _LIMIT: Final = frozenset({"compile-limit", "invalid-module"})
 _COMPILED: Final = frozenset({"compile-limit", "invalid-module", "ok"})
 _MEMORY_CODES: Final = frozenset({"memory-limit", "invalid-module"})
 
-#: Modules that are too much in one way or another, and the codes in which they may end.
+#: Oversized modules, and the codes in which they may end.
 BOMBS: Final[dict[str, tuple[Callable[[], bytes], frozenset[str]]]] = {
     "functions-by-the-hundred-thousand": (lambda: _many_functions(300_000), _COMPILED),
     "function-of-megabytes": (lambda: _adding(600_000), _COMPILED),
@@ -178,7 +178,7 @@ BOMBS: Final[dict[str, tuple[Callable[[], bytes], frozenset[str]]]] = {
     "live-locals": (lambda: _live_locals(5_000, 3_000), _COMPILED),
     "targets-by-the-million": (lambda: _tables_in_loops(1, 1_000_000), _LIMIT),
     "locals-by-the-million": (lambda: _function(b"", [leb(1_000_000) + _I32]), _LIMIT),
-    "locals-by-the-milliard": (lambda: _function(b"", [leb(0xFFFFFFFF) + _I32]), _LIMIT),
+    "locals-by-the-billion": (lambda: _function(b"", [leb(0xFFFFFFFF) + _I32]), _LIMIT),
     "types-by-the-million": (
         lambda: module(section(_TYPE, leb(1_000_000) + b"\x60\0\0" * 1_000_000)),
         frozenset({*_LIMIT, "entry-not-found"}),
@@ -189,7 +189,7 @@ BOMBS: Final[dict[str, tuple[Callable[[], bytes], frozenset[str]]]] = {
         ),
         frozenset({*_LIMIT, "entry-not-found"}),
     ),
-    "types-that-are-not-there": (lambda: module(section(_TYPE, leb(0xFFFFFFFF))), _LIMIT),
+    "types-that-are-missing": (lambda: module(section(_TYPE, leb(0xFFFFFFFF))), _LIMIT),
     "table-without-end": (
         lambda: _with(section(_TABLE, vector([b"\x70\0" + leb(0xFFFFFFFF)]))),
         _MEMORY_CODES,
@@ -222,7 +222,7 @@ BOMBS: Final[dict[str, tuple[Callable[[], bytes], frozenset[str]]]] = {
     ),
     "custom-sections-by-the-hundred-thousand": (lambda: _custom(100_000, b"x", b""), _COMPILED),
     "custom-section-of-megabytes": (lambda: _custom(1, b"x", bytes(20_000_000)), _COMPILED),
-    "names-that-lie": (
+    "names-with-wrong-sizes": (
         lambda: _custom(1, b"name", b"\x01" + leb(1 << 20) + b"\xff" * (1 << 20)),
         _COMPILED,
     ),
@@ -233,7 +233,7 @@ _WASI: Final = '(import "wasi_snapshot_preview1"'
 _ENDLESS: Final = "(br $again)"
 _TIMEOUT: Final = frozenset({"timeout"})
 
-#: Guests that never end of themselves, as text, and the codes in which each may end.
+#: Guests that never end by themselves, as text, and the codes in which they may end.
 WORK: Final[dict[str, tuple[str, frozenset[str]]]] = {
     "busy": (f'(func (export "run") (loop $again {_ENDLESS}))', _TIMEOUT),
     "sleep": (
