@@ -1,7 +1,6 @@
-"""A child that its guest has taken over lies to the daemon: it spoils its own job, and no more.
+"""Children that their guests have taken over lie to the daemon: only their own jobs fail.
 
-The children are confined as ever and forked by a server of the test's own, which lets them say
-whatever the test wants. The pool and the executor are the real ones.
+The fork server is one whose confined children report what the test wants; the rest is real.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ WASI = """
 LIMITS = Limits(timeout_sec=0.5, memory_mb=16)
 TRUE_LIMITS = Limits(timeout_sec=20, memory_mb=16)
 
-#: How each lie about a run must end; a code, or None where it is the sandbox's own failure.
+#: The code that each lie about a run must lead to; None for a failure of the sandbox.
 ENDS: dict[str, Code | None] = {
     "half-a-frame": Code.CRASHED,
     "half-a-frame-and-lives-on": Code.TIMEOUT,
@@ -49,14 +48,14 @@ ENDS: dict[str, Code | None] = {
 
 
 class LiesBench(Bench):
-    """A bench of the forking server whose children lie."""
+    """A bench with a fork server whose children lie."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
         super().__init__(runner, directory, "tests.support.security.lying")
         self.module = self.compile(bytes(wat2wasm(WASI)))
 
     def run(self, *entries: str) -> list[Outcome | BaseException]:
-        """Run these calls side by side, each of a function that returns an i32."""
+        """Run calls of functions that return an i32, concurrently."""
 
         async def all_of_them() -> list[Outcome | BaseException]:
             calls = (
@@ -74,83 +73,83 @@ class LiesBench(Bench):
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]:
-    """Give one bench for all lies: each must leave it as it was."""
+    """Return one bench for all lies: each must leave it unchanged."""
     with asyncio.Runner() as runner:
         it = LiesBench(runner, tmp_path_factory.mktemp("lies"))
         yield it
-        runner.run(it.pool.__aexit__(None, None, None))
+        runner.run(it.fork_server.__aexit__(None, None, None))
 
 
-#: Two have tests of their own, as they cost or leave machine code.
+#: Without the two that concern machine code, which have tests of their own.
 _LIES = [lie for lie in LIES if lie not in {"machine-code-stale", "compiled-nothing"}]
 
 
 @pytest.mark.parametrize("lie", _LIES)
-def test_a_lie_spoils_the_liars_job_alone(bench: LiesBench, lie: str) -> None:
-    """A neighbour and a later job run as ever; the process is gone, and so are its descriptors."""
+def test_report_that_lies_fails_only_its_own_job(bench: LiesBench, lie: str) -> None:
+    """A concurrent and a later job succeed; process and descriptors of the liar are gone."""
     bench.run("seven")
     bench.settle()
     before = descriptors()
     started = time.perf_counter()
-    told, neighbour = bench.run(lie, "seven")
+    outcome, neighbour = bench.run(lie, "seven")
     taken = time.perf_counter() - started
     assert isinstance(neighbour, Outcome)
     assert neighbour.results == (7,)
     expected = ENDS.get(lie)
     if expected is None:
-        assert isinstance(told, SandboxError), told
+        assert isinstance(outcome, SandboxError), outcome
     else:
-        assert isinstance(told, Outcome), told
-        assert told.code is expected
-        assert len(told.message) <= MESSAGE_LIMIT
-        assert "\x1b" not in told.message
-        assert 0 <= told.run_seconds <= taken
+        assert isinstance(outcome, Outcome), outcome
+        assert outcome.code is expected
+        assert len(outcome.message) <= MESSAGE_LIMIT
+        assert "\x1b" not in outcome.message
+        assert 0 <= outcome.run_seconds <= taken
     (later,) = bench.run("seven")
     assert isinstance(later, Outcome)
     assert later.results == (7,)
     bench.settle()
     assert bench.children() == 1
     assert descriptors() <= before
-    assert bench.pool.restarts == 0
+    assert bench.fork_server.restarts == 0
 
 
-def test_a_lie_about_stale_code_costs_a_compilation(bench: LiesBench) -> None:
-    """The code is made anew, and runs that hold the old one go on."""
-    (told,) = bench.run("machine-code-stale")
-    assert isinstance(told, SandboxError)
+def test_report_of_stale_code_causes_a_compilation(bench: LiesBench) -> None:
+    """The module is compiled again, and runs of the old code go on."""
+    (outcome,) = bench.run("machine-code-stale")
+    assert isinstance(outcome, SandboxError)
     (later,) = bench.run("seven")
     assert isinstance(later, Outcome)
     assert later.results == (7,)
 
 
 @pytest.mark.parametrize("lie", _LIES)
-def test_a_compiler_that_lies_is_not_believed(bench: LiesBench, lie: str) -> None:
-    """Its module is refused or the sandbox is at fault; no machine code is kept."""
+def test_compiler_that_lies_leaves_no_machine_code(bench: LiesBench, lie: str) -> None:
+    """Its module is refused, or the sandbox fails."""
     module = b"\0asm\x01\0\0\0" + COMPILE_MARK + lie.encode()
     with pytest.raises((RefusedError, SandboxError)) as caught:
         bench.compile(module)
     if isinstance(caught.value, RefusedError):
         assert caught.value.code in {Code.INVALID_MODULE, Code.COMPILE_LIMIT}
         assert len(caught.value.message) <= MESSAGE_LIMIT
-    assert not list(bench.store._code.glob(".*"))
+    assert not list(bench.cache._code.glob(".*"))
     bench.settle()
     assert bench.children() == 1
 
 
-def test_machine_code_that_is_none_is_never_run(bench: LiesBench) -> None:
-    """A compiler that reports success and wrote nothing: its module's jobs fail, and no other's."""
+def test_machine_code_that_is_empty_is_not_run(bench: LiesBench) -> None:
+    """If a compiler reports success and wrote nothing, only the jobs of its module fail."""
     module = bench.compile(b"\0asm\x01\0\0\0" + COMPILE_MARK + b"compiled-nothing")
     call = Call("seven", FunctionType((), ("i32",)))
     with pytest.raises(SandboxError):
         bench.runner.run(bench.executor.run(module, call, TRUE_LIMITS))
-    assert not bench.store.code_path(module.sha256, module.options).exists()
+    assert not bench.cache.code_path(module.sha256, module.options).exists()
     (other,) = bench.run("seven")
     assert isinstance(other, Outcome)
     assert other.results == (7,)
 
 
-def test_a_report_of_a_run_is_small_or_refused(bench: LiesBench) -> None:
-    """The daemon's own memory does not move, however much a child says."""
+def test_report_of_large_size_is_not_read(bench: LiesBench) -> None:
+    """The daemon's memory does not grow, however much a child sends."""
 
     def peak_mb() -> float:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,7 +1,7 @@
-"""ZygotePool that were taken over: whatever they do, other modules' jobs and the daemon go on.
+"""Zygotes that were taken over: jobs of other modules and the daemon go on.
 
-The templates of a real pool are confined as ever but do whatever the test wants. Each of their
-module's jobs ends, at its timeout at the latest; nothing that they forked is left in the end.
+The zygotes of a real pool are confined as usual, but do what the test wants. Each job of their
+module ends, at its timeout at the latest, and no process of theirs is left in the end.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ LIMITS: Final = Limits(timeout_sec=0.5, memory_mb=16)
 TRUE_LIMITS: Final = Limits(timeout_sec=20, memory_mb=16)
 SEVEN: Final = FunctionType((), ("i32",))
 
-#: How jobs may end of a module whose template lies, if not as they do without one. None is the
-#: sandbox's own failure, after which a job is run anew.
+#: The codes, besides ``ok``, that a lying zygote's jobs may end with. None is a failure of the
+#: sandbox, after which a job is retried.
 ENDS: Final[dict[str, set[Code | None]]] = {
-    "children-are-the-forking-server": {Code.TIMEOUT, None},
+    "children-are-the-fork-server": {Code.TIMEOUT, None},
     "children-are-the-daemon": {Code.TIMEOUT, None},
-    "children-are-the-template": {Code.TIMEOUT, None},
-    # A job that waits for the first has it before it is told that this one is dead.
+    "children-are-the-zygote": {Code.TIMEOUT, None},
+    # A job may get the first child before the daemon knows that it is dead.
     "children-that-died-before": {Code.TIMEOUT, Code.CRASHED, None},
     "children-twice": {Code.TIMEOUT, None},
     "children-leave-processes-behind": {None},
@@ -47,14 +47,14 @@ ENDS: Final[dict[str, set[Code | None]]] = {
     "ends-that-are-stops": {None},
     "ends-with-descriptors": {Code.CRASHED, None},
     "packets-without-end": {None},
-    # Both of its children have one number: the second ends what came of the first.
+    # Both children have the same process ID: the second one ends the zygote.
     "processes-are-none": {Code.TIMEOUT, None},
     "tells-of-no-end": {None},
 }
 
 
 class LiesBench(Bench):
-    """A bench of the forking server whose templates lie, and a module that they lie for."""
+    """A bench with a fork server whose zygotes lie, and a module for which they lie."""
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
         super().__init__(runner, directory, "tests.support.security.lying_zygotes", zygote_idle=2)
@@ -69,12 +69,12 @@ class LiesBench(Bench):
 
     @property
     def server_pid(self) -> int:
-        """The forking server's process."""
-        assert self.pool._process is not None
-        return self.pool._process.pid
+        """Process ID of the fork server."""
+        assert self.fork_server._process is not None
+        return self.fork_server._process.pid
 
     def call(self, entry: str) -> Outcome | BaseException:
-        """Call a function of the hostile module, and one of the other, whose result is seven."""
+        """Call a function of the hostile module, and concurrently one of the other module."""
 
         async def both() -> tuple[Outcome | BaseException, Outcome | BaseException]:
             return await asyncio.gather(
@@ -83,16 +83,16 @@ class LiesBench(Bench):
                 return_exceptions=True,
             )
 
-        told, other = self.runner.run(both())
+        outcome, other = self.runner.run(both())
         assert isinstance(other, Outcome), other
         assert other.results == (7,)
-        return told
+        return outcome
 
     def wait_until(self, look: Callable[[], object], what: str) -> None:
-        """Let the daemon work until something has come about."""
+        """Run the event loop until a condition holds."""
 
         async def look_again() -> None:
-            while not look():  # noqa: ASYNC110 - nobody tells
+            while not look():  # noqa: ASYNC110 - nothing is signalled
                 await asyncio.sleep(0.002)
 
         async def in_time() -> None:
@@ -102,21 +102,21 @@ class LiesBench(Bench):
         try:
             self.runner.run(in_time())
         except TimeoutError:
-            raise AssertionError(f"waited in vain for {what}") from None
+            raise AssertionError(f"timed out waiting for {what}") from None
 
-    def make_templates(self, entry: str) -> None:
-        """Call both modules until their templates are made, or it is known that one is not."""
+    def start_zygotes(self, entry: str) -> None:
+        """Call both modules until their zygotes have started, or could not be started."""
         for _ in range(2):
-            told = self.call(entry)
-            assert isinstance(told, Outcome), told
-            assert told.results == (7,)
-        made = self.templates
-        self.wait_until(lambda: not made._starting, "templates")
-        assert len(self.template_pids(self.other)) == 1
+            outcome = self.call(entry)
+            assert isinstance(outcome, Outcome), outcome
+            assert outcome.results == (7,)
+        made = self.zygotes
+        self.wait_until(lambda: not made._starting, "zygotes")
+        assert len(self.zygote_pids(self.other)) == 1
 
-    def template_pids(self, module: CompiledModule) -> set[int]:
-        """Return the processes of a module's templates, be they retired."""
-        made = self.templates
+    def zygote_pids(self, module: CompiledModule) -> set[int]:
+        """Return the process IDs of a module's zygotes, including retired ones."""
+        made = self.zygotes
         return {
             one._process.pid
             for one in (*made._ready.values(), *made._retired)
@@ -124,43 +124,45 @@ class LiesBench(Bench):
         }
 
     @property
-    def templates(self) -> zygote_pool.ZygotePool:
-        """Those of the executor."""
+    def zygotes(self) -> zygote_pool.ZygotePool:
+        """The zygote pool of the executor."""
         assert self.executor._zygotes is not None
         return self.executor._zygotes
 
     def close_executor(self) -> None:
-        """Let all templates go."""
+        """End all zygotes."""
 
         async def close() -> None:
             self.executor.close()
 
         self.runner.run(close())
 
-    def begin_anew(self) -> None:
-        """Let all templates go, and wait until nothing is left of them."""
+    def restart(self) -> None:
+        """End all zygotes, and wait until none of their processes is left."""
         self.close_executor()
         self.settle()
-        self.wait_until(lambda: below(self.server_pid) == set(self.pool._alive), "processes to go")
+        self.wait_until(
+            lambda: below(self.server_pid) == set(self.fork_server._alive), "processes to go"
+        )
         self.executor = LocalExecutor(
-            self.pool, self.store, self.directories, self.compile_limits, zygote_idle=2
+            self.fork_server, self.cache, self.directories, self.compile_limits, zygote_idle=2
         )
 
 
 @pytest.fixture(scope="module")
 def whole_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]:
-    """Give one bench for all lies: each must leave it as it was."""
+    """Return one bench for all lies: each must leave it unchanged."""
     require_confinement()
     with asyncio.Runner() as runner:
-        it = LiesBench(runner, tmp_path_factory.mktemp("template-lies"))
+        it = LiesBench(runner, tmp_path_factory.mktemp("zygote-lies"))
         yield it
         it.close_executor()
-        runner.run(it.pool.__aexit__(None, None, None))
+        runner.run(it.fork_server.__aexit__(None, None, None))
 
 
 @pytest.fixture
 def bench(whole_bench: LiesBench, monkeypatch: pytest.MonkeyPatch) -> LiesBench:
-    """Give the bench, with little patience."""
+    """Return the bench, with short timeouts."""
     monkeypatch.setattr(zygote_pool, "_TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(zygote_pool, "_CHECK_SECONDS", 0.05)
     monkeypatch.setattr(zygote_pool, "_START_PROCESSOR_SECONDS", 0.5)
@@ -168,76 +170,72 @@ def bench(whole_bench: LiesBench, monkeypatch: pytest.MonkeyPatch) -> LiesBench:
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_template_that_lies_spoils_its_modules_jobs_alone(bench: LiesBench, lie: str) -> None:
-    """Another module's run as ever, by its own template; nothing is left, and nobody was killed."""
+def test_zygote_that_lies_fails_only_its_modules_jobs(bench: LiesBench, lie: str) -> None:
+    """Another module's jobs run by its own zygote; nothing is left, and nothing else was killed."""
     bench.call("seven")
-    bench.begin_anew()
+    bench.restart()
     before, server_pid = descriptors(), bench.server_pid
-    bench.make_templates(lie)
-    honest = bench.template_pids(bench.other)
-    told = [bench.call(lie) for _ in range(3)]
-    for one in told:
+    bench.start_zygotes(lie)
+    before_pids = bench.zygote_pids(bench.other)
+    outcome = [bench.call(lie) for _ in range(3)]
+    for one in outcome:
         code = one.code if isinstance(one, Outcome) else None
         assert isinstance(one, Outcome | SandboxError), one
-        assert code in ENDS.get(lie, set()) | {Code.OK}, told
+        assert code in ENDS.get(lie, set()) | {Code.OK}, outcome
         assert not isinstance(one, Outcome) or one.results in {None, (7,)}
-    assert bench.template_pids(bench.other) == honest
-    bench.begin_anew()
+    assert bench.zygote_pids(bench.other) == before_pids
+    bench.restart()
     assert descriptors() <= before
-    assert (bench.server_pid, bench.pool.restarts) == (server_pid, 0)
+    assert (bench.server_pid, bench.fork_server.restarts) == (server_pid, 0)
 
 
 @pytest.mark.parametrize(
     "lie",
     ["leaves-processes-behind", "children-leave-processes-behind", "computes", "never-answers"],
 )
-def test_a_template_that_does_more_than_fork_is_one_no_longer(bench: LiesBench, lie: str) -> None:
-    """It is ended while the daemon runs, with all that it forked, and its module gets no other."""
-    bench.begin_anew()
-    bench.make_templates(lie)
+def test_zygote_that_does_more_than_fork_is_ended(bench: LiesBench, lie: str) -> None:
+    """With all that it forked, while the daemon runs; its module gets no other zygote."""
+    bench.restart()
+    bench.start_zygotes(lie)
     bench.call(lie)
+    bench.wait_until(lambda: bench.zygote_pids(bench.hostile) == set(), "the zygote to be ended")
+    (other,) = bench.zygote_pids(bench.other)
     bench.wait_until(
-        lambda: bench.template_pids(bench.hostile) == set(), "the template to be ended"
-    )
-    (other,) = bench.template_pids(bench.other)
-    bench.wait_until(
-        lambda: below(bench.server_pid) - below(other) == set(bench.pool._alive),
+        lambda: below(bench.server_pid) - below(other) == set(bench.fork_server._alive),
         "all that it forked to be ended",
     )
     for _ in range(3):
-        told = bench.call(lie)
-        assert isinstance(told, Outcome)
-        assert told.results == (7,)
-    assert bench.template_pids(bench.hostile) == set()
+        outcome = bench.call(lie)
+        assert isinstance(outcome, Outcome)
+        assert outcome.results == (7,)
+    assert bench.zygote_pids(bench.hostile) == set()
 
 
-def test_jobs_run_without_a_template_that_can_fork_no_more(bench: LiesBench) -> None:
-    """Others may have used up what the kernel gives one user: it says so, and lives on."""
-    bench.begin_anew()
-    bench.make_templates(FORKS_NO_MORE)
+def test_zygote_that_cannot_fork_is_not_used(bench: LiesBench) -> None:
+    """The user may have no processes left; the zygote reports that and lives on."""
+    bench.restart()
+    bench.start_zygotes(FORKS_NO_MORE)
     for _ in range(5):
-        told = bench.call(FORKS_NO_MORE)
-        assert isinstance(told, Outcome), told
-        assert told.results == (7,)
-    bench.wait_until(lambda: not bench.template_pids(bench.hostile), "the template to go")
-    bench.begin_anew()
+        outcome = bench.call(FORKS_NO_MORE)
+        assert isinstance(outcome, Outcome), outcome
+        assert outcome.results == (7,)
+    bench.wait_until(lambda: not bench.zygote_pids(bench.hostile), "the zygote to be ended")
+    bench.restart()
 
 
-def test_nothing_outlives_the_forking_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whose end is the daemon's, however that comes: it waits for the last generation."""
+def test_fork_server_end_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with the daemon, and waits for all its descendants."""
     monkeypatch.setattr(zygote_pool.Zygote, "check", lambda _self: None)
     require_confinement()
     with asyncio.Runner() as runner:
         bench = LiesBench(runner, tmp_path)
-        bench.make_templates("leaves-processes-behind")
+        bench.start_zygotes("leaves-processes-behind")
         bench.call("leaves-processes-behind")
-        (liar,) = bench.template_pids(bench.hostile)
+        (liar,) = bench.zygote_pids(bench.hostile)
         bench.wait_until(lambda: any(below(pid) for pid in below(liar)), "grandchildren")
         pids = below(bench.server_pid)
         handles = [os.pidfd_open(pid) for pid in pids]
-        runner.run(bench.pool.__aexit__(None, None, None))
+        runner.run(bench.fork_server.__aexit__(None, None, None))
         assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
         for handle in handles:
             os.close(handle)

@@ -1,4 +1,4 @@
-"""A pool, a store and an executor over a forking server that is not the real one."""
+"""A fork server, a module cache and an executor for tests; the fork server may be another one."""
 
 import asyncio
 import os
@@ -21,8 +21,8 @@ __all__ = ["Bench", "below", "descriptors"]
 ROOT: Final = Path(__file__).parents[3]
 
 
-class _Pool(ForkServer):
-    """A pool whose forking server is the ``main`` of another module."""
+class _TestForkServer(ForkServer):
+    """A fork server that runs the ``main`` of another module."""
 
     def __init__(self, idle: int, module: str) -> None:
         super().__init__(idle)
@@ -49,66 +49,68 @@ class _Pool(ForkServer):
 
 
 class Bench:
-    """A pool, a store and an executor, on a loop that lasts."""
+    """A fork server, a module cache and an executor on one event loop."""
 
     def __init__(
         self, runner: asyncio.Runner, directory: Path, module: str, zygote_idle: int = 0
     ) -> None:
         self.runner = runner
         self.directory = directory
-        self.pool = runner.run(self._enter(module))
-        self.store = ModuleCache(directory, 1 << 30)
+        self.fork_server = runner.run(self._enter(module))
+        self.cache = ModuleCache(directory, 1 << 30)
         self.directories = JobDirectoryFactory(directory, for_another_user=os.geteuid() == 0)
         self.compile_limits = CompileLimits(2, 512)
         self.executor = LocalExecutor(
-            self.pool, self.store, self.directories, self.compile_limits, zygote_idle
+            self.fork_server, self.cache, self.directories, self.compile_limits, zygote_idle
         )
 
     async def _enter(self, module: str) -> ForkServer:
-        return await _Pool(1, module).__aenter__()
+        return await _TestForkServer(1, module).__aenter__()
 
     def compile(
         self,
         module: bytes,
         options: EngineOptions = EngineOptions(),  # noqa: B008 - is frozen
     ) -> CompiledModule:
-        """Have a module compiled as if it had been dropped."""
+        """Compile a module as if it had been dropped."""
         path = self.directory / "dropped"
         path.write_bytes(module)
         fd = os.open(path, os.O_RDONLY)
         try:
-            sha256 = self.store.ingest(fd)
+            sha256 = self.cache.ingest(fd)
         finally:
             os.close(fd)
         return self.runner.run(self.executor.compile(sha256, options))
 
     def settle(self) -> None:
-        """Wait until no child is left but idle ones."""
+        """Wait until only idle children are left."""
 
         async def until_idle() -> None:
             async with asyncio.timeout(10):
-                pool = self.pool
-                while (  # noqa: ASYNC110 - the pool tells nobody
-                    pool._lingering or pool._exiting or not 0 < len(pool._alive) == len(pool._idle)
+                server = self.fork_server
+                while (  # noqa: ASYNC110 - the server signals nothing
+                    server._lingering
+                    or server._exiting
+                    or not 0 < len(server._alive) == len(server._idle)
                 ):
                     await asyncio.sleep(0.002)
 
         self.runner.run(until_idle())
 
     def children(self) -> int:
-        """Return how many children the forking server has."""
-        assert self.pool._process is not None
-        pid = self.pool._process.pid
+        """Return the number of the fork server's children."""
+        assert self.fork_server._process is not None
+        pid = self.fork_server._process.pid
         return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
 def descriptors() -> int:
-    """Return how many descriptors this process holds."""
+    """Return the number of descriptors that this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def below(pid: int) -> set[int]:
-    """Return all processes below one."""
+    """Return all descendants of a process."""
     found: set[int] = set()
     pending = [pid]
     while pending:

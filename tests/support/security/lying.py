@@ -1,7 +1,7 @@
-"""A forking server whose children lie: they are confined as ever, but say what they like.
+"""A fork server whose children lie: they are confined as usual, but report anything.
 
-Stands for children that their guests have taken over. What a child says is chosen by the entry that
-it is asked to call, or by the bytes of the module that it is asked to compile.
+They stand for children that their guests have taken over. The entry that a child is to call, or the
+bytes of the module that it is to compile, selects the lie.
 """
 
 import os
@@ -24,7 +24,7 @@ from wasmdrop.sandbox.wire import (
 
 __all__ = ["COMPILE_MARK", "LIES", "main"]
 
-#: Follows in a module that is not compiled but lied about; the name of the lie comes after it.
+#: In a module: the compiler lies. The name of the lie follows.
 COMPILE_MARK: Final = b"lie:"
 
 _LINK_FD: Final = 3
@@ -32,7 +32,7 @@ _FRAME: Final = struct.Struct("<II")
 
 
 def main(control_fd: int, uid: int, gid: int) -> NoReturn:
-    """Serve as the real one does, with children that lie where they are asked to."""
+    """Serve like the real one, with children that lie if they are asked to."""
     vars(fork_server).update(run_module=_run, compile_module=_compile)
     fork_server.main(control_fd, uid, gid)
 
@@ -44,12 +44,14 @@ def _run(preparation: Preparation, invocation: Invocation, *rest: Any) -> RunRep
     return run_module(preparation, invocation, *rest)
 
 
-def _compile(order: CompileRequest, engine: Engine, module_fd: int, code_fd: int) -> CompileReport:
+def _compile(
+    request: CompileRequest, engine: Engine, module_fd: int, code_fd: int
+) -> CompileReport:
     _before, mark, name = os.pread(module_fd, 4096, 0).partition(COMPILE_MARK)
     if mark:
         LIES[name.decode()]()
         os._exit(0)
-    return compile_module(order, engine, module_fd, code_fd)
+    return compile_module(request, engine, module_fd, code_fd)
 
 
 def _send(data: bytes) -> None:

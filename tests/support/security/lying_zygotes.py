@@ -1,7 +1,7 @@
-"""A forking server whose templates lie: they are confined as ever, but do what they like.
+"""A fork server whose zygotes lie: they are confined as usual, but do anything.
 
-Stands for templates that the machine code of their module has taken over. What one does is chosen
-by the function that it is made for; that of another name is an honest one's.
+They stand for zygotes that the machine code of their module has taken over. The function that a
+zygote is made for selects the lie; other functions get an honest zygote.
 """
 
 import os
@@ -22,7 +22,7 @@ from wasmdrop.sandbox.wire import RunReport, ZygoteRequest
 
 __all__ = ["FORKS_NO_MORE", "LIES", "main"]
 
-#: What an honest template is made for that can fork twice only.
+#: The function of an honest zygote that can fork only twice.
 FORKS_NO_MORE: Final = "forks-no-more"
 
 _LINK_FD: Final = 3
@@ -30,25 +30,25 @@ _SO_PEERCRED: Final = 17
 
 
 def main(control_fd: int, uid: int, gid: int) -> NoReturn:
-    """Serve as the real one does, with templates that lie where they are asked to."""
+    """Serve like the real one, with zygotes that lie if they are asked to."""
     vars(fork_server).update(serve_zygote=_serve)
     fork_server.main(control_fd, uid, gid)
 
 
 class Liar:
-    """One template that lies, and what it can do."""
+    """A zygote that lies."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.kept: list[socket.socket] = []
 
     def asked(self) -> None:
-        """Wait until the daemon asks for a child; end where it hangs up."""
+        """Wait until the daemon requests a child; exit when it closes the socket."""
         if not self.control.recv(16):
             os._exit(0)
 
     def fork(self, do: Callable[[int], object], pid_of: int = 0) -> int:
-        """Fork a child that does this with its link; tell of it, or of another process."""
+        """Fork a child that calls ``do`` with its link; announce it, or the process ``pid_of``."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         pid = os.fork()
         if pid == 0:
@@ -59,27 +59,27 @@ class Liar:
         return pid
 
     def tell(self, pid: int, *descriptors: int) -> None:
-        """Tell of a child."""
+        """Announce a child."""
         socket.send_fds(self.control, [b"child %d" % pid], descriptors)
 
     def say(self, words: bytes) -> None:
-        """Say what one likes."""
+        """Send any message."""
         self.control.send(words)
 
 
 def _serve(
-    order: ZygoteRequest,
+    request: ZygoteRequest,
     engine: Engine,
-    rehearse: Callable[[], None],
+    warm_up: Callable[[], None],
     confinement: Confinement,
     link_fd: int,
     descriptors: list[int],
 ) -> NoReturn:
-    function = order.preparation.function
+    function = request.preparation.function
     if function is not None and function.entry == FORKS_NO_MORE:
         _fork_no_more()
     if function is None or function.entry not in LIES:
-        serve_zygote(order, engine, rehearse, confinement, link_fd, descriptors)
+        serve_zygote(request, engine, warm_up, confinement, link_fd, descriptors)
     code_fd, control_fd = descriptors
     control = socket.socket(fileno=control_fd)
     confinement.confine_zygote(
@@ -115,7 +115,7 @@ def _compute(*_what: object) -> NoReturn:
 
 
 def _answer(link_fd: int) -> None:
-    """Say that the function returned seven."""
+    """Report that the function returned seven."""
     if not os.read(link_fd, 64):
         return
     report = struct.pack("<ddqq", 0.0, 1e300, -1, -1) + (7).to_bytes(16, "little")
@@ -130,17 +130,17 @@ def _serving(liar: Liar, once: Callable[[], object]) -> NoReturn:
 
 
 def _of_another(pid: Callable[[Liar], int]) -> Callable[[Liar], None]:
-    """Make children that can't be killed, as they are told to be another process."""
+    """Announce children with the pidfd of another process, so that they cannot be killed."""
     return lambda liar: _serving(liar, lambda: liar.fork(_for_ever, pid(liar)))
 
 
 def _daemon(liar: Liar) -> int:
-    told = liar.control.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12)
-    return int(struct.unpack("3i", told)[0])
+    credentials = liar.control.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12)
+    return int(struct.unpack("3i", credentials)[0])
 
 
 def _says(*words: bytes) -> Callable[[Liar], None]:
-    """Say this as soon as a child is there."""
+    """Send these messages after the first child."""
 
     def lie(liar: Liar) -> None:
         liar.asked()
@@ -208,7 +208,7 @@ def _dies_with_its_jobs(liar: Liar) -> None:
 
 
 def _leave_behind() -> None:
-    """Fork a process that forks another one; neither minds who has died."""
+    """Fork a process that forks another one; both outlive their parents."""
     if os.fork() == 0:
         os.fork()
         _for_ever()
@@ -248,9 +248,9 @@ def _tells_of_no_end(liar: Liar) -> None:
 
 
 LIES: Final[dict[str, Callable[[Liar], None]]] = {
-    "children-are-the-forking-server": _of_another(lambda _liar: os.getppid()),
+    "children-are-the-fork-server": _of_another(lambda _liar: os.getppid()),
     "children-are-the-daemon": _of_another(_daemon),
-    "children-are-the-template": _of_another(lambda _liar: os.getpid()),
+    "children-are-the-zygote": _of_another(lambda _liar: os.getpid()),
     "links-are-no-sockets": _no_socket,
     "processes-are-none": _no_pidfd,
     "children-without-descriptors": _wrong_number(0),

@@ -1,4 +1,4 @@
-"""MemoryShares: whatever a module defines, its memories and tables together keep to the limit."""
+"""Unit tests of memory shares: memories and tables of any module keep to the limit together."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,10 +35,10 @@ def a_module(
     has_heap=st.booleans(),
     memory_mb=st.integers(1, 64),
 )
-def test_memories_and_tables_of_any_module_keep_to_the_limit(
+def test_memory_shares_of_any_module_keep_to_the_limit(
     memories: list[int], tables: list[int], grows: bool, has_heap: bool, memory_mb: int
 ) -> None:
-    """As long as what they have from the start does: all at their bounds, one table there twice."""
+    """If their initial sizes do: with all at their limits and one table copied while it grows."""
     summary = a_module(memories, tables, grows=grows, has_heap=has_heap)
     limits = Limits(memory_mb=memory_mb)
     shares = memory_shares_of(summary, limits)
@@ -54,14 +54,14 @@ def test_memories_and_tables_of_any_module_keep_to_the_limit(
     assert taken <= limits.memory_bytes + TABLES_FREE_BYTES
 
 
-def test_a_module_with_one_memory_and_usual_tables_may_have_all_of_the_limit() -> None:
-    """Tables of fixed size, of a hundred thousand elements, cost it nothing."""
+def test_memory_share_of_one_memory_and_small_tables_is_the_whole_limit() -> None:
+    """Tables of fixed size, with a hundred thousand elements, are not charged."""
     shares = memory_shares_of(a_module([_PAGE_BYTES], [100_000]), Limits(memory_mb=16))
     assert shares.memory_bytes == shares.memory_bytes_at_first == 16 * MEBIBYTE
 
 
-def test_several_memories_share_equally_where_none_asks_for_more() -> None:
-    """And one that does leaves the others the rest."""
+def test_memory_shares_of_several_memories_are_equal() -> None:
+    """A memory with a larger initial size leaves the rest to the others."""
     limits = Limits(memory_mb=16)
     assert memory_shares_of(a_module([0, 0], []), limits).memory_bytes == 8 * MEBIBYTE
     shares = memory_shares_of(a_module([12 * MEBIBYTE, 0], []), limits)
