@@ -6,7 +6,7 @@ from itertools import product
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from wasmtime import Config, Engine, FuncType, Module, ValType, WasmtimeError, wat2wasm
 from wasmtime import _ffi as ffi
@@ -401,7 +401,6 @@ def test_damaged_module_is_summarized_or_refused_in_linear_steps() -> None:
         assert_linear(module)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, len(compiled(RICH))), st.integers(0, 100))
 @example(b"", 0, 0)
 def test_random_bytes_in_module_are_summarized_or_refused(
