@@ -332,9 +332,10 @@ def submit(
     ``ready_suffix`` is the daemon's ``WASMDROP_READY_SUFFIX``, if it has one: then the ready file
     is created, too.
 
-    Raises ``ValueError`` if the name is invalid or JSON can't carry the mapping, and ``OSError``: a
-    ``FileNotFoundError`` if the shared directory does not exist, a ``NotADirectoryError`` if there
-    is a link on the way, because none is followed below the shared directory.
+    Raises ``ValueError`` if the name is invalid or JSON can't represent the mapping, and
+    ``OSError``: a ``FileNotFoundError`` if the shared directory does not exist, a
+    ``NotADirectoryError`` if there is a link on the way, because none is followed below the shared
+    directory.
     """
     shared_dir = Path(os.path.abspath(shared_dir))  # noqa: PTH100 - Path.resolve would follow links
     slot = _unique_slot(with_directory=module is not None) if name is None else _slot(name)

@@ -79,8 +79,16 @@ def test_component_bytes_given_as_base64_come_back_as_an_array(daemon: Daemon) -
         ("echo-record", [{"x": 1, "a-b": "", "y": 1}], 'args[0][0]: unknown field "y"'),
         ("echo-record", [{"x": "1", "a-b": ""}], "args[0][0].x: expected f64"),
         ("echo-variant", ["square"], "args[0][0]: expected one of the cases dot, circle, label"),
-        ("echo-variant", ["circle"], 'args[0][0]: expected {"circle": …}, as this case carries'),
-        ("echo-variant", [{"dot": 1}], 'args[0][0]: expected "dot", as this case carries nothing'),
+        (
+            "echo-variant",
+            ["circle"],
+            'args[0][0]: expected {"circle": …}, because this case has a payload of',
+        ),
+        (
+            "echo-variant",
+            [{"dot": 1}],
+            'args[0][0]: expected "dot", because this case has no payload',
+        ),
         ("echo-enum", ["blue"], "args[0][0]: expected one of red, dark-green, got"),
         ("echo-flags", [["read", "read"]], "args[0][0][1]: read is given twice"),
     ],
@@ -109,14 +117,14 @@ def test_component_function_with_a_resource_is_an_unsupported_signature(daemon: 
     """The message names the resource."""
     run = Run(daemon, "resource", "everything", entry="make")
     assert run.code == "unsupported-signature"
-    assert run.message == "the result: JSON can't carry a resource"
+    assert run.message == "the result: JSON can't represent a resource"
 
 
 def test_component_without_the_entry_lists_its_functions(daemon: Daemon) -> None:
     """Those of interfaces have their full names."""
     run = Run(daemon, "missing", "everything", entry="shapes#echo-enum")
     assert run.code == "entry-not-found"
-    assert "'a:b/shapes@1.0.0#echo-enum'" in run.message
+    assert '"a:b/shapes@1.0.0#echo-enum"' in run.message
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def _entry(summary: ModuleSummary, own: Settings) -> tuple[str | None, RefusedEr
 
 
 def _check(summary: ModuleSummary, entry: str) -> None:
-    """Raise ``RefusedError`` if JSON can't carry the function's arguments or results."""
+    """Raise ``RefusedError`` if JSON can't represent the function's arguments or results."""
     if entry in summary.wit_functions:
         check_function(summary.wit_functions[entry])
     else:

@@ -1,14 +1,14 @@
-"""JSON values to plain values of the component model and back, by a type that was sent as data.
+"""Converts JSON values to plain values of the component model, and back, by a type sent as data.
 
-Owns the protocol's rules for component types. A *plain* value is what goes to a sandbox child and
-comes from it: JSON without names and without choices, so that the child needs no rules. Integers,
-booleans and strings are themselves; floats their bits; ``list<u8>`` is base64; other lists, records
-and tuples are arrays; an enum is the number of its case, flags the sorted numbers of those set; an
-option is an array of none or one; a variant or result the number of its case and its payload.
+A *plain* value is exchanged with a sandbox child. It is JSON without names and without
+alternatives, so that the child needs no rules. Integers, booleans and strings are themselves;
+floats are their bits; ``list<u8>`` is base64; other lists, records and tuples are arrays; an enum
+is the number of its case, flags are the sorted numbers of those set; an option is an array of none
+or one; a variant or result is the number of its case and its payload.
 
-Promises that nothing is dropped, wrapped or rounded silently, that a value that does not fit is
-refused with its path, and that a plain value which is not of its type, as a lying child may send,
-is a ``ValueError``. What :func:`decode_result` gives, :func:`encode_args` takes.
+Guarantees that nothing is dropped, wrapped or rounded silently, that an invalid value is refused
+with its path, and that a plain value of the wrong type, as a compromised child may send, is a
+``ValueError``. ``encode_args`` accepts the results of ``decode_result``.
 """
 
 import base64
@@ -36,9 +36,9 @@ _OK, _ERR = "ok", "err"
 
 
 def check_function(function: WitFunction) -> None:
-    """Refuse an asynchronous function, and a signature with a type that JSON can't carry.
+    """Refuse an asynchronous function, and one with a type that JSON can't represent.
 
-    Raises ``RefusedError`` with ``UNSUPPORTED_SIGNATURE`` that names the first such type.
+    Raises ``RefusedError`` with ``UNSUPPORTED_SIGNATURE``, which names the first such type.
     """
     if function.is_async:
         raise RefusedError(
@@ -56,7 +56,7 @@ def _check_type(where: str, form: WitType) -> None:
     if form.kind == UNSUPPORTED:
         raise RefusedError(
             Code.UNSUPPORTED_SIGNATURE,
-            f"{where}: JSON can't carry {bounded_text(form.names[0], _SHOWN_CHARACTERS)}",
+            f"{where}: JSON can't represent {bounded_text(form.names[0], _SHOWN_CHARACTERS)}",
         )
     for inner in form.types:
         if inner is not None:
@@ -64,10 +64,10 @@ def _check_type(where: str, form: WitType) -> None:
 
 
 def encode_args(args: Sequence[object], function: WitFunction) -> list[Any]:
-    """Return one plain value a parameter.
+    """Return one plain value per parameter.
 
     Raises ``RefusedError``: ``UNSUPPORTED_SIGNATURE``, or ``INVALID_ARGS`` with the path of the
-    first value that does not fit.
+    first invalid value.
     """
     check_function(function)
     if len(args) != len(function.params):
@@ -84,7 +84,7 @@ def encode_args(args: Sequence[object], function: WitFunction) -> list[Any]:
 
 
 def decode_result(plain: object, form: WitType) -> Any:
-    """Return the JSON value that a plain value stands for; ``ValueError`` where it is none."""
+    """Return a plain value as JSON. Raises ``ValueError`` if it is not of its type."""
     return _decode(plain, form)
 
 
@@ -187,10 +187,14 @@ def _encode_variant(where: str, value: object, form: WitType) -> list[Any]:
     inner = form.types[number]
     if inner is None:
         if not isinstance(value, str):
-            raise misfit(where, f'"{case}", as this case carries nothing', value)
+            raise misfit(where, f'"{case}", because this case has no payload', value)
         return [number, None]
     if isinstance(value, str):
-        raise misfit(where, f'{{"{case}": …}}, as this case carries {_short(inner)}', value)
+        raise misfit(
+            where,
+            f'{{"{case}": …}}, because this case has a payload of type {_short(inner)}',
+            value,
+        )
     return [number, _encode(f"{where}.{case}", payload, inner)]
 
 
@@ -203,7 +207,7 @@ def _encode_result(where: str, value: object, form: WitType) -> list[Any]:
     if inner is not None:
         return [number, _encode(f"{where}.{case}", payload, inner)]
     if payload is not None:
-        raise misfit(f"{where}.{case}", "null, as this case carries nothing", payload)
+        raise misfit(f"{where}.{case}", "null, because this case has no payload", payload)
     return [number, None]
 
 
@@ -329,7 +333,7 @@ def _checked(plain: Any, fits: bool) -> Any:
 
 
 def example(form: WitType) -> Any:  # noqa: C901 - one flat case for each type
-    """Return a JSON value of the type, the plainest that shows its form, for a template."""
+    """Return the simplest JSON value that shows the form of the type."""
     match form.kind:
         case kind if kind in INTEGERS:
             return 0
@@ -358,11 +362,11 @@ def example(form: WitType) -> Any:  # noqa: C901 - one flat case for each type
     return None
 
 
-# --- Words
+# --- Messages
 
 
 def _some(form: WitType | None) -> WitType:
-    assert form is not None  # noqa: S101 - only cases may carry nothing
+    assert form is not None  # noqa: S101 - only cases may have no type
     return form
 
 

@@ -1,11 +1,10 @@
-"""JSON values to the bit patterns of wasm values and back, for i32, i64, f32 and f64.
+"""Converts JSON values to bit patterns of i32, i64, f32 and f64, and back.
 
-Owns the rules of the protocol's table of values. Promises that nothing wraps, rounds or truncates
-silently (the one rounding is that of a decimal fraction to the nearest float), and that what
-``decode_results`` gives, written as JSON and read again, makes ``encode_args`` give the same bits.
-Assumes that JSON numbers were read as Python reads them: integers as ``int``, all others as the
-nearest ``float``. Bits are Python integers throughout, as a signalling NaN does not survive a
-``float``.
+Guarantees that nothing is wrapped, rounded or truncated silently, except that a decimal fraction is
+rounded to the nearest float; and that results of ``decode_results``, written as JSON and read
+again, give the same bits in ``encode_args``. Assumes that JSON integers were read as ``int`` and
+all other numbers as the nearest ``float``. Bits are integers throughout, because a ``float`` does
+not preserve a signalling NaN.
 """
 
 import re
@@ -34,11 +33,11 @@ __all__ = [
 _SHOWN_CHARACTERS: Final = 80
 
 _INTEGER_BITS: Final = {"i32": 32, "i64": 64}
-#: JSON's own grammar of integers, no longer than the longest in range.
+#: An integer in JSON's grammar, no longer than the longest in range.
 _INTEGER_TEXT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
 _NAN_TEXT: Final = re.compile(r"(-?)nan:0x([0-9a-fA-F]{1,16})")
 _INFINITIES: Final = ("Infinity", "-Infinity")
-#: What a string begins with that is meant as a number.
+#: Start of a string that is meant as a number.
 _NUMBER_TEXT: Final = re.compile(r"\s*[-+]?(?:\.?[0-9]|nan\b)", re.IGNORECASE)
 
 _NUMBERS_ONLY: Final = (
@@ -72,7 +71,7 @@ class _FloatFormat(NamedTuple):
         return (1 << self.fraction_bits) - 1
 
     def bits_of(self, value: float) -> int:
-        """Bits of the nearest value, ties to even; ``OverflowError`` if that is infinite."""
+        """Return the bits of the nearest value, ties to even. Raises ``OverflowError``."""
         return int.from_bytes(self.packing.pack(value), "little")
 
     def value_of(self, bits: int) -> float:
@@ -86,19 +85,16 @@ _FLOATS: Final = {"f32": _F32, "f64": _F64}
 
 
 def check_signature(signature: FunctionType) -> None:
-    """Refuse a signature with a type that JSON can't carry.
-
-    Raises ``RefusedError`` with ``UNSUPPORTED_SIGNATURE`` that names the first such type.
-    """
+    """Raise ``RefusedError`` (``UNSUPPORTED_SIGNATURE``) for a type that JSON can't represent."""
     _check_types("params", signature.params)
     _check_types("results", signature.results)
 
 
 def encode_args(args: Sequence[object], params: Sequence[str]) -> list[int]:
-    """Return one unsigned bit pattern a parameter, of 32 or 64 bits as its type has.
+    """Return one unsigned bit pattern per parameter, of 32 or 64 bits.
 
-    Raises ``RefusedError`` with ``UNSUPPORTED_SIGNATURE`` for a parameter type that JSON can't
-    carry, with ``INVALID_ARGS`` for a wrong number of values or a value that does not fit.
+    Raises ``RefusedError`` with ``UNSUPPORTED_SIGNATURE`` for a type that JSON can't represent,
+    with ``INVALID_ARGS`` for a wrong number of values or an invalid value.
     """
     _check_types("params", params)
     try:
@@ -113,13 +109,13 @@ def encode_args(args: Sequence[object], params: Sequence[str]) -> list[int]:
             for index, (value, name) in enumerate(zip(args, params, strict=True))
         ]
     except RefusedError as refusal:
-        if not any(map(_is_no_number, args)):
+        if not any(map(_is_not_a_number, args)):
             raise
         raise RefusedError(refusal.code, f"{refusal.message}; {_NUMBERS_ONLY}") from None
 
 
-def _is_no_number(value: object) -> bool:
-    """Whether a value is data that a function of a core module has no parameters for."""
+def _is_not_a_number(value: object) -> bool:
+    """Whether a value is data that a function of a core module can't take."""
     if isinstance(value, str):
         return value not in _INFINITIES and _NUMBER_TEXT.match(value) is None
     return isinstance(value, list | tuple | dict)
@@ -129,8 +125,8 @@ def decode_results(bits: Sequence[int], results: Sequence[str]) -> list[object]:
     """Return JSON-ready values for unsigned bit patterns: ``int``, finite ``float`` or ``str``.
 
     A ``float`` has the shortest ``repr`` that reads back as the same bits. Raises ``RefusedError``
-    with ``UNSUPPORTED_SIGNATURE`` for a type that JSON can't carry; ``OverflowError`` for bits that
-    their type does not have, and ``ValueError`` for another number of bits than of types.
+    with ``UNSUPPORTED_SIGNATURE`` for a type that JSON can't represent; ``OverflowError`` for bits
+    out of range, and ``ValueError`` for a wrong number of bit patterns.
     """
     _check_types("results", results)
     return [
@@ -146,8 +142,8 @@ def _check_types(where: str, names: Sequence[str]) -> None:
         if name not in _INTEGER_BITS and name not in _FLOATS:
             raise RefusedError(
                 Code.UNSUPPORTED_SIGNATURE,
-                f"{where}[{index}]: expected i32, i64, f32 or f64, the types that JSON can carry, "
-                f"got {bounded_text(name, _SHOWN_CHARACTERS)}",
+                f"{where}[{index}]: expected i32, i64, f32 or f64, the types that JSON can"
+                f" represent, got {bounded_text(name, _SHOWN_CHARACTERS)}",
             )
 
 
@@ -166,9 +162,9 @@ def _integer_bits(where: str, value: object, name: str) -> int:
 
 
 def integer_in(where: str, value: object, name: str, lowest: int, highest: int) -> int:
-    """Return the integer that ``value`` is, or is the decimal text of.
+    """Return ``value``, an integer or its decimal text.
 
-    Raises ``RefusedError`` with ``INVALID_ARGS`` for what is none between the bounds.
+    Raises ``RefusedError`` with ``INVALID_ARGS`` for anything else, or if it is out of bounds.
     """
     number = value
     if isinstance(value, str) and _INTEGER_TEXT.fullmatch(value):
@@ -182,7 +178,7 @@ def integer_in(where: str, value: object, name: str, lowest: int, highest: int) 
 def float_bits(where: str, value: object, name: str) -> int:
     """Return the bits of ``value`` as an ``f32`` or ``f64``.
 
-    Raises ``RefusedError`` with ``INVALID_ARGS`` for what is none.
+    Raises ``RefusedError`` with ``INVALID_ARGS`` for an invalid value.
     """
     form = _FLOATS[name]
     try:
@@ -234,7 +230,7 @@ def _expected_float(form: _FloatFormat) -> str:
 
 
 def misfit(where: str, expected: str, given: object) -> RefusedError:
-    """Return the refusal of a value: where it is, what was expected, what was given."""
+    """Return the error for a value of the wrong type or out of range."""
     return RefusedError(
         Code.INVALID_ARGS, f"{where}: expected {expected}, got {describe_value(given)}"
     )
@@ -247,7 +243,7 @@ def _unsigned(pattern: int, bits: int) -> int:
 
 
 def float_value(pattern: int, name: str) -> float | str:
-    """Return the JSON value for the bits of an ``f32`` or ``f64``; ``OverflowError`` for none."""
+    """Return the JSON value of the bits of a float. Raises ``OverflowError`` if out of range."""
     form = _FLOATS[name]
     magnitude = _unsigned(pattern, form.bits) & ~form.sign
     sign = "-" if pattern & form.sign else ""
@@ -264,10 +260,10 @@ def float_value(pattern: int, name: str) -> float | str:
 def _shortest_f32(bits: int, value: float) -> float:
     """Return the float whose ``repr`` is the shortest decimal that reads back as ``bits``.
 
-    Tries one digit more at a time. The nearest decimal is not enough: at a power of two the values
-    towards zero lie half as far apart as those away from it, so the nearest decimal may fail to
-    read back where the next one away from zero does (2 to the power of -96 is 1.2621775e-29).
-    ``repr`` keeps to the digits found, as an f64 tells all decimals of up to 15 digits apart.
+    Tries one more digit at a time. The nearest decimal is not enough: next to a power of two,
+    values towards zero are half as far apart as values away from it, so the nearest decimal may not
+    read back although the next one away from zero does (2 to the power of -96 is 1.2621775e-29).
+    ``repr`` keeps the digits found, because an f64 distinguishes all decimals of up to 15 digits.
     """
     exact = Decimal(value)
     for digits in range(1, 9):
@@ -275,12 +271,12 @@ def _shortest_f32(bits: int, value: float) -> float:
             candidate = float(Context(prec=digits, rounding=rounding).create_decimal(exact))
             if _reads_back(candidate, bits):
                 return candidate
-    # Nine digits tell any two f32 apart, so the nearest decimal of nine always reads back.
+    # Nine digits distinguish any two f32, so the nearest decimal of nine always reads back.
     return float(Context(prec=9, rounding=ROUND_HALF_EVEN).create_decimal(exact))
 
 
 def _reads_back(candidate: float, bits: int) -> bool:
-    """Whether readers get ``bits``, both those that go by way of an f64 and those that do not."""
+    """Whether readers get ``bits``, with or without an f64 in between."""
     try:
         return _F32.bits_of(candidate) == bits == _F32.bits_of(_rounded_to_odd(candidate))
     except OverflowError:
@@ -290,10 +286,11 @@ def _reads_back(candidate: float, bits: int) -> bool:
 def _rounded_to_odd(value: float) -> float:
     """Return ``value`` such that rounding it to f32 rounds the decimal it was read from.
 
-    The nearest f64 of a decimal may lie midway between two f32 where the decimal itself does not
-    (7.038531e-26), and then rounding again picks the wrong one. An inexact f64 with an odd last bit
-    is never midway (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). The
-    decimal is taken to be the shortest that reads as ``value``: that is what JSON writers write.
+    The nearest f64 of a decimal may be midway between two f32 although the decimal is not
+    (7.038531e-26); rounding again may then choose the wrong one. An inexact f64 with an odd last
+    bit is never midway (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    The decimal is assumed to be the shortest that reads as ``value``, which is what JSON writers
+    write.
     """
     decimal = Decimal(repr(value))
     if decimal == Decimal(value) or _F64.bits_of(value) & 1:

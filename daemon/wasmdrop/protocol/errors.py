@@ -1,15 +1,15 @@
-"""Every error that wasmdrop raises on purpose, and whose fault it is.
+"""Every error that wasmdrop raises on purpose, by whose fault it is.
 
 ::
 
     WasmdropError
-    ├── SettingsError        the operator's: a setting or a command line that does not fit
-    ├── RefusedError         the producer's or the guest's: becomes the outcome of the job
-    ├── StorageError         the world's: a disk or mount that failed, maybe only for a while
-    ├── OutputError          the caller's: a command's standard output can't be written
-    └── SandboxError         the daemon's: its own helper processes did not do their part
+    ├── SettingsError        the operator: an invalid setting or command line
+    ├── RefusedError         the producer or the guest: becomes the outcome of the job
+    ├── StorageError         the system: a disk or mount failed, perhaps temporarily
+    ├── OutputError          the caller: a command's standard output can't be written
+    └── SandboxError         the daemon: one of its helper processes failed
 
-A ``RefusedError`` carries the code and the message that the result files and the marker will show.
+A ``RefusedError`` has the code and the message of the result files and the marker.
 """
 
 from typing import TYPE_CHECKING
@@ -28,15 +28,15 @@ __all__ = [
 
 
 class WasmdropError(Exception):
-    """The root of the tree."""
+    """The base class of all errors."""
 
 
 class SettingsError(WasmdropError):
-    """A setting or a command line that does not fit; its text is one line that names it."""
+    """An invalid setting or command line. The text is one line that names it."""
 
 
 class RefusedError(WasmdropError):
-    """What was dropped can't be run as it is; ends its job with ``code`` and ``message``."""
+    """A job can't be run as it was dropped. It ends with ``code`` and ``message``."""
 
     def __init__(self, code: "Code", message: str) -> None:
         super().__init__(message)
@@ -45,17 +45,17 @@ class RefusedError(WasmdropError):
 
 
 class StorageError(WasmdropError):
-    """Storage failed in a way that may pass."""
+    """Storage failed, perhaps temporarily."""
 
 
 class OutputError(WasmdropError):
-    """Standard output can't be written. No ``OSError``: libraries hide those, or exit with 1."""
+    """Standard output can't be written. Not an ``OSError``, which libraries hide."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(f"standard output can't be written: {cause.strerror}")
         self.is_closed_pipe = isinstance(cause, BrokenPipeError)
-        """Whether its reader has gone, having seen enough."""
+        """Whether its reader has closed the pipe."""
 
 
 class SandboxError(WasmdropError):
-    """The forking server or a child broke its protocol or died; the job may be tried again."""
+    """The fork server or a child died or broke the protocol. The job may be run again."""

@@ -1,7 +1,7 @@
-"""What the daemon knows of a module without ever having parsed it: the compiling child's summary.
+"""What the daemon knows of a module: the summary that a child reports after compiling it.
 
-The child that compiles a module reads its sections too and reports this. A lying child can only
-spoil jobs of its own module: everything here is used to choose an entry and to word messages.
+The daemon never parses modules itself. A compromised child can only affect jobs of its own module:
+the summary is used to choose the entry and to word messages.
 """
 
 import re
@@ -22,24 +22,24 @@ __all__ = [
     "WitType",
 ]
 
-#: The name under which modules import WASI preview 1.
+#: The module name of imports of WASI preview 1.
 WASI_MODULE = "wasi_snapshot_preview1"
 
-#: What the functions begin with by which a program gets at a directory.
-_OF_FILES = ("path_", "fd_prestat_")
-_WIT_OF_FILES = "wasi:filesystem/"
+#: Prefixes of the WASI preview 1 functions that open files.
+_FILE_FUNCTIONS = ("path_", "fd_prestat_")
+_WIT_FILE_PREFIX = "wasi:filesystem/"
 
-#: What the names of all imports of WASI begin with, of modules and of components.
-_WASI = (WASI_MODULE, "wasi:")
+#: Prefixes of all WASI imports, of modules and of components.
+_WASI_PREFIXES = (WASI_MODULE, "wasi:")
 
 _WIT_COMMAND = re.compile(r"wasi:cli/run@0\.2\.\d+#run")
 
 
 class ModuleKind(StrEnum):
-    """How a module wants to be run."""
+    """How a module is run."""
 
     LIBRARY = "library"
-    """Exported functions, called one at a time."""
+    """Exports functions; a job calls one."""
     COMMAND = "command"
     """A WASI command: exports ``_start``."""
     REACTOR = "reactor"
@@ -49,7 +49,7 @@ class ModuleKind(StrEnum):
 
 
 class FunctionType(msgspec.Struct, frozen=True):
-    """A signature in the words of the wasm text format: ``i32``, ``v128``, ``(ref null func)``."""
+    """A signature, in types of the WebAssembly text format: ``i32``, ``(ref null func)``."""
 
     params: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
@@ -58,20 +58,20 @@ class FunctionType(msgspec.Struct, frozen=True):
         return f"({', '.join(self.params)}) -> ({', '.join(self.results)})"
 
 
-#: The kind of a :class:`WitType` that JSON can't carry; its one name says what it is.
+#: The kind of a :class:`WitType` that JSON can't represent; its only name describes it.
 UNSUPPORTED = "unsupported"
 
 
 class WitType(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A type of the component model, in the words of WIT."""
+    """A type of the component model, as in WIT."""
 
     kind: str
     """``u8``, ``string``, ``list``, ``record``, … or :data:`UNSUPPORTED`."""
     names: tuple[str, ...] = ()
-    """Of a record's fields, a variant's or an enum's cases, of flags."""
+    """Names of a record's fields, of the cases of a variant or an enum, or of flags."""
     types: tuple["WitType | None", ...] = ()
-    """Of the elements, fields or payloads, in order; of a result first ``ok``, then ``err``. None
-    where a case carries nothing."""
+    """Types of the elements, fields or payloads, in order; of a result, ``ok`` and then ``err``.
+    None for a case without payload."""
 
     def __str__(self) -> str:
         if self.kind == UNSUPPORTED:
@@ -99,7 +99,7 @@ class WitFunction(msgspec.Struct, frozen=True, omit_defaults=True):
     params: tuple[tuple[str, WitType], ...] = ()
     result: WitType | None = None
     is_async: bool = False
-    """Whether it is lifted asynchronously, which is of WASI 0.3."""
+    """Whether it is lifted asynchronously, which needs WASI 0.3."""
 
     def __str__(self) -> str:
         params = ", ".join(f"{name}: {form}" for name, form in self.params)
@@ -109,7 +109,7 @@ class WitFunction(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ComponentCall(msgspec.Struct, frozen=True):
-    """What to call of a component: the signature in full, as the child looks up none."""
+    """A call of a component's function, with its full signature: the child looks up none."""
 
     function: WitFunction
     args: tuple[Any, ...]
@@ -117,21 +117,21 @@ class ComponentCall(msgspec.Struct, frozen=True):
 
 
 class Import(msgspec.Struct, frozen=True):
-    """Something that the module wants from outside."""
+    """An import of a module."""
 
     module: str
     name: str
     kind: str
-    """``func``, ``table``, ``memory``, ``global`` or ``tag``; a component imports ``instance`` and
-    others besides."""
+    """``func``, ``table``, ``memory``, ``global`` or ``tag``; in a component also ``instance`` and
+    others."""
     type: str = ""
-    """The type in text form, for people."""
+    """The type in text form, for messages."""
     provided: bool = True
     """Whether the daemon provides it."""
 
 
 class ModuleSummary(msgspec.Struct, frozen=True):
-    """The outside of one module."""
+    """The interface and the needs of one module."""
 
     kind: ModuleKind
     functions: dict[str, FunctionType] = {}
@@ -140,46 +140,44 @@ class ModuleSummary(msgspec.Struct, frozen=True):
     """The other exports: name to ``memory``, ``table``, ``global`` or ``tag``."""
     imports: tuple[Import, ...] = ()
     memory_min_bytes: int = 0
-    """Sum of the minimum sizes of the memories that the module defines itself; 0 of a component."""
-
+    """Sum of the minimum sizes of the memories that it defines; 0 for a component."""
     memory_min_largest_bytes: int = 0
     """The largest of these minimum sizes."""
     memory_count: int = 0
-    """How many memories the module defines itself, a component all its modules together."""
+    """How many memories it defines; in a component, all of its modules together."""
     table_min_elements: int = 0
-    """Sum of the minimum sizes of the tables that the module defines itself, in elements; 0 of a
-    component."""
+    """Sum of the minimum sizes of the tables that it defines, in elements; 0 for a component."""
     table_min_largest: int = 0
     """The largest of these minimum sizes, in elements."""
     table_count: int = 0
-    """How many tables the module defines itself."""
+    """How many tables it defines."""
     grows_tables: bool = False
-    """Whether its code may contain ``table.grow``; never False where it does."""
+    """Whether its code may contain ``table.grow``; never False if it does."""
     tells_refusals: bool = False
-    """Whether its machine code tells of tables that were refused growth; see
-    :mod:`.sandbox.refusals`."""
+    """Whether its machine code reports refused growth of tables, see
+    :mod:`wasmdrop.sandbox.guest.growth_refusals`."""
     has_gc_heap: bool = False
-    """Whether it may allocate structs, arrays or exceptions, which takes a heap of their own."""
+    """Whether it may allocate structs, arrays or exceptions, which need a separate heap."""
     has_start: bool = False
-    """Whether code of its own runs as soon as there is an instance."""
+    """Whether its code runs during instantiation."""
     has_shared_memory: bool = False
-    """Whether it defines a memory for threads to share."""
+    """Whether it defines a memory that threads share."""
     link_error: str = ""
-    """Why it can't be linked, what it was built for and what to do; empty if it can be linked."""
+    """Why it can't be linked, what it was built for, and what to do; empty if it can be."""
     producers: tuple[str, ...] = ()
-    """Languages and tools that made it, with their versions, as it says itself."""
+    """Languages and tools that made it, with versions, by its own account."""
     wit_functions: dict[str, WitFunction] = {}
     """A component's exported functions by name; those in an interface by
     ``ns:pkg/interface@1.0.0#name``."""
 
     @property
     def wants_wasi(self) -> bool:
-        """Whether it imports anything of WASI, so that output must be captured."""
-        return any(entry.module.startswith(_WASI) for entry in self.imports)
+        """Whether it imports anything of WASI. Its output is then captured."""
+        return any(entry.module.startswith(_WASI_PREFIXES) for entry in self.imports)
 
     @property
     def command(self) -> str | None:
-        """The function that runs it as a WASI command, if it is one."""
+        """The function that runs it as a WASI command; None if it is not one."""
         if self.kind is ModuleKind.COMMAND:
             return "_start"
         runs = (name for name in self.wit_functions if _WIT_COMMAND.fullmatch(name))
@@ -187,9 +185,9 @@ class ModuleSummary(msgspec.Struct, frozen=True):
 
     @property
     def wants_files(self) -> bool:
-        """Whether it imports a WASI function of files, so that a directory is of use to it."""
+        """Whether it imports a WASI function for files. It then gets a directory."""
         return any(
-            entry.module.startswith(_WIT_OF_FILES)
-            or (entry.module == WASI_MODULE and entry.name.startswith(_OF_FILES))
+            entry.module.startswith(_WIT_FILE_PREFIX)
+            or (entry.module == WASI_MODULE and entry.name.startswith(_FILE_FUNCTIONS))
             for entry in self.imports
         )

@@ -1,6 +1,6 @@
-"""How a job ended: a status, a code, a message, values, captured output.
+"""Outcomes of jobs: status, code, message, values and captured output.
 
-Owns the table of codes. Nothing here does any I/O.
+The table of codes is here. This module does no I/O.
 """
 
 from enum import StrEnum
@@ -18,20 +18,20 @@ __all__ = [
     "Status",
 ]
 
-#: Where the randomness of a deterministic job starts, and its clock: 2000-01-01T00:00:00Z.
+#: Seed of the randomness of a deterministic job, and start of its clock: 2000-01-01T00:00:00Z.
 DETERMINISTIC_SEED = 0
 DETERMINISTIC_CLOCK_NS = 946_684_800_000_000_000
 
 
 class Status(StrEnum):
-    """What a consumer branches on first."""
+    """Success or failure, for consumers that need no more."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
 class Code(StrEnum):
-    """Why a job ended as it did. Each belongs to somebody: guest, producer or daemon."""
+    """Why a job ended. Each failure is the fault of the guest, the producer or the daemon."""
 
     OK = "ok"
     """The function returned, or the command exited with 0."""
@@ -42,7 +42,7 @@ class Code(StrEnum):
     TIMEOUT = "timeout"
     """Guest: ran longer than its time limit."""
     MEMORY_LIMIT = "memory-limit"
-    """Guest: wanted more memory than its limit."""
+    """Guest: needed more memory than its limit."""
     FUEL_LIMIT = "fuel-limit"
     """Guest: used up its fuel."""
     OUTPUT_LIMIT = "output-limit"
@@ -50,25 +50,25 @@ class Code(StrEnum):
     DISK_LIMIT = "disk-limit"
     """Guest: wrote more into its directory than its limit."""
     INVALID_INPUT = "invalid-input"
-    """Producer: the input file can't be read as an input."""
+    """Producer: the input file is not a valid input."""
     INVALID_ARGS = "invalid-args"
     """Producer: the arguments do not fit the entry's signature."""
     ENTRY_NOT_FOUND = "entry-not-found"
     """Producer: the module exports no function of that name."""
     UNSUPPORTED_SIGNATURE = "unsupported-signature"
-    """Producer: the entry takes or returns types that JSON can't carry."""
+    """Producer: the entry takes or returns types that JSON can't represent."""
     MODULE_MISSING = "module-missing"
-    """Producer: the module did not appear in time."""
+    """Producer: the module was not dropped in time."""
     INVALID_MODULE = "invalid-module"
-    """Producer: the file is no WebAssembly module."""
+    """Producer: the file is not a WebAssembly module."""
     LINK_ERROR = "link-error"
-    """Producer: the module imports something that nobody provides."""
+    """Producer: the module imports something that the daemon does not provide."""
     COMPILE_LIMIT = "compile-limit"
     """Producer: compiling took more time or memory than allowed."""
     SANDBOX_VIOLATION = "sandbox-violation"
-    """Guest: did what the sandbox forbids and was killed."""
+    """Guest: made a forbidden system call and was killed."""
     CRASHED = "crashed"
-    """Unknown: the job's process died of a signal that no limit explains."""
+    """Unknown: a signal killed the job's process, and no limit explains it."""
     INTERNAL = "internal"
     """The daemon's fault."""
 
@@ -79,12 +79,12 @@ class Code(StrEnum):
 
     @property
     def retried(self) -> bool:
-        """Whether trying again may help, so that the daemon does so of its own."""
+        """Whether the daemon runs the job again, because another attempt may succeed."""
         return self in _RETRIED
 
     @property
     def of_the_module(self) -> bool:
-        """Whether another module may end otherwise: the job is rerun when the module changes."""
+        """Whether the module may be the cause: the job is rerun when the module changes."""
         return self in _OF_THE_MODULE
 
 
@@ -103,7 +103,7 @@ _OF_THE_MODULE = frozenset(
 
 
 class OutputFile(msgspec.Struct, frozen=True):
-    """A regular file that a program left in its directory."""
+    """One output file of a job."""
 
     path: str
     """Relative, with slashes."""
@@ -112,41 +112,42 @@ class OutputFile(msgspec.Struct, frozen=True):
 
 
 class OutputTree(msgspec.Struct, frozen=True):
-    """What a program left in its directory, to which nobody writes any more."""
+    """The output files of a job that has ended."""
 
     root: str
-    """Where it lies."""
+    """The directory that holds them."""
     files: tuple[OutputFile, ...] = ()
     directories: tuple[str, ...] = ()
-    """Relative paths, each after that of the directory it is in."""
+    """Relative paths, each after that of its parent."""
     left_out: str = ""
-    """What lies there and is not published, in words."""
+    """The entries that are not published, for a message."""
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a job ended. ``exit_code`` is set if a WASI program exited with one."""
+    """How a job ended."""
 
     code: Code
     message: str = ""
     results: tuple[Any, ...] | None = None
-    """The returned values, ready for JSON; None where there are none to speak of."""
+    """The returned values, ready for JSON; None if the job has none."""
     exit_code: int | None = None
+    """Set if a WASI program exited."""
     is_command: bool = False
-    """Whether it was a WASI command, which has an exit code and both output files in any case."""
+    """Whether it was a WASI command, which always has an exit code and both output files."""
     stdout: bytes | None = None
-    """Output of a WASI program, up to the output limit; None if the job was none or never ran."""
+    """Output of a WASI program, up to the output limit; None for other jobs, or if it never ran."""
     stderr: bytes | None = None
     output: OutputTree | None = None
-    """What a WASI program left in its directory; None where that is nothing."""
+    """The output files of a WASI program; None if there are none."""
     peak_memory_bytes: int | None = None
-    """Size of all the guest's memories at the end, its heap of structs and exceptions included;
-    they never shrink, so this is the peak. None if that is not known."""
+    """Size of the guest's memories at the end, its heap of structs and exceptions included. They
+    never shrink, so this is the peak. None if it is unknown."""
     fuel_used: int | None = None
-    """Units of fuel that the run took; None where none were counted."""
+    """Units of fuel that the run used; None if fuel was not counted."""
     run_seconds: float = 0.0
     cpu_seconds: float | None = None
-    """Processor time of the run; of a job that was killed, of its whole process. None if not known:
-    also if the job never ran."""
+    """Processor time of the run; that of the whole process if the job was killed. None if it is
+    unknown or the job never ran."""
     compile_seconds: float = 0.0
 
     @property

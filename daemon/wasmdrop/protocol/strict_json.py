@@ -1,13 +1,12 @@
-"""Strict JSON: RFC 8259 without the latitude that it leaves, refused with a position.
+"""Strict JSON: parses RFC 8259 without its latitude, and reports errors with their position.
 
-Owns what counts as JSON in everything that a producer drops: no duplicate keys, no bare NaN, no
-number that a float64 can't hold, no lone surrogates, no nesting deeper than `MAX_DEPTH`. Integers
-stay exact whatever their size.
+Rejects duplicate keys, bare NaN, numbers beyond the range of a float64, lone surrogates and nesting
+deeper than ``MAX_DEPTH``. Integers stay exact, whatever their size.
 
-Promises a value or a `RefusedError` for every byte string, and an effort in proportion to its
-length: 16 MiB of the worst take a second or two. A good text is read once, by the standard
-library's scanner in C. That scanner's hooks are not told where they are, so only a text that was
-refused is read again, by a small tokenizer that finds the place.
+Returns a value or raises ``RefusedError`` for every byte string, in time proportional to its
+length: the worst 16 MiB take a second or two. A valid text is read once, by the standard library's
+scanner in C. Hooks of that scanner do not know their position, so an invalid text is read again by
+a small tokenizer that finds it.
 """
 
 import functools
@@ -26,18 +25,17 @@ from wasmdrop.protocol.text import describe_value, one_line
 
 __all__ = ["MAX_DEPTH", "MAX_INTEGER_DIGITS", "parse", "path_to"]
 
-#: Arrays and objects inside one another.
+#: Nesting of arrays and objects.
 MAX_DEPTH: Final = 64
 
-#: Digits of an integer. Reading one takes time with the square of its length; 4,300 is where Python
-#: draws the line as well, unless its operator has moved it (``PYTHONINTMAXSTRDIGITS``).
+#: Digits of an integer. The time to read one grows with the square of its length. Python has the
+#: same default limit (``PYTHONINTMAXSTRDIGITS``).
 MAX_INTEGER_DIGITS: Final = min(4300, sys.get_int_max_str_digits() or 4300)
 
-#: Tokens that the second reading looks at. They take about a tenth of a second, and a person who
-#: looks for a mistake by its column is not helped further on.
+#: Tokens that the second reading looks at, which takes about 0.1 s.
 _MAX_TOKENS: Final = 250_000
 
-#: Texts below this many characters can't hold enough objects to keep the garbage collector busy.
+#: Characters of a text above which garbage collection is switched off while it is read.
 _LARGE: Final = 65_536
 
 _MAX_SHOWN: Final = 60
@@ -46,9 +44,9 @@ _MAX_PATH: Final = 160
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BYTE_ORDER_MARKS_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
-# The patterns are possessive: they never backtrack, so they take linear time. Where a repetition of
-# a group fails after its first character, Python before 3.11.5 goes on from there instead of from
-# before it; here that only happens in texts that are refused anyway.
+# The patterns are possessive: they never backtrack, so they take linear time. If a repetition of a
+# group fails after its first character, Python before 3.11.5 continues there instead of before it;
+# that only happens in texts that are invalid anyway.
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 _NUMBER = r"-?(?:Infinity|(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)|NaN"
 _TOKEN = re.compile(rf'{_STRING}"?|[\[\]{{}},:]|{_NUMBER}|[^ \t\r\n"\[\]{{}},:]++', re.DOTALL)
@@ -76,14 +74,14 @@ _TOO_LONG = f"an integer of more than {MAX_INTEGER_DIGITS} digits"
 
 
 class _ViolationError(Exception):
-    """What a hook of the scanner found; its text says what, not where."""
+    """Raised by a hook of the scanner; the text has no position."""
 
 
 def parse(data: bytes) -> object:
-    """Read ``data`` as one JSON value.
+    """Parse ``data`` as one JSON value.
 
-    Raises `RefusedError` (``invalid-input``) whose message begins with line and column, counted
-    from 1, columns in characters.
+    Raises ``RefusedError`` (``invalid-input``), whose message begins with line and column, both
+    counted from 1, columns in characters.
     """
     text = _decoded(data)
     try:
@@ -93,12 +91,12 @@ def parse(data: bytes) -> object:
             with _no_garbage_collection():
                 value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise _refused(text, error.pos, _in_our_words(error)) from None
+        raise _refused(text, error.pos, _message_of(error)) from None
     except _ViolationError as violation:
         raise _refused(text, None, str(violation)) from None
     except RecursionError:
         raise _refused(text, None, _TOO_DEEP) from None
-    except ValueError:  # int() of too many digits; what derives from ValueError is dealt with above
+    except ValueError:  # int() of too many digits; subclasses are handled above
         raise _refused(text, None, _TOO_LONG) from None
     if text.count("[") + text.count("{") > MAX_DEPTH and not _depth_pattern().fullmatch(text):
         raise _refused(text, None, _TOO_DEEP)
@@ -109,7 +107,7 @@ def parse(data: bytes) -> object:
 
 
 def path_to(*steps: str | int) -> str:
-    """Return the path to a place in a JSON value: ``$.args[2].x``, ``$.files["a b.txt"]``."""
+    """Return the path of a value in a JSON document: ``$.args[2].x``, ``$.files["a b.txt"]``."""
     text = "$" + "".join(
         f"[{step}]"
         if isinstance(step, int)
@@ -121,7 +119,7 @@ def path_to(*steps: str | int) -> str:
     return one_line(text, _MAX_PATH)
 
 
-# --- The one reading of a good text
+# --- Reading a valid text
 
 
 def _decoded(data: bytes) -> str:
@@ -146,7 +144,7 @@ def _decoded(data: bytes) -> str:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    # Eight million fresh lists made the collector run so often that reading took 4 s, not 0.5.
+    # With it, reading eight million lists takes 4 s instead of 0.5 s.
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -193,7 +191,7 @@ def _constant(word: str) -> object:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_float=_real,
-    # int itself is twice as quick as a function around it, and bounds the digits if it may.
+    # int is twice as fast as a function around it, and has the same limit by default.
     parse_int=int if sys.get_int_max_str_digits() == MAX_INTEGER_DIGITS else _integer,
     parse_constant=_constant,
 )
@@ -201,10 +199,9 @@ _DECODER = json.JSONDecoder(
 
 @functools.cache
 def _depth_pattern() -> re.Pattern[str]:
-    """Return what matches the whole of a valid text that is not nested deeper than `MAX_DEPTH`.
+    """Return a pattern of valid texts that are not nested deeper than ``MAX_DEPTH``.
 
-    One group inside another for each level. Walking the parsed value instead took ten times as
-    long, and counting brackets needs the strings out of the way first.
+    It has one nested group per level. Walking the parsed value takes ten times as long.
     """
     flat = rf'[^\[\]{{}}"]*+(?:{_STRING}"[^\[\]{{}}"]*+)*+'
     pattern = flat
@@ -214,11 +211,11 @@ def _depth_pattern() -> re.Pattern[str]:
 
 
 def _lone_surrogate(text: str) -> int | None:
-    """Return where the first surrogate escape without its other half is, in a valid text."""
+    """Return the position of the first surrogate escape without its other half, if any."""
     position = 0
     while found := _SURROGATE.search(text, position):
         position = found.end()
-        if len(found[1]) % 2 == 0:  # they escape one another, and the u is but a letter
+        if len(found[1]) % 2 == 0:  # the backslashes escape each other
             continue
         escape = found.end(1) - 1
         pair = _SURROGATE_PAIR.match(text, escape)
@@ -228,37 +225,37 @@ def _lone_surrogate(text: str) -> int | None:
     return None
 
 
-# --- The second reading, of a bad one
+# --- Finding the error in an invalid text
 
 
-class _Place(NamedTuple):
+class _Violation(NamedTuple):
     """Where the second reading ended, and why."""
 
     position: int
     steps: tuple[str | int, ...]
     what: str | None
-    """The violation that is there; None where it ended before any."""
+    """The violation there; None if it ended before one."""
 
 
-class _Walk:
-    """Follows a text token by token and knows the path to where it is.
+class _Tracker:
+    """Follows a text token by token and knows the path of its position.
 
-    Judges what the scanner's hooks judge, by the same functions. Relies on the text being valid
-    up to there in all other respects, because the first reading came as far.
+    Checks the same rules as the scanner's hooks, by the same functions. Assumes that the text is
+    valid so far in all other respects, because the first reading came as far.
     """
 
     def __init__(self) -> None:
-        self._steps: list[str | int] = []  # of each open array or object, the item it is at
-        self._keys: list[set[str] | None] = []  # and the keys so far, or None for an array
+        self._steps: list[str | int] = []  # the current item of each open array or object
+        self._keys: list[set[str] | None] = []  # its keys so far, or None for an array
         self._expects_key = False
 
     @property
     def path(self) -> tuple[str | int, ...]:
-        """The steps to the value that comes next, or to the object whose key comes next."""
+        """The steps to the next value, or to the object whose key comes next."""
         return tuple(self._steps[:-1] if self._expects_key else self._steps)
 
     def take(self, token: str) -> None:
-        """Move on past ``token``; raises `_ViolationError` where that is one."""
+        """Move past ``token``; raise `_ViolationError` if it violates a rule."""
         lead = token[0]
         if lead in "[{":
             self._open(is_object=lead == "{")
@@ -271,7 +268,7 @@ class _Walk:
         elif lead == '"' and self._expects_key:
             self._key(token)
         elif lead in "-0123456789NI":
-            _judge(token)
+            _check_literal(token)
 
     def _open(self, *, is_object: bool) -> None:
         if len(self._steps) == MAX_DEPTH:
@@ -297,8 +294,8 @@ class _Walk:
         self._expects_key = False
 
 
-def _judge(literal: str) -> None:
-    """Raise `_ViolationError` for a number or constant that is one."""
+def _check_literal(literal: str) -> None:
+    """Raise `_ViolationError` for a number or constant that violates a rule."""
     if literal[-1] in "Ny":
         _constant(literal)
     elif literal.removeprefix("-").isdigit():
@@ -307,32 +304,32 @@ def _judge(literal: str) -> None:
         _real(literal)
 
 
-def _first_violation(text: str, stop: int) -> _Place:
-    walk = _Walk()
+def _first_violation(text: str, stop: int) -> _Violation:
+    tracker = _Tracker()
     for count, token in enumerate(_TOKEN.finditer(text)):
         if count == _MAX_TOKENS:
-            return _Place(token.start(), (), None)
+            return _Violation(token.start(), (), None)
         if token.end() > stop:
             break
         try:
-            walk.take(token[0])
+            tracker.take(token[0])
         except _ViolationError as violation:
-            return _Place(token.start(), walk.path, str(violation))
-    return _Place(stop, walk.path, None)
+            return _Violation(token.start(), tracker.path, str(violation))
+    return _Violation(stop, tracker.path, None)
 
 
 def _refused(text: str, stop: int | None, what: str) -> RefusedError:
     """Return the refusal of ``text`` for its first violation.
 
-    ``what`` is the one that the first reading ran into, and ``stop`` its position, if it knew.
+    ``what`` is the error of the first reading, and ``stop`` its position if it is known.
     """
-    place = _first_violation(text, len(text) if stop is None else stop)
-    position = place.position if stop is None or place.what is not None else stop
+    found = _first_violation(text, len(text) if stop is None else stop)
+    position = found.position if stop is None or found.what is not None else stop
     line = text.count("\n", 0, position) + 1
     column = position - text.rfind("\n", 0, position)
-    path = f", at {path_to(*place.steps)}" if place.steps else ""
-    beyond = "after " if stop is None and place.what is None else ""
-    return _refusal(line, column, place.what or what, path, beyond)
+    path = f", at {path_to(*found.steps)}" if found.steps else ""
+    beyond = "after " if stop is None and found.what is None else ""
+    return _refusal(line, column, found.what or what, path, beyond)
 
 
 def _refusal(line: int, column: int, what: str, path: str = "", beyond: str = "") -> RefusedError:
@@ -340,7 +337,7 @@ def _refusal(line: int, column: int, what: str, path: str = "", beyond: str = ""
     return RefusedError(Code.INVALID_INPUT, message)
 
 
-def _in_our_words(error: json.JSONDecodeError) -> str:
+def _message_of(error: json.JSONDecodeError) -> str:
     given = ascii(error.doc[error.pos]) if error.pos < len(error.doc) else "the end of the file"
     if (expected := _EXPECTED.get(error.msg)) is not None:
         return f"expected {expected}, got {given}"

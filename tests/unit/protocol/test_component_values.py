@@ -102,4 +102,4 @@ def test_a_type_that_json_can_t_carry_is_found_however_deep_it_is() -> None:
     with pytest.raises(RefusedError) as caught:
         check_function(function_of(deep))
     assert caught.value.code is Code.UNSUPPORTED_SIGNATURE
-    assert caught.value.message == "parameter it: JSON can't carry a stream"
+    assert caught.value.message == "parameter it: JSON can't represent a stream"

@@ -397,7 +397,9 @@ def test_a_type_that_json_can_not_carry_is_named(name: str) -> None:
         with pytest.raises(RefusedError) as caught:
             check_signature(signature)
         assert caught.value.code is Code.UNSUPPORTED_SIGNATURE
-        tails[where] = f"{where}: expected i32, i64, f32 or f64, the types that JSON can carry, got"
+        tails[where] = (
+            f"{where}: expected i32, i64, f32 or f64, the types that JSON can represent, got"
+        )
         assert caught.value.message == f"{tails[where]} {name}"
     with pytest.raises(RefusedError) as caught:
         encode_args([], ["i32", name])
