@@ -1,6 +1,6 @@
-"""Show a drop turn into a result: starts the daemon on ``host/`` and drops the Fibonacci example.
+"""Demonstrate wasmdrop: start the daemon on ``host/`` and drop the Fibonacci example.
 
-Run it by ``make demo``. Everything that it does, a user can do by hand; it says what it does.
+Run it with ``make demo``. It prints each step, all of which a user can do by hand.
 """
 
 import json
@@ -40,7 +40,7 @@ def main() -> int:
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as daemon:
         assert daemon.stdout is not None and daemon.stderr is not None  # noqa: S101, PT018
-        # Whatever goes wrong, the demonstration ends.
+        # The demonstration ends also if something hangs.
         guard = threading.Timer(SECONDS, daemon.kill)
         guard.start()
         ready = threading.Event()
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def copy_log(source: IO[str], ready: threading.Event) -> None:
-    """Show the daemon's log, indented; set ``ready`` when it says so."""
+    """Print the daemon's log, indented; set ``ready`` when the daemon is ready."""
     for line in source:
         sys.stdout.write(f"    {line}")
         if " ready " in line:
@@ -81,7 +81,7 @@ def copy_log(source: IO[str], ready: threading.Event) -> None:
 
 
 def drop(path: Path, content: bytes) -> None:
-    """Drop a file the right way: a temporary name that begins with a dot, then a rename."""
+    """Drop a file safely: write it under a name that begins with a dot, then rename it."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_bytes(content)
     temporary.replace(path)

@@ -1,21 +1,21 @@
-"""The image's health check: asks ``/healthz`` where ``WASMDROP_HTTP`` says; exit status 0 or 1.
+"""The image's health check: request ``/healthz`` at the port of ``WASMDROP_HTTP``.
 
-A file and not a command of ``wasmdrop``: it must cost little, as it runs every few seconds.
+It is no command of ``wasmdrop``, because it runs every few seconds and must cost little.
 """
 
 import os
 import sys
 from http.client import HTTPConnection, HTTPException
 
-#: Seconds; less than the health check's own limit, so that the reason is shown.
+#: Seconds. Less than the health check's own timeout, so that the reason is printed.
 TIMEOUT = 4
 
 
 def main() -> int:
-    """Ask once."""
+    """Return 0 if the daemon is alive or HTTP is off, else 1."""
     port = os.environ.get("WASMDROP_HTTP", "off").rpartition(":")[2]
     if not port.isdigit():
-        return 0  # switched off: nobody to ask
+        return 0  # HTTP is off
     connection = HTTPConnection("127.0.0.1", int(port), timeout=TIMEOUT)
     try:
         connection.request("GET", "/healthz")

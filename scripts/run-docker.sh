@@ -1,18 +1,18 @@
 #!/bin/sh
-# Runs wasmdrop in a container: one job, whose result it prints, or the daemon.
+# Runs wasmdrop in a container: one job, and prints its result, or the daemon.
 #
-#     scripts/run-docker.sh            run the job of host/shared/input.json, else of ENTRY and ARGS_JSON
+#     scripts/run-docker.sh            run one job: host/shared/input.json, else ENTRY and ARGS_JSON
 #     scripts/run-docker.sh --serve    run the daemon on host/wasm and host/shared until Ctrl-C
 #
-# The last line is the raw value, or the JSON line where OUTPUT_PATH ends in .json. Exit statuses are
-# those of `wasmdrop run`. From the environment:
-#   SCENARIO=add|fib|affine   first copy that example's input, and its module if it was built
-#   SKIP_BUILD=1              use the image as it is
+# The last line is the value, or the JSON line if OUTPUT_PATH ends in .json. Exit statuses are those
+# of `wasmdrop run`. From the environment:
+#   SCENARIO=add|fib|affine   first copy that example's input, and its module if it is built
+#   SKIP_BUILD=1              use the existing image
 #   IMAGE                     name of the image (wasmdrop)
-#   WASM_HOST_DIR, SHARED_HOST_DIR   other folders than host/wasm and host/shared
-#   MEMORY                    limit of the container (4g)
-#   ENTRY, ARGS_JSON, ADD_X, ADD_Y, TIMEOUT_SEC, WASM_PATH, INPUT_PATH, OUTPUT_PATH, and all that
-#   begin with ARG_ or WASMDROP_: as in docs/configuration.md, with paths as in the container
+#   WASM_HOST_DIR, SHARED_HOST_DIR   folders instead of host/wasm and host/shared
+#   MEMORY                    memory limit of the container (4g)
+#   ENTRY, ARGS_JSON, ADD_X, ADD_Y, TIMEOUT_SEC, WASM_PATH, INPUT_PATH, OUTPUT_PATH, and names that
+#   begin with ARG_ or WASMDROP_: as in docs/configuration.md, with paths inside the container
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -65,8 +65,8 @@ if [ "${SKIP_BUILD:-}" != 1 ]; then
     docker build --quiet --tag "$image" "$root" >&2
 fi
 
-# Results belong to whoever asks for them. The daemon must not be root, though: without any
-# capability it could not make its jobs another user's.
+# Results belong to the calling user. The daemon must not be root, because without capabilities it
+# could not run jobs as another user.
 user=$(id -u):$(id -g)
 if [ "$(id -u)" = 0 ]; then
     user=65532:65532
@@ -82,7 +82,7 @@ for name in $(env | sed -n 's/^\(ENTRY\|ARGS_JSON\|ADD_X\|ADD_Y\|TIMEOUT_SEC\|WA
 done
 
 if [ -n "$serve" ]; then
-    # The journal outlives the container; it belongs to one user, whose name the volume bears.
+    # The journal outlives the container. It belongs to one user, who is part of the volume's name.
     exec docker run "$@" --publish 127.0.0.1:9464:9464 \
         --volume "wasmdrop-state-${user%:*}:/var/lib/wasmdrop" "$image" serve
 fi

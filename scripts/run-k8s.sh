@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs one job in the cluster that kubectl talks to and prints its log: the last line is the value.
+# Runs one job in the current cluster of kubectl and prints its log; the last line is the value.
 #
 #     SCENARIO=fib scripts/run-k8s.sh
 #
 # From the environment: SCENARIO=add|fib|affine (fib), NAMESPACE (wasmdrop), IMAGE (wasmdrop),
-# TIMEOUT in seconds (120). Exit status 0 succeeded, 1 the job failed, 2 wrong use.
+# TIMEOUT in seconds (120). Exit status: 0 success, 1 the job failed, 2 usage error.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -27,7 +27,7 @@ if [ "$namespace" = wasmdrop ]; then
     kubectl apply -f "$root/k8s/namespace.yaml" >&2
 fi
 k apply -f "$root/k8s/modules.yaml" >&2
-# A job's template can't be changed: an earlier one has to go.
+# The template of a job can't be changed, so an earlier job must be deleted.
 k delete job wasmdrop-run --ignore-not-found >&2
 input=$(tr -d '\n' <"$root/examples/$scenario/input.json")
 sed -e "s|/mnt/wasm/fib\.wasm|/mnt/wasm/$scenario.wasm|" -e "s|image: wasmdrop\$|image: $image|" \
@@ -35,7 +35,7 @@ sed -e "s|/mnt/wasm/fib\.wasm|/mnt/wasm/$scenario.wasm|" -e "s|image: wasmdrop\$
 
 left=${TIMEOUT:-120}
 ended=
-# Both ends are waited for: `kubectl wait` knows one condition at a time.
+# Not `kubectl wait`, which waits for one condition only.
 while [ -z "$ended" ] && [ "$left" -gt 0 ]; do
     ended=$(k get job wasmdrop-run \
         -o 'jsonpath={.status.conditions[?(@.status=="True")].type}')

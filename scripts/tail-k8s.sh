@@ -1,5 +1,5 @@
 #!/bin/sh
-# Shows the result lines of a daemon in the cluster as they come, without its log.
+# Follows the result lines of a daemon in the cluster, without its log.
 #
 #     scripts/tail-k8s.sh [deployment/wasmdrop | pod/NAME]
 #

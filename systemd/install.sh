@@ -1,15 +1,15 @@
 #!/bin/sh
-# Puts wasmdrop on a host with systemd, or takes it away again; `make install-systemd` and
+# Installs wasmdrop on a host with systemd, or removes it. `make install-systemd` and
 # `make uninstall-systemd` call it.
 #
 #     systemd/install.sh install|uninstall
 #
 # From the environment:
-#   DESTDIR   root of a file system that is being made; nothing of the running system is touched
-#   PREFIX    where the program goes (/opt/wasmdrop); the units name it too
-#   INSTANCE  a name: install or remove the user, folders and settings of wasmdrop@NAME, too
-#   PYTHON    the interpreter (python3): 3.11 or later, and the same on the host that it is for
-#   PURGE=1   with uninstall: remove results, state and settings, too
+#   DESTDIR   root of a staged file system; the running system stays unchanged
+#   PREFIX    directory of the program (/opt/wasmdrop), also in the units
+#   INSTANCE  NAME: also install or remove the user, folders and settings of wasmdrop@NAME
+#   PYTHON    the interpreter (python3): 3.11 or later, the same as on the target host
+#   PURGE=1   with uninstall: also remove results, state and settings
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -21,17 +21,17 @@ etc=$dest/etc/wasmdrop
 
 case $instance in
 *[!a-z0-9_]*)
-    echo "INSTANCE: expected small letters, digits and _, got '$instance'" >&2
+    echo "INSTANCE: expected lower-case letters, digits and _, got '$instance'" >&2
     exit 2
     ;;
 esac
 
-# Without a DESTDIR, tells the running system what has changed.
+# Runs a command on the running system, unless there is a DESTDIR.
 on_host() {
     [ -n "$dest" ] || "$@"
 }
 
-# install_named NAME INSTANCE: this name's user, folders and settings.
+# install_named NAME INSTANCE: install the user, folders and settings of one name.
 install_named() {
     mkdir -p "$lib/sysusers.d" "$lib/tmpfiles.d" "$etc"
     sed "s/wasmdrop/$1/g" systemd/wasmdrop.sysusers >"$lib/sysusers.d/$1.conf"
@@ -58,7 +58,7 @@ do_install() {
     "$dest$prefix/bin/python" -m pip install --quiet --require-hashes -r requirements.lock
     "$dest$prefix/bin/python" -m pip install --quiet --no-deps --no-build-isolation \
         --force-reinstall .
-    # The scripts' first lines name the place where they were made.
+    # The first line of the script has the path where it was created.
     sed -i "1s,^#!$dest$prefix/,#!$prefix/," "$dest$prefix/bin/wasmdrop"
     mkdir -p "$dest/usr/local/bin" "$lib/systemd/system"
     ln -sfn "$prefix/bin/wasmdrop" "$dest/usr/local/bin/wasmdrop"
@@ -79,7 +79,7 @@ do_uninstall() {
     uninstall_named wasmdrop wasmdrop wasmdrop
     rm -f "$lib/systemd/system/wasmdrop.service" "$lib/systemd/system/wasmdrop@.service"
     rm -f "$dest/usr/local/bin/wasmdrop"
-    if [ -e "$dest$prefix/pyvenv.cfg" ]; then # it is ours, whatever PREFIX says
+    if [ -e "$dest$prefix/pyvenv.cfg" ]; then # only a virtual environment, whatever PREFIX is
         rm -rf "$dest$prefix"
     fi
     rmdir "$etc" 2>/dev/null || true

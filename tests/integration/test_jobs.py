@@ -100,7 +100,7 @@ def test_jobs_that_wait_for_a_module_or_another_job_say_so(tmp_path: Path) -> No
             one["job"] for one in (first, second, running)
         ]
         shown = run(daemon, "show", second["job"]).stdout
-        assert f"why waits for job {first['job']} of the same slot\n" in shown
+        assert f"why waits in its slot behind job {first['job']}\n" in shown
 
 
 def test_jobs_whose_delivery_waits_for_storage_say_why(tmp_path: Path, small: Path) -> None:

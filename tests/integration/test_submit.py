@@ -239,11 +239,11 @@ def test_submit_of_files_one_of_which_cant_be_read_drops_none(tmp_path: Path) ->
         (["--args", "[1", "--wait"], "--args: line 1, column 3, at $[0]: expected"),
         (["--args", "12"], "the job: $.args: expected an array, got 12"),
         (["--name", "a\tb"], "--name: expected 1 to 200 printable characters"),
-        (["--name", "x", "-", "-"], "--name: names one slot"),
+        (["--name", "x", "-", "-"], "--name: a slot holds one result"),
         (["--entry", "fib", "-"], "--entry: describes a job, and so does FILE"),
         (["--wait", "-1"], "--wait: expected 0 or more seconds, got -1"),
         (["--module-file", "/nowhere"], "/nowhere: can't be read: No such file"),
-        (["--shared-dir", "/nowhere"], "can't be dropped: /nowhere: the shared directory is not"),
+        (["--shared-dir", "/nowhere"], "can't be dropped: /nowhere: the shared directory does not"),
     ],
 )
 def test_submit_with_wrong_arguments_prints_one_line_and_drops_nothing(

@@ -56,7 +56,7 @@ def why(entry: JournalEntry, first: Job | None) -> str:
 def _why(job: Job, first: Job | None) -> str:
     match job.state:
         case JobState.QUEUED if first is not None and first.id != job.id:
-            return f"waits for job {first.id} of the same slot"
+            return f"waits in its slot behind job {first.id}"
         case JobState.QUEUED:
             return "waits for a worker"
         case JobState.WAITING:
