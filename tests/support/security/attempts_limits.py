@@ -54,7 +54,7 @@ def writing_to_descriptors(world: World) -> str:
                     os.pwrite(fd, b"overwritten", 0)
             except OSError:
                 continue
-    raise OSError(errno.EBADF, "whether it was written is to be seen in the world")
+    raise OSError(errno.EBADF, "the snapshots show whether it was written")
 
 
 @attempt()
@@ -65,7 +65,7 @@ def filling_the_log(_world: World) -> str:
             os.write(fd, b"a line that was forged\n")
         except OSError:
             continue
-    raise OSError(errno.EBADF, "whether it was written is to be seen in the world")
+    raise OSError(errno.EBADF, "the snapshots show whether it was written")
 
 
 @attempt(needs="root, a terminal")

@@ -1,6 +1,6 @@
-"""Attempts on mounts and roots, and on notices of what others do to files.
+"""Attempts on mounts and root directories, and to watch the file accesses of others.
 
-The world has mounts of its own, so that nothing of the machine's is changed where one succeeds.
+The world has a mount namespace, so that a successful attempt does not change the host.
 """
 
 # ruff: noqa: D401 - the docstring of an attempt describes the gain
@@ -19,14 +19,14 @@ _MS_BIND: Final = 4096
 
 @attempt(needs="root")
 def mounting(world: World) -> str:
-    """A filesystem in memory."""
+    """A tmpfs."""
     call("mount", b"none", os.fsencode(world.base / "empty"), b"tmpfs", 0, None)
     return "mounted"
 
 
 @attempt(needs="root")
 def mounting_over(world: World) -> str:
-    """One directory in the place of another."""
+    """A bind mount."""
     source, target = os.fsencode(world.mount), os.fsencode(world.base / "empty")
     call("mount", source, target, None, _MS_BIND, None)
     return "mounted"

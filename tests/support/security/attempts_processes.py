@@ -306,7 +306,7 @@ def becoming_another_program(world: World) -> str:
 def becoming_a_program_from_memory(world: World) -> str:
     """A program that the guest brings along."""
     fd = call("memfd_create", b"program", 0)
-    # Opened free only: confined, the next call but one would not be reached. Any content does.
+    # Only opened without confinement, where execve comes next. The content does not matter.
     script = b"#!/bin/sh\necho > " + os.fsencode(world.made) + b"\n"
     os.write(fd, script)
     words, variables = _command(world)

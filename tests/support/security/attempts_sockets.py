@@ -96,7 +96,7 @@ def sending_from_a_pair_of_sockets(world: World) -> str:
     call("socketpair", socket.AF_UNIX, socket.SOCK_DGRAM, 0, pair)
     one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=pair[0])
     sent = one.sendto(b"x", world.datagram_path)
-    one.detach()  # to tell of one that is left open takes a call that is forbidden
+    one.detach()  # the warning about an open socket would make a forbidden call
     return f"sent {sent}"
 
 

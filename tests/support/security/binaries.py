@@ -249,7 +249,7 @@ WORK: Final[dict[str, tuple[str, frozenset[str]]]] = {
         ),
         _TIMEOUT,
     ),
-    "wait-for-nobody": (
+    "wait-for-ever": (
         (
             '(memory (export "memory") 1 1 shared)(func (export "run") (loop $again'
             "(drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1)))"
@@ -285,7 +285,7 @@ WORK: Final[dict[str, tuple[str, frozenset[str]]]] = {
         ),
         _TIMEOUT,
     ),
-    "watch-the-clock": (
+    "read-the-clock-without-end": (
         (
             f'{_WASI} "clock_time_get" (func $time (param i32 i64 i32) (result i32)))'
             '(memory (export "memory") 1)'
@@ -294,7 +294,7 @@ WORK: Final[dict[str, tuple[str, frozenset[str]]]] = {
         ),
         _TIMEOUT,
     ),
-    "take-chances-without-end": (
+    "take-random-bytes-without-end": (
         (
             f'{_WASI} "random_get" (func $random (param i32 i32) (result i32)))'
             '(memory (export "memory") 1)'

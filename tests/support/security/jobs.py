@@ -62,14 +62,14 @@ TURNS: Final = """
 #: Modules and their calls, by name.
 SAME: Final[dict[str, tuple[str, Call, Limits, EngineOptions]]] = {
     "a result": (STATE, Call("run", AN_I32), LIMITS, EngineOptions()),
-    "a result in a world of WASI": (YIELD + STATE, Call("run", AN_I32), LIMITS, EngineOptions()),
+    "a result with WASI": (YIELD + STATE, Call("run", AN_I32), LIMITS, EngineOptions()),
     "a trap": (
         '(func $deep (unreachable)) (func (export "run") (call $deep))',
         Call("run", NOTHING),
         LIMITS,
         EngineOptions(),
     ),
-    "a trap in a world of WASI": (
+    "a trap with WASI": (
         YIELD + '(func (export "run") (unreachable))',
         Call("run", NOTHING),
         LIMITS,
@@ -87,14 +87,14 @@ SAME: Final[dict[str, tuple[str, Call, Limits, EngineOptions]]] = {
         Limits(timeout_sec=0.3, memory_mb=16),
         EngineOptions(),
     ),
-    "all the memory that there is": (
+    "all the available memory": (
         """(memory (export "memory") 1) (func (export "run") (result i32)
           (loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (memory.size))""",
         Call("run", AN_I32),
         LIMITS,
         EngineOptions(),
     ),
-    "fuel that was used": (
+    "used fuel": (
         TURNS,
         Call("run", FunctionType(("i64",), ("i32",)), (100,)),
         LIMITS,
@@ -116,7 +116,7 @@ SAME: Final[dict[str, tuple[str, Call, Limits, EngineOptions]]] = {
         LIMITS,
         EngineOptions(),
     ),
-    "what a program prints": (
+    "the output of a program": (
         ECHO,
         Call(
             "_start",
@@ -129,7 +129,7 @@ SAME: Final[dict[str, tuple[str, Call, Limits, EngineOptions]]] = {
         LIMITS,
         EngineOptions(),
     ),
-    "more than a program may print": (
+    "too much output of a program": (
         f'{PRINT} (func (export "_start") (loop (call $say (i32.const 60000)) (br 0)))',
         Call("_start", NOTHING, is_command=True),
         LIMITS,
@@ -141,7 +141,7 @@ SAME: Final[dict[str, tuple[str, Call, Limits, EngineOptions]]] = {
         LIMITS,
         EngineOptions(),
     ),
-    "a library that is made ready first": (
+    "a library with _initialize": (
         f"""{YIELD} (global $ready (mut i32) (i32.const 0))
           (func (export "_initialize")
             (global.set $ready (i32.add (global.get $ready) (i32.const 1))))

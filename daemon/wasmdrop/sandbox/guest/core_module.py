@@ -122,20 +122,19 @@ class ModuleRun:
         if self.engine.files is not None:
             self.engine.files.enter(self.store)
         shares = self.preparation.shares
-        self._bound(shares.memory_bytes_at_first, shares.table_elements_at_first)
-        self.give_fuel()
+        self._limit(shares.memory_bytes_at_first, shares.table_elements_at_first)
+        if self.preparation.options.counts_fuel:
+            fuel = self.preparation.fuel
+            self._fuel = _MAX_FUEL if fuel is None else fuel
+            self.store.set_fuel(self._fuel)
 
     def set_growth_limits(self) -> None:
         """Set the limits of growth, after instantiation."""
         shares = self.preparation.shares
         self.is_instantiated = True
-        if (shares.memory_bytes, shares.table_elements) != (
-            shares.memory_bytes_at_first,
-            shares.table_elements_at_first,
-        ):
-            self._bound(shares.memory_bytes, shares.table_elements)
+        self._limit(shares.memory_bytes, shares.table_elements)
 
-    def _bound(self, memory_bytes: int, table_elements: int) -> None:
+    def _limit(self, memory_bytes: int, table_elements: int) -> None:
         self.store.set_limits(memory_size=memory_bytes, table_elements=table_elements)
 
     def link(self) -> None:
@@ -191,10 +190,11 @@ class ModuleRun:
         """Call the entry; return the report."""
         try:
             if invocation.initialize:
-                self._invoke("_initialize", (), (), ())
+                call_function(self.store, self.function("_initialize"), (), (), ())
             signature = invocation.signature
-            results = self._invoke(
-                invocation.entry, signature.params, invocation.args, signature.results
+            entry = self.function(invocation.entry)
+            results = call_function(
+                self.store, entry, signature.params, invocation.args, signature.results
             )
         except (Trap, WasmtimeError) as end:
             return self.failure_report(end)
@@ -276,13 +276,6 @@ class ModuleRun:
         """Return the CPU time of the run so far."""
         return time.process_time() - self._cpu_started
 
-    def give_fuel(self) -> None:
-        """Set the store's fuel: the job's limit, or the largest value that can be counted."""
-        if self.preparation.options.counts_fuel:
-            fuel = self.preparation.fuel
-            self._fuel = _MAX_FUEL if fuel is None else fuel
-            self.store.set_fuel(self._fuel)
-
     def fuel_used(self) -> int | None:
         """Return the fuel used so far; None if fuel is not counted."""
         return None if self._fuel is None else self._fuel - self.store.get_fuel()
@@ -321,8 +314,3 @@ class ModuleRun:
         if found is None:
             raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
         return found
-
-    def _invoke(
-        self, name: str, params: tuple[str, ...], args: tuple[int, ...], results: tuple[str, ...]
-    ) -> tuple[int, ...]:
-        return call_function(self.store, self.function(name), params, args, results)

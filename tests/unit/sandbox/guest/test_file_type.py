@@ -174,7 +174,7 @@ def test_real_file_of_other_format_is_refused_with_name(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "message"),
     [
         (b"", "it is empty"),
         (b"\0", "it is cut short after 1 bytes"),
@@ -189,9 +189,9 @@ def test_real_file_of_other_format_is_refused_with_name(path: str) -> None:
         (b"\xff\xfe(\0m\0", "expected it to begin with 00 61 73 6d, got ff fe 28 00"),
     ],
 )
-def test_file_of_unknown_format_is_refused_with_first_bytes(head: bytes, told: str) -> None:
+def test_file_of_unknown_format_is_refused_with_first_bytes(head: bytes, message: str) -> None:
     """An empty or truncated file is named as such."""
-    assert told in refusal(head)
+    assert message in refusal(head)
 
 
 @pytest.mark.parametrize(
