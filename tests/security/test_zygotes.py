@@ -109,7 +109,7 @@ async def in_zygote(
     await settled(executor)
     assert [one._module is module for one in of(executor)._ready.values()][-1:] == [True]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor._fork_server, "take", None)
+        patch.setattr(executor.fork_server, "take", None)
         return [await executor.run(module, call, limits) for _ in range(times)]
 
 
@@ -160,7 +160,7 @@ async def running(
 
 def _busy(executor: LocalExecutor) -> set[int]:
     """Return the process IDs of jobs."""
-    families: list[Any] = [executor._fork_server]
+    families: list[Any] = [executor.fork_server]
     if executor._zygotes is not None:
         made = executor._zygotes
         families += [*made._ready.values(), *made._retired]
@@ -230,7 +230,7 @@ def test_job_in_a_zygote_has_the_limits_that_it_has_without_one(
         (zygote,) = of(executor)._ready.values()
         await until(lambda: zygote._idle)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(executor._fork_server, "take", None)
+            patch.setattr(executor.fork_server, "take", None)
             return await look(executor)
 
     alone, _descriptors = bench.runner.run(look(bench.without))

@@ -89,7 +89,7 @@ async def _serve(
     )
     inbox.connect(pipeline.take)
     liveness = Liveness(
-        {"watcher": discovery.watcher, "journal": journal, "forking_server": executor},
+        {"watcher": discovery.watcher, "journal": journal, "forking_server": executor.fork_server},
         partial(notify, "WATCHDOG=1"),
         watchdog_seconds(),
     )
@@ -104,7 +104,7 @@ async def _serve(
     sources = Sources(metrics, executor, discovery.scanner, liveness)
     async with health.told(settings.http, sources):
         try:
-            resumed = await recover(journal, pipeline.dispatcher, executor.sweep)
+            resumed = await recover(journal, pipeline.dispatcher, executor.directories.sweep)
             await asyncio.to_thread(monitor.start)
             intake.trusts_markers = intake.has_taken_nothing()
             await asyncio.to_thread(discovery.start)

@@ -50,7 +50,7 @@ async def run_once(settings: Settings) -> ResultPackage:
         async with open_local_sandbox(settings, 1) as (executor, cache):
             # A daemon's journal may own job directories, which its next start has yet to deliver.
             if not (state_dir / JOURNAL_NAME).exists():
-                executor.sweep()
+                executor.directories.sweep()
             delivery = held.enter_context(Delivery(str(settings.shared_dir), delivered.set_result))
             layout, backlog = Layout(settings), Backlog(settings.max_queued, settings.workers)
             finder = new_module_finder(settings, layout, cache)

@@ -89,9 +89,7 @@ class Bench:
             async with asyncio.timeout(10):
                 server = self.fork_server
                 while (  # noqa: ASYNC110 - the server signals nothing
-                    server._lingering
-                    or server._exiting
-                    or not 0 < len(server._alive) == len(server._idle)
+                    server._ending or not 0 < len(server._alive) == len(server._idle)
                 ):
                     await asyncio.sleep(0.002)
 

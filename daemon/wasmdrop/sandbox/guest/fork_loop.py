@@ -173,43 +173,38 @@ class ForkLoop:
         return bool(left_behind)
 
     def _fork(self, streams: Sequence[int], leave: Callable[..., int]) -> None:
-        ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with ours, childs:
-            self._fork_with(ours, childs, streams, leave)
-
-    def _fork_with(
-        self,
-        ours: socket.socket,
-        childs: socket.socket,
-        streams: Sequence[int],
-        leave: Callable[..., int],
-    ) -> None:
-        parent_pid = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            link_fd = childs.fileno()
-            signal.set_wakeup_fd(-1)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours, theirs:
+            parent_pid = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                self._run_child(parent_pid, theirs.fileno(), streams, leave)
+            theirs.close()
+            self._children.add(pid)
+            pidfd = os.pidfd_open(pid)
             try:
-                link_fd = leave(parent_pid, link_fd, streams)
-                self._role.serve(link_fd)
-            except Exception:  # noqa: BLE001 - the last frame of a process of its own
-                trace = bounded_text(traceback.format_exc())
-                send(link_fd, RunReport(Code.INTERNAL, trace))
+                socket.send_fds(self._control, [b"%s %d" % (CHILD, pid)], [ours.fileno(), pidfd])
+            except OSError:
+                # The daemon does not know it; without its link it exits.
+                ours.close()
+                os.waitpid(pid, 0)
+                self._children.discard(pid)
+                raise
             finally:
-                os._exit(70)
-        childs.close()
-        self._children.add(pid)
-        pidfd = os.pidfd_open(pid)
+                os.close(pidfd)
+
+    def _run_child(
+        self, parent_pid: int, link_fd: int, streams: Sequence[int], leave: Callable[..., int]
+    ) -> NoReturn:
+        signal.set_wakeup_fd(-1)
         try:
-            socket.send_fds(self._control, [b"%s %d" % (CHILD, pid)], [ours.fileno(), pidfd])
-        except OSError:
-            # The daemon does not know it; without its link it exits.
-            ours.close()
-            os.waitpid(pid, 0)
-            self._children.discard(pid)
-            raise
+            link_fd = leave(parent_pid, link_fd, streams)
+            self._role.serve(link_fd)
+        except Exception:  # noqa: BLE001 - the last frame of a process of its own
+            trace = bounded_text(traceback.format_exc())
+            send(link_fd, RunReport(Code.INTERNAL, trace))
         finally:
-            os.close(pidfd)
+            os._exit(70)
 
 
 def _kill(pid: int) -> None:

@@ -4,7 +4,7 @@ Jobs know only the ``Executor`` protocol of :mod:`wasmdrop.jobs`: run this call,
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -47,7 +47,6 @@ from wasmdrop.sandbox.wire import (
     encode_binary_call,
     encode_frame,
 )
-from wasmdrop.system.heartbeat import Heartbeat
 from wasmdrop.system.untrusted_trees import TreeLimitError
 
 __all__ = ["LocalExecutor"]
@@ -81,36 +80,12 @@ class LocalExecutor:
         *,
         reuses_workers: bool = False,
     ) -> None:
-        self._fork_server = fork_server
+        self.fork_server = fork_server
+        self.directories = directories
+        self.compiler = ModuleCompiler(fork_server, cache, compile_limits)
         self._cache = cache
-        self._directories = directories
-        self._compiler = ModuleCompiler(fork_server, cache, compile_limits)
         self._reusable_workers = ReusableWorkerPool(fork_server) if reuses_workers else None
         self._zygotes = ZygotePool(fork_server, zygote_idle) if zygote_idle else None
-
-    @property
-    def loads(self) -> int:
-        """Number of modules whose machine code was loaded from disk."""
-        return self._compiler.loads
-
-    @property
-    def compilations(self) -> int:
-        """Number of compilations that were started."""
-        return self._compiler.begun
-
-    @property
-    def restarts(self) -> int:
-        """Number of restarts of the fork server."""
-        return self._fork_server.restarts
-
-    @property
-    def heartbeat(self) -> Heartbeat:
-        """Last sign of life of the fork server."""
-        return self._fork_server.heartbeat
-
-    def sweep(self, kept: Collection[str] = ()) -> None:
-        """Remove the job directories of earlier daemons, except ``kept``."""
-        self._directories.sweep(kept)
 
     def close(self) -> None:
         """End zygotes and reusable workers. The caller closes the fork server."""
@@ -118,10 +93,6 @@ class LocalExecutor:
             self._reusable_workers.close()
         if self._zygotes is not None:
             self._zygotes.close()
-
-    def ping(self) -> None:
-        """Ask the fork server for a sign of life."""
-        self._fork_server.ping()
 
     def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
         """Return the compiled module if it is in memory; no I/O."""
@@ -135,7 +106,7 @@ class LocalExecutor:
         directory: str = "",
     ) -> CompiledModule:
         """Load or compile a module; see :meth:`ModuleCompiler.compile`."""
-        return await self._compiler.compile(sha256, options, on_progress, directory)
+        return await self.compiler.compile(sha256, options, on_progress, directory)
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run one call and return its outcome."""
@@ -163,7 +134,7 @@ class LocalExecutor:
     ) -> Outcome:
         """Run with a directory for the job; its files become part of the outcome."""
         try:
-            directory = self._directories.make(limits.disk_bytes)
+            directory = self.directories.make(limits.disk_bytes)
         except OSError as error:
             raise SandboxError(f"the directory of a job could not be created: {error}") from error
         output: OutputTree | None = None
@@ -251,7 +222,7 @@ class LocalExecutor:
             acquired = await self._zygotes.acquire(module, preparation, cpu_seconds)
             if acquired is not None:
                 return acquired
-        return await self._fork_server.take(), self._fork_server
+        return await self.fork_server.take(), self.fork_server
 
     async def _outcome(
         self,

@@ -6,7 +6,6 @@ no process is killed on a zygote's word alone.
 
 import asyncio
 import contextlib
-import itertools
 import os
 import signal
 import socket
@@ -50,12 +49,8 @@ class ForkingProcess:
         self._cpu_seconds: int | None = None
         """The limit of the latest job, and so of the next idle children."""
         self._alive: dict[int, ChildProcess] = {}
-        self._lingering: dict[ChildProcess, float] = {}
-        """Released children, and when their links are to be closed."""
-        self._exiting: dict[ChildProcess, float] = {}
-        """Children whose links are closed, and when they are to be killed."""
-        self._linger_timer: asyncio.TimerHandle | None = None
-        self._exit_timer: asyncio.TimerHandle | None = None
+        self._ending: dict[ChildProcess, asyncio.TimerHandle] = {}
+        """Released children, and the timer of the next step to their end."""
         self._requested: deque[int | None] = deque()
         """The limits of the children that were requested and have not come yet."""
         self._refill_timer: asyncio.TimerHandle | None = None
@@ -89,9 +84,7 @@ class ForkingProcess:
             child.close()
             return
         loop = asyncio.get_running_loop()
-        self._lingering[child] = loop.time() + _LINGER_SECONDS
-        if self._linger_timer is None:
-            self._linger_timer = loop.call_at(self._lingering[child], self._end_lingering)
+        self._ending[child] = loop.call_later(_LINGER_SECONDS, self._end, child)
 
     def ping(self) -> None:
         """Ask the process for a sign of life."""
@@ -106,30 +99,17 @@ class ForkingProcess:
             self._idle.pop().close()
         self._refill()
 
-    def _end_lingering(self) -> None:
-        """Close the links of children that are due; one timer serves all."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for child in _pop_due(self._lingering, now):
-            if not child.exit_status.done() and child.hang_up():
-                self._exiting[child] = now + _EXIT_SECONDS
-            else:
-                child.close()
-        self._linger_timer = None
-        if self._lingering:
-            due = next(iter(self._lingering.values()))
-            self._linger_timer = loop.call_at(due, self._end_lingering)
-        if self._exiting and self._exit_timer is None:
-            self._exit_timer = loop.call_later(_EXIT_SECONDS, self._kill_exiting)
+    def _end(self, child: ChildProcess) -> None:
+        """Have a child exit by itself, or kill it if that is not possible."""
+        if child.exit_status.done() or not child.hang_up():
+            self._kill(child)
+        else:
+            loop = asyncio.get_running_loop()
+            self._ending[child] = loop.call_later(_EXIT_SECONDS, self._kill, child)
 
-    def _kill_exiting(self) -> None:
-        """Kill children that have not exited in time."""
-        loop = asyncio.get_running_loop()
-        for child in _pop_due(self._exiting, loop.time()):
-            child.close()
-        self._exit_timer = (
-            loop.call_later(_EXIT_SECONDS, self._kill_exiting) if self._exiting else None
-        )
+    def _kill(self, child: ChildProcess) -> None:
+        self._ending.pop(child).cancel()
+        child.close()
 
     def _refill_soon(self) -> None:
         if self._refill_timer is None:
@@ -181,15 +161,11 @@ class ForkingProcess:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
-        for timer in (self._linger_timer, self._exit_timer):
-            if timer is not None:
-                timer.cancel()
-        self._linger_timer = self._exit_timer = None
-        for child in (*self._idle, *self._lingering, *self._exiting):
+        for child in list(self._ending):
+            self._kill(child)
+        for child in self._idle:
             child.close()
         self._idle.clear()
-        self._lingering.clear()
-        self._exiting.clear()
 
     def _read_packets(self) -> None:
         while self._control is not None:
@@ -225,8 +201,8 @@ class ForkingProcess:
         elif word == EXIT and pid in self._alive and not descriptors and _is_end(status):
             child = self._alive.pop(pid)
             child.ended(status[0], status[1] / 1e6)
-            if self._exiting.pop(child, None) is not None:
-                child.close()
+            if child in self._ending:
+                self._kill(child)
         else:
             return False
         return True
@@ -259,14 +235,6 @@ class ForkingProcess:
             else:
                 child.close()  # its job was cancelled, or the limit has changed
         self._refill()
-
-
-def _pop_due(children: dict[ChildProcess, float], now: float) -> list[ChildProcess]:
-    """Remove and return the children whose time has come; they are in the order of their times."""
-    due = list(itertools.takewhile(lambda child: children[child] <= now, children))
-    for child in due:
-        del children[child]
-    return due
 
 
 def _is_end(status: list[int]) -> bool:

@@ -113,11 +113,13 @@ class PrometheusCollector(Collector):
             labels=["where"],
         )
         hits.add_metric(["memory"], metrics.module_hits)
-        hits.add_metric(["disk"], executor.loads)
+        hits.add_metric(["disk"], executor.compiler.loads)
         yield hits
-        yield _counter("module_cache_misses", "Modules compiled.", executor.compilations)
+        yield _counter("module_cache_misses", "Modules compiled.", executor.compiler.begun)
         yield _counter(
-            "forking_server_restarts", "Times the forking server had died.", executor.restarts
+            "forking_server_restarts",
+            "Times the forking server had died.",
+            executor.fork_server.restarts,
         )
         yield _gauge(
             "undelivered_results",
