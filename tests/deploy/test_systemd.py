@@ -232,7 +232,7 @@ def test_journal_has_a_priority_for_each_event(machine: Machine) -> None:
 
     line = wait_until(found, "the line")
     assert line["code"] == "entry-not-found"
-    assert "it exports 'fib'" in line["reason"]
+    assert 'it exports "fib"' in line["reason"]
     assert '"event":"ready"' not in machine.run(*command)
 
 

@@ -243,7 +243,7 @@ CASES: Final[dict[str, tuple[str, str, str, dict[str, Any]]]] = {
         f'(import "wasi_snapshot_preview1" "proc_exit" (func (param f64))) {RUN})',
     ),
     "no-exports": case("entry-not-found", "it exports no functions at all", ""),
-    "other-exports": case("entry-not-found", "it exports 'ran'", '(func (export "ran"))'),
+    "other-exports": case("entry-not-found", 'it exports "ran"', '(func (export "ran"))'),
     "memory-as-entry": case(
         "entry-not-found", '"run" is exported as a memory', '(memory (export "run") 1)', entry="run"
     ),

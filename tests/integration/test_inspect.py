@@ -373,7 +373,7 @@ def test_inspect_template_of_a_missing_entry_is_refused(tmp_path: Path) -> None:
     """With the code that a job would end with; if there is a choice, with how to make it."""
     done = inspect(module(tmp_path, TWO), "--template")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("it exports '_initialize', 'a', 'b'; say which with --entry\n")
+    assert done.stderr.endswith('it exports "_initialize", "a", "b"; say which with --entry\n')
     done = inspect(module(tmp_path, LINKED), "--template", "--entry", "walk")
     assert done.returncode == 1
     assert done.stdout == ""
