@@ -1,1 +1,1 @@
-"""Benchmarks: how long a drop takes to become a marker, and how many a second."""
+"""Benchmarks: the time from drop to marker, and jobs per second."""

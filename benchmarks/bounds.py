@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measure whether memory and processor time depend on how much waits, has failed or was done.
+"""Measure memory and processor time against the number of jobs that wait, failed or finished.
 
 python benchmarks/bounds.py [--sizes N,...] [--kinds KIND,...] [--drops N] [--code DIR] [--dir DIR]
 
-For each kind and size a journal is filled by the program itself, without its jobs being run; for
+For each kind and size the program fills a journal itself, without running its jobs; for
 ``slots`` and ``large-inputs`` there are input files, too, which ran before or are new. Then a
 daemon is started on it, and good jobs are dropped one after the other. Memory is the resident
 memory of the daemon's own process, at its highest since its start; the time of a job is that of the
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 if __name__ == "__main__":
-    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     if "--code" in sys.argv:
         sys.path.insert(0, sys.argv[sys.argv.index("--code") + 1])
@@ -50,17 +50,17 @@ _LOOP: Final = '(module (func (export "run") (loop br 0)))'
 _LARGE_BYTES: Final = 7 * 1024 * 1024
 _LARGE_INPUT_BYTES: Final = 15 * 1024 * 1024
 
-#: Sizes of kinds that take much room.
+#: Sizes of kinds that take much space.
 _FIXED: Final = {"undelivered-large": ["100"], "large-inputs": ["150"]}
 
 
 class Bounded(Wasmdrop):
-    """The daemon of some version; jobs that wait do so behind one that never ends."""
+    """The daemon of any version; jobs wait behind one that never ends."""
 
     code = ""
 
     def variables(self) -> dict[str, str]:
-        """Return the directories, and where the package is."""
+        """Return the directories, and the path of the package."""
         more = {"TIMEOUT_SEC": "600", "WASMDROP_DRAIN_SEC": "0", "WASMDROP_MAX_QUEUED": "1000000"}
         if any(setting.name == "undelivered_jobs" for setting in SETTINGS):
             more["WASMDROP_UNDELIVERED_JOBS"] = "1000000"
@@ -135,7 +135,7 @@ def _drop_large(shared: Path, size: int) -> None:
 
 
 def _laid(job: Job, data: bytes) -> dict[str, bytes]:
-    """Make an input's file; return its version as the journal has it of one that was taken."""
+    """Create an input file; return its version as the journal stores it for an accepted input."""
     path = Path(job.slot.input_path)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
@@ -143,7 +143,7 @@ def _laid(job: Job, data: bytes) -> dict[str, bytes]:
     return {str(path): with_digest(version, hashlib.sha256(data).digest())}
 
 
-#: What the slots of each kind are called.
+#: Names of the slots of each kind.
 _NAMES: Final = {
     "undelivered": "gone",
     "undelivered-large": "gone",
@@ -156,7 +156,7 @@ _NAMES: Final = {
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process alone, with threads that have ended; to a tick."""
+    """Return the processor time of one process with its ended threads, to a tick."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -180,7 +180,7 @@ def measure(kind: str, size: int, drops: int, base: Path, code: str, fib: Worklo
     client = Client(daemon.shared)
     seconds = []
     try:
-        time.sleep(3)  # what a start sets off has begun
+        time.sleep(3)  # work that a start causes has begun
         idle = _cpu_seconds(daemon.pid)
         time.sleep(3)
         idle = (_cpu_seconds(daemon.pid) - idle) / 3

@@ -1,8 +1,8 @@
-"""The client of a measurement: drops inputs and notices markers without disturbing either.
+"""The client of a measurement: drops inputs and waits for markers without disturbing the daemon.
 
-Waits by inotify(7) for names that are given by a rename, as all contenders give theirs: it sleeps
-in the kernel while files are written under other names, so that it takes nothing from whoever does
-the work, and wakes at the moment of the marker's rename.
+Waits with inotify(7) for renames, by which all contenders publish. It sleeps in the kernel while
+files are written under temporary names, so that it takes no time from the contender, and wakes at
+the rename of the marker.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 __all__ = ["Client", "MissingError", "drop_all", "result_name"]
 
-#: No promise, only an end: what has not come by then is missing.
+#: A marker that has not come by then is missing; seconds.
 _DEADLINE_SECONDS: Final = 120.0
 
 _IN_MOVED_TO: Final = 0x80
@@ -39,7 +39,7 @@ def result_name(input_name: str, suffix: str) -> str:
 def drop_all(batches: "Sequence[tuple[Client, dict[str, dict[str, Any]]]]") -> float:
     """Drop inputs by name, all at once, each batch into the directory of its client.
 
-    Returns the seconds until the last marker was there.
+    Returns the seconds until the last marker appeared.
     """
     prepared = [
         (client.prepare(name, content), client.directory / name)
@@ -78,7 +78,7 @@ class Client:
         return path
 
     def drop(self, name: str, content: dict[str, Any]) -> tuple[float, float]:
-        """Drop one input; return the seconds until its marker was there, and the time of the drop.
+        """Drop one input; return the seconds until its marker appeared, and the time of the drop.
 
         The time is in seconds since 1970, to be held against the times in the marker.
         """
@@ -91,7 +91,7 @@ class Client:
         return time.perf_counter() - started, dropped_at
 
     def wait_for(self, names: Iterable[str]) -> None:
-        """Wait until all these names appeared; ``MissingError``."""
+        """Wait until all these names appeared; raise ``MissingError`` at the deadline."""
         missing = set(names)
         end = time.monotonic() + _DEADLINE_SECONDS
         while missing:
@@ -122,6 +122,6 @@ class Client:
         return names, lost
 
     def drain(self) -> None:
-        """Forget the events so far: old markers must not pass for new ones."""
+        """Discard earlier events: old markers must not count as new ones."""
         while self._events()[0]:
             pass

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what confinement costs: wasmdrop beside a copy of itself that does not confine.
+"""Measure the cost of the confinement: wasmdrop beside a copy of itself that does not confine.
 
 python benchmarks/confinement.py [--drops N] [--dir DIR]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 if __name__ == "__main__":
-    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import wasmdrop
@@ -29,7 +29,7 @@ from benchmarks.tables import milliseconds, quantile, render
 
 _TURN: Final = 10
 _WARM_UP: Final = 20
-#: The methods that confine; each returns at once in the copy.
+#: The methods that confine, which the copy replaces by empty ones.
 _CONFINING: Final = re.compile(
     r"(    def (?:confine|confine_after_loading)\(.*?\) -> None:\n)", re.DOTALL
 )
@@ -53,12 +53,12 @@ class Free(Wasmdrop):
         path.write_text(text, encoding="utf-8")
 
     def variables(self) -> dict[str, str]:
-        """Put the copy before the installed package."""
+        """Return variables that put the copy before the installed package."""
         return super().variables() | {"PYTHONPATH": str(self._root)}
 
 
 def main() -> int:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description="Measure what confinement costs.")
     parser.add_argument("--drops", type=int, default=500, metavar="N")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")

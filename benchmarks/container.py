@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the container image: its size, and how soon a container is ready.
+"""Measure the container image: its size, and the time until a container is ready.
 
 python benchmarks/container.py [--starts N]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 if __name__ == "__main__":
-    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from tests.support.deploy.engine import IMAGE, Engine, engine
@@ -27,12 +27,12 @@ from benchmarks.tables import render
 
 _GLANCE_SECONDS: Final = 0.02
 
-#: No promise, only an end.
+#: Deadline of a start, in seconds.
 _START_SECONDS: Final = 60.0
 
 
 def seconds_to_ready(podman: Engine) -> tuple[float, float]:
-    """Start a container; return the seconds from the command, and from its process' start."""
+    """Start a container; return the seconds since the command and since its process began."""
     folders = [f"--tmpfs={path}:mode=1777" for path in ("/tmp", "/mnt/shared")]  # noqa: S108 - its
     podman.podman("create", "--name=measured", "--read-only", *folders, IMAGE)
     started = time.time()
@@ -52,12 +52,12 @@ def seconds_to_ready(podman: Engine) -> tuple[float, float]:
 
 
 def _log(podman: Engine) -> list[dict[str, str]]:
-    written = podman.podman("logs", "measured").stderr  # podman's own words are among them
+    written = podman.podman("logs", "measured").stderr  # podman's own output is among them
     return [json.loads(line) for line in written.splitlines() if line.startswith("{")]
 
 
 def main() -> int:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description="Measure the container image.")
     parser.add_argument("--starts", type=int, default=10, metavar="N")
     options = parser.parse_args()

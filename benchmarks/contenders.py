@@ -22,17 +22,17 @@ __all__ = ["ALL", "Contender", "WrongError"]
 
 _HERE: Final = Path(__file__).resolve().parent
 
-#: No promise, only an end, in seconds.
+#: Deadline of a start, in seconds.
 _START_SECONDS: Final = 60.0
 _GLANCE_SECONDS: Final = 0.01
 
 
 class WrongError(Exception):
-    """A result is not what it must be, or a contender did not work at all."""
+    """A result is wrong, or a contender did not work at all."""
 
 
 class Contender:
-    """A running program on directories of its own below ``base``.
+    """A running program with its own directories below ``base``.
 
     Markers of programs other than wasmdrop say nothing; :attr:`tells` says whether to read them.
     """
@@ -55,7 +55,7 @@ class Contender:
 
     @classmethod
     def lacks(cls) -> str:
-        """Return what it lacks here, in words; nothing where it can run."""
+        """Return what it lacks on this machine; nothing if it can run."""
         return ""
 
     def command(self) -> list[str]:
@@ -71,7 +71,7 @@ class Contender:
         environment = {
             name: value
             for name, value in os.environ.items()
-            # Each Python would compile what it imports again, which no installation does.
+            # Without a bytecode cache each Python would compile its imports again.
             if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("WASMDROP_")
         }
         with self._open("out") as out, self._open("log") as log:
@@ -86,28 +86,28 @@ class Contender:
 
     @property
     def pid(self) -> int:
-        """Its process, once it was started."""
+        """Return its process id after the start."""
         assert self._process is not None  # noqa: S101 - what the sentence says
         return self._process.pid
 
     def stop(self) -> None:
-        """End it, if it was started."""
+        """Stop it, if it was started."""
         if self._process is None:
             return
         self.resume()
         self._process.terminate()
         self._process.wait(_START_SECONDS)
-        with contextlib.suppress(ProcessLookupError):  # what a shell leaves running
+        with contextlib.suppress(ProcessLookupError):  # processes that a shell leaves running
             os.killpg(self._process.pid, signal.SIGTERM)
 
     def pause(self) -> None:
-        """Let it rest while others are measured: it must not take their time."""
+        """Pause it while others are measured, so that it takes none of their time."""
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it."""
 
     def check(self, name: str, content: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
-        """Check the result of the drop ``name`` and return its marker; ``WrongError``."""
+        """Check the result of the drop ``name`` and return its marker; raise ``WrongError``."""
         marker = self._read(result_name(name, ".done"))
         if wanted.stdout is not None:
             printed = (self.shared / result_name(name, ".stdout")).read_bytes()
@@ -152,7 +152,7 @@ class Wasmdrop(Contender):
         }
 
     def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+        """Start it and wait until it reports that it is ready."""
         super().start()
         assert self._process is not None  # noqa: S101 - just started
         end = time.monotonic() + _START_SECONDS
@@ -162,7 +162,7 @@ class Wasmdrop(Contender):
             time.sleep(_GLANCE_SECONDS)
 
     def check(self, name: str, content: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
-        """Check the result and all that the marker says of the files."""
+        """Check the result, and the marker's entries for the files."""
         marker = super().check(name, content, wanted)
         slot = (self.shared / name).parent
         files = {slot / file: entry["sha256"] for file, entry in marker["files"].items()}
@@ -183,7 +183,7 @@ class Instance(Wasmdrop):
 
     @classmethod
     def lacks(cls) -> str:
-        """Say what the daemon says of the setting, where it does not take it."""
+        """Return the daemon's error message if it refuses the setting."""
         command = [sys.executable, "-m", "wasmdrop", "config", "--json"]
         environment = dict(os.environ) | cls._ISOLATION
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -214,7 +214,7 @@ class PlainLoop(Contender):
             self._process.send_signal(signal.SIGCONT)
 
 
-class Afternoon(Contender):
+class WatchdogScript(Contender):
     """See watchdog_script.py."""
 
     name = "watchdog script"
@@ -231,7 +231,7 @@ class ShellLoop(Contender):
 
     @classmethod
     def lacks(cls) -> str:
-        """Say that it needs inotifywait."""
+        """Return the missing tool, inotifywait."""
         return "" if shutil.which("inotifywait") else "there is no inotifywait (inotify-tools)"
 
     def command(self) -> list[str]:
@@ -245,5 +245,5 @@ ALL: Final[tuple[type[Contender], ...]] = (
     Instance,
     PlainLoop,
     ShellLoop,
-    Afternoon,
+    WatchdogScript,
 )

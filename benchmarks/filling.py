@@ -1,4 +1,4 @@
-"""One daemon on directories that fill up: with jobs while it runs, and with inputs while not."""
+"""One daemon with directories that fill up: with jobs while it runs, or with inputs before."""
 
 import json
 import time
@@ -16,7 +16,7 @@ __all__ = ["Filling", "Memory", "Turn"]
 _GLANCE_SECONDS: Final = 0.2
 _A_DIRECTORY: Final = 1000
 
-#: What was just done has to be over before memory is looked at: journal, children forked ahead.
+#: Pause before memory is read, so that journal writes and forks of idle children have ended.
 _SETTLE_SECONDS: Final = 1.0
 
 
@@ -32,7 +32,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a daemon takes at one moment, in MiB."""
+    """Memory of a daemon at one moment, in MiB."""
 
     jobs: int
     """So many it has done in this life."""
@@ -43,7 +43,7 @@ class Memory:
 
 
 class Filling:
-    """A daemon, and what has been dropped."""
+    """A daemon, and its drops."""
 
     def __init__(self, daemon: Wasmdrop, workload: Workload) -> None:
         self.workload = workload
@@ -60,7 +60,7 @@ class Filling:
         return time.perf_counter() - started, resident_mb(self.daemon.pid)
 
     def fill(self, slots: int) -> None:
-        """Drop so many inputs, a thousand a directory; the daemon does not run."""
+        """Drop this many inputs, a thousand per directory, while the daemon does not run."""
         for number in range(slots):
             directory = self.daemon.shared / f"d{number // _A_DIRECTORY}"
             directory.mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ class Filling:
             (directory / f"input-{number}.json").write_text(text, encoding="utf-8")
 
     def wait_for_all(self, slots: int) -> None:
-        """Wait until there are so many result lines, then for the last marker."""
+        """Wait for this many result lines, then for the last marker."""
         while (self.daemon.base / "out").read_bytes().count(b"\n") < slots:
             time.sleep(_GLANCE_SECONDS)
         missing = [
@@ -82,7 +82,7 @@ class Filling:
             raise SystemExit(f"{len(missing)} markers are missing, such as that of {missing[0]}")
 
     def run(self, jobs: int, batch: int, *, reuses: bool = False) -> None:
-        """Have so many jobs done, a batch at once, each batch into a directory of its own.
+        """Run this many jobs, one batch at a time, each batch in its own directory.
 
         With ``reuses`` into the same slots again and again: what is remembered of slots stays, and
         what is remembered of jobs does not.
@@ -90,7 +90,7 @@ class Filling:
         for done in range(0, jobs, batch):
             directory = self.daemon.shared / ("same" if reuses else f"batch{self._batches}")
             directory.mkdir(exist_ok=True)
-            # By one more a batch, so that no slot meets the input that it had before.
+            # By one more per batch, so that no slot gets its earlier input again.
             numbers = range(done + self._batches, done + self._batches + min(batch, jobs - done))
             self._batches += 1
             drops = {f"input-{at}.json": number for at, number in enumerate(numbers)}
@@ -107,7 +107,7 @@ class Filling:
             self.resident.append((so_far + len(drops), resident_mb(self.daemon.pid)))
 
     def memory(self) -> Memory:
-        """Return what the daemon takes now, at rest."""
+        """Return the memory of the idle daemon."""
         time.sleep(_SETTLE_SECONDS)
         pss_mb = sum(each.pss_mb for each in processes(self.daemon.pid))
         return Memory(self.resident[-1][0], resident_mb(self.daemon.pid), pss_mb)

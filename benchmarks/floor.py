@@ -1,12 +1,12 @@
-"""The bare floor: what a fresh process for each call costs, and nothing else.
+"""The bare floor: the cost of a fresh process for each call, and nothing else.
 
 python floor.py HOW MODULE ENTRY ARGUMENT RESULT SECONDS WORKERS
 
-HOW is what a call is: `map`, where a warm process with wasmtime loaded forks, and the fork maps the
-machine code, makes an instance, calls, checks the result, and exits; `fork`, the same with the
-machine code mapped before the fork; or the path of the program of native.c, started for each call.
-No drop, no journal, no confinement, no result file. Prints the jobs of one worker alone in ms each,
-and those of all workers, each a process, in jobs a second, as JSON.
+HOW is the way to call. `map`: a warm process with wasmtime loaded forks; the fork maps the machine
+code, creates an instance, calls, checks the result, and exits. `fork`: the same with the machine
+code mapped before the fork. Otherwise: the path of the program of native.c, started for each call.
+There is no drop, journal, confinement or result file. Prints ms per job of one worker alone, and
+jobs per second of all workers, each a process, as JSON.
 """
 
 import gc
@@ -30,7 +30,7 @@ def main() -> None:
     argument, result, seconds, workers = (int(word) for word in sys.argv[4:8])
     engine = wasmtime.Engine()
     with tempfile.NamedTemporaryFile() as code:
-        # Compiled in a process of its own, so that this one stays as small as it can be.
+        # Compiled in another process, so that this one stays small.
         pid = os.fork()
         if pid == 0:
             code.write(wasmtime.Module.from_file(engine, path).serialize())
@@ -58,7 +58,7 @@ def main() -> None:
 def _caller(
     engine: wasmtime.Engine, code: str, entry: str, calls_wasi: bool, *, maps_first: bool
 ) -> Callable[[int], object]:
-    """Return what makes an instance and calls it."""
+    """Return a function that creates an instance and calls it."""
     linker = wasmtime.Linker(engine)
     linker.define_wasi()
     mapped = wasmtime.Module.deserialize_file(engine, code) if maps_first else None
@@ -70,7 +70,7 @@ def _caller(
             store.set_wasi(wasmtime.WasiConfig())
         exports = linker.instantiate(store, module).exports(store)
         start, function = exports.get("_initialize"), exports[entry]
-        if isinstance(start, wasmtime.Func):  # a WASI reactor, such as Go makes it
+        if isinstance(start, wasmtime.Func):  # a WASI reactor, as Go builds it
             start(store)
         return function(store, argument) if isinstance(function, wasmtime.Func) else None
 
@@ -107,7 +107,7 @@ def _starts(command: list[str], result: int) -> Callable[[], None]:
 
 
 def _together(job: Callable[[], None], seconds: int, workers: int) -> float:
-    """Return the jobs a second of so many processes side by side."""
+    """Return the jobs per second of this many processes side by side."""
     reader, writer = os.pipe()
     for _ in range(workers):
         if os.fork() == 0:

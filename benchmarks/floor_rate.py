@@ -20,7 +20,7 @@ _SECONDS: Final = 2
 
 
 class Floor:
-    """A fresh process for each call of one function, and nothing else, in several ways."""
+    """Several ways to run each call of a function in a fresh process, and nothing else."""
 
     title = "Beside the bare floor: fork, instantiate, call, exit"
 

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Measure what wasmdrop takes while it has nothing to do, and how soon it is ready.
+"""Measure the memory and processor time of an idle wasmdrop, and the time until it is ready.
 
 python benchmarks/idle.py [--slots N] [--seconds N] [--starts N] [--dir DIR]
 
-With HTTP on and asked every ten seconds, as probes do, first on an empty shared directory, then on
-one with finished slots. The time includes the periodic look through everything: keep --seconds
-above WASMDROP_RESCAN_SEC.
+HTTP is on and probed every ten seconds, first with an empty shared directory, then with finished
+slots. The time includes the periodic full scan: keep --seconds above WASMDROP_RESCAN_SEC.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 if __name__ == "__main__":
-    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import workloads
@@ -39,7 +38,7 @@ class Probed(Wasmdrop):
         return super().variables() | {"WASMDROP_HTTP": "127.0.0.1:0"}
 
     def probe(self) -> None:
-        """Ask as a kubelet does."""
+        """Probe as a kubelet does."""
         address = (self.base / "log").read_text(encoding="utf-8").partition('"address":"')[2]
         url = f"http://{address.partition(chr(34))[0]}/healthz"
         with urllib.request.urlopen(url, timeout=30) as answer:
@@ -47,8 +46,8 @@ class Probed(Wasmdrop):
 
 
 def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
-    """Let the daemon be for so long; return lines of the table."""
-    # What was just done has to be over: compiling, journal, children that are forked ahead.
+    """Leave the daemon idle for this long; return lines of the table."""
+    # Earlier work must have ended: compilation, journal writes, forks of idle children.
     time.sleep(5)
     before = {each.pid: each.cpu_seconds for each in processes(daemon.pid)}
     end = time.monotonic() + seconds
@@ -71,7 +70,7 @@ def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
 
 
 def main() -> int:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description="Measure wasmdrop while it has nothing to do.")
     parser.add_argument("--slots", type=int, default=10_000, metavar="N")
     parser.add_argument("--seconds", type=float, default=125.0, metavar="N")

@@ -1,7 +1,7 @@
-"""The measures: what is done with a contender, and the table that comes of it.
+"""The measures: each exercises a contender and returns a table.
 
-A measure has ``rounds``, ``takes`` to say which cases it is for, ``step``, called once a round for
-each of them, and ``report``.
+A measure has ``rounds``, ``takes``, which selects its cases, ``step``, called once a round for each
+of them, and ``report``.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from benchmarks.workloads import Wanted, Workload
 
 __all__ = ["Case", "Latency", "Steady", "Throughput", "rate"]
 
-#: Drops of one contender before it is another's turn: one after the other, as producers drop, and
-#: few enough that what else the machine does hits all alike.
+#: Drops of one contender per turn, one after the other: few enough that other load on the machine
+#: affects all contenders alike.
 _TURN: Final = 10
 
 #: A contender that needs a second for each job takes part in one of so many rounds, and who starts
@@ -29,13 +29,13 @@ _TURN: Final = 10
 _SLOW_EVERY: Final = 15
 _LONG_EVERY: Final = 3
 
-#: Drops a second where they come steadily.
+#: Drops per second at a steady rate.
 _A_SECOND: Final = 50
 
-#: Bursts of each case, in turns; the median is shown.
+#: Bursts of each case, in turns; the table shows the median.
 _BURSTS: Final = 3
 
-#: By how much smaller a burst is for who starts a Python each, and for who also compiles long.
+#: Divisors of a burst for contenders that start a Python per job, and that also compile for long.
 _SMALLER: Final = 10
 _MUCH_SMALLER: Final = 100
 
@@ -45,7 +45,7 @@ _SETTLE_SECONDS: Final = 1.0
 
 @dataclass
 class Case:
-    """One contender on one workload, and what was measured."""
+    """One contender with one workload, and its measurements."""
 
     contender: Contender
     client: Client
@@ -59,19 +59,19 @@ class Case:
 
     @property
     def is_slow(self) -> bool:
-        """Whether each job takes long, whatever the machine."""
+        """Return whether each job takes long on any machine."""
         return self.contender.compiles_each_time and self.workload.slow_elsewhere
 
     @property
     def every(self) -> int:
-        """Of how many rounds it takes part in one."""
+        """Return the number of rounds of which it takes part in one."""
         if self.is_slow:
             return _SLOW_EVERY
         is_long = self.contender.compiles_each_time and not self.workload.is_small
         return _LONG_EVERY if is_long else 1
 
     def next_input(self) -> tuple[str, dict[str, Any], Wanted]:
-        """Return a name that no drop had, an input, and what must come of it."""
+        """Return an unused name, an input, and its expected result."""
         self.drops += 1
         name = f"input-{self.workload.module_name}-{self.drops}.json"
         return name, self.workload.input(self.drops), self.workload.wanted(self.drops)
@@ -92,7 +92,7 @@ class Latency:
         self.rounds = math.ceil(drops / _TURN)
 
     def takes(self, _case: Case) -> bool:
-        """Whether the case is measured: all are."""
+        """Return whether the case is measured: all are."""
         return True
 
     def step(self, case: Case, number: int) -> None:
@@ -130,7 +130,7 @@ class Latency:
 
 
 class Steady:
-    """So many drops a second, each at its time, whatever became of the one before."""
+    """A fixed rate of drops, each at its time, whether the one before has finished or not."""
 
     title = f"Drop to marker at a steady {_A_SECOND} drops a second, ms"
 
@@ -138,7 +138,7 @@ class Steady:
         self.rounds = max(1, drops // _A_SECOND)
 
     def takes(self, case: Case) -> bool:
-        """Whether the case can keep up at all."""
+        """Return whether the case can keep up at all."""
         return case.workload.is_small and not case.is_slow and case.contender.tells
 
     def step(self, case: Case, _number: int) -> None:
@@ -164,11 +164,11 @@ class Throughput:
         self._burst = burst
 
     def takes(self, case: Case) -> bool:
-        """Whether the case is measured."""
+        """Return whether the case is measured."""
         return case.workload.is_small
 
     def step(self, case: Case, number: int) -> None:
-        """Drop one burst into one directory and check every result; wasmdrop's in many, too."""
+        """Drop one burst into one directory, for wasmdrop also into many; check every result."""
         if case.is_slow and number:
             return
         drops = [case.next_input() for _ in range(self._size(case))]
@@ -180,7 +180,7 @@ class Throughput:
             case.spread.append(self._spread(case))
 
     def _spread(self, case: Case) -> tuple[int, float]:
-        """Do the same with as many directories as there is room for; return slots and seconds."""
+        """Do the same with many directories; return slots and seconds."""
         drops = [case.next_input() for _ in range(self._size(case))]
         shared = case.contender.shared
         with contextlib.ExitStack() as stack:
@@ -192,14 +192,14 @@ class Throughput:
                 stack.callback(client.close)
                 contents = {name: content for name, content, _ in drops[number::_DIRECTORIES]}
                 batches.append((client, contents))
-            time.sleep(_SETTLE_SECONDS)  # a directory that is new is looked through first
+            time.sleep(_SETTLE_SECONDS)  # the daemon scans a new directory first
             seconds = drop_all(batches)
         for number, (name, content, wanted) in enumerate(drops):
             case.contender.check(f"d{number % _DIRECTORIES}/{name}", content, wanted)
         return len(drops), seconds
 
     def report(self, cases: Sequence[Case]) -> str:
-        """Return the table of jobs a second."""
+        """Return the table of jobs per second."""
         rows = [
             [
                 case.workload.name,
@@ -224,7 +224,7 @@ class Throughput:
 
 
 def _stages(latency: float, dropped_at: float, marker: dict[str, Any]) -> dict[str, float]:
-    """Return where the time of one drop went, in seconds, in the order of what happened.
+    """Return the stages of one drop in seconds, in their order.
 
     ``sandbox`` is what lies between the job's start and its end beside the run itself: handing it
     to its process and hearing of the results.
@@ -258,11 +258,11 @@ def _latency_row(case: Case, values: Sequence[float]) -> list[str]:
 
 
 def rate(bursts: Sequence[tuple[int, float]]) -> float:
-    """Return the jobs a second of the median burst."""
+    """Return the jobs per second of the median burst."""
     return statistics.median(size / seconds for size, seconds in bursts)
 
 
 def _ratio(case: Case, cases: Sequence[Case], cost: Any) -> str:
-    """Return how many times the first contender's cost this is, on the same workload."""
+    """Return the ratio of this case to the first contender with the same workload."""
     first = next(one for one in cases if one.workload is case.workload)
     return f"{cost(case) / cost(first):.1f}"

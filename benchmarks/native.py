@@ -1,7 +1,6 @@
-"""The native program of native.c: built where there is a compiler, and set beside wasmdrop's run.
+"""The native program of native.c, built if there is a compiler, and compared with wasmdrop's run.
 
-What it shows of a module that computes: whether wasmdrop runs machine code as fast as wasmtime
-itself does, with nothing else around it.
+It shows whether wasmdrop runs the machine code of a module as fast as wasmtime alone does.
 """
 
 import shutil
@@ -20,7 +19,7 @@ from benchmarks.workloads import Workload
 
 __all__ = ["COMPILERS", "LackError", "NativeRun", "build", "call"]
 
-#: The first that is there builds it: all take the same words.
+#: The first of these that is installed builds it; all take the same arguments.
 COMPILERS: Final = ("cc", "gcc", "clang")
 
 _SOURCE: Final = Path(__file__).with_name("native.c")
@@ -28,15 +27,15 @@ _RUNS_A_STEP: Final = 5
 
 
 class LackError(Exception):
-    """It can't be built here; in words why."""
+    """The program can't be built on this machine; the message says why."""
 
 
 def build(directory: Path, compilers: Sequence[str] = COMPILERS) -> Path:
-    """Build the program in ``directory`` and return its path; ``LackError``."""
+    """Build the program in ``directory`` and return its path; raise ``LackError``."""
     compiler = next(filter(None, map(shutil.which, compilers)), None)
     if compiler is None:
         raise LackError(f"there is no C compiler ({', '.join(compilers)})")
-    # The very library that the daemon runs on, from where the Python package has it.
+    # The same library as the daemon's, from the Python package.
     library = Path(str(wasmtime._ffi.dll._name))  # noqa: SLF001 - nowhere else
     program = directory / "native"
     words = ["-O2", "-std=c11", "-D_POSIX_C_SOURCE=200809L", "-o", program, _SOURCE, library]
@@ -50,7 +49,7 @@ def build(directory: Path, compilers: Sequence[str] = COMPILERS) -> Path:
 
 
 def call(program: Path, code: Path, entry: str, arguments: Sequence[int]) -> tuple[int, float]:
-    """Call a function in a process of its own; return the result and the seconds of the call."""
+    """Call a function in a new process; return the result and the seconds of the call."""
     command = [str(program), str(code), entry, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

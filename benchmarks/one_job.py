@@ -24,7 +24,7 @@ for name in ("_initialize", job["entry"]):
     if isinstance(function, wasmtime.Func):
         results = function(store, *(job["args"] if name == job["entry"] else ()))
 
-# Renamed into place as wasmdrop does it, but without a single sync: faster, and torn by a crash.
+# Renamed into place as in wasmdrop, but without any fsync: faster, and torn by a crash.
 for suffix, content in ((".json", job | {"results": [results]}), (".done", {})):
     work = stem.with_name(f".{stem.name}{suffix}")
     work.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""A competitor: a loop that looks into the directory and starts a Python for each input it finds.
+"""A contender: a loop that lists the directory and starts a Python for each input.
 
 python plain_loop.py MODULE_DIR SHARED_DIR
 """
@@ -17,7 +17,7 @@ one_job = Path(__file__).with_name("one_job.py")
 
 
 def run(path: Path) -> None:
-    """Run one input and take it away."""
+    """Run one input and remove it."""
     stem = path.with_name(path.stem.replace("input", "result", 1))
     subprocess.run([sys.executable, one_job, modules, path, stem], check=True)
     path.unlink()

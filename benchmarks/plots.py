@@ -12,7 +12,7 @@ _RIGHT: Final = 80
 _ROW: Final = 28
 _TOP: Final = 44
 
-#: Of a name, 13 pixels high.
+#: Width of a character in a name that is 13 pixels high.
 _LETTER: Final = 7.2
 
 _PLOT_LEFT: Final = 60
@@ -21,7 +21,7 @@ _COLORS: Final = ("#2f6fb0", "#b0602f", "#4f8f4f", "#7f7f7f")
 
 
 def bars(title: str, values: Mapping[str, float]) -> str:
-    """Return an image with one horizontal bar a value, on a scale that begins at nothing."""
+    """Return an image with one horizontal bar per value, on a scale from zero."""
     largest = max(values.values()) or 1.0
     left = max(_LEFT, 20 + _LETTER * max(map(len, values)))
     height = _TOP + _ROW * len(values) + 12
@@ -39,7 +39,7 @@ def bars(title: str, values: Mapping[str, float]) -> str:
 
 
 def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Return an image with one line a series of points, on scales that begin at nothing."""
+    """Return an image with one line per series of points, on scales from zero."""
     right = max(x for points in series.values() for x, _ in points) or 1.0
     top = max(y for points in series.values() for _, y in points) or 1.0
     bottom = _TOP + _PLOT_HEIGHT

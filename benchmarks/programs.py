@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 if __name__ == "__main__":
-    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import suite
@@ -35,7 +35,7 @@ _MEBIBYTE: Final = 1 << 20
 
 
 class Roomy(Wasmdrop):
-    """The daemon, with room for the largest of them."""
+    """The daemon, with limits for the largest program."""
 
     def variables(self) -> dict[str, str]:
         """Return directories and limits."""
@@ -44,7 +44,7 @@ class Roomy(Wasmdrop):
 
 
 def found() -> Iterator[tuple[str, Path, Path]]:
-    """Yield label, module and input of each program that was made."""
+    """Yield label, module and input of each program that was built."""
     built = ROOT / "examples" / "build"
     for module in sorted(built.glob("*.wasm")):
         example, _, language = module.stem.partition("-")
@@ -56,7 +56,7 @@ def found() -> Iterator[tuple[str, Path, Path]]:
 
 
 def measure(base: Path, module: Path, given: Path, drops: int) -> list[str]:
-    """Return a row of the table, but for the label."""
+    """Return a row of the table without the label."""
     daemon = Roomy(base, {"it": module.read_bytes()})
     job = json.loads(given.read_text()) | {"module": "it"}
     daemon.start()

@@ -33,7 +33,7 @@ _PLOTS: Final = {"latency": ("latency", "burst", "stages"), "scale": ("growth", 
 
 
 def main() -> int:
-    """Run what is asked for; the status of the first that failed."""
+    """Run the requested sections; return the exit status of the first that failed."""
     parser = argparse.ArgumentParser(description="Run all benchmarks and write RESULTS.md.")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), metavar="NAME")
@@ -53,7 +53,7 @@ def main() -> int:
             check=False,
         )
         if done.returncode != 0:
-            # What was measured before stays, and the others don't take half an hour in vain.
+            # Keeps the results of the other sections, which take half an hour.
             sys.stderr.write(f"{program} failed\n")
             status = status or done.returncode
             continue
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """Return what is below each heading of the second level."""
+    """Return the text below each heading of the second level."""
     found = (part.partition("\n") for part in text.split("\n## ")[1:])
     return {title: body.strip() for title, _newline, body in found}
 

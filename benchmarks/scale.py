@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measure whether jobs cost more, and the daemon grows, with what there is and was.
+"""Measure the cost of a job and the daemon's memory against the number of jobs and slots.
 
 python benchmarks/scale.py [--slots N] [--drops N] [--plots DIR] [--dir DIR]
 
-Three daemons do a thousandth, a tenth and all of N jobs, each job in a slot of its own. Then they
-are measured in turns, so that what else the machine does hits all alike; and the one of the most
-slots is started again, once with inputs that are new to it. A fourth does N jobs in a hundredth as
-many slots, in memory instead of on the disk: it shows what a daemon remembers of jobs alone.
+Three daemons run a thousandth, a tenth and all of N jobs, each job in its own slot. Then they are
+measured in turns, so that other load affects all alike, and the one with the most slots is
+restarted, once with new inputs. A fourth runs N jobs in a hundredth as many slots, in memory
+instead of on the disk: it shows how much a daemon remembers of jobs alone.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 if __name__ == "__main__":
-    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import workloads
@@ -32,11 +32,11 @@ from benchmarks.usage import resident_mb
 
 _WARM_UP: Final = 20
 
-#: Drops of one daemon before it is another's turn. Processor time is told in ticks of 10 ms: fewer
-#: drops would not be worth a number of them.
+#: Drops of one daemon per turn. Processor time is counted in ticks of 10 ms, so that fewer drops
+#: would give no usable figure.
 _TURN: Final = 50
 
-#: Of all jobs, when memory is looked at.
+#: Shares of all jobs after which memory is read.
 _MOMENTS: Final = (0.01, 0.1, 0.5, 1.0)
 
 FRESH: Final = "fresh slots"
@@ -44,7 +44,7 @@ REUSED: Final = "reused slots"
 
 
 def main() -> int:
-    """Measure, print the tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description="Measure wasmdrop with very many slots.")
     parser.add_argument("--slots", type=int, default=100_000, metavar="N", help="at least 100")
     parser.add_argument("--drops", type=int, default=800, metavar="N", help="of each daemon")
@@ -74,11 +74,11 @@ def main() -> int:
 
 
 class Scale:
-    """The daemons, and what was measured with them."""
+    """The daemons, and their measurements."""
 
     def __init__(self, base: Path, quick: Path, fib: workloads.Workload, slots: int) -> None:
         self.slots = slots
-        # That of the most slots is filled last: its looks through all of them would take time from
+        # That of the most slots is filled last: its scans of all of them would take time from
         # the others.
         self._sizes = [slots // 1000 or 1, slots // 10, slots]
         modules = {fib.module_name: fib.module}
@@ -93,7 +93,7 @@ class Scale:
         self._cpu: dict[str, float] = {}
 
     def grow(self) -> None:
-        """Start all and have them do their jobs."""
+        """Start all and let them run their jobs."""
         self._live(self._reusing, REUSED)
         self._reusing.daemon.stop()
         *smaller, largest = self._sized
@@ -108,7 +108,7 @@ class Scale:
         return self.slots // 100
 
     def _live(self, filling: Filling, name: str) -> None:
-        """Have a daemon do all jobs in one life, and look at its memory now and then."""
+        """Let a daemon run all jobs in one life, and read its memory now and then."""
         _tell(f"{self.slots:,} jobs in {name}")
         filling.start()
         so_far = 0
@@ -119,9 +119,9 @@ class Scale:
             self._memory.setdefault(name, []).append(filling.memory())
 
     def cost(self, drops: int) -> str:
-        """Measure what one more job costs each of them; return the table."""
+        """Measure the cost of one more job for each of them; return the table."""
         _tell("drops in turns")
-        # Beside them the first once more, with a consumer that moves every result away.
+        # The first one once more, with a consumer that moves every result away.
         journals = [filling.journal_bytes() for filling in self._sized]
         ways = [(filling, False) for filling in self._sized] + [(self._sized[0], True)]
         for filling in self._sized:
@@ -158,7 +158,7 @@ class Scale:
         return f"{title}\n\n{render(head, rows, words=1)}"
 
     def memory_table(self) -> str:
-        """Return the table of what memory the daemons took, in one life."""
+        """Return the table of the daemons' memory in one life."""
         rows = [
             [
                 f"{fresh.jobs:,}",
@@ -174,7 +174,7 @@ class Scale:
         return f"{title}\n\n{render(head, rows, words=0)}"
 
     def restart(self) -> str:
-        """Start the daemon of the most slots again, with new inputs and without; the table."""
+        """Restart the daemon with the most slots, with new inputs and without; return the table."""
         _tell("restarts")
         for filling in self._sized:
             filling.daemon.stop()
@@ -216,7 +216,7 @@ def _seconds(turns: Sequence[Turn]) -> list[float]:
 
 
 def _cpu(turns: Sequence[Turn]) -> float:
-    # The median of the turns: a periodic look through everything, which is no job's cost and which
+    # The median of the turns: a periodic full scan, which is no job's cost and which
     # idle.py measures, may fall into one of them.
     return statistics.median(turn.cpu_seconds for turn in turns)
 

@@ -1,6 +1,6 @@
 """The suite: starts the contenders, measures them in turns, prints the tables.
 
-In turns, so that whatever else the machine does in the meantime hits all contenders alike.
+In turns, so that other load on the machine affects all contenders alike.
 """
 
 import argparse
@@ -37,9 +37,9 @@ Measure = Latency | Steady | Throughput
 
 
 def main() -> int:
-    """Run the suite; 1 where a result is wrong or missing."""
+    """Run the suite; return 1 if a result is wrong or missing."""
     options = _options()
-    # A benchmark that is told to stop must not leave its contenders behind.
+    # A benchmark that is stopped must not leave its contenders running.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     try:
         _run(options)
@@ -107,7 +107,7 @@ def _measure(
 
 
 def _native(base: Path) -> Path | None:
-    """Build the native program, or say why not."""
+    """Build the native program, or report why not."""
     try:
         return build_native(base)
     except LackError as lack:
@@ -117,7 +117,7 @@ def _native(base: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _cases(base: Path, runnable: Sequence[Workload]) -> Iterator[list[Case]]:
-    """Start every contender and give the cases, those of one workload side by side."""
+    """Start every contender and give the cases, grouped by workload."""
     modules = {one.module_name: one.module for one in runnable}
     with contextlib.ExitStack() as stack:
         running = []
@@ -168,12 +168,12 @@ def _plot(cases: Sequence[Case], directory: Path) -> None:
 
 
 def described(directory: Path) -> str:
-    """Return in a line what a run is measured on."""
+    """Return the machine and versions of a run in one line."""
     return ", ".join(f"{name} {value}" for name, value in machine(directory).items())
 
 
 def machine(directory: Path) -> dict[str, str]:
-    """Return what a run was measured on, by name."""
+    """Return the properties of the machine of a run, by name."""
     versions = {name: importlib.metadata.version(name) for name in ("wasmdrop", "wasmtime")}
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -1,4 +1,4 @@
-"""What strace(1) writes, as values: pure, from lines of ``-f -ttt`` to calls."""
+"""Parse the output of ``strace -f -ttt`` into calls."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ __all__ = ["Call", "parse"]
 _LINE: Final = re.compile(r"(?P<task>\d+) +(?P<at>\d+\.\d+) (?P<rest>.*)")
 _RESUMED: Final = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)")
 _UNFINISHED: Final = " <unfinished ...>"
-#: By the last sign: what is written may hold others.
+#: The last equals sign, because arguments may contain others.
 _CALL: Final = re.compile(
     r"(?P<call>.*\)) += (?P<result>0x[0-9a-f]+|-?\d+|\?)(?: .*?)??(?: <(?P<took>\d+\.\d+)>)?"
 )
@@ -18,7 +18,7 @@ _CALL: Final = re.compile(
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one thread that came to its end; times in seconds since 1970."""
+    """One finished call of one thread; times in seconds since 1970."""
 
     task: int
     began: float
@@ -42,14 +42,14 @@ def parse(lines: Iterable[str]) -> list[Call]:
             continue
         began, text = at, rest
         if (resumed := _RESUMED.fullmatch(rest)) is not None:
-            # One that began before the first line has nothing but its end.
+            # A call that began before the first line has only its end.
             began, before = begun.pop(task, (at, f"{resumed['name']}("))
             text = before + resumed["rest"]
         if (whole := _CALL.fullmatch(text)) is None:
             continue
         result = -1 if whole["result"] == "?" else int(whole["result"], 0)
-        # The line of a call that was not interrupted tells when it began, and -T how long it took;
-        # that of one that was, when it ended.
+        # The line of a call that was not interrupted has its start, and with -T its duration; the
+        # line that resumes an interrupted one has its end.
         ended = at if resumed is not None else began + float(whole["took"] or 0)
         name = whole["call"].partition("(")[0]
         calls.append(Call(task, began, ended, name, whole["call"], result))

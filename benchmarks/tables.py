@@ -1,4 +1,4 @@
-"""Statistics and tables: pure, from measured seconds to text."""
+"""Statistics of measured seconds, and their tables."""
 
 import math
 import statistics
@@ -7,12 +7,12 @@ from typing import Final
 
 __all__ = ["milliseconds", "quantile", "render"]
 
-#: A percentile of fewer values than this is the largest of them under a better name.
+#: A percentile of fewer values would just be the largest of them.
 _ENOUGH: Final = {0.95: 20, 0.99: 100}
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
-    """Return the value that ``share`` of all don't exceed; None where there are too few."""
+    """Return the value that ``share`` of all don't exceed; None if there are too few."""
     if len(values) < _ENOUGH.get(share, 1):
         return None
     if share == 0.5:  # noqa: PLR2004 - the median, also between two values

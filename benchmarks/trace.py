@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check the stages that wasmdrop's markers tell against a trace of its system calls.
+"""Check the stages in wasmdrop's markers against a trace of its system calls.
 
 python benchmarks/trace.py [--drops N] [--dir DIR]
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 if __name__ == "__main__":
-    # Started by its path, Python looks beside this file: the parts are modules of one package.
+    # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import workloads
@@ -33,7 +33,7 @@ from benchmarks.suite import described
 from benchmarks.syscalls import Call, parse
 from benchmarks.tables import milliseconds, render
 
-#: What tells a job's steps, and what a child calls last before its guest runs.
+#: Calls that mark the steps of a job, and the last call of a child before its guest runs.
 _TRACED: Final = (
     "read,recvfrom,recvmsg,write,writev,sendmsg,sendto,rename,renameat,renameat2,"
     "mmap,munmap,mprotect,madvise,seccomp,prlimit64"
@@ -43,7 +43,7 @@ _WARM_UP: Final = 5
 _DEADLINE_SECONDS: Final = 30.0
 _SETTLE_SECONDS: Final = 0.05
 
-#: What the forking server tells of its children: no answer to a job.
+#: Messages of the fork server about its children, which are no reports of jobs.
 _OF_CHILDREN: Final = ('"child ', '"exit ')
 
 
@@ -54,7 +54,7 @@ class Traced(Wasmdrop):
 
     @classmethod
     def lacks(cls) -> str:
-        """Say that it needs strace, and may trace."""
+        """Return what is missing: strace, or the right to trace."""
         if shutil.which("strace") is None:
             return "there is no strace"
         command = [*_STRACE, "-o", "/dev/null", "true"]
@@ -63,7 +63,7 @@ class Traced(Wasmdrop):
 
     @property
     def trace(self) -> Path:
-        """Where strace writes."""
+        """Return the path of the trace."""
         return self.base / "trace"
 
     def command(self) -> list[str]:
@@ -72,19 +72,19 @@ class Traced(Wasmdrop):
         return [*options, *super().command()]
 
     def daemon_pid(self) -> int:
-        """Return the process of the daemon itself: the first child of strace."""
+        """Return the process id of the daemon, the first child of strace."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return int(path.read_text(encoding="ascii").split()[0])
 
     def stop(self) -> None:
-        """End the daemon, and with it strace, which does not hand a signal on."""
+        """Stop the daemon, and so strace, which does not forward a signal."""
         if self._process is not None and self._process.poll() is None:
             os.kill(self.daemon_pid(), signal.SIGTERM)
             self._process.wait(_DEADLINE_SECONDS)
 
 
 def main() -> int:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description="Check markers against a trace.")
     parser.add_argument("--drops", type=int, default=40, metavar="N", help="of each module")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
@@ -118,7 +118,7 @@ def _compare(daemon: Traced, workload: workloads.Workload, drops: int) -> list[l
         for number in range(-_WARM_UP, drops):
             name = f"input-{workload.module_name}-{number + _WARM_UP}.json"
             content, wanted = workload.input(number + _WARM_UP), workload.wanted(number + _WARM_UP)
-            # What the job before leaves, such as events of its results, is no part of this one.
+            # Traces of the job before, such as events of its results, are no part of this one.
             time.sleep(_SETTLE_SECONDS)
             began = daemon.trace.stat().st_size
             latency, dropped_at = client.drop(name, content)
@@ -141,7 +141,7 @@ def _compare(daemon: Traced, workload: workloads.Workload, drops: int) -> list[l
 
 
 def _until_marked(trace: Path, offset: int, marker: str) -> list[Call]:
-    """Return the calls from there until a file got the marker's name."""
+    """Return the calls until a file got the marker's name."""
     end = time.monotonic() + _DEADLINE_SECONDS
     while time.monotonic() < end:
         with trace.open("rb") as file:
@@ -159,7 +159,7 @@ def _tasks(pid: int) -> set[int]:
 
 
 def stages_of(calls: Sequence[Call], daemon: set[int], name: str) -> dict[str, float]:
-    """Return the moments of the job of the input ``name``, in seconds since 1970.
+    """Return the times of the steps of the job of the input ``name``, in seconds since 1970.
 
     ``daemon`` are the threads of the daemon, of which the least is its main one; all others are
     its children.
@@ -170,7 +170,7 @@ def stages_of(calls: Sequence[Call], daemon: set[int], name: str) -> dict[str, f
         "that the event was read",
         lambda one: one.name == "read" and f"\\0{name}\\0" in one.text,
     )
-    # An order to a child is the only message with descriptors that the daemon sends.
+    # A request to a child is the only message with descriptors that the daemon sends.
     sent = _first(
         calls,
         "that an order was sent",
@@ -185,7 +185,7 @@ def stages_of(calls: Sequence[Call], daemon: set[int], name: str) -> dict[str, f
             one.task == main_thread
             and one.name.startswith("recv")
             and one.began >= sent.ended
-            and one.result > 1  # one byte wakes the loop
+            and one.result > 1  # one byte wakes the event loop
             and not _is_of_children(one)
         ),
     )
@@ -223,7 +223,7 @@ def _first(calls: Iterable[Call], what: str, is_it: Callable[[Call], bool]) -> C
 
 
 def _names(call: Call, name: str) -> bool:
-    """Return whether a file got this name by the call."""
+    """Return whether the call gave a file this name."""
     return call.name.startswith("rename") and f'"{name}"' in call.text
 
 
@@ -234,7 +234,7 @@ def _is_of_children(call: Call) -> bool:
 def _side_by_side(
     marker: dict[str, Any], steps: dict[str, float], dropped_at: float, latency: float
 ) -> dict[str, tuple[float, float]]:
-    """Return each stage in seconds, by the marker and by the trace."""
+    """Return each stage in seconds, from the marker and from the trace."""
     noticed, started, finished = (
         datetime.fromisoformat(marker[f"{name}_at"]).timestamp()
         for name in ("dropped", "started", "finished")

@@ -1,4 +1,4 @@
-"""What processes take: memory and processor time, from /proc.
+"""Memory and processor time of processes, from /proc.
 
 proc_pid_stat(5), proc_pid_smaps(5), proc_pid_status(5).
 """
@@ -17,7 +17,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Process:
-    """What one process has taken so far."""
+    """Memory and processor time of one process so far."""
 
     pid: int
     parent: int
@@ -28,7 +28,7 @@ class Process:
 
 
 def processes(pid: int, parent: int = 0) -> list[Process]:
-    """Return a process and all below it."""
+    """Return a process and all its descendants."""
     directory = Path(f"/proc/{pid}")
     rollup = (directory / "smaps_rollup").read_text(encoding="ascii")
     (pss_kb,) = (int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
@@ -41,16 +41,16 @@ def processes(pid: int, parent: int = 0) -> list[Process]:
 
 
 def cpu_seconds_with_ended(pid: int) -> float:
-    """Return the processor time of a process, all below it, and all of them that have ended.
+    """Return the processor time of a process and its descendants, ended ones included.
 
-    Those that have ended count with whoever waited for them; that is exact to a tick each.
+    Ended ones count with the process that waited for them; each is exact to a tick.
     """
     ticks = 0
     for each in _tree(pid):
-        # One that ends just now counts with its parent the next time.
+        # One that ends just now counts with its parent next time.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             text = Path(f"/proc/{each}/stat").read_text(encoding="utf-8", errors="replace")
-            # After the name, which may hold anything: utime, stime, cutime, cstime.
+            # After the name, which may have any characters: utime, stime, cutime, cstime.
             ticks += sum(int(word) for word in text.rpartition(")")[2].split()[11:15])
     return ticks / _TICKS
 
@@ -64,6 +64,6 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 def resident_mb(pid: int, field: str = "VmRSS") -> float:
-    """Return a size of a process, of those that its status tells in kB, in MiB."""
+    """Return a size from a process's status, given there in kB, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024

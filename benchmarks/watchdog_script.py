@@ -1,4 +1,4 @@
-"""A competitor: watchdog's observer, and a Python for each input that it reports.
+"""A contender: watchdog's observer, and a Python for each input that it reports.
 
 python watchdog_script.py MODULE_DIR SHARED_DIR
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-#: A job that hangs must not hold up the others for ever.
+#: A job that hangs must not block the others for ever.
 TIMEOUT_SECONDS = 30
 
 modules, shared = (Path(word) for word in sys.argv[1:])
@@ -28,19 +28,19 @@ def run(path: Path) -> None:
 
 
 class Handler(FileSystemEventHandler):
-    """Hears of files that were closed after writing or renamed into place."""
+    """Called for files that were closed after writing or renamed into place."""
 
     def on_closed(self, event: FileSystemEvent) -> None:
-        """Take a file that was written in place."""
+        """Run a file that was written in place."""
         self.take(event.src_path)
 
     def on_moved(self, event: FileSystemEvent) -> None:
-        """Take a file that was renamed into place."""
+        """Run a file that was renamed into place."""
         if isinstance(event, FileMovedEvent):
             self.take(event.dest_path)
 
     def take(self, name: bytes | str) -> None:
-        """Give an input to a worker."""
+        """Pass an input to a worker."""
         path = Path(os.fsdecode(name))
         if path.match("input*.json"):
             workers.submit(run, path)

@@ -1,6 +1,6 @@
-"""Workloads: which module is called with what, and what must come of it.
+"""Workloads: modules with inputs and expected results.
 
-To add one: append it in :func:`find`, with a reason where it can't be run here.
+To add one: append it in :func:`find`, with a reason if it can't run on this machine.
 """
 
 import statistics
@@ -19,7 +19,7 @@ _EXAMPLES: Final = _HERE.parent / "examples"
 #: Arguments change from drop to drop, so that no result of an earlier drop passes for a later one.
 _FIB_FROM, _FIB_MANY = 5, 10
 
-#: What spin.wat computes with, and how often: some tens of milliseconds.
+#: Constants and rounds of spin.wat, for a few tens of milliseconds.
 _SPIN_FACTOR: Final = 6364136223846793005
 _SPIN_STEP: Final = 1442695040888963407
 _SPIN_TURNS: Final = 30_000_000
@@ -27,7 +27,7 @@ _SPIN_TURNS: Final = 30_000_000
 
 @dataclass(frozen=True)
 class Wanted:
-    """What must come of a drop: the values of a function, or what a program prints."""
+    """Expected result of a drop: the values of a function, or the output of a program."""
 
     results: list[Any] | None = None
     stdout: bytes | None = None
@@ -51,7 +51,7 @@ class Workload:
 
     @property
     def module_name(self) -> str:
-        """How inputs name the module."""
+        """Return the name by which inputs refer to the module."""
         return self.name.replace(" ", "-")
 
     def input(self, serial: int) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A workload that can't be run here."""
+    """A workload that can't run on this machine."""
 
     name: str
     reason: str
@@ -102,11 +102,11 @@ def _echo() -> Workload:
 
 
 def _spin() -> Workload:
-    """Return a function that computes for some tens of milliseconds."""
+    """Return a function that computes for a few tens of milliseconds."""
     module = wasmtime.wat2wasm((_HERE / "spin.wat").read_text(encoding="utf-8"))
 
     def wanted(serial: int) -> Wanted:
-        # Turns of x -> x * a + c, all at once: see spin.wat.
+        # All rounds of x -> x * a + c at once; see spin.wat.
         power, geometric = pow(_SPIN_FACTOR, _SPIN_TURNS, 1 << 64), 0
         factor, term, turns = _SPIN_FACTOR, 1, _SPIN_TURNS
         while turns:  # the sum of the powers, by halves
