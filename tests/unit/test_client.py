@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 # --- Dropping
 
 
-def test_bytes_are_dropped_as_they_are_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_submit_bytes_drops_them_unchanged_and_leaves_nothing_else(tmp_path: Path) -> None:
     """Not a byte of the producer's file changes; the temporary name is gone."""
     data = b'{"args": [1 , 2.50]}\r\n'
     submission = submit(tmp_path, data, "x")
@@ -51,7 +51,7 @@ def test_bytes_are_dropped_as_they_are_and_nothing_else_is_left(tmp_path: Path) 
     assert submission.input_path.read_bytes() == data
 
 
-def test_a_mapping_is_dropped_as_json(tmp_path: Path) -> None:
+def test_submit_mapping_drops_json(tmp_path: Path) -> None:
     """In UTF-8, as the protocol wants it."""
     submission = submit(tmp_path, {"entry": "fün", "args": [2**64]})
     text = submission.input_path.read_text("utf-8")
@@ -59,7 +59,7 @@ def test_a_mapping_is_dropped_as_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("args", [[float("nan")], [float("inf")], ["\ud800"]])
-def test_a_mapping_that_json_cant_carry_is_refused_and_drops_nothing(
+def test_submit_mapping_unfit_for_json_is_refused_and_drops_nothing(
     tmp_path: Path, args: list[Any]
 ) -> None:
     """NaN has a spelling of its own in the protocol, and half a character has none."""
@@ -68,7 +68,7 @@ def test_a_mapping_that_json_cant_carry_is_refused_and_drops_nothing(
     assert files_below(tmp_path) == []
 
 
-def test_a_drop_replaces_the_file_and_never_writes_into_it(tmp_path: Path) -> None:
+def test_submit_existing_input_is_replaced_by_a_new_file(tmp_path: Path) -> None:
     """Whoever has the old version open keeps reading the old version."""
     submission = submit(tmp_path, b'{"args":[1]}', "x")
     with submission.input_path.open("rb") as old:
@@ -76,7 +76,7 @@ def test_a_drop_replaces_the_file_and_never_writes_into_it(tmp_path: Path) -> No
         assert old.read() == b'{"args":[1]}'
 
 
-def test_a_drop_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
+def test_submit_failure_leaves_no_temporary_file(tmp_path: Path) -> None:
     """Here a directory has taken the name."""
     (tmp_path / "input-x.json").mkdir()
     with pytest.raises(IsADirectoryError):
@@ -84,7 +84,7 @@ def test_a_drop_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert files_below(tmp_path) == []
 
 
-def test_others_may_read_a_drop_as_far_as_the_umask_lets_them(tmp_path: Path) -> None:
+def test_submit_file_mode_follows_the_umask(tmp_path: Path) -> None:
     """The daemon is another user as a rule; a private temporary file would shut it out."""
     before = os.umask(0o027)
     try:
@@ -110,7 +110,7 @@ def test_others_may_read_a_drop_as_far_as_the_umask_lets_them(tmp_path: Path) ->
         ("測" * 73, f"input-{'測' * 73}.json"),
     ],
 )
-def test_a_name_is_a_slot(tmp_path: Path, name: str, slot: str) -> None:
+def test_submit_name_chooses_the_slot(tmp_path: Path, name: str, slot: str) -> None:
     """Short or in full, with directories that are made."""
     submission = submit(tmp_path, b"{}", name)
     assert submission.slot == slot
@@ -138,14 +138,14 @@ def test_a_name_is_a_slot(tmp_path: Path, name: str, slot: str) -> None:
         "x/",
     ],
 )
-def test_a_name_that_the_daemon_would_never_look_at_is_refused(tmp_path: Path, name: str) -> None:
+def test_submit_ignored_name_is_refused(tmp_path: Path, name: str) -> None:
     """Waiting for its result would be in vain, or it leads out of the directory."""
     with pytest.raises(ValueError, match=r"^name: expected .* got "):
         submit(tmp_path, b"{}", name)
     assert files_below(tmp_path) == []
 
 
-def test_jobs_without_a_name_never_share_a_slot(tmp_path: Path) -> None:
+def test_submit_without_name_gets_a_new_slot(tmp_path: Path) -> None:
     """Nor a directory, where they bring a module."""
     plain = {submit(tmp_path, b"{}").slot for _ in range(50)}
     brought = {submit(tmp_path, b"{}", module=b"\0asm").input_path.parent for _ in range(50)}
@@ -154,19 +154,19 @@ def test_jobs_without_a_name_never_share_a_slot(tmp_path: Path) -> None:
     assert all((directory / "module.wasm").read_bytes() == b"\0asm" for directory in brought)
 
 
-def test_a_module_goes_beside_the_named_input(tmp_path: Path) -> None:
+def test_submit_module_is_dropped_beside_the_input(tmp_path: Path) -> None:
     """Where the daemon looks for it first."""
     submit(tmp_path, b"{}", "batch/x", module=b"\0asm")
     assert files_below(tmp_path) == ["batch/input-x.json", "batch/module.wasm"]
 
 
-def test_a_ready_file_says_that_the_input_is_complete(tmp_path: Path) -> None:
+def test_submit_ready_suffix_creates_the_ready_file(tmp_path: Path) -> None:
     """For a daemon that was told ``WASMDROP_READY_SUFFIX``."""
     submit(tmp_path, b"{}", "x", ready_suffix=".ready")
     assert files_below(tmp_path) == ["input-x.json", "input-x.json.ready"]
 
 
-def test_a_shared_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_submit_missing_shared_directory_is_refused(tmp_path: Path) -> None:
     """A path misspelt must not become a directory that nobody watches."""
     with pytest.raises(FileNotFoundError, match="shared directory does not exist"):
         submit(tmp_path / "missing", b"{}", "a/b")
@@ -176,7 +176,7 @@ def test_a_shared_directory_that_is_not_there_is_not_made(tmp_path: Path) -> Non
 # --- Results
 
 
-def test_a_functions_result_is_whole(tmp_path: Path) -> None:
+def test_result_of_a_function_is_complete(tmp_path: Path) -> None:
     """Status, values, raw value, line and marker."""
     submission = submit(tmp_path, {"entry": "fib"}, "x")
     deliver(submission, Outcome(code=Code.OK, results=(2**64 - 1,)))
@@ -188,7 +188,7 @@ def test_a_functions_result_is_whole(tmp_path: Path) -> None:
     assert result.marker == json.loads(submission.marker_path.read_bytes())
 
 
-def test_a_failures_result_says_code_and_message(tmp_path: Path) -> None:
+def test_result_of_a_failure_has_code_and_message(tmp_path: Path) -> None:
     """And there are no values."""
     submission = submit(tmp_path, b"{}")
     deliver(submission, Outcome(code=Code.TRAP, message="unreachable\n  at f"))
@@ -197,7 +197,7 @@ def test_a_failures_result_says_code_and_message(tmp_path: Path) -> None:
     assert (result.message, result.results, result.raw) == ("unreachable\n  at f", None, "error")
 
 
-def test_a_commands_output_is_bytes_and_whole(tmp_path: Path) -> None:
+def test_result_of_a_command_has_its_whole_output_as_bytes(tmp_path: Path) -> None:
     """Not the text that ``result.json`` cuts and mends."""
     submission = submit(tmp_path, b"{}")
     written = b"\xff" * 100_000
@@ -216,9 +216,7 @@ def test_a_commands_output_is_bytes_and_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", [b"", b"\xff" * 100_000])
-def test_output_of_a_function_is_whole_and_an_empty_one_has_no_file(
-    tmp_path: Path, written: bytes
-) -> None:
+def test_result_of_a_function_with_output_has_all_of_it(tmp_path: Path, written: bytes) -> None:
     """Beside its results; nothing and no WASI are told apart."""
     submission = submit(tmp_path, b"{}")
     outcome = Outcome(code=Code.OK, results=(1,), stdout=b"", stderr=written)
@@ -230,7 +228,7 @@ def test_output_of_a_function_is_whole_and_an_empty_one_has_no_file(
     assert files == {".json", ".txt", ".done", *([".stderr"] if written else [])}
 
 
-def test_the_marker_of_an_earlier_job_with_the_same_input_is_not_taken(tmp_path: Path) -> None:
+def test_result_ignores_marker_of_an_earlier_job_with_the_same_input(tmp_path: Path) -> None:
     """The same bytes dropped again are a new job, with a result of its own."""
     first = submit(tmp_path, b"{}", "x")
     deliver(first)
@@ -241,7 +239,7 @@ def test_the_marker_of_an_earlier_job_with_the_same_input_is_not_taken(tmp_path:
     assert again.result(0).results == (1,)
 
 
-def test_the_marker_of_another_input_is_not_taken(tmp_path: Path) -> None:
+def test_result_ignores_marker_of_another_input(tmp_path: Path) -> None:
     """Somebody else uses the slot."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission, sha256="0" * 64)
@@ -250,7 +248,7 @@ def test_the_marker_of_another_input_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [".json", ".txt"])
-def test_files_that_never_agree_with_their_marker_are_an_error(
+def test_result_files_that_never_agree_with_the_marker_are_an_error(
     tmp_path: Path, clock: Clock, damaged: str
 ) -> None:
     """After a while without a time limit, at its end with one; never a wrong result."""
@@ -267,7 +265,7 @@ def test_files_that_never_agree_with_their_marker_are_an_error(
     assert 5 <= clock.now_seconds < 6
 
 
-def test_files_that_come_to_agree_with_their_marker_are_waited_for(
+def test_result_waits_for_files_that_agree_with_the_marker_later(
     tmp_path: Path, clock: Clock
 ) -> None:
     """As on network mounts, where the new marker may be seen before the new files."""
@@ -285,9 +283,7 @@ def test_files_that_come_to_agree_with_their_marker_are_waited_for(
     assert submission.result().results == (144,)
 
 
-def test_the_patience_with_torn_files_begins_anew_with_each_job(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_result_time_for_torn_files_restarts_with_each_marker(tmp_path: Path, clock: Clock) -> None:
     """Two jobs in the slot, each torn for a while, are no reason to give up on either."""
     submission = submit(tmp_path, b"{}")
     path = submission.marker_path.with_suffix(".json")
@@ -307,7 +303,7 @@ def test_the_patience_with_torn_files_begins_anew_with_each_job(
     assert clock.now_seconds >= 9
 
 
-def test_results_replaced_while_they_are_read_are_read_again(
+def test_result_replaced_during_a_read_is_read_again(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A newer job's delivery in the middle of the reading gives its result, not half of each.
@@ -340,7 +336,7 @@ def test_results_replaced_while_they_are_read_are_read_again(
 
 
 @pytest.mark.parametrize("name", ["../secret", "result-x.d/../../secret", "/etc/hostname"])
-def test_a_marker_that_names_files_elsewhere_is_none(tmp_path: Path, name: str) -> None:
+def test_marker_with_files_elsewhere_is_ignored(tmp_path: Path, name: str) -> None:
     """Other producers can write a marker; it must not make us read what lies outside the slot."""
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -354,7 +350,7 @@ def test_a_marker_that_names_files_elsewhere_is_none(tmp_path: Path, name: str) 
         submission.result(0)
 
 
-def test_a_marker_without_the_files_that_every_job_has_is_none(tmp_path: Path) -> None:
+def test_marker_without_required_files_is_ignored(tmp_path: Path) -> None:
     """There would be no result to return."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
@@ -366,7 +362,7 @@ def test_a_marker_without_the_files_that_every_job_has_is_none(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[]", b'{"schema":"wasmdrop.marker/2"}'])
-def test_what_is_no_marker_is_not_taken_for_one(tmp_path: Path, content: bytes) -> None:
+def test_marker_invalid_content_is_ignored(tmp_path: Path, content: bytes) -> None:
     """And does not end the waiting: the daemon replaces it."""
     submission = submit(tmp_path, b"{}", "x")
     submission.marker_path.write_bytes(content)
@@ -380,7 +376,7 @@ def test_what_is_no_marker_is_not_taken_for_one(tmp_path: Path, content: bytes) 
     [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")],
     ids=["fifo", "directory", "link"],
 )
-def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
+def test_marker_that_is_no_regular_file_is_ignored(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     """A FIFO at the marker's name would block for ever, an endless file fill the memory."""
@@ -390,7 +386,7 @@ def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
         submit(tmp_path, b"{}", "x").result(0)
 
 
-def test_a_link_at_a_results_name_is_not_followed(tmp_path: Path) -> None:
+def test_result_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     """The daemon never makes one, so whatever it leads to is not its result."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
@@ -409,7 +405,7 @@ def test_a_link_at_a_results_name_is_not_followed(tmp_path: Path) -> None:
         (lambda output: (output.mkdir(), (output / "a").touch()), "does not have"),
     ],
 )
-def test_files_in_an_output_directory_are_checked_too(
+def test_result_output_files_are_checked(
     tmp_path: Path, make: Callable[[Path], None], state: str
 ) -> None:
     """``result.output/`` is a result as well, whatever is in it."""
@@ -426,7 +422,7 @@ def test_files_in_an_output_directory_are_checked_too(
 # --- Waiting
 
 
-def test_a_result_is_noticed_soon_at_first_and_cheaply_later(tmp_path: Path, clock: Clock) -> None:
+def test_result_poll_interval_grows_to_its_limit(tmp_path: Path, clock: Clock) -> None:
     """Pauses grow from 1 ms to 50 ms, and waste at most a quarter of what the job took."""
     submission = submit(tmp_path, b"{}")
 
@@ -441,7 +437,7 @@ def test_a_result_is_noticed_soon_at_first_and_cheaply_later(tmp_path: Path, clo
     assert all(0 <= late - early <= early / 3.9 for early, late in itertools.pairwise(clock.pauses))
 
 
-def test_the_time_limit_is_kept_to_and_says_what_was_there(tmp_path: Path, clock: Clock) -> None:
+def test_result_timeout_is_kept_and_says_what_was_found(tmp_path: Path, clock: Clock) -> None:
     """The last pause is cut to what is left; the job may be waited for again."""
     submission = submit(tmp_path, b"{}", "x")
     with pytest.raises(TimeoutError) as caught:
@@ -453,7 +449,7 @@ def test_the_time_limit_is_kept_to_and_says_what_was_there(tmp_path: Path, clock
     assert submission.result(0).results == (144,)
 
 
-def test_a_result_is_a_value(tmp_path: Path) -> None:
+def test_result_is_immutable_and_comparable(tmp_path: Path) -> None:
     """Frozen, as all values are."""
     submission = submit(tmp_path, b"{}")
     deliver(submission)

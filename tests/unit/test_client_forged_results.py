@@ -78,7 +78,7 @@ LINES: Final = {
 
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 @pytest.mark.parametrize("end", [b"", b"\n"])
-def test_a_forged_result_line_is_one_error(tmp_path: Path, line: bytes, end: bytes) -> None:
+def test_result_forged_line_is_a_result_error(tmp_path: Path, line: bytes, end: bytes) -> None:
     """Whatever JSON can be, and what it can't; in one line that names the slot."""
     submission = submit(tmp_path, b"{}", "x")
     replace(submission, ".json", line + end)
@@ -87,7 +87,7 @@ def test_a_forged_result_line_is_one_error(tmp_path: Path, line: bytes, end: byt
     assert str(caught.value).isprintable()
 
 
-def test_a_raw_value_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+def test_result_raw_value_that_is_no_text_is_a_result_error(tmp_path: Path) -> None:
     """``result.txt`` is text."""
     submission = submit(tmp_path, b"{}", "x")
     replace(submission, ".txt", b"result: \xff\n\xff\n")
@@ -96,7 +96,7 @@ def test_a_raw_value_that_is_no_text_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["result-x.json", "result-x.txt", "result-x.output/big"])
-def test_a_sparse_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> None:
+def test_result_sparse_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> None:
     """It takes no disk, but would take memory; its size is known before."""
     submission = submit(tmp_path, b"{}", "x")
 
@@ -111,7 +111,7 @@ def test_a_sparse_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> No
         submission.result(0)
 
 
-def test_many_files_are_bounded_together(tmp_path: Path) -> None:
+def test_result_many_files_share_one_limit(tmp_path: Path) -> None:
     """By what the caller says, to the byte."""
     submission = submit(tmp_path, b"{}", "x")
 
@@ -131,7 +131,7 @@ def test_many_files_are_bounded_together(tmp_path: Path) -> None:
     assert len(submission.result(0, max_bytes=size).output) == 50
 
 
-def test_a_file_that_grows_while_it_is_read_is_bounded(
+def test_result_file_that_grows_during_the_read_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more is read than it had when it was looked at."""
@@ -150,7 +150,7 @@ def test_a_file_that_grows_while_it_is_read_is_bounded(
         assert directory.read("x", 4) == b"1234"
 
 
-def test_a_marker_that_names_a_million_files_is_none(tmp_path: Path) -> None:
+def test_marker_with_a_million_files_is_ignored(tmp_path: Path) -> None:
     """No job may leave so many."""
     submission = submit(tmp_path, b"{}", "x")
 
@@ -182,7 +182,7 @@ def test_a_marker_that_names_a_million_files_is_none(tmp_path: Path) -> None:
         "",
     ],
 )
-def test_a_marker_with_names_that_no_daemon_gives_is_none(tmp_path: Path, name: str) -> None:
+def test_marker_with_names_that_no_daemon_writes_is_ignored(tmp_path: Path, name: str) -> None:
     """They lead elsewhere, or nowhere, or are a way to keep us busy."""
     submission = submit(tmp_path, b"{}", "x")
 
@@ -216,7 +216,7 @@ MARKERS: Final[dict[str, Callable[[str], str]]] = {
 
 
 @pytest.mark.parametrize("change", MARKERS.values(), ids=MARKERS)
-def test_a_forged_marker_is_one_documented_error(
+def test_marker_forged_at_random_raises_documented_errors_only(
     tmp_path: Path, change: Callable[[str], str]
 ) -> None:
     """Also when it is there before the drop, where it is read as well."""
@@ -241,7 +241,7 @@ def test_a_forged_marker_is_one_documented_error(
     ids=["fifo", "directory", "link", "circle"],
 )
 @pytest.mark.parametrize("name", ["result-x.json", "result-x.output/a", "result-x.output"])
-def test_what_is_no_regular_file_is_never_read(
+def test_result_file_that_is_no_regular_file_is_never_read(
     tmp_path: Path, make: Callable[[Path], None], name: str
 ) -> None:
     """At any place of a result."""
@@ -287,7 +287,7 @@ def lead_out(shared: Path, outside: Path) -> None:
     (shared / "batch").symlink_to(outside)
 
 
-def test_a_drop_is_not_led_out_by_a_link(tmp_path: Path, secret: Path) -> None:
+def test_submit_does_not_follow_a_link(tmp_path: Path, secret: Path) -> None:
     """Neither at the directory nor at one above, nor are directories made there."""
     shared = tmp_path / "shared"
     lead_out(shared, secret)
@@ -300,7 +300,7 @@ def test_a_drop_is_not_led_out_by_a_link(tmp_path: Path, secret: Path) -> None:
     )
 
 
-def test_a_drop_is_not_led_out_while_it_goes_on(
+def test_submit_does_not_follow_a_link_made_meanwhile(
     tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A directory that is replaced between two steps is still the one that was opened."""
@@ -322,7 +322,7 @@ def test_a_drop_is_not_led_out_while_it_goes_on(
 @pytest.mark.parametrize(
     "make", [os.mkfifo, lambda path: path.symlink_to("../../outside/input-x.json")]
 )
-def test_a_ready_file_opens_nothing_that_is_there(
+def test_submit_ready_file_replaces_and_opens_nothing(
     tmp_path: Path, secret: Path, make: Callable[[Path], None]
 ) -> None:
     """No FIFO is waited for, and no time of another file is changed."""
@@ -334,7 +334,7 @@ def test_a_ready_file_opens_nothing_that_is_there(
     assert (secret / "input-x.json").stat().st_mtime_ns == before
 
 
-def test_a_removal_is_not_led_out(tmp_path: Path, secret: Path) -> None:
+def test_remove_does_not_follow_a_link(tmp_path: Path, secret: Path) -> None:
     """Neither by a link in the place of the directory nor by one in that of the output."""
     shared = tmp_path / "shared"
     submission = submit(shared, b"{}", "batch/x", ready_suffix=".ready")
@@ -350,7 +350,7 @@ def test_a_removal_is_not_led_out(tmp_path: Path, secret: Path) -> None:
     assert untouched(secret)
 
 
-def test_an_output_is_removed_whatever_is_in_it(tmp_path: Path, secret: Path) -> None:
+def test_remove_output_directory_with_any_content_is_removed(tmp_path: Path, secret: Path) -> None:
     """Also thousands of directories deep, and with links that lead out."""
     submission = submit(tmp_path / "shared", b"{}", "x")
     fd = os.open(tmp_path / "shared", os.O_RDONLY)
@@ -371,7 +371,7 @@ def test_an_output_is_removed_whatever_is_in_it(tmp_path: Path, secret: Path) ->
     assert untouched(secret)
 
 
-def test_a_result_is_not_read_outside(tmp_path: Path, secret: Path) -> None:
+def test_result_outside_of_the_slot_is_not_read(tmp_path: Path, secret: Path) -> None:
     """Where a link took the place of the directory after the drop."""
     shared = tmp_path / "shared"
     submission = submit(shared, b"{}", "batch/x")
@@ -382,7 +382,7 @@ def test_a_result_is_not_read_outside(tmp_path: Path, secret: Path) -> None:
         submission.result(0)
 
 
-def test_a_result_that_may_not_be_read_is_the_documented_error(
+def test_result_without_permission_is_a_result_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any error of the system's is, with the path in it."""
@@ -416,7 +416,7 @@ FORGED: Final[dict[str, Callable[[str], str]]] = {
 
 @pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
 @pytest.mark.parametrize("flag", ["--wait", "--json"])
-def test_the_command_ends_with_one_line_and_status_3(
+def test_submit_command_forged_result_gives_one_line_and_status_3(
     tmp_path: Path, change: Callable[[str], str], flag: str
 ) -> None:
     """No traceback, in bounded memory; an escape in a forged name does not act."""

@@ -1,8 +1,8 @@
-"""Who may use paths: below the shared directory others can change what a path leads to.
+"""Which modules may use paths: below the shared directory others can change what a path leads to.
 
-``openat2``, ``untrusted_trees`` and ``tree_walk`` own all operations on such paths. All other
-modules go through them, or by the descriptor of a directory and one name in it. Those that are
-listed use paths that only the operator or the daemon can change.
+The modules in ``OWNERS`` own all operations on such paths. Other modules call them, or use the
+descriptor of a directory and one name in it. The modules in ``TRUSTED`` use paths that only the
+operator or the daemon can change.
 """
 
 import ast
@@ -126,15 +126,15 @@ def is_excepted(name: str) -> bool:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=dotted)
-def test_paths_below_the_shared_directory_are_left_to_their_owners(path: Path) -> None:
-    """No other module looks up a path that somebody else may change meanwhile."""
+def test_module_uses_no_path_below_the_shared_directory(path: Path) -> None:
+    """Only the owners look up paths that others may change meanwhile."""
     if not is_excepted(dotted(path)):
         assert list(uses(ast.parse(path.read_text()))) == []
 
 
 @pytest.mark.parametrize("name", sorted(OWNERS | TRUSTED.keys()))
-def test_exceptions_are_needed(name: str) -> None:
-    """One that uses no path any more is none."""
+def test_exception_is_needed(name: str) -> None:
+    """A listed module that uses no path must be removed from the list."""
     files = [path for path in PACKAGE.rglob("*.py") if f"{dotted(path)}.".startswith(f"{name}.")]
     assert any(list(uses(ast.parse(path.read_text()))) for path in files)
 
@@ -155,7 +155,7 @@ def test_exceptions_are_needed(name: str) -> None:
         "from os import stat",
     ],
 )
-def test_use_of_a_path_is_found(source: str) -> None:
+def test_uses_path_lookup_is_found(source: str) -> None:
     """Whatever it is called."""
     assert list(uses(ast.parse(source)))
 
@@ -173,6 +173,6 @@ def test_use_of_a_path_is_found(source: str) -> None:
         "open(fd, 'rb', closefd=False)",
     ],
 )
-def test_use_of_a_descriptor_is_allowed(source: str) -> None:
+def test_uses_descriptor_is_allowed(source: str) -> None:
     """With one name in a directory, or of the kernel's own files."""
     assert not list(uses(ast.parse(source)))

@@ -1,4 +1,4 @@
-"""The table of settings: flags, environment, defaults, and what is refused."""
+"""Settings: environment, flags, defaults and refusals."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ from wasmdrop.settings import (
 )
 from wasmdrop.system.job_user import JobUser
 
-#: Spares every test the question of where the state directory of this machine would be.
+#: Makes the tests independent of this machine's state directory.
 STATE = {"WASMDROP_STATE_DIR": "/state"}
 
 
@@ -41,7 +41,7 @@ def read(environ: Mapping[str, str] | None = None, /, **flags: str) -> Settings:
 
 
 def origins(environ: Mapping[str, str] | None = None, /, **flags: str) -> dict[str, str]:
-    """Return where the settings of an environment and flags come from."""
+    """Return the origins of the settings of an environment and flags."""
     return load({**STATE, **(environ or {})}, flags).origins
 
 
@@ -54,8 +54,8 @@ def refusal(environ: Mapping[str, str] | None = None, /, **flags: str) -> str:
     return message
 
 
-def test_defaults_are_those_of_the_protocol() -> None:
-    """Section "Environment"."""
+def test_load_empty_environment_gives_the_documented_defaults() -> None:
+    """All origins are ``default``, except for the state directory."""
     loaded = load(STATE, {})
     assert loaded.settings == Settings(
         wasm_path=Path("/mnt/wasm/module.wasm"),
@@ -102,7 +102,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
     assert {loaded.origins[s.name] for s in SETTINGS if s.name != "state_dir"} == {"default"}
 
 
-#: A value of every setting that is not its default, as text and as it is read.
+#: A value of every setting other than its default, as text and as it is read.
 VALUES: dict[str, tuple[str, Any]] = {
     "wasm_path": ("/w/m.wasm", Path("/w/m.wasm")),
     "input_path": ("/i/in.json", Path("/i/in.json")),
@@ -149,7 +149,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_depth": ("0", 0),
 }
 
-#: A value of every setting that can't be, where there is one.
+#: Invalid values of settings.
 BAD_VALUES = {
     "output_path": ("/o/out.bin", "/o/out", "/o/.txt", "/o/out.TXT"),
     "args_json": ("[1,]", "{}", "1", '[{"a":1,"a":2}]', "[NaN]"),
@@ -191,14 +191,14 @@ def value_of(loaded: Loaded, name: str) -> Any:
     return getattr(holder, name)
 
 
-def test_every_setting_is_tried_here() -> None:
-    """So that a new one can't be forgotten."""
+def test_values_cover_every_setting() -> None:
+    """A new setting can't be forgotten here."""
     assert list(VALUES) == [setting.name for setting in SETTINGS]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_a_setting_is_read_from_its_variable_and_from_its_flag(setting: Any) -> None:
-    """The flag wins, and the origin says which it was."""
+def test_load_value_comes_from_variable_or_flag(setting: Any) -> None:
+    """The flag wins, and the origin names it."""
     text, value = VALUES[setting.name]
     from_variable = load({**STATE, setting.variable: text}, {})
     assert value_of(from_variable, setting.name) == value
@@ -214,8 +214,8 @@ def test_a_setting_is_read_from_its_variable_and_from_its_flag(setting: Any) -> 
     [(setting, text) for setting in SETTINGS for text in BAD_VALUES.get(setting.name, ())],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_a_value_that_does_not_parse_is_refused_by_name(setting: Any, text: str) -> None:
-    """One line: the variable or the flag, what was expected, what was given."""
+def test_load_invalid_value_is_refused_by_name(setting: Any, text: str) -> None:
+    """One line: the variable or flag, what was expected, and the value."""
     given = json.dumps(text, ensure_ascii=False)
     for message, name in (
         (refusal({setting.variable: text}), setting.variable),
@@ -246,16 +246,16 @@ def test_a_value_that_does_not_parse_is_refused_by_name(setting: Any, text: str)
         ({"ENTRY": "a\udcff"}, 'ENTRY: expected a name, got "a\\udcff"'),
     ],
 )
-def test_a_refusal_is_one_sentence(environ: dict[str, str], message: str) -> None:
-    """Wording, to the letter."""
+def test_load_invalid_value_message_is_one_sentence(environ: dict[str, str], message: str) -> None:
+    """The exact wording."""
     assert refusal(environ) == message
 
 
 @given(
     st.dictionaries(st.sampled_from([s.variable for s in SETTINGS] + ["ARG_0", "ARG_1"]), st.text())
 )
-def test_any_environment_gives_settings_or_one_line(environ: dict[str, str]) -> None:
-    """And no other exception."""
+def test_load_any_environment_gives_settings_or_one_line(environ: dict[str, str]) -> None:
+    """No other exception is raised."""
     try:
         loaded = load({**STATE, **environ}, {})
     except SettingsError:
@@ -265,21 +265,21 @@ def test_any_environment_gives_settings_or_one_line(environ: dict[str, str]) -> 
         json.loads(as_json(loaded))
 
 
-def test_an_empty_variable_is_the_same_as_none() -> None:
-    """Compose files and manifests leave such."""
+def test_load_empty_variable_counts_as_not_set() -> None:
+    """Compose files and manifests set such variables."""
     empty = {s.variable: "" for s in SETTINGS if s.name not in {"state_dir", "log"}}
     assert read(empty) == read()
     assert origins(empty) == origins()
 
 
-def test_an_empty_flag_is_not_the_same_as_none() -> None:
-    """Whoever writes a flag means it."""
+def test_load_empty_flag_counts_as_a_value() -> None:
+    """An empty flag is deliberate."""
     assert refusal(wasm_path="") == '--wasm-path: expected a path, got ""'
     assert read({"WASMDROP_READY_SUFFIX": ".ready"}, ready_suffix="").ready_suffix == ""
 
 
-def test_words_switch_fuel_and_http_off() -> None:
-    """So that a flag can undo what the environment says."""
+def test_load_none_and_off_disable_fuel_and_http() -> None:
+    """A flag can override the environment with them."""
     assert read({"WASMDROP_FUEL": "5"}, fuel="none").limits.fuel is None
     assert read({"WASMDROP_HTTP": ":80"}, http="off").http is None
 
@@ -293,28 +293,28 @@ def test_words_switch_fuel_and_http_off() -> None:
         ("WASMDROP_HTTP_PORT", "WASMDROP_HTTP"),
     ],
 )
-def test_an_unknown_variable_is_refused_with_the_nearest_known(name: str, near: str) -> None:
-    """A setting that is misspelt would otherwise be silently without effect."""
+def test_load_unknown_variable_is_refused_with_a_suggestion(name: str, near: str) -> None:
+    """A misspelt setting would otherwise have no effect."""
     assert refusal({name: "1"}) == f"{name}: no setting of this name; did you mean {near}?"
 
 
-def test_a_variable_that_is_like_none_is_refused_without_a_suggestion() -> None:
-    """A far-fetched one would mislead."""
+def test_load_unlike_variable_is_refused_without_a_suggestion() -> None:
+    """A far-fetched suggestion would mislead."""
     assert refusal({"WASMDROP_XYZZY": ""}) == "WASMDROP_XYZZY: no setting of this name"
 
 
-def test_variables_of_others_are_none_of_our_business() -> None:
-    """The prefix tells."""
+def test_load_variables_without_the_prefix_are_ignored() -> None:
+    """Other programs may use them."""
     assert read({"PATH": "/bin", "WASM_DROP_X": "1", "TIMEOUT": "x", "ARG_X": "1"}) == read()
 
 
-def test_an_unknown_flag_is_refused() -> None:
-    """Whoever calls `load` without `given_flags`."""
+def test_load_unknown_flag_is_refused() -> None:
+    """The caller may not have used `given_flags`."""
     assert refusal(wrokers="1") == "wrokers: no flag of this name"
 
 
 @pytest.mark.parametrize("service", ["WASMDROP", "WASMDROP_METRICS_2"])
-def test_kubernetes_service_links_do_not_stop_the_start(service: str) -> None:
+def test_load_kubernetes_service_links_are_ignored(service: str) -> None:
     """A Service named wasmdrop would otherwise stop every daemon of its namespace."""
     links = {
         "SERVICE_HOST": "10.0.0.7",
@@ -369,24 +369,24 @@ def paths(environ: dict[str, str]) -> dict[str, str]:
         ({"INPUT_PATH": "/cm/in.json"}, {"input_path": "/cm/in.json"}),
     ],
 )
-def test_directories_follow_files_and_files_follow_directories(
+def test_load_paths_directories_follow_files_and_vice_versa(
     environ: dict[str, str], moved: dict[str, str]
 ) -> None:
-    """What was given explicitly stays where it was put."""
+    """A path that was given explicitly does not move."""
     assert paths(environ) == moved
 
 
-def test_the_origin_of_a_path_that_moved_along_is_that_of_the_other() -> None:
-    """So that ``config`` explains why it is not the default."""
+def test_load_derived_path_has_the_origin_of_its_source() -> None:
+    """``config`` then explains why it is not the default."""
     found = origins({"WASM_PATH": "/w/m.wasm"}, shared_dir="/s")
     assert found["wasm_dir"] == "environment WASM_PATH"
     assert found["input_path"] == found["output_path"] == "flag --shared-dir"
 
 
-def test_relative_paths_are_absolute_from_here_and_links_stay(
+def test_load_relative_path_becomes_absolute_and_keeps_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ConfigMap's path is a link that must go on being followed anew."""
+    """The link of a ConfigMap must be followed again at each use."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
@@ -395,8 +395,8 @@ def test_relative_paths_are_absolute_from_here_and_links_stay(
     assert found.shared_dir == tmp_path / "link"
 
 
-def test_paths_may_hold_any_bytes() -> None:
-    """They are shown escaped, and kept as they are."""
+def test_load_path_may_have_any_bytes() -> None:
+    """It is shown escaped and used unchanged."""
     name = os.fsdecode(b"/s/\xff")
     loaded = load({**STATE, "WASMDROP_SHARED_DIR": name}, {})
     assert os.fsencode(loaded.settings.shared_dir) == b"/s/\xff"
@@ -406,15 +406,15 @@ def test_paths_may_hold_any_bytes() -> None:
 
 @pytest.mark.parametrize("name", ["INPUT_PATH", "WASM_PATH"])
 @pytest.mark.parametrize("suffix", [".json", ".txt", ".done", ".stdout", ".stderr", ".output"])
-def test_a_result_that_would_overwrite_what_was_dropped_is_refused(name: str, suffix: str) -> None:
-    """A job's result would be the next job's input, for ever."""
+def test_load_output_path_that_overwrites_a_drop_is_refused(name: str, suffix: str) -> None:
+    """A job's result would be the next job's input, forever."""
     assert refusal({"OUTPUT_PATH": "/s/out.txt", name: f"/s/out{suffix}"}) == (
         f"{name}: /s/out{suffix} would be overwritten by a result of OUTPUT_PATH (/s/out.txt)"
     )
 
 
-def test_grants_are_directories_by_name() -> None:
-    """In the order in which they were given; shown as they are set."""
+def test_load_grants_are_directories_by_name() -> None:
+    """In the given order; shown as they are set."""
     text = "pylib=/usr/lib/python-wasi,data-1=/srv/a=b"
     loaded = load({**STATE, "WASMDROP_GRANTS": text}, {})
     grants = {"pylib": Path("/usr/lib/python-wasi"), "data-1": Path("/srv/a=b")}
@@ -440,30 +440,30 @@ def test_grants_are_directories_by_name() -> None:
         (",".join(f"n{number}=/x" for number in range(17)), "(at most 16)"),
     ],
 )
-def test_grants_that_are_none_are_refused(text: str, words: str) -> None:
-    """Each with the part that does not fit."""
+def test_load_invalid_grants_are_refused(text: str, words: str) -> None:
+    """The message has the invalid part."""
     message = refusal({"WASMDROP_GRANTS": text})
     assert message.startswith("WASMDROP_GRANTS: expected ")
     assert words in message
 
 
 @pytest.mark.parametrize("path", ["/", "/state", "/state/modules", "/state/../state"])
-def test_no_grant_shows_the_state_directory(path: str) -> None:
-    """It holds the inputs of others, and code that is trusted."""
+def test_load_grant_of_the_state_directory_is_refused(path: str) -> None:
+    """It contains inputs of others, and trusted machine code."""
     message = refusal({"WASMDROP_GRANTS": f"all={path}"})
     assert message.startswith("WASMDROP_GRANTS: all (/")
     assert "WASMDROP_STATE_DIR (/state)" in message
 
 
-def test_arguments_come_from_args_json_first() -> None:
-    """ARG_0 and so on are not even looked at then."""
+def test_load_args_json_wins_over_numbered_arguments() -> None:
+    """``ARG_0`` and so on are ignored then."""
     environ = {"ARGS_JSON": "[[1], 2.0]", "ARG_0": "9", "ARG_7": "9"}
     assert read(environ).env_args == ([1], 2.0)
     assert read({"ARG_0": "9"}, args_json="[]").env_args == ()
 
 
-def test_numbered_arguments_are_json_scalars_or_else_text() -> None:
-    """In the order of their numbers, of which there may be more than ten."""
+def test_load_numbered_arguments_are_json_scalars_or_text() -> None:
+    """In numerical order, also beyond ten."""
     texts = [
         "12",
         "-1.5",
@@ -494,20 +494,20 @@ def test_numbered_arguments_are_json_scalars_or_else_text() -> None:
         ((0, 1, 3, 11), "ARG_2: expected a value, because ARG_3 is set"),
     ],
 )
-def test_a_gap_between_numbered_arguments_is_refused(
+def test_load_gap_between_numbered_arguments_is_refused(
     numbers: tuple[int, ...], message: str
 ) -> None:
-    """Those after it would be lost without a word."""
+    """Arguments after it would be lost silently."""
     assert refusal({f"ARG_{number}": "1" for number in numbers}) == message
 
 
-def test_an_argument_that_is_not_utf8_is_refused() -> None:
-    """It could not be written into a result."""
+def test_load_argument_that_is_not_utf8_is_refused() -> None:
+    """It can't be written into a result."""
     assert refusal({"ARG_0": os.fsdecode(b"\xff")}).startswith("ARG_0: expected ")
 
 
-def test_an_entry_that_is_given_is_told_from_the_default() -> None:
-    """Also when it is the same name."""
+def test_load_given_entry_differs_from_the_default() -> None:
+    """Also if it is the same name."""
     assert read({"ENTRY": "run"}).entry_is_set
     assert read(entry="run").entry_is_set
     assert not read().entry_is_set
@@ -519,15 +519,15 @@ def state(environ: dict[str, str]) -> tuple[str, str]:
     return str(loaded.settings.state_dir), loaded.origins["state_dir"]
 
 
-def test_the_state_directory_is_what_was_asked_for_else_systemds() -> None:
-    """Of a list, the first (systemd.exec(5))."""
+def test_state_directory_is_the_given_one_else_that_of_systemd() -> None:
+    """Systemd may give a list, of which the first counts (systemd.exec(5))."""
     systemd = {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "HOME": "/h"}
     assert state({**STATE, **systemd}) == ("/state", "environment WASMDROP_STATE_DIR")
     assert state(systemd) == ("/var/lib/a", "systemd STATE_DIRECTORY")
 
 
-def test_the_state_directory_is_the_systems_where_that_can_be_written(tmp_path: Path) -> None:
-    """Or made; else the user's own, by the XDG Base Directory Specification."""
+def test_state_directory_default_is_the_first_writable_one(tmp_path: Path) -> None:
+    """That of the system, else the user's by the XDG Base Directory Specification."""
     home = {"HOME": "/h"}
     (tmp_path / "there").mkdir()
     assert _default_state_dir(home, tmp_path / "there") == (tmp_path / "there", "default")
@@ -544,7 +544,7 @@ def test_the_state_directory_is_the_systems_where_that_can_be_written(tmp_path: 
     assert _default_state_dir(home, missing) == made_by_root
 
 
-def test_no_place_for_the_state_directory_is_said(tmp_path: Path) -> None:
+def test_state_directory_without_any_candidate_is_refused(tmp_path: Path) -> None:
     """A container without HOME and without a volume."""
     with pytest.raises(SettingsError, match=r"^WASMDROP_STATE_DIR: expected a path, .* HOME"):
         _default_state_dir({}, tmp_path / "none/wasmdrop")
@@ -552,8 +552,8 @@ def test_no_place_for_the_state_directory_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["", "/state", "/a/../b"])
 @pytest.mark.parametrize("kind", ["WASM", "SHARED"])
-def test_a_state_directory_where_others_can_write_is_refused(kind: str, below: str) -> None:
-    """What they wrote would be run as native code."""
+def test_state_directory_where_others_can_write_is_refused(kind: str, below: str) -> None:
+    """Their files would be run as native code."""
     environ = {f"WASMDROP_{kind}_DIR": "/data", "WASMDROP_STATE_DIR": f"/data{below}"}
     place = os.path.normpath(f"/data{below}")
     assert refusal(environ) == (
@@ -563,8 +563,8 @@ def test_a_state_directory_where_others_can_write_is_refused(kind: str, below: s
     assert read({**environ, "WASMDROP_STATE_DIR": "/data2"}).state_dir == Path("/data2")
 
 
-def test_a_refused_path_or_name_stays_in_one_line() -> None:
-    """Also where it has line breaks or terminal escapes in it."""
+def test_load_refused_path_or_name_stays_in_one_line() -> None:
+    """Also if it has line breaks or terminal escapes."""
     for environ in (
         {"WASMDROP_SHARED_DIR": "/a\n\x1b", "WASMDROP_STATE_DIR": "/a\n\x1b/s"},
         {"OUTPUT_PATH": "/a\n\x1b/input.txt"},
@@ -573,7 +573,7 @@ def test_a_refused_path_or_name_stays_in_one_line() -> None:
         assert "\\n\\x1b" in refusal(environ)
 
 
-def test_a_link_does_not_hide_where_the_state_directory_is(tmp_path: Path) -> None:
+def test_state_directory_behind_a_link_is_refused(tmp_path: Path) -> None:
     """Neither one that leads into the shared directory nor one in it that leads out."""
     shared = tmp_path / "shared"
     (shared / "inside").mkdir(parents=True)
@@ -589,7 +589,7 @@ def test_a_link_does_not_hide_where_the_state_directory_is(tmp_path: Path) -> No
         assert "where others can write" in refusal(environ)
 
 
-def test_logs_are_for_a_person_on_a_terminal_and_json_elsewhere(
+def test_log_default_is_console_on_a_terminal_and_json_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Standard error decides; it may be closed altogether."""
@@ -608,8 +608,8 @@ def test_logs_are_for_a_person_on_a_terminal_and_json_elsewhere(
             assert read().log is expected
 
 
-def test_flags_that_were_not_given_are_not_there() -> None:
-    """And others of the same command stay out."""
+def test_given_flags_without_flag_lacks_it() -> None:
+    """Other flags of the same command are left out."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--verbose", default="x")
     add_flags(parser)
@@ -618,7 +618,7 @@ def test_flags_that_were_not_given_are_not_there() -> None:
     assert given_flags(parsed) == {"workers": "3", "ready_suffix": "", "max_queued": "5"}
 
 
-def test_every_flag_is_accepted_by_the_parser_and_explained_in_its_help() -> None:
+def test_flags_are_parsed_and_explained_in_the_help() -> None:
     """With the variable of the same meaning and the default."""
     parser = argparse.ArgumentParser(prog="x")
     add_flags(parser)
@@ -639,8 +639,8 @@ def flag_of(name: str) -> str:
     return next(setting.flag for setting in SETTINGS if setting.name == name)
 
 
-def test_the_settings_in_force_are_shown_with_where_they_came_from() -> None:
-    """For ``wasmdrop config``: one row for each, and the same as JSON."""
+def test_config_rows_and_json_show_values_and_origins() -> None:
+    """One row per setting, and the same as JSON."""
     loaded = load({**STATE, "TIMEOUT_SEC": "1.5", "ARG_0": "x"}, {"sandbox": "best-effort"})
     shown = rows(loaded)
     assert [row[0] for row in shown] == [setting.variable for setting in SETTINGS]

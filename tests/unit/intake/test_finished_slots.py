@@ -1,4 +1,4 @@
-"""Markers that are read back: believed if they are true, and bounded whatever they say."""
+"""Markers that are read back: trusted if the files agree, and bounded in any case."""
 
 import hashlib
 import json

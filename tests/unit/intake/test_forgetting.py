@@ -1,4 +1,4 @@
-"""Which versions of files are forgotten: those of files that exist no more, and no others."""
+"""Intake forgets versions of files that no longer exist, and no others."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from wasmdrop.jobs.journal.database import open_for_writing
 
 
 class Memory:
-    """An intake on directories of its own, with what it emitted."""
+    """An intake on its own directories, and the drops that it emitted."""
 
     def __init__(self, base: Path) -> None:
         self.shared = base / "shared"
@@ -62,12 +62,12 @@ class Memory:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
-    """Give an intake that has taken nothing yet."""
+    """Yield an intake that has taken nothing yet."""
     return Memory(tmp_path)
 
 
-def test_files_that_are_gone_are_forgotten_and_others_are_not(memory: Memory) -> None:
-    """Also where their directory went with them, or is a file now; a link to nothing is there."""
+def test_forget_gone_only_missing_files_are_forgotten(memory: Memory) -> None:
+    """Also if their directory is gone, or is a file now. A dangling link exists."""
     for name in ("input-stays.json", "input-gone.json", "a/b/input.json", "c/input.json"):
         memory.take(name)
     (memory.shared / "input-gone.json").unlink()
@@ -84,8 +84,8 @@ def test_files_that_are_gone_are_forgotten_and_others_are_not(memory: Memory) ->
     assert memory.forget() == []
 
 
-def test_a_file_that_comes_back_after_that_is_a_new_drop(memory: Memory) -> None:
-    """And one that stayed is none."""
+def test_forget_gone_file_that_returns_is_a_new_drop(memory: Memory) -> None:
+    """A file that was renamed back meanwhile is not."""
     path = memory.take("input.json")
     aside = path.rename(memory.shared / "aside")
     aside.rename(path)
@@ -97,8 +97,8 @@ def test_a_file_that_comes_back_after_that_is_a_new_drop(memory: Memory) -> None
     assert memory.emitted == ["input.json", "input.json"]
 
 
-def test_files_of_a_volume_that_is_away_are_remembered(memory: Memory) -> None:
-    """They are still there when it comes back, and must not run again."""
+def test_forget_gone_files_of_an_unmounted_volume_are_remembered(memory: Memory) -> None:
+    """They must not run again when the volume returns."""
     require_root()
     volume = memory.shared / "volume"
     volume.mkdir()

@@ -1,4 +1,4 @@
-"""Near misses: bounded in number and memory, whoever makes them."""
+"""The log of ignored names: complete within bounds of number and memory."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ DAY_SECONDS: Final = 86_400.0
 
 
 class Bench:
-    """Near misses in a shared and a wasm directory, whose clock says that files are old."""
+    """The log for a shared and a wasm directory, with a clock that says that files are old."""
 
     def __init__(self, base: Path) -> None:
         self.shared, self.wasm = base / "shared", base / "wasm"
@@ -37,13 +37,13 @@ class Bench:
         )
 
     def make(self, path: Path) -> str:
-        """Make a file."""
+        """Create a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return str(path)
 
     def consider(self, *paths: Path) -> list[EventDict]:
-        """Make files and have them considered; return what was logged."""
+        """Create and consider files; return the log events."""
         with capture_logs() as logged:
             for path in paths:
                 self.ignored.consider(self.make(path))
@@ -52,7 +52,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """Give near misses in directories of their own."""
+    """Yield a log with its own directories."""
     return Bench(tmp_path)
 
 
@@ -74,8 +74,8 @@ def bench(tmp_path: Path) -> Bench:
         ("wasm/input.json", "from the shared directory alone"),
     ],
 )  # fmt: skip
-def test_near_miss_is_logged_once_with_its_reason(bench: Bench, name: str, reason: str) -> None:
-    """However often it is found."""
+def test_ignored_name_is_logged_once_with_its_reason(bench: Bench, name: str, reason: str) -> None:
+    """The number of times that it is found does not matter."""
     path = bench.shared.parent / name
     (event,) = bench.consider(path, path, path)
     assert event["event"] == "name-ignored"
@@ -94,13 +94,13 @@ def test_near_miss_is_logged_once_with_its_reason(bench: Bench, name: str, reaso
         *("shared/result.output/Input.json", "shared/.hidden/Input.json", "wasm/README.md"),
     ],
 )
-def test_file_that_is_none_is_not_logged(bench: Bench, name: str) -> None:
-    """Inputs, modules, others, and those that their producer has hidden."""
+def test_other_name_is_not_logged(bench: Bench, name: str) -> None:
+    """Inputs, modules, other files, and hidden or unfinished ones."""
     assert bench.consider(bench.shared.parent / name) == []
 
 
-def test_near_miss_that_is_renamed_at_once_is_not_logged(bench: Bench) -> None:
-    """A producer may write under such a name first. It is looked at again a moment later."""
+def test_ignored_name_that_is_renamed_at_once_is_not_logged(bench: Bench) -> None:
+    """A producer may write under such a name first. It is considered again a moment later."""
     bench.ahead_seconds = 0.0
     path = bench.shared / "input.json.new"
     assert bench.consider(path) == []
@@ -112,16 +112,16 @@ def test_near_miss_that_is_renamed_at_once_is_not_logged(bench: Bench) -> None:
     assert len(bench.asked) == 1
 
 
-def test_directory_with_the_name_of_one_is_not_logged(bench: Bench) -> None:
-    """It may hold slots."""
+def test_ignored_name_of_a_directory_is_not_logged(bench: Bench) -> None:
+    """It may contain slots."""
     (bench.shared / "Input.json").mkdir()
     with capture_logs() as logged:
         bench.ignored.consider(str(bench.shared / "Input.json"))
     assert logged == []
 
 
-def test_owner_of_many_ignored_takes_no_log_from_others(bench: Bench) -> None:
-    """Nor memory: a set of hashes, of a bounded size. The next day begins anew."""
+def test_ignored_names_in_one_directory_do_not_count_for_others(bench: Bench) -> None:
+    """Each directory has its own limit, which is reset every day."""
     most = ignored_names._MAX_NAMES
     many = [bench.shared / "hostile" / f"input {number}.json" for number in range(3 * most)]
     logged = bench.consider(*many, *many)
@@ -135,8 +135,8 @@ def test_owner_of_many_ignored_takes_no_log_from_others(bench: Bench) -> None:
     assert len(bench.consider(many[-1], many[-1])) == 1
 
 
-def test_directories_with_ignored_are_bounded(bench: Bench) -> None:
-    """The last one says that there may be more."""
+def test_ignored_names_number_of_directories_is_bounded(bench: Bench) -> None:
+    """The last event says that there may be more."""
     most = ignored_names._MAX_DIRECTORIES
     paths = [bench.shared / str(number) / "Input.json" for number in range(most + 9)]
     logged = bench.consider(*paths, *paths)

@@ -1,4 +1,4 @@
-"""Inputs in memory: a bounded number of bytes, and none forgotten that found no room."""
+"""Memory for inputs is bounded, and no input that finds none is forgotten."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from wasmdrop.jobs.journal.database import open_for_writing
 
 
 @pytest.mark.parametrize("most_waiting", [10_000, 3])
-def test_inputs_wait_on_disk_until_there_is_memory(
+def test_inputs_without_memory_wait_on_disk_and_are_taken_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_waiting: int
 ) -> None:
-    """Each is taken once, whatever waits; one that is larger than all memory is taken alone."""
+    """An input that is larger than all memory is taken alone."""
     monkeypatch.setattr(memory_module, "_BUDGET_BYTES", 10_000)
     monkeypatch.setattr(memory_module, "_SMALL_INPUT_BYTES", 2000)
     monkeypatch.setattr(memory_module, "_MAX_WAITING", most_waiting)

@@ -1,4 +1,4 @@
-"""The memory of versions: the journal's, with what it has yet to write, and little of it."""
+"""Versions that were taken: those in the journal and those that it has yet to write."""
 
 import os
 import sqlite3
@@ -12,7 +12,7 @@ from wasmdrop.jobs.journal.database import open_for_writing
 
 
 class Memory:
-    """A journal's table and the memory above it."""
+    """A journal's table and the object that reads it."""
 
     def __init__(self, path: Path) -> None:
         self.journal: sqlite3.Connection = open_for_writing(path)
@@ -32,15 +32,15 @@ class Memory:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Memory]:
-    """Give an empty one."""
+    """Yield an empty one."""
     it = Memory(tmp_path / "journal.sqlite")
     yield it
     it.taken.close()
     it.journal.close()
 
 
-def test_version_not_yet_written_is_known(memory: Memory) -> None:
-    """It stands above the one that the journal has."""
+def test_get_version_not_written_yet_is_known(memory: Memory) -> None:
+    """It takes precedence over the one in the journal."""
     memory.write({"a": b"1", "b": b"1"})
     memory.taken.put("a", b"2")
     memory.taken.put("b", None)
@@ -49,8 +49,8 @@ def test_version_not_yet_written_is_known(memory: Memory) -> None:
     assert not memory.taken.is_empty()
 
 
-def test_pages_give_each_path_once_with_its_latest_version(memory: Memory) -> None:
-    """Those that were forgotten are left out."""
+def test_pages_yield_each_path_once_with_its_latest_version(memory: Memory) -> None:
+    """Forgotten ones are left out."""
     stored = {f"{number:05}": b"1" for number in range(1200)}
     memory.write(dict(stored))
     memory.taken.put("00007", b"2")
@@ -62,8 +62,8 @@ def test_pages_give_each_path_once_with_its_latest_version(memory: Memory) -> No
     assert sorted(found) == sorted(expected.items())
 
 
-def test_changes_that_the_journal_has_written_leave_memory(memory: Memory) -> None:
-    """Those that it has not stay, however many there are."""
+def test_put_many_changes_written_ones_leave_memory(memory: Memory) -> None:
+    """Changes that it has not written stay, whatever their number."""
     for start in range(0, 20_000, 100):
         paths = [f"{number}" for number in range(start, start + 100)]
         for path in paths:

@@ -32,8 +32,8 @@ def open_descriptors() -> int:
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
-def test_watcher_without_descriptors_says_so_and_starts_later(tmp_path: Path, left: int) -> None:
-    """It needs three for itself; none of those that it got stays open."""
+def test_watcher_without_descriptors_raises_and_starts_later(tmp_path: Path, left: int) -> None:
+    """It needs three. It closes those that it got."""
     heard = threading.Event()
     watcher = Watcher(
         bool,
