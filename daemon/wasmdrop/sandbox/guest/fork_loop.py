@@ -8,15 +8,14 @@ lock that another thread held would stay locked forever.
 """
 
 import contextlib
-import functools
 import os
 import select
 import signal
 import socket
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
@@ -33,30 +32,28 @@ from wasmdrop.sandbox.wire import (
     RunReport,
 )
 
-__all__ = ["ForkLoop", "ForkedRole"]
+__all__ = ["ForkLoop", "ForkRequest", "ForkedRole"]
 
 #: Largest message of the daemon: a word and a number.
 _MESSAGE_BYTES: Final = 64
 
 
+class ForkRequest(NamedTuple):
+    """A request of the daemon for a child."""
+
+    is_awaited: bool
+    """Whether a job waits for the child."""
+    cpu_seconds: int | None
+    """The child's limit of processor time, if its own request does not have that."""
+    streams: Sequence[int]
+    """Descriptors of the child's standard output and standard error, if it needs them now."""
+
+
 class ForkedRole(Protocol):
     """The behaviour of a forked child."""
 
-    def leave(
-        self,
-        parent_pid: int,
-        link_fd: int,
-        streams: Sequence[int],
-        *,
-        is_awaited: bool,
-        cpu_seconds: int | None,
-    ) -> int:
-        """Leave the parent behind; return the new descriptor of the link.
-
-        ``streams``: descriptors of the job's output, if they came with the request.
-        ``is_awaited``: whether a job waits for the child. ``cpu_seconds``: its limit of processor
-        time, if that came with the message.
-        """
+    def leave(self, parent_pid: int, link_fd: int, request: ForkRequest) -> int:
+        """Leave the parent behind; return the new descriptor of the link."""
 
     def serve(self, link_fd: int) -> NoReturn:
         """Serve one request."""
@@ -121,12 +118,8 @@ class ForkLoop:
         word, _space, number = request.partition(b" ")
         if word in {FORK, FORK_NOW}:
             try:
-                leave = functools.partial(
-                    self._role.leave,
-                    is_awaited=word == FORK_NOW,
-                    cpu_seconds=int(number) if number else None,
-                )
-                self._fork(streams, leave)
+                cpu_seconds = int(number) if number else None
+                self._fork(ForkRequest(word == FORK_NOW, cpu_seconds, streams))
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except OSError as error:
@@ -172,13 +165,13 @@ class ForkLoop:
             _kill(pid)
         return bool(left_behind)
 
-    def _fork(self, streams: Sequence[int], leave: Callable[..., int]) -> None:
+    def _fork(self, request: ForkRequest) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs:
             parent_pid = os.getpid()
             pid = os.fork()
             if pid == 0:
-                self._run_child(parent_pid, theirs.fileno(), streams, leave)
+                self._run_child(parent_pid, theirs.fileno(), request)
             theirs.close()
             self._children.add(pid)
             pidfd = os.pidfd_open(pid)
@@ -193,12 +186,10 @@ class ForkLoop:
             finally:
                 os.close(pidfd)
 
-    def _run_child(
-        self, parent_pid: int, link_fd: int, streams: Sequence[int], leave: Callable[..., int]
-    ) -> NoReturn:
+    def _run_child(self, parent_pid: int, link_fd: int, request: ForkRequest) -> NoReturn:
         signal.set_wakeup_fd(-1)
         try:
-            link_fd = leave(parent_pid, link_fd, streams)
+            link_fd = self._role.leave(parent_pid, link_fd, request)
             self._role.serve(link_fd)
         except Exception:  # noqa: BLE001 - the last frame of a process of its own
             trace = bounded_text(traceback.format_exc())

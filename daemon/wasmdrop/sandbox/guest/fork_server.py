@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import Sequence
 from typing import NoReturn
 
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
@@ -18,7 +17,7 @@ from wasmdrop.sandbox.guest.compiler import compile_module
 from wasmdrop.sandbox.guest.component import ComponentRun
 from wasmdrop.sandbox.guest.core_module import ModuleRun, run_module
 from wasmdrop.sandbox.guest.engine import Engine
-from wasmdrop.sandbox.guest.fork_loop import ForkLoop
+from wasmdrop.sandbox.guest.fork_loop import ForkLoop, ForkRequest
 from wasmdrop.sandbox.guest.memory_usage import open_address_map
 from wasmdrop.sandbox.guest.reusable_worker import serve_reusable_worker
 from wasmdrop.sandbox.guest.warmup import Warmup
@@ -93,20 +92,12 @@ class _GeneralChild:
         self._warmup = warmup
         self._confinement = confinement
 
-    def leave(
-        self,
-        parent_pid: int,
-        link_fd: int,
-        _streams: Sequence[int],
-        *,
-        is_awaited: bool,
-        cpu_seconds: int | None,  # noqa: ARG002 - its request has the limit
-    ) -> int:
+    def leave(self, parent_pid: int, link_fd: int, request: ForkRequest) -> int:
         """Leave the fork server behind; see :class:`ForkedRole`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # While idle the child copies the pages that a job needs; this takes the module of the
         # warm-up, whose descriptor is closed afterwards.
-        if not is_awaited:
+        if not request.is_awaited:
             self._warmup.run_once()
         return self._confinement.detach_from_fork_server(parent_pid, link_fd)
 

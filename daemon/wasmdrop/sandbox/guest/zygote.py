@@ -9,7 +9,7 @@ add the rest before they look at anything of the guest's.
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from wasmdrop.protocol.errors import RefusedError
@@ -19,7 +19,7 @@ from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, STREAM_FDS, Conf
 from wasmdrop.sandbox.guest.channel import read_frame, receive_frame, report, send
 from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Engine
-from wasmdrop.sandbox.guest.fork_loop import ForkLoop
+from wasmdrop.sandbox.guest.fork_loop import ForkLoop, ForkRequest
 from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
 from wasmdrop.sandbox.wire import RunReport, RunRequest, ZygoteRequest, decode_request
 
@@ -87,19 +87,10 @@ class _ZygoteChild:
             wasi = EmptyWasi(STREAM_FDS) if self._preparation.has_wasi else None
             self._unchecked = UncheckedCall(self._run, self._preparation.function, wasi)
 
-    def leave(
-        self,
-        parent_pid: int,
-        link_fd: int,
-        streams: Sequence[int],
-        *,
-        is_awaited: bool,
-        cpu_seconds: int | None,
-    ) -> int:
+    def leave(self, parent_pid: int, link_fd: int, request: ForkRequest) -> int:
         """Leave the zygote behind; see :class:`ForkedRole`."""
-        self._is_awaited = is_awaited
-        self._cpu_seconds = cpu_seconds
-        return self._confinement.detach_from_zygote(parent_pid, link_fd, streams)
+        self._is_awaited, self._cpu_seconds = request.is_awaited, request.cpu_seconds
+        return self._confinement.detach_from_zygote(parent_pid, link_fd, request.streams)
 
     def serve(self, link_fd: int) -> NoReturn:
         """Serve one request."""
