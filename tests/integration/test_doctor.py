@@ -310,7 +310,7 @@ def give_away(state: Path) -> None:
     [
         (open_to_group, "its mode is 0770"),
         (open_code, "its mode is 0703"),
-        (replace_by_file, "no directory"),
+        (replace_by_file, "not a directory"),
         (give_away, "belongs to user 12345"),
     ],
 )

@@ -102,7 +102,7 @@ async def _serve(
         partial(_on_room, health, backlog, discovery.scanner.scan_soon),
     )
     sources = Sources(metrics, executor, discovery.scanner, liveness)
-    async with health.told(settings.http, sources):
+    async with health.served(settings.http, sources):
         try:
             resumed = await recover(journal, pipeline.dispatcher, executor.directories.sweep)
             await asyncio.to_thread(monitor.start)

@@ -1,12 +1,12 @@
-"""Claims: one daemon for a state directory, and one for a shared directory.
+"""Instance locks: one daemon for each state directory and for each shared directory.
 
-A claim is a lock on a file (flock(2)), so it ends with the process, however that ends. The file
-says who holds it, for the message that the second daemon gives.
+A lock is a locked file (flock(2)), so it ends with the process, however that ends. The file names
+its holder, for the error message of a second daemon.
 
-Others may write to a shared directory, and lock any file that they can open. So a lock counts only
-on a file of a user who could stop the daemon anyway: root, its own, or the owner of the directory,
-which nobody else can open. Anything else at its name is moved aside. No file that is there already
-is written to: each daemon makes a new one.
+Other users may write to a shared directory, and lock any file that they can open. So a lock counts
+only on a file that no other user can open and whose owner could stop the daemon anyway: root, the
+daemon's user or the owner of the directory. Anything else at its name is set aside. The daemon
+never writes to a file that was there before: it creates a new one.
 """
 
 import contextlib
@@ -32,22 +32,23 @@ __all__ = ["SHARED_LOCK_NAME", "lock_shared_directory", "lock_state_directory"]
 
 _log = structlog.get_logger()
 
-#: Begins with a dot, so that it is ignored; stays, as a lock on a removed file is none.
+#: Begins with a dot, so that intake ignores it. It is never removed: a lock on a removed file does
+#: not exclude anyone.
 SHARED_LOCK_NAME: Final = ".wasmdrop.lock"
 
-#: Filesystems that know no locks.
+#: Errors of filesystems without locks.
 _WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
-#: How long to wait for a claim, in seconds: processes of a daemon that was killed take a moment to
-#: end, and longer where their disk does, which they may have to wait for.
-_PATIENCE_SECONDS: Final = 1.0
-_PATIENCE_WITH_DEAD_SECONDS: Final = 15.0
+#: How long to wait for a lock, in seconds: the processes of a killed daemon take a moment to end,
+#: longer if they wait for their disk.
+_WAIT_SECONDS: Final = 1.0
+_WAIT_FOR_DEAD_SECONDS: Final = 15.0
 
-#: Longest name of a holder that is shown.
+#: Longest name of a holder that is shown, in bytes.
 _HOLDER_BYTES: Final = 200
 
-#: How often a claim that changes meanwhile is tried for.
-_MOST_TRIES: Final = 100
+#: Attempts to lock a file that changes meanwhile.
+_MOST_ATTEMPTS: Final = 100
 
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE: Final = 0o600
@@ -56,27 +57,27 @@ _OTHERS: Final = 0o077
 
 @contextlib.contextmanager
 def lock_state_directory(state_dir: Path) -> Iterator[int]:
-    """Hold the state directory for this process alone, and those that inherit the descriptor given.
+    """Lock the state directory for this process and those that inherit the yielded descriptor.
 
-    Raises ``SettingsError`` where another one has it; ``StorageError`` where others can write to
-    it: what is opened by name in there, and written to, might then be a link of theirs.
+    Raises ``SettingsError`` if another daemon holds it; ``StorageError`` if other users can write
+    to it: a file that the daemon opens there by name might be their link.
     """
     require_private_directory(state_dir)
-    with _InstanceLock(state_dir, "lock", "state directory", is_shared=False) as claim:
-        yield claim
+    with _InstanceLock(state_dir, "lock", "state directory", is_shared=False) as lock:
+        yield lock
 
 
 @contextlib.contextmanager
 def lock_shared_directory(shared_dir: Path) -> Iterator[int]:
-    """Hold the shared directory for this daemon alone, be the other one on another machine.
+    """Lock the shared directory for this daemon, also against daemons on other machines.
 
-    So do processes that inherit the descriptor given. Where another user keeps the name of the
-    claim from the daemon, it goes on without one, with a warning.
+    Processes that inherit the yielded descriptor hold the lock, too. If another user prevents the
+    daemon from creating the file, it goes on without a lock, with a warning.
 
-    Raises ``SettingsError`` where another daemon has it, or no file can be made there.
+    Raises ``SettingsError`` if another daemon holds it, or no file can be created there.
     """
-    with _InstanceLock(shared_dir, SHARED_LOCK_NAME, "shared directory", is_shared=True) as claim:
-        yield claim
+    with _InstanceLock(shared_dir, SHARED_LOCK_NAME, "shared directory", is_shared=True) as lock:
+        yield lock
 
 
 class _InstanceLock:
@@ -97,7 +98,7 @@ class _InstanceLock:
                 own = self._own_file()
                 self._trusted = {0, os.fstat(self._directory).st_uid, own.st_uid}
                 self._open_to_others = own.st_mode & _OTHERS
-            for _ in range(_MOST_TRIES):
+            for _ in range(_MOST_ATTEMPTS):
                 fd = self._try()
                 if fd is not None:
                     self._fds.callback(os.close, fd)
@@ -105,23 +106,23 @@ class _InstanceLock:
         except OSError as error:
             self._fds.close()
             raise SettingsError(
-                f"the {self._what} can't be claimed: {self._path / self._name}: {error.strerror}"
+                f"the {self._what} can't be locked: {self._path / self._name}: {error.strerror}"
             ) from None
         except BaseException:
             self._fds.close()
             raise
         self._fds.close()
         raise SettingsError(
-            f"the {self._what} can't be claimed: {self._path / self._name} changes all the time"
+            f"the {self._what} can't be locked: {self._path / self._name} changes all the time"
         )
 
     def __exit__(self, *_exc: object) -> None:
         self._fds.close()
 
     def _own_file(self) -> os.stat_result:
-        """Return the status of a claim that this process makes there.
+        """Return the status of a file that this process creates there.
 
-        On network mounts its owner is not always this process's user, nor its mode what was asked.
+        On network mounts its owner and its mode may differ from those requested.
         """
         name = temporary_name()
         fd = os.open(name, _NEW, _MODE, dir_fd=self._directory)
@@ -129,11 +130,11 @@ class _InstanceLock:
             return os.fstat(fd)
         finally:
             os.close(fd)
-            with contextlib.suppress(OSError):  # who may write there may have renamed it
+            with contextlib.suppress(OSError):  # another user may have renamed it
                 os.unlink(name, dir_fd=self._directory)
 
     def _try(self) -> int | None:
-        """Return the claim, or None where another try may find it free."""
+        """Return the locked file, or None if another attempt may succeed."""
         with contextlib.suppress(FileExistsError):
             return self._make()
         try:
@@ -145,13 +146,13 @@ class _InstanceLock:
         try:
             reason = self._why_untrusted(os.fstat(place))
             if reason is not None:
-                return self._move_aside(reason)
+                return self._set_aside(reason)
             fd = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:
             os.close(place)
         try:
             self._lock(fd)
-            # It may be a file that others had open, or no claim at all: a new one takes its place.
+            # It may be a file that others have open, or not a lock file: a new one replaces it.
             if self._is_at(fd):
                 os.unlink(self._name, dir_fd=self._directory)
         finally:
@@ -162,7 +163,7 @@ class _InstanceLock:
         fd = os.open(self._name, _NEW, _MODE, dir_fd=self._directory)
         try:
             self._lock(fd)
-            if self._is_at(fd):  # else another daemon was the first to lock it
+            if self._is_at(fd):  # otherwise another daemon locked it first
                 os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return fd
         except BaseException:
@@ -173,17 +174,17 @@ class _InstanceLock:
 
     def _why_untrusted(self, status: os.stat_result) -> str | None:
         if not stat.S_ISREG(status.st_mode):
-            return "it is no regular file"
+            return "it is not a regular file"
         if status.st_nlink != 1:
-            return "it has other names"
+            return "it has other hard links"
         if status.st_uid not in self._trusted:
             return f"it belongs to user {status.st_uid}"
         if status.st_mode & _OTHERS & ~self._open_to_others:
-            # A result of the daemon's, say, which others may open and lock, and move here.
-            return f"others may open it (its mode is {stat.S_IMODE(status.st_mode):04o})"
+            # For example a result of the daemon, which others can open, lock and move here.
+            return f"other users may open it (its mode is {stat.S_IMODE(status.st_mode):04o})"
         return None
 
-    def _move_aside(self, reason: str) -> int | None:
+    def _set_aside(self, reason: str) -> int | None:
         aside = f"{self._name}.aside-{os.urandom(4).hex()}"
         path = str(self._path / self._name)
         try:
@@ -191,7 +192,7 @@ class _InstanceLock:
         except FileNotFoundError:
             return None
         except PermissionError as error:
-            # In a sticky directory that is its owner's right. Better than no daemon at all.
+            # In a sticky directory only its owner may rename it. Better no lock than no daemon.
             _log.warning("instance-lock-skipped", path=path, reason=reason, error=error.strerror)
             return os.dup(self._directory)
         _log.warning("lock-file-set-aside", path=path, reason=reason, now=aside)
@@ -208,7 +209,7 @@ class _InstanceLock:
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
                 raise
-            # Better than no daemon at all; the operator is told once.
+            # Better no lock than no daemon; the operator is warned.
             path = str(self._path / self._name)
             _log.warning("locks-unsupported", path=path, error=error.strerror)
 
@@ -221,16 +222,16 @@ class _InstanceLock:
 
 
 def _lock(fd: int) -> None:
-    """Lock the file; ``BlockingIOError`` where another one has it, and does not let go of it."""
+    """Lock the file. Raises ``BlockingIOError`` if another process holds it for too long."""
 
-    def gives_up(state: RetryCallState) -> bool:
-        patience = _PATIENCE_WITH_DEAD_SECONDS if _is_of_dead(fd) else _PATIENCE_SECONDS
-        return (state.seconds_since_start or 0.0) >= patience
+    def has_waited(state: RetryCallState) -> bool:
+        wait_seconds = _WAIT_FOR_DEAD_SECONDS if _is_holder_dead(fd) else _WAIT_SECONDS
+        return (state.seconds_since_start or 0.0) >= wait_seconds
 
     Retrying(
         retry=retry_if_exception_type(BlockingIOError),
         wait=wait_fixed(0.01),
-        stop=gives_up,
+        stop=has_waited,
         reraise=True,
     )(fcntl.flock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -240,11 +241,11 @@ def _holder(fd: int) -> str:
     return "".join(one if one.isprintable() else "?" for one in holder)
 
 
-def _is_of_dead(fd: int) -> bool:
-    """Whether a daemon of this host claimed it that is no more, but for what it started."""
+def _is_holder_dead(fd: int) -> bool:
+    """Whether its holder is a daemon of this host that has ended, except its children."""
     found = re.fullmatch(r"process ([0-9]{1,10}) on (.*)", _holder(fd))
     if found is None or found[2] != socket.gethostname():
         return False
     pid = int(found[1])
-    # In a container that was started again it had the number that this process has now.
+    # In a restarted container it had the process id that this process has now.
     return pid == os.getpid() or not Path(f"/proc/{pid}").exists()

@@ -1,17 +1,18 @@
-"""Logging: one event name for each thing that happens, on standard error.
+"""Logging: one event name for each kind of event, on standard error.
 
-Logging never fails and never waits: lines that can't be written, because nobody reads a full pipe
-or the disk is full, are dropped and counted (``log-lines-dropped``).
+Guarantees:
 
-Promises that nothing else stands there between the events, whichever library speaks: records of
-``logging``, warnings, and errors that nobody caught become events too. Names of files and texts of
-errors are written by others: whatever is in them, an event is one line and acts on no terminal. In
-console form the lines of a traceback follow it, all but the first of them indented.
+- Logging never fails and never blocks. Lines that can't be written, because a pipe or the disk is
+  full, are dropped and counted (``log-lines-dropped``).
+- Nothing else is written between the events: records of ``logging``, warnings and uncaught errors
+  become events, too.
+- An event is one line and can't control a terminal, whatever file names and error messages it
+  contains. In console form the lines of a traceback follow it, indented after the first.
+
+If standard error is systemd's journal, each line begins with its priority, which the journal
+removes (sd-daemon(3)), so that ``journalctl --priority=warning`` works.
 
 Result lines are not logs: they go to standard output, see :mod:`wasmdrop.delivery`.
-
-Where standard error is systemd's journal, each line begins with its priority, which the journal
-takes away again (sd-daemon(3)): ``journalctl --priority=warning`` then shows what it should.
 """
 
 import atexit
@@ -41,7 +42,7 @@ __all__ = ["configure"]
 
 _log = structlog.get_logger()
 
-#: syslog(3)'s numbers, as the journal knows them.
+#: The priorities of syslog(3).
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 _STDERR: Final = 2
@@ -49,19 +50,19 @@ _STDERR: Final = 2
 #: How long the end of the process waits for a reader of the last lines, in seconds.
 _FLUSH_SECONDS: Final = 2.0
 
-#: How one entry of a traceback's stack begins, also inside a group.
+#: The beginning of a stack entry in a traceback, also inside an exception group.
 _FRAME: Final = re.compile(r'[ |+]*  File "')
 
-#: Integers that every reader of JSON can hold.
+#: Integers that every JSON parser can represent.
 _INTEGERS: Final = range(-(1 << 63), 1 << 64)
 
 
 def configure(form: LogFormat, level: str = "info") -> None:
     """Send all events of ``level`` and above to standard error in ``form``.
 
-    Those are structlog's, and as ``library-logged``, ``library-warned``, ``error-uncaught``: what
-    others say through ``logging`` (warnings and above) and ``warnings``, and the errors that end a
-    thread or the process. Whatever else is written to ``sys.stderr`` takes the same way.
+    Events are those of structlog, and as ``library-logged``, ``library-warned`` and
+    ``error-uncaught`` the records of ``logging`` (warnings and above), warnings, and errors that
+    end a thread or the process. Other writes to ``sys.stderr`` go through the same queue.
     """
     encoding = sys.stderr.encoding
     sys.stderr = io.TextIOWrapper(LogStream(), encoding, "backslashreplace", write_through=True)
@@ -94,14 +95,14 @@ def configure(form: LogFormat, level: str = "info") -> None:
 
 
 class LogStream(io.RawIOBase):
-    """Standard error by way of an outlet."""
+    """Standard error, written by an output thread."""
 
     def __init__(self) -> None:
         self._outlet = OutputThread(_STDERR, lambda _reason: None, _tell_dropped)
         atexit.register(self._outlet.flush, _FLUSH_SECONDS)
 
     def write(self, data: "ReadableBuffer") -> int:
-        """Write a line soon; raises nothing."""
+        """Queue a line; never raises."""
         line = bytes(data)
         self._outlet.put(line)
         return len(line)
@@ -111,11 +112,11 @@ class LogStream(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor, for what writes past Python."""
+        """Return the descriptor, for code that writes without Python."""
         return _STDERR
 
     def isatty(self) -> bool:
-        """Return whether a terminal shows it."""
+        """Return whether it is a terminal."""
         return os.isatty(_STDERR)
 
 
@@ -123,17 +124,17 @@ def _tell_dropped(total: int) -> None:
     _log.warning("log-lines-dropped", total=total)
 
 
-# --- What others say
+# --- Events of other libraries
 
 
 class _Handler(logging.Handler):
-    """Makes an event of each record."""
+    """Logs each record of ``logging`` as an event."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log the record. One whose arguments do not fit is told unformatted."""
+        """Log the record; unformatted if its arguments do not fit its message."""
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - as `logging` does: a bad record stops nobody
+        except Exception:  # noqa: BLE001 - as in `logging`: a bad record must not raise
             message = f"{record.msg} {record.args!r}"
         _log.log(
             min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL),
@@ -152,7 +153,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    del file, line  # all is said in one place and one form
+    del file, line
     at = f"{filename}:{lineno}"
     _log.warning("library-warned", category=category.__name__, message=str(message), at=at)
 
@@ -172,11 +173,11 @@ def _unraisable(found: "sys.UnraisableHookArgs") -> None:
     _log.error("error-uncaught", where=where, exc_info=found.exc_value)
 
 
-# --- How it is shown
+# --- Rendering
 
 
 def _traceback(exc_info: ExcInfo) -> str:
-    """Return the lines of a traceback, but each message of an error in one."""
+    """Return the lines of a traceback, with each error message on one line."""
     parts = traceback.TracebackException(*exc_info).format()
     return "\n".join(
         escaped(part, "\n") if _FRAME.match(part) else one_line(part)
@@ -185,15 +186,15 @@ def _traceback(exc_info: ExcInfo) -> str:
 
 
 def _for_console(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Make every value fit for a terminal; the renderer quotes those whose ends could not be seen.
+    """Escape every value for a terminal.
 
-    Of nested values it shows the ``repr``, in which strings are escaped.
+    The renderer shows nested values as their ``repr``, in which strings are escaped.
     """
     fit: dict[str, Any] = {}
     for key, value in event.items():
         plain = _plain(value)
         if isinstance(plain, str):
-            # A traceback is fit already, and keeps its own lines.
+            # A traceback is escaped already and keeps its lines.
             plain = indented(plain) if key == "exception" else one_line(plain)
         fit[one_line(key)] = plain
     return fit
@@ -205,9 +206,9 @@ def _for_json(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict
 
 
 def _plain(value: object) -> Any:
-    """Return ``value`` made of what JSON has; anything else as its text.
+    """Return ``value`` made of JSON types; other types as their text.
 
-    What stands for bytes that are not UTF-8 is escaped: no encoding takes it.
+    Surrogates, which stand for bytes that are not UTF-8, are escaped: they can't be encoded.
     """
     if isinstance(value, str):
         if value.isascii():
@@ -225,11 +226,11 @@ def _plain(value: object) -> Any:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Return whether systemd reads ``stream``; a redirected one it does not (systemd.exec(5))."""
+    """Return whether ``stream`` goes to systemd's journal (systemd.exec(5)), not redirected."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
-        return False  # closed, or none of the kernel's
+        return False  # closed, or without a descriptor
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 

@@ -1,4 +1,4 @@
-"""The stop: which signals ask the daemon for it, and whether running jobs have time to end."""
+"""Shutdown: the signals that request it, and those that end the grace period of running jobs."""
 
 import asyncio
 import signal
@@ -12,23 +12,23 @@ __all__ = ["Shutdown"]
 
 _log = structlog.get_logger()
 
-#: Those whose repetition ends the drain: a person is in a hurry. A hangup may come twice by itself,
-#: from the shell and from the kernel.
+#: Signals that end the drain when they are repeated. SIGHUP is not one: the shell and the kernel
+#: may both send it.
 _REPEATED: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
-#: How long the same request may arrive again, in seconds: timeout(1) signals its command and then
-#: its process group, and a terminal and a wrapper such as `uv run` both pass a Ctrl-C on.
+#: How long repetitions count as the same request, in seconds: timeout(1) signals its command and
+#: then its process group, and a terminal and a wrapper such as `uv run` both forward Ctrl-C.
 _ONE_REQUEST_SECONDS: Final = 0.1
 
 
 class Shutdown:
-    """What signals ask for: to stop or, by a second SIGTERM or SIGINT or by SIGQUIT, at once."""
+    """Shutdown requested by signals; a second SIGTERM or SIGINT, or SIGQUIT, skips the drain."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.now = asyncio.Event()
         self.reason = ""
-        """The name of the signal that asked first."""
+        """The name of the first signal."""
         self._repeats_at = 0.0
         self._loop = asyncio.get_running_loop()
         for numbers, handle in (

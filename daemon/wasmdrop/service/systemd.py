@@ -1,4 +1,4 @@
-"""systemd's side of the service: readiness and the watchdog (sd_notify(3))."""
+"""Notify systemd of readiness, and of liveness for its watchdog (sd_notify(3))."""
 
 import os
 import socket
@@ -11,13 +11,13 @@ _log = structlog.get_logger()
 
 
 def notify(state: str) -> None:
-    """Tell systemd, if it started us."""
+    """Send ``state`` to systemd if it started this process."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    # Non-blocking: a manager that does not read must not stop the event loop.
+    # Non-blocking: a manager that does not read must not block the event loop.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as link:
         try:
             link.sendto(state.encode(), address)
@@ -26,9 +26,9 @@ def notify(state: str) -> None:
 
 
 def watchdog_seconds() -> float | None:
-    """Return within what time systemd wants to hear from this process; None where it does not.
+    """Return the timeout of systemd's watchdog; None if there is none for this process.
 
-    As sd_watchdog_enabled(3) reads the environment: ``WATCHDOG_PID`` may name another process.
+    Reads the environment as sd_watchdog_enabled(3) does.
     """
     text = os.environ.get("WATCHDOG_USEC", "")
     if not text.isascii() or not text.isdigit() or int(text) == 0:

@@ -5,7 +5,7 @@ import pytest
 from wasmdrop.jobs.fair_queue import FairQueue
 
 
-def test_a_directory_with_many_slots_does_not_keep_others_waiting() -> None:
+def test_fair_queue_directory_with_many_slots_does_not_delay_others() -> None:
     """The one slot of another directory is second, however many came before it."""
     turns = FairQueue()
     for number in range(1000):
@@ -21,7 +21,7 @@ def test_a_directory_with_many_slots_does_not_keep_others_waiting() -> None:
     ]
 
 
-def test_there_is_a_next_one_until_all_are_taken() -> None:
+def test_fair_queue_next_returns_slots_until_empty() -> None:
     """And then there is none."""
     turns = FairQueue()
     assert not turns
@@ -33,7 +33,7 @@ def test_there_is_a_next_one_until_all_are_taken() -> None:
         turns.next()
 
 
-def test_owner_of_many_directories_has_one_turn_of_all() -> None:
+def test_fair_queue_owner_of_many_directories_has_one_turn() -> None:
     """What lies below one directory at the top shares its turn."""
     turns = FairQueue("/mnt/shared")
     for number in range(4):

@@ -172,7 +172,7 @@ async def five_failed(bench: Bench) -> None:
         ("shared/a/module.wasm", []),
     ],
 )
-def test_a_module_runs_the_slots_again_that_want_it(
+def test_module_reruns_drop_reruns_slots_that_want_the_module(
     tmp_path: Path, dropped: str, wanted: list[str]
 ) -> None:
     """Each once, and no others; then the drop is remembered."""
@@ -188,7 +188,7 @@ def test_a_module_runs_the_slots_again_that_want_it(
     with_bench(tmp_path, use)
 
 
-def test_a_module_of_the_digest_that_a_slot_wants_runs_it_again(tmp_path: Path) -> None:
+def test_module_reruns_drop_reruns_slots_that_want_its_digest(tmp_path: Path) -> None:
     """Wherever it is dropped; not a slot that had it and failed."""
 
     async def use(bench: Bench) -> None:
@@ -205,7 +205,7 @@ def test_a_module_of_the_digest_that_a_slot_wants_runs_it_again(tmp_path: Path) 
     with_bench(tmp_path, use)
 
 
-def test_slots_beside_a_module_run_again_unless_they_name_one_or_have_run_it(
+def test_module_reruns_slot_beside_module_reruns_unless_it_names_or_ran_one(
     tmp_path: Path,
 ) -> None:
     """Nor if a job of theirs has yet to look for its module."""
@@ -232,7 +232,7 @@ def test_slots_beside_a_module_run_again_unless_they_name_one_or_have_run_it(
     with_bench(tmp_path, use)
 
 
-def test_a_default_module_without_an_input_runs_without_one(tmp_path: Path) -> None:
+def test_module_reruns_default_module_without_input_runs_without_one(tmp_path: Path) -> None:
     """After a moment, in which an input may come."""
 
     async def use(bench: Bench) -> None:
@@ -244,7 +244,7 @@ def test_a_default_module_without_an_input_runs_without_one(tmp_path: Path) -> N
     with_bench(tmp_path, use)
 
 
-def test_drops_of_a_path_that_is_at_work_become_one_later_look(tmp_path: Path) -> None:
+def test_module_reruns_drops_of_a_path_in_work_become_one_later_pass(tmp_path: Path) -> None:
     """However many there are; the last version is the one that is looked at and remembered."""
 
     async def use(bench: Bench) -> None:
@@ -262,7 +262,7 @@ def test_drops_of_a_path_that_is_at_work_become_one_later_look(tmp_path: Path) -
     with_bench(tmp_path, use)
 
 
-def test_a_directory_with_many_modules_does_not_keep_another_waiting(tmp_path: Path) -> None:
+def test_module_reruns_directory_with_many_modules_does_not_delay_another(tmp_path: Path) -> None:
     """Its modules take turns with those of others; the operator's come first."""
 
     async def use(bench: Bench) -> None:
@@ -282,7 +282,7 @@ def test_a_directory_with_many_modules_does_not_keep_another_waiting(tmp_path: P
     with_bench(tmp_path, use)
 
 
-def test_slots_are_queued_while_there_is_room_and_none_is_forgotten(tmp_path: Path) -> None:
+def test_module_reruns_full_backlog_delays_slots_and_the_memory_of_the_drop(tmp_path: Path) -> None:
     """A drop is not remembered before the last one is queued: its daemon may be killed."""
 
     async def use(bench: Bench) -> None:
@@ -301,7 +301,7 @@ def test_slots_are_queued_while_there_is_room_and_none_is_forgotten(tmp_path: Pa
     with_bench(tmp_path, use)
 
 
-def test_a_look_that_was_cut_off_goes_on_with_the_slots_that_are_left(tmp_path: Path) -> None:
+def test_module_reruns_interrupted_pass_continues_with_the_remaining_slots(tmp_path: Path) -> None:
     """The next daemon finds the drop as new as it was, and runs no slot twice."""
 
     async def use(bench: Bench) -> None:

@@ -5,7 +5,7 @@ import asyncio
 from wasmdrop.jobs.module_waits import ModuleWaits
 
 
-def test_a_drop_ends_the_waits_of_its_keys_and_no_others() -> None:
+def test_module_waits_wake_ends_only_waits_of_its_keys() -> None:
     """Each once, whichever of its keys it was."""
 
     async def scenario() -> None:
@@ -26,7 +26,7 @@ def test_a_drop_ends_the_waits_of_its_keys_and_no_others() -> None:
     asyncio.run(scenario())
 
 
-def test_a_drop_between_a_look_and_the_wait_is_not_missed() -> None:
+def test_module_waits_wake_before_park_is_not_missed() -> None:
     """Then it is to look again instead of waiting."""
 
     async def scenario() -> None:
@@ -40,7 +40,7 @@ def test_a_drop_between_a_look_and_the_wait_is_not_missed() -> None:
     asyncio.run(scenario())
 
 
-def test_a_wait_ends_at_its_deadline_unless_it_was_called_off() -> None:
+def test_module_waits_wait_ends_at_its_deadline_unless_cancelled() -> None:
     """In the order of the deadlines."""
 
     async def scenario() -> None:
@@ -60,7 +60,7 @@ def test_a_wait_ends_at_its_deadline_unless_it_was_called_off() -> None:
     asyncio.run(scenario())
 
 
-def test_ended_waits_do_not_gather_until_their_deadline() -> None:
+def test_module_waits_ended_waits_are_removed_before_their_deadline() -> None:
     """However often something is dropped meanwhile."""
 
     async def scenario() -> None:

@@ -137,7 +137,7 @@ def with_bench(base: Path, use: Callable[[Bench], Awaitable[None]], **variables:
     asyncio.run(run())
 
 
-def test_results_are_delivered_when_their_directory_can_be_opened_and_not_loaded_before(
+def test_undelivered_results_are_loaded_only_if_their_directory_opens(
     tmp_path: Path,
 ) -> None:
     """The slot is held until then, and nothing of it is left on disk."""
@@ -166,7 +166,7 @@ def test_results_are_delivered_when_their_directory_can_be_opened_and_not_loaded
     ("variables", "left"),
     [({"WASMDROP_UNDELIVERED_JOBS": "3"}, 3), ({"WASMDROP_UNDELIVERED_MB": "1"}, 2)],
 )
-def test_past_a_bound_the_oldest_results_are_discarded(
+def test_undelivered_results_over_quota_lose_the_oldest(
     tmp_path: Path, variables: dict[str, str], left: int
 ) -> None:
     """Each with an event and counted; the others stay as they are."""
@@ -190,7 +190,7 @@ def test_past_a_bound_the_oldest_results_are_discarded(
     with_bench(tmp_path, use, **variables)
 
 
-def test_output_files_count_and_go_with_their_results(tmp_path: Path) -> None:
+def test_undelivered_results_output_files_count_and_are_removed(tmp_path: Path) -> None:
     """They lie in the state directory, too."""
 
     async def use(bench: Bench) -> None:
@@ -208,7 +208,7 @@ def test_output_files_count_and_go_with_their_results(tmp_path: Path) -> None:
     with_bench(tmp_path, use, WASMDROP_UNDELIVERED_MB="1")
 
 
-def test_directories_take_turns_and_few_results_are_in_memory(tmp_path: Path) -> None:
+def test_undelivered_results_directories_take_turns_and_few_are_in_memory(tmp_path: Path) -> None:
     """However many of one wait; all of them come in the end."""
 
     async def use(bench: Bench) -> None:
@@ -225,7 +225,7 @@ def test_directories_take_turns_and_few_results_are_in_memory(tmp_path: Path) ->
     with_bench(tmp_path, use)
 
 
-def test_a_slot_that_fails_again_does_not_keep_others_of_its_directory_waiting(
+def test_undelivered_results_failing_slot_does_not_delay_its_directory(
     tmp_path: Path,
 ) -> None:
     """It waits longer each time; they do not."""
@@ -245,7 +245,7 @@ def test_a_slot_that_fails_again_does_not_keep_others_of_its_directory_waiting(
     with_bench(tmp_path, use)
 
 
-def test_a_slot_that_was_gone_for_too_long_is_let_go(tmp_path: Path) -> None:
+def test_undelivered_results_of_a_slot_gone_too_long_are_discarded(tmp_path: Path) -> None:
     """The others of its directory wait for their time."""
 
     async def use(bench: Bench) -> None:
@@ -265,7 +265,9 @@ def test_a_slot_that_was_gone_for_too_long_is_let_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_a_first_delivery_that_is_slow_counts_when_it_ends(tmp_path: Path, succeeds: bool) -> None:
+def test_undelivered_results_slow_first_delivery_settles_when_it_ends(
+    tmp_path: Path, succeeds: bool
+) -> None:
     """It is neither repeated nor discarded while it is under way."""
 
     async def use(bench: Bench) -> None:
@@ -289,7 +291,7 @@ def test_a_first_delivery_that_is_slow_counts_when_it_ends(tmp_path: Path, succe
     with_bench(tmp_path, use, WASMDROP_UNDELIVERED_JOBS="1")
 
 
-def test_results_that_an_earlier_daemon_kept_are_taken_up_without_loading_them(
+def test_undelivered_results_of_an_earlier_daemon_resume_without_loading(
     tmp_path: Path,
 ) -> None:
     """And delivered when that is possible; one that was lost has its job run again."""

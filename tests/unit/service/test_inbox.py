@@ -7,7 +7,7 @@ from wasmdrop.intake.drops import DoneInput
 from wasmdrop.service.inbox import Inbox
 
 
-def test_every_drop_arrives_in_order_whatever_one_of_them_runs_into() -> None:
+def test_inbox_failing_drop_does_not_stop_the_others() -> None:
     """From another thread, many at once, and one that can't be taken in the middle."""
     taken: list[str] = []
     faults: list[object] = []

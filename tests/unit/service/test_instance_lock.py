@@ -14,10 +14,12 @@ from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.service.instance_lock import SHARED_LOCK_NAME, lock_shared_directory
 
 
-def test_a_claim_is_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instance_lock_excludes_a_second_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other is told who has it; afterwards it is free."""
     # The holder has this process's number, so it counts as dead and would be waited for longer.
-    monkeypatch.setattr("wasmdrop.service.instance_lock._PATIENCE_WITH_DEAD_SECONDS", 0.1)
+    monkeypatch.setattr("wasmdrop.service.instance_lock._WAIT_FOR_DEAD_SECONDS", 0.1)
     told = f"in use by process {os.getpid()} on "
     with (
         lock_shared_directory(tmp_path),
@@ -29,7 +31,7 @@ def test_a_claim_is_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
-def test_a_predecessor_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+def test_instance_lock_waits_for_an_ending_predecessor(tmp_path: Path) -> None:
     """Its processes take a moment to end after it."""
     path = tmp_path / SHARED_LOCK_NAME
     before = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -43,7 +45,7 @@ def test_a_predecessor_that_is_ending_is_waited_for(tmp_path: Path) -> None:
     ending.join()
 
 
-def test_a_process_that_inherits_a_claim_holds_it_on(tmp_path: Path) -> None:
+def test_instance_lock_is_held_by_a_process_that_inherits_it(tmp_path: Path) -> None:
     """Until it ends, though whoever claimed is gone."""
     with lock_shared_directory(tmp_path) as claim:
         heir = subprocess.Popen(["sleep", "60"], pass_fds=[claim])
@@ -58,7 +60,7 @@ def test_a_process_that_inherits_a_claim_holds_it_on(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_dead_daemon_left_is_waited_for_longer(tmp_path: Path) -> None:
+def test_instance_lock_waits_longer_for_children_of_a_dead_daemon(tmp_path: Path) -> None:
     """It may have to wait for its disk; who is dead is told by number and host."""
     with subprocess.Popen(["true"]) as dead:
         pass

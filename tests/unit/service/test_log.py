@@ -86,7 +86,7 @@ def said(path: Path, form: str, journal: str | None, code: str = SAY) -> list[st
     return path.read_bytes().decode().split("\n")[:-1]
 
 
-def test_json_is_one_object_a_line_tracebacks_included(tmp_path: Path) -> None:
+def test_log_json_is_one_object_a_line_with_tracebacks(tmp_path: Path) -> None:
     """For collectors that cut at newlines; also where an outer program has a journal."""
     for journal in (None, "1:2"):
         lines = [json.loads(line) for line in said(tmp_path / "log", "json", journal)]
@@ -96,7 +96,7 @@ def test_json_is_one_object_a_line_tracebacks_included(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_the_journal_is_told_priorities(tmp_path: Path, form: str) -> None:
+def test_log_systemd_journal_gets_priorities(tmp_path: Path, form: str) -> None:
     """Before the line, where it takes them from."""
     path = tmp_path / "log"
     path.touch()
@@ -110,7 +110,7 @@ def test_the_journal_is_told_priorities(tmp_path: Path, form: str) -> None:
             assert json.loads(line[3:])["event"] == event
 
 
-def test_json_escapes_all_that_acts_on_a_terminal_and_means_the_same(tmp_path: Path) -> None:
+def test_log_json_escapes_terminal_controls_without_loss(tmp_path: Path) -> None:
     """Whoever logs: ourselves, a library, Python; and what is not UTF-8 can be read, too."""
     lines = said(tmp_path / "log", "json", None, SAY_EVIL)
     assert [line for line in lines if not line.isprintable()] == []
@@ -133,7 +133,7 @@ def test_json_escapes_all_that_acts_on_a_terminal_and_means_the_same(tmp_path: P
     assert "Odd.__del__" in odd["where"]
 
 
-def test_the_console_shows_an_event_in_a_line_and_nothing_acts_on_it(tmp_path: Path) -> None:
+def test_log_console_event_is_one_line_without_terminal_controls(tmp_path: Path) -> None:
     """Lines of tracebacks are indented, and a message of an error can't begin one."""
     lines = said(tmp_path / "log", "console", None, SAY_EVIL)
     assert [line for line in lines if not line.isprintable()] == []

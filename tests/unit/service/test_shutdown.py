@@ -38,7 +38,7 @@ async def heard(*numbers: int) -> Shutdown:
         ((signal.SIGTERM, signal.SIGQUIT), 600, True),
     ],
 )
-def test_stop_repeated_ends_the_drain_unless_it_is_one_request(
+def test_shutdown_repeated_signal_skips_the_drain_unless_one_request(
     monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...], window_seconds: float, is_now: bool
 ) -> None:
     """timeout(1) sends SIGTERM twice, a terminal that goes may send SIGHUP twice."""

@@ -1,5 +1,5 @@
-"""The doctor: whether this host and these mounts can do what the daemon promises on them.
+"""The doctor: check whether the daemon can keep its promises on this host and these mounts.
 
-Each check really does what the daemon will do, as the user that runs it, and leaves nothing behind.
+Each check does what the daemon does, as the user that runs it, and leaves nothing behind.
 :func:`wasmdrop.service.doctor.examination.examine` runs them all.
 """

@@ -1,4 +1,4 @@
-"""What a container, or a service manager, takes away: memory, processes, descriptors."""
+"""Check the limits of the container or the service manager: memory, processes, descriptors."""
 
 import os
 import resource
@@ -15,21 +15,21 @@ __all__ = ["examine"]
 
 _AREA: Final = "container"
 
-#: Where control groups are mounted, alone or beside those of the first version (cgroups(7)).
+#: Mount points of control groups v2, alone or beside v1 (cgroups(7)).
 _CGROUP_ROOTS: Final = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
-#: Processes and threads of the daemon itself, its forking server among them, and of each job: its
-#: process, the idle one after it, and as many threads as WASI's runtime starts beside the cores.
+#: Processes and threads of the daemon with its fork server, and of each job: its process, the idle
+#: one after it, and the threads that the runtime of WASI starts in addition to one per core.
 _OWN_TASKS: Final = 64
 _JOB_TASKS: Final = 4
 
-#: Descriptors: machine code at hand, journal and watches; then each job's.
+#: Descriptors of the daemon (machine code in memory, journal, watches), and of each job.
 _OWN_FILES: Final = 320
 _JOB_FILES: Final = 8
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Examine what bounds the daemon and its jobs together."""
+    """Check the limits of the daemon together with its jobs."""
     return [
         *_memory(settings),
         _tasks(settings),
@@ -59,7 +59,7 @@ def _memory(settings: Settings) -> list[Finding]:
 
 
 def _available_bytes() -> tuple[int, str]:
-    """Return the memory that there is for everything, and in words who says so."""
+    """Return the memory available in total, and the source of the limit as text."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     allowed = min(_cgroup_values("memory.max"), default=machine)
     if allowed < machine:
@@ -106,7 +106,7 @@ def _temporary() -> Finding:
 
 
 def _cgroup_values(name: str) -> Iterator[int]:
-    """Give the limits of this process's control group and of those above it."""
+    """Yield the limits of this process's control group and of its ancestors."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -114,11 +114,11 @@ def _cgroup_values(name: str) -> Iterator[int]:
     inside = next((line[3:] for line in lines if line.startswith("0::")), "/")
     for root in _CGROUP_ROOTS:
         group = root / inside.lstrip("/")
-        # In a namespace of its own, the path may lead to nowhere that is mounted here.
+        # In another namespace, the path may not exist below this mount.
         for directory in (group, *group.parents):
             if not directory.is_relative_to(root):
                 break
             try:
                 yield int((directory / name).read_text())
             except (OSError, ValueError):
-                continue  # no such file at the root, and "max" where there is no limit
+                continue  # no such file at the root; "max" without a limit

@@ -1,4 +1,4 @@
-"""All checks, in the order in which a person wants to read them."""
+"""Run all checks, in the order of the report."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ __all__ = ["examine"]
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Run every check and return what was found; a check that fails is a finding."""
+    """Run every check and return the findings; a failed check is a finding, too."""
     return [
         *await kernel.examine(settings),
         *await asyncio.to_thread(mounts.examine, settings),

@@ -1,4 +1,4 @@
-"""What a check finds, and how bad that is."""
+"""The finding of a check, with its severity."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -11,17 +11,17 @@ __all__ = ["Finding", "Severity", "ok", "problem", "unless_best_effort", "warnin
 
 
 class Severity(StrEnum):
-    """How bad it is, best first."""
+    """The severity of a finding, the best first."""
 
     OK = "ok"
     WARNING = "warning"
-    """The daemon will run; something will be slower, or less, than it could be."""
+    """The daemon runs, but something is slower or weaker than it could be."""
     PROBLEM = "problem"
-    """The daemon will not start, or break a promise."""
+    """The daemon does not start, or breaks a promise."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of the doctor's report."""
+    """One line of the report."""
 
     area: str
     """``kernel``, ``mounts``, ``state``, ``grants`` or ``container``."""
@@ -29,11 +29,11 @@ class Finding(msgspec.Struct, frozen=True):
     status: Severity
     found: str
     advice: str = ""
-    """What to do about it; empty where all is well."""
+    """What to do; empty if nothing is wrong."""
 
 
 def ok(area: str, check: str, found: str) -> Finding:
-    """Return a finding of something that is as it should be."""
+    """Return a finding without advice."""
     return Finding(area, check, Severity.OK, found)
 
 
@@ -43,21 +43,18 @@ def warning(area: str, check: str, found: str, advice: str) -> Finding:
 
 
 def problem(area: str, check: str, found: str, advice: str) -> Finding:
-    """Return a finding of something that must be seen to."""
+    """Return a finding of something that must be fixed."""
     return Finding(area, check, Severity.PROBLEM, found, advice)
 
 
 def unless_best_effort(settings: Settings, check: str, found: str, advice: str) -> Finding:
-    """Return a finding of a part of confinement that is missing: no problem where that is allowed.
-
-    With ``best-effort`` the daemon goes on without.
-    """
+    """Return a finding of a missing part of confinement; only a warning with ``best-effort``."""
     if settings.sandbox is SandboxMode.BEST_EFFORT:
         return warning("kernel", check, found, advice)
     return problem("kernel", check, found, advice)
 
 
 def worst(findings: Iterable[Finding]) -> Severity:
-    """Return the status of all of them together."""
+    """Return the worst severity of all findings."""
     order = list(Severity)
     return max((finding.status for finding in findings), key=order.index, default=Severity.OK)

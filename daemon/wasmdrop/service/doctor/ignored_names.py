@@ -1,4 +1,4 @@
-"""Whether files are ignored because of names that are almost those of inputs or modules."""
+"""Check for files that are ignored because their names are almost those of inputs or modules."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ _CHECK = "names of files"
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Examine the names in the shared and the wasm directory."""
+    """Check the names in the shared and the wasm directory."""
     layout = Layout(settings)
     roots = dict.fromkeys((layout.shared_dir, layout.wasm_dir))
     count = 0
@@ -33,7 +33,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _ignored(layout: Layout, root: str, max_depth: int) -> Iterator[tuple[str, str]]:
-    """Give the paths that are ignored, with the reason of each."""
+    """Yield the ignored paths, each with the reason."""
     deep: list[tuple[str, str]] = []
 
     def on_too_deep(path: str) -> None:

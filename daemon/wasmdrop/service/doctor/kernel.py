@@ -1,4 +1,4 @@
-"""What the kernel gives for confinement, shown by confining a process and running a job."""
+"""Check that the kernel supports confinement, by confining a process and running a job."""
 
 import os
 import tempfile
@@ -27,7 +27,8 @@ from wasmdrop.system.job_user import foreign_processes, is_mapped
 
 __all__ = ["examine"]
 
-#: What versions of Landlock's interface brought, and with which Linux (landlock(7)).
+#: What each version of Landlock's interface restricts in addition, and the Linux version with it
+#: (landlock(7)).
 _LANDLOCK_PARTS: Final = (
     (2, "5.19", "renaming between directories"),
     (3, "6.2", "truncating"),
@@ -50,12 +51,12 @@ _HARD_LINKS_ADVICE: Final = (
     "sysctl fs.protected_hardlinks=1, if the owners of slots do not trust each other"
 )
 
-#: A module of its own takes milliseconds to compile.
+#: The module of the check takes milliseconds to compile.
 _COMPILE_LIMITS: Final = CompileLimits(seconds=10.0, memory_mb=512)
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Examine the kernel, and the container around us, for what confinement needs."""
+    """Check the kernel and the container for what confinement needs."""
     return [
         _landlock(settings),
         _seccomp(settings),
@@ -96,7 +97,7 @@ def _seccomp(settings: Settings) -> Finding:
 
 
 def _hard_links() -> Finding:
-    """Look whether a user may give a file of another one, which he can't read, a second name."""
+    """Check whether users can create hard links to files that they can't read."""
     check = "hard links"
     try:
         value = _HARD_LINKS.read_text().strip()
@@ -127,7 +128,7 @@ def _user(settings: Settings) -> Finding:
                 "kernel",
                 check,
                 f"{others} processes that are no jobs run as user {user.uid}, too",
-                "they can stop jobs, and jobs that broke out them: set WASMDROP_JOB_USER to a user"
+                "they and jobs that escape can signal each other: set WASMDROP_JOB_USER to a user"
                 " of its own",
             )
         return ok("kernel", check, f"root, and able to make jobs another user's ({user})")
@@ -142,36 +143,36 @@ def _user(settings: Settings) -> Finding:
 async def _sandbox(settings: Settings) -> list[Finding]:
     check = "confinement"
     try:
-        async with ForkServer(idle=1, job_user=settings.job_user) as pool:
+        async with ForkServer(idle=1, job_user=settings.job_user) as fork_server:
             confined = ok("kernel", check, "a process was confined: Landlock, seccomp and limits")
-            if pool.missing:
+            if fork_server.missing:
                 confined = unless_best_effort(
                     settings,
                     check,
-                    f"jobs can't be confined whole; missing: {pool.missing}",
+                    f"jobs can't be confined whole; missing: {fork_server.missing}",
                     "a container may forbid what the kernel has: allow it landlock and seccomp;"
                     " WASMDROP_SANDBOX=best-effort goes on without",
                 )
-            return [confined, await _job(pool)]
+            return [confined, await _job(fork_server)]
     except (OSError, SandboxError) as error:
-        advice = "see what the forking server wrote above; processes or memory may be short"
+        advice = "see the errors of the fork server above; processes or memory may be short"
         return [problem("kernel", check, f"no child could be started: {error}", advice)]
 
 
-async def _job(pool: ForkServer) -> Finding:
-    """Compile a tiny module and run it, the whole way, in confined children."""
+async def _job(fork_server: ForkServer) -> Finding:
+    """Compile a tiny module and run it, in confined children."""
     check = "a job, end to end"
     advice = "see the lines above for what the kernel or the container lacks"
     try:
         with tempfile.TemporaryDirectory(prefix="wasmdrop-") as temporary:
             started = time.perf_counter()
-            store = ModuleCache(Path(temporary), MEBIBYTE)
+            cache = ModuleCache(Path(temporary), MEBIBYTE)
             directories = JobDirectoryFactory(Path(temporary), for_another_user=os.geteuid() == 0)
-            executor = LocalExecutor(pool, store, directories, _COMPILE_LIMITS)
+            executor = LocalExecutor(fork_server, cache, directories, _COMPILE_LIMITS)
             with tempfile.TemporaryFile(dir=temporary) as file:
                 file.write(_ADD)
                 file.flush()
-                sha256 = store.ingest(file.fileno())
+                sha256 = cache.ingest(file.fileno())
             module = await executor.compile(sha256, EngineOptions())
             call = Call("add", module.summary.functions["add"], _ADDENDS)
             outcome = await executor.run(module, call, Limits())

@@ -1,7 +1,7 @@
-"""Whether the mounts hold what delivery and watching rely on: tried with a file that is ignored.
+"""Check that the mounts support delivery and watching, with a file that daemons ignore.
 
-The file's name begins with a dot, as the daemon's own temporary files do, so that neither a daemon
-nor a producer that is at work there looks at it.
+The file's name begins with a dot, like the daemon's temporary files, so that running daemons and
+producers ignore it.
 """
 
 import contextlib
@@ -34,21 +34,21 @@ __all__ = ["examine", "free_space"]
 
 _AREA: Final = "mounts"
 
-#: How long an event may take that arrives in less than a millisecond on an idle machine.
+#: Timeout of an event, in seconds; it takes less than a millisecond on an idle machine.
 _EVENT_SECONDS: Final = 2.0
 
-#: Free space below which the next results, or the next journal entry, may not find room.
+#: Free space, in bytes, below which there may be no room for the next results or journal entries.
 _LITTLE_BYTES: Final = 64 * MEBIBYTE
 _SCARCE_BYTES: Final = 512 * MEBIBYTE
 
-#: Linux's own default (inotify(7)); a burst of drops longer than the queue costs a whole scan.
+#: Linux's default (inotify(7)); a burst of drops that exceeds the queue causes a full scan.
 _QUEUED_EVENTS: Final = 16_384
 
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Examine the shared and the wasm directory, and inotify's limits."""
+    """Check the shared and the wasm directory, and inotify's limits."""
     findings = []
     shared, wasm = settings.shared_dir, settings.wasm_dir
     for name, path in (("shared", shared), ("wasm", wasm)):
@@ -69,7 +69,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def free_space(area: str, what: str, path: Path) -> Finding:
-    """Return whether there is room for what the daemon writes below ``path``."""
+    """Check the free space for what the daemon writes below ``path``."""
     check = f"{what}: free space"
     status = os.statvfs(path)
     free_bytes = shutil.disk_usage(path).free
@@ -115,7 +115,7 @@ def _is_read_only(path: Path) -> bool:
 
 
 def _silence(settings: Settings, name: str, path: Path) -> Finding:
-    """Judge by the kind of filesystem alone: nothing can be written there to try it."""
+    """Judge events by the filesystem type, because the directory is read-only."""
     reason = reason_to_poll(str(path))
     if reason is not None and settings.watch is not WatchMode.POLL:
         return _no_events(settings, f"{name} directory: events", reason)
@@ -123,7 +123,7 @@ def _silence(settings: Settings, name: str, path: Path) -> Finding:
 
 
 def _writing(settings: Settings, name: str, path: Path) -> list[Finding]:
-    """Deliver a file there, as results are, and listen for it."""
+    """Deliver a file as results are, and wait for its event."""
     check = f"{name} directory: events"
     file = path / temporary_name()
     if settings.watch is WatchMode.POLL:
@@ -146,7 +146,7 @@ def _writing(settings: Settings, name: str, path: Path) -> list[Finding]:
 
 
 def _delivery(name: str, file: Path) -> Finding:
-    """Write a file, and then another in its place, as results are; leave neither."""
+    """Write and replace a file as results are; leave nothing."""
     check = f"{name} directory: durable rename"
     started = time.perf_counter()
     try:
@@ -199,7 +199,7 @@ def _no_events(settings: Settings, check: str, reason: str) -> Finding:
 
 
 class _Listener:
-    """Listens for one name, by the daemon's own means (a ``WatchCallback`` of watchdog's)."""
+    """Waits for the event of one file as the watcher does (a ``WatchCallback`` of watchdog)."""
 
     def __init__(self, file: Path) -> None:
         self.heard = threading.Event()
@@ -222,15 +222,15 @@ class _Listener:
         self._inotify.join()
 
     def on_event(self, event: InotifyEvent) -> None:
-        """Hear of one event."""
+        """Note the event of the file."""
         if event.name == os.fsencode(self._file.name):
             self.heard.set()
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """Hear that it is over."""
+        """Ignore it."""
 
     def on_queue_overflow(self) -> None:
-        """Hear that others make more events than are read."""
+        """Ignore it."""
 
 
 def _limits(settings: Settings) -> list[Finding]:
@@ -267,7 +267,7 @@ def _queue(queued: int) -> Finding:
 
 
 def _count_directories(root: str, max_depth: int) -> int:
-    """Count what the watcher would watch."""
+    """Return the number of directories that the watcher would watch."""
     count = 0
 
     def found(_path: str, _fd: int) -> None:

@@ -1,7 +1,7 @@
-"""Whether the state directory is private, local, lockable and whole.
+"""Check that the state directory is private, local, lockable and undamaged.
 
-Only looks: a daemon may be at work in there. The journal is opened read-only, and where no daemon
-runs, in a way that leaves no file beside it.
+Only reads, because a daemon may be using it. The journal is opened read-only, without creating
+files beside it.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _AREA: Final = "state"
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Examine the state directory and what is in it, if anything is."""
+    """Check the state directory and its contents."""
     path = settings.state_dir
     if not os.path.lexists(path):
         return [_can_be_made(path), _locality(_existing(path))]
@@ -60,7 +60,7 @@ def _privacy(path: Path) -> Finding:
     status = path.stat()
     if not stat.S_ISDIR(status.st_mode):
         advice = "remove it, or set WASMDROP_STATE_DIR"
-        return problem(_AREA, check, f"{path} is no directory", advice)
+        return problem(_AREA, check, f"{path} is not a directory", advice)
     parts = [path, path / "modules", path / "code"]
     for part in (part for part in parts if os.path.lexists(part)):
         reason = why_not_private(part.stat() if part == path else part.lstat())
@@ -96,12 +96,12 @@ def _locality(path: Path) -> Finding:
 
 
 def _lock(path: Path) -> Finding:
-    """Return whether the directory can be locked, or who has locked it."""
+    """Check that the directory can be locked, or report who holds the lock."""
     check = "lock"
     try:
         with (path / "lock").open() as file:
             try:
-                # Shared, for a moment: two of us do not stand in each other's way.
+                # A shared lock, so that two doctors do not block each other.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = file.read().strip() or "another process"
@@ -146,7 +146,7 @@ def _cache(settings: Settings) -> Finding:
     count = total_bytes = 0
     for name in ("modules", "code"):
         for file in (settings.state_dir / name).rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # a daemon may just have removed it
+            with contextlib.suppress(FileNotFoundError):  # a daemon may remove it meanwhile
                 if not file.is_dir():
                     total_bytes += file.lstat().st_size
                     count += 1

@@ -1,17 +1,16 @@
-"""The HTTP endpoint: answers GET of a few fixed paths, on a thread and an event loop of its own.
+"""A small HTTP server for GET of a few fixed paths, on a thread and an event loop of its own.
 
-Promises that a probe is answered however many clients are slow, silent or gone: each connection has
-one deadline for all it does, and where all places are taken, the new connection gets that of
-another. It is taken from the address that has the most of them, and there from the oldest one, so
-that a crowd at one address pushes out its own. Descriptors and memory are bounded by the number of
-places.
+Guarantees: a probe is answered however many clients are slow, silent or gone. Each connection has
+one deadline. If all connections are in use, a new one evicts another: the oldest one of the address
+that has the most, so that a flood from one address evicts its own. The number of connections bounds
+descriptors and memory.
 
-Attacks that remain: clients at the prober's own address, or at as many addresses as there are
-places, push it out if they connect `_CONNECTIONS` times between its connection and the arrival of
-its request, which takes a prober nearby less than a millisecond. And each connection costs some
-processor time, here and in the kernel. Against both let only those reach the address who may ask:
-it is meant for a pod, a host or a cluster, speaks no TLS and asks nobody who they are, and so tells
-no names of files.
+Remaining attacks: clients at the prober's own address, or at as many addresses as there are
+connections, evict the prober if they connect `_CONNECTIONS` times between its connection and the
+arrival of its request, which takes a nearby prober less than a millisecond. Each connection also
+costs processor time, here and in the kernel. Against both, restrict access to the address. It is
+meant for a pod, a host or a cluster, has neither TLS nor authentication, and so reveals no file
+names.
 """
 
 import asyncio
@@ -32,19 +31,19 @@ __all__ = ["Handler", "HttpResponse", "HttpServer"]
 _log = structlog.get_logger()
 
 #: Connections at a time. More than a prober and a few scrapers need: a new one, whose request is
-#: still under way, is safe until as many came after it. Each takes a descriptor, of which a
-#: container may have 1,024, and a few kilobytes.
+#: still under way, can't be evicted before as many came after it. Each takes a few kilobytes and a
+#: descriptor, of which a container may have 1,024.
 _CONNECTIONS: Final = 128
 
-#: Connections that are accepted before those of before are read again: few beside all places, as
-#: what has arrived with a connection is to be read before it can be pushed out.
+#: Connections that are accepted before earlier ones are read again. Few of all: a request that has
+#: arrived should be read before its connection can be evicted.
 _ACCEPTED_TOGETHER: Final = 8
 
-#: Connections that the kernel keeps until they are accepted. One that finds no room there comes a
+#: Connections that the kernel queues until they are accepted. One that finds the queue full is a
 #: second late.
 _BACKLOG: Final = 1024
 
-#: From a connection to its end, in seconds.
+#: The longest life of a connection, in seconds.
 _DEADLINE_SECONDS: Final = 5.0
 
 #: Longest request, request line and headers, in bytes.
@@ -63,19 +62,19 @@ _REASONS: Final = {
 
 
 class HttpResponse(NamedTuple):
-    """What a path answers."""
+    """The response to a request."""
 
     status: int
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
 
 
-#: Gets the request's ``Accept`` header; runs on the endpoint's own event loop.
+#: Called with the request's ``Accept`` header, on the server's own event loop.
 Handler = Callable[[str], Awaitable[HttpResponse]]
 
 
 class HttpServer:
-    """Serves ``handlers``, by path, at ``address``, a ``HOST:PORT`` as the settings allow it."""
+    """Serves ``handlers``, by path, at ``address``, a ``HOST:PORT`` as in the settings."""
 
     def __init__(self, address: str, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
@@ -89,12 +88,12 @@ class HttpServer:
 
     @property
     def address(self) -> str:
-        """Where it listens; the port is a real one where 0 was asked for."""
+        """The address it listens on, with the real port if 0 was requested."""
         host, port = self._socket.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def close(self) -> None:
-        """Stop listening and cut off whoever is still connected."""
+        """Stop listening and abort open connections."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -103,7 +102,7 @@ class HttpServer:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        # asyncio accepts as many together as it lets the kernel keep; the latter is said anew.
+        # asyncio accepts ``backlog`` connections at a time, and sets it as the kernel's queue, too.
         server = await self._loop.create_server(
             lambda: _Connection(self._admit, self._forget, self._response),
             sock=self._socket,
@@ -114,15 +113,15 @@ class HttpServer:
         server.close()
         while self._open:
             for connection in self._open:
-                connection.cut_off()
+                connection.abort()
             await asyncio.sleep(0)
 
     def _admit(self, new: "_Connection") -> None:
-        """Give a connection a place, if need be that of another."""
+        """Count a connection; evict another one if there are too many."""
         if len(self._open) >= _CONNECTIONS:
             (crowd, _count), *_others = Counter(one.host for one in self._open).most_common(1)
             oldest = next(one for one in self._open if one.host == crowd)
-            oldest.cut_off()
+            oldest.abort()
             self._forget(oldest)
         self._open[new] = None
 
@@ -154,13 +153,13 @@ class HttpServer:
             return HttpResponse(404, f"nothing here; try {' '.join(self._handlers)}\n".encode())
         try:
             return await handler(accept)
-        except Exception:  # noqa: BLE001 - one question's fault must not end the thread
+        except Exception:  # noqa: BLE001 - a fault in one request must not end the thread
             _log.exception("http-request-failed", path=path)
             return HttpResponse(500, b"the daemon could not answer; its log says why\n")
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: a request is read and answered once, within one deadline."""
+    """One connection: reads and answers one request within one deadline."""
 
     def __init__(
         self,
@@ -175,37 +174,37 @@ class _Connection(asyncio.Protocol):
         self._answering: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place, and see to it that it is left in time."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - so typeshed has it
+        """Register the connection and start its deadline."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows typeshed's type
         self._transport = transport
-        # None where it is gone already.
+        # None if the client is gone already.
         self.host = (transport.get_extra_info("peername") or ("",))[0]
-        self._deadline = asyncio.get_running_loop().call_later(_DEADLINE_SECONDS, self.cut_off)
+        self._deadline = asyncio.get_running_loop().call_later(_DEADLINE_SECONDS, self.abort)
         self._admit(self)
 
     def data_received(self, data: bytes) -> None:
-        """HttpResponse when the request is there."""
+        """Answer when the request is complete."""
         self._request += data
         if b"\r\n\r\n" in self._request[:_REQUEST_BYTES]:
             self._transport.pause_reading()
             self._answering = asyncio.get_running_loop().create_task(self._answer())
         elif len(self._request) > _REQUEST_BYTES:
-            self.cut_off()
+            self.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Leave the place."""
+        """Unregister the connection."""
         self._deadline.cancel()
         if self._answering is not None:
             self._answering.cancel()
         self._forget(self)
 
-    def cut_off(self) -> None:
-        """End it at once: too slow, or its place is needed."""
+    def abort(self) -> None:
+        """Abort the connection: it is too slow, or evicted."""
         self._transport.abort()
 
     async def _answer(self) -> None:
         self._transport.write(await self._respond(self._request))
-        self._transport.close()  # once all is written, which the deadline bounds
+        self._transport.close()  # after all is written; the deadline bounds that
 
 
 def _accept(request: bytes) -> str:
@@ -214,7 +213,7 @@ def _accept(request: bytes) -> str:
 
 
 def _listen(address: str) -> socket.socket:
-    """Return a socket that is bound to ``address``. Raises ``SettingsError``."""
+    """Return a socket that listens on ``address``. Raises ``SettingsError``."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     with contextlib.ExitStack() as undo:

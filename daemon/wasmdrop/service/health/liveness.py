@@ -1,11 +1,11 @@
-"""Vital signs: each part of the daemon that work passes through is spoken to, and must answer.
+"""Liveness: each part of the daemon is pinged, and must answer.
 
-A thread may live and yet do nothing: what counts is an answer that took the way of real work, an
-event through the kernel's queue for the watcher, a request for the journal, a packet for the
-forking server. The event loop answers by running the task that asks the others.
+A thread may be alive and yet do nothing, so a ping takes the path of real work: an event through
+the kernel's queue for the watcher, a request for the journal, a packet for the fork server. The
+event loop answers by running the task that pings the others.
 
-A part is judged from its first answer on, so that one that can't be spoken to here (a kernel
-without events, say) is not taken for dead.
+A part is judged after its first answer only, so that one that can't answer here (without file
+events, for example) does not count as stuck.
 """
 
 import asyncio
@@ -21,30 +21,30 @@ __all__ = ["SILENT_SECONDS", "Liveness", "Part"]
 
 _log = structlog.get_logger()
 
-#: How long a part may be silent before it counts as stuck. One sync of a bad disk can take ten
-#: seconds; restarting for that would only add to the load.
+#: How long a part may be silent before it counts as stuck, in seconds. One sync of a bad disk can
+#: take ten seconds; a restart would only add to the load.
 SILENT_SECONDS: Final = 20.0
 
-#: How often the parts are spoken to, in seconds; each costs its thread a few microseconds.
+#: How often the parts are pinged, in seconds; a ping costs a thread a few microseconds.
 _PERIOD_SECONDS: Final = 2.0
 
 
 class Part(Protocol):
-    """What can be asked for a sign of life."""
+    """A part of the daemon that answers pings."""
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """When it last gave one."""
+        """Its heartbeat."""
 
     def ping(self) -> None:
-        """Ask for one, without waiting for it. Called on the event loop."""
+        """Request a heartbeat without waiting for it. Called on the event loop."""
 
 
 class Liveness:
-    """The signs of life of all ``parts``, by their names, and of the event loop.
+    """The liveness of all ``parts``, by name, and of the event loop.
 
-    ``tell_manager`` is called every so often, but not while a part is silent: what a service
-    manager's watchdog waits for. ``manager_seconds`` is how long that watchdog waits.
+    ``tell_manager`` is called periodically unless a part is silent: it feeds the watchdog of a
+    service manager. ``manager_seconds`` is the timeout of that watchdog.
     """
 
     def __init__(
@@ -55,24 +55,24 @@ class Liveness:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.are_awaited = manager_seconds is not None
-        """Whether a service manager waits for them."""
+        """Whether a service manager has a watchdog."""
         self._parts = parts
         self._tell_manager = tell_manager
         self._clock = clock
         self._loop = Heartbeat()
-        # Half of what the manager allows is what it asks for; a third leaves room for a busy core.
+        # sd_watchdog_enabled(3) recommends half of the timeout; a third suits a busy core.
         self._period_seconds = min(_PERIOD_SECONDS, (manager_seconds or _PERIOD_SECONDS * 3) / 3)
 
-    async def keep_asking(self) -> None:
-        """Ask all parts, for ever."""
+    async def keep_pinging(self) -> None:
+        """Ping all parts periodically, until cancelled."""
         was_silent: set[str] = set()
         while True:
-            # After a pause of the whole process (SIGSTOP, a frozen container) no part was asked.
-            was_away = "event_loop" in self.silent()
+            # After a pause of the whole process (SIGSTOP, a frozen container) no part was pinged.
+            was_paused = "event_loop" in self.silent()
             self._loop.beat()
             for part in self._parts.values():
                 part.ping()
-            silent = set() if was_away else set(self.silent())
+            silent = set() if was_paused else set(self.silent())
             for name in silent - was_silent:
                 _log.error("part-silent", part=name, seconds=SILENT_SECONDS)
             was_silent = silent
@@ -81,7 +81,7 @@ class Liveness:
             await asyncio.sleep(self._period_seconds)
 
     def ages_seconds(self) -> dict[str, float]:
-        """Return how long ago each part was last heard, by its name. For any thread."""
+        """Return the age of each part's last heartbeat, by its name. Thread-safe."""
         heartbeats = {"event_loop": self._loop}
         heartbeats |= {name: part.heartbeat for name, part in self._parts.items()}
         now = self._clock()
@@ -92,5 +92,5 @@ class Liveness:
         }
 
     def silent(self) -> list[str]:
-        """Return the names of the parts that have been silent for too long. For any thread."""
+        """Return the names of the parts that are silent for too long. Thread-safe."""
         return [name for name, age in self.ages_seconds().items() if age > SILENT_SECONDS]

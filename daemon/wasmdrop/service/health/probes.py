@@ -1,7 +1,7 @@
-"""Whether the daemon is alive and ready, answered over HTTP; and its beats for the watchdog.
+"""Liveness and readiness over HTTP, and the watchdog's notifications.
 
-*Alive* is that every part answers: a restart may help where it is not. *Ready* is that a drop made
-now is taken and its results can be written: a restart would not help where they can't.
+*Alive*: every part answers; if not, a restart may help. *Ready*: a drop made now is taken, and its
+results can be written; if not, a restart would not help.
 """
 
 import asyncio
@@ -28,69 +28,68 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the numbers of ``/metrics`` come from."""
+    """The sources of ``/metrics``."""
 
     metrics: Metrics
     executor: LocalExecutor
     scanner: Scanner
-    vitals: Liveness
+    liveness: Liveness
 
 
 class Health:
-    """What the daemon says of itself; ``directories`` must take a byte for it to be ready."""
+    """The daemon's health. It is ready only if all ``directories`` are writable."""
 
-    def __init__(self, vitals: Liveness, directories: Mapping[str, Path]) -> None:
+    def __init__(self, liveness: Liveness, directories: Mapping[str, Path]) -> None:
         self.why_not_ready: str | None = "starting"
-        """For the service to set: None from when drops are seen until it stops."""
+        """Set by the daemon: None while it takes drops."""
         self.why_paused = ""
-        """Why drops are left where they are for now; for the service to set, from any thread."""
-        self._vitals = vitals
-        self._storage = WritabilityProbe(directories)
+        """Why intake is paused; set by the daemon, from any thread."""
+        self._liveness = liveness
+        self._writability = WritabilityProbe(directories)
 
     async def alive(self, _accept: str) -> HttpResponse:
-        """HttpResponse ``/healthz``."""
-        silent = self._vitals.silent()
-        ages = {name: round(age, 3) for name, age in self._vitals.ages_seconds().items()}
+        """Answer ``/healthz``."""
+        silent = self._liveness.silent()
+        ages = {name: round(age, 3) for name, age in self._liveness.ages_seconds().items()}
         return _answer(not silent, {"silent": silent, "heard_seconds_ago": ages})
 
     async def ready(self, _accept: str) -> HttpResponse:
-        """HttpResponse ``/readyz``."""
+        """Answer ``/readyz``."""
         reasons = [reason for reason in (self.why_not_ready, self.why_paused) if reason]
-        reasons += [f"{name} is silent" for name in self._vitals.silent()]
-        reasons += await self._storage.problems()
+        reasons += [f"{name} is silent" for name in self._liveness.silent()]
+        reasons += await self._writability.problems()
         return _answer(not reasons, {"reasons": reasons})
 
     @contextlib.asynccontextmanager
-    async def told(self, address: str | None, sources: Sources) -> AsyncIterator[None]:
-        """Tell of the daemon's health while the block runs: over HTTP, and to a watchdog.
+    async def served(self, address: str | None, sources: Sources) -> AsyncIterator[None]:
+        """Serve HTTP and feed the watchdog while the block runs, each if it is configured.
 
-        Does nothing where nobody wants to know. Raises ``SettingsError`` where nobody can listen at
-        ``address``.
+        Raises ``SettingsError`` if the server can't listen on ``address``.
         """
         async with contextlib.AsyncExitStack() as stack:
             if address is not None:
-                endpoint = self._endpoint(address, sources)
-                stack.push_async_callback(asyncio.to_thread, endpoint.close)
-            if address is not None or self._vitals.are_awaited:
-                asking = asyncio.create_task(self._vitals.keep_asking())
-                stack.callback(asking.cancel)
+                server = self._server(address, sources)
+                stack.push_async_callback(asyncio.to_thread, server.close)
+            if address is not None or self._liveness.are_awaited:
+                pinging = asyncio.create_task(self._liveness.keep_pinging())
+                stack.callback(pinging.cancel)
             yield
 
-    def _endpoint(self, address: str, sources: Sources) -> HttpServer:
-        # Here, and so not at all where HTTP is off: prometheus-client is slow to import.
+    def _server(self, address: str, sources: Sources) -> HttpServer:
+        # Not at the top: prometheus-client is slow to import, and not needed without HTTP.
         from wasmdrop.service.health.prometheus import PrometheusCollector  # noqa: PLC0415
 
         page = PrometheusCollector(
             sources.metrics,
             sources.executor,
             sources.scanner,
-            sources.vitals,
+            sources.liveness,
             lambda: not self.why_not_ready and not self.why_paused,
         )
         paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": page.answer}
-        endpoint = HttpServer(address, paths)
-        _log.info("http-listening", address=endpoint.address)
-        return endpoint
+        server = HttpServer(address, paths)
+        _log.info("http-listening", address=server.address)
+        return server
 
 
 def _answer(is_good: bool, body: dict[str, Any]) -> HttpResponse:

@@ -1,8 +1,8 @@
-"""What ``/metrics`` says: the plain counters in Prometheus' words.
+"""Render the metrics in the formats of Prometheus.
 
-The one module that imports prometheus-client, and itself imported only where HTTP is on. Names,
-units and types follow https://prometheus.io/docs/practices/naming/. Labels have few values: codes,
-stages and parts, never names of files or jobs.
+The only module that imports prometheus-client; imported only if HTTP is on. Names, units and types
+follow https://prometheus.io/docs/practices/naming/. Labels have few values: codes, stages and
+parts, never file names or job ids.
 """
 
 import itertools
@@ -30,35 +30,35 @@ from wasmdrop.service.health.liveness import Liveness
 
 __all__ = ["PrometheusCollector"]
 
-#: How long an answer holds, in seconds. It takes some milliseconds to make, which questions by the
-#: thousand would take from probes and jobs.
+#: How long a rendering is served again, in seconds. One takes some milliseconds; thousands of
+#: requests must not take them from probes and jobs.
 _FRESH_SECONDS: Final = 0.1
 
 
 class PrometheusCollector(Collector):
-    """Renders the counters of a daemon; ``is_ready`` is what ``/readyz`` goes by."""
+    """Renders the counters of a daemon; ``is_ready`` as for ``/readyz``."""
 
     def __init__(
         self,
         metrics: Metrics,
         executor: LocalExecutor,
         scanner: Scanner,
-        vitals: Liveness,
+        liveness: Liveness,
         is_ready: Callable[[], bool],
     ) -> None:
         self._metrics = metrics
         self._executor = executor
         self._scanner = scanner
-        self._vitals = vitals
+        self._liveness = liveness
         self._is_ready = is_ready
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
         self._answers: dict[str, tuple[HttpResponse, float]] = {}
-        """By format, of which there are few, each with the time when it was made."""
+        """By format, of which there are few, with the time of rendering."""
 
     async def answer(self, accept: str) -> HttpResponse:
-        """Return all metrics in the format that the client asks for."""
+        """Return all metrics in the format that the client accepts."""
         encode, content_type = choose_encoder(accept)
         now = time.monotonic()
         answer, made_at = self._answers.get(content_type, (None, 0.0))
@@ -68,20 +68,20 @@ class PrometheusCollector(Collector):
         return answer
 
     def collect(self) -> Iterator[Metric]:
-        """Give each metric as it is now (prometheus-client's ``Collector``)."""
+        """Yield each metric (prometheus-client's ``Collector``)."""
         metrics, executor = self._metrics, self._executor
         yield InfoMetricFamily(
             "wasmdrop_build",
             "Versions.",
             {"version": version("wasmdrop"), "wasmtime_version": version("wasmtime")},
         )
-        yield _gauge("ready", "Whether new drops are taken: 1 or 0.", int(self._is_ready()))
+        yield _gauge("ready", "Whether the daemon takes new drops: 1 or 0.", int(self._is_ready()))
         heard = GaugeMetricFamily(
             "wasmdrop_part_silence_seconds",
-            "How long ago each part of the daemon was last heard from.",
+            "Time since the last heartbeat of each part of the daemon.",
             labels=["part"],
         )
-        for part, seconds in self._vitals.ages_seconds().items():
+        for part, seconds in self._liveness.ages_seconds().items():
             heard.add_metric([part], seconds)
         yield heard
 
@@ -91,8 +91,8 @@ class PrometheusCollector(Collector):
         for code, count in metrics.jobs.items():
             jobs.add_metric([code], count)
         yield jobs
-        yield _gauge("jobs_queued", "Jobs accepted that do not run yet.", metrics.queued)
-        yield _gauge("jobs_running", "Jobs in a process of theirs.", metrics.running)
+        yield _gauge("jobs_queued", "Accepted jobs that do not run yet.", metrics.queued)
+        yield _gauge("jobs_running", "Jobs that run in a process.", metrics.running)
         yield _gauge(
             "oldest_job_age_seconds",
             "Time since the drop of the oldest job without delivered results; 0 without one.",
@@ -109,7 +109,7 @@ class PrometheusCollector(Collector):
 
         hits = CounterMetricFamily(
             "wasmdrop_module_cache_hits",
-            "Compiled modules found: by jobs in memory, by loads on disk.",
+            "Compiled modules found by jobs in memory, or loaded from disk.",
             labels=["where"],
         )
         hits.add_metric(["memory"], metrics.module_hits)
@@ -118,12 +118,12 @@ class PrometheusCollector(Collector):
         yield _counter("module_cache_misses", "Modules compiled.", executor.compiler.begun)
         yield _counter(
             "forking_server_restarts",
-            "Times the forking server had died.",
+            "Times that the fork server died.",
             executor.fork_server.restarts,
         )
         yield _gauge(
             "undelivered_results",
-            "Results in the journal whose delivery failed and is tried again.",
+            "Results in the journal whose delivery failed and is retried.",
             metrics.undelivered,
         )
         yield _gauge(
@@ -131,14 +131,16 @@ class PrometheusCollector(Collector):
         )
         yield _counter(
             "results_discarded",
-            "Results given up: more than may wait, or their slot was gone for too long.",
+            "Results discarded: too many were undelivered, or their slot was gone too long.",
             metrics.results_discarded,
         )
         yield _counter(
-            "delivery_failures", "Deliveries that failed at first.", metrics.delivery_failures
+            "delivery_failures", "First deliveries that failed.", metrics.delivery_failures
         )
-        yield _counter("scans", "Walks through everything.", self._scanner.scans)
-        yield _counter("events_lost", "Times that events were lost.", metrics.intake.events_lost)
+        yield _counter("scans", "Full scans.", self._scanner.scans)
+        yield _counter(
+            "events_lost", "Times that file events were lost.", metrics.intake.events_lost
+        )
         yield _counter(
             "names_ignored",
             "Files logged as ignored because of names almost like those of inputs or modules.",

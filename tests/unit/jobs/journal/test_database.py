@@ -51,7 +51,7 @@ def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         connection.close()
 
 
-def test_a_journal_of_version_1_is_brought_up_to_date(old: Path) -> None:
+def test_database_version_1_is_migrated(old: Path) -> None:
     """Nothing in it is lost, and what it did not have is filled in."""
     before = contents(old)
     connection = open_for_writing(old)
@@ -69,7 +69,7 @@ def test_a_journal_of_version_1_is_brought_up_to_date(old: Path) -> None:
         assert note is None
 
 
-def test_open_jobs_of_version_1_go_on(old: Path) -> None:
+def test_database_open_jobs_of_version_1_are_resumed(old: Path) -> None:
     """With their inputs and their undelivered results."""
 
     async def use() -> None:
@@ -93,7 +93,7 @@ def test_open_jobs_of_version_1_go_on(old: Path) -> None:
     asyncio.run(use())
 
 
-def test_what_version_1_knew_of_modules_and_results_is_in_the_new_tables(old: Path) -> None:
+def test_database_modules_and_results_of_version_1_are_migrated(old: Path) -> None:
     """Slots that await a module, and results that wait, of which it is not known where they lie."""
     with sqlite3.connect(old) as connection:
         rows = connection.execute("SELECT job FROM jobs WHERE id LIKE '%4'").fetchall()
@@ -126,7 +126,7 @@ def test_what_version_1_knew_of_modules_and_results_is_in_the_new_tables(old: Pa
     assert kept == [(1, None)]
 
 
-def test_a_migration_that_fails_leaves_the_journal_as_it_was(
+def test_database_failed_migration_leaves_the_journal_unchanged(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its steps and the new version are one transaction."""
@@ -143,7 +143,7 @@ def test_a_migration_that_fails_leaves_the_journal_as_it_was(
     assert list(old.parent.glob("*.damaged-*")) == []
 
 
-def test_a_journal_of_a_later_version_is_refused_and_not_touched(tmp_path: Path) -> None:
+def test_database_later_version_is_refused_and_unchanged(tmp_path: Path) -> None:
     """With a message that names the file, both versions and a way out."""
     path = tmp_path / "journal.sqlite"
     open_for_writing(path).close()
@@ -178,7 +178,7 @@ def garbled(path: Path) -> None:
 
 @pytest.mark.parametrize("version", [1, SCHEMA_VERSION])
 @pytest.mark.parametrize("damage", [truncated, no_database, garbled])
-def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(
+def test_database_damaged_journal_is_set_aside_and_replaced(
     old: Path, damage: Callable[[Path], None], version: int
 ) -> None:
     """The damaged file is kept, the daemon's log says where, and nothing of it is replayed."""
@@ -199,7 +199,7 @@ def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(
     json.dumps(event)
 
 
-def test_a_place_that_holds_no_file_is_an_error_and_stays(tmp_path: Path) -> None:
+def test_database_directory_at_its_path_is_an_error_and_stays(tmp_path: Path) -> None:
     """What can't be opened at all is not damaged: it is somebody's to look at."""
     path = tmp_path / "journal.sqlite"
     path.mkdir()

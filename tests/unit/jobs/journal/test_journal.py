@@ -43,7 +43,7 @@ def with_journal(path: Path, use: Callable[[Journal], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def test_an_accepted_job_is_there_after_a_reopening(tmp_path: Path) -> None:
+def test_journal_accepted_job_is_there_after_reopening(tmp_path: Path) -> None:
     """With its input as it was read, and the version that was taken."""
 
     async def accept(journal: Journal) -> None:
@@ -59,7 +59,7 @@ def test_an_accepted_job_is_there_after_a_reopening(tmp_path: Path) -> None:
     with_journal(tmp_path / "journal", look)
 
 
-def test_a_final_job_is_open_no_more_and_drops_its_input(tmp_path: Path) -> None:
+def test_journal_final_job_is_not_open_and_loses_its_input(tmp_path: Path) -> None:
     """What is delivered needs no recovery, and its bytes are not kept."""
 
     async def use(journal: Journal) -> None:
@@ -82,7 +82,7 @@ def test_a_final_job_is_open_no_more_and_drops_its_input(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_only_the_moves_of_the_table_are_made(tmp_path: Path, state: JobState) -> None:
+def test_journal_illegal_move_is_refused(tmp_path: Path, state: JobState) -> None:
     """All others are faults of the program and raise."""
 
     async def use(journal: Journal) -> None:
@@ -97,7 +97,7 @@ def test_only_the_moves_of_the_table_are_made(tmp_path: Path, state: JobState) -
     with_journal(tmp_path / "journal", use)
 
 
-def test_the_latest_failure_of_each_slot_for_its_modules_sake_is_found(tmp_path: Path) -> None:
+def test_journal_awaiting_returns_latest_module_failure_of_each_slot(tmp_path: Path) -> None:
     """An earlier one, or one of another kind, is not."""
 
     async def use(journal: Journal) -> None:
@@ -118,7 +118,7 @@ def test_the_latest_failure_of_each_slot_for_its_modules_sake_is_found(tmp_path:
     with_journal(tmp_path / "journal", use)
 
 
-def test_a_write_that_fails_for_a_while_is_made_in_the_end(tmp_path: Path) -> None:
+def test_journal_write_that_fails_for_a_while_succeeds(tmp_path: Path) -> None:
     """Somebody holds the file: the caller waits, nothing is lost."""
     path = tmp_path / "journal"
 
@@ -140,7 +140,7 @@ def test_a_write_that_fails_for_a_while_is_made_in_the_end(tmp_path: Path) -> No
     with_journal(path, look)
 
 
-def test_small_inputs_of_failed_jobs_stay_for_people(tmp_path: Path) -> None:
+def test_journal_small_input_of_failed_job_is_kept(tmp_path: Path) -> None:
     """Those of jobs that succeeded, large ones and all results go."""
 
     async def use(journal: Journal) -> None:
@@ -169,7 +169,7 @@ def looked_up(path: Path, query: str) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-def test_a_note_says_why_a_job_stays_until_it_moves(tmp_path: Path) -> None:
+def test_journal_note_stays_until_the_job_moves(tmp_path: Path) -> None:
     """The same note again is no change; changes are in order, whatever the clock says."""
     path = tmp_path / "journal"
 
@@ -219,7 +219,7 @@ async def prune_all(journal: Journal, before_ns: int) -> int:
     return total
 
 
-def test_old_final_jobs_are_pruned_and_no_others(tmp_path: Path) -> None:
+def test_journal_prune_removes_only_old_final_jobs(tmp_path: Path) -> None:
     """Open jobs stay whatever their age, and final ones until their time."""
     path = tmp_path / "journal"
 
@@ -243,7 +243,7 @@ def test_old_final_jobs_are_pruned_and_no_others(tmp_path: Path) -> None:
     with_journal(path, use)
 
 
-def test_what_a_new_module_may_run_again_is_known_when_its_job_is_pruned(tmp_path: Path) -> None:
+def test_journal_awaiting_slot_is_known_after_its_job_is_pruned(tmp_path: Path) -> None:
     """That is a slot whose latest job failed because of its module, while its input is there."""
 
     async def use(journal: Journal) -> None:
@@ -263,7 +263,7 @@ def test_what_a_new_module_may_run_again_is_known_when_its_job_is_pruned(tmp_pat
     with_journal(tmp_path / "journal", use)
 
 
-def test_slots_that_await_a_module_are_given_in_pages(tmp_path: Path) -> None:
+def test_journal_awaiting_slots_come_in_pages(tmp_path: Path) -> None:
     """Each once, in order, and none of a slot that has a newer job."""
 
     async def use(journal: Journal) -> None:
@@ -281,7 +281,7 @@ def test_slots_that_await_a_module_are_given_in_pages(tmp_path: Path) -> None:
     with_journal(tmp_path / "journal", use)
 
 
-def test_a_job_that_ran_again_awaits_nothing(tmp_path: Path) -> None:
+def test_journal_rerun_job_awaits_nothing(tmp_path: Path) -> None:
     """Its results were lost, and the module was another one at its second run."""
 
     async def use(journal: Journal) -> None:
@@ -298,7 +298,7 @@ def test_a_job_that_ran_again_awaits_nothing(tmp_path: Path) -> None:
     with_journal(tmp_path / "journal", use)
 
 
-def test_the_version_that_a_slot_ran_last_is_its_latest_jobs(tmp_path: Path) -> None:
+def test_journal_last_module_is_that_of_the_latest_job(tmp_path: Path) -> None:
     """None for a slot that has no job, or whose job has no module."""
     version = FileVersion(1, 2, 3, 4)
 
@@ -313,7 +313,7 @@ def test_the_version_that_a_slot_ran_last_is_its_latest_jobs(tmp_path: Path) -> 
     with_journal(tmp_path / "journal", use)
 
 
-def test_a_journal_that_is_too_large_loses_the_oldest_inputs_and_then_the_oldest_jobs(
+def test_journal_over_quota_loses_oldest_inputs_then_oldest_jobs(
     tmp_path: Path,
 ) -> None:
     """Never an open job, nor its input; the newest finished ones stay."""
@@ -351,7 +351,7 @@ def test_a_journal_that_is_too_large_loses_the_oldest_inputs_and_then_the_oldest
     with_journal(path, use)
 
 
-def test_large_results_that_wait_are_a_file_and_small_ones_are_not(tmp_path: Path) -> None:
+def test_journal_large_kept_results_are_a_file_and_small_ones_a_row(tmp_path: Path) -> None:
     """The journal does not grow with them; a sweep leaves those that are asked for."""
     path = tmp_path / "journal"
 
@@ -380,7 +380,7 @@ def test_large_results_that_wait_are_a_file_and_small_ones_are_not(tmp_path: Pat
     with_journal(path, use)
 
 
-def test_open_jobs_are_given_in_pages(tmp_path: Path) -> None:
+def test_journal_open_jobs_come_in_pages(tmp_path: Path) -> None:
     """In the order of their drops, without final ones."""
 
     async def use(journal: Journal) -> None:
@@ -401,7 +401,7 @@ def test_open_jobs_are_given_in_pages(tmp_path: Path) -> None:
     with_journal(tmp_path / "journal", use)
 
 
-def test_no_statement_reads_all_that_ever_was(tmp_path: Path) -> None:
+def test_journal_statement_never_reads_a_whole_table(tmp_path: Path) -> None:
     """What SQLite plans for each one: no table read as a whole, nothing sorted."""
     path = tmp_path / "journal"
     statements: set[str] = set()
@@ -452,7 +452,7 @@ def test_no_statement_reads_all_that_ever_was(tmp_path: Path) -> None:
             assert "AUTOMATIC" not in step, f"{text}: {step}"
 
 
-def test_the_file_stays_bounded_and_gives_a_bursts_room_back(tmp_path: Path) -> None:
+def test_journal_file_is_bounded_and_shrinks_after_a_burst(tmp_path: Path) -> None:
     """Rounds of jobs with pruning use the same pages again; the write-ahead log is bounded too."""
     path = tmp_path / "journal"
 

@@ -75,7 +75,7 @@ def asking(parts: dict[str, Part], clock: Clock, told: list[None]) -> Liveness:
     return Liveness(parts, lambda: told.append(None), 0.03, clock)
 
 
-def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path) -> None:
+def test_liveness_parts_answer_and_a_stopped_fork_server_does_not(tmp_path: Path) -> None:
     """Its silence is found out, the others' answers go on, and the manager is told no more."""
 
     async def scene() -> None:
@@ -94,7 +94,7 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
         async with ForkServer(1) as pool:
             parts: dict[str, Part] = {"journal": journal, "watcher": watcher, "server": pool}
             vitals = asking(parts, clock, told)
-            task = asyncio.create_task(vitals.keep_asking())
+            task = asyncio.create_task(vitals.keep_pinging())
             await answers(vitals, {*parts, "event_loop"})
             assert vitals.silent() == []
             await until(lambda: told)
@@ -119,14 +119,14 @@ def test_each_part_answers_and_a_stopped_forking_server_does_not(tmp_path: Path)
     asyncio.run(scene())
 
 
-def test_a_journal_thread_that_is_stuck_is_silent(tmp_path: Path) -> None:
+def test_liveness_stuck_journal_thread_is_silent(tmp_path: Path) -> None:
     """A write that does not end."""
 
     async def scene() -> None:
         clock = Clock()
         journal = Journal(tmp_path / "journal.sqlite")
         vitals = asking({"journal": journal}, clock, [])
-        task = asyncio.create_task(vitals.keep_asking())
+        task = asyncio.create_task(vitals.keep_pinging())
         await answers(vitals, {"journal"})
         lock_r, lock_w = os.pipe()
         is_stuck = threading.Event()
@@ -152,7 +152,7 @@ def test_a_journal_thread_that_is_stuck_is_silent(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_process_that_was_stopped_judges_no_part_by_the_pause() -> None:
+def test_liveness_paused_process_judges_no_part_by_the_pause() -> None:
     """Nobody asked the parts meanwhile."""
 
     class Answering:
@@ -164,7 +164,7 @@ def test_process_that_was_stopped_judges_no_part_by_the_pause() -> None:
     async def scene() -> None:
         clock, told = Clock(), list[None]()
         vitals = asking({"part": Answering()}, clock, told)
-        task = asyncio.create_task(vitals.keep_asking())
+        task = asyncio.create_task(vitals.keep_pinging())
         await answers(vitals, {"part", "event_loop"})
         clock.ahead_seconds = SILENT_SECONDS + 1
         told.clear()
@@ -176,7 +176,7 @@ def test_process_that_was_stopped_judges_no_part_by_the_pause() -> None:
     assert logs == []
 
 
-def test_a_part_that_never_answered_is_not_judged() -> None:
+def test_liveness_part_that_never_answered_is_not_judged() -> None:
     """Where a kernel tells no events, the daemon polls and is well."""
 
     class Mute:
@@ -206,7 +206,7 @@ def problems(directory: Path) -> list[str]:
     return asyncio.run(WritabilityProbe({"shared": directory}).problems())
 
 
-def test_storage_that_is_full_read_only_or_gone_is_a_problem(tmpfs: Path) -> None:
+def test_writability_full_read_only_or_missing_directory_is_a_problem(tmpfs: Path) -> None:
     """Each is named in words, and passes."""
     assert problems(tmpfs) == []
     (tmpfs / "filler").write_bytes(bytes(64 * 1024))
@@ -218,7 +218,7 @@ def test_storage_that_is_full_read_only_or_gone_is_a_problem(tmpfs: Path) -> Non
     assert "No such file" in problems(tmpfs / "gone")[0]
 
 
-def test_looking_at_storage_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_writability_check_leaves_nothing(tmp_path: Path) -> None:
     """No file with a name, which a watcher might take for a drop."""
     before = stat.S_IMODE(tmp_path.stat().st_mode), tmp_path.stat().st_mtime_ns
     assert problems(tmp_path) == []
@@ -226,7 +226,7 @@ def test_looking_at_storage_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (stat.S_IMODE(tmp_path.stat().st_mode), tmp_path.stat().st_mtime_ns) == before
 
 
-def test_a_duration_on_a_bound_counts_below_it() -> None:
+def test_metrics_duration_on_a_bound_counts_below_it() -> None:
     """Prometheus' buckets include their upper bounds; negative durations count as none."""
     histogram = Histogram()
     for seconds in (-1.0, BOUNDS_SECONDS[0], BOUNDS_SECONDS[1], BOUNDS_SECONDS[-1] + 1):
@@ -235,7 +235,7 @@ def test_a_duration_on_a_bound_counts_below_it() -> None:
     assert histogram.sum_seconds == sum((*BOUNDS_SECONDS[:2], BOUNDS_SECONDS[-1], 1))
 
 
-def test_without_open_jobs_the_oldest_is_no_age() -> None:
+def test_metrics_oldest_job_without_open_jobs_is_zero() -> None:
     """Zero, also where the clock was set back."""
     metrics = Metrics()
     assert metrics.oldest_seconds(5) == 0
@@ -244,7 +244,7 @@ def test_without_open_jobs_the_oldest_is_no_age() -> None:
     assert metrics.oldest_seconds(1) == 0
 
 
-def test_a_thousand_scrapes_make_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prometheus_many_scrapes_render_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Making one takes milliseconds; each format has its own, and none is used for long."""
     made: list[None] = []
 
@@ -271,7 +271,7 @@ def test_a_thousand_scrapes_make_few_pages(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(scrape())
 
 
-def test_the_daemon_loads_no_metrics_library_unless_it_serves_metrics() -> None:
+def test_prometheus_library_is_not_loaded_without_http() -> None:
     """Start-up stays light where HTTP is off."""
     code = "import sys, wasmdrop.service; print('prometheus_client' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

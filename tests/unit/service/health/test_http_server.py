@@ -123,7 +123,7 @@ def crowded(served: HttpServer, first: bytes, then: bytes) -> Iterator[Crowd]:
     ],
     ids=["silent", "trickling", "not reading", "awaiting"],
 )
-def test_a_prober_among_hundreds_of_slow_clients_is_answered_each_time(
+def test_http_server_prober_among_slow_clients_is_answered(
     served: HttpServer, first: bytes, then: bytes
 ) -> None:
     """Whatever they are slow at; and no more of them are kept than there are places."""
@@ -134,7 +134,7 @@ def test_a_prober_among_hundreds_of_slow_clients_is_answered_each_time(
             assert len(served._open) <= http_server._CONNECTIONS
 
 
-def test_descriptors_are_bounded_and_given_back(served: HttpServer) -> None:
+def test_http_server_descriptors_are_bounded_and_released(served: HttpServer) -> None:
     """Also while far more clients are connected than there are places."""
     with contextlib.ExitStack() as stack:
         own = len(list(Path("/proc/self/fd").iterdir()))
@@ -146,7 +146,7 @@ def test_descriptors_are_bounded_and_given_back(served: HttpServer) -> None:
         assert held <= http_server._CONNECTIONS
 
 
-def test_a_request_that_is_under_way_outlives_new_connections(served: HttpServer) -> None:
+def test_http_server_request_under_way_survives_new_connections(served: HttpServer) -> None:
     """As many as there are other places."""
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(http_server._CONNECTIONS - 1):
@@ -155,7 +155,7 @@ def test_a_request_that_is_under_way_outlives_new_connections(served: HttpServer
         assert answered(prober).endswith(b"well\n")
 
 
-def test_a_crowd_at_one_address_pushes_out_its_own(served: HttpServer) -> None:
+def test_http_server_flood_from_one_address_evicts_its_own(served: HttpServer) -> None:
     """However many they are, a request from elsewhere may take its time."""
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(CROWD):
@@ -164,7 +164,7 @@ def test_a_crowd_at_one_address_pushes_out_its_own(served: HttpServer) -> None:
         assert answered(prober).endswith(b"well\n")
 
 
-def test_a_client_that_is_too_slow_is_cut_off(
+def test_http_server_slow_client_is_aborted(
     served: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although nobody wants its place."""
@@ -174,7 +174,7 @@ def test_a_client_that_is_too_slow_is_cut_off(
         assert answered(client) == b""
 
 
-def test_an_endpoint_closes_although_clients_are_connected() -> None:
+def test_http_server_closes_with_connected_clients() -> None:
     """And cuts them off."""
     it = HttpServer("127.0.0.1:0", {"/small": small})
     with connect(it) as client:
@@ -183,7 +183,7 @@ def test_an_endpoint_closes_although_clients_are_connected() -> None:
         assert answered(client) == b""
 
 
-def test_a_mount_that_hangs_is_waited_for_once_and_holds_up_nobody(
+def test_http_server_hanging_mount_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the answers of other paths, nor later questions, nor the end of the endpoint."""
@@ -220,7 +220,7 @@ def test_a_mount_that_hangs_is_waited_for_once_and_holds_up_nobody(
         release.set()
 
 
-def test_a_thousand_questions_are_few_writes(
+def test_http_server_many_requests_are_few_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was found holds for a while, and is looked at anew after it."""
