@@ -193,7 +193,7 @@ def test_jobs_on_a_terminal_prints_a_table_without_foreign_escapes(daemon: Daemo
         assert marker["job"] in written
         assert "entry-not-found" in written
         assert "\x1b]0" not in written
-        assert "\\x1b]0;owned\\x07[red]" in written
+        assert "\\u001b]0;owned\\u0007[red]" in written
 
 
 def test_jobs_without_a_readable_journal_prints_one_line(tmp_path: Path) -> None:
