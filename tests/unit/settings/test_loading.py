@@ -26,9 +26,9 @@ from wasmdrop.settings import (
     SandboxMode,
     Settings,
     WatchMode,
-    _default_state_dir,
     load,
 )
+from wasmdrop.settings.loading import _default_state_dir
 from wasmdrop.system.job_user import JobUser
 
 #: Makes the tests independent of this machine's state directory.

@@ -1,0 +1,158 @@
+"""The table of settings: name, format, default and help text of each."""
+
+import json
+from typing import Any, Final
+
+import msgspec
+
+from wasmdrop.settings.formats import (
+    ADDRESS,
+    ARGUMENTS,
+    DAYS,
+    FUEL,
+    GRANTS,
+    INT64,
+    JOB_USER,
+    MB,
+    NAME,
+    PATH,
+    RESULT_PATH,
+    SECONDS,
+    SECONDS_OR_ZERO,
+    SUFFIX,
+    WHOLE_MB,
+    ValueFormat,
+    choice,
+    integer,
+    printable,
+)
+from wasmdrop.settings.values import Isolation, LogFormat, SandboxMode, WatchMode
+from wasmdrop.system.job_user import DEFAULT_JOB_USER
+
+__all__ = ["PREFIX", "SETTINGS", "Setting"]
+
+PREFIX: Final = "WASMDROP_"
+
+#: Settings whose variables are older than the prefix.
+_UNPREFIXED: Final = frozenset(
+    {"wasm_path", "input_path", "output_path", "entry", "args_json", "add_x", "add_y"}
+    | {"timeout_sec"}
+)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table of settings."""
+
+    name: str
+    format: ValueFormat
+    default: Any
+    """None if there is none, or if it depends on other things: ``help`` then states it."""
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        name = self.name.upper()
+        return name if self.name in _UNPREFIXED else PREFIX + name
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag."""
+        return "--" + self.name.replace("_", "-")
+
+    def text(self, value: Any) -> str:
+        """Return a value of this setting in one line, as a person would write it."""
+        if value is None:
+            return "off" if self.name == "http" else "none"
+        if isinstance(value, dict):
+            return ",".join(f"{name}={printable(path)}" for name, path in value.items()) or "none"
+        if isinstance(value, tuple):
+            return json.dumps(value)
+        if isinstance(value, float):
+            return f"{value:g}"
+        return printable(value)
+
+
+#: Every setting, in the order in which they are shown.
+SETTINGS: Final = (
+    Setting("wasm_path", PATH, None, "the default module (default: WASM_DIR/module.wasm)"),
+    Setting("input_path", PATH, None, "input of the root slot (default: SHARED_DIR/input.json)"),
+    Setting(
+        "output_path",
+        RESULT_PATH,
+        None,
+        "results of the root slot have its stem (default: SHARED_DIR/result.txt)",
+    ),
+    Setting("wasm_dir", PATH, None, "directory for modules (default: that of WASM_PATH)"),
+    Setting("shared_dir", PATH, None, "directory for inputs (default: that of OUTPUT_PATH)"),
+    Setting(
+        "state_dir", PATH, None, "journal and module cache (default: systemd's, /var/lib or XDG's)"
+    ),
+    Setting("entry", NAME, "run", "function to call if the input names none"),
+    Setting(
+        "args_json", ARGUMENTS, None, "arguments if the input has none (default: ARG_0, ARG_1, ...)"
+    ),
+    Setting("add_x", INT64, 5, "first argument of add(i64,i64)"),
+    Setting("add_y", INT64, 7, "second argument of add(i64,i64)"),
+    Setting("timeout_sec", SECONDS, 20.0, "limit of a job: wall-clock time"),
+    Setting("memory_mb", WHOLE_MB, 256, "limit of a job: memories and tables, in MiB"),
+    Setting("output_mb", MB, 8.0, "limit of a job: output, or results, in MiB"),
+    Setting("disk_mb", WHOLE_MB, 64, "limit of a job: files in its directory, in MiB"),
+    Setting("fuel", FUEL, None, "limit of a job: units of wasmtime's fuel (default: none)"),
+    Setting(
+        "workers", integer(1, 1024), None, "jobs that run at a time (default: the usable cores)"
+    ),
+    Setting("compile_sec", SECONDS, 60.0, "limit of a compilation: wall-clock time"),
+    Setting("compile_memory_mb", WHOLE_MB, 2048, "limit of a compilation: memory, in MiB"),
+    Setting("cache_mb", WHOLE_MB, 1024, "limit of the module cache, in MiB"),
+    Setting("max_input_mb", integer(1, 1024), 16, "largest input that is read, in MiB"),
+    Setting("max_module_mb", integer(1, 4096), 256, "largest module that is read, in MiB"),
+    Setting("watch", choice(WatchMode), WatchMode.AUTO, "how drops are found"),
+    Setting("rescan_sec", SECONDS, 60.0, "time between scans for drops without events"),
+    Setting("poll_sec", SECONDS, 1.0, "time between scans if no events arrive"),
+    Setting("settle_sec", SECONDS, 0.5, "time that an invalid file must stay unchanged"),
+    Setting("module_wait_sec", SECONDS, 10.0, "how long a job waits for its module"),
+    Setting("attempts", integer(1, 100), 3, "attempts per job, after crashes and internal errors"),
+    Setting("max_queued", integer(1, 10_000_000), 100_000, "limit of the queue, in jobs"),
+    Setting("drain_sec", SECONDS_OR_ZERO, 30.0, "shutdown grace period for running jobs"),
+    Setting(
+        "reserve_mb",
+        integer(0, 1 << 20),
+        16,
+        "free space reserved for results, in MiB; below it intake pauses",
+    ),
+    Setting("let_go_sec", SECONDS, 86400.0, "how long results are kept for a missing slot"),
+    Setting(
+        "undelivered_jobs", integer(1, 10_000_000), 10_000, "limit of undelivered results, in jobs"
+    ),
+    Setting("undelivered_mb", WHOLE_MB, 1024, "limit of undelivered results, in MiB"),
+    Setting("keep_days", DAYS, 7.0, "retention of finished jobs in the journal"),
+    Setting(
+        "journal_mb",
+        WHOLE_MB,
+        1024,
+        "limit of the journal, in MiB; the oldest finished jobs are pruned",
+    ),
+    Setting("grants", GRANTS, "none", "directories that inputs may ask to read"),
+    Setting(
+        "sandbox", choice(SandboxMode), SandboxMode.STRICT, "what to do if jobs can't be confined"
+    ),
+    Setting(
+        "isolation",
+        choice(Isolation),
+        Isolation.PROCESS,
+        "process: one per job; instance: many jobs of a trusted module share one",
+    ),
+    Setting("job_user", JOB_USER, DEFAULT_JOB_USER, "user that jobs run as if the daemon is root"),
+    Setting("http", ADDRESS, None, "address of health and metrics (default: off)"),
+    Setting(
+        "log", choice(LogFormat), None, "log format (default: console on a terminal, else json)"
+    ),
+    Setting(
+        "ready_suffix",
+        SUFFIX,
+        "",
+        "an input is taken only if a file INPUT+SUFFIX exists (default: none)",
+    ),
+    Setting("max_depth", integer(0, 64), 8, "limit of directory levels below the shared directory"),
+)

@@ -1,0 +1,106 @@
+"""The values of all settings of one daemon."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.system.job_user import JobUser
+
+__all__ = ["Isolation", "Loaded", "LogFormat", "SandboxMode", "Settings", "WatchMode"]
+
+
+class WatchMode(StrEnum):
+    """How the daemon finds drops."""
+
+    AUTO = "auto"
+    """By events, and by polling on mounts that raise none."""
+    EVENTS = "events"
+    POLL = "poll"
+
+
+class SandboxMode(StrEnum):
+    """What the daemon does if the kernel can't confine jobs."""
+
+    STRICT = "strict"
+    """Refuse to start."""
+    BEST_EFFORT = "best-effort"
+    """Log what is missing, and continue."""
+
+
+class Isolation(StrEnum):
+    """What separates one job from the next."""
+
+    PROCESS = "process"
+    """The kernel: each job has a new process."""
+    INSTANCE = "instance"
+    """wasmtime: jobs of one module share a process, each in a new instance."""
+
+
+class LogFormat(StrEnum):
+    """Format of log lines."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings. Names end in the unit; paths are absolute."""
+
+    wasm_path: Path
+    input_path: Path
+    output_path: Path
+    """Ends in ``.txt`` or ``.json``. All results of the root slot have its stem."""
+    wasm_dir: Path
+    shared_dir: Path
+    state_dir: Path
+    entry: str
+    entry_is_set: bool
+    """Whether ``ENTRY`` was set, possibly to its default."""
+    env_args: tuple[Any, ...] | None
+    """The arguments from ``ARGS_JSON`` or ``ARG_0``…; None if neither is set."""
+    add_x: int
+    add_y: int
+    limits: Limits
+    """Limits of each job. An input may ask for less, never for more."""
+    workers: int
+    compile_sec: float
+    compile_memory_mb: int
+    cache_mb: int
+    max_input_mb: int
+    max_module_mb: int
+    watch: WatchMode
+    rescan_sec: float
+    poll_sec: float
+    settle_sec: float
+    module_wait_sec: float
+    attempts: int
+    max_queued: int
+    drain_sec: float
+    reserve_mb: int
+    let_go_sec: float
+    undelivered_jobs: int
+    undelivered_mb: int
+    keep_days: float
+    journal_mb: int
+    sandbox: SandboxMode
+    isolation: Isolation
+    job_user: JobUser
+    """The user that jobs run as if the daemon is root."""
+    grants: dict[str, Path]
+    """Directories that an input may ask to read, by name."""
+    http: str | None
+    log: LogFormat
+    ready_suffix: str
+    max_depth: int
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings and their origins."""
+
+    settings: Settings
+    origins: dict[str, str]
+    """By the name in `SETTINGS`: ``default``, ``flag --workers``, ``environment TIMEOUT_SEC``,
+    ``systemd STATE_DIRECTORY``. A path that follows from another one has that one's origin."""
