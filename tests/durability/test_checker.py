@@ -1,4 +1,4 @@
-"""The checker finds each kind of damage, and none where there is none."""
+"""The checker finds each kind of damage, and none in an intact daemon."""
 
 import dataclasses
 import hashlib
@@ -183,10 +183,10 @@ def kinds(findings: list[Finding]) -> set[Kind]:
 @pytest.mark.parametrize(
     ("kind", "damage"), DAMAGES, ids=[damage.__name__.strip("_") for _kind, damage in DAMAGES]
 )
-def test_each_kind_of_damage_is_found(
+def test_checker_finds_each_kind_of_damage(
     lives: Lives, kind: Kind, damage: Callable[[Lives], None]
 ) -> None:
-    """One thing is spoilt in what a real daemon left."""
+    """Each case damages one thing that a real daemon has written."""
     damage(lives)
     assert kind in kinds(check(lives.evidence()))
 
@@ -196,8 +196,8 @@ def with_lines(lives: Lives, lines: list[str], kills: int = 0, deaths: int = 0) 
     return dataclasses.replace(lives.evidence(), lines=lines, kills=kills, deaths=deaths)
 
 
-def test_result_lines_are_counted(lives: Lives) -> None:
-    """Each once; a kill or a death may leave one out; none may be of nobody, or broken."""
+def test_checker_counts_result_lines(lives: Lives) -> None:
+    """One per job; a kill or a dead worker may lose one; no foreign or broken lines."""
     lines = lives.lines()
     assert check(with_lines(lives, lines)) == []
     assert kinds(check(with_lines(lives, lines[1:]))) == {Kind.LOST}
@@ -210,8 +210,8 @@ def test_result_lines_are_counted(lives: Lives) -> None:
     assert kinds(check(with_lines(lives, [*lines, lines[0][:9]], kills=1))) == {Kind.TORN}
 
 
-def test_a_module_drop_allows_one_more_run_and_demands_it(lives: Lives) -> None:
-    """The last run must be of the last module."""
+def test_checker_demands_a_run_of_the_last_module(lives: Lives) -> None:
+    """A drop of a module allows one more run."""
     producer = lives.producer
     drop(lives.wasm / "module.wasm", (lives.wasm / "m.wasm").read_bytes())
     producer.drop("input.json", producer.version(module=None))
@@ -227,8 +227,8 @@ def test_a_module_drop_allows_one_more_run_and_demands_it(lives: Lives) -> None:
     assert kinds(check(lives.evidence())) == {Kind.DOUBLED}
 
 
-def test_a_slot_is_judged_while_the_daemon_runs(lives: Lives) -> None:
-    """Without a marker anything goes; with one, its digests hold."""
+def test_check_slot_now_requires_true_markers_only(lives: Lives) -> None:
+    """Without a marker a slot may hold anything."""
     assert check_slot_now(lives.shared, "input-a.json") is None
     assert check_slot_now(lives.shared, "input-never.json") is None
     _one_file_of_an_earlier_job(lives)
@@ -239,8 +239,8 @@ def test_a_slot_is_judged_while_the_daemon_runs(lives: Lives) -> None:
     assert check_slot_now(lives.shared, "input-a.json") is None
 
 
-def test_a_module_that_was_run_alone_and_owed_nothing_is_no_loss(tmp_path: Path) -> None:
-    """The default module comes long before its input: the job that it makes is given up."""
+def test_checker_accepts_a_discarded_job_of_a_default_module(tmp_path: Path) -> None:
+    """A default module may be dropped long before its input."""
     lives = Lives(tmp_path)
     lives.start()
     lives.producer.module(lives.wasm / "module.wasm")

@@ -1,11 +1,11 @@
-"""The daemon dies at each point where it changes what is on disk, and the next one makes it good.
+"""Crash points: the daemon dies at each write, and the next daemon recovers.
 
-The points are found in the source; each is tried before and after its call, and halfway through
-what it writes. Before the next start every marker must be true; after it nothing may be lost,
-doubled, torn or left.
+The points are found in the source. Each is tried before and after its call, and halfway through a
+write. Before the next start every marker must be true. Afterwards nothing may be lost, doubled,
+torn or left behind.
 
-Where a process that delivers gets there, the daemon dies with it; then, once more, that process
-dies alone, and the daemon makes it good with another one.
+At the points of a delivery worker, the daemon dies with the worker; in a second test only the
+worker dies, and the daemon starts another one.
 """
 
 import dataclasses
@@ -207,10 +207,10 @@ def _prepared(base: Path, name: str) -> Lives:
 
 
 @pytest.mark.parametrize(("name", "turn", "moment"), _orders(_POINTS))
-def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
+def test_daemon_killed_at_a_write_leaves_true_markers(
     tmp_path: Path, name: str, turn: int, moment: str
 ) -> None:
-    """What it leaves is true, and what the next one makes of it is whole."""
+    """The next daemon completes all jobs."""
     lives = _prepared(tmp_path, name)
     lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment))
     is_damaged = name.startswith("jobs.journal.database._set_aside")
@@ -227,8 +227,8 @@ def test_a_daemon_that_dies_at_a_write_leaves_nothing_wrong(
     assert lives.verdict() == []
 
 
-def test_a_marker_that_was_not_synced_is_synced_before_its_job_is_closed(tmp_path: Path) -> None:
-    """The daemon died in between; should the power fail later, the journal knew nothing of it."""
+def test_restart_syncs_an_unsynced_marker_before_it_closes_the_job(tmp_path: Path) -> None:
+    """Otherwise a power cut could lose the marker of a job that the journal has closed."""
     require_tools("strace")
     lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
     lives.producer.module(lives.wasm / "m.wasm")
@@ -255,10 +255,10 @@ def test_a_marker_that_was_not_synced_is_synced_before_its_job_is_closed(tmp_pat
 
 
 @pytest.mark.parametrize(("name", "turn", "moment"), _orders(_OF_DELIVERY))
-def test_a_delivery_that_dies_alone_is_made_good_by_another(
+def test_worker_killed_at_a_write_is_replaced(
     tmp_path: Path, name: str, turn: int, moment: str
 ) -> None:
-    """The daemon lives, and each job is delivered once; only a clean start sweeps what is left."""
+    """The daemon delivers each job once. The next start removes leftovers."""
     lives = _prepared(tmp_path, name)
     note = tmp_path / "died"
     lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment, note))
@@ -278,13 +278,13 @@ def test_a_delivery_that_dies_alone_is_made_good_by_another(
     assert lives.verdict() == []
 
 
-def test_the_tables_name_points_that_are_there() -> None:
-    """A table that names what was renamed would leave out what it was to treat."""
+def test_tables_name_only_existing_points() -> None:
+    """A renamed function would otherwise drop out of a table silently."""
     assert _POINTS.keys() >= _ONCE | _AFTER.keys() | set(_AFTER.values()) | {_LINE}
 
 
-def test_writes_are_found_in_source(tmp_path: Path) -> None:
-    """Calls that write, each by its place, and no others."""
+def test_find_points_returns_all_writes(tmp_path: Path) -> None:
+    """By module, function and call."""
     (tmp_path / "a.py").write_text(
         "import os\n"
         "class C:\n"

@@ -153,8 +153,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
 
 
 @pytest.mark.parametrize("luck", _CHANCES)
-def test_a_power_cut_leaves_nothing_wrong(run: _Run, luck: str) -> None:
-    """Whatever of the unsynced changes survived."""
+def test_power_cut_at_any_moment_leaves_true_markers(run: _Run, luck: str) -> None:
+    """Whichever unsynced changes survive."""
     states: dict[bytes, tuple[int, Tree]] = {}
     for moment in run.disk.moments():
         tree = run.disk.left_at(moment, _CHANCES[luck](moment))

@@ -1,4 +1,4 @@
-"""The storm in its short form; ``make torture`` runs the long one."""
+"""The short form of the storm of kills; ``make torture`` runs the long one."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.support.durability.storm import storm
 
 
-def test_a_storm_of_kills_loses_doubles_and_tears_nothing(tmp_path: Path) -> None:
+def test_storm_of_kills_loses_doubles_and_tears_nothing(tmp_path: Path) -> None:
     """Fifteen kills while a thousand jobs are dropped, dropped again, removed and renamed."""
     seed = int(os.environ.get("WASMDROP_TORTURE_SEED", "1"))
     report = storm(tmp_path, seed, kills=15, jobs=1000)

@@ -1,4 +1,4 @@
-"""Delivery: the order of writing, whatever may already lie at the names, and processes that die."""
+"""Delivery: order of steps, existing files, failures, and workers that die or hang."""
 
 import asyncio
 import contextlib
@@ -180,8 +180,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
     return calls
 
 
-def test_a_delivery_puts_all_files_and_leaves_no_other(tmp_path: Path) -> None:
-    """Also over an earlier one, whose further files go."""
+def test_delivery_over_earlier_results_replaces_all_files(tmp_path: Path) -> None:
+    """Files of the earlier job that the new one does not write are removed."""
     (tmp_path / "result.stdout").write_bytes(b"of an earlier job")
     (tmp_path / "result.done").write_bytes(b"old")
     deliver(tmp_path)
@@ -189,10 +189,10 @@ def test_a_delivery_puts_all_files_and_leaves_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_staged_before", [False, True])
-def test_the_old_marker_goes_first_and_the_new_one_comes_last(
+def test_delivery_changes_results_only_without_marker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_staged_before: bool
 ) -> None:
-    """Whenever a result file changes, no marker is there, and that is durable."""
+    """Whenever a result file changes, the marker is absent, durably."""
     bench = Bench(tmp_path)
     bench.handle(bench.stage(1), Publish(1))
     calls = watch(monkeypatch, tmp_path)
@@ -215,8 +215,8 @@ def test_the_old_marker_goes_first_and_the_new_one_comes_last(
     assert bench.lines == [b"{}\n", b"[]\n"]
 
 
-def test_what_lies_at_the_names_is_replaced_and_never_opened(tmp_path: Path) -> None:
-    """A link's target, a FIFO and a directory's content are left as they are."""
+def test_delivery_over_special_files_replaces_them_unopened(tmp_path: Path) -> None:
+    """The target of a link, a FIFO and the content of a directory are not touched."""
     shared, outside = tmp_path / "shared", tmp_path / "outside"
     shared.mkdir()
     outside.write_bytes(b"precious")
@@ -235,8 +235,8 @@ def test_what_lies_at_the_names_is_replaced_and_never_opened(tmp_path: Path) -> 
     assert not (shared / "result.stdout").exists()
 
 
-def test_a_slot_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Nothing is written through it."""
+def test_delivery_to_slot_that_became_a_link_fails(tmp_path: Path) -> None:
+    """Nothing is written through the link."""
     shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
     shared.mkdir()
     elsewhere.mkdir()
@@ -246,10 +246,10 @@ def test_a_slot_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_delivery_that_fails_leaves_no_temporary_file(
+def test_delivery_that_fails_leaves_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no marker: what was there may be half of the old and half of the new."""
+    """Nor a marker: the slot may hold a mixture of old and new files."""
     bench = Bench(tmp_path)
     bench.handle(bench.stage(1), Publish(1))
 
@@ -263,10 +263,10 @@ def test_a_delivery_that_fails_leaves_no_temporary_file(
     assert len(bench.lines) == 1
 
 
-def test_what_could_not_be_staged_leaves_the_old_results_as_they_are(
+def test_stage_that_fails_keeps_old_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure is told when it is to be published, and not before."""
+    """The failure is reported when the results are to be published, not before."""
     bench = Bench(tmp_path)
     bench.handle(bench.stage(1), Publish(1))
 
@@ -283,8 +283,8 @@ def test_what_could_not_be_staged_leaves_the_old_results_as_they_are(
     assert temporaries(tmp_path) == []
 
 
-def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
-    """Of requests that go through the steps together."""
+def test_batch_with_failing_request_delivers_the_others(tmp_path: Path) -> None:
+    """All of them go through the steps together."""
     bench = Bench(tmp_path)
     lost = dataclasses.replace(bench, shared=tmp_path / "gone").stage(1)
     answers = bench.handle(lost, bench.stage(2), Publish(1), Publish(2))
@@ -297,7 +297,7 @@ def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
     assert content(tmp_path) == PLACED
 
 
-def test_no_descriptor_is_kept(tmp_path: Path) -> None:
+def test_worker_keeps_no_descriptor_open(tmp_path: Path) -> None:
     """However a delivery ends."""
     bench = Bench(tmp_path)
     before = descriptors()
@@ -315,10 +315,10 @@ def test_no_descriptor_is_kept(tmp_path: Path) -> None:
     assert temporaries(tmp_path) == []
 
 
-def test_what_is_in_place_already_is_made_durable_and_not_told_twice(
+def test_retry_of_published_results_only_syncs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the process before may have died when it had done all but say so."""
+    """The worker before may have died just before it reported them."""
     bench = Bench(tmp_path)
     bench.handle(bench.stage(1), Publish(1))
     calls = watch(monkeypatch, tmp_path)
@@ -328,8 +328,8 @@ def test_what_is_in_place_already_is_made_durable_and_not_told_twice(
 
 
 @pytest.mark.parametrize("kind", ["nothing", "another", "longer", "link", "fifo", "directory"])
-def test_what_may_be_in_place_and_is_not_is_placed(tmp_path: Path, kind: str) -> None:
-    """Only this very marker says that all is there."""
+def test_retry_of_unpublished_results_publishes_them(tmp_path: Path, kind: str) -> None:
+    """Only this very marker shows that all of them are in place."""
     marker = tmp_path / "result.done"
     if kind == "another":
         marker.write_bytes(OTHER.marker)
@@ -349,8 +349,8 @@ def test_what_may_be_in_place_and_is_not_is_placed(tmp_path: Path, kind: str) ->
     assert bench.lines == [b"{}\n"]
 
 
-def test_the_answer_comes_before_what_is_not_needed_goes(tmp_path: Path) -> None:
-    """Who has no answer delivers again, for which the program's directory must still be there."""
+def test_worker_reports_before_it_removes_leftovers(tmp_path: Path) -> None:
+    """Without a report the daemon delivers again, and needs the output files once more."""
     shared, left = tmp_path / "shared", tmp_path / "left"
     for directory in (shared, left):
         directory.mkdir()
@@ -368,8 +368,8 @@ def test_the_answer_comes_before_what_is_not_needed_goes(tmp_path: Path) -> None
     assert (shared / "result.output" / "file").read_bytes() == b"content"
 
 
-def test_what_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
-    """Neither before it was begun nor when all of it is written; the next one is as ever."""
+def test_abandoned_delivery_leaves_no_file(tmp_path: Path) -> None:
+    """Whether it was staged already or not. The next delivery is not affected."""
 
     async def work(delivery: Delivery) -> None:
         delivery.stage(slot_in(tmp_path), OTHER).abandon()
@@ -385,8 +385,8 @@ def test_what_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
     assert content(tmp_path) == PLACED
 
 
-def test_what_is_staged_is_seen_by_nobody_and_goes_with_the_daemon(tmp_path: Path) -> None:
-    """The old results stay as they are."""
+def test_staged_results_are_removed_when_the_daemon_exits(tmp_path: Path) -> None:
+    """The old results stay unchanged."""
     deliver(tmp_path)
 
     async def work(delivery: Delivery) -> None:
@@ -399,8 +399,8 @@ def test_what_is_staged_is_seen_by_nobody_and_goes_with_the_daemon(tmp_path: Pat
     assert content(tmp_path) == PLACED
 
 
-def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Path) -> None:
-    """What it had staged is a failure of storage; the next delivery has another process."""
+def test_worker_that_dies_before_publishing_is_replaced(tmp_path: Path) -> None:
+    """Its staged results fail; the next delivery starts another worker."""
     deliver(tmp_path)
 
     async def work(delivery: Delivery) -> None:
@@ -424,8 +424,8 @@ def test_a_process_that_dies_before_publishing_is_told_and_replaced(tmp_path: Pa
     )
 
 
-def test_a_process_that_died_before_it_was_told_anything_is_missed_once(tmp_path: Path) -> None:
-    """Whoever comes first hears of it, at once."""
+def test_worker_that_died_idle_fails_one_delivery(tmp_path: Path) -> None:
+    """The next delivery fails at once, the one after it succeeds."""
 
     async def work(delivery: Delivery) -> None:
         (process,) = processes(1)
@@ -441,8 +441,8 @@ def test_a_process_that_died_before_it_was_told_anything_is_missed_once(tmp_path
     assert content(tmp_path) == PLACED
 
 
-def test_a_probe_says_whether_a_directory_can_be_opened(tmp_path: Path) -> None:
-    """Nothing is written there; links are not followed."""
+def test_probe_of_directory_that_can_not_be_opened_fails(tmp_path: Path) -> None:
+    """It writes nothing and follows no link."""
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
 
@@ -456,8 +456,8 @@ def test_a_probe_says_whether_a_directory_can_be_opened(tmp_path: Path) -> None:
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_what_failed_before_is_in_front_of_no_other_delivery(tmp_path: Path) -> None:
-    """It has a process of its own: the one of the others hangs, and the other way round."""
+def test_retry_does_not_delay_new_deliveries(tmp_path: Path) -> None:
+    """They have separate workers: one that hangs does not affect the other."""
 
     async def work(delivery: Delivery) -> None:
         (first,) = processes(1)
@@ -476,10 +476,10 @@ def test_what_failed_before_is_in_front_of_no_other_delivery(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("most", "most_bytes"), [(3, 1 << 30), (1000, 3 * 100_000)])
-def test_a_process_that_hangs_is_given_a_bounded_number_of_results(
+def test_worker_that_hangs_gets_a_bounded_number_of_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
 ) -> None:
-    """Others fail at once; those that it has come when it goes on, and then all do."""
+    """Further deliveries fail at once. When it continues, all deliveries succeed."""
     monkeypatch.setattr("wasmdrop.delivery.worker_process._HANGS_SECONDS", 0.0)
     monkeypatch.setattr("wasmdrop.delivery.worker_process._MAX_WAITING", most)
     monkeypatch.setattr("wasmdrop.delivery.worker_process._MAX_WAITING_BYTES", most_bytes)
@@ -511,10 +511,10 @@ class Clock:
         return time.monotonic() + self.ahead_seconds
 
 
-def test_hang_is_logged_once_for_all_that_wait_and_again_after_an_answer(
+def test_worker_that_hangs_is_logged_once_until_it_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the mount and the number of results."""
+    """With the mount point and the number of results."""
     clock = Clock()
     monkeypatch.setattr("wasmdrop.delivery.worker_process.time", clock)
 
@@ -541,10 +541,10 @@ def test_hang_is_logged_once_for_all_that_wait_and_again_after_an_answer(
     assert Path(logs[0]["mount"]).is_mount()
 
 
-def test_busy_process_that_answers_does_not_hang(
+def test_worker_that_reports_regularly_does_not_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long the last of many results waits for its turn."""
+    """However long the last of many results waits."""
     clock = Clock()
     monkeypatch.setattr("wasmdrop.delivery.worker_process.time", clock)
 
@@ -566,10 +566,10 @@ def test_busy_process_that_answers_does_not_hang(
     assert logs == []
 
 
-def test_answer_that_was_not_read_yet_is_no_hang(
+def test_worker_with_unread_report_does_not_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop was busy, or the daemon was stopped for an hour."""
+    """The event loop may be busy, or the daemon may have been stopped for an hour."""
     clock = Clock()
     monkeypatch.setattr("wasmdrop.delivery.worker_process.time", clock)
 
@@ -588,8 +588,8 @@ def test_answer_that_was_not_read_yet_is_no_hang(
     assert logs == []
 
 
-def test_a_stop_finishes_what_was_ordered(tmp_path: Path) -> None:
-    """Also what the process has not read yet, though nobody hears its answers any more."""
+def test_shutdown_finishes_requested_deliveries(tmp_path: Path) -> None:
+    """Also requests that the worker has not read yet. Its reports are not read any more."""
     large = ResultPackage({".json": b"x" * 300_000, ".txt": b""}, b"marker")
     slots = [slot_in(tmp_path, stem=f"result-{number}") for number in range(40)]
 
@@ -603,10 +603,10 @@ def test_a_stop_finishes_what_was_ordered(tmp_path: Path) -> None:
     assert temporaries(tmp_path) == []
 
 
-def test_a_process_that_is_not_used_ends_but_for_the_shared_directorys(
+def test_idle_worker_exits_unless_it_is_the_shared_directory_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That one stays, also where it is a second one; the others are started again."""
+    """That one stays, also after a restart; the others are started again when needed."""
     monkeypatch.setattr("wasmdrop.delivery.worker_process._IDLE_SECONDS", 0.05)
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -636,8 +636,8 @@ def test_a_process_that_is_not_used_ends_but_for_the_shared_directorys(
     assert [event["event"] for event in logs] == ["delivery-worker-died"]
 
 
-def test_very_many_at_once_need_few_descriptors(tmp_path: Path) -> None:
-    """As when a disk has room again, and everything that waited comes."""
+def test_many_deliveries_at_once_need_few_descriptors(tmp_path: Path) -> None:
+    """As when a full disk has room again and all waiting deliveries are retried."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def work(delivery: Delivery) -> None:
@@ -652,8 +652,8 @@ def test_very_many_at_once_need_few_descriptors(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.done"))) == 600
 
 
-def test_a_process_that_nobody_listens_to_any_more_still_tidies_up(tmp_path: Path) -> None:
-    """It delivers what it was told to, and removes what else it had staged."""
+def test_worker_without_reader_publishes_and_cleans_up(tmp_path: Path) -> None:
+    """It publishes what was requested and removes the other staged files."""
 
     def let_go(process: int, held: int) -> None:
         wait_until(lambda: descriptors() < held, "the end of the link")
@@ -676,8 +676,8 @@ def test_a_process_that_nobody_listens_to_any_more_still_tidies_up(tmp_path: Pat
     assert content(tmp_path) == PLACED
 
 
-def test_megabytes_arrive_whole(tmp_path: Path) -> None:
-    """In as many parts as the link takes them, with others behind them."""
+def test_large_results_arrive_complete(tmp_path: Path) -> None:
+    """In as many parts as the link takes, with others behind them."""
     data = random.Random(1).randbytes(8_000_000)  # noqa: S311 - any bytes
     large = ResultPackage({".json": data, ".txt": b""}, b"marker")
 
@@ -703,8 +703,8 @@ def standard_output(fd: int) -> Iterator[None]:
         os.close(ours)
 
 
-def test_lines_of_two_processes_stay_whole(tmp_path: Path) -> None:
-    """Longer ones than a pipe takes at once, beside short ones."""
+def test_result_lines_of_two_workers_do_not_mix(tmp_path: Path) -> None:
+    """Lines longer than a pipe takes at once, beside short ones."""
     shared = tmp_path / "shared"
     shared.mkdir()
     reading, writing = os.pipe()
@@ -751,7 +751,7 @@ def test_lines_of_two_processes_stay_whole(tmp_path: Path) -> None:
     }
 
 
-def test_a_reader_that_goes_away_stops_lines_and_not_deliveries(tmp_path: Path) -> None:
+def test_closed_standard_output_does_not_stop_deliveries(tmp_path: Path) -> None:
     """It is logged once."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -768,8 +768,8 @@ def test_a_reader_that_goes_away_stops_lines_and_not_deliveries(tmp_path: Path) 
     assert content(tmp_path) == PLACED
 
 
-def test_names_of_any_bytes_are_delivered_to(tmp_path: Path) -> None:
-    """Of the shared directory, a slot, a stem, and of what a program left."""
+def test_delivery_to_names_of_any_bytes_succeeds(tmp_path: Path) -> None:
+    """Names of the shared directory, of a slot, of a stem, and of output files."""
     shared = tmp_path / os.fsdecode(b"shared-\xff")
     directory = shared / os.fsdecode(b"slot-\xfe'\n")
     left = tmp_path / os.fsdecode(b"left-\xfd")
@@ -793,8 +793,8 @@ def test_names_of_any_bytes_are_delivered_to(tmp_path: Path) -> None:
     assert (directory / f"{stem}.output" / "file").read_bytes() == b"content"
 
 
-def test_frames_are_put_together_wherever_they_were_parted() -> None:
-    """Each byte alone, and any two parts."""
+def test_frame_decoder_with_any_split_returns_all_bodies() -> None:
+    """Byte by byte, and in any two parts."""
     requests: list[DeliveryRequest] = [Publish(1), Abandon(2), Publish(300)]
     data = b"".join(map(encode, requests))
     for at in range(len(data) + 1):

@@ -32,16 +32,16 @@ def function_of(form: WitType) -> WitFunction:
 
 
 @given(typed_plain())
-def test_what_comes_out_goes_in_again_as_the_same(case: tuple[WitType, Any]) -> None:
-    """By way of JSON text, to the bit, whatever the type."""
+def test_decoded_result_is_encoded_to_the_same_value(case: tuple[WitType, Any]) -> None:
+    """Through JSON text, bit by bit, for any type."""
     form, plain = case
     value = json.loads(json.dumps(decode_result(plain, form), allow_nan=False))
     assert encode_args([value], function_of(form)) == [plain]
 
 
 @given(types)
-def test_an_example_fits_its_type(form: WitType) -> None:
-    """A template that is taken as it is."""
+def test_example_is_valid_for_its_type(form: WitType) -> None:
+    """So that it can be used as it is."""
     encode_args([example(form)], function_of(form))
 
 
@@ -53,8 +53,8 @@ json_values = st.recursive(
 
 
 @given(types, json_values)
-def test_any_value_fits_or_is_refused(form: WitType, value: Any) -> None:
-    """With its path; and what fits comes out meaning the same."""
+def test_encode_of_any_value_succeeds_or_is_refused(form: WitType, value: Any) -> None:
+    """Refused with its path; encoded with the same meaning."""
     try:
         (plain,) = encode_args([value], function_of(form))
     except RefusedError as refusal:
@@ -66,8 +66,10 @@ def test_any_value_fits_or_is_refused(form: WitType, value: Any) -> None:
 
 
 @given(types, json_values)
-def test_a_lie_is_a_value_error_or_a_value_of_the_type(form: WitType, plain: Any) -> None:
-    """Whatever a child sends: no other exception, and nothing that JSON can't hold."""
+def test_decode_of_any_plain_value_raises_value_error_or_is_valid(
+    form: WitType, plain: Any
+) -> None:
+    """Whatever a child sends: no other exception, and nothing that JSON can not represent."""
     try:
         value = decode_result(plain, form)
     except ValueError:
@@ -91,13 +93,13 @@ def test_a_lie_is_a_value_error_or_a_value_of_the_type(form: WitType, plain: Any
         (WitType(UNSUPPORTED, ("a stream",)), "a stream"),
     ],
 )
-def test_types_are_shown_as_wit_writes_them(form: WitType, text: str) -> None:
-    """In messages and by inspect."""
+def test_type_as_text_is_wit(form: WitType, text: str) -> None:
+    """In messages, and by ``wasmdrop inspect``."""
     assert str(form) == text
 
 
-def test_a_type_that_json_can_t_carry_is_found_however_deep_it_is() -> None:
-    """And named, with the parameter it is in."""
+def test_nested_unsupported_type_is_refused() -> None:
+    """The message names the type and the parameter."""
     deep = WitType("list", (), (WitType("option", (), (WitType(UNSUPPORTED, ("a stream",)),)),))
     with pytest.raises(RefusedError) as caught:
         check_function(function_of(deep))

@@ -1,4 +1,4 @@
-"""JSON values and wasm bit patterns: the table of values in the protocol, both ways."""
+"""Core values: JSON to bit patterns and back, by the table of the protocol."""
 
 import json
 import struct
@@ -76,8 +76,8 @@ def refusal(args: list[object], params: list[str]) -> str:
 @example((0x80000000, 0x8000000000000000, 0xFFC00000, 0xFFF8000000000000))
 @example((0, 0, 0x7F800001, 0x7FF0000000000001))
 @example((0, 0, 0x80000000, 0x8000000000000000))
-def test_every_bit_pattern_survives_the_way_through_json(bits: tuple[int, ...]) -> None:
-    """What is decoded, written as JSON, read and encoded again has the same bits."""
+def test_decoded_bits_are_encoded_to_the_same_bits(bits: tuple[int, ...]) -> None:
+    """After they were written as JSON and read again."""
     types = ["i32", "i64", "f32", "f64"]
     values = decode_results(bits, types)
     assert encode_args(json.loads(json.dumps(values, allow_nan=False)), types) == list(bits)
@@ -89,8 +89,8 @@ def test_every_bit_pattern_survives_the_way_through_json(bits: tuple[int, ...]) 
 @example(0x15AE43FE)
 @example(0x797EE4B0)
 @example(0x7F7FFFFF)
-def test_an_f32_reads_back_directly_and_by_way_of_an_f64(bits: int) -> None:
-    """Both kinds of readers get the same f32, though rounding twice is not rounding once."""
+def test_f32_reads_back_directly_and_through_an_f64(bits: int) -> None:
+    """Both kinds of readers get the same f32, although rounding twice is not rounding once."""
     magnitude = bits & ~F32_SIGN
     assume(magnitude < F32_INFINITY)
     (value,) = decode_results([magnitude], ["f32"])
@@ -107,8 +107,8 @@ def test_an_f32_reads_back_directly_and_by_way_of_an_f64(bits: int) -> None:
 @example(0x3DCF9763)
 @example(0x4C800004)
 @example(0x7F7FFFFF)
-def test_no_shorter_decimal_reads_back_as_the_same_f32(bits: int) -> None:
-    """Of one digit less, neither the decimal just below nor the one just above reads back."""
+def test_f32_is_written_as_the_shortest_decimal(bits: int) -> None:
+    """With one digit less, neither the next decimal below nor the next above reads back."""
     magnitude = bits & ~F32_SIGN
     assume(0 < magnitude < F32_INFINITY)
     (value,) = decode_results([magnitude], ["f32"])
@@ -125,7 +125,7 @@ def test_no_shorter_decimal_reads_back_as_the_same_f32(bits: int) -> None:
 @no_deadline
 @given(st.integers(0, F32_INFINITY - 1), st.sampled_from((-1, 0, 1)))
 @example(0x15AE43FD, 0)
-def test_a_decimal_next_to_the_middle_of_two_f32_goes_to_the_nearer(bits: int, step: int) -> None:
+def test_decimal_near_the_middle_of_two_f32_rounds_to_the_nearer(bits: int, step: int) -> None:
     """The decimal as written decides, not the f64 that it was read as."""
     middle = (f32_exactly(bits) + f32_exactly(bits + 1)) / 2
     near = struct.unpack("<Q", struct.pack("<d", float(middle)))[0] + step
@@ -140,14 +140,14 @@ def test_a_decimal_next_to_the_middle_of_two_f32_goes_to_the_nearer(bits: int, s
 @given(st.from_regex(r"[1-9]\.[0-9]{0,13}[1-9]e-?[1-3]?[0-9]", fullmatch=True))
 @example("7.038531e-26")
 @example("1e-46")
-def test_a_decimal_goes_to_the_nearest_f32(text: str) -> None:
+def test_decimal_rounds_to_the_nearest_f32(text: str) -> None:
     """Checked with exact fractions."""
     assume(Fraction(text) < Fraction("3.4e38"))
     (encoded,) = encode_args([json.loads(text)], ["f32"])
     assert rounds_to(Fraction(text), encoded)
 
 
-def test_integers_come_back_unsigned_as_the_first_executor_wrote_them() -> None:
+def test_decoded_integer_is_unsigned() -> None:
     """-1 is the largest unsigned number."""
     assert decode_results([0xFFFFFFFF, 2**64 - 1, 7], ["i32", "i64", "i32"]) == [
         4294967295,
@@ -169,13 +169,13 @@ def test_integers_come_back_unsigned_as_the_first_executor_wrote_them() -> None:
         ("-0", 0),
     ],
 )
-def test_an_i32_takes_the_signed_and_the_unsigned_range(given_value: object, bits: int) -> None:
-    """As a JSON integer or as the same in a string."""
+def test_i32_of_signed_or_unsigned_range_is_encoded(given_value: object, bits: int) -> None:
+    """As a JSON integer, or as its text in a string."""
     assert encode_args([given_value], ["i32"]) == [bits]
 
 
-def test_an_i64_takes_the_signed_and_the_unsigned_range() -> None:
-    """The longest of either, as integers and as strings."""
+def test_i64_of_signed_or_unsigned_range_is_encoded() -> None:
+    """Both ends, as integers and as strings."""
     lowest, highest = -(2**63), 2**64 - 1
     for args in ([lowest, highest], [str(lowest), str(highest)]):
         assert encode_args(args, ["i64", "i64"]) == [2**63, 2**64 - 1]
@@ -205,14 +205,14 @@ def test_an_i64_takes_the_signed_and_the_unsigned_range() -> None:
         ({"a": 1}, "an object with 1 key"),
     ],
 )
-def test_what_is_no_i32_is_refused_and_shown(value: object, shown: str) -> None:
-    """The message has the place, the type with its range, and what was given."""
+def test_invalid_i32_is_refused_with_type_and_value(value: object, shown: str) -> None:
+    """The message has the path, the type with its range, and the value."""
     message = f"args[1]: expected i32 (-2147483648 to 4294967295), got {shown}"
     assert refusal([0, value], ["i32", "i32"]).partition("; functions")[0] == message
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, str(2**64), str(-(2**63) - 1)])
-def test_an_i64_out_of_range_is_refused_with_its_range(value: object) -> None:
+def test_i64_out_of_range_is_refused_with_its_range(value: object) -> None:
     """One past each end."""
     expected = "args[0]: expected i64 (-9223372036854775808 to 18446744073709551615), got "
     assert refusal([value], ["i64"]).startswith(expected)
@@ -224,8 +224,8 @@ def test_an_i64_out_of_range_is_refused_with_its_range(value: object) -> None:
     [10**5000, -(10**5000), "9" * 5000, "\x1b[31m" * 5000, "nan:0x" + "f" * 5000],
     ids=["positive", "negative", "digits", "escapes", "payload"],
 )
-def test_huge_values_are_refused_in_a_short_printable_message(value: object, name: str) -> None:
-    """Python refuses to convert integers of over 4300 digits; the message is ours all the same."""
+def test_huge_value_is_refused_with_a_short_message(value: object, name: str) -> None:
+    """Python refuses to convert integers of over 4300 digits; the message must not need that."""
     message = refusal([value], [name])
     assert message.startswith("args[0]: expected ")
     assert len(message) < 350
@@ -240,14 +240,14 @@ def test_huge_values_are_refused_in_a_short_printable_message(value: object, nam
         (["i64", "f32"], [], "expected 2 arguments (i64, f32), got 0"),
     ],
 )
-def test_a_wrong_number_of_values_is_refused(
+def test_wrong_number_of_values_is_refused(
     params: list[str], args: list[object], message: str
 ) -> None:
-    """The message gives the number and types expected, and the number given."""
+    """The message has the expected number and types, and the given number."""
     assert refusal(args, params) == message
 
 
-def test_a_wrong_number_of_values_for_a_thousand_parameters_makes_a_short_message() -> None:
+def test_wrong_number_of_values_for_many_parameters_has_a_short_message() -> None:
     """The list of types is cut, their number is not."""
     message = refusal([], ["i32"] * 1000)
     assert message.startswith("expected 1000 arguments (i32, i32, ")
@@ -273,8 +273,8 @@ def test_a_wrong_number_of_values_for_a_thousand_parameters_makes_a_short_messag
         ("nan:0x0000000000000001", 0x7F800001, 0x7FF0000000000001),
     ],
 )
-def test_floats_are_encoded_as_the_format_says(value: object, f32: int, f64: int) -> None:
-    """Numbers, the sign of zero, infinities and NaNs with their bits."""
+def test_float_is_encoded_to_its_bits(value: object, f32: int, f64: int) -> None:
+    """Numbers, the sign of zero, infinities, and NaNs with their bits."""
     assert encode_args([value, value], ["f32", "f64"]) == [f32, f64]
 
 
@@ -293,7 +293,7 @@ def test_floats_are_encoded_as_the_format_says(value: object, f32: int, f64: int
         (0xFFF0000000000000, "f64", "-Infinity"),
     ],
 )
-def test_what_json_can_not_say_becomes_a_string(bits: int, name: str, value: str) -> None:
+def test_infinity_or_nan_is_decoded_to_a_string(bits: int, name: str, value: str) -> None:
     """Only the canonical positive NaN is written without its bits."""
     assert decode_results([bits], [name]) == [value]
 
@@ -313,8 +313,8 @@ def test_what_json_can_not_say_becomes_a_string(bits: int, name: str, value: str
         (0x8F800000, "-1.2621775e-29"),
     ],
 )
-def test_an_f32_is_written_as_people_know_it(bits: int, text: str) -> None:
-    """Not as the f64 that it is inside Python."""
+def test_f32_is_decoded_to_its_usual_decimal(bits: int, text: str) -> None:
+    """Not to that of the f64 that represents it in Python."""
     assert json.dumps(decode_results([bits], ["f32"])) == f"[{text}]"
 
 
@@ -322,8 +322,8 @@ def test_an_f32_is_written_as_people_know_it(bits: int, text: str) -> None:
     ("value", "name"),
     [(2**53 + 1, "f64"), (2**24 + 1, "f32"), (-(2**24) - 1, "f32"), (2**100 + 1, "f64")],
 )
-def test_an_integer_that_a_float_would_round_is_refused(value: int, name: str) -> None:
-    """Nothing rounds silently; the message says how to ask for it."""
+def test_integer_that_a_float_would_round_is_refused(value: int, name: str) -> None:
+    """The message says how to ask for rounding."""
     assert refusal([value], [name]) == (
         f"args[0]: expected an integer that {name} holds exactly, "
         f"or a number with a decimal point, which is rounded, got {value}"
@@ -342,7 +342,7 @@ def test_an_integer_that_a_float_would_round_is_refused(value: int, name: str) -
         (10**400, "f64"),
     ],
 )
-def test_a_finite_number_that_overflows_is_refused(value: float, name: str) -> None:
+def test_number_that_overflows_a_float_is_refused(value: float, name: str) -> None:
     """It does not become an infinity."""
     assert refusal([value], [name]).startswith(f"args[0]: expected {name} (-")
 
@@ -366,8 +366,8 @@ def test_a_finite_number_that_overflows_is_refused(value: float, name: str) -> N
         *(float("inf"), float("-inf"), float("nan")),
     ],
 )
-def test_what_is_no_float_is_refused(value: object, name: str) -> None:
-    """Infinities and NaNs are strings, and only those that the protocol names."""
+def test_invalid_float_is_refused(value: object, name: str) -> None:
+    """Infinities and NaNs are strings, and only those of the protocol."""
     assert f"expected {name} (a number, " in refusal([value], [name])
 
 
@@ -379,16 +379,16 @@ def test_what_is_no_float_is_refused(value: object, name: str) -> None:
         ("-nan:0x10000000000000", "f64", "0xfffffffffffff"),
     ],
 )
-def test_bits_that_no_nan_has_are_refused(value: str, name: str, most: str) -> None:
-    """Zero would be an infinity, more would reach into the exponent."""
+def test_nan_with_invalid_bits_is_refused(value: str, name: str, most: str) -> None:
+    """Zero would be an infinity, and more would reach into the exponent."""
     assert refusal([value], [name]) == (
         f'args[0]: expected {name} (the bits of a NaN are 0x1 to {most}), got "{value}"'
     )
 
 
 @pytest.mark.parametrize("name", ["v128", "funcref", "(ref null 3)", "i8", ""])
-def test_a_type_that_json_can_not_carry_is_named(name: str) -> None:
-    """In parameters, in results, and before the number of arguments is looked at."""
+def test_unsupported_type_is_refused_by_name(name: str) -> None:
+    """In parameters, in results, and before the number of arguments is checked."""
     tails = {}
     for where, signature in (
         ("params[1]", FunctionType(("i32", name), ())),
@@ -410,7 +410,7 @@ def test_a_type_that_json_can_not_carry_is_named(name: str) -> None:
     assert caught.value.message == f"{tails['results[0]']} {name}"
 
 
-def test_a_signature_of_the_four_types_is_accepted() -> None:
+def test_signature_of_supported_types_is_accepted() -> None:
     """In any order and number."""
     four = ("f64", "i32", "f32", "i64")
     check_signature(FunctionType(four * 100, four))
@@ -418,14 +418,14 @@ def test_a_signature_of_the_four_types_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(("bits", "name"), [(2**32, "i32"), (-1, "i64"), (2**32, "f32")])
-def test_bits_that_their_type_does_not_have_do_not_wrap(bits: int, name: str) -> None:
-    """They come from a child that a guest may have taken over."""
+def test_decode_of_bits_out_of_range_raises_overflow_error(bits: int, name: str) -> None:
+    """They may come from a compromised child."""
     with pytest.raises(OverflowError):
         decode_results([bits], [name])
 
 
-def test_another_number_of_bits_than_of_results_is_an_error() -> None:
-    """They come from a child that a guest may have taken over."""
+def test_decode_of_wrong_number_of_bits_raises_value_error() -> None:
+    """They may come from a compromised child."""
     with pytest.raises(ValueError, match="zip"):
         decode_results([1, 2], ["i32"])
 
@@ -441,10 +441,10 @@ def test_another_number_of_bits_than_of_results_is_an_error() -> None:
         ([1, "naive"], ("i32", "i32")),
     ],
 )
-def test_data_for_a_function_of_numbers_is_told_where_to_go(
+def test_data_for_a_core_function_is_refused_with_advice(
     args: list[object], params: tuple[str, ...]
 ) -> None:
-    """Whether it does not fit, or pointer and length were expected for it."""
+    """Whether it is of the wrong type or given instead of pointer and length."""
     with pytest.raises(RefusedError, match=r"expected .*, got .*; functions of core modules take"):
         encode_args(args, params)
 
@@ -462,10 +462,10 @@ def test_data_for_a_function_of_numbers_is_told_where_to_go(
         ([1, 2], ("i32",)),
     ],
 )
-def test_number_that_does_not_fit_is_told_without_other_advice(
+def test_invalid_number_is_refused_without_that_advice(
     args: list[object], params: tuple[str, ...]
 ) -> None:
-    """It is no text that belongs elsewhere."""
+    """It is not text that a component could take."""
     with pytest.raises(RefusedError) as caught:
         encode_args(args, params)
     assert "core modules" not in caught.value.message

@@ -1,4 +1,4 @@
-"""The input file: its keys, their bounds, and the wording of what does not fit."""
+"""The input file: its keys, their bounds, and the error messages."""
 
 import base64
 import json
@@ -58,8 +58,8 @@ def limits_refusal(ceiling: Limits = CEILING, **asked: Any) -> str:
     return caught.value.message
 
 
-def test_every_key_is_read() -> None:
-    """With the values that were written, of the types that the definition says."""
+def test_parse_of_every_key_returns_its_value() -> None:
+    """With the types of the definition."""
     spec = read(
         {
             "entry": "fib",
@@ -99,15 +99,15 @@ def test_every_key_is_read() -> None:
     assert [content_bytes(content) for content in spec.files.values()] == ["ä".encode(), b""]
 
 
-def test_every_key_may_be_left_out_or_null() -> None:
-    """Many languages write null for what is not there."""
+def test_parse_of_null_is_the_same_as_no_key() -> None:
+    """Many languages write null for a missing value."""
     assert read({}) == InputSpec()
     assert read(dict.fromkeys(KEYS.split(", "))) == InputSpec()
 
 
 @given(st.lists(anything))
 @no_deadline
-def test_arguments_are_kept_as_they_were_written(args: list[object]) -> None:
+def test_parse_keeps_arguments_unchanged(args: list[object]) -> None:
     """Integers of any size, floats as floats, at every depth."""
     source = json.dumps({"args": args}).replace("Infinity", "1")
     kept = parse_input(source.encode()).args
@@ -115,8 +115,8 @@ def test_arguments_are_kept_as_they_were_written(args: list[object]) -> None:
     assert repr(list(kept)) == repr(json.loads(source)["args"])
 
 
-def test_integers_beyond_64_bits_are_kept_in_arguments() -> None:
-    """Whether they fit is for the entry's signature to say."""
+def test_parse_keeps_huge_integers_in_arguments() -> None:
+    """The entry's signature decides whether they fit."""
     assert read({"args": [2**64, [-(10**400)]]}).args == (2**64, [-(10**400)])
 
 
@@ -126,8 +126,8 @@ def test_integers_beyond_64_bits_are_kept_in_arguments() -> None:
     | anything
 )
 @no_deadline
-def test_any_json_gives_an_input_or_a_refusal_with_a_path(value: object) -> None:
-    """And no other exception, nor Python's or msgspec's names for things."""
+def test_parse_of_any_json_returns_or_is_refused_with_a_path(value: object) -> None:
+    """No other exception, and no names of Python or msgspec types."""
     try:
         read(value)
     except RefusedError:
@@ -173,22 +173,20 @@ def test_any_json_gives_an_input_or_a_refusal_with_a_path(value: object) -> None
         ({"id": "x" * 201}, "$.id: expected at most 200 characters, got 201"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named_with_what_was_expected(
-    value: object, message: str
-) -> None:
-    """Path, expected, given: in one sentence."""
+def test_parse_of_wrong_type_is_refused_with_path_and_type(value: object, message: str) -> None:
+    """Path, expected and given, in one sentence."""
     assert refusal(value) == message
 
 
-def test_an_unknown_key_is_named_with_the_known_ones() -> None:
-    """And a near miss is pointed out; an unknown key is unknown also with null."""
+def test_parse_of_unknown_key_is_refused_with_the_known_ones() -> None:
+    """A similar key is suggested. An unknown key with null is unknown too."""
     assert refusal({"zzz": 1}) == f"$.zzz: unknown key; the keys are {KEYS}"
     assert refusal({"arg": None}) == (f"$.arg: unknown key; did you mean args? The keys are {KEYS}")
     assert "unknown key" in refusal({"x" * 1_000_000: 1})
 
 
-def test_a_strict_json_error_comes_through_with_its_position() -> None:
-    """The file is JSON first, and an input second."""
+def test_parse_of_invalid_json_is_refused_with_its_position() -> None:
+    """Before the keys are checked."""
     with pytest.raises(RefusedError, match=r'^line 1, column 12: duplicate key "args"$'):
         parse_input(b'{"args":[],"args":[]}')
 
@@ -197,8 +195,8 @@ def test_a_strict_json_error_comes_through_with_its_position() -> None:
     "module",
     ["fib", "fib.wasm", "a/b/c.wasm", ".hidden", "...", "é ü", "sha256:" + "aF" * 32, "sha256"],
 )
-def test_a_plain_path_or_a_digest_names_a_module(module: str) -> None:
-    """Kept as it was written."""
+def test_module_of_plain_path_or_digest_is_valid(module: str) -> None:
+    """It is kept unchanged."""
     assert read({"module": module}).module == module
 
 
@@ -209,46 +207,46 @@ def test_a_plain_path_or_a_digest_names_a_module(module: str) -> None:
         *("x" * 256, "/".join("a" * 33), "/".join(["a" * 100] * 11), "é" * 128),
     ],
 )
-def test_a_module_outside_the_wasm_directory_is_refused(module: str) -> None:
-    """As is every second spelling of a path, and what no Linux file system takes."""
+def test_module_outside_the_wasm_directory_is_refused(module: str) -> None:
+    """So are second spellings of a path, and names that Linux does not allow."""
     assert refusal({"module": module}).startswith(
         "$.module: expected a plain path below the wasm directory, such as group/fib.wasm, got "
     )
 
 
 @pytest.mark.parametrize("digits", ["", "a" * 63, "a" * 65, "g" * 64, "a" * 63 + "\n"])
-def test_a_digest_of_another_form_is_refused(digits: str) -> None:
-    """It is not taken for the name of a file."""
+def test_module_of_malformed_digest_is_refused(digits: str) -> None:
+    """It is not taken for a file name."""
     assert refusal({"module": f"sha256:{digits}"}).startswith(
         "$.module: expected sha256: and 64 hexadecimal digits, got "
     )
 
 
 @pytest.mark.parametrize("name", ["", "A=B", "=", "A\0"])
-def test_an_environment_name_that_none_can_have_is_refused(name: str) -> None:
+def test_env_with_invalid_name_is_refused(name: str) -> None:
     """See environ(7)."""
     assert refusal({"env": {"OK": "1", name: "x"}}).startswith(
         "$.env: expected names without '=' and NUL, got "
     )
 
 
-def test_an_environment_value_with_nul_is_refused() -> None:
-    """It would end there for the guest."""
+def test_env_with_nul_in_value_is_refused() -> None:
+    """The guest would see the value up to there."""
     assert refusal({"env": {"A": "b\0c"}}) == (
         '$.env.A: expected a string without NUL, got "b\\u0000c"'
     )
 
 
 @pytest.mark.parametrize("name", ["", "/a", "..", "a/../b", "a//b", "a/", "./a", "a\0", "a" * 256])
-def test_a_file_outside_the_jobs_directory_is_refused(name: str) -> None:
-    """As is every second spelling of a path."""
+def test_file_outside_the_job_directory_is_refused(name: str) -> None:
+    """So is every second spelling of a path."""
     assert refusal({"files": {name: ""}}).startswith(
         "$.files: expected plain relative paths, such as data/in.txt, got "
     )
 
 
-def test_a_file_below_another_file_is_refused() -> None:
-    """In whichever order they are written; names that only begin alike are fine."""
+def test_file_below_another_file_is_refused() -> None:
+    """In any order. Names with a common prefix are valid."""
     for files in ({"a/b": "", "a/b/c/d": ""}, {"a/b/c/d": "", "a/b": ""}):
         assert refusal({"files": files}) == (
             '$.files["a/b/c/d"]: "a/b" can\'t be a file and a directory'
@@ -257,8 +255,8 @@ def test_a_file_below_another_file_is_refused() -> None:
     assert read({"files": names}).files == names
 
 
-def test_the_number_of_files_is_bounded() -> None:
-    """A million empty ones fit into an input, and not into a small file system."""
+def test_too_many_files_are_refused() -> None:
+    """An input could name a million empty files, which fill a small file system."""
     files = {str(number): "" for number in range(MAX_FILES)}
     assert len(read({"files": files}).files) == MAX_FILES
     assert (
@@ -267,8 +265,8 @@ def test_the_number_of_files_is_bounded() -> None:
 
 
 @given(st.binary())
-def test_base64_gives_back_the_bytes(content: bytes) -> None:
-    """In the standard alphabet, padded."""
+def test_base64_is_decoded_to_its_bytes(content: bytes) -> None:
+    """Standard alphabet, with padding."""
     text = base64.b64encode(content).decode()
     spec = read({"stdin": {"base64": text}, "files": {"f": {"base64": text}}})
     assert spec.stdin is not None
@@ -278,27 +276,27 @@ def test_base64_gives_back_the_bytes(content: bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["QQ", "QQ=", "Q Q=", "QQ==\n", "QQ==QQ==", "-_8=", "é", "====", "="]
 )
-def test_bad_base64_is_refused_with_its_path(text: str) -> None:
-    """Nothing is skipped and nothing is guessed."""
+def test_invalid_base64_is_refused_with_its_path(text: str) -> None:
+    """Nothing is skipped or guessed."""
     assert refusal({"stdin": {"base64": text}}).startswith("$.stdin.base64: expected base64, got ")
     assert refusal({"files": {"a": {"base64": "QQ=="}, "b/c": {"base64": text}}}).startswith(
         '$.files["b/c"].base64: expected base64, got '
     )
 
 
-def test_a_spec_made_in_python_is_checked_too() -> None:
-    """An `InputSpec` that exists is within bounds, wherever it came from."""
+def test_input_spec_made_in_python_is_checked() -> None:
+    """An ``InputSpec`` is always valid, wherever it comes from."""
     with pytest.raises(RefusedError):
         InputSpec(module="../fib")
 
 
-def test_limits_that_were_not_asked_for_are_the_daemons() -> None:
+def test_limits_without_request_are_those_of_the_daemon() -> None:
     """All of them."""
     assert limits_for(InputSpec(), CEILING) == CEILING
 
 
-def test_limits_that_were_asked_for_replace_the_daemons() -> None:
-    """Up to and including the daemon's own."""
+def test_limits_with_request_replace_those_of_the_daemon() -> None:
+    """Up to the daemon's own, inclusive."""
     asked = InputSpec(timeout_sec=0.5, memory_mb=1, output_mb=0.25, disk_mb=2, fuel=3)
     assert limits_for(asked, CEILING) == Limits(
         timeout_sec=0.5, memory_mb=1, output_mb=0.25, disk_mb=2, fuel=3
@@ -323,15 +321,13 @@ def test_limits_that_were_asked_for_replace_the_daemons() -> None:
         ({"fuel": 0}, "$.fuel: expected more than 0 and at most 1000, got 0"),
     ],
 )
-def test_a_limit_out_of_bounds_is_refused_with_what_is_allowed(
-    asked: dict[str, Any], message: str
-) -> None:
-    """Nothing is silently cut to what is allowed."""
+def test_limit_out_of_bounds_is_refused_with_the_bound(asked: dict[str, Any], message: str) -> None:
+    """It is not reduced silently."""
     assert limits_refusal(**asked) == message
 
 
-def test_fuel_may_be_asked_for_where_the_daemon_counts_none() -> None:
-    """Up to what wasmtime can count."""
+def test_fuel_limit_without_limit_of_the_daemon_is_valid() -> None:
+    """Up to the largest number that wasmtime can count."""
     without = Limits(fuel=None)
     assert limits_for(InputSpec(), without).fuel is None
     assert limits_for(InputSpec(fuel=MAX_FUEL), without).fuel == MAX_FUEL
@@ -340,8 +336,8 @@ def test_fuel_may_be_asked_for_where_the_daemon_counts_none() -> None:
     )
 
 
-def test_a_json_schema_can_be_had_in_which_every_key_is_described() -> None:
-    """For editors and for producers that want to check before they drop."""
+def test_json_schema_describes_every_key() -> None:
+    """For editors, and for producers that validate inputs."""
     schema = msgspec.json.schema(InputSpec)["$defs"]["InputSpec"]
     assert list(schema["properties"]) == KEYS.split(", ")
     assert all(key["description"] for key in schema["properties"].values())
@@ -349,6 +345,6 @@ def test_a_json_schema_can_be_had_in_which_every_key_is_described() -> None:
     assert "required" not in schema or schema["required"] == []
 
 
-def test_only_what_was_given_is_written() -> None:
-    """A producer's client writes inputs from the same definition."""
+def test_encoded_input_spec_has_only_given_keys() -> None:
+    """Clients write inputs with the same definition."""
     assert msgspec.json.encode(InputSpec(entry="fib", args=(12,))) == b'{"entry":"fib","args":[12]}'

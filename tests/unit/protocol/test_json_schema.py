@@ -1,4 +1,4 @@
-"""The JSON Schemas: what they say of an input is what the daemon does with it."""
+"""The JSON Schemas agree with what the daemon accepts and writes."""
 
 import json
 import re
@@ -44,15 +44,15 @@ def is_taken(value: object) -> bool:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_each_document_is_a_schema(name: str) -> None:
-    """Printed by the command, valid by the standard's own schema, with words for every key."""
+def test_printed_document_is_a_valid_schema(name: str) -> None:
+    """By the meta-schema, with a description of every key."""
     command = [sys.executable, "-m", "wasmdrop", "schema", name]
     printed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert printed == json.loads(json.dumps(document(name)))
     Draft202012Validator.check_schema(printed)
 
 
-def test_the_input_is_what_is_printed_where_nothing_is_named() -> None:
+def test_schema_command_without_name_prints_the_input() -> None:
     """Producers need it more often."""
     command = [sys.executable, "-m", "wasmdrop", "schema"]
     printed = subprocess.run(command, check=True, capture_output=True).stdout
@@ -60,14 +60,14 @@ def test_the_input_is_what_is_printed_where_nothing_is_named() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.parent.name))
-def test_the_inputs_of_the_examples_are_valid(path: Path) -> None:
-    """They are what producers start from."""
+def test_example_inputs_match_the_schema(path: Path) -> None:
+    """Producers start from them."""
     INPUTS.validate(json.loads(path.read_bytes()))
 
 
 @pytest.mark.parametrize(("key", "value", "words"), KEYS)
-def test_what_the_daemon_refuses_is_not_valid(key: str, value: Any, words: str) -> None:
-    """But for the limits of the running daemon, and numbers that no machine could hold."""
+def test_refused_input_does_not_match_the_schema(key: str, value: Any, words: str) -> None:
+    """Except for limits of the running daemon, and numbers that no machine can hold."""
     valid = INPUTS.is_valid({key: value})
     assert valid == ("this daemon" in words or value == 10**400)
 
@@ -141,13 +141,13 @@ inputs = st.one_of(
 @example({"stdin": {"base64": "0000="}})
 @example({"stdin": {"base64": "0000===="}})
 @settings(max_examples=1000, deadline=None)
-def test_the_schema_and_the_daemon_agree(value: Any) -> None:
-    """Whatever one takes, the other does."""
+def test_any_input_matches_the_schema_if_it_is_accepted(value: Any) -> None:
+    """And the other way round."""
     assert INPUTS.is_valid(value) == is_taken(value)
 
 
-def test_no_key_is_forgotten() -> None:
-    """The property above reaches each of them."""
+def test_generated_inputs_have_every_key() -> None:
+    """So that the property above covers each of them."""
     assert set(document("input")["properties"]) == keys.keys() - {"ID"}
 
 
@@ -168,8 +168,8 @@ def written(outcome: Outcome, **changes: Any) -> dict[str, Any]:
     return marker
 
 
-def test_markers_are_valid_and_are_read_back() -> None:
-    """Those of running daemons are checked wherever an acceptance test meets one."""
+def test_encoded_marker_matches_the_schema_and_is_parsed() -> None:
+    """Integration tests check the markers of running daemons too."""
     for code in Code:
         marker = written(Outcome(code=code), producer_id="mine")
         MARKERS.validate(marker)
@@ -177,16 +177,16 @@ def test_markers_are_valid_and_are_read_back() -> None:
 
 
 @pytest.mark.parametrize("key", document("marker")["required"])
-def test_a_marker_without_one_of_its_keys_is_none(key: str) -> None:
-    """The schema and the reader agree on what belongs to a marker."""
+def test_marker_without_required_key_is_invalid(key: str) -> None:
+    """For the schema and for the parser."""
     marker = written(Outcome(code=Code.OK))
     del marker[key]
     assert not MARKERS.is_valid(marker)
     assert parse_marker(json.dumps(marker).encode()) is None
 
 
-def test_times_in_markers_have_one_width() -> None:
-    """So that they sort as text; also in the one case of a million in which microseconds are 0."""
+def test_times_in_markers_have_constant_width() -> None:
+    """So that they sort as text, also if the microseconds are 0."""
     marker = written(Outcome(code=Code.OK))
     for name in ("dropped_at", "started_at", "finished_at"):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", marker[name])

@@ -1,4 +1,4 @@
-"""Names of slots."""
+"""Slot names, and the inputs and results that have them."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from wasmdrop.protocol.slot import MAX_SLOT_NAME_BYTES, is_slot_name, result_ste
     "name",
     ["a", ".", "..", "a-b_c.d", "input", "a b", "测试", "Ωμέγα", "é", "e\u0301", "🦀", "x" * 200],
 )
-def test_printable_name_is_a_slots(name: str) -> None:
-    """Of any script, and whatever it means elsewhere: it is never a whole component of a path."""
+def test_printable_name_is_a_slot_name(name: str) -> None:
+    """In any script, and with any meaning elsewhere: it is never a whole path component."""
     assert is_slot_name(name)
     assert result_stem(f"input-{name}.json") == f"result-{name}"
 
@@ -23,14 +23,14 @@ def test_printable_name_is_a_slots(name: str) -> None:
         *("\udcff", "x" * 201, "é" * 113),
     ],
 )
-def test_name_that_is_unfit_for_a_path_or_a_terminal_is_no_slots(name: str) -> None:
-    """Neither are names that are too long, in characters or in bytes."""
+def test_unsafe_or_long_name_is_not_a_slot_name(name: str) -> None:
+    """Unsafe in a path or on a terminal, or too long in characters or in bytes."""
     assert not is_slot_name(name)
     assert result_stem(f"input-{name}.json") is None
 
 
-def test_longest_names_leave_room_for_every_file_of_a_slot() -> None:
-    """An output that was set aside has the longest one."""
+def test_longest_slot_name_fits_all_file_names() -> None:
+    """An output directory that was set aside has the longest name."""
     name = "é" * (MAX_SLOT_NAME_BYTES // 2)
     assert is_slot_name(name)
     assert len(f"result-{name}.output.aside-01234567.output".encode()) <= 255
@@ -41,6 +41,6 @@ def test_longest_names_leave_room_for_every_file_of_a_slot() -> None:
     "file",
     ["Input.json", "input.JSON", "input 1.json", "input_1.json", "input-.json", "input.json.txt"],
 )
-def test_file_with_another_name_is_no_input(file: str) -> None:
-    """However much it looks like one."""
+def test_result_stem_of_other_file_is_none(file: str) -> None:
+    """However similar its name is to that of an input."""
     assert result_stem(file) is None

@@ -1,4 +1,4 @@
-"""Strict JSON: what is read exactly, what is refused, and where the refusal points."""
+"""Strict JSON: accepted texts, rejected texts, and the positions of errors."""
 
 import gc
 import json
@@ -115,10 +115,10 @@ def is_strict(source: str) -> bool:
 
 @given(data, st.booleans(), st.sampled_from([None, 2]))
 @no_deadline
-def test_whatever_json_writes_is_read_as_the_same_value(
+def test_parse_of_written_json_returns_the_same_value(
     value: object, ascii_only: bool, indent: int | None
 ) -> None:
-    """Types, signs of zero and the order of keys included."""
+    """With types, signs of zero and the order of keys."""
     source = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
     assert exactly(parse(source.encode())) == exactly(value)
 
@@ -129,15 +129,15 @@ def test_whatever_json_writes_is_read_as_the_same_value(
 @example(b"1e999-")
 @example(b"\xed\xa0\x80")
 @no_deadline
-def test_any_bytes_give_a_value_or_a_refusal_with_a_position(source: bytes) -> None:
-    """And no other exception."""
+def test_parse_of_any_bytes_returns_or_is_refused_with_a_position(source: bytes) -> None:
+    """No other exception."""
     assert accepts(source) in {True, False}
 
 
 @given(nearly_json)
 @settings(deadline=None, max_examples=500)
-def test_a_text_is_accepted_exactly_when_it_is_strict_json(source: str) -> None:
-    """Compared with a plain judge that shares no code with this one."""
+def test_parse_accepts_exactly_strict_json(source: str) -> None:
+    """Compared with a simple checker that shares no code with this one."""
     assert accepts(source.encode()) == is_strict(source)
 
 
@@ -145,8 +145,8 @@ def test_a_text_is_accepted_exactly_when_it_is_strict_json(source: str) -> None:
 @example(["\\\\", "ud83d", "\\uDE00"])
 @example(["\\ud83d", "\\uDE00", "\\uDE00"])
 @no_deadline
-def test_an_escape_of_half_a_character_is_refused_and_none_other(pieces: list[str]) -> None:
-    """An escaped backslash before ``ud83d`` is no such escape, nor its half."""
+def test_parse_of_lone_surrogate_escape_is_refused(pieces: list[str]) -> None:
+    """An escaped backslash before ``ud83d`` is not such an escape."""
     source = '"' + "".join(pieces) + '"'
     if is_strict(source):
         assert parse(source.encode()) == json.loads(source)
@@ -212,13 +212,13 @@ def test_an_escape_of_half_a_character_is_refused_and_none_other(pieces: list[st
         ),
     ],
 )
-def test_a_refusal_says_where_and_what(source: str, message: str) -> None:
-    """Line and column count from 1; columns in characters, not bytes."""
+def test_refusal_has_line_column_path_and_reason(source: str, message: str) -> None:
+    """Line and column count from 1, columns in characters."""
     assert refusal(source) == message
 
 
-def test_bytes_that_are_not_utf8_are_refused_with_offset_line_and_column() -> None:
-    """The offset counts bytes and the column characters."""
+def test_parse_of_invalid_utf8_is_refused_with_its_offset() -> None:
+    """The offset counts bytes, the column characters."""
     assert refusal('{\n"é":"'.encode() + b'\xff"}') == (
         "line 2, column 6: byte 0xff at offset 8 is not UTF-8 (invalid start byte)"
     )
@@ -228,14 +228,14 @@ def test_bytes_that_are_not_utf8_are_refused_with_offset_line_and_column() -> No
     ("source", "named"),
     [(b"\xef\xbb\xbf{}", "byte order mark"), ("{}".encode("utf-16"), "UTF-16")],
 )
-def test_a_byte_order_mark_is_refused_by_its_name(source: bytes, named: str) -> None:
-    """Editors hide it, so that its producer would search for long."""
+def test_parse_of_byte_order_mark_is_refused_by_name(source: bytes, named: str) -> None:
+    """Editors hide it, so it is hard to find."""
     assert named in refusal(source)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_nesting_is_read_to_its_limit_and_refused_beyond(opening: str) -> None:
-    """A refusal points at what opens the level that is too many."""
+def test_parse_beyond_the_nesting_limit_is_refused(opening: str) -> None:
+    """The position is that of the first level beyond the limit."""
     closing = "]" if opening == "[" else "}"
 
     def nested(depth: int) -> str:
@@ -248,22 +248,22 @@ def test_nesting_is_read_to_its_limit_and_refused_beyond(opening: str) -> None:
     assert message.endswith(f"nested deeper than {MAX_DEPTH} arrays and objects")
 
 
-def test_width_and_brackets_in_strings_are_no_nesting() -> None:
-    """Only what is open at one time counts."""
+def test_parse_of_wide_text_with_brackets_in_strings_succeeds() -> None:
+    """Only nested arrays and objects count."""
     deep = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
     source = json.dumps(["[{" * 100, '\\"[[', {"[" * 100: "\\"}]) + "," + ",".join([deep] * 20)
     assert len(json.loads(f"[{source}]")) == 21
     assert parse(f"[{source}]".encode()) == json.loads(f"[{source}]")
 
 
-def test_deep_nesting_beside_wide_nesting_is_found() -> None:
-    """The limit holds far from the start, and for arrays and objects mixed."""
+def test_parse_of_deep_nesting_after_wide_text_is_refused() -> None:
+    """Far from the start, and for arrays and objects mixed."""
     deep = '[{"a":' * 33 + "0" + "}]" * 33
     assert "nested deeper" in refusal(f'[{"[],{}," * 100}["]"],{deep}]')
 
 
-def test_integers_stay_exact_up_to_the_bound_on_digits() -> None:
-    """Not through a float, whatever the size, and the sign is no digit."""
+def test_parse_keeps_integers_exact_up_to_the_digit_limit() -> None:
+    """Not through a float. The sign does not count as a digit."""
     digits = "9" * MAX_INTEGER_DIGITS
     assert parse(f"[{digits},-{digits}]".encode()) == [int(digits), -int(digits)]
     for sign in ("", "-"):
@@ -272,7 +272,7 @@ def test_integers_stay_exact_up_to_the_bound_on_digits() -> None:
         )
 
 
-def test_the_bound_on_digits_holds_where_python_was_told_to_have_none() -> None:
+def test_digit_limit_holds_without_the_limit_of_python() -> None:
     """Reading ten million digits would take minutes."""
     program = (
         "from wasmdrop.protocol.strict_json import parse\n"
@@ -310,15 +310,15 @@ MEBIBYTE = 1024 * 1024
         pytest.param("[" + "1," * (MEBIBYTE // 2) + "]", id="a comma at the end"),
     ],
 )
-def test_a_hostile_text_is_refused_in_time_in_proportion_to_its_length(source: str) -> None:
-    """Each takes some 0.1 s; with the square of the length, it would be hours."""
+def test_parse_of_hostile_text_takes_linear_time(source: str) -> None:
+    """Each takes about 0.1 s. In quadratic time it would be hours."""
     before = time.perf_counter()
     refusal(source)
     assert time.perf_counter() - before < 5
 
 
-def test_a_violation_far_into_a_large_file_is_named_all_the_same() -> None:
-    """The place is then only known to be further on than what was looked at again."""
+def test_error_far_into_a_large_text_is_reported_without_exact_position() -> None:
+    """The message says after which position it is."""
     source = "[\n" + "0,\n" * 400_000 + '{"a":1,"a":2}]'
     message = refusal(source)
     assert message.startswith("after line 1250")
@@ -328,8 +328,8 @@ def test_a_violation_far_into_a_large_file_is_named_all_the_same() -> None:
     )
 
 
-def test_reading_a_large_text_does_not_keep_the_garbage_collector_busy() -> None:
-    """It would go through all that was read so far, again and again."""
+def test_parse_of_large_text_runs_no_garbage_collection() -> None:
+    """It would visit all values read so far, again and again."""
     collections = 0
 
     def count(phase: str, _: dict[str, int]) -> None:
@@ -344,8 +344,8 @@ def test_reading_a_large_text_does_not_keep_the_garbage_collector_busy() -> None
     assert collections <= 5  # some 300 otherwise
 
 
-def test_the_garbage_collector_is_left_as_it_was() -> None:
-    """Reading a large text switches it off for the while, also where the text is refused."""
+def test_parse_restores_the_garbage_collector() -> None:
+    """Also if the text is refused."""
     large = b"[" + b"0," * 50_000 + b"0]"
     for enabled in (False, True):
         gc.enable() if enabled else gc.disable()
@@ -370,16 +370,14 @@ def test_the_garbage_collector_is_left_as_it_was() -> None:
         (("x" * 81,), '$["' + "x" * 78 + "…]"),
     ],
 )
-def test_a_path_is_written_so_that_it_can_be_read(steps: tuple[str | int, ...], path: str) -> None:
-    """Plain keys with a dot, all others quoted."""
+def test_path_to_quotes_keys_that_are_not_plain(steps: tuple[str | int, ...], path: str) -> None:
+    """Plain keys follow a dot."""
     assert path_to(*steps) == path
 
 
 @given(data | st.integers(10**70, 10**71) | st.text(min_size=50), st.lists(text, max_size=50))
-def test_what_is_shown_of_an_input_is_short_and_does_nothing(
-    value: object, keys: list[str]
-) -> None:
-    """Messages end in terminals and logs."""
+def test_described_value_and_path_are_short_and_printable(value: object, keys: list[str]) -> None:
+    """They appear in terminals and logs."""
     for shown_text, limit in ((describe_value(value), 80), (path_to(*keys), 160)):
         assert len(shown_text) <= limit
         assert shown_text.isprintable()
@@ -397,6 +395,6 @@ def test_what_is_shown_of_an_input_is_short_and_does_nothing(
         (1.0, "1.0"),
     ],
 )
-def test_a_value_is_shown_in_the_words_of_json(value: object, text_for_people: str) -> None:
-    """Not in Python's."""
+def test_describe_value_uses_terms_of_json(value: object, text_for_people: str) -> None:
+    """Not those of Python."""
     assert describe_value(value) == text_for_people

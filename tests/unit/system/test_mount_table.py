@@ -1,4 +1,4 @@
-"""The mount table: which filesystem a path lies on."""
+"""MountTable: the filesystem of a path."""
 
 import subprocess
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ def table() -> Iterator[MountTable]:
     it.close()
 
 
-def test_every_path_is_on_some_mount(table: MountTable) -> None:
-    """Also one that is not there."""
+def test_mount_table_of_any_path_finds_a_mount(table: MountTable) -> None:
+    """Also for a path that does not exist."""
     assert table.of("/proc/self/status").kind == "proc"
     assert table.of("/nothing/here").point == "/"
 
 
-def test_a_change_of_the_table_is_seen(table: MountTable, tmp_path: Path) -> None:
-    """A mount that comes, and one that goes; the name has a character that the kernel escapes."""
+def test_mount_table_after_mount_and_umount_is_current(table: MountTable, tmp_path: Path) -> None:
+    """The name has a character that the kernel escapes."""
     require_root()
     point = tmp_path / "a place"
     point.mkdir()

@@ -1,4 +1,4 @@
-"""Walking untrusted paths: never out of the root, through no link that is not allowed."""
+"""openat2: paths never leave the root, and only allowed links are followed."""
 
 import errno
 import os
@@ -46,8 +46,8 @@ def number_of(call: Callable[[], object]) -> int | None:
 @pytest.mark.parametrize(
     "path", ["../secret", "a/../../secret", "a/b/../../../secret", "/etc/passwd"]
 )
-def test_path_out_of_the_root_is_refused(root: Path, path: str) -> None:
-    """However it is written, and whoever opens it."""
+def test_path_out_of_the_root_raises_exdev(root: Path, path: str) -> None:
+    """However it is written, and by whichever function it is opened."""
     assert number_of(lambda: read(root, path)) == errno.EXDEV
     assert number_of(lambda: openat2.open_directory(str(root), path)) == errno.EXDEV
     assert number_of(lambda: openat2.lstat(str(root), path)) == errno.EXDEV
@@ -63,15 +63,15 @@ def test_path_out_of_the_root_is_refused(root: Path, path: str) -> None:
         ("/proc/self/root/etc/passwd", errno.EXDEV),
     ],
 )
-def test_link_out_of_the_root_is_refused(root: Path, target: str, number: int) -> None:
-    """Whether it is the end of the path or on the way."""
+def test_link_out_of_the_root_raises(root: Path, target: str, number: int) -> None:
+    """At the end of the path or before it."""
     (root / "a" / "link").symlink_to(target)
     assert number_of(lambda: read(root, "a/link")) == number
     assert number_of(lambda: read(root, "a/link/below")) == number
 
 
-def test_links_inside_are_followed_as_allowed(root: Path) -> None:
-    """None, the last with what it leads through, or any."""
+def test_link_below_the_root_is_followed_if_allowed(root: Path) -> None:
+    """No links, the last one with the links that it leads through, or any."""
     (root / "a" / "data").symlink_to("b")
     (root / "a" / "link").symlink_to("data/file")
     (root / "up").symlink_to("a/../a/link")
@@ -84,8 +84,8 @@ def test_links_inside_are_followed_as_allowed(root: Path) -> None:
     assert stat.S_ISLNK(openat2.lstat(str(root), "a/link").st_mode)
 
 
-def test_nothing_is_told_from_a_link_to_nothing(root: Path) -> None:
-    """The first is no file yet, the second one that can't be read."""
+def test_dangling_link_has_its_own_error(root: Path) -> None:
+    """A missing file may appear later, but a dangling link is an error."""
     (root / "dangling").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError) as nothing:
         read(root, "nothing")
@@ -94,8 +94,8 @@ def test_nothing_is_told_from_a_link_to_nothing(root: Path) -> None:
         read(root, "dangling")
 
 
-def test_more_links_than_linux_follows_are_refused(root: Path) -> None:
-    """Forty in a row are followed, one more is not."""
+def test_more_than_forty_links_raise_eloop(root: Path) -> None:
+    """Forty links in a row are followed, as by Linux."""
     (root / "0").symlink_to("a/b/file")
     for number in range(1, 41):
         (root / str(number)).symlink_to(str(number - 1))
@@ -112,10 +112,10 @@ def test_more_links_than_linux_follows_are_refused(root: Path) -> None:
         (0, STRANGER, True),
     ],
 )
-def test_link_is_followed_to_files_of_its_owner(
+def test_link_to_file_of_another_user_raises(
     root: Path, link_owner: int, file_owner: int, is_followed: bool
 ) -> None:
-    """Or wherever root's leads."""
+    """Links of root may lead to anyone's files."""
     require_root()
     (root / "link").symlink_to("a/b/file")
     os.chown(root / "link", link_owner, -1, follow_symlinks=False)

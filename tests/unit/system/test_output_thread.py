@@ -1,4 +1,4 @@
-"""Lines that a reader is slow to take, or does not take at all."""
+"""OutputThread: slow readers, and readers that do not read at all."""
 
 import fcntl
 import os
@@ -65,10 +65,8 @@ def read_until(pipe: Pipe, end: bytes) -> bytes:
     return data
 
 
-def test_put_does_not_wait_for_a_reader_and_drops_beyond_its_bound(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The number of dropped lines is told when the reader has read those that waited."""
+def test_put_beyond_the_bound_drops_lines(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never waits. The number of dropped lines is reported when the reader has caught up."""
     monkeypatch.setattr(
         "wasmdrop.system.output_thread._MAX_WAITING_BYTES", PAGE_BYTES + 1 + 10 * len(LINE % 0)
     )
@@ -83,9 +81,7 @@ def test_put_does_not_wait_for_a_reader_and_drops_beyond_its_bound(
     assert len(pipe.stopped) == 1
 
 
-def test_line_larger_than_the_bound_is_written_when_it_is_alone(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_put_of_single_huge_line_writes_it(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """In as many parts as the pipe takes."""
     monkeypatch.setattr("wasmdrop.system.output_thread._MAX_WAITING_BYTES", 10)
     line = b"y" * 5 * PAGE_BYTES + b"\n"
@@ -94,8 +90,8 @@ def test_line_larger_than_the_bound_is_written_when_it_is_alone(
     assert pipe.stopped == []
 
 
-def test_line_on_a_non_blocking_descriptor_waits_for_room(pipe: Pipe) -> None:
-    """Another process that has the pipe may have made it so."""
+def test_put_on_non_blocking_descriptor_waits_for_room(pipe: Pipe) -> None:
+    """Another process that shares the pipe may have made it non-blocking."""
     os.set_blocking(pipe.writing, False)
     line = b"y" * 5 * PAGE_BYTES + b"\n"
     pipe.outlet.put(line)
@@ -103,8 +99,8 @@ def test_line_on_a_non_blocking_descriptor_waits_for_room(pipe: Pipe) -> None:
     assert pipe.stopped == []
 
 
-def test_line_after_a_torn_one_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its reader can tell them apart."""
+def test_line_after_a_torn_line_starts_on_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a reader can tell them apart."""
     written: list[bytes] = []
     answers = iter([3, None, None, 8, 4])
 
@@ -126,8 +122,8 @@ def test_line_after_a_torn_one_begins_anew(monkeypatch: pytest.MonkeyPatch) -> N
     assert (stopped, resumed) == (["No space left on device"], [2])
 
 
-def test_lines_of_many_threads_are_whole(pipe: Pipe) -> None:
-    """Each thread's in its order."""
+def test_put_from_many_threads_keeps_lines_whole(pipe: Pipe) -> None:
+    """Each thread's lines stay in order."""
     threads = [threading.Thread(target=pipe.put, args=(200,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -141,8 +137,8 @@ def test_lines_of_many_threads_are_whole(pipe: Pipe) -> None:
     )
 
 
-def test_flush_ends_when_nobody_reads(pipe: Pipe) -> None:
-    """The end of the process must come."""
+def test_flush_without_reader_returns(pipe: Pipe) -> None:
+    """So that the process can exit."""
     pipe.fill()
     pipe.put(3)
     pipe.outlet.flush(0.01)

@@ -1,4 +1,4 @@
-"""Removing trees: whatever is in them, a piece at a time, and nothing beside them."""
+"""Removal of trees of any depth and size, in small steps, and of nothing beside them."""
 
 import os
 import stat
@@ -25,10 +25,8 @@ def parent(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def test_tree_of_any_depth_and_width_is_removed_in_small_pieces(
-    tmp_path: Path, parent: int
-) -> None:
-    """Each step takes at most some hundred entries."""
+def test_removal_of_deep_and_wide_tree_takes_small_steps(tmp_path: Path, parent: int) -> None:
+    """Each step removes at most some hundred entries."""
     tree = tmp_path / "tree"
     deep = tree / "/".join("d" * 100)
     deep.mkdir(parents=True)
@@ -45,10 +43,10 @@ def test_tree_of_any_depth_and_width_is_removed_in_small_pieces(
     assert steps > 3000 // 256
 
 
-def test_directory_that_can_not_be_opened_is_given_rights_itself(
+def test_removal_of_unreadable_directory_restores_its_mode(
     tmp_path: Path, parent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not what a link leads to that was put in its place meanwhile."""
+    """Never the mode of a directory that a link in its place leads to."""
     closed = tmp_path / "tree" / "closed"
     closed.mkdir(parents=True)
     victim = tmp_path / "victim"
@@ -69,8 +67,8 @@ def test_directory_that_can_not_be_opened_is_given_rights_itself(
     assert stat.S_IMODE(victim.stat().st_mode) == 0o644
 
 
-def test_only_directories_of_the_daemons_own_are_marked(tmp_path: Path, parent: int) -> None:
-    """One that another user made is none, and stays."""
+def test_remove_tree_only_own_keeps_directories_of_others(tmp_path: Path, parent: int) -> None:
+    """A directory that another user made is not recognized."""
     require_root()
     os.close(make_daemon_directory(parent, "own"))
     assert is_daemon_directory((tmp_path / "own").stat())
