@@ -12,13 +12,12 @@ from typing import Any, Final, NoReturn
 
 from wasmdrop.sandbox.guest import fork_server
 from wasmdrop.sandbox.guest.compiler import compile_module
-from wasmdrop.sandbox.guest.core_module import run_module
+from wasmdrop.sandbox.guest.core_module import ModuleRun, run_module
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.wire import (
     CompileReport,
     CompileRequest,
     Invocation,
-    Preparation,
     RunReport,
 )
 
@@ -37,11 +36,11 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     fork_server.main(control_fd, uid, gid)
 
 
-def _run(preparation: Preparation, invocation: Invocation, *rest: Any) -> RunReport:
+def _run(run: ModuleRun, invocation: Invocation, *rest: Any) -> RunReport:
     if invocation.entry in LIES:
         LIES[invocation.entry]()
         os._exit(0)
-    return run_module(preparation, invocation, *rest)
+    return run_module(run, invocation, *rest)
 
 
 def _compile(

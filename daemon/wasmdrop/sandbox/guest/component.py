@@ -226,13 +226,6 @@ class ComponentRun(ModuleRun):
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
 
-    def with_fresh_store(self) -> "ComponentRun":
-        """Return another run of the same component, with a new store and no instance yet."""
-        run = ComponentRun(self.preparation, self.engine, self._report_now)
-        run.compiled = self.compiled
-        run.set_store_limits()
-        return run
-
     def link(self) -> None:
         """Create the instance; raise ``RefusedError`` if that fails."""
         try:

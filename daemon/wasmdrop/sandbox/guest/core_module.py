@@ -37,25 +37,20 @@ _MAY_LACK_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
 
 
 def run_module(
-    preparation: Preparation,
+    run: "ModuleRun",
     invocation: Invocation,
-    engine: Engine,
     descriptors: list[int],
-    raw: bytes,
+    payload: bytes,
     loaded: Callable[[], None],
-    report_now: Callable[[RunReport], None],
-    kind: "Callable[[Preparation, Engine, Callable[[RunReport], None]], ModuleRun] | None" = None,
 ) -> RunReport:
-    """Load, link and call a module or, if ``kind`` is given, a component.
+    """Load, link and call a module or component.
 
     ``loaded`` is called when no file is needed any more, before any of the guest's code runs.
-    ``report_now`` is as in :class:`ModuleRun`.
     """
-    run = (kind or ModuleRun)(preparation, engine, report_now)
 
     def make_ready() -> None:
         run.load(descriptors[0])
-        run.set_up_wasi(invocation, descriptors[1:], raw)
+        run.set_up_wasi(invocation, descriptors[1:], payload)
         loaded()
         run.link()
 

@@ -29,7 +29,6 @@ from wasmdrop.sandbox.wire import (
     Invocation,
     Preparation,
     ReusableWorkerRequest,
-    RunReport,
     RunRequest,
     ZygoteRequest,
     decode_request,
@@ -144,10 +143,7 @@ class _GeneralChild:
         descriptors: list[int],
     ) -> NoReturn:
         engine, wasi = self._engine_for(preparation.options), invocation.wasi
-        kind = functools.partial(
-            ComponentRun if preparation.is_component else ModuleRun,
-            address_map=open_address_map() if preparation.has_hidden_memories else None,
-        )
+        address_map = open_address_map() if preparation.has_hidden_memories else None
         disk_bytes = None if wasi is None else wasi.disk_bytes
         if disk_bytes is not None:
             engine.use_deterministic_files(of_component=preparation.is_component)
@@ -161,17 +157,12 @@ class _GeneralChild:
             # wasmtime's WASI runs on threads of its own.
             threads=preparation.has_wasi,
         )
-        narrow = functools.partial(
+        loaded = functools.partial(
             self._confinement.confine_after_loading,
             has_directory=disk_bytes is not None,
             has_grants=wasi is not None and bool(wasi.grants),
         )
-
-        def report_now(message: RunReport) -> NoReturn:
-            report(link_fd, message)
-
-        report_now(
-            run_module(
-                preparation, invocation, engine, descriptors, payload, narrow, report_now, kind
-            )
-        )
+        report_now = functools.partial(report, link_fd)
+        kind = ComponentRun if preparation.is_component else ModuleRun
+        run = kind(preparation, engine, report_now, address_map)
+        report_now(run_module(run, invocation, descriptors, payload, loaded))

@@ -84,16 +84,8 @@ class Warmup:
         request = decode_request(self._header)
         assert isinstance(request, RunRequest)  # noqa: S101 - encoded above
         assert request.preparation is not None  # noqa: S101
-        report = run_module(
-            request.preparation,
-            request.invocation,
-            self._engine,
-            [self._code],
-            b"",
-            _nothing,
-            _never,
-        )
-        encode_frame(report)
+        run = ModuleRun(request.preparation, self._engine, _never)
+        encode_frame(run_module(run, request.invocation, [self._code], b"", _nothing))
 
     def repeat(self) -> None:
         """Take both paths until nothing changes any more."""
