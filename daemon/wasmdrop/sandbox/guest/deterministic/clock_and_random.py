@@ -14,7 +14,7 @@ from wasmdrop.protocol.module_types import WASI_MODULE
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, DETERMINISTIC_SEED
 from wasmdrop.sandbox.guest.deterministic import guest_memory
 
-__all__ = ["ClockAndRandom"]
+__all__ = ["ClockAndRandom", "datetime_record", "make_record"]
 
 _TICK_NS: Final = 1_000_000
 _BILLION: Final = 1_000_000_000
@@ -130,10 +130,10 @@ class ClockAndRandom:
         return _SUCCESS
 
     def _now(self, _store: object) -> component.Record:
-        return _datetime(self.now_ns())
+        return datetime_record(self.now_ns())
 
     def _resolution(self, _store: object) -> component.Record:
-        return _datetime(_TICK_NS)
+        return datetime_record(_TICK_NS)
 
     def _bytes(self, _store: object, size: int) -> bytes:
         if size > _MAX_RANDOM_BYTES:
@@ -149,9 +149,15 @@ def _put(caller: Caller, at: int, data: bytes) -> int:
     return _SUCCESS if guest_memory.write(caller, at, data) else _FAULT
 
 
-def _datetime(nanoseconds: int) -> component.Record:
+def datetime_record(time_ns: int) -> component.Record:
+    """Return a time as a ``datetime`` of WASI 0.2."""
+    seconds, nanoseconds = divmod(time_ns, _BILLION)
+    return make_record(seconds=seconds, nanoseconds=nanoseconds)
+
+
+def make_record(**fields: int) -> component.Record:
+    """Return a record with these fields."""
     record = component.Record()
-    fields = dict(zip(("seconds", "nanoseconds"), divmod(nanoseconds, _BILLION), strict=True))
     for name, value in fields.items():
         setattr(record, name, value)
     return record

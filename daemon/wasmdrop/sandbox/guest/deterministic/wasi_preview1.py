@@ -6,6 +6,8 @@ use the memory of the module that calls them, so a small module, the relay, call
 of its own. Its fuel is not counted.
 """
 
+import contextlib
+import functools
 import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -15,7 +17,6 @@ from wasmtime import (
     Caller,
     Func,
     FuncType,
-    Instance,
     Linker,
     Memory,
     Module,
@@ -25,12 +26,9 @@ from wasmtime import (
 )
 
 from wasmdrop.protocol.module_types import WASI_MODULE
-from wasmdrop.sandbox.guest.deterministic.file_metadata import (
-    DiskMetadata,
-    FileMetadata,
-    FileMetadataTable,
-)
-from wasmdrop.sandbox.guest.deterministic.guest_memory import read, write
+from wasmdrop.sandbox.guest.deterministic import guest_memory
+from wasmdrop.sandbox.guest.deterministic.file_metadata import DiskMetadata
+from wasmdrop.sandbox.guest.deterministic.relayed_files import RelayedFiles, WasiError
 
 __all__ = ["Preview1Files", "compile_relay"]
 
@@ -57,9 +55,6 @@ _LISTING_AT: Final = 3 * _PAGE
 _LISTING_BYTES: Final = 13 * _PAGE
 _PAGES: Final = 16
 
-#: While the relay runs.
-_PLENTY_OF_FUEL: Final = 1 << 62
-
 _U64: Final = (1 << 64) - 1
 
 # Of preview 1 (witx): errors, kinds of files, flags, and the layouts of filestat and dirent.
@@ -81,7 +76,7 @@ class _Filestat(NamedTuple):
     modified_ns: int
     changed_ns: int
 
-    def disk_metadata(self) -> DiskMetadata:
+    def on_disk(self) -> DiskMetadata:
         return DiskMetadata(self.inode, self.links, self.modified_ns)
 
 
@@ -110,20 +105,20 @@ def compile_relay(engine: wasmtime.Engine) -> Module:
     return Module(engine, bytes(wat2wasm(f"(module {' '.join(parts)})")))
 
 
-class Preview1Files:
-    """The file functions of one job's module; ``now_ns`` is that of its clock."""
+class Preview1Files(RelayedFiles[_FileReference]):
+    """The file functions of one job's module."""
 
     def __init__(self, relay: Module, linker: Linker, now_ns: Callable[[], int]) -> None:
         """Replace file functions in ``linker``, which must allow shadowing."""
+        super().__init__(now_ns)
         self._relay = relay
         self._engine = linker.engine
-        self._now_ns = now_ns
         self._listings: dict[int, tuple[int, list[bytes]]] = {}
         """The number and entries of the listed directory, by descriptor."""
         types = {"i": ValType.i32(), "I": ValType.i64()}
         for name, letters in _PARAMETERS.items():
             form = FuncType([types[letter] for letter in letters], [types["i"]])
-            function = self._without_fuel(getattr(self, f"_{name}"))
+            function = functools.partial(self._error_of, getattr(self, f"_{name}"))
             linker.define_func(WASI_MODULE, name, form, function, access_caller=True)
 
     def enter(self, store: Store) -> None:
@@ -131,8 +126,7 @@ class Preview1Files:
         self._store = store
         linker = Linker(self._engine)
         linker.define_wasi()
-        self._instance: Instance = linker.instantiate(store, self._relay)
-        exports = self._instance.exports(store)
+        exports = linker.instantiate(store, self._relay).exports(store)
         memory = exports["memory"]
         assert isinstance(memory, Memory)  # noqa: S101 - made above
         self._memory = memory
@@ -142,87 +136,56 @@ class Preview1Files:
             assert isinstance(function, Func)  # noqa: S101 - made above
             self._functions[name] = function
 
-    def begin(self) -> None:
-        """Start the job's metadata; must come before the job's files are written."""
-        self._metadata = FileMetadataTable(self._now_ns)
+    def _error_of(self, function: Callable[..., None], caller: Caller, *args: int) -> int:
+        return self._run(function, caller, *args) or _SUCCESS
 
-    def _without_fuel(self, function: Callable[..., int]) -> Callable[..., int]:
-        def run(caller: Caller, *args: int) -> int:
-            fuel = self._store.get_fuel()
-            self._store.set_fuel(_PLENTY_OF_FUEL)
-            try:
-                return function(caller, *args)
-            finally:
-                self._store.set_fuel(fuel)
-
-        return run
-
-    def _fd_filestat_get(self, caller: Caller, fd: int, at: int) -> int:
-        return self._get_filestat(caller, _FileReference(fd), at)
+    def _fd_filestat_get(self, caller: Caller, fd: int, at: int) -> None:
+        self._get_filestat(caller, _FileReference(fd), at)
 
     def _path_filestat_get(
         self, caller: Caller, fd: int, flags: int, path: int, size: int, at: int
-    ) -> int:
-        error = self._copy_path(caller, path, size, _PATH_AT)
-        return error or self._get_filestat(caller, _FileReference(fd, (flags, _PATH_AT, size)), at)
+    ) -> None:
+        file = _FileReference(fd, (flags, *self._copy_path(caller, path, size)))
+        self._get_filestat(caller, file, at)
 
     def _fd_filestat_set_times(
         self, _caller: Caller, fd: int, accessed_ns: int, modified_ns: int, flags: int
-    ) -> int:
-        return self._set_times(_FileReference(fd), accessed_ns, modified_ns, flags)
+    ) -> None:
+        self._set_times(_FileReference(fd), accessed_ns, modified_ns, flags)
 
     def _path_filestat_set_times(
-        self,
-        caller: Caller,
-        fd: int,
-        lookup_flags: int,
-        path: int,
-        size: int,
-        accessed_ns: int,
-        modified_ns: int,
-        flags: int,
-    ) -> int:
-        error = self._copy_path(caller, path, size, _PATH_AT)
-        file = _FileReference(fd, (lookup_flags, _PATH_AT, size))
-        return error or self._set_times(file, accessed_ns, modified_ns, flags)
+        self, caller: Caller, fd: int, lookup_flags: int, path: int, size: int, *times: int
+    ) -> None:
+        file = _FileReference(fd, (lookup_flags, *self._copy_path(caller, path, size)))
+        self._set_times(file, *times)
 
-    def _path_unlink_file(self, caller: Caller, fd: int, path: int, size: int) -> int:
-        return self._remove(caller, "path_unlink_file", fd, path, size)
+    def _path_unlink_file(self, caller: Caller, fd: int, path: int, size: int) -> None:
+        self._remove(caller, "path_unlink_file", fd, path, size)
 
-    def _path_remove_directory(self, caller: Caller, fd: int, path: int, size: int) -> int:
-        return self._remove(caller, "path_remove_directory", fd, path, size)
+    def _path_remove_directory(self, caller: Caller, fd: int, path: int, size: int) -> None:
+        self._remove(caller, "path_remove_directory", fd, path, size)
 
     def _path_rename(
         self, caller: Caller, fd: int, path: int, size: int, new_fd: int, new: int, new_size: int
-    ) -> int:
-        error = self._copy_path(caller, path, size, _PATH_AT) or self._copy_path(
-            caller, new, new_size, _OTHER_PATH_AT
-        )
-        if error:
-            return error
-        _error, moved = self._status(_FileReference(fd, (0, _PATH_AT, size)))
-        _error, replaced = self._status(_FileReference(new_fd, (0, _OTHER_PATH_AT, new_size)))
-        error = self._call("path_rename", fd, _PATH_AT, size, new_fd, _OTHER_PATH_AT, new_size)
+    ) -> None:
+        source = self._copy_path(caller, path, size)
+        target = self._copy_path(caller, new, new_size, _OTHER_PATH_AT)
+        moved = self._status_if_any(_FileReference(fd, (0, *source)))
+        replaced = self._status_if_any(_FileReference(new_fd, (0, *target)))
+        self._call("path_rename", fd, *source, new_fd, *target)
         # Renaming one name of a file over another does nothing.
-        if not error and replaced and moved and replaced.inode != moved.inode:
-            self._metadata.remove(
-                replaced.disk_metadata(), is_directory=replaced.kind == _DIRECTORY
-            )
-        return error
+        if replaced and moved and replaced.inode != moved.inode:
+            self._metadata.remove(replaced.on_disk(), is_directory=replaced.kind == _DIRECTORY)
 
     def _fd_readdir(
         self, caller: Caller, fd: int, at: int, size: int, cookie: int, used_at: int
-    ) -> int:
-        error, status = self._status(_FileReference(fd))
-        if status is None:
-            return error
-        number = self._entry(_FileReference(fd), status).number
+    ) -> None:
+        directory = _FileReference(fd)
+        number = self._look_up(directory, self._disk_metadata(directory)).number
         known, entries = self._listings.get(fd, (0, []))
         # A listing is read once, so that removals do not change it.
         if cookie == 0 or number != known:
-            error, entries = self._list(fd, number)
-            if error:
-                return error
+            entries = self._list(fd, number)
             self._listings[fd] = (number, entries)
         size &= 0xFFFFFFFF
         data = bytearray()
@@ -231,53 +194,48 @@ class Preview1Files:
             if len(data) >= size:
                 break
         del data[size:]
-        is_written = write(caller, at, bytes(data)) and write(
-            caller, used_at, _SIZE.pack(len(data))
-        )
-        return _SUCCESS if is_written else _FAULT
+        _write(caller, at, bytes(data))
+        _write(caller, used_at, _SIZE.pack(len(data)))
 
-    def _call(self, name: str, *args: int) -> int:
-        error: int = self._functions[name](self._store, *args)
-        return error
+    def _call(self, name: str, *args: int) -> None:
+        if error := self._functions[name](self._store, *args):
+            raise WasiError(error)
 
-    def _copy_path(self, caller: Caller, at: int, size: int, to: int) -> int:
-        """Copy a path into the relay's memory; return an error number."""
+    def _copy_path(self, caller: Caller, at: int, size: int, to: int = _PATH_AT) -> tuple[int, int]:
+        """Copy a path into the relay's memory; return its address and size."""
         if size & 0xFFFFFFFF > _PAGE:
-            return _NAME_TOO_LONG
-        path = read(caller, at, size)
+            raise WasiError(_NAME_TOO_LONG)
+        path = guest_memory.read(caller, at, size)
         if path is None:
-            return _FAULT
+            raise WasiError(_FAULT)
         if path:
             self._memory.write(self._store, path, to)
-        return _SUCCESS
+        return to, size
 
-    def _status(self, file: _FileReference) -> tuple[int, _Filestat | None]:
-        """Return an error number and, if that is 0, the file's status on the disk."""
+    def _status(self, file: _FileReference) -> _Filestat:
         if file.path is None:
-            error = self._call("fd_filestat_get", file.fd, _STATUS_AT)
+            self._call("fd_filestat_get", file.fd, _STATUS_AT)
         else:
-            error = self._call("path_filestat_get", file.fd, *file.path, _STATUS_AT)
-        if error:
-            return error, None
+            self._call("path_filestat_get", file.fd, *file.path, _STATUS_AT)
         data = self._memory.read(self._store, _STATUS_AT, _STATUS_AT + _FILESTAT.size)
-        return error, _Filestat(*_FILESTAT.unpack(data))
+        return _Filestat(*_FILESTAT.unpack(data))
 
-    def _entry(self, file: _FileReference, status: _Filestat) -> FileMetadata:
-        def stamp(time_ns: int) -> int | None:
-            if self._set_times_on_disk(file, 0, time_ns, _MODIFIED):
-                return None
-            _error, stamped = self._status(file)
-            return None if stamped is None else stamped.modified_ns
+    def _status_if_any(self, file: _FileReference) -> _Filestat | None:
+        with contextlib.suppress(WasiError):
+            return self._status(file)
+        return None
 
-        return self._metadata.look_up(status.disk_metadata(), stamp)
+    def _disk_metadata(self, file: _FileReference) -> DiskMetadata:
+        return self._status(file).on_disk()
 
-    def _get_filestat(self, caller: Caller, file: _FileReference, at: int) -> int:
-        error, status = self._status(file)
-        if status is None:
-            return error
+    def _stamp(self, file: _FileReference, time_ns: int) -> None:
+        self._set_times_on_disk(file, 0, time_ns, _MODIFIED)
+
+    def _get_filestat(self, caller: Caller, file: _FileReference, at: int) -> None:
+        status = self._status(file)
         # The standard streams have no device; their status is the same in every run.
         if status.device:
-            entry = self._entry(file, status)
+            entry = self._look_up(file, status.on_disk())
             status = status._replace(
                 inode=entry.number,
                 accessed_ns=entry.accessed_ns,
@@ -286,14 +244,13 @@ class Preview1Files:
             )
             if status.kind == _DIRECTORY:
                 status = status._replace(links=1, size=0)
-        return _SUCCESS if write(caller, at, _FILESTAT.pack(*status)) else _FAULT
+        _write(caller, at, _FILESTAT.pack(*status))
 
     def _set_times(
         self, file: _FileReference, accessed_ns: int, modified_ns: int, flags: int
-    ) -> int:
-        _error, status = self._status(file)
-        if status is not None:
-            self._entry(file, status)  # so that a time that is not set stays as it was
+    ) -> None:
+        if status := self._status_if_any(file):
+            self._look_up(file, status.on_disk())  # so that a time that is not set stays as it was
         if flags & (_ACCESSED_NOW | _MODIFIED_NOW):
             now_ns = self._now_ns()
             # Both flags of one time are an error, which wasmtime detects.
@@ -301,44 +258,33 @@ class Preview1Files:
                 accessed_ns, flags = now_ns, flags ^ (_ACCESSED | _ACCESSED_NOW)
             if flags & (_MODIFIED | _MODIFIED_NOW) == _MODIFIED_NOW:
                 modified_ns, flags = now_ns, flags ^ (_MODIFIED | _MODIFIED_NOW)
-        error = self._set_times_on_disk(file, accessed_ns, modified_ns, flags)
-        if error:
-            return error
-        error, status = self._status(file)
-        if status is not None:
-            self._metadata.set_times(
-                status.disk_metadata(),
-                accessed_ns & _U64 if flags & _ACCESSED else None,
-                modified_ns & _U64 if flags & _MODIFIED else None,
-            )
-        return error
+        self._set_times_on_disk(file, accessed_ns, modified_ns, flags)
+        self._metadata.set_times(
+            self._disk_metadata(file),
+            accessed_ns & _U64 if flags & _ACCESSED else None,
+            modified_ns & _U64 if flags & _MODIFIED else None,
+        )
 
-    def _set_times_on_disk(
-        self, file: _FileReference, accessed_ns: int, modified_ns: int, flags: int
-    ) -> int:
-        times = (accessed_ns, modified_ns, flags)
+    def _set_times_on_disk(self, file: _FileReference, *times: int) -> None:
+        """Set the times; ``times`` are the access time, the modification time and flags."""
         if file.path is None:
-            return self._call("fd_filestat_set_times", file.fd, *times)
-        return self._call("path_filestat_set_times", file.fd, *file.path, *times)
+            self._call("fd_filestat_set_times", file.fd, *times)
+        else:
+            self._call("path_filestat_set_times", file.fd, *file.path, *times)
 
-    def _remove(self, caller: Caller, name: str, fd: int, path: int, size: int) -> int:
-        error = self._copy_path(caller, path, size, _PATH_AT)
-        if error:
-            return error
-        _error, status = self._status(_FileReference(fd, (0, _PATH_AT, size)))
-        error = self._call(name, fd, _PATH_AT, size)
-        if not error and status is not None:
-            self._metadata.remove(status.disk_metadata(), is_directory=status.kind == _DIRECTORY)
-        return error
+    def _remove(self, caller: Caller, name: str, fd: int, path: int, size: int) -> None:
+        copied = self._copy_path(caller, path, size)
+        status = self._status_if_any(_FileReference(fd, (0, *copied)))
+        self._call(name, fd, *copied)
+        if status is not None:
+            self._metadata.remove(status.on_disk(), is_directory=status.kind == _DIRECTORY)
 
-    def _list(self, fd: int, number: int) -> tuple[int, list[bytes]]:
-        """Return an error number and all entries of the directory ``number``."""
+    def _list(self, fd: int, number: int) -> list[bytes]:
+        """Return all entries of the directory ``number``."""
         found: list[tuple[bytes, int, int]] = []
         cookie, used = 0, _LISTING_BYTES
         while used == _LISTING_BYTES:
-            error = self._call("fd_readdir", fd, _LISTING_AT, _LISTING_BYTES, cookie, _USED_AT)
-            if error:
-                return error, []
+            self._call("fd_readdir", fd, _LISTING_AT, _LISTING_BYTES, cookie, _USED_AT)
             (used,) = _SIZE.unpack(self._memory.read(self._store, _USED_AT, _USED_AT + _SIZE.size))
             data = bytes(self._memory.read(self._store, _LISTING_AT, _LISTING_AT + used))
             at = 0
@@ -354,7 +300,12 @@ class Preview1Files:
             (name, self._metadata.find(inode).number, kind)
             for name, inode, kind in sorted(found[2:])
         ]
-        return _SUCCESS, [
+        return [
             _DIRENT.pack(cookie, number, len(name), kind) + name
             for cookie, (name, number, kind) in enumerate(numbered, 1)
         ]
+
+
+def _write(caller: Caller, at: int, data: bytes) -> None:
+    if not guest_memory.write(caller, at, data):
+        raise WasiError(_FAULT)

@@ -15,6 +15,7 @@ from wasmtime.component import Record, Variant
 
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS
 from wasmdrop.sandbox.guest.deterministic import wasi_preview1
+from wasmdrop.sandbox.guest.deterministic.relayed_files import WasiError
 from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import compile_relay
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.wire import EngineOptions
@@ -329,7 +330,11 @@ def test_changes_are_detected_if_disk_times_can_not_be_set(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a job with grants, and in a directory of another user."""
-    monkeypatch.setattr(guest.engine.files, "_set_times_on_disk", lambda *_args: "not-permitted")
+
+    def refuse(*_args: object) -> None:
+        raise WasiError("not-permitted")
+
+    monkeypatch.setattr(guest.engine.files, "_set_times_on_disk", refuse)
     times = []
     for number in range(20):
         make(guest, f"{number}")
