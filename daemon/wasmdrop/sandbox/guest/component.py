@@ -6,7 +6,6 @@ A component can share types, but a signature is written out in full, which can g
 hence the limits.
 """
 
-import ctypes
 import re
 from typing import Any, Final
 
@@ -243,7 +242,7 @@ class ComponentRun(ModuleRun):
         for index, (arg, (_name, form)) in enumerate(
             zip(invocation.component.args, function.params, strict=True)
         ):
-            lower(arg, form, ctypes.pointer(args[index]))
+            lower(arg, form, args[index])
         results = (ffi.wasmtime_component_val_t * (function.result is not None))()
         entry = self._function(invocation.entry)
         try:

@@ -98,6 +98,10 @@ FORMS: Final = {
     ),
     "wasmtime_component_valtuple_new_uninit": ("(LP_wasmtime_component_valtuple, c_ulong) -> None"),
     "wasmtime_component_valtuple_t": "{size c_ulong, data LP_wasmtime_component_val}",
+    "wasmtime_component_valresult_t": "{is_ok c_bool, val LP_wasmtime_component_val}",
+    "wasmtime_component_valvariant_t": (
+        "{discriminant wasm_byte_vec_t, val LP_wasmtime_component_val}"
+    ),
     "wasmtime_config_wasm_compact_imports_set": "(LP_wasm_config_t, c_bool) -> None",
     "wasmtime_context_set_wasi": "(LP_wasmtime_context, LP_wasi_config_t) -> LP_wasmtime_error",
     "wasmtime_extern_t": (
