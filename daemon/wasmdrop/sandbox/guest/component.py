@@ -27,12 +27,8 @@ from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.lowering import lift, lower
 from wasmdrop.sandbox.guest.memory_usage import memory_sizes
-from wasmdrop.sandbox.guest.module_parser import (
-    MAX_NAME_BYTES,
-    MAX_NAMES,
-    MAX_TYPE_CHARACTERS,
-    DeclaredMemory,
-)
+from wasmdrop.sandbox.guest.module_parser import DeclaredMemory
+from wasmdrop.sandbox.guest.summary_limits import SummaryLimits
 from wasmdrop.sandbox.guest.traps import (
     backtrace,
     cause_of,
@@ -134,19 +130,13 @@ class _ComponentInterface:
         self.functions: dict[str, WitFunction] = {}
         self.others: dict[str, str] = {}
         self.imports: list[Import] = []
-        self._names = 0
-        self._name_bytes = 0
-        self._type_characters = 0
+        self._limits = SummaryLimits()
         self._parts = 0
 
     def count(self, name: str) -> None:
         """Count a name; raise ``RefusedError`` if there are too many."""
-        self._names += 1
-        self._name_bytes += len(name.encode())
-        if self._names > MAX_NAMES or self._name_bytes > MAX_NAME_BYTES:
-            raise RefusedError(
-                Code.COMPILE_LIMIT, f"the component has more than {MAX_NAMES} imports and exports"
-            )
+        self._limits.count_names(1)
+        self._limits.count_name(name)
 
     def add(self, name: str, form: component.FuncType) -> None:
         """Add an exported function; raise ``RefusedError`` if it exceeds a limit."""
@@ -160,12 +150,7 @@ class _ComponentInterface:
         except _TooLargeError:
             what = f"a type of more than {_MAX_PARTS} parts, or {_MAX_DEPTH} levels"
             function = WitFunction((), WitType(UNSUPPORTED, (what,)))
-        self._type_characters += len(str(function))
-        if self._type_characters > MAX_TYPE_CHARACTERS:
-            raise RefusedError(
-                Code.COMPILE_LIMIT,
-                f"the types of the component take more than {MAX_TYPE_CHARACTERS} characters",
-            )
+        self._limits.count_type(str(function))
         self.functions[name] = function
 
     def _type(self, form: component.ValType, depth: int = 0) -> WitType:

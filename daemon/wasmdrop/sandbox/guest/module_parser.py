@@ -15,9 +15,7 @@ from array import array
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.module_types import FunctionType, Import, ModuleKind, ModuleSummary
-from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.guest.binary_reader import (
     MEMORY_FLAGS,
     TABLE_FLAGS,
@@ -26,25 +24,14 @@ from wasmdrop.sandbox.guest.binary_reader import (
     malformed,
 )
 from wasmdrop.sandbox.guest.file_type import PREAMBLE_BYTES, refuse_unless_wasm
+from wasmdrop.sandbox.guest.summary_limits import SummaryLimits
 
 __all__ = [
-    "MAX_NAMES",
-    "MAX_NAME_BYTES",
-    "MAX_TYPE_CHARACTERS",
     "DeclaredMemory",
     "ModuleParser",
     "parse_component_memory",
     "parse_module",
 ]
-
-#: Imports and exports together. An estimate: more than real programs have, and few enough for the
-#: daemon's memory.
-MAX_NAMES: Final = 20_000
-#: Names of imports and exports together, in UTF-8.
-MAX_NAME_BYTES: Final = 2 * 1024 * 1024
-#: Types of imports and exported functions together, in text form. Without this limit, 20,000
-#: exports of one type with 1,000 parameters would turn a 200 kB module into a 100 MB summary.
-MAX_TYPE_CHARACTERS: Final = 1024 * 1024
 
 #: Section ids in their required order; each section occurs at most once.
 _SECTION_ORDER: Final = (1, 2, 3, 4, 5, 13, 6, 7, 8, 9, 12, 10, 11)
@@ -74,8 +61,7 @@ def parse_module(module: bytes) -> ModuleSummary:
     """Return the summary of a core module.
 
     Raises ``RefusedError``: ``INVALID_MODULE`` with the byte offset if ``module`` is malformed,
-    ``COMPILE_LIMIT`` if the summary exceeds ``MAX_NAMES``, ``MAX_NAME_BYTES`` or
-    ``MAX_TYPE_CHARACTERS``.
+    ``COMPILE_LIMIT`` if the summary exceeds its limits.
     """
     if refuse_unless_wasm(module[:PREAMBLE_BYTES]) == "component":
         raise malformed("expected a core module, got a component", 4)
@@ -207,9 +193,7 @@ class ModuleParser:
         self.imports: list[Import] = []
         self.declared_memory = DeclaredMemory()
         self.has_start = False
-        self.names = 0
-        self.name_bytes = 0
-        self.type_characters = 0
+        self._limits = SummaryLimits()
 
     def summary(self) -> ModuleSummary:
         """Return the collected summary."""
@@ -242,7 +226,7 @@ class ModuleParser:
     def read_imports(self, reader: BinaryReader) -> None:
         """Read an import section."""
         count = reader.count()
-        self._count_names(count, "imports")
+        self._limits.count_names(count, "imports")
         for _ in range(count):
             module, name = self._name(reader), self._name(reader)
             form = reader.byte()
@@ -258,7 +242,7 @@ class ModuleParser:
         """Read imports that share the name of their module, and maybe their type."""
         form = self._import_form(reader) if of_one_type else None
         count = reader.count()
-        self._count_names(count, "imports")
+        self._limits.count_names(count, "imports")
         for _ in range(count):
             name = self._name(reader)
             self._add_import(module, name, *(form or self._import_form(reader)))
@@ -276,7 +260,7 @@ class ModuleParser:
     def read_exports(self, reader: BinaryReader) -> None:
         """Read an export section."""
         count = reader.count()
-        self._count_names(count, "imports and exports")
+        self._limits.count_names(count, "imports and exports")
         for _ in range(count):
             start = reader.position
             name = self._name(reader)
@@ -291,13 +275,13 @@ class ModuleParser:
             if index >= len(self.type_indices):
                 raise malformed(f"there is no function {index}", start)
             signature = self._signature(self.type_indices[index], start)
-            self._count_type(str(signature))
+            self._limits.count_type(str(signature))
             self.exported[name] = signature
 
     def _add_import(self, module: str, name: str, kind: str, text: str, index: int) -> None:
         if kind == "func":
             self.type_indices.append(index)
-        self._count_type(text)
+        self._limits.count_type(text)
         self.imports.append(Import(module, name, kind, text))
 
     def _import_form(self, reader: BinaryReader) -> tuple[str, str, int]:
@@ -327,25 +311,8 @@ class ModuleParser:
 
     def _name(self, reader: BinaryReader) -> str:
         name = reader.name()
-        self.name_bytes += len(name.encode())
-        _refuse_past(MAX_NAME_BYTES, self.name_bytes, "bytes of names")
+        self._limits.count_name(name)
         return name
-
-    def _count_names(self, count: int, what: str) -> None:
-        self.names += count
-        _refuse_past(MAX_NAMES, self.names, what)
-
-    def _count_type(self, text: str) -> None:
-        self.type_characters += len(text)
-        _refuse_past(MAX_TYPE_CHARACTERS, self.type_characters, "characters of types")
-
-
-def _refuse_past(bound: int, number: int, what: str) -> None:
-    if number > bound:
-        raise RefusedError(
-            Code.COMPILE_LIMIT,
-            f"the module has at least {number} {what}; at most {bound} are accepted",
-        )
 
 
 def _external_kind(reader: BinaryReader) -> str:

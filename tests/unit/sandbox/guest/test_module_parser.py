@@ -16,11 +16,11 @@ from wasmdrop.protocol.module_types import FunctionType, Import, ModuleKind, Mod
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.guest.binary_reader import BinaryReader
 from wasmdrop.sandbox.guest.file_type import refuse_unless_wasm
-from wasmdrop.sandbox.guest.module_parser import (
+from wasmdrop.sandbox.guest.module_parser import parse_module
+from wasmdrop.sandbox.guest.summary_limits import (
     MAX_NAME_BYTES,
     MAX_NAMES,
     MAX_TYPE_CHARACTERS,
-    parse_module,
 )
 from wasmdrop.sandbox.wire import MAX_REPORT_BYTES, CompileReport, encode_frame
 
