@@ -42,7 +42,7 @@ _ONCE: Final = {
     "jobs.journal.writer.Journal.remove_results:unlink",
     "jobs.journal.database._migrate:commit",
     "system.private_files.remove:unlink",
-    "sandbox.host.compilation.ModuleCompiler._compile_anew:unlink",
+    "sandbox.host.compilation.ModuleCompiler._compile_in_slot:unlink",
     "sandbox.host.compilation._sync:fsync",
     "sandbox.host.module_cache.cache.ModuleCache.keep:replace",
     "intake.scanner._remove_leftovers:unlink",

@@ -42,7 +42,7 @@ ENDS: Final[dict[str, set[Code | None]]] = {
     "dies-with-its-jobs": {None},
     "ends-beyond-measure": {None},
     "ends-by-no-signal": {None},
-    "ends-of-nobody": {None},
+    "ends-of-no-child": {None},
     "ends-of-two": {None},
     "ends-that-are-stops": {None},
     "ends-with-descriptors": {Code.CRASHED, None},

@@ -1,7 +1,9 @@
 """The wire format between the daemon (host) and the processes of the sandbox (guest).
 
-This file is the whole contract. A guest in any language that keeps to it can replace the present
-one. All integers are little-endian; all JSON is UTF-8.
+This file is the contract: a guest in any language that keeps to it can replace the present one. All
+integers are little-endian, all JSON is UTF-8. A class below is a JSON object with its fields, a
+tuple an array, None is null; so are the types of :mod:`wasmdrop.protocol.module_types`. A reader
+ignores unknown fields; a writer may omit a field that has its default.
 
 Links
     A child has one link to the daemon, a stream socket (``AF_UNIX``, ``SOCK_STREAM``). The daemon
@@ -50,8 +52,16 @@ Binary form
 
 Reports
     The header is ``CompileReport`` (for ``compile``) or ``RunReport`` (for everything else) as a
-    JSON object; the payload is empty. Absent fields have their default. A zygote and a reusable
-    worker send one ``RunReport`` when they are ready, with the code ``ok``, or why they are not.
+    JSON object; the payload is empty. A zygote and a reusable worker send one ``RunReport`` when
+    they are ready, with the code ``ok``, or why they are not. A child may report the codes ``ok``,
+    ``exit``, ``trap``, ``memory-limit``, ``fuel-limit``, ``output-limit``, ``link-error``,
+    ``entry-not-found`` and ``internal``; a compiler ``ok``, ``invalid-module``, ``compile-limit``
+    and ``internal``.
+
+Output
+    A child appends the guest's output to its stdout and stderr, at most ``output_bytes`` together.
+    The next byte ends the call with ``output-limit``. A reusable worker starts at offset 0 again
+    for each call, because the daemon empties both between two calls.
 
 Control socket
     A process that forks (the fork server, a zygote) has a control socket (``AF_UNIX``,
@@ -287,7 +297,7 @@ class ZygoteRequest(msgspec.Struct, frozen=True, tag="zygote"):
 class ReusableWorkerRequest(msgspec.Struct, frozen=True, tag="reusable"):
     """Prepare the module, then serve requests until the link is closed.
 
-    Each call gets an instance of its own. The daemon empties stdout and stderr between two calls.
+    Each call gets an instance of its own.
     """
 
     preparation: Preparation

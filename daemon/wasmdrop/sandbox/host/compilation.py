@@ -138,7 +138,7 @@ class ModuleCompiler:
             compilation.task.add_done_callback(lambda _task: self._running.pop(key, None))
         else:
             self._slots.add_directory(compilation.slot_request, directory)
-        assert compilation.task is not None  # noqa: S101 - set where it was made
+        assert compilation.task is not None  # noqa: S101 - set together with it
         with compilation.reports_to(on_progress or (lambda _message: None)):
             return await asyncio.shield(compilation.task)
 
@@ -160,14 +160,14 @@ class ModuleCompiler:
                     elif self._slots.are_full():
                         compilation.set_message(_WAITS)
                     async with self._slots.slot(compilation.slot_request):
-                        module = await self._compile_anew(sha256, options, compilation)
+                        module = await self._compile_in_slot(sha256, options, compilation)
                     if module is not None:
                         return module
                     _log.info("compilation-postponed", module=sha256)
         except (OSError, StorageError) as error:
             raise SandboxError(f"the module could not be compiled or kept: {error}") from error
 
-    async def _compile_anew(
+    async def _compile_in_slot(
         self, sha256: str, options: EngineOptions, compilation: _Compilation
     ) -> CompiledModule | None:
         """Compile a module that has a slot. Return None if it has to make room for others."""

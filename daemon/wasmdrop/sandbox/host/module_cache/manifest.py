@@ -1,8 +1,8 @@
 """The manifest of machine code: a file beside it with its module, its digest and its summary.
 
 The manifest also contains a digest of itself. It reveals damage and mix-ups: a flipped bit, a
-truncated file, files under the name of another module. It is not a signature: whoever can write
-into the directory can replace both files, so owner and mode are checked too.
+truncated file, files under the name of another module. It is not a signature: a user who can
+write into the directory can replace both files, so owner and mode are checked too.
 """
 
 import contextlib

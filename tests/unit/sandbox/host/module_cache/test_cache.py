@@ -301,7 +301,7 @@ def make_directory(path: Path) -> None:
 
 
 def make_fifo(path: Path) -> None:
-    """Put a FIFO in its place, which blocks whoever opens it."""
+    """Put a FIFO in its place, which blocks a process that opens it."""
     path.unlink()
     os.mkfifo(path)
 
