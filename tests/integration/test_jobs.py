@@ -92,7 +92,7 @@ def test_jobs_that_wait_for_a_module_or_another_job_say_so(tmp_path: Path) -> No
         assert first["state_seconds"] > 0
         drop(daemon.shared / "input-a.json", '{"module":"later","entry":"x"}')
         second = wait_for_state(daemon, "a", "queued")
-        assert second["why"].endswith(first["job"])
+        assert first["job"] in second["why"]
         drop(daemon.shared / "input-b.json", '{"module":"spin"}')
         running = wait_for_state(daemon, "b", "running")
         assert (running["attempt"], running["code"]) == (1, None)

@@ -16,7 +16,7 @@ from wasmdrop import settings
 from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.text import one_line
 from wasmdrop.service import log
-from wasmdrop.service.doctor.examination import examine
+from wasmdrop.service.doctor import examine
 from wasmdrop.service.doctor.finding import Finding, Severity, worst
 
 __all__ = ["add_arguments", "run"]

@@ -7,8 +7,8 @@ side.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import structlog
 
@@ -17,13 +17,12 @@ from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.jobs.admission import Admission
-from wasmdrop.jobs.job import Job, JobState
-from wasmdrop.jobs.job_id import new_job_id
+from wasmdrop.jobs.job import Job, JobState, new_job_id
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
-from wasmdrop.jobs.module_lookup import ModuleAwaitedError, Scheduler
+from wasmdrop.jobs.module_lookup import ModuleAwaitedError
 from wasmdrop.jobs.result_files import package
-from wasmdrop.jobs.runner import NothingOwedError, ids_of, log_finished
+from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of, log_finished
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.input import InputSpec
@@ -31,20 +30,13 @@ from wasmdrop.protocol.outcome import Outcome
 from wasmdrop.protocol.slot import PinnedModule, Slot
 from wasmdrop.settings import Settings
 
-__all__ = ["Dispatcher", "Runner"]
+__all__ = ["Dispatcher"]
 
 _log = structlog.get_logger()
 
 #: How long a delivery may take before the daemon checks whether its worker hangs, in seconds. If it
 #: does, the results are kept on disk.
 _SLOW_DELIVERY_SECONDS: Final = 2.0
-
-
-class Runner(Protocol):
-    """Runs one job to its outcome."""
-
-    def run(self, work: Work, scheduler: Scheduler) -> Awaitable[Outcome]:
-        """See :meth:`wasmdrop.jobs.runner.JobRunner.run`."""
 
 
 class Dispatcher:
@@ -58,7 +50,7 @@ class Dispatcher:
         settings: Settings,
         backlog: Backlog,
         table: WorkTable,
-        runner: Runner,
+        runner: JobRunner,
         journal: Journal,
         delivery: Delivery,
         metrics: Metrics,

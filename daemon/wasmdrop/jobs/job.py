@@ -4,6 +4,10 @@ Jobs are frozen: a moved job is a new value. Only the journal moves jobs, so tha
 agree.
 """
 
+import functools
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -13,7 +17,9 @@ from wasmdrop.protocol.errors import WasmdropError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import InputFile, PinnedModule, Slot
 
-__all__ = ["MOVES", "IllegalMoveError", "Job", "JobState"]
+__all__ = ["MOVES", "IllegalMoveError", "Job", "JobState", "new_job_id"]
+
+_NOISE_BYTES: Final = 5
 
 
 class IllegalMoveError(WasmdropError):
@@ -106,3 +112,27 @@ class Job(msgspec.Struct, frozen=True):
         if state not in MOVES[self.state]:
             raise IllegalMoveError(f"job {self.id}: {self.state} to {state} is no legal move")
         return msgspec.structs.replace(self, state=state, **changes)
+
+
+def new_job_id(dropped_at_ns: int) -> str:
+    """Return a unique id that sorts by the time of the drop, in nanoseconds since 1970-01-01 UTC.
+
+    Call it from one thread only.
+    """
+    return f"{_second(dropped_at_ns // 1_000_000_000)}-{next(_noise)}"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _make_noise() -> Iterator[str]:
+    """Yield ten random hexadecimal digits at a time; one system call serves many."""
+    while True:
+        data = os.urandom(_NOISE_BYTES * 256)
+        for start in range(0, len(data), _NOISE_BYTES):
+            yield data[start : start + _NOISE_BYTES].hex()
+
+
+_noise: Final = _make_noise()

@@ -15,23 +15,25 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
 from wasmdrop.intake.drops import InputDrop, ModuleDrop
 from wasmdrop.intake.finished_slots import true_marker
 from wasmdrop.intake.layout import MODULE_NAME, Layout
+from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.awaited_modules import KeyRange, ranges_of
 from wasmdrop.jobs.journal.writer import Journal
-from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
+from wasmdrop.jobs.module_lookup import ModuleLookup
+from wasmdrop.protocol.slot import PinnedModule, Slot
 from wasmdrop.system.mount_threads import MountThreads
 
-__all__ = ["JobQueue", "ModuleReruns", "ModuleUsers"]
+__all__ = ["ModuleReruns"]
 
 _log = structlog.get_logger()
 
@@ -48,32 +50,6 @@ _MOUNT_TIMEOUT_SECONDS: Final = 5.0
 #: rest, in seconds.
 _REST_RATIO: Final = 4
 _LONGEST_REST_SECONDS: Final = 30.0
-
-
-class JobQueue(Protocol):
-    """What reruns ask of the dispatcher."""
-
-    def last_job(self, slot: Slot) -> Job | None:
-        """Return the open job of the slot that was accepted last."""
-
-    def room(self) -> Awaitable[None]:
-        """Return when the backlog has room."""
-
-    def rerun(self, drop: InputDrop) -> "asyncio.Future[None]":
-        """Queue the input of a slot again; the future is done when the job is durable."""
-
-    def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
-        """Run a slot that has no input."""
-
-
-class ModuleUsers(Protocol):
-    """What reruns ask of the module lookup."""
-
-    def wake(self, path: str, sha256: str | None) -> None:
-        """Resume each job that waits for the module at ``path``, or of this digest."""
-
-    def has_run(self, slot: Slot, version: FileVersion) -> bool:
-        """Whether the slot is known to have run this version a moment ago."""
 
 
 @dataclass(slots=True)
@@ -109,15 +85,15 @@ class ModuleReruns:
         read_input: Callable[[Slot], InputDrop | None],
         learn: Callable[[str], PinnedModule | None],
         journal: Journal,
-        users: ModuleUsers,
-        queue: JobQueue,
+        lookup: ModuleLookup,
+        dispatcher: Dispatcher,
     ) -> None:
         self._layout = layout
         self._read_input = read_input
         self._learn = learn
         self._journal = journal
-        self._users = users
-        self._queue = queue
+        self._lookup = lookup
+        self._dispatcher = dispatcher
         self._mount_threads = MountThreads()
         self._new: dict[str, ModuleDrop] = {}
         """Drops that wait for their pass, the last one of each path."""
@@ -186,7 +162,7 @@ class ModuleReruns:
         sha256 = pinned.sha256 if pinned is not None else None
         one.found = sha256 if one.drop.is_found else None
         one.ranges = ranges_of(layout, path, sha256)[::-1]
-        self._users.wake(path, sha256)
+        self._lookup.wake(path, sha256)
         directory, name = os.path.split(path)
         if name == MODULE_NAME and path != layout.wasm_path:
             one.names = await self._look(path, _inputs_in, layout, directory)
@@ -207,7 +183,7 @@ class ModuleReruns:
             path = self._unqueued.next()
             one = self._passes[path]
             try:
-                await self._queue.room()
+                await self._dispatcher.room()
                 with _timed(one):
                     is_done = await self._queue_some(one)
             except Exception:  # noqa: BLE001 - a fault in one module must not end the others
@@ -262,7 +238,7 @@ class ModuleReruns:
             if not is_served and not await self._mount_threads.run(
                 slot.input_path, has_input, slot
             ):
-                self._queue.run_without_input(slot, owes_result=False)
+                self._dispatcher.run_without_input(slot, owes_result=False)
         self._end(one)
 
     async def _rerun(self, slot: Slot, one: _Pass, *, only_without_reference: bool) -> bool:
@@ -293,7 +269,7 @@ class ModuleReruns:
         # Checked again, with no await before it is queued: the slot may have run meanwhile.
         if self._will_use(slot, drop) or (names_module and only_without_reference):
             return True
-        one.queued = self._queue.rerun(again)
+        one.queued = self._dispatcher.rerun(again)
         return True
 
     async def _is_served(self, slot: Slot, drop: ModuleDrop) -> bool:
@@ -303,10 +279,10 @@ class ModuleReruns:
         return await self._journal.last_module(slot.key) == drop.version
 
     def _will_use(self, slot: Slot, drop: ModuleDrop) -> bool:
-        job = self._queue.last_job(slot)
+        job = self._dispatcher.last_job(slot)
         if job is not None and (_will_look(job) or _pins(job, drop)):
             return True
-        return self._users.has_run(slot, drop.version)
+        return self._lookup.has_run(slot, drop.version)
 
     # The end of a pass
 

@@ -7,15 +7,14 @@ filesystem.
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from wasmdrop.intake.intake import Intake
 from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.system.mount_threads import MountThreads
 
 __all__ = ["run_retention"]
 
@@ -70,14 +69,20 @@ async def _forget(journal: Journal, intake: Intake, period_seconds: float) -> No
     def forget(path: str) -> None:
         loop.call_soon_threadsafe(journal.forget, path)
 
-    while True:
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_CHECK_SECONDS):
-                    await _run_on_thread(lambda: intake.forget_gone(forget))
-        except Exception:  # noqa: BLE001 - jobs do not need it; the next round retries
-            _log.exception("retention-failed")
-        await asyncio.sleep(period_seconds)
+    threads = MountThreads()
+    try:
+        while True:
+            try:
+                # The check looks at all mounts, and itself skips those at which it hangs.
+                with contextlib.suppress(TimeoutError):
+                    await threads.run(
+                        "/", intake.forget_gone, forget, wait_seconds=_LONGEST_CHECK_SECONDS
+                    )
+            except Exception:  # noqa: BLE001 - jobs do not need it; the next round retries
+                _log.exception("retention-failed")
+            await asyncio.sleep(period_seconds)
+    finally:
+        threads.close()
 
 
 async def _prune(journal: Journal, keep_days: float) -> None:
@@ -90,29 +95,3 @@ async def _prune(journal: Journal, keep_days: float) -> None:
         freed += pages
     if pruned or freed:
         _log.info("journal-pruned", jobs=pruned, pages=freed)
-
-
-async def _run_on_thread(check: Callable[[], None]) -> None:
-    """Run ``check`` on a daemon thread, which may hang without keeping the process from ending."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def end(error: Exception | None) -> None:
-        if ended.done():
-            return  # it was cancelled
-        if error is None:
-            ended.set_result(None)
-        else:
-            ended.set_exception(error)
-
-    def run() -> None:
-        error = None
-        try:
-            check()
-        except Exception as caught:  # noqa: BLE001 - raised in the waiting task
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(end, error)
-
-    threading.Thread(target=run, name="retention", daemon=True).start()
-    await ended

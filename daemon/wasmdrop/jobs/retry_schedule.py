@@ -155,8 +155,7 @@ class RetrySchedule:
 
     def put_back(self, kept: KeptResults) -> None:
         """Let results keep their place in their directory, which failed as a whole."""
-        if not kept.is_gone:
-            heapq.heappush(kept.directory.due, (0.0, next(self._serial), kept))
+        heapq.heappush(kept.directory.due, (0.0, next(self._serial), kept))
 
     def end_turn(self, directory: ResultDirectory, at: float) -> None:
         """Give a directory its next turn at that time, or when its next results are due."""

@@ -18,7 +18,7 @@ from wasmdrop.jobs.job import JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import ModuleAwaitedError, Scheduler
-from wasmdrop.jobs.runner import NothingOwedError
+from wasmdrop.jobs.runner import JobRunner, NothingOwedError
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.slot import InputFile, Slot
@@ -73,7 +73,7 @@ class Bench:
             self.settings,
             self.backlog,
             self.table,
-            self,
+            cast("JobRunner", self),
             cast("Journal", self.journal),
             cast("Delivery", self),
             self.metrics,

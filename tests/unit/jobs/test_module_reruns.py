@@ -16,8 +16,10 @@ from wasmdrop.intake.drops import InputDrop, ModuleDrop
 from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
+from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.module_lookup import ModuleLookup
 from wasmdrop.jobs.module_reruns import ModuleReruns
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
@@ -59,7 +61,12 @@ class Bench:
     def new_reruns(self) -> ModuleReruns:
         """Return what a daemon that starts has."""
         return ModuleReruns(
-            self.layout, self.intake.read_again, self._learn, self.journal, self, self
+            self.layout,
+            self.intake.read_again,
+            self._learn,
+            self.journal,
+            cast("ModuleLookup", self),
+            cast("Dispatcher", self),
         )
 
     def _learn(self, path: str) -> PinnedModule | None:

@@ -1,5 +1,24 @@
 """The doctor: check whether the daemon can keep its promises on this host and these mounts.
 
 Each check does what the daemon does, as the user that runs it, and leaves nothing behind.
-:func:`wasmdrop.service.doctor.examination.examine` runs them all.
 """
+
+import asyncio
+
+from wasmdrop.service.doctor import container, grants, ignored_names, kernel, mounts, state
+from wasmdrop.service.doctor.finding import Finding
+from wasmdrop.settings import Settings
+
+__all__ = ["examine"]
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Run every check and return the findings; a failed check is a finding, too."""
+    return [
+        *await kernel.examine(settings),
+        *await asyncio.to_thread(mounts.examine, settings),
+        *await asyncio.to_thread(ignored_names.examine, settings),
+        *await asyncio.to_thread(state.examine, settings),
+        *await asyncio.to_thread(grants.examine, settings),
+        *await asyncio.to_thread(container.examine, settings),
+    ]
