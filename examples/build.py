@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Build the example modules with whichever toolchains are on PATH.
+"""Build the example modules with the toolchains that are on PATH.
 
-The first line of every source holds its build line, which works as it stands in
-a shell in the source's folder:
+The first line of every source is its build line, a shell command for the
+source's folder:
 
     // build: asc fib.ts -O --runtime stub -o fib-ts.wasm
 
-This script runs those lines and only moves their output to another folder. Run
-it from anywhere:
+This script runs those lines with another folder for their output. Run it from
+any folder:
 
     python examples/build.py [--out DIR] [--only NAME[/LANG] ...] [--require LANG,...]
 """
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 LANGUAGES = ("c", "go", "js", "py", "rs", "ts", "wat")
 BUILD_LINE = re.compile(r"(?://|;;|#) build: (\S.*)")
 
-# Where to get what a build line needs.
+# The package of each tool.
 PACKAGES = {
     "asc": "npm package assemblyscript",
     "clang": "Debian package clang",
@@ -46,7 +46,7 @@ PACKAGES = {
 
 
 class BuildError(Exception):
-    """An example did not compile; the message is what its compiler said."""
+    """An example did not compile; the message is the compiler's output."""
 
 
 class MissingError(Exception):
@@ -60,7 +60,7 @@ class MissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A build line, taken apart."""
+    """A parsed build line."""
 
     environment: dict[str, str]
     tool: str
@@ -75,7 +75,7 @@ class Example:
 
     @property
     def name(self) -> str:
-        """What the example computes, such as `fib`."""
+        """The name of the example, such as `fib`."""
         return self.source.stem
 
     @property
@@ -85,7 +85,7 @@ class Example:
 
     @property
     def label(self) -> str:
-        """The way to name it in `--only`, such as `fib/go`."""
+        """Its name for `--only`, such as `fib/go`."""
         return f"{self.name}/{self.language}"
 
     @property
@@ -110,7 +110,7 @@ class Example:
 
 
 def find_examples() -> list[Example]:
-    """List every source that is named like its folder, in a fixed order."""
+    """List every source that has the name of its folder, in a fixed order."""
     return [
         Example(path)
         for path in sorted(HERE.glob("*/*"))
@@ -119,7 +119,7 @@ def find_examples() -> list[Example]:
 
 
 def run(words: Sequence[str], folder: Path, **environment: str) -> tuple[int, str]:
-    """Run a command in a folder; return its exit status and all that it printed."""
+    """Run a command in a folder; return its exit status and its output."""
     done = subprocess.run(
         words,
         check=False,
@@ -134,7 +134,7 @@ def run(words: Sequence[str], folder: Path, **environment: str) -> tuple[int, st
 
 
 def clang_lacks(clang: str, command: Command) -> list[str]:
-    """List what clang would not find for this command: its linker and libraries."""
+    """List the linker and libraries that clang would not find for this command."""
     target = next(word for word in command.arguments if word.startswith("--target="))
     questions = {"wasm-ld": "-print-prog-name=wasm-ld"}
     if target == "--target=wasm32-wasi":
@@ -143,14 +143,14 @@ def clang_lacks(clang: str, command: Command) -> list[str]:
     lacks = []
     for need, question in questions.items():
         answer = run([clang, target, question], HERE)[1].strip()
-        # clang answers with a path if it knows one, otherwise with the bare name.
+        # clang prints a path if it finds the file, else the bare name.
         if not Path(answer).is_file() and shutil.which(answer) is None:
             lacks.append(need)
     return lacks
 
 
 def rustc_lacks(rustc: str) -> list[str]:
-    """List what rustc would not find: not every installation has a library for WASI."""
+    """List the WASI library if rustc would not find it: not every installation has one."""
     answer = run([rustc, "--print", "target-libdir", "--target", "wasm32-wasi"], HERE)
     return [] if Path(answer[1].strip()).is_dir() else ["rustc's library for wasm32-wasi"]
 
@@ -166,7 +166,7 @@ def assemble(source: Path, target: Path) -> None:
 
 
 def build(example: Example, target: Path) -> str:
-    """Build an example and return what its compiler had to say, often nothing."""
+    """Build an example and return the compiler's output, which is often empty."""
     command = example.command()
     tool = shutil.which(command.tool)
     if tool is None:
@@ -204,7 +204,7 @@ def options(examples: Sequence[Example]) -> argparse.Namespace:
         type=Path,
         default=HERE / "build",
         metavar="DIR",
-        help="where the modules go (default: the folder build beside this script)",
+        help="folder for the modules (default: build, beside this script)",
     )
     parser.add_argument(
         "--only",
@@ -212,7 +212,7 @@ def options(examples: Sequence[Example]) -> argparse.Namespace:
         choices=names,
         default=names,
         metavar="NAME[/LANG]",
-        help="build only these, such as fib or fib/go",
+        help="build only these examples, such as fib or fib/go",
     )
     parser.add_argument(
         "--require",
@@ -225,14 +225,14 @@ def options(examples: Sequence[Example]) -> argparse.Namespace:
 
 
 def say(line: str, *, error: bool = False) -> None:
-    """Print a line at once, so that the two output streams keep their order."""
+    """Print and flush a line, so that the two output streams keep their order."""
     stream = sys.stderr if error else sys.stdout
     stream.write(line.rstrip("\n") + "\n")
     stream.flush()
 
 
 def main() -> int:
-    """Build what the command line asks for, and return the exit status."""
+    """Build the requested examples, and return the exit status."""
     examples = find_examples()
     chosen = options(examples)
     out: Path = chosen.out.resolve()

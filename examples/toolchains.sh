@@ -5,9 +5,8 @@
 #
 #     examples/toolchains.sh DIR
 #
-# All but Debian's go into DIR, with their commands in DIR/bin. The only line
-# on standard output is the one that puts them on PATH. A second run finds all in
-# place and changes nothing.
+# All except Debian's go into DIR, with their commands in DIR/bin. Standard output
+# has one line, the command that adds them to PATH. A second run changes nothing.
 set -euo pipefail
 
 componentize_py=0.25.1
@@ -64,8 +63,8 @@ fi
 
 # --- AssemblyScript, in a folder of its own ------------------------------------
 #
-# Only asc is put on PATH: the other commands of its packages may include wasm-opt,
-# which clang would run on its own output wherever it finds it.
+# Only asc gets onto PATH: other commands of its packages may include wasm-opt, which
+# clang would run on its own output.
 
 if [[ $("$dir/bin/asc" --version 2>/dev/null) != "Version $assemblyscript" ]]; then
     rm -rf "$dir/assemblyscript"

@@ -1,6 +1,6 @@
 """The watcher: reports paths that changed below the watched directories.
 
-It opens and judges no file. Events are hints: whoever gets a path looks at the file itself.
+It opens and judges no file. Events are hints: the receiver of a path looks at the file.
 Callbacks come on one thread, in the order of the events.
 """
 

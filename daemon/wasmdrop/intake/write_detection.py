@@ -84,7 +84,7 @@ class WriteDetector:
     def has_settled(self, path: str, file: RootedPath, version: bytes) -> bool:
         """Return whether an invalid file is complete; if not, have it considered again.
 
-        It is complete if it stays the same for the time to settle and nobody is known to write it.
+        It is complete if it stays the same for the settle time and has no known writer.
         """
         now = time.monotonic()
         known, since = self._invalid.get(path, (b"", 0.0))
