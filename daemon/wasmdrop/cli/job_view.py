@@ -137,11 +137,11 @@ def facts(entry: JournalEntry, first: Job | None) -> list[tuple[str, str]]:
         ("message", job.message),
         ("attempts", str(job.attempt)),
         ("id", job.producer_id or ""),
-        ("input", _description(job.input) or "none"),
+        ("input", _describe(job.input) or "none"),
         ("kept", "the input is kept in the journal" if entry.has_input else ""),
         (
             "module",
-            _description(job.module) or f"not read yet; {job.module_reference or 'the default'}",
+            _describe(job.module) or f"not read yet; {job.module_reference or 'the default'}",
         ),
         ("dropped", timestamp(job.dropped_at_ns)),
         ("started", _time(job.started_at_ns) or ""),
@@ -161,7 +161,7 @@ def _file(file: InputFile | PinnedModule | None) -> dict[str, Any] | None:
     return {"path": file.path, "sha256": file.sha256, "bytes": file.size_bytes}
 
 
-def _description(file: InputFile | PinnedModule | None) -> str:
+def _describe(file: InputFile | PinnedModule | None) -> str:
     if file is None:
         return ""
     size = "no regular file" if file.size_bytes is None else f"{file.size_bytes} bytes"

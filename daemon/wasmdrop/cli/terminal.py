@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from wasmdrop.cli.job_view import shown_seconds
 from wasmdrop.client import Result
 from wasmdrop.jobs.job import JobState
 from wasmdrop.protocol.outcome import Code, Status
@@ -112,7 +113,7 @@ def _full(label: str, end: Result | str) -> Text:
         head.append(f"  {_short(entry)}")
     total_seconds = end.marker["seconds"].get("total")
     if total_seconds is not None:
-        head.append(f"  in {_duration(total_seconds)}")
+        head.append(f"  in {shown_seconds(total_seconds)}")
     parts = [head.append(f"  {_short(label)}", "dim")]
     if end.message:
         parts.append(Text(_lines(end.message)))
@@ -137,10 +138,6 @@ def _json(line: str) -> Text:
     text = Text(line)
     JSONHighlighter().highlight(text)
     return text
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def print_module(

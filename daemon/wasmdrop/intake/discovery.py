@@ -79,7 +79,6 @@ class Discovery:
             self.intake.is_unreadable,
             self._consider,
             self._recheck,
-            self._recheck,
             self._on_events_lost,
         )
 

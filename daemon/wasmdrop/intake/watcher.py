@@ -42,9 +42,9 @@ class Watcher:
     whether a file could not be read so far, so that a new mode or owner matters.
 
     ``on_file(path)`` is called with files that were created, closed after writing, or renamed into
-    place; :meth:`unclosed` tells them apart. ``on_other_mount(path)`` is called with files on
-    another filesystem than the root of their tree, where a look may hang. ``on_directory(path)`` is
-    called with directories to scan and to :meth:`add`; ``on_lost(reason)`` when events were lost.
+    place; :meth:`unclosed` tells them apart. ``recheck(path)`` is called with files on another
+    filesystem than the root of their tree, where a look may hang, and with directories to scan and
+    to :meth:`add`. ``on_lost(reason)`` is called when events were lost.
     """
 
     def __init__(
@@ -53,14 +53,12 @@ class Watcher:
         is_busy: Callable[[], bool],
         is_unreadable: Callable[[str], bool],
         on_file: Callable[[str], None],
-        on_other_mount: Callable[[str], None],
-        on_directory: Callable[[str], None],
+        recheck: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
         self._is_unreadable = is_unreadable
         self._on_file = on_file
-        self._on_other_mount = on_other_mount
-        self._on_directory = on_directory
+        self._recheck = recheck
         self._on_lost = on_lost
         self._make_reader = partial(InotifyReader, may_matter, is_busy)
         self._reader: InotifyReader | None = None
@@ -130,14 +128,14 @@ class Watcher:
 
     def _handle(self, event: InotifyEvent, directory: str, is_other_mount: bool) -> None:
         if event.name == ATOMIC_WRITER_LINK:
-            self._on_directory(directory)
+            self._recheck(directory)
             return
         name = os.fsdecode(event.name)
         if not name or is_ignored(name):
             return
         path = f"{directory}/{name}"
         if event.is_directory:
-            self._on_directory(path)
+            self._recheck(path)
             return
         self._note_writer(path, event)
         if event.is_modify:
@@ -145,7 +143,7 @@ class Watcher:
         if event.is_attrib and not self._is_unreadable(path):
             return
         if is_other_mount:
-            self._on_other_mount(path)
+            self._recheck(path)
         else:
             with openat2.staying_on_mounts():
                 self._on_file(path)

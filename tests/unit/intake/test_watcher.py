@@ -41,7 +41,6 @@ def test_watcher_without_descriptors_raises_and_starts_later(tmp_path: Path, lef
         bool,
         lambda _path: heard.set(),
         lambda _path: None,
-        lambda _path: None,
         lambda _reason: None,
     )
     before = open_descriptors()

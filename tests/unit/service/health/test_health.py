@@ -87,7 +87,6 @@ def test_liveness_parts_answer_and_a_stopped_fork_server_does_not(tmp_path: Path
             bool,
             lambda _path: None,
             lambda _path: None,
-            lambda _path: None,
             lambda _reason: None,
         )
         watcher.start()
