@@ -1,0 +1,297 @@
+"""Module lookup: waiting for a module, compiling it, and modules that are still being written."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.jobs.fakes import FakeJournal, job, until
+from wasmdrop import settings
+from wasmdrop.intake.layout import Layout
+from wasmdrop.jobs.job import JobState
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.module_lookup import ModuleAwaitedError, ModuleLookup
+from wasmdrop.jobs.work_table import Work, WorkTable
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.slot import FileVersion, PinnedModule
+from wasmdrop.sandbox.host.call import Call
+from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
+from wasmdrop.sandbox.wire import EngineOptions
+
+COMPILED = cast("CompiledModule", object())
+
+
+class Bench:
+    """A lookup whose files, executor and scheduler do what a test wants."""
+
+    def __init__(self, base: Path) -> None:
+        for name in ("shared", "wasm"):
+            (base / name).mkdir()
+        variables = {
+            "WASMDROP_SHARED_DIR": str(base / "shared"),
+            "WASMDROP_WASM_DIR": str(base / "wasm"),
+            "WASMDROP_STATE_DIR": str(base / "state"),
+            "WASMDROP_MODULE_WAIT_SEC": "1000",
+            "WASMDROP_SETTLE_SEC": "0.001",
+        }
+        loaded = settings.load(variables, {}).settings
+        self.path = str(base / "wasm" / "m.wasm")
+        self.journal = FakeJournal()
+        self.table = WorkTable(cast("Journal", self.journal))
+        self.found: PinnedModule | None = None
+        self.is_written = False
+        self.refusals: list[RefusedError] = []
+        self.compiles: list[str] = []
+        self.in_cache: set[str] = set()
+        self.resumed: list[str] = []
+        self.yields = 0
+        self.lookup = ModuleLookup(
+            loaded,
+            Layout(loaded),
+            lambda _slot, _reference: self.found,
+            lambda _path, _version, _lately: self.is_written,
+            self,
+            cast("Journal", self.journal),
+            self.table,
+        )
+
+    # The executor
+
+    def compiled(self, sha256: str, _options: EngineOptions) -> CompiledModule | None:
+        """Return what is in memory."""
+        return COMPILED if sha256 in self.in_cache else None
+
+    async def compile(
+        self, sha256: str, _options: EngineOptions, on_progress: Any = None, directory: str = ""
+    ) -> CompiledModule:
+        """Compile, or refuse."""
+        self.compiles.append(sha256)
+        on_progress(f"waits for a compile slot of {directory or 'all'}")
+        if self.refusals:
+            raise self.refusals.pop(0)
+        return COMPILED
+
+    async def run(self, _module: CompiledModule, _call: Call, _limits: Limits) -> Outcome:
+        """Never called: a lookup runs nothing."""
+        raise NotImplementedError
+
+    # The scheduler
+
+    @contextlib.contextmanager
+    def yield_room(self, _work: Work) -> Iterator[None]:
+        """Count it."""
+        self.yields += 1
+        yield
+
+    def resume(self, slot_key: str) -> None:
+        """Note it."""
+        self.resumed.append(slot_key)
+
+    # What a test does
+
+    def module(self, digest: str, number: int = 1) -> PinnedModule:
+        """Return a version of the module."""
+        return PinnedModule(self.path, digest, 1, FileVersion(1, 1, 1, number))
+
+    def begin(self) -> Work:
+        """Make a job the active one of its slot."""
+        self.journal.jobs["1"] = job("1", "a/input.json")
+        self.table.add(Work(self.journal.jobs["1"]))
+        return self.table.begin("a/input.json")
+
+    async def get(self, reference: str = "m") -> CompiledModule:
+        """Look the module of the active job up."""
+        work = self.table.begin("a/input.json")
+        return await self.lookup.compiled(work, reference, EngineOptions(), self)
+
+    @property
+    def state(self) -> JobState:
+        """The state of the job."""
+        return self.table.first("a/input.json").job.state
+
+
+def with_bench(base: Path, use: Callable[[Bench], Awaitable[None]]) -> None:
+    """Use a bench."""
+
+    async def run() -> None:
+        bench = Bench(base)
+        try:
+            await use(bench)
+        finally:
+            bench.lookup.stop()
+            bench.lookup.close()
+
+    asyncio.run(run())
+
+
+def test_lookup_present_module_is_pinned_and_compiled(tmp_path: Path) -> None:
+    """The room of the job is others' meanwhile; what it waits for is noted."""
+
+    async def use(bench: Bench) -> None:
+        bench.found = bench.module("aa")
+        work = bench.begin()
+        assert await bench.get() is COMPILED
+        current = bench.table.current(work)
+        assert (current.job.module, current.job.state) == (bench.found, JobState.COMPILING)
+        assert (bench.compiles, bench.yields) == (["aa"], 1)
+        assert bench.journal.notes["1"] == "waits for a compile slot of a"
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_module_in_memory_is_not_compiled(tmp_path: Path) -> None:
+    """Not even when it is asked for by a job without a pinned module."""
+
+    async def use(bench: Bench) -> None:
+        bench.found, bench.in_cache = bench.module("aa"), {"aa"}
+        work = bench.begin()
+        assert bench.lookup.in_memory(work, EngineOptions()) is None
+        assert await bench.get() is COMPILED
+        assert bench.lookup.in_memory(bench.table.current(work), EngineOptions()) is COMPILED
+        assert bench.compiles == []
+
+    with_bench(tmp_path, use)
+
+
+@pytest.mark.parametrize("by_digest", [True, False])
+def test_lookup_missing_module_resumes_the_job_when_dropped(
+    tmp_path: Path, by_digest: bool
+) -> None:
+    """By its path, or by its digest in any case of letters; not by another one."""
+
+    async def use(bench: Bench) -> None:
+        reference = f"sha256:{'AB' * 32}" if by_digest else "m"
+        bench.begin()
+        with pytest.raises(ModuleAwaitedError):
+            await bench.get(reference)
+        assert bench.state is JobState.WAITING
+        assert (reference if by_digest else bench.path) in bench.journal.notes["1"]
+        bench.lookup.wake(f"{bench.path}.other", "cd" * 32)
+        assert bench.resumed == []
+        path = "/elsewhere" if by_digest else bench.path
+        bench.lookup.wake(path, "ab" * 32)
+        assert bench.resumed == ["a/input.json"]
+        bench.found = bench.module("ab" * 32)
+        assert await bench.get(reference) is COMPILED
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_missing_module_is_refused_after_the_deadline(tmp_path: Path) -> None:
+    """With the places where it was expected."""
+
+    async def use(bench: Bench) -> None:
+        work = bench.begin()
+        with pytest.raises(ModuleAwaitedError):
+            await bench.get()
+        deadline = bench.table.current(work).deadline
+        assert deadline is not None
+        bench.table.evolve(work, deadline=deadline - 1000)
+        with pytest.raises(RefusedError, match=r"wasm/m and .*wasm/m\.wasm") as refused:
+            await bench.get()
+        assert refused.value.code is Code.MODULE_MISSING
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_stopped_resumes_no_job(tmp_path: Path) -> None:
+    """A job that looks for its module then ends as at a shutdown."""
+
+    async def use(bench: Bench) -> None:
+        bench.begin()
+        bench.lookup.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await bench.get()
+        bench.lookup.wake(bench.path, None)
+        assert bench.resumed == []
+
+    with_bench(tmp_path, use)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_lookup_invalid_module_is_compiled_again_only_if_replaced(
+    tmp_path: Path, replaced: bool
+) -> None:
+    """The file may have been incomplete when it was read."""
+
+    async def use(bench: Bench) -> None:
+        bench.found = bench.module("aa")
+        bench.refusals = [RefusedError(Code.INVALID_MODULE, "half a module")]
+        bench.begin()
+        getting = asyncio.ensure_future(bench.get())
+        await until(lambda: bench.compiles)
+        if replaced:
+            bench.found = bench.module("bb", 2)
+            assert await getting is COMPILED
+            assert bench.compiles == ["aa", "bb"]
+        else:
+            with pytest.raises(RefusedError, match="half a module"):
+                await getting
+            assert bench.compiles == ["aa"]
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_invalid_module_that_is_being_written_is_awaited(tmp_path: Path) -> None:
+    """The job is resumed when it is dropped, and finds the new version."""
+
+    async def use(bench: Bench) -> None:
+        bench.found, bench.is_written = bench.module("aa"), True
+        bench.refusals = [RefusedError(Code.INVALID_MODULE, "half a module")]
+        work = bench.begin()
+        with pytest.raises(ModuleAwaitedError):
+            await bench.get()
+        assert bench.state is JobState.WAITING
+        assert "is not complete yet" in bench.journal.notes["1"]
+        assert bench.table.current(work).job.module is None
+        bench.found = bench.module("bb", 2)
+        bench.lookup.wake(bench.path, "bb")
+        assert bench.resumed == ["a/input.json"]
+        assert await bench.get() is COMPILED
+        assert bench.table.current(work).job.module == bench.found
+
+    with_bench(tmp_path, use)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_lookup_evicted_copy_is_compiled_again_if_the_file_is_still_there(
+    tmp_path: Path, is_kept: bool
+) -> None:
+    """Looking for the file makes another copy of it."""
+
+    async def use(bench: Bench) -> None:
+        bench.found = bench.module("aa")
+        bench.refusals = [RefusedError(Code.MODULE_MISSING, "evicted")]
+        bench.begin()
+        getting = asyncio.ensure_future(bench.get())
+        await until(lambda: bench.compiles)
+        if is_kept:
+            assert await getting is COMPILED
+            assert bench.compiles == ["aa", "aa"]
+        else:
+            bench.found = None
+            with pytest.raises(RefusedError, match="evicted"):
+                await getting
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_remembers_which_version_of_its_own_module_a_slot_ran(tmp_path: Path) -> None:
+    """A drop of that version does not rerun the slot. Other modules are not remembered."""
+
+    async def use(bench: Bench) -> None:
+        own = PinnedModule("/shared/a/module.wasm", "aa", 1, FileVersion(1, 1, 1, 7))
+        bench.in_cache = {"aa", "bb"}
+        work = bench.begin()
+        for module, is_known in ((bench.module("bb"), False), (own, True)):
+            work = bench.table.evolve(work, job=job("1", "a/input.json", module=module))
+            assert bench.lookup.in_memory(work, EngineOptions()) is COMPILED
+            assert module.version is not None
+            assert bench.lookup.has_run(work.job.slot, module.version) is is_known
+
+    with_bench(tmp_path, use)
