@@ -23,7 +23,7 @@ ANSWER: Final = bytes(wat2wasm('(module (func (export "run") (result i32) (i32.c
 WAITING: Final = '{"module":"late"}'
 
 #: A stop that takes longer waits for something that never happens.
-PROMPT_SECONDS: Final = 5.0
+PROMPT_SECONDS: Final = 15.0
 
 
 @pytest.fixture(scope="module")

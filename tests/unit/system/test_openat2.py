@@ -1,6 +1,7 @@
 """openat2: paths never leave the root, and only allowed links are followed."""
 
 import errno
+import gc
 import os
 import stat
 from collections.abc import Callable
@@ -36,10 +37,11 @@ def read(root: Path, relative: str, links: Links = Links.ANY) -> str:
 
 def number_of(call: Callable[[], object]) -> int | None:
     """Return the number of the error that a call raises, and check that it leaves nothing open."""
+    gc.collect()  # closes files of earlier tests
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is the point
         call()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
     return caught.value.errno
 
 
