@@ -7,7 +7,8 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Final
 
-from wasmdrop.intake.untrusted_files import ChangedWhileReadError, read_regular
+from wasmdrop.intake.layout import RootedPath
+from wasmdrop.intake.untrusted_files import ChangedWhileReadError, read_file
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.marker import MAX_MARKER_BYTES, Marker, parse_slot_marker
 from wasmdrop.protocol.outcome import Code
@@ -69,5 +70,5 @@ def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
 
 def _read(slot: Slot, name: str, max_bytes: int) -> bytes:
     root, relative = slot.result_location
-    path = f"{relative}/{name}".lstrip("/")
-    return read_regular(root, path, max_bytes, Code.INVALID_INPUT, Links.NONE).data
+    file = RootedPath(root, f"{relative}/{name}".lstrip("/"))
+    return read_file(file, max_bytes, Code.INVALID_INPUT, Links.NONE).data

@@ -12,7 +12,7 @@ import msgspec
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.intake.file_versions import pack, pack_unreadable, with_digest
 from wasmdrop.intake.layout import Layout, RootedPath
-from wasmdrop.intake.untrusted_files import open_regular, read_regular
+from wasmdrop.intake.untrusted_files import open_file, read_file
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.input import parse_input
 from wasmdrop.protocol.outcome import Code
@@ -51,9 +51,7 @@ class InputReader:
         dropped_at_ns = time.time_ns()
         spec, refusal, data = None, None, b""
         try:
-            read = read_regular(
-                *(file.root, file.relative, self._max_bytes, Code.INVALID_INPUT), admit=admit
-            )
+            read = read_file(file, self._max_bytes, Code.INVALID_INPUT, admit=admit)
             data = read.data
             if slot.directory == os.path.dirname(path):  # noqa: PTH120 - may hold any bytes
                 slot = msgspec.structs.replace(slot, found_in=read.found_in)
@@ -101,9 +99,7 @@ def _digest(file: RootedPath, max_bytes: int) -> tuple[str, int] | None:
     """Return the digest and size of a file; None if it changes, is too large or takes too long."""
     end = time.monotonic() + _DIGEST_SECONDS
     digest, size_bytes = hashlib.sha256(), 0
-    with open_regular(
-        *(file.root, file.relative, max_bytes, Code.INVALID_INPUT, Links.LAST)
-    ) as opened:
+    with open_file(file, max_bytes, Code.INVALID_INPUT, Links.LAST) as opened:
         while chunk := os.read(opened.fd, _CHUNK_BYTES):
             digest.update(chunk)
             size_bytes += len(chunk)

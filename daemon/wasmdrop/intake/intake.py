@@ -29,7 +29,7 @@ from wasmdrop.intake.input_memory import InputMemory, InputMemoryFullError
 from wasmdrop.intake.input_reader import InputReader
 from wasmdrop.intake.layout import Layout, RootedPath
 from wasmdrop.intake.taken_versions import JournalUnreadableError, TakenVersions
-from wasmdrop.intake.untrusted_files import ChangedWhileReadError, open_regular
+from wasmdrop.intake.untrusted_files import ChangedWhileReadError, open_file
 from wasmdrop.intake.write_detection import UnclosedFile, WriteDetector
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
@@ -291,7 +291,7 @@ class Intake:
         file = self._layout.rooted(path)
         try:
             code = Code.INVALID_MODULE
-            with open_regular(file.root, file.relative, sys.maxsize, code, Links.ANY) as opened:
+            with open_file(file, sys.maxsize, code, Links.ANY) as opened:
                 version = FileVersion.of(opened.status)
             taken = pack(version)
         except RefusedError:

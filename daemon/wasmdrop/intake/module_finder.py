@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wasmdrop.intake.layout import Layout, RootedPath
-from wasmdrop.intake.untrusted_files import open_regular
+from wasmdrop.intake.untrusted_files import open_file
 from wasmdrop.protocol.errors import RefusedError, StorageError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import DirectoryIdentity, FileVersion, PinnedModule, Slot
@@ -106,9 +106,8 @@ class ModuleFinder:
         known = self._known(file)
         if known is not None:
             return known
-        with open_regular(
-            file.root, file.relative, self._max_bytes, Code.INVALID_MODULE, Links.ANY
-        ) as (fd, status, found_in):
+        opening = open_file(file, self._max_bytes, Code.INVALID_MODULE, Links.ANY)
+        with opening as (fd, status, found_in):
             if expected is not None and found_in is not None and not found_in.may_be(expected):
                 raise FileNotFoundError  # another user replaced the slot's directory
             version = _version(status)

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from wasmdrop.intake.layout import RootedPath
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Code
@@ -22,7 +23,7 @@ from wasmdrop.system.descriptors import file_kind
 from wasmdrop.system.openat2 import DanglingLinkError, ForeignLinkError, Links, OtherMountError
 from wasmdrop.system.private_files import describe_permissions
 
-__all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_regular", "read_regular"]
+__all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_file", "read_file"]
 
 
 class ChangedWhileReadError(Exception):
@@ -53,16 +54,15 @@ _SETTINGS: Final = {
 
 
 @contextlib.contextmanager
-def open_regular(
-    root: str, relative: str, max_bytes: int, code: Code, links: Links
-) -> Iterator[OpenFile]:
-    """Open the regular file ``relative`` below ``root``.
+def open_file(file: RootedPath, max_bytes: int, code: Code, links: Links) -> Iterator[OpenFile]:
+    """Open a regular file.
 
     ``links`` says which links are followed. Raises ``FileNotFoundError`` if nothing is there;
     ``RefusedError`` with ``code`` if it is no regular file, is larger than ``max_bytes``, is behind
     a link that is not followed, or may not be read; another ``OSError`` if storage fails.
     """
-    path_fd, directory = _open_path(root, relative, code, links)
+    path_fd, directory = _open_path(file, code, links)
+    relative = file.relative
     try:
         status = os.fstat(path_fd)
         if (kind := file_kind(status)) is not None:
@@ -88,20 +88,19 @@ def open_regular(
         os.close(fd)
 
 
-def read_regular(
-    root: str,
-    relative: str,
+def read_file(
+    file: RootedPath,
     max_bytes: int,
     code: Code,
     links: Links = Links.LAST,
     admit: Callable[[os.stat_result], None] = lambda _status: None,
 ) -> FileRead:
-    """Read the regular file ``relative`` below ``root``; errors as in :func:`open_regular`.
+    """Read a regular file; errors as in :func:`open_file`.
 
     ``admit`` is called with its status before it is read, and may raise an error. Raises
     ``ChangedWhileReadError`` if it was written to meanwhile.
     """
-    with open_regular(root, relative, max_bytes, code, links) as (fd, status, found_in):
+    with open_file(file, max_bytes, code, links) as (fd, status, found_in):
         admit(status)
         before = FileVersion.of(status)
         parts = []
@@ -115,9 +114,8 @@ def read_regular(
         return FileRead(data, before, found_in)
 
 
-def _open_path(
-    root: str, relative: str, code: Code, links: Links
-) -> tuple[int, os.stat_result | None]:
+def _open_path(file: RootedPath, code: Code, links: Links) -> tuple[int, os.stat_result | None]:
+    root, relative = file.root, file.relative
     try:
         return openat2.open_in(root, relative, links)
     except (DanglingLinkError, ForeignLinkError) as error:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from wasmdrop.intake.layout import RootedPath
-from wasmdrop.intake.untrusted_files import open_regular
+from wasmdrop.intake.untrusted_files import open_file
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.system import openat2
@@ -126,9 +126,7 @@ class WriteDetector:
 def _refuses_lease(file: RootedPath) -> bool:
     with (
         contextlib.suppress(OSError, RefusedError),
-        open_regular(
-            *(file.root, file.relative, sys.maxsize, Code.INVALID_INPUT, Links.LAST)
-        ) as opened,
+        open_file(file, sys.maxsize, Code.INVALID_INPUT, Links.LAST) as opened,
     ):
         # A process that opens the file for writing meanwhile causes a signal. The default, SIGIO,
         # would end the daemon; SIGURG is ignored.
