@@ -1,1 +1,1 @@
-"""Nothing lost, nothing twice, nothing torn: shown by killing, cutting the power, and checking."""
+"""Durability: no job is lost, run twice or torn, after kills and power cuts."""

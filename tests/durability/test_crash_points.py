@@ -31,7 +31,7 @@ from tests.support.durability.points import Point, find_points
 from tests.support.durability.trace import command, read_trace
 from tests.support.require import require_tools
 
-#: Calls of one point that are tried, where they differ: files of a delivery, states of a job.
+#: Calls of a point that are tried: files of a delivery or states of a job may differ.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3, "write_all": 3}
 _ONCE: Final = {
     "service.instance_lock._InstanceLock._own_file:unlink",
@@ -47,17 +47,17 @@ _ONCE: Final = {
     "sandbox.host.module_cache.cache.ModuleCache.keep:replace",
     "intake.scanner._remove_leftovers:unlink",
 }
-#: Points that are reached only after another one failed.
+#: Points that are reached only after a failure at another one.
 _AFTER: Final = {
     "delivery.placement.Placement.close:unlink": "delivery.placement.Placement._rename:replace",
     "system.durable_files.replace_file:unlink": "system.durable_files.replace_file:replace",
 }
 
-#: What prints a line, which no kill tears: a file or a pipe takes it at once (pipe(7)).
+#: Prints a line. No kill tears it, because a file or a pipe takes it at once (pipe(7)).
 _LINE: Final = "system.output_thread.OutputThread._write:write"
 
 _POINTS: Final = {str(point): point for point in find_points()}
-#: What processes that deliver get to.
+#: Modules that delivery workers run.
 _DELIVERY_MODULES: Final = (
     "delivery.",
     "system.output_thread.",
@@ -67,12 +67,12 @@ _DELIVERY_MODULES: Final = (
 _OF_DELIVERY: Final = [name for name in _POINTS if name.startswith(_DELIVERY_MODULES)]
 
 
-def _orders(names: Iterable[str]) -> list[tuple[str, int, str]]:
+def _cases(names: Iterable[str]) -> list[tuple[str, int, str]]:
     found = []
     for name in names:
         what = name.partition(":")[2].partition("-")[0]
         turns = 1 if name in _ONCE else _TURNS.get(what, 1)
-        # Nothing is written between two turns: before one is after the one before it.
+        # Nothing is written between two calls, so only the first one is tried before it.
         found.append((name, 1, "before"))
         is_divided = what in {"write", "write_all"} and name != _LINE
         moments = ("halfway", "after") if is_divided else ("after",)
@@ -80,10 +80,10 @@ def _orders(names: Iterable[str]) -> list[tuple[str, int, str]]:
     return found
 
 
-def _order(name: str, turn: int, moment: str, note: Path | None = None) -> str:
+def _plan(name: str, turn: int, moment: str, note: Path | None = None) -> str:
     point = _POINTS[name]
     failing: Point | None = _POINTS[_AFTER[name]] if name in _AFTER else None
-    order = dying.Order(
+    plan = dying.KillPlan(
         point.file,
         point.first_line,
         point.last_line,
@@ -92,11 +92,11 @@ def _order(name: str, turn: int, moment: str, note: Path | None = None) -> str:
         None if failing is None else (failing.file, failing.first_line, failing.last_line),
         None if note is None else str(note),
     )
-    return json.dumps(dataclasses.asdict(order))
+    return json.dumps(dataclasses.asdict(plan))
 
 
 def _leave_an_earlier_life(lives: Lives) -> None:
-    """Put what earlier daemons may have left: results, directories at their names, leftovers."""
+    """Create results, directories and leftovers of earlier daemons."""
     result = b"of an earlier life\n"
     digest = hashlib.sha256(result).hexdigest()
     moment = "2026-01-01T00:00:00.000000Z"
@@ -136,7 +136,7 @@ def _leave_an_earlier_life(lives: Lives) -> None:
 
 @contextmanager
 def _damaged_journal(state: Path) -> Iterator[None]:
-    """Leave a journal that can't be read, and look at it meanwhile, so that its log stays."""
+    """Create a corrupt journal, and keep it open, so that its log stays."""
     path = state / "journal.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -152,7 +152,7 @@ def _damaged_journal(state: Path) -> Iterator[None]:
 
 
 def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
-    """Drop everything that makes a daemon write; return whether what is waited for came of that."""
+    """Do drops that cause all writes of a daemon; return ``has_happened()``."""
     producer = lives.producer
     producer.drop("input-a.json", producer.version())
     if not _await(lives, "input-a.json"):
@@ -166,7 +166,7 @@ def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
         producer.drop("input-empty.json", leaves_nothing)
         for name in list(producer.slots):
             _await(lives, name)
-        for text in ("b", "c"):  # each takes the place of the one before
+        for text in ("b", "c"):  # each replaces the one before
             deep = {"in": text, "deep/er/in": text}
             producer.drop("input-files.json", producer.version(module="files", files=deep))
             _await(lives, "input-files.json")
@@ -180,12 +180,12 @@ def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
     return has_happened()
 
 
-#: A point that was not reached this long after all work was done never will be.
+#: How long to wait for a point after all work was done.
 _PATIENCE_SECONDS: Final = 10.0
 
 
 def _await(lives: Lives, name: str) -> bool:
-    """Wait for the result of the last drop of ``name``; return whether the daemon died first."""
+    """Wait for the result of the last drop of ``name``; return whether the daemon died before."""
     wanted = lives.producer.slots[name].versions[-1].sha256
     end = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < end and not lives.has_died():
@@ -206,13 +206,13 @@ def _prepared(base: Path, name: str) -> Lives:
     return lives
 
 
-@pytest.mark.parametrize(("name", "turn", "moment"), _orders(_POINTS))
+@pytest.mark.parametrize(("name", "turn", "moment"), _cases(_POINTS))
 def test_daemon_killed_at_a_write_leaves_true_markers(
     tmp_path: Path, name: str, turn: int, moment: str
 ) -> None:
     """The next daemon completes all jobs."""
     lives = _prepared(tmp_path, name)
-    lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment))
+    lives.prefix = (sys.executable, dying.__file__, _plan(name, turn, moment))
     is_damaged = name.startswith("jobs.journal.database._set_aside")
     with _damaged_journal(lives.state) if is_damaged else nullcontext():
         lives.launch()
@@ -232,7 +232,7 @@ def test_restart_syncs_an_unsynced_marker_before_it_closes_the_job(tmp_path: Pat
     require_tools("strace")
     lives = Lives(tmp_path, WASMDROP_SETTLE_SEC="0.02")
     lives.producer.module(lives.wasm / "m.wasm")
-    its_marker = _order("delivery.placement.Placement._rename:replace", 3, "after")
+    its_marker = _plan("delivery.placement.Placement._rename:replace", 3, "after")
     lives.prefix = (sys.executable, dying.__file__, its_marker)
     lives.launch()
     lives.producer.drop("input-a.json", lives.producer.version())
@@ -254,14 +254,14 @@ def test_restart_syncs_an_unsynced_marker_before_it_closes_the_job(tmp_path: Pat
     assert str(lives.shared) in synced[:closed]
 
 
-@pytest.mark.parametrize(("name", "turn", "moment"), _orders(_OF_DELIVERY))
+@pytest.mark.parametrize(("name", "turn", "moment"), _cases(_OF_DELIVERY))
 def test_worker_killed_at_a_write_is_replaced(
     tmp_path: Path, name: str, turn: int, moment: str
 ) -> None:
     """The daemon delivers each job once. The next start removes leftovers."""
     lives = _prepared(tmp_path, name)
     note = tmp_path / "died"
-    lives.prefix = (sys.executable, dying.__file__, _order(name, turn, moment, note))
+    lives.prefix = (sys.executable, dying.__file__, _plan(name, turn, moment, note))
     lives.launch()
     assert _work(lives, lambda: bool(lives.events("delivery-worker-died"))), lives.log_text()[
         -4000:

@@ -1,6 +1,6 @@
-"""A model of the protocol against a real daemon: random stories of producers and accidents.
+"""A model of the protocol against a real daemon: random sequences of actions and accidents.
 
-The producer's memory is the model; at each rest the checker holds everything against it.
+The producer's record is the model. At each rest the checker compares everything with it.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ _turns = st.sampled_from((1, 1, 20_000_000))
 
 
 class Story(RuleBasedStateMachine):
-    """What producers, operators and fate may do, in any order."""
+    """Actions of producers and operators, and accidents, in any order."""
 
     @initialize()
     def begin(self) -> None:
-        """Start the first daemon; below its shared directory is a filesystem of a few pages."""
+        """Start the first daemon. Its shared directory has a tiny filesystem in it."""
         self.base = Path(tempfile.mkdtemp(prefix="wasmdrop-story-"))
         self.lives = Lives(self.base, WASMDROP_SETTLE_SEC="0.1", WASMDROP_DRAIN_SEC="0.2")
         self.producer = self.lives.producer
@@ -52,7 +52,7 @@ class Story(RuleBasedStateMachine):
         self.lives.start()
 
     def is_alive(self) -> bool:
-        """Whether there is a daemon."""
+        """Whether a daemon is running."""
         return not self.lives.has_died()
 
     @rule(name=_names, code=_codes, turns=_turns, names_module=st.booleans())
@@ -75,13 +75,13 @@ class Story(RuleBasedStateMachine):
 
     @rule(name=_names, other=_names)
     def rename(self, name: str, other: str) -> None:
-        """Rename an input over whatever is there."""
+        """Rename an input, perhaps over another one."""
         if self.is_present(name) and name != other:
             self.producer.rename(name, other)
 
     @rule(name=_names, code=_codes)
     def rewrite(self, name: str, code: str) -> None:
-        """Write over an input in place."""
+        """Overwrite an input in place."""
         if self.is_present(name):
             self.producer.rewrite(name, self.producer.version(code=code))
 
@@ -92,19 +92,19 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def replace_default_module(self) -> None:
-        """Replace the default module, which runs the root slot again."""
+        """Replace the default module, which reruns the root slot."""
         self.producer.module(self.lives.wasm / "module.wasm", "input.json")
 
     @rule(changed=st.sets(st.sampled_from(_VOLUME)))
     def swap(self, changed: set[str]) -> None:
-        """Show new content in a volume."""
+        """Replace the content of a volume."""
         versions = {name: self.producer.version() for name in sorted(changed)}
         self.producer.swap("volume", versions)
 
     @precondition(lambda self: _CAN_MOUNT and not self.is_full)
     @rule()
     def fill(self) -> None:
-        """Leave no room on the small filesystem."""
+        """Fill the small filesystem."""
         path = self.small / "filler"
         with path.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
@@ -114,13 +114,13 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.is_full)
     @rule()
     def free(self) -> None:
-        """Make room again."""
+        """Free the space again."""
         (self.small / "filler").unlink()
         self.is_full = False
 
     @rule(name=st.sampled_from(_SMALL))
     def drop_on_the_small_disk(self, name: str) -> None:
-        """Drop where there may be no room: over the old version, if there is none for another."""
+        """Drop on the small filesystem; overwrite the old version if a new one has no space."""
         version = self.producer.version()
         try:
             self.producer.drop(name, version)
@@ -131,14 +131,14 @@ class Story(RuleBasedStateMachine):
     @precondition(is_alive)
     @rule()
     def kill(self) -> None:
-        """End the daemon with SIGKILL."""
+        """Kill the daemon with SIGKILL."""
         self.lives.kill()
         self.look()
 
     @precondition(is_alive)
     @rule()
     def stop(self) -> None:
-        """Stop the daemon as an operator does."""
+        """Stop the daemon with SIGTERM."""
         assert self.lives.stop() == 0, self.lives.log_text()
         self.lives.witness()
         self.look()
@@ -151,31 +151,31 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def rest(self) -> None:
-        """Let everything come to rest; then nothing may be wrong."""
+        """Wait for rest; then there must be no fault."""
         if self.is_full:
             self.free()
         if not self.is_alive():
             self.start()
         self.lives.settle()
-        self.judge(frozenset({Kind.LEFTOVER}))  # a module may be copied this very moment
+        self.judge(frozenset({Kind.LEFTOVER}))  # a module may be being copied
 
     def judge(self, passing: frozenset[Kind] = frozenset()) -> None:
-        """Hold everything against the model, but for what may be there in passing."""
+        """Compare everything with the model, except for faults of the kinds ``passing``."""
         self.lives.witness()
         findings = [one for one in check(self.lives.evidence()) if one.kind not in passing]
         assert not findings, f"{findings}; the log ends in {self.lives.log_text()[-4000:]}"
 
     def look(self) -> None:
-        """Every marker that is there must be true, at any moment."""
+        """Check that every marker is true, as it must be at any moment."""
         for name in self.producer.slots:
             assert check_slot_now(self.lives.shared, name) is None
 
     def is_present(self, name: str) -> bool:
-        """Whether an input lies there."""
+        """Whether the input exists."""
         return name in self.producer.slots and self.producer.slots[name].is_present
 
     def teardown(self) -> None:
-        """Come to a last rest, and clean up."""
+        """Check a last time, and clean up."""
         if not hasattr(self, "lives"):
             return
         try:
@@ -198,7 +198,7 @@ _profile: dict[str, Any] = {
 if _IS_LONG:
     _profile |= {"max_examples": 150, "stateful_step_count": 60}
 else:
-    # The same stories each time; a failure is looked into with the long form.
+    # The same sequences each time. Use the long form to investigate a failure.
     _profile |= {"max_examples": 12, "stateful_step_count": 30, "derandomize": True}
     _profile |= {"phases": (Phase.explicit, Phase.generate)}
 

@@ -1,11 +1,12 @@
-"""The power fails at any moment of a real run, and what was not synced is gone.
+"""Power cuts at any moment of a real run: unsynced changes may be lost.
 
-One run is traced, SQLite's calls among them, and each moment of it is laid out anew as a disk may
-show it after the cut: nothing that was not synced; every name but no unsynced bytes; everything;
-and random parts. Before a daemon starts on it, no marker may be untrue; afterwards nothing may be
-lost, torn or left, and no result line that was printed may be printed again.
+One run is traced, SQLite's calls included. For each moment the disk is restored to states that it
+may have after a power cut: without any unsynced change; with all names but no unsynced bytes; with
+everything; and with random parts. Before a daemon starts on it, no marker may be untrue. Afterwards
+nothing may be lost, torn or left behind, and no printed result line may be printed again.
 
-Every disk is looked at; a daemon is started on some, or on each with ``WASMDROP_TORTURE=long``.
+Every state is checked. A daemon is started on some of them, or on each with
+``WASMDROP_TORTURE=long``.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from tests.support.require import require_tools
 
 _SEED: Final = int(os.environ.get("WASMDROP_TORTURE_SEED", "1"))
 _IS_LONG: Final = os.environ.get("WASMDROP_TORTURE") == "long"
-#: Disks of each kind that a daemon is started on in the short form.
+#: States of each kind on which the short form starts a daemon.
 _SAMPLE: Final = 8
 
 _Chance = Callable[[int], Callable[[Change], bool]]
@@ -49,7 +50,7 @@ _CHANCES: Final[dict[str, _Chance]] = {
 
 
 class _Run:
-    """One traced life, and its daemon for the lives after the cuts."""
+    """One traced run, and the daemon for the runs after the cuts."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -68,7 +69,7 @@ class _Run:
         out = str(base / "out")
         writes = [call for call in calls if call.name == "write" and call.path(0) == out]
         self._lines = [(call.ended, call.data(1)) for call in writes]
-        # Else the replay would prove nothing.
+        # Without all lines the replay would prove nothing.
         assert len(self._lines) == len(self._drops), (len(calls), self._lines)
         self._given = sorted(
             (
@@ -105,10 +106,10 @@ class _Run:
         assert tracer.wait(DEADLINE_SECONDS) == 0, self.lives.log_text()
 
     def _when(self, number: int) -> int:
-        """Return after which place in the trace a drop may have come, the first that is possible.
+        """Return the first position in the trace at which a drop may have happened.
 
-        Each waited for the result line of the one before in its slot. That it was there a little
-        earlier than in truth makes no difference to a daemon that had not looked at it.
+        Each drop waited for the result line of the previous one in its slot. An earlier position
+        than the real one makes no difference, because the daemon had not seen the drop yet.
         """
         name = self._drops[number][0]
         before = [version for its, version in self._drops[:number] if its == name]
@@ -119,13 +120,13 @@ class _Run:
         return next(at for at, line in self._lines if mark in line)
 
     def look(self, moment: int, tree: Tree) -> None:
-        """Cut the power; no marker may be untrue."""
+        """Cut the power; check that no marker is untrue."""
         self.disk.lay(tree)
         for name in {name for name, _version in self._drops}:
             assert check_slot_now(self.lives.shared, name) is None, f"cut at {moment}"
 
     def cut(self, moment: int, tree: Tree) -> None:
-        """Cut the power, start again, and judge."""
+        """Cut the power, start a daemon, and check."""
         lives = self.lives
         self.disk.lay(tree)
         printed = b"".join(data for at, data in self._lines if at < moment)
@@ -147,7 +148,7 @@ def _fingerprint(tree: Tree) -> bytes:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
-    """Give a run that was traced from its first start to its stop."""
+    """Return a run that was traced from start to stop."""
     require_tools("strace")
     return _Run(tmp_path_factory.mktemp("cut"))
 

@@ -1,23 +1,22 @@
-"""The checker: from what is there at the end, proves that nothing was lost, doubled or torn.
+"""The checker: proves from the final state that no job was lost, doubled or torn.
 
-It reads the shared directory, the journal, the result lines of all the daemon's lives and what the
-producer remembers, and trusts none of them alone. At rest, with every job final, it holds that
+It compares the shared directory, the journal, the result lines of all daemons and the producer's
+record, and trusts none of them alone. At rest, when every job is final:
 
-* each accepted drop is one row of the journal, in one final state, and the rows of a slot are its
-  versions in the order of their drops, each at most once and once more for each module drop that
-  runs it again;
-* the last row of a slot is of the version that lies there, and that very file was taken;
-* each slot holds one marker, of its last row, whose digests are true, and no file that the marker
-  does not name; the values are those of that version and that module;
-* no temporary file is left anywhere.
+* Each accepted drop is one row of the journal in one final state. The rows of a slot are its
+  versions in the order of their drops, each once, and once more for each module drop that reruns
+  it.
+* The last row of a slot is of the version that is present, and that very file was taken.
+* Each slot holds one marker, of its last row, with true digests, and no file that the marker does
+  not name. The values are those of that version and that module.
+* No temporary file is left.
 
-Of the result lines it holds that each belongs to an accepted drop, and that none is printed twice.
-A marker comes before its line, and the line before the journal's closing move: a daemon that dies
-between the first two leaves the line out (its result is in place, and the next start closes the
-job), at most once for each job; one that dies between the last two finds the marker at its next
-start, and prints nothing again. It is the same for a daemon whose process that delivers dies: the
-next one closes the job. Only where a consumer takes the marker away in that moment the job
-runs again; nobody does so here. Without a kill each job has exactly one line.
+Each result line belongs to an accepted drop and is printed at most once. The marker is published
+before the line is printed, and the line before the journal closes the job. A daemon that dies
+between the first two omits the line, at most once per job: the result is in place and the next
+start closes the job. A daemon that dies between the last two finds the marker at its next start and
+prints no second line. The same holds if a delivery worker dies. (If a consumer removes the marker
+at that moment the job runs again; none does here.) Without a kill each job has exactly one line.
 """
 
 import hashlib
@@ -54,7 +53,7 @@ _OPEN_JOBS: Final = "SELECT count(*) FROM jobs WHERE state NOT IN ('delivered', 
 
 
 class Kind(StrEnum):
-    """What can be wrong."""
+    """A kind of damage."""
 
     LOST = "lost"
     DOUBLED = "doubled"
@@ -66,7 +65,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong."""
+    """One fault."""
 
     kind: Kind
     where: str
@@ -87,24 +86,24 @@ class Row:
 
 @dataclass
 class Evidence:
-    """What there is to be read at the end."""
+    """Everything that the checker compares."""
 
     shared: Path
     wasm: Path
     state: Path
     producer: Producer
     lines: list[str] = field(default_factory=list)
-    """The result lines of all lives."""
+    """The result lines of all daemons."""
     kills: int = 0
-    """Lives that ended without a stop."""
+    """Daemons that were killed."""
     deaths: int = 0
-    """Processes that died in the middle of a delivery, while the daemon lived."""
+    """Delivery workers that died while the daemon ran."""
     witnessed: set[str] = field(default_factory=set)
-    """Jobs that were seen to be accepted: in a log, or in the journal after a kill."""
+    """Jobs that were accepted by a log, or by the journal after a kill."""
 
 
 def rows_of(state: Path, *, last_only: bool = False) -> list[Row]:
-    """Return the journal's rows in the order of their drops, or each slot's last one."""
+    """Return the rows of the journal in the order of their drops, or the last one of each slot."""
     where = " WHERE seq IN (SELECT max(seq) FROM jobs GROUP BY slot)" if last_only else ""
     columns = "id, slot, state, job, code"
     found = _read_journal(state, f"SELECT {columns} FROM jobs{where} ORDER BY seq")  # noqa: S608 - constants
@@ -112,25 +111,25 @@ def rows_of(state: Path, *, last_only: bool = False) -> list[Row]:
 
 
 def job_count(state: Path) -> int:
-    """Return how many jobs were accepted so far."""
+    """Return the number of accepted jobs."""
     return sum(count for (count,) in _read_journal(state, "SELECT count(*) FROM jobs"))
 
 
 def open_count(state: Path) -> int:
-    """Return how many of them are not final."""
+    """Return the number of jobs that are not final."""
     return sum(count for (count,) in _read_journal(state, _OPEN_JOBS))
 
 
 def is_at_rest(evidence: Evidence) -> bool:
-    """Whether every job is final and every version that lies there was taken."""
+    """Whether every job is final and every present version was taken."""
     try:
         taken = _taken(evidence.state)
         last = {row.slot: row for row in rows_of(evidence.state, last_only=True)}
-        # After those: a job may be accepted, and its version taken, between two looks.
+        # Counted last: a job may be accepted, and its version taken, in between.
         if open_count(evidence.state):
             return False
     except sqlite3.OperationalError:
-        return False  # the daemon is only just making it
+        return False  # the daemon is creating the journal
     return all(
         _is_taken(evidence.shared / name, taken) and _ran_its_module(record, last.get(name))
         for name, record in evidence.producer.slots.items()
@@ -139,11 +138,11 @@ def is_at_rest(evidence: Evidence) -> bool:
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """Return all that is wrong; to be called when the daemon has come to rest."""
+    """Return all faults. Call it when the daemon is at rest."""
     rows = rows_of(evidence.state)
     by_slot: dict[str, list[Row]] = {}
     ids = {row.id for row in rows}
-    # A default module whose input took its time is run alone, and owes nothing when it needs one.
+    # A default module without input is run alone; its job is discarded if it needs an input.
     rows = [row for row in rows if row.sha256 is not None or row.state == "delivered"]
     for row in rows:
         by_slot.setdefault(row.slot, []).append(row)
@@ -171,9 +170,9 @@ def check(evidence: Evidence) -> list[Finding]:
 
 
 def check_slot_now(shared: Path, name: str) -> Finding | None:
-    """Look at a slot while the daemon runs, or lies dead: a marker that is there must be true.
+    """Return a fault if the slot holds a marker that is not true. The daemon may be running.
 
-    Assumes nothing of a slot whose marker was replaced during the look.
+    Returns None if the marker is replaced meanwhile.
     """
     marker_path = _result(shared, name, ".done")
     try:
@@ -217,9 +216,10 @@ def _taken(state: Path) -> dict[str, bytes]:
 
 
 def _read_journal(state: Path, query: str) -> list[Any]:
-    """Return the rows of a query; none where there is no journal yet.
+    """Return the rows of a query; none if there is no journal yet.
 
-    Reads alone: closing a connection that may write would tidy up what a kill left to the daemon.
+    Opens the journal read-only: closing a writable connection would repair what the daemon has to
+    repair after a kill.
     """
     path = state / "journal.sqlite"
     if not path.exists():
@@ -232,7 +232,7 @@ def _read_journal(state: Path, query: str) -> list[Any]:
 
 def _is_taken(path: Path, taken: dict[str, bytes]) -> bool:
     found = taken.get(str(path), b"")
-    if path.is_symlink():  # a volume's file is only another one when its content is
+    if path.is_symlink():  # in a volume, only another content is another version
         return found[_VERSION_BYTES:] == hashlib.sha256(path.read_bytes()).digest()[:8]
     status = path.stat()
     numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -247,9 +247,9 @@ def _ran_its_module(record: SlotRecord, row: Row | None) -> bool:
 
 
 def _check_rows(name: str, record: SlotRecord, rows: list[Row], kills: int) -> Iterator[Finding]:
-    """Hold the rows of a slot against its versions: in order, each once, and once a rerun."""
+    """Compare the rows of a slot with its versions: in order, each once, and once per rerun."""
     digests = [version.sha256 for version in record.versions]
-    # A kill may come between a module's runs and the note that its drop was taken.
+    # A kill may come between the reruns for a module and the record that its drop was taken.
     reruns = record.reruns + kills if record.reruns else 0
     position = -1
     for row in rows:
@@ -287,7 +287,7 @@ def _check_slot(
 def _check_last(
     path: Path, name: str, record: SlotRecord, rows: list[Row], taken: dict[str, bytes]
 ) -> Iterator[Finding]:
-    """Say what is wrong where the version that lies there is not what ran last."""
+    """Yield faults if the present version is not the one that ran last."""
     if not _is_taken(path, taken):
         yield Finding(Kind.LOST, name, "the version that lies there was never taken")
     if not rows or rows[-1].sha256 != record.versions[-1].sha256:
@@ -339,7 +339,7 @@ def _check_lines(evidence: Evidence, rows: list[Row]) -> Iterator[Finding]:
         for version in record.versions
     }
     jobs = Counter(number_of.get(row.sha256 or "") for row in rows if row.state == "delivered")
-    # An input that can't be read has a line without a number; they are counted together.
+    # The line of an invalid input has no number; these lines are counted together.
     unreadable = {
         version.number
         for record in evidence.producer.slots.values()

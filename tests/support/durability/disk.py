@@ -1,12 +1,12 @@
-"""A disk that forgets: what of a traced run is left after a power cut at any moment.
+"""A disk that forgets: the possible states of a traced run after a power cut at any moment.
 
-The model is what POSIX promises and no more: a file's bytes last from the end of an fsync(2) of the
-file that began after they were written, a name from the end of an fsync of its directory. What is
-not durable may be there or not, each change by itself: a rename without the bytes, the second half
-of a write without the first.
+The model assumes what POSIX guarantees and no more. Bytes of a file are durable at the end of an
+fsync(2) of the file that began after the write, a name at the end of an fsync of its directory. Any
+other change may survive or not, each by itself: a rename without the bytes, the second half of a
+write without the first.
 
-Files that the producer dropped are the same files again (hard links), as the journal knows them by
-their inodes. Of the shared-memory file beside SQLite's log nothing is kept: SQLite makes it anew.
+Files that the producer dropped are restored as hard links to the same files, because the journal
+identifies them by inode. SQLite's shared-memory file is not restored: SQLite makes it anew.
 """
 
 import math
@@ -29,7 +29,7 @@ class Change:
     """A change of one file's bytes or one directory's names."""
 
     at: int
-    """When it was made, and from when on it lasts."""
+    """When it was made. ``durable_at``: from when on it is durable."""
     durable_at: float = math.inf
 
 
@@ -37,7 +37,7 @@ class Change:
 class _Bytes(Change):
     offset: int = 0
     data: bytes | None = None
-    """None cuts or fills the file to ``offset`` bytes."""
+    """None truncates or extends the file to ``offset`` bytes."""
 
 
 @dataclass(eq=False)
@@ -59,11 +59,11 @@ class Given:
     """A file that the producer dropped."""
 
     at: int
-    """After which place in the order of all calls."""
+    """Its position in the order of all calls."""
     path: str
     """Below the base."""
     file: Path
-    """The same file under a name that stays."""
+    """The same file under another, permanent name."""
 
 
 Keep = Callable[[Change], bool]
@@ -72,7 +72,7 @@ Tree = dict[str, tuple[int, bytes | Path | None]]
 
 
 class Disk:
-    """What lies below ``base``, in its directories ``shared`` and ``state``."""
+    """The directories ``shared`` and ``state`` below ``base``."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
@@ -82,7 +82,7 @@ class Disk:
         self._root.changes[0].durable_at = -1
 
     def replay(self, calls: Iterable[Call], given: list[Given]) -> None:
-        """Take in a whole run."""
+        """Apply all calls of a run."""
         coming = list(given)
         for call in calls:
             while coming and coming[0].at < call.ended:
@@ -95,7 +95,7 @@ class Disk:
                 handler(call)
 
     def moments(self) -> list[int]:
-        """Return when something changed, or became durable."""
+        """Return all moments at which something changed or became durable."""
         found = {0}
         for node in self._all_nodes():
             for change in node.changes:
@@ -105,7 +105,7 @@ class Disk:
         return sorted(found)
 
     def left_at(self, moment: int, chance: Callable[[Change], bool]) -> Tree:
-        """Return what is left of a cut at ``moment``; ``chance`` says what else was lucky."""
+        """Return the state after a cut at ``moment``; ``chance`` chooses the unsynced changes."""
 
         def keep(change: Change) -> bool:
             return change.at < moment and (change.durable_at <= moment or chance(change))
@@ -129,7 +129,7 @@ class Disk:
         return isinstance(change, _Names)
 
     def lay(self, tree: Tree) -> None:
-        """Make the directories below the base what ``tree`` says."""
+        """Restore the directories below the base to ``tree``."""
         for name in ("shared", "state"):
             shutil.rmtree(self._base / name, ignore_errors=True)
         for below in sorted(tree):
@@ -158,7 +158,7 @@ class Disk:
 
     def _write(self, call: Call) -> None:
         node = self._open_node(call)
-        if node is not None:  # every writer here appends, or begins with an empty file
+        if node is not None:  # every writer appends, or starts with an empty file
             self._change(node, call, node.size, call.data(1)[: call.returned])
 
     def _pwrite64(self, call: Call) -> None:
@@ -219,7 +219,7 @@ class Disk:
         return below if is_ours and not below.endswith("-shm") else None
 
     def _at(self, call: Call, index: int) -> str | None:
-        """Return the path that a directory's descriptor and a name give."""
+        """Return the path of a name in the directory of a descriptor."""
         name = os.fsdecode(call.data(index + 1))
         return self._below(os.path.join(call.path(index), name))  # noqa: PTH118 - plain text
 

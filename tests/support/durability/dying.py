@@ -1,14 +1,13 @@
-"""Runs the daemon and kills it at one point of its source, with SIGKILL.
+"""Runs the daemon and kills it with SIGKILL at one point of its source.
 
-``python dying.py ORDER …``, where the order is a JSON object of :class:`Order`'s fields; what
-follows is what would have run the daemon, and is ignored. The functions that change what is on disk
-are wrapped; a call counts as the point's when the innermost line of the package that leads to it
-is. Nothing in the package knows of this, and a write that a point's line does with several calls
-(a tree that is removed) has a moment before and after each.
+Usage: ``python dying.py PLAN …``, where PLAN is a JSON object with the fields of :class:`KillPlan`.
+The rest is the command that would have run the daemon, and is ignored. The functions that change
+files are wrapped. A call belongs to a point if the innermost line of the package that leads to it
+does. The package has no code for this. A point with several calls, such as the removal of a tree,
+has a moment before and after each.
 
-The daemon's processes that deliver are run by this, too: ``python dying.py ORDER deliver ARGS``.
-One that reaches the point takes the daemon with it, as a kill of the whole service would, or dies
-alone.
+Delivery workers are run by this module too: ``python dying.py PLAN deliver ARGS``. A worker at the
+point kills the daemon and itself, as a kill of the whole service does, or only itself.
 """
 
 import dataclasses
@@ -30,9 +29,9 @@ from wasmdrop.cli.main import main
 from wasmdrop.delivery import worker, worker_process
 from wasmdrop.system import descriptors
 
-__all__ = ["Order"]
+__all__ = ["KillPlan"]
 
-#: Says that what runs is not the daemon but a process of its that delivers.
+#: Runs a delivery worker instead of the daemon.
 _DELIVER: Final = "deliver"
 
 _PACKAGE: Final = f"{Path(wasmdrop.__file__).parent}/"
@@ -49,36 +48,36 @@ _WRAPPED: Final = (
     "unlink",
 )
 
-#: The standard library looks for these functions when it is loaded, so it must be loaded by now.
+#: shutil looks for these functions when it is imported, so it must be imported before.
 assert shutil.rmtree.avoids_symlink_attacks
 
 
 @dataclass(frozen=True)
-class Order:
-    """When to die."""
+class KillPlan:
+    """The moment of death."""
 
     file: str
-    """Below the package, as are the lines of the point's call."""
+    """Path below the package."""
     first_line: int
     last_line: int
     moment: str
-    """``before`` or ``after`` the call, or ``halfway`` through what it writes."""
+    """``before``, ``after`` or ``halfway`` through the call."""
     turn: int = 1
-    """At which call at that point."""
+    """The number of the call at that point."""
     failing: tuple[str, int, int] | None = None
-    """A point whose first call fails, so that the cleaning up after it is reached."""
+    """A point whose first call fails, to reach the clean-up code after it."""
     note: str | None = None
-    """A file to be made when a process that delivers dies, and it alone. The next one does not."""
+    """A file to create when only a delivery worker dies. If it exists, no worker dies."""
 
 
 class _Reaper:
-    def __init__(self, order: Order, daemon: int) -> None:
-        self._order = order
+    def __init__(self, plan: KillPlan, daemon: int) -> None:
+        self._plan = plan
         self._daemon = daemon
         self._turn = 0
         self._has_failed = False
         self._pid = os.getpid()
-        self._is_over = order.note is not None and Path(order.note).exists()
+        self._is_over = plan.note is not None and Path(plan.note).exists()
 
     def wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -93,24 +92,24 @@ class _Reaper:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        order = self._order
+        plan = self._plan
         if self._is_over:
             return real(*args, **kwargs)
         file, line = _place_of(frame)
-        if order.failing is not None and not self._has_failed:
-            its_file, first_line, last_line = order.failing
+        if plan.failing is not None and not self._has_failed:
+            its_file, first_line, last_line = plan.failing
             if file == its_file and first_line <= line <= last_line:
                 self._has_failed = True
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if file != order.file or not order.first_line <= line <= order.last_line:
+        if file != plan.file or not plan.first_line <= line <= plan.last_line:
             return real(*args, **kwargs)
         self._turn += 1
-        if self._turn != order.turn or os.getpid() != self._pid:
+        if self._turn != plan.turn or os.getpid() != self._pid:
             return real(*args, **kwargs)
-        if order.moment == "halfway":
+        if plan.moment == "halfway":
             fd, data = args
             real(fd, data[: len(data) // 2])
-        elif order.moment == "after":
+        elif plan.moment == "after":
             try:
                 real(*args, **kwargs)
             finally:
@@ -118,8 +117,8 @@ class _Reaper:
         return self._die()
 
     def _die(self) -> None:
-        if self._order.note is not None:
-            Path(self._order.note).touch(exist_ok=False)
+        if self._plan.note is not None:
+            Path(self._plan.note).touch(exist_ok=False)
         elif self._daemon != self._pid:
             os.kill(self._daemon, signal.SIGKILL)
         os.kill(self._pid, signal.SIGKILL)
@@ -136,7 +135,7 @@ def _place_of(frame: FrameType | None) -> tuple[str, int]:
 
 
 class _Connection(sqlite3.Connection):
-    """One whose commits are wrapped."""
+    """A connection with wrapped commits."""
 
     reaper: _Reaper
 
@@ -151,31 +150,31 @@ class _Connection(sqlite3.Connection):
         return self.reaper._call(sys._getframe(1), real, (sql,), {})  # type: ignore[no-any-return]
 
 
-def _wrap(order: Order, daemon: int) -> _Reaper:
-    reaper = _Reaper(order, daemon)
+def _wrap(plan: KillPlan, daemon: int) -> _Reaper:
+    reaper = _Reaper(plan, daemon)
     for name in (*_WRAPPED, "write"):
         setattr(os, name, reaper.wrap(getattr(os, name)))
     return reaper
 
 
-def _serve(order: Order) -> None:
+def _serve(plan: KillPlan) -> None:
     def command(
         link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, output_lock_fd: int
     ) -> list[str]:
-        its_order = json.dumps(dataclasses.asdict(order))
+        plan_json = json.dumps(dataclasses.asdict(plan))
         shared = os.fsdecode(shared_dir)
         arguments = json.dumps((link_fd, daemon_pid, shared, temporary_prefix, output_lock_fd))
-        return [sys.executable, __file__, its_order, _DELIVER, arguments]
+        return [sys.executable, __file__, plan_json, _DELIVER, arguments]
 
     worker_process.command = command  # the workers that it starts die too
-    if order.note is None:
-        _wrap_connections(_wrap(order, os.getpid()))
+    if plan.note is None:
+        _wrap_connections(_wrap(plan, os.getpid()))
     sys.argv = ["wasmdrop", "serve"]
     sys.exit(main())
 
 
-def _deliver(order: Order, link: int, daemon: int, shared: str, prefix: str, lock: int) -> None:
-    _wrap(order, daemon)
+def _deliver(plan: KillPlan, link: int, daemon: int, shared: str, prefix: str, lock: int) -> None:
+    _wrap(plan, daemon)
     worker.main(link, daemon, os.fsencode(shared), prefix, lock)
 
 
@@ -190,8 +189,8 @@ def _wrap_connections(reaper: _Reaper) -> None:
 
 
 if __name__ == "__main__":
-    the_order = Order(**json.loads(sys.argv[1]))
+    the_plan = KillPlan(**json.loads(sys.argv[1]))
     if sys.argv[2] == _DELIVER:
-        _deliver(the_order, *json.loads(sys.argv[3]))
+        _deliver(the_plan, *json.loads(sys.argv[3]))
     else:
-        _serve(the_order)
+        _serve(the_plan)

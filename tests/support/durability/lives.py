@@ -1,4 +1,4 @@
-"""A daemon of many lives on the same directories, each with a log of its own."""
+"""A daemon that is killed and restarted on the same directories, with a log for each life."""
 
 import time
 from pathlib import Path
@@ -17,12 +17,12 @@ from tests.support.durability.producer import Producer
 
 __all__ = ["Lives"]
 
-_GLANCE_SECONDS = 0.02
-_PATIENCE_GLANCES = 1500
+_CHECK_SECONDS = 0.02
+_MAX_CHECKS = 1500
 
 
 class Lives(Daemon):
-    """A daemon that is killed and started again; counts its kills and judges what is left."""
+    """A daemon that is killed and restarted; counts the kills and checks the final state."""
 
     def __init__(self, base: Path, **variables: str) -> None:
         super().__init__(base, **variables)
@@ -34,51 +34,51 @@ class Lives(Daemon):
         self._witnessed: set[str] = set()
 
     def launch(self) -> None:
-        """Begin a new life."""
+        """Start the daemon with a new log."""
         self._life += 1
         self._log = self._base / f"log-{self._life}"
         super().launch()
 
     def kill(self) -> None:
-        """End this life with SIGKILL, and note which jobs it had accepted."""
+        """Kill the daemon with SIGKILL, and record the jobs that it had accepted."""
         super().kill()
         self.note_death()
 
     def note_death(self) -> None:
-        """Note that the process died, and which jobs it had accepted."""
+        """Record that the daemon died, and the jobs that it had accepted."""
         self.kills += 1
         self.witness()
 
     def begin_anew(self, producer: Producer) -> None:
-        """Forget what was: the directories are now as after one death."""
+        """Start over: the directories are now as after one kill."""
         self.producer = producer
         self.kills = 1
         self._witnessed.clear()
 
     def has_died(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has exited."""
         return self.process is None or self.process.poll() is not None
 
     def settle(self) -> None:
-        """Wait until it has come to rest; what then still is open counts as lost.
+        """Wait until the daemon is at rest. Jobs that are open then count as lost.
 
-        Patience is counted in glances without any progress, not by the clock: a machine may be
-        frozen for a while, and its daemons with it.
+        Gives up after many checks without progress, not after a time: the machine may be frozen for
+        a while.
         """
         evidence = self.evidence()
-        seen, glances = (-1, -1), 0
-        while not is_at_rest(evidence) and glances < _PATIENCE_GLANCES:
-            time.sleep(_GLANCE_SECONDS)
+        seen, checks = (-1, -1), 0
+        while not is_at_rest(evidence) and checks < _MAX_CHECKS:
+            time.sleep(_CHECK_SECONDS)
             now = (self.job_count(), open_count(self.state))
-            glances = glances + 1 if now == seen else 0
+            checks = checks + 1 if now == seen else 0
             seen = now
 
     def job_count(self) -> int:
-        """Return how many jobs were accepted so far."""
+        """Return the number of accepted jobs."""
         return job_count(self.state)
 
     def evidence(self) -> Evidence:
-        """Return what there is to be judged."""
+        """Return the evidence for the checker."""
         lines = self.lines() if self._out.exists() else []
         return Evidence(
             self.shared,
@@ -92,7 +92,7 @@ class Lives(Daemon):
         )
 
     def verdict(self) -> list[Finding]:
-        """Let it come to rest, stop it cleanly, and return all that is wrong."""
+        """Wait for rest, stop the daemon, and return all faults."""
         self.settle()
         status = self.stop()
         assert status == 0, self.log_text()[-4000:]
@@ -100,6 +100,6 @@ class Lives(Daemon):
         return check(self.evidence())
 
     def witness(self) -> None:
-        """Note which jobs it has accepted."""
+        """Record the accepted jobs."""
         self._witnessed |= {row.id for row in rows_of(self.state)}
         self._witnessed |= {event["job"] for event in self.events("job-finished")}

@@ -1,8 +1,8 @@
-"""Where the package changes what is on disk: every such call, found in its source.
+"""Crash points: every call in the source of the package that changes files.
 
-The daemon's own process is meant, and those of its that deliver; not its other children, which
-write nothing that lasts, and not the commands beside it. A new write is a new point by itself: a
-test must reach it, or ``test_crash_points`` says why none can.
+Covers the daemon's own process and its delivery workers, not its other children, which write
+nothing durable, and not the other commands. A new write is a new point by itself: a test must reach
+it, or ``test_crash_points`` must say why none can.
 """
 
 import ast
@@ -17,7 +17,7 @@ __all__ = ["Point", "find_points"]
 
 _PACKAGE: Final = Path(wasmdrop.__file__).parent
 
-#: What no daemon runs, or runs in a child that leaves nothing.
+#: Code that the daemon does not run, or runs in children that write nothing durable.
 _ELSEWHERE: Final = (
     "cli/",
     "client.py",
@@ -32,7 +32,7 @@ _ELSEWHERE: Final = (
     "system/slot_directory.py",
 )
 
-#: What is written and leaves nothing: a file without a name, a file in memory.
+#: Writes that leave nothing: to a file without a name, or in memory.
 _NOTHING_LASTS: Final = {
     "service.health.writability._why_not_writable",
     "sandbox.host.captured_output.CapturedOutput.clear",
@@ -66,7 +66,7 @@ class Point:
     first_line: int
     last_line: int
     name: str
-    """Where and what it is, in words that do not change with every line of code."""
+    """Function and call, which do not change with each edit of the source."""
 
     def __str__(self) -> str:
         return self.name

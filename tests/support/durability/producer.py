@@ -1,8 +1,7 @@
-"""A producer that remembers: what it dropped where, and what must come of each version.
+"""A producer that records its drops, and the expected outcome of each version.
 
-Every version holds a number of its own, so a result line or a marker tells which version it is of.
-What a module makes of a number depends on the module's own number: a result tells which module it
-ran, too.
+Every version has a number of its own, so that a result line or a marker identifies its version. The
+result of a module depends on the module's own number, so that a result identifies its module too.
 """
 
 import contextlib
@@ -18,7 +17,8 @@ from wasmtime import wat2wasm
 
 __all__ = ["Producer", "SlotRecord", "Version", "module_of"]
 
-#: Twice the number, and the module's own number; and some work, so that a kill finds jobs running.
+#: Returns twice the number plus the module's own, after some work, so that a kill hits running
+#: jobs.
 _MODULE: Final = """
 (module
   (func (export "run") (param $number i64) (param $turns i64) (result i64)
@@ -29,8 +29,8 @@ _MODULE: Final = """
   (func (export "trap") (param i64 i64) unreachable))
 """
 
-#: The same; with one turn it leaves a file in a directory beside the file `in` that it was given,
-#: with more it leaves nothing, not even that.
+#: The same. With one turn it writes a file in a directory and keeps the input file `in`, with more
+#: it leaves no files.
 _KEEPER: Final = """
 (module
   (import "wasi_snapshot_preview1" "path_create_directory"
@@ -55,19 +55,19 @@ _KEEPER: Final = """
 
 
 def module_of(addend: int, *, keeps_files: bool = False) -> bytes:
-    """Return a module that gives twice its argument and ``addend``."""
+    """Return a module that computes twice its argument plus ``addend``."""
     return bytes(wat2wasm((_KEEPER if keeps_files else _MODULE).format(addend=addend)))
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of an input: its bytes and what must come of it."""
+    """One version of an input, and its expected outcome."""
 
     number: int
     data: bytes
     code: str = "ok"
     names_module: bool = True
-    """Whether it says which module it wants, so that no drop of another one matters to it."""
+    """Whether it names its module, so that drops of others do not rerun it."""
 
     @property
     def sha256(self) -> str:
@@ -77,15 +77,15 @@ class Version:
 
 @dataclass
 class SlotRecord:
-    """What was done to the input of one slot, in order."""
+    """The history of one slot's input."""
 
     versions: list[Version] = field(default_factory=list)
     is_present: bool = False
-    """Whether the last version still lies there: one that went may not have been read."""
+    """Whether the last version still exists. One that was removed may not have been read."""
     reruns: int = 0
-    """Drops of modules that run the slot again."""
+    """Drops of modules that rerun the slot."""
     own_module: str | None = None
-    """The digest of the module that a job of the slot must have run last, where that is known."""
+    """The digest of the module that the slot must have run last, if known."""
 
 
 class Producer:
@@ -97,7 +97,7 @@ class Producer:
         self.slots: dict[str, SlotRecord] = {}
         """By the name of the input below the shared directory."""
         self.addends: dict[str, int] = {}
-        """What the module of each digest adds."""
+        """The number that a module adds, by its digest."""
         self._numbers = itertools.count(1)
 
     def version(
@@ -109,7 +109,7 @@ class Producer:
         padding: int = 0,
         files: dict[str, str] | None = None,
     ) -> Version:
-        """Return a version that nobody has dropped yet, and that ends in ``code``."""
+        """Return a new version whose job ends with ``code``."""
         number = next(self._numbers)
         if code == "invalid-input":
             return Version(number, f'{{"number": {number}'.encode(), code, names_module=False)
@@ -126,14 +126,14 @@ class Producer:
         return Version(number, json.dumps(content).encode(), code, module is not None)
 
     def drop(self, name: str, version: Version) -> None:
-        """Drop a version under a temporary name, then by a rename."""
+        """Write a version to a temporary file and rename it."""
         record = self.slots.setdefault(name, SlotRecord())
         _place(self.shared / name, version.data)
         record.versions.append(version)
         record.is_present = True
 
     def drop_again(self, name: str) -> None:
-        """Drop the bytes that lie there once more."""
+        """Drop the present bytes once more."""
         self.drop(name, self.slots[name].versions[-1])
 
     def remove(self, name: str) -> None:
@@ -142,7 +142,7 @@ class Producer:
         self.slots[name].is_present = False
 
     def rename(self, name: str, other: str) -> None:
-        """Rename an input: a drop in its new place."""
+        """Rename an input, which is a drop at its new name."""
         target = self.slots.setdefault(other, SlotRecord())
         (self.shared / other).parent.mkdir(parents=True, exist_ok=True)
         (self.shared / name).rename(self.shared / other)
@@ -151,13 +151,13 @@ class Producer:
         target.is_present = True
 
     def rewrite(self, name: str, version: Version) -> None:
-        """Write a version over the one that lies there, as producers do that can't rename."""
+        """Overwrite the present version in place."""
         record = self.slots[name]
         record.versions.append(version)
         (self.shared / name).write_bytes(version.data)
 
     def swap(self, directory: str, changed: dict[str, Version]) -> None:
-        """Show new content in a volume, as Kubernetes does: a drop of what changed, and no other.
+        """Replace the content of a volume as Kubernetes does: only changed inputs are drops.
 
         ``changed`` is by the names of the inputs below the shared directory.
         """
@@ -180,7 +180,7 @@ class Producer:
             shutil.rmtree(old)
 
     def module(self, path: Path, *slots: str, keeps_files: bool = False) -> None:
-        """Drop a module that is new, and runs these slots again."""
+        """Drop a new module, which reruns these slots."""
         addend = next(self._numbers)
         data = module_of(addend, keeps_files=keeps_files)
         sha256 = hashlib.sha256(data).hexdigest()

@@ -1,15 +1,15 @@
-"""The storm: kills at random moments while producers and consumers are busy, and the verdict.
+"""The storm: kills at random moments while producers and consumers are active, and then a check.
 
 ``python -m tests.support.durability.storm --kills 200 --jobs 50000 --seed 1``, or ``make torture``.
-Prints kills, jobs and what was lost, doubled or torn; the exit status is 1 where anything was.
+Prints the numbers of kills, jobs and faults; the exit status is 1 if there were faults.
 
-Mostly the daemon is killed, now and then its forking server or a process that delivers before it,
-now and then the daemon is told to stop. Meanwhile inputs are dropped, dropped again, removed and
-renamed, modules are replaced, and a consumer looks at every slot: where a marker is, it must be
-true at any moment. The random choices are the seed's; which moment a kill hits, the machine's.
+Mostly the daemon is killed, sometimes its fork server or a delivery worker before it, sometimes the
+daemon is stopped. Meanwhile inputs are dropped, dropped again, removed and renamed, modules are
+replaced, and a consumer checks every slot: a marker must be true at any moment. The seed determines
+the random choices; the moment that a kill hits depends on the machine.
 """
 
-# ruff: noqa: T201 - printing is what it is for
+# ruff: noqa: T201 - a command that prints
 
 import argparse
 import contextlib
@@ -35,18 +35,18 @@ __all__ = ["Report", "storm"]
 _SLOTS: Final = 60
 #: Directories below the shared one, each with a module of its own.
 _FAMILIES: Final = 4
-#: Drops that may be without a job at a time: more would mostly replace each other unread.
+#: Drops ahead of the jobs: more of them would mostly replace each other unread.
 _AHEAD: Final = 120
 _CODES: Final = ("ok",) * 12 + ("trap", "invalid-input")
-#: Some jobs outlive a kill, most do not: turns of the module's loop.
+#: Turns of the module's loop. Most jobs are short, some are interrupted by a kill.
 _TURNS: Final = (1, 1, 1, 1, 1, 1_000_000, 20_000_000)
-#: Of a result file's bytes, so that some writes take longer than others.
+#: Sizes of paddings, so that some writes take longer than others.
 _PADDINGS: Final = (0, 0, 0, 0, 30_000)
 
 
 @dataclass
 class Report:
-    """What came of a storm."""
+    """The result of a storm."""
 
     seed: int
     kills: int = 0
@@ -63,7 +63,7 @@ class Report:
         found = Counter(finding.kind for finding in self.findings)
         damage = "  ".join(f"{kind} {found[kind]}" for kind in Kind)
         return (
-            f"seed {self.seed}: kills {self.kills}  kills of the forking server"
+            f"seed {self.seed}: kills {self.kills}  kills of the fork server"
             f" {self.server_kills}  of delivery {self.delivery_kills}  stops {self.stops}"
             f"  drops {self.drops}  jobs {self.jobs}"
             f"  looks at markers {self.looks}  {self.seconds:.0f} s\n{damage}"
@@ -71,7 +71,7 @@ class Report:
 
 
 def storm(base: Path, seed: int, kills: int, jobs: int) -> Report:
-    """Run at least this many kills and jobs below ``base``."""
+    """Run at least this many kills and jobs in the directory ``base``."""
     report = Report(seed)
     started = time.monotonic()
     _Storm(base, random.Random(seed), report).run(kills, jobs)  # noqa: S311 - a test's dice
@@ -83,13 +83,12 @@ class _Storm:
     def __init__(self, base: Path, dice: random.Random, report: Report) -> None:
         self._dice = dice
         self._report = report
-        # Files are looked for again and again where events were lost to a kill; a short drain
-        # leaves work to the next life.
+        # A short drain leaves work to the next daemon.
         self._lives = Lives(
             base,
             WASMDROP_DRAIN_SEC="0.2",
             WASMDROP_SETTLE_SEC="0.05",
-            # A long job may meet kill after kill, and is to blame for none of them.
+            # A long job may be interrupted by many kills, which use up its attempts.
             WASMDROP_ATTEMPTS="100",
         )
         self._names = [f"input-{number}.json" for number in range(_SLOTS)]
@@ -124,7 +123,7 @@ class _Storm:
         report.kills = lives.kills
 
     def _live(self, jobs: float) -> None:
-        """Drop until about this many more jobs were accepted, or their time is over."""
+        """Drop until about this many more jobs were accepted."""
         lives, dice = self._lives, self._dice
         goal = lives.job_count() + jobs
         while (done := lives.job_count()) < goal:
@@ -133,7 +132,7 @@ class _Storm:
             time.sleep(dice.uniform(0, 0.3))
 
     def _act(self) -> None:
-        """Do one thing that a producer does."""
+        """Do one random action of a producer."""
         dice, producer = self._dice, self._lives.producer
         wasm, shared = self._lives.wasm, self._lives.shared
         present = [name for name in self._names if self._is_present(name)]
@@ -197,13 +196,13 @@ class _Storm:
                 self._report.findings.append(found)
 
     def _consume(self) -> None:
-        """Look at the markers all the time, as consumers do."""
+        """Check the markers all the time, as consumers do."""
         while not self._ended.wait(0.1):
             self._look_everywhere()
 
 
 def main() -> int:
-    """Run a storm as the command line says; return the exit status."""
+    """Run the storm of the command line; return the exit status."""
     parser = argparse.ArgumentParser(description="kill the daemon again and again, then check")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=50_000)
@@ -214,7 +213,7 @@ def main() -> int:
     report = storm(directory, options.seed, options.kills, options.jobs)
     print(report)
     if report.findings:
-        print(f"what is there to be looked at: {directory}")
+        print(f"directories kept for inspection: {directory}")
     else:
         shutil.rmtree(directory)
     for finding in report.findings[:50]:

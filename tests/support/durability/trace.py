@@ -1,4 +1,4 @@
-"""System calls of a real run, as strace(1) saw them, SQLite's among them."""
+"""System calls of a real run, SQLite's included, recorded by strace(1)."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Final
 
 __all__ = ["Call", "command", "read_trace"]
 
-#: Every call that changes a file or a name, or makes such a change durable.
+#: Calls that change a file or a name, or make such a change durable.
 _CALLS: Final = (
     *("open", "openat", "creat", "truncate", "ftruncate", "fallocate", "fchmod", "fchmodat"),
     *("write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile"),
@@ -22,8 +22,8 @@ _RESUMED: Final = re.compile(r"<\.\.\. \w+ resumed>(.*)")
 _UNFINISHED: Final = " <unfinished ...>"
 _WHOLE: Final = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
 _STRING: Final = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
-#: What io_submit(2) is given, by the number that io_getevents(2) tells of it.
-_ORDER: Final = re.compile(
+#: An fsync that was submitted by io_submit(2), with the number that io_getevents(2) reports.
+_SUBMITTED: Final = re.compile(
     r"\{aio_data=(0|0x[0-9a-f]+), aio_lio_opcode=IOCB_CMD_FSYNC, aio_fildes=(\d+<[^>]*>)\}"
 )
 _EVENT: Final = re.compile(r"\{data=(0|0x[0-9a-f]+), obj=0x[0-9a-f]+, res=0, res2=0\}")
@@ -35,14 +35,14 @@ class Call:
     """One system call that succeeded."""
 
     began: int
-    """Place of its beginning and of its end in the order of all of them."""
+    """Positions of its start and its end in the order of all calls."""
     ended: int
     name: str
     args: tuple[str, ...]
     returned: int
 
     def path(self, index: int) -> str:
-        """Return what the descriptor at ``index`` is open on."""
+        """Return the path of the descriptor at ``index``."""
         found = _DESCRIPTOR.match(self.args[index])
         return _bytes(found[1]).decode("utf-8", "surrogateescape") if found else ""
 
@@ -59,7 +59,7 @@ class Call:
 
 
 def command(trace: Path) -> tuple[str, ...]:
-    """Return the command that runs another one and writes ``trace``."""
+    """Return a command prefix that writes ``trace``."""
     return (
         *("strace", "--follow-forks", "--seccomp-bpf", "--quiet=all"),
         "--decode-fds=path",
@@ -69,9 +69,9 @@ def command(trace: Path) -> tuple[str, ...]:
 
 
 def read_trace(trace: Path) -> Iterator[Call]:
-    """Give the calls in the order in which they ended.
+    """Yield the calls in the order of their ends.
 
-    What io_submit(2) was given to sync is an fsync each, which ends when that was heard of.
+    Each fsync that was submitted by io_submit(2) is one call, which ends when it is reported.
     """
     begun: dict[str, tuple[int, str]] = {}
     syncing: dict[tuple[str, str, str], tuple[int, str]] = {}
@@ -92,7 +92,7 @@ def read_trace(trace: Path) -> Iterator[Call]:
             if whole is not None and int(whole[3]) >= 0:
                 args = tuple(whole[2].split(", "))
                 if whole[1] == "io_submit":
-                    for number, fd in _ORDER.findall(whole[2])[: int(whole[3])]:
+                    for number, fd in _SUBMITTED.findall(whole[2])[: int(whole[3])]:
                         syncing[thread, args[0], number] = (began, fd)
                 elif whole[1] == "io_getevents":
                     for number in _EVENT.findall(whole[2]):
