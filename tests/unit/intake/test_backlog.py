@@ -1,0 +1,52 @@
+"""The backlog: how many jobs are open, and what follows from that."""
+
+from wasmdrop.intake.backlog import Backlog
+
+
+def test_take_at_the_limit_is_refused_until_a_scan_is_worth_it() -> None:
+    """A scan is due once, when half of the limit is free."""
+    backlog = Backlog(4)
+    assert [backlog.take() for _ in range(5)] == [True, True, True, True, False]
+    assert [backlog.done() for _ in range(3)] == [False, True, False]
+    assert len(backlog) == 1
+    assert backlog.take()
+
+
+def test_done_without_refusal_asks_for_no_scan() -> None:
+    """There is nothing to find."""
+    backlog = Backlog(2)
+    backlog.take()
+    assert not backlog.done()
+
+
+def test_add_at_the_limit_counts() -> None:
+    """Such a job has no file that a later scan could find."""
+    backlog = Backlog(1)
+    backlog.take()
+    backlog.add()
+    assert len(backlog) == 2
+    assert not backlog.take()
+
+
+def test_take_while_paused_is_refused() -> None:
+    """The refusal counts for the next scan."""
+    backlog = Backlog(10)
+    assert backlog.take()
+    backlog.pause()
+    assert not backlog.take()
+    backlog.resume()
+    assert backlog.take()
+    assert backlog.done()
+
+
+def test_is_busy_depends_on_the_jobs_per_worker() -> None:
+    """The same number of jobs keeps few workers busy, and many not."""
+    few, many = Backlog(1000, workers=2), Backlog(1000, workers=64)
+    for _ in range(16):
+        few.take()
+        many.take()
+    assert not few.is_busy()
+    few.take()
+    many.take()
+    assert few.is_busy()
+    assert not many.is_busy()
