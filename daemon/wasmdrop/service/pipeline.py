@@ -27,7 +27,7 @@ __all__ = ["Pipeline", "build_pipeline", "new_module_finder"]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a daemon, or a single run, uses of it."""
+    """The objects that a daemon, or a single run, uses."""
 
     intake: Intake
     journal: Journal

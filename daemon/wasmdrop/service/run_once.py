@@ -74,5 +74,5 @@ async def run_once(settings: Settings) -> ResultPackage:
             finally:
                 await pipeline.close(settings.drain_sec if delivered.done() else 0)
     if not delivered.done():
-        raise SandboxError("told to stop before the job was finished")
+        raise SandboxError("stopped by a signal before the job was finished")
     return delivered.result()

@@ -1,4 +1,4 @@
-"""Turns: directories take turns, slots of one are in order."""
+"""The fair queue: directories take turns, slots of one directory stay in order."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from wasmdrop.jobs.fair_queue import FairQueue
 
 
 def test_fair_queue_directory_with_many_slots_does_not_delay_others() -> None:
-    """The one slot of another directory is second, however many came before it."""
+    """The slot of another directory is second, however many came before it."""
     turns = FairQueue()
     for number in range(1000):
         turns.add(f"many/input-{number}.json")
@@ -22,7 +22,7 @@ def test_fair_queue_directory_with_many_slots_does_not_delay_others() -> None:
 
 
 def test_fair_queue_next_returns_slots_until_empty() -> None:
-    """And then there is none."""
+    """An empty queue raises."""
     turns = FairQueue()
     assert not turns
     turns.add("a")
@@ -34,7 +34,7 @@ def test_fair_queue_next_returns_slots_until_empty() -> None:
 
 
 def test_fair_queue_owner_of_many_directories_has_one_turn() -> None:
-    """What lies below one directory at the top shares its turn."""
+    """All directories below one top directory share its turn."""
     turns = FairQueue("/mnt/shared")
     for number in range(4):
         turns.add(f"/mnt/shared/mallory/{number}/input.json")

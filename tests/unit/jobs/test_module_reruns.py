@@ -1,4 +1,4 @@
-"""Dropped modules: which slots they run again, each once, in turns, and none forgotten."""
+"""Dropped modules: which slots they rerun, each once, in turns."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
 
 
 class Bench:
-    """Module drops on directories of their own, with what they asked of the dispatcher."""
+    """Reruns in new directories; records the calls to the dispatcher."""
 
     def __init__(self, base: Path) -> None:
         self.shared, self.wasm = base / "shared", base / "wasm"
@@ -59,7 +59,7 @@ class Bench:
         self.reruns = self.new_reruns()
 
     def new_reruns(self) -> ModuleReruns:
-        """Return what a daemon that starts has."""
+        """Return the reruns of a daemon that starts."""
         return ModuleReruns(
             self.layout,
             self.intake.read_again,
@@ -76,11 +76,11 @@ class Bench:
     # What the dispatcher does
 
     def last_job(self, slot: Slot) -> Job | None:
-        """Return what a test has put there."""
+        """Return the job that a test has set."""
         return self.queued.get(slot.key)
 
     def has_run(self, _slot: Slot, _version: FileVersion) -> bool:
-        """Return that nothing has."""
+        """Return False."""
         return False
 
     def wake(self, path: str, sha256: str | None) -> None:
@@ -94,7 +94,7 @@ class Bench:
         await self.may_queue.wait()
 
     def rerun(self, drop: InputDrop) -> "asyncio.Future[None]":
-        """Note it and accept a job, as the dispatcher does."""
+        """Record the call and accept a job, as the dispatcher does."""
         self.ran.append(drop.slot.key)
         job = Job(f"again-{len(self.ran)}-{drop.slot.key}", drop.slot, 2)
         self.queued[drop.slot.key] = job
@@ -108,7 +108,7 @@ class Bench:
     # What a test does
 
     async def fail(self, name: str, reference: str | None, **changes: Any) -> Job:
-        """Have a slot whose latest job failed because of its module."""
+        """Create a slot whose latest job failed because of its module."""
         path = self.shared / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'{{"module":"{reference}"}}' if reference else "{}")
@@ -127,7 +127,7 @@ class Bench:
         self.reruns.take(ModuleDrop(str(path), version, b"taken-%d" % number))
 
     async def remembered(self, path: Path | str) -> bytes | None:
-        """Return which version of a module the journal has as taken."""
+        """Return the version of a module that the journal has as taken."""
 
         def read(connection: Any) -> Any:
             row = (os.fsencode(path),)
@@ -137,7 +137,7 @@ class Bench:
         return None if found is None else cast("bytes", found[0])
 
     async def until_remembered(self, path: Path | str, number: int = 1) -> None:
-        """Wait until a drop is done with."""
+        """Wait until a drop is remembered."""
         end = time.monotonic() + 60
         while await self.remembered(path) != b"taken-%d" % number:
             assert time.monotonic() < end
@@ -160,7 +160,7 @@ def with_bench(base: Path, use: Callable[[Bench], Awaitable[None]]) -> None:
 
 
 async def five_failed(bench: Bench) -> None:
-    """Have slots that want different modules."""
+    """Create slots that want different modules."""
     await bench.fail("a/input.json", "nope")
     await bench.fail("a/input-suffix.json", "nope.wasm")
     await bench.fail("a/input-other.json", "other")
@@ -196,7 +196,7 @@ def test_module_reruns_drop_reruns_slots_that_want_the_module(
 
 
 def test_module_reruns_drop_reruns_slots_that_want_its_digest(tmp_path: Path) -> None:
-    """Wherever it is dropped; not a slot that had it and failed."""
+    """Wherever it is dropped; not a slot that failed with this very module."""
 
     async def use(bench: Bench) -> None:
         digest = "ab" * 32
@@ -215,7 +215,7 @@ def test_module_reruns_drop_reruns_slots_that_want_its_digest(tmp_path: Path) ->
 def test_module_reruns_slot_beside_module_reruns_unless_it_names_or_ran_one(
     tmp_path: Path,
 ) -> None:
-    """Nor if a job of theirs has yet to look for its module."""
+    """Nor if one of its jobs has yet to look for its module."""
 
     async def use(bench: Bench) -> None:
         directory = bench.shared / "a"
@@ -240,7 +240,7 @@ def test_module_reruns_slot_beside_module_reruns_unless_it_names_or_ran_one(
 
 
 def test_module_reruns_default_module_without_input_runs_without_one(tmp_path: Path) -> None:
-    """After a moment, in which an input may come."""
+    """After a moment, in which an input may arrive."""
 
     async def use(bench: Bench) -> None:
         bench.drop(bench.wasm / "module.wasm")
@@ -252,7 +252,7 @@ def test_module_reruns_default_module_without_input_runs_without_one(tmp_path: P
 
 
 def test_module_reruns_drops_of_a_path_in_work_become_one_later_pass(tmp_path: Path) -> None:
-    """However many there are; the last version is the one that is looked at and remembered."""
+    """However many there are; the last version is read and remembered."""
 
     async def use(bench: Bench) -> None:
         path = bench.wasm / "nope.wasm"
@@ -290,7 +290,7 @@ def test_module_reruns_directory_with_many_modules_does_not_delay_another(tmp_pa
 
 
 def test_module_reruns_full_backlog_delays_slots_and_the_memory_of_the_drop(tmp_path: Path) -> None:
-    """A drop is not remembered before the last one is queued: its daemon may be killed."""
+    """A drop is remembered after its last slot is queued: the daemon may be killed."""
 
     async def use(bench: Bench) -> None:
         for number in range(50):
@@ -309,7 +309,7 @@ def test_module_reruns_full_backlog_delays_slots_and_the_memory_of_the_drop(tmp_
 
 
 def test_module_reruns_interrupted_pass_continues_with_the_remaining_slots(tmp_path: Path) -> None:
-    """The next daemon finds the drop as new as it was, and runs no slot twice."""
+    """The next daemon takes the drop as new, and reruns no slot twice."""
 
     async def use(bench: Bench) -> None:
         for number in range(40):

@@ -1,4 +1,4 @@
-"""ModuleWaits: over at a drop or at the deadline, each once, and none missed."""
+"""Waits for modules: each ends once, at a drop or at its deadline."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from wasmdrop.jobs.module_waits import ModuleWaits
 
 
 def test_module_waits_wake_ends_only_waits_of_its_keys() -> None:
-    """Each once, whichever of its keys it was."""
+    """Each ends once, by any of its keys."""
 
     async def scenario() -> None:
         over: list[str] = []
@@ -27,7 +27,7 @@ def test_module_waits_wake_ends_only_waits_of_its_keys() -> None:
 
 
 def test_module_waits_wake_before_park_is_not_missed() -> None:
-    """Then it is to look again instead of waiting."""
+    """The job looks again instead of waiting."""
 
     async def scenario() -> None:
         over: list[str] = []
@@ -61,7 +61,7 @@ def test_module_waits_wait_ends_at_its_deadline_unless_cancelled() -> None:
 
 
 def test_module_waits_ended_waits_are_removed_before_their_deadline() -> None:
-    """However often something is dropped meanwhile."""
+    """However many drops end waits meanwhile."""
 
     async def scenario() -> None:
         waits = ModuleWaits[int](lambda _number: None)

@@ -1,4 +1,4 @@
-"""Undelivered results: on disk, in bounds, in turns, and never in the way of others."""
+"""Undelivered results: on disk, within bounds, retried in turns, no delay for others."""
 
 import asyncio
 import errno
@@ -32,9 +32,9 @@ class Bench:
         self.journal = Journal(base / "state" / "journal.sqlite")
         self.metrics = Metrics()
         self.errors: dict[str, OSError] = {}
-        """By directory: why it can't be opened."""
+        """Errors of opening a directory, by directory."""
         self.slot_errors: dict[str, OSError] = {}
-        """By slot: why nothing can be placed there."""
+        """Errors of delivery, by slot."""
         self.probed: list[str] = []
         self.delivered: list[str] = []
         self.settled: list[tuple[str, bool]] = []
@@ -95,7 +95,7 @@ class Bench:
     async def keep(
         self, name: str, size_bytes: int = 10, error: OSError = GONE, **changes: Any
     ) -> Job:
-        """Have results whose first delivery failed."""
+        """Keep results whose first delivery failed."""
         job = await self.executed(name, **changes)
         package = ResultPackage({".json": bytes(size_bytes)}, b"{}")
         await self.undelivered.keep(job, package, "gone", self._done(error))
@@ -111,14 +111,14 @@ class Bench:
         return self.journal.move_lazily(job, JobState.EXECUTED, **changes)
 
     async def until(self, look: Callable[[], bool]) -> None:
-        """Wait until something has come about."""
+        """Wait until a condition holds."""
         end = time.monotonic() + 60
         while not look():
             assert time.monotonic() < end
             await asyncio.sleep(0.002)
 
     async def state(self, job: Job) -> JobState:
-        """Return what the journal says."""
+        """Return the state in the journal."""
         return (await self.journal.load_job(job.id)).job.state
 
 
@@ -140,7 +140,7 @@ def with_bench(base: Path, use: Callable[[Bench], Awaitable[None]], **variables:
 def test_undelivered_results_are_loaded_only_if_their_directory_opens(
     tmp_path: Path,
 ) -> None:
-    """The slot is held until then, and nothing of it is left on disk."""
+    """The slot is held until then; afterwards nothing is left on disk."""
 
     async def use(bench: Bench) -> None:
         bench.errors["/shared/a"] = GONE
@@ -191,7 +191,7 @@ def test_undelivered_results_over_quota_lose_the_oldest(
 
 
 def test_undelivered_results_output_files_count_and_are_removed(tmp_path: Path) -> None:
-    """They lie in the state directory, too."""
+    """They are in the state directory, too."""
 
     async def use(bench: Bench) -> None:
         bench.errors["/shared/a"] = GONE
@@ -209,7 +209,7 @@ def test_undelivered_results_output_files_count_and_are_removed(tmp_path: Path) 
 
 
 def test_undelivered_results_directories_take_turns_and_few_are_in_memory(tmp_path: Path) -> None:
-    """However many of one wait; all of them come in the end."""
+    """However many of one directory wait; all are delivered in the end."""
 
     async def use(bench: Bench) -> None:
         names = [f"many/input-{number}.json" for number in range(100)]
@@ -228,7 +228,7 @@ def test_undelivered_results_directories_take_turns_and_few_are_in_memory(tmp_pa
 def test_undelivered_results_failing_slot_does_not_delay_its_directory(
     tmp_path: Path,
 ) -> None:
-    """It waits longer each time; they do not."""
+    """Only the failing slot waits longer each time."""
 
     async def use(bench: Bench) -> None:
         bench.errors["/shared/a"] = GONE
@@ -246,7 +246,7 @@ def test_undelivered_results_failing_slot_does_not_delay_its_directory(
 
 
 def test_undelivered_results_of_a_slot_gone_too_long_are_discarded(tmp_path: Path) -> None:
-    """The others of its directory wait for their time."""
+    """Newer results of its directory stay."""
 
     async def use(bench: Bench) -> None:
         bench.errors["/shared/a"] = GONE
@@ -268,7 +268,7 @@ def test_undelivered_results_of_a_slot_gone_too_long_are_discarded(tmp_path: Pat
 def test_undelivered_results_slow_first_delivery_settles_when_it_ends(
     tmp_path: Path, succeeds: bool
 ) -> None:
-    """It is neither repeated nor discarded while it is under way."""
+    """It is neither retried nor discarded while it is under way."""
 
     async def use(bench: Bench) -> None:
         job = await bench.executed("a/input.json")
@@ -294,7 +294,7 @@ def test_undelivered_results_slow_first_delivery_settles_when_it_ends(
 def test_undelivered_results_of_an_earlier_daemon_resume_without_loading(
     tmp_path: Path,
 ) -> None:
-    """And delivered when that is possible; one that was lost has its job run again."""
+    """They are delivered when that is possible; if they were lost, the job is rerun."""
 
     async def before(bench: Bench) -> None:
         bench.errors = {"/shared/a": GONE, "/shared/b": GONE}

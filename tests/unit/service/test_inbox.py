@@ -1,4 +1,4 @@
-"""The way of drops from the threads that find them to the event loop."""
+"""The inbox: drops from other threads reach the event loop."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from wasmdrop.service.inbox import Inbox
 
 
 def test_inbox_failing_drop_does_not_stop_the_others() -> None:
-    """From another thread, many at once, and one that can't be taken in the middle."""
+    """Many drops from another thread stay in order; one in the middle raises."""
     taken: list[str] = []
     faults: list[object] = []
     last = asyncio.Event()

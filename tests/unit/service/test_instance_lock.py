@@ -1,4 +1,4 @@
-"""Claims: held by one, and by what inherits them; waited for while a predecessor ends."""
+"""Instance locks: one holder and the processes that inherit the lock."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from wasmdrop.service.instance_lock import SHARED_LOCK_NAME, lock_shared_directo
 def test_instance_lock_excludes_a_second_holder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other is told who has it; afterwards it is free."""
+    """The error names the holder; afterwards the lock is free."""
     # The holder has this process's number, so it counts as dead and would be waited for longer.
     monkeypatch.setattr("wasmdrop.service.instance_lock._WAIT_FOR_DEAD_SECONDS", 0.1)
     told = f"in use by process {os.getpid()} on "
@@ -32,7 +32,7 @@ def test_instance_lock_excludes_a_second_holder(
 
 
 def test_instance_lock_waits_for_an_ending_predecessor(tmp_path: Path) -> None:
-    """Its processes take a moment to end after it."""
+    """Its processes take a moment to end."""
     path = tmp_path / SHARED_LOCK_NAME
     before = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(before, fcntl.LOCK_EX)
@@ -46,7 +46,7 @@ def test_instance_lock_waits_for_an_ending_predecessor(tmp_path: Path) -> None:
 
 
 def test_instance_lock_is_held_by_a_process_that_inherits_it(tmp_path: Path) -> None:
-    """Until it ends, though whoever claimed is gone."""
+    """Until it ends, after the process that locked it."""
     with lock_shared_directory(tmp_path) as claim:
         heir = subprocess.Popen(["sleep", "60"], pass_fds=[claim])
     (tmp_path / SHARED_LOCK_NAME).write_text(f"process {os.getppid()} on {socket.gethostname()}")
@@ -61,7 +61,7 @@ def test_instance_lock_is_held_by_a_process_that_inherits_it(tmp_path: Path) -> 
 
 
 def test_instance_lock_waits_longer_for_children_of_a_dead_daemon(tmp_path: Path) -> None:
-    """It may have to wait for its disk; who is dead is told by number and host."""
+    """They may wait for their disk. The file identifies the dead daemon by process id and host."""
     with subprocess.Popen(["true"]) as dead:
         pass
     path = tmp_path / SHARED_LOCK_NAME

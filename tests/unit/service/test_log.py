@@ -1,4 +1,4 @@
-"""The log, as those who collect it read it."""
+"""The log as log collectors read it."""
 
 import json
 import subprocess
@@ -87,7 +87,7 @@ def said(path: Path, form: str, journal: str | None, code: str = SAY) -> list[st
 
 
 def test_log_json_is_one_object_a_line_with_tracebacks(tmp_path: Path) -> None:
-    """For collectors that cut at newlines; also where an outer program has a journal."""
+    """For collectors that split at newlines; also if an outer process has a journal."""
     for journal in (None, "1:2"):
         lines = [json.loads(line) for line in said(tmp_path / "log", "json", journal)]
         assert [line["level"] for line in lines] == ["info", "warning", "error"]
@@ -97,7 +97,7 @@ def test_log_json_is_one_object_a_line_with_tracebacks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_log_systemd_journal_gets_priorities(tmp_path: Path, form: str) -> None:
-    """Before the line, where it takes them from."""
+    """As a prefix of the line."""
     path = tmp_path / "log"
     path.touch()
     status = path.stat()
@@ -111,7 +111,7 @@ def test_log_systemd_journal_gets_priorities(tmp_path: Path, form: str) -> None:
 
 
 def test_log_json_escapes_terminal_controls_without_loss(tmp_path: Path) -> None:
-    """Whoever logs: ourselves, a library, Python; and what is not UTF-8 can be read, too."""
+    """In events of the daemon, of libraries and of Python; other bytes than UTF-8 stay readable."""
     lines = said(tmp_path / "log", "json", None, SAY_EVIL)
     assert [line for line in lines if not line.isprintable()] == []
     events = [json.loads(line) for line in lines]

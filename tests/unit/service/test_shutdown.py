@@ -1,4 +1,4 @@
-"""Signals that ask for a stop, and those that ask again."""
+"""Signals that request a shutdown, and their repetitions."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from wasmdrop.service.shutdown import Shutdown
 
 
 async def heard(*numbers: int) -> Shutdown:
-    """Return a stop that has heard these signals, one after the other."""
+    """Return a shutdown that has received these signals, one after the other."""
     stop = Shutdown()
     with capture_logs() as logs:
         for turn, number in enumerate(numbers, start=1):
@@ -41,7 +41,7 @@ async def heard(*numbers: int) -> Shutdown:
 def test_shutdown_repeated_signal_skips_the_drain_unless_one_request(
     monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...], window_seconds: float, is_now: bool
 ) -> None:
-    """timeout(1) sends SIGTERM twice, a terminal that goes may send SIGHUP twice."""
+    """timeout(1) sends SIGTERM twice; a terminal that closes may send SIGHUP twice."""
     monkeypatch.setattr("wasmdrop.service.shutdown._ONE_REQUEST_SECONDS", window_seconds)
     stop = asyncio.run(heard(*numbers))
     assert stop.asked.is_set()

@@ -192,7 +192,7 @@ def _deaf(check: str) -> Finding:
 def _no_events(settings: Settings, check: str, reason: str) -> Finding:
     if settings.watch is WatchMode.AUTO:
         found = f"{reason}: it is polled every {settings.poll_sec:g} s"
-        advice = "drops are noticed later; where that matters, use a local filesystem"
+        advice = "drops are noticed later; use a local filesystem if that matters"
         return warning(_AREA, check, found, advice)
     advice = "set WASMDROP_WATCH to auto or poll, or use a local filesystem"
     return problem(_AREA, check, reason, advice)

@@ -80,7 +80,7 @@ def _privacy(path: Path) -> Finding:
             found = f"others may write to {parent}, and so put another {path} in its place"
             return warning(_AREA, check, found, advice)
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        found = f"{path} can be changed by nobody else, but looked into; the journal holds inputs"
+        found = f"other users can read {path}, not change it; the journal has the inputs of jobs"
         return warning(_AREA, check, found, f"chmod 700 {path}")
     return ok(_AREA, check, f"{path} is private to user {os.geteuid()}")
 
@@ -105,8 +105,8 @@ def _lock(path: Path) -> Finding:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = file.read().strip() or "another process"
-                return ok(_AREA, check, f"a daemon is at work here: {holder}")
-            return ok(_AREA, check, "free: no daemon is at work here")
+                return ok(_AREA, check, f"a daemon is using it: {holder}")
+            return ok(_AREA, check, "free: no daemon is using it")
     except FileNotFoundError:
         return ok(_AREA, check, "no daemon has been here yet")
     except OSError as error:

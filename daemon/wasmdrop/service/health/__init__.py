@@ -1,1 +1,1 @@
-"""Health: whether the daemon makes progress, and what it tells of it over HTTP and to systemd."""
+"""Health: liveness, readiness and metrics, over HTTP and for systemd."""

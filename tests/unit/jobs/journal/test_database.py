@@ -1,4 +1,4 @@
-"""The journal's file: brought up to date as a whole or not at all, never lost, never overrun."""
+"""The journal's file: migrated completely or not at all, and never lost."""
 
 import asyncio
 import json
@@ -32,12 +32,12 @@ ODD_NAME = b"odd-\xff/input.json".decode("utf-8", "surrogateescape")
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Give a copy of a journal of version 1."""
+    """Return a copy of a journal of version 1."""
     return Path(shutil.copy(VERSION_1, tmp_path / "journal.sqlite"))
 
 
 def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all that a journal of any version has in its first columns."""
+    """Return the columns that a journal of any version has."""
     connection = open_for_reading(path)
     try:
         return {
@@ -52,7 +52,7 @@ def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_database_version_1_is_migrated(old: Path) -> None:
-    """Nothing in it is lost, and what it did not have is filled in."""
+    """Nothing is lost, and new columns are filled in."""
     before = contents(old)
     connection = open_for_writing(old)
     rows = connection.execute("SELECT job, changed_ns, note FROM jobs ORDER BY seq").fetchall()
@@ -94,7 +94,7 @@ def test_database_open_jobs_of_version_1_are_resumed(old: Path) -> None:
 
 
 def test_database_modules_and_results_of_version_1_are_migrated(old: Path) -> None:
-    """Slots that await a module, and results that wait, of which it is not known where they lie."""
+    """Slots that await a module, and undelivered results without a known directory."""
     with sqlite3.connect(old) as connection:
         rows = connection.execute("SELECT job FROM jobs WHERE id LIKE '%4'").fetchall()
         slot = decode_job(rows[0][0]).slot
@@ -129,7 +129,7 @@ def test_database_modules_and_results_of_version_1_are_migrated(old: Path) -> No
 def test_database_failed_migration_leaves_the_journal_unchanged(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its steps and the new version are one transaction."""
+    """The migration is one transaction."""
     before = contents(old)
     broken = (*database._MIGRATIONS, "CREATE TABLE more (x); CREATE TABLE jobs (x);")
     monkeypatch.setattr(database, "_MIGRATIONS", broken)
@@ -144,7 +144,7 @@ def test_database_failed_migration_leaves_the_journal_unchanged(
 
 
 def test_database_later_version_is_refused_and_unchanged(tmp_path: Path) -> None:
-    """With a message that names the file, both versions and a way out."""
+    """The message names the file, both versions and a remedy."""
     path = tmp_path / "journal.sqlite"
     open_for_writing(path).close()
     connection = sqlite3.connect(path)
@@ -158,18 +158,18 @@ def test_database_later_version_is_refused_and_unchanged(tmp_path: Path) -> None
 
 
 def truncated(path: Path) -> None:
-    """Cut the file in the middle."""
+    """Truncate the file in the middle."""
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
 
 
 def no_database(path: Path) -> None:
-    """Put something else in its place."""
+    """Replace the file by another one."""
     path.write_bytes(b"no database at all" * 100)
 
 
 def garbled(path: Path) -> None:
-    """Overwrite the inner pages; the head stays whole."""
+    """Overwrite the inner pages, not the header."""
     size_bytes = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
@@ -181,7 +181,7 @@ def garbled(path: Path) -> None:
 def test_database_damaged_journal_is_set_aside_and_replaced(
     old: Path, damage: Callable[[Path], None], version: int
 ) -> None:
-    """The damaged file is kept, the daemon's log says where, and nothing of it is replayed."""
+    """The damaged file is kept and named in the log; its write-ahead log is not replayed."""
     if version == SCHEMA_VERSION:
         open_for_writing(old).close()
     damage(old)
@@ -200,7 +200,7 @@ def test_database_damaged_journal_is_set_aside_and_replaced(
 
 
 def test_database_directory_at_its_path_is_an_error_and_stays(tmp_path: Path) -> None:
-    """What can't be opened at all is not damaged: it is somebody's to look at."""
+    """A path that can't be opened is not damaged: the operator must look at it."""
     path = tmp_path / "journal.sqlite"
     path.mkdir()
     with pytest.raises(StorageError, match=r"journal.sqlite: the journal can't be opened"):

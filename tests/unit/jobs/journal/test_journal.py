@@ -1,4 +1,4 @@
-"""The journal: legal moves only, durable when it says so, and as it was after a reopening."""
+"""The journal: it allows legal moves only, and durable writes survive a restart."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ def with_journal(path: Path, use: Callable[[Journal], Awaitable[None]]) -> None:
 
 
 def test_journal_accepted_job_is_there_after_reopening(tmp_path: Path) -> None:
-    """With its input as it was read, and the version that was taken."""
+    """With its input and the version that was taken."""
 
     async def accept(journal: Journal) -> None:
         await journal.accept(job(ODD_NAME), b"{}", {ODD_NAME: b"version"})
@@ -60,7 +60,7 @@ def test_journal_accepted_job_is_there_after_reopening(tmp_path: Path) -> None:
 
 
 def test_journal_final_job_is_not_open_and_loses_its_input(tmp_path: Path) -> None:
-    """What is delivered needs no recovery, and its bytes are not kept."""
+    """A delivered job needs no recovery."""
 
     async def use(journal: Journal) -> None:
         moved = job()
@@ -83,7 +83,7 @@ def test_journal_final_job_is_not_open_and_loses_its_input(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("state", JobState)
 def test_journal_illegal_move_is_refused(tmp_path: Path, state: JobState) -> None:
-    """All others are faults of the program and raise."""
+    """An illegal move raises."""
 
     async def use(journal: Journal) -> None:
         start = Job("job", job().slot, 0, state=state)
@@ -98,7 +98,7 @@ def test_journal_illegal_move_is_refused(tmp_path: Path, state: JobState) -> Non
 
 
 def test_journal_awaiting_returns_latest_module_failure_of_each_slot(tmp_path: Path) -> None:
-    """An earlier one, or one of another kind, is not."""
+    """Earlier failures, and failures of another kind, are not returned."""
 
     async def use(journal: Journal) -> None:
         for number, (slot, code) in enumerate(
@@ -119,7 +119,7 @@ def test_journal_awaiting_returns_latest_module_failure_of_each_slot(tmp_path: P
 
 
 def test_journal_write_that_fails_for_a_while_succeeds(tmp_path: Path) -> None:
-    """Somebody holds the file: the caller waits, nothing is lost."""
+    """Another process locks the file: the caller waits, and nothing is lost."""
     path = tmp_path / "journal"
 
     async def use(journal: Journal) -> None:
@@ -141,7 +141,7 @@ def test_journal_write_that_fails_for_a_while_succeeds(tmp_path: Path) -> None:
 
 
 def test_journal_small_input_of_failed_job_is_kept(tmp_path: Path) -> None:
-    """Those of jobs that succeeded, large ones and all results go."""
+    """Inputs of successful jobs, large inputs and all results are removed."""
 
     async def use(journal: Journal) -> None:
         kept = []
@@ -161,7 +161,7 @@ def test_journal_small_input_of_failed_job_is_kept(tmp_path: Path) -> None:
 
 
 def looked_up(path: Path, query: str) -> list[tuple[Any, ...]]:
-    """Return what another process finds."""
+    """Return the entries that another process reads."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         return connection.execute(query).fetchall()
@@ -170,7 +170,7 @@ def looked_up(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def test_journal_note_stays_until_the_job_moves(tmp_path: Path) -> None:
-    """The same note again is no change; changes are in order, whatever the clock says."""
+    """A repeated note is no change; changes are in order, whatever the clock."""
     path = tmp_path / "journal"
 
     async def use(journal: Journal) -> None:
@@ -192,14 +192,14 @@ def test_journal_note_stays_until_the_job_moves(tmp_path: Path) -> None:
 
 
 async def finish(journal: Journal, one: Job, code: Code) -> None:
-    """Take a job to its end."""
+    """Move a job to its end."""
     await journal.accept(one, b"{}", {})
     one = journal.move_lazily(one, JobState.EXECUTED, code=code)
     await journal.move(one, JobState.DELIVERED)[1]
 
 
 async def move(journal: Journal, one: Job, state: JobState, **changes: Any) -> Job:
-    """Move a job, durably; return it as it is then."""
+    """Move a job durably; return the moved job."""
     moved, durable = journal.move(one, state, **changes)
     await durable
     return moved
@@ -212,7 +212,7 @@ async def awaiting(journal: Journal, directory: str = "/shared") -> list[str]:
 
 
 async def prune_all(journal: Journal, before_ns: int) -> int:
-    """Prune until nothing more goes; return how many went."""
+    """Prune until no job is removed; return how many were."""
     total = 0
     while went := await journal.prune(before_ns):
         total += went
@@ -220,7 +220,7 @@ async def prune_all(journal: Journal, before_ns: int) -> int:
 
 
 def test_journal_prune_removes_only_old_final_jobs(tmp_path: Path) -> None:
-    """Open jobs stay whatever their age, and final ones until their time."""
+    """Open jobs stay at any age, final ones until their time."""
     path = tmp_path / "journal"
 
     async def use(journal: Journal) -> None:
@@ -244,7 +244,7 @@ def test_journal_prune_removes_only_old_final_jobs(tmp_path: Path) -> None:
 
 
 def test_journal_awaiting_slot_is_known_after_its_job_is_pruned(tmp_path: Path) -> None:
-    """That is a slot whose latest job failed because of its module, while its input is there."""
+    """As long as the slot has its input."""
 
     async def use(journal: Journal) -> None:
         await finish(journal, job("a", 1), Code.MODULE_MISSING)
@@ -264,7 +264,7 @@ def test_journal_awaiting_slot_is_known_after_its_job_is_pruned(tmp_path: Path) 
 
 
 def test_journal_awaiting_slots_come_in_pages(tmp_path: Path) -> None:
-    """Each once, in order, and none of a slot that has a newer job."""
+    """Each once, in order, without slots that have a newer job."""
 
     async def use(journal: Journal) -> None:
         for number in range(25):
@@ -282,7 +282,7 @@ def test_journal_awaiting_slots_come_in_pages(tmp_path: Path) -> None:
 
 
 def test_journal_rerun_job_awaits_nothing(tmp_path: Path) -> None:
-    """Its results were lost, and the module was another one at its second run."""
+    """Its results were lost, and its second run used another module."""
 
     async def use(journal: Journal) -> None:
         one = job("a", 1)
@@ -299,7 +299,7 @@ def test_journal_rerun_job_awaits_nothing(tmp_path: Path) -> None:
 
 
 def test_journal_last_module_is_that_of_the_latest_job(tmp_path: Path) -> None:
-    """None for a slot that has no job, or whose job has no module."""
+    """None for a slot without a job, or whose job has no module."""
     version = FileVersion(1, 2, 3, 4)
 
     async def use(journal: Journal) -> None:
@@ -316,7 +316,7 @@ def test_journal_last_module_is_that_of_the_latest_job(tmp_path: Path) -> None:
 def test_journal_over_quota_loses_oldest_inputs_then_oldest_jobs(
     tmp_path: Path,
 ) -> None:
-    """Never an open job, nor its input; the newest finished ones stay."""
+    """Open jobs, their inputs and the newest finished jobs stay."""
     path = tmp_path / "journal"
     bound_bytes = 8 * 1024 * 1024
 
@@ -352,7 +352,7 @@ def test_journal_over_quota_loses_oldest_inputs_then_oldest_jobs(
 
 
 def test_journal_large_kept_results_are_a_file_and_small_ones_a_row(tmp_path: Path) -> None:
-    """The journal does not grow with them; a sweep leaves those that are asked for."""
+    """The journal does not grow with them; a sweep keeps the requested ones."""
     path = tmp_path / "journal"
 
     async def use(journal: Journal) -> None:
@@ -402,7 +402,7 @@ def test_journal_open_jobs_come_in_pages(tmp_path: Path) -> None:
 
 
 def test_journal_statement_never_reads_a_whole_table(tmp_path: Path) -> None:
-    """What SQLite plans for each one: no table read as a whole, nothing sorted."""
+    """SQLite's plan for each statement has no full scan and no sort."""
     path = tmp_path / "journal"
     statements: set[str] = set()
 
@@ -453,7 +453,7 @@ def test_journal_statement_never_reads_a_whole_table(tmp_path: Path) -> None:
 
 
 def test_journal_file_is_bounded_and_shrinks_after_a_burst(tmp_path: Path) -> None:
-    """Rounds of jobs with pruning use the same pages again; the write-ahead log is bounded too."""
+    """Jobs after pruning reuse its pages; the write-ahead log is bounded, too."""
     path = tmp_path / "journal"
 
     async def round_of(journal: Journal, count: int, size_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""Health: every part must answer by the way that work takes; storage must take a byte."""
+"""Health: every part answers pings on the path of real work; directories are writable."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ from wasmdrop.system.heartbeat import Heartbeat
 
 
 class Clock:
-    """The monotonic clock, which a test can put forward."""
+    """The monotonic clock, which a test can advance."""
 
     def __init__(self) -> None:
         self.ahead_seconds = 0.0
@@ -41,25 +41,25 @@ class Clock:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for what other threads bring about."""
+    """Wait for other threads."""
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - they set no event
             await asyncio.sleep(0.01)
 
 
-async def answers(vitals: Liveness, expected: set[str]) -> None:
-    """Wait until all of ``expected`` were heard lately."""
+async def answers(liveness: Liveness, expected: set[str]) -> None:
+    """Wait until all ``expected`` parts have answered recently."""
     await until(
-        lambda: all(vitals.ages_seconds().get(name, 99) < SILENT_SECONDS for name in expected)
+        lambda: all(liveness.ages_seconds().get(name, 99) < SILENT_SECONDS for name in expected)
     )
 
 
-async def rounds(vitals: Liveness, count: int = 3) -> None:
-    """Wait until all parts were asked this often."""
-    heard = {vitals._loop.heard_at}
+async def rounds(liveness: Liveness, count: int = 3) -> None:
+    """Wait until all parts were pinged this often."""
+    heard = {liveness._loop.heard_at}
 
     def has_heard() -> bool:
-        heard.add(vitals._loop.heard_at)
+        heard.add(liveness._loop.heard_at)
         return len(heard) > count
 
     await until(has_heard)
@@ -71,12 +71,12 @@ def is_stopped(pid: int) -> bool:
 
 
 def asking(parts: dict[str, Part], clock: Clock, told: list[None]) -> Liveness:
-    """Return the vitals of ``parts``, asked a hundred times a second."""
+    """Return the liveness of ``parts``, pinged a hundred times a second."""
     return Liveness(parts, lambda: told.append(None), 0.03, clock)
 
 
 def test_liveness_parts_answer_and_a_stopped_fork_server_does_not(tmp_path: Path) -> None:
-    """Its silence is found out, the others' answers go on, and the manager is told no more."""
+    """It is reported as silent, the others are not, and the watchdog is no longer fed."""
 
     async def scene() -> None:
         clock, told = Clock(), list[None]()
@@ -92,25 +92,25 @@ def test_liveness_parts_answer_and_a_stopped_fork_server_does_not(tmp_path: Path
         watcher.start()
         async with ForkServer(1) as pool:
             parts: dict[str, Part] = {"journal": journal, "watcher": watcher, "server": pool}
-            vitals = asking(parts, clock, told)
-            task = asyncio.create_task(vitals.keep_pinging())
-            await answers(vitals, {*parts, "event_loop"})
-            assert vitals.silent() == []
+            liveness = asking(parts, clock, told)
+            task = asyncio.create_task(liveness.keep_pinging())
+            await answers(liveness, {*parts, "event_loop"})
+            assert liveness.silent() == []
             await until(lambda: told)
             assert pool._process is not None
             pid = pool._process.pid
             os.kill(pid, signal.SIGSTOP)
             await until(lambda: is_stopped(pid))
-            await rounds(vitals)  # any answer on its way has arrived
+            await rounds(liveness)  # any answer on its way has arrived
             assert pool.heartbeat.heard_at is not None
             pool.heartbeat.heard_at -= SILENT_SECONDS + 1
-            await rounds(vitals)
-            assert vitals.silent() == ["server"]
+            await rounds(liveness)
+            assert liveness.silent() == ["server"]
             told.clear()
-            await rounds(vitals)
+            await rounds(liveness)
             assert told == []
             os.kill(pool._process.pid, signal.SIGCONT)
-            await answers(vitals, {"server"})
+            await answers(liveness, {"server"})
             task.cancel()
         watcher.stop()
         await journal.close()
@@ -124,9 +124,9 @@ def test_liveness_stuck_journal_thread_is_silent(tmp_path: Path) -> None:
     async def scene() -> None:
         clock = Clock()
         journal = Journal(tmp_path / "journal.sqlite")
-        vitals = asking({"journal": journal}, clock, [])
-        task = asyncio.create_task(vitals.keep_pinging())
-        await answers(vitals, {"journal"})
+        liveness = asking({"journal": journal}, clock, [])
+        task = asyncio.create_task(liveness.keep_pinging())
+        await answers(liveness, {"journal"})
         lock_r, lock_w = os.pipe()
         is_stuck = threading.Event()
 
@@ -137,14 +137,14 @@ def test_liveness_stuck_journal_thread_is_silent(tmp_path: Path) -> None:
         stuck = journal._thread.submit(wait_for_byte)
         await until(is_stuck.is_set)
         before = journal.heartbeat.heard_at
-        await rounds(vitals)
+        await rounds(liveness)
         assert journal.heartbeat.heard_at == before
         clock.ahead_seconds = SILENT_SECONDS + 1
-        assert "journal" in vitals.silent()
+        assert "journal" in liveness.silent()
         os.write(lock_w, b".")
         await stuck
         clock.ahead_seconds = 0.0
-        await answers(vitals, {"journal"})
+        await answers(liveness, {"journal"})
         task.cancel()
         await journal.close()
 
@@ -152,7 +152,7 @@ def test_liveness_stuck_journal_thread_is_silent(tmp_path: Path) -> None:
 
 
 def test_liveness_paused_process_judges_no_part_by_the_pause() -> None:
-    """Nobody asked the parts meanwhile."""
+    """No part was pinged meanwhile."""
 
     class Answering:
         heartbeat = Heartbeat()
@@ -162,9 +162,9 @@ def test_liveness_paused_process_judges_no_part_by_the_pause() -> None:
 
     async def scene() -> None:
         clock, told = Clock(), list[None]()
-        vitals = asking({"part": Answering()}, clock, told)
-        task = asyncio.create_task(vitals.keep_pinging())
-        await answers(vitals, {"part", "event_loop"})
+        liveness = asking({"part": Answering()}, clock, told)
+        task = asyncio.create_task(liveness.keep_pinging())
+        await answers(liveness, {"part", "event_loop"})
         clock.ahead_seconds = SILENT_SECONDS + 1
         told.clear()
         await until(lambda: told)
@@ -176,22 +176,22 @@ def test_liveness_paused_process_judges_no_part_by_the_pause() -> None:
 
 
 def test_liveness_part_that_never_answered_is_not_judged() -> None:
-    """Where a kernel tells no events, the daemon polls and is well."""
+    """Without file events the daemon polls and is alive."""
 
     class Mute:
         heartbeat = Heartbeat()
 
         def ping(self) -> None:
-            """Say nothing."""
+            """Do not answer."""
 
-    vitals = asking({"watcher": Mute()}, Clock(), [])
-    assert vitals.silent() == []
-    assert "watcher" not in vitals.ages_seconds()
+    liveness = asking({"watcher": Mute()}, Clock(), [])
+    assert liveness.silent() == []
+    assert "watcher" not in liveness.ages_seconds()
 
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """Give a filesystem of one's own."""
+    """Return a new filesystem."""
     require_root()
     mount = tmp_path / "small"
     mount.mkdir()
@@ -201,12 +201,12 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 
 def problems(directory: Path) -> list[str]:
-    """Return what storage says of one directory."""
+    """Return the problems of one directory."""
     return asyncio.run(WritabilityProbe({"shared": directory}).problems())
 
 
 def test_writability_full_read_only_or_missing_directory_is_a_problem(tmpfs: Path) -> None:
-    """Each is named in words, and passes."""
+    """The message says which; the problem passes."""
     assert problems(tmpfs) == []
     (tmpfs / "filler").write_bytes(bytes(64 * 1024))
     assert problems(tmpfs) == ["the shared directory can't be written to: No space left on device"]
@@ -218,7 +218,7 @@ def test_writability_full_read_only_or_missing_directory_is_a_problem(tmpfs: Pat
 
 
 def test_writability_check_leaves_nothing(tmp_path: Path) -> None:
-    """No file with a name, which a watcher might take for a drop."""
+    """No file with a name, which a watcher could take for a drop."""
     before = stat.S_IMODE(tmp_path.stat().st_mode), tmp_path.stat().st_mtime_ns
     assert problems(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
@@ -226,7 +226,7 @@ def test_writability_check_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_metrics_duration_on_a_bound_counts_below_it() -> None:
-    """Prometheus' buckets include their upper bounds; negative durations count as none."""
+    """Prometheus' buckets include their upper bounds; negative durations count as 0."""
     histogram = Histogram()
     for seconds in (-1.0, BOUNDS_SECONDS[0], BOUNDS_SECONDS[1], BOUNDS_SECONDS[-1] + 1):
         histogram.observe(seconds)
@@ -235,7 +235,7 @@ def test_metrics_duration_on_a_bound_counts_below_it() -> None:
 
 
 def test_metrics_oldest_job_without_open_jobs_is_zero() -> None:
-    """Zero, also where the clock was set back."""
+    """Also if the clock was set back."""
     metrics = Metrics()
     assert metrics.oldest_seconds(5) == 0
     metrics.open_since_ns["a"] = 4_000_000_000
@@ -244,7 +244,7 @@ def test_metrics_oldest_job_without_open_jobs_is_zero() -> None:
 
 
 def test_prometheus_many_scrapes_render_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making one takes milliseconds; each format has its own, and none is used for long."""
+    """Rendering takes milliseconds; each format is rendered anew after a while."""
     made: list[None] = []
 
     def collect(_page: PrometheusCollector) -> Iterator[Metric]:
@@ -271,7 +271,7 @@ def test_prometheus_many_scrapes_render_few_pages(monkeypatch: pytest.MonkeyPatc
 
 
 def test_prometheus_library_is_not_loaded_without_http() -> None:
-    """Start-up stays light where HTTP is off."""
+    """Start-up stays fast without HTTP."""
     code = "import sys, wasmdrop.service; print('prometheus_client' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert run.stdout == "False\n"

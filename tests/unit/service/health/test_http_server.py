@@ -1,4 +1,4 @@
-"""The HTTP endpoint: a prober among slow clients is always answered, at a bounded cost."""
+"""The HTTP server: a prober among slow clients is always answered, at a bounded cost."""
 
 import asyncio
 import contextlib
@@ -21,24 +21,24 @@ LARGE = bytes(1 << 18)
 
 
 async def small(_accept: str) -> HttpResponse:
-    """HttpResponse a probe."""
+    """Answer a probe."""
     return HttpResponse(200, b"well\n")
 
 
 async def large(_accept: str) -> HttpResponse:
-    """HttpResponse more than a client that does not read takes."""
+    """Answer with more than the buffers of a client that does not read."""
     return HttpResponse(200, LARGE)
 
 
 async def never(_accept: str) -> HttpResponse:
-    """Give no answer."""
+    """Never answer."""
     await asyncio.get_running_loop().create_future()
     raise AssertionError
 
 
 @pytest.fixture
 def served() -> Iterator[HttpServer]:
-    """Give an endpoint on a port of the kernel's choice."""
+    """Start a server on a port of the kernel's choice."""
     it = HttpServer("127.0.0.1:0", {"/small": small, "/large": large, "/never": never})
     it._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of connections, too
     yield it
@@ -59,7 +59,7 @@ def connect(served: HttpServer, source: str = "127.0.0.1", **options: int) -> so
 
 
 def answered(client: socket.socket) -> bytes:
-    """Return all that the endpoint says; nothing where it cut the connection off."""
+    """Return the response; empty if the server aborted the connection."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while part := client.recv(65536):
@@ -68,14 +68,14 @@ def answered(client: socket.socket) -> bytes:
 
 
 def probe(served: HttpServer) -> bytes:
-    """Ask and return the answer."""
+    """Send a request and return the response."""
     with connect(served) as client:
         client.sendall(b"GET /small HTTP/1.1\r\n\r\n")
         return answered(client)
 
 
 class Crowd:
-    """Slow clients; one that is cut off comes back before the next question is asked."""
+    """Slow clients; an aborted one reconnects before the next probe."""
 
     def __init__(self, served: HttpServer, first: bytes, then: bytes) -> None:
         self._served = served
@@ -89,7 +89,7 @@ class Crowd:
         return client
 
     def press(self) -> None:
-        """Let each send a little more, or connect again."""
+        """Let each send a little more, or reconnect."""
         for number, client in enumerate(self._clients):
             try:
                 client.sendall(self._then)
@@ -126,7 +126,7 @@ def crowded(served: HttpServer, first: bytes, then: bytes) -> Iterator[Crowd]:
 def test_http_server_prober_among_slow_clients_is_answered(
     served: HttpServer, first: bytes, then: bytes
 ) -> None:
-    """Whatever they are slow at; and no more of them are kept than there are places."""
+    """In whatever they are slow; the number of connections is bounded."""
     with crowded(served, first, then) as crowd:
         for _ in range(20):
             crowd.press()
@@ -135,7 +135,7 @@ def test_http_server_prober_among_slow_clients_is_answered(
 
 
 def test_http_server_descriptors_are_bounded_and_released(served: HttpServer) -> None:
-    """Also while far more clients are connected than there are places."""
+    """Also with far more clients than connections allowed."""
     with contextlib.ExitStack() as stack:
         own = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(CROWD):
@@ -147,7 +147,7 @@ def test_http_server_descriptors_are_bounded_and_released(served: HttpServer) ->
 
 
 def test_http_server_request_under_way_survives_new_connections(served: HttpServer) -> None:
-    """As many as there are other places."""
+    """As many as there are other connections."""
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(http_server._CONNECTIONS - 1):
             stack.enter_context(connect(served))
@@ -156,7 +156,7 @@ def test_http_server_request_under_way_survives_new_connections(served: HttpServ
 
 
 def test_http_server_flood_from_one_address_evicts_its_own(served: HttpServer) -> None:
-    """However many they are, a request from elsewhere may take its time."""
+    """A slow request from another address survives."""
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(CROWD):
             stack.enter_context(connect(served, "127.0.0.2"))
@@ -167,7 +167,7 @@ def test_http_server_flood_from_one_address_evicts_its_own(served: HttpServer) -
 def test_http_server_slow_client_is_aborted(
     served: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although nobody wants its place."""
+    """Even if no other client waits."""
     monkeypatch.setattr(http_server, "_DEADLINE_SECONDS", 0.05)
     with connect(served) as client:
         client.sendall(b"GET /never HTTP/1.1\r\n\r\n")
@@ -175,7 +175,7 @@ def test_http_server_slow_client_is_aborted(
 
 
 def test_http_server_closes_with_connected_clients() -> None:
-    """And cuts them off."""
+    """It aborts their connections."""
     it = HttpServer("127.0.0.1:0", {"/small": small})
     with connect(it) as client:
         probe(it)  # so the other has been accepted
@@ -186,7 +186,7 @@ def test_http_server_closes_with_connected_clients() -> None:
 def test_http_server_hanging_mount_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the answers of other paths, nor later questions, nor the end of the endpoint."""
+    """It delays no other path, no later request and not the end of the server."""
     hung, release = [], threading.Event()
 
     def hang(directory: Path) -> str | None:
@@ -223,7 +223,7 @@ def test_http_server_hanging_mount_is_waited_for_once(
 def test_http_server_many_requests_are_few_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was found holds for a while, and is looked at anew after it."""
+    """A finding is reused for a while, then checked again."""
     looks: list[Path] = []
     monkeypatch.setattr(writability, "_why_not_writable", looks.append)
     monkeypatch.setattr(writability, "_FRESH_SECONDS", 600)
