@@ -1,4 +1,4 @@
-"""The producers' library against files as the daemon writes them; these tests play the daemon."""
+"""The client library against files as the daemon writes them. The tests act as the daemon."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from wasmdrop.system.slot_directory import SlotDirectory
 
 
 class Clock:
-    """A clock that moves only by the pauses made; ``during`` happens in each of them."""
+    """A clock that advances only by pauses; ``during`` is called in each of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_seconds = 0.0
@@ -35,7 +35,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give a clock under control."""
+    """Yield a controlled clock."""
     return Clock(monkeypatch)
 
 
@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_submit_bytes_drops_them_unchanged_and_leaves_nothing_else(tmp_path: Path) -> None:
-    """Not a byte of the producer's file changes; the temporary name is gone."""
+    """The file has exactly these bytes; the temporary file is gone."""
     data = b'{"args": [1 , 2.50]}\r\n'
     submission = submit(tmp_path, data, "x")
     assert files_below(tmp_path) == ["input-x.json"]
@@ -52,7 +52,7 @@ def test_submit_bytes_drops_them_unchanged_and_leaves_nothing_else(tmp_path: Pat
 
 
 def test_submit_mapping_drops_json(tmp_path: Path) -> None:
-    """In UTF-8, as the protocol wants it."""
+    """In UTF-8, as the protocol requires."""
     submission = submit(tmp_path, {"entry": "fün", "args": [2**64]})
     text = submission.input_path.read_text("utf-8")
     assert text == '{"entry":"fün","args":[18446744073709551616]}'
@@ -62,14 +62,14 @@ def test_submit_mapping_drops_json(tmp_path: Path) -> None:
 def test_submit_mapping_unfit_for_json_is_refused_and_drops_nothing(
     tmp_path: Path, args: list[Any]
 ) -> None:
-    """NaN has a spelling of its own in the protocol, and half a character has none."""
+    """The protocol writes NaN as text, and can't represent half a character."""
     with pytest.raises(ValueError, match=r"JSON|surrogates"):
         submit(tmp_path, {"args": args})
     assert files_below(tmp_path) == []
 
 
 def test_submit_existing_input_is_replaced_by_a_new_file(tmp_path: Path) -> None:
-    """Whoever has the old version open keeps reading the old version."""
+    """A process that has the old version open continues to read it."""
     submission = submit(tmp_path, b'{"args":[1]}', "x")
     with submission.input_path.open("rb") as old:
         submit(tmp_path, b"{}", "x")
@@ -77,7 +77,7 @@ def test_submit_existing_input_is_replaced_by_a_new_file(tmp_path: Path) -> None
 
 
 def test_submit_failure_leaves_no_temporary_file(tmp_path: Path) -> None:
-    """Here a directory has taken the name."""
+    """In this test a directory has the name."""
     (tmp_path / "input-x.json").mkdir()
     with pytest.raises(IsADirectoryError):
         submit(tmp_path, b"{}", "x")
@@ -85,7 +85,7 @@ def test_submit_failure_leaves_no_temporary_file(tmp_path: Path) -> None:
 
 
 def test_submit_file_mode_follows_the_umask(tmp_path: Path) -> None:
-    """The daemon is another user as a rule; a private temporary file would shut it out."""
+    """The daemon is usually another user, which could not read a private file."""
     before = os.umask(0o027)
     try:
         submission = submit(tmp_path, b"{}", module=b"\0asm")
@@ -111,7 +111,7 @@ def test_submit_file_mode_follows_the_umask(tmp_path: Path) -> None:
     ],
 )
 def test_submit_name_chooses_the_slot(tmp_path: Path, name: str, slot: str) -> None:
-    """Short or in full, with directories that are made."""
+    """A short or full name, with directories that are created."""
     submission = submit(tmp_path, b"{}", name)
     assert submission.slot == slot
     assert (tmp_path / slot).read_bytes() == b"{}"
@@ -139,14 +139,14 @@ def test_submit_name_chooses_the_slot(tmp_path: Path, name: str, slot: str) -> N
     ],
 )
 def test_submit_ignored_name_is_refused(tmp_path: Path, name: str) -> None:
-    """Waiting for its result would be in vain, or it leads out of the directory."""
+    """There would never be a result, or the name leads out of the directory."""
     with pytest.raises(ValueError, match=r"^name: expected .* got "):
         submit(tmp_path, b"{}", name)
     assert files_below(tmp_path) == []
 
 
 def test_submit_without_name_gets_a_new_slot(tmp_path: Path) -> None:
-    """Nor a directory, where they bring a module."""
+    """With a module it also gets a new directory."""
     plain = {submit(tmp_path, b"{}").slot for _ in range(50)}
     brought = {submit(tmp_path, b"{}", module=b"\0asm").input_path.parent for _ in range(50)}
     assert len(plain) == len(brought) == 50
@@ -155,19 +155,19 @@ def test_submit_without_name_gets_a_new_slot(tmp_path: Path) -> None:
 
 
 def test_submit_module_is_dropped_beside_the_input(tmp_path: Path) -> None:
-    """Where the daemon looks for it first."""
+    """The daemon looks for it there first."""
     submit(tmp_path, b"{}", "batch/x", module=b"\0asm")
     assert files_below(tmp_path) == ["batch/input-x.json", "batch/module.wasm"]
 
 
 def test_submit_ready_suffix_creates_the_ready_file(tmp_path: Path) -> None:
-    """For a daemon that was told ``WASMDROP_READY_SUFFIX``."""
+    """For a daemon with ``WASMDROP_READY_SUFFIX``."""
     submit(tmp_path, b"{}", "x", ready_suffix=".ready")
     assert files_below(tmp_path) == ["input-x.json", "input-x.json.ready"]
 
 
 def test_submit_missing_shared_directory_is_refused(tmp_path: Path) -> None:
-    """A path misspelt must not become a directory that nobody watches."""
+    """A misspelt path must not become a directory without a daemon."""
     with pytest.raises(FileNotFoundError, match="shared directory does not exist"):
         submit(tmp_path / "missing", b"{}", "a/b")
     assert not (tmp_path / "missing").exists()
@@ -189,7 +189,7 @@ def test_result_of_a_function_is_complete(tmp_path: Path) -> None:
 
 
 def test_result_of_a_failure_has_code_and_message(tmp_path: Path) -> None:
-    """And there are no values."""
+    """There are no values."""
     submission = submit(tmp_path, b"{}")
     deliver(submission, Outcome(code=Code.TRAP, message="unreachable\n  at f"))
     result = submission.result(0)
@@ -198,7 +198,7 @@ def test_result_of_a_failure_has_code_and_message(tmp_path: Path) -> None:
 
 
 def test_result_of_a_command_has_its_whole_output_as_bytes(tmp_path: Path) -> None:
-    """Not the text that ``result.json`` cuts and mends."""
+    """Not the text in ``result.json``, which is shortened and repaired."""
     submission = submit(tmp_path, b"{}")
     written = b"\xff" * 100_000
     outcome = Outcome(
@@ -217,7 +217,7 @@ def test_result_of_a_command_has_its_whole_output_as_bytes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("written", [b"", b"\xff" * 100_000])
 def test_result_of_a_function_with_output_has_all_of_it(tmp_path: Path, written: bytes) -> None:
-    """Beside its results; nothing and no WASI are told apart."""
+    """Beside its results. Empty output differs from no WASI."""
     submission = submit(tmp_path, b"{}")
     outcome = Outcome(code=Code.OK, results=(1,), stdout=b"", stderr=written)
     deliver(submission, outcome)
@@ -229,7 +229,7 @@ def test_result_of_a_function_with_output_has_all_of_it(tmp_path: Path, written:
 
 
 def test_result_ignores_marker_of_an_earlier_job_with_the_same_input(tmp_path: Path) -> None:
-    """The same bytes dropped again are a new job, with a result of its own."""
+    """The same bytes dropped again are a new job with its own result."""
     first = submit(tmp_path, b"{}", "x")
     deliver(first)
     again = submit(tmp_path, b"{}", "x")
@@ -240,7 +240,7 @@ def test_result_ignores_marker_of_an_earlier_job_with_the_same_input(tmp_path: P
 
 
 def test_result_ignores_marker_of_another_input(tmp_path: Path) -> None:
-    """Somebody else uses the slot."""
+    """Another producer uses the slot."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission, sha256="0" * 64)
     with pytest.raises(TimeoutError, match="of another input"):
@@ -251,7 +251,7 @@ def test_result_ignores_marker_of_another_input(tmp_path: Path) -> None:
 def test_result_files_that_never_agree_with_the_marker_are_an_error(
     tmp_path: Path, clock: Clock, damaged: str
 ) -> None:
-    """After a while without a time limit, at its end with one; never a wrong result."""
+    """Raised after some time, or at the timeout; a wrong result is never returned."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
     path = submission.marker_path.with_suffix(damaged)
@@ -268,7 +268,7 @@ def test_result_files_that_never_agree_with_the_marker_are_an_error(
 def test_result_waits_for_files_that_agree_with_the_marker_later(
     tmp_path: Path, clock: Clock
 ) -> None:
-    """As on network mounts, where the new marker may be seen before the new files."""
+    """A network mount may show the new marker before the new files."""
     submission = submit(tmp_path, b"{}")
     deliver(submission)
     path = submission.marker_path.with_suffix(".json")
@@ -284,7 +284,7 @@ def test_result_waits_for_files_that_agree_with_the_marker_later(
 
 
 def test_result_time_for_torn_files_restarts_with_each_marker(tmp_path: Path, clock: Clock) -> None:
-    """Two jobs in the slot, each torn for a while, are no reason to give up on either."""
+    """Two jobs in the slot may each be torn for a while."""
     submission = submit(tmp_path, b"{}")
     path = submission.marker_path.with_suffix(".json")
 
@@ -337,7 +337,7 @@ def test_result_replaced_during_a_read_is_read_again(
 
 @pytest.mark.parametrize("name", ["../secret", "result-x.d/../../secret", "/etc/hostname"])
 def test_marker_with_files_elsewhere_is_ignored(tmp_path: Path, name: str) -> None:
-    """Other producers can write a marker; it must not make us read what lies outside the slot."""
+    """A forged marker must not make the client read files outside of the slot."""
     shared = tmp_path / "shared"
     shared.mkdir()
     (tmp_path / "secret").write_bytes(b"")
@@ -351,7 +351,7 @@ def test_marker_with_files_elsewhere_is_ignored(tmp_path: Path, name: str) -> No
 
 
 def test_marker_without_required_files_is_ignored(tmp_path: Path) -> None:
-    """There would be no result to return."""
+    """There would be nothing to return."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
     marker = json.loads(submission.marker_path.read_bytes())
@@ -363,7 +363,7 @@ def test_marker_without_required_files_is_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[]", b'{"schema":"wasmdrop.marker/2"}'])
 def test_marker_invalid_content_is_ignored(tmp_path: Path, content: bytes) -> None:
-    """And does not end the waiting: the daemon replaces it."""
+    """The wait continues, because the daemon will replace it."""
     submission = submit(tmp_path, b"{}", "x")
     submission.marker_path.write_bytes(content)
     assert submit(tmp_path, b"{}", "x").previous_job is None
@@ -379,7 +379,7 @@ def test_marker_invalid_content_is_ignored(tmp_path: Path, content: bytes) -> No
 def test_marker_that_is_no_regular_file_is_ignored(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
-    """A FIFO at the marker's name would block for ever, an endless file fill the memory."""
+    """A FIFO would block forever, and an endless file would fill the memory."""
     submission = submit(tmp_path, b"{}", "x")
     make(submission.marker_path)
     with pytest.raises(TimeoutError, match="the file at the marker's path is no marker"):
@@ -387,7 +387,7 @@ def test_marker_that_is_no_regular_file_is_ignored(
 
 
 def test_result_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    """The daemon never makes one, so whatever it leads to is not its result."""
+    """The daemon never creates links, so its target is no result."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
     path = tmp_path / "result-x.json"
@@ -408,7 +408,7 @@ def test_result_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_result_output_files_are_checked(
     tmp_path: Path, make: Callable[[Path], None], state: str
 ) -> None:
-    """``result.output/`` is a result as well, whatever is in it."""
+    """``result.output/`` is part of the result."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
     make(tmp_path / "result-x.output")
@@ -423,7 +423,7 @@ def test_result_output_files_are_checked(
 
 
 def test_result_poll_interval_grows_to_its_limit(tmp_path: Path, clock: Clock) -> None:
-    """Pauses grow from 1 ms to 50 ms, and waste at most a quarter of what the job took."""
+    """Pauses grow from 1 ms to 50 ms, and delay by at most a quarter of the job's time."""
     submission = submit(tmp_path, b"{}")
 
     def finish() -> None:
@@ -438,7 +438,7 @@ def test_result_poll_interval_grows_to_its_limit(tmp_path: Path, clock: Clock) -
 
 
 def test_result_timeout_is_kept_and_says_what_was_found(tmp_path: Path, clock: Clock) -> None:
-    """The last pause is cut to what is left; the job may be waited for again."""
+    """The last pause is shortened; the caller may wait again."""
     submission = submit(tmp_path, b"{}", "x")
     with pytest.raises(TimeoutError) as caught:
         submission.result(3)
@@ -450,7 +450,7 @@ def test_result_timeout_is_kept_and_says_what_was_found(tmp_path: Path, clock: C
 
 
 def test_result_is_immutable_and_comparable(tmp_path: Path) -> None:
-    """Frozen, as all values are."""
+    """All values are frozen."""
     submission = submit(tmp_path, b"{}")
     deliver(submission)
     result = submission.result(0)

@@ -1,4 +1,4 @@
-"""Producers in slots of hostile owners: forged results, and ways that lead out of the directory."""
+"""The client library in slots of hostile owners: forged results, and links out of the slot."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def forge(submission: Submission, change: Callable[[dict[str, Any]], None]) -> N
 
 
 def replace(submission: Submission, suffix: str, content: bytes) -> None:
-    """Deliver a result of which one file is forged, and the marker agrees."""
+    """Deliver a result with one forged file and a marker that agrees with it."""
 
     def agree(marker: dict[str, Any]) -> None:
         digest = hashlib.sha256(content).hexdigest()
@@ -79,7 +79,7 @@ LINES: Final = {
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_result_forged_line_is_a_result_error(tmp_path: Path, line: bytes, end: bytes) -> None:
-    """Whatever JSON can be, and what it can't; in one line that names the slot."""
+    """Any JSON and any invalid JSON gives one line that names the slot."""
     submission = submit(tmp_path, b"{}", "x")
     replace(submission, ".json", line + end)
     with pytest.raises(ResultError, match=r"^input-x\.json: ") as caught:
@@ -97,7 +97,7 @@ def test_result_raw_value_that_is_no_text_is_a_result_error(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["result-x.json", "result-x.txt", "result-x.output/big"])
 def test_result_sparse_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> None:
-    """It takes no disk, but would take memory; its size is known before."""
+    """It takes no disk space but would take memory. Its size is checked first."""
     submission = submit(tmp_path, b"{}", "x")
 
     def name_it(marker: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ def test_result_sparse_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) 
 
 
 def test_result_many_files_share_one_limit(tmp_path: Path) -> None:
-    """By what the caller says, to the byte."""
+    """The caller's limit is exact to the byte."""
     submission = submit(tmp_path, b"{}", "x")
 
     def name_them(marker: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def test_result_many_files_share_one_limit(tmp_path: Path) -> None:
 def test_result_file_that_grows_during_the_read_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more is read than it had when it was looked at."""
+    """No more is read than its size at the check."""
     path = tmp_path / "x"
     path.write_bytes(b"1234")
     fstat = os.fstat
@@ -151,7 +151,7 @@ def test_result_file_that_grows_during_the_read_is_bounded(
 
 
 def test_marker_with_a_million_files_is_ignored(tmp_path: Path) -> None:
-    """No job may leave so many."""
+    """No job may write so many files."""
     submission = submit(tmp_path, b"{}", "x")
 
     def name_them(marker: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ def test_marker_with_a_million_files_is_ignored(tmp_path: Path) -> None:
     ],
 )
 def test_marker_with_names_that_no_daemon_writes_is_ignored(tmp_path: Path, name: str) -> None:
-    """They lead elsewhere, or nowhere, or are a way to keep us busy."""
+    """The names lead elsewhere or nowhere, or cost time."""
     submission = submit(tmp_path, b"{}", "x")
 
     def name_it(marker: dict[str, Any]) -> None:
@@ -219,7 +219,7 @@ MARKERS: Final[dict[str, Callable[[str], str]]] = {
 def test_marker_forged_at_random_raises_documented_errors_only(
     tmp_path: Path, change: Callable[[str], str]
 ) -> None:
-    """Also when it is there before the drop, where it is read as well."""
+    """Also before a drop, which reads the marker, too."""
     submission = submit(tmp_path, b"{}", "x")
     forge(submission, lambda _marker: None)
     path = submission.marker_path
@@ -244,7 +244,7 @@ def test_marker_forged_at_random_raises_documented_errors_only(
 def test_result_file_that_is_no_regular_file_is_never_read(
     tmp_path: Path, make: Callable[[Path], None], name: str
 ) -> None:
-    """At any place of a result."""
+    """At each path of a result."""
     submission = submit(tmp_path, b"{}", "x")
 
     def name_it(marker: dict[str, Any]) -> None:
@@ -264,7 +264,7 @@ def test_result_file_that_is_no_regular_file_is_never_read(
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """Give a directory outside the shared one, with a file in it that must stay as it is."""
+    """Yield a directory outside of the shared one, with a file that must not change."""
     outside = tmp_path / "outside"
     (outside / "result-x.output").mkdir(parents=True)
     (tmp_path / "shared" / "batch").mkdir(parents=True)
@@ -274,7 +274,7 @@ def secret(tmp_path: Path) -> Path:
 
 
 def untouched(outside: Path) -> bool:
-    """Whether nothing was added, changed or removed."""
+    """Return whether nothing was added, changed or removed."""
     names = ["input-x.json", "module.wasm", "result-x.done", "result-x.output/file"]
     return files_below(outside) == names and all(
         (outside / name).read_bytes() == b"secret" for name in names
@@ -282,13 +282,13 @@ def untouched(outside: Path) -> bool:
 
 
 def lead_out(shared: Path, outside: Path) -> None:
-    """Put a link in the place of the slot's directory."""
+    """Replace the slot's directory with a link."""
     (shared / "batch").rename(shared / "moved")
     (shared / "batch").symlink_to(outside)
 
 
 def test_submit_does_not_follow_a_link(tmp_path: Path, secret: Path) -> None:
-    """Neither at the directory nor at one above, nor are directories made there."""
+    """Neither at the directory nor above it; no directories are created there."""
     shared = tmp_path / "shared"
     lead_out(shared, secret)
     for name in ("batch/x", "batch/inner/x"):
@@ -303,7 +303,7 @@ def test_submit_does_not_follow_a_link(tmp_path: Path, secret: Path) -> None:
 def test_submit_does_not_follow_a_link_made_meanwhile(
     tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A directory that is replaced between two steps is still the one that was opened."""
+    """If the directory is replaced between two steps, the opened one is used."""
     shared = tmp_path / "shared"
     put = SlotDirectory.put
 
@@ -325,7 +325,7 @@ def test_submit_does_not_follow_a_link_made_meanwhile(
 def test_submit_ready_file_replaces_and_opens_nothing(
     tmp_path: Path, secret: Path, make: Callable[[Path], None]
 ) -> None:
-    """No FIFO is waited for, and no time of another file is changed."""
+    """It waits for no FIFO, and changes no other file's time."""
     shared = tmp_path / "shared"
     before = (secret / "input-x.json").stat().st_mtime_ns
     make(shared / "batch" / "input-x.json.ready")
@@ -335,7 +335,7 @@ def test_submit_ready_file_replaces_and_opens_nothing(
 
 
 def test_remove_does_not_follow_a_link(tmp_path: Path, secret: Path) -> None:
-    """Neither by a link in the place of the directory nor by one in that of the output."""
+    """Neither at the directory nor at the output directory."""
     shared = tmp_path / "shared"
     submission = submit(shared, b"{}", "batch/x", ready_suffix=".ready")
     deliver(submission)
@@ -351,7 +351,7 @@ def test_remove_does_not_follow_a_link(tmp_path: Path, secret: Path) -> None:
 
 
 def test_remove_output_directory_with_any_content_is_removed(tmp_path: Path, secret: Path) -> None:
-    """Also thousands of directories deep, and with links that lead out."""
+    """Also with thousands of levels, and with links that lead out."""
     submission = submit(tmp_path / "shared", b"{}", "x")
     fd = os.open(tmp_path / "shared", os.O_RDONLY)
     os.mkdir("result-x.output", dir_fd=fd)
@@ -372,7 +372,7 @@ def test_remove_output_directory_with_any_content_is_removed(tmp_path: Path, sec
 
 
 def test_result_outside_of_the_slot_is_not_read(tmp_path: Path, secret: Path) -> None:
-    """Where a link took the place of the directory after the drop."""
+    """A link replaced the directory after the drop."""
     shared = tmp_path / "shared"
     submission = submit(shared, b"{}", "batch/x")
     deliver(submission)
@@ -385,7 +385,7 @@ def test_result_outside_of_the_slot_is_not_read(tmp_path: Path, secret: Path) ->
 def test_result_without_permission_is_a_result_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any error of the system's is, with the path in it."""
+    """Every system error becomes one, with the path."""
     submission = submit(tmp_path, b"{}", "x")
     deliver(submission)
     real = os.open
@@ -419,7 +419,7 @@ FORGED: Final[dict[str, Callable[[str], str]]] = {
 def test_submit_command_forged_result_gives_one_line_and_status_3(
     tmp_path: Path, change: Callable[[str], str], flag: str
 ) -> None:
-    """No traceback, in bounded memory; an escape in a forged name does not act."""
+    """No traceback, bounded memory, and no escapes from forged names."""
     submission = submit(tmp_path, b'{"args":[1]}', "x")
     forge(submission, lambda _marker: None)
     forged = change(submission.marker_path.read_text())
