@@ -21,7 +21,8 @@ from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import ModuleLookup, Scheduler
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
-from wasmdrop.protocol.input import InputSpec, content_bytes, grants_for, limits_for, parse_input
+from wasmdrop.protocol.input import InputSpec, grants_for, limits_for, parse_input
+from wasmdrop.protocol.input_values import content_bytes
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import ModuleSummary
 from wasmdrop.protocol.outcome import Code, Outcome

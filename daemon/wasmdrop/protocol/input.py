@@ -7,30 +7,37 @@ checked when the job runs.
 check, such as patterns and bounds, are given for the schema beside each key.
 """
 
-import binascii
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, TypeAlias
+from typing import Annotated, Any, Final, NoReturn
 
 import msgspec
 
 from wasmdrop.protocol import strict_json
-from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.input_values import (
+    DIGEST,
+    DIGEST_FORM,
+    ENV_NAME,
+    MAX_FILES,
+    MAX_PATH_BYTES,
+    MODULE_PATH,
+    PLAIN_PATH,
+    Content,
+    check_content,
+    check_env,
+    check_files,
+    check_grants,
+    check_module,
+    refuse,
+)
 from wasmdrop.protocol.limits import GRANT_NAME, Limits
-from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.strict_json import path_to
 from wasmdrop.protocol.text import describe_value
 
 __all__ = [
-    "MAX_FILES",
     "MAX_FUEL",
     "MAX_ID_LENGTH",
-    "Base64",
-    "Content",
     "InputSpec",
-    "content_bytes",
     "grants_for",
     "limits_for",
     "parse_input",
@@ -39,57 +46,8 @@ __all__ = [
 #: Characters of the producer's id for a job.
 MAX_ID_LENGTH: Final = 200
 
-#: Files in one job's directory. 16 MiB of input could name a million empty ones.
-MAX_FILES: Final = 4096
-
 #: wasmtime counts fuel in an unsigned 64-bit integer.
 MAX_FUEL: Final = 2**64 - 1
-
-# Bounds of one path, at or below the kernel's (NAME_MAX, PATH_MAX), so that a job's directory can
-# always be removed.
-_MAX_PATH_BYTES: Final = 1024
-_MAX_COMPONENT_BYTES: Final = 255
-_MAX_COMPONENTS: Final = 32
-
-_DIGEST: Final = "sha256:"
-_DIGEST_FORM: Final = f"{_DIGEST}[0-9A-Fa-f]{{64}}"
-
-# Valid in Python and in ECMAScript, the dialect of JSON Schema. A path that matches is relative,
-# does not leave its directory, and has only one spelling: no component is . or .. or empty.
-_COMPONENT: Final = r"(?:[^./\x00][^/\x00]{0,254}|\.[^./\x00][^/\x00]{0,253}|\.\.[^/\x00]{1,253})"
-_PLAIN_PATH: Final = f"{_COMPONENT}(?:/{_COMPONENT}){{0,{_MAX_COMPONENTS - 1}}}"
-_MODULE_PATH: Final = _PLAIN_PATH.replace(r"\x00", r"\x00\\")
-_ENV_NAME: Final = r"[^=\x00]+"
-_BASE64: Final = (
-    "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"  # RFC 4648, section 4
-)
-
-
-class Base64(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Binary data."""
-
-    base64: Annotated[
-        str,
-        msgspec.Meta(
-            description="RFC 4648, section 4: the standard alphabet, padded, no line breaks",
-            extra_json_schema={"contentEncoding": "base64", "pattern": f"^{_BASE64}$"},
-        ),
-    ]
-
-    def decoded(self) -> bytes:
-        """Return the bytes. Raises ``ValueError`` if it is not base64, never in an `InputSpec`."""
-        # The strict mode below accepts superfluous padding.
-        if len(self.base64) % 4 or self.base64.endswith("==="):
-            raise ValueError("Incorrect padding")
-        return binascii.a2b_base64(self.base64, strict_mode=True)
-
-
-Content: TypeAlias = str | Base64
-
-
-def content_bytes(content: Content) -> bytes:
-    """Return ``content`` as bytes, text as UTF-8."""
-    return content.encode() if isinstance(content, str) else content.decoded()
 
 
 class InputSpec(
@@ -122,8 +80,8 @@ class InputSpec(
             " sha256: and the digest of a module that the daemon has seen before.",
             examples=["fib", "group/fib.wasm"],
             extra_json_schema={
-                "pattern": f"^(?:{_DIGEST_FORM}|(?!{_DIGEST}){_MODULE_PATH})$",
-                "maxLength": _MAX_PATH_BYTES,
+                "pattern": f"^(?:{DIGEST_FORM}|(?!{DIGEST}){MODULE_PATH})$",
+                "maxLength": MAX_PATH_BYTES,
             },
         ),
     ] = None
@@ -131,7 +89,7 @@ class InputSpec(
         dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]],
         msgspec.Meta(
             description="WASI environment variables. Those of the daemon are not passed on.",
-            extra_json_schema={"propertyNames": {"pattern": f"^{_ENV_NAME}$"}},
+            extra_json_schema={"propertyNames": {"pattern": f"^{ENV_NAME}$"}},
         ),
     ] = {}
     stdin: Annotated[
@@ -145,7 +103,7 @@ class InputSpec(
             " WASI program sees as /.",
             extra_json_schema={
                 "maxProperties": MAX_FILES,
-                "propertyNames": {"pattern": f"^{_PLAIN_PATH}$", "maxLength": _MAX_PATH_BYTES},
+                "propertyNames": {"pattern": f"^{PLAIN_PATH}$", "maxLength": MAX_PATH_BYTES},
             },
         ),
     ] = {}
@@ -209,17 +167,17 @@ class InputSpec(
 
     def __post_init__(self) -> None:
         if self.module is not None:
-            _check_module(self.module)
+            check_module(self.module)
         if self.env:
-            _check_env(self.env)
+            check_env(self.env)
         if self.stdin is not None:
-            _check_content(self.stdin, "stdin")
+            check_content(self.stdin, "stdin")
         if self.files:
-            _check_files(self.files)
+            check_files(self.files)
         if self.grants:
-            _check_grants(self.grants, self.files)
+            check_grants(self.grants, self.files)
         if self.id is not None and len(self.id) > MAX_ID_LENGTH:
-            _refuse(("id",), f"expected at most {MAX_ID_LENGTH} characters, got {len(self.id)}")
+            refuse(("id",), f"expected at most {MAX_ID_LENGTH} characters, got {len(self.id)}")
 
 
 _CONTENT: Final = 'a string or {"base64": "..."}'
@@ -254,13 +212,13 @@ def parse_input(text: bytes) -> InputSpec:
     """
     value = strict_json.parse(text)
     if not isinstance(value, dict):
-        _refuse((), f'expected an object such as {{"args": [12]}}, got {describe_value(value)}')
+        refuse((), f'expected an object such as {{"args": [12]}}, got {describe_value(value)}')
     given = {key: item for key, item in value.items() if item is not None or key not in _EXPECTED}
     try:
         return msgspec.convert(given, InputSpec, strict=True)
     except msgspec.ValidationError as error:
         _refuse_misfit(value, given)
-        _refuse((), str(error))
+        refuse((), str(error))
 
 
 def limits_for(spec: InputSpec, ceiling: Limits) -> Limits:
@@ -276,13 +234,13 @@ def limits_for(spec: InputSpec, ceiling: Limits) -> Limits:
         allowed: float | None = getattr(ceiling, name)
         at_most = MAX_FUEL if allowed is None else allowed
         if value <= 0:
-            _refuse(
+            refuse(
                 (name,),
                 f"expected more than 0 and at most {_number(at_most)}, got {_number(value)}",
             )
         if value > at_most:
             who = "this daemon allows" if allowed is not None else "can be counted"
-            _refuse((name,), f"{_number(value)} is more than {who} ({_number(at_most)})")
+            refuse((name,), f"{_number(value)} is more than {who} ({_number(at_most)})")
         asked[name] = value
     return msgspec.structs.replace(ceiling, **asked) if asked else ceiling
 
@@ -295,7 +253,7 @@ def grants_for(spec: InputSpec, directories: Mapping[str, Path]) -> dict[str, st
     for index, name in enumerate(spec.grants):
         if name not in directories:
             known = f"there are {', '.join(sorted(directories))}" if directories else "it has none"
-            _refuse(
+            refuse(
                 ("grants", index),
                 f"no grant of this daemon is named {describe_value(name)}; {known}",
             )
@@ -331,86 +289,10 @@ def _require(value: object, kind: Any, expected: str, steps: Iterable[str]) -> N
     try:
         msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError:
-        _refuse(steps, f"expected {expected}, got {describe_value(value)}")
+        refuse(steps, f"expected {expected}, got {describe_value(value)}")
 
 
 def _refuse_unknown(key: str) -> NoReturn:
     near = difflib.get_close_matches(key[:MAX_ID_LENGTH], _EXPECTED, 1)
     hint = f"did you mean {near[0]}? The keys are" if near else "the keys are"
-    _refuse((key,), f"unknown key; {hint} {', '.join(_EXPECTED)}")
-
-
-# --- Invalid values of the right type
-
-
-def _check_module(module: str) -> None:
-    if re.fullmatch(_DIGEST_FORM, module):
-        return
-    if module.startswith(_DIGEST):
-        expected = "sha256: and 64 hexadecimal digits"
-    elif _is_plain_path(module, _MODULE_PATH):
-        return
-    else:
-        expected = "a plain path below the wasm directory, such as group/fib.wasm"
-    _refuse(("module",), f"expected {expected}, got {describe_value(module)}")
-
-
-def _check_env(env: Mapping[str, str]) -> None:
-    for name, value in env.items():
-        if not re.fullmatch(_ENV_NAME, name):
-            _refuse(("env",), f"expected names without '=' and NUL, got {describe_value(name)}")
-        if "\0" in value:
-            _refuse(("env", name), f"expected a string without NUL, got {describe_value(value)}")
-
-
-def _check_files(files: Mapping[str, Content]) -> None:
-    if len(files) > MAX_FILES:
-        _refuse(("files",), f"expected at most {MAX_FILES} files, got {len(files)}")
-    for name, content in files.items():
-        if not _is_plain_path(name):
-            _refuse(
-                ("files",),
-                f"expected plain relative paths, such as data/in.txt, got {describe_value(name)}",
-            )
-        slash = name.find("/")
-        while slash != -1:
-            if name[:slash] in files:
-                _refuse(
-                    ("files", name),
-                    f"{describe_value(name[:slash])} can't be a file and a directory",
-                )
-            slash = name.find("/", slash + 1)
-        _check_content(content, "files", name)
-
-
-def _check_grants(grants: tuple[str, ...], files: Mapping[str, Content]) -> None:
-    for index, name in enumerate(grants):
-        if not re.fullmatch(GRANT_NAME, name):
-            expected = "letters, digits, '_' and '-', at most 64"
-            _refuse(("grants", index), f"expected {expected}, got {describe_value(name)}")
-        if name in grants[:index]:
-            _refuse(("grants", index), f"{describe_value(name)} is listed twice")
-    for path in files:
-        if path.partition("/")[0] in grants:
-            _refuse(("files", path), "a grant of that name would hide it")
-
-
-def _check_content(content: Content, *steps: str) -> None:
-    if isinstance(content, Base64):
-        try:
-            content.decoded()
-        except ValueError as error:
-            given = describe_value(content.base64)
-            _refuse((*steps, "base64"), f"expected base64, got {given} ({error})")
-
-
-def _is_plain_path(path: str, pattern: str = _PLAIN_PATH) -> bool:
-    return (
-        re.fullmatch(pattern, path) is not None
-        and len(path.encode()) <= _MAX_PATH_BYTES
-        and all(len(part.encode()) <= _MAX_COMPONENT_BYTES for part in path.split("/"))
-    )
-
-
-def _refuse(steps: Iterable[str | int], what: str) -> NoReturn:
-    raise RefusedError(Code.INVALID_INPUT, f"{path_to(*steps)}: {what}")
+    refuse((key,), f"unknown key; {hint} {', '.join(_EXPECTED)}")

@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.input import (
-    MAX_FILES,
-    MAX_FUEL,
-    Base64,
-    InputSpec,
-    content_bytes,
-    limits_for,
-    parse_input,
-)
+from wasmdrop.protocol.input import MAX_FUEL, InputSpec, limits_for, parse_input
+from wasmdrop.protocol.input_values import MAX_FILES, Base64, content_bytes
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Code
 

@@ -17,7 +17,8 @@ from tests.support.wrong_keys import KEYS
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.result_files import package
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.input import MAX_FILES, MAX_FUEL, MAX_ID_LENGTH, limits_for, parse_input
+from wasmdrop.protocol.input import MAX_FUEL, MAX_ID_LENGTH, limits_for, parse_input
+from wasmdrop.protocol.input_values import MAX_FILES
 from wasmdrop.protocol.json_schema import DOCUMENTS, document
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.marker import parse_marker
