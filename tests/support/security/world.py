@@ -119,7 +119,7 @@ class World:
             "the parent's processors": os.sched_getaffinity(self.parent_pid),
             "the parent's priority": os.getpriority(os.PRIO_PROCESS, self.parent_pid),
             "the parent's scheduling": os.sched_getscheduler(self.parent_pid),
-            "the mounts": Path("/proc/self/mountinfo").read_text(),
+            "the mounts": self._mounts(),
             "the host's name": os.uname().nodename,
             "connections": self._connections(),
             "the terminal's input": self._typed(),
@@ -130,6 +130,20 @@ class World:
         for path in sorted(self.base.rglob("*")):
             seen[str(path.relative_to(self.base))] = _look(path)
         return seen
+
+    def _mounts(self) -> list[str]:
+        """Return the mounts, except those of other tests.
+
+        If another test removes its mount point, the kernel unmounts it in this namespace, too.
+        """
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        others = f"{tempfile.gettempdir()}/"
+        points = [line.split()[4] for line in lines]
+        return [
+            line
+            for line, point in zip(lines, points, strict=True)
+            if point.startswith(str(self.base)) or not point.startswith(others)
+        ]
 
     def _connections(self) -> int:
         count = 0
