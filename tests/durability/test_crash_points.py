@@ -39,6 +39,7 @@ _ONCE: Final = {
     "delivery.placement.Placement._rename:replace-2",
     "delivery.placement.Placement.close:unlink",
     "system.durable_files.replace_file:unlink",
+    "system.durable_files.sync_directory:fsync",
     "jobs.journal.writer.Journal.remove_results:unlink",
     "jobs.journal.database._migrate:commit",
     "system.private_files.remove:unlink",

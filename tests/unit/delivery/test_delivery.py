@@ -1,57 +1,41 @@
-"""Delivery: order of steps, existing files, failures, and workers that die or hang."""
+"""Delivery: worker processes that die, hang or are idle, and what reaches the slot."""
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import os
 import random
 import resource
 import select
 import signal
-import stat
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from tests.support.daemon import delivery_workers_of, wait_until
-from wasmdrop.delivery.delivery import Delivery, DeliveryLostError
-from wasmdrop.delivery.fsync import FsyncBatch
-from wasmdrop.delivery.wire import (
-    Abandon,
-    DeliveryReport,
-    DeliveryRequest,
-    Finished,
-    FrameDecoder,
-    Publish,
-    ResultPackage,
-    Stage,
-    decode_request,
-    encode,
+from tests.support.delivery import (
+    OTHER,
+    PACKAGE,
+    PLACED,
+    content,
+    deliver,
+    descriptors,
+    slot_in,
+    temporaries,
 )
-from wasmdrop.delivery.worker import DeliveryWorker
-from wasmdrop.protocol.slot import Slot
-from wasmdrop.system.durable_files import TEMPORARY_PREFIX
+from wasmdrop.delivery.delivery import Delivery, DeliveryLostError
+from wasmdrop.delivery.wire import (
+    ResultPackage,
+)
 from wasmdrop.system.untrusted_trees import inventory
-
-PACKAGE = ResultPackage({".json": b"{}\n", ".txt": b"1\n"}, b'{"marker":1}\n')
-OTHER = ResultPackage({".json": b"[]\n", ".txt": b"2\n"}, b'{"marker":2}\n')
-
-PLACED = {"result.json": b"{}\n", "result.txt": b"1\n", "result.done": b'{"marker":1}\n'}
-
-
-def slot_in(directory: Path, name: str = "input.json", stem: str = "result") -> Slot:
-    """Return a slot of this directory."""
-    return Slot(name, str(directory / name), str(directory), stem)
 
 
 def run(shared: Path, work: Callable[[Delivery], Awaitable[None]], *, prints: bool = False) -> None:
-    """Let ``work`` use a delivery with its real processes, to the end."""
+    """Run ``work`` with a delivery that has real worker processes."""
 
     async def use() -> None:
         with Delivery(str(shared), prints_lines=prints) as delivery:
@@ -61,123 +45,19 @@ def run(shared: Path, work: Callable[[Delivery], Awaitable[None]], *, prints: bo
     assert delivery_workers_of(os.getpid()) == []
 
 
-def deliver(directory: Path, package: ResultPackage = PACKAGE, shared: Path | None = None) -> None:
-    """Deliver into ``directory``, by a process."""
-    seen: list[ResultPackage] = []
-
-    async def place() -> None:
-        with Delivery(str(shared or directory), seen.append) as delivery:
-            await delivery.deliver(slot_in(directory), package)
-
-    asyncio.run(place())
-    assert seen == [package]
-
-
-@dataclasses.dataclass
-class Bench:
-    """A worker in this process, where calls can be watched."""
-
-    shared: Path
-    answers: list[DeliveryReport] = dataclasses.field(default_factory=list)
-    lines: list[bytes] = dataclasses.field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.worker = DeliveryWorker(
-            str(self.shared),
-            f"{TEMPORARY_PREFIX}test-",
-            self.answers.extend,
-            self.lines.append,
-        )
-
-    def stage(
-        self, number: int, package: ResultPackage = PACKAGE, *, may_be_published: bool = False
-    ) -> Stage:
-        """Return a request for the one slot."""
-        output = package.output
-        return Stage(
-            number,
-            os.fsencode(self.shared),
-            None,
-            b"result",
-            package.files,
-            package.marker,
-            package.line,
-            output and msgspec.structs.replace(output, root=""),
-            os.fsencode(output.root) if output else b"",
-            may_be_published,
-        )
-
-    def handle(self, *requests: DeliveryRequest) -> Sequence[DeliveryReport]:
-        """Have requests handled together; return the new reports."""
-        before = len(self.answers)
-        self.worker.handle(requests)
-        return self.answers[before:]
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    """Return the files of a directory."""
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-
-
-def temporaries(directory: Path) -> list[Path]:
-    """Return what is there under temporary names."""
-    return [path for path in directory.iterdir() if path.name.startswith(TEMPORARY_PREFIX)]
-
-
 async def until(look: Callable[[], object], what: str) -> None:
-    """Wait for something to be true while the loop goes on."""
+    """Wait until ``look`` is true, while the event loop runs."""
     await asyncio.to_thread(wait_until, look, what)
 
 
-def descriptors() -> int:
-    """Return how many descriptors this process holds."""
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def processes(count: int) -> list[int]:
-    """Return this process's that deliver, when there are so many: a new one has no name at once."""
+    """Return the worker processes, as soon as there are ``count``."""
 
     def look() -> list[int] | None:
         found = delivery_workers_of(os.getpid())
         return found if len(found) == count else None
 
-    return wait_until(look, f"{count} processes that deliver")
-
-
-def watch(monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
-    """Return a list that grows by each call that changes names or makes anything durable."""
-    calls: list[str] = []
-    real = {name: getattr(os, name) for name in ("unlink", "replace")}
-    begin, finish = FsyncBatch.begin, FsyncBatch.finish
-    begun: dict[FsyncBatch, Sequence[int]] = {}
-
-    def kind(fd: int) -> str:
-        target = Path(f"/proc/self/fd/{fd}").readlink()
-        return "directory" if target == directory else "file"
-
-    def unlink(name: str, *, dir_fd: int) -> None:
-        real["unlink"](name, dir_fd=dir_fd)
-        calls.append(f"unlink {name}")
-
-    def replace(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        calls.append(f"rename {target}")
-        real["replace"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-
-    def remember(syncs: FsyncBatch, fds: Sequence[int]) -> None:
-        begun[syncs] = fds
-        begin(syncs, fds)
-
-    def tell(syncs: FsyncBatch) -> list[OSError | None]:
-        errors = finish(syncs)
-        assert not any(errors)
-        calls.extend(f"sync {kind(fd)}" for fd in begun.pop(syncs))
-        return errors
-
-    for name, stand_in in (("unlink", unlink), ("replace", replace)):
-        monkeypatch.setattr(os, name, stand_in)
-    monkeypatch.setattr(FsyncBatch, "begin", remember)
-    monkeypatch.setattr(FsyncBatch, "finish", tell)
-    return calls
+    return wait_until(look, f"{count} delivery workers")
 
 
 def test_delivery_over_earlier_results_replaces_all_files(tmp_path: Path) -> None:
@@ -186,33 +66,6 @@ def test_delivery_over_earlier_results_replaces_all_files(tmp_path: Path) -> Non
     (tmp_path / "result.done").write_bytes(b"old")
     deliver(tmp_path)
     assert content(tmp_path) == PLACED
-
-
-@pytest.mark.parametrize("is_staged_before", [False, True])
-def test_delivery_changes_results_only_without_marker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_staged_before: bool
-) -> None:
-    """Whenever a result file changes, the marker is absent, durably."""
-    bench = Bench(tmp_path)
-    bench.handle(bench.stage(1), Publish(1))
-    calls = watch(monkeypatch, tmp_path)
-    if is_staged_before:
-        assert bench.handle(bench.stage(2, OTHER)) == []
-        assert calls == ["sync file"] * 3
-        assert bench.handle(Publish(2)) == [Finished(2)]
-    else:
-        assert bench.handle(bench.stage(2, OTHER), Publish(2)) == [Finished(2)]
-    assert calls == [
-        *["sync file"] * 3,
-        "unlink result.done",
-        "sync directory",
-        "rename result.json",
-        "rename result.txt",
-        "sync directory",
-        "rename result.done",
-        "sync directory",
-    ]
-    assert bench.lines == [b"{}\n", b"[]\n"]
 
 
 def test_delivery_over_special_files_replaces_them_unopened(tmp_path: Path) -> None:
@@ -244,128 +97,6 @@ def test_delivery_to_slot_that_became_a_link_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         deliver(shared / "slot", shared=shared)
     assert list(elsewhere.iterdir()) == []
-
-
-def test_delivery_that_fails_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor a marker: the slot may hold a mixture of old and new files."""
-    bench = Bench(tmp_path)
-    bench.handle(bench.stage(1), Publish(1))
-
-    def replace(*_arguments: object, **_more: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", replace)
-    (answer,) = bench.handle(bench.stage(2), Publish(2))
-    assert answer == Finished(2, (errno.ENOSPC, "No space left on device", None))
-    assert sorted(content(tmp_path)) == ["result.json", "result.txt"]
-    assert len(bench.lines) == 1
-
-
-def test_stage_that_fails_keeps_old_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The failure is reported when the results are to be published, not before."""
-    bench = Bench(tmp_path)
-    bench.handle(bench.stage(1), Publish(1))
-
-    finish = FsyncBatch.finish
-
-    def fail(syncs: FsyncBatch) -> list[OSError | None]:
-        return [OSError(errno.EIO, "Input/output error") for _ in finish(syncs)]
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FsyncBatch, "finish", fail)
-        assert bench.handle(bench.stage(2, OTHER)) == []
-    assert bench.handle(Publish(2)) == [Finished(2, (errno.EIO, "Input/output error", None))]
-    assert content(tmp_path) == PLACED
-    assert temporaries(tmp_path) == []
-
-
-def test_batch_with_failing_request_delivers_the_others(tmp_path: Path) -> None:
-    """All of them go through the steps together."""
-    bench = Bench(tmp_path)
-    lost = dataclasses.replace(bench, shared=tmp_path / "gone").stage(1)
-    answers = bench.handle(lost, bench.stage(2), Publish(1), Publish(2))
-    assert [
-        (answer.number, answer.error is None) for answer in answers if isinstance(answer, Finished)
-    ] == [
-        (1, False),
-        (2, True),
-    ]
-    assert content(tmp_path) == PLACED
-
-
-def test_worker_keeps_no_descriptor_open(tmp_path: Path) -> None:
-    """However a delivery ends."""
-    bench = Bench(tmp_path)
-    before = descriptors()
-    gone = dataclasses.replace(bench, shared=tmp_path / "gone")
-    for number in range(0, 50, 5):
-        bench.handle(bench.stage(number), gone.stage(number + 1))
-        bench.handle(bench.stage(number + 2), Publish(number), bench.stage(number + 3))
-        bench.handle(Publish(number + 1), Abandon(number + 2), Publish(number + 3))
-        bench.handle(bench.stage(number + 4), Abandon(number + 4))
-    assert descriptors() == before
-    bench.handle(bench.stage(50))
-    assert descriptors() == before + 1  # the directory's
-    bench.worker.close()
-    assert descriptors() == before
-    assert temporaries(tmp_path) == []
-
-
-def test_retry_of_published_results_only_syncs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker before may have died just before it reported them."""
-    bench = Bench(tmp_path)
-    bench.handle(bench.stage(1), Publish(1))
-    calls = watch(monkeypatch, tmp_path)
-    assert bench.handle(bench.stage(2, may_be_published=True), Publish(2)) == [Finished(2)]
-    assert calls == ["sync directory"]
-    assert len(bench.lines) == 1
-
-
-@pytest.mark.parametrize("kind", ["nothing", "another", "longer", "link", "fifo", "directory"])
-def test_retry_of_unpublished_results_publishes_them(tmp_path: Path, kind: str) -> None:
-    """Only this very marker shows that all of them are in place."""
-    marker = tmp_path / "result.done"
-    if kind == "another":
-        marker.write_bytes(OTHER.marker)
-    elif kind == "longer":
-        marker.write_bytes(PACKAGE.marker + b"\n")
-    elif kind == "link":
-        (tmp_path / "target").write_bytes(PACKAGE.marker)
-        marker.symlink_to("target")
-    elif kind == "fifo":
-        os.mkfifo(marker)
-    elif kind == "directory":
-        marker.mkdir()
-    bench = Bench(tmp_path)
-    assert bench.handle(bench.stage(1, may_be_published=True), Publish(1)) == [Finished(1)]
-    assert content(tmp_path).items() >= PLACED.items()
-    assert stat.S_ISREG(marker.lstat().st_mode)
-    assert bench.lines == [b"{}\n"]
-
-
-def test_worker_reports_before_it_removes_leftovers(tmp_path: Path) -> None:
-    """Without a report the daemon delivers again, and needs the output files once more."""
-    shared, left = tmp_path / "shared", tmp_path / "left"
-    for directory in (shared, left):
-        directory.mkdir()
-    (left / "file").write_bytes(b"content")
-    package = ResultPackage(PACKAGE.files, PACKAGE.marker, inventory(str(left), 100))
-    seen: list[bool] = []
-    worker = DeliveryWorker(
-        str(shared), TEMPORARY_PREFIX, lambda _answers: seen.append(left.exists()), lambda *_: None
-    )
-    worker.handle([Bench(shared).stage(1, package), Publish(1)])
-    assert seen == [True]
-    while worker.remove_some():
-        pass
-    assert not left.exists()
-    assert (shared / "result.output" / "file").read_bytes() == b"content"
 
 
 def test_abandoned_delivery_leaves_no_file(tmp_path: Path) -> None:
@@ -501,7 +232,7 @@ def test_worker_that_hangs_gets_a_bounded_number_of_results(
 
 
 class Clock:
-    """The monotonic clock, which a test can put forward."""
+    """A monotonic clock that a test can set forward."""
 
     def __init__(self) -> None:
         self.ahead_seconds = 0.0
@@ -693,7 +424,7 @@ def test_large_results_arrive_complete(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def standard_output(fd: int) -> Iterator[None]:
-    """Let processes that are started have ``fd`` as their standard output."""
+    """Give started processes ``fd`` as their standard output."""
     ours = os.dup(1)
     os.dup2(fd, 1)
     try:
@@ -791,16 +522,3 @@ def test_delivery_to_names_of_any_bytes_succeeds(tmp_path: Path) -> None:
     assert content(shared) == PLACED
     assert set(content(directory)) == {stem + suffix for suffix in (".json", ".txt", ".done")}
     assert (directory / f"{stem}.output" / "file").read_bytes() == b"content"
-
-
-def test_frame_decoder_with_any_split_returns_all_bodies() -> None:
-    """Byte by byte, and in any two parts."""
-    requests: list[DeliveryRequest] = [Publish(1), Abandon(2), Publish(300)]
-    data = b"".join(map(encode, requests))
-    for at in range(len(data) + 1):
-        frames = FrameDecoder()
-        bodies = frames.feed(data[:at]) + frames.feed(data[at:])
-        assert list(map(decode_request, bodies)) == requests
-    frames = FrameDecoder()
-    one_by_one = [body for byte in data for body in frames.feed(bytes([byte]))]
-    assert list(map(decode_request, one_by_one)) == requests
