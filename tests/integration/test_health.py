@@ -258,7 +258,7 @@ def at_rest(daemon: Daemon) -> tuple[int, int]:
 
     def has_asked() -> bool:
         with contextlib.suppress(FileNotFoundError):  # one that was just closed
-            return any("wasmdrop-echo" in str(path.readlink()) for path in files.iterdir())
+            return any("wasmdrop-liveness" in str(path.readlink()) for path in files.iterdir())
         return False
 
     wait_until(has_asked, "the first question to the watcher")
