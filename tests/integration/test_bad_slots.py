@@ -23,7 +23,7 @@ ANSWER: Final = bytes(wat2wasm('(module (func (export "run") (result i32) (i32.c
 WAITING: Final = '{"module":"late"}'
 
 #: A stop that takes longer waits for something that never happens.
-PROMPT_SECONDS: Final = 15.0
+PROMPT_SECONDS: Final = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 def _daemon(base: Path) -> Daemon:
     it = Daemon(
-        base, WASMDROP_SETTLE_SEC="0.1", WASMDROP_DRAIN_SEC="10", WASMDROP_MODULE_WAIT_SEC="60"
+        base, WASMDROP_SETTLE_SEC="0.1", WASMDROP_DRAIN_SEC="60", WASMDROP_MODULE_WAIT_SEC="60"
     )
     drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     return it
