@@ -12,11 +12,9 @@ from typing import Any, Final
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from wasmtime import wat2wasm
 
-from tests.support.daemon import Daemon, drop
 from tests.support.deploy.base import ROOT
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 from tests.support.require import require_tools
 
 MONITORING: Final = ROOT / "k8s/monitoring"
@@ -28,8 +26,7 @@ PAGE: Final = ROOT / "docs/observability.md"
 @pytest.fixture(scope="module")
 def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Give the response of ``/metrics`` of a real daemon after a job."""
-    daemon = Daemon(tmp_path_factory.mktemp("daemon"), WASMDROP_HTTP="127.0.0.1:0")
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path_factory.mktemp("daemon"), WASMDROP_HTTP="127.0.0.1:0")
     with daemon.running():
         daemon.submit("input.json", '{"entry":"fib","args":[12]}')
         address = daemon.events("http-listening")[-1]["address"]

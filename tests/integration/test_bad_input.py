@@ -13,10 +13,12 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB, GOOD
-from tests.support.outcomes import failure, faults
+from tests.support.fib import FIB, GOOD, with_fib
+from tests.support.outcomes import failure
 from tests.support.require import require_root
 from tests.support.wrong_keys import KEYS
+
+pytestmark = pytest.mark.usefixtures("no_fault")
 
 #: Text that no guest and no result may contain.
 PRECIOUS: Final = "not for guests"
@@ -31,14 +33,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     with it.running():
         yield it
-
-
-@pytest.fixture(autouse=True)
-def _no_fault(daemon: Daemon) -> Iterator[None]:
-    """Check that no case makes the daemon log a fault of its own."""
-    before = len(faults(daemon))
-    yield
-    assert faults(daemon)[before:] == []
 
 
 def good_drop_runs(daemon: Daemon, name: str) -> None:
@@ -310,8 +304,7 @@ def test_input_that_the_daemon_may_not_read_is_refused(tmp_path: Path) -> None:
 
 def test_input_written_in_several_parts_gives_one_result(tmp_path: Path) -> None:
     """Write, close, open again: an incomplete input is not judged while it grows."""
-    daemon = Daemon(tmp_path, WASMDROP_SETTLE_SEC="2")
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path, WASMDROP_SETTLE_SEC="2")
     with daemon.running():
         path = daemon.shared / "input.json"
         for part in ("", '{"entry":', '"fib",', '"args"', ":[1", "2]}"):
@@ -343,8 +336,7 @@ def test_shared_directory_behind_a_link_behaves_the_same(tmp_path: Path) -> None
     """The same bytes run again, too."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    daemon = Daemon(tmp_path / "link")
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path / "link")
     with daemon.running():
         first = daemon.submit("input.json", GOOD)
         drop(daemon.shared / "input.json", GOOD)

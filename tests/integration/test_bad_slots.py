@@ -13,9 +13,10 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB, GOOD
-from tests.support.outcomes import faults
+from tests.support.fib import GOOD, with_fib
 from tests.support.require import require_root
+
+pytestmark = pytest.mark.usefixtures("no_fault")
 
 ANSWER: Final = bytes(wat2wasm('(module (func (export "run") (result i32) (i32.const 42)))'))
 
@@ -35,19 +36,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def _daemon(base: Path) -> Daemon:
-    it = Daemon(
+    return with_fib(
         base, WASMDROP_SETTLE_SEC="0.1", WASMDROP_DRAIN_SEC="60", WASMDROP_MODULE_WAIT_SEC="60"
     )
-    drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
-    return it
-
-
-@pytest.fixture(autouse=True)
-def _no_fault(daemon: Daemon) -> Iterator[None]:
-    """Check that no case makes the daemon log a fault of its own."""
-    before = len(faults(daemon))
-    yield
-    assert faults(daemon)[before:] == []
 
 
 def others_run(daemon: Daemon) -> None:

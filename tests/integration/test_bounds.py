@@ -13,7 +13,7 @@ from benchmarks.usage import resident_mb
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
@@ -24,12 +24,6 @@ GOOD: Final = '{"entry":"fib","args":[12],"id":"%d"}'
 ANSWER: Final = bytes(wat2wasm('(module (func (export "run") (result i32) (i32.const 42)))'))
 
 _LARGE_BYTES: Final = 7 * 1024 * 1024
-
-
-def _daemon(base: Path, **variables: str) -> Daemon:
-    daemon = Daemon(base, **variables)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
-    return daemon
 
 
 def _keep_results(daemon: Daemon, count: int, size_bytes: int) -> None:
@@ -56,7 +50,7 @@ def _keep_results(daemon: Daemon, count: int, size_bytes: int) -> None:
 
 def test_results_of_removed_slots_take_no_memory(tmp_path: Path) -> None:
     """Neither at the start nor while delivery is retried; others are served meanwhile."""
-    daemon = _daemon(tmp_path)
+    daemon = with_fib(tmp_path)
     _keep_results(daemon, 30, _LARGE_BYTES)
     with daemon.running():
         assert daemon.process is not None
@@ -80,7 +74,7 @@ def test_results_past_the_limit_evict_the_oldest_and_are_logged(tmp_path: Path) 
 
     The newest results are delivered when their slots come back.
     """
-    daemon = _daemon(tmp_path, WASMDROP_UNDELIVERED_JOBS="3", WASMDROP_MODULE_WAIT_SEC="60")
+    daemon = with_fib(tmp_path, WASMDROP_UNDELIVERED_JOBS="3", WASMDROP_MODULE_WAIT_SEC="60")
     with daemon.running():
         names = [f"gone-{number}/input.json" for number in range(6)]
         for name in names:
@@ -109,7 +103,7 @@ def test_results_past_the_limit_evict_the_oldest_and_are_logged(tmp_path: Path) 
 
 def test_module_rewritten_often_is_read_rarely_and_the_last_version_counts(tmp_path: Path) -> None:
     """A thousand versions are written while the daemon reads the first."""
-    daemon = _daemon(tmp_path)
+    daemon = with_fib(tmp_path)
     module = daemon.shared / "busy" / "module.wasm"
     with daemon.running():
         drop(module, ANSWER)
@@ -129,7 +123,7 @@ def test_module_rewritten_often_is_read_rarely_and_the_last_version_counts(tmp_p
 @pytest.mark.parametrize("kill", [False, True])
 def test_slots_that_wait_for_a_module_rerun_with_a_small_queue(tmp_path: Path, kill: bool) -> None:
     """Each of them, even if the daemon is killed in the middle."""
-    daemon = _daemon(tmp_path, WASMDROP_MAX_QUEUED="20", WASMDROP_MODULE_WAIT_SEC="0.1")
+    daemon = with_fib(tmp_path, WASMDROP_MAX_QUEUED="20", WASMDROP_MODULE_WAIT_SEC="0.1")
     names = [f"many/input-{number}.json" for number in range(150)]
     daemon.start()
     for name in names:

@@ -7,7 +7,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 
 #: A module of about 600 kB that returns a number of its own.
 _LARGE = """
@@ -30,8 +30,7 @@ def answer(daemon: Daemon, name: str, content: dict[str, object]) -> object:
 
 def test_module_cache_after_a_restart_compiles_only_damaged_entries(tmp_path: Path) -> None:
     """The job of a damaged entry gets its result all the same, and the log says why."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     fib: dict[str, object] = {"entry": "fib", "args": [10]}
     for is_damaged, compiled in ((False, 1), (False, 1), (True, 2)):
         if is_damaged:

@@ -9,7 +9,9 @@ from wasmtime import wat2wasm
 
 from tests.support.components import COMMAND, ECHOES, EVERYTHING, NAMED
 from tests.support.daemon import Daemon, drop
-from tests.support.outcomes import Run, faults
+from tests.support.outcomes import Run
+
+pytestmark = pytest.mark.usefixtures("no_fault")
 
 MODULES: Final = {
     "everything": EVERYTHING,
@@ -30,14 +32,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(text)))
     with it.running():
         yield it
-
-
-@pytest.fixture(autouse=True)
-def _no_fault(daemon: Daemon) -> Iterator[None]:
-    """Check that no case makes the daemon log a fault of its own."""
-    before = len(faults(daemon))
-    yield
-    assert faults(daemon)[before:] == []
 
 
 @pytest.mark.parametrize("name", [*ECHOES, *NAMED])

@@ -6,7 +6,7 @@ from pathlib import Path
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import FIB, with_fib
 
 
 def test_input_that_is_dropped_gives_a_result(daemon: Daemon) -> None:
@@ -72,8 +72,7 @@ def test_job_whose_module_is_missing_waits_for_it(tmp_path: Path) -> None:
 
 def test_input_that_exists_at_start_runs_once_and_not_at_the_next_start(tmp_path: Path) -> None:
     """A daemon that comes late finds the drops, and remembers them."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     drop(daemon.shared / "deep" / "er" / "input-x.json", '{"entry":"fib","args":[9]}')
     with daemon.running():
         wait_until(lambda: daemon.marker("deep/er/input-x.json"), "the marker")

@@ -9,7 +9,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 from tests.support.outcomes import Run, faults
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
@@ -17,8 +17,7 @@ from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon with all programs."""
-    it = Daemon(tmp_path_factory.mktemp("files"))
-    drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    it = with_fib(tmp_path_factory.mktemp("files"))
     for name, body in FILE_PROGRAMS.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {FILES} {body})")))
     with it.running():

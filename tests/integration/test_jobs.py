@@ -16,7 +16,7 @@ from wasmtime import wat2wasm
 from tests.support.commands import command, listed, on_terminal, run, wait_for_state
 from tests.support.daemon import DEADLINE_SECONDS, Daemon, drop, wait_until
 from tests.support.disks import fill
-from tests.support.fib import FIB
+from tests.support.fib import FIB, with_fib
 
 #: Runs until its time limit.
 SPIN = '(module (func (export "run") (loop (br 0))))'
@@ -105,8 +105,7 @@ def test_jobs_that_wait_for_a_module_or_another_job_say_so(tmp_path: Path) -> No
 
 def test_jobs_whose_delivery_waits_for_storage_say_why(tmp_path: Path, small: Path) -> None:
     """While the daemon retries, after it has stopped, and no longer once it is delivered."""
-    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path, WASMDROP_DRAIN_SEC="0.1")
     with daemon.running():
         drop(small / "input.json", '{"entry":"fib","args":[12]}')
         wait_until(lambda: daemon.marker("small/input.json"), "the first result")
@@ -162,8 +161,7 @@ def following(daemon: Daemon, *words: str) -> Iterator[Callable[[str], list[dict
 
 def test_jobs_follow_prints_each_change(tmp_path: Path) -> None:
     """After the present state; across a restart of the daemon too; of other slots nothing."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     with contextlib.ExitStack() as stack:
         with daemon.running():
             first = daemon.submit("input-a.json", {"entry": "fib", "args": [1]})["job"]
@@ -279,8 +277,7 @@ def test_finished_jobs_leave_the_journal_after_their_retention(tmp_path: Path) -
 
 def test_journal_that_is_damaged_does_not_stop_the_start(tmp_path: Path) -> None:
     """It is set aside with a warning, and new jobs run."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     with daemon.running():
         daemon.submit("input.json", {"entry": "fib", "args": [7]})
     journal = daemon.state / "journal.sqlite"
@@ -296,8 +293,7 @@ def test_journal_that_is_damaged_does_not_stop_the_start(tmp_path: Path) -> None
 
 def test_journal_damaged_while_running_ends_the_daemon_and_loses_nothing(tmp_path: Path) -> None:
     """The daemon can promise nothing any more, says so, and the next start takes the drop."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     daemon.start()
     daemon.submit("input.json", {"entry": "fib", "args": [7]})
     journal = daemon.state / "journal.sqlite"

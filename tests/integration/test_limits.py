@@ -9,8 +9,10 @@ from wasmtime import wat2wasm
 
 from tests.support.compilers import c_module, rust_module
 from tests.support.daemon import Daemon, drop
-from tests.support.outcomes import Run, faults
+from tests.support.outcomes import Run
 from tests.support.wasi_programs import STREAMS
+
+pytestmark = pytest.mark.usefixtures("no_fault")
 
 _MEMORY_MB: Final = 64
 _LIMITS: Final = {"memory_mb": _MEMORY_MB, "timeout_sec": 15}
@@ -34,14 +36,6 @@ def daemon(
     )
     with it.running():
         yield it
-
-
-@pytest.fixture(autouse=True)
-def _no_fault(daemon: Daemon) -> Iterator[None]:
-    """Check that no case makes the daemon log a fault of its own."""
-    before = len(faults(daemon))
-    yield
-    assert faults(daemon)[before:] == []
 
 
 def runs(daemon: Daemon, name: str, module: bytes | str, **keys: Any) -> Iterator[Run]:

@@ -13,8 +13,10 @@ from wasmtime import wat2wasm
 from tests.support.compilers import c_module, rust_module
 from tests.support.components import COMMAND
 from tests.support.daemon import Daemon, drop
-from tests.support.outcomes import Run, faults
+from tests.support.outcomes import Run
 from tests.support.wasi_programs import STREAMS
+
+pytestmark = pytest.mark.usefixtures("no_fault")
 
 #: Prints the digit of its argument to standard output, unless it is 0, and its fill to the other.
 _PRINTS: Final = """
@@ -67,14 +69,6 @@ def daemon(
     drop(it.wasm / "component.wasm", bytes(wat2wasm(component)))
     with it.running():
         yield it
-
-
-@pytest.fixture(autouse=True)
-def _no_fault(daemon: Daemon) -> Iterator[None]:
-    """Check that no case makes the daemon log a fault of its own."""
-    before = len(faults(daemon))
-    yield
-    assert faults(daemon)[before:] == []
 
 
 @pytest.mark.parametrize("keys", [{}, {"env": {"A": "b"}}, {"deterministic": True}], ids=str)

@@ -16,17 +16,10 @@ from wasmtime import wat2wasm
 
 from tests.support.commands import listed
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import FIB, with_fib
 from tests.support.require import require_root
 
 LOOP = '(module (func (export "run") (loop br 0)))'
-
-
-def with_fib(base: Path, **variables: str) -> Daemon:
-    """Return a daemon, not started, whose default module is ``fib``."""
-    daemon = Daemon(base, **variables)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
-    return daemon
 
 
 def fib(number: int) -> str:

@@ -9,7 +9,7 @@ from wasmtime import wat2wasm
 
 from tests.support.commands import listed, run, wait_for_state
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 
 
 def finished(daemon: Daemon, slot: str, count: int) -> list[dict[str, Any]]:
@@ -91,8 +91,7 @@ def test_retry_of_a_changed_input_restores_it_only_if_asked_to(daemon: Daemon) -
 
 def test_retry_never_replaces_an_input_that_has_not_run(tmp_path: Path) -> None:
     """It would be lost without a result."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     with daemon.running():
         job = daemon.submit("input-a.json", '{"entry": "nope"}')["job"]
     path = daemon.shared / "input-a.json"
@@ -105,8 +104,7 @@ def test_retry_never_replaces_an_input_that_has_not_run(tmp_path: Path) -> None:
 
 def test_retry_without_a_daemon_runs_with_the_next_one(tmp_path: Path) -> None:
     """It is a drop like any other."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     with daemon.running():
         job = daemon.submit("batch/input.json", {"entry": "fib", "args": [12]})["job"]
     assert run(daemon, "retry", job).returncode == 0

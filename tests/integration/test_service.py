@@ -12,18 +12,11 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import FIB, with_fib
 from wasmdrop.system.durable_files import TEMPORARY_PREFIX
 
 SLOW = '(module (func (export "run") (loop br 0)))'
 ODD = '(module (func (export "run") (result i32) (i32.const 7)))'
-
-
-def with_fib(tmp_path: Path, **variables: str) -> Daemon:
-    """Return a daemon, not started, whose default module is ``fib``."""
-    daemon = Daemon(tmp_path, **variables)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
-    return daemon
 
 
 def test_daemon_that_stops_lets_a_running_job_finish(tmp_path: Path) -> None:

@@ -7,14 +7,13 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.disks import fill
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
 
 def test_disk_that_is_full_delays_its_own_results_only(tmp_path: Path, small: Path) -> None:
     """The slot on the full file system is served when there is room again."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     with daemon.running():
         drop(small / "input.json", '{"entry":"fib","args":[11]}')
         wait_until(lambda: daemon.marker("small/input.json"), "the first result")
@@ -36,8 +35,7 @@ def test_disk_that_is_full_delays_its_own_results_only(tmp_path: Path, small: Pa
 
 def test_result_that_waited_is_delivered_by_the_next_daemon(tmp_path: Path, small: Path) -> None:
     """The journal keeps it; the job is not rerun."""
-    daemon = Daemon(tmp_path, WASMDROP_DRAIN_SEC="0.1")
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path, WASMDROP_DRAIN_SEC="0.1")
     with daemon.running():
         drop(small / "input.json", '{"entry":"fib","args":[12]}')
         wait_until(lambda: daemon.marker("small/input.json"), "the first result")

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wasmtime import wat2wasm
 
-from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.daemon import Daemon, wait_until
 from tests.support.disks import fill
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 
 PAGE_BYTES = 4096
 
@@ -56,13 +55,6 @@ def redirected(daemon: Daemon, base: Path, *redirections: str) -> None:
     daemon.prefix = ("sh", "-c", f'exec "$@" {words}', "sh")
 
 
-def with_fib(base: Path) -> Daemon:
-    """Return a daemon, not started, whose default module is ``fib``."""
-    daemon = Daemon(base / "daemon")
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
-    return daemon
-
-
 @contextlib.contextmanager
 def launched(daemon: Daemon) -> Iterator[None]:
     """Launch it for a block, and stop it; it may have no log that says it is ready."""
@@ -88,7 +80,7 @@ def test_daemon_with_a_broken_stream_runs_jobs_and_stops(
     tmp_path: Path, how: str, streams: str
 ) -> None:
     """Standard error, standard output, or both: neither its start nor its jobs need them."""
-    daemon = with_fib(tmp_path)
+    daemon = with_fib(tmp_path / "daemon")
     with fifos(tmp_path):
         redirected(daemon, tmp_path, *(BROKEN[how].replace("{0}", it) for it in streams.split()))
         with launched(daemon):
@@ -101,7 +93,7 @@ def test_daemon_with_a_broken_stream_runs_jobs_and_stops(
 
 def test_daemon_without_streams_opens_no_file_at_their_numbers(tmp_path: Path) -> None:
     """Printed text would otherwise go into the journal, or a result."""
-    daemon = with_fib(tmp_path)
+    daemon = with_fib(tmp_path / "daemon")
     redirected(daemon, tmp_path, NOTHING_IS_OPEN)
     with launched(daemon):
         works(daemon, "input.json", "input-a.json")
@@ -124,7 +116,7 @@ def open_files(pid: int) -> dict[str, str]:
 @pytest.mark.parametrize("stream", ["1", "2"])
 def test_lines_that_are_not_read_wait_and_come_whole(tmp_path: Path, stream: str) -> None:
     """In their order, when they are read; nothing in the daemon waits for that."""
-    daemon = with_fib(tmp_path)
+    daemon = with_fib(tmp_path / "daemon")
     names = [f"input-{number}.json" for number in range(8)]
     read = b""
     with fifos(tmp_path) as full:
@@ -152,7 +144,7 @@ def test_lines_after_a_full_disk_go_on_when_there_is_room(
     tmp_path: Path, small: Path, stream: str
 ) -> None:
     """With the number of those that were dropped; a line that was torn is ended."""
-    daemon = with_fib(tmp_path)
+    daemon = with_fib(tmp_path / "daemon")
     fill(small)
     redirected(daemon, tmp_path, f"{stream}>>{small}/lines")
     event = "result-lines-dropped" if stream == "1" else "log-lines-dropped"
@@ -181,7 +173,7 @@ def test_lines_after_a_full_disk_go_on_when_there_is_room(
 @pytest.mark.parametrize("how", ["closed", "full-device"])
 def test_daemon_that_can_not_print_has_its_exit_status(tmp_path: Path, how: str) -> None:
     """Wrong settings are status 2, whether the message can be printed or not."""
-    daemon = with_fib(tmp_path)
+    daemon = with_fib(tmp_path / "daemon")
     daemon.environment["WASMDROP_WORKERS"] = "many"
     redirected(daemon, tmp_path, BROKEN[how].replace("{0}", "2"))
     daemon.launch()

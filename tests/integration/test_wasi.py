@@ -8,9 +8,11 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
-from tests.support.fib import FIB
-from tests.support.outcomes import Run, faults
+from tests.support.fib import with_fib
+from tests.support.outcomes import Run
 from tests.support.wasi_programs import STREAM_PROGRAMS, STREAMS
+
+pytestmark = pytest.mark.usefixtures("no_fault")
 
 
 @pytest.fixture(scope="module", params=["process", "instance"])
@@ -18,24 +20,15 @@ def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """Give one running daemon with all programs, with either isolation."""
-    it = Daemon(
+    it = with_fib(
         tmp_path_factory.mktemp("wasi"),
         SECRET="not for guests",  # noqa: S106 - none
         WASMDROP_ISOLATION=request.param,
     )
-    drop(it.wasm / "module.wasm", bytes(wat2wasm(FIB)))
     for name, body in STREAM_PROGRAMS.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {STREAMS} {body})")))
     with it.running():
         yield it
-
-
-@pytest.fixture(autouse=True)
-def _no_fault(daemon: Daemon) -> Iterator[None]:
-    """Check that no case makes the daemon log a fault of its own."""
-    before = len(faults(daemon))
-    yield
-    assert faults(daemon)[before:] == []
 
 
 def test_command_gives_its_output_and_its_exit_code(daemon: Daemon) -> None:

@@ -16,7 +16,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import FIB, with_fib
 from tests.support.require import require_users
 from tests.support.users import DAEMON, as_user, shared_base
 
@@ -41,7 +41,7 @@ file.write(sys.argv[3].encode())
 @pytest.fixture(params=["events", "poll"])
 def any_daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """Give a daemon that uses events, and one that polls."""
-    daemon = with_fib(tmp_path, WASMDROP_WATCH=str(request.param))
+    daemon = quick_daemon(tmp_path, WASMDROP_WATCH=str(request.param))
     with daemon.running():
         yield daemon
 
@@ -49,16 +49,14 @@ def any_daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemo
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """Give a daemon that uses events."""
-    it = with_fib(tmp_path)
+    it = quick_daemon(tmp_path)
     with it.running():
         yield it
 
 
-def with_fib(base: Path, **variables: str) -> Daemon:
-    """Return a daemon whose default module is ``fib``."""
-    it = Daemon(base, WASMDROP_SETTLE_SEC=SETTLE, WASMDROP_POLL_SEC="0.1", **variables)
-    drop(it.wasm / "module.wasm", MODULE)
-    return it
+def quick_daemon(base: Path, **variables: str) -> Daemon:
+    """Return a daemon, not started, that judges files soon; its default module is ``fib``."""
+    return with_fib(base, WASMDROP_SETTLE_SEC=SETTLE, WASMDROP_POLL_SEC="0.1", **variables)
 
 
 def pause(daemon: Daemon) -> None:
@@ -139,7 +137,7 @@ def test_input_of_a_writer_that_dies_is_judged_as_it_is(any_daemon: Daemon) -> N
 
 def test_input_of_a_writer_that_hangs_is_judged_in_the_end(tmp_path: Path) -> None:
     """It stays open and unchanged for the time between two scans."""
-    daemon = with_fib(tmp_path, WASMDROP_RESCAN_SEC="1")
+    daemon = quick_daemon(tmp_path, WASMDROP_RESCAN_SEC="1")
     with daemon.running(), (daemon.shared / "input.json").open("wb", buffering=0) as file:
         file.write(INPUT[:HALF])
         assert daemon.wait_for("input.json", INPUT[:HALF])["code"] == "invalid-input"
@@ -194,7 +192,7 @@ def test_input_written_through_a_mapping_is_awaited(any_daemon: Daemon) -> None:
 
 def test_input_that_is_open_when_the_daemon_starts_is_awaited(tmp_path: Path) -> None:
     """No event tells of earlier writes."""
-    daemon = with_fib(tmp_path)
+    daemon = quick_daemon(tmp_path)
     with (daemon.shared / "input.json").open("wb", buffering=0) as file:
         file.write(INPUT[:HALF])
         daemon.start()
@@ -245,7 +243,7 @@ def test_job_waits_for_a_module_that_is_copied_with_pauses(
 
 def test_invalid_module_that_is_closed_is_refused_without_a_wait(tmp_path: Path) -> None:
     """The daemon saw its close, so it does not wait for more."""
-    daemon = with_fib(tmp_path, WASMDROP_MODULE_WAIT_SEC="3600")
+    daemon = quick_daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="3600")
     with daemon.running():
         (daemon.wasm / "bad.wasm").write_bytes(MODULE[:-1])
         assert daemon.submit("input.json", b'{"module":"bad"}')["code"] == "invalid-module"
@@ -253,7 +251,7 @@ def test_invalid_module_that_is_closed_is_refused_without_a_wait(tmp_path: Path)
 
 def test_invalid_module_of_a_writer_that_hangs_is_refused_in_the_end(tmp_path: Path) -> None:
     """A job waits for the rest as long as it would wait for the whole module."""
-    daemon = with_fib(tmp_path, WASMDROP_MODULE_WAIT_SEC="1")
+    daemon = quick_daemon(tmp_path, WASMDROP_MODULE_WAIT_SEC="1")
     with daemon.running(), ExitStack() as stack:
         _in_place(daemon.wasm / "bad.wasm", stack)
         assert daemon.submit("input.json", b'{"module":"bad"}')["code"] == "invalid-module"
@@ -282,7 +280,7 @@ def test_daemon_of_another_user_awaits_input_and_module() -> None:
     """Only events tell it that both are open."""
     require_users()
     with shared_base() as base:
-        daemon = with_fib(base)
+        daemon = quick_daemon(base)
         daemon.prefix = as_user(DAEMON)
         daemon.shared.chmod(0o777)
         daemon.state.mkdir()

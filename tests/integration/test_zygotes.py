@@ -6,10 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from wasmtime import wat2wasm
-
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.fib import FIB
+from tests.support.fib import with_fib
 
 JOBS = 120
 
@@ -56,8 +54,7 @@ def _fib(n: int) -> int:
 
 def test_zygote_ends_when_the_daemon_is_killed(tmp_path: Path) -> None:
     """With a job that runs in a child of it: all end by themselves."""
-    daemon = Daemon(tmp_path)
-    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(FIB)))
+    daemon = with_fib(tmp_path)
     daemon.start()
     for n in range(3):
         daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
