@@ -30,8 +30,8 @@ __all__ = ["Delivery", "DeliveryHangsError", "DeliveryLostError", "PendingDelive
 _CLOSE_SECONDS: Final = 5.0
 
 
-class _Role(StrEnum):
-    """Separates the deliveries of one filesystem that must not wait for each other."""
+class _Traffic(StrEnum):
+    """Kinds of deliveries to one filesystem, which do not wait for each other."""
 
     RESULTS = "results"
     OUTPUT = "output"
@@ -60,17 +60,17 @@ class Delivery:
         self._instance_locks = instance_locks
         self._output_lock_fd = os.memfd_create("wasmdrop-lines") if prints_lines else -1
         self._mounts = MountTable()
-        self._workers: dict[tuple[str, _Role], WorkerProcess] = {}
+        self._workers: dict[tuple[str, _Traffic], WorkerProcess] = {}
         # Started in advance: a worker takes a moment to start, which the first job should not wait.
-        self._worker(self._shared_dir, _Role.RESULTS)
+        self._worker(self._shared_dir, _Traffic.RESULTS)
 
     def stage(self, slot: Slot, package: ResultPackage) -> PendingDelivery:
         """Have results written to temporary files beside their final names.
 
         The caller must call :meth:`PendingDelivery.publish` or :meth:`PendingDelivery.abandon`.
         """
-        role = _Role.RESULTS if package.output is None else _Role.OUTPUT
-        return self._stage(slot, package, role, may_be_published=False)
+        traffic = _Traffic.RESULTS if package.output is None else _Traffic.OUTPUT
+        return self._stage(slot, package, traffic, may_be_published=False)
 
     def deliver(self, slot: Slot, package: ResultPackage) -> "asyncio.Future[None]":
         """Stage and publish; see :meth:`stage` and :meth:`PendingDelivery.publish`."""
@@ -81,7 +81,7 @@ class Delivery:
 
         Results that are in place already are only made durable, and no second line is printed.
         """
-        return self._stage(slot, package, _Role.RETRIES, may_be_published=True).publish()
+        return self._stage(slot, package, _Traffic.RETRIES, may_be_published=True).publish()
 
     def probe(self, directory: str) -> "asyncio.Future[None]":
         """Check that a slot's directory can be opened; the future raises ``OSError`` if not.
@@ -89,17 +89,17 @@ class Delivery:
         Before a retry: no results are sent to a directory that can't take them.
         """
         try:
-            return self._worker(directory, _Role.RETRIES).probe(directory)
+            return self._worker(directory, _Traffic.RETRIES).probe(directory)
         except OSError as error:
             failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             return failed
 
     def _stage(
-        self, slot: Slot, package: ResultPackage, role: _Role, *, may_be_published: bool
+        self, slot: Slot, package: ResultPackage, traffic: _Traffic, *, may_be_published: bool
     ) -> PendingDelivery:
         try:
-            worker = self._worker(slot.directory, role)
+            worker = self._worker(slot.directory, traffic)
         except OSError as error:  # there is no room for one more process, or it hangs
             delivery = PendingDelivery(None, 0, package)
             delivery.fail(error)
@@ -124,10 +124,10 @@ class Delivery:
         if self._output_lock_fd >= 0:
             os.close(self._output_lock_fd)
 
-    def _worker(self, directory: str, role: _Role) -> WorkerProcess:
+    def _worker(self, directory: str, traffic: _Traffic) -> WorkerProcess:
         """Return the worker for a directory. Raises ``OSError`` if it takes no more results."""
         mount_point = self._mounts.of(directory).point
-        key = (mount_point, role)
+        key = (mount_point, traffic)
         worker = self._workers.get(key)
         if worker is None or worker.has_ended:
             shared_mount_point = self._mounts.of(self._shared_dir).point
@@ -137,7 +137,7 @@ class Delivery:
                 self._output_lock_fd,
                 self._instance_locks,
                 self._on_delivered,
-                ends_when_idle=key != (shared_mount_point, _Role.RESULTS),
+                ends_when_idle=key != (shared_mount_point, _Traffic.RESULTS),
             )
         if worker.is_full:
             raise DeliveryHangsError(errno.ETIMEDOUT, "the filesystem does not answer", directory)

@@ -25,6 +25,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fix
 
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.system import openat2
+from wasmdrop.system.descriptors import open_regular
 from wasmdrop.system.durable_files import temporary_name
 from wasmdrop.system.private_files import require_private_directory
 
@@ -138,18 +139,18 @@ class _InstanceLock:
         with contextlib.suppress(FileExistsError):
             return self._make()
         try:
-            place = os.open(
+            path_fd = os.open(
                 self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory
             )
         except FileNotFoundError:
             return None
         try:
-            reason = self._why_untrusted(os.fstat(place))
+            reason = self._why_untrusted(os.fstat(path_fd))
             if reason is not None:
                 return self._set_aside(reason)
-            fd = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd, _status = open_regular(path_fd, os.O_RDWR)
         finally:
-            os.close(place)
+            os.close(path_fd)
         try:
             self._lock(fd)
             # It may be a file that others have open, or not a lock file: a new one replaces it.

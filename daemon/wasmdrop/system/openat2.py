@@ -36,7 +36,6 @@ __all__ = [
     "open_at",
     "open_directory",
     "open_in",
-    "open_path",
     "open_regular_at",
     "status",
     "staying_on_mounts",
@@ -106,22 +105,15 @@ class ForeignLinkError(PermissionError):
     """
 
 
-def open_path(root: str, relative: str, links: Links = Links.ANY) -> int:
-    """Return an ``O_PATH`` descriptor of ``relative`` below ``root``, never one of a link.
-
-    Raises ``FileNotFoundError``, ``DanglingLinkError``, ``ForeignLinkError``, and other ``OSError``
-    as open(2) does; with ``EXDEV`` for a path out of ``root``, with ``ELOOP`` for a link that is
-    not allowed or a loop of links.
-    """
-    return open_in(root, relative, links)[0]
-
-
 def open_in(
     root: str, relative: str, links: Links = Links.ANY
 ) -> tuple[int, os.stat_result | None]:
-    """Do :func:`open_path`; return the status of the directory with the last name too.
+    """Open ``relative`` below ``root`` as ``O_PATH``; return the status of its directory too.
 
-    If the last name is that of a link, it is the directory of the link.
+    The descriptor is never one of a link. The directory is the one that holds the last name, which
+    may be that of a link. Raises ``FileNotFoundError``, ``DanglingLinkError``,
+    ``ForeignLinkError``, and other ``OSError`` as open(2) does; with ``EXDEV`` for a path out of
+    ``root``, with ``ELOOP`` for a link that is not allowed or a loop of links.
     """
     walk = _PathWalk(root, relative, links)
     try:
@@ -250,8 +242,8 @@ def open_regular_at(
 
 
 def status(root: str, relative: str, links: Links = Links.ANY) -> os.stat_result:
-    """Return the status of ``relative`` below ``root``. Raises ``OSError`` as :func:`open_path`."""
-    fd = open_path(root, relative, links)
+    """Return the status of ``relative`` below ``root``. Raises as :func:`open_in` does."""
+    fd, _directory = open_in(root, relative, links)
     try:
         return os.fstat(fd)
     finally:

@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 def read(root: Path, relative: str, links: Links = Links.ANY) -> str:
     """Return the content of a file."""
-    fd = openat2.open_path(str(root), relative, links)
+    fd, _directory = openat2.open_in(str(root), relative, links)
     try:
         return Path(f"/proc/self/fd/{fd}").read_text()
     finally:
