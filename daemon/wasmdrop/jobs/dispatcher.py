@@ -220,7 +220,9 @@ class Dispatcher:
             # The job stays open in the journal: the next start tries it again.
             _log.exception("job-stuck", job=work.job.id, slot=work.slot_key)
             job = table.current(work).job
-            self._journal.explain(job, "stuck by a fault of the daemon; its next start goes on")
+            self._journal.explain(
+                job, "stuck because of a fault in the daemon, which retries it at its next start"
+            )
         self._leave(work)
 
     def _leave(self, work: Work) -> None:

@@ -14,6 +14,7 @@ from wasmdrop.intake.discovery import Discovery
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
 from wasmdrop.intake.volume_monitor import VolumeMonitor
+from wasmdrop.jobs.journal.database import JOURNAL_NAME
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.recovery import recover
@@ -22,7 +23,7 @@ from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
-from wasmdrop.service.directories import JOURNAL_NAME, check_directories
+from wasmdrop.service.directories import check_directories
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.probes import Health, Sources
 from wasmdrop.service.inbox import Inbox

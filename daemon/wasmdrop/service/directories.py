@@ -7,10 +7,7 @@ from wasmdrop.settings import Settings
 from wasmdrop.system.durable_files import make_directory_durably
 from wasmdrop.system.private_files import RUN_AS_OWNER, describe_permissions
 
-__all__ = ["JOURNAL_NAME", "check_directories"]
-
-#: The journal's file in the state directory.
-JOURNAL_NAME = "journal.sqlite"
+__all__ = ["check_directories"]
 
 
 def check_directories(settings: Settings) -> None:

@@ -14,10 +14,11 @@ from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
+from wasmdrop.jobs.journal.database import JOURNAL_NAME
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.protocol.errors import SandboxError, SettingsError, StorageError
-from wasmdrop.service.directories import JOURNAL_NAME, check_directories
+from wasmdrop.service.directories import check_directories
 from wasmdrop.service.instance_lock import lock_state_directory
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.pipeline import build_pipeline, new_module_finder

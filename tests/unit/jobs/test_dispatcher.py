@@ -273,7 +273,7 @@ def test_dispatcher_fault_in_one_job_lets_the_next_one_run() -> None:
         await bench.end("2")
         await bench.until_state("2", JobState.DELIVERED)
         assert bench.journal.jobs["1"].state is JobState.RUNNING
-        assert "fault of the daemon" in bench.journal.notes["1"]
+        assert "fault in the daemon" in bench.journal.notes["1"]
 
     with_bench(use)
 

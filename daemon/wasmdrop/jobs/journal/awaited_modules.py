@@ -11,11 +11,10 @@ from typing import Final
 import msgspec
 
 from wasmdrop.intake.layout import MODULE_NAME, Layout
+from wasmdrop.intake.module_finder import DIGEST_PREFIX
 from wasmdrop.jobs.job import Job
 
-__all__ = ["DIGEST_PREFIX", "KeyRange", "add", "key_of", "ranges_of", "remove"]
-
-DIGEST_PREFIX: Final = "sha256:"
+__all__ = ["KeyRange", "add", "key_of", "ranges_of", "remove"]
 
 _NAME: Final = b"name:"
 _DIRECTORY: Final = b"dir:"

@@ -21,6 +21,7 @@ from wasmdrop.protocol.errors import StorageError
 
 __all__ = [
     "FINAL",
+    "JOURNAL_NAME",
     "SCHEMA_VERSION",
     "decode_job",
     "encode_job",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 _log = structlog.get_logger()
+
+#: The journal's file in the state directory.
+JOURNAL_NAME: Final = "journal.sqlite"
 
 #: The final states, for a condition in SQL.
 FINAL: Final = "({})".format(", ".join(f"'{state}'" for state in JobState if state.is_final))

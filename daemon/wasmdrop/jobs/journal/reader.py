@@ -14,7 +14,13 @@ from typing import Any, Final, Self
 import msgspec
 
 from wasmdrop.jobs.job import Job, JobState
-from wasmdrop.jobs.journal.database import FINAL, SCHEMA_VERSION, decode_job, open_for_reading
+from wasmdrop.jobs.journal.database import (
+    FINAL,
+    JOURNAL_NAME,
+    SCHEMA_VERSION,
+    decode_job,
+    open_for_reading,
+)
 from wasmdrop.protocol.errors import SettingsError, StorageError
 from wasmdrop.protocol.outcome import Code
 
@@ -67,7 +73,7 @@ class JournalReader:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "journal.sqlite"
+        self._path = state_dir / JOURNAL_NAME
         self._require_file()
         try:
             self._connection = open_for_reading(self._path)

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from wasmdrop.jobs.journal.database import SCHEMA_VERSION, open_for_reading
+from wasmdrop.jobs.journal.database import JOURNAL_NAME, SCHEMA_VERSION, open_for_reading
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.service.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.service.doctor.mounts import free_space
@@ -34,7 +34,7 @@ def examine(settings: Settings) -> list[Finding]:
         privacy = _privacy(path)
         findings = [privacy, _locality(path)]
         if path.is_dir() and os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            findings += [_lock(path), _journal(path / "journal.sqlite")]
+            findings += [_lock(path), _journal(path / JOURNAL_NAME)]
             findings += [_cache(settings), free_space(_AREA, "state directory", path)]
     except OSError as error:
         advice = f"let user {os.geteuid()}, who runs this, read and write it"
