@@ -4,8 +4,6 @@ import fcntl
 import os
 import socket
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -31,24 +29,42 @@ def test_instance_lock_excludes_a_second_holder(
         pass
 
 
-def test_instance_lock_waits_for_an_ending_predecessor(tmp_path: Path) -> None:
-    """Its processes take a moment to end."""
-    path = tmp_path / SHARED_LOCK_NAME
+def lock_until_third_attempt(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[int]:
+    """Lock a file until another lock of it has failed three times; return the failed attempts."""
     before = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(before, fcntl.LOCK_EX)
-    began = time.monotonic()
-    ending = threading.Timer(0.2, os.close, [before])
-    ending.start()
+    failed: list[int] = []
+    flock = fcntl.flock
+
+    def counted(fd: int, operation: int) -> None:
+        try:
+            flock(fd, operation)
+        except BlockingIOError:
+            failed.append(fd)
+            if len(failed) == 3:
+                os.close(before)
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", counted)
+    return failed
+
+
+def test_instance_lock_waits_for_an_ending_predecessor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes take a moment to end."""
+    path = tmp_path / SHARED_LOCK_NAME
+    monkeypatch.setattr("wasmdrop.service.instance_lock._WAIT_SECONDS", 60.0)
+    failed = lock_until_third_attempt(monkeypatch, path)
     with lock_shared_directory(tmp_path):
-        assert time.monotonic() - began > 0.15
         assert path.read_text().startswith(f"process {os.getpid()} on ")
-    ending.join()
+    assert len(failed) == 3
 
 
 def test_instance_lock_is_held_by_a_process_that_inherits_it(tmp_path: Path) -> None:
     """Until it ends, after the process that locked it."""
-    with lock_shared_directory(tmp_path) as claim:
-        heir = subprocess.Popen(["sleep", "60"], pass_fds=[claim])
+    with lock_shared_directory(tmp_path) as lock:
+        heir = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
     (tmp_path / SHARED_LOCK_NAME).write_text(f"process {os.getppid()} on {socket.gethostname()}")
     try:
         with pytest.raises(SettingsError, match="in use"), lock_shared_directory(tmp_path):
@@ -60,18 +76,23 @@ def test_instance_lock_is_held_by_a_process_that_inherits_it(tmp_path: Path) -> 
         pass
 
 
-def test_instance_lock_waits_longer_for_children_of_a_dead_daemon(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_instance_lock_waits_longer_for_children_of_a_dead_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_dead: bool
+) -> None:
     """They may wait for their disk. The file identifies the dead daemon by process id and host."""
     with subprocess.Popen(["true"]) as dead:
         pass
     path = tmp_path / SHARED_LOCK_NAME
-    path.write_text(f"process {dead.pid} on {socket.gethostname()}\n")
-    path.chmod(0o600)
-    before = os.open(path, os.O_RDWR)
-    fcntl.flock(before, fcntl.LOCK_EX)
-    began = time.monotonic()
-    ending = threading.Timer(1.5, os.close, [before])
-    ending.start()
-    with lock_shared_directory(tmp_path):
-        assert time.monotonic() - began > 1.4
-    ending.join()
+    path.touch(0o600)
+    path.write_text(f"process {dead.pid if is_dead else os.getppid()} on {socket.gethostname()}\n")
+    monkeypatch.setattr("wasmdrop.service.instance_lock._WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("wasmdrop.service.instance_lock._WAIT_FOR_DEAD_SECONDS", 60.0)
+    failed = lock_until_third_attempt(monkeypatch, path)
+    if is_dead:
+        with lock_shared_directory(tmp_path):
+            assert len(failed) == 3
+    else:
+        with pytest.raises(SettingsError, match="in use"), lock_shared_directory(tmp_path):
+            pass
+        assert len(failed) == 1
