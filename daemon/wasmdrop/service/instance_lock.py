@@ -91,31 +91,26 @@ class _InstanceLock:
         self._open_to_others = _OTHERS
 
     def __enter__(self) -> int:
-        self._fds = contextlib.ExitStack()
-        try:
-            self._directory = openat2.open_directory(str(self._path), "")
-            self._fds.callback(os.close, self._directory)
-            if self._is_shared:
-                own = self._own_file()
-                self._trusted = {0, os.fstat(self._directory).st_uid, own.st_uid}
-                self._open_to_others = own.st_mode & _OTHERS
-            for _ in range(_MOST_ATTEMPTS):
-                fd = self._try()
-                if fd is not None:
-                    self._fds.callback(os.close, fd)
-                    return fd
-        except OSError as error:
-            self._fds.close()
-            raise SettingsError(
-                f"the {self._what} can't be locked: {self._path / self._name}: {error.strerror}"
-            ) from None
-        except BaseException:
-            self._fds.close()
-            raise
-        self._fds.close()
-        raise SettingsError(
-            f"the {self._what} can't be locked: {self._path / self._name} changes all the time"
-        )
+        path = self._path / self._name
+        with contextlib.ExitStack() as undo:
+            try:
+                self._directory = openat2.open_directory(str(self._path), "")
+                undo.callback(os.close, self._directory)
+                if self._is_shared:
+                    own = self._own_file()
+                    self._trusted = {0, os.fstat(self._directory).st_uid, own.st_uid}
+                    self._open_to_others = own.st_mode & _OTHERS
+                for _ in range(_MOST_ATTEMPTS):
+                    fd = self._try()
+                    if fd is not None:
+                        undo.callback(os.close, fd)
+                        self._fds = undo.pop_all()
+                        return fd
+            except OSError as error:
+                raise SettingsError(
+                    f"the {self._what} can't be locked: {path}: {error.strerror}"
+                ) from None
+        raise SettingsError(f"the {self._what} can't be locked: {path} changes all the time")
 
     def __exit__(self, *_exc: object) -> None:
         self._fds.close()

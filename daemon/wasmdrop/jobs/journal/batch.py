@@ -16,7 +16,7 @@ from wasmdrop.jobs.journal import awaited_modules
 from wasmdrop.jobs.journal.database import encode_job
 from wasmdrop.protocol.outcome import Code
 
-__all__ = ["Accepted", "Entry", "Moved", "Operation", "Remembered", "perform"]
+__all__ = ["Accepted", "Moved", "Operation", "Remembered", "Write", "perform"]
 
 #: Size limit of the input that the journal keeps of a failed job, in bytes: most inputs are short,
 #: and ``wasmdrop retry`` needs the input if the slot holds another one.
@@ -45,20 +45,20 @@ class Remembered(msgspec.Struct, frozen=True):
     taken: dict[str, bytes]
 
 
-Entry = Accepted | Moved | Remembered
+Write = Accepted | Moved | Remembered
 
 Operation = Callable[[sqlite3.Connection], Any]
 
 
-def perform(connection: sqlite3.Connection, work: Sequence[Entry | Operation]) -> list[Any]:
-    """Execute ``work`` in order; return the result of each operation, None for an entry.
+def perform(connection: sqlite3.Connection, work: Sequence[Write | Operation]) -> list[Any]:
+    """Execute ``work`` in order; return the result of each operation, None for a write.
 
     Raises ``sqlite3.Error``. Part of the work may be done then; the caller rolls back.
     """
     return [_perform(connection, one) for one in work]
 
 
-def _perform(connection: sqlite3.Connection, one: Entry | Operation) -> Any:
+def _perform(connection: sqlite3.Connection, one: Write | Operation) -> Any:
     match one:
         case Accepted(job, data, taken, changed_ns):
             connection.execute(

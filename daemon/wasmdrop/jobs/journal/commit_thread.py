@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from wasmdrop.jobs.journal.batch import Entry, Operation, perform
+from wasmdrop.jobs.journal.batch import Operation, Write, perform
 from wasmdrop.system.heartbeat import Heartbeat
 from wasmdrop.system.processes import use_batch_scheduling
 
@@ -36,7 +36,7 @@ _NAP_SECONDS: Final = 0.003
 
 
 class _Request(NamedTuple):
-    what: Entry | Operation
+    what: Write | Operation
     future: "asyncio.Future[Any] | None" = None
 
 
@@ -61,13 +61,13 @@ class CommitThread:
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
-    def submit(self, what: Entry | Operation) -> "asyncio.Future[Any]":
+    def submit(self, what: Write | Operation) -> "asyncio.Future[Any]":
         """Request a write, or a read; the future is done when it is durable."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self._gather(_Request(what, future))
         return future
 
-    def submit_lazily(self, what: Entry | Operation) -> None:
+    def submit_lazily(self, what: Write | Operation) -> None:
         """Request a write that may wait a moment for another one's transaction."""
         self._gather(_Request(what))
 
@@ -169,7 +169,7 @@ class CommitThread:
         error = state.outcome.exception() if state.outcome is not None else None
         _log.error("journal-commit-failed", path=str(self._path), error=str(error))
 
-    def _try_to_commit(self, work: list[Entry | Operation]) -> list[Any]:
+    def _try_to_commit(self, work: list[Write | Operation]) -> list[Any]:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
