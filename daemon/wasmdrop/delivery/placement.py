@@ -78,7 +78,8 @@ class Placement:
         self._temporary_name = temporary_name
         self._warn = warn
         self._stem = os.fsdecode(request.stem)
-        self._output = request.output
+        self._package = request.package
+        self._output = request.package.output
         if self._output is not None:
             root = os.fsdecode(request.output_root)
             self._output = msgspec.structs.replace(self._output, root=root)
@@ -103,7 +104,7 @@ class Placement:
             self.is_published = True
             return
         self._copy_output()
-        for suffix, data in [*self.request.files.items(), (MARKER_SUFFIX, self.request.marker)]:
+        for suffix, data in [*self._package.files.items(), (MARKER_SUFFIX, self._package.marker)]:
             name = self._temporary_name()
             fd = os.open(name, CREATE_FLAGS, 0o666, dir_fd=self._fd)
             self._temporaries[suffix] = name
@@ -118,7 +119,7 @@ class Placement:
         """Move the result files and the output directory into place."""
         for suffix in RESULT_SUFFIXES:
             name = self._stem + suffix
-            if suffix in self.request.files:
+            if suffix in self._package.files:
                 self._rename(self._temporaries[suffix], name)
                 del self._temporaries[suffix]
             else:
@@ -179,7 +180,7 @@ class Placement:
         except OSError:
             return False
         with os.fdopen(fd, "rb") as file:
-            return file.read(len(self.request.marker) + 1) == self.request.marker
+            return file.read(len(self._package.marker) + 1) == self._package.marker
 
     def _copy_output(self) -> None:
         """Copy the output files into a new directory with a temporary name."""

@@ -58,13 +58,8 @@ class Stage(msgspec.Struct, frozen=True, tag=True):
     found_in: DirectoryIdentity | None
     """The directory that it must be, if that matters."""
     stem: bytes
-    files: dict[str, bytes]
-    """By suffix."""
-    marker: bytes
-    line: bytes
-    """Printed on standard output when everything is in place."""
-    output: OutputTree | None
-    """Without its root, which may not be text."""
+    package: ResultPackage
+    """The output has no root, which may not be text."""
     output_root: bytes
     may_be_published: bool
     """Whether another worker may have published it and died before it reported that."""

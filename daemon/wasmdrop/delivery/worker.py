@@ -146,7 +146,7 @@ class DeliveryWorker:
         _each(missing, Placement.publish_marker)
         self._sync_directories(placements)
         # The worker that published the others may have printed their lines: none is printed twice.
-        _each(missing, lambda one: self._print_line(one.request.line))
+        _each(missing, lambda one: self._print_line(one.request.package.line))
         if placements:
             self._report([Finished(one.request.number, _fields(one.error)) for one in placements])
         # After the reports: without one, the daemon delivers again and needs the output's source.

@@ -175,23 +175,14 @@ class WorkerProcess:
         delivery = self._pending[number] = PendingDelivery(self, number, package)
         self._pending_bytes += delivery.size_bytes
         self._stop_idle_timer()
-        output, output_root = package.output, b""
-        if output is not None:
-            output_root = os.fsencode(output.root)
-            output = msgspec.structs.replace(output, root="")
+        output_root = b""
+        if package.output is not None:
+            output_root = os.fsencode(package.output.root)
+            output = msgspec.structs.replace(package.output, root="")
+            package = msgspec.structs.replace(package, output=output)
+        directory, stem = os.fsencode(slot.directory), os.fsencode(slot.stem)
         self.send(
-            Stage(
-                number,
-                os.fsencode(slot.directory),
-                slot.found_in,
-                os.fsencode(slot.stem),
-                package.files,
-                package.marker,
-                package.line,
-                output,
-                output_root,
-                may_be_published,
-            )
+            Stage(number, directory, slot.found_in, stem, package, output_root, may_be_published)
         )
         return delivery
 

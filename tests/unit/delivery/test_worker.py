@@ -52,10 +52,9 @@ class Bench:
             os.fsencode(self.shared),
             None,
             b"result",
-            package.files,
-            package.marker,
-            package.line,
-            output and msgspec.structs.replace(output, root=""),
+            msgspec.structs.replace(
+                package, output=output and msgspec.structs.replace(output, root="")
+            ),
             os.fsencode(output.root) if output else b"",
             may_be_published,
         )
