@@ -308,7 +308,7 @@ def test_result_replaced_during_a_read_is_read_again(
 ) -> None:
     """A newer job's delivery in the middle of the reading gives its result, not half of each.
 
-    Nor does it count as torn where there is no time left for another look.
+    It does not count as torn if there is no time left for another poll.
     """
     submission = submit(tmp_path, b"{}")
     deliver(submission)

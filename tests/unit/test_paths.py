@@ -103,7 +103,7 @@ def is_handed_on(function: ast.Attribute) -> bool:
 
 
 def uses(tree: ast.AST) -> Iterator[str]:
-    """Give each use of a path in a module's source."""
+    """Yield each use of a path in a module's source."""
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         is_found = (
@@ -156,7 +156,7 @@ def test_exception_is_needed(name: str) -> None:
     ],
 )
 def test_uses_path_lookup_is_found(source: str) -> None:
-    """Whatever it is called."""
+    """Under any name."""
     assert list(uses(ast.parse(source)))
 
 
@@ -174,5 +174,5 @@ def test_uses_path_lookup_is_found(source: str) -> None:
     ],
 )
 def test_uses_descriptor_is_allowed(source: str) -> None:
-    """With one name in a directory, or of the kernel's own files."""
+    """It has one name in a directory, or is one of the kernel's files."""
     assert not list(uses(ast.parse(source)))

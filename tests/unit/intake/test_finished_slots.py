@@ -17,7 +17,7 @@ MOMENT: Final = "2026-01-01T00:00:00.000000Z"
 
 @pytest.fixture
 def slot(tmp_path: Path) -> Slot:
-    """Give a slot one directory below a shared one, with a result."""
+    """Return a slot one directory below a shared one, with a result."""
     directory = tmp_path / "slot"
     directory.mkdir()
     for suffix in ("json", "txt"):

@@ -79,7 +79,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Iterator[Recorder]:
-    """Give a scanner that has not started."""
+    """Yield a scanner that has not started."""
     recorder = Recorder(tmp_path)
     yield recorder
     recorder.scanner.stop()

@@ -43,7 +43,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Return a detector for one file that nobody has open."""
+    """Return a detector for one file that no process has open."""
     bench = Bench(tmp_path, monkeypatch)
     bench.path.write_text("{")
     return bench
@@ -64,7 +64,7 @@ def test_will_close_written_file_is_true_until_it_is_quiet(bench: Bench) -> None
 
 
 def test_will_close_created_file_with_content_waits_for_the_settle_time(bench: Bench) -> None:
-    """It may be a file that was linked into place, which nobody closes."""
+    """It may have been linked into place, and then no close comes."""
     bench.unclosed = UnclosedFile(bench.now, is_written=False)
     bench.now += 0.5
     assert bench.will_close()
