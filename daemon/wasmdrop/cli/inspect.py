@@ -32,7 +32,6 @@ from wasmdrop.settings import Settings
 __all__ = ["add_arguments", "run"]
 
 _REFUSED: Final = 1
-_INTERRUPTED: Final = 130
 
 #: Characters shown of a name or a type. JSON has them all.
 _SHOWN: Final = 200
@@ -104,8 +103,6 @@ def run(options: argparse.Namespace) -> int:
             inspected = asyncio.run(_inspect(options.module, data, own))
     except RefusedError as refusal:
         return _refuse(refusal)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     if options.template:
         return _print_template(inspected, options.entry, loaded)
     if options.as_json:

@@ -17,8 +17,6 @@ from wasmdrop.settings import Settings
 
 __all__ = ["add_arguments", "run"]
 
-_INTERRUPTED: Final = 130
-
 #: Time between two queries with --follow; a query takes half a millisecond.
 _POLL_SECONDS: Final = 0.2
 
@@ -91,24 +89,21 @@ def run(options: argparse.Namespace) -> int:
     wanted = _wanted(options, loaded)
     if options.limit < 0:
         raise SettingsError(f"--limit: expected 0 or more, got {options.limit}")
-    try:
-        with JournalReader(loaded.state_dir) as history:
-            found = history.jobs(wanted, options.limit or sys.maxsize)
-            firsts = _FirstJobs(history)
-            rows = [(entry, firsts.of(entry)) for entry in found]
-            after_ns, counts = history.last_change_ns(), history.count()
-        if options.as_json or options.follow or not sys.stdout.isatty():
-            show = _show(as_json=options.as_json)
-            for entry, first in rows:
-                show(entry, first)
-            if options.follow:
-                _follow(loaded, wanted, show, after_ns)
-        else:
-            from wasmdrop.cli import terminal  # noqa: PLC0415 - rich is for persons alone
+    with JournalReader(loaded.state_dir) as history:
+        found = history.jobs(wanted, options.limit or sys.maxsize)
+        firsts = _FirstJobs(history)
+        rows = [(entry, firsts.of(entry)) for entry in found]
+        after_ns, counts = history.last_change_ns(), history.count()
+    if options.as_json or options.follow or not sys.stdout.isatty():
+        show = _show(as_json=options.as_json)
+        for entry, first in rows:
+            show(entry, first)
+        if options.follow:
+            _follow(loaded, wanted, show, after_ns)
+    else:
+        from wasmdrop.cli import terminal  # noqa: PLC0415 - only a person needs rich
 
-            terminal.print_jobs([_row(entry, first) for entry, first in rows], *counts)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+        terminal.print_jobs([_row(entry, first) for entry, first in rows], *counts)
     return 0
 
 

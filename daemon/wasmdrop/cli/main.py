@@ -2,25 +2,23 @@
 
 import argparse
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final, NoReturn
 
 from wasmdrop.cli import standard_streams
+from wasmdrop.cli.exit_status import (
+    CLOSED_PIPE,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    OUTPUT_ERROR,
+    USAGE_ERROR,
+)
 from wasmdrop.protocol.errors import OutputError, SandboxError, SettingsError, StorageError
 from wasmdrop.protocol.text import one_line
 
 __all__ = ["main"]
-
-#: Exit statuses besides those that a command returns.
-_USAGE_ERROR: Final = 2
-_INTERNAL_ERROR: Final = 3
-_NO_OUTPUT: Final = 4
-_INTERRUPTED: Final = 128 + signal.SIGINT
-#: As in a shell, of a program that SIGPIPE ended.
-_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 
 #: A command's module is imported only when it is called: the daemon needs none of the others.
 _COMMANDS: Final = {
@@ -61,15 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # here an error gets our status; at exit it would be 120
     except SettingsError as error:
-        return _failed(error, _USAGE_ERROR)
+        return _failed(error, USAGE_ERROR)
     except (SandboxError, StorageError) as error:
-        return _failed(error, _INTERNAL_ERROR)
+        return _failed(error, INTERNAL_ERROR)
     except OutputError as error:
         standard_streams.abandon_output()
-        return _CLOSED_PIPE if error.is_closed_pipe else _failed(error, _NO_OUTPUT)
+        return CLOSED_PIPE if error.is_closed_pipe else _failed(error, OUTPUT_ERROR)
     except KeyboardInterrupt:
         standard_streams.abandon_output()
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _failed(error: Exception, status: int) -> int:

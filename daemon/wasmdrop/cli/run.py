@@ -8,18 +8,15 @@ import asyncio
 import json
 import os
 import sys
-from typing import Final
 
 from wasmdrop import settings
+from wasmdrop.cli.exit_status import exit_status_of
 from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.service import log
 from wasmdrop.service.run_once import run_once
 
 __all__ = ["add_arguments", "run"]
-
-#: Exit statuses by code; all other codes are 1, the job failed.
-_STATUS: Final = {Code.OK: 0, Code.TIMEOUT: 124, Code.INTERNAL: 3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,4 +31,4 @@ def run(options: argparse.Namespace) -> int:
     package = asyncio.run(run_once(loaded.settings))
     ending = loaded.settings.output_path.suffix
     sys.stdout.write(package.files[ending].decode())
-    return _STATUS.get(Code(json.loads(package.marker)["code"]), 1)
+    return exit_status_of(Code(json.loads(package.marker)["code"]))

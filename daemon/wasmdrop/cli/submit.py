@@ -19,29 +19,23 @@ import msgspec
 
 from wasmdrop import settings
 from wasmdrop.cli import input_flags
+from wasmdrop.cli.exit_status import INTERNAL_ERROR, INTERRUPTED, TIMEOUT, exit_status_of
 from wasmdrop.cli.input_flags import SubmittedInput, content_of, read_inputs
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.cli.wait_reason import WaitReason
 from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import MEBIBYTE
-from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.strict_json import parse
 from wasmdrop.protocol.text import json_escaped
 
 __all__ = ["add_arguments", "run"]
 
-#: Exit statuses by code; all other codes are 1, the job failed.
-_STATUS: Final = {Code.OK: 0, Code.INTERNAL: 3, Code.TIMEOUT: 124}
-_NO_RESULT_IN_TIME: Final = 124
-_UNREADABLE: Final = 3
-_INTERRUPTED: Final = 130
-
 #: Time after which a message says what a job waits for, in seconds.
 _PATIENCE_SECONDS: Final = 2.0
 
 #: The exit status for several jobs is the first of these that one of them has.
-_WORST_FIRST: Final = (3, 124, 1, 0)
+_WORST_FIRST: Final = (INTERNAL_ERROR, TIMEOUT, 1, 0)
 
 _DESCRIPTION: Final = """\
 Drops jobs into the shared directory of a daemon. Each input is written under a temporary
@@ -172,7 +166,7 @@ def run(options: argparse.Namespace) -> int:
             _write(_dropped_line(item) if options.as_json else _path_line(item))
     except KeyboardInterrupt:
         say(f"interrupted; dropped jobs stay dropped, their results will be in {shared_dir}")
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 
@@ -243,8 +237,8 @@ def _end(item: _DroppedInput, deadline: float, max_bytes: int, waiting: WaitReas
 
 def _status(end: _Outcome) -> int:
     if isinstance(end, Result):
-        return _STATUS.get(end.code, 1)
-    return _NO_RESULT_IN_TIME if isinstance(end, TimeoutError) else _UNREADABLE
+        return exit_status_of(end.code)
+    return TIMEOUT if isinstance(end, TimeoutError) else INTERNAL_ERROR
 
 
 @contextlib.contextmanager

@@ -1,0 +1,31 @@
+"""The exit statuses of all commands."""
+
+import signal
+from typing import Final
+
+from wasmdrop.protocol.outcome import Code
+
+__all__ = [
+    "CLOSED_PIPE",
+    "INTERNAL_ERROR",
+    "INTERRUPTED",
+    "OUTPUT_ERROR",
+    "TIMEOUT",
+    "USAGE_ERROR",
+    "exit_status_of",
+]
+
+USAGE_ERROR: Final = 2
+INTERNAL_ERROR: Final = 3
+OUTPUT_ERROR: Final = 4
+TIMEOUT: Final = 124
+INTERRUPTED: Final = 128 + signal.SIGINT
+#: As in a shell, of a program that SIGPIPE ended.
+CLOSED_PIPE: Final = 128 + signal.SIGPIPE
+
+_BY_CODE: Final = {Code.OK: 0, Code.INTERNAL: INTERNAL_ERROR, Code.TIMEOUT: TIMEOUT}
+
+
+def exit_status_of(code: Code) -> int:
+    """Return the exit status for the code of a job: 1 for most failures."""
+    return _BY_CODE.get(code, 1)
