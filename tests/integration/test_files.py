@@ -112,8 +112,8 @@ def test_output_links_and_special_files_are_reported_and_not_published(daemon: D
     assert run.code == "ok"
     assert output_of(daemon, "odd") == {"input.json": b"{}"}
     assert not (daemon.shared / "result-odd.output" / "out").is_symlink()
-    assert "'out' (a link)" in run.message
-    assert "'a\\nb' (a name with control characters)" in run.message
+    assert '"out" (a link)' in run.message
+    assert '"a\\nb" (a name with control characters)' in run.message
     Run(daemon, "after-odd", "idle")
     assert not (daemon.shared / "result-odd.output" / "result.done").exists()
 
