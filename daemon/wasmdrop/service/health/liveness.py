@@ -54,7 +54,7 @@ class Liveness:
         manager_seconds: float | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.are_awaited = manager_seconds is not None
+        self.has_watchdog = manager_seconds is not None
         """Whether a service manager has a watchdog."""
         self._parts = parts
         self._tell_manager = tell_manager

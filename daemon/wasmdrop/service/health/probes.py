@@ -70,7 +70,7 @@ class Health:
             if address is not None:
                 server = self._server(address, sources)
                 stack.push_async_callback(asyncio.to_thread, server.close)
-            if address is not None or self._liveness.are_awaited:
+            if address is not None or self._liveness.has_watchdog:
                 pinging = asyncio.create_task(self._liveness.keep_pinging())
                 stack.callback(pinging.cancel)
             yield
