@@ -8,7 +8,7 @@ from structlog.typing import EventDict
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
-from wasmdrop.sandbox.host.module_cache.lru import GRACE_SECONDS
+from wasmdrop.sandbox.host.module_cache.eviction import GRACE_SECONDS
 from wasmdrop.sandbox.wire import EngineOptions
 
 PLAIN = EngineOptions()

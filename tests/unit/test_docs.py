@@ -9,7 +9,7 @@ import pytest
 from wasmdrop.cli.main import _COMMANDS
 from wasmdrop.protocol.marker import Marker
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.settings import SETTINGS, Setting
+from wasmdrop.settings import SETTINGS, Option
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = sorted(
@@ -138,7 +138,7 @@ def test_configuration_lists_each_setting_once() -> None:
     [each for each in SETTINGS if each.default not in {None, ""}],
     ids=lambda setting: setting.name,
 )
-def test_configuration_tells_the_default(setting: Setting) -> None:
+def test_configuration_tells_the_default(setting: Option) -> None:
     """Fixed defaults are the same on the page and in the code."""
     default = setting.default
     text = f"{default:g}" if isinstance(default, float) else str(default)

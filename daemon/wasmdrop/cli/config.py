@@ -13,7 +13,7 @@ from rich.table import Table
 from wasmdrop import settings
 from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.limits import Limits
-from wasmdrop.settings import SETTINGS, Loaded, Setting
+from wasmdrop.settings import SETTINGS, Loaded, Option
 
 __all__ = ["add_arguments", "as_json", "rows", "run"]
 
@@ -56,7 +56,7 @@ def as_json(loaded: Loaded) -> str:
     return json.dumps(body, default=str, indent=2)
 
 
-def _values(loaded: Loaded) -> Iterator[tuple[Setting, Any]]:
+def _values(loaded: Loaded) -> Iterator[tuple[Option, Any]]:
     for setting in SETTINGS:
         if setting.name == "args_json":
             yield setting, loaded.settings.env_args

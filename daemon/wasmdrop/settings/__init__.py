@@ -8,7 +8,7 @@ and the state directory is not where others can write.
 
 from wasmdrop.settings.formats import scalar_or_text
 from wasmdrop.settings.loading import load
-from wasmdrop.settings.table import SETTINGS, Setting
+from wasmdrop.settings.table import SETTINGS, Option
 from wasmdrop.settings.values import (
     Isolation,
     Loaded,
@@ -23,8 +23,8 @@ __all__ = [
     "Isolation",
     "Loaded",
     "LogFormat",
+    "Option",
     "SandboxMode",
-    "Setting",
     "Settings",
     "WatchMode",
     "load",

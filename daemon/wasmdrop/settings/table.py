@@ -29,7 +29,7 @@ from wasmdrop.settings.formats import (
 from wasmdrop.settings.values import Isolation, LogFormat, SandboxMode, WatchMode
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
-__all__ = ["PREFIX", "SETTINGS", "Setting"]
+__all__ = ["PREFIX", "SETTINGS", "Option"]
 
 PREFIX: Final = "WASMDROP_"
 
@@ -40,7 +40,7 @@ _UNPREFIXED: Final = frozenset(
 )
 
 
-class Setting(msgspec.Struct, frozen=True):
+class Option(msgspec.Struct, frozen=True):
     """One row of the table of settings."""
 
     name: str
@@ -75,84 +75,84 @@ class Setting(msgspec.Struct, frozen=True):
 
 #: Every setting, in the order in which they are shown.
 SETTINGS: Final = (
-    Setting("wasm_path", PATH, None, "the default module (default: WASM_DIR/module.wasm)"),
-    Setting("input_path", PATH, None, "input of the root slot (default: SHARED_DIR/input.json)"),
-    Setting(
+    Option("wasm_path", PATH, None, "the default module (default: WASM_DIR/module.wasm)"),
+    Option("input_path", PATH, None, "input of the root slot (default: SHARED_DIR/input.json)"),
+    Option(
         "output_path",
         RESULT_PATH,
         None,
         "results of the root slot have its stem (default: SHARED_DIR/result.txt)",
     ),
-    Setting("wasm_dir", PATH, None, "directory for modules (default: that of WASM_PATH)"),
-    Setting("shared_dir", PATH, None, "directory for inputs (default: that of OUTPUT_PATH)"),
-    Setting(
+    Option("wasm_dir", PATH, None, "directory for modules (default: that of WASM_PATH)"),
+    Option("shared_dir", PATH, None, "directory for inputs (default: that of OUTPUT_PATH)"),
+    Option(
         "state_dir", PATH, None, "journal and module cache (default: systemd's, /var/lib or XDG's)"
     ),
-    Setting("entry", NAME, "run", "function to call if the input names none"),
-    Setting(
+    Option("entry", NAME, "run", "function to call if the input names none"),
+    Option(
         "args_json", ARGUMENTS, None, "arguments if the input has none (default: ARG_0, ARG_1, ...)"
     ),
-    Setting("add_x", INT64, 5, "first argument of add(i64,i64)"),
-    Setting("add_y", INT64, 7, "second argument of add(i64,i64)"),
-    Setting("timeout_sec", SECONDS, 20.0, "limit of a job: wall-clock time"),
-    Setting("memory_mb", WHOLE_MB, 256, "limit of a job: memories and tables, in MiB"),
-    Setting("output_mb", MB, 8.0, "limit of a job: output, or results, in MiB"),
-    Setting("disk_mb", WHOLE_MB, 64, "limit of a job: files in its directory, in MiB"),
-    Setting("fuel", FUEL, None, "limit of a job: units of wasmtime's fuel (default: none)"),
-    Setting(
+    Option("add_x", INT64, 5, "first argument of add(i64,i64)"),
+    Option("add_y", INT64, 7, "second argument of add(i64,i64)"),
+    Option("timeout_sec", SECONDS, 20.0, "limit of a job: wall-clock time"),
+    Option("memory_mb", WHOLE_MB, 256, "limit of a job: memories and tables, in MiB"),
+    Option("output_mb", MB, 8.0, "limit of a job: output, or results, in MiB"),
+    Option("disk_mb", WHOLE_MB, 64, "limit of a job: files in its directory, in MiB"),
+    Option("fuel", FUEL, None, "limit of a job: units of wasmtime's fuel (default: none)"),
+    Option(
         "workers", integer(1, 1024), None, "jobs that run at a time (default: the usable cores)"
     ),
-    Setting("compile_sec", SECONDS, 60.0, "limit of a compilation: wall-clock time"),
-    Setting("compile_memory_mb", WHOLE_MB, 2048, "limit of a compilation: memory, in MiB"),
-    Setting("cache_mb", WHOLE_MB, 1024, "limit of the module cache, in MiB"),
-    Setting("max_input_mb", integer(1, 1024), 16, "largest input that is read, in MiB"),
-    Setting("max_module_mb", integer(1, 4096), 256, "largest module that is read, in MiB"),
-    Setting("watch", choice(WatchMode), WatchMode.AUTO, "how drops are found"),
-    Setting("rescan_sec", SECONDS, 60.0, "time between scans for drops without events"),
-    Setting("poll_sec", SECONDS, 1.0, "time between scans if no events arrive"),
-    Setting("settle_sec", SECONDS, 0.5, "time that an invalid file must stay unchanged"),
-    Setting("module_wait_sec", SECONDS, 10.0, "how long a job waits for its module"),
-    Setting("attempts", integer(1, 100), 3, "attempts per job, after crashes and internal errors"),
-    Setting("max_queued", integer(1, 10_000_000), 100_000, "limit of the queue, in jobs"),
-    Setting("drain_sec", SECONDS_OR_ZERO, 30.0, "shutdown grace period for running jobs"),
-    Setting(
+    Option("compile_sec", SECONDS, 60.0, "limit of a compilation: wall-clock time"),
+    Option("compile_memory_mb", WHOLE_MB, 2048, "limit of a compilation: memory, in MiB"),
+    Option("cache_mb", WHOLE_MB, 1024, "limit of the module cache, in MiB"),
+    Option("max_input_mb", integer(1, 1024), 16, "largest input that is read, in MiB"),
+    Option("max_module_mb", integer(1, 4096), 256, "largest module that is read, in MiB"),
+    Option("watch", choice(WatchMode), WatchMode.AUTO, "how drops are found"),
+    Option("rescan_sec", SECONDS, 60.0, "time between scans for drops without events"),
+    Option("poll_sec", SECONDS, 1.0, "time between scans if no events arrive"),
+    Option("settle_sec", SECONDS, 0.5, "time that an invalid file must stay unchanged"),
+    Option("module_wait_sec", SECONDS, 10.0, "how long a job waits for its module"),
+    Option("attempts", integer(1, 100), 3, "attempts per job, after crashes and internal errors"),
+    Option("max_queued", integer(1, 10_000_000), 100_000, "limit of the queue, in jobs"),
+    Option("drain_sec", SECONDS_OR_ZERO, 30.0, "shutdown grace period for running jobs"),
+    Option(
         "reserve_mb",
         integer(0, 1 << 20),
         16,
         "free space reserved for results, in MiB; below it intake pauses",
     ),
-    Setting("let_go_sec", SECONDS, 86400.0, "how long results are kept for a missing slot"),
-    Setting(
+    Option("let_go_sec", SECONDS, 86400.0, "how long results are kept for a missing slot"),
+    Option(
         "undelivered_jobs", integer(1, 10_000_000), 10_000, "limit of undelivered results, in jobs"
     ),
-    Setting("undelivered_mb", WHOLE_MB, 1024, "limit of undelivered results, in MiB"),
-    Setting("keep_days", DAYS, 7.0, "retention of finished jobs in the journal"),
-    Setting(
+    Option("undelivered_mb", WHOLE_MB, 1024, "limit of undelivered results, in MiB"),
+    Option("keep_days", DAYS, 7.0, "retention of finished jobs in the journal"),
+    Option(
         "journal_mb",
         WHOLE_MB,
         1024,
         "limit of the journal, in MiB; the oldest finished jobs are pruned",
     ),
-    Setting("grants", GRANTS, "none", "directories that inputs may ask to read"),
-    Setting(
+    Option("grants", GRANTS, "none", "directories that inputs may ask to read"),
+    Option(
         "sandbox", choice(SandboxMode), SandboxMode.STRICT, "what to do if jobs can't be confined"
     ),
-    Setting(
+    Option(
         "isolation",
         choice(Isolation),
         Isolation.PROCESS,
         "process: one per job; instance: many jobs of a trusted module share one",
     ),
-    Setting("job_user", JOB_USER, DEFAULT_JOB_USER, "user that jobs run as if the daemon is root"),
-    Setting("http", ADDRESS, None, "address of health and metrics (default: off)"),
-    Setting(
+    Option("job_user", JOB_USER, DEFAULT_JOB_USER, "user that jobs run as if the daemon is root"),
+    Option("http", ADDRESS, None, "address of health and metrics (default: off)"),
+    Option(
         "log", choice(LogFormat), None, "log format (default: console on a terminal, else json)"
     ),
-    Setting(
+    Option(
         "ready_suffix",
         SUFFIX,
         "",
         "an input is taken only if a file INPUT+SUFFIX exists (default: none)",
     ),
-    Setting("max_depth", integer(0, 64), 8, "limit of directory levels below the shared directory"),
+    Option("max_depth", integer(0, 64), 8, "limit of directory levels below the shared directory"),
 )

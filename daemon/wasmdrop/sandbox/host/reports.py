@@ -47,7 +47,7 @@ _GUEST_CODES: Final = frozenset(
 )
 
 
-class _Setting(NamedTuple):
+class _LimitSetting(NamedTuple):
     """Where a limit is set: its key in the input and in :class:`Limits`, and its variable."""
 
     key: str
@@ -56,11 +56,11 @@ class _Setting(NamedTuple):
 
 
 _SETTINGS: Final = {
-    Code.TIMEOUT: _Setting("timeout_sec", " s", "TIMEOUT_SEC"),
-    Code.MEMORY_LIMIT: _Setting("memory_mb", " MiB", "WASMDROP_MEMORY_MB"),
-    Code.OUTPUT_LIMIT: _Setting("output_mb", " MiB", "WASMDROP_OUTPUT_MB"),
-    Code.DISK_LIMIT: _Setting("disk_mb", " MiB", "WASMDROP_DISK_MB"),
-    Code.FUEL_LIMIT: _Setting("fuel", "", "WASMDROP_FUEL"),
+    Code.TIMEOUT: _LimitSetting("timeout_sec", " s", "TIMEOUT_SEC"),
+    Code.MEMORY_LIMIT: _LimitSetting("memory_mb", " MiB", "WASMDROP_MEMORY_MB"),
+    Code.OUTPUT_LIMIT: _LimitSetting("output_mb", " MiB", "WASMDROP_OUTPUT_MB"),
+    Code.DISK_LIMIT: _LimitSetting("disk_mb", " MiB", "WASMDROP_DISK_MB"),
+    Code.FUEL_LIMIT: _LimitSetting("fuel", "", "WASMDROP_FUEL"),
 }
 
 _WIDE: Final = frozenset({"i64", "f64"})

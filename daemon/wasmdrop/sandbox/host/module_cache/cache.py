@@ -28,7 +28,7 @@ import structlog
 
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.module_types import ModuleSummary
-from wasmdrop.sandbox.host.module_cache.lru import LruIndex
+from wasmdrop.sandbox.host.module_cache.eviction import LruIndex
 from wasmdrop.sandbox.host.module_cache.manifest import (
     DamagedEntryError,
     VerifiedFiles,

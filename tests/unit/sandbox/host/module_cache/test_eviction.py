@@ -19,7 +19,7 @@ from tests.support.module_cache import (
     ingest,
 )
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
-from wasmdrop.sandbox.host.module_cache.lru import GRACE_SECONDS
+from wasmdrop.sandbox.host.module_cache.eviction import GRACE_SECONDS
 
 
 def keep_all(cache: ModuleCache, clock: Clock, tmp: Path, count: int, size: int) -> list[str]:
