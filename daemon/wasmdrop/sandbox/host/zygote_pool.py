@@ -45,6 +45,10 @@ _MAX_ZYGOTES: Final = 8
 #: bursts of two modules in turn, and does not grow with the number of zygotes.
 _IDLE_RATIO: Final = 2
 
+#: Idle children that each zygote has even so. If a job takes the only one, its replacement is
+#: forked while the job runs, which makes a Go job take a fifth longer.
+_MIN_IDLE: Final = 2
+
 #: Limit of zygotes being started. Each takes a process of the module's size beside those that run
 #: jobs. A module that finds no room does not wait, and tries again at its next call.
 _MAX_STARTING: Final = 2
@@ -327,9 +331,9 @@ class ZygotePool:
         self._retired.add(zygote)
 
     def _share_idle(self) -> None:
-        """Divide the idle children among the zygotes; each has one, or its jobs wait for a fork."""
+        """Divide the idle children among the zygotes."""
         if self._ready:
-            share = max(1, self._idle * _IDLE_RATIO // len(self._ready))
+            share = max(_MIN_IDLE, self._idle * _IDLE_RATIO // len(self._ready))
             for zygote in self._ready.values():
                 zygote.set_idle(min(self._idle, share))
 
