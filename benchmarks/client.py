@@ -15,8 +15,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Client", "MissingError", "drop_all", "result_name"]
-
 #: A marker that has not come by then is missing; seconds.
 _DEADLINE_SECONDS: Final = 120.0
 

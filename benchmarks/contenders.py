@@ -18,8 +18,6 @@ from typing import IO, Any, Final
 from benchmarks.client import result_name
 from benchmarks.workloads import Wanted
 
-__all__ = ["ALL", "Contender", "WrongError"]
-
 _HERE: Final = Path(__file__).resolve().parent
 
 #: Deadline of a start, in seconds.

@@ -11,8 +11,6 @@ from benchmarks.contenders import Wasmdrop
 from benchmarks.usage import cpu_seconds_with_ended, processes, resident_mb
 from benchmarks.workloads import Workload
 
-__all__ = ["Filling", "Memory", "Turn"]
-
 _GLANCE_SECONDS: Final = 0.2
 _A_DIRECTORY: Final = 1000
 

@@ -13,8 +13,6 @@ from benchmarks.measures import Case, rate
 from benchmarks.tables import milliseconds, render
 from benchmarks.workloads import Workload
 
-__all__ = ["Floor"]
-
 _PROGRAM: Final = Path(__file__).with_name("floor.py")
 _SECONDS: Final = 2
 

@@ -18,8 +18,6 @@ from benchmarks.contenders import Contender
 from benchmarks.tables import milliseconds, quantile, render
 from benchmarks.workloads import Wanted, Workload
 
-__all__ = ["Case", "Latency", "Steady", "Throughput", "rate"]
-
 #: Drops of one contender per turn, one after the other: few enough that other load on the machine
 #: affects all contenders alike.
 _TURN: Final = 10

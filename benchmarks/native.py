@@ -17,8 +17,6 @@ from benchmarks.measures import Case
 from benchmarks.tables import milliseconds, quantile, render
 from benchmarks.workloads import Workload
 
-__all__ = ["COMPILERS", "LackError", "NativeRun", "build", "call"]
-
 #: The first of these that is installed builds it; all take the same arguments.
 COMPILERS: Final = ("cc", "gcc", "clang")
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
-__all__ = ["bars", "lines"]
-
 _WIDTH: Final = 720
 _LEFT: Final = 130
 _RIGHT: Final = 80

@@ -28,8 +28,6 @@ from benchmarks.native import build as build_native
 from benchmarks.plots import bars
 from benchmarks.workloads import LeftOut, Workload
 
-__all__ = ["described", "machine", "main"]
-
 #: Drops before the measurement, each: modules compiled, pages read, children forked.
 _WARM_UP: Final = 3
 

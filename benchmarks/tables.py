@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["milliseconds", "quantile", "render"]
-
 #: A percentile of fewer values would just be the largest of them.
 _ENOUGH: Final = {0.95: 20, 0.99: 100}
 

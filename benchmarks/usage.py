@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Process", "cpu_seconds_with_ended", "processes", "resident_mb"]
-
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 

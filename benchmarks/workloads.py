@@ -11,8 +11,6 @@ from typing import Any, Final
 
 import wasmtime
 
-__all__ = ["LeftOut", "Wanted", "Workload", "find"]
-
 _HERE: Final = Path(__file__).resolve().parent
 _EXAMPLES: Final = _HERE.parent / "examples"
 

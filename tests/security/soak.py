@@ -21,8 +21,6 @@ from tests.support.daemon import Daemon, drop
 from tests.support.fib import FIB
 from tests.support.security.binaries import WORK
 
-__all__ = ["main"]
-
 _JOBS: Final = 10_000
 #: Jobs that run at a time, each in its own slot.
 _SLOTS: Final = 30

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.support.strategies import JSON, mutations, replaced
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
-from wasmdrop.jobs.recovery import is_delivered
 from wasmdrop.jobs.result_files import package
+from wasmdrop.jobs.undelivered_results import is_delivered
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary

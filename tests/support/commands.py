@@ -12,8 +12,6 @@ from typing import Any
 
 from tests.support.daemon import Daemon, environment, wait_until
 
-__all__ = ["command", "inspect", "listed", "on_terminal", "run", "wait_for_state"]
-
 
 def command(*words: str) -> list[str]:
     """Return the command line of ``wasmdrop`` with these words."""

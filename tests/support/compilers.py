@@ -7,8 +7,6 @@ from pathlib import Path
 
 from tests.support.require import lack
 
-__all__ = ["c_module", "rust_module"]
-
 
 def c_module(directory: Path, source: str, *options: str) -> bytes:
     """Compile C with wasi-libc to a reactor, unless ``options`` ask for a command."""

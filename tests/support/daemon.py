@@ -16,8 +16,6 @@ from jsonschema import Draft202012Validator
 
 from wasmdrop.protocol.json_schema import document
 
-__all__ = ["Daemon", "DeadlineError", "delivery_workers_of", "drop", "environment", "wait_until"]
-
 T = TypeVar("T")
 
 #: How long a test waits before it fails, in seconds; generous, for slow and busy machines.

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from tests.support.require import require_root
 
-__all__ = ["fill", "small_disk"]
-
 
 @contextlib.contextmanager
 def small_disk(point: Path) -> Iterator[Path]:

@@ -14,17 +14,6 @@ import pytest
 
 from wasmdrop.sandbox.confinement.confine import Confinement
 
-__all__ = [
-    "NOT_IN_CI",
-    "lack",
-    "require",
-    "require_confinement",
-    "require_fuse",
-    "require_root",
-    "require_tools",
-    "require_users",
-]
-
 _WITHOUT_CONFINEMENT: Final = (
     "tests/security/test_escapes.py::test_attempt_without_confinement_succeeds[{}]"
 )

@@ -11,8 +11,6 @@ from typing import Final
 
 import wasmdrop
 
-__all__ = ["ALICE", "BOB", "DAEMON", "as_user", "shared_base"]
-
 #: Users without a name in passwd(5): two owners of slots, and an ordinary user for the daemon.
 ALICE: Final = 4001
 BOB: Final = 4002

@@ -15,8 +15,6 @@ from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.settings import SETTINGS, Loaded, Option
 
-__all__ = ["add_arguments", "as_json", "rows", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all settings, to show their effect."""

@@ -19,8 +19,6 @@ from wasmdrop.service import log
 from wasmdrop.service.doctor import examine
 from wasmdrop.service.doctor.finding import Finding, Severity, worst
 
-__all__ = ["add_arguments", "run"]
-
 _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 
 

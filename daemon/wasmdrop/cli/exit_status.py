@@ -5,16 +5,6 @@ from typing import Final
 
 from wasmdrop.protocol.outcome import Code
 
-__all__ = [
-    "CLOSED_PIPE",
-    "INTERNAL_ERROR",
-    "INTERRUPTED",
-    "OUTPUT_ERROR",
-    "TIMEOUT",
-    "USAGE_ERROR",
-    "exit_status_of",
-]
-
 USAGE_ERROR: Final = 2
 INTERNAL_ERROR: Final = 3
 OUTPUT_ERROR: Final = 4

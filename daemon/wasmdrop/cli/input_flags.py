@@ -16,8 +16,6 @@ from wasmdrop.protocol.input import parse_input
 from wasmdrop.protocol.strict_json import parse
 from wasmdrop.settings import scalar_or_text
 
-__all__ = ["SubmittedInput", "add_flags", "content_of", "read_inputs"]
-
 
 class SubmittedInput(msgspec.Struct, frozen=True):
     """An input to drop."""

@@ -29,8 +29,6 @@ from wasmdrop.service import log
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.settings import Settings
 
-__all__ = ["add_arguments", "run"]
-
 _REFUSED: Final = 1
 
 #: Characters shown of a name or a type. JSON has them all.

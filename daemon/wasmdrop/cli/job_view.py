@@ -14,17 +14,6 @@ from wasmdrop.protocol.slot import InputFile, PinnedModule
 from wasmdrop.protocol.text import bounded_text, one_line
 from wasmdrop.settings import Settings
 
-__all__ = [
-    "add_state_dir",
-    "as_json",
-    "facts",
-    "load",
-    "one_line",
-    "seconds_of",
-    "shown_seconds",
-    "why",
-]
-
 #: Digits after the point of seconds in JSON.
 _DIGITS: Final = 3
 

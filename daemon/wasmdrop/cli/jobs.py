@@ -15,8 +15,6 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import one_line
 from wasmdrop.settings import Settings
 
-__all__ = ["add_arguments", "run"]
-
 #: Time between two queries with --follow; a query takes half a millisecond.
 _POLL_SECONDS: Final = 0.2
 

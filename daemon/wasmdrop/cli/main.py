@@ -18,8 +18,6 @@ from wasmdrop.cli.exit_status import (
 from wasmdrop.protocol.errors import OutputError, SandboxError, SettingsError, StorageError
 from wasmdrop.protocol.text import one_line
 
-__all__ = ["main"]
-
 #: A command's module is imported only when it is called: the daemon needs none of the others.
 _COMMANDS: Final = {
     "serve": "run the daemon: watch the directories and run dropped jobs",

@@ -27,8 +27,6 @@ from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import NotRegularError, open_regular
 from wasmdrop.system.durable_files import replace_file
 
-__all__ = ["add_arguments", "run"]
-
 _OTHER_INPUT: Final = 1
 
 _EPILOG: Final = """\

@@ -16,8 +16,6 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.service import log
 from wasmdrop.service.run_once import run_once
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all settings."""

@@ -6,8 +6,6 @@ import sys
 
 from wasmdrop.protocol.json_schema import DOCUMENTS, document
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the argument."""

@@ -11,8 +11,6 @@ from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.service import log
 from wasmdrop.service.daemon import serve
 
-__all__ = ["add_arguments", "run"]
-
 #: How long a thread may hold the interpreter while another one waits, in seconds. Python's default,
 #: 5 ms, is longer than a small job takes.
 _SWITCH_SECONDS = 0.0005

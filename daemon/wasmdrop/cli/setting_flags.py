@@ -4,8 +4,6 @@ import argparse
 
 from wasmdrop.settings import SETTINGS
 
-__all__ = ["add_flags", "given_flags"]
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every setting."""

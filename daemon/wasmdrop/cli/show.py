@@ -8,8 +8,6 @@ from wasmdrop.cli import job_view
 from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.text import indented
 
-__all__ = ["add_arguments", "run"]
-
 _EPILOG: Final = """\
 For an open job the output says what the job waits for, and for how long. If it is piped, there
 is one line for each fact; a message may have several lines, indented after the first.

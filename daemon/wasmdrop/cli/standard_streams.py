@@ -14,8 +14,6 @@ from wasmdrop.protocol.text import one_line
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["abandon_output", "prepare", "say"]
-
 _STDOUT: Final = 1
 _STDERR: Final = 2
 

@@ -29,8 +29,6 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.strict_json import parse
 from wasmdrop.protocol.text import json_escaped
 
-__all__ = ["add_arguments", "run"]
-
 #: Time after which a message says what a job waits for, in seconds.
 _PATIENCE_SECONDS: Final = 2.0
 

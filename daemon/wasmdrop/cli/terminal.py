@@ -21,8 +21,6 @@ from wasmdrop.jobs.job import JobState
 from wasmdrop.protocol.outcome import Code, Status
 from wasmdrop.protocol.text import bounded_text, one_line
 
-__all__ = ["Show", "following", "print_facts", "print_jobs", "print_module"]
-
 #: Shows the outcome of one job: its result, or the reason why there is none.
 Show: TypeAlias = Callable[[str, Result | str], None]
 

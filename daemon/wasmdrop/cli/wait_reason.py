@@ -10,8 +10,6 @@ from wasmdrop.client import Submission
 from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.errors import SettingsError, StorageError
 
-__all__ = ["WaitReason"]
-
 
 class WaitReason:
     """Reads the journal of the daemon that the environment describes."""

@@ -17,14 +17,11 @@ from typing import Final, Self
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.delivery.worker_process import (
     DeliveryHangsError,
-    DeliveryLostError,
     PendingDelivery,
     WorkerProcess,
 )
 from wasmdrop.protocol.slot import Slot
 from wasmdrop.system.mount_table import MountTable
-
-__all__ = ["Delivery", "DeliveryHangsError", "DeliveryLostError", "PendingDelivery"]
 
 #: How long a shutdown waits for deliveries in progress.
 _CLOSE_SECONDS: Final = 5.0

@@ -12,8 +12,6 @@ from typing import Final
 
 from wasmdrop.system import libc
 
-__all__ = ["FsyncBatch"]
-
 #: Numbers of io_setup, io_getevents and io_submit by machine.
 _SYSCALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
 

@@ -27,8 +27,6 @@ from wasmdrop.system.descriptors import CREATE_FLAGS, write_all
 from wasmdrop.system.tree_removal import is_daemon_directory, make_daemon_directory, removal
 from wasmdrop.system.untrusted_trees import copy_tree
 
-__all__ = ["Placement", "TargetDirectory", "Warn"]
-
 
 class Warn(Protocol):
     """Puts a warning into the log."""

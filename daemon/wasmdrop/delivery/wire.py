@@ -11,22 +11,6 @@ import msgspec
 from wasmdrop.protocol.outcome import OutputTree
 from wasmdrop.protocol.slot import DirectoryIdentity
 
-__all__ = [
-    "Abandon",
-    "DeliveryReport",
-    "DeliveryRequest",
-    "Finished",
-    "FrameDecoder",
-    "LogEvent",
-    "Probe",
-    "Publish",
-    "ResultPackage",
-    "Stage",
-    "decode_report",
-    "decode_request",
-    "encode",
-]
-
 _LENGTH_BYTES: Final = 4
 
 

@@ -40,8 +40,6 @@ from wasmdrop.system.processes import (
     use_normal_scheduling,
 )
 
-__all__ = ["DeliveryWorker", "main"]
-
 #: Bytes that one read of the link takes: some dozen small results. The allocator asks the kernel
 #: for larger buffers each time.
 _READ_BYTES: Final = 1 << 16

@@ -30,14 +30,6 @@ from wasmdrop.protocol.slot import Slot
 from wasmdrop.system.durable_files import temporary_name
 from wasmdrop.system.processes import python_command
 
-__all__ = [
-    "DeliveryHangsError",
-    "DeliveryLostError",
-    "PendingDelivery",
-    "WorkerProcess",
-    "command",
-]
-
 _log = structlog.get_logger()
 
 #: How long an idle worker lives, unless it is the one of the shared directory.

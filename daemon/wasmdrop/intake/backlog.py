@@ -3,8 +3,6 @@
 import threading
 from typing import Final
 
-__all__ = ["Backlog"]
-
 #: Open jobs per worker beyond which the daemon trades latency for throughput: this many take
 #: longer than any pause that is made for batching.
 _BUSY_JOBS_PER_WORKER: Final = 8

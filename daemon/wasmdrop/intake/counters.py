@@ -1,7 +1,5 @@
 """Counters of intake, for the metrics."""
 
-__all__ = ["IntakeCounters"]
-
 
 class IntakeCounters:
     """Counts since the daemon started. Each is written by one thread at a time."""

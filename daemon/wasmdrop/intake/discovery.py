@@ -25,8 +25,6 @@ from wasmdrop.protocol.slot import PinnedModule, Slot
 from wasmdrop.settings import Settings, WatchMode
 from wasmdrop.system.mount_table import reason_to_poll
 
-__all__ = ["Discovery"]
-
 _log = structlog.get_logger()
 
 

@@ -9,8 +9,6 @@ from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule, Slot
 from wasmdrop.system.byte_budget import Reservation
 
-__all__ = ["DoneInput", "Drop", "InputDrop", "ModuleDrop"]
-
 
 class InputDrop(msgspec.Struct, frozen=True):
     """A new version of an input file, read whole."""

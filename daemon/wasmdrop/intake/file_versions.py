@@ -6,16 +6,6 @@ from typing import Final
 
 from wasmdrop.protocol.slot import FileVersion
 
-__all__ = [
-    "digest_of",
-    "is_same_version",
-    "is_unreadable",
-    "mtime_ns_of",
-    "pack",
-    "pack_unreadable",
-    "with_digest",
-]
-
 _NUMBER_BYTES: Final = 8
 _DIGEST_BYTES: Final = 8
 

@@ -16,8 +16,6 @@ from wasmdrop.protocol.slot import MARKER_SUFFIX, InputFile, Slot
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import Links
 
-__all__ = ["is_done", "true_marker"]
-
 #: Largest file whose digest is checked; for others only the size is. A hostile slot may hold any
 #: number of large files that take no space on the disk.
 _DIGESTED_BYTES: Final = 1 << 20

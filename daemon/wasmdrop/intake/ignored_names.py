@@ -17,8 +17,6 @@ from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.intake.layout import Layout
 from wasmdrop.system import openat2
 
-__all__ = ["IgnoredNames"]
-
 _log = structlog.get_logger()
 
 #: Most names logged a day for one directory below the shared one, with its subdirectories, and most

@@ -12,8 +12,6 @@ from typing import Final
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.system.byte_budget import ByteBudget, Reservation
 
-__all__ = ["InputMemory", "InputMemoryFullError"]
-
 #: Budget of each kind of input; a larger input is taken alone. It is the default of
 #: ``WASMDROP_MAX_INPUT_MB``: a transaction of the journal then writes no more than one large input.
 _BUDGET_BYTES: Final = 16 * MEBIBYTE

@@ -20,8 +20,6 @@ from wasmdrop.protocol.slot import FileVersion, InputFile, Slot
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import Links
 
-__all__ = ["InputReader"]
-
 #: A refused file gets a digest up to this multiple of the largest input.
 _DIGEST_RATIO: Final = 4
 

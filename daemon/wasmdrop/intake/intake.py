@@ -41,8 +41,6 @@ from wasmdrop.system.byte_budget import Reservation
 from wasmdrop.system.mount_table import MountTable
 from wasmdrop.system.openat2 import Links
 
-__all__ = ["Intake"]
-
 _log = structlog.get_logger()
 
 

@@ -11,8 +11,6 @@ from wasmdrop.protocol.slot import OUTPUT_SUFFIX, SLOT_NAME_RULE, Slot, result_s
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 
-__all__ = ["MODULE_NAME", "Layout", "RootedPath", "is_ignored"]
-
 MODULE_NAME: Final = "module.wasm"
 
 _UNFINISHED: Final = ("~", ".tmp", ".part")

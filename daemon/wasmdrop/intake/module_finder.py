@@ -18,8 +18,6 @@ from wasmdrop.protocol.slot import DirectoryIdentity, FileVersion, PinnedModule,
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import DanglingLinkError, Links
 
-__all__ = ["DIGEST_PREFIX", "ModuleFinder"]
-
 DIGEST_PREFIX: Final = "sha256:"
 
 #: Most digests remembered; each takes about 300 bytes.

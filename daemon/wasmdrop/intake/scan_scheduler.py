@@ -16,8 +16,6 @@ from typing import Final
 
 import structlog
 
-__all__ = ["ScanScheduler", "Steps"]
-
 _log = structlog.get_logger()
 
 #: Most paths that wait. If there are more, the full scan stands for all of them.

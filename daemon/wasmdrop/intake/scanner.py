@@ -23,8 +23,6 @@ from wasmdrop.system.durable_files import is_stale_temporary
 from wasmdrop.system.mount_table import MountTable
 from wasmdrop.system.tree_removal import is_daemon_directory, remove_tree
 
-__all__ = ["FoundFile", "Scanner"]
-
 _log = structlog.get_logger()
 
 #: How long the start waits for the first scan of other mounts, in seconds.

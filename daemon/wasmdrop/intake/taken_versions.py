@@ -14,8 +14,6 @@ from urllib.parse import quote
 
 from wasmdrop.protocol.errors import StorageError
 
-__all__ = ["JournalUnreadableError", "TakenVersions"]
-
 #: Changes kept in memory even if the journal has them.
 _MAX_RECENT: Final = 4096
 

@@ -17,8 +17,6 @@ from wasmdrop.intake.layout import RootedPath, is_ignored
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import OtherMountError
 
-__all__ = ["EntryBatch", "walk"]
-
 _log = structlog.get_logger()
 
 #: Entries of one batch: a few milliseconds of work.

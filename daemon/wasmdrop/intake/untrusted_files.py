@@ -23,8 +23,6 @@ from wasmdrop.system.descriptors import file_kind
 from wasmdrop.system.openat2 import DanglingLinkError, ForeignLinkError, Links, OtherMountError
 from wasmdrop.system.private_files import describe_permissions
 
-__all__ = ["ChangedWhileReadError", "FileRead", "OpenFile", "open_file", "read_file"]
-
 
 class ChangedWhileReadError(Exception):
     """The file was written to while it was read."""

@@ -10,8 +10,6 @@ from typing import Final
 
 import structlog
 
-__all__ = ["VolumeMonitor"]
-
 _log = structlog.get_logger()
 
 _PERIOD_SECONDS: Final = 1.0

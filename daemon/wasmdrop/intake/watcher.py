@@ -27,8 +27,6 @@ from wasmdrop.intake.write_detection import UnclosedFile
 from wasmdrop.system import openat2
 from wasmdrop.system.heartbeat import Heartbeat
 
-__all__ = ["Watcher", "why_unwatched"]
-
 _log = structlog.get_logger()
 
 #: Most files open for writing that are remembered; each takes about 200 bytes.

@@ -23,8 +23,6 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import Links
 
-__all__ = ["UnclosedFile", "WriteDetector"]
-
 #: Most invalid files that are observed at a time; each takes about 300 bytes.
 _MAX_INVALID: Final = 10_000
 

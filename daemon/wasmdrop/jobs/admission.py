@@ -9,8 +9,6 @@ from typing import Final
 from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.protocol.limits import MEBIBYTE
 
-__all__ = ["Admission"]
-
 #: Jobs on their way, beyond those that run: enough to keep a disk busy with deliveries, few enough
 #: to bound memory.
 _EXTRA_JOBS: Final = 64

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import structlog
 
-from wasmdrop.delivery.delivery import Delivery, DeliveryHangsError, PendingDelivery
+from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.delivery.wire import ResultPackage
+from wasmdrop.delivery.worker_process import DeliveryHangsError, PendingDelivery
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.jobs.admission import Admission
@@ -29,8 +30,6 @@ from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.outcome import Outcome
 from wasmdrop.protocol.slot import PinnedModule, Slot
 from wasmdrop.settings import Settings
-
-__all__ = ["Dispatcher"]
 
 _log = structlog.get_logger()
 

@@ -17,8 +17,6 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text, describe_value
 from wasmdrop.settings import Settings
 
-__all__ = ["Plan", "choose_entry", "plan"]
-
 #: Exports that an error message lists.
 _LISTED: Final = 30
 

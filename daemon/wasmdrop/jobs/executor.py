@@ -10,8 +10,6 @@ from wasmdrop.sandbox.host.compilation import ProgressCallback
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 
-__all__ = ["Executor"]
-
 
 class Executor(Protocol):
     """Compiles modules and runs calls; knows nothing of slots, the journal or delivery."""

@@ -6,8 +6,6 @@ turns, and so do the directories within each of them.
 
 from collections import OrderedDict, deque
 
-__all__ = ["FairQueue"]
-
 
 class FairQueue:
     """Slots by key, a path that may begin with ``root``. Slots of one directory stay in order."""

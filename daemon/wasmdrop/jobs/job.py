@@ -17,8 +17,6 @@ from wasmdrop.protocol.errors import WasmdropError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import InputFile, PinnedModule, Slot
 
-__all__ = ["MOVES", "IllegalMoveError", "Job", "JobState", "new_job_id"]
-
 _NOISE_BYTES: Final = 5
 
 

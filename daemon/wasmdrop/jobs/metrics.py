@@ -14,8 +14,6 @@ from wasmdrop.intake.counters import IntakeCounters
 from wasmdrop.jobs.job import Job
 from wasmdrop.protocol.outcome import Code, Outcome
 
-__all__ = ["BOUNDS_SECONDS", "Histogram", "JobStage", "Metrics"]
-
 #: Upper bounds of the histogram buckets: from the run of a warm job to the longest default limit.
 BOUNDS_SECONDS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),

@@ -29,8 +29,6 @@ from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.settings import Settings
 from wasmdrop.system.mount_threads import MountThreads
 
-__all__ = ["ModuleAwaitedError", "ModuleLookup", "Scheduler"]
-
 #: How long a lookup may take before the job makes room for others, in seconds.
 _SLOW_LOOKUP_SECONDS: Final = 0.5
 

@@ -33,8 +33,6 @@ from wasmdrop.jobs.module_lookup import ModuleLookup
 from wasmdrop.protocol.slot import PinnedModule, Slot
 from wasmdrop.system.mount_threads import MountThreads
 
-__all__ = ["ModuleReruns"]
-
 _log = structlog.get_logger()
 
 #: How long a dropped default module waits for the root slot's input, in seconds (the protocol's).

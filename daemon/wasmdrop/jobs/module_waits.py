@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-__all__ = ["ModuleWaits"]
-
 _Waiter = TypeVar("_Waiter")
 
 #: Ended waits whose deadlines have not passed, beyond which they are removed.

@@ -17,8 +17,6 @@ from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.undelivered_results import is_delivered
 from wasmdrop.system.mount_threads import MountThreads
 
-__all__ = ["is_delivered", "recover"]
-
 _log = structlog.get_logger()
 
 #: How long a mount may take to answer before the start goes on, in seconds.

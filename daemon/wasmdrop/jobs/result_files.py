@@ -33,11 +33,6 @@ from wasmdrop.protocol.marker import (
 from wasmdrop.protocol.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX, InputFile, PinnedModule
 
-__all__ = [
-    "package",
-    "raw_value",
-]
-
 #: Output of each stream in ``result.json``, in bytes; all of it is in a file of its own.
 _SHOWN_BYTES: Final = 64 * 1024
 

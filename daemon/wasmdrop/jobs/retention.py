@@ -16,8 +16,6 @@ from wasmdrop.intake.intake import Intake
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.system.mount_threads import MountThreads
 
-__all__ = ["run_retention"]
-
 _log = structlog.get_logger()
 
 #: How often the journal's size is checked, in seconds; a check takes some microseconds.

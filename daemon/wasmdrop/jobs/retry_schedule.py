@@ -15,8 +15,6 @@ from typing import Final
 from wasmdrop.jobs.job import Job
 from wasmdrop.protocol.limits import MEBIBYTE
 
-__all__ = ["LONGEST_PAUSE_SECONDS", "KeptResults", "ResultDirectory", "RetrySchedule"]
-
 #: Pauses between two attempts, in seconds: the first one at most, and the longest. Short enough
 #: that a disk that has room again is used soon.
 _FIRST_PAUSE_SECONDS: Final = 0.1

@@ -32,8 +32,6 @@ from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import PROGRAM_NAME, EngineOptions
 from wasmdrop.settings import Settings
 
-__all__ = ["JobRunner", "NothingOwedError", "ids_of", "log_finished"]
-
 _log = structlog.get_logger()
 
 #: Characters of a job's message that its log line shows; the results have all of it.

@@ -34,8 +34,6 @@ from wasmdrop.system.durable_files import sync_directory
 from wasmdrop.system.tree_removal import remove_tree
 from wasmdrop.system.untrusted_trees import TreeLimitError, inventory
 
-__all__ = ["UndeliveredResults", "is_delivered"]
-
 _log = structlog.get_logger()
 
 #: Directories that are retried at a time: as many results are in memory.

@@ -19,8 +19,6 @@ from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.slot import FileVersion
 
-__all__ = ["Work", "WorkTable"]
-
 #: Inputs up to this size, in bytes, stay in memory while their job waits; others are read from the
 #: journal.
 _KEPT_INPUT_BYTES: Final = 4096

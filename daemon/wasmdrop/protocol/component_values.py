@@ -22,8 +22,6 @@ from wasmdrop.protocol.module_types import UNSUPPORTED, WitFunction, WitType
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text, describe_value
 
-__all__ = ["INTEGERS", "check_function", "decode_result", "encode_args", "example"]
-
 #: Lowest and highest value by type.
 INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     **{f"u{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32, 64)},

@@ -19,16 +19,6 @@ from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text, describe_value
 
-__all__ = [
-    "check_signature",
-    "decode_results",
-    "encode_args",
-    "float_bits",
-    "float_value",
-    "integer_in",
-    "misfit",
-]
-
 #: Characters of a type or a signature in a message.
 _SHOWN_CHARACTERS: Final = 80
 

@@ -17,15 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wasmdrop.protocol.outcome import Code
 
-__all__ = [
-    "OutputError",
-    "RefusedError",
-    "SandboxError",
-    "SettingsError",
-    "StorageError",
-    "WasmdropError",
-]
-
 
 class WasmdropError(Exception):
     """The base class of all errors."""

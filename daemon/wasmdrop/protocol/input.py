@@ -34,15 +34,6 @@ from wasmdrop.protocol.input_values import (
 from wasmdrop.protocol.limits import GRANT_NAME, Limits
 from wasmdrop.protocol.text import describe_value
 
-__all__ = [
-    "MAX_FUEL",
-    "MAX_ID_LENGTH",
-    "InputSpec",
-    "grants_for",
-    "limits_for",
-    "parse_input",
-]
-
 #: Characters of the producer's id for a job.
 MAX_ID_LENGTH: Final = 200
 

@@ -13,25 +13,6 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.strict_json import path_to
 from wasmdrop.protocol.text import describe_value
 
-__all__ = [
-    "DIGEST",
-    "DIGEST_FORM",
-    "ENV_NAME",
-    "MAX_FILES",
-    "MAX_PATH_BYTES",
-    "MODULE_PATH",
-    "PLAIN_PATH",
-    "Base64",
-    "Content",
-    "check_content",
-    "check_env",
-    "check_files",
-    "check_grants",
-    "check_module",
-    "content_bytes",
-    "refuse",
-]
-
 #: Files in one job's directory. 16 MiB of input could name a million empty ones.
 MAX_FILES: Final = 4096
 

@@ -13,8 +13,6 @@ import msgspec
 from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.marker import MARKER_SCHEMA, Marker
 
-__all__ = ["DOCUMENTS", "document"]
-
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 #: Type and title by name.

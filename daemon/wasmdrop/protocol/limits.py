@@ -4,8 +4,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["GRANT_NAME", "MAX_OUTPUT_ENTRIES", "MEBIBYTE", "Limits"]
-
 MEBIBYTE: Final = 1024 * 1024
 
 #: Files and directories that a job may leave. An empty file has no bytes, but takes an inode of the

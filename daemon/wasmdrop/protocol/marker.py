@@ -15,26 +15,6 @@ from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES, Limits
 from wasmdrop.protocol.outcome import Code, Status
 from wasmdrop.protocol.slot import RESULT_SUFFIXES
 
-__all__ = [
-    "MARKER_SCHEMA",
-    "MAX_MARKER_BYTES",
-    "DeterministicEnvironment",
-    "FileIdentity",
-    "MarkedFile",
-    "MarkedInput",
-    "MarkedModule",
-    "Marker",
-    "RuntimeVersions",
-    "Seconds",
-    "compact",
-    "encode_marker",
-    "moment",
-    "parse_marker",
-    "parse_slot_marker",
-    "printable",
-    "timestamp",
-]
-
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
 
 #: Largest marker to read. One that names as many files as a job may leave has 12 MB.

@@ -10,18 +10,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "UNSUPPORTED",
-    "WASI_MODULE",
-    "ComponentCall",
-    "FunctionType",
-    "Import",
-    "ModuleKind",
-    "ModuleSummary",
-    "WitFunction",
-    "WitType",
-]
-
 #: The module name of imports of WASI preview 1.
 WASI_MODULE = "wasi_snapshot_preview1"
 

@@ -8,16 +8,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "DETERMINISTIC_CLOCK_NS",
-    "DETERMINISTIC_SEED",
-    "Code",
-    "Outcome",
-    "OutputFile",
-    "OutputTree",
-    "Status",
-]
-
 #: Seed of the randomness of a deterministic job, and start of its clock: 2000-01-01T00:00:00Z.
 DETERMINISTIC_SEED = 0
 DETERMINISTIC_CLOCK_NS = 946_684_800_000_000_000

@@ -8,21 +8,6 @@ from typing import Final, Self
 
 import msgspec
 
-__all__ = [
-    "MARKER_SUFFIX",
-    "MAX_SLOT_NAME_BYTES",
-    "OUTPUT_SUFFIX",
-    "RESULT_SUFFIXES",
-    "SLOT_NAME_RULE",
-    "DirectoryIdentity",
-    "FileVersion",
-    "InputFile",
-    "PinnedModule",
-    "Slot",
-    "is_slot_name",
-    "result_stem",
-]
-
 #: Suffix of the completion marker.
 MARKER_SUFFIX: Final = ".done"
 

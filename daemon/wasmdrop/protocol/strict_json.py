@@ -23,8 +23,6 @@ from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import describe_value, one_line
 
-__all__ = ["MAX_DEPTH", "MAX_INTEGER_DIGITS", "parse", "path_to"]
-
 #: Nesting of arrays and objects.
 MAX_DEPTH: Final = 64
 

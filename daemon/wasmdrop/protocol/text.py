@@ -8,16 +8,6 @@ separators, direction overrides and other invisible formatting, and bytes that a
 import json
 from typing import Final
 
-__all__ = [
-    "MESSAGE_LIMIT",
-    "bounded_text",
-    "describe_value",
-    "escaped",
-    "indented",
-    "json_escaped",
-    "one_line",
-]
-
 #: Maximum length of a message in characters. Guests choose the texts of errors: a module of 100 kB
 #: can cause a message of 2 MB, and markers are read by people.
 MESSAGE_LIMIT: Final = 4000

@@ -12,8 +12,6 @@ import msgspec
 from wasmdrop.protocol.limits import MEBIBYTE, Limits
 from wasmdrop.protocol.module_types import ModuleKind, ModuleSummary
 
-__all__ = ["TABLES_FREE_BYTES", "MemoryShares", "initial_bytes", "memory_shares_of"]
-
 #: Size of a table element in wasmtime; elements of some types take half of it.
 _ELEMENT_BYTES: Final = 8
 

@@ -101,41 +101,6 @@ from wasmdrop.protocol.module_types import ComponentCall, FunctionType, ModuleSu
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.memory_shares import MemoryShares
 
-__all__ = [
-    "BINARY_REPORT",
-    "BINARY_VALUE_BYTES",
-    "CHILD",
-    "EXIT",
-    "FORK",
-    "FORK_NOW",
-    "FRAME",
-    "MAX_DESCRIPTORS",
-    "MAX_REPORT_BYTES",
-    "MAX_RUN_REPORT_BYTES",
-    "MISSING",
-    "NO_CHILD",
-    "PING",
-    "PONG",
-    "PROGRAM_NAME",
-    "SWEEP",
-    "BoundFunction",
-    "CompileReport",
-    "CompileRequest",
-    "EngineOptions",
-    "Invocation",
-    "Preparation",
-    "Request",
-    "ReusableWorkerRequest",
-    "RunReport",
-    "RunRequest",
-    "WasiContext",
-    "ZygoteRequest",
-    "binary_report_bytes",
-    "decode_request",
-    "encode_binary_call",
-    "encode_frame",
-]
-
 #: First words of the messages on a control socket.
 FORK: Final = b"fork"
 FORK_NOW: Final = b"fork-now"

@@ -35,8 +35,6 @@ from wasmdrop.service.systemd import notify, watchdog_seconds
 from wasmdrop.settings import Settings
 from wasmdrop.system.job_user import foreign_processes
 
-__all__ = ["serve"]
-
 _log = structlog.get_logger()
 
 #: Idle processes beyond one for each worker: a burst finds them ready.

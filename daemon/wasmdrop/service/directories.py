@@ -7,8 +7,6 @@ from wasmdrop.settings import Settings
 from wasmdrop.system.durable_files import make_directory_durably
 from wasmdrop.system.private_files import RUN_AS_OWNER, describe_permissions
 
-__all__ = ["check_directories"]
-
 
 def check_directories(settings: Settings) -> None:
     """Raise ``SettingsError`` if a directory can't be used; make the state directory."""

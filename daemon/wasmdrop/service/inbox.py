@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from wasmdrop.intake.drops import Drop
 
-__all__ = ["Inbox"]
-
 
 class Inbox:
     """A queue into the event loop; drops wait in it until it is connected.

@@ -29,8 +29,6 @@ from wasmdrop.system.descriptors import open_regular
 from wasmdrop.system.durable_files import temporary_name
 from wasmdrop.system.private_files import require_private_directory
 
-__all__ = ["SHARED_LOCK_NAME", "lock_shared_directory", "lock_state_directory"]
-
 _log = structlog.get_logger()
 
 #: Begins with a dot, so that intake ignores it. It is never removed: a lock on a removed file does

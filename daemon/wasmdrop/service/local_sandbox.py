@@ -15,8 +15,6 @@ from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.settings import Isolation, SandboxMode, Settings
 
-__all__ = ["open_local_sandbox"]
-
 _log = structlog.get_logger()
 
 

@@ -38,8 +38,6 @@ from wasmdrop.system.output_thread import OutputThread
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["configure"]
-
 _log = structlog.get_logger()
 
 #: The priorities of syslog(3).

@@ -22,8 +22,6 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.settings import Settings
 
-__all__ = ["Pipeline", "build_pipeline", "new_module_finder"]
-
 
 @dataclass(frozen=True)
 class Pipeline:

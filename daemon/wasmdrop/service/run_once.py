@@ -25,8 +25,6 @@ from wasmdrop.service.pipeline import build_pipeline, new_module_finder
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.settings import Settings
 
-__all__ = ["run_once"]
-
 
 async def run_once(settings: Settings) -> ResultPackage:
     """Run the root slot's job and return what was delivered.

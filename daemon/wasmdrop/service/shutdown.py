@@ -8,8 +8,6 @@ import structlog
 
 from wasmdrop.system import signals
 
-__all__ = ["Shutdown"]
-
 _log = structlog.get_logger()
 
 #: Signals that end the drain when they are repeated. SIGHUP is not one: the shell and the kernel

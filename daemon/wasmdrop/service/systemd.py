@@ -5,8 +5,6 @@ import socket
 
 import structlog
 
-__all__ = ["notify", "watchdog_seconds"]
-
 _log = structlog.get_logger()
 
 

@@ -15,30 +15,6 @@ from wasmdrop.protocol.limits import GRANT_NAME
 from wasmdrop.protocol.text import describe_value, escaped
 from wasmdrop.system.job_user import read_job_user
 
-__all__ = [
-    "ADDRESS",
-    "ARGUMENT",
-    "ARGUMENTS",
-    "DAYS",
-    "FUEL",
-    "GRANTS",
-    "INT64",
-    "JOB_USER",
-    "MB",
-    "NAME",
-    "PATH",
-    "RESULT_PATH",
-    "SECONDS",
-    "SECONDS_OR_ZERO",
-    "SUFFIX",
-    "WHOLE_MB",
-    "ValueFormat",
-    "choice",
-    "integer",
-    "printable",
-    "scalar_or_text",
-]
-
 #: A week. poll(2), which counts milliseconds, allows no more than 24 days.
 _MAX_SECONDS: Final = 604_800
 _MAX_DAYS: Final = 36_500

@@ -16,8 +16,6 @@ from wasmdrop.settings.formats import ARGUMENT, PATH, ValueFormat, printable
 from wasmdrop.settings.table import PREFIX, SETTINGS
 from wasmdrop.settings.values import Loaded, LogFormat, Settings
 
-__all__ = ["load"]
-
 _SYSTEM_STATE_DIR: Final = Path("/var/lib/wasmdrop")
 _DEFAULT: Final = "default"
 

@@ -29,8 +29,6 @@ from wasmdrop.settings.formats import (
 from wasmdrop.settings.values import Isolation, LogFormat, SandboxMode, WatchMode
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
-__all__ = ["PREFIX", "SETTINGS", "Option"]
-
 PREFIX: Final = "WASMDROP_"
 
 #: Settings whose variables are older than the prefix.

@@ -9,8 +9,6 @@ import msgspec
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.system.job_user import JobUser
 
-__all__ = ["Isolation", "Loaded", "LogFormat", "SandboxMode", "Settings", "WatchMode"]
-
 
 class WatchMode(StrEnum):
     """How the daemon finds drops."""

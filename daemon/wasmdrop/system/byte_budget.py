@@ -3,8 +3,6 @@
 import threading
 from collections.abc import Callable
 
-__all__ = ["ByteBudget", "Reservation"]
-
 
 class Reservation:
     """Reserved bytes of a budget. Any thread may release them."""

@@ -5,15 +5,6 @@ import os
 import stat
 from typing import Final
 
-__all__ = [
-    "CREATE_FLAGS",
-    "DIRECTORY_FLAGS",
-    "NotRegularError",
-    "file_kind",
-    "open_regular",
-    "write_all",
-]
-
 #: To open a directory, and no link to one.
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -15,17 +15,6 @@ from typing import BinaryIO, Final
 from wasmdrop.system import libc, openat2
 from wasmdrop.system.descriptors import CREATE_FLAGS
 
-__all__ = [
-    "TEMPORARY_PREFIX",
-    "begin_writing",
-    "is_stale_temporary",
-    "make_directory_durably",
-    "replace_file",
-    "sync_directory",
-    "temporary_name",
-    "write_durably",
-]
-
 TEMPORARY_PREFIX: Final = ".wasmdrop-"
 #: Random, because a daemon in a container has the same process id after each start.
 _OWN_PREFIX: Final = f"{TEMPORARY_PREFIX}{os.urandom(5).hex()}-"

@@ -2,8 +2,6 @@
 
 import time
 
-__all__ = ["Heartbeat"]
-
 
 class Heartbeat:
     """The time at which a part of the daemon last made progress."""

@@ -12,8 +12,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["DEFAULT_JOB_USER", "JobUser", "foreign_processes", "is_mapped", "read_job_user"]
-
 #: System calls use 2^32 - 1 for "no user".
 _HIGHEST_ID: Final = (1 << 32) - 2
 

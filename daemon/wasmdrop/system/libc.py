@@ -7,8 +7,6 @@ import ctypes
 import os
 from typing import Final
 
-__all__ = ["capset", "prctl", "sync_file_range", "syscall"]
-
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
 _LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)

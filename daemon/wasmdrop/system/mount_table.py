@@ -12,8 +12,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Mount", "MountTable", "reason_to_poll"]
-
 #: Filesystems that report no inotify events for changes on other machines.
 _EVENTLESS: Final = (
     "9p",

@@ -17,8 +17,6 @@ from typing import Any, Final, TypeVar
 
 from wasmdrop.system.mount_table import MountTable
 
-__all__ = ["MountThreads"]
-
 T = TypeVar("T")
 
 #: Threads of one mount, so that a long operation does not delay those of other jobs.

@@ -26,21 +26,6 @@ from typing import Final
 from wasmdrop.system import libc
 from wasmdrop.system.descriptors import open_regular
 
-__all__ = [
-    "DanglingLinkError",
-    "ForeignLinkError",
-    "Links",
-    "OtherMountError",
-    "lstat",
-    "names_in",
-    "open_at",
-    "open_directory",
-    "open_in",
-    "open_regular_at",
-    "status",
-    "staying_on_mounts",
-]
-
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEP: Final = _LOOK | os.O_DIRECTORY
 _ROOT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

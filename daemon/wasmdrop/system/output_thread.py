@@ -13,8 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["OutputThread"]
-
 #: Bytes of lines that wait for a slow reader. A larger line waits alone.
 _MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
 

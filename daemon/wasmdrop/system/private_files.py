@@ -15,17 +15,6 @@ from typing import Final
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.system.descriptors import file_kind, open_regular
 
-__all__ = [
-    "RUN_AS_OWNER",
-    "NotPrivateError",
-    "describe_permissions",
-    "make_private_directory",
-    "open_private",
-    "remove",
-    "require_private_directory",
-    "why_not_private",
-]
-
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 #: Advice in messages: how the daemon becomes the owner of a file.

@@ -10,13 +10,6 @@ from typing import Final
 import wasmdrop
 from wasmdrop.system import libc
 
-__all__ = [
-    "die_with_parent",
-    "python_command",
-    "use_batch_scheduling",
-    "use_normal_scheduling",
-]
-
 _PR_SET_PDEATHSIG: Final = 1
 
 #: Where this package was imported from. It may have been found by an import hook that a new process

@@ -7,8 +7,6 @@ SIGXFSZ, which Python ignores so that a write fails instead.
 import signal
 from typing import Final
 
-__all__ = ["NEVER_LEFT_IGNORED", "OTHERS", "STOP", "STOP_AT_ONCE", "ignore_all", "name_of"]
-
 #: Shut down gracefully. SIGHUP: the terminal was closed. SIGXCPU: the soft limit of processor time
 #: is reached, the hard one kills. SIGPWR: the power fails.
 STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGPWR)

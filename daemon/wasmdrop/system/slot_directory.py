@@ -20,8 +20,6 @@ from wasmdrop.system.descriptors import DIRECTORY_FLAGS, NotRegularError
 from wasmdrop.system.durable_files import replace_file
 from wasmdrop.system.tree_removal import remove_tree
 
-__all__ = ["SlotDirectory"]
-
 #: A link is on the way, or another process holds a lease of the file.
 _UNREADABLE: Final = frozenset({errno.ELOOP, errno.EWOULDBLOCK})
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})

@@ -14,8 +14,6 @@ from typing import Final
 
 from wasmdrop.system.descriptors import DIRECTORY_FLAGS
 
-__all__ = ["is_daemon_directory", "make_daemon_directory", "removal", "remove_tree"]
-
 #: Entries that one step of a removal takes: some milliseconds.
 _STEP_ENTRIES: Final = 256
 

@@ -23,15 +23,6 @@ from wasmdrop.system.descriptors import CREATE_FLAGS, DIRECTORY_FLAGS, file_kind
 from wasmdrop.system.durable_files import begin_writing
 from wasmdrop.system.openat2 import open_at, open_regular_at
 
-__all__ = [
-    "ChangedTreeError",
-    "TreeLimitError",
-    "copy_tree",
-    "inventory",
-    "is_empty",
-    "measure",
-]
-
 #: Levels of directories, and bytes of a path below the tree, as for the files of an input.
 _MAX_DEPTH: Final = 32
 _MAX_PATH_BYTES: Final = 1024

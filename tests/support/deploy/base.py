@@ -17,8 +17,6 @@ from typing import Final
 
 from tests.support.require import lack, require_root, require_tools
 
-__all__ = ["CACHE", "ROOT", "base_root", "wheels", "working_tree"]
-
 ROOT: Final = Path(__file__).parents[3]
 
 CACHE: Final = Path(os.environ.get("WASMDROP_DEPLOY_CACHE", "/var/tmp/wasmdrop-deploy"))  # noqa: S108 - root's alone

@@ -12,8 +12,6 @@ from tests.support.daemon import environment
 from tests.support.deploy.base import CACHE, ROOT, base_root, wheels
 from tests.support.require import require_root, require_tools
 
-__all__ = ["IMAGE", "Engine", "engine"]
-
 IMAGE: Final = "localhost/wasmdrop:test"
 
 #: Inside another container the engine can neither create networks nor raise limits. Confinement

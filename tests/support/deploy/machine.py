@@ -12,8 +12,6 @@ from tests.support.daemon import environment, wait_until
 from tests.support.deploy.base import base_root, wheels, working_tree
 from tests.support.require import require_root, require_tools
 
-__all__ = ["Machine", "booted"]
-
 #: systemd-nspawn of Debian 12 knows no Landlock yet; a host of its own would allow it.
 _LANDLOCK: Final = "landlock_create_ruleset landlock_add_rule landlock_restrict_self"
 

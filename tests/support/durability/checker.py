@@ -33,19 +33,6 @@ from typing import Any, Final
 
 from tests.support.durability.producer import Producer, SlotRecord, Version
 
-__all__ = [
-    "Evidence",
-    "Finding",
-    "Kind",
-    "Row",
-    "check",
-    "check_slot_now",
-    "is_at_rest",
-    "job_count",
-    "open_count",
-    "rows_of",
-]
-
 _TEMPORARY: Final = ".wasmdrop-"
 _FINAL: Final = {"delivered", "discarded"}
 _VERSION_BYTES: Final = 32

@@ -19,8 +19,6 @@ from typing import Final
 
 from tests.support.durability.trace import Call
 
-__all__ = ["Change", "Disk", "Given", "Tree"]
-
 _UMASK: Final = 0o022
 
 

@@ -29,8 +29,6 @@ from wasmdrop.cli.main import main
 from wasmdrop.delivery import worker, worker_process
 from wasmdrop.system import descriptors
 
-__all__ = ["KillPlan"]
-
 #: Runs a delivery worker instead of the daemon.
 _DELIVER: Final = "deliver"
 

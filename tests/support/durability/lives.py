@@ -15,8 +15,6 @@ from tests.support.durability.checker import (
 )
 from tests.support.durability.producer import Producer
 
-__all__ = ["Lives"]
-
 _CHECK_SECONDS = 0.02
 _MAX_CHECKS = 1500
 

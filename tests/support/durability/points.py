@@ -13,8 +13,6 @@ from typing import Final
 
 import wasmdrop
 
-__all__ = ["Point", "find_points"]
-
 _PACKAGE: Final = Path(wasmdrop.__file__).parent
 
 #: Code that the daemon does not run, or runs in children that write nothing durable.

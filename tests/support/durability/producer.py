@@ -15,8 +15,6 @@ from typing import Any, Final
 
 from wasmtime import wat2wasm
 
-__all__ = ["Producer", "SlotRecord", "Version", "module_of"]
-
 #: Returns twice the number plus the module's own, after some work, so that a kill hits running
 #: jobs.
 _MODULE: Final = """

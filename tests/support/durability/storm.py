@@ -30,8 +30,6 @@ from typing import Final
 from tests.support.durability.checker import Finding, Kind, check_slot_now
 from tests.support.durability.lives import Lives
 
-__all__ = ["Report", "storm"]
-
 _SLOTS: Final = 60
 #: Directories below the shared one, each with a module of its own.
 _FAMILIES: Final = 4

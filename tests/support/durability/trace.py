@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Call", "command", "read_trace"]
-
 #: Calls that change a file or a name, or make such a change durable.
 _CALLS: Final = (
     *("open", "openat", "creat", "truncate", "ftruncate", "fallocate", "fchmod", "fchmodat"),

@@ -9,8 +9,6 @@ from typing import Final
 from tests.support.security.syscalls import attempt, call
 from tests.support.security.world import SECRET, SIBLING_SECRET_FD, World
 
-__all__: list[str] = []
-
 _AT_FDCWD: Final = -100
 _OPEN_ANY: Final = os.O_RDONLY | os.O_CLOEXEC
 _O_TMPFILE: Final = 0x410000

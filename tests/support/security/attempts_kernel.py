@@ -13,8 +13,6 @@ from typing import Final
 from tests.support.security.syscalls import attempt, call, libc, raw_call, run_code
 from tests.support.security.world import World
 
-__all__: list[str] = []
-
 _AT_FDCWD: Final = -100
 _X32: Final = 0x40000000
 

@@ -15,8 +15,6 @@ from typing import Any, Final
 from tests.support.security.syscalls import attempt, call
 from tests.support.security.world import World
 
-__all__: list[str] = []
-
 _AT_FDCWD: Final = -100
 _MEBIBYTE: Final = 1 << 20
 _PAGE_BYTES: Final = 4096

@@ -11,8 +11,6 @@ from typing import Final
 from tests.support.security.syscalls import attempt, call
 from tests.support.security.world import World
 
-__all__: list[str] = []
-
 _AT_FDCWD: Final = -100
 _MS_BIND: Final = 4096
 

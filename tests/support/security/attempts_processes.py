@@ -12,8 +12,6 @@ from typing import Any, Final
 from tests.support.security.syscalls import attempt, call, run_code
 from tests.support.security.world import World
 
-__all__: list[str] = []
-
 _PTRACE_SEIZE: Final = 0x4206
 _SIGNAL_OF_ALL: Final = -1
 _CLONE_VFORK: Final = 0x4000

@@ -8,8 +8,6 @@ import socket
 from tests.support.security.syscalls import attempt, call
 from tests.support.security.world import World
 
-__all__: list[str] = []
-
 
 def _socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
     fd = call("socket", family, kind, protocol)

@@ -16,8 +16,6 @@ from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
-__all__ = ["Bench", "below", "descriptors"]
-
 ROOT: Final = Path(__file__).parents[3]
 
 

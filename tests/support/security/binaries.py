@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-__all__ = ["BOMBS", "WORK", "leb", "module", "section", "vector"]
-
 _HEADER: Final = b"\0asm\x01\0\0\0"
 _I32: Final = b"\x7f"
 _FUNCTION: Final = b"\x60"

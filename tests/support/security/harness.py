@@ -37,8 +37,6 @@ from tests.support.security.world import SECRET, SIBLING_SECRET_FD, World, new_b
 from wasmdrop.sandbox.confinement.confine import Confinement
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
 
-__all__ = ["MODES", "main"]
-
 #: Imported for their attempts, which register themselves.
 _SOURCES: Final = (
     *(attempts_files, attempts_mounts, attempts_processes),

@@ -7,8 +7,6 @@ from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.wire import EngineOptions
 
-__all__ = ["AN_I32", "LIMITS", "LOOP", "NOTHING", "RANDOM", "SAME", "TURNS", "YIELD"]
-
 LIMITS: Final = Limits(timeout_sec=20, memory_mb=16, output_mb=1)
 FUEL: Final = EngineOptions(fuel=True)
 NOTHING: Final = FunctionType((), ())

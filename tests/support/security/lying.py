@@ -21,8 +21,6 @@ from wasmdrop.sandbox.wire import (
     RunReport,
 )
 
-__all__ = ["COMPILE_MARK", "LIES", "main"]
-
 #: In a module: the compiler lies. The name of the lie follows.
 COMPILE_MARK: Final = b"lie:"
 

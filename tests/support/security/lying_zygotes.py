@@ -20,8 +20,6 @@ from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.zygote import serve_zygote
 from wasmdrop.sandbox.wire import RunReport, ZygoteRequest
 
-__all__ = ["FORKS_NO_MORE", "LIES", "main"]
-
 #: The function of an honest zygote that can fork only twice.
 FORKS_NO_MORE: Final = "forks-no-more"
 

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["ATTACKS"]
-
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
 

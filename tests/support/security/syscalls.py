@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from tests.support.security.world import World
 
-__all__ = ["ATTEMPTS", "NUMBERS", "Attempt", "attempt", "call", "libc", "run_code"]
-
 libc: Final = ctypes.CDLL(None, use_errno=True)
 
 Attack = Callable[["World"], str]

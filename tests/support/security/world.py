@@ -15,8 +15,6 @@ from typing import Any, Final
 
 from tests.support.security.syscalls import libc
 
-__all__ = ["SECRET", "SIBLING_SECRET_FD", "World", "new_base"]
-
 SECRET: Final = b"a secret of another"
 
 #: The sibling's descriptor of a memory file that contains the secret.

@@ -27,10 +27,11 @@ from tests.support.delivery import (
     slot_in,
     temporaries,
 )
-from wasmdrop.delivery.delivery import Delivery, DeliveryLostError
+from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.delivery.wire import (
     ResultPackage,
 )
+from wasmdrop.delivery.worker_process import DeliveryLostError
 from wasmdrop.system.untrusted_trees import inventory
 
 

@@ -14,8 +14,6 @@ from wasmdrop.intake.layout import MODULE_NAME, Layout
 from wasmdrop.intake.module_finder import DIGEST_PREFIX
 from wasmdrop.jobs.job import Job
 
-__all__ = ["KeyRange", "add", "key_of", "ranges_of", "remove"]
-
 _NAME: Final = b"name:"
 _DIRECTORY: Final = b"dir:"
 _AFTER_DIRECTORIES: Final = b"dir;"

@@ -16,8 +16,6 @@ from wasmdrop.jobs.journal import awaited_modules
 from wasmdrop.jobs.journal.database import encode_job
 from wasmdrop.protocol.outcome import Code
 
-__all__ = ["Accepted", "Moved", "Operation", "Remembered", "Write", "perform"]
-
 #: Size limit of the input that the journal keeps of a failed job, in bytes: most inputs are short,
 #: and ``wasmdrop retry`` needs the input if the slot holds another one.
 _KEPT_INPUT_BYTES: Final = 16 * 1024

@@ -20,8 +20,6 @@ from wasmdrop.jobs.journal.batch import Operation, Write, perform
 from wasmdrop.system.heartbeat import Heartbeat
 from wasmdrop.system.processes import use_batch_scheduling
 
-__all__ = ["CommitThread"]
-
 _log = structlog.get_logger()
 
 #: How long a lazy write waits for other writes, in seconds.

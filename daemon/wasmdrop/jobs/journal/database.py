@@ -19,16 +19,6 @@ from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal import awaited_modules
 from wasmdrop.protocol.errors import StorageError
 
-__all__ = [
-    "FINAL",
-    "JOURNAL_NAME",
-    "SCHEMA_VERSION",
-    "decode_job",
-    "encode_job",
-    "open_for_reading",
-    "open_for_writing",
-]
-
 _log = structlog.get_logger()
 
 #: The journal's file in the state directory.

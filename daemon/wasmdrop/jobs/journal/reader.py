@@ -24,8 +24,6 @@ from wasmdrop.jobs.journal.database import (
 from wasmdrop.protocol.errors import SettingsError, StorageError
 from wasmdrop.protocol.outcome import Code
 
-__all__ = ["JobFilter", "JournalEntry", "JournalReader"]
-
 _COLUMNS: Final = "job, changed_ns, note, input IS NOT NULL"
 
 #: Changes that are read at a time.

@@ -15,23 +15,6 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion
 from wasmdrop.protocol.text import bounded_text
 
-__all__ = [
-    "OpenJob",
-    "Trimmed",
-    "awaiting",
-    "explain",
-    "forget",
-    "forget_package",
-    "free_pages",
-    "input_of",
-    "job_of",
-    "last_module",
-    "open_jobs",
-    "package_of",
-    "prune",
-    "trim",
-]
-
 #: Rows and pages that one step of retention takes: some milliseconds, then jobs have a turn.
 _ROWS_AT_ONCE: Final = 200
 _PAGES_AT_ONCE: Final = 256

@@ -30,8 +30,6 @@ from wasmdrop.protocol.slot import FileVersion
 from wasmdrop.system.durable_files import make_directory_durably, write_durably
 from wasmdrop.system.heartbeat import Heartbeat
 
-__all__ = ["Journal"]
-
 _log = structlog.get_logger()
 
 #: Results up to this size, in bytes, are kept in the row of their job, larger ones in a file.

@@ -27,8 +27,6 @@ from wasmdrop.system import libc
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser, is_mapped
 from wasmdrop.system.processes import die_with_parent
 
-__all__ = ["PROCESS_BYTES", "STREAM_FDS", "Confinement"]
-
 #: Memory of the process itself besides the guest's memories: interpreter, engine, a 16 MiB frame
 #: and its copies. Generous, because it only has to stop growth that nothing else limits.
 PROCESS_BYTES: Final = 192 * 1024 * 1024

@@ -12,8 +12,6 @@ from typing import Final
 
 from wasmdrop.system import libc
 
-__all__ = ["abi_version", "restrict", "why_missing"]
-
 # The same on every architecture.
 _CREATE_RULESET: Final = 444
 _ADD_RULE: Final = 445

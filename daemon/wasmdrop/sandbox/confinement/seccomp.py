@@ -21,8 +21,6 @@ from wasmdrop.sandbox.confinement.syscalls import (
 )
 from wasmdrop.system import libc
 
-__all__ = ["AND", "JUMP_EQUAL", "JUMP_GREATER_EQUAL", "LOAD_WORD", "RETURN", "SeccompFilter"]
-
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
 

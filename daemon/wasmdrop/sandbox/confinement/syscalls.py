@@ -16,8 +16,6 @@ import os
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-__all__ = ["ALLOW", "KILL_PROCESS", "NUMBERS", "POLICIES", "Check", "Condition", "Policy", "Role"]
-
 # Answers of a filter (linux/seccomp.h).
 ALLOW: Final = 0x7FFF0000
 KILL_PROCESS: Final = 0x80000000

@@ -10,8 +10,6 @@ from typing import Final, NamedTuple
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 
-__all__ = ["MEMORY_FLAGS", "TABLE_FLAGS", "BinaryReader", "SizeLimits", "malformed"]
-
 _END: Final = 0x0B
 #: Instructions of constant expressions, with the sizes of their operands; 0 is a LEB128 integer.
 _CONSTANT_OPERANDS: Final = {

@@ -12,15 +12,6 @@ import msgspec
 from wasmdrop.sandbox.wire import BINARY_VALUE_BYTES, FRAME, MAX_DESCRIPTORS, encode_frame
 from wasmdrop.system.descriptors import write_all
 
-__all__ = [
-    "read_binary_call",
-    "read_frame",
-    "receive_frame",
-    "report",
-    "send",
-    "wait_for_end",
-]
-
 _CHUNK_BYTES: Final = 1 << 16
 
 

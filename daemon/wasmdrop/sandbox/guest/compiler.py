@@ -27,8 +27,6 @@ from wasmdrop.sandbox.guest.module_parser import parse_component_memory, parse_m
 from wasmdrop.sandbox.wire import CompileReport, CompileRequest
 from wasmdrop.system.descriptors import write_all
 
-__all__ = ["compile_module"]
-
 
 def compile_module(
     request: CompileRequest, engine: Engine, module_fd: int, code_fd: int

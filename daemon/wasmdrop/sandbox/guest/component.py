@@ -40,8 +40,6 @@ from wasmdrop.sandbox.guest.traps import (
 from wasmdrop.sandbox.guest.wasmtime_ffi import call_component_function, ffi
 from wasmdrop.sandbox.wire import Invocation, RunReport
 
-__all__ = ["ComponentRun", "summarize_component"]
-
 #: Parts and depth of one function's types, written out. JSON may be nested 64 levels deep, and a
 #: level of WIT may take two of JSON.
 _MAX_PARTS: Final = 2000

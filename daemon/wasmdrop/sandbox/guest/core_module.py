@@ -24,12 +24,6 @@ from wasmdrop.sandbox.guest.wasmtime_ffi import (
 from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport
 from wasmdrop.system.descriptors import write_all
 
-__all__ = [
-    "ModuleRun",
-    "StaleCodeError",
-    "run_module",
-]
-
 #: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
 _MAX_FUEL: Final = (1 << 63) - 1
 

@@ -12,8 +12,6 @@ from wasmdrop.protocol.text import one_line
 from wasmdrop.sandbox.guest.binary_reader import BinaryReader
 from wasmdrop.sandbox.guest.file_type import PREAMBLE_BYTES
 
-__all__ = ["CustomSections", "read_custom_sections"]
-
 _CUSTOM: Final = 0
 
 #: Producers that a summary lists, and characters of each.

@@ -16,8 +16,6 @@ from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import compile_rel
 from wasmdrop.sandbox.guest.wasmtime_ffi import ffi
 from wasmdrop.sandbox.wire import EngineOptions
 
-__all__ = ["Engine"]
-
 
 class Engine:
     """A wasmtime engine for ``options``, and linkers for modules and components, with WASI.

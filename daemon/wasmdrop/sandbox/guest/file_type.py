@@ -7,8 +7,6 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.guest.toolchains import FILE_FORMATS
 
-__all__ = ["HEAD_BYTES", "PREAMBLE_BYTES", "refuse_unless_wasm"]
-
 #: Bytes at the beginning of a file that are examined: the magic number of tar is at offset 257.
 HEAD_BYTES: Final = 512
 

@@ -32,8 +32,6 @@ from wasmdrop.sandbox.wire import (
     RunReport,
 )
 
-__all__ = ["ForkLoop", "ForkRequest", "ForkedRole"]
-
 #: Largest message of the daemon: a word and a number.
 _MESSAGE_BYTES: Final = 64
 

@@ -37,8 +37,6 @@ from wasmdrop.system import signals
 from wasmdrop.system.job_user import JobUser
 from wasmdrop.system.processes import use_batch_scheduling
 
-__all__ = ["main"]
-
 
 def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     """Serve until the daemon closes the control socket ``control_fd``.

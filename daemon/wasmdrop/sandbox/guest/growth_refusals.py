@@ -24,8 +24,6 @@ from wasmdrop.sandbox.guest.instructions import (
 )
 from wasmdrop.sandbox.guest.module_parser import ModuleParser
 
-__all__ = ["MEMORY_EXPORT", "PAST_MAXIMUM", "TABLE_EXPORT", "instrument_growth"]
-
 #: Export names of the globals. Each is a 64-bit integer: 0, or the requested size at the last
 #: refusal, in bytes of a memory or elements of a table.
 MEMORY_EXPORT: Final = "wasmdrop:memory-refused"

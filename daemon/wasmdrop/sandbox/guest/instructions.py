@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 
 from wasmdrop.sandbox.guest.binary_reader import BinaryReader
 
-__all__ = ["MEMORY_GROW", "TABLE_GROW", "Growth", "UnknownInstructionError", "growths"]
-
 MEMORY_GROW: Final = 0x40
 TABLE_GROW: Final = 0xFC0F
 

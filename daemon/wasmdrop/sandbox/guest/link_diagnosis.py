@@ -19,8 +19,6 @@ from wasmdrop.sandbox.guest.custom_sections import CustomSections
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.toolchains import FOREIGN_MODULES, OBJECT_FILE, THREADS, ForeignModule
 
-__all__ = ["diagnosed", "diagnosed_component", "explained_refusal", "refuse_object_file"]
-
 #: Modules in a message, names of each module, and characters of a name or type.
 _MODULES_LISTED: Final = 8
 _NAMES_LISTED: Final = 12

@@ -14,8 +14,6 @@ from typing import Any, Final
 from wasmdrop.protocol.module_types import WitType
 from wasmdrop.sandbox.guest.wasmtime_ffi import ffi
 
-__all__ = ["lift", "lower"]
-
 #: Kind and union member by type. Floats are passed as their bits.
 _KINDS: Final = {
     "bool": (ffi.WASMTIME_COMPONENT_BOOL.value, "boolean"),

@@ -12,8 +12,6 @@ The map must be opened before the process is confined.
 import os
 from typing import Final
 
-__all__ = ["memory_sizes", "open_address_map"]
-
 #: Addresses that wasmtime reserves for a memory; a larger memory gets more.
 _RESERVED_BYTES: Final = 1 << 32
 

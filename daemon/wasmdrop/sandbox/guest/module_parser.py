@@ -26,13 +26,6 @@ from wasmdrop.sandbox.guest.binary_reader import (
 from wasmdrop.sandbox.guest.file_type import PREAMBLE_BYTES, refuse_unless_wasm
 from wasmdrop.sandbox.guest.summary_limits import SummaryLimits
 
-__all__ = [
-    "DeclaredMemory",
-    "ModuleParser",
-    "parse_component_memory",
-    "parse_module",
-]
-
 #: Section ids in their required order; each section occurs at most once.
 _SECTION_ORDER: Final = (1, 2, 3, 4, 5, 13, 6, 7, 8, 9, 12, 10, 11)
 _CUSTOM_SECTION: Final = 0

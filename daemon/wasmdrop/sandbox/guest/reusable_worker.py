@@ -25,8 +25,6 @@ from wasmdrop.sandbox.wire import (
     decode_request,
 )
 
-__all__ = ["serve_reusable_worker"]
-
 
 class _EndedError(Exception):
     """The guest asked to end in the middle of a host call."""

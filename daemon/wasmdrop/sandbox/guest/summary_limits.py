@@ -5,8 +5,6 @@ from typing import Final
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
 
-__all__ = ["MAX_NAMES", "MAX_NAME_BYTES", "MAX_TYPE_CHARACTERS", "SummaryLimits"]
-
 #: Imports and exports together. An estimate: more than real programs have, and few enough for the
 #: daemon's memory.
 MAX_NAMES: Final = 20_000

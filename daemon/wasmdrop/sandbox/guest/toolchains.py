@@ -8,15 +8,6 @@ compiler's message; ``docs/toolchains.md`` lists them. The compile process reads
 import re
 from typing import Final, NamedTuple
 
-__all__ = [
-    "FILE_FORMATS",
-    "FOREIGN_MODULES",
-    "OBJECT_FILE",
-    "THREADS",
-    "FileFormat",
-    "ForeignModule",
-]
-
 
 class FileFormat(NamedTuple):
     """A file format other than WebAssembly."""

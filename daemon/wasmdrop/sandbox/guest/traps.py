@@ -10,16 +10,6 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
 
-__all__ = [
-    "backtrace",
-    "cause_of",
-    "is_out_of_memory",
-    "mebibytes",
-    "memory_refusal",
-    "stack_hint",
-    "trap_refusal",
-]
-
 #: Frames of a backtrace in a message; the innermost ones are the most useful.
 _FRAMES_SHOWN: Final = 16
 #: Characters of a function's name in a backtrace; the guest chooses the names.

@@ -25,8 +25,6 @@ from wasmdrop.sandbox.wire import (
     RunReport,
 )
 
-__all__ = ["EmptyWasi", "UncheckedCall"]
-
 
 class UncheckedCall:
     """A function of an instance, ready to be called once.

@@ -29,8 +29,6 @@ from wasmdrop.sandbox.wire import (
     encode_frame,
 )
 
-__all__ = ["Warmup"]
-
 #: CPython 3.11 specializes a function's bytecode at its eighth call.
 _CALLS: Final = 16
 

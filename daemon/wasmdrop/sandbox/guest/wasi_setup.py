@@ -9,8 +9,6 @@ from wasmdrop.sandbox.guest.wasmtime_ffi import set_stdin
 from wasmdrop.sandbox.wire import WasiContext
 from wasmdrop.system.descriptors import write_all
 
-__all__ = ["wasi_config"]
-
 
 def wasi_config(
     context: WasiContext,

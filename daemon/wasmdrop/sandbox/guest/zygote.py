@@ -23,8 +23,6 @@ from wasmdrop.sandbox.guest.fork_loop import ForkLoop, ForkRequest
 from wasmdrop.sandbox.guest.unchecked_call import EmptyWasi, UncheckedCall
 from wasmdrop.sandbox.wire import RunReport, RunRequest, ZygoteRequest, decode_request
 
-__all__ = ["serve_zygote"]
-
 
 def serve_zygote(
     request: ZygoteRequest,

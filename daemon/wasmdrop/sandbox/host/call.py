@@ -10,14 +10,6 @@ from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.memory_shares import memory_shares_of
 from wasmdrop.sandbox.wire import BoundFunction, Invocation, Preparation, WasiContext
 
-__all__ = [
-    "Call",
-    "can_be_prepared",
-    "cpu_limit_seconds",
-    "invocation_of",
-    "preparation_of",
-]
-
 
 class Call(msgspec.Struct, frozen=True):
     """A call: an entry that exists, and arguments that fit it."""

@@ -5,8 +5,6 @@ The child writes to them and the daemon reads them, so they survive a child that
 
 import os
 
-__all__ = ["CapturedOutput"]
-
 
 class CapturedOutput:
     """Two open files. Raises ``OSError`` if they cannot be created."""

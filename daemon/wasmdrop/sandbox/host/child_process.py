@@ -17,8 +17,6 @@ from wasmdrop.sandbox.host.captured_output import CapturedOutput
 from wasmdrop.sandbox.host.procfs import is_child_of
 from wasmdrop.sandbox.wire import FRAME
 
-__all__ = ["ChildProcess", "ChildSource"]
-
 
 class ChildProcess:
     """A child process and its link.

@@ -34,8 +34,6 @@ from wasmdrop.sandbox.wire import (
     encode_frame,
 )
 
-__all__ = ["CompileLimits", "ModuleCompiler", "ProgressCallback"]
-
 _log = structlog.get_logger()
 
 #: Called with a message for people: what a module waits for.

@@ -17,8 +17,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final
 
-__all__ = ["CompileSlots", "SlotRequest"]
-
 #: Calls a function after a number of seconds.
 Timer = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
 

@@ -49,8 +49,6 @@ from wasmdrop.sandbox.wire import (
 )
 from wasmdrop.system.untrusted_trees import TreeLimitError
 
-__all__ = ["LocalExecutor"]
-
 _log = structlog.get_logger()
 
 #: Codes with which a job publishes no files from its directory.

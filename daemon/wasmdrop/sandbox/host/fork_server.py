@@ -20,8 +20,6 @@ from wasmdrop.sandbox.wire import MISSING, PONG, SWEEP
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
 from wasmdrop.system.processes import python_command
 
-__all__ = ["ForkServer"]
-
 _log = structlog.get_logger()
 
 #: Attempts to start the fork server when the daemon starts. Later there is no limit.

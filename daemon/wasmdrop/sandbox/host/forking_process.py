@@ -16,8 +16,6 @@ from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.wire import CHILD, EXIT, FORK, FORK_NOW, PING
 from wasmdrop.system.heartbeat import Heartbeat
 
-__all__ = ["ForkingProcess"]
-
 #: Largest packet on a control socket: a word and three numbers, or a sentence.
 _PACKET_BYTES: Final = 1024
 

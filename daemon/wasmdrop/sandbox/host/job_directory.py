@@ -28,8 +28,6 @@ from wasmdrop.system.untrusted_trees import (
     measure,
 )
 
-__all__ = ["CHECK_SECONDS", "JobDirectory", "JobDirectoryFactory", "open_grants"]
-
 _log = structlog.get_logger()
 
 #: Interval between checks of a running job's directory, in seconds. A check of ten thousand files

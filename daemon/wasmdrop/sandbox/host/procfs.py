@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["children_of", "is_child_of", "processor_seconds"]
-
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 #: Fields of ``/proc/PID/stat``, counted from the one after the name.

@@ -21,16 +21,6 @@ from wasmdrop.protocol.text import MESSAGE_LIMIT, bounded_text
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.wire import BINARY_REPORT, BINARY_VALUE_BYTES, CompileReport, RunReport
 
-__all__ = [
-    "compiler_death",
-    "decode_binary_report",
-    "decode_compile_report",
-    "decode_run_report",
-    "outcome_of_report",
-    "outcome_without_report",
-    "with_limit",
-]
-
 #: The codes that a child may report; only the daemon sets the others.
 _GUEST_CODES: Final = frozenset(
     {

@@ -11,8 +11,6 @@ from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.job_directory import JobDirectory
 
-__all__ = ["RequestResult", "exchange"]
-
 #: Time for the wait status of a dead child to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
 

@@ -23,8 +23,6 @@ from wasmdrop.sandbox.wire import (
     encode_frame,
 )
 
-__all__ = ["ReusableWorkerPool"]
-
 #: Limit of idle workers, of all modules together. Each takes about 5 MiB.
 _MAX_IDLE: Final = 32
 

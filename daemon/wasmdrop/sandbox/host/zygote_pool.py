@@ -33,8 +33,6 @@ from wasmdrop.sandbox.wire import (
     encode_frame,
 )
 
-__all__ = ["Zygote", "ZygotePool"]
-
 _log = structlog.get_logger()
 
 #: Limit of zygotes. Each takes about 5 MiB with its idle children.

@@ -11,8 +11,6 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.service.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.settings import Settings
 
-__all__ = ["examine"]
-
 _AREA: Final = "container"
 
 #: Mount points of control groups v2, alone or beside v1 (cgroups(7)).

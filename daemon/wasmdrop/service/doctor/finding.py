@@ -7,8 +7,6 @@ import msgspec
 
 from wasmdrop.settings import SandboxMode, Settings
 
-__all__ = ["Finding", "Severity", "ok", "problem", "unless_best_effort", "warning", "worst"]
-
 
 class Severity(StrEnum):
     """The severity of a finding, the best first."""

@@ -8,8 +8,6 @@ from typing import Final
 from wasmdrop.service.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.settings import Settings
 
-__all__ = ["examine"]
-
 _AREA: Final = "grants"
 
 #: Entries checked in each: enough to find a wrong mode, few enough for a large data set.

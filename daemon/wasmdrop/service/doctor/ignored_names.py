@@ -9,8 +9,6 @@ from wasmdrop.intake.tree_walk import walk
 from wasmdrop.service.doctor.finding import Finding, ok, warning
 from wasmdrop.settings import Settings
 
-__all__ = ["examine"]
-
 _AREA = "mounts"
 _CHECK = "names of files"
 

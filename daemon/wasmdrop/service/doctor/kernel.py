@@ -25,8 +25,6 @@ from wasmdrop.service.doctor.finding import Finding, ok, problem, unless_best_ef
 from wasmdrop.settings import Settings
 from wasmdrop.system.job_user import foreign_processes, is_mapped
 
-__all__ = ["examine"]
-
 #: What each version of Landlock's interface restricts in addition, and the Linux version with it
 #: (landlock(7)).
 _LANDLOCK_PARTS: Final = (

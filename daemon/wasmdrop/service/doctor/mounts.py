@@ -30,8 +30,6 @@ from wasmdrop.system.durable_files import temporary_name, write_durably
 from wasmdrop.system.mount_table import reason_to_poll
 from wasmdrop.system.private_files import RUN_AS_OWNER, describe_permissions
 
-__all__ = ["examine", "free_space"]
-
 _AREA: Final = "mounts"
 
 #: Timeout of an event, in seconds; it takes less than a millisecond on an idle machine.

@@ -20,8 +20,6 @@ from wasmdrop.settings import Settings
 from wasmdrop.system.mount_table import reason_to_poll
 from wasmdrop.system.private_files import why_not_private
 
-__all__ = ["examine"]
-
 _AREA: Final = "state"
 
 

@@ -26,8 +26,6 @@ import structlog
 
 from wasmdrop.protocol.errors import SettingsError
 
-__all__ = ["Handler", "HttpResponse", "HttpServer"]
-
 _log = structlog.get_logger()
 
 #: Connections at a time. More than a prober and a few scrapers need: a new one, whose request is

@@ -17,8 +17,6 @@ import structlog
 
 from wasmdrop.system.heartbeat import Heartbeat
 
-__all__ = ["SILENT_SECONDS", "Liveness", "Part"]
-
 _log = structlog.get_logger()
 
 #: How long a part may be silent before it counts as stuck, in seconds. One sync of a bad disk can

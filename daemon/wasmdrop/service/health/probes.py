@@ -21,8 +21,6 @@ from wasmdrop.service.health.http_server import HttpResponse, HttpServer
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.writability import WritabilityProbe
 
-__all__ = ["Health", "Sources"]
-
 _log = structlog.get_logger()
 
 

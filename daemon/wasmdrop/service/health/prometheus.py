@@ -28,8 +28,6 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.http_server import HttpResponse
 from wasmdrop.service.health.liveness import Liveness
 
-__all__ = ["PrometheusCollector"]
-
 #: How long a rendering is served again, in seconds. One takes some milliseconds; thousands of
 #: requests must not take them from probes and jobs.
 _FRESH_SECONDS: Final = 0.1

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["WritabilityProbe"]
-
 #: Timeout of a write, in seconds: less than the usual timeout of a probe.
 _ANSWER_SECONDS: Final = 2.0
 

@@ -14,8 +14,6 @@ from wasmdrop.protocol.module_types import WASI_MODULE
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, DETERMINISTIC_SEED
 from wasmdrop.sandbox.guest.deterministic import guest_memory
 
-__all__ = ["ClockAndRandom", "datetime_record", "make_record"]
-
 _TICK_NS: Final = 1_000_000
 _BILLION: Final = 1_000_000_000
 

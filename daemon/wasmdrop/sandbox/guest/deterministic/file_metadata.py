@@ -17,8 +17,6 @@ from typing import Final
 
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS
 
-__all__ = ["DiskMetadata", "FileMetadata", "FileMetadataTable"]
-
 #: CLOCK_REALTIME_COARSE (linux/time.h): the kernel's clock for the times of files.
 _CLOCK_OF_FILES: Final = 5
 _NAP_SECONDS: Final = 0.001

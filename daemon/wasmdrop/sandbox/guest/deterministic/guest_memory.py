@@ -2,8 +2,6 @@
 
 from wasmtime import Caller, Memory
 
-__all__ = ["read", "write"]
-
 
 def read(caller: Caller, at: int, size: int) -> bytes | None:
     """Return ``size`` bytes of the calling module's memory; None if they are out of bounds."""

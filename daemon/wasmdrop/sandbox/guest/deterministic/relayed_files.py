@@ -11,8 +11,6 @@ from wasmdrop.sandbox.guest.deterministic.file_metadata import (
     FileMetadataTable,
 )
 
-__all__ = ["RelayedFiles", "WasiError"]
-
 #: While the relay runs.
 _PLENTY_OF_FUEL: Final = 1 << 62
 

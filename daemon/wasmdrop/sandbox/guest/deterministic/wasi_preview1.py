@@ -30,8 +30,6 @@ from wasmdrop.sandbox.guest.deterministic import guest_memory
 from wasmdrop.sandbox.guest.deterministic.file_metadata import DiskMetadata
 from wasmdrop.sandbox.guest.deterministic.relayed_files import RelayedFiles, WasiError
 
-__all__ = ["Preview1Files", "compile_relay"]
-
 #: The functions, and their parameters: i for i32, I for i64.
 _PARAMETERS: Final = {
     "fd_filestat_get": "ii",

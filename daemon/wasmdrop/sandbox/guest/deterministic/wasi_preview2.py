@@ -19,8 +19,6 @@ from wasmdrop.sandbox.guest.deterministic.file_metadata import DiskMetadata, Fil
 from wasmdrop.sandbox.guest.deterministic.relayed_files import RelayedFiles, WasiError
 from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import INTERFACE, METHODS
 
-__all__ = ["Preview2Files"]
-
 #: An arbitrary type number, unique among the host's resources.
 _STREAM: Final = 1
 

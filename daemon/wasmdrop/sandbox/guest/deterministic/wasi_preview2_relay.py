@@ -9,8 +9,6 @@ from typing import Final, NamedTuple
 import wasmtime
 from wasmtime import component, wat2wasm
 
-__all__ = ["INTERFACE", "METHODS", "compile_relay"]
-
 #: wasmtime's linker provides WASI 0.2 under this version, whatever version a component imports.
 INTERFACE: Final = "wasi:filesystem/types@0.2.12"
 
@@ -45,6 +43,8 @@ _RESOURCES: Final = ("descriptor", "directory-entry-stream")
 
 
 class Method(NamedTuple):
+    """A method of one of the two resources."""
+
     params: dict[str, str]
     """Types by name, without ``self``."""
     core: str

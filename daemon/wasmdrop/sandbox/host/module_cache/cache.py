@@ -47,8 +47,6 @@ from wasmdrop.system.private_files import (
     require_private_directory,
 )
 
-__all__ = ["CompiledModule", "ModuleCache"]
-
 _log = structlog.get_logger()
 
 #: Modules whose summary and descriptor stay in memory; others are read again.

@@ -10,8 +10,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["GRACE_SECONDS", "LruIndex"]
-
 #: A module that was used this recently is not evicted, in seconds: a job that has just looked it up
 #: needs milliseconds to load it.
 GRACE_SECONDS: Final = 10.0

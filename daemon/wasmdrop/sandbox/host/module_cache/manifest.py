@@ -20,16 +20,6 @@ from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.module_types import ModuleSummary
 from wasmdrop.sandbox.wire import MAX_REPORT_BYTES, EngineOptions
 
-__all__ = [
-    "DamagedEntryError",
-    "Manifest",
-    "VerifiedFiles",
-    "fingerprint",
-    "make_manifest",
-    "read_manifest",
-    "sha256_of",
-]
-
 #: Version of the files of the cache and of their meaning.
 _LAYOUT: Final = 5
 
