@@ -25,9 +25,9 @@ _log = structlog.get_logger()
 #: How long a lazy write waits for other writes, in seconds.
 _LAZY_SECONDS: Final = 0.05
 
-#: While many jobs wait, a transaction waits for the requests of so many turns of the loop, but for
-#: at most so many naps of so many seconds: a transaction costs a core about as much whatever it
-#: writes.
+#: While many jobs wait, a transaction waits for the requests of this many turns of the event loop,
+#: but for at most this many naps of this many seconds. A transaction takes the same processor time
+#: whatever it writes: without naps, a burst on two cores takes a quarter longer.
 _ENOUGH: Final = 16
 _MOST_NAPS: Final = 5
 _NAP_SECONDS: Final = 0.003
