@@ -230,6 +230,8 @@ def test_job_waits_for_a_module_that_is_copied_with_pauses(
     path.parent.mkdir(exist_ok=True)
     if before:
         drop(path, before)
+        # The drop of a slot's own module runs the slot, too, if its input is there by then.
+        wait_until(lambda: any_daemon.events("module-dropped"), "the drop of the module")
     with ExitStack() as stack:
         finish = _in_place(path, stack)
         slot = "own/input.json" if is_own else "input.json"
