@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-#: A marker that has not come by then is missing; seconds.
+#: Time after which a marker counts as missing, in seconds.
 _DEADLINE_SECONDS: Final = 120.0
 
 _IN_MOVED_TO: Final = 0x80

@@ -251,7 +251,7 @@ class Submission(msgspec.Struct, frozen=True):
         return self._result(marker, data, files)
 
     def _daemon(self) -> str:
-        """Return what the shared directory says about its daemon."""
+        """Describe the daemon of the shared directory, by its lock file."""
         try:
             openat2.lstat(self._shared_dir, _LOCK)
         except OSError:

@@ -29,6 +29,7 @@ from tests.support.durability.checker import Kind, check_slot_now
 from tests.support.durability.lives import Lives
 from tests.support.durability.points import Point, find_points
 from tests.support.durability.trace import command, read_trace
+from tests.support.markers import a_marker
 from tests.support.require import require_tools
 
 #: Calls of a point that are tried: files of a delivery or states of a job may differ.
@@ -100,25 +101,8 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     """Create results, directories and leftovers of earlier daemons."""
     result = b"of an earlier life\n"
     digest = hashlib.sha256(result).hexdigest()
-    moment = "2026-01-01T00:00:00.000000Z"
-    marker = {
-        "schema": "wasmdrop.marker/1",
-        "job": "earlier",
-        "id": None,
-        "status": "succeeded",
-        "code": "ok",
-        "message": "",
-        "attempt": 1,
-        "slot": "input-a.json",
-        "entry": "run",
-        "module": None,
-        "input": None,
-        "files": {"result-a.json": {"sha256": digest, "bytes": len(result)}},
-        **dict.fromkeys(("dropped_at", "started_at", "finished_at"), moment),
-        "seconds": dict.fromkeys(("queued", "compile", "run", "total"), 0.0),
-        "limits": {},
-        "runtime": dict.fromkeys(("wasmdrop", "wasmtime", "platform"), "earlier"),
-    }
+    files = {"result-a.json": {"sha256": digest, "bytes": len(result)}}
+    marker = a_marker(files, job="earlier", slot="input-a.json")
     (lives.shared / "result-a.json").write_bytes(result)
     (lives.shared / "result-a.done").write_text(json.dumps(marker))
     (lives.shared / "result-taken.json" / "kept").mkdir(parents=True)

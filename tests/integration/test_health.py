@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from wasmtime import wat2wasm
 
+from tests.support.commands import run
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
 
@@ -217,14 +216,7 @@ def test_http_address_that_is_taken_stops_the_start(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         daemon = Daemon(tmp_path, WASMDROP_HTTP=where)
-        done = subprocess.run(
-            [sys.executable, "-m", "wasmdrop", "serve"],
-            env=daemon.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = run(daemon, "serve")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"wasmdrop: WASMDROP_HTTP: can't listen on {where}: Address already in use"

@@ -3,14 +3,13 @@
 import functools
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from wasmtime import wat2wasm
 
+from tests.support.commands import run
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB, with_fib
 from wasmdrop.system.durable_files import TEMPORARY_PREFIX
@@ -208,14 +207,7 @@ def test_new_module_reruns_the_root_slot(tmp_path: Path) -> None:
 
 def test_second_daemon_on_a_state_directory_is_refused(daemon: Daemon) -> None:
     """It names the daemon that holds it and ends with status 2."""
-    second = subprocess.run(
-        [sys.executable, "-m", "wasmdrop", "serve"],
-        env=daemon.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    second = run(daemon, "serve")
     assert daemon.process is not None
     assert second.returncode == 2
     assert f"process {daemon.process.pid}" in second.stderr
@@ -225,14 +217,7 @@ def test_second_daemon_on_a_state_directory_is_refused(daemon: Daemon) -> None:
 def test_setting_that_is_wrong_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
     """An unknown name, or a value that does not parse."""
     daemon = Daemon(tmp_path, **{name: "many"})
-    done = subprocess.run(
-        [sys.executable, "-m", "wasmdrop", "serve"],
-        env=daemon.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run(daemon, "serve")
     assert done.returncode == 2
     assert name in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show the module; return the exit status."""
-    # The state directory is temporary, and may be where that of a daemon must not be.
+    # A setting for the daemon's state directory does not matter here: this one is temporary.
     loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
     log.configure(loaded.log, "warning")
     try:

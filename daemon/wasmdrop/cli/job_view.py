@@ -35,7 +35,7 @@ def load(options: argparse.Namespace) -> Settings:
 
 
 def why(entry: JournalEntry, first: Job | None) -> str:
-    """Return what an open job waits for, or why a finished one failed.
+    """Return the reason why an open job waits, or why a finished one failed.
 
     ``first`` is the first open job of its slot. The text is one line, safe for a terminal.
     """

@@ -44,7 +44,7 @@ Exit status: 0 dropped; 1 the slot does not have the job's input, or it can't be
 
 
 class _OtherInputError(Exception):
-    """The slot no longer has the job's input; the text says what it has."""
+    """The slot no longer has the job's input; the text describes its present content."""
 
 
 class _SlotFile(msgspec.Struct, frozen=True):

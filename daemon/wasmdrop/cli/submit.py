@@ -29,7 +29,7 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.strict_json import parse
 from wasmdrop.protocol.text import json_escaped
 
-#: Time after which a message says what a job waits for, in seconds.
+#: Time after which a message says why a job waits, in seconds.
 _PATIENCE_SECONDS: Final = 2.0
 
 #: The exit status for several jobs is the first of these that one of them has.

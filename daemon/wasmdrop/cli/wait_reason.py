@@ -1,4 +1,4 @@
-"""Finds out what a dropped job waits for, if the daemon's journal can be read from here."""
+"""Finds out why a dropped job waits, if the daemon's journal can be read from here."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ class WaitReason:
             self._state_dir = settings.load(os.environ, {}).settings.state_dir
 
     def why(self, submission: Submission) -> str | None:
-        """Return what the job waits for, in one line.
+        """Return the reason why the job waits, in one line.
 
         Return None if the journal can't be read, as by most users, or does not have the job, as
         that of another daemon.

@@ -107,7 +107,7 @@ class Delivery:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Stop the workers after they have finished what they were told to publish.
+        """Stop the workers after they have published their packages.
 
         Results of a worker that hangs stay in the journal.
         """

@@ -293,7 +293,7 @@ class Intake:
                 version = FileVersion.of(opened.status)
             taken = pack(version)
         except RefusedError:
-            # Jobs that need it report what is wrong. Another file in its place is another drop, and
+            # Jobs that need it report the fault. Another file in its place is another drop, and
             # so is this one when it becomes readable.
             status = self._lstat(path)
             version, taken = FileVersion.of(status), pack_unreadable(status)

@@ -76,7 +76,7 @@ class Scanner:
     def start(self) -> None:
         """Scan everything, then continue on threads.
 
-        The first scan also removes what an earlier daemon left under temporary names.
+        The first scan also removes temporary files of an earlier daemon.
         """
         with openat2.staying_on_mounts():
             for _ in self._scan_everything():

@@ -39,7 +39,7 @@ class UnclosedFile(NamedTuple):
 class WriteDetector:
     """Says which files are being written.
 
-    ``unclosed(path)`` returns what the watcher knows of a file. ``recheck(path, seconds)`` has a
+    ``unclosed(path)`` returns the record of the watcher on a file. ``recheck(path, seconds)`` has a
     path considered again later. ``is_polling()`` says whether changes may raise no events. A file
     that was only created gets ``settle_seconds`` to turn out to be a link; one that is open and
     unchanged for ``quiet_seconds`` counts as complete.

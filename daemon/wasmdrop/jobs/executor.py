@@ -27,7 +27,7 @@ class Executor(Protocol):
         """Return a module of the module cache, compiled now if it was not before.
 
         ``directory`` is that of the job's slot: directories are served in turn. ``on_progress`` is
-        called with a message for people when what the job waits for changes.
+        called with a message for people when the reason why the job waits changes.
 
         Raises ``RefusedError`` if the module can't be compiled, with ``module-missing`` if the
         module cache lost it; ``SandboxError`` if the daemon or its disk is at fault.

@@ -114,7 +114,7 @@ class ModuleReruns:
             self._add_unread(drop.path)
 
     def stop(self) -> None:
-        """Begin nothing more: the next start takes what is not remembered as new."""
+        """Stop. The next start takes drops that are not remembered as new."""
         self._is_stopping = True
         for timer in self._timers.values():
             timer.cancel()
@@ -122,7 +122,7 @@ class ModuleReruns:
             task.cancel()
 
     async def ended(self) -> None:
-        """Wait for the end of what was stopped."""
+        """Wait until the stopped tasks have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._mount_threads.close()
 

@@ -1,4 +1,4 @@
-"""Recovery: resume at start what an earlier daemon left open.
+"""Recovery: resume at start the jobs that an earlier daemon left open.
 
 A job that was running is rerun, with its attempt counted. A job whose marker is in place is closed.
 Undelivered results are resumed without reading them.

@@ -1,7 +1,8 @@
-"""The schedule of undelivered results: what is kept, how much, and what to retry when.
+"""The schedule of undelivered results: which are kept, and when each is retried.
 
-In memory, kept results are a small record. Directories take turns, and within one directory what
-failed again waits longer. No I/O, no event loop: times are seconds of any monotonic clock.
+In memory, kept results are a small record. Directories take turns. Within one directory,
+results that failed again wait longer. No I/O, no event loop: times are seconds of any monotonic
+clock.
 """
 
 import heapq
@@ -61,7 +62,7 @@ class ResultDirectory:
     is_scheduled: bool = False
 
     def next_due(self) -> KeptResults | None:
-        """Remove and return what is to be retried next."""
+        """Remove and return the results to retry next."""
         while self.due:
             kept = heapq.heappop(self.due)[2]
             if not kept.is_gone:

@@ -114,7 +114,7 @@ class UndeliveredResults:
             task.cancel()
 
     async def ended(self) -> None:
-        """Wait for the end of what was stopped."""
+        """Wait until the stopped tasks have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _count(self) -> None:
@@ -152,7 +152,7 @@ class UndeliveredResults:
             await self._discard(oldest, self._schedule.why_over)
 
     async def _discard_old(self, directory: ResultDirectory, error: OSError) -> None:
-        """Discard what has waited long enough for a directory that is gone."""
+        """Discard results that have waited long enough for a directory that is gone."""
         while directory.kept:
             oldest = next(iter(directory.kept.values()))
             waited_seconds = (time.time_ns() - oldest.finished_at_ns) / 1e9

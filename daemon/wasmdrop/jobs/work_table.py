@@ -25,7 +25,7 @@ _KEPT_INPUT_BYTES: Final = 4096
 
 
 class Work(msgspec.Struct, frozen=True):
-    """A job on its way to its results, and what is in memory for it."""
+    """An active job and its data in memory."""
 
     job: Job
     accepted: "asyncio.Future[None] | None" = None

@@ -2,5 +2,5 @@
 
 :mod:`.host` is the daemon's side and never loads guest code. :mod:`.guest` is the side of the child
 processes and runs in no other process. They share :mod:`.wire`, the format of requests and reports.
-:mod:`.confinement` is what a child gives up before it touches guest code.
+:mod:`.confinement` takes rights away from a child before it touches guest code.
 """

@@ -25,7 +25,7 @@ class SandboxMode(StrEnum):
     STRICT = "strict"
     """Refuse to start."""
     BEST_EFFORT = "best-effort"
-    """Log what is missing, and continue."""
+    """Log the missing parts, and continue."""
 
 
 class Isolation(StrEnum):

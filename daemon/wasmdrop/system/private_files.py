@@ -1,8 +1,8 @@
 """Private files: directories and files that only the daemon's user can change.
 
-Whoever can write a file of machine code can run code as the user that loads it. So owner and mode
-of everything in the state directory are checked before use. Processes of the daemon's own user are
-trusted, others, above all producers, are not.
+A user who can write a file of machine code can run code as the user that loads it. So owner and
+mode of everything in the state directory are checked before use. Processes of the daemon's own user
+are trusted. Others, in particular producers, are not.
 """
 
 import contextlib

@@ -33,7 +33,8 @@ from wasmdrop.system import descriptors
 _DELIVER: Final = "deliver"
 
 _PACKAGE: Final = f"{Path(wasmdrop.__file__).parent}/"
-_WRAPPED: Final = (
+#: Functions of ``os`` that change what is on disk; ``write`` is wrapped in another way.
+WRAPPED: Final = (
     "fdatasync",
     "fsync",
     "ftruncate",
@@ -150,7 +151,7 @@ class _Connection(sqlite3.Connection):
 
 def _wrap(plan: KillPlan, daemon: int) -> _Reaper:
     reaper = _Reaper(plan, daemon)
-    for name in (*_WRAPPED, "write"):
+    for name in (*WRAPPED, "write"):
         setattr(os, name, reaper.wrap(getattr(os, name)))
     return reaper
 

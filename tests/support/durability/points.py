@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import wasmdrop
+from tests.support.durability import dying
 
 _PACKAGE: Final = Path(wasmdrop.__file__).parent
 
@@ -37,19 +38,7 @@ _NOTHING_LASTS: Final = {
     "intake.watcher._LivenessProbe.send",
 }
 
-_OF_OS: Final = {
-    "fdatasync",
-    "fsync",
-    "ftruncate",
-    "link",
-    "mkdir",
-    "pwrite",
-    "rename",
-    "replace",
-    "rmdir",
-    "unlink",
-    "write",
-}
+_OF_OS: Final = {*dying.WRAPPED, "write"}
 #: Functions of ``system.descriptors``, which ``dying`` attributes to their callers.
 _OF_OURS: Final = {"write_all"}
 _OF_PATHS: Final = {"hardlink_to", "mkdir", "rename", "rmdir", "unlink", "write_bytes"}

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.markers import a_marker
 from wasmdrop.intake.finished_slots import is_done, true_marker
 from wasmdrop.protocol.slot import FileVersion, InputFile, Slot
 
 LINE: Final = b'{"entry":"fib","args":[12],"results":[144]}\n'
-MOMENT: Final = "2026-01-01T00:00:00.000000Z"
 
 
 @pytest.fixture
@@ -28,27 +28,10 @@ def slot(tmp_path: Path) -> Slot:
 def mark(slot: Slot, marked: dict[str, Any] | None = None, **files: dict[str, Any]) -> None:
     """Write a marker of ``result.json``, ``result.txt`` and other files, given by their suffix."""
     digest = hashlib.sha256(LINE).hexdigest()
-    marker = {
-        "schema": "wasmdrop.marker/1",
-        "job": "a job",
-        "id": None,
-        "status": "succeeded",
-        "code": "ok",
-        "message": "",
-        "attempt": 1,
-        "slot": slot.key,
-        "entry": "fib",
-        "module": None,
-        "input": marked,
-        "files": {
-            f"result.{suffix}": {"sha256": digest, "bytes": len(LINE)} for suffix in ("json", "txt")
-        }
-        | {f"result.{suffix}": file for suffix, file in files.items()},
-        **dict.fromkeys(("dropped_at", "started_at", "finished_at"), MOMENT),
-        "seconds": dict.fromkeys(("queued", "compile", "run", "total"), 0.0),
-        "limits": {},
-        "runtime": dict.fromkeys(("wasmdrop", "wasmtime", "platform"), ""),
-    }
+    result = {"sha256": digest, "bytes": len(LINE)}
+    all_files = {"result.json": result, "result.txt": result}
+    all_files |= {f"result.{suffix}": file for suffix, file in files.items()}
+    marker = a_marker(all_files, slot=slot.key, input=marked)
     (Path(slot.directory) / "result.done").write_text(json.dumps(marker))
 
 

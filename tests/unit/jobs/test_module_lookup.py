@@ -30,6 +30,7 @@ class Bench:
     """A lookup whose files, executor and scheduler do what a test wants."""
 
     def __init__(self, base: Path) -> None:
+        self.slot_key = "a/input.json"
         for name in ("shared", "wasm"):
             (base / name).mkdir()
         variables = {
@@ -103,19 +104,19 @@ class Bench:
 
     def begin(self) -> Work:
         """Make a job the active one of its slot."""
-        self.journal.jobs["1"] = job("1", "a/input.json")
+        self.journal.jobs["1"] = job("1", self.slot_key)
         self.table.add(Work(self.journal.jobs["1"]))
-        return self.table.begin("a/input.json")
+        return self.table.begin(self.slot_key)
 
     async def get(self, reference: str = "m") -> CompiledModule:
         """Look the module of the active job up."""
-        work = self.table.begin("a/input.json")
+        work = self.table.begin(self.slot_key)
         return await self.lookup.compiled(work, reference, EngineOptions(), self)
 
     @property
     def state(self) -> JobState:
         """The state of the job."""
-        return self.table.first("a/input.json").job.state
+        return self.table.first(self.slot_key).job.state
 
 
 def with_bench(base: Path, use: Callable[[Bench], Awaitable[None]]) -> None:
@@ -143,6 +144,23 @@ def test_lookup_present_module_is_pinned_and_compiled(tmp_path: Path) -> None:
         assert (current.job.module, current.job.state) == (bench.found, JobState.COMPILING)
         assert (bench.compiles, bench.yields) == (["aa"], 1)
         assert bench.journal.notes["1"] == "waits for a compile slot of a"
+
+    with_bench(tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    ("slot_key", "owner"), [("input.json", "all"), ("a/input.json", "a"), ("a/b/input.json", "a")]
+)
+def test_lookup_compilation_is_charged_to_the_topmost_directory(
+    tmp_path: Path, slot_key: str, owner: str
+) -> None:
+    """Directories below it share its turn, and all root slots have one turn."""
+
+    async def use(bench: Bench) -> None:
+        bench.slot_key, bench.found = slot_key, bench.module("aa")
+        bench.begin()
+        assert await bench.get() is COMPILED
+        assert bench.journal.notes["1"] == f"waits for a compile slot of {owner}"
 
     with_bench(tmp_path, use)
 

@@ -5,35 +5,17 @@ from typing import Any
 
 import pytest
 
+from tests.support.markers import a_marker
 from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES
 from wasmdrop.protocol.marker import Marker, parse_slot_marker
 
 FILE = {"sha256": "0" * 64, "bytes": 1}
 RESULTS = {"result.json": FILE, "result.txt": FILE}
-MOMENT = "2026-01-01T00:00:00.000000Z"
 
 
 def marker_of(files: dict[str, Any], marked: dict[str, Any] | None = None) -> Marker | None:
     """Parse a marker with these files and this input."""
-    marker = {
-        "schema": "wasmdrop.marker/1",
-        "job": "a job",
-        "id": None,
-        "status": "succeeded",
-        "code": "ok",
-        "message": "",
-        "attempt": 1,
-        "slot": "input.json",
-        "entry": "fib",
-        "module": None,
-        "input": marked,
-        "files": files,
-        **dict.fromkeys(("dropped_at", "started_at", "finished_at"), MOMENT),
-        "seconds": dict.fromkeys(("queued", "compile", "run", "total"), 0.0),
-        "limits": {},
-        "runtime": dict.fromkeys(("wasmdrop", "wasmtime", "platform"), ""),
-    }
-    return parse_slot_marker(json.dumps(marker).encode(), "result")
+    return parse_slot_marker(json.dumps(a_marker(files, input=marked)).encode(), "result")
 
 
 def test_parse_slot_marker_of_files_in_the_slot_is_accepted() -> None:

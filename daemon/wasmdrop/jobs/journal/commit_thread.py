@@ -70,7 +70,7 @@ class CommitThread:
         self._gather(_Request(what))
 
     def hand_over(self) -> None:
-        """Give the thread at once what has gathered."""
+        """Give all pending requests to the thread at once."""
         if self._gathered:
             self._requests.put(self._gathered)
             self._gathered = []
@@ -84,7 +84,7 @@ class CommitThread:
         self._requests.put([])
 
     async def close(self) -> None:
-        """Write what has gathered and close the file."""
+        """Write all pending requests and close the file."""
         self.hand_over()
         self._requests.put(None)
         await asyncio.to_thread(self._thread.join)

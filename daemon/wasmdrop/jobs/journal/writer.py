@@ -70,7 +70,7 @@ class Journal:
         self._thread.ping()
 
     async def close(self) -> None:
-        """Write what has gathered and close the file."""
+        """Write all pending requests and close the file."""
         await self._thread.close()
 
     # Jobs

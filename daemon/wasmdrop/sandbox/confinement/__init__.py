@@ -1,1 +1,1 @@
-"""Confinement: what a process gives up before it runs a guest."""
+"""Confinement: takes rights away from a process before it runs a guest."""

@@ -198,7 +198,7 @@ class Confinement:
     def confine_zygote_child(self, *, cpu_seconds: int, threads: bool) -> None:
         """Confine a child of a zygote as :meth:`confine` and :meth:`confine_after_loading` do.
 
-        Adds what the child does not inherit from its zygote.
+        Adds the limits and filters that the child does not inherit from its zygote.
         """
         self._limit_time_and_threads(cpu_seconds, threads=threads)
         self._load_filter(Role.ZYGOTE_CHILD)

@@ -60,7 +60,7 @@ class Policy(NamedTuple):
 
 
 class Role(Enum):
-    """What a filter is for.
+    """The role of a process that loads a filter.
 
     A process loads one of the first four, and later one of the last four on top of it. The kernel
     takes the strictest answer of all loaded filters, so the later ones list only restrictions.

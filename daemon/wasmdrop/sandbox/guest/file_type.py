@@ -20,8 +20,8 @@ def refuse_unless_wasm(head: bytes) -> Literal["component", "module"]:
     """Return whether a file with the first bytes ``head`` is a module or a component.
 
     Eight bytes are enough for WebAssembly, and :data:`HEAD_BYTES` or the whole file to recognize
-    other formats. Raises ``RefusedError`` with ``INVALID_MODULE``, which says what the file is
-    instead, and what to do.
+    other formats. Raises ``RefusedError`` with ``INVALID_MODULE``, whose message names the
+    actual format and the remedy.
     """
     if head[:4] == _MAGIC:
         version = head[4:PREAMBLE_BYTES]

@@ -148,7 +148,7 @@ class ChildProcess:
 
 
 class ChildSource(Protocol):
-    """What a child was acquired from."""
+    """The pool or process that a child was acquired from."""
 
     def release(self, child: ChildProcess) -> None:
         """Take the child back when its request is over; kill it if it has not reported."""

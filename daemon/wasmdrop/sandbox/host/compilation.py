@@ -36,7 +36,7 @@ from wasmdrop.sandbox.wire import (
 
 _log = structlog.get_logger()
 
-#: Called with a message for people: what a module waits for.
+#: Called with a message for people: the reason why a module waits.
 ProgressCallback = Callable[[str], None]
 
 #: Limit of machine code, which is usually three to eight times the size of its module.
@@ -121,9 +121,9 @@ class ModuleCompiler:
         """Load or compile a module once, however many jobs need it at the same time.
 
         ``directory``: the directory of the job's slot; directories are served in turn.
-        ``on_progress`` is called with what the job waits for. Raise ``RefusedError`` if the module
-        cannot be compiled within its limits, or is gone; ``SandboxError`` if a child or storage
-        fails.
+        ``on_progress`` is called with the reason why the job waits. Raise ``RefusedError`` if the
+        module cannot be compiled within its limits, or is gone; ``SandboxError`` if a child or
+        storage fails.
         """
         key = (sha256, options.token)
         refusal = self._refused.get(key)

@@ -1,6 +1,6 @@
 """Compile slots: which compilations run now, given that some take a moment and others a minute.
 
-Nobody can tell beforehand which, so each compilation starts in a *quick* slot. After a quick period
+The time is not known beforehand, so each compilation starts in a *quick* slot. After a quick period
 it is *late*, and moves to a *long* slot as soon as its directory may have one. A late compilation
 without a long slot is interrupted if a module of another directory waits; it starts again when it
 gets a long slot. So a directory, however many slow modules it has, delays the module of another

@@ -64,7 +64,7 @@ _TIMEOUT_SECONDS: Final = 5.0
 _CHECK_SECONDS: Final = 5.0
 
 #: Processor time that a zygote may take to start, and then for each child, in seconds. These are
-#: ten times what it takes; a zygote that exceeds them does something else.
+#: ten times the usual values; a zygote that exceeds them does other work.
 _START_PROCESSOR_SECONDS: Final = 5.0
 _FORK_PROCESSOR_SECONDS: Final = 0.02
 
@@ -140,7 +140,7 @@ class Zygote(ForkingProcess):
     def check(self) -> None:
         """End the zygote if it does anything that a zygote does not do.
 
-        Its module may have broken out in it. It can then harm nobody else, but it could use
+        Its module may have broken out in it. It can then harm no other job, but it could use
         processes, memory and processor time.
         """
         if self._process is None or self._control is None:

@@ -1,6 +1,7 @@
 """The doctor: check whether the daemon can keep its promises on this host and these mounts.
 
-Each check does what the daemon does, as the user that runs it, and leaves nothing behind.
+Each check makes the same system calls as the daemon, as the user that runs it, and leaves nothing
+behind.
 """
 
 import asyncio

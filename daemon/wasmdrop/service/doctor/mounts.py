@@ -67,7 +67,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def free_space(area: str, what: str, path: Path) -> Finding:
-    """Check the free space for what the daemon writes below ``path``."""
+    """Check the free space for the files that the daemon writes below ``path``."""
     check = f"{what}: free space"
     status = os.statvfs(path)
     free_bytes = shutil.disk_usage(path).free

@@ -238,8 +238,8 @@ class ModuleCache:
     ) -> CompiledModule:
         """Add the machine code in the file ``code``, which is moved into the cache.
 
-        Assumes that the child that wrote it is dead, so that nobody has it open for writing. Raises
-        ``OSError`` and ``StorageError``.
+        Assumes that the child that wrote it is dead, so that no process has it open for writing.
+        Raises ``OSError`` and ``StorageError``.
         """
         path = self.code_path(sha256, options)
         fd = open_private(code)
