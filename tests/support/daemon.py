@@ -128,7 +128,7 @@ class Daemon:
             status = self.stop()
         assert status == 0, self.log_text()
         faults = [event for event in self.events() if event["level"] in {"error", "critical"}]
-        assert not faults
+        assert not faults, faults
 
     def log_text(self) -> str:
         """Return the whole log."""
