@@ -171,27 +171,6 @@ class Wasmdrop(Contender):
         return marker
 
 
-class Instance(Wasmdrop):
-    """The daemon as for trusted modules: a process serves many jobs of one module."""
-
-    name = "wasmdrop, instance"
-    small_only = True
-
-    _ISOLATION: Final = {"WASMDROP_ISOLATION": "instance"}
-
-    @classmethod
-    def lacks(cls) -> str:
-        """Return the daemon's error message if it refuses the setting."""
-        command = [sys.executable, "-m", "wasmdrop", "config", "--json"]
-        environment = dict(os.environ) | cls._ISOLATION
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        return "" if done.returncode == 0 else done.stderr.strip()
-
-    def variables(self) -> dict[str, str]:
-        """Return the directories, and the isolation."""
-        return super().variables() | self._ISOLATION
-
-
 class PlainLoop(Contender):
     """See plain_loop.py."""
 
@@ -240,7 +219,6 @@ class ShellLoop(Contender):
 
 ALL: Final[tuple[type[Contender], ...]] = (
     Wasmdrop,
-    Instance,
     PlainLoop,
     ShellLoop,
     WatchdogScript,

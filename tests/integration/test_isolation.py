@@ -1,13 +1,9 @@
-"""Isolation of one job from the next: a process or, if the operator says so, an instance.
-
-The outcomes of WASI programs are compared in test_wasi.py, whose daemon runs with either.
-"""
+"""Isolation of one job from the next: a process and an instance of its own for each."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -69,14 +65,11 @@ MODULES: Final = {
 _CALLS: Final = 6
 
 
-@pytest.fixture(scope="module", params=["process", "instance"])
-def daemon(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Daemon]:
-    """Give one running daemon with all modules, with either isolation."""
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon with all modules."""
     it = Daemon(
         tmp_path_factory.mktemp("isolation"),
-        WASMDROP_ISOLATION=request.param,
         WASMDROP_ATTEMPTS="1",
         WASMDROP_FUEL="1000000000",
     )
@@ -91,11 +84,6 @@ def call(daemon: Daemon, module: str, number: int, **keys: Any) -> tuple[dict[st
     name = f"input-{module}.json"
     marker = daemon.submit(name, {"module": module, "id": f"{number} {keys}", **keys})
     return marker, daemon.result(name)
-
-
-def is_shared(daemon: Daemon) -> bool:
-    """Whether jobs share processes in this daemon."""
-    return daemon.environment["WASMDROP_ISOLATION"] == "instance"
 
 
 def test_job_gets_a_fresh_instance(daemon: Daemon) -> None:
@@ -173,53 +161,11 @@ def test_process_that_is_killed_is_replaced(daemon: Daemon) -> None:
     assert call(daemon, "fib", 9, entry="fib", args=[20])[1]["results"] == [6765]
 
 
-def test_processes_are_shared_if_the_operator_says_so(daemon: Daemon) -> None:
-    """Then the same ones exist after many jobs; otherwise those that served are gone."""
+def test_processes_that_served_are_gone_after_more_jobs(daemon: Daemon) -> None:
+    """No process serves two jobs."""
     call(daemon, "fib", 10, entry="fib", args=[12])
     before = set(daemon.children())
     for number in range(11, 31):
         call(daemon, "fib", number, entry="fib", args=[12])
-    gone = before - set(daemon.children())
-    assert bool(gone) != is_shared(daemon)
+    assert before - set(daemon.children())
     assert faults(daemon) == []
-
-
-def test_process_that_serves_many_jobs_keeps_no_memory_of_them(tmp_path: Path) -> None:
-    """There is no room for the memory of a hundred."""
-    daemon = Daemon(tmp_path, WASMDROP_ISOLATION="instance", WASMDROP_WORKERS="1")
-    drop(daemon.wasm / "reactor.wasm", bytes(wat2wasm(MODULES["reactor"])))
-    drop(daemon.wasm / "counts.wasm", bytes(wat2wasm(MODULES["counts"])))
-    with daemon.running():
-        for number in range(2):
-            call(daemon, "counts", number)
-            call(daemon, "reactor", number, env={"A": "b"})
-        residents = set(daemon.children())
-        sizes = {pid: address_space_mb(pid) for pid in residents}
-        for number in range(2, 42):
-            call(daemon, "counts", number)
-            call(daemon, "reactor", number, env={"A": "b"})
-        served = (residents & set(daemon.children())) - set(daemon.delivery_workers())
-        assert len(served) > 1
-        for pid in served:
-            # Each instance that stayed would take 4 GiB of addresses.
-            assert address_space_mb(pid) - sizes[pid] < 10 * 4096
-
-
-def address_space_mb(pid: int) -> int:
-    """Return the size of a process's address space in MiB (proc_pid_statm(5))."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
-def test_job_with_files_has_a_process_of_its_own(tmp_path: Path) -> None:
-    """With either isolation: its directory belongs to its process."""
-    daemon = Daemon(tmp_path, WASMDROP_ISOLATION="instance")
-    text = """(module (import "wasi_snapshot_preview1" "path_create_directory"
-        (func $mkdir (param i32 i32 i32) (result i32)))
-      (memory (export "memory") 1) (data (i32.const 8) "made")
-      (func (export "_start")
-        (if (call $mkdir (i32.const 3) (i32.const 8) (i32.const 4)) (then (unreachable)))))"""
-    drop(daemon.wasm / "files.wasm", bytes(wat2wasm(text)))
-    with daemon.running():
-        for number in range(3):
-            assert call(daemon, "files", number)[0]["code"] == "ok"

@@ -22,15 +22,12 @@ _GIVEN: Final = f"(limit: {_MEMORY_MB} MiB; memory_mb in the input, at most WASM
 _CALLS: Final = 4
 
 
-@pytest.fixture(scope="module", params=["process", "instance"])
-def daemon(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Daemon]:
-    """Give one running daemon, with either isolation."""
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon."""
     directory = tmp_path_factory.mktemp("limits")
     it = Daemon(
         directory,
-        WASMDROP_ISOLATION=request.param,
         WASMDROP_COMPILE_SEC="300",
         WASMDROP_MAX_MODULE_MB="16",
     )

@@ -49,12 +49,10 @@ _QUIET: Final = """(func (export "quiet") (param i32) (result i32)
 _CALLS: Final = 6
 
 
-@pytest.fixture(scope="module", params=["process", "instance"])
-def daemon(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Daemon]:
-    """Give one running daemon, with either isolation."""
-    it = Daemon(tmp_path_factory.mktemp("output"), WASMDROP_ISOLATION=request.param)
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon."""
+    it = Daemon(tmp_path_factory.mktemp("output"))
     text = f"(module {STREAMS} {_PRINTS} {_FUNCTIONS} {_QUIET})"
     drop(it.wasm / "prints.wasm", bytes(wat2wasm(text)))
     silent = '(module (func (export "quiet") (param i32) (result i32) (local.get 0)))'

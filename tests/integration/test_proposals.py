@@ -100,7 +100,7 @@ def test_toolchains_page_lists_the_proposals_that_are_tested() -> None:
 def test_proposal_that_runs_gives_its_result(
     daemon: Daemon, name: str, *, deterministic: bool
 ) -> None:
-    """With both isolations."""
+    """Also if the job is deterministic."""
     slot = f"{list(RUNNING).index(name)}-{deterministic}"
     drop(daemon.wasm / f"{slot}.wasm", module(RUNNING[name]))
     marker = daemon.submit(f"input-{slot}.json", {"module": slot, "deterministic": deterministic})

@@ -15,15 +15,12 @@ from tests.support.wasi_programs import STREAM_PROGRAMS, STREAMS
 pytestmark = pytest.mark.usefixtures("no_fault")
 
 
-@pytest.fixture(scope="module", params=["process", "instance"])
-def daemon(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Daemon]:
-    """Give one running daemon with all programs, with either isolation."""
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give one running daemon with all programs."""
     it = with_fib(
         tmp_path_factory.mktemp("wasi"),
         SECRET="not for guests",  # noqa: S106 - none
-        WASMDROP_ISOLATION=request.param,
     )
     for name, body in STREAM_PROGRAMS.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {STREAMS} {body})")))

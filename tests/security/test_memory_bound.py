@@ -177,15 +177,12 @@ def test_growth_within_limit_is_granted(text: str) -> None:
     assert results in ([1], [30])
 
 
-@pytest.fixture(scope="module", params=["process", "instance"])
-def daemon(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Daemon]:
-    """Return a running daemon with each setting of WASMDROP_ISOLATION."""
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Return a running daemon."""
     it = Daemon(
         tmp_path_factory.mktemp("bound"),
         WASMDROP_MEMORY_MB=str(MEMORY_MB),
-        WASMDROP_ISOLATION=request.param,
         WASMDROP_ATTEMPTS="1",
     )
     with it.running():
@@ -193,7 +190,7 @@ def daemon(
 
 
 def submitted(daemon: Daemon, name: str, text: str) -> list[dict[str, Any]]:
-    """Run a module until a zygote or a reusable worker serves it; return the markers."""
+    """Run a module until a zygote serves it; return the markers."""
     drop(daemon.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {text})")))
     job = {"module": name, "entry": "run"}
     return [daemon.submit(f"input-{name}.json", job | {"id": str(n)}) for n in range(4)]

@@ -7,7 +7,6 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import wasmtime
-from benchmarks.contenders import Instance
 from benchmarks.native import COMPILERS, LackError, build, call
 from benchmarks.plots import bars, lines
 from benchmarks.syscalls import parse
@@ -130,12 +129,6 @@ def test_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
     result, seconds = call(program, code, content["entry"], content["args"])
     assert [result] == workload.wanted(3).results
     assert seconds > 0
-
-
-def test_contender_whose_setting_the_daemon_lacks_is_left_out() -> None:
-    """The daemon would not start, in the midst of a benchmark."""
-    lack = Instance.lacks()
-    assert lack == "" or "WASMDROP_ISOLATION" in lack
 
 
 def test_plots_are_images_whose_marks_lie_inside() -> None:

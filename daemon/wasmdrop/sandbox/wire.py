@@ -8,7 +8,7 @@ ignores unknown fields; a writer may omit a field that has its default.
 Links
     A child has one link to the daemon, a stream socket (``AF_UNIX``, ``SOCK_STREAM``). The daemon
     sends one request, the child answers with one report. The child then waits until the daemon
-    closes the link, and exits. A reusable worker repeats this until the link is closed.
+    closes the link, and exits.
 
 Frames
     Requests and reports are frames::
@@ -25,14 +25,13 @@ Frames
 Requests
     The header is a ``Request``: a JSON object whose ``type`` selects the class below.
 
-    =================  =========================  ====================================  ==========
-    ``type``           class                      descriptors                           payload
-    =================  =========================  ====================================  ==========
-    ``compile``        ``CompileRequest``         module, machine code                  none
-    ``run``            ``RunRequest``             see below                             see below
-    ``zygote``         ``ZygoteRequest``          machine code, control socket          none
-    ``reusable``       ``ReusableWorkerRequest``  machine code, stdout, stderr          none
-    =================  =========================  ====================================  ==========
+    =================  ==================  ====================================  ==========
+    ``type``           class               descriptors                           payload
+    =================  ==================  ====================================  ==========
+    ``compile``        ``CompileRequest``  module, machine code                  none
+    ``run``            ``RunRequest``      see below                             see below
+    ``zygote``         ``ZygoteRequest``   machine code, control socket          none
+    =================  ==================  ====================================  ==========
 
     Descriptors of ``run``, each if it applies, in this order: machine code (if ``preparation`` is
     set); stdout and stderr (if the module imports WASI and the child does not have them already);
@@ -40,8 +39,8 @@ Requests
     payload of ``run`` is standard input (``wasi.stdin_bytes``), then the contents of ``wasi.files``
     in their order.
 
-    A child of a zygote and a reusable worker are prepared: they take ``run`` without
-    ``preparation``. If their preparation has a ``function``, they take the binary form instead.
+    A child of a zygote is prepared: it takes ``run`` without ``preparation``. If its preparation
+    has a ``function``, it takes the binary form instead.
 
 Binary form
     A frame without a header (H = 0), for a function that is known from the preparation and needs
@@ -52,16 +51,14 @@ Binary form
 
 Reports
     The header is ``CompileReport`` (for ``compile``) or ``RunReport`` (for everything else) as a
-    JSON object; the payload is empty. A zygote and a reusable worker send one ``RunReport`` when
-    they are ready, with the code ``ok``, or why they are not. A child may report the codes ``ok``,
-    ``exit``, ``trap``, ``memory-limit``, ``fuel-limit``, ``output-limit``, ``link-error``,
-    ``entry-not-found`` and ``internal``; a compiler ``ok``, ``invalid-module``, ``compile-limit``
-    and ``internal``.
+    JSON object; the payload is empty. A zygote sends one ``RunReport`` when it is ready, with the
+    code ``ok``, or why it is not. A child may report the codes ``ok``, ``exit``, ``trap``,
+    ``memory-limit``, ``fuel-limit``, ``output-limit``, ``link-error``, ``entry-not-found`` and
+    ``internal``; a compiler ``ok``, ``invalid-module``, ``compile-limit`` and ``internal``.
 
 Output
     A child appends the guest's output to its stdout and stderr, at most ``output_bytes`` together.
-    The next byte ends the call with ``output-limit``. A reusable worker starts at offset 0 again
-    for each call, because the daemon empties both between two calls.
+    The next byte ends the call with ``output-limit``.
 
 Control socket
     A process that forks (the fork server, a zygote) has a control socket (``AF_UNIX``,
@@ -239,8 +236,7 @@ class Invocation(msgspec.Struct, frozen=True):
     """Call ``_initialize`` before the entry."""
     cpu_seconds: int
     """Processor time that the kernel allows, as a second line of defence behind the daemon's
-    timeout. A child of a zygote has it from the fork on; a reusable worker has no such limit,
-    because the kernel counts by process."""
+    timeout. A child of a zygote has it from the fork on."""
     wasi: WasiContext | None
     component: ComponentCall | None = None
     """Set if the module is a component; ``signature`` and ``args`` are then empty."""
@@ -259,16 +255,7 @@ class ZygoteRequest(msgspec.Struct, frozen=True, tag="zygote"):
     preparation: Preparation
 
 
-class ReusableWorkerRequest(msgspec.Struct, frozen=True, tag="reusable"):
-    """Prepare the module, then serve requests until the link is closed.
-
-    Each call gets an instance of its own.
-    """
-
-    preparation: Preparation
-
-
-Request = CompileRequest | RunRequest | ZygoteRequest | ReusableWorkerRequest
+Request = CompileRequest | RunRequest | ZygoteRequest
 
 
 class CompileReport(msgspec.Struct, frozen=True):

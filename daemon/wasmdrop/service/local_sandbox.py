@@ -13,7 +13,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
-from wasmdrop.settings import Isolation, SandboxMode, Settings
+from wasmdrop.settings import SandboxMode, Settings
 
 _log = structlog.get_logger()
 
@@ -39,14 +39,7 @@ async def open_local_sandbox(
             )
         if missing:
             _log.warning("sandbox-incomplete", missing=missing)
-        executor = LocalExecutor(
-            fork_server,
-            cache,
-            directories,
-            limits,
-            zygote_idle,
-            reuses_workers=settings.isolation is Isolation.INSTANCE,
-        )
+        executor = LocalExecutor(fork_server, cache, directories, limits, zygote_idle)
         try:
             yield executor, cache
         finally:

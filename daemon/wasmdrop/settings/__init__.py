@@ -10,7 +10,6 @@ from wasmdrop.settings.formats import scalar_or_text
 from wasmdrop.settings.loading import load
 from wasmdrop.settings.table import SETTINGS, Option
 from wasmdrop.settings.values import (
-    Isolation,
     Loaded,
     LogFormat,
     SandboxMode,
@@ -20,7 +19,6 @@ from wasmdrop.settings.values import (
 
 __all__ = [
     "SETTINGS",
-    "Isolation",
     "Loaded",
     "LogFormat",
     "Option",

@@ -29,6 +29,9 @@ _SERVICE_LINK: Final = re.compile(
     re.DOTALL,
 )
 
+#: Settings of earlier versions, and what holds instead.
+_REMOVED: Final = {"WASMDROP_ISOLATION": "each job has a process of its own; unset the variable"}
+
 #: Suffixes of a slot's results.
 _SUFFIXES: Final = (*RESULT_SUFFIXES, MARKER_SUFFIX, OUTPUT_SUFFIX)
 
@@ -87,6 +90,8 @@ def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> Non
             raise SettingsError(f"{name}: no flag of this name")
     variables = {setting.variable for setting in SETTINGS}
     for name, value in sorted(environ.items()):
+        if name in _REMOVED:
+            raise SettingsError(f"{name}: this setting was removed: {_REMOVED[name]}")
         if (
             name.startswith(PREFIX)
             and name not in variables

@@ -28,15 +28,6 @@ class SandboxMode(StrEnum):
     """Log the missing parts, and continue."""
 
 
-class Isolation(StrEnum):
-    """What separates one job from the next."""
-
-    PROCESS = "process"
-    """The kernel: each job has a new process."""
-    INSTANCE = "instance"
-    """wasmtime: jobs of one module share a process, each in a new instance."""
-
-
 class LogFormat(StrEnum):
     """Format of log lines."""
 
@@ -84,7 +75,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: float
     journal_mb: int
     sandbox: SandboxMode
-    isolation: Isolation
     job_user: JobUser
     """The user that jobs run as if the daemon is root."""
     grants: dict[str, Path]

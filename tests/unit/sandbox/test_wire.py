@@ -14,7 +14,6 @@ from wasmdrop.sandbox.wire import (
     EngineOptions,
     Invocation,
     Preparation,
-    ReusableWorkerRequest,
     RunReport,
     RunRequest,
     WasiContext,
@@ -49,7 +48,6 @@ REQUESTS = [
     RunRequest(INVOCATION, PREPARATION),
     RunRequest(INVOCATION),
     ZygoteRequest(PREPARATION),
-    ReusableWorkerRequest(PREPARATION),
 ]
 
 

@@ -20,7 +20,6 @@ from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.settings import (
     SETTINGS,
-    Isolation,
     Loaded,
     LogFormat,
     SandboxMode,
@@ -92,7 +91,6 @@ def test_load_empty_environment_gives_the_documented_defaults() -> None:
         keep_days=7.0,
         journal_mb=1024,
         sandbox=SandboxMode.STRICT,
-        isolation=Isolation.PROCESS,
         job_user=JobUser(60942, 60942),
         http=None,
         log=loaded.settings.log,
@@ -141,7 +139,6 @@ VALUES: dict[str, tuple[str, Any]] = {
     "journal_mb": ("32", 32),
     "grants": ("lib=/lib", {"lib": Path("/lib")}),
     "sandbox": ("best-effort", SandboxMode.BEST_EFFORT),
-    "isolation": ("instance", Isolation.INSTANCE),
     "job_user": ("1234:5678", JobUser(1234, 5678)),
     "http": ("[::1]:8080", "[::1]:8080"),
     "log": ("console", LogFormat.CONSOLE),
@@ -174,7 +171,6 @@ BAD_VALUES = {
     "max_queued": ("0",),
     "grants": ("/lib", "lib", "lib=", "a b=/lib", "lib=/lib,"),
     "sandbox": ("best_effort", "off"),
-    "isolation": ("none", "INSTANCE"),
     "job_user": ("0", "root", "1:0", "-1", "no-such-user", "4294967295", "1:"),
     "http": ("localhost", "8080", "localhost:65536", "::1:80", "http://x:80", "a b:80"),
     "log": ("text",),
@@ -306,6 +302,15 @@ def test_load_unlike_variable_is_refused_without_a_suggestion() -> None:
 def test_load_variables_without_the_prefix_are_ignored() -> None:
     """Other programs may use them."""
     assert read({"PATH": "/bin", "WASM_DROP_X": "1", "TIMEOUT": "x", "ARG_X": "1"}) == read()
+
+
+@pytest.mark.parametrize("value", ["process", "instance"])
+def test_load_removed_variable_is_refused_with_the_reason(value: str) -> None:
+    """Whatever its value: an operator who relied on it must know."""
+    assert refusal({"WASMDROP_ISOLATION": value}) == (
+        "WASMDROP_ISOLATION: this setting was removed: each job has a process of its own; unset"
+        " the variable"
+    )
 
 
 def test_load_unknown_flag_is_refused() -> None:

@@ -142,7 +142,7 @@ class Confinement:
         self,
         *,
         readable: list[int],
-        cpu_seconds: int | None,
+        cpu_seconds: int,
         file_bytes: int,
         data_bytes: int,
         threads: bool,
@@ -203,9 +203,8 @@ class Confinement:
         self._limit_time_and_threads(cpu_seconds, threads=threads)
         self._load_filter(Role.ZYGOTE_CHILD)
 
-    def _limit_time_and_threads(self, cpu_seconds: int | None, *, threads: bool) -> None:
-        if cpu_seconds is not None:
-            self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
+    def _limit_time_and_threads(self, cpu_seconds: int, *, threads: bool) -> None:
+        self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
         if threads:
             self._limit_threads()
         else:

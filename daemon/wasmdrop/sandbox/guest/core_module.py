@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from wasmtime import Instance, InstancePre, Module, Store, Trap, WasmtimeError
+from wasmtime import Instance, Module, Store, Trap, WasmtimeError
 
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, Code
@@ -74,7 +74,6 @@ class ModuleRun:
         self.address_map = address_map
         self.store = Store(engine.wasmtime_engine)
         self.module: Module | None = None
-        self.linked: InstancePre | None = None
         self.instance: Instance | None = None
         self.is_instantiated = False
         self.output_room_bytes = preparation.output_bytes
@@ -93,17 +92,6 @@ class ModuleRun:
             )
         except WasmtimeError as error:
             raise StaleCodeError(str(error)) from None
-
-    def with_fresh_store(self) -> "ModuleRun":
-        """Return another run of the same module, with a new store and no instance yet."""
-        run = ModuleRun(self.preparation, self.engine, self._report_now)
-        run.module, run.linked = self.module, self.linked
-        run.set_store_limits()
-        return run
-
-    def close(self) -> None:
-        """Free the instance, which its output functions would keep alive otherwise."""
-        self.store.close()
 
     def set_store_limits(self) -> None:
         """Set the limits for instantiation."""
@@ -130,11 +118,11 @@ class ModuleRun:
         """Create the instance; raise ``RefusedError`` if that fails."""
         assert self.module is not None  # noqa: S101 - loaded before
         try:
-            self.linked = self.linked or self.engine.linker.instantiate_pre(self.module)
+            linked = self.engine.linker.instantiate_pre(self.module)
         except WasmtimeError as error:
             raise RefusedError(Code.LINK_ERROR, bounded_text(str(error))) from None
         try:
-            self.instance = self.linked.instantiate(self.store)
+            self.instance = linked.instantiate(self.store)
             self.set_growth_limits()
         except Trap as trap:
             raise trap_refusal(trap, "while the module was instantiated: ") from None

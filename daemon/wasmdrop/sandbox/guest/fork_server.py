@@ -1,6 +1,6 @@
 """The fork server: a small process that has loaded wasmtime, and forks children for any request.
 
-A child takes one request: to compile, to run, or to become a zygote or a reusable worker.
+A child takes one request: to compile, to run, or to become a zygote.
 """
 
 import functools
@@ -19,7 +19,6 @@ from wasmdrop.sandbox.guest.core_module import ModuleRun, run_module
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.fork_loop import ForkLoop, ForkRequest
 from wasmdrop.sandbox.guest.memory_usage import open_address_map
-from wasmdrop.sandbox.guest.reusable_worker import serve_reusable_worker
 from wasmdrop.sandbox.guest.warmup import Warmup
 from wasmdrop.sandbox.guest.zygote import serve_zygote
 from wasmdrop.sandbox.wire import (
@@ -28,7 +27,6 @@ from wasmdrop.sandbox.wire import (
     EngineOptions,
     Invocation,
     Preparation,
-    ReusableWorkerRequest,
     RunRequest,
     ZygoteRequest,
     decode_request,
@@ -111,9 +109,6 @@ class _GeneralChild:
                 engine = self._engine_for(request.preparation.options)
                 warm_up = self._warmup.call
                 serve_zygote(request, engine, warm_up, self._confinement, link_fd, descriptors)
-            case ReusableWorkerRequest():
-                engine = self._engine_for(request.preparation.options)
-                serve_reusable_worker(request, engine, self._confinement, link_fd, descriptors)
             case _:
                 raise ValueError("a request without a preparation came to a child without one")
 

@@ -100,8 +100,7 @@ class EmptyWasi:
     """A WASI context without input, whose parts are created before there is a job.
 
     The context itself, which draws random numbers, is created by each process. Output goes to
-    ``streams``, descriptors of standard output and standard error. There is one per process, which
-    lives as long as the process: closed stores still refer to its functions.
+    ``streams``, descriptors of standard output and standard error.
     """
 
     def __init__(self, streams: Sequence[int]) -> None:

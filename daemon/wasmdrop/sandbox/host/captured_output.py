@@ -25,11 +25,6 @@ class CapturedOutput:
         stdout = _content(self.fds[0], max_bytes)
         return stdout, _content(self.fds[1], max_bytes - len(stdout))
 
-    def clear(self) -> None:
-        """Empty both, for the next job of the same process."""
-        for fd in self.fds:
-            os.ftruncate(fd, 0)
-
     def close(self) -> None:
         """Close both. May be called again."""
         for fd in self.fds:

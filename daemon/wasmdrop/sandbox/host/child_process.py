@@ -86,16 +86,6 @@ class ChildProcess:
                 self.has_reported = True
                 return bytes(frame[FRAME.size : end]), is_binary
 
-    def is_quiet(self) -> bool:
-        """Whether the link is open and holds nothing unread."""
-        try:
-            self._link.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
-
     def kill(self) -> None:
         """Kill the process, whatever it does."""
         if self._pidfd is None:

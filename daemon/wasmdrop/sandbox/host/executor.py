@@ -35,7 +35,6 @@ from wasmdrop.sandbox.host.reports import (
     with_limit,
 )
 from wasmdrop.sandbox.host.request import RequestResult, exchange
-from wasmdrop.sandbox.host.reusable_worker_pool import ReusableWorkerPool
 from wasmdrop.sandbox.host.zygote_pool import ZygotePool
 from wasmdrop.sandbox.memory_shares import initial_bytes
 from wasmdrop.sandbox.wire import (
@@ -62,10 +61,9 @@ _LARGE_REPORT_BYTES: Final = 64 * 1024
 
 
 class LocalExecutor:
-    """Runs jobs in children of the fork server, of zygotes, or in reusable workers.
+    """Runs jobs in children of the fork server and of zygotes.
 
     ``zygote_idle``: limit of a zygote's idle children; with 0 there are no zygotes.
-    ``reuses_workers``: whether one process may serve many jobs of a module.
     """
 
     def __init__(
@@ -75,20 +73,15 @@ class LocalExecutor:
         directories: JobDirectoryFactory,
         compile_limits: CompileLimits,
         zygote_idle: int = 0,
-        *,
-        reuses_workers: bool = False,
     ) -> None:
         self.fork_server = fork_server
         self.directories = directories
         self.compiler = ModuleCompiler(fork_server, cache, compile_limits)
         self._cache = cache
-        self._reusable_workers = ReusableWorkerPool(fork_server) if reuses_workers else None
         self._zygotes = ZygotePool(fork_server, zygote_idle) if zygote_idle else None
 
     def close(self) -> None:
-        """End zygotes and reusable workers. The caller closes the fork server."""
-        if self._reusable_workers is not None:
-            self._reusable_workers.close()
+        """End the zygotes. The caller closes the fork server."""
         if self._zygotes is not None:
             self._zygotes.close()
 
@@ -212,9 +205,6 @@ class LocalExecutor:
 
         ``prepared``: whether it may be prepared already; it is then confined, without a directory.
         """
-        if prepared and self._reusable_workers is not None:
-            child = await self._reusable_workers.acquire(module, preparation)
-            return child, self._reusable_workers
         if prepared and self._zygotes is not None:
             cpu_seconds = cpu_limit_seconds(limits)
             acquired = await self._zygotes.acquire(module, preparation, cpu_seconds)
