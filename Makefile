@@ -1,8 +1,10 @@
 # `make demo` runs a drop, `make check` the checks before a commit, `make test` all tests. Each sets up
-# .venv first and needs only Python 3.11 or later, its venv module, and make.
+# .venv first and needs only Python 3.11 or later, its venv module, and make. With a C compiler (CC,
+# CFLAGS) it builds the native program, too.
 
 PYTHON ?= python3
 BIN := .venv/bin
+NATIVE := daemon/wasmdrop/sandbox/guest/native
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
@@ -28,9 +30,11 @@ setup-dev: .venv/installed-dev
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wasmdrop needs Python 3.11 or later")'
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python requirements.lock pyproject.toml
+.venv/installed: .venv/bin/python requirements.lock pyproject.toml setup.py $(wildcard $(NATIVE)/*.[ch])
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@test -x $(NATIVE)/zygote || echo 'The native program was not built: jobs run in the slower Python guest.' \
+	  'Install a C compiler, then run: make clean setup'
 	touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.lock
@@ -84,5 +88,5 @@ lock: .venv/bin/python
 	  --no-emit-trusted-host --strip-extras --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf .venv build examples/build host/state .coverage .hypothesis .import_linter_cache .mypy_cache \
-	  .pytest_cache .ruff_cache
+	rm -rf .venv build $(NATIVE)/zygote examples/build host/state .coverage .hypothesis .import_linter_cache \
+	  .mypy_cache .pytest_cache .ruff_cache
