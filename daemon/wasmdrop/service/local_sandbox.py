@@ -13,7 +13,8 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
-from wasmdrop.settings import SandboxMode, Settings
+from wasmdrop.sandbox.native_program import find_native_program
+from wasmdrop.settings import GuestMode, SandboxMode, Settings
 
 _log = structlog.get_logger()
 
@@ -25,8 +26,17 @@ async def open_local_sandbox(
     """Give the executor and its module cache, which is in the state directory.
 
     Processes started ahead of need: ``idle`` for any job, ``zygote_idle`` for each module that is
-    called again and again. Raises ``SettingsError`` if the sandbox is incomplete and must not be.
+    called again and again. Raises ``SettingsError`` if the sandbox is incomplete and must not be,
+    or if the native program is missing and must not be.
     """
+    if settings.guest is GuestMode.NATIVE and find_native_program() is None:
+        raise SettingsError(
+            "WASMDROP_GUEST: native, but wasmdrop was installed without the native program."
+            " Install a C compiler and then wasmdrop again (in a checkout: make clean setup), or"
+            " set auto or python"
+        )
+    if settings.guest is GuestMode.PYTHON:
+        zygote_idle = 0
     cache = ModuleCache(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     directories = JobDirectoryFactory(settings.state_dir, for_another_user=os.geteuid() == 0)

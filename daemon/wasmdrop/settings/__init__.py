@@ -10,6 +10,7 @@ from wasmdrop.settings.formats import scalar_or_text
 from wasmdrop.settings.loading import load
 from wasmdrop.settings.table import SETTINGS, Option
 from wasmdrop.settings.values import (
+    GuestMode,
     Loaded,
     LogFormat,
     SandboxMode,
@@ -19,6 +20,7 @@ from wasmdrop.settings.values import (
 
 __all__ = [
     "SETTINGS",
+    "GuestMode",
     "Loaded",
     "LogFormat",
     "Option",

@@ -26,7 +26,7 @@ from wasmdrop.settings.formats import (
     integer,
     printable,
 )
-from wasmdrop.settings.values import LogFormat, SandboxMode, WatchMode
+from wasmdrop.settings.values import GuestMode, LogFormat, SandboxMode, WatchMode
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
 PREFIX: Final = "WASMDROP_"
@@ -134,6 +134,12 @@ SETTINGS: Final = (
     Option("grants", GRANTS, "none", "directories that inputs may ask to read"),
     Option(
         "sandbox", choice(SandboxMode), SandboxMode.STRICT, "what to do if jobs can't be confined"
+    ),
+    Option(
+        "guest",
+        choice(GuestMode),
+        GuestMode.AUTO,
+        "what runs the jobs of modules that are called again",
     ),
     Option("job_user", JOB_USER, DEFAULT_JOB_USER, "user that jobs run as if the daemon is root"),
     Option("http", ADDRESS, None, "address of health and metrics (default: off)"),

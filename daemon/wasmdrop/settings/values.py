@@ -28,6 +28,16 @@ class SandboxMode(StrEnum):
     """Log the missing parts, and continue."""
 
 
+class GuestMode(StrEnum):
+    """What runs the jobs of a module that is called again."""
+
+    AUTO = "auto"
+    """The native program if it is installed, else Python."""
+    NATIVE = "native"
+    """The native program: refuse to start without it."""
+    PYTHON = "python"
+
+
 class LogFormat(StrEnum):
     """Format of log lines."""
 
@@ -75,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: float
     journal_mb: int
     sandbox: SandboxMode
+    guest: GuestMode
     job_user: JobUser
     """The user that jobs run as if the daemon is root."""
     grants: dict[str, Path]

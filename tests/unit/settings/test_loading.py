@@ -20,6 +20,7 @@ from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.settings import (
     SETTINGS,
+    GuestMode,
     Loaded,
     LogFormat,
     SandboxMode,
@@ -91,6 +92,7 @@ def test_load_empty_environment_gives_the_documented_defaults() -> None:
         keep_days=7.0,
         journal_mb=1024,
         sandbox=SandboxMode.STRICT,
+        guest=GuestMode.AUTO,
         job_user=JobUser(60942, 60942),
         http=None,
         log=loaded.settings.log,
@@ -139,6 +141,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "journal_mb": ("32", 32),
     "grants": ("lib=/lib", {"lib": Path("/lib")}),
     "sandbox": ("best-effort", SandboxMode.BEST_EFFORT),
+    "guest": ("python", GuestMode.PYTHON),
     "job_user": ("1234:5678", JobUser(1234, 5678)),
     "http": ("[::1]:8080", "[::1]:8080"),
     "log": ("console", LogFormat.CONSOLE),
@@ -171,6 +174,7 @@ BAD_VALUES = {
     "max_queued": ("0",),
     "grants": ("/lib", "lib", "lib=", "a b=/lib", "lib=/lib,"),
     "sandbox": ("best_effort", "off"),
+    "guest": ("Native", "c"),
     "job_user": ("0", "root", "1:0", "-1", "no-such-user", "4294967295", "1:"),
     "http": ("localhost", "8080", "localhost:65536", "::1:80", "http://x:80", "a b:80"),
     "log": ("text",),
