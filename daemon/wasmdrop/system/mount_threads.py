@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from wasmdrop.system.awake_wait import wait_awake
 from wasmdrop.system.mount_table import MountTable
 
 T = TypeVar("T")
@@ -53,7 +54,8 @@ class MountThreads:
         """Return ``call(*args)``, run on a thread of the mount that ``path`` is on.
 
         Raises the exceptions of the call, and ``OSError`` with ``ETIMEDOUT`` if it takes longer
-        than ``wait_seconds`` or the mount is stuck already.
+        than ``wait_seconds`` or the mount is stuck already. A pause of the whole process counts as
+        a fifth of ``wait_seconds`` at most.
         """
         mount = self._mounts.setdefault(self._table.of(path).point, _MountQueue())
         loop = asyncio.get_running_loop()
@@ -77,10 +79,11 @@ class MountThreads:
             mount.threads += 1
             threading.Thread(target=_work, args=(mount,), name="mount", daemon=True).start()
         try:
-            async with asyncio.timeout(wait_seconds):
-                return await result
-        except TimeoutError:
-            raise _timeout_error(path) from None
+            if wait_seconds is not None and not await wait_awake(result, wait_seconds):
+                raise _timeout_error(path)
+            return await result
+        finally:
+            result.cancel()  # unless it is done: a call that has not begun is not made
 
     def close(self) -> None:
         """Close the mount table. The threads end with the process."""

@@ -10,6 +10,7 @@ import msgspec
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.job_directory import JobDirectory
+from wasmdrop.system.awake_wait import wait_awake
 
 #: Time for the wait status of a dead child to arrive, in seconds.
 _STATUS_SECONDS: Final = 5.0
@@ -87,8 +88,6 @@ async def exchange(
 async def _wait_status(child: ChildProcess) -> int:
     """Return the wait status of a child whose link has closed."""
     child.kill()  # it may have closed the link and lived on
-    try:
-        async with asyncio.timeout(_STATUS_SECONDS):
-            return await child.exit_status
-    except TimeoutError:
-        raise SandboxError("a killed child did not end") from None
+    if not await wait_awake(child.exit_status, _STATUS_SECONDS):
+        raise SandboxError("a killed child did not end")
+    return child.exit_status.result()
