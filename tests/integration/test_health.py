@@ -18,12 +18,13 @@ from wasmtime import wat2wasm
 from tests.support.commands import run
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
+from wasmdrop.sandbox.native_program import find_native_program
 
 SLOW: Final = '(module (func (export "run") (loop br 0)))'
 
 #: Names that the rules of Prometheus allow, with the base units that the daemon uses.
 NAME: Final = re.compile(r"(wasmdrop|process)_[a-z]+(_[a-z]+)*")
-LABELS: Final = {"code", "stage", "part", "where", "le", "version", "wasmtime_version"}
+LABELS: Final = {"guest", "code", "stage", "part", "where", "le", "version", "wasmtime_version"}
 
 
 def serving(tmp_path: Path, module: str = FIB, **variables: str) -> Daemon:
@@ -103,6 +104,9 @@ def test_metrics_count_jobs(tmp_path: Path) -> None:
     for gauge in ("jobs_queued", "jobs_running", "oldest_job_age_seconds", "undelivered_results"):
         assert found[f"wasmdrop_{gauge}"] == 0, gauge
     assert found["wasmdrop_ready"] == 1
+    guest = "python" if find_native_program() is None else "native"
+    assert daemon.events("ready")[-1]["guest"] == guest
+    assert found[f"wasmdrop_guest_info {guest}"] == 1
     assert found["wasmdrop_scans_total"] >= 1
     assert found["wasmdrop_forking_server_restarts_total"] == 0
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from wasmdrop import settings
 from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.protocol.limits import Limits
+from wasmdrop.service.guest import guest_in_use
 from wasmdrop.settings import SETTINGS, Loaded, Option
 
 
@@ -40,18 +41,27 @@ def run(options: argparse.Namespace) -> int:
 def rows(loaded: Loaded) -> list[tuple[str, str, str]]:
     """Return variable, value and origin of every setting, for a person to read."""
     return [
-        (setting.variable, setting.text(value), loaded.origins[setting.name])
+        (setting.variable, _text(setting, value), loaded.origins[setting.name])
         for setting, value in _values(loaded)
     ]
 
 
 def as_json(loaded: Loaded) -> str:
-    """Return one JSON object: by variable, an object of ``value`` and ``origin``."""
+    """Return one JSON object: by variable, an object of ``value`` and ``origin``.
+
+    That of ``WASMDROP_GUEST`` has also the guest ``in_use``.
+    """
     body = {
         setting.variable: {"value": value, "origin": loaded.origins[setting.name]}
         for setting, value in _values(loaded)
     }
+    body["WASMDROP_GUEST"]["in_use"] = guest_in_use(loaded.settings.guest)
     return json.dumps(body, default=str, indent=2)
+
+
+def _text(setting: Option, value: Any) -> str:
+    text = setting.text(value)
+    return f"{text} (in use: {guest_in_use(value)})" if setting.name == "guest" else text
 
 
 def _values(loaded: Loaded) -> Iterator[tuple[Option, Any]]:

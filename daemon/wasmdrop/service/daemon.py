@@ -24,6 +24,7 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service.directories import check_directories
+from wasmdrop.service.guest import guest_in_use
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.probes import Health, Sources
 from wasmdrop.service.inbox import Inbox
@@ -100,7 +101,8 @@ async def _serve(
         discovery.on_replaced,
         partial(_on_room, health, backlog, discovery.scanner.scan_soon),
     )
-    sources = Sources(metrics, executor, discovery.scanner, liveness)
+    guest = guest_in_use(settings.guest)
+    sources = Sources(metrics, executor, discovery.scanner, liveness, guest)
     async with health.served(settings.http, sources):
         try:
             resumed = await recover(journal, pipeline.dispatcher, executor.directories.sweep)
@@ -113,6 +115,7 @@ async def _serve(
                 shared_dir=layout.shared_dir,
                 wasm_dir=layout.wasm_dir,
                 workers=settings.workers,
+                guest=guest,
                 resumed=resumed,
             )
             health.why_not_ready = None

@@ -650,7 +650,10 @@ def flag_of(name: str) -> str:
 
 def test_config_rows_and_json_show_values_and_origins() -> None:
     """One row per setting, and the same as JSON."""
-    loaded = load({**STATE, "TIMEOUT_SEC": "1.5", "ARG_0": "x"}, {"sandbox": "best-effort"})
+    loaded = load(
+        {**STATE, "TIMEOUT_SEC": "1.5", "ARG_0": "x", "WASMDROP_GUEST": "python"},
+        {"sandbox": "best-effort"},
+    )
     shown = rows(loaded)
     assert [row[0] for row in shown] == [setting.variable for setting in SETTINGS]
     for row in (
@@ -661,11 +664,14 @@ def test_config_rows_and_json_show_values_and_origins() -> None:
         ("WASMDROP_MAX_QUEUED", "100000", "default"),
         ("WASMDROP_FUEL", "none", "default"),
         ("WASMDROP_HTTP", "off", "default"),
+        ("WASMDROP_GUEST", "python (in use: python)", "environment WASMDROP_GUEST"),
         ("WASMDROP_SANDBOX", "best-effort", "flag --sandbox"),
     ):
         assert row in shown
     found = json.loads(as_json(loaded))
     assert list(found) == [setting.variable for setting in SETTINGS]
+    guest = {"value": "python", "origin": "environment WASMDROP_GUEST", "in_use": "python"}
+    assert found["WASMDROP_GUEST"] == guest
     assert found["ARGS_JSON"] == {"value": ["x"], "origin": "environment ARG_0"}
     assert found["TIMEOUT_SEC"] == {"value": 1.5, "origin": "environment TIMEOUT_SEC"}
     assert found["WASMDROP_FUEL"] == {"value": None, "origin": "default"}

@@ -6,7 +6,7 @@ behind.
 
 import asyncio
 
-from wasmdrop.service.doctor import container, grants, ignored_names, kernel, mounts, state
+from wasmdrop.service.doctor import container, grants, guest, ignored_names, kernel, mounts, state
 from wasmdrop.service.doctor.finding import Finding
 from wasmdrop.settings import Settings
 
@@ -17,6 +17,7 @@ async def examine(settings: Settings) -> list[Finding]:
     """Run every check and return the findings; a failed check is a finding, too."""
     return [
         *await kernel.examine(settings),
+        *await asyncio.to_thread(guest.examine, settings),
         *await asyncio.to_thread(mounts.examine, settings),
         *await asyncio.to_thread(ignored_names.examine, settings),
         *await asyncio.to_thread(state.examine, settings),

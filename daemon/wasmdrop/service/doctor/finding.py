@@ -22,7 +22,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One line of the report."""
 
     area: str
-    """``kernel``, ``mounts``, ``state``, ``grants`` or ``container``."""
+    """``kernel``, ``guest``, ``mounts``, ``state``, ``grants`` or ``container``."""
     check: str
     status: Severity
     found: str

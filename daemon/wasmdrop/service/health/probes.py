@@ -20,6 +20,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.http_server import HttpResponse, HttpServer
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.writability import WritabilityProbe
+from wasmdrop.settings import GuestMode
 
 _log = structlog.get_logger()
 
@@ -32,6 +33,7 @@ class Sources:
     executor: LocalExecutor
     scanner: Scanner
     liveness: Liveness
+    guest: GuestMode
 
 
 class Health:
@@ -82,6 +84,7 @@ class Health:
             sources.executor,
             sources.scanner,
             sources.liveness,
+            sources.guest,
             lambda: not self.why_not_ready and not self.why_paused,
         )
         paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": page.answer}

@@ -27,6 +27,7 @@ from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.http_server import HttpResponse
 from wasmdrop.service.health.liveness import Liveness
+from wasmdrop.settings import GuestMode
 
 #: How long a rendering is served again, in seconds. One takes some milliseconds; thousands of
 #: requests must not take them from probes and jobs.
@@ -34,7 +35,7 @@ _FRESH_SECONDS: Final = 0.1
 
 
 class PrometheusCollector(Collector):
-    """Renders the counters of a daemon; ``is_ready`` as for ``/readyz``."""
+    """Renders the counters of a daemon; ``is_ready`` as for ``/readyz``, ``guest``: in use."""
 
     def __init__(
         self,
@@ -42,12 +43,14 @@ class PrometheusCollector(Collector):
         executor: LocalExecutor,
         scanner: Scanner,
         liveness: Liveness,
+        guest: GuestMode,
         is_ready: Callable[[], bool],
     ) -> None:
         self._metrics = metrics
         self._executor = executor
         self._scanner = scanner
         self._liveness = liveness
+        self._guest = guest
         self._is_ready = is_ready
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -72,6 +75,11 @@ class PrometheusCollector(Collector):
             "wasmdrop_build",
             "Versions.",
             {"version": version("wasmdrop"), "wasmtime_version": version("wasmtime")},
+        )
+        yield InfoMetricFamily(
+            "wasmdrop_guest",
+            "What runs the jobs of modules that are called again: native or python.",
+            {"guest": self._guest},
         )
         yield _gauge("ready", "Whether the daemon takes new drops: 1 or 0.", int(self._is_ready()))
         heard = GaugeMetricFamily(

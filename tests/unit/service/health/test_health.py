@@ -252,7 +252,7 @@ def test_prometheus_many_scrapes_render_few_pages(monkeypatch: pytest.MonkeyPatc
         yield from ()
 
     monkeypatch.setattr(PrometheusCollector, "collect", collect)
-    page = PrometheusCollector(Metrics(), Any, Any, Any, lambda: True)  # type: ignore[arg-type]
+    page = PrometheusCollector(Metrics(), Any, Any, Any, Any, lambda: True)  # type: ignore[arg-type]
     made.clear()
 
     async def scrape() -> None:
