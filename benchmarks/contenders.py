@@ -1,6 +1,6 @@
 """Contenders: programs that turn inputs dropped into a directory into results and markers.
 
-To add one: a class with the methods of :class:`Contender`, and a line in ``ALL``.
+To add one: a class with the methods of :class:`Contender`, and a line in ``lineup.ALL``.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from benchmarks.client import result_name
-from benchmarks.workloads import Wanted
+from benchmarks.workloads import Wanted, Workload
 
 _HERE: Final = Path(__file__).resolve().parent
 
@@ -38,8 +38,8 @@ class Contender:
     name: str = ""
     compiles_each_time = True
     tells = False
-    small_only = False
-    """Whether it is measured with small jobs alone: with others it is as another contender."""
+    is_variant = False
+    """Whether it is wasmdrop without one of its parts."""
 
     def __init__(self, base: Path, modules: dict[str, bytes]) -> None:
         self.base = base / type(self).__name__.lower()
@@ -55,6 +55,11 @@ class Contender:
     def lacks(cls) -> str:
         """Return what it lacks on this machine; nothing if it can run."""
         return ""
+
+    @classmethod
+    def takes(cls, workload: Workload) -> bool:
+        """Return whether it is measured with this workload."""
+        return workload.everywhere
 
     def command(self) -> list[str]:
         """Return the command line."""
@@ -111,6 +116,10 @@ class Contender:
             printed = (self.shared / result_name(name, ".stdout")).read_bytes()
             if printed != wanted.stdout:
                 raise WrongError(f"{self.name}: {name} printed {printed[:100]!r}")
+            for file, content_wanted in wanted.files.items():
+                found_content = (self.shared / result_name(name, ".output") / file).read_bytes()
+                if found_content != content_wanted:
+                    raise WrongError(f"{self.name}: {name} wrote {found_content[:100]!r}")
             return marker
         found = self._read(result_name(name, ".json"))
         if found.get("args") != content["args"] or found.get("results") != wanted.results:
@@ -136,6 +145,11 @@ class Wasmdrop(Contender):
     name = "wasmdrop"
     compiles_each_time = False
     tells = True
+
+    @classmethod
+    def takes(cls, _workload: Workload) -> bool:
+        """Return whether it is measured with this workload: with any."""
+        return True
 
     def command(self) -> list[str]:
         """Return the command line."""
@@ -171,6 +185,47 @@ class Wasmdrop(Contender):
         return marker
 
 
+class _Watching(Contender):
+    """A script that uses watchdog's observer."""
+
+    def start(self) -> None:
+        """Start it and wait until it watches the directory: until then it notices no drop."""
+        super().start()
+        end = time.monotonic() + _START_SECONDS
+        while not self._watches():
+            if time.monotonic() > end:
+                raise WrongError(f"{self.name}: it does not watch {self.shared}")
+            time.sleep(_GLANCE_SECONDS)
+
+    def _watches(self) -> bool:
+        for description in Path(f"/proc/{self.pid}/fdinfo").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if "inotify wd:" in description.read_text(encoding="ascii"):
+                    return True
+        return False
+
+
+class WarmScript(_Watching):
+    """See warm_script.py."""
+
+    name = "warm script"
+    compiles_each_time = False
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [sys.executable, str(_HERE / "warm_script.py"), str(self.wasm), str(self.shared)]
+
+
+class DurableWarmScript(WarmScript):
+    """The same with fsync of files and directory."""
+
+    name = "warm script, fsync"
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [*super().command(), "--fsync"]
+
+
 class PlainLoop(Contender):
     """See plain_loop.py."""
 
@@ -191,7 +246,7 @@ class PlainLoop(Contender):
             self._process.send_signal(signal.SIGCONT)
 
 
-class WatchdogScript(Contender):
+class WatchdogScript(_Watching):
     """See watchdog_script.py."""
 
     name = "watchdog script"
@@ -215,11 +270,3 @@ class ShellLoop(Contender):
         """Return the command line."""
         script, job = _HERE / "shell_loop.sh", _HERE / "one_job.py"
         return [str(script), sys.executable, str(job), str(self.wasm), str(self.shared)]
-
-
-ALL: Final[tuple[type[Contender], ...]] = (
-    Wasmdrop,
-    PlainLoop,
-    ShellLoop,
-    WatchdogScript,
-)

@@ -1,4 +1,4 @@
-"""The bare floor beside wasmdrop: runs floor.py between the bursts."""
+"""The floor beside wasmdrop: runs fork_floor.c and floor.py between the bursts."""
 
 import json
 import os
@@ -9,77 +9,102 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import wasmtime
+
 from benchmarks.measures import Case, rate
+from benchmarks.processor_time import seconds_by_kind
 from benchmarks.tables import milliseconds, render
 from benchmarks.workloads import Workload
 
-_PROGRAM: Final = Path(__file__).with_name("floor.py")
-_SECONDS: Final = 2
+_PYTHON: Final = Path(__file__).with_name("floor.py")
+_SECONDS: Final = 0.5
+_NONE: Final = "-"
 
 
 class Floor:
-    """Several ways to run each call of a function in a fresh process, and nothing else."""
+    """A process that has instantiated the module forks for each job: in C and in Python."""
 
-    title = "Beside the bare floor: fork, instantiate, call, exit"
+    title = "Beside the floor: fork, call, exit"
 
-    def __init__(self, workloads: Sequence[Workload], native: Path | None) -> None:
+    def __init__(self, base: Path, workloads: Sequence[Workload], native: Path | None) -> None:
         self._workloads = workloads
-        self._ways = {"fork": "fork", "fork, map": "map"}
-        if native is not None:
-            self._ways["native"] = str(native)
-        self._alone: dict[tuple[str, str], list[float]] = {}
-        self._rates: dict[tuple[str, str], list[float]] = {}
+        self._ways = {} if native is None else {"fork in C": [str(native)]}
+        self._ways["fork in Python"] = [sys.executable, str(_PYTHON)]
+        self._words = {
+            one.name: words_for(one, base / f"floor-{index}", _SECONDS)
+            for index, one in enumerate(workloads)
+        }
+        self._found: dict[tuple[str, str], list[dict[str, float]]] = {}
 
-    def step(self, base: Path) -> None:
+    def step(self) -> None:
         """Measure each once."""
         for workload in self._workloads:
-            path = base / "floor.wasm"
-            path.write_bytes(workload.module)
-            content, wanted = workload.input(1), workload.wanted(1)
-            words = (content["entry"], *content["args"], *(wanted.results or ()))
-            # As many as the daemon has workers.
-            workers = len(os.sched_getaffinity(0))
             for name, way in self._ways.items():
-                command = [sys.executable, _PROGRAM, way, path, *words, _SECONDS, workers]
-                done = subprocess.run(
-                    [str(word) for word in command],
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-                found = json.loads(done.stdout)
-                self._alone.setdefault((workload.name, name), []).append(found["seconds"])
-                self._rates.setdefault((workload.name, name), []).append(found["rate"])
+                command = [*way, *self._words[workload.name]]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                self._found.setdefault((workload.name, name), []).append(json.loads(done.stdout))
 
     def report(self, cases: Sequence[Case]) -> str:
-        """Return the table: the floors, and the bursts of wasmdrop beside the first of them."""
+        """Return the table: the floors, and wasmdrop beside them."""
         rows = []
         for workload in self._workloads:
-            lines = [
-                (
-                    name,
-                    statistics.median(self._alone[workload.name, name]),
-                    self._rate(workload, name),
-                )
-                for name in self._ways
-            ]
+            lines = [(name, *self._median(workload, name)) for name in self._ways]
             lines += [
-                (case.contender.name, statistics.median(case.latencies), rate(case.bursts))
+                (
+                    case.contender.name,
+                    statistics.median(case.latencies),
+                    None,
+                    rate(case.bursts),
+                    sum(seconds_by_kind(case).values()),
+                )
                 for case in cases
                 if case.workload is workload and case.contender.tells
             ]
+            _name, *least = lines[0]
             rows += [
                 [
                     workload.name,
                     name,
                     milliseconds(alone),
+                    milliseconds(alone_cpu),
                     f"{jobs:,.1f}",
-                    *(f"{jobs / self._rate(workload, floor):.2f}" for floor in self._ways),
+                    milliseconds(cpu),
+                    f"{alone / (least[0] or 1):.1f}",
+                    f"{cpu / (least[3] or 1):.1f}",
                 ]
-                for name, alone, jobs in lines
+                for name, alone, alone_cpu, jobs, cpu in lines
             ]
-        shares = [f"share of `{name}`" for name in self._ways]
-        return render(["module", "who", "alone, median ms", "jobs a second", *shares], rows)
+        head = ["module", "who", "alone, median ms", "processor ms", "together, jobs a second"]
+        first = next(iter(self._ways))
+        head += ["processor ms a job", f"alone, times `{first}`", f"processor, times `{first}`"]
+        return render(head, rows)
 
-    def _rate(self, workload: Workload, name: str) -> float:
-        return statistics.median(self._rates[workload.name, name])
+    def _median(self, workload: Workload, name: str) -> tuple[float, float | None, float, float]:
+        found = self._found[workload.name, name]
+        names = ("seconds", "cpu_seconds", "rate", "rate_cpu_seconds")
+        alone, alone_cpu, jobs, cpu = (
+            statistics.median(one[key] for one in found) for key in names
+        )
+        return alone, alone_cpu, jobs, cpu
+
+
+def words_for(workload: Workload, directory: Path, seconds: float) -> list[str]:
+    """Return the arguments of the floor's programs, whose files go to ``directory``."""
+    directory.mkdir()
+    content, wanted = workload.input(1), workload.wanted(1)
+    code, stdin, output, files = (directory / name for name in ("code", "stdin", "stdout", "files"))
+    code.write_bytes(wasmtime.Module(wasmtime.Engine(), workload.module).serialize())
+    # As many processes as the daemon has workers.
+    ends = [str(seconds), str(len(os.sched_getaffinity(0)))]
+    if wanted.results is not None:
+        (result,) = wanted.results
+        arguments = [str(one) for one in content["args"]]
+        return [str(code), content["entry"], str(result), _NONE, _NONE, *ends, *arguments]
+    output.write_bytes(wanted.stdout or b"")
+    stdin.write_text(content.get("stdin", ""), encoding="utf-8")
+    files.mkdir()
+    for name, text in content.get("files", {}).items():
+        (files / name).write_text(text, encoding="utf-8")
+    given = [str(stdin) if "stdin" in content else _NONE]
+    given.append(str(files) if "files" in content else _NONE)
+    return [str(code), "_start", str(output), *given, *ends]

@@ -16,29 +16,34 @@ from typing import Any, Final
 from benchmarks.client import Client, drop_all
 from benchmarks.contenders import Contender
 from benchmarks.tables import milliseconds, quantile, render
+from benchmarks.usage import cpu_seconds_by_kind
 from benchmarks.workloads import Wanted, Workload
 
 #: Drops of one contender per turn, one after the other: few enough that other load on the machine
 #: affects all contenders alike.
 _TURN: Final = 10
 
-#: A contender that needs a second for each job takes part in one of so many rounds, and who starts
-#: a Python for each of jobs that take long themselves in one of so many.
+#: A contender that needs a second for each job takes part in one of so many rounds, and with fewer
+#: drops; one that starts a Python for each job takes part in one of so many.
 _SLOW_EVERY: Final = 15
-_LONG_EVERY: Final = 3
+_SLOW_TURN: Final = 5
+_STARTING_EVERY: Final = 5
 
 #: Drops per second at a steady rate.
 _A_SECOND: Final = 50
 
-#: Bursts of each case, in turns; the table shows the median.
-_BURSTS: Final = 3
+#: Bursts of each case, in turns; the table shows the median. One that starts a Python for each job
+#: takes part in one of so many.
+_BURSTS: Final = 5
+_STARTING_BURSTS_EVERY: Final = 3
 
 #: Divisors of a burst for contenders that start a Python per job, and that also compile for long.
-_SMALLER: Final = 10
+_SMALLER: Final = 20
 _MUCH_SMALLER: Final = 100
 
 _DIRECTORIES: Final = 100
 _SETTLE_SECONDS: Final = 1.0
+_LINGER_SECONDS: Final = 0.2
 
 
 @dataclass
@@ -54,6 +59,8 @@ class Case:
     steady: list[float] = field(default_factory=list)
     bursts: list[tuple[int, float]] = field(default_factory=list)
     spread: list[tuple[int, float]] = field(default_factory=list)
+    cpu_seconds: list[dict[str, float]] = field(default_factory=list)
+    """Processor time of each burst by kind of process."""
 
     @property
     def is_slow(self) -> bool:
@@ -65,8 +72,7 @@ class Case:
         """Return the number of rounds of which it takes part in one."""
         if self.is_slow:
             return _SLOW_EVERY
-        is_long = self.contender.compiles_each_time and not self.workload.is_small
-        return _LONG_EVERY if is_long else 1
+        return _STARTING_EVERY if self.contender.compiles_each_time else 1
 
     def next_input(self) -> tuple[str, dict[str, Any], Wanted]:
         """Return an unused name, an input, and its expected result."""
@@ -97,7 +103,7 @@ class Latency:
         """Measure one turn."""
         if number % case.every:
             return
-        for _ in range(_TURN):
+        for _ in range(_SLOW_TURN if case.is_slow else _TURN):
             latency, dropped_at, marker = case.drop()
             case.latencies.append(latency)
             if case.contender.tells:
@@ -136,8 +142,9 @@ class Steady:
         self.rounds = max(1, drops // _A_SECOND)
 
     def takes(self, case: Case) -> bool:
-        """Return whether the case can keep up at all."""
-        return case.workload.is_small and not case.is_slow and case.contender.tells
+        """Return whether the case is measured: the first workload, if the contender can keep up."""
+        is_first = case.workload.name == "fib"
+        return is_first and not case.contender.compiles_each_time and not case.contender.is_variant
 
     def step(self, case: Case, _number: int) -> None:
         """Measure one second of drops."""
@@ -163,19 +170,29 @@ class Throughput:
 
     def takes(self, case: Case) -> bool:
         """Return whether the case is measured."""
-        return case.workload.is_small
+        return case.workload.burst_divisor is not None
 
     def step(self, case: Case, number: int) -> None:
         """Drop one burst into one directory, for wasmdrop also into many; check every result."""
-        if case.is_slow and number:
+        if number % (_BURSTS if case.is_slow else self._every(case)):
             return
         drops = [case.next_input() for _ in range(self._size(case))]
-        seconds = drop_all([(case.client, {name: content for name, content, _wanted in drops})])
+        inputs = {name: content for name, content, _wanted in drops}
+        before = cpu_seconds_by_kind(case.contender.pid)
+        seconds = drop_all([(case.client, inputs)])
+        # Processes of the last jobs end, and idle children replace them.
+        time.sleep(_LINGER_SECONDS)
+        after = cpu_seconds_by_kind(case.contender.pid)
         case.bursts.append((len(drops), seconds))
+        case.cpu_seconds.append({kind: after[kind] - before[kind] for kind in after})
         for drop in drops:
             case.contender.check(*drop)
-        if case.contender.tells:
+        if case.contender.tells and not case.contender.is_variant and case.workload.name == "fib":
             case.spread.append(self._spread(case))
+
+    @staticmethod
+    def _every(case: Case) -> int:
+        return _STARTING_BURSTS_EVERY if case.contender.compiles_each_time else 1
 
     def _spread(self, case: Case) -> tuple[int, float]:
         """Do the same with many directories; return slots and seconds."""
@@ -214,11 +231,13 @@ class Throughput:
         return render(["module", "who", "slots", "bursts", "median", "ratio", many], rows)
 
     def _size(self, case: Case) -> int:
+        assert case.workload.burst_divisor is not None  # noqa: S101 - `takes` has seen to it
+        size = self._burst // case.workload.burst_divisor
         if case.is_slow:
-            return max(2, self._burst // _MUCH_SMALLER)
-        if case.contender.compiles_each_time:
-            return max(10, self._burst // _SMALLER)
-        return self._burst
+            size //= _MUCH_SMALLER
+        elif case.contender.compiles_each_time:
+            size //= _SMALLER
+        return max(4, size)
 
 
 def _stages(latency: float, dropped_at: float, marker: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The native program of native.c, built if there is a compiler, and compared with wasmdrop's run.
+"""Native programs, built if there is a compiler; and that of native.c compared with wasmdrop's run.
 
 It shows whether wasmdrop runs the machine code of a module as fast as wasmtime alone does.
 """
@@ -20,7 +20,6 @@ from benchmarks.workloads import Workload
 #: The first of these that is installed builds it; all take the same arguments.
 COMPILERS: Final = ("cc", "gcc", "clang")
 
-_SOURCE: Final = Path(__file__).with_name("native.c")
 _RUNS_A_STEP: Final = 5
 
 
@@ -28,21 +27,21 @@ class LackError(Exception):
     """The program can't be built on this machine; the message says why."""
 
 
-def build(directory: Path, compilers: Sequence[str] = COMPILERS) -> Path:
-    """Build the program in ``directory`` and return its path; raise ``LackError``."""
+def build(directory: Path, name: str, compilers: Sequence[str] = COMPILERS) -> Path:
+    """Build ``name.c`` in ``directory`` and return the program's path; raise ``LackError``."""
     compiler = next(filter(None, map(shutil.which, compilers)), None)
     if compiler is None:
         raise LackError(f"there is no C compiler ({', '.join(compilers)})")
     # The same library as the daemon's, from the Python package.
     library = Path(str(wasmtime._ffi.dll._name))  # noqa: SLF001 - nowhere else
-    program = directory / "native"
-    words = ["-O2", "-std=c11", "-D_POSIX_C_SOURCE=200809L", "-o", program, _SOURCE, library]
+    source, program = Path(__file__).with_name(f"{name}.c"), directory / name
+    words = ["-O2", "-std=c11", "-D_GNU_SOURCE", "-o", program, source, library]
     command = [compiler, *words, f"-Wl,-rpath,{library.parent}"]
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise LackError(f"{compiler} does not build {_SOURCE.name}: {done.stderr.strip()}")
+        raise LackError(f"{compiler} does not build {source.name}: {done.stderr.strip()}")
     return program
 
 

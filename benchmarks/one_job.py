@@ -6,6 +6,7 @@ python one_job.py MODULE_DIR INPUT RESULT_STEM
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import wasmtime
 
@@ -17,15 +18,20 @@ module = wasmtime.Module.from_file(engine, str(modules / f"{job['module']}.wasm"
 linker = wasmtime.Linker(engine)
 linker.define_wasi()
 store = wasmtime.Store(engine)
-store.set_wasi(wasmtime.WasiConfig())
-exports = linker.instantiate(store, module).exports(store)
-for name in ("_initialize", job["entry"]):
-    function = exports.get(name)
-    if isinstance(function, wasmtime.Func):
-        results = function(store, *(job["args"] if name == job["entry"] else ()))
+world = wasmtime.WasiConfig()
+entry, args, suffixes = job.get("entry", "_start"), job.get("args", []), [".json", ".done"]
+if entry == "_start":  # a WASI command
+    world.argv, args = [job["module"], *args], []
+    suffixes.insert(0, ".stdout")
+    world.stdout_file = str(stem.with_name(f".{stem.name}.stdout"))
+store.set_wasi(world)
+exports: Any = linker.instantiate(store, module).exports(store)
+if "_initialize" in exports:
+    exports["_initialize"](store)
+results = exports[entry](store, *args)
 
 # Renamed into place as in wasmdrop, but without any fsync: faster, and torn by a crash.
-for suffix, content in ((".json", job | {"results": [results]}), (".done", {})):
-    work = stem.with_name(f".{stem.name}{suffix}")
-    work.write_text(json.dumps(content))
-    work.replace(stem.with_name(stem.name + suffix))
+stem.with_name(f".{stem.name}.json").write_text(json.dumps(job | {"results": [results]}))
+stem.with_name(f".{stem.name}.done").write_text("{}")
+for suffix in suffixes:
+    stem.with_name(f".{stem.name}{suffix}").replace(stem.with_name(stem.name + suffix))

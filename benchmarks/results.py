@@ -23,7 +23,6 @@ _DRAWN: Final = ["--plots", str(_HERE / "plots")]
 _PARTS: Final = {
     "latency": ("Latency and throughput", ["latency.py", *_DRAWN]),
     "trace": ("The stages against a trace", ["trace.py"]),
-    "confinement": ("What confinement costs", ["confinement.py"]),
     "programs": ("Programs", ["programs.py"]),
     "idle": ("What an idle daemon takes", ["idle.py"]),
     "scale": ("With 100, 10,000 and 100,000 slots", ["scale.py", *_DRAWN]),

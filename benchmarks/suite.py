@@ -18,18 +18,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import contenders, workloads
-from benchmarks.client import Client, MissingError
+from benchmarks import cost, lineup, processor_time, targets, workloads
+from benchmarks.client import Client, MissingError, drop_all
 from benchmarks.contenders import WrongError
 from benchmarks.floor_rate import Floor
 from benchmarks.measures import Case, Latency, Steady, Throughput, rate
 from benchmarks.native import LackError, NativeRun
 from benchmarks.native import build as build_native
 from benchmarks.plots import bars
+from benchmarks.waiting import Waiting
 from benchmarks.workloads import LeftOut, Workload
 
-#: Drops before the measurement, each: modules compiled, pages read, children forked.
+#: Drops before the measurement, each: modules compiled, pages read, children forked. Those that
+#: stay warm also get a burst, so that all their processes do.
 _WARM_UP: Final = 3
+_WARM_UP_BURST: Final = 20
+
+#: Rounds of bursts in which the others are measured, too: one of so many.
+_OTHERS_EVERY: Final = 2
 
 Measure = Latency | Steady | Throughput
 
@@ -61,55 +67,72 @@ def _run(options: argparse.Namespace) -> None:
     with (
         tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as name,
         _cases(base := Path(name).resolve(), runnable) as cases,
+        contextlib.closing(Waiting(base)) as waiting,
     ):
-        native = _native(base)
-        floor = Floor([one for one in runnable if one.is_small], native)
+        waiting.start()
+        with_floor = [one for one in runnable if one.has_floor]
+        floor = Floor(base, with_floor, _native(base, "fork_floor"))
+        native = _native(base, "native")
         computing = next(one for one in runnable if one.name == "computing")
         run = None if native is None else NativeRun(native, computing, base)
 
-        def between(measure: Measure) -> None:
-            if isinstance(measure, Throughput):
-                floor.step(base)
+        def between(measure: Measure, number: int) -> None:
+            if isinstance(measure, Throughput) and number % _OTHERS_EVERY == 0:
+                floor.step()
+                waiting.step()
             elif isinstance(measure, Latency) and run is not None:
                 run.step()
 
         _measure(cases, measures, between)
     _say(heading)
+    whole = [case for case in cases if not case.contender.is_variant]
+    bursts = [case for case in cases if case.bursts]
+    _table(targets.TITLE, targets.report(cases))
     for measure in measures:
-        _say(f"\n### {measure.title}\n\n{measure.report(list(filter(measure.takes, cases)))}")
-    _say(f"\n### {floor.title}\n\n{floor.report(cases)}")
+        _table(measure.title, measure.report(list(filter(measure.takes, whole))))
+    _table(processor_time.TITLE, processor_time.report([one for one in whole if one.bursts]))
+    _table(floor.title, floor.report(whole))
+    _table(cost.TITLE, cost.report(bursts))
+    _table(waiting.title, waiting.report())
     if run is not None:
-        _say(f"\n### {run.title}\n\n{run.report(cases)}")
+        _table(run.title, run.report(cases))
     for one in left_out:
         _say(f"\nleft out: {one.name}: {one.reason}")
     if options.plots is not None:
-        _plot(cases, options.plots)
+        _plot(whole, options.plots)
     if options.json is not None:
         options.json.write_text(json.dumps(_record(about, cases, left_out), indent=1) + "\n")
 
 
+def _table(title: str, text: str) -> None:
+    _say(f"\n### {title}\n\n{text}")
+
+
 def _measure(
-    cases: Sequence[Case], measures: Sequence[Measure], between: Callable[[Measure], None]
+    cases: Sequence[Case], measures: Sequence[Measure], between: Callable[[Measure, int], None]
 ) -> None:
     for case in cases:
         with _awake(case):
             for _ in range(_WARM_UP):
                 case.drop()
+            if not case.contender.compiles_each_time:
+                drops = [case.next_input() for _ in range(_WARM_UP_BURST)]
+                drop_all([(case.client, {name: content for name, content, _wanted in drops})])
     for measure in measures:
         for number in range(measure.rounds):
             _say(f"{measure.title}: {number + 1} of {measure.rounds}", sys.stderr)
             for case in filter(measure.takes, cases):
                 with _awake(case):
                     measure.step(case, number)
-            between(measure)
+            between(measure, number)
 
 
-def _native(base: Path) -> Path | None:
-    """Build the native program, or report why not."""
+def _native(base: Path, name: str) -> Path | None:
+    """Build a native program, or report why not."""
     try:
-        return build_native(base)
+        return build_native(base, name)
     except LackError as lack:
-        _say(f"left out: native process: {lack}", sys.stderr)
+        _say(f"left out: {name}: {lack}", sys.stderr)
         return None
 
 
@@ -119,7 +142,7 @@ def _cases(base: Path, runnable: Sequence[Workload]) -> Iterator[list[Case]]:
     modules = {one.module_name: one.module for one in runnable}
     with contextlib.ExitStack() as stack:
         running = []
-        for kind in contenders.ALL:
+        for kind in lineup.ALL:
             if lack := kind.lacks():
                 _say(f"left out: {kind.name}: {lack}", sys.stderr)
                 continue
@@ -134,8 +157,7 @@ def _cases(base: Path, runnable: Sequence[Workload]) -> Iterator[list[Case]]:
             Case(*pair, workload)
             for workload in runnable
             for pair in running
-            if (workload.everywhere or pair[0].tells)
-            and (workload.is_small or not pair[0].small_only)
+            if pair[0].takes(workload)
         ]
 
 
@@ -206,6 +228,7 @@ def _record(
                 "stage_seconds": case.stages,
                 "steady_seconds": case.steady,
                 "bursts": [{"slots": size, "seconds": seconds} for size, seconds in case.bursts],
+                "burst_cpu_seconds": case.cpu_seconds,
             }
             for case in cases
         ],
@@ -224,7 +247,7 @@ def _options() -> argparse.Namespace:
         description="Measure wasmdrop against scripts that do the same.", prog="latency.py"
     )
     parser.add_argument("--drops", type=count, default=300, metavar="N", help="drops, one by one")
-    parser.add_argument("--burst", type=count, default=2000, metavar="N", help="slots of a burst")
+    parser.add_argument("--burst", type=count, default=1000, metavar="N", help="slots of a burst")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw them, as SVG, in DIR")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every measured value")
     parser.add_argument(

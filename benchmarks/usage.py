@@ -12,6 +12,16 @@ from typing import Final
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
+MAIN: Final = "itself"
+DELIVERY: Final = "delivery worker"
+FORK_SERVER: Final = "fork server"
+ZYGOTE: Final = "zygotes"
+CHILD: Final = "children"
+
+#: Kinds of processes below the first one. A zygote is below the fork server, and children are all
+#: others. A contender other than wasmdrop has only itself and children.
+KINDS: Final = (MAIN, DELIVERY, FORK_SERVER, ZYGOTE, CHILD)
+
 
 @dataclass(frozen=True)
 class Process:
@@ -43,22 +53,68 @@ def cpu_seconds_with_ended(pid: int) -> float:
 
     Ended ones count with the process that waited for them; each is exact to a tick.
     """
-    ticks = 0
+    seconds = 0.0
     for each in _tree(pid):
         # One that ends just now counts with its parent next time.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            text = Path(f"/proc/{each}/stat").read_text(encoding="utf-8", errors="replace")
-            # After the name, which may have any characters: utime, stime, cutime, cstime.
-            ticks += sum(int(word) for word in text.rpartition(")")[2].split()[11:15])
-    return ticks / _TICKS
+            seconds += sum(_own_and_ended_seconds(each))
+    return seconds
+
+
+def cpu_seconds_by_kind(pid: int) -> dict[str, float]:
+    """Return the processor time of a process and its descendants by their kind; see ``KINDS``.
+
+    Ended processes count as children. Each figure is exact to a tick per process.
+    """
+    seconds = dict.fromkeys(KINDS, 0.0)
+    _add_by_kind(pid, "", seconds)
+    return seconds
+
+
+def _add_by_kind(pid: int, parent_kind: str, seconds: dict[str, float]) -> None:
+    below = list(_children(pid))
+    # One that ends just now counts with its parent next time.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        kind = _kind(pid, parent_kind, has_children=bool(below))
+        own, ended = _own_and_ended_seconds(pid)
+        seconds[kind] += own
+        seconds[CHILD] += ended
+        for child in below:
+            _add_by_kind(child, kind, seconds)
+
+
+def _kind(pid: int, parent_kind: str, *, has_children: bool) -> str:
+    if not parent_kind:
+        return MAIN
+    directory = Path(f"/proc/{pid}")
+    if parent_kind == MAIN:
+        command = (directory / "cmdline").read_bytes()
+        if b"wasmdrop.delivery" in command:
+            return DELIVERY
+        return FORK_SERVER if b"wasmdrop.sandbox.guest.fork_server" in command else CHILD
+    # A zygote is a program of that name, or a fork of the fork server that forks itself.
+    forks = has_children or (directory / "comm").read_bytes().strip() == b"zygote"
+    return ZYGOTE if parent_kind == FORK_SERVER and forks else CHILD
+
+
+def _own_and_ended_seconds(pid: int) -> tuple[float, float]:
+    """Return the processor time of a process, and of its ended children that it waited for."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    # After the name, which may have any characters.
+    utime, stime, cutime, cstime = map(int, text.rpartition(")")[2].split()[11:15])
+    return (utime + stime) / _TICKS, (cutime + cstime) / _TICKS
+
+
+def _children(pid: int) -> Iterator[int]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            yield from map(int, (task / "children").read_text(encoding="ascii").split())
 
 
 def _tree(pid: int) -> Iterator[int]:
     yield pid
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text(encoding="ascii").split():
-                yield from _tree(int(child))
+    for child in _children(pid):
+        yield from _tree(child)
 
 
 def resident_mb(pid: int, field: str = "VmRSS") -> float:

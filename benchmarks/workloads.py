@@ -5,7 +5,7 @@ To add one: append it in :func:`find`, with a reason if it can't run on this mac
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,16 @@ _EXAMPLES: Final = _HERE.parent / "examples"
 #: Arguments change from drop to drop, so that no result of an earlier drop passes for a later one.
 _FIB_FROM, _FIB_MANY = 5, 10
 
+#: Divisor of a burst of jobs that take several milliseconds themselves.
+_SMALLER: Final = 10
+
+#: Makes a table and queries it.
+_SQL: Final = "CREATE TABLE t (n); INSERT INTO t VALUES (1), (?); SELECT sum(n) FROM t;"
+
+#: Sleep of sleep.wat, and the line that it prints then.
+SLEEP_SECONDS: Final = 0.1
+_AWAKE: Final = b"awake\n"
+
 #: Constants and rounds of spin.wat, for a few tens of milliseconds.
 _SPIN_FACTOR: Final = 6364136223846793005
 _SPIN_STEP: Final = 1442695040888963407
@@ -25,10 +35,12 @@ _SPIN_TURNS: Final = 30_000_000
 
 @dataclass(frozen=True)
 class Wanted:
-    """Expected result of a drop: the values of a function, or the output of a program."""
+    """Expected result of a drop: the values of a function, or output and files of a program."""
 
     results: list[Any] | None = None
     stdout: bytes | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Content of files below the slot's output directory, by name."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +54,12 @@ class Workload:
     wanted: Callable[[int], Wanted]
     slow_elsewhere: bool = False
     """Whether scripts that compile the module for each job take long over it."""
-    is_small: bool = True
-    """Whether a job is over so soon that a thousand of them say something of the daemon."""
-    everywhere: bool = True
-    """Whether the other contenders can run it, too."""
+    everywhere: bool = False
+    """Whether the other contenders run it, too."""
+    burst_divisor: int | None = 1
+    """A burst has this fraction of the slots; None if there are no bursts of it."""
+    has_floor: bool = True
+    """Whether the floor can run it."""
 
     @property
     def module_name(self) -> str:
@@ -67,41 +81,114 @@ class LeftOut:
 
 def find() -> list[Workload | LeftOut]:
     """Return all workloads, in the order of the tables."""
-    return [_fib_wat(), _fib_go(), _echo(), _spin(), _component(), _cpython()]
+    return [
+        *(_fib_wat(), _hello(), _fib_go()),
+        *(_files(), _echo(), _quickjs(), _sqlite(), _component()),
+        *(_spin(), _cpython()),
+    ]
+
+
+def sleeping() -> Workload:
+    """Return a WASI command that sleeps for :data:`SLEEP_SECONDS`."""
+    return Workload(
+        "sleep", _assembled("sleep.wat"), lambda _serial: {}, lambda _serial: Wanted(stdout=_AWAKE)
+    )
+
+
+def _assembled(name: str) -> bytes:
+    return bytes(wasmtime.wat2wasm((_HERE / name).read_text(encoding="utf-8")))
 
 
 def _fib_wat() -> Workload:
     module = wasmtime.wat2wasm((_EXAMPLES / "fib" / "fib.wat").read_text(encoding="utf-8"))
-    return Workload("fib", bytes(module), _fib_content, _fib_wanted)
+    return Workload("fib", bytes(module), _fib_content, _fib_wanted, everywhere=True)
+
+
+def _hello() -> Workload:
+    """Return a WASI command that prints one line."""
+    return Workload(
+        "hello",
+        _assembled("hello.wat"),
+        lambda _serial: {},
+        lambda _serial: Wanted(stdout=b"hello\n"),
+        everywhere=True,
+    )
 
 
 def _fib_go() -> Workload | LeftOut:
     built = _built("fib Go", "fib-go.wasm")
     if isinstance(built, LeftOut):
         return built
-    return Workload("fib Go", built, _fib_content, _fib_wanted, slow_elsewhere=True)
+    return Workload(
+        "fib Go", built, _fib_content, _fib_wanted, slow_elsewhere=True, everywhere=True
+    )
+
+
+def _files() -> Workload:
+    """Return a WASI command that copies a small file."""
+    return Workload(
+        "WASI files",
+        _assembled("files.wat"),
+        lambda serial: {"files": {"in.txt": f"{serial}\n"}},
+        lambda serial: Wanted(stdout=b"", files={"out.txt": f"{serial}\n".encode()}),
+        burst_divisor=_SMALLER,
+    )
 
 
 def _echo() -> Workload:
     """Return a WASI command that prints the 100 kB of its standard input."""
-    module = wasmtime.wat2wasm((_HERE / "echo.wat").read_text(encoding="utf-8"))
 
     def text(serial: int) -> str:
         return f"{serial:09}\n" * 10_000
 
     return Workload(
         "WASI 100 kB",
-        bytes(module),
+        _assembled("echo.wat"),
         lambda serial: {"stdin": text(serial)},
         lambda serial: Wanted(stdout=text(serial).encode()),
-        is_small=False,
-        everywhere=False,
+        burst_divisor=_SMALLER,
+    )
+
+
+def _quickjs() -> Workload | LeftOut:
+    """Return a command that runs a script, which reads a file and writes another."""
+    built = _built("QuickJS", "programs/quickjs.wasm")
+    if isinstance(built, LeftOut):
+        return built
+    script = "write('out.txt', read(scriptArgs[0]).trim() + '!'); print(6 * 7);"
+    return Workload(
+        "QuickJS",
+        built,
+        lambda serial: {
+            "args": ["it.js", "in.txt"],
+            "files": {"it.js": script, "in.txt": f"{serial}\n"},
+        },
+        lambda serial: Wanted(stdout=b"42\n", files={"out.txt": f"{serial}!".encode()}),
+        burst_divisor=_SMALLER,
+        has_floor=False,
+    )
+
+
+def _sqlite() -> Workload | LeftOut:
+    """Return a command that makes a database file and queries it."""
+    built = _built("SQLite", "programs/sqlite.wasm")
+    if isinstance(built, LeftOut):
+        return built
+    return Workload(
+        "SQLite",
+        built,
+        lambda serial: {
+            "args": ["it.db", "it.sql"],
+            "files": {"it.sql": _SQL.replace("?", str(serial))},
+        },
+        lambda serial: Wanted(stdout=f"{serial + 1}\n".encode()),
+        burst_divisor=_SMALLER,
+        has_floor=False,
     )
 
 
 def _spin() -> Workload:
     """Return a function that computes for a few tens of milliseconds."""
-    module = wasmtime.wat2wasm((_HERE / "spin.wat").read_text(encoding="utf-8"))
 
     def wanted(serial: int) -> Wanted:
         # All rounds of x -> x * a + c at once; see spin.wat.
@@ -118,10 +205,11 @@ def _spin() -> Workload:
 
     return Workload(
         "computing",
-        bytes(module),
+        _assembled("spin.wat"),
         lambda serial: {"entry": "spin", "args": [serial, _SPIN_TURNS]},
         wanted,
-        is_small=False,
+        burst_divisor=None,
+        has_floor=False,
     )
 
 
@@ -134,8 +222,8 @@ def _component() -> Workload | LeftOut:
         built,
         lambda serial: {"entry": "summarize", "args": [[1.5, 2.5, float(serial)]]},
         lambda serial: Wanted(results=[_summary([1.5, 2.5, float(serial)])]),
-        is_small=False,
-        everywhere=False,
+        burst_divisor=_SMALLER,
+        has_floor=False,
     )
 
 
@@ -157,8 +245,8 @@ def _cpython() -> Workload | LeftOut:
         built,
         lambda serial: {"args": ["-c", f"print({serial} * 2)"]},
         lambda serial: Wanted(stdout=f"{serial * 2}\n".encode()),
-        is_small=False,
-        everywhere=False,
+        burst_divisor=None,
+        has_floor=False,
     )
 
 

@@ -1,20 +1,72 @@
-"""Parts of the benchmarks: traces, processor time, the native program, plots."""
+"""Parts of the benchmarks: traces, processor time, native programs, variants, targets, plots."""
 
+import compileall
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 import wasmtime
+from benchmarks import floor, targets
+from benchmarks.client import Client
+from benchmarks.contenders import Contender, DurableWarmScript, WarmScript, Wasmdrop
+from benchmarks.floor_rate import words_for
+from benchmarks.measures import Case
 from benchmarks.native import COMPILERS, LackError, build, call
 from benchmarks.plots import bars, lines
 from benchmarks.syscalls import parse
 from benchmarks.trace import stages_of
-from benchmarks.usage import cpu_seconds_with_ended, resident_mb
+from benchmarks.usage import (
+    CHILD,
+    FORK_SERVER,
+    KINDS,
+    MAIN,
+    ZYGOTE,
+    cpu_seconds_by_kind,
+    cpu_seconds_with_ended,
+    resident_mb,
+)
+from benchmarks.variants import NotDurable, Unconfined
 from benchmarks.workloads import Workload, find
 
 from tests.support.require import lack
+
+#: A fork server whose zygote has a child that has ended and one that waits, each with some
+#: processor time; it prints a line and waits for another.
+FORKS = """
+import os, sys, time
+def burn():
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+def fork(body):
+    pid = os.fork()
+    if pid == 0:
+        body()
+        os._exit(0)
+    return pid
+def live_child():
+    burn()
+    os.write(ready, b"x")
+    time.sleep(600)
+def zygote():
+    burn()
+    os.waitpid(fork(burn), 0)
+    fork(live_child)
+    time.sleep(600)
+wait, ready = os.pipe()
+os.setsid()
+burn()
+fork(zygote)
+os.read(wait, 1)
+print("ready", flush=True)
+sys.stdin.read()
+os.killpg(0, 9)
+"""
 
 #: A job in the output of strace: the daemon is 10 with its thread 11, its child 20.
 TRACE = r"""
@@ -104,6 +156,24 @@ def test_processor_time_of_children_that_have_ended_counts() -> None:
     assert cpu_seconds_with_ended(os.getpid()) - before >= 0.25
 
 
+def test_processor_time_is_told_apart_by_kind_of_process() -> None:
+    """Ended children of a zygote count as children, and a zygote is known by having some."""
+    before = cpu_seconds_by_kind(os.getpid())
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS, "wasmdrop.sandbox.guest.fork_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        after = cpu_seconds_by_kind(os.getpid())
+        process.stdin.close()
+    assert after[CHILD] - before[CHILD] >= 0.35
+    assert after[FORK_SERVER] >= 0.15
+    assert after[ZYGOTE] >= 0.15
+
+
 def test_resident_memory_is_that_of_the_field() -> None:
     """A peak is no less than the present value."""
     assert 1 < resident_mb(os.getpid()) <= resident_mb(os.getpid(), "VmHWM")
@@ -112,14 +182,14 @@ def test_resident_memory_is_that_of_the_field() -> None:
 def test_native_program_without_a_compiler_is_left_out(tmp_path: Path) -> None:
     """The error names the compilers; the benchmark goes on."""
     with pytest.raises(LackError, match="no C compiler"):
-        build(tmp_path, ["no-such-compiler"])
+        build(tmp_path, "native", ["no-such-compiler"])
 
 
 @pytest.mark.parametrize("name", ["fib", "fib Go", "computing"])
 def test_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
     """Also of a WASI reactor, and in 64 bits."""
     try:
-        program = build(tmp_path)
+        program = build(tmp_path, "native")
         workload = _workload(name)
     except (LackError, AssertionError):
         lack(f"one of {', '.join(COMPILERS)}, and the module")
@@ -129,6 +199,81 @@ def test_native_program_gives_the_result(tmp_path: Path, name: str) -> None:
     result, seconds = call(program, code, content["entry"], content["args"])
     assert [result] == workload.wanted(3).results
     assert seconds > 0
+
+
+@pytest.mark.parametrize("name", ["fib", "hello", "WASI files", "WASI 100 kB"])
+@pytest.mark.parametrize("is_native", [True, False])
+def test_floor_checks_each_result(tmp_path: Path, name: str, is_native: bool) -> None:
+    """It gives figures for the right result, and fails for another one."""
+    try:
+        way = (
+            [str(build(tmp_path, "fork_floor"))] if is_native else [sys.executable, floor.__file__]
+        )
+    except LackError:
+        lack(f"one of {', '.join(COMPILERS)}")
+    words = words_for(_workload(name), tmp_path / "job", 0.05)
+    done = subprocess.run([*way, *words], check=True, capture_output=True)
+    assert all(value > 0 for value in json.loads(done.stdout).values())
+    expected = Path(words[2])
+    if expected.is_file():
+        expected.write_bytes(expected.read_bytes() + b"x")
+    else:
+        words[2] += "1"
+    done = subprocess.run([*way, *words], check=False, capture_output=True)
+    assert b"the result was wrong" in done.stderr
+
+
+@pytest.mark.parametrize("kind", [NotDurable, Unconfined])
+def test_variant_is_a_changed_copy_that_compiles(tmp_path: Path, kind: type[Wasmdrop]) -> None:
+    """The changes fit the package as it is."""
+    variant = kind(tmp_path, {})
+    root = Path(variant.variables()["PYTHONPATH"])
+    assert compileall.compile_dir(root, quiet=2)
+
+
+def test_targets_compare_wasmdrop_with_each_script(tmp_path: Path) -> None:
+    """A median as a share of the script's, a burst likewise, and processor time by process."""
+    cases = [
+        _case(kind, name, tmp_path / name, seconds, cpu_seconds)
+        for kind, seconds, cpu_seconds in (
+            (Wasmdrop, 0.002, {CHILD: 400.0, MAIN: 0.5}),
+            (DurableWarmScript, 0.004, {}),
+            (WarmScript, 0.001, {}),
+        )
+        for name in ("fib", "hello", "WASI files")
+        if kind is Wasmdrop or name != "WASI files"
+    ]
+    found = {(one.module, one.what.partition(":")[0]): one for one in targets.targets(cases)}
+
+    def told(module: str, what: str) -> tuple[float, float, bool]:
+        one = found[module, what]
+        return round(one.limit, 6), round(one.reached, 6), one.is_met
+
+    script = "of that of the warm script"
+    assert told("fib", f"median, {script}, fsync") == (0.8, 0.5, True)
+    assert told("fib", f"burst, {script}, fsync") == (1.3, 2.0, True)
+    assert told("hello", f"median, {script}") == (1.3, 2.0, False)
+    # Its own run of 1 ms and 1.8 times the 2 ms of fib.
+    assert told("WASI files", "median, ms") == (4.6, 2.0, True)
+    # A thousand jobs took 400 s in children and half a second in the daemon.
+    assert told("fib", "fork server, zygotes, children") == (0.6, 400.0, False)
+    assert told("fib", "daemon process") == (0.6, 0.5, True)
+    assert told("fib", "delivery worker") == (0.3, 0.0, True)
+
+
+def _case(
+    kind: type[Contender], name: str, base: Path, seconds: float, cpu_seconds: dict[str, float]
+) -> Case:
+    """Return a case with jobs of ``seconds`` each, also in a burst of a thousand."""
+    contender = kind(base, {})
+    client = Client(contender.shared)
+    client.close()
+    case = Case(contender, client, _workload(name))
+    case.latencies = [seconds] * 3
+    case.bursts = [(1000, 1000 * seconds)]
+    case.cpu_seconds = [dict.fromkeys(KINDS, 0.0) | cpu_seconds]
+    case.stages = [{"run": 0.001}]
+    return case
 
 
 def test_plots_are_images_whose_marks_lie_inside() -> None:
