@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.guests import running_in
 from tests.support.require import require
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,11 +36,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one daemon for all examples."""
     # CPython takes 7 s to compile on a core of its own, and tests share theirs.
     directory = tmp_path_factory.mktemp("examples")
-    with Daemon(directory, WASMDROP_COMPILE_SEC="300").running() as it:
+    with running_in(guest, Daemon(directory, WASMDROP_COMPILE_SEC="300")) as it:
         yield it
 
 

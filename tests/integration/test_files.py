@@ -10,17 +10,18 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import with_fib
+from tests.support.guests import running_in
 from tests.support.outcomes import Run, faults
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon with all programs."""
     it = with_fib(tmp_path_factory.mktemp("files"))
     for name, body in FILE_PROGRAMS.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {FILES} {body})")))
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

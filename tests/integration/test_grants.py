@@ -12,6 +12,7 @@ from wasmtime import wat2wasm
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.doctor import Doctor, not_ok
 from tests.support.fib import FIB
+from tests.support.guests import running_in
 from tests.support.wasi_programs import READER
 
 #: Errors of WASI preview 1.
@@ -49,7 +50,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory, books: Path) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory, books: Path) -> Iterator[Daemon]:
     """Give one running daemon with two grants, one of which does not exist."""
     base = tmp_path_factory.mktemp("grants")
     it = Daemon(base, WASMDROP_GRANTS=f"books={books},gone={base}/gone", WASMDROP_ATTEMPTS="1")
@@ -57,7 +58,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, books: Path) -> Iterator[Da
         text = READER.replace("FLAGS", str(flags)).replace("RIGHTS", str(rights))
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(text)))
     drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

@@ -11,6 +11,7 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
+from tests.support.guests import running_in
 from tests.support.outcomes import faults
 
 MODULES: Final = {
@@ -66,7 +67,7 @@ _CALLS: Final = 6
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon with all modules."""
     it = Daemon(
         tmp_path_factory.mktemp("isolation"),
@@ -75,7 +76,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     )
     for name, text in MODULES.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(text)))
-    with it.running():
+    with running_in(guest, it, unfit={"fib"}):  # whose processes a test kills
         yield it
 
 

@@ -9,6 +9,7 @@ from wasmtime import wat2wasm
 
 from tests.support.compilers import c_module, rust_module
 from tests.support.daemon import Daemon, drop
+from tests.support.guests import running_in
 from tests.support.outcomes import Run
 from tests.support.wasi_programs import STREAMS
 
@@ -23,7 +24,7 @@ _CALLS: Final = 4
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon."""
     directory = tmp_path_factory.mktemp("limits")
     it = Daemon(
@@ -31,7 +32,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         WASMDROP_COMPILE_SEC="300",
         WASMDROP_MAX_MODULE_MB="16",
     )
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

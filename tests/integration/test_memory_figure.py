@@ -8,6 +8,7 @@ from wasmtime import wat2wasm
 
 from tests.support.components import COMMAND, CORE
 from tests.support.daemon import Daemon, drop
+from tests.support.guests import running_in
 from tests.support.outcomes import Run
 from tests.support.wasi_programs import STREAMS
 
@@ -73,12 +74,12 @@ MODULES: Final[dict[str, tuple[str, int]]] = {
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon with all modules."""
     it = Daemon(tmp_path_factory.mktemp("memory"))
     for name, (text, _pages) in MODULES.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(text)))
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

@@ -13,6 +13,7 @@ from wasmtime import wat2wasm
 from tests.support.compilers import c_module, rust_module
 from tests.support.components import COMMAND
 from tests.support.daemon import Daemon, drop
+from tests.support.guests import running_in
 from tests.support.outcomes import Run
 from tests.support.wasi_programs import STREAMS
 
@@ -50,7 +51,7 @@ _CALLS: Final = 6
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon."""
     it = Daemon(tmp_path_factory.mktemp("output"))
     text = f"(module {STREAMS} {_PRINTS} {_FUNCTIONS} {_QUIET})"
@@ -65,7 +66,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
       (call $write (call $get) (i32.const 64) (i32.const 6) (i32.const 128)))"""
     component = component.replace("(i32.const 0)))\n", f"(i32.const 0)) {core})\n", 1)
     drop(it.wasm / "component.wasm", bytes(wat2wasm(component)))
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

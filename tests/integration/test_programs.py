@@ -18,13 +18,14 @@ import pytest
 
 from tests.support.daemon import Daemon
 from tests.support.examples import EXAMPLES, PROGRAMS
+from tests.support.guests import running_in
 from tests.support.require import require
 
 _numbers: Final = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one daemon for all programs, with a library for Python to read."""
     directory = tmp_path_factory.mktemp("programs")
     for path in (directory, *directory.parents):
@@ -33,9 +34,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     library = directory / "pylib"
     library.mkdir(mode=0o755)
     (library / "greeting.py").write_text("def of(name):\n    return f'hello, {name}'\n")
-    with Daemon(
-        directory, WASMDROP_COMPILE_SEC="300", WASMDROP_GRANTS=f"pylib={library}"
-    ).running() as it:
+    it = Daemon(directory, WASMDROP_COMPILE_SEC="300", WASMDROP_GRANTS=f"pylib={library}")
+    with running_in(guest, it):
         yield it
 
 

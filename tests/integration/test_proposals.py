@@ -9,6 +9,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
+from tests.support.guests import running_in
 from tests.support.outcomes import failure
 
 _PAGE: Final = Path(__file__).parents[2] / "docs" / "toolchains.md"
@@ -81,9 +82,10 @@ def module(text: str | bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon for all."""
-    with Daemon(tmp_path_factory.mktemp("proposals"), WASMDROP_MEMORY_MB="16").running() as it:
+    daemon = Daemon(tmp_path_factory.mktemp("proposals"), WASMDROP_MEMORY_MB="16")
+    with running_in(guest, daemon) as it:
         yield it
 
 

@@ -8,6 +8,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
+from tests.support.guests import running_in
 
 #: Functions that return their arguments; the two last ones return and take bits of floats.
 ECHO: Final = f"""(module
@@ -29,11 +30,11 @@ ECHO: Final = f"""(module
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon whose default module returns its arguments."""
     it = Daemon(tmp_path_factory.mktemp("values"))
     drop(it.wasm / "module.wasm", bytes(wat2wasm(ECHO)))
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

@@ -9,6 +9,7 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
 from tests.support.fib import with_fib
+from tests.support.guests import running_in
 from tests.support.outcomes import Run
 from tests.support.wasi_programs import STREAM_PROGRAMS, STREAMS
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_fault")
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon with all programs."""
     it = with_fib(
         tmp_path_factory.mktemp("wasi"),
@@ -24,7 +25,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     )
     for name, body in STREAM_PROGRAMS.items():
         drop(it.wasm / f"{name}.wasm", bytes(wat2wasm(f"(module {STREAMS} {body})")))
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

@@ -10,6 +10,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop
+from tests.support.guests import running_in
 from wasmdrop.protocol.limits import MEBIBYTE
 
 MEMORY_MB: Final = 24
@@ -178,14 +179,14 @@ def test_growth_within_limit_is_granted(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Return a running daemon."""
     it = Daemon(
         tmp_path_factory.mktemp("bound"),
         WASMDROP_MEMORY_MB=str(MEMORY_MB),
         WASMDROP_ATTEMPTS="1",
     )
-    with it.running():
+    with running_in(guest, it):
         yield it
 
 

@@ -84,6 +84,7 @@ class Daemon:
         self._log = base / "log"
         self._seen_ready = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.command: tuple[str, ...] = (sys.executable, "-m", "wasmdrop", "serve")
         self.prefix: tuple[str, ...] = ()
         """A command that runs another one, such as ``setpriv`` with its options."""
         self.stdin: int = subprocess.DEVNULL
@@ -99,7 +100,7 @@ class Daemon:
         self._seen_ready = len(self.events("ready"))
         with self._out.open("ab") as out, self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "wasmdrop", "serve"],
+                [*self.prefix, *self.command],
                 stdin=self.stdin,
                 stdout=out,
                 stderr=log,

@@ -1,0 +1,65 @@
+"""Daemons that run jobs in one guest: in the native program, or in Python.
+
+With ``native`` every job that the native program may run does run there, and this is checked. The
+other jobs, such as those of components, run in Python with either.
+"""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+from wasmtime import wat2wasm
+
+from tests.support.daemon import Daemon, drop
+from tests.support.require import require
+from wasmdrop.sandbox.native_program import find_native_program
+
+GUESTS: Final = ("native", "python")
+
+_EAGER_DAEMON: Final = Path(__file__).with_name("eager_zygotes.py")
+
+#: The process that runs a job in the native guest, by its name.
+_NATIVE: Final = "zygote"
+
+_PROBE: Final = '(module (func (export "run") (result i32) (i32.const 7)))'
+
+
+def require_guest(guest: str) -> None:
+    """Require the native program if it is to run jobs."""
+    require(guest == "python" or find_native_program(), "the native program, and so a C compiler")
+
+
+@contextlib.contextmanager
+def running_in(guest: str, daemon: Daemon, *, unfit: Collection[str] = ()) -> Iterator[Daemon]:
+    """Run a daemon with a guest for a block, and check afterwards which process ran each job.
+
+    ``unfit``: names of modules whose jobs may run in Python, because the native guest can't prepare
+    them, or because a test kills it.
+    """
+    require_guest(guest)
+    daemon.environment["WASMDROP_GUEST"] = guest
+    if guest == "python":
+        with daemon.running():
+            yield daemon
+        return
+    record = daemon.state.with_name("guests")
+    daemon.command = (sys.executable, str(_EAGER_DAEMON), str(record))
+    with daemon.running():
+        drop(daemon.wasm / "probe.wasm", bytes(wat2wasm(_PROBE)))
+        daemon.submit("input-probe.json", {"module": "probe"})
+        assert record.read_text().split()[1:] == [_NATIVE]
+        yield daemon
+    names = {_sha256(path): path.stem for path in daemon.wasm.rglob("*.wasm")}
+    in_python = {
+        names.get(sha256, sha256)
+        for sha256, process in map(str.split, record.read_text().splitlines())
+        if process != _NATIVE
+    }
+    assert in_python <= set(unfit), in_python
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
