@@ -16,7 +16,7 @@ Frames
         offset  size  field
         0       4     H, size of the header in bytes (u32)
         4       4     P, size of the payload in bytes (u32)
-        8       H     header: one JSON object, or nothing (binary form)
+        8       H     header: one JSON object, or nothing (native zygote)
         8 + H   P     payload: raw bytes
 
     File descriptors accompany the first byte of a request (``SCM_RIGHTS``), at most
@@ -30,29 +30,22 @@ Requests
     =================  ==================  ====================================  ==========
     ``compile``        ``CompileRequest``  module, machine code                  none
     ``run``            ``RunRequest``      see below                             see below
-    ``zygote``         ``ZygoteRequest``   machine code, control socket          none
+    ``zygote``         ``ZygoteRequest``   machine code, control socket, and     none
+                                           directories (below)
     =================  ==================  ====================================  ==========
 
-    Descriptors of ``run``, each if it applies, in this order: machine code (if ``preparation`` is
-    set); stdout and stderr (if the module imports WASI and the child does not have them already);
-    the directory of the job (if ``wasi.disk_bytes`` is set); one for each of ``wasi.grants``. The
-    payload of ``run`` is standard input (``wasi.stdin_bytes``), then the contents of ``wasi.files``
-    in their order.
+    Descriptors of ``run``, each if it applies, in this order: machine code; stdout and stderr (if
+    the module imports WASI); the directory of the job (if ``wasi.disk_bytes`` is set); one for each
+    of ``wasi.grants``. The payload of ``run`` is standard input (``wasi.stdin_bytes``), then the
+    contents of ``wasi.files`` in their order.
 
-    A child of a zygote is prepared: it takes ``run`` without ``preparation``. If its preparation
-    has a ``function``, it takes the binary form instead.
-
-Binary form
-    A frame without a header (H = 0), for a function that is known from the preparation and needs
-    nothing but its arguments. JSON would make it slower by more than its run time. The request is
-    one value of ``BINARY_VALUE_BYTES`` per parameter. The report is ``BINARY_REPORT``, then one
-    value per result; it always means ``ok``. A call that fails is reported as JSON. A value holds
-    its bit pattern in the low bytes; the rest is undefined.
+    Those of ``zygote`` are followed, if ``disk_bytes`` is set, by the parent of the directories of
+    jobs and by the grants. A child of a zygote is prepared, and takes requests of
+    :mod:`wasmdrop.sandbox.native_wire`.
 
 Reports
-    The header is ``CompileReport`` (for ``compile``) or ``RunReport`` (for everything else) as a
-    JSON object; the payload is empty. A zygote sends one ``RunReport`` when it is ready, with the
-    code ``ok``, or why it is not. A child may report the codes ``ok``, ``exit``, ``trap``,
+    The header is ``CompileReport`` (for ``compile``) or ``RunReport`` (for ``run``) as a JSON
+    object; the payload is empty. A child may report the codes ``ok``, ``exit``, ``trap``,
     ``memory-limit``, ``fuel-limit``, ``output-limit``, ``link-error``, ``entry-not-found`` and
     ``internal``; a compiler ``ok``, ``invalid-module``, ``compile-limit`` and ``internal``.
 
@@ -67,8 +60,7 @@ Control socket
     ========================  =========  =========================================================
     message                   from       meaning
     ========================  =========  =========================================================
-    ``fork [SECONDS]``        daemon     fork a child for later
-    ``fork-now [SECONDS]``    daemon     fork a child that a job waits for
+    ``fork [SECONDS]``        daemon     fork a child
     ``ping``                  daemon     answer ``pong`` (fork server)
     ``sweep``                 daemon     kill processes that children left behind (fork server)
     ``child PID``             process    forked; descriptors: the daemon's end of the link, a pidfd
@@ -80,8 +72,8 @@ Control socket
     A child of a zygote confines itself before its request comes. So its limit of processor time,
     SECONDS, comes with the message; it equals ``cpu_seconds`` of its invocation.
 
-    If the children of a zygote need stdout and stderr from the fork on (binary form and WASI), two
-    descriptors accompany each ``fork``; the child has them as descriptors 4 and 5.
+    If the module of a zygote imports WASI, the descriptors of stdout and stderr accompany each
+    ``fork``; the child has them as descriptors 1 and 2.
 
 Trust
     The guest may have taken over the child that reports, or the zygote that forks. The daemon reads
@@ -100,7 +92,6 @@ from wasmdrop.sandbox.memory_shares import MemoryShares
 
 #: First words of the messages on a control socket.
 FORK: Final = b"fork"
-FORK_NOW: Final = b"fork-now"
 PING: Final = b"ping"
 PONG: Final = b"pong"
 SWEEP: Final = b"sweep"
@@ -117,13 +108,6 @@ MAX_DESCRIPTORS: Final = 4 + 16
 
 #: ``argv[0]`` of a WASI program.
 PROGRAM_NAME: Final = "module.wasm"
-
-#: :attr:`RunReport.run_seconds`, ``cpu_seconds``, ``memory_bytes`` and ``fuel_used``; each of the
-#: last two -1 for null.
-BINARY_REPORT: Final = struct.Struct("<ddqq")
-
-#: Size of a value: that of wasmtime's ``wasmtime_val_raw_t``, so values need no conversion.
-BINARY_VALUE_BYTES: Final = 16
 
 #: Largest header of a ``CompileReport``. A summary has at most 2 MiB of names and 1 MiB of types;
 #: JSON may escape a character with six bytes.
@@ -182,18 +166,6 @@ class WasiContext(msgspec.Struct, frozen=True):
     """Relative paths and sizes in bytes of the files to create in the directory first."""
 
 
-class BoundFunction(msgspec.Struct, frozen=True):
-    """A function that is known when the module is prepared, so that it is called in binary form.
-
-    Its parameters and results are numbers, and it gets no input but its arguments.
-    """
-
-    entry: str
-    signature: FunctionType
-    initialize: bool
-    """Call ``_initialize`` first."""
-
-
 class Preparation(msgspec.Struct, frozen=True):
     """How to prepare a compiled module, independently of a single call.
 
@@ -215,7 +187,10 @@ class Preparation(msgspec.Struct, frozen=True):
     has_wasi: bool
     """Whether the module imports WASI; each invocation then has ``wasi``."""
     is_component: bool
-    function: BoundFunction | None = None
+    disk_bytes: int | None = None
+    """Size limit of a file in the directory of a job; null if jobs have none."""
+    grants: tuple[tuple[int, int], ...] = ()
+    """Device and inode of the granted directories, to which a zygote confines its children."""
     tells_refusals: bool = False
     """Whether the machine code records refused growth of memories and tables in globals."""
     has_hidden_memories: bool = False
@@ -243,15 +218,16 @@ class Invocation(msgspec.Struct, frozen=True):
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag="run"):
-    """Run one call; first prepare the module, if the child is not prepared."""
+    """Prepare the module, and run one call."""
 
     invocation: Invocation
-    preparation: Preparation | None = None
+    preparation: Preparation
 
 
 class ZygoteRequest(msgspec.Struct, frozen=True, tag="zygote"):
-    """Prepare the module, then fork children that are prepared."""
+    """Execute the native program, which prepares the module and forks children for it."""
 
+    program: str
     preparation: Preparation
 
 
@@ -299,14 +275,3 @@ def encode_frame(message: msgspec.Struct, payload: bytes = b"") -> bytes:
 def decode_request(header: bytes) -> Request:
     """Return the request in a frame's header. Raise ``msgspec.DecodeError`` if there is none."""
     return _request_decoder.decode(header)
-
-
-def encode_binary_call(args: tuple[int, ...]) -> bytes:
-    """Return the frame of a request in binary form."""
-    values = b"".join(pattern.to_bytes(BINARY_VALUE_BYTES, "little") for pattern in args)
-    return FRAME.pack(0, len(values)) + values
-
-
-def binary_report_bytes(signature: FunctionType) -> int:
-    """Return the payload size of a report in binary form."""
-    return BINARY_REPORT.size + BINARY_VALUE_BYTES * len(signature.results)

@@ -29,14 +29,13 @@ async def open_local_sandbox(
     called again and again. Raises ``SettingsError`` if the sandbox is incomplete and must not be,
     or if the native program is missing and must not be.
     """
-    if settings.guest is GuestMode.NATIVE and find_native_program() is None:
+    native_program = None if settings.guest is GuestMode.PYTHON else find_native_program()
+    if settings.guest is GuestMode.NATIVE and native_program is None:
         raise SettingsError(
             "WASMDROP_GUEST: native, but wasmdrop was installed without the native program."
             " Install a C compiler and then wasmdrop again (in a checkout: make clean setup), or"
             " set auto or python"
         )
-    if settings.guest is GuestMode.PYTHON:
-        zygote_idle = 0
     cache = ModuleCache(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     directories = JobDirectoryFactory(settings.state_dir, for_another_user=os.geteuid() == 0)
@@ -49,7 +48,14 @@ async def open_local_sandbox(
             )
         if missing:
             _log.warning("sandbox-incomplete", missing=missing)
-        executor = LocalExecutor(fork_server, cache, directories, limits, zygote_idle)
+        executor = LocalExecutor(
+            fork_server,
+            cache,
+            directories,
+            limits,
+            native_program if zygote_idle else None,
+            zygote_idle,
+        )
         try:
             yield executor, cache
         finally:

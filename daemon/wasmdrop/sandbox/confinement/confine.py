@@ -18,7 +18,7 @@ import resource
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from wasmdrop.sandbox.confinement import landlock
 from wasmdrop.sandbox.confinement.seccomp import SeccompFilter
@@ -44,9 +44,6 @@ _CHANGE_USER: Final = 1 << 6 | 1 << 7 | 1 << 5
 _OPEN_FILES: Final = 64
 
 _LINK_FD: Final = 3
-
-#: Standard output and error of a job whose process got them at the fork.
-STREAM_FDS: Final = (_LINK_FD + 1, _LINK_FD + 2)
 
 #: Above any descriptor. RLIMIT_NOFILE is no bound: it may have been lowered after an open.
 _HIGHEST_FD: Final = 1 << 30
@@ -75,6 +72,25 @@ class _CapabilityHeader(ctypes.Structure):
 
 
 _CAPABILITY_VERSION_3: Final = 0x20080522
+
+
+#: The infinite limit of the C library, which Python calls -1.
+_ALL_BITS: Final = (1 << 64) - 1
+
+
+class ZygoteConfinement(NamedTuple):
+    """The confinement of a native zygote and of its children."""
+
+    limits: tuple[tuple[int, int, int], ...]
+    """The zygote's limits, which its children inherit: resource, soft and hard limit."""
+    child_processes: int
+    """A child's limit of processes and threads."""
+    highest_cpu_seconds: int
+    """The most that a child's limit of processor time may be."""
+    rights: landlock.Rights
+    filters: tuple[bytes, ...]
+    """Of the zygote, of the zygote that has loaded its machine code, and of a child; empty if this
+    kernel has no filters."""
 
 
 class Confinement:
@@ -172,36 +188,40 @@ class Confinement:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         self._load_filter(Role.CHILD_WITH_DIRECTORY)
 
-    def confine_zygote(self, *, readable: list[int], file_bytes: int, data_bytes: int) -> None:
-        """Confine a zygote permanently, but allow it to fork.
+    def describe_zygote(
+        self,
+        *,
+        file_bytes: int,
+        data_bytes: int,
+        threads: bool,
+        has_directory: bool,
+        has_grants: bool,
+    ) -> "ZygoteConfinement":
+        """Return the confinement of a native zygote and its children, as data.
 
-        Its children inherit this confinement.
+        The parameters are those of :meth:`confine` and of :meth:`confine_after_loading`.
         """
-        self._limit_space(file_bytes, data_bytes)
-        self._limit_threads()
-        if self.landlock_version:
-            landlock.restrict(self.landlock_version, readable)
-        self._load_filter(Role.ZYGOTE)
-
-    def detach_from_zygote(self, parent_pid: int, link_fd: int, streams: Sequence[int] = ()) -> int:
-        """Detach a child of a zygote from it, as :meth:`detach_from_fork_server` does.
-
-        ``streams`` are moved to :data:`STREAM_FDS`, which they must not overlap.
-        """
-        os.dup2(link_fd, _LINK_FD)
-        for fd, number in zip(streams, STREAM_FDS, strict=False):
-            os.dup2(fd, number)
-        os.closerange(_LINK_FD + 1 + len(streams), _HIGHEST_FD)
-        die_with_parent(parent_pid)
-        return _LINK_FD
-
-    def confine_zygote_child(self, *, cpu_seconds: int, threads: bool) -> None:
-        """Confine a child of a zygote as :meth:`confine` and :meth:`confine_after_loading` do.
-
-        Adds the limits and filters that the child does not inherit from its zygote.
-        """
-        self._limit_time_and_threads(cpu_seconds, threads=threads)
-        self._load_filter(Role.ZYGOTE_CHILD)
+        processes = self._highest_processes()
+        limits = [*self._space_limits(file_bytes, data_bytes), (resource.RLIMIT_NPROC, processes)]
+        if has_directory:
+            child = (
+                Role.ZYGOTE_CHILD_WITH_GRANTS if has_grants else Role.ZYGOTE_CHILD_WITH_DIRECTORY
+            )
+            roles = (Role.ZYGOTE_WITH_DIRECTORIES, Role.RUNNING_WITH_DIRECTORY, child)
+        else:
+            roles = (Role.ZYGOTE, Role.RUNNING, Role.ZYGOTE_CHILD)
+        ceiling = self._ceilings[resource.RLIMIT_CPU]
+        return ZygoteConfinement(
+            limits=tuple((kind, *self._bounded(kind, value, value)) for kind, value in limits),
+            child_processes=self._bounded(resource.RLIMIT_NPROC, processes, processes)[0]
+            if threads
+            else 0,
+            highest_cpu_seconds=ceiling & _ALL_BITS,
+            rights=landlock.rights_of(self.landlock_version),
+            filters=tuple(
+                self._filters[role].code if role in self._filters else b"" for role in roles
+            ),
+        )
 
     def _limit_time_and_threads(self, cpu_seconds: int, *, threads: bool) -> None:
         self._limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
@@ -211,16 +231,25 @@ class Confinement:
             self._limit(resource.RLIMIT_NPROC, 0)
 
     def _limit_threads(self) -> None:
-        others = 0 if self.changes_user else _OTHERS_THREADS
-        self._limit(resource.RLIMIT_NPROC, _THREADS + others)
+        self._limit(resource.RLIMIT_NPROC, self._highest_processes())
+
+    def _highest_processes(self) -> int:
+        return _THREADS + (0 if self.changes_user else _OTHERS_THREADS)
 
     def _limit_space(self, file_bytes: int, data_bytes: int) -> None:
-        self._limit(resource.RLIMIT_FSIZE, file_bytes)
-        self._limit(resource.RLIMIT_DATA, data_bytes)
-        self._limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-        self._limit(resource.RLIMIT_CORE, 0)
-        self._limit(resource.RLIMIT_MEMLOCK, 0)
-        self._limit(resource.RLIMIT_MSGQUEUE, 0)
+        for kind, value in self._space_limits(file_bytes, data_bytes):
+            self._limit(kind, value)
+
+    @staticmethod
+    def _space_limits(file_bytes: int, data_bytes: int) -> list[tuple[int, int]]:
+        return [
+            (resource.RLIMIT_FSIZE, file_bytes),
+            (resource.RLIMIT_DATA, data_bytes),
+            (resource.RLIMIT_NOFILE, _OPEN_FILES),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_MEMLOCK, 0),
+            (resource.RLIMIT_MSGQUEUE, 0),
+        ]
 
     def confine_after_loading(
         self, *, compiles: bool = False, has_directory: bool = False, has_grants: bool = False
@@ -240,11 +269,13 @@ class Confinement:
 
     def _limit(self, kind: int, soft: int, hard: int | None = None) -> None:
         """Set a limit, but never above the current hard limit."""
+        resource.setrlimit(kind, self._bounded(kind, soft, soft if hard is None else hard))
+
+    def _bounded(self, kind: int, soft: int, hard: int) -> tuple[int, int]:
         ceiling = self._ceilings[kind]
-        hard = soft if hard is None else hard
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(kind, (soft, hard))
+        if ceiling == resource.RLIM_INFINITY:
+            return soft, hard
+        return min(soft, ceiling), min(hard, ceiling)
 
     def _load_filter(self, role: Role) -> None:
         if role in self._filters:

@@ -8,7 +8,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from wasmdrop.system import libc
 
@@ -29,7 +29,7 @@ _OWN_DIRECTORY: Final = sum(1 << right for right in (1, 2, 3, 4, 5, 7, 8, 12, 13
 
 #: Number of file rights by ABI version: 13 in the first, then renaming between directories,
 #: truncating, and from the fifth on ioctl on devices.
-_FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+_FILE_RIGHTS: Final = {0: 0, 1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _NET_RIGHTS: Final = 0b11  # bind and connect of TCP, from ABI version 4
 _SCOPES: Final = 0b11  # abstract sockets and signals, from ABI version 6
 _NET_SINCE: Final = 4
@@ -47,6 +47,21 @@ class _Ruleset(ctypes.Structure):
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
+
+
+class Rights(NamedTuple):
+    """The rights that a version of the ABI restricts, and those that are given."""
+
+    version: int
+    files: int
+    network: int
+    scopes: int
+    readable: int
+    """Of a file that may be read."""
+    own_directory: int
+    """Of the directory of a job."""
+    grant: int
+    """Of a granted directory."""
 
 
 def abi_version() -> int:
@@ -81,6 +96,21 @@ def _version_or_error() -> int:
         return -(error.errno or 0)
 
 
+def rights_of(version: int) -> Rights:
+    """Return the rights of a version of the ABI; none of version 0, which restricts nothing."""
+    files = (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1
+    return Rights(
+        version,
+        files,
+        _NET_RIGHTS if version >= _NET_SINCE else 0,
+        _SCOPES if version >= _SCOPES_SINCE else 0,
+        _READ_FILE,
+        # The kernel rejects rights that it does not know, and does not restrict them either.
+        _OWN_DIRECTORY & files,
+        _READ_FILE | _READ_DIRECTORY,
+    )
+
+
 def restrict(
     version: int,
     readable: Sequence[int],
@@ -92,19 +122,15 @@ def restrict(
     It may also use plain files freely below ``directory``, and read and list files below the
     directories in ``grants``. Needs ``no_new_privs``. Raises ``OSError``.
     """
-    ruleset = _Ruleset(
-        (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1,
-        _NET_RIGHTS if version >= _NET_SINCE else 0,
-        _SCOPES if version >= _SCOPES_SINCE else 0,
-    )
+    rights = rights_of(version)
+    ruleset = _Ruleset(rights.files, rights.network, rights.scopes)
     # An older kernel accepts the larger structure if the fields that it does not know are zero.
     fd = libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
     try:
-        rules = [_PathBeneath(_READ_FILE, file) for file in readable]
-        rules += [_PathBeneath(_READ_FILE | _READ_DIRECTORY, grant) for grant in grants]
+        rules = [_PathBeneath(rights.readable, file) for file in readable]
+        rules += [_PathBeneath(rights.grant, grant) for grant in grants]
         if directory is not None:
-            # The kernel rejects rights that it does not know, and does not restrict them either.
-            rules.append(_PathBeneath(_OWN_DIRECTORY & ruleset.files, directory))
+            rules.append(_PathBeneath(rights.own_directory, directory))
         for rule in rules:
             libc.syscall(_ADD_RULE, fd, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
         libc.syscall(_RESTRICT_SELF, fd, 0)

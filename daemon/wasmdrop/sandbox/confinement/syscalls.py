@@ -62,8 +62,8 @@ class Policy(NamedTuple):
 class Role(Enum):
     """The role of a process that loads a filter.
 
-    A process loads one of the first four, and later one of the last four on top of it. The kernel
-    takes the strictest answer of all loaded filters, so the later ones list only restrictions.
+    A process loads one of the first four, and a later one on top of it. The kernel takes the
+    strictest answer of all loaded filters, so the later ones list only restrictions.
     """
 
     CHILD = auto()
@@ -72,8 +72,14 @@ class Role(Enum):
     """A child whose job has a directory of its own."""
     ZYGOTE = auto()
     """A zygote, which forks children."""
+    ZYGOTE_WITH_DIRECTORIES = auto()
+    """A zygote whose children have directories of their own."""
     ZYGOTE_CHILD = auto()
     """A child of a zygote, which has its machine code: CHILD and RUNNING in one filter."""
+    ZYGOTE_CHILD_WITH_DIRECTORY = auto()
+    """CHILD_WITH_DIRECTORY and RUNNING_WITH_DIRECTORY in one filter."""
+    ZYGOTE_CHILD_WITH_GRANTS = auto()
+    """CHILD_WITH_DIRECTORY and RUNNING_WITH_GRANTS in one filter."""
     COMPILING = auto()
     """A process that opens no more files."""
     RUNNING = auto()
@@ -273,6 +279,13 @@ _FORKING: Final = {
     "wait4": Syscall(61, 260),
 }
 
+#: The further calls of a zygote whose children confine themselves to their directories.
+_RESTRICTING: Final = {
+    "landlock_add_rule": Syscall(445, 445),
+    "landlock_create_ruleset": Syscall(444, 444),
+    "landlock_restrict_self": Syscall(446, 446),
+}
+
 #: Each reveals whether any path exists, for which Landlock has no right.
 _NO_PATHS: Final[dict[str, Rule]] = dict.fromkeys(("newfstatat", "openat", "statx"), _EPERM)
 _NO_NEW_CODE: Final[dict[str, Rule]] = {"mprotect": _WRITABLE_ONLY}
@@ -282,7 +295,7 @@ _NO_FILE_TIMES: Final[dict[str, Rule]] = {"utimensat": _EPERM}
 NUMBERS: Final[dict[str, dict[str, int]]] = {
     architecture: {
         name: number
-        for name, syscall in (_COMMON | _DIRECTORY | _FORKING).items()
+        for name, syscall in (_COMMON | _DIRECTORY | _FORKING | _RESTRICTING).items()
         if (number := getattr(syscall, architecture)) is not None
     }
     for architecture in ("x86_64", "aarch64")
@@ -297,7 +310,12 @@ POLICIES: Final = {
     Role.CHILD: Policy(_rules(_COMMON)),
     Role.CHILD_WITH_DIRECTORY: Policy(_rules(_COMMON | _DIRECTORY)),
     Role.ZYGOTE: Policy(_rules(_COMMON | _FORKING)),
+    Role.ZYGOTE_WITH_DIRECTORIES: Policy(_rules(_COMMON | _DIRECTORY | _FORKING | _RESTRICTING)),
     Role.ZYGOTE_CHILD: Policy(_rules(_COMMON) | _NO_PATHS | _NO_NEW_CODE),
+    Role.ZYGOTE_CHILD_WITH_DIRECTORY: Policy(_rules(_COMMON | _DIRECTORY) | _NO_NEW_CODE),
+    Role.ZYGOTE_CHILD_WITH_GRANTS: Policy(
+        _rules(_COMMON | _DIRECTORY) | _NO_NEW_CODE | _NO_FILE_TIMES
+    ),
     Role.COMPILING: Policy(_NO_PATHS, ALLOW),
     Role.RUNNING: Policy(_NO_PATHS | _NO_NEW_CODE, ALLOW),
     Role.RUNNING_WITH_DIRECTORY: Policy(_NO_NEW_CODE, ALLOW),

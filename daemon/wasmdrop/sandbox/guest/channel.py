@@ -1,7 +1,4 @@
-"""A child's end of its link to the daemon: frames of requests and reports.
-
-After confinement a child may only read and write, so only :func:`receive_frame` uses socket calls.
-"""
+"""A child's end of its link to the daemon: frames of requests and reports."""
 
 import os
 import socket
@@ -9,7 +6,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from wasmdrop.sandbox.wire import BINARY_VALUE_BYTES, FRAME, MAX_DESCRIPTORS, encode_frame
+from wasmdrop.sandbox.wire import FRAME, MAX_DESCRIPTORS, encode_frame
 from wasmdrop.system.descriptors import write_all
 
 _CHUNK_BYTES: Final = 1 << 16
@@ -21,20 +18,6 @@ def receive_frame(link_fd: int) -> tuple[bytes, bytes, list[int]]:
     data, descriptors, _flags, _address = socket.recv_fds(link, _CHUNK_BYTES, MAX_DESCRIPTORS)
     link.detach()
     return *_complete(link_fd, data), descriptors
-
-
-def read_frame(link_fd: int) -> tuple[bytes, bytes]:
-    """Return the header and payload of a request without descriptors. Exit if none comes."""
-    return _complete(link_fd, b"")
-
-
-def read_binary_call(link_fd: int, params: int) -> bytes:
-    """Return the arguments of a request in binary form. Exit if none comes."""
-    size = FRAME.size + BINARY_VALUE_BYTES * params
-    frame = os.read(link_fd, size)
-    if len(frame) != size:
-        os._exit(0)  # the daemon sends the few bytes at once, or closes the link
-    return frame[FRAME.size :]
 
 
 def send(link_fd: int, message: msgspec.Struct) -> None:

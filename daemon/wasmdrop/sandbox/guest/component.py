@@ -23,13 +23,7 @@ from wasmdrop.protocol.module_types import (
 )
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
-from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
-from wasmdrop.sandbox.guest.engine import Engine
-from wasmdrop.sandbox.guest.lowering import lift, lower
-from wasmdrop.sandbox.guest.memory_usage import memory_sizes
-from wasmdrop.sandbox.guest.module_parser import DeclaredMemory
-from wasmdrop.sandbox.guest.summary_limits import SummaryLimits
-from wasmdrop.sandbox.guest.traps import (
+from wasmdrop.sandbox.failures import (
     backtrace,
     cause_of,
     is_out_of_memory,
@@ -37,6 +31,12 @@ from wasmdrop.sandbox.guest.traps import (
     memory_refusal,
     stack_hint,
 )
+from wasmdrop.sandbox.guest.core_module import ModuleRun, StaleCodeError
+from wasmdrop.sandbox.guest.engine import Engine
+from wasmdrop.sandbox.guest.lowering import lift, lower
+from wasmdrop.sandbox.guest.memory_usage import memory_sizes
+from wasmdrop.sandbox.guest.module_parser import DeclaredMemory
+from wasmdrop.sandbox.guest.summary_limits import SummaryLimits
 from wasmdrop.sandbox.guest.wasmtime_ffi import call_component_function, ffi
 from wasmdrop.sandbox.wire import Invocation, RunReport
 
@@ -298,4 +298,4 @@ def _refusal_of(error: WasmtimeError, *, is_linking: bool = False) -> RefusedErr
 
 def _backtrace(text: str) -> str:
     frames = [line.strip() for line in text.split("\n") if "!" in line and ": " in line]
-    return backtrace([frame.partition("!")[2] or frame for frame in frames])
+    return backtrace([frame.partition("!")[2] or frame for frame in frames], len(frames))

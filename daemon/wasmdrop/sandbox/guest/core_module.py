@@ -10,10 +10,17 @@ from wasmtime import Instance, Module, Store, Trap, WasmtimeError
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import DETERMINISTIC_CLOCK_NS, Code
 from wasmdrop.protocol.text import bounded_text
+from wasmdrop.sandbox.failures import (
+    error_refusal,
+    may_lack_memory,
+    memory_refusal,
+    refused_growth,
+    trap_refusal,
+    with_growth_reason,
+)
 from wasmdrop.sandbox.guest.engine import Engine
-from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, PAST_MAXIMUM, TABLE_EXPORT
+from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT
 from wasmdrop.sandbox.guest.memory_usage import memory_sizes
-from wasmdrop.sandbox.guest.traps import is_out_of_memory, mebibytes, memory_refusal, trap_refusal
 from wasmdrop.sandbox.guest.wasi_setup import wasi_config
 from wasmdrop.sandbox.guest.wasmtime_ffi import (
     call_function,
@@ -26,8 +33,6 @@ from wasmdrop.system.descriptors import write_all
 
 #: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
 _MAX_FUEL: Final = (1 << 63) - 1
-
-_MAY_LACK_MEMORY: Final = frozenset({Code.TRAP, Code.EXIT})
 
 
 def run_module(
@@ -125,7 +130,7 @@ class ModuleRun:
             self.instance = linked.instantiate(self.store)
             self.set_growth_limits()
         except Trap as trap:
-            raise trap_refusal(trap, "while the module was instantiated: ") from None
+            raise _refusal_of(trap, "while the module was instantiated: ") from None
         except WasmtimeError as error:
             # The module is linked, so its minimum size exceeds a limit of the store.
             raise memory_refusal(str(error)) from None
@@ -179,46 +184,21 @@ class ModuleRun:
 
     def failure_report(self, end: Trap | WasmtimeError) -> RunReport:
         """Return the report of a call that failed with ``end``."""
-        if isinstance(end, Trap):
-            refusal = trap_refusal(end)
-        elif is_out_of_memory(text := str(end)):
-            refusal = memory_refusal(text)
-        else:
-            refusal = RefusedError(Code.TRAP, bounded_text(text))
+        refusal = _refusal_of(end) if isinstance(end, Trap) else error_refusal(str(end))
         return self.with_growth_reason(RunReport(refusal.code, refusal.message))
 
     def with_growth_reason(self, report: RunReport) -> RunReport:
-        """Return the report, with the refused growth of a memory or table if there was one.
-
-        A refusal is taken as the reason of a trap or a non-zero exit code: most programs end like
-        this if they run out of memory, and there is no other sign of it.
-        """
-        if report.code not in _MAY_LACK_MEMORY or report.exit_code == 0:
+        """Return the report, with the refused growth of a memory or table if there was one."""
+        if not may_lack_memory(report):
             return report
         refused, is_by_limit = self.refused_growth()
-        if not refused:
-            return report
-        code = Code.MEMORY_LIMIT if is_by_limit else report.code
-        message = f"{refused}, and then the program ended: {report.message}"
-        return msgspec.structs.replace(report, code=code, message=message)
+        return with_growth_reason(report, refused, is_by_limit=is_by_limit)
 
     def refused_growth(self) -> tuple[str, bool]:
         """Return a description of refused growth, and whether the job's limit refused it."""
-        grown_bytes, elements = self._refused(MEMORY_EXPORT), self._refused(TABLE_EXPORT)
-        shares = self.preparation.shares
-        if grown_bytes > 0:
-            words = f"a memory was refused growth to {mebibytes(grown_bytes)}"
-            if shares.memory_bytes < self.preparation.memory_bytes:
-                words += f" (its share is {mebibytes(shares.memory_bytes)})"
-            return words, True
-        if elements > 0:
-            words = f"a table was refused growth to {elements} elements"
-            return f"{words} (its share is {shares.table_elements})", True
-        for kind, refused in (("memory", grown_bytes), ("table", elements)):
-            if refused == PAST_MAXIMUM:
-                words = f"a {kind} was refused growth past the maximum that the module declares"
-                return words, False
-        return "", False
+        return refused_growth(
+            self.preparation, self._refused(MEMORY_EXPORT), self._refused(TABLE_EXPORT)
+        )
 
     def _refused(self, name: str) -> int:
         """Return an instrumented module's record of a refusal; 0 if there is none."""
@@ -291,3 +271,9 @@ class ModuleRun:
         if found is None:
             raise RefusedError(Code.ENTRY_NOT_FOUND, f"the module exports no function {name!r}")
         return found
+
+
+def _refusal_of(trap: Trap, where: str = "") -> RefusedError:
+    names = [frame.func_name or f"function {frame.func_index}" for frame in trap.frames]
+    number = None if trap.trap_code is None else trap.trap_code.value
+    return trap_refusal(number, str(trap), names, len(names), where)

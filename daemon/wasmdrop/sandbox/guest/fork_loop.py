@@ -1,4 +1,4 @@
-"""The fork loop: serves the control socket of a process that forks children ahead of need.
+"""The fork loop: serves the control socket of the fork server, which forks children ahead of need.
 
 When the control socket closes, because the daemon ended in whatever way, the process ends too, and
 its children with it.
@@ -13,44 +13,22 @@ import select
 import signal
 import socket
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import bounded_text
+from wasmdrop.sandbox import wire
 from wasmdrop.sandbox.guest.channel import send
-from wasmdrop.sandbox.wire import (
-    CHILD,
-    EXIT,
-    FORK,
-    FORK_NOW,
-    NO_CHILD,
-    PING,
-    PONG,
-    SWEEP,
-    RunReport,
-)
 
-#: Largest message of the daemon: a word and a number.
+#: Largest message of the daemon: a word.
 _MESSAGE_BYTES: Final = 64
-
-
-class ForkRequest(NamedTuple):
-    """A request of the daemon for a child."""
-
-    is_awaited: bool
-    """Whether a job waits for the child."""
-    cpu_seconds: int | None
-    """The child's limit of processor time, if its own request does not have that."""
-    streams: Sequence[int]
-    """Descriptors of the child's standard output and standard error, if it needs them now."""
 
 
 class ForkedRole(Protocol):
     """The behaviour of a forked child."""
 
-    def leave(self, parent_pid: int, link_fd: int, request: ForkRequest) -> int:
+    def leave(self, parent_pid: int, link_fd: int) -> int:
         """Leave the parent behind; return the new descriptor of the link."""
 
     def serve(self, link_fd: int) -> NoReturn:
@@ -58,16 +36,11 @@ class ForkedRole(Protocol):
 
 
 class ForkLoop:
-    """The loop, over the socket ``control``; ``role`` is that of each child.
+    """The loop, over the socket ``control``; ``role`` is that of each child."""
 
-    ``kills_children``: whether to kill and reap them at the end. If not, they die with their parent
-    (``PR_SET_PDEATHSIG``), and its subreaper reaps them.
-    """
-
-    def __init__(self, control: socket.socket, role: ForkedRole, *, kills_children: bool) -> None:
+    def __init__(self, control: socket.socket, role: ForkedRole) -> None:
         self._control = control
         self._role = role
-        self._kills_children = kills_children
         self._children: set[int] = set()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -89,8 +62,7 @@ class ForkLoop:
                     break
         except (BrokenPipeError, ConnectionResetError):
             pass  # the daemon ended while this process was sending a message
-        if self._kills_children:
-            self._kill_children()
+        self._kill_children()
         os._exit(0)
 
     def _kill_children(self) -> None:
@@ -105,32 +77,16 @@ class ForkLoop:
                 self._children.discard(os.waitpid(-1, 0)[0])
 
     def _receive(self) -> bool:
-        request, streams, _flags, _address = socket.recv_fds(self._control, _MESSAGE_BYTES, 2)
-        try:
-            return self._handle(request, streams)
-        finally:
-            for fd in streams:
-                os.close(fd)
-
-    def _handle(self, request: bytes, streams: Sequence[int]) -> bool:
-        word, _space, number = request.partition(b" ")
-        if word in {FORK, FORK_NOW}:
-            try:
-                cpu_seconds = int(number) if number else None
-                self._fork(ForkRequest(word == FORK_NOW, cpu_seconds, streams))
-            except (BrokenPipeError, ConnectionResetError):
-                raise
-            except OSError as error:
-                if self._kills_children:
-                    raise  # the daemon restarts this process
-                # The processes of this user are used up; the present children may go on.
-                self._control.send(b"%s %d" % (NO_CHILD, error.errno or 0))
-        elif request == PING:
-            self._control.send(PONG)
-        elif request == SWEEP:
-            self._sweep()
-        else:
-            return False
+        """Handle one message; return False if it is the last one."""
+        match self._control.recv(_MESSAGE_BYTES):
+            case wire.FORK:
+                self._fork()
+            case wire.PING:
+                self._control.send(wire.PONG)
+            case wire.SWEEP:
+                self._sweep()
+            case _:
+                return False
         return True
 
     def _reap(self) -> None:
@@ -143,7 +99,7 @@ class ForkLoop:
                 if pid in self._children:
                     self._children.discard(pid)
                     cpu_us = (usage.ru_utime + usage.ru_stime) * 1e6
-                    self._control.send(b"%s %d %d %d" % (EXIT, pid, status, cpu_us))
+                    self._control.send(b"%s %d %d %d" % (wire.EXIT, pid, status, cpu_us))
                 else:
                     was_left_behind = True
         if was_left_behind:
@@ -152,7 +108,7 @@ class ForkLoop:
     def _sweep(self) -> bool:
         """Kill the processes that dead children left behind. Return whether there were any.
 
-        Only a zygote can fork; its own children die with it.
+        Only zygotes can fork; their own children die with them.
         """
         try:
             pids = Path("/proc/thread-self/children").read_text(encoding="ascii").split()
@@ -163,18 +119,20 @@ class ForkLoop:
             _kill(pid)
         return bool(left_behind)
 
-    def _fork(self, request: ForkRequest) -> None:
+    def _fork(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs:
             parent_pid = os.getpid()
             pid = os.fork()
             if pid == 0:
-                self._run_child(parent_pid, theirs.fileno(), request)
+                self._run_child(parent_pid, theirs.fileno())
             theirs.close()
             self._children.add(pid)
             pidfd = os.pidfd_open(pid)
             try:
-                socket.send_fds(self._control, [b"%s %d" % (CHILD, pid)], [ours.fileno(), pidfd])
+                socket.send_fds(
+                    self._control, [b"%s %d" % (wire.CHILD, pid)], [ours.fileno(), pidfd]
+                )
             except OSError:
                 # The daemon does not know it; without its link it exits.
                 ours.close()
@@ -184,14 +142,14 @@ class ForkLoop:
             finally:
                 os.close(pidfd)
 
-    def _run_child(self, parent_pid: int, link_fd: int, request: ForkRequest) -> NoReturn:
+    def _run_child(self, parent_pid: int, link_fd: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         try:
-            link_fd = self._role.leave(parent_pid, link_fd, request)
+            link_fd = self._role.leave(parent_pid, link_fd)
             self._role.serve(link_fd)
         except Exception:  # noqa: BLE001 - the last frame of a process of its own
             trace = bounded_text(traceback.format_exc())
-            send(link_fd, RunReport(Code.INTERNAL, trace))
+            send(link_fd, wire.RunReport(Code.INTERNAL, trace))
         finally:
             os._exit(70)
 

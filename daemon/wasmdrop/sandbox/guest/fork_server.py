@@ -17,10 +17,9 @@ from wasmdrop.sandbox.guest.compiler import compile_module
 from wasmdrop.sandbox.guest.component import ComponentRun
 from wasmdrop.sandbox.guest.core_module import ModuleRun, run_module
 from wasmdrop.sandbox.guest.engine import Engine
-from wasmdrop.sandbox.guest.fork_loop import ForkLoop, ForkRequest
+from wasmdrop.sandbox.guest.fork_loop import ForkLoop
 from wasmdrop.sandbox.guest.memory_usage import open_address_map
-from wasmdrop.sandbox.guest.warmup import Warmup
-from wasmdrop.sandbox.guest.zygote import serve_zygote
+from wasmdrop.sandbox.guest.native_zygote import execute_zygote
 from wasmdrop.sandbox.wire import (
     MISSING,
     CompileRequest,
@@ -49,11 +48,7 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")
     control.send(b"%s %s" % (MISSING, "; ".join(confinement.missing).encode()))
-    engine = Engine(EngineOptions())
-    warmup = Warmup(engine)
-    warmup.repeat()
-    role = _GeneralChild(engine, warmup, confinement)
-    fork_loop = ForkLoop(control, role, kills_children=True)
+    fork_loop = ForkLoop(control, _Child(Engine(EngineOptions()), confinement))
     # A collection writes to, and so copies, every page that children share with this process.
     gc.collect()
     gc.freeze()
@@ -79,38 +74,28 @@ def _can_confine(confinement: Confinement) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-class _GeneralChild:
-    """A process that takes one request of any kind, reports once, and exits."""
+class _Child:
+    """A process that takes one request, reports once, and exits."""
 
-    def __init__(self, engine: Engine, warmup: Warmup, confinement: Confinement) -> None:
+    def __init__(self, engine: Engine, confinement: Confinement) -> None:
         self._engine = engine
-        self._warmup = warmup
         self._confinement = confinement
 
-    def leave(self, parent_pid: int, link_fd: int, request: ForkRequest) -> int:
+    def leave(self, parent_pid: int, link_fd: int) -> int:
         """Leave the fork server behind; see :class:`ForkedRole`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # While idle the child copies the pages that a job needs; this takes the module of the
-        # warm-up, whose descriptor is closed afterwards.
-        if not request.is_awaited:
-            self._warmup.run_once()
         return self._confinement.detach_from_fork_server(parent_pid, link_fd)
 
     def serve(self, link_fd: int) -> NoReturn:
         """Serve one request."""
         header, payload, descriptors = receive_frame(link_fd)
-        request = decode_request(header)
-        match request:
-            case CompileRequest():
+        match decode_request(header):
+            case CompileRequest() as request:
                 self._compile(request, link_fd, descriptors)
-            case RunRequest(invocation, Preparation() as preparation):
+            case RunRequest(invocation, preparation):
                 self._run(preparation, invocation, link_fd, payload, descriptors)
-            case ZygoteRequest():
-                engine = self._engine_for(request.preparation.options)
-                warm_up = self._warmup.call
-                serve_zygote(request, engine, warm_up, self._confinement, link_fd, descriptors)
-            case _:
-                raise ValueError("a request without a preparation came to a child without one")
+            case ZygoteRequest(program, preparation):
+                execute_zygote(program, preparation, self._confinement, link_fd, descriptors)
 
     def _engine_for(self, options: EngineOptions) -> Engine:
         return self._engine if options == self._engine.options else Engine(options)

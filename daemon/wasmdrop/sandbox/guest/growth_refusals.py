@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.sandbox.failures import PAST_MAXIMUM
 from wasmdrop.sandbox.guest.binary_reader import BinaryReader
 from wasmdrop.sandbox.guest.file_type import PREAMBLE_BYTES
 from wasmdrop.sandbox.guest.instructions import (
@@ -29,9 +30,6 @@ from wasmdrop.sandbox.guest.module_parser import ModuleParser
 MEMORY_EXPORT: Final = "wasmdrop:memory-refused"
 TABLE_EXPORT: Final = "wasmdrop:table-refused"
 _EXPORT_NAMES: Final = {MEMORY_GROW: MEMORY_EXPORT, TABLE_GROW: TABLE_EXPORT}
-
-#: The globals' value if the requested size exceeds the module's own maximum or its index type.
-PAST_MAXIMUM: Final = -1
 
 _TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS = range(1, 8)
 _CODE: Final = 10

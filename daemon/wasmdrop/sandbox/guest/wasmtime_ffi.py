@@ -22,6 +22,7 @@ __all__ = [
     "ffi",
     "find_export",
     "global_value",
+    "library_path",
     "memory_bytes",
     "set_stdin",
     "type_of_function",
@@ -40,6 +41,11 @@ _EXTERNS: Final = {
     "global": (ffi.WASMTIME_EXTERN_GLOBAL.value, "global_"),
     "memory": (ffi.WASMTIME_EXTERN_MEMORY.value, "memory"),
 }
+
+
+def library_path() -> str:
+    """Return the path of wasmtime's shared library."""
+    return str(ffi.filename)
 
 
 def context_of(store: Store) -> Any:

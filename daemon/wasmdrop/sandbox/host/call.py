@@ -1,6 +1,8 @@
 """Requests: derived from a module's summary, a call and its limits."""
 
 import math
+import os
+from collections.abc import Sequence
 
 import msgspec
 
@@ -8,7 +10,7 @@ from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import ComponentCall, FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.memory_shares import memory_shares_of
-from wasmdrop.sandbox.wire import BoundFunction, Invocation, Preparation, WasiContext
+from wasmdrop.sandbox.wire import Invocation, Preparation, WasiContext
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -44,8 +46,18 @@ def can_be_prepared(module: CompiledModule) -> bool:
     )
 
 
-def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Preparation:
-    """Return how to prepare the module for this call and others like it."""
+def preparation_of(
+    module: CompiledModule,
+    call: Call,
+    limits: Limits,
+    *,
+    has_directory: bool = False,
+    grants: Sequence[int] = (),
+) -> Preparation:
+    """Return how to prepare the module for this call and others like it.
+
+    ``grants``: descriptors of the granted directories.
+    """
     summary = module.summary
     memories = [name for name, kind in summary.other_exports.items() if kind == "memory"]
     is_hidden = _has_hidden_memories(summary)
@@ -58,9 +70,8 @@ def preparation_of(module: CompiledModule, call: Call, limits: Limits) -> Prepar
         fuel=limits.fuel,
         has_wasi=summary.wants_wasi,
         is_component=call.component is not None,
-        function=BoundFunction(call.entry, call.signature, _initializes(summary, call))
-        if _has_only_arguments(call)
-        else None,
+        disk_bytes=limits.disk_bytes if has_directory else None,
+        grants=tuple((status.st_dev, status.st_ino) for status in map(os.fstat, grants)),
         tells_refusals=summary.tells_refusals,
         has_hidden_memories=is_hidden,
     )
@@ -106,11 +117,6 @@ def _has_hidden_memories(summary: ModuleSummary) -> bool:
         return True
     exported = sum(kind == "memory" for kind in summary.other_exports.values())
     return summary.memory_count > 0 and not summary.memory_count == exported == 1
-
-
-def _has_only_arguments(call: Call) -> bool:
-    is_function = not call.is_command and call.component is None
-    return is_function and not (call.env or call.stdin or call.files or call.grants)
 
 
 def _initializes(summary: ModuleSummary, call: Call) -> bool:

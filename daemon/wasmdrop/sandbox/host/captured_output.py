@@ -19,6 +19,10 @@ class CapturedOutput:
             self.close()
             raise
 
+    def size_bytes(self) -> int:
+        """Return the size of both together."""
+        return sum(os.fstat(fd).st_size for fd in self.fds)
+
     def read(self, max_bytes: int) -> tuple[bytes, bytes]:
         """Return the content of both, at most ``max_bytes`` together."""
         # The child keeps to this limit, unless its guest has taken it over.

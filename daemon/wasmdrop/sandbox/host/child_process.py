@@ -15,6 +15,7 @@ from typing import Protocol
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.sandbox.host.captured_output import CapturedOutput
 from wasmdrop.sandbox.host.procfs import is_child_of
+from wasmdrop.sandbox.native_wire import MAX_NATIVE_REPORT_BYTES
 from wasmdrop.sandbox.wire import FRAME
 
 
@@ -22,7 +23,7 @@ class ChildProcess:
     """A child process and its link.
 
     ``untrusted_parent``: process ID of the process that forked it, if a guest may own that one.
-    ``is_prepared``: whether it has its module loaded already.
+    ``is_native``: whether it is a child of a native zygote, which has its module loaded already.
     """
 
     def __init__(
@@ -32,12 +33,12 @@ class ChildProcess:
         pidfd: int,
         untrusted_parent: int | None = None,
         *,
-        is_prepared: bool = False,
+        is_native: bool = False,
         cpu_limit_seconds: int | None = None,
         output: CapturedOutput | None = None,
     ) -> None:
         self.pid = pid
-        self.is_prepared = is_prepared
+        self.is_native = is_native
         self.cpu_limit_seconds = cpu_limit_seconds
         """The limit of processor time that it has from the fork on."""
         self.output = output
@@ -59,11 +60,11 @@ class ChildProcess:
         if sent < len(frame):
             await asyncio.get_running_loop().sock_sendall(self._link, frame[sent:])
 
-    async def receive(self, max_bytes: int, binary_bytes: int = -1) -> tuple[bytes, bool] | None:
+    async def receive(self, max_bytes: int = MAX_NATIVE_REPORT_BYTES) -> bytes | None:
         """Return the child's report, or None if the child ends without a complete one.
 
-        The report is a JSON header of at most ``max_bytes``, or a payload of ``binary_bytes``
-        (then with True). Raise ``SandboxError`` if the child sends anything else.
+        It is the payload of a native child's frame, else the header, and has at most ``max_bytes``.
+        Raise ``SandboxError`` if the child sends anything else.
         """
         loop = asyncio.get_running_loop()
         frame = bytearray()
@@ -77,14 +78,14 @@ class ChildProcess:
             frame += data
             if len(frame) < FRAME.size:
                 continue
-            header_bytes, payload_bytes = FRAME.unpack_from(frame)
-            is_binary = header_bytes == 0 and payload_bytes == binary_bytes
-            if not is_binary and (payload_bytes != 0 or header_bytes > max_bytes):
+            sizes = FRAME.unpack_from(frame)
+            report_bytes, other_bytes = reversed(sizes) if self.is_native else sizes
+            if other_bytes != 0 or report_bytes > max_bytes:
                 raise SandboxError("a child sent a frame that is not a report")
-            end = FRAME.size + header_bytes + payload_bytes
+            end = FRAME.size + report_bytes
             if len(frame) >= end:
                 self.has_reported = True
-                return bytes(frame[FRAME.size : end]), is_binary
+                return bytes(frame[FRAME.size : end])
 
     def kill(self) -> None:
         """Kill the process, whatever it does."""

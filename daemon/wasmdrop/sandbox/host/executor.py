@@ -5,6 +5,7 @@ Jobs know only the ``Executor`` protocol of :mod:`wasmdrop.jobs`: run this call,
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -27,8 +28,8 @@ from wasmdrop.sandbox.host.compilation import CompileLimits, ModuleCompiler, Pro
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectory, JobDirectoryFactory, open_grants
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
+from wasmdrop.sandbox.host.native_reports import OUTPUT_LIMIT_MESSAGE, decode_native_report
 from wasmdrop.sandbox.host.reports import (
-    decode_binary_report,
     decode_run_report,
     outcome_of_report,
     outcome_without_report,
@@ -37,13 +38,12 @@ from wasmdrop.sandbox.host.reports import (
 from wasmdrop.sandbox.host.request import RequestResult, exchange
 from wasmdrop.sandbox.host.zygote_pool import ZygotePool
 from wasmdrop.sandbox.memory_shares import initial_bytes
+from wasmdrop.sandbox.native_wire import MAX_NATIVE_REPORT_BYTES, encode_request
 from wasmdrop.sandbox.wire import (
     MAX_RUN_REPORT_BYTES,
     EngineOptions,
     Preparation,
     RunRequest,
-    binary_report_bytes,
-    encode_binary_call,
     encode_frame,
 )
 from wasmdrop.system.untrusted_trees import TreeLimitError
@@ -63,7 +63,8 @@ _LARGE_REPORT_BYTES: Final = 64 * 1024
 class LocalExecutor:
     """Runs jobs in children of the fork server and of zygotes.
 
-    ``zygote_idle``: limit of a zygote's idle children; with 0 there are no zygotes.
+    ``native_program``: the program of zygotes; None if all jobs run in children of the fork server.
+    ``zygote_idle``: limit of a zygote's idle children.
     """
 
     def __init__(
@@ -72,13 +73,16 @@ class LocalExecutor:
         cache: ModuleCache,
         directories: JobDirectoryFactory,
         compile_limits: CompileLimits,
-        zygote_idle: int = 0,
+        native_program: Path | None = None,
+        zygote_idle: int = 1,
     ) -> None:
         self.fork_server = fork_server
         self.directories = directories
         self.compiler = ModuleCompiler(fork_server, cache, compile_limits)
         self._cache = cache
-        self._zygotes = ZygotePool(fork_server, zygote_idle) if zygote_idle else None
+        self._zygotes = (
+            None if native_program is None else ZygotePool(fork_server, native_program, zygote_idle)
+        )
 
     def close(self) -> None:
         """End the zygotes. The caller closes the fork server."""
@@ -159,38 +163,47 @@ class LocalExecutor:
         grants: Sequence[int] = (),
     ) -> Outcome:
         """Acquire a child, send it the request, and return the outcome of its report or death."""
-        preparation = preparation_of(module, call, limits)
         has_directory = directory is not None
-        prepared = not has_directory and can_be_prepared(module)
-        child, source = await self._acquire(module, preparation, limits, prepared=prepared)
+        preparation = preparation_of(
+            module, call, limits, has_directory=has_directory, grants=grants
+        )
+        invocation = invocation_of(module, call, limits, has_directory=has_directory)
+        child, source = await self._acquire(module, preparation, limits, grants)
         try:
-            descriptors = [] if child.is_prepared else [module.fd]
+            descriptors = [] if child.is_native else [module.fd]
             if preparation.has_wasi and child.output is None:
                 child.output = _new_output()
                 descriptors += child.output.fds
             if directory is not None:
                 descriptors += [directory.fd, *grants]
-            if child.is_prepared and preparation.function is not None:
-                frame = encode_binary_call(call.args)
+            if child.is_native:
+                frame = encode_request(invocation, call.stdin, call.files)
+                max_report_bytes = MAX_NATIVE_REPORT_BYTES
             else:
-                request = RunRequest(
-                    invocation_of(module, call, limits, has_directory=has_directory),
-                    None if child.is_prepared else preparation,
+                frame = encode_frame(
+                    RunRequest(invocation, preparation),
+                    b"".join((call.stdin, *call.files.values())),
                 )
-                frame = encode_frame(request, b"".join((call.stdin, *call.files.values())))
-            result = await exchange(
-                child,
-                frame,
-                descriptors,
-                limits.timeout_sec,
                 # A component may return as much as it may print.
-                MAX_RUN_REPORT_BYTES + (limits.output_bytes if call.component else 0),
-                binary_bytes=binary_report_bytes(call.signature),
-                directory=directory,
+                max_report_bytes = MAX_RUN_REPORT_BYTES
+                max_report_bytes += limits.output_bytes if call.component else 0
+            result = await exchange(
+                child, frame, descriptors, limits.timeout_sec, max_report_bytes, directory=directory
             )
-            outcome = await self._outcome(result, module, call, limits, directory)
+            outcome = await self._outcome(
+                result, child, module, preparation, call, limits, directory
+            )
             if child.output is None:
                 return outcome
+            if child.output.size_bytes() > limits.output_bytes:
+                # The kernel limits the size of each stream, not of both together.
+                outcome = msgspec.structs.replace(
+                    outcome,
+                    code=Code.OUTPUT_LIMIT,
+                    message=OUTPUT_LIMIT_MESSAGE % limits.output_bytes,
+                    results=None,
+                    exit_code=None,
+                )
             stdout, stderr = child.output.read(limits.output_bytes)
         finally:
             source.release(child)
@@ -199,15 +212,17 @@ class LocalExecutor:
         )
 
     async def _acquire(
-        self, module: CompiledModule, preparation: Preparation, limits: Limits, *, prepared: bool
+        self,
+        module: CompiledModule,
+        preparation: Preparation,
+        limits: Limits,
+        grants: Sequence[int],
     ) -> tuple[ChildProcess, ChildSource]:
-        """Return a child for one request, and the source to release it to.
-
-        ``prepared``: whether it may be prepared already; it is then confined, without a directory.
-        """
-        if prepared and self._zygotes is not None:
+        """Return a child for one request, and the source to release it to."""
+        if self._zygotes is not None and can_be_prepared(module):
+            directories = () if preparation.disk_bytes is None else (self.directories.fd, *grants)
             cpu_seconds = cpu_limit_seconds(limits)
-            acquired = await self._zygotes.acquire(module, preparation, cpu_seconds)
+            acquired = await self._zygotes.acquire(module, preparation, cpu_seconds, directories)
             if acquired is not None:
                 return acquired
         return await self.fork_server.take(), self.fork_server
@@ -215,7 +230,9 @@ class LocalExecutor:
     async def _outcome(
         self,
         result: RequestResult,
+        child: ChildProcess,
         module: CompiledModule,
+        preparation: Preparation,
         call: Call,
         limits: Limits,
         directory: JobDirectory | None,
@@ -231,6 +248,9 @@ class LocalExecutor:
             )
         if result.report is None:
             return outcome_without_report(result.status, limits, result.seconds, result.cpu_seconds)
+        if child.is_native:
+            report = decode_native_report(result.report, call, preparation)
+            return outcome_of_report(report, call, result.seconds)
         if len(result.report) > _LARGE_REPORT_BYTES:
             # The results of a component; to decode them may take seconds.
             return await asyncio.to_thread(
@@ -242,10 +262,7 @@ class LocalExecutor:
         self, result: RequestResult, data: bytes, module: CompiledModule, call: Call
     ) -> Outcome:
         """Return the outcome that a child reports. Raise ``SandboxError`` if that is not valid."""
-        if result.is_binary:
-            report = decode_binary_report(data, call.signature)
-        else:
-            report = decode_run_report(data)
+        report = decode_run_report(data)
         if report.stale_code:
             _log.warning("machine-code-stale", module=module.sha256, message=report.message)
             self._cache.forget_code(module.sha256, module.options)

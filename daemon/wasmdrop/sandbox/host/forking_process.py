@@ -13,7 +13,7 @@ from collections import deque
 from typing import Final
 
 from wasmdrop.sandbox.host.child_process import ChildProcess
-from wasmdrop.sandbox.wire import CHILD, EXIT, FORK, FORK_NOW, PING
+from wasmdrop.sandbox.wire import CHILD, EXIT, FORK, PING
 from wasmdrop.system.heartbeat import Heartbeat
 
 #: Largest packet on a control socket: a word and three numbers, or a sentence.
@@ -130,9 +130,8 @@ class ForkingProcess:
             else:
                 missing.append(cpu_seconds)
         idle_missing = self._idle_wanted - len(self._idle) - len(on_the_way)
-        word = FORK_NOW if self._waiting else FORK
         for cpu_seconds in [*missing, *[self._cpu_seconds] * idle_missing]:
-            message = word if cpu_seconds is None else b"%s %d" % (word, cpu_seconds)
+            message = FORK if cpu_seconds is None else b"%s %d" % (FORK, cpu_seconds)
             try:
                 self._request_child(message)
             except BlockingIOError:

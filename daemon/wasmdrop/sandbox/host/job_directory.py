@@ -126,7 +126,7 @@ class JobDirectoryFactory:
         make_private_directory(self._root)
         self._for_another_user = for_another_user
         try:
-            self._fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.fd: int = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise StorageError(f"{self._root}: cannot be opened: {error.strerror}") from error
         self._leftovers = [path.name for path in self._root.iterdir()]
@@ -139,7 +139,7 @@ class JobDirectoryFactory:
             if path in kept:
                 continue
             try:
-                remove_tree(self._fd, name)
+                remove_tree(self.fd, name)
             except OSError as error:
                 _log.warning("leftover-removal-failed", path=path, error=str(error))
 
@@ -150,4 +150,4 @@ class JobDirectoryFactory:
         # Only the daemon can enter its parent, so this admits only the child with the descriptor.
         if self._for_another_user:
             path.chmod(0o777)
-        return JobDirectory(self._fd, path, max_bytes)
+        return JobDirectory(self.fd, path, max_bytes)

@@ -4,7 +4,6 @@ A guest may have taken over the child. So the report has a size limit, is decode
 and checked against the request; an invalid report is a failure of the sandbox, and nothing else.
 """
 
-import math
 import os
 import signal
 from typing import Final, NamedTuple, TypeVar
@@ -15,11 +14,10 @@ from wasmdrop.protocol.component_values import decode_result
 from wasmdrop.protocol.core_values import decode_results
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
-from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.text import MESSAGE_LIMIT, bounded_text
 from wasmdrop.sandbox.host.call import Call
-from wasmdrop.sandbox.wire import BINARY_REPORT, BINARY_VALUE_BYTES, CompileReport, RunReport
+from wasmdrop.sandbox.wire import CompileReport, RunReport
 
 #: The codes that a child may report; only the daemon sets the others.
 _GUEST_CODES: Final = frozenset(
@@ -53,8 +51,6 @@ _SETTINGS: Final = {
     Code.FUEL_LIMIT: _LimitSetting("fuel", "", "WASMDROP_FUEL"),
 }
 
-_WIDE: Final = frozenset({"i64", "f64"})
-
 #: Processor time that a child may have used before its job, in seconds.
 _IDLE_SECONDS: Final = 1.0
 
@@ -67,25 +63,6 @@ _compile_decoder = msgspec.json.Decoder(CompileReport)
 def decode_run_report(header: bytes) -> RunReport:
     """Return the report of a run. Raise ``SandboxError`` if it does not decode."""
     return _decode(header, _run_decoder)
-
-
-def decode_binary_report(data: bytes, signature: FunctionType) -> RunReport:
-    """Return a report in binary form, whose size was checked."""
-    run_seconds, cpu_seconds, memory_bytes, fuel_used = BINARY_REPORT.unpack_from(data)
-    bits = (
-        int.from_bytes(data[start : start + (8 if kind in _WIDE else 4)], "little")
-        for kind, start in zip(
-            signature.results, range(BINARY_REPORT.size, len(data), BINARY_VALUE_BYTES), strict=True
-        )
-    )
-    return RunReport(
-        Code.OK,
-        results=tuple(bits),
-        memory_bytes=None if memory_bytes == -1 else memory_bytes,
-        run_seconds=run_seconds if math.isfinite(run_seconds) else 0.0,
-        cpu_seconds=cpu_seconds if math.isfinite(cpu_seconds) else 0.0,
-        fuel_used=None if fuel_used == -1 else fuel_used,
-    )
 
 
 def decode_compile_report(header: bytes) -> CompileReport:

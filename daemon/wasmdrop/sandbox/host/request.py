@@ -21,8 +21,6 @@ class RequestResult(msgspec.Struct, frozen=True):
 
     report: bytes | None
     """None if the child died first."""
-    is_binary: bool
-    """Whether the report is in binary form."""
     seconds: float
     """From the request to the report."""
     status: int | None
@@ -38,17 +36,16 @@ async def exchange(
     timeout_seconds: float,
     max_report_bytes: int,
     *,
-    binary_bytes: int = -1,
     awaits_end: bool = False,
     directory: JobDirectory | None = None,
 ) -> RequestResult:
     """Send one request to a child and return its result.
 
-    ``binary_bytes``: payload size of a report in binary form. With ``awaits_end``, or if
-    ``directory`` is not empty, the child is dead on return, so it no longer writes anywhere.
+    With ``awaits_end``, or if ``directory`` is not empty, the child is dead on return, so it no
+    longer writes anywhere.
     Raise ``SandboxError`` if the child cannot be reached.
     """
-    received: tuple[bytes, bool] | None = None
+    report: bytes | None = None
     timed_out = False
 
     def on_timeout() -> None:
@@ -61,11 +58,11 @@ async def exchange(
     guard = None if directory is None else asyncio.create_task(directory.guard(child.kill))
     try:
         await child.send(frame, descriptors)
-        received = await child.receive(max_report_bytes, binary_bytes)
+        report = await child.receive(max_report_bytes)
         seconds = time.perf_counter() - started
         is_used = directory is not None and not directory.is_empty()
         status: int | None = None
-        if awaits_end or is_used or received is None:
+        if awaits_end or is_used or report is None:
             try:
                 status = await _wait_status(child)
             except SandboxError:
@@ -75,10 +72,7 @@ async def exchange(
     except OSError as error:
         raise SandboxError(f"a child could not be reached: {error}") from error
     else:
-        report, is_binary = received or (None, False)
-        return RequestResult(
-            report, is_binary, seconds, None if timed_out else status, child.cpu_seconds
-        )
+        return RequestResult(report, seconds, None if timed_out else status, child.cpu_seconds)
     finally:
         timer.cancel()
         if guard is not None:

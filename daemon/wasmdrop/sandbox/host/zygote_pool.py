@@ -1,7 +1,8 @@
 """The zygotes of the daemon: one for each module that is called again and again.
 
-A zygote is a process that has prepared a module and forks a child for each job. It is started when
-a module is called for the second time within a while, beside the job, which does not wait for it.
+A zygote is a process that has prepared a module and forks a child for each job; it runs the program
+in ``guest/native``. It is started when a module is called for the second time within a while,
+beside the job, which does not wait for it.
 It is evicted when other modules are called more recently, or when its module is not called for a
 while; jobs in its children are finished first.
 """
@@ -11,27 +12,21 @@ import functools
 import os
 import socket
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from wasmdrop.protocol.errors import SandboxError
-from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.host.captured_output import CapturedOutput
 from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.forking_process import ForkingProcess
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
+from wasmdrop.sandbox.host.native_reports import is_ready
 from wasmdrop.sandbox.host.procfs import children_of, processor_seconds
-from wasmdrop.sandbox.host.reports import decode_run_report
-from wasmdrop.sandbox.wire import (
-    MAX_RUN_REPORT_BYTES,
-    NO_CHILD,
-    Preparation,
-    ZygoteRequest,
-    encode_frame,
-)
+from wasmdrop.sandbox.wire import NO_CHILD, Preparation, ZygoteRequest, encode_frame
 
 _log = structlog.get_logger()
 
@@ -85,8 +80,7 @@ class Zygote(ForkingProcess):
         self._cpu_seconds = cpu_seconds
         self._module = module
         self._has_output = False
-        """Whether children get their output from the fork on: a request in binary form brings no
-        descriptors."""
+        """Whether children get their output from the fork on, because the module imports WASI."""
         self._requested_outputs: deque[CapturedOutput] = deque()
         """The outputs of the children that were requested and have not come yet."""
         self.used_at = asyncio.get_running_loop().time()
@@ -97,24 +91,35 @@ class Zygote(ForkingProcess):
         self._unreported: dict[ChildProcess, float] = {}
         """Closed children with no exit status yet, and when we first noticed."""
 
-    async def start(self, process: ChildProcess, preparation: Preparation) -> bool:
-        """Make ``process`` the zygote. Return False if the module cannot be prepared."""
+    async def start(
+        self,
+        process: ChildProcess,
+        program: str,
+        preparation: Preparation,
+        directories: Sequence[int],
+    ) -> bool:
+        """Make ``process`` the zygote. Return False if the module cannot be prepared.
+
+        ``directories``: the descriptors that a request has besides, see :mod:`.wire`.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = process
-        self._has_output = preparation.has_wasi and preparation.function is not None
-        is_ready = False
+        self._has_output = preparation.has_wasi
+        is_started = False
         try:
             with theirs:
-                request = encode_frame(ZygoteRequest(preparation))
-                await process.send(request, [self._module.fd, theirs.fileno()])
-            received = await process.receive(MAX_RUN_REPORT_BYTES)
-            is_ready = received is not None and decode_run_report(received[0]).code is Code.OK
+                request = encode_frame(ZygoteRequest(program, preparation))
+                descriptors = [self._module.fd, theirs.fileno(), *directories]
+                await process.send(request, descriptors)
+            process.is_native = True
+            report = await process.receive()
+            is_started = report is not None and is_ready(report)
         finally:
-            if not is_ready:
+            if not is_started:
                 ours.close()
-        if is_ready:
+        if is_started:
             self._connect(ours)
-        return is_ready
+        return is_started
 
     async def take(self, cpu_seconds: int | None = None) -> ChildProcess:
         """Return a fresh child. Raise ``SandboxError`` if none comes."""
@@ -200,7 +205,7 @@ class Zygote(ForkingProcess):
             link,
             pidfd,
             self._process.pid,
-            is_prepared=True,
+            is_native=True,
             cpu_limit_seconds=cpu_seconds,
             output=output,
         )
@@ -226,10 +231,14 @@ class Zygote(ForkingProcess):
 
 
 class ZygotePool:
-    """The zygotes, made of children of ``fork_server``; each has at most ``idle`` idle children."""
+    """The zygotes, made of children of ``fork_server``; each has at most ``idle`` idle children.
 
-    def __init__(self, fork_server: ForkServer, idle: int) -> None:
+    ``program``: path of the native program.
+    """
+
+    def __init__(self, fork_server: ForkServer, program: Path, idle: int) -> None:
         self._fork_server = fork_server
+        self._program = str(program)
         self._idle = idle
         self._ready: OrderedDict[_Key, Zygote] = OrderedDict()
         """The least recently used first."""
@@ -241,13 +250,18 @@ class ZygotePool:
         self._check_timer: asyncio.TimerHandle | None = None
 
     async def acquire(
-        self, module: CompiledModule, preparation: Preparation, cpu_seconds: int
+        self,
+        module: CompiledModule,
+        preparation: Preparation,
+        cpu_seconds: int,
+        directories: Sequence[int],
     ) -> tuple[ChildProcess, Zygote] | None:
         """Return a fresh child of the module's zygote, and the zygote; None if there is none.
 
-        ``cpu_seconds``: the child's limit of processor time. It does not select the zygote.
+        ``cpu_seconds``: the child's limit of processor time. It does not select the zygote, nor do
+        ``directories``: the parent of the directories of jobs, and the grants, if the job has them.
         """
-        zygote = self._find(module, preparation, cpu_seconds)
+        zygote = self._find(module, preparation, cpu_seconds, directories)
         if zygote is None:
             return None
         try:
@@ -256,7 +270,11 @@ class ZygotePool:
             return None
 
     def _find(
-        self, module: CompiledModule, preparation: Preparation, cpu_seconds: int
+        self,
+        module: CompiledModule,
+        preparation: Preparation,
+        cpu_seconds: int,
+        directories: Sequence[int],
     ) -> Zygote | None:
         """Return the zygote of a module that is called now; start one if it is called again."""
         key = (module.sha256, preparation)
@@ -268,7 +286,9 @@ class ZygotePool:
         if is_fit is None:
             self._remember(key, is_fit=True)
         elif is_fit and key not in self._starting and len(self._starting) < _MAX_STARTING:
-            task = asyncio.create_task(self._start(key, module, cpu_seconds))
+            # The job may close them before the zygote has them.
+            kept = [os.dup(fd) for fd in directories]
+            task = asyncio.create_task(self._start(key, module, cpu_seconds, kept))
             self._starting[key] = task
             task.add_done_callback(lambda _task: self._starting.pop(key))
         return None
@@ -284,24 +304,30 @@ class ZygotePool:
         self._ready.clear()
         self._retired.clear()
 
-    async def _start(self, key: _Key, module: CompiledModule, cpu_seconds: int) -> None:
+    async def _start(
+        self, key: _Key, module: CompiledModule, cpu_seconds: int, directories: list[int]
+    ) -> None:
         zygote = Zygote(module, cpu_seconds, functools.partial(self._on_gone, key))
-        process = await self._fork_server.take()
-        # However the process ends, and even before it is a zygote: it could fork.
-        process.exit_status.add_done_callback(lambda _status: self._fork_server.sweep())
+        process: ChildProcess | None = None
         is_started = False
         try:
+            process = await self._fork_server.take()
+            # However the process ends, and even before it is a zygote: it could fork.
+            process.exit_status.add_done_callback(lambda _status: self._fork_server.sweep())
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                is_started = await zygote.start(process, key[1])
+                is_started = await zygote.start(process, self._program, key[1], directories)
         except (OSError, SandboxError, TimeoutError) as error:
             _log.warning("zygote-unavailable", module=module.sha256, error=str(error))
         finally:
-            if not is_started:
+            for fd in directories:
+                os.close(fd)
+            if process is not None and not is_started:
                 process.close()
         # A module that cannot be prepared, or worse, runs in other children; they report why.
         self._remember(key, is_fit=is_started)
         if not is_started:
             return
+        _log.debug("zygote-started", module=module.sha256)
         self._ready[key] = zygote
         if len(self._ready) > _MAX_ZYGOTES:
             self._retire(next(iter(self._ready)))

@@ -3,7 +3,7 @@
 import pytest
 
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.sandbox.guest.traps import (
+from wasmdrop.sandbox.failures import (
     backtrace,
     cause_of,
     is_out_of_memory,
@@ -45,7 +45,7 @@ def test_fault_just_below_address_0_gets_hint_about_stack(address: int, *, has_h
 
 def test_backtrace_shows_innermost_functions_and_counts_the_rest() -> None:
     """Names are bounded, because the guest chooses them."""
-    lines = backtrace(["x" * 1000, *map(str, range(30))]).splitlines()
+    lines = backtrace(["x" * 1000, *map(str, range(15))], 31).splitlines()
     assert lines[-1] == "  … 15 more"
     assert lines[2] == "  at 0"
     assert len(lines) == 1 + 16 + 1

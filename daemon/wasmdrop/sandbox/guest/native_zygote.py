@@ -1,0 +1,90 @@
+"""Become a native zygote: confine this process in part, then execute the program in ``native``.
+
+The program gets the limits, the Landlock rules and the filters as data, and applies them before it
+touches the machine code. So there is one place that decides on confinement.
+"""
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final, NoReturn
+
+from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
+from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT
+from wasmdrop.sandbox.guest.wasmtime_ffi import library_path
+from wasmdrop.sandbox.native_wire import encode_text
+from wasmdrop.sandbox.wire import Preparation
+
+#: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
+_MAX_FUEL: Final = (1 << 63) - 1
+
+_U32: Final = struct.Struct("<I")
+_U64: Final = struct.Struct("<Q")
+_LIMIT: Final = struct.Struct("<IQQ")
+_RULE: Final = struct.Struct("<QI")
+
+
+def execute_zygote(
+    program: str,
+    preparation: Preparation,
+    confinement: Confinement,
+    link_fd: int,
+    descriptors: Sequence[int],
+) -> NoReturn:
+    """Execute ``program`` as the zygote of the module.
+
+    ``descriptors``: machine code and control socket; then, if the preparation has a directory, the
+    parent of the directories of jobs, and the grants. Raises ``OSError``.
+    """
+    code_fd, control_fd, *directories = descriptors
+    content = b"".join(_configuration(preparation, confinement, code_fd, directories))
+    file = os.memfd_create("configuration", 0)
+    os.write(file, content)
+    for fd in (link_fd, *descriptors):
+        os.set_inheritable(fd, True)
+    numbers = map(str, (link_fd, control_fd, code_fd, file))
+    # Symbols that are resolved lazily would be resolved again in each child.
+    os.execve(program, ["zygote", library_path(), *numbers], {"LD_BIND_NOW": "1"})  # noqa: S606
+
+
+def _configuration(
+    preparation: Preparation, confinement: Confinement, code_fd: int, directories: Sequence[int]
+) -> Iterator[bytes]:
+    """Yield the fields that ``read_configuration`` in ``message.c`` reads, in their order."""
+    options, shares = preparation.options, preparation.shares
+    yield _U32.pack(options.counts_fuel)
+    yield _U32.pack(preparation.has_wasi)
+    yield _U32.pack(preparation.disk_bytes is not None)
+    yield _U64.pack(_MAX_FUEL if preparation.fuel is None else preparation.fuel)
+    yield _U64.pack(shares.memory_bytes_at_first)
+    yield _U64.pack(shares.table_elements_at_first)
+    yield _U64.pack(shares.memory_bytes)
+    yield _U64.pack(shares.table_elements)
+    yield _U64.pack(preparation.output_bytes)
+    yield encode_text((preparation.memory_export or "").encode())
+    for name in (MEMORY_EXPORT, TABLE_EXPORT):
+        yield encode_text(name.encode() if preparation.tells_refusals else b"")
+    described = confinement.describe_zygote(
+        file_bytes=max(preparation.output_bytes, preparation.disk_bytes or 0),
+        data_bytes=preparation.memory_bytes + PROCESS_BYTES,
+        threads=preparation.has_wasi,
+        has_directory=preparation.disk_bytes is not None,
+        has_grants=len(directories) > 1,
+    )
+    yield _U32.pack(len(described.limits))
+    for kind, soft, hard in described.limits:
+        yield _LIMIT.pack(kind, soft, hard)
+    yield _U64.pack(described.child_processes)
+    yield _U64.pack(described.highest_cpu_seconds)
+    rights = described.rights
+    yield _U32.pack(rights.version > 0)
+    given = (rights.own_directory, rights.grant)
+    for bits in (rights.files, rights.network, rights.scopes, *given):
+        yield _U64.pack(bits)
+    rules = [(rights.readable, code_fd)]
+    rules += [(given[index > 0], fd) for index, fd in enumerate(directories)]
+    yield _U32.pack(len(rules))
+    for rule in rules:
+        yield _RULE.pack(*rule)
+    for code in described.filters:
+        yield encode_text(code)
