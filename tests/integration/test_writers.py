@@ -230,8 +230,7 @@ def test_job_waits_for_a_module_that_is_copied_with_pauses(
     path.parent.mkdir(exist_ok=True)
     if before:
         drop(path, before)
-        # The drop of a slot's own module runs the slot, too, if its input is there by then.
-        wait_until(lambda: any_daemon.events("module-dropped"), "the drop of the module")
+        wait_until(lambda: _is_dropped(any_daemon, path), "the drop of the first module")
     with ExitStack() as stack:
         finish = _in_place(path, stack)
         slot = "own/input.json" if is_own else "input.json"
@@ -241,6 +240,10 @@ def test_job_waits_for_a_module_that_is_copied_with_pauses(
         assert any_daemon.marker(slot) is None
         finish()
     require_one_job(any_daemon, slot)
+
+
+def _is_dropped(daemon: Daemon, path: Path) -> bool:
+    return any(event["path"] == str(path) for event in daemon.events("module-dropped"))
 
 
 def test_invalid_module_that_is_closed_is_refused_without_a_wait(tmp_path: Path) -> None:

@@ -212,9 +212,9 @@ class Intake:
         may not be complete yet.
         """
         found = self.read_now(slot)
-        if found is None or self._taken.get(slot.input_path) != found.taken:
-            return None
-        return found
+        with self._lock:  # so that the drop of a version that is being taken is emitted before
+            taken = self._taken.get(slot.input_path)
+        return None if found is None or taken != found.taken else found
 
     def is_module_written(self, path: str, version: FileVersion, recent_seconds: float) -> bool:
         """Return whether a process has, or may have, that version of a module open for writing.

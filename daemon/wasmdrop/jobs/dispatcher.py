@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from wasmdrop.delivery.delivery import Delivery
@@ -21,7 +22,7 @@ from wasmdrop.jobs.admission import Admission
 from wasmdrop.jobs.job import Job, JobState, new_job_id
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
-from wasmdrop.jobs.module_lookup import ModuleAwaitedError
+from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError
 from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of, log_finished
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
@@ -82,9 +83,12 @@ class Dispatcher:
             _ = self._accept(drop, drop.module)
 
     def rerun(self, drop: InputDrop) -> "asyncio.Future[None]":
-        """Queue the input of a slot again; the future is done when the job is durable."""
+        """Queue the input of a slot again; the future is done when the job is durable.
+
+        The job is discarded if the one before it finds the dropped module by itself.
+        """
         self._backlog.add()
-        return self._accept(drop, None)
+        return self._accept(drop, None, is_for_module=True)
 
     def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
         """Run a slot that has no input with the entry and arguments of the settings."""
@@ -129,7 +133,9 @@ class Dispatcher:
 
     # Scheduling
 
-    def _accept(self, drop: InputDrop, module: PinnedModule | None) -> "asyncio.Future[None]":
+    def _accept(
+        self, drop: InputDrop, module: PinnedModule | None, *, is_for_module: bool = False
+    ) -> "asyncio.Future[None]":
         job = Job(
             id=new_job_id(drop.dropped_at_ns),
             slot=drop.slot,
@@ -145,8 +151,8 @@ class Dispatcher:
         if drop.memory is not None:
             memory = drop.memory
             accepted.add_done_callback(lambda _accepted: memory.release())
-        work = Work(job, accepted, refusal=drop.refusal)
-        self._enqueue(work if work.is_large else Work(job, accepted, drop.spec, drop.refusal))
+        work = Work(job, accepted, refusal=drop.refusal, is_for_module=is_for_module)
+        self._enqueue(work if work.is_large else msgspec.structs.replace(work, spec=drop.spec))
         return accepted
 
     def _enqueue(self, work: Work) -> None:
@@ -212,9 +218,8 @@ class Dispatcher:
             self._admission.leave(work.input_bytes)
             self._pump()
             return
-        except NothingOwedError as reason:
-            table.move(work, JobState.DISCARDED)
-            _log.warning("module-input-missing", job=work.job.id, reason=str(reason))
+        except (AlreadyRunError, NothingOwedError) as reason:
+            self._discard(work, reason)
         except Exception:  # noqa: BLE001 - a fault in one job must not end the others
             # The job stays open in the journal: the next start tries it again.
             _log.exception("job-stuck", job=work.job.id, slot=work.slot_key)
@@ -223,6 +228,13 @@ class Dispatcher:
                 job, "stuck because of a fault in the daemon, which retries it at its next start"
             )
         self._leave(work)
+
+    def _discard(self, work: Work, reason: AlreadyRunError | NothingOwedError) -> None:
+        job = self._table.move(work, JobState.DISCARDED).job
+        if isinstance(reason, NothingOwedError):
+            _log.warning("module-input-missing", job=job.id, reason=str(reason))
+        else:
+            self._journal.explain(job, str(reason))
 
     def _leave(self, work: Work) -> None:
         key = work.slot_key

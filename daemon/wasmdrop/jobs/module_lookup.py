@@ -40,6 +40,10 @@ class ModuleAwaitedError(Exception):
     """The job's module is missing; the job is resumed later."""
 
 
+class AlreadyRunError(Exception):
+    """A rerun is superfluous: the slot has run this version of the module on this input."""
+
+
 class Scheduler(Protocol):
     """Called while a job waits for its module."""
 
@@ -77,7 +81,8 @@ class ModuleLookup:
         self._table = table
         self._waits: ModuleWaits[Callable[[], None]] = ModuleWaits(lambda resume: resume())
         """Jobs whose module is missing, by the paths or the digest that it may appear at."""
-        self._recent: OrderedDict[str, FileVersion] = OrderedDict()
+        self._recent: OrderedDict[str, Job] = OrderedDict()
+        """The last job of each slot that a drop of its module reruns, with that module."""
         self._mount_threads = MountThreads()
         self._is_stopping = False
 
@@ -99,7 +104,8 @@ class ModuleLookup:
 
         The journal knows all slots, but only what was written.
         """
-        return self._recent.get(slot.key) == version
+        last = self._recent.get(slot.key)
+        return last is not None and last.module is not None and last.module.version == version
 
     def in_memory(self, work: Work, options: EngineOptions) -> CompiledModule | None:
         """Return the job's module if it is known and its machine code is in memory."""
@@ -115,10 +121,12 @@ class ModuleLookup:
     ) -> CompiledModule:
         """Find the job's module and have it compiled.
 
-        Raises ``RefusedError``; ``ModuleAwaitedError`` if the job has to wait for its module.
+        Raises ``RefusedError``; ``ModuleAwaitedError`` if the job has to wait for its module;
+        ``AlreadyRunError``.
         """
         if work.job.module is None:
             work = await self._pin(work, reference, scheduler)
+            self._check_rerun(work, reference)
         self._note_version(work.job)
         with scheduler.yield_room(work):
             while True:
@@ -151,6 +159,18 @@ class ModuleLookup:
             seconds = work.compile_seconds + time.perf_counter() - started
             self._table.evolve(work, compile_seconds=seconds)
 
+    def _check_rerun(self, work: Work, reference: str | None) -> None:
+        """Raise ``AlreadyRunError`` if the job before did what this one is for.
+
+        When a drop of the module was handled, that job had another version: a newer one, or an
+        incomplete one, after which it looked again.
+        """
+        job, last = work.job, self._recent.get(work.slot_key)
+        if not work.is_for_module or reference is not None or last is None or last.id == job.id:
+            return
+        if (last.input, last.module) == (job.input, job.module):
+            raise AlreadyRunError(f"job {last.id} ran this version of the module on this input")
+
     def _note_version(self, job: Job) -> None:
         """Remember which version of a module the slot runs, if a drop of that file reruns it."""
         pinned, slot = job.module, job.slot
@@ -158,7 +178,7 @@ class ModuleLookup:
             return
         own = f"{os.path.dirname(slot.input_path)}/{MODULE_NAME}"  # noqa: PTH120 - any bytes
         if slot.is_root or pinned.path == own:
-            self._recent[slot.key] = pinned.version
+            self._recent[slot.key] = job
             self._recent.move_to_end(slot.key)
             if len(self._recent) > _RECENT_SLOTS:
                 self._recent.popitem(last=False)

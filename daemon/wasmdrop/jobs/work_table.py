@@ -36,6 +36,8 @@ class Work(msgspec.Struct, frozen=True):
     """Whether an earlier daemon left it, perhaps because this job crashed it."""
     owes_result: bool = True
     """False for a module that was dropped alone and may turn out to need an input."""
+    is_for_module: bool = False
+    """Whether a dropped module caused it, not an input."""
     compile_seconds: float = 0.0
     limits: Limits | None = None
     is_deterministic: bool = False

@@ -17,7 +17,7 @@ from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
-from wasmdrop.jobs.module_lookup import ModuleAwaitedError, Scheduler
+from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError, Scheduler
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.outcome import Code, Outcome
@@ -260,6 +260,28 @@ def test_dispatcher_module_without_input_is_discarded() -> None:
         await bench.until_state(job_id, JobState.DISCARDED)
         await until(lambda: bench.begun[-1] == "next")
         assert bench.published == []
+
+    with_bench(use)
+
+
+def test_dispatcher_rerun_of_what_the_slot_has_run_is_discarded() -> None:
+    """No result is owed; people see why, and the next job of the slot runs."""
+
+    async def use(bench: Bench) -> None:
+        await bench.dispatcher.rerun(drop("input.json"))
+        (job_id,) = bench.journal.jobs
+        bench.resume("next")
+        await until(lambda: job_id in bench.outcomes)
+        work = bench.table.first("input.json")
+        assert work.is_for_module
+        bench.table.move(work, JobState.QUEUED)
+        await bench.end(job_id, AlreadyRunError("job 1 did that"))
+        await bench.until_state(job_id, JobState.DISCARDED)
+        assert bench.journal.notes[job_id] == "job 1 did that"
+        await until(lambda: bench.begun[-1] == "next")
+        assert bench.published == []
+        await bench.end("next")
+        await until(lambda: len(bench.backlog) == 0)
 
     with_bench(use)
 

@@ -13,12 +13,12 @@ from wasmdrop import settings
 from wasmdrop.intake.layout import Layout
 from wasmdrop.jobs.job import JobState
 from wasmdrop.jobs.journal.writer import Journal
-from wasmdrop.jobs.module_lookup import ModuleAwaitedError, ModuleLookup
+from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError, ModuleLookup
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.protocol.slot import FileVersion, PinnedModule
+from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
@@ -108,7 +108,20 @@ class Bench:
         self.table.add(Work(self.journal.jobs["1"]))
         return self.table.begin(self.slot_key)
 
-    async def get(self, reference: str = "m") -> CompiledModule:
+    def end_and_rerun(self, sha256: str = "", *, is_for_module: bool = True) -> None:
+        """End the active job, and make one with an input of that digest the active one."""
+        self.table.finish(self.slot_key)
+        found = InputFile(f"/shared/{self.slot_key}", sha256, 2)
+        self.journal.jobs["2"] = job("2", self.slot_key, input=found)
+        self.table.add(Work(self.journal.jobs["2"], is_for_module=is_for_module))
+        self.table.begin(self.slot_key)
+
+    def own_module(self, digest: str, number: int = 1) -> PinnedModule:
+        """Return a version of the module of the slot's own directory."""
+        path = f"/shared/{self.slot_key.rpartition('/')[0]}/module.wasm"
+        return PinnedModule(path, digest, 1, FileVersion(1, 1, 1, number))
+
+    async def get(self, reference: str | None = "m") -> CompiledModule:
         """Look the module of the active job up."""
         work = self.table.begin(self.slot_key)
         return await self.lookup.compiled(work, reference, EngineOptions(), self)
@@ -311,5 +324,61 @@ def test_lookup_remembers_which_version_of_its_own_module_a_slot_ran(tmp_path: P
             assert bench.lookup.in_memory(work, EngineOptions()) is COMPILED
             assert module.version is not None
             assert bench.lookup.has_run(work.job.slot, module.version) is is_known
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_rerun_for_a_module_that_the_job_before_found_itself_is_refused(
+    tmp_path: Path,
+) -> None:
+    """That job began with an incomplete version, and looked again; nothing runs twice."""
+
+    async def use(bench: Bench) -> None:
+        bench.found, bench.found_later = bench.own_module("aa"), bench.own_module("bb", 2)
+        bench.refusals = [RefusedError(Code.INVALID_MODULE, "half a module")]
+        bench.begin()
+        assert await bench.get(None) is COMPILED
+        bench.end_and_rerun()
+        with pytest.raises(AlreadyRunError, match="job 1 ran"):
+            await bench.get(None)
+        assert bench.compiles == ["aa", "bb"]
+
+    with_bench(tmp_path, use)
+
+
+@pytest.mark.parametrize("other", ["module", "input", "reference", "cause"])
+def test_lookup_job_that_may_differ_from_the_one_before_gets_its_module(
+    tmp_path: Path, other: str
+) -> None:
+    """A rerun with another module or input, or with one that it names; and each dropped input."""
+
+    async def use(bench: Bench) -> None:
+        bench.found = bench.own_module("aa")
+        bench.begin()
+        reference = "m" if other == "reference" else None
+        assert await bench.get(reference) is COMPILED
+        if other == "module":
+            bench.found = bench.own_module("aa", 2)
+        bench.end_and_rerun("another" if other == "input" else "", is_for_module=other != "cause")
+        assert await bench.get(reference) is COMPILED
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_rerun_that_waits_for_the_rest_of_its_module_looks_again(tmp_path: Path) -> None:
+    """It may find the same version as before, for it has not run it."""
+
+    async def use(bench: Bench) -> None:
+        bench.found = bench.own_module("aa")
+        bench.begin()
+        assert await bench.get(None) is COMPILED
+        bench.found = bench.found_later = bench.own_module("bb", 2)
+        bench.is_written = True
+        bench.refusals = [RefusedError(Code.INVALID_MODULE, "half a module")] * 2
+        bench.end_and_rerun()
+        for _ in range(2):
+            with pytest.raises(ModuleAwaitedError):
+                await bench.get(None)
+        assert bench.compiles == ["aa", "bb", "bb"]
 
     with_bench(tmp_path, use)
