@@ -73,7 +73,7 @@ def main() -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description="Measure wasmdrop while it has nothing to do.")
     parser.add_argument("--slots", type=int, default=10_000, metavar="N")
-    parser.add_argument("--seconds", type=float, default=125.0, metavar="N")
+    parser.add_argument("--seconds", type=float, default=65.0, metavar="N")
     parser.add_argument("--starts", type=int, default=10, metavar="N")
     parser.add_argument("--dir", type=Path, default=Path.cwd(), metavar="DIR")
     options = parser.parse_args()

@@ -5,8 +5,8 @@ python benchmarks/results.py [--dir DIR] [--only NAME ...]
 
 With --only, the other sections of RESULTS.md stay as they are.
 
-Takes about half an hour, of which 200,000 jobs of scale.py take ten minutes. The machine should
-have nothing else to do. How far it is goes to standard error.
+Takes about twenty minutes, of which latency.py takes seven and the 200,000 jobs of scale.py about
+as long. The machine should have nothing else to do. How far it is goes to standard error.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> int:
             check=False,
         )
         if done.returncode != 0:
-            # Keeps the results of the other sections, which take half an hour.
+            # Keeps the results of the other sections, which take long.
             sys.stderr.write(f"{program} failed\n")
             status = status or done.returncode
             continue
