@@ -23,6 +23,14 @@ _U64: Final = struct.Struct("<Q")
 _LIMIT: Final = struct.Struct("<IQQ")
 _RULE: Final = struct.Struct("<QI")
 
+_ENVIRONMENT: Final = {
+    # Symbols that are resolved lazily would be resolved again in each child.
+    "LD_BIND_NOW": "1",
+    # Output starts the asynchronous runtime of wasmtime's WASI in each child, with a thread for
+    # each core unless this says otherwise. A job has one thread, and needs one more for timers.
+    "TOKIO_WORKER_THREADS": "1",
+}
+
 
 def execute_zygote(
     program: str,
@@ -43,8 +51,7 @@ def execute_zygote(
     for fd in (link_fd, *descriptors):
         os.set_inheritable(fd, True)
     numbers = map(str, (link_fd, control_fd, code_fd, file))
-    # Symbols that are resolved lazily would be resolved again in each child.
-    os.execve(program, ["zygote", library_path(), *numbers], {"LD_BIND_NOW": "1"})  # noqa: S606
+    os.execve(program, ["zygote", library_path(), *numbers], _ENVIRONMENT)  # noqa: S606
 
 
 def _configuration(

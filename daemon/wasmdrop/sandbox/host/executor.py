@@ -188,7 +188,13 @@ class LocalExecutor:
                 max_report_bytes = MAX_RUN_REPORT_BYTES
                 max_report_bytes += limits.output_bytes if call.component else 0
             result = await exchange(
-                child, frame, descriptors, limits.timeout_sec, max_report_bytes, directory=directory
+                child,
+                frame,
+                descriptors,
+                limits.timeout_sec,
+                max_report_bytes,
+                directory=directory,
+                output_bytes=limits.output_bytes,
             )
             outcome = await self._outcome(
                 result, child, module, preparation, call, limits, directory

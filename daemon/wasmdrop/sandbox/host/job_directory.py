@@ -73,11 +73,18 @@ class JobDirectory:
         """Whether the directory is empty."""
         return is_empty(str(self._path))
 
-    async def guard(self, kill: Callable[[], None]) -> None:
-        """Check the directory at intervals; ``kill`` the guest if it exceeds its limit."""
+    async def guard(self, kill: Callable[[], None], has_surplus: Callable[[], bool]) -> None:
+        """Check the directory at intervals; ``kill`` the guest if it exceeds its limit.
+
+        Also if it ``has_surplus`` of output: the kernel's limit of a file's size, which holds for
+        output, too, must allow the files in the directory.
+        """
         rest_seconds = CHECK_SECONDS
         while True:
             await asyncio.sleep(rest_seconds)
+            if has_surplus():
+                kill()
+                return
             started = time.perf_counter()
             try:
                 await asyncio.to_thread(measure, str(self._path), self._max_bytes)

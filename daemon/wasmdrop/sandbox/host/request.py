@@ -38,8 +38,12 @@ async def exchange(
     *,
     awaits_end: bool = False,
     directory: JobDirectory | None = None,
+    output_bytes: int = 0,
 ) -> RequestResult:
     """Send one request to a child and return its result.
+
+    ``output_bytes``: limit of its standard output and standard error together, which this checks
+    at intervals if the job has a ``directory``.
 
     With ``awaits_end``, or if ``directory`` is not empty, the child is dead on return, so it no
     longer writes anywhere.
@@ -48,6 +52,9 @@ async def exchange(
     report: bytes | None = None
     timed_out = False
 
+    def has_surplus() -> bool:
+        return child.output is not None and child.output.size_bytes() > output_bytes
+
     def on_timeout() -> None:
         nonlocal timed_out
         timed_out = True
@@ -55,7 +62,9 @@ async def exchange(
 
     started = time.perf_counter()
     timer = asyncio.get_running_loop().call_later(timeout_seconds, on_timeout)
-    guard = None if directory is None else asyncio.create_task(directory.guard(child.kill))
+    guard = None
+    if directory is not None:
+        guard = asyncio.create_task(directory.guard(child.kill, has_surplus))
     try:
         await child.send(frame, descriptors)
         report = await child.receive(max_report_bytes)
