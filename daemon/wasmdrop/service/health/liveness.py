@@ -58,6 +58,8 @@ class Liveness:
         self._tell_manager = tell_manager
         self._clock = clock
         self._loop = Heartbeat()
+        self._resumed_at = 0.0
+        """When a pause of the whole process (SIGSTOP, a frozen container) ended, by the clock."""
         # sd_watchdog_enabled(3) recommends half of the timeout; a third suits a busy core.
         self._period_seconds = min(_PERIOD_SECONDS, (manager_seconds or _PERIOD_SECONDS * 3) / 3)
 
@@ -65,12 +67,12 @@ class Liveness:
         """Ping all parts periodically, until cancelled."""
         was_silent: set[str] = set()
         while True:
-            # After a pause of the whole process (SIGSTOP, a frozen container) no part was pinged.
-            was_paused = "event_loop" in self.silent()
+            if "event_loop" in self.silent():
+                self._resumed_at = self._clock()  # no part was pinged meanwhile
             self._loop.beat()
             for part in self._parts.values():
                 part.ping()
-            silent = set() if was_paused else set(self.silent())
+            silent = set(self.silent())
             for name in silent - was_silent:
                 _log.error("part-silent", part=name, seconds=SILENT_SECONDS)
             was_silent = silent
@@ -79,12 +81,15 @@ class Liveness:
             await asyncio.sleep(self._period_seconds)
 
     def ages_seconds(self) -> dict[str, float]:
-        """Return the age of each part's last heartbeat, by its name. Thread-safe."""
+        """Return the age of each part's last heartbeat, by its name. Thread-safe.
+
+        A pause of the whole process does not count.
+        """
         heartbeats = {"event_loop": self._loop}
         heartbeats |= {name: part.heartbeat for name, part in self._parts.items()}
         now = self._clock()
         return {
-            name: max(0.0, now - heard_at)
+            name: max(0.0, now - max(heard_at, self._resumed_at))
             for name, heartbeat in heartbeats.items()
             if (heard_at := heartbeat.heard_at) is not None
         }

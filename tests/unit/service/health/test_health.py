@@ -175,6 +175,38 @@ def test_liveness_paused_process_judges_no_part_by_the_pause() -> None:
     assert logs == []
 
 
+def test_liveness_part_that_answers_late_after_a_pause_is_not_silent() -> None:
+    """It has as much time as ever, from the end of the pause on; then it is reported."""
+
+    class Late:
+        heartbeat = Heartbeat()
+
+        def ping(self) -> None:
+            if self.heartbeat.heard_at is None:
+                self.heartbeat.beat()
+
+    async def scene() -> None:
+        late, told = Late(), list[None]()
+        liveness = asking({"part": late}, Clock(), told)
+        task = asyncio.create_task(liveness.keep_pinging())
+        await answers(liveness, {"part", "event_loop"})
+        for heartbeat in (late.heartbeat, liveness._loop):
+            assert heartbeat.heard_at is not None
+            heartbeat.heard_at -= 10 * SILENT_SECONDS
+        await rounds(liveness)
+        told.clear()
+        await rounds(liveness)
+        assert told
+        assert logs == []
+        liveness._resumed_at -= SILENT_SECONDS
+        await until(lambda: logs)
+        task.cancel()
+
+    with capture_logs() as logs:
+        asyncio.run(scene())
+    assert [(event["event"], event["part"]) for event in logs] == [("part-silent", "part")]
+
+
 def test_liveness_part_that_never_answered_is_not_judged() -> None:
     """Without file events the daemon polls and is alive."""
 
