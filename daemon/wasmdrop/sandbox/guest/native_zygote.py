@@ -18,10 +18,9 @@ from wasmdrop.sandbox.wire import Preparation
 #: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
 _MAX_FUEL: Final = (1 << 63) - 1
 
-_U32: Final = struct.Struct("<I")
-_U64: Final = struct.Struct("<Q")
-_LIMIT: Final = struct.Struct("<IQQ")
-_RULE: Final = struct.Struct("<QI")
+_NUMBERS: Final = struct.Struct("<17Q")
+_LIMIT: Final = struct.Struct("<3Q")
+_RULE: Final = struct.Struct("<2Q")
 
 _ENVIRONMENT: Final = {
     # Symbols that are resolved lazily would be resolved again in each child.
@@ -59,39 +58,43 @@ def _configuration(
 ) -> Iterator[bytes]:
     """Yield the fields that ``read_configuration`` in ``message.c`` reads, in their order."""
     options, shares = preparation.options, preparation.shares
-    yield _U32.pack(options.counts_fuel)
-    yield _U32.pack(preparation.has_wasi)
-    yield _U32.pack(preparation.disk_bytes is not None)
-    yield _U64.pack(_MAX_FUEL if preparation.fuel is None else preparation.fuel)
-    yield _U64.pack(shares.memory_bytes_at_first)
-    yield _U64.pack(shares.table_elements_at_first)
-    yield _U64.pack(shares.memory_bytes)
-    yield _U64.pack(shares.table_elements)
-    yield _U64.pack(preparation.output_bytes)
-    yield encode_text((preparation.memory_export or "").encode())
-    for name in (MEMORY_EXPORT, TABLE_EXPORT):
-        yield encode_text(name.encode() if preparation.tells_refusals else b"")
+    has_directory = preparation.disk_bytes is not None
     described = confinement.describe_zygote(
         file_bytes=max(preparation.output_bytes, preparation.disk_bytes or 0),
         data_bytes=preparation.memory_bytes + PROCESS_BYTES,
         threads=preparation.has_wasi,
-        has_directory=preparation.disk_bytes is not None,
+        has_directory=has_directory,
         has_grants=len(directories) > 1,
     )
-    yield _U32.pack(len(described.limits))
-    for kind, soft, hard in described.limits:
-        yield _LIMIT.pack(kind, soft, hard)
-    yield _U64.pack(described.child_processes)
-    yield _U64.pack(described.highest_cpu_seconds)
     rights = described.rights
-    yield _U32.pack(rights.version > 0)
-    given = (rights.own_directory, rights.grant)
-    for bits in (rights.files, rights.network, rights.scopes, *given):
-        yield _U64.pack(bits)
+    yield _NUMBERS.pack(
+        options.counts_fuel,
+        preparation.has_wasi,
+        has_directory,
+        _MAX_FUEL if preparation.fuel is None else preparation.fuel,
+        preparation.output_bytes,
+        shares.memory_bytes_at_first,
+        shares.table_elements_at_first,
+        shares.memory_bytes,
+        shares.table_elements,
+        described.child_processes,
+        described.highest_cpu_seconds,
+        rights.version > 0,
+        rights.files,
+        rights.network,
+        rights.scopes,
+        rights.own_directory,
+        rights.grant,
+    )
+    yield encode_text((preparation.memory_export or "").encode())
+    for name in (MEMORY_EXPORT, TABLE_EXPORT):
+        yield encode_text(name.encode() if preparation.tells_refusals else b"")
+    yield encode_text(b"".join(_LIMIT.pack(*limit) for limit in described.limits))
     rules = [(rights.readable, code_fd)]
-    rules += [(given[index > 0], fd) for index, fd in enumerate(directories)]
-    yield _U32.pack(len(rules))
-    for rule in rules:
-        yield _RULE.pack(*rule)
+    rules += [
+        (rights.grant if index else rights.own_directory, fd)
+        for index, fd in enumerate(directories)
+    ]
+    yield encode_text(b"".join(_RULE.pack(*rule) for rule in rules))
     for code in described.filters:
         yield encode_text(code)

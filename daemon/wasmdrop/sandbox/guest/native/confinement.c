@@ -5,6 +5,7 @@
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -29,37 +30,40 @@ static void require(bool is_done)
         abort();
 }
 
-static void set_limit(uint32_t resource, uint64_t soft, uint64_t hard)
+static void set_limit(struct limit limit)
 {
-    struct rlimit limit = {soft, hard};
-    require(setrlimit((__rlimit_resource_t)resource, &limit) == 0);
+    struct rlimit values = {limit.soft, limit.hard};
+    require(setrlimit((__rlimit_resource_t)limit.resource, &values) == 0);
 }
 
-static void restrict_files(
-    const struct configuration *configuration, const struct rule *rules, uint32_t count)
+/* Create a ruleset; return its descriptor, or -1 if the kernel has none. */
+static int create_ruleset(const struct configuration *it)
 {
-    if (!configuration->has_landlock)
-        return;
-    struct ruleset handled = {
-        configuration->file_rights, configuration->network_rights, configuration->scopes};
+    struct ruleset handled = {it->number.file_rights, it->number.network_rights, it->number.scopes};
+    if (!it->number.has_landlock)
+        return -1;
     int ruleset = (int)syscall(LANDLOCK_CREATE_RULESET, &handled, sizeof handled, 0);
     require(ruleset >= 0);
-    for (uint32_t index = 0; index < count; index++) {
-        struct path_beneath rule = {rules[index].rights, (int32_t)rules[index].fd};
-        require(syscall(LANDLOCK_ADD_RULE, ruleset, RULE_PATH_BENEATH, &rule, 0) == 0);
-    }
-    require(syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0);
-    close(ruleset);
+    return ruleset;
 }
 
-void load_filter(const struct configuration *configuration, int filter)
+static void add_rule(int ruleset, struct rule rule)
 {
-    struct text code = configuration->filters[filter];
-    if (code.size == 0)
-        return;
+    struct path_beneath beneath = {rule.rights, (int32_t)rule.fd};
+    require(ruleset < 0 || syscall(LANDLOCK_ADD_RULE, ruleset, RULE_PATH_BENEATH, &beneath, 0) == 0);
+}
+
+static void restrict_self(int ruleset)
+{
+    require(ruleset < 0 || syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0);
+    require(ruleset < 0 || close(ruleset) == 0);
+}
+
+void load_filter(struct text filter)
+{
     struct sock_fprog program = {
-        (unsigned short)(code.size / sizeof(struct sock_filter)), (struct sock_filter *)code.data};
-    require(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+        (unsigned short)(filter.size / sizeof(struct sock_filter)), (void *)filter.data};
+    require(filter.size == 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
 }
 
 void confine_zygote(const struct configuration *configuration)
@@ -68,15 +72,22 @@ void confine_zygote(const struct configuration *configuration)
     require(prctl(PR_SET_DUMPABLE, 0) == 0);
     /* Each child needs this call, which older kernels lack. */
     require(syscall(CLOSE_RANGE, ~0U, ~0U, 0) == 0);
-    for (uint32_t index = 0; index < configuration->limit_count; index++) {
-        const struct limit *limit = &configuration->limits[index];
-        set_limit(limit->resource, limit->soft, limit->hard);
+    struct limit limit;
+    for (size_t offset = 0; offset < configuration->limits.size; offset += sizeof limit) {
+        memcpy(&limit, configuration->limits.data + offset, sizeof limit);
+        set_limit(limit);
     }
     /* The daemon, which may be another user, must be able to remove the files of a job. */
-    if (configuration->has_directory)
+    if (configuration->number.has_directory)
         umask(0);
-    restrict_files(configuration, configuration->rules, configuration->rule_count);
-    load_filter(configuration, FILTER_ZYGOTE);
+    int ruleset = create_ruleset(configuration);
+    struct rule rule;
+    for (size_t offset = 0; offset < configuration->rules.size; offset += sizeof rule) {
+        memcpy(&rule, configuration->rules.data + offset, sizeof rule);
+        add_rule(ruleset, rule);
+    }
+    restrict_self(ruleset);
+    load_filter(configuration->zygote_filter);
 }
 
 void detach_child(pid_t parent, int link, const int *streams, int stream_count)
@@ -92,21 +103,21 @@ void detach_child(pid_t parent, int link, const int *streams, int stream_count)
 
 void limit_child(const struct configuration *configuration, uint64_t cpu_seconds)
 {
-    uint64_t ceiling = configuration->highest_cpu_seconds;
-    uint64_t hard = cpu_seconds + 1;
-    set_limit(RLIMIT_CPU, cpu_seconds < ceiling ? cpu_seconds : ceiling,
-        hard < ceiling ? hard : ceiling);
-    set_limit(RLIMIT_NPROC, configuration->child_processes, configuration->child_processes);
+    uint64_t ceiling = configuration->number.highest_cpu_seconds;
+    uint64_t processes = configuration->number.child_processes;
+    uint64_t soft = cpu_seconds < ceiling ? cpu_seconds : ceiling;
+    set_limit((struct limit){RLIMIT_CPU, soft, soft < ceiling ? soft + 1 : ceiling});
+    set_limit((struct limit){RLIMIT_NPROC, processes, processes});
 }
 
 void restrict_to_directory(
     const struct configuration *configuration, const int *descriptors, int count)
 {
-    struct rule rules[MAX_RULES];
-    require(count > 0 && count <= MAX_RULES);
-    for (int index = 0; index < count; index++)
-        rules[index] = (struct rule){
-            index == 0 ? configuration->directory_rights : configuration->grant_rights,
-            (uint32_t)descriptors[index]};
-    restrict_files(configuration, rules, (uint32_t)count);
+    int ruleset = create_ruleset(configuration);
+    for (int index = 0; index < count; index++) {
+        uint64_t rights = index == 0 ? configuration->number.directory_rights
+                                     : configuration->number.grant_rights;
+        add_rule(ruleset, (struct rule){rights, (uint64_t)descriptors[index]});
+    }
+    restrict_self(ruleset);
 }

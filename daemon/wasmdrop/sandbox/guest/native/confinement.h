@@ -10,16 +10,13 @@
 
 #include <sys/types.h>
 
-/* The filters of a configuration, by their index. */
-enum { FILTER_ZYGOTE, FILTER_LOADED, FILTER_CHILD };
-
 enum { LINK_FD = 3 };
 
 /* Confine the zygote: limits and Landlock, then the filter that forbids changing them. */
 void confine_zygote(const struct configuration *configuration);
 
-/* Load a filter on top of the present ones. */
-void load_filter(const struct configuration *configuration, int filter);
+/* Load a filter on top of the present ones, if it is not empty. */
+void load_filter(struct text filter);
 
 /* Detach a child from the zygote `parent`: it dies with it, and has only the null device as
  * standard input, `streams` (or the null device) as its output, and the link. */

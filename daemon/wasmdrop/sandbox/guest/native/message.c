@@ -27,15 +27,6 @@ static uint32_t take_u32(struct reader *reader)
     return value;
 }
 
-static uint64_t take_u64(struct reader *reader)
-{
-    uint64_t value = 0;
-    const char *data = take(reader, sizeof value);
-    if (data)
-        memcpy(&value, data, sizeof value);
-    return value;
-}
-
 static struct text take_text(struct reader *reader)
 {
     uint32_t size = take_u32(reader);
@@ -82,19 +73,19 @@ static struct texts take_texts(struct reader *reader)
     return texts;
 }
 
-static struct pairs take_pairs(struct reader *reader)
+static struct files take_files(struct reader *reader)
 {
-    struct pairs pairs = {take_count(reader, 10), NULL, NULL};
-    pairs.first = allocate(reader, pairs.count, sizeof *pairs.first);
-    pairs.second = allocate(reader, pairs.count, sizeof *pairs.second);
-    for (uint32_t index = 0; index < pairs.count && !reader->failed; index++) {
-        pairs.first[index] = take_text(reader);
-        pairs.second[index] = take_text(reader);
+    struct files files = {take_count(reader, 10), NULL, NULL};
+    files.paths = allocate(reader, files.count, sizeof *files.paths);
+    files.contents = allocate(reader, files.count, sizeof *files.contents);
+    for (uint32_t index = 0; index < files.count && !reader->failed; index++) {
+        files.paths[index] = take_text(reader);
+        files.contents[index] = take_text(reader);
     }
-    return pairs;
+    return files;
 }
 
-bool read_request(char *data, size_t size, struct request *request)
+bool read_request(const char *data, size_t size, struct request *request)
 {
     struct reader reader = {data, size, false};
     request->initialize = take_u32(&reader) != 0;
@@ -107,48 +98,25 @@ bool read_request(char *data, size_t size, struct request *request)
     request->env_values = take_texts(&reader);
     request->grants = take_texts(&reader);
     request->input = take_text(&reader);
-    request->files = take_pairs(&reader);
+    request->files = take_files(&reader);
     return !reader.failed && reader.left == 0 && request->kinds.size <= MAX_VALUES
         && request->result_count <= MAX_VALUES
         && request->env_names.count == request->env_values.count;
 }
 
-bool read_configuration(char *data, size_t size, struct configuration *it)
+bool read_configuration(const char *data, size_t size, struct configuration *it)
 {
     struct reader reader = {data, size, false};
-    it->counts_fuel = take_u32(&reader) != 0;
-    it->has_wasi = take_u32(&reader) != 0;
-    it->has_directory = take_u32(&reader) != 0;
-    it->fuel = take_u64(&reader);
-    it->first_memory_bytes = (int64_t)take_u64(&reader);
-    it->first_table_elements = (int64_t)take_u64(&reader);
-    it->memory_bytes = (int64_t)take_u64(&reader);
-    it->table_elements = (int64_t)take_u64(&reader);
-    it->output_bytes = take_u64(&reader);
+    const char *numbers = take(&reader, sizeof it->number);
+    if (numbers)
+        memcpy(&it->number, numbers, sizeof it->number);
     it->memory = take_text(&reader);
     it->refused_memory = take_text(&reader);
     it->refused_table = take_text(&reader);
-    it->limit_count = take_u32(&reader);
-    for (uint32_t index = 0; index < it->limit_count && index < MAX_LIMITS; index++) {
-        it->limits[index].resource = take_u32(&reader);
-        it->limits[index].soft = take_u64(&reader);
-        it->limits[index].hard = take_u64(&reader);
-    }
-    it->child_processes = take_u64(&reader);
-    it->highest_cpu_seconds = take_u64(&reader);
-    it->has_landlock = take_u32(&reader) != 0;
-    it->file_rights = take_u64(&reader);
-    it->network_rights = take_u64(&reader);
-    it->scopes = take_u64(&reader);
-    it->directory_rights = take_u64(&reader);
-    it->grant_rights = take_u64(&reader);
-    it->rule_count = take_u32(&reader);
-    for (uint32_t index = 0; index < it->rule_count && index < MAX_RULES; index++) {
-        it->rules[index].rights = take_u64(&reader);
-        it->rules[index].fd = take_u32(&reader);
-    }
-    for (uint32_t index = 0; index < MAX_FILTERS; index++)
-        it->filters[index] = take_text(&reader);
-    return !reader.failed && reader.left == 0 && it->limit_count <= MAX_LIMITS
-        && it->rule_count <= MAX_RULES;
+    it->limits = take_text(&reader);
+    it->rules = take_text(&reader);
+    it->zygote_filter = take_text(&reader);
+    it->loaded_filter = take_text(&reader);
+    it->child_filter = take_text(&reader);
+    return !reader.failed && reader.left == 0;
 }

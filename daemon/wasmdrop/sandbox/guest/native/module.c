@@ -64,11 +64,11 @@ static _Noreturn void end(struct report report, const wasmtime_val_t *values,
         : the.configuration->memory.size ? -1 : 0;
     report.fuel_used = -1;
     uint64_t left;
-    if (the.configuration->counts_fuel && !wt.wasmtime_context_get_fuel(the.context, &left))
-        report.fuel_used = (int64_t)(the.configuration->fuel - left);
+    if (the.configuration->number.counts_fuel && !wt.wasmtime_context_get_fuel(the.context, &left))
+        report.fuel_used = (int64_t)(the.configuration->number.fuel - left);
     report.refused_memory = refused(the.configuration->refused_memory);
     report.refused_table = refused(the.configuration->refused_table);
-    send_report(the.link, &report, values, error, trap);
+    send_report(the.link, &report, values, error, trap, NULL);
     char nothing;
     while (read(the.link, &nothing, 1) < 0 && errno == EINTR)
         continue;
@@ -90,10 +90,10 @@ static wasm_trap_t *on_exit_call(void *data, wasmtime_caller_t *caller,
  * during write(2), so no lock is held. */
 static void on_large_file(int number)
 {
-    struct stat output, errors;
     (void)number;
-    if (fstat(STDOUT_FILENO, &output) == 0 && fstat(STDERR_FILENO, &errors) == 0
-        && (uint64_t)(output.st_size + errors.st_size) >= the.configuration->output_bytes)
+    /* The filter allows no fstat(2) of the C library. */
+    off_t written = lseek(STDOUT_FILENO, 0, SEEK_END) + lseek(STDERR_FILENO, 0, SEEK_END);
+    if ((uint64_t)written >= the.configuration->number.output_bytes)
         end((struct report){.result = RESULT_OUTPUT_LIMIT}, NULL, NULL, NULL);
     signal(SIGXFSZ, SIG_DFL);
     sigset_t signals;
@@ -105,17 +105,12 @@ static void on_large_file(int number)
         abort();
 }
 
-static const char *message_of(const wasmtime_error_t *error, const wasm_trap_t *trap)
+static bool fail(int link, uint32_t result, const wasmtime_error_t *error, const wasm_trap_t *trap)
 {
-    wasm_byte_vec_t text = {0, NULL};
-    if (error)
-        wt.wasmtime_error_message(error, &text);
-    else
-        wt.wasm_trap_message(trap, &text);
-    char *copy = calloc(text.size + 1, 1);
-    if (copy && text.size)
-        memcpy(copy, text.data, text.size);
-    return copy ? copy : "no memory for the message";
+    struct report report = {.result = result, .memory_bytes = -1, .fuel_used = -1};
+    if (error || trap)
+        send_report(link, &report, NULL, error, trap, NULL);
+    return error || trap;
 }
 
 static void set_limits(int64_t memory_bytes, int64_t table_elements)
@@ -138,7 +133,7 @@ static wasmtime_error_t *define_wasi(void)
         type, on_exit_call, NULL, NULL);
 }
 
-const char *load_module(const struct configuration *configuration, int code, int *result)
+bool load_module(const struct configuration *configuration, int code, int link)
 {
     the.configuration = configuration;
     wasm_config_t *config = wt.wasm_config_new();
@@ -146,42 +141,41 @@ const char *load_module(const struct configuration *configuration, int code, int
     wt.wasmtime_config_parallel_compilation_set(config, false);
     wt.wasmtime_config_wasm_custom_page_sizes_set(config, true);
     wt.wasmtime_config_wasm_compact_imports_set(config, true);
-    wt.wasmtime_config_consume_fuel_set(config, configuration->counts_fuel);
+    wt.wasmtime_config_consume_fuel_set(config, configuration->number.counts_fuel);
     the.engine = wt.wasm_engine_new_with_config(config);
     the.linker = wt.wasmtime_linker_new(the.engine);
-    *result = RESULT_INTERNAL;
-    wasmtime_error_t *error = configuration->has_wasi ? define_wasi() : NULL;
-    if (error)
-        return message_of(error, NULL);
+    if (configuration->number.has_wasi && fail(link, RESULT_INTERNAL, define_wasi(), NULL))
+        return false;
     the.store = wt.wasmtime_store_new(the.engine, NULL, NULL);
     the.context = wt.wasmtime_store_context(the.store);
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", code);
-    *result = RESULT_STALE_CODE;
-    error = wt.wasmtime_module_deserialize_file(the.engine, path, &the.module);
-    return error ? message_of(error, NULL) : NULL;
+    wasmtime_error_t *error = wt.wasmtime_module_deserialize_file(the.engine, path, &the.module);
+    return !fail(link, RESULT_STALE_CODE, error, NULL);
 }
 
-const char *instantiate_module(const struct configuration *configuration, int *result)
+bool instantiate_module(int link)
 {
-    set_limits(configuration->first_memory_bytes, configuration->first_table_elements);
-    if (configuration->counts_fuel)
-        wt.wasmtime_context_set_fuel(the.context, configuration->fuel);
+    const struct configuration *configuration = the.configuration;
+    set_limits(
+        configuration->number.first_memory_bytes, configuration->number.first_table_elements);
+    if (configuration->number.counts_fuel)
+        wt.wasmtime_context_set_fuel(the.context, configuration->number.fuel);
     wasmtime_instance_pre_t *linked;
     wasm_trap_t *trap = NULL;
-    *result = RESULT_FAILED;
     wasmtime_error_t *error = wt.wasmtime_linker_instantiate_pre(the.linker, the.module, &linked);
     if (!error)
         error = wt.wasmtime_instance_pre_instantiate(linked, the.context, &the.instance, &trap);
-    if (error || trap)
-        return message_of(error, trap);
-    set_limits(configuration->memory_bytes, configuration->table_elements);
+    if (fail(link, RESULT_FAILED, error, trap))
+        return false;
+    set_limits(configuration->number.memory_bytes, configuration->number.table_elements);
     wasmtime_extern_t found;
     the.has_memory = configuration->memory.size != 0
         && find_export(configuration->memory, WASMTIME_EXTERN_MEMORY, &found);
     if (the.has_memory)
         the.memory = found.of.memory;
-    return NULL;
+    send_report(link, &(struct report){.result = RESULT_RETURNED}, NULL, NULL, NULL, NULL);
+    return true;
 }
 
 static bool write_file(int directory, struct text path, struct text content)
@@ -214,7 +208,7 @@ static bool set_up_directories(wasi_config_t *wasi, const struct request *reques
     if (request->grants.count != (uint32_t)count - 1)
         return false;
     for (uint32_t index = 0; index < request->files.count; index++)
-        if (!write_file(descriptors[0], request->files.first[index], request->files.second[index]))
+        if (!write_file(descriptors[0], request->files.paths[index], request->files.contents[index]))
             return false;
     for (int index = 0; index < count; index++) {
         char path[32], name[256];
@@ -241,7 +235,9 @@ static void set_up_wasi(const struct request *request, const int *descriptors, i
         || !wt.wasi_config_set_env(wasi, request->env_names.count, request->env_names.data,
             request->env_values.data)
         || !set_up_directories(wasi, request, descriptors, count)) {
-        send_failure(the.link, RESULT_INTERNAL, "the arguments or files could not be set up");
+        struct report report = {.result = RESULT_INTERNAL};
+        send_report(
+            the.link, &report, NULL, NULL, NULL, "arguments or files could not be set up");
         _exit(0);
     }
     wasmtime_error_t *error = wt.wasmtime_context_set_wasi(the.context, wasi);
@@ -268,14 +264,13 @@ static void call(struct text name, const wasmtime_val_t *arguments, size_t argum
         end((struct report){.result = RESULT_FAILED}, NULL, error, NULL);
 }
 
-void call_module(const struct configuration *configuration, const struct request *request,
-    int link, const int *descriptors, int count)
+void call_module(const struct request *request, int link, const int *descriptors, int count)
 {
     static wasmtime_val_t arguments[MAX_VALUES], results[MAX_VALUES];
     the.link = link;
     the.started = seconds(CLOCK_MONOTONIC);
     the.cpu_started = seconds(CLOCK_PROCESS_CPUTIME_ID);
-    if (configuration->has_wasi) {
+    if (the.configuration->number.has_wasi) {
         signal(SIGXFSZ, on_large_file);
         set_up_wasi(request, descriptors, count);
     }

@@ -28,12 +28,9 @@ struct report {
     int64_t memory_bytes, fuel_used, refused_memory, refused_table;
 };
 
-/* Send a report with the values of `values`, and with the message and backtrace of `error` or
- * `trap`, if they are set. */
-void send_report(int link, struct report *report, const wasmtime_val_t *values,
-    const wasmtime_error_t *error, const wasm_trap_t *trap);
-
-/* Send a report with a message of the zygote's own. */
-void send_failure(int link, int result, const char *message);
+/* Send a report with the values of `values`, and with the message of `error` or the message and
+ * backtrace of `trap`, or else with `message`, if they are set. */
+void send_report(int link, const struct report *report, const wasmtime_val_t *values,
+    const wasmtime_error_t *error, const wasm_trap_t *trap, const char *message);
 
 #endif

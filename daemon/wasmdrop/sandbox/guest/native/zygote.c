@@ -105,7 +105,7 @@ static _Noreturn void run_child(uint64_t cpu_seconds)
     int descriptors[MAX_DESCRIPTORS], count = 0;
     size_t got = 0, size;
     limit_child(&configuration, cpu_seconds);
-    if (configuration.has_directory) {
+    if (configuration.number.has_directory) {
         /* The rules of its directory can be made only when the directory is known. */
         ssize_t received = receive(LINK_FD, start, sizeof start, descriptors, MAX_DESCRIPTORS, &count);
         if (received <= 0)
@@ -114,13 +114,14 @@ static _Noreturn void run_child(uint64_t cpu_seconds)
         if (count)
             restrict_to_directory(&configuration, descriptors, count);
     }
-    load_filter(&configuration, FILTER_CHILD);
+    load_filter(configuration.child_filter);
     char *data = read_rest(LINK_FD, start, got, &size);
     if (!read_request(data, size, &request)) {
-        send_failure(LINK_FD, RESULT_INTERNAL, "the request does not decode");
+        struct report report = {.result = RESULT_INTERNAL};
+        send_report(LINK_FD, &report, NULL, NULL, NULL, "the request does not decode");
         _exit(0);
     }
-    call_module(&configuration, &request, LINK_FD, descriptors, count);
+    call_module(&request, LINK_FD, descriptors, count);
 }
 
 /* Send a message with two descriptors, or none; exit if the daemon is gone. */
@@ -226,19 +227,19 @@ static char *read_file(int file, size_t *size)
 
 int main(int count, char **words)
 {
-    size_t size;
     if (count != 6) {
         fprintf(stderr, "usage: zygote LIBRARY LINK CONTROL CODE CONFIGURATION\n");
         return 2;
     }
     int link = atoi(words[2]), control = atoi(words[3]), code = atoi(words[4]);
-    int result;
-    char *data = read_file(atoi(words[5]), &size);
+    int file = atoi(words[5]);
+    size_t size;
+    char *data = read_file(file, &size);
     if (!data || !read_configuration(data, size, &configuration)) {
-        send_failure(link, RESULT_INTERNAL, "the configuration does not decode");
+        fprintf(stderr, "zygote: the configuration does not decode\n");
         return 1;
     }
-    close(atoi(words[5]));
+    close(file);
     open_wasmtime(words[1]);
     sigset_t child_ends, none;
     sigemptyset(&none);
@@ -247,19 +248,16 @@ int main(int count, char **words)
     sigprocmask(SIG_BLOCK, &child_ends, NULL);
     signal(SIGCHLD, on_child);
     confine_zygote(&configuration);
-    const char *failure = load_module(&configuration, code, &result);
-    if (!failure) {
-        /* As in a job: before anything that the machine code takes part in. */
-        load_filter(&configuration, FILTER_LOADED);
-        failure = instantiate_module(&configuration, &result);
-    }
-    send_failure(link, failure ? result : (int)RESULT_RETURNED, failure ? failure : "");
-    if (failure)
+    if (!load_module(&configuration, code, link))
         return 1;
+    /* As in a job: before anything that the machine code takes part in. */
+    load_filter(configuration.loaded_filter);
+    if (!instantiate_module(link))
+        return 1;
+    struct pollfd ready = {.fd = control, .events = POLLIN};
     for (;;) {
-        struct pollfd ready = {.fd = control, .events = POLLIN};
-        int found = ppoll(&ready, 1, NULL, &none);
-        if (found < 0)
+        /* A child that ends interrupts it. */
+        if (ppoll(&ready, 1, NULL, &none) < 0)
             reap(control);
         else if (!handle(control))
             _exit(0);
