@@ -77,7 +77,7 @@ def trap_refusal(
     """
     if number == _OUT_OF_FUEL:
         return RefusedError(Code.FUEL_LIMIT, f"{where}used up its fuel")
-    if number is not None and number < len(TRAPS):
+    if number is not None and 0 <= number < len(TRAPS):
         words = TRAPS[number] + stack_hint(text)
     else:
         words = cause_of(text)
