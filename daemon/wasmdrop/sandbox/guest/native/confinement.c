@@ -85,6 +85,9 @@ void confine_zygote(const struct configuration *configuration)
     for (size_t offset = 0; offset < configuration->rules.size; offset += sizeof rule) {
         memcpy(&rule, configuration->rules.data + offset, sizeof rule);
         add_rule(ruleset, rule);
+        /* The first one is that of the machine code; the others are directories. */
+        if (offset > 0)
+            close((int)rule.fd);
     }
     restrict_self(ruleset);
     load_filter(configuration->zygote_filter);

@@ -250,6 +250,7 @@ int main(int count, char **words)
     confine_zygote(&configuration);
     if (!load_module(&configuration, code, link))
         return 1;
+    close(code);
     /* As in a job: before anything that the machine code takes part in. */
     load_filter(configuration.loaded_filter);
     if (!instantiate_module(link))
