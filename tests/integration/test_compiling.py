@@ -90,7 +90,7 @@ def test_new_module_does_not_wait_for_long_compilations(daemon: Daemon) -> None:
         drop(daemon.wasm / f"new{number}.wasm", bytes(wat2wasm(body)))
         job = {"module": f"new{number}", "entry": "fib", "args": [1]}
         assert daemon.submit(f"input-new{number}.json", job)["code"] == "ok"
-    assert len(daemon.events("module-compiled")) == 3
+    assert len(daemon.until_logged("module-compiled", 3)) == 3
     assert all(daemon.marker(f"input-{number}.json") is None for number in range(COMPILERS))
 
 
@@ -124,7 +124,7 @@ def test_module_past_the_limits_is_refused_in_the_log(tmp_path: Path) -> None:
         for number in range(2):
             job = {"entry": "run", "args": [1]}
             assert daemon.submit(f"input-{number}.json", job)["code"] == "compile-limit"
-        (refused,) = daemon.events("module-refused")
+        (refused,) = daemon.until_logged("module-refused")
         assert refused["code"] == "compile-limit"
         assert "0.5 s (WASMDROP_COMPILE_SEC)" in refused["message"]
 
@@ -145,7 +145,7 @@ def test_small_module_overtakes_slow_ones_of_another_directory(daemon: Daemon) -
         job = {"module": f"new{number}", "entry": "fib", "args": [1]}
         marker = daemon.submit(f"few-{number}/input.json", job)
         assert marker["code"] == "ok", marker["message"]
-    assert len(daemon.events("module-compiled")) == 3
+    assert len(daemon.until_logged("module-compiled", 3)) == 3
     assert all(daemon.marker(f"many/input-{number}.json") is None for number in range(slow))
 
 

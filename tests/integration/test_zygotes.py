@@ -42,7 +42,7 @@ def test_zygote_that_is_killed_loses_and_repeats_no_job(daemon: Daemon) -> None:
     # The line comes after the marker is durable, and so a moment after it appears.
     wait_until(lambda: len(daemon.lines()) >= len(inputs) + 3, "the last line")
     assert len(daemon.lines()) == len(inputs) + 3
-    assert daemon.events("zygote-exited")
+    daemon.until_logged("zygote-exited")
 
 
 def _fib(n: int) -> int:

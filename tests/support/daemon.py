@@ -142,6 +142,16 @@ class Daemon:
         events = [json.loads(line) for line in lines]
         return [event for event in events if name is None or event["event"] == name]
 
+    def until_logged(self, name: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait for so many events of that name, and return all that there are by then.
+
+        A thread writes the log, so the effect of an event may be seen before its line.
+        """
+        return wait_until(
+            lambda: found if len(found := self.events(name)) >= count else None,
+            f"{count} times {name} in the log",
+        )
+
     def lines(self) -> list[str]:
         """Return the result lines on its standard output."""
         return self._out.read_text().splitlines()
