@@ -1,4 +1,5 @@
-# The image of wasmdrop: Python, the daemon, nothing else. Build it with scripts/run-docker.sh or
+# The image of wasmdrop: Python and the daemon, nothing else; the compiler stays in the build stage.
+# Build it with scripts/run-docker.sh or
 #
 #     docker build -t wasmdrop .
 #
@@ -6,20 +7,25 @@
 # Not root, so jobs run as the daemon's own user, confined by Landlock, seccomp and limits.
 
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+# The build stage needs a C compiler, or Debian's packages of one: the image has the native program.
+ARG BUILD_IMAGE=${PYTHON_IMAGE}
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS build
 # For builds without a network, where wheels lie in a directory that is mounted:
 # --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels --volume DIR:/wheels (buildah).
 ARG PIP_NO_INDEX
 ARG PIP_FIND_LINKS
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
+RUN command -v cc \
+    || { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev; }
 RUN python3 -m venv /opt/wasmdrop
 COPY requirements.lock ./
 RUN /opt/wasmdrop/bin/pip install --quiet --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY daemon ./daemon
 RUN /opt/wasmdrop/bin/pip install --quiet --no-deps --no-build-isolation . \
+    && test -x /opt/wasmdrop/lib/python3*/site-packages/wasmdrop/sandbox/guest/native/zygote \
     && /opt/wasmdrop/bin/pip uninstall --quiet --yes pip setuptools \
     && /opt/wasmdrop/bin/python -m compileall -q /opt/wasmdrop/lib \
     && mkdir -p /folders/mnt/wasm /folders/mnt/shared /folders/var/lib/wasmdrop \

@@ -58,6 +58,9 @@ do_install() {
     "$dest$prefix/bin/python" -m pip install --quiet --require-hashes -r requirements.lock
     "$dest$prefix/bin/python" -m pip install --quiet --no-deps --no-build-isolation \
         --force-reinstall .
+    set -- "$dest$prefix"/lib/python3*/site-packages/wasmdrop/sandbox/guest/native/zygote
+    [ -x "$1" ] || echo "no native program, jobs run in the slower Python guest: install a C" \
+        "compiler, then run this again" >&2
     # The first line of the script has the path where it was created.
     sed -i "1s,^#!$dest$prefix/,#!$prefix/," "$dest$prefix/bin/wasmdrop"
     mkdir -p "$dest/usr/local/bin" "$lib/systemd/system"

@@ -73,6 +73,7 @@ def test_image_passes_its_own_doctor(podman: Engine, folders: Path) -> None:
     found = json.loads(podman.podman("run", *options, IMAGE, "doctor", "--json").stdout)
     by_check = {finding["check"]: finding["status"] for finding in found["checks"]}
     assert by_check["confinement"] == "ok"
+    assert by_check["native program"] == "ok"
     assert "problem" not in by_check.values(), found
 
 
@@ -94,6 +95,7 @@ def test_image_serves_drops_is_healthy_and_drains(podman: Engine, folders: Path)
         return podman.podman("healthcheck", "run", name, check=False).returncode == 0
 
     wait_until(is_healthy, "the health check")
+    assert '"guest":"native"' in podman.podman("logs", name).stderr
     status = podman.podman("exec", name, "cat", "/proc/1/status").stdout
     assert re.search(r"^CapBnd:\t0+$", status, re.MULTILINE)
     assert re.search(r"^Uid:\t65532\t", status, re.MULTILINE)
@@ -126,6 +128,8 @@ def test_image_is_no_larger_than_its_parts(podman: Engine) -> None:
     assert int(listed.stdout.split()[0]) < 80
     modules = podman.podman("run", "--rm", "--entrypoint=ls", IMAGE, "/opt/wasmdrop/bin")
     assert "pip" not in modules.stdout
+    compilers = ("sh", "-c", "! command -v cc gcc clang")
+    podman.podman("run", "--rm", "--entrypoint=", IMAGE, *compilers)
     history = podman.podman("image", "inspect", IMAGE).stdout
     config = json.loads(history)[0]
     assert config["User"] == "65532:65532"

@@ -163,6 +163,7 @@ def test_jobs_are_strictly_confined_under_the_confinement_of_the_unit(machine: M
     log = machine.run("journalctl", "--unit=wasmdrop", "--no-pager")
     assert "sandbox-incomplete" not in log
     assert '"event":"ready"' in log
+    assert '"guest":"native"' in log
     # A process that uses asynchronous fsync has this mapping; others sync files in turn.
     delivery_workers = machine.run("sh", "-c", r"grep -l '\[aio\]' /proc/[0-9]*/maps").splitlines()
     assert len(delivery_workers) == 1

@@ -22,18 +22,20 @@ ROOT: Final = Path(__file__).parents[3]
 CACHE: Final = Path(os.environ.get("WASMDROP_DEPLOY_CACHE", "/var/tmp/wasmdrop-deploy"))  # noqa: S108 - root's alone
 _SUITE: Final = "bookworm"
 _PACKAGES: Final = "python3,python3-venv,ca-certificates,make,systemd,systemd-sysv,dbus"
+_COMPILER: Final = "gcc,libc6-dev"
 
 
-def base_root() -> Path:
+def base_root(*, has_compiler: bool) -> Path:
     """Return a directory with a small Debian: the read-only lower layer of an overlay.
 
     The first call needs a network.
     """
     require_root()
     require_tools("debootstrap")
-    with _made_once(f"{_SUITE}-{_digest(_PACKAGES.encode())}") as (path, is_new):
+    packages = f"{_PACKAGES},{_COMPILER}" if has_compiler else _PACKAGES
+    with _made_once(f"{_SUITE}-{_digest(packages.encode())}") as (path, is_new):
         if is_new:
-            command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE]
+            command = ["debootstrap", "--variant=minbase", f"--include={packages}", _SUITE]
             _fetch([*command, str(path), *_mirror()])
     return path
 

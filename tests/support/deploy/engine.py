@@ -73,7 +73,17 @@ class Engine:
 
     def build(self) -> None:
         """Build the image of the Dockerfile from wheels, on the small Debian."""
-        lower, packages = base_root(), wheels()
+        base, packages = self._base(has_compiler=False), wheels()
+        arguments = {"PYTHON_IMAGE": base, "BUILD_IMAGE": self._base(has_compiler=True)}
+        arguments |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+        options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        options += ["--isolation=chroot", "--format=docker", "--layers", f"--tag={IMAGE}"]
+        options += [f"--volume={packages}:/wheels:ro"]
+        self._run("buildah", *self.storage, "bud", *options, str(ROOT), check=True)
+
+    def _base(self, *, has_compiler: bool) -> str:
+        """Return the name of the image of the small Debian."""
+        lower = base_root(has_compiler=has_compiler)
         base = f"localhost/wasmdrop-base:{lower.name}"
         if self.podman("image", "exists", base, check=False).returncode != 0:
             command = self.command("podman", *self.storage, "import", "--quiet", "-", base)
@@ -81,11 +91,7 @@ class Engine:
             with subprocess.Popen(tar, stdout=subprocess.PIPE) as archive:
                 subprocess.run(command, stdin=archive.stdout, env=self.environment(), check=True)
             assert archive.returncode == 0
-        arguments = {"PYTHON_IMAGE": base, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
-        options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-        options += ["--isolation=chroot", "--format=docker", "--layers", f"--tag={IMAGE}"]
-        options += [f"--volume={packages}:/wheels:ro"]
-        self._run("buildah", *self.storage, "bud", *options, str(ROOT), check=True)
+        return base
 
     def _run(self, *command: str, check: bool) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(

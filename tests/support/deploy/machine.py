@@ -65,7 +65,7 @@ def booted(base: Path) -> Iterator[Machine]:
     """Boot a machine whose changes go to ``base``, with the sources in ``/src``."""
     require_root()
     require_tools("systemd-nspawn", "nsenter", "mount")
-    lower, packages = base_root(), wheels()
+    lower, packages = base_root(has_compiler=True), wheels()
     root, upper, work = base / "root", base / "upper", base / "work"
     for directory in (root, upper, work):
         directory.mkdir()
