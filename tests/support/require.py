@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 import pytest
 
 from wasmdrop.sandbox.confinement.confine import Confinement
+from wasmdrop.sandbox.native_program import find_native_program
 
 _WITHOUT_CONFINEMENT: Final = (
     "tests/security/test_escapes.py::test_attempt_without_confinement_succeeds[{}]"
@@ -52,6 +53,11 @@ def require_tools(*names: str) -> None:
     """Require commands on PATH."""
     missing = [name for name in names if shutil.which(name) is None]
     require(not missing, ", ".join(missing))
+
+
+def require_native_program() -> None:
+    """Require the native program, which the installation builds if there is a C compiler."""
+    require(find_native_program() is not None, "the native program: a C compiler, and make setup")
 
 
 def require_root() -> None:

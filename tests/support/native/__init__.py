@@ -1,0 +1,1 @@
+"""Builds of the native program for tests, and a process that drives one."""
