@@ -31,7 +31,7 @@ def _nothing_stays(daemon: Daemon) -> Iterator[None]:
     before = len(faults(daemon))
     yield
     jobs = daemon.state / "jobs"
-    wait_until(lambda: not any(jobs.iterdir()), "the jobs' directories to be removed")
+    wait_until(lambda: not any(jobs.glob("*/*")), "the jobs' directories to be removed")
     wait_until(lambda: not list(daemon.shared.glob(".wasmdrop-*")), "temporaries to be removed")
     assert faults(daemon)[before:] == []
 
@@ -144,7 +144,7 @@ def test_job_directories_of_a_killed_daemon_are_removed_at_start(tmp_path: Path)
     daemon.start()
     drop(daemon.shared / "input.json", {"timeout_sec": 2})
     jobs = daemon.state / "jobs"
-    wait_until(lambda: list(jobs.glob("*/left")), "the job to write")
+    wait_until(lambda: list(jobs.glob("*/*/left")), "the job to write")
     daemon.kill()
     deep = jobs / "deep"
     deep.mkdir()
@@ -168,7 +168,7 @@ def test_job_directories_of_a_killed_daemon_are_removed_at_start(tmp_path: Path)
     assert not deep.exists()
     assert not staged.exists()
     assert (foreign / "inner").is_dir()
-    wait_until(lambda: not any(jobs.iterdir()), "the jobs' directories to be removed")
+    wait_until(lambda: not any(jobs.glob("*/*")), "the jobs' directories to be removed")
     assert daemon.stop() == 0
 
 

@@ -55,7 +55,7 @@ def an_output_that_waits(daemon: Daemon) -> Path:
     with daemon.running():
         drop(daemon.shared / "gone" / "input.json", {"timeout_sec": 1})
         jobs = daemon.state / "jobs"
-        (left,) = wait_until(lambda: list(jobs.glob("*/left")), "the job to write")
+        (left,) = wait_until(lambda: list(jobs.glob("*/*/left")), "the job to write")
         shutil.rmtree(daemon.shared / "gone")
         wait_until(lambda: daemon.events("delivery-postponed"), "the failure")
     assert left.exists()

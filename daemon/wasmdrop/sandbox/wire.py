@@ -40,7 +40,7 @@ Requests
     contents of ``wasi.files`` in their order.
 
     Those of ``zygote`` are followed, if ``disk_bytes`` is set, by the parent of the directories of
-    jobs and by the grants. A child of a zygote is prepared, and takes requests of
+    the module's jobs and by the grants. A child of a zygote is prepared, and takes requests of
     :mod:`wasmdrop.sandbox.native_wire`.
 
 Reports
@@ -189,8 +189,9 @@ class Preparation(msgspec.Struct, frozen=True):
     is_component: bool
     disk_bytes: int | None = None
     """Size limit of a file in the directory of a job; null if jobs have none."""
-    grants: tuple[tuple[int, int], ...] = ()
-    """Device and inode of the granted directories, to which a zygote confines its children."""
+    directories: tuple[tuple[int, int], ...] = ()
+    """Device and inode of the parent of the directories of the module's jobs, and of the granted
+    directories. A zygote confines itself to these."""
     tells_refusals: bool = False
     """Whether the machine code records refused growth of memories and tables in globals."""
     has_hidden_memories: bool = False

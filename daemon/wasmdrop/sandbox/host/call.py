@@ -50,13 +50,11 @@ def preparation_of(
     module: CompiledModule,
     call: Call,
     limits: Limits,
-    *,
-    has_directory: bool = False,
-    grants: Sequence[int] = (),
+    directories: Sequence[int] = (),
 ) -> Preparation:
     """Return how to prepare the module for this call and others like it.
 
-    ``grants``: descriptors of the granted directories.
+    ``directories``: if the job has a directory, descriptors of its parent and of the grants.
     """
     summary = module.summary
     memories = [name for name, kind in summary.other_exports.items() if kind == "memory"]
@@ -70,8 +68,8 @@ def preparation_of(
         fuel=limits.fuel,
         has_wasi=summary.wants_wasi,
         is_component=call.component is not None,
-        disk_bytes=limits.disk_bytes if has_directory else None,
-        grants=tuple((status.st_dev, status.st_ino) for status in map(os.fstat, grants)),
+        disk_bytes=limits.disk_bytes if directories else None,
+        directories=tuple((status.st_dev, status.st_ino) for status in map(os.fstat, directories)),
         tells_refusals=summary.tells_refusals,
         has_hidden_memories=is_hidden,
     )

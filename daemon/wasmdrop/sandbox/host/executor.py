@@ -129,7 +129,7 @@ class LocalExecutor:
     ) -> Outcome:
         """Run with a directory for the job; its files become part of the outcome."""
         try:
-            directory = self.directories.make(limits.disk_bytes)
+            directory = self.directories.make(limits.disk_bytes, module.sha256)
         except OSError as error:
             raise SandboxError(f"the directory of a job could not be created: {error}") from error
         output: OutputTree | None = None
@@ -164,11 +164,10 @@ class LocalExecutor:
     ) -> Outcome:
         """Acquire a child, send it the request, and return the outcome of its report or death."""
         has_directory = directory is not None
-        preparation = preparation_of(
-            module, call, limits, has_directory=has_directory, grants=grants
-        )
+        directories = () if directory is None else (directory.parent_fd, *grants)
+        preparation = preparation_of(module, call, limits, directories)
         invocation = invocation_of(module, call, limits, has_directory=has_directory)
-        child, source = await self._acquire(module, preparation, limits, grants)
+        child, source = await self._acquire(module, preparation, limits, directories)
         try:
             descriptors = [] if child.is_native else [module.fd]
             if preparation.has_wasi and child.output is None:
@@ -222,11 +221,10 @@ class LocalExecutor:
         module: CompiledModule,
         preparation: Preparation,
         limits: Limits,
-        grants: Sequence[int],
+        directories: Sequence[int],
     ) -> tuple[ChildProcess, ChildSource]:
         """Return a child for one request, and the source to release it to."""
         if self._zygotes is not None and can_be_prepared(module):
-            directories = () if preparation.disk_bytes is None else (self.directories.fd, *grants)
             cpu_seconds = cpu_limit_seconds(limits)
             acquired = await self._zygotes.acquire(module, preparation, cpu_seconds, directories)
             if acquired is not None:

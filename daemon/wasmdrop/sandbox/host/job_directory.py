@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,11 @@ CHECK_SECONDS: Final = 0.05
 #: whatever the guest does.
 _REST_RATIO: Final = 4
 
+#: Modules that keep an empty directory for the directories of their jobs.
+_MAX_MODULES: Final = 256
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 @contextlib.contextmanager
 def open_grants(grants: Mapping[str, str]) -> Iterator[list[int]]:
@@ -59,13 +65,17 @@ def open_grants(grants: Mapping[str, str]) -> Iterator[list[int]]:
 
 
 class JobDirectory:
-    """One directory, empty at first."""
+    """One directory, empty at first. Raises ``OSError`` if it cannot be opened."""
 
-    def __init__(self, parent: int, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int) -> None:
         self.surplus = ""
         """What exceeded the limit, in words; empty if nothing did."""
-        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._parent = parent
+        self.parent_fd = os.open(path.parent, _DIRECTORY)
+        try:
+            self.fd = os.open(path.name, _DIRECTORY, dir_fd=self.parent_fd)
+        except OSError:
+            os.close(self.parent_fd)
+            raise
         self._path = path
         self._max_bytes = max_bytes
 
@@ -109,19 +119,26 @@ class JobDirectory:
     async def leave(self, *, keep: bool) -> None:
         """Close the directory and, unless ``keep`` is set, remove it with its content."""
         os.close(self.fd)
-        if keep:
-            return
+        try:
+            if not keep:
+                await self._remove()
+        finally:
+            os.close(self.parent_fd)
+
+    async def _remove(self) -> None:
         try:
             self._path.rmdir()
         except OSError:
             try:
-                await asyncio.to_thread(remove_tree, self._parent, self._path.name)
+                await asyncio.to_thread(remove_tree, self.parent_fd, self._path.name)
             except OSError as error:
                 _log.warning("leftover-removal-failed", path=str(self._path), error=str(error))
 
 
 class JobDirectoryFactory:
-    """Creates the directories of jobs below ``state_dir``.
+    """Creates the directories of jobs below ``state_dir``, in a directory for each module.
+
+    So a zygote can be confined to the directories of its own module's jobs.
 
     ``for_another_user``: whether jobs run as another user than the daemon. Raises ``StorageError``
     if no directory can be created there.
@@ -132,29 +149,53 @@ class JobDirectoryFactory:
         self._root = state_dir / "jobs"
         make_private_directory(self._root)
         self._for_another_user = for_another_user
+        self._modules: OrderedDict[str, None] = OrderedDict()
+        """The modules that have a directory, the least recently used first."""
         try:
-            self.fd: int = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._leftovers = [path.name for path in self._root.iterdir()]
         except OSError as error:
-            raise StorageError(f"{self._root}: cannot be opened: {error.strerror}") from error
-        self._leftovers = [path.name for path in self._root.iterdir()]
+            raise StorageError(f"{self._root}: cannot be read: {error.strerror}") from error
 
     def sweep(self, kept: Collection[str] = ()) -> None:
         """Remove the directories of earlier daemons, except the paths in ``kept``."""
         leftovers, self._leftovers = self._leftovers, []
-        for name in leftovers:
-            path = str(self._root / name)
-            if path in kept:
-                continue
-            try:
-                remove_tree(self.fd, name)
-            except OSError as error:
-                _log.warning("leftover-removal-failed", path=path, error=str(error))
+        _remove_all(self._root, leftovers, frozenset(map(Path, kept)))
 
-    def make(self, max_bytes: int) -> JobDirectory:
-        """Return a new directory with a limit of ``max_bytes``. Raise ``OSError`` if that fails."""
-        path = self._root / os.urandom(8).hex()
+    def make(self, max_bytes: int, module: str) -> JobDirectory:
+        """Return a new directory for a job of a module, with a limit of ``max_bytes``.
+
+        Raise ``OSError`` if that fails.
+        """
+        parent = self._root / module
+        if module not in self._modules:
+            parent.mkdir(mode=0o700, exist_ok=True)
+        self._modules[module] = None
+        self._modules.move_to_end(module)
+        if len(self._modules) > _MAX_MODULES:
+            oldest, _none = self._modules.popitem(last=False)
+            with contextlib.suppress(OSError):  # jobs use it still; the next start removes it
+                (self._root / oldest).rmdir()
+        path = parent / os.urandom(8).hex()
         path.mkdir(mode=0o700)
         # Only the daemon can enter its parent, so this admits only the child with the descriptor.
         if self._for_another_user:
             path.chmod(0o777)
-        return JobDirectory(self.fd, path, max_bytes)
+        return JobDirectory(path, max_bytes)
+
+
+def _remove_all(parent: Path, names: Iterable[str], kept: frozenset[Path]) -> None:
+    parent_fd = os.open(parent, _DIRECTORY)
+    try:
+        for name in names:
+            path = parent / name
+            if path in kept:
+                continue
+            try:
+                if any(path in one.parents for one in kept):
+                    _remove_all(path, [one.name for one in path.iterdir()], kept)
+                else:
+                    remove_tree(parent_fd, name)
+            except OSError as error:
+                _log.warning("leftover-removal-failed", path=str(path), error=str(error))
+    finally:
+        os.close(parent_fd)
