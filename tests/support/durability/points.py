@@ -26,7 +26,7 @@ _ELSEWHERE: Final = (
     "sandbox/guest/wasi_setup.py",
     "sandbox/guest/channel.py",
     "sandbox/guest/fork_server.py",
-    "sandbox/guest/warmup.py",
+    "sandbox/guest/native_zygote.py",
     "system/descriptors.py",
     "system/slot_directory.py",
 )

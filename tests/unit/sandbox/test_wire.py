@@ -18,9 +18,7 @@ from wasmdrop.sandbox.wire import (
     RunRequest,
     WasiContext,
     ZygoteRequest,
-    binary_report_bytes,
     decode_request,
-    encode_binary_call,
     encode_frame,
 )
 
@@ -46,8 +44,7 @@ INVOCATION = Invocation(
 REQUESTS = [
     CompileRequest(EngineOptions(fuel=True), 10, 100, 5, 1 << 20),
     RunRequest(INVOCATION, PREPARATION),
-    RunRequest(INVOCATION),
-    ZygoteRequest(PREPARATION),
+    ZygoteRequest("/program", PREPARATION),
 ]
 
 
@@ -65,26 +62,13 @@ def test_request_of_any_type_is_a_frame_with_its_type(request_: wire.Request) ->
     assert decode_request(header) == request_
 
 
-def test_request_in_binary_form_has_its_values_only() -> None:
-    """16 bytes for each argument, in little-endian order."""
-    frame = encode_binary_call((0x0102, (1 << 64) - 1))
-    assert frame == (
-        b"\x00\x00\x00\x00\x20\x00\x00\x00" + b"\x02\x01" + bytes(14) + b"\xff" * 8 + bytes(8)
-    )
-
-
-def test_report_in_binary_form_has_four_numbers_and_its_values() -> None:
-    """Two doubles and two integers of 8 bytes, then 16 bytes for each result."""
-    assert binary_report_bytes(FunctionType(("i32",), ("i64", "f64"))) == 4 * 8 + 2 * 16
-
-
 def test_report_with_absent_fields_has_their_defaults() -> None:
     """A guest need not write what does not apply."""
     assert msgspec.json.decode(b'{"code":"trap"}', type=RunReport) == RunReport(Code.TRAP)
 
 
 @pytest.mark.parametrize(
-    "message", ["FORK", "FORK_NOW", "PING", "SWEEP", "CHILD", "EXIT", "NO_CHILD", "MISSING", "PONG"]
+    "message", ["FORK", "PING", "SWEEP", "CHILD", "EXIT", "NO_CHILD", "MISSING", "PONG"]
 )
 def test_message_of_a_control_socket_is_documented(message: str) -> None:
     """By its first word."""

@@ -5,12 +5,8 @@ from typing import Any, Final
 import pytest
 from wasmtime import Config, Engine, Instance, Module, Store, Trap, wat2wasm
 
-from wasmdrop.sandbox.guest.growth_refusals import (
-    MEMORY_EXPORT,
-    PAST_MAXIMUM,
-    TABLE_EXPORT,
-    instrument_growth,
-)
+from wasmdrop.sandbox.failures import PAST_MAXIMUM
+from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT, instrument_growth
 
 #: Enables all proposals, so that each instruction is tested.
 _CONFIG: Final = Config()

@@ -58,18 +58,10 @@ FORMS: Final = {
     "WASMTIME_I32": "c_ubyte(0)",
     "WASMTIME_I64": "c_ubyte(1)",
     "bytes_to_capi": "(s)",
+    "filename": "PosixPath",
     "str_to_capi": "(s)",
     "to_str": "(vec)",
-    "wasi_config_new": "() -> LP_wasi_config_t",
-    "wasi_config_set_argv": "(LP_wasi_config_t, c_ulong, LP_LP_c_char) -> c_bool",
-    "wasi_config_set_stderr_custom": (
-        "(LP_wasi_config_t, CFunctionType, c_void_p, CFunctionType) -> None"
-    ),
     "wasi_config_set_stdin_bytes": "(LP_wasi_config_t, LP_wasm_byte_vec_t) -> None",
-    "wasi_config_set_stdout_custom": (
-        "(LP_wasi_config_t, CFunctionType, c_void_p, CFunctionType) -> None"
-    ),
-    "wasm_trap_t": "{}",
     "wasmtime_component_func_call": (
         "(LP_wasmtime_component_func, LP_wasmtime_context, LP_wasmtime_component_val, "
         "c_ulong, LP_wasmtime_component_val, c_ulong) -> LP_wasmtime_error"
@@ -103,7 +95,6 @@ FORMS: Final = {
         "{discriminant wasm_byte_vec_t, val LP_wasmtime_component_val}"
     ),
     "wasmtime_config_wasm_compact_imports_set": "(LP_wasm_config_t, c_bool) -> None",
-    "wasmtime_context_set_wasi": "(LP_wasmtime_context, LP_wasi_config_t) -> LP_wasmtime_error",
     "wasmtime_extern_t": (
         "{kind c_ubyte, of {func wasmtime_func, global_ wasmtime_global, "
         "table wasmtime_table, memory wasmtime_memory, "
@@ -113,20 +104,12 @@ FORMS: Final = {
         "(LP_wasmtime_context, LP_wasmtime_func, LP_wasmtime_val, c_ulong, LP_wasmtime_val, "
         "c_ulong, LP_LP_wasm_trap_t) -> LP_wasmtime_error"
     ),
-    "wasmtime_func_call_unchecked": (
-        "(LP_wasmtime_context, LP_wasmtime_func, LP_wasmtime_val_raw, c_ulong, "
-        "LP_LP_wasm_trap_t) -> LP_wasmtime_error"
-    ),
     "wasmtime_global_get": "(LP_wasmtime_context, LP_wasmtime_global, LP_wasmtime_val) -> None",
     "wasmtime_instance_export_get": (
         "(LP_wasmtime_context, LP_wasmtime_instance, LP_c_char, c_ulong, "
         "LP_wasmtime_extern) -> c_bool"
     ),
     "wasmtime_memory_data_size": "(LP_wasmtime_context, LP_wasmtime_memory) -> c_ulong",
-    "wasmtime_val_raw_t": (
-        "{i32 c_int, i64 c_long, f32 c_float, f64 c_double, v128 c_ubyte_Array_16, "
-        "anyref c_uint, externref c_uint, exnref c_uint, funcref c_void_p}"
-    ),
     "wasmtime_val_t": (
         "{kind c_ubyte, of {i32 c_int, i64 c_long, f32 c_float, f64 c_double, "
         "anyref wasmtime_anyref, externref wasmtime_externref, exnref wasmtime_exnref, "
@@ -150,6 +133,8 @@ def used_names() -> set[str]:
 def form_of(name: str) -> str:
     """Describe one name of ``ffi``."""
     found = getattr(ffi, name)
+    if isinstance(found, Path):
+        return type(found).__name__
     if isinstance(found, type):
         return _form_of_type(found)
     if not callable(found):

@@ -37,7 +37,7 @@ class FakeForkServer:
 
     async def take(self) -> SimpleNamespace:
         """Return a child."""
-        return SimpleNamespace(is_prepared=False, output=None)
+        return SimpleNamespace(is_native=False, output=None)
 
     def release(self, _child: object) -> None:
         """Count the children that came back."""
@@ -59,7 +59,7 @@ def test_report_of_large_size_is_decoded_on_another_thread(
     async def exchange(*_args: object, **_more: object) -> RequestResult:
         numbers = ",".join(["7"] * elements)
         report = f'{{"code":"ok","component_result":[{numbers}]}}'.encode()
-        return RequestResult(report, False, 1.0, None, None)
+        return RequestResult(report, 1.0, None, None)
 
     monkeypatch.setattr(executor, "outcome_of_report", noted)
     monkeypatch.setattr(executor, "exchange", exchange)

@@ -7,42 +7,36 @@ import itertools
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 
-import msgspec
 import pytest
 
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
-from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.host import zygote_pool
 from wasmdrop.sandbox.host.call import Call, cpu_limit_seconds, preparation_of
 from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.host.zygote_pool import Zygote, ZygotePool
-from wasmdrop.sandbox.wire import (
-    FORK,
-    FORK_NOW,
-    FRAME,
-    EngineOptions,
-    RunReport,
-    ZygoteRequest,
-    decode_request,
-)
+from wasmdrop.sandbox.native_wire import MAX_NATIVE_REPORT_BYTES, REPORT, Result
+from wasmdrop.sandbox.wire import FORK, FRAME, EngineOptions, ZygoteRequest, decode_request
 
 CALL = Call("run", FunctionType())
+
+PROGRAM = Path("/zygote")
 
 #: Process IDs that the kernel does not give (PID_MAX_LIMIT).
 PIDS = itertools.count(1 << 22)
 
 
 class FakeZygote(ChildProcess):
-    """A zygote's process: it is prepared with ``code``, and forks children that do nothing."""
+    """A zygote's process: it is prepared with ``result``, and forks children that do nothing."""
 
-    def __init__(self, code: Code = Code.OK) -> None:
+    def __init__(self, result: Result = Result.RETURNED) -> None:
         ours, self._link_end = socket.socketpair()
         pidfd, self._pidfd_end = os.pipe()
         super().__init__(next(PIDS), ours, pidfd)
-        self.code = code
+        self.result = result
         self.forked = 0
         self.limits: list[int] = []
         self.can_fork = True
@@ -54,13 +48,14 @@ class FakeZygote(ChildProcess):
         """Take the request to become a zygote."""
         request = decode_request(frame[FRAME.size :])
         assert isinstance(request, ZygoteRequest)
+        assert request.program == str(PROGRAM)
         self.control = socket.socket(fileno=os.dup(descriptors[1]))
         self.control.setblocking(False)
         asyncio.get_running_loop().add_reader(self.control, self._fork)
 
-    async def receive(self, _max_bytes: int, _binary_bytes: int = -1) -> tuple[bytes, bool]:
+    async def receive(self, _max_bytes: int = MAX_NATIVE_REPORT_BYTES) -> bytes:
         """Report the end of the preparation."""
-        return msgspec.json.encode(RunReport(self.code)), False
+        return REPORT.pack(self.result, -1, 0, 0, 0.0, 0.0, -1, -1, 0, 0) + bytes(8)
 
     def kill(self) -> None:
         """Die."""
@@ -85,7 +80,7 @@ class FakeZygote(ChildProcess):
             self.die()
             return
         word, _space, cpu_seconds = message.partition(b" ")
-        assert word in {FORK, FORK_NOW}
+        assert word == FORK
         self.limits.append(int(cpu_seconds))
         if not self.can_fork:
             self.control.send(b"none %d" % errno.EAGAIN)
@@ -106,14 +101,14 @@ class FakeForkServer:
 
     def __init__(self) -> None:
         self.zygotes: list[FakeZygote] = []
-        self.code = Code.OK
+        self.result = Result.RETURNED
         self.sweeps = 0
         self.answers = asyncio.Event()
         self.answers.set()
 
     async def take(self) -> FakeZygote:
         """Return a process."""
-        zygote = FakeZygote(self.code)
+        zygote = FakeZygote(self.result)
         self.zygotes.append(zygote)
         await self.answers.wait()
         return zygote
@@ -128,7 +123,7 @@ class Scene:
 
     def __init__(self, idle: int) -> None:
         self.fork_server = FakeForkServer()
-        self.pool = ZygotePool(self.fork_server, idle)  # type: ignore[arg-type]
+        self.pool = ZygotePool(self.fork_server, PROGRAM, idle)  # type: ignore[arg-type]
         self._modules: dict[int, CompiledModule] = {}
         self._acquired: list[ChildProcess] = []
 
@@ -148,7 +143,7 @@ class Scene:
         module = self.module(number)
         limits = limits or Limits()
         preparation = preparation_of(module, CALL, limits)
-        acquired = await self.pool.acquire(module, preparation, cpu_limit_seconds(limits))
+        acquired = await self.pool.acquire(module, preparation, cpu_limit_seconds(limits), ())
         if acquired is not None:
             self._acquired.append(acquired[0])
         return acquired
@@ -214,7 +209,7 @@ def test_zygote_module_called_again_is_started_and_reused() -> None:
             assert acquired is not None
             child, source = acquired
             pids.add(child.pid)
-            assert child.is_prepared
+            assert child.is_native
             assert source._process is zygote
         assert len(pids) == 5
         assert scene.fork_server.zygotes == [zygote]
@@ -413,7 +408,7 @@ def test_zygote_that_cannot_be_prepared_is_tried_once() -> None:
     """The jobs of its module run elsewhere, and report why."""
 
     async def act(scene: Scene) -> None:
-        scene.fork_server.code = Code.LINK_ERROR
+        scene.fork_server.result = Result.FAILED
         for _ in range(2):
             assert await scene.acquire() is None
         await until(lambda: not scene.pool._starting)
