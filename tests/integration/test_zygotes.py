@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import os
+import re
 import signal
+import urllib.request
 from pathlib import Path
 
 from tests.support.daemon import Daemon, drop, wait_until
@@ -43,6 +45,56 @@ def test_zygote_that_is_killed_loses_and_repeats_no_job(daemon: Daemon) -> None:
     wait_until(lambda: len(daemon.lines()) >= len(inputs) + 3, "the last line")
     assert len(daemon.lines()) == len(inputs) + 3
     daemon.until_logged("zygote-exited")
+
+
+def test_zygote_asked_for_more_children_than_descriptors_may_be_in_flight_goes_on(
+    tmp_path: Path,
+) -> None:
+    """It waits until the daemon has received those of the first."""
+    workers, jobs = 64, 320
+    daemon = with_fib(tmp_path, WASMDROP_WORKERS=str(workers), WASMDROP_HTTP="127.0.0.1:0")
+    with daemon.running():
+        assert daemon.process is not None
+        for n in range(3):
+            daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
+        (zygote,) = wait_until(lambda: _zygotes(daemon), "a zygote")
+        os.kill(zygote, signal.SIGSTOP)
+        names = [f"input-{n}.json" for n in range(jobs)]
+        for n, name in enumerate(names):
+            drop(daemon.shared / name, {"entry": "fib", "args": [n % 20]})
+        # All its idle children have had a job, and each worker waits for another one.
+        wait_until(
+            lambda: not any(map(_lives, _children_of(zygote))) and _running(daemon) == workers,
+            "requests for children",
+        )
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        os.kill(zygote, signal.SIGCONT)
+        wait_until(
+            lambda: sum(map(_lives, _children_of(zygote))) > workers // 4 or not _lives(zygote),
+            "children whose descriptors the daemon has not received",
+        )
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        for n, name in enumerate(names):
+            marker = wait_until(functools.partial(daemon.marker, name), name)
+            assert (marker["code"], marker["attempt"]) == ("ok", 1)
+            assert daemon.result(name)["results"] == [_fib(n % 20)]
+        assert daemon.events("zygote-exited") == []
+
+
+def _lives(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
+
+
+def _running(daemon: Daemon) -> int:
+    address = daemon.events("http-listening")[-1]["address"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        found = re.search(r"^wasmdrop_jobs_running (\d+)", answer.read().decode(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def _fib(n: int) -> int:

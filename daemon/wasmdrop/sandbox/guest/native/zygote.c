@@ -137,12 +137,14 @@ static void tell(int control, const char *text, const int *descriptors)
         *header = (struct cmsghdr){CMSG_LEN(2 * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
         memcpy(CMSG_DATA(header), descriptors, 2 * sizeof(int));
     }
-    ssize_t sent;
-    do
-        sent = sendmsg(control, &message, MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
-    if (sent < 0)
-        _exit(0);
+    while (sendmsg(control, &message, MSG_NOSIGNAL) < 0) {
+        /* A user's descriptors that are on their way are limited like those of one process. Many
+         * children at once exceed that until the daemon has received those of the first. */
+        if (errno == ETOOMANYREFS)
+            poll(NULL, 0, 1);
+        else if (errno != EINTR)
+            _exit(0);
+    }
 }
 
 static void fork_child(int control, uint64_t cpu_seconds, const int *streams, int stream_count)
