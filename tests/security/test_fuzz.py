@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.native_reports import report_frame
 from tests.support.strategies import JSON, mutations, replaced
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
@@ -23,20 +24,35 @@ from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.slot import Slot
+from wasmdrop.protocol.text import MESSAGE_LIMIT
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.manifest import (
     DamagedEntryError,
     make_manifest,
     read_manifest,
 )
+from wasmdrop.sandbox.host.native_reports import decode_native_report
 from wasmdrop.sandbox.host.reports import decode_run_report, outcome_of_report
-from wasmdrop.sandbox.wire import EngineOptions, RunReport
+from wasmdrop.sandbox.memory_shares import MemoryShares
+from wasmdrop.sandbox.native_wire import Result
+from wasmdrop.sandbox.wire import FRAME, EngineOptions, Preparation, RunReport
 
 OPTIONS = EngineOptions()
 SIGNATURE = FunctionType(("i64",), ("i64",))
 CALL = Call("fib", SIGNATURE, (12,))
 SUMMARY = ModuleSummary(ModuleKind.LIBRARY, {"fib": SIGNATURE})
 SHA256 = "ab" * 32
+PREPARATION = Preparation(
+    options=OPTIONS,
+    memory_export=None,
+    memory_bytes=1 << 24,
+    shares=MemoryShares(1 << 24, 0, 1 << 24, 0),
+    output_bytes=1000,
+    fuel=None,
+    has_wasi=False,
+    is_component=False,
+    tells_refusals=True,
+)
 
 
 REPORT = msgspec.json.encode(RunReport(Code.OK, "", (144,), None, 65536, 0.001))
@@ -50,6 +66,31 @@ def test_any_report_of_child_is_an_outcome_or_a_sandbox_error(header: bytes) -> 
     except SandboxError:
         return
     assert 0 <= outcome.run_seconds <= 0.5
+    if outcome.code is Code.OK:
+        assert outcome.results is not None
+        assert len(outcome.results) == 1
+        assert 0 <= int(str(outcome.results[0])) < 1 << 64
+
+
+NATIVE_REPORTS = [
+    report_frame(144),
+    report_frame(result=Result.TRAPPED, trap=9, message=b"unreachable", frames=bytes(4)),
+    report_frame(result=Result.FAILED, message=b"x", numbers=(0.1, 0.1, 1, 1, 1 << 30, -1)),
+]
+
+
+@given(
+    st.sampled_from(NATIVE_REPORTS).flatmap(lambda frame: mutations(frame[FRAME.size :]))
+    | st.binary(max_size=200)
+)
+def test_any_report_of_native_child_is_an_outcome_or_a_sandbox_error(data: bytes) -> None:
+    """As that of any other child."""
+    try:
+        outcome = outcome_of_report(decode_native_report(data, CALL, PREPARATION), CALL, 0.5)
+    except SandboxError:
+        return
+    assert 0 <= outcome.run_seconds <= 0.5
+    assert len(outcome.message) <= MESSAGE_LIMIT
     if outcome.code is Code.OK:
         assert outcome.results is not None
         assert len(outcome.results) == 1

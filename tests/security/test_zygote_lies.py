@@ -13,19 +13,20 @@ from typing import Final
 import pytest
 from wasmtime import wat2wasm
 
+from tests.support.guests import require_guest
 from tests.support.require import require_confinement
 from tests.support.security.bench import Bench, below, descriptors
-from tests.support.security.lying_zygotes import FORKS_NO_MORE, LIES
+from tests.support.security.lying_zygotes import ANSWERS, LIES, limits_of
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.text import MESSAGE_LIMIT
 from wasmdrop.sandbox.host import zygote_pool
 from wasmdrop.sandbox.host.call import Call
-from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 
-LIMITS: Final = Limits(timeout_sec=0.5, memory_mb=16)
+TIMEOUT_SECONDS: Final = 0.5
 TRUE_LIMITS: Final = Limits(timeout_sec=20, memory_mb=16)
 SEVEN: Final = FunctionType((), ("i32",))
 
@@ -57,16 +58,15 @@ ENDS: Final[dict[str, set[Code | None]]] = {
 
 
 class LiesBench(Bench):
-    """A bench with a fork server whose zygotes lie, and a module for which they lie."""
+    """A bench with a fork server whose zygotes lie, and a module for which they lie.
+
+    A lie is the name of one, or nothing.
+    """
 
     def __init__(self, runner: asyncio.Runner, directory: Path) -> None:
         super().__init__(runner, directory, "tests.support.security.lying_zygotes", zygote_idle=2)
-        functions = (
-            f'(func (export "{name}") (result i32) (i32.const 7))'
-            for name in (*LIES, FORKS_NO_MORE, "seven")
-        )
-        self.hostile = self.compile(bytes(wat2wasm(f"(module {''.join(functions)})")))
         seven = '(func (export "seven") (result i32) (i32.const 7))'
+        self.hostile = self.compile(bytes(wat2wasm(f"(module {seven})")))
         other = f'(module {seven} (memory (export "memory") 1))'
         self.other = self.compile(bytes(wat2wasm(other)))
 
@@ -76,12 +76,13 @@ class LiesBench(Bench):
         assert self.fork_server._process is not None
         return self.fork_server._process.pid
 
-    def call(self, entry: str) -> Outcome | BaseException:
-        """Call a function of the hostile module, and concurrently one of the other module."""
+    def call(self, lie: str = "") -> Outcome | BaseException:
+        """Call the function of the hostile module, and concurrently that of the other module."""
+        limits = limits_of(lie, TIMEOUT_SECONDS) if lie else TRUE_LIMITS
 
         async def both() -> tuple[Outcome | BaseException, Outcome | BaseException]:
             return await asyncio.gather(
-                self.executor.run(self.hostile, Call(entry, SEVEN), LIMITS),
+                self.executor.run(self.hostile, Call("seven", SEVEN), limits),
                 self.executor.run(self.other, Call("seven", SEVEN), TRUE_LIMITS),
                 return_exceptions=True,
             )
@@ -107,10 +108,10 @@ class LiesBench(Bench):
         except TimeoutError:
             raise AssertionError(f"timed out waiting for {what}") from None
 
-    def start_zygotes(self, entry: str) -> None:
+    def start_zygotes(self, lie: str) -> None:
         """Call both modules until their zygotes have started, or could not be started."""
         for _ in range(2):
-            outcome = self.call(entry)
+            outcome = self.call(lie)
             assert isinstance(outcome, Outcome), outcome
             assert outcome.results == (7,)
         made = self.zygotes
@@ -147,15 +148,14 @@ class LiesBench(Bench):
         self.wait_until(
             lambda: below(self.server_pid) == set(self.fork_server._alive), "processes to go"
         )
-        self.executor = LocalExecutor(
-            self.fork_server, self.cache, self.directories, self.compile_limits, zygote_idle=2
-        )
+        self.executor = self.new_executor(zygote_idle=2)
 
 
 @pytest.fixture(scope="module")
 def whole_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiesBench]:
     """Return one bench for all lies: each must leave it unchanged."""
     require_confinement()
+    require_guest("native")
     with asyncio.Runner() as runner:
         it = LiesBench(runner, tmp_path_factory.mktemp("zygote-lies"))
         yield it
@@ -172,10 +172,53 @@ def bench(whole_bench: LiesBench, monkeypatch: pytest.MonkeyPatch) -> LiesBench:
     return whole_bench
 
 
-@pytest.mark.parametrize("lie", LIES)
+#: The codes of jobs whose child answers with a lie; None is a failure of the sandbox.
+_ANSWERS: Final[dict[str, Code | None]] = {
+    "nothing": Code.TIMEOUT,
+    "half-a-frame": Code.TIMEOUT,
+    "two-reports": Code.OK,
+    "byte-by-byte": Code.TRAP,
+    "stale-machine-code": Code.INTERNAL,
+    "fault-of-the-sandbox": Code.INTERNAL,
+    "largest-exit-code": Code.EXIT,
+    "trap-of-no-number": Code.TRAP,
+    "trap-beyond-all-numbers": Code.TRAP,
+    "message-of-terminal-escapes": Code.TRAP,
+    "message-that-is-no-text": Code.TRAP,
+    "time-below-nothing": Code.OK,
+    "time-that-is-no-number": Code.OK,
+    "growth-below-nothing": Code.TRAP,
+    "growth-beyond-measure": Code.MEMORY_LIMIT,
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_report_of_a_native_child_that_lies_fails_only_its_own_job(
+    bench: LiesBench, name: str
+) -> None:
+    """It is refused, or the outcome is plausible and its message safe."""
+    bench.restart()
+    lie = f"answers: {name}"
+    bench.start_zygotes(lie)
+    other_pids = bench.zygote_pids(bench.other)
+    expected = _ANSWERS.get(name)
+    for _ in range(2):
+        outcome = bench.call(lie)
+        if expected is None:
+            assert isinstance(outcome, SandboxError), outcome
+            continue
+        assert isinstance(outcome, Outcome), outcome
+        assert outcome.code is expected, outcome
+        assert 0 <= outcome.run_seconds < 60
+        assert len(outcome.message) <= MESSAGE_LIMIT
+        assert "\x1b" not in outcome.message
+    assert bench.zygote_pids(bench.other) == other_pids
+
+
+@pytest.mark.parametrize("lie", [lie for lie in LIES if not lie.startswith("answers: ")])
 def test_zygote_that_lies_fails_only_its_modules_jobs(bench: LiesBench, lie: str) -> None:
     """Another module's jobs run by its own zygote; nothing is left, and nothing else was killed."""
-    bench.call("seven")
+    bench.call()
     bench.restart()
     before, server_pid = descriptors(), bench.server_pid
     bench.start_zygotes(lie)
@@ -217,9 +260,9 @@ def test_zygote_that_does_more_than_fork_is_ended(bench: LiesBench, lie: str) ->
 def test_zygote_that_cannot_fork_is_not_used(bench: LiesBench) -> None:
     """The user may have no processes left; the zygote reports that and lives on."""
     bench.restart()
-    bench.start_zygotes(FORKS_NO_MORE)
+    bench.start_zygotes("forks-no-more")
     for _ in range(5):
-        outcome = bench.call(FORKS_NO_MORE)
+        outcome = bench.call("forks-no-more")
         assert isinstance(outcome, Outcome), outcome
         assert outcome.results == (7,)
     bench.wait_until(lambda: not bench.zygote_pids(bench.hostile), "the zygote to be ended")
@@ -230,6 +273,7 @@ def test_fork_server_end_leaves_no_process(tmp_path: Path, monkeypatch: pytest.M
     """It ends with the daemon, and waits for all its descendants."""
     monkeypatch.setattr(zygote_pool.Zygote, "check", lambda _self: None)
     require_confinement()
+    require_guest("native")
     with asyncio.Runner() as runner:
         bench = LiesBench(runner, tmp_path)
         bench.start_zygotes("leaves-processes-behind")

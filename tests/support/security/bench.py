@@ -13,6 +13,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule, ModuleCache
+from wasmdrop.sandbox.native_program import find_native_program
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
@@ -58,8 +59,14 @@ class Bench:
         self.cache = ModuleCache(directory, 1 << 30)
         self.directories = JobDirectoryFactory(directory, for_another_user=os.geteuid() == 0)
         self.compile_limits = CompileLimits(2, 512)
-        self.executor = LocalExecutor(
-            self.fork_server, self.cache, self.directories, self.compile_limits, zygote_idle
+        self.executor = self.new_executor(zygote_idle)
+
+    def new_executor(self, zygote_idle: int = 0) -> LocalExecutor:
+        """Return another executor; without idle children it has no zygotes."""
+        program = find_native_program() if zygote_idle else None
+        return LocalExecutor(
+            *(self.fork_server, self.cache, self.directories, self.compile_limits),
+            *(program, zygote_idle),
         )
 
     async def _enter(self, module: str) -> ForkServer:

@@ -5,8 +5,8 @@ the fork server: it creates a world, forks a sibling and the process of the atte
 the world before and after. Processes that outlive their parent become children of this program,
 which reports them.
 
-The mode is the confinement of the process: that of a ``child`` of the fork server, of a ``zygote``,
-of a ``zygote-child``, or none (``unconfined``).
+The mode is the confinement of the process: that of a ``child`` of the fork server, of a native
+``zygote``, of a ``zygote-child``, or none (``unconfined``).
 """
 
 import contextlib
@@ -32,9 +32,10 @@ from tests.support.security import (
     attempts_processes,
     attempts_sockets,
 )
+from tests.support.security.native_confinement import NativeConfinement, preparation_of
 from tests.support.security.syscalls import ATTEMPTS, Attempt, libc
 from tests.support.security.world import SECRET, SIBLING_SECRET_FD, World, new_base
-from wasmdrop.sandbox.confinement.confine import Confinement
+from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
 
 #: Imported for their attempts, which register themselves.
@@ -50,7 +51,8 @@ _DESCRIPTORS: Final = 1 << 16
 
 #: The limits of a job with ``memory_mb`` 16 and ``output_mb`` 8.
 _FILE_BYTES: Final = 8 * _MEBIBYTE
-_DATA_BYTES: Final = (16 + 192) * _MEBIBYTE
+_MEMORY_BYTES: Final = 16 * _MEBIBYTE
+_DATA_BYTES: Final = _MEMORY_BYTES + PROCESS_BYTES
 _CPU_SECONDS: Final = 1
 
 #: Time limits in seconds: of an attempt, of its process's exit, and of its life after its parent.
@@ -60,11 +62,15 @@ _ATTEMPT_SECONDS: Final = 120.0
 _END_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 5.0
 
-MODES: Final = ("child", "zygote-child", "zygote", "unconfined")
+NATIVE_MODES: Final = ("zygote-child", "zygote")
+MODES: Final = ("child", *NATIVE_MODES, "unconfined")
 
 
-def main(mode: str, names: Sequence[str]) -> None:
-    """Make the named attempts, or all of them, in one of the :data:`MODES`."""
+def main(mode: str, names: Sequence[str], library: str) -> None:
+    """Make the named attempts, or all of them, in one of the :data:`MODES`.
+
+    ``library``: the native functions that confine, for the modes that need them.
+    """
     # Descriptors that the caller left open are not a finding.
     os.closerange(3, _DESCRIPTORS)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -72,6 +78,10 @@ def main(mode: str, names: Sequence[str]) -> None:
     # One user per round: the kernel counts processes by user, and rounds run at the same time.
     number = DEFAULT_JOB_USER.uid + 1 + MODES.index(mode)
     confinement = Confinement(JobUser(number, number))
+    native = None
+    if mode in NATIVE_MODES:
+        preparation = preparation_of(_MEMORY_BYTES, _FILE_BYTES)
+        native = NativeConfinement(library, confinement, preparation)
     confined = mode != "unconfined"
     results: dict[str, Any] = {}
     for attempt in ATTEMPTS.values():
@@ -79,13 +89,17 @@ def main(mode: str, names: Sequence[str]) -> None:
             continue
         with new_base() as base:
             results[attempt.name] = _in_a_world(
-                attempt, Path(base), confinement if confined else None, mode
+                attempt, Path(base), confinement if confined else None, native, mode
             )
     json.dump({"missing": confinement.missing, "results": results}, sys.stdout)
 
 
 def _in_a_world(
-    attempt: Attempt, base: Path, confinement: Confinement | None, mode: str
+    attempt: Attempt,
+    base: Path,
+    confinement: Confinement | None,
+    native: NativeConfinement | None,
+    mode: str,
 ) -> dict[str, Any]:
     """Fork a parent for one attempt; return its results and what became of its processes."""
     reader, writer = os.pipe()
@@ -93,7 +107,7 @@ def _in_a_world(
     if pid == 0:
         os.close(reader)
         with contextlib.suppress(BaseException):
-            _parent(attempt, base, confinement, mode, writer)
+            _parent(attempt, base, confinement, native, mode, writer)
         os._exit(1)
     os.close(writer)
     # Longer than all waits of the parent, which must not be killed before it reports.
@@ -133,7 +147,12 @@ def _left_over() -> int:
 
 
 def _parent(
-    attempt: Attempt, base: Path, confinement: Confinement | None, mode: str, writer: int
+    attempt: Attempt,
+    base: Path,
+    confinement: Confinement | None,
+    native: NativeConfinement | None,
+    mode: str,
+    writer: int,
 ) -> NoReturn:
     """Act as the fork server for one attempt, and exit."""
     os.setsid()
@@ -150,7 +169,7 @@ def _parent(
             confinement.prepare_fork_server()
         world = World(base)
         world.file_bytes, world.data_bytes = _FILE_BYTES, _DATA_BYTES
-        family = _family(attempt, world, confinement, mode)
+        family = _family(attempt, world, confinement, native, mode)
         sibling, sibling_link = family.fork(_sibling)
         world.sibling_pid = sibling
         secret = os.memfd_create("secret")
@@ -226,9 +245,14 @@ class _ZygoteChildren(_Children):
     """Processes that a zygote forks."""
 
     def __init__(
-        self, confinement: Confinement | None, attempt: Callable[[int], NoReturn], code: Path
+        self,
+        confinement: Confinement | None,
+        native: NativeConfinement,
+        attempt: Callable[[int], NoReturn],
+        code: Path,
     ) -> None:
         super().__init__(confinement, attempt)
+        self._native = native
         self._pid, self._link = super().fork(self._serve)
         with code.open("rb") as file:
             socket.send_fds(self._link, [b"become a zygote"], [file.fileno()])
@@ -243,10 +267,9 @@ class _ZygoteChildren(_Children):
 
     def _serve(self, link_fd: int) -> NoReturn:
         """Act as the zygote."""
-        assert self._confinement is not None
         link = socket.socket(fileno=link_fd)
         _word, descriptors, _flags, _address = socket.recv_fds(link, 64, 1)
-        _confine_zygote(self._confinement, descriptors)
+        self._native.confine_zygote(descriptors[0])
         parent_pid = os.getpid()
         for _ in range(2):
             word, (theirs,), _flags, _address = socket.recv_fds(link, 64, 1)
@@ -257,7 +280,7 @@ class _ZygoteChildren(_Children):
                 link.send(str(error).encode())
                 os._exit(70)
             if pid == 0:
-                own_fd = self._confinement.detach_from_zygote(parent_pid, theirs)
+                own_fd = self._native.detach_child(parent_pid, theirs)
                 (_sibling if word == b"sibling" else self.attempt)(own_fd)
             os.close(theirs)
             link.send(b"%d" % pid)
@@ -286,25 +309,19 @@ class _ZygoteChildren(_Children):
             os.waitpid(sibling, 0)
 
 
-def _confine_zygote(confinement: Confinement, readable: list[int]) -> None:
-    """Confine the calling process like a zygote."""
-    confinement.confine_zygote(readable=readable, file_bytes=_FILE_BYTES, data_bytes=_DATA_BYTES)
-    confinement.confine_after_loading()
-
-
 def _family(
-    attempt: Attempt, world: World, confinement: Confinement | None, mode: str
+    attempt: Attempt,
+    world: World,
+    confinement: Confinement | None,
+    native: NativeConfinement | None,
+    mode: str,
 ) -> _Children:
     """Return the family of processes that the attempt belongs to."""
 
     def confine(descriptors: list[int]) -> None:
         if confinement is None:
             return
-        if mode == "zygote":
-            _confine_zygote(confinement, descriptors[:1])
-        elif mode == "zygote-child":
-            confinement.confine_zygote_child(cpu_seconds=_CPU_SECONDS, threads=True)
-        else:
+        if native is None:
             confinement.confine(
                 readable=descriptors[:1],
                 cpu_seconds=_CPU_SECONDS,
@@ -313,10 +330,14 @@ def _family(
                 threads=True,
             )
             confinement.confine_after_loading()
+        elif mode == "zygote":
+            native.confine_zygote(descriptors[0])
+        else:
+            native.confine_child(_CPU_SECONDS)
 
     make = functools.partial(_attempt, attempt, world, confine)
-    if mode == "zygote-child":
-        return _ZygoteChildren(confinement, make, world.own_code)
+    if native is not None and mode == "zygote-child":
+        return _ZygoteChildren(confinement, native, make, world.own_code)
     return _Children(confinement, make)
 
 
@@ -383,4 +404,4 @@ def _ended(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[3:], sys.argv[2])

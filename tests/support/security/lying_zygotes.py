@@ -1,35 +1,41 @@
 """A fork server whose zygotes lie: they are confined as usual, but do anything.
 
-They stand for zygotes that the machine code of their module has taken over. The function that a
-zygote is made for selects the lie; other functions get an honest zygote.
+They stand for zygotes that the machine code of their module has taken over. The output limit of the
+jobs selects the lie; with another memory limit the zygote is the native program.
 """
 
+import errno
 import os
 import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
-from wasmdrop.protocol.outcome import Code
+from tests.support.native_reports import report_frame
+from wasmdrop.protocol.limits import MEBIBYTE, Limits
+from wasmdrop.sandbox.confinement import landlock
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
+from wasmdrop.sandbox.confinement.syscalls import Role
 from wasmdrop.sandbox.guest import fork_server
-from wasmdrop.sandbox.guest.channel import send
-from wasmdrop.sandbox.guest.engine import Engine
-from wasmdrop.sandbox.guest.zygote import serve_zygote
-from wasmdrop.sandbox.wire import RunReport, ZygoteRequest
-
-#: The function of an honest zygote that can fork only twice.
-FORKS_NO_MORE: Final = "forks-no-more"
+from wasmdrop.sandbox.guest.native_zygote import execute_zygote
+from wasmdrop.sandbox.native_wire import MAX_NATIVE_REPORT_BYTES, Result
+from wasmdrop.sandbox.wire import FRAME, Preparation
 
 _LINK_FD: Final = 3
 _SO_PEERCRED: Final = 17
 
+#: The memory limit of jobs whose zygote lies.
+_MEMORY_MB: Final = 17
+
+_NAN: Final = float("nan")
+_LARGEST: Final = (1 << 63) - 1
+
 
 def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     """Serve like the real one, with zygotes that lie if they are asked to."""
-    vars(fork_server).update(serve_zygote=_serve)
+    vars(fork_server).update(execute_zygote=_serve)
     fork_server.main(control_fd, uid, gid)
 
 
@@ -65,41 +71,41 @@ class Liar:
         self.control.send(words)
 
 
+def limits_of(lie: str, timeout_sec: float) -> Limits:
+    """Return the limits of a job for which a zygote lies."""
+    return Limits(
+        timeout_sec=timeout_sec, memory_mb=_MEMORY_MB, output_mb=1 + list(LIES).index(lie)
+    )
+
+
 def _serve(
-    request: ZygoteRequest,
-    engine: Engine,
-    warm_up: Callable[[], None],
+    program: str,
+    preparation: Preparation,
     confinement: Confinement,
     link_fd: int,
-    descriptors: list[int],
+    descriptors: Sequence[int],
 ) -> NoReturn:
-    function = request.preparation.function
-    if function is not None and function.entry == FORKS_NO_MORE:
-        _fork_no_more()
-    if function is None or function.entry not in LIES:
-        serve_zygote(request, engine, warm_up, confinement, link_fd, descriptors)
+    if preparation.memory_bytes != _MEMORY_MB * MEBIBYTE:
+        execute_zygote(program, preparation, confinement, link_fd, descriptors)
+    lie = list(LIES)[preparation.output_bytes // MEBIBYTE - 1]
     code_fd, control_fd = descriptors
     control = socket.socket(fileno=control_fd)
-    confinement.confine_zygote(
-        readable=[code_fd], file_bytes=1 << 20, data_bytes=(1 << 24) + PROCESS_BYTES
-    )
-    confinement.confine_after_loading()
-    if not function.entry.startswith("made:"):
-        send(_LINK_FD, RunReport(Code.OK))
-    LIES[function.entry](Liar(control))
+    confinement._limit_space(MEBIBYTE, preparation.memory_bytes + PROCESS_BYTES)
+    confinement._limit_threads()
+    landlock.restrict(confinement.landlock_version, [code_fd])
+    for role in (Role.ZYGOTE, Role.RUNNING):
+        confinement._load_filter(role)
+    if not lie.startswith("made:"):
+        os.write(_LINK_FD, report_frame())
+    LIES[lie](Liar(control))
     os._exit(0)
 
 
-def _fork_no_more() -> None:
-    fork, left = os.fork, [1, 1]
-
-    def fork_twice() -> int:
-        if not left:
-            raise BlockingIOError
-        left.pop()
-        return fork()
-
-    vars(os)["fork"] = fork_twice
+def _with_number(frame: bytes, offset: int, number: int) -> bytes:
+    """Return a report frame with another number of 4 bytes in its body."""
+    body = bytearray(frame[FRAME.size :])
+    struct.pack_into("<I", body, offset, number)
+    return frame[: FRAME.size] + bytes(body)
 
 
 def _for_ever(*_what: object) -> NoReturn:
@@ -112,13 +118,19 @@ def _compute(*_what: object) -> NoReturn:
         pass
 
 
-def _answer(link_fd: int) -> None:
-    """Report that the function returned seven."""
-    if not os.read(link_fd, 64):
-        return
-    report = struct.pack("<ddqq", 0.0, 1e300, -1, -1) + (7).to_bytes(16, "little")
-    os.write(link_fd, struct.pack("<II", 0, len(report)) + report)
-    os.read(link_fd, 1)
+def _answers(report: bytes) -> Callable[[int], None]:
+    """Report this."""
+
+    def answer(link_fd: int) -> None:
+        if os.read(link_fd, 64):
+            os.write(link_fd, report)
+            os.read(link_fd, 1)
+
+    return answer
+
+
+#: Report that the function returned seven, after an implausible time.
+_answer: Final = _answers(report_frame(7, numbers=(0.0, 1e300, -1, -1, 0, 0)))
 
 
 def _serving(liar: Liar, once: Callable[[], object]) -> NoReturn:
@@ -240,9 +252,70 @@ def _computes(liar: Liar) -> None:
     _compute()
 
 
+def _forks_no_more(liar: Liar) -> None:
+    """Fork only twice: the user may have no processes left."""
+    for _ in range(2):
+        liar.asked()
+        liar.fork(_answer)
+    _serving(liar, lambda: liar.say(b"none %d" % errno.EAGAIN))
+
+
 def _tells_of_no_end(liar: Liar) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _serving(liar, lambda: liar.fork(_answer))
+
+
+def _says_byte_by_byte(link_fd: int) -> None:
+    if os.read(link_fd, 64):
+        for byte in report_frame(result=Result.FAILED, message=b"slow"):
+            os.write(link_fd, bytes([byte]))
+        os.read(link_fd, 1)
+
+
+#: Answers of the children of a zygote that forks as it should.
+ANSWERS: Final[dict[str, Callable[[int], None]]] = {
+    "nothing": _answers(b""),
+    "half-a-frame": _answers(report_frame(7)[:10]),
+    "frame-of-four-gibibytes": _answers(FRAME.pack(0, 0xFFFFFFFF)),
+    "frame-just-too-large": _answers(FRAME.pack(0, MAX_NATIVE_REPORT_BYTES + 1)),
+    "frame-with-a-header": _answers(FRAME.pack(2, 0) + b"{}"),
+    "frame-without-a-body": _answers(FRAME.pack(0, 0)),
+    "garbage": _answers(FRAME.pack(0, 100) + bytes(range(100, 200))),
+    "two-reports": _answers(report_frame(7) + report_frame(8)),
+    "byte-by-byte": _says_byte_by_byte,
+    "unknown-result": _answers(report_frame(7, result=99)),
+    "stale-machine-code": _answers(report_frame(result=Result.STALE_CODE, message=b"stale")),
+    "fault-of-the-sandbox": _answers(report_frame(result=Result.INTERNAL, message=b"fault")),
+    "results-of-another": _answers(report_frame(1, 2, 3)),
+    "results-too-wide": _answers(report_frame(1 << 32)),
+    "results-without-bytes": _answers(_with_number(report_frame(7), 12, 0xFFFFFFFF)),
+    "no-results": _answers(report_frame()),
+    "largest-exit-code": _answers(report_frame(result=Result.EXITED, exit_code=0xFFFFFFFF)),
+    "trap-of-no-number": _answers(report_frame(result=Result.TRAPPED, trap=-77)),
+    "trap-beyond-all-numbers": _answers(report_frame(result=Result.TRAPPED, trap=1 << 30)),
+    "message-of-terminal-escapes": _answers(
+        report_frame(result=Result.FAILED, message=b"\x1b[2J\n" * 5000)
+    ),
+    "message-that-is-no-text": _answers(report_frame(result=Result.FAILED, message=b"\xff\xfe")),
+    "message-longer-than-the-report": _answers(_with_number(report_frame(7), -8, 1 << 31)),
+    "frames-without-bytes": _answers(_with_number(report_frame(7), -4, 0xFFFFFFFF)),
+    "bytes-after-the-end": _answers(report_frame(7, frames=bytes(40))),
+    "time-below-nothing": _answers(report_frame(7, numbers=(-5.0, -5.0, 0, -1, 0, 0))),
+    "time-that-is-no-number": _answers(report_frame(7, numbers=(_NAN, _NAN, 0, -1, 0, 0))),
+    "memory-below-nothing": _answers(report_frame(7, numbers=(0.0, 0.0, -5, -1, 0, 0))),
+    "fuel-below-nothing": _answers(report_frame(7, numbers=(0.0, 0.0, 0, -5, 0, 0))),
+    "growth-below-nothing": _answers(
+        report_frame(result=Result.FAILED, numbers=(0.0, 0.0, 0, -1, -99, -99))
+    ),
+    "growth-beyond-measure": _answers(
+        report_frame(result=Result.FAILED, numbers=(0.0, 0.0, 0, -1, _LARGEST, _LARGEST))
+    ),
+}
+
+
+def _serves(answer: Callable[[int], None]) -> Callable[[Liar], None]:
+    """Fork a child with this answer for each request."""
+    return lambda liar: _serving(liar, lambda: liar.fork(answer))
 
 
 LIES: Final[dict[str, Callable[[Liar], None]]] = {
@@ -276,6 +349,8 @@ LIES: Final[dict[str, Callable[[Liar], None]]] = {
     "children-leave-processes-behind": _in_a_child,
     "computes": _computes,
     "tells-of-no-end": _tells_of_no_end,
+    "forks-no-more": _forks_no_more,
+    **{f"answers: {name}": _serves(answer) for name, answer in ANSWERS.items()},
     "made: never": _for_ever,
     "made: garbage": _made_of_garbage,
     "made: dies": lambda _liar: None,
