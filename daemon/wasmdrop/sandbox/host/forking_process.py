@@ -19,9 +19,9 @@ from wasmdrop.system.heartbeat import Heartbeat
 #: Largest packet on a control socket: a word and three numbers, or a sentence.
 _PACKET_BYTES: Final = 1024
 
-#: Delay before an acquired child is replaced while others are idle, in seconds. To fork and warm up
-#: a child takes a core for 2 ms, which the job that just began and its journal entry need more. By
-#: then most jobs are over.
+#: Delay before an acquired child is replaced while others are idle, in seconds. To fork a
+#: child takes a core for up to 2 ms, which the job that just began and its journal entry need more.
+#: By then most jobs are over.
 _REFILL_SECONDS: Final = 0.005
 
 #: Delay before a child that reported is ended, in seconds. Its end takes the kernel a millisecond

@@ -8,6 +8,7 @@ while; jobs in its children are finished first.
 """
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
@@ -30,7 +31,7 @@ from wasmdrop.sandbox.wire import NO_CHILD, Preparation, ZygoteRequest, encode_f
 
 _log = structlog.get_logger()
 
-#: Limit of zygotes. Each takes about 5 MiB with its idle children.
+#: Limit of zygotes. Each takes about 4 MiB with its idle children.
 _MAX_ZYGOTES: Final = 8
 
 #: Idle children of all zygotes together, as a multiple of those that one may have. One may have a
@@ -59,7 +60,7 @@ _TIMEOUT_SECONDS: Final = 5.0
 _CHECK_SECONDS: Final = 5.0
 
 #: Processor time that a zygote may take to start, and then for each child, in seconds. These are
-#: ten times the usual values; a zygote that exceeds them does other work.
+#: many times the usual values; a zygote that exceeds them does other work.
 _START_PROCESSOR_SECONDS: Final = 5.0
 _FORK_PROCESSOR_SECONDS: Final = 0.02
 
@@ -286,8 +287,11 @@ class ZygotePool:
         if is_fit is None:
             self._remember(key, is_fit=True)
         elif is_fit and key not in self._starting and len(self._starting) < _MAX_STARTING:
-            # The job may close them before the zygote has them.
-            kept = [os.dup(fd) for fd in directories]
+            try:
+                # The job may close them before the zygote has them.
+                kept = _duplicates(directories)
+            except OSError:
+                return None  # no descriptor is left; the next call tries again
             task = asyncio.create_task(self._start(key, module, cpu_seconds, kept))
             self._starting[key] = task
             task.add_done_callback(lambda _task: self._starting.pop(key))
@@ -378,3 +382,13 @@ class ZygotePool:
         if self._ready or self._retired:
             loop = asyncio.get_running_loop()
             self._check_timer = loop.call_later(_CHECK_SECONDS, self._check)
+
+
+def _duplicates(fds: Sequence[int]) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        copies = []
+        for fd in fds:
+            copies.append(os.dup(fd))
+            stack.callback(os.close, copies[-1])
+        stack.pop_all()
+    return copies
