@@ -8,30 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.loop_clock import LoopClock
 from wasmdrop.system.mount_threads import MountThreads
 
 
-def with_threads(
-    use: Callable[[MountThreads, Callable[[float], Awaitable[None]]], Awaitable[None]],
-) -> None:
-    """Give threads, and a function that makes the loop's clock jump as a pause does."""
+def with_threads(use: Callable[[MountThreads, LoopClock], Awaitable[None]]) -> None:
+    """Use new threads and the loop's clock."""
 
     async def run() -> None:
-        loop = asyncio.get_running_loop()
-        normal_time = loop.time
-        skipped_seconds = 0.0
-        loop.time = lambda: normal_time() + skipped_seconds  # type: ignore[method-assign]
-
-        async def pause(seconds: float) -> None:
-            nonlocal skipped_seconds
-            await asyncio.sleep(0)
-            skipped_seconds += seconds
-            for _ in range(10):
-                await asyncio.sleep(0)
-
-        threads = MountThreads()
+        clock, threads = LoopClock(), MountThreads()
         try:
-            await use(threads, pause)
+            await use(threads, clock)
         finally:
             threads.close()
 
@@ -41,10 +28,10 @@ def with_threads(
 def test_mount_threads_call_that_is_slow_after_a_pause_is_awaited(tmp_path: Path) -> None:
     """The pause was longer than the timeout, but the call had no time."""
 
-    async def use(threads: MountThreads, pause: Callable[[float], Awaitable[None]]) -> None:
+    async def use(threads: MountThreads, clock: LoopClock) -> None:
         may_end = threading.Event()
         call = asyncio.create_task(threads.run(str(tmp_path), may_end.wait, wait_seconds=600))
-        await pause(1000)
+        await clock.jump(1000)
         may_end.set()
         assert await call
 
@@ -54,7 +41,7 @@ def test_mount_threads_call_that_is_slow_after_a_pause_is_awaited(tmp_path: Path
 def test_mount_threads_call_that_hangs_raises_after_the_timeout(tmp_path: Path) -> None:
     """One that waits behind it for a thread is not made later."""
 
-    async def use(threads: MountThreads, pause: Callable[[float], Awaitable[None]]) -> None:
+    async def use(threads: MountThreads, clock: LoopClock) -> None:
         may_end = threading.Event()
         made: list[int] = []
         hanging = [
@@ -64,7 +51,7 @@ def test_mount_threads_call_that_hangs_raises_after_the_timeout(tmp_path: Path) 
         await asyncio.sleep(0)
         behind = asyncio.create_task(threads.run(str(tmp_path), made.append, 1, wait_seconds=600))
         for _ in range(5):
-            await pause(1000)
+            await clock.jump(1000)
         for call in (*hanging, behind):
             with pytest.raises(OSError, match="timed out") as raised:
                 await call
@@ -79,7 +66,7 @@ def test_mount_threads_call_that_hangs_raises_after_the_timeout(tmp_path: Path) 
 def test_mount_threads_call_that_fails_raises_its_error(tmp_path: Path) -> None:
     """As if it were called here."""
 
-    async def use(threads: MountThreads, _pause: Callable[[float], Awaitable[None]]) -> None:
+    async def use(threads: MountThreads, _clock: LoopClock) -> None:
         with pytest.raises(FileNotFoundError):
             await threads.run(str(tmp_path), (tmp_path / "none").read_bytes, wait_seconds=600)
 

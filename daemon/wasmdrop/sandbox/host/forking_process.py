@@ -74,7 +74,7 @@ class ForkingProcess:
         waiter: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
         self._waiting[waiter] = cpu_seconds
         self._refill()
-        return await waiter
+        return await self._wait(waiter)
 
     def release(self, child: ChildProcess) -> None:
         """End a child whose request is over: now if it has not reported, else in a moment."""
@@ -96,6 +96,10 @@ class ForkingProcess:
         while len(self._idle) > count:
             self._idle.pop().close()
         self._refill()
+
+    async def _wait(self, waiter: "asyncio.Future[ChildProcess]") -> ChildProcess:
+        """Wait for a new child."""
+        return await waiter
 
     def _end(self, child: ChildProcess) -> None:
         """Have a child exit by itself, or kill it if that is not possible."""

@@ -28,6 +28,7 @@ from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.host.native_reports import is_ready
 from wasmdrop.sandbox.host.procfs import children_of, processor_seconds
 from wasmdrop.sandbox.wire import NO_CHILD, Preparation, ZygoteRequest, encode_frame
+from wasmdrop.system.awake_wait import wait_awake
 
 _log = structlog.get_logger()
 
@@ -127,13 +128,7 @@ class Zygote(ForkingProcess):
         self.used_at = asyncio.get_running_loop().time()
         if self._control is None:
             raise SandboxError("a zygote died")
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                return await super().take(cpu_seconds)
-        except TimeoutError:
-            # Its present children do not need it, so they are left alone.
-            self._give_up("a zygote does not answer")
-            raise SandboxError("a zygote does not answer") from None
+        return await super().take(cpu_seconds)
 
     @property
     def is_busy(self) -> bool:
@@ -171,6 +166,16 @@ class Zygote(ForkingProcess):
         self._disconnect()
         if self._process is not None:
             self._process.close()
+
+    async def _wait(self, waiter: "asyncio.Future[ChildProcess]") -> ChildProcess:
+        """Wait for a new child. Raise ``SandboxError`` if none comes."""
+        try:
+            if not await wait_awake(waiter, _TIMEOUT_SECONDS):
+                # Its present children do not need it, so they are left alone.
+                self._give_up("a zygote does not answer")
+            return await waiter
+        finally:
+            waiter.cancel()
 
     def _on_message(self, packet: bytes, descriptors: list[int]) -> bool:
         word, _space, number = packet.partition(b" ")
@@ -318,9 +323,15 @@ class ZygotePool:
             process = await self._fork_server.take()
             # However the process ends, and even before it is a zygote: it could fork.
             process.exit_status.add_done_callback(lambda _status: self._fork_server.sweep())
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                is_started = await zygote.start(process, self._program, key[1], directories)
-        except (OSError, SandboxError, TimeoutError) as error:
+            start = asyncio.ensure_future(zygote.start(process, self._program, key[1], directories))
+            try:
+                if not await wait_awake(start, _TIMEOUT_SECONDS):
+                    raise SandboxError("a zygote does not answer")
+            finally:
+                start.cancel()
+                await asyncio.wait([start])  # before its descriptors are closed
+            is_started = start.result()
+        except (OSError, SandboxError) as error:
             _log.warning("zygote-unavailable", module=module.sha256, error=str(error))
         finally:
             for fd in directories:
