@@ -310,7 +310,7 @@ def test_outcome_of_a_job_is_the_same_in_both_guests(
 def test_grant_replaced_while_a_zygote_lives_is_the_new_one(
     daemons: tuple[Daemon, Daemon], books: Path
 ) -> None:
-    """Its directory may even get the same inode number."""
+    """A zygote is confined to the directory that it was started for."""
     case = _reads("title")
     for daemon in daemons:
         drop(daemon.wasm / "replaced.wasm", case.module)
