@@ -1,5 +1,6 @@
 """Which guest runs the jobs of modules that are called again: the native program or Python."""
 
+from pathlib import Path
 from typing import Final
 
 from wasmdrop.sandbox.native_program import find_native_program
@@ -11,8 +12,11 @@ HOW_TO_INSTALL: Final = (
 )
 
 
+def usable_native_program(mode: GuestMode) -> Path | None:
+    """Return the path of the native program; None if it is missing or the setting forbids it."""
+    return None if mode is GuestMode.PYTHON else find_native_program()
+
+
 def guest_in_use(mode: GuestMode) -> GuestMode:
     """Return ``native`` or ``python``; ``python`` too if the setting demands a missing program."""
-    if mode is GuestMode.PYTHON or find_native_program() is None:
-        return GuestMode.PYTHON
-    return GuestMode.NATIVE
+    return GuestMode.PYTHON if usable_native_program(mode) is None else GuestMode.NATIVE

@@ -13,7 +13,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
-from wasmdrop.sandbox.native_program import find_native_program
+from wasmdrop.service.guest import HOW_TO_INSTALL, usable_native_program
 from wasmdrop.settings import GuestMode, SandboxMode, Settings
 
 _log = structlog.get_logger()
@@ -29,12 +29,11 @@ async def open_local_sandbox(
     called again and again. Raises ``SettingsError`` if the sandbox is incomplete and must not be,
     or if the native program is missing and must not be.
     """
-    native_program = None if settings.guest is GuestMode.PYTHON else find_native_program()
+    native_program = usable_native_program(settings.guest)
     if settings.guest is GuestMode.NATIVE and native_program is None:
         raise SettingsError(
-            "WASMDROP_GUEST: native, but wasmdrop was installed without the native program."
-            " Install a C compiler and then wasmdrop again (in a checkout: make clean setup), or"
-            " set auto or python"
+            "WASMDROP_GUEST: native, but wasmdrop was installed without the native program:"
+            f" {HOW_TO_INSTALL}, or set auto or python"
         )
     cache = ModuleCache(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)

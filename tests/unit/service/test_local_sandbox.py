@@ -7,6 +7,7 @@ from typing import Any, Self
 import pytest
 
 from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.service import guest as guest_module
 from wasmdrop.service import local_sandbox
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.settings import load
@@ -30,7 +31,7 @@ def has_zygotes(
 ) -> bool:
     """Open the sandbox with a setting and a native program; return whether it has zygotes."""
     monkeypatch.setattr(local_sandbox, "ForkServer", FakeForkServer)
-    monkeypatch.setattr(local_sandbox, "find_native_program", lambda: program)
+    monkeypatch.setattr(guest_module, "find_native_program", lambda: program)
     state.mkdir(mode=0o700, exist_ok=True)
     settings = load({"WASMDROP_STATE_DIR": str(state), "WASMDROP_GUEST": guest}, {}).settings
 
