@@ -2,8 +2,9 @@
 
 It may do everything in its own directory, only read in granted ones, and nothing elsewhere.
 
-Each attempt runs natively in a process that is confined like a child with a directory. The allowed
-attempts must succeed, because otherwise the failures of the others would prove nothing.
+Each attempt runs natively in a process that is confined like a child with a directory: by the fork
+server, or by the functions of the native program. The allowed attempts must succeed, because
+otherwise the failures of the others would prove nothing.
 """
 
 import json
@@ -17,13 +18,21 @@ from typing import Final
 
 import pytest
 
+from tests.support.guests import GUESTS
 from tests.support.require import require
+from tests.support.security.native_confinement import (
+    NativeConfinement,
+    build_library,
+    preparation_of,
+)
 from tests.support.security.world import new_base
-from wasmdrop.sandbox.confinement.confine import Confinement
+from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 
 ROOT: Final = Path(__file__).parents[2]
 
 _MEBIBYTE: Final = 1 << 20
+_MEMORY_BYTES: Final = 320 * _MEBIBYTE
+_CPU_SECONDS: Final = 5
 
 #: With any descriptor, Python uses the system calls that the filter knows. All paths are absolute.
 _ANY: Final = 0
@@ -76,7 +85,10 @@ ALLOWED: Final[dict[str, Callable[[str, str], object]]] = {
 FORBIDDEN: Final[dict[str, Callable[[str, str], object]]] = {
     "writing outside": lambda _own, outside: _write(f"{outside}/new"),
     "writing outside through a link": _link_and_write,
-    "writing outside by the parent": lambda own, _outside: _write(f"{own}/../outside/new"),
+    "writing outside by the parent": lambda own, _outside: _write(f"{own}/../../outside/new"),
+    "writing for another job": lambda own, _outside: _write(f"{own}/../another/new"),
+    "reading of another job": lambda own, _outside: Path(f"{own}/../another/given").read_bytes(),
+    "listing the directories of jobs": lambda own, _outside: os.listdir(f"{own}/.."),
     "reading outside": lambda _own, outside: Path(f"{outside}/kept").read_bytes(),
     "listing outside": lambda _own, outside: os.listdir(outside),
     "truncating outside": lambda _own, outside: os.truncate(f"{outside}/kept", 0),
@@ -145,33 +157,51 @@ ATTEMPTS: Final = (
 )
 
 
-def main(base: str) -> None:
-    """Make each attempt in a process and a directory of its own; print the results."""
+def main(base: str, library: str) -> None:
+    """Make each attempt in a process and a directory of its own; print the results.
+
+    ``library``: the native functions that confine; without it, the fork server's are used.
+    """
     confinement = Confinement()
     confinement.prepare_fork_server()
+    native = None
+    if library:
+        preparation = preparation_of(_MEMORY_BYTES, _MEBIBYTE, _MEBIBYTE)
+        native = NativeConfinement(library, confinement, preparation)
     results = {
-        name: _attempt(confinement, Path(base) / str(n), name) for n, name in enumerate(ATTEMPTS)
+        name: _attempt(confinement, native, Path(base) / str(n), name)
+        for n, name in enumerate(ATTEMPTS)
     }
     json.dump({"missing": confinement.missing, "results": results}, sys.stdout)
 
 
-def _attempt(confinement: Confinement, base: Path, name: str) -> str:
-    own, outside, granted = base / "own", base / "outside", base / "granted"
-    below = granted / "below"
-    for directory in (base, own, outside, granted, below, granted / "empty"):
+def _attempt(
+    confinement: Confinement, native: NativeConfinement | None, base: Path, name: str
+) -> str:
+    jobs, outside, granted = base / "jobs", base / "outside", base / "granted"
+    own, another, below = jobs / "own", jobs / "another", granted / "below"
+    for directory in (base, jobs, own, another, outside, granted, below, granted / "empty"):
         directory.mkdir()
         directory.chmod(0o777)  # so that only the confinement can prevent an attempt
-    for file in (own / "given", outside / "kept", granted / "kept", below / "kept"):
+    files = [base / "code", own / "given", another / "given"]
+    files += [directory / "kept" for directory in (outside, granted, below)]
+    for file in files:
         file.write_text("#!/bin/true\n")
         file.chmod(0o777)
     (granted / "out").symlink_to("../outside/kept")
-    before = _state(outside) + _state(granted) + _state(below)
+    foreign = (outside, granted, below, another)
+    before = [_state(directory) for directory in foreign]
     pid = os.fork()
     if pid == 0:
-        has_grant = name not in ALLOWED | FORBIDDEN
-        _confined(confinement, own, granted if has_grant else outside, has_grant, name)
+        grant = None if name in ALLOWED | FORBIDDEN else granted
+        try:
+            _confine(confinement, native, own, grant)
+            ATTEMPTS[name](str(own), str(grant or outside))
+        except BaseException:  # noqa: BLE001 - the last frame of a process of its own
+            os._exit(1)
+        os._exit(0)
     status = os.waitpid(pid, 0)[1]
-    if _state(outside) + _state(granted) + _state(below) != before:
+    if [_state(directory) for directory in foreign] != before:
         return "changed a foreign file"
     return str(os.waitstatus_to_exitcode(status))
 
@@ -185,37 +215,47 @@ def _state(directory: Path) -> list[object]:
     ]
 
 
-def _confined(confinement: Confinement, own: Path, other: Path, has_grant: bool, name: str) -> None:
-    reader = os.open(os.devnull, os.O_RDONLY)
-    parent_pid = os.getppid()
-    try:
-        confinement.detach_from_fork_server(parent_pid, reader)
-        own_fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
-        confinement.confine(
-            readable=[],
-            directory=own_fd,
-            grants=[os.open(other, os.O_PATH | os.O_DIRECTORY)] if has_grant else [],
-            cpu_seconds=5,
-            file_bytes=_MEBIBYTE,
-            data_bytes=512 * _MEBIBYTE,
-            threads=True,
-        )
-        confinement.confine_after_loading(has_directory=True, has_grants=has_grant)
-        ATTEMPTS[name](str(own), str(other))
-    except BaseException:  # noqa: BLE001 - the last frame of a process of its own
-        os._exit(1)
-    os._exit(0)
+def _confine(
+    confinement: Confinement, native: NativeConfinement | None, own: Path, grant: Path | None
+) -> None:
+    """Confine the calling process like a child with a directory, and maybe a grant."""
+    confinement.detach_from_fork_server(os.getppid(), os.open(os.devnull, os.O_RDONLY))
+    own_fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
+    grants = [] if grant is None else [os.open(grant, os.O_PATH | os.O_DIRECTORY)]
+    if native is not None:
+        # The zygote closes its own descriptors.
+        code_fd = os.open(own.parent.parent / "code", os.O_RDONLY)
+        given = [os.open(own.parent, os.O_PATH | os.O_DIRECTORY), *map(os.dup, grants)]
+        native.confine_zygote(code_fd, given)
+        native.confine_child(_CPU_SECONDS, [own_fd, *grants])
+        return
+    confinement.confine(
+        readable=[],
+        directory=own_fd,
+        grants=grants,
+        cpu_seconds=_CPU_SECONDS,
+        file_bytes=_MEBIBYTE,
+        data_bytes=_MEMORY_BYTES + PROCESS_BYTES,
+        threads=True,
+    )
+    confinement.confine_after_loading(has_directory=True, has_grants=bool(grants))
 
 
-@pytest.fixture(scope="module")
-def results() -> dict[str, str]:
+@pytest.fixture(scope="module", params=GUESTS)
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """Return the results of all attempts."""
+    library: Path | None = None
+    if request.param == "native":
+        library = build_library(tmp_path_factory.mktemp("native"))
+        require(library, "a C compiler")
     with new_base() as base:
         program = (
             f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; "
-            f"from tests.security.test_directory import main; main({base!r})"
+            "from tests.security.test_directory import main; main(*sys.argv[1:])"
         )
-        command = [sys.executable, "-I", "-c", program]
+        command = [sys.executable, "-I", "-c", program, base, str(library or "")]
         done = subprocess.run(command, env={}, capture_output=True, check=True, timeout=60)
     found = json.loads(done.stdout)
     require(not found["missing"], f"a kernel that can confine: {found['missing']}")

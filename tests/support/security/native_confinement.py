@@ -16,15 +16,13 @@ from wasmdrop.sandbox.guest import native_zygote
 from wasmdrop.sandbox.memory_shares import MemoryShares
 from wasmdrop.sandbox.wire import EngineOptions, Preparation
 
-_SOURCES: Final = Path(native_zygote.__file__).parent / "native"
+_NATIVE: Final = Path(native_zygote.__file__).parent / "native"
+_SOURCES: Final = (
+    Path(__file__).parents[1] / "native/confined.c",
+    _NATIVE / "confinement.c",
+    _NATIVE / "message.c",
+)
 _COMPILERS: Final = ("cc", "gcc", "clang")
-
-#: More than a ``struct configuration`` has.
-_CONFIGURATION_BYTES: Final = 1 << 16
-
-#: Indices of filters, as in ``confinement.h``.
-_LOADED: Final = 1
-_CHILD: Final = 2
 
 _LINK_FD: Final = 3
 
@@ -35,9 +33,8 @@ def build_library(directory: Path) -> Path | None:
     if compiler is None:
         return None
     path = directory / "confinement.so"
-    sources = [str(_SOURCES / name) for name in ("confinement.c", "message.c")]
-    flags = ("-std=c11", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror")
-    subprocess.run([compiler, *flags, "-o", str(path), *sources], check=True)
+    flags = ("-std=c11", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{_NATIVE}")
+    subprocess.run([compiler, *flags, "-o", str(path), *map(str, _SOURCES)], check=True)
     return path
 
 
@@ -48,7 +45,6 @@ class NativeConfinement:
         self._library = ctypes.CDLL(library)
         self._confinement = confinement
         self._preparation = preparation
-        self._configuration = ctypes.create_string_buffer(_CONFIGURATION_BYTES)
         self._content: ctypes.Array[ctypes.c_char] | None = None
 
     def confine_zygote(self, code_fd: int, directories: Sequence[int] = ()) -> None:
@@ -58,12 +54,11 @@ class NativeConfinement:
         )
         content = b"".join(parts)
         self._content = ctypes.create_string_buffer(content, len(content))
-        read = self._library.read_configuration
-        read.restype = ctypes.c_bool
-        is_read = read(self._content, ctypes.c_size_t(len(content)), self._configuration)
+        configure = self._library.configure
+        configure.restype = ctypes.c_bool
+        is_read = configure(self._content, ctypes.c_size_t(len(content)))
         assert is_read, "the configuration does not decode"
-        self._library.confine_zygote(self._configuration)
-        self._library.load_filter(self._configuration, _LOADED)
+        self._library.become_zygote()
 
     def detach_child(self, parent_pid: int, link_fd: int) -> int:
         """Detach a child from the zygote; return the new number of its link."""
@@ -72,11 +67,8 @@ class NativeConfinement:
 
     def confine_child(self, cpu_seconds: int, directories: Sequence[int] = ()) -> None:
         """Confine a child of the zygote, after :meth:`detach_child`."""
-        self._library.limit_child(self._configuration, ctypes.c_uint64(cpu_seconds))
-        if directories:
-            numbers = (ctypes.c_int * len(directories))(*directories)
-            self._library.restrict_to_directory(self._configuration, numbers, len(directories))
-        self._library.load_filter(self._configuration, _CHILD)
+        numbers = (ctypes.c_int * len(directories))(*directories)
+        self._library.become_child(ctypes.c_uint64(cpu_seconds), numbers, len(directories))
 
 
 def preparation_of(
