@@ -57,15 +57,22 @@ def idle(daemon: Probed, seconds: float, what: str) -> list[list[str]]:
     after = processes(daemon.pid)
     cpu = sum(each.cpu_seconds - before.get(each.pid, 0.0) for each in after) / seconds
     helpers = {each.pid for each in after if each.parent == daemon.pid}
-    waiting = [each for each in after if each.parent in helpers]
-    itself = sum(each.pss_mb for each in after if each not in waiting)
+    forking = {each.parent for each in after}
+    zygotes = [each for each in after if each.parent in helpers and each.pid in forking]
+    itself = [each for each in after if each.pid in {daemon.pid, *helpers}]
+    waiting = [each for each in after if each not in itself and each not in zygotes]
+    kinds = {
+        "daemon, fork server and delivery worker": itself,
+        f"the zygotes ({len(zygotes)})": zygotes,
+        f"the children that wait for jobs ({len(waiting)})": waiting,
+    }
     return [
         [f"{what}: processor, % of one core over {seconds:.0f} s", f"{cpu * 100:.2f}"],
-        [f"{what}: memory of daemon, fork server and delivery worker, MiB", f"{itself:.0f}"],
-        [
-            f"{what}: memory of {len(waiting)} children that wait for jobs, MiB",
-            f"{sum(each.pss_mb for each in waiting):.0f}",
-        ],
+        *(
+            [f"{what}: memory of {kind}, MiB", f"{sum(each.pss_mb for each in found):.1f}"]
+            for kind, found in kinds.items()
+            if found
+        ),
     ]
 
 
