@@ -24,6 +24,9 @@ _HERE: Final = Path(__file__).resolve().parent
 _START_SECONDS: Final = 60.0
 _GLANCE_SECONDS: Final = 0.01
 
+#: Events after which jobs take longer than they should, though their results are right.
+_TROUBLES: Final = ("zygote-unavailable", "zygote-exited", "attempt-failed")
+
 
 class WrongError(Exception):
     """A result is wrong, or a contender did not work at all."""
@@ -172,6 +175,11 @@ class Wasmdrop(Contender):
             if self._process.poll() is not None or time.monotonic() > end:
                 raise WrongError(f"the daemon did not start: {log.decode(errors='replace')}")
             time.sleep(_GLANCE_SECONDS)
+
+    def troubles(self) -> list[str]:
+        """Return the events of its log that make its figures doubtful."""
+        log = (self.base / "log").read_text(encoding="utf-8", errors="replace")
+        return [event for event in _TROUBLES if f'"event":"{event}"' in log]
 
     def check(self, name: str, content: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
         """Check the result, and the marker's entries for the files."""

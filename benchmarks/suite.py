@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from benchmarks import cost, lineup, processor_time, targets, workloads
 from benchmarks.client import Client, MissingError, drop_all
-from benchmarks.contenders import WrongError
+from benchmarks.contenders import Wasmdrop, WrongError
 from benchmarks.floor_rate import Floor
 from benchmarks.measures import Case, Latency, Steady, Throughput, rate
 from benchmarks.native import LackError, NativeRun
@@ -28,6 +28,7 @@ from benchmarks.native import build as build_native
 from benchmarks.plots import bars
 from benchmarks.waiting import Waiting
 from benchmarks.workloads import LeftOut, Workload
+from wasmdrop.sandbox.native_program import find_native_program
 
 #: Drops before the measurement, each: modules compiled, pages read, children forked. Those that
 #: stay warm also get a burst, so that all their processes do.
@@ -96,12 +97,20 @@ def _run(options: argparse.Namespace) -> None:
     _table(waiting.title, waiting.report())
     if run is not None:
         _table(run.title, run.report(cases))
-    for one in left_out:
-        _say(f"\nleft out: {one.name}: {one.reason}")
+    _say_remarks(cases, waiting, left_out)
     if options.plots is not None:
         _plot(whole, options.plots)
     if options.json is not None:
         options.json.write_text(json.dumps(_record(about, cases, left_out), indent=1) + "\n")
+
+
+def _say_remarks(cases: Sequence[Case], waiting: Waiting, left_out: Sequence[LeftOut]) -> None:
+    daemons = {case.contender: None for case in cases}
+    for daemon in (*daemons, *waiting.daemons):
+        for event in daemon.troubles() if isinstance(daemon, Wasmdrop) else ():
+            _say(f"\nfigures are doubtful: {daemon.name} logged {event}")
+    for one in left_out:
+        _say(f"\nleft out: {one.name}: {one.reason}")
 
 
 def _table(title: str, text: str) -> None:
@@ -139,6 +148,8 @@ def _native(base: Path, name: str) -> Path | None:
 @contextlib.contextmanager
 def _cases(base: Path, runnable: Sequence[Workload]) -> Iterator[list[Case]]:
     """Start every contender and give the cases, grouped by workload."""
+    # The user of the jobs executes a variant's copy of the native program.
+    base.chmod(0o711)
     modules = {one.module_name: one.module for one in runnable}
     with contextlib.ExitStack() as stack:
         running = []
@@ -201,6 +212,7 @@ def machine(directory: Path) -> dict[str, str]:
         "Linux": platform.release(),
         "Python": platform.python_version(),
         **versions,
+        "guest": "python" if find_native_program() is None else "native",
         "filesystem": _filesystem(directory.resolve()),
         "load": f"{os.getloadavg()[0]:.1f}",
     }

@@ -22,6 +22,7 @@ _WARM_UP: Final = 8
 class _ManyWorkers(Wasmdrop):
     def __init__(self, base: Path, workload: Workload, workers: int) -> None:
         super().__init__(base / f"workers{workers}", {workload.module_name: workload.module})
+        self.name = f"wasmdrop, {workers} workers"
         self._workers = workers
 
     def variables(self) -> dict[str, str]:
@@ -41,6 +42,11 @@ class Waiting:
         self._serial = 0
         self._rates: dict[int, list[float]] = {each: [] for each in _WORKERS}
         self._cpu: dict[int, list[float]] = {each: [] for each in _WORKERS}
+
+    @property
+    def daemons(self) -> list[Wasmdrop]:
+        """Return the daemons."""
+        return list(self._daemons.values())
 
     def start(self) -> None:
         """Start the daemons and compile the module."""
