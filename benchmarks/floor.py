@@ -3,7 +3,8 @@
 python floor.py CODE ENTRY EXPECTED STDIN DIRECTORY SECONDS WORKERS [ARGUMENT ...]
 
 Arguments and output are those of fork_floor.c. There is no drop, journal, confinement or result
-file.
+file. CODE may also be a component, which each fork instantiates: EXPECTED and ARGUMENT are then in
+JSON.
 """
 
 import gc
@@ -14,13 +15,14 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import wasmtime
+from wasmtime import component
 
-_ALONE: Final = 200
+_ALONE: Final = 100
 _NONE: Final = "-"
 _SHARE: Final = struct.Struct("dd")
 
@@ -29,10 +31,50 @@ def main() -> None:
     """Measure and print."""
     code, entry, expected, stdin, directory, seconds, workers, *arguments = sys.argv[1:]
     engine = wasmtime.Engine()
+    try:
+        module = wasmtime.Module.deserialize_file(engine, code)
+    except wasmtime.WasmtimeError:
+        is_right = _component_check(engine, code, entry, expected, arguments)
+    else:
+        is_right = _module_check(engine, module, entry, expected, stdin, directory, arguments)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    found = _alone(is_right) | _together(is_right, float(seconds), int(workers))
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def _component_check(
+    engine: wasmtime.Engine, code: str, entry: str, expected: str, arguments: Sequence[str]
+) -> Callable[[], bool]:
+    """Return a function that instantiates and calls the component and checks its result."""
+    made = component.Component.deserialize_file(engine, code)
+    linker = component.Linker(engine)
+    linker.add_wasip2()
+    values, wanted = [json.loads(word) for word in arguments], json.loads(expected)
+
+    def is_right() -> bool:
+        store = wasmtime.Store(engine)
+        store.set_wasi(wasmtime.WasiConfig())
+        function = linker.instantiate(store, made).get_func(store, entry)
+        return function is not None and vars(function(store, *values)) == wanted
+
+    return is_right
+
+
+def _module_check(
+    engine: wasmtime.Engine,
+    module: wasmtime.Module,
+    entry: str,
+    expected: str,
+    stdin: str,
+    directory: str,
+    arguments: Sequence[str],
+) -> Callable[[], bool]:
+    """Instantiate the module; return a function that calls it and checks its result."""
     linker = wasmtime.Linker(engine)
     linker.define_wasi()
     store = wasmtime.Store(engine)
-    module = wasmtime.Module.deserialize_file(engine, code)
     exports: Any = linker.instantiate(store, module).exports(store)
     numbers = [int(word) for word in arguments]
 
@@ -54,14 +96,10 @@ def main() -> None:
         exports[entry](store)
         return os.pread(output, len(wanted) + 1, 0) == wanted
 
-    is_right = function_is_right
-    if entry == "_start":
-        is_right, wanted = command_is_right, Path(expected).read_bytes()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    found = _alone(is_right) | _together(is_right, float(seconds), int(workers))
-    sys.stdout.write(json.dumps(found) + "\n")
+    if entry != "_start":
+        return function_is_right
+    wanted = Path(expected).read_bytes()
+    return command_is_right
 
 
 def _once(is_right: Callable[[], bool]) -> None:

@@ -85,6 +85,7 @@ def _run(options: argparse.Namespace) -> None:
                 run.step()
 
         _measure(cases, measures, between)
+        remarks = _remarks(cases, waiting, left_out)
     _say(heading)
     whole = [case for case in cases if not case.contender.is_variant]
     bursts = [case for case in cases if case.bursts]
@@ -97,20 +98,22 @@ def _run(options: argparse.Namespace) -> None:
     _table(waiting.title, waiting.report())
     if run is not None:
         _table(run.title, run.report(cases))
-    _say_remarks(cases, waiting, left_out)
+    for remark in remarks:
+        _say(f"\n{remark}")
     if options.plots is not None:
         _plot(whole, options.plots)
     if options.json is not None:
         options.json.write_text(json.dumps(_record(about, cases, left_out), indent=1) + "\n")
 
 
-def _say_remarks(cases: Sequence[Case], waiting: Waiting, left_out: Sequence[LeftOut]) -> None:
+def _remarks(cases: Sequence[Case], waiting: Waiting, left_out: Sequence[LeftOut]) -> list[str]:
     daemons = {case.contender: None for case in cases}
-    for daemon in (*daemons, *waiting.daemons):
-        for event in daemon.troubles() if isinstance(daemon, Wasmdrop) else ():
-            _say(f"\nfigures are doubtful: {daemon.name} logged {event}")
-    for one in left_out:
-        _say(f"\nleft out: {one.name}: {one.reason}")
+    doubtful = [
+        f"figures are doubtful: {daemon.name} logged {event}"
+        for daemon in (*daemons, *waiting.daemons)
+        for event in (daemon.troubles() if isinstance(daemon, Wasmdrop) else ())
+    ]
+    return doubtful + [f"left out: {one.name}: {one.reason}" for one in left_out]
 
 
 def _table(title: str, text: str) -> None:

@@ -66,6 +66,11 @@ class Workload:
         """Return the name by which inputs refer to the module."""
         return self.name.replace(" ", "-")
 
+    @property
+    def is_component(self) -> bool:
+        """Return whether it is a component, by its header."""
+        return self.module[6:8] == b"\x01\0"
+
     def input(self, serial: int) -> dict[str, Any]:
         """Return the input of one drop."""
         return self.content(serial) | {"module": self.module_name}
@@ -223,7 +228,6 @@ def _component() -> Workload | LeftOut:
         lambda serial: {"entry": "summarize", "args": [[1.5, 2.5, float(serial)]]},
         lambda serial: Wanted(results=[_summary([1.5, 2.5, float(serial)])]),
         burst_divisor=_SMALLER,
-        has_floor=False,
     )
 
 
