@@ -6,11 +6,12 @@ from pathlib import Path
 from tests.support.durability.storm import storm
 
 
-def test_storm_of_kills_loses_doubles_and_tears_nothing(tmp_path: Path) -> None:
+def test_storm_of_kills_loses_doubles_and_tears_nothing(tmp_path: Path, guest: str) -> None:
     """Fifteen kills while a thousand jobs are dropped, dropped again, removed and renamed."""
     seed = int(os.environ.get("WASMDROP_TORTURE_SEED", "1"))
-    report = storm(tmp_path, seed, kills=15, jobs=1000)
+    report = storm(tmp_path, seed, kills=15, jobs=1000, guest=guest)
     print(report)  # noqa: T201 - with a failure, what led to it
     assert report.findings == []
     assert report.kills >= 15
     assert report.jobs >= 1000
+    assert (report.native_modules > 0) is (guest == "native")

@@ -39,8 +39,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one daemon for all examples."""
     # CPython takes 7 s to compile on a core of its own, and tests share theirs.
-    directory = tmp_path_factory.mktemp("examples")
-    with running_in(guest, Daemon(directory, WASMDROP_COMPILE_SEC="300")) as it:
+    it = Daemon(
+        tmp_path_factory.mktemp("examples"),
+        WASMDROP_COMPILE_SEC="300",
+        # The daemon of the second guest finds the modules compiled.
+        WASMDROP_STATE_DIR=str(tmp_path_factory.getbasetemp() / "state-of-examples"),
+    )
+    with running_in(guest, it):
         yield it
 
 

@@ -34,7 +34,13 @@ def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dae
     library = directory / "pylib"
     library.mkdir(mode=0o755)
     (library / "greeting.py").write_text("def of(name):\n    return f'hello, {name}'\n")
-    it = Daemon(directory, WASMDROP_COMPILE_SEC="300", WASMDROP_GRANTS=f"pylib={library}")
+    it = Daemon(
+        directory,
+        WASMDROP_COMPILE_SEC="300",
+        WASMDROP_GRANTS=f"pylib={library}",
+        # The daemon of the second guest finds the modules compiled.
+        WASMDROP_STATE_DIR=str(tmp_path_factory.getbasetemp() / "state-of-programs"),
+    )
     with running_in(guest, it):
         yield it
 

@@ -107,7 +107,9 @@ def settled(daemon: Daemon, before: Footprint) -> Footprint:
     def look() -> Footprint | None:
         after = Footprint(daemon)
         # The machine code of the job's module stays open for the next job, and so may its zygote.
-        more = CODE_DESCRIPTORS + ZYGOTE_DESCRIPTORS * max(0, after.zygotes - before.zygotes)
+        # Its zygote may have taken the place of one without streams.
+        new_zygotes = max(min(1, after.zygotes), after.zygotes - before.zygotes)
+        more = CODE_DESCRIPTORS + ZYGOTE_DESCRIPTORS * new_zygotes
         spare = after.descriptors[0] <= before.descriptors[0] + more
         same = after.descriptors[1] <= before.descriptors[1]
         return after if after.processes == PROCESSES_AT_REST and spare and same else None

@@ -32,6 +32,27 @@ def require_guest(guest: str) -> None:
         require_native_program()
 
 
+def use_guest(guest: str, daemon: Daemon) -> Path:
+    """Let a daemon that is not running use a guest from its next start on.
+
+    Return the file in which it records the processes of jobs that the native program may run.
+    """
+    require_guest(guest)
+    daemon.environment["WASMDROP_GUEST"] = guest
+    record = daemon.state.with_name("guests")
+    if guest == "native":
+        daemon.command = (sys.executable, str(_EAGER_DAEMON), str(record))
+    return record
+
+
+def runs_in_native(record: Path) -> dict[str, bool]:
+    """Return the digest of each module, and whether all its jobs ran in the native program."""
+    found: dict[str, bool] = {}
+    for sha256, process in map(str.split, record.read_text().splitlines()):
+        found[sha256] = found.get(sha256, True) and process == _NATIVE
+    return found
+
+
 @contextlib.contextmanager
 def running_in(guest: str, daemon: Daemon, *, unfit: Collection[str] = ()) -> Iterator[Daemon]:
     """Run a daemon with a guest for a block, and check afterwards which process ran each job.
@@ -39,24 +60,21 @@ def running_in(guest: str, daemon: Daemon, *, unfit: Collection[str] = ()) -> It
     ``unfit``: names of modules whose jobs may run in Python, because the native guest can't prepare
     them, or because a test kills it.
     """
-    require_guest(guest)
-    daemon.environment["WASMDROP_GUEST"] = guest
+    record = use_guest(guest, daemon)
     if guest == "python":
         with daemon.running():
             yield daemon
         return
-    record = daemon.state.with_name("guests")
-    daemon.command = (sys.executable, str(_EAGER_DAEMON), str(record))
     with daemon.running():
         drop(daemon.wasm / "probe.wasm", bytes(wat2wasm(_PROBE)))
         daemon.submit("input-probe.json", {"module": "probe"})
-        assert record.read_text().split()[1:] == [_NATIVE]
+        assert list(runs_in_native(record).values()) == [True]
         yield daemon
     names = {_sha256(path): path.stem for path in daemon.wasm.rglob("*.wasm")}
     in_python = {
         names.get(sha256, sha256)
-        for sha256, process in map(str.split, record.read_text().splitlines())
-        if process != _NATIVE
+        for sha256, is_native in runs_in_native(record).items()
+        if not is_native
     }
     assert in_python <= set(unfit), in_python
 

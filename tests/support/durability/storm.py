@@ -29,6 +29,7 @@ from typing import Final
 
 from tests.support.durability.checker import Finding, Kind, check_slot_now
 from tests.support.durability.lives import Lives
+from tests.support.guests import runs_in_native, use_guest
 
 _SLOTS: Final = 60
 #: Directories below the shared one, each with a module of its own.
@@ -55,6 +56,8 @@ class Report:
     jobs: int = 0
     looks: int = 0
     seconds: float = 0.0
+    native_modules: int = 0
+    """Modules whose jobs all ran in the native program, if only it was to be used."""
     findings: list[Finding] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -68,17 +71,18 @@ class Report:
         )
 
 
-def storm(base: Path, seed: int, kills: int, jobs: int) -> Report:
+def storm(base: Path, seed: int, kills: int, jobs: int, guest: str = "auto") -> Report:
     """Run at least this many kills and jobs in the directory ``base``."""
     report = Report(seed)
     started = time.monotonic()
-    _Storm(base, random.Random(seed), report).run(kills, jobs)  # noqa: S311 - a test's dice
+    dice = random.Random(seed)  # noqa: S311 - a test's dice
+    _Storm(base, dice, report, guest).run(kills, jobs)
     report.seconds = time.monotonic() - started
     return report
 
 
 class _Storm:
-    def __init__(self, base: Path, dice: random.Random, report: Report) -> None:
+    def __init__(self, base: Path, dice: random.Random, report: Report, guest: str) -> None:
         self._dice = dice
         self._report = report
         # A short drain leaves work to the next daemon.
@@ -89,6 +93,7 @@ class _Storm:
             # A long job may be interrupted by many kills, which use up its attempts.
             WASMDROP_ATTEMPTS="100",
         )
+        self._record = use_guest(guest, self._lives)
         self._names = [f"input-{number}.json" for number in range(_SLOTS)]
         self._own = [f"family{number}/input.json" for number in range(_FAMILIES)]
         self._names += [f"family{number}/input-more.json" for number in range(_FAMILIES)]
@@ -117,6 +122,8 @@ class _Storm:
             consumer.join()
             if not lives.has_died():
                 lives.kill()
+        if self._record.exists():
+            report.native_modules = sum(runs_in_native(self._record).values())
         report.jobs = lives.job_count()
         report.kills = lives.kills
 
