@@ -1,15 +1,23 @@
 """Messages about traps and errors of wasmtime."""
 
 import pytest
+from wasmtime import TrapCode
 
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.sandbox.failures import (
+    TRAPS,
     backtrace,
     cause_of,
     is_out_of_memory,
     memory_refusal,
     stack_hint,
 )
+
+
+def test_traps_have_the_names_and_numbers_of_wasmtime() -> None:
+    """Both guests report numbers."""
+    names = {code.value: code.name.lower().replace("_", " ") for code in TrapCode}
+    assert [names[number] for number in range(len(TRAPS))] == list(TRAPS)
 
 
 def test_cause_is_last_part_of_error() -> None:
