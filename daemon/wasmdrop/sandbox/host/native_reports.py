@@ -11,7 +11,6 @@ import msgspec
 
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.failures import (
     error_refusal,
     may_lack_memory,
@@ -76,5 +75,5 @@ def _report_of(native: NativeReport, call: Call, preparation: Preparation) -> Ru
             message = f"the module exports no function {call.entry!r}"
             return RunReport(Code.ENTRY_NOT_FOUND, message)
         case Result.STALE_CODE | Result.INTERNAL:
-            return RunReport(Code.INTERNAL, bounded_text(native.message))
+            return RunReport(Code.INTERNAL, native.message)
     return RunReport(refusal.code, refusal.message)

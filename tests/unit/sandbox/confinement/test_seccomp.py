@@ -25,6 +25,13 @@ CHILD_OF_ZYGOTE = (Role.ZYGOTE, Role.RUNNING, Role.ZYGOTE_CHILD)
 ZYGOTE = (Role.ZYGOTE, Role.RUNNING)
 WITH_DIRECTORY = (Role.CHILD_WITH_DIRECTORY, Role.RUNNING_WITH_DIRECTORY)
 WITH_GRANTS = (Role.CHILD_WITH_DIRECTORY, Role.RUNNING_WITH_GRANTS)
+ZYGOTE_WITH_DIRECTORIES = (Role.ZYGOTE_WITH_DIRECTORIES, Role.RUNNING_WITH_DIRECTORY)
+#: The filters of a child of the fork server, and of a child of a zygote in its place.
+CHILDREN: dict[tuple[Role, ...], tuple[Role, ...]] = {
+    CHILD_OF_FORK_SERVER: CHILD_OF_ZYGOTE,
+    WITH_DIRECTORY: (*ZYGOTE_WITH_DIRECTORIES, Role.ZYGOTE_CHILD_WITH_DIRECTORY),
+    WITH_GRANTS: (*ZYGOTE_WITH_DIRECTORIES, Role.ZYGOTE_CHILD_WITH_GRANTS),
+}
 COMPILER = (Role.CHILD, Role.COMPILING)
 
 #: Numbers of existing calls, of none, and of the x32 ABI.
@@ -103,15 +110,18 @@ def _filters() -> Iterator[tuple[tuple[str, Role], list[tuple[int, int, int, int
 FILTERS = dict(_filters())
 
 
+@pytest.mark.parametrize("child", CHILDREN, ids=["plain", "directory", "grants"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_filters_of_both_kinds_of_children_give_the_same_answers(architecture: str) -> None:
+def test_filters_of_both_kinds_of_children_give_the_same_answers(
+    architecture: str, child: tuple[Role, ...]
+) -> None:
     """Including the number of an error."""
     known = set(NUMBERS[architecture].values())
     for number in NUMBERS_TRIED:
         # The arguments of an unknown call can't matter.
         for arguments in ARGUMENTS if number in known else ARGUMENTS[:2]:
-            expected = answer(CHILD_OF_FORK_SERVER, architecture, number, arguments)
-            given = answer(CHILD_OF_ZYGOTE, architecture, number, arguments)
+            expected = answer(child, architecture, number, arguments)
+            given = answer(CHILDREN[child], architecture, number, arguments)
             assert given == expected, (number, arguments)
 
 

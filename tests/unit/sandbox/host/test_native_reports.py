@@ -175,6 +175,12 @@ def test_report_of_a_command_that_exited_with_0_ignores_refused_growth() -> None
     assert judged(data, COMMAND) == RunReport(Code.OK, exit_code=0)
 
 
+def test_report_of_a_function_that_exited_with_0_ignores_refused_growth() -> None:
+    """The exit is an error, but not for lack of memory."""
+    report = judged(sent(Result.EXITED, refused_memory=5 << 20))
+    assert report == RunReport(Code.EXIT, "the program exited with code 0", exit_code=0)
+
+
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf])
 def test_report_with_seconds_that_are_not_finite_has_zero(seconds: float) -> None:
     """A child can send any bits."""
