@@ -149,8 +149,10 @@ class JobDirectoryFactory:
         self._root = state_dir / "jobs"
         make_private_directory(self._root)
         self._for_another_user = for_another_user
-        self._modules: OrderedDict[str, None] = OrderedDict()
-        """The modules that have a directory, the least recently used first."""
+        self._modules: OrderedDict[Path, None] = OrderedDict()
+        """The directories of modules, the least recently used first."""
+        # Resumed jobs run before the sweep, which must not find their directories.
+        self._token = os.urandom(4).hex()
         try:
             self._leftovers = [path.name for path in self._root.iterdir()]
         except OSError as error:
@@ -166,15 +168,15 @@ class JobDirectoryFactory:
 
         Raise ``OSError`` if that fails.
         """
-        parent = self._root / module
-        if module not in self._modules:
+        parent = self._root / f"{module}-{self._token}"
+        if parent not in self._modules:
             parent.mkdir(mode=0o700, exist_ok=True)
-        self._modules[module] = None
-        self._modules.move_to_end(module)
+        self._modules[parent] = None
+        self._modules.move_to_end(parent)
         if len(self._modules) > _MAX_MODULES:
             oldest, _none = self._modules.popitem(last=False)
             with contextlib.suppress(OSError):  # jobs use it still; the next start removes it
-                (self._root / oldest).rmdir()
+                oldest.rmdir()
         path = parent / os.urandom(8).hex()
         path.mkdir(mode=0o700)
         # Only the daemon can enter its parent, so this admits only the child with the descriptor.
