@@ -211,7 +211,7 @@ def measure(kind: str, size: int, drops: int, base: Path, code: str, fib: Worklo
 def main() -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sizes", default="100,10000,100000")
+    parser.add_argument("--sizes", default="100,100000")
     parser.add_argument("--kinds", default=",".join(_NAMES))
     parser.add_argument("--drops", type=int, default=30)
     parser.add_argument("--code", default="")
