@@ -7,11 +7,11 @@ from tests.support.durability.storm import storm
 
 
 def test_storm_of_kills_loses_doubles_and_tears_nothing(tmp_path: Path, guest: str) -> None:
-    """Fifteen kills while a thousand jobs are dropped, dropped again, removed and renamed."""
+    """Eight kills while five hundred jobs are dropped, dropped again, removed and renamed."""
     seed = int(os.environ.get("WASMDROP_TORTURE_SEED", "1"))
-    report = storm(tmp_path, seed, kills=15, jobs=1000, guest=guest)
+    report = storm(tmp_path, seed, kills=8, jobs=500, guest=guest)
     print(report)  # noqa: T201 - with a failure, what led to it
     assert report.findings == []
-    assert report.kills >= 15
-    assert report.jobs >= 1000
+    assert report.kills >= 8
+    assert report.jobs >= 500
     assert (report.native_modules > 0) is (guest == "native")

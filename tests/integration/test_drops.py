@@ -1,12 +1,25 @@
 """Drops run once, and their results are right."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB, with_fib
+from tests.support.guests import runs_in_native, use_guest
+
+
+@pytest.fixture
+def daemon(guest: str, tmp_path: Path) -> Iterator[Daemon]:
+    """Give a running daemon whose default module is ``fib``, with each guest."""
+    it = with_fib(tmp_path)
+    record = use_guest(guest, it)
+    with it.running():
+        yield it
+    assert all(runs_in_native(record).values())
 
 
 def test_input_that_is_dropped_gives_a_result(daemon: Daemon) -> None:

@@ -8,10 +8,19 @@ import signal
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import with_fib
+from tests.support.require import require_native_program
 
 JOBS = 120
+
+
+@pytest.fixture(autouse=True)
+def _native_program() -> None:
+    """Require the program that zygotes run."""
+    require_native_program()
 
 
 def _children_of(pid: int) -> list[int]:

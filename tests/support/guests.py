@@ -48,7 +48,8 @@ def use_guest(guest: str, daemon: Daemon) -> Path:
 def runs_in_native(record: Path) -> dict[str, bool]:
     """Return the digest of each module, and whether all its jobs ran in the native program."""
     found: dict[str, bool] = {}
-    for sha256, process in map(str.split, record.read_text().splitlines()):
+    lines = record.read_text().splitlines() if record.exists() else []
+    for sha256, process in map(str.split, lines):
         found[sha256] = found.get(sha256, True) and process == _NATIVE
     return found
 

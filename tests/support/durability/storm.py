@@ -122,8 +122,7 @@ class _Storm:
             consumer.join()
             if not lives.has_died():
                 lives.kill()
-        if self._record.exists():
-            report.native_modules = sum(runs_in_native(self._record).values())
+        report.native_modules = sum(runs_in_native(self._record).values())
         report.jobs = lives.job_count()
         report.kills = lives.kills
 
