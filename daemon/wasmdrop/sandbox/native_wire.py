@@ -118,6 +118,14 @@ def encode_request(invocation: Invocation, stdin: bytes, files: Mapping[str, byt
     return FRAME.pack(0, len(body)) + body
 
 
+def encode_failure(message: str) -> bytes:
+    """Return the frame of a report that the native program can't be executed."""
+    numbers = REPORT.pack(Result.INTERNAL, -1, 0, 0, 0.0, 0.0, -1, -1, 0, 0)
+    text = message.encode(errors="replace")
+    body = b"%b%b%b%b" % (numbers, _U32.pack(len(text)), text, _U32.pack(0))
+    return FRAME.pack(0, len(body)) + body
+
+
 def decode_report(data: bytes) -> NativeReport:
     """Return a report. Raise ``ValueError`` or ``struct.error`` if it is none."""
     number, trap, exit_code, count, run, cpu, memory, fuel, refused, elements = REPORT.unpack_from(

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT
 from wasmdrop.sandbox.guest.wasmtime_ffi import library_path
-from wasmdrop.sandbox.native_wire import encode_text
+from wasmdrop.sandbox.native_wire import encode_failure, encode_text
 from wasmdrop.sandbox.wire import Preparation
 
 #: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
@@ -41,7 +41,7 @@ def execute_zygote(
     """Execute ``program`` as the zygote of the module.
 
     ``descriptors``: machine code and control socket; then, if the preparation has a directory, the
-    parent of the directories of jobs, and the grants. Raises ``OSError``.
+    parent of the directories of jobs, and the grants. Reports to ``link_fd`` if that fails.
     """
     code_fd, control_fd, *directories = descriptors
     content = b"".join(_configuration(preparation, confinement, code_fd, directories))
@@ -50,7 +50,12 @@ def execute_zygote(
     for fd in (link_fd, *descriptors):
         os.set_inheritable(fd, True)
     numbers = map(str, (link_fd, control_fd, code_fd, file))
-    os.execve(program, ["zygote", library_path(), *numbers], _ENVIRONMENT)  # noqa: S606
+    try:
+        os.execve(program, ["zygote", library_path(), *numbers], _ENVIRONMENT)  # noqa: S606
+    except OSError as error:
+        message = f"{program} cannot be executed by user {os.geteuid()}: {error.strerror}"
+        os.write(link_fd, encode_failure(message))
+        os._exit(1)
 
 
 def _configuration(

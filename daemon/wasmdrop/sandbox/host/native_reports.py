@@ -11,6 +11,7 @@ import msgspec
 
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.failures import (
     error_refusal,
     may_lack_memory,
@@ -44,8 +45,14 @@ def decode_native_report(data: bytes, call: Call, preparation: Preparation) -> R
 
 
 def is_ready(data: bytes) -> bool:
-    """Whether a zygote reports that it is ready. Raise ``SandboxError`` if it does not decode."""
-    return _decode(data).result is Result.RETURNED
+    """Whether a zygote reports that it is ready, and not that its module cannot be prepared.
+
+    Raise ``SandboxError`` if it reports anything else.
+    """
+    report = _decode(data)
+    if report.result is Result.INTERNAL:
+        raise SandboxError(bounded_text(report.message))
+    return report.result is Result.RETURNED
 
 
 def _decode(data: bytes) -> NativeReport:

@@ -102,6 +102,8 @@ class Zygote(ForkingProcess):
     ) -> bool:
         """Make ``process`` the zygote. Return False if the module cannot be prepared.
 
+        Raise ``SandboxError`` or ``OSError`` if the program does not work.
+
         ``directories``: the descriptors that a request has besides, see :mod:`.wire`.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -115,7 +117,10 @@ class Zygote(ForkingProcess):
                 await process.send(request, descriptors)
             process.is_native = True
             report = await process.receive()
-            is_started = report is not None and is_ready(report)
+            if report is None:
+                status = os.waitstatus_to_exitcode(await process.exit_status)
+                raise SandboxError(f"it ended before it was ready, with status {status}")
+            is_started = is_ready(report)
         finally:
             if not is_started:
                 ours.close()

@@ -5,9 +5,12 @@ wasmtime, check every use of the changed part.
 """
 
 import ctypes
+import os
 import re
+import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -29,8 +32,9 @@ from wasmdrop.sandbox.native_wire import (
     MAX_NATIVE_REPORT_BYTES,
     REPORT,
     Result,
+    decode_report,
 )
-from wasmdrop.sandbox.wire import MAX_DESCRIPTORS, EngineOptions, Preparation
+from wasmdrop.sandbox.wire import FRAME, MAX_DESCRIPTORS, EngineOptions, Preparation
 
 #: Of wasmtime and of WebAssembly's JavaScript interface.
 MAX_VALUES: Final = 1000
@@ -199,6 +203,25 @@ def test_configuration_without_what_does_not_apply_has_empty_names() -> None:
     assert numbers["fuel"] == (1 << 63) - 1
     assert numbers["child_processes"] == 0
     assert (memory, refused_memory, refused_table) == (b"", b"", b"")
+
+
+def test_program_that_cannot_be_executed_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For instance if the user of jobs cannot enter a directory above it."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    ours, theirs = socket.socketpair()
+    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
+    with ours, theirs:
+        with pytest.raises(SystemExit):
+            native_zygote.execute_zygote(
+                str(tmp_path / "zygote"), PREPARATION, Confinement(), theirs.fileno(), descriptors
+            )
+        report = decode_report(ours.recv(1 << 16)[FRAME.size :])
+    assert report.result is Result.INTERNAL
+    assert report.message.endswith("No such file or directory")
+    for fd in descriptors:
+        os.close(fd)
 
 
 @pytest.mark.parametrize(

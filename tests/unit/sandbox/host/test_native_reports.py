@@ -240,6 +240,9 @@ def test_report_with_extreme_numbers_and_texts_has_a_bounded_message(result: Res
 
 def test_zygote_is_ready_only_if_it_reports_that() -> None:
     """Any other kind of report is a reason why it is not."""
-    assert [result for result in Result if is_ready(sent(result))] == [Result.RETURNED]
+    others = set(Result) - {Result.INTERNAL}
+    assert [result for result in others if is_ready(sent(result))] == [Result.RETURNED]
+    with pytest.raises(SandboxError, match="no such file"):
+        is_ready(sent(Result.INTERNAL, message=b"no such file"))
     with pytest.raises(SandboxError, match="does not decode"):
         is_ready(b"ready")

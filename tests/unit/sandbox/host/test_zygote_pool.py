@@ -5,11 +5,13 @@ import contextlib
 import errno
 import itertools
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
@@ -30,9 +32,12 @@ PIDS = itertools.count(1 << 22)
 
 
 class FakeZygote(ChildProcess):
-    """A zygote's process: it is prepared with ``result``, and forks children that do nothing."""
+    """A zygote's process: it is prepared with ``result``, and forks children that do nothing.
 
-    def __init__(self, result: Result = Result.RETURNED) -> None:
+    Without a result it ends before it reports.
+    """
+
+    def __init__(self, result: Result | None = Result.RETURNED) -> None:
         ours, self._link_end = socket.socketpair()
         pidfd, self._pidfd_end = os.pipe()
         super().__init__(next(PIDS), ours, pidfd)
@@ -53,8 +58,11 @@ class FakeZygote(ChildProcess):
         self.control.setblocking(False)
         asyncio.get_running_loop().add_reader(self.control, self._fork)
 
-    async def receive(self, _max_bytes: int = MAX_NATIVE_REPORT_BYTES) -> bytes:
+    async def receive(self, _max_bytes: int = MAX_NATIVE_REPORT_BYTES) -> bytes | None:
         """Report the end of the preparation."""
+        if self.result is None:
+            self.ended(signal.SIGABRT, 0)
+            return None
         return REPORT.pack(self.result, -1, 0, 0, 0.0, 0.0, -1, -1, 0, 0) + bytes(8)
 
     def kill(self) -> None:
@@ -101,7 +109,7 @@ class FakeForkServer:
 
     def __init__(self) -> None:
         self.zygotes: list[FakeZygote] = []
-        self.result = Result.RETURNED
+        self.result: Result | None = Result.RETURNED
         self.sweeps = 0
         self.answers = asyncio.Event()
         self.answers.set()
@@ -417,6 +425,23 @@ def test_zygote_that_cannot_be_prepared_is_tried_once() -> None:
         (zygote,) = scene.fork_server.zygotes
         assert zygote.is_killed
         assert not scene.pool._starting
+
+    play(act)
+
+
+@pytest.mark.parametrize(("result", "status"), [(Result.INTERNAL, ""), (None, "status -6")])
+def test_native_program_that_fails_is_logged(result: Result | None, status: str) -> None:
+    """Jobs run in the slower guest without it, so the operator must be able to find out why."""
+
+    async def act(scene: Scene) -> None:
+        scene.fork_server.result = result
+        with capture_logs() as logs:
+            for _ in range(2):
+                assert await scene.acquire() is None
+            await until(lambda: not scene.pool._starting)
+        (logged,) = logs
+        assert logged["event"] == "zygote-unavailable"
+        assert status in logged["error"]
 
     play(act)
 
