@@ -39,7 +39,7 @@ def test_jobs_lists_finished_jobs_with_code_message_times_and_files(daemon: Daem
     assert listed(daemon, "--code", "ok", "--slot", "input-good.json") == [good]
     assert listed(daemon, "--slot", str(daemon.shared / "input-good.json")) == [good]
     assert listed(daemon, "--limit", "1", "--slot", "bad", "--slot", "good") == [bad]
-    assert listed(daemon, "--state", "open") == []
+    assert listed(daemon, "--state", "open", "--slot", "bad", "--slot", "good") == []
     shown = run(daemon, "show", marker["job"][-6:])
     assert f"input {marker['input']['path']}, " in shown.stdout
     assert f"message {marker['message']}\n" in shown.stdout
