@@ -41,7 +41,8 @@ _STARTING_BURSTS_EVERY: Final = 3
 _SMALLER: Final = 20
 _MUCH_SMALLER: Final = 100
 
-_DIRECTORIES: Final = 100
+#: Each has an inotify instance, of which a user commonly has 128.
+_DIRECTORIES: Final = 50
 _SETTLE_SECONDS: Final = 1.0
 _LINGER_SECONDS: Final = 0.2
 
