@@ -21,6 +21,9 @@ _CALLS: Final = 3
 _OUTPUT_BYTES: Final = 65536
 _OUTPUT_MB: Final = _OUTPUT_BYTES / (1 << 20)
 
+#: Further grants, up to the highest number of a job.
+_GRANTS: Final = tuple(f"more{number}" for number in range(15))
+
 #: Keys of a marker that belong to the daemon or to the moment.
 _OF_THE_RUN: Final = ("job", "dropped_at", "started_at", "finished_at", "seconds", "input")
 
@@ -89,10 +92,10 @@ def files(code: str, program: str, **keys: Any) -> Case:
     return Case(code, FILES + FILE_PROGRAMS[program], keys)
 
 
-def _reads(path: str) -> Case:
+def _reads(path: str, *grants: str) -> Case:
     text = READER.replace("FLAGS", "0").replace("RIGHTS", "2")
     body = text.strip().removeprefix("(module").removesuffix(")")
-    return Case("ok", body, {"stdin": path, "grants": ["books"]})
+    return Case("ok", body, {"stdin": path, "grants": ["books", *grants]})
 
 
 _STATE: Final = """(global $g (mut i32) (i32.const 0)) (memory (export "memory") 1 9)
@@ -203,6 +206,16 @@ CASES: Final[dict[str, Case]] = {
     "directory-too-much-together": prints(
         "output-limit", (1, 1000, 40), (2, 1000, 40), prelude=FILES, disk_mb=1
     ),
+    "endless-output": streams("output-limit", "endless", output_mb=_OUTPUT_MB),
+    "full-output-and-large-file": Case(
+        "disk-limit",
+        f"""{FILES} (func (export "_start") (local $fd i32)
+          (call $write (i32.const 1) (i32.const 1024) (i32.const {_OUTPUT_BYTES}))
+          (local.set $fd (call $create (i32.const 64) (i32.const 1)))
+          (loop $more (call $write (local.get $fd) (i32.const 1024) (i32.const 65536))
+            (br $more))) (data (i32.const 64) "f")""",
+        {"output_mb": _OUTPUT_MB, "disk_mb": 1},
+    ),
     "bytes": streams("ok", "bytes"),
     # Input
     "no-input": streams("ok", "cat"),
@@ -228,7 +241,11 @@ CASES: Final[dict[str, Case]] = {
     "no-way-out": files("exit", "escape"),
     "large-file": files("disk-limit", "large", disk_mb=1, output_mb=_OUTPUT_MB),
     "many-files": files("disk-limit", "many", disk_mb=1),
+    "many-input-files": files(
+        "ok", "idle", files={f"d{n % 50}/{n}/é": "x" * n for n in range(500)}
+    ),
     "granted-file": _reads("title"),
+    "many-grants": _reads("title", *_GRANTS),
     # Not for the native guest
     "hidden-memory": Case(
         "ok", '(memory 3) (func (export "run") (result i32) (memory.size))', is_fit=False
@@ -269,7 +286,8 @@ def daemons(
 ) -> Iterator[tuple[Daemon, Daemon]]:
     """Give two running daemons: with the native guest, and with the Python guest."""
     base = tmp_path_factory.mktemp("guests")
-    settings = {"WASMDROP_GRANTS": f"books={books}", "WASMDROP_ATTEMPTS": "1"}
+    grants = ",".join(f"{name}={books}" for name in ("books", *_GRANTS))
+    settings = {"WASMDROP_GRANTS": grants, "WASMDROP_ATTEMPTS": "1"}
     native = Daemon(base / "native", **settings)
     # A daemon reports foreign processes of the user of its jobs.
     python = Daemon(base / "python", **settings, WASMDROP_JOB_USER=str(JOB_USER - 100))
@@ -303,6 +321,22 @@ def test_outcome_of_a_job_is_the_same_in_both_guests(
     for _ in range(_CALLS):
         keys = {**case.keys, "id": str(next(_numbers))}
         native, python = [outcome(daemon, name, keys) for daemon in daemons]
+        assert native == python
+        assert native["code"] == case.code, native["message"]
+
+
+def test_output_over_the_limit_of_a_job_with_a_directory_ends_it(
+    daemons: tuple[Daemon, Daemon],
+) -> None:
+    """The daemon kills the native child, so the memory is unknown then."""
+    case = prints("output-limit", (2, 1000, 100), prelude=FILES, disk_mb=1)
+    text = f"(module {case.text.strip().removesuffix(')')} (loop (br 0))))"
+    for daemon in daemons:
+        drop(daemon.wasm / "over.wasm", bytes(wat2wasm(text)))
+    for _ in range(_CALLS):
+        keys = {**case.keys, "id": str(next(_numbers))}
+        native, python = [outcome(daemon, "over", keys) for daemon in daemons]
+        del native["peak_memory_bytes"], python["peak_memory_bytes"]
         assert native == python
         assert native["code"] == case.code, native["message"]
 

@@ -179,7 +179,6 @@ def test_configuration_has_the_preparation_by_the_names_of_c() -> None:
         "has_wasi": 1,
         "has_directory": 0,
         "fuel": 77,
-        "output_bytes": 1000,
         "first_memory_bytes": PREPARATION.shares.memory_bytes_at_first,
         "first_table_elements": PREPARATION.shares.table_elements_at_first,
         "memory_bytes": PREPARATION.shares.memory_bytes,

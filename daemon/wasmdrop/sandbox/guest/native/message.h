@@ -25,7 +25,7 @@ struct rule { uint64_t rights, fd; };
 struct configuration {
     struct {
         uint64_t counts_fuel, has_wasi, has_directory;
-        uint64_t fuel, output_bytes;
+        uint64_t fuel;
         int64_t first_memory_bytes, first_table_elements, memory_bytes, table_elements;
         uint64_t child_processes, highest_cpu_seconds;
         uint64_t has_landlock, file_rights, network_rights, scopes, directory_rights, grant_rights;

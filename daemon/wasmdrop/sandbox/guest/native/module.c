@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -91,9 +92,11 @@ static wasm_trap_t *on_exit_call(void *data, wasmtime_caller_t *caller,
 static void on_large_file(int number)
 {
     (void)number;
+    struct rlimit largest;
     /* The filter allows no fstat(2) of the C library. */
-    off_t written = lseek(STDOUT_FILENO, 0, SEEK_END) + lseek(STDERR_FILENO, 0, SEEK_END);
-    if ((uint64_t)written >= the.configuration->number.output_bytes)
+    if (getrlimit(RLIMIT_FSIZE, &largest) == 0
+        && ((rlim_t)lseek(STDOUT_FILENO, 0, SEEK_END) >= largest.rlim_cur
+            || (rlim_t)lseek(STDERR_FILENO, 0, SEEK_END) >= largest.rlim_cur))
         end((struct report){.result = RESULT_OUTPUT_LIMIT}, NULL, NULL, NULL);
     signal(SIGXFSZ, SIG_DFL);
     sigset_t signals;
