@@ -65,6 +65,9 @@ _CHECK_SECONDS: Final = 5.0
 _START_PROCESSOR_SECONDS: Final = 5.0
 _FORK_PROCESSOR_SECONDS: Final = 0.02
 
+#: Above all numbers of errors (linux/err.h).
+_MAX_ERRNO: Final = 4095
+
 _Key = tuple[str, Preparation]
 
 
@@ -185,6 +188,8 @@ class Zygote(ForkingProcess):
     def _on_message(self, packet: bytes, descriptors: list[int]) -> bool:
         word, _space, number = packet.partition(b" ")
         if word == NO_CHILD and number.isdigit() and self._requested and not descriptors:
+            if int(number) > _MAX_ERRNO:
+                return False
             self._requested.popleft()
             if self._requested_outputs:
                 self._requested_outputs.popleft().close()

@@ -44,7 +44,8 @@ class FakeZygote(ChildProcess):
         self.result = result
         self.forked = 0
         self.limits: list[int] = []
-        self.can_fork = True
+        self.refusal = b""
+        """The answer to requests for a child, if it forks none."""
         self.is_killed = False
         self.control: socket.socket | None = None
         self._links: list[socket.socket] = []
@@ -90,8 +91,8 @@ class FakeZygote(ChildProcess):
         word, _space, cpu_seconds = message.partition(b" ")
         assert word == FORK
         self.limits.append(int(cpu_seconds))
-        if not self.can_fork:
-            self.control.send(b"none %d" % errno.EAGAIN)
+        if self.refusal:
+            self.control.send(self.refusal)
             return
         self.forked += 1
         ours, theirs = socket.socketpair()
@@ -402,12 +403,26 @@ def test_zygote_that_cannot_fork_is_evicted_and_jobs_go_without() -> None:
 
     async def act(scene: Scene) -> None:
         zygote = await scene.start_zygote()
-        zygote.can_fork = False
+        zygote.refusal = b"none %d" % errno.EAGAIN
         for _ in range(2):
             assert await scene.acquire() is not None
         assert await scene.acquire() is None
         assert not scene.pool._ready
         assert not zygote.is_killed  # two jobs run in its children
+
+    play(act)
+
+
+def test_zygote_that_reports_an_impossible_error_is_ended() -> None:
+    """Its guest may have taken it over."""
+
+    async def act(scene: Scene) -> None:
+        zygote = await scene.start_zygote()
+        zygote.refusal = b"none %d" % (1 << 64)
+        for _ in range(2):
+            assert await scene.acquire() is not None
+        assert await scene.acquire() is None
+        assert zygote.is_killed
 
     play(act)
 
