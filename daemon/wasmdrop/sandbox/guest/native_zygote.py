@@ -18,7 +18,7 @@ from wasmdrop.sandbox.wire import Preparation
 #: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
 _MAX_FUEL: Final = (1 << 63) - 1
 
-_NUMBERS: Final = struct.Struct("<16Q")
+_NUMBERS: Final = struct.Struct("<17Q")
 _LIMIT: Final = struct.Struct("<3Q")
 _RULE: Final = struct.Struct("<2Q")
 
@@ -76,6 +76,7 @@ def _configuration(
         options.counts_fuel,
         preparation.has_wasi,
         has_directory,
+        preparation.memory_export is not None,
         _MAX_FUEL if preparation.fuel is None else preparation.fuel,
         shares.memory_bytes_at_first,
         shares.table_elements_at_first,

@@ -116,6 +116,7 @@ void limit_child(const struct configuration *configuration, uint64_t cpu_seconds
 void restrict_to_directory(
     const struct configuration *configuration, const int *descriptors, int count)
 {
+    require(count > 0);
     int ruleset = create_ruleset(configuration);
     for (int index = 0; index < count; index++) {
         uint64_t rights = index == 0 ? configuration->number.directory_rights

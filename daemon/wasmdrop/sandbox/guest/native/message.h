@@ -24,13 +24,14 @@ struct rule { uint64_t rights, fd; };
 /* How to prepare a module, and how to confine its processes. */
 struct configuration {
     struct {
-        uint64_t counts_fuel, has_wasi, has_directory;
+        uint64_t counts_fuel, has_wasi, has_directory, has_memory;
         uint64_t fuel;
         int64_t first_memory_bytes, first_table_elements, memory_bytes, table_elements;
         uint64_t child_processes, highest_cpu_seconds;
         uint64_t has_landlock, file_rights, network_rights, scopes, directory_rights, grant_rights;
     } number;
-    struct text memory, refused_memory, refused_table; /* exports; empty if there is none */
+    struct text memory; /* an export, if the module has_memory */
+    struct text refused_memory, refused_table; /* exports; empty if there is none */
     struct text limits, rules; /* arrays of `struct limit` and `struct rule` */
     struct text zygote_filter, loaded_filter, child_filter;
 };

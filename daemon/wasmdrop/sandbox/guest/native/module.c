@@ -62,7 +62,7 @@ static _Noreturn void end(struct report report, const wasmtime_val_t *values,
     report.cpu_seconds = seconds(CLOCK_PROCESS_CPUTIME_ID) - the.cpu_started;
     report.memory_bytes = the.has_memory
         ? (int64_t)wt.wasmtime_memory_data_size(the.context, &the.memory)
-        : the.configuration->memory.size ? -1 : 0;
+        : the.configuration->number.has_memory ? -1 : 0;
     report.fuel_used = -1;
     uint64_t left;
     if (the.configuration->number.counts_fuel && !wt.wasmtime_context_get_fuel(the.context, &left))
@@ -173,7 +173,7 @@ bool instantiate_module(int link)
         return false;
     set_limits(configuration->number.memory_bytes, configuration->number.table_elements);
     wasmtime_extern_t found;
-    the.has_memory = configuration->memory.size != 0
+    the.has_memory = configuration->number.has_memory
         && find_export(configuration->memory, WASMTIME_EXTERN_MEMORY, &found);
     if (the.has_memory)
         the.memory = found.of.memory;

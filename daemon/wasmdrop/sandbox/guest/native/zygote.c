@@ -111,8 +111,7 @@ static _Noreturn void run_child(uint64_t cpu_seconds)
         if (received <= 0)
             _exit(0);
         got = (size_t)received;
-        if (count)
-            restrict_to_directory(&configuration, descriptors, count);
+        restrict_to_directory(&configuration, descriptors, count);
     }
     load_filter(configuration.child_filter);
     char *data = read_rest(LINK_FD, start, got, &size);

@@ -1,0 +1,48 @@
+"""One native zygote without a daemon, and without confinement by limits and filters."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.native.process import NativeZygote
+from tests.support.require import require_native_program
+from tests.support.wasi_programs import FILES
+from wasmdrop.sandbox.native_program import find_native_program
+from wasmdrop.sandbox.native_wire import Result
+
+_PAGE_BYTES: Final = 1 << 16
+
+
+@pytest.fixture
+def program() -> Path:
+    """Give the path of the native program."""
+    require_native_program()
+    found = find_native_program()
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", ["", "memory", "a\\00b"])
+def test_memory_with_any_name_has_its_size_reported(program: Path, name: str) -> None:
+    """A name may be empty, or have a NUL."""
+    text = f'(module (memory (export "{name}") 3) (func (export "run")))'
+    with NativeZygote(program, text) as zygote:
+        assert zygote.run("run").report.memory_bytes == 3 * _PAGE_BYTES
+
+
+def test_child_without_its_directory_does_not_run(program: Path, tmp_path: Path) -> None:
+    """It may reach the directories of other jobs until it restricts itself to its own."""
+
+    class Forgetful(NativeZygote):
+        def _paths(self) -> list[Path]:
+            return []
+
+    text = f'(module {FILES} (func (export "_start")))'
+    with NativeZygote(program, text, directory=tmp_path) as zygote:
+        assert zygote.run("_start").report.result is Result.RETURNED
+    with (
+        Forgetful(program, text, directory=tmp_path) as zygote,
+        pytest.raises((AssertionError, BrokenPipeError)),  # it ends before or after the request
+    ):
+        zygote.run("_start")
