@@ -12,6 +12,7 @@ from wasmtime import Config, Engine, Module, wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
+from tests.support.guests import runs_in_native, use_guest
 from tests.support.outcomes import failure, faults
 
 pytestmark = pytest.mark.usefixtures("no_fault")
@@ -25,7 +26,7 @@ def answer(value: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon for all cases; no case may change it."""
     it = Daemon(
         tmp_path_factory.mktemp("bad-modules"),
@@ -35,8 +36,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         TIMEOUT_SEC="5",
     )
     drop(it.wasm / "module.wasm", FIB_WASM)
+    record = use_guest(guest, it)
     with it.running():
         yield it
+    assert any(runs_in_native(record).values()) is (guest == "native")
 
 
 def good_drop_runs(daemon: Daemon) -> None:

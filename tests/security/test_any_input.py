@@ -18,6 +18,7 @@ from wasmtime import wat2wasm
 from tests.support.components import COMMAND, EVERYTHING
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
+from tests.support.guests import runs_in_native, use_guest
 from tests.support.outcomes import faults
 from tests.support.strategies import JSON, mutations, replaced
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
@@ -63,7 +64,7 @@ _settings: Final = settings(
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(guest: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Give one running daemon for all examples; it must serve as well afterwards."""
     it = Daemon(
         tmp_path_factory.mktemp("any-input"),
@@ -73,10 +74,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     )
     for name, module in MODULES.items():
         drop(it.wasm / f"{name}.wasm", module)
+    record = use_guest(guest, it)
     with it.running():
         yield it
         it.submit("input.json", INPUTS[0] | {"id": "last"})
         assert it.result("input.json")["results"] == [144]
+    assert any(runs_in_native(record).values()) is (guest == "native")
 
 
 def outcome_of(daemon: Daemon, content: bytes) -> dict[str, Any]:
