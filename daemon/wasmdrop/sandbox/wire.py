@@ -228,7 +228,6 @@ class RunRequest(msgspec.Struct, frozen=True, tag="run"):
 class ZygoteRequest(msgspec.Struct, frozen=True, tag="zygote"):
     """Execute the native program, which prepares the module and forks children for it."""
 
-    program: str
     preparation: Preparation
 
 

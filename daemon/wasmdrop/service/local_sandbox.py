@@ -29,8 +29,8 @@ async def open_local_sandbox(
     called again and again. Raises ``SettingsError`` if the sandbox is incomplete and must not be,
     or if the native program is missing and must not be.
     """
-    native_program = usable_native_program(settings.guest)
-    if settings.guest is GuestMode.NATIVE and native_program is None:
+    has_native_program = usable_native_program(settings.guest) is not None
+    if settings.guest is GuestMode.NATIVE and not has_native_program:
         raise SettingsError(
             "WASMDROP_GUEST: native, but wasmdrop was installed without the native program:"
             f" {HOW_TO_INSTALL}, or set auto or python"
@@ -52,8 +52,7 @@ async def open_local_sandbox(
             cache,
             directories,
             limits,
-            native_program if zygote_idle else None,
-            zygote_idle,
+            zygote_idle if has_native_program else 0,
         )
         try:
             yield executor, cache

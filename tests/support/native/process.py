@@ -93,13 +93,14 @@ class NativeZygote:
         directories = [os.open(path, os.O_PATH) for path in paths]
         configuration = os.memfd_create("configuration")
         os.write(configuration, b"".join(self._configuration(directories)))
-        fds = [child_link.fileno(), child_control.fileno(), self._module.fd, configuration]
+        library = os.open(library_path(), os.O_RDONLY)
+        fds = [library, child_link.fileno(), child_control.fileno(), self._module.fd, configuration]
         self.process = subprocess.Popen(
-            [program, library_path(), *map(str, fds)],
+            [program, *map(str, fds)],
             pass_fds=[*fds, *directories],
             env=os.environ | variables,
         )
-        for fd in (configuration, *directories):
+        for fd in (library, configuration, *directories):
             os.close(fd)
         child_link.close()
         child_control.close()

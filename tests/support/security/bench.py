@@ -63,10 +63,9 @@ class Bench:
 
     def new_executor(self, zygote_idle: int = 0) -> LocalExecutor:
         """Return another executor; without idle children it has no zygotes."""
-        program = find_native_program() if zygote_idle else None
         return LocalExecutor(
             *(self.fork_server, self.cache, self.directories, self.compile_limits),
-            *(program, zygote_idle),
+            zygote_idle if find_native_program() else 0,
         )
 
     async def _enter(self, module: str) -> ForkServer:

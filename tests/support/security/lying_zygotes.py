@@ -79,14 +79,14 @@ def limits_of(lie: str, timeout_sec: float) -> Limits:
 
 
 def _serve(
-    program: str,
+    executables: Sequence[int],
     preparation: Preparation,
     confinement: Confinement,
     link_fd: int,
     descriptors: Sequence[int],
 ) -> NoReturn:
     if preparation.memory_bytes != _MEMORY_MB * MEBIBYTE:
-        execute_zygote(program, preparation, confinement, link_fd, descriptors)
+        execute_zygote(executables, preparation, confinement, link_fd, descriptors)
     lie = list(LIES)[preparation.output_bytes // MEBIBYTE - 1]
     code_fd, control_fd = descriptors
     control = socket.socket(fileno=control_fd)

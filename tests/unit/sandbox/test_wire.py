@@ -44,7 +44,7 @@ INVOCATION = Invocation(
 REQUESTS = [
     CompileRequest(EngineOptions(fuel=True), 10, 100, 5, 1 << 20),
     RunRequest(INVOCATION, PREPARATION),
-    ZygoteRequest("/program", PREPARATION),
+    ZygoteRequest(PREPARATION),
 ]
 
 

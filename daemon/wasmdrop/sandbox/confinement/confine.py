@@ -13,6 +13,7 @@ loaded and no file is needed any more, before any of it runs.
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -135,15 +136,22 @@ class Confinement:
         # Orphans of a child become children of this process, which kills them.
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    def detach_from_fork_server(self, parent_pid: int, link_fd: int) -> int:
+    def detach_from_fork_server(
+        self, parent_pid: int, link_fd: int, kept: Sequence[int] = ()
+    ) -> int:
         """Detach the calling process from its parent; return the new number of ``link_fd``.
 
         Afterwards it has its own session, another user, no capabilities, and no descriptors except
-        the null device as 0 to 2 and the link to the daemon. It dies with its parent.
+        the null device as 0 to 2, the link to the daemon, and after that ``kept``. It dies with its
+        parent.
         """
         os.setsid()
-        os.dup2(link_fd, _LINK_FD)
-        os.closerange(_LINK_FD + 1, _HIGHEST_FD)
+        first_free = _LINK_FD + 1 + len(kept)
+        # Above the new numbers: none of them may be the present one of another descriptor.
+        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, first_free) for fd in (link_fd, *kept)]
+        for number, fd in enumerate(moved, _LINK_FD):
+            os.dup2(fd, number)
+        os.closerange(first_free, _HIGHEST_FD)
         # A guest that broke out of wasmtime must not be able to write to the daemon's log.
         os.dup2(0, 2)
         if self.changes_user:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import traceback
+from collections.abc import Sequence
 from typing import NoReturn
 
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
@@ -19,7 +20,7 @@ from wasmdrop.sandbox.guest.core_module import ModuleRun, run_module
 from wasmdrop.sandbox.guest.engine import Engine
 from wasmdrop.sandbox.guest.fork_loop import ForkLoop
 from wasmdrop.sandbox.guest.memory_usage import open_address_map
-from wasmdrop.sandbox.guest.native_zygote import execute_zygote
+from wasmdrop.sandbox.guest.native_zygote import execute_zygote, open_executables
 from wasmdrop.sandbox.wire import (
     MISSING,
     CompileRequest,
@@ -48,7 +49,7 @@ def main(control_fd: int, uid: int, gid: int) -> NoReturn:
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")
     control.send(b"%s %s" % (MISSING, "; ".join(confinement.missing).encode()))
-    fork_loop = ForkLoop(control, _Child(Engine(EngineOptions()), confinement))
+    fork_loop = ForkLoop(control, _Child(Engine(EngineOptions()), confinement, open_executables()))
     # A collection writes to, and so copies, every page that children share with this process.
     gc.collect()
     gc.freeze()
@@ -77,25 +78,33 @@ def _can_confine(confinement: Confinement) -> bool:
 class _Child:
     """A process that takes one request, reports once, and exits."""
 
-    def __init__(self, engine: Engine, confinement: Confinement) -> None:
+    def __init__(
+        self, engine: Engine, confinement: Confinement, executables: Sequence[int]
+    ) -> None:
         self._engine = engine
         self._confinement = confinement
+        self._executables = executables
 
     def leave(self, parent_pid: int, link_fd: int) -> int:
         """Leave the fork server behind; see :class:`ForkedRole`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return self._confinement.detach_from_fork_server(parent_pid, link_fd)
+        return self._confinement.detach_from_fork_server(parent_pid, link_fd, self._executables)
 
     def serve(self, link_fd: int) -> NoReturn:
         """Serve one request."""
         header, payload, descriptors = receive_frame(link_fd)
-        match decode_request(header):
-            case CompileRequest() as request:
+        executables = range(link_fd + 1, link_fd + 1 + len(self._executables))
+        request = decode_request(header)
+        if isinstance(request, ZygoteRequest):
+            execute_zygote(
+                executables, request.preparation, self._confinement, link_fd, descriptors
+            )
+        os.closerange(executables.start, executables.stop)
+        match request:
+            case CompileRequest():
                 self._compile(request, link_fd, descriptors)
             case RunRequest(invocation, preparation):
                 self._run(preparation, invocation, link_fd, payload, descriptors)
-            case ZygoteRequest(program, preparation):
-                execute_zygote(program, preparation, self._confinement, link_fd, descriptors)
 
     def _engine_for(self, options: EngineOptions) -> Engine:
         return self._engine if options == self._engine.options else Engine(options)

@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT
 from wasmdrop.sandbox.guest.wasmtime_ffi import library_path
+from wasmdrop.sandbox.native_program import find_native_program
 from wasmdrop.sandbox.native_wire import encode_failure, encode_text
 from wasmdrop.sandbox.wire import Preparation
 
@@ -31,29 +32,43 @@ _ENVIRONMENT: Final = {
 }
 
 
+def open_executables() -> list[int]:
+    """Open the native program and wasmtime's library; return nothing without the program.
+
+    The user of the jobs may not be able to look them up: in a home directory, for instance.
+    """
+    program = find_native_program()
+    if program is None:
+        return []
+    return [os.open(path, os.O_RDONLY) for path in (program, library_path())]
+
+
 def execute_zygote(
-    program: str,
+    executables: Sequence[int],
     preparation: Preparation,
     confinement: Confinement,
     link_fd: int,
     descriptors: Sequence[int],
 ) -> NoReturn:
-    """Execute ``program`` as the zygote of the module.
+    """Become the zygote of the module.
 
-    ``descriptors``: machine code and control socket; then, if the preparation has a directory, the
-    parent of the directories of jobs, and the grants. Reports to ``link_fd`` if that fails.
+    ``executables``: those of :func:`open_executables`. ``descriptors``: machine code and control
+    socket; then, if the preparation has a directory, the parent of the directories of jobs, and the
+    grants. Reports to ``link_fd`` if that fails.
     """
+    program_fd, library_fd = executables
     code_fd, control_fd, *directories = descriptors
     content = b"".join(_configuration(preparation, confinement, code_fd, directories))
     file = os.memfd_create("configuration", 0)
     os.write(file, content)
-    for fd in (link_fd, *descriptors):
+    os.set_inheritable(program_fd, False)
+    for fd in (library_fd, link_fd, *descriptors):
         os.set_inheritable(fd, True)
-    numbers = map(str, (link_fd, control_fd, code_fd, file))
+    numbers = map(str, (library_fd, link_fd, control_fd, code_fd, file))
     try:
-        os.execve(program, ["zygote", library_path(), *numbers], _ENVIRONMENT)  # noqa: S606
+        os.execve(program_fd, ["zygote", *numbers], _ENVIRONMENT)  # noqa: S606
     except OSError as error:
-        message = f"{program} cannot be executed by user {os.geteuid()}: {error.strerror}"
+        message = f"the native program can't be executed by user {os.geteuid()}: {error.strerror}"
         os.write(link_fd, encode_failure(message))
         os._exit(1)
 

@@ -5,7 +5,6 @@ Jobs know only the ``Executor`` protocol of :mod:`wasmdrop.jobs`: run this call,
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -63,8 +62,8 @@ _LARGE_REPORT_BYTES: Final = 64 * 1024
 class LocalExecutor:
     """Runs jobs in children of the fork server and of zygotes.
 
-    ``native_program``: the program of zygotes; None if all jobs run in children of the fork server.
-    ``zygote_idle``: limit of a zygote's idle children.
+    ``zygote_idle``: limit of a zygote's idle children; 0 without zygotes, which need the native
+    program.
     """
 
     def __init__(
@@ -73,16 +72,13 @@ class LocalExecutor:
         cache: ModuleCache,
         directories: JobDirectoryFactory,
         compile_limits: CompileLimits,
-        native_program: Path | None = None,
-        zygote_idle: int = 1,
+        zygote_idle: int = 0,
     ) -> None:
         self.fork_server = fork_server
         self.directories = directories
         self.compiler = ModuleCompiler(fork_server, cache, compile_limits)
         self._cache = cache
-        self._zygotes = (
-            None if native_program is None else ZygotePool(fork_server, native_program, zygote_idle)
-        )
+        self._zygotes = ZygotePool(fork_server, zygote_idle) if zygote_idle else None
 
     def close(self) -> None:
         """End the zygotes. The caller closes the fork server."""

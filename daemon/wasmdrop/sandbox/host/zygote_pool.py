@@ -14,7 +14,6 @@ import os
 import socket
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -99,7 +98,6 @@ class Zygote(ForkingProcess):
     async def start(
         self,
         process: ChildProcess,
-        program: str,
         preparation: Preparation,
         directories: Sequence[int],
     ) -> bool:
@@ -115,7 +113,7 @@ class Zygote(ForkingProcess):
         is_started = False
         try:
             with theirs:
-                request = encode_frame(ZygoteRequest(program, preparation))
+                request = encode_frame(ZygoteRequest(preparation))
                 descriptors = [self._module.fd, theirs.fileno(), *directories]
                 await process.send(request, descriptors)
             process.is_native = True
@@ -247,14 +245,10 @@ class Zygote(ForkingProcess):
 
 
 class ZygotePool:
-    """The zygotes, made of children of ``fork_server``; each has at most ``idle`` idle children.
+    """The zygotes, made of children of ``fork_server``; each has at most ``idle`` idle children."""
 
-    ``program``: path of the native program.
-    """
-
-    def __init__(self, fork_server: ForkServer, program: Path, idle: int) -> None:
+    def __init__(self, fork_server: ForkServer, idle: int) -> None:
         self._fork_server = fork_server
-        self._program = str(program)
         self._idle = idle
         self._ready: OrderedDict[_Key, Zygote] = OrderedDict()
         """The least recently used first."""
@@ -333,7 +327,7 @@ class ZygotePool:
             process = await self._fork_server.take()
             # However the process ends, and even before it is a zygote: it could fork.
             process.exit_status.add_done_callback(lambda _status: self._fork_server.sweep())
-            start = asyncio.ensure_future(zygote.start(process, self._program, key[1], directories))
+            start = asyncio.ensure_future(zygote.start(process, key[1], directories))
             try:
                 if not await wait_awake(start, _TIMEOUT_SECONDS):
                     raise SandboxError("a zygote does not answer")

@@ -207,19 +207,23 @@ def test_configuration_without_what_does_not_apply_has_empty_names() -> None:
 def test_program_that_cannot_be_executed_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """For instance if the user of jobs cannot enter a directory above it."""
+    """For instance if it was built for another machine."""
     monkeypatch.setattr(os, "_exit", sys.exit)
     ours, theirs = socket.socketpair()
+    program = tmp_path / "zygote"
+    program.write_text("no program")
+    program.chmod(0o755)
+    executables = [os.open(program, os.O_RDONLY) for _ in range(2)]
     descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
     with ours, theirs:
         with pytest.raises(SystemExit):
             native_zygote.execute_zygote(
-                str(tmp_path / "zygote"), PREPARATION, Confinement(), theirs.fileno(), descriptors
+                executables, PREPARATION, Confinement(), theirs.fileno(), descriptors
             )
         report = decode_report(ours.recv(1 << 16)[FRAME.size :])
     assert report.result is Result.INTERNAL
-    assert report.message.endswith("No such file or directory")
-    for fd in descriptors:
+    assert report.message.endswith("Exec format error")
+    for fd in (*executables, *descriptors):
         os.close(fd)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -140,7 +139,7 @@ def test_zygote_that_starts_slowly_after_a_pause_is_used(
     async def run() -> None:
         clock, fork_server = LoopClock(), FakeForkServer()
         StartingZygote.may_start = asyncio.Event()
-        pool = ZygotePool(cast("ForkServer", fork_server), Path("zygote"), 1)
+        pool = ZygotePool(cast("ForkServer", fork_server), 1)
         module = cast("CompiledModule", SimpleNamespace(sha256="aa"))
         preparation = cast("Preparation", "any")
         directories: Sequence[int] = ()

@@ -2,8 +2,8 @@
  *
  * zygote LIBRARY LINK CONTROL CODE CONFIGURATION
  *
- * LIBRARY is the path of wasmtime's shared library; the others are descriptors: the link and the
- * control socket to the daemon, the machine code, and a file with the configuration.
+ * All are descriptors: wasmtime's shared library, the link and the control socket to the daemon,
+ * the machine code, and a file with the configuration.
  * wasmdrop/sandbox/wire.py describes the sockets, wasmdrop/sandbox/native_wire.py the messages.
  *
  * A child is a fresh process with a fresh instance, whose pages are copied when they are written.
@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -241,7 +242,13 @@ int main(int count, char **words)
         return 1;
     }
     close(file);
-    open_wasmtime(words[1]);
+    char path[32];
+    int library = atoi(words[1]);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", library);
+    open_wasmtime(path);
+    close(library);
+    /* It is executed by its descriptor, whose number would be its name. */
+    prctl(PR_SET_NAME, "zygote");
     sigset_t child_ends, none;
     sigemptyset(&none);
     sigemptyset(&child_ends);
