@@ -151,8 +151,6 @@ def _native(base: Path, name: str) -> Path | None:
 @contextlib.contextmanager
 def _cases(base: Path, runnable: Sequence[Workload]) -> Iterator[list[Case]]:
     """Start every contender and give the cases, grouped by workload."""
-    # The user of the jobs executes a variant's copy of the native program.
-    base.chmod(0o711)
     modules = {one.module_name: one.module for one in runnable}
     with contextlib.ExitStack() as stack:
         running = []
