@@ -187,6 +187,15 @@ CASES: Final[dict[str, Case]] = {
         "(unreachable)",
         "(table 0 funcref)",
     ),
+    # A table's share of growth is smaller than its initial size.
+    "table-growth-beside-a-large-one": Case(
+        "ok",
+        """(table $large 200000 funcref) (table $t 0 funcref) (func (export "run") (result i32)
+          (loop $more (br_if $more
+            (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1))))
+          (table.size $t))""",
+        {"memory_mb": 4},
+    ),
     "too-large-initially": Case(
         "memory-limit", '(memory (export "memory") 100) (func (export "run"))', {"memory_mb": 4}
     ),
