@@ -194,12 +194,14 @@ _ANSWERS: Final[dict[str, Code | None]] = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_report_of_a_native_child_that_lies_fails_only_its_own_job(
-    bench: LiesBench, name: str
+    whole_bench: LiesBench, name: str
 ) -> None:
     """It is refused, or the outcome is plausible and its message safe."""
+    bench = whole_bench
     bench.restart()
     lie = f"answers: {name}"
     bench.start_zygotes(lie)
+    assert bench.zygote_pids(bench.hostile)
     other_pids = bench.zygote_pids(bench.other)
     expected = _ANSWERS.get(name)
     for _ in range(2):

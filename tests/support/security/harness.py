@@ -63,6 +63,9 @@ _END_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 5.0
 
 NATIVE_MODES: Final = ("zygote-child", "zygote")
+#: What a process does, with its end of a link.
+_Work = Callable[[socket.socket], NoReturn]
+
 MODES: Final = ("child", *NATIVE_MODES, "unconfined")
 
 
@@ -208,18 +211,18 @@ def _send_result(writer: int, report: str, changed: list[str]) -> None:
 class _Children:
     """Processes that the fork server forks; one of them runs ``attempt``."""
 
-    def __init__(self, confinement: Confinement | None, attempt: Callable[[int], NoReturn]) -> None:
+    def __init__(self, confinement: Confinement | None, attempt: _Work) -> None:
         self._confinement = confinement
         self.attempt = attempt
 
-    def fork(self, do: Callable[[int], NoReturn]) -> tuple[int, socket.socket]:
+    def fork(self, do: _Work) -> tuple[int, socket.socket]:
         """Fork a process that calls ``do`` with its end of a link; return its pid and our end."""
         ours, theirs = socket.socketpair()
         parent_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
-                do(self._leave(parent_pid, ours, theirs.detach()))
+                do(socket.socket(fileno=self._leave(parent_pid, ours, theirs.detach())))
             finally:
                 os._exit(70)
         theirs.close()
@@ -248,7 +251,7 @@ class _ZygoteChildren(_Children):
         self,
         confinement: Confinement | None,
         native: NativeConfinement,
-        attempt: Callable[[int], NoReturn],
+        attempt: _Work,
         code: Path,
     ) -> None:
         super().__init__(confinement, attempt)
@@ -257,7 +260,7 @@ class _ZygoteChildren(_Children):
         with code.open("rb") as file:
             socket.send_fds(self._link, [b"become a zygote"], [file.fileno()])
 
-    def fork(self, do: Callable[[int], NoReturn]) -> tuple[int, socket.socket]:
+    def fork(self, do: _Work) -> tuple[int, socket.socket]:
         """Let the zygote fork a process."""
         ours, theirs = socket.socketpair()
         word = b"sibling" if do is _sibling else b"attempt"
@@ -265,9 +268,11 @@ class _ZygoteChildren(_Children):
             socket.send_fds(self._link, [word], [theirs.fileno()])
         return int(self._link.recv(64)), ours
 
-    def _serve(self, link_fd: int) -> NoReturn:
-        """Act as the zygote."""
-        link = socket.socket(fileno=link_fd)
+    def _serve(self, link: socket.socket) -> NoReturn:
+        """Act as the zygote.
+
+        Its filter allows no other call of sockets than to pass descriptors.
+        """
         _word, descriptors, _flags, _address = socket.recv_fds(link, 64, 1)
         self._native.confine_zygote(descriptors[0])
         parent_pid = os.getpid()
@@ -277,18 +282,19 @@ class _ZygoteChildren(_Children):
                 pid = os.fork()
             except OSError as error:
                 # In place of the pid, so that the failure shows the error.
-                link.send(str(error).encode())
+                os.write(link.fileno(), str(error).encode())
                 os._exit(70)
             if pid == 0:
-                own_fd = self._native.detach_child(parent_pid, theirs)
-                (_sibling if word == b"sibling" else self.attempt)(own_fd)
+                # The link has the same number in the child, and a new object is not allowed.
+                assert self._native.detach_child(parent_pid, theirs) == link.fileno()
+                (_sibling if word == b"sibling" else self.attempt)(link)
             os.close(theirs)
-            link.send(b"%d" % pid)
-        asked = int(link.recv(64))
+            os.write(link.fileno(), b"%d" % pid)
+        asked = int(os.read(link.fileno(), 64))
         while (ended := os.wait())[0] != asked:
             pass
-        link.send(b"%d" % os.waitstatus_to_exitcode(ended[1]))
-        link.recv(1)
+        os.write(link.fileno(), b"%d" % os.waitstatus_to_exitcode(ended[1]))
+        os.read(link.fileno(), 1)
         os._exit(0)
 
     def ended(self, pid: int) -> int:
@@ -341,25 +347,22 @@ def _family(
     return _Children(confinement, make)
 
 
-def _sibling(link_fd: int) -> NoReturn:
+def _sibling(link: socket.socket) -> NoReturn:
     """Act as an idle child of the same kind that has a secret open."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # unconfined, it has not done so yet
-    link = socket.socket(fileno=link_fd)
     _word, (secret,), _flags, _address = socket.recv_fds(link, 64, 1)
     os.dup2(secret, SIBLING_SECRET_FD)
-    link.send(b"r")
-    link.recv(1)
+    os.write(link.fileno(), b"r")
+    os.read(link.fileno(), 1)
     os._exit(0)
 
 
 def _attempt(
-    attempt: Attempt, world: World, confine: Callable[[list[int]], None], link_fd: int
+    attempt: Attempt, world: World, confine: Callable[[list[int]], None], link: socket.socket
 ) -> NoReturn:
     """Receive the request, confine the process, make the attempt, report the result."""
-    link = socket.socket(fileno=link_fd)
     _data, descriptors, _flags, _address = socket.recv_fds(link, 16, 4)
-    link.detach()
-    world.link_fd, world.given = link_fd, descriptors
+    world.link, world.given = link, descriptors
     confine(descriptors)
     try:
         report = f"escaped: {attempt.attack(world)}"
@@ -367,10 +370,10 @@ def _attempt(
         report = f"failed: {error}"
     except MemoryError:
         report = "failed: out of memory"
-    os.write(link_fd, report.encode())
+    os.write(link.fileno(), report.encode())
     # Poll, because the kernel does not send SIGIO to an owner while a process reads.
     poll = select.poll()
-    poll.register(link_fd, select.POLLIN)
+    poll.register(link, select.POLLIN)
     poll.poll()
     os._exit(0)
 

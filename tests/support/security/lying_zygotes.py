@@ -4,6 +4,7 @@ They stand for zygotes that the machine code of their module has taken over. The
 jobs selects the lie; with another memory limit the zygote is the native program.
 """
 
+import _socket
 import errno
 import os
 import signal
@@ -44,16 +45,18 @@ class Liar:
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
-        self.kept: list[socket.socket] = []
+        # Confined, it may not ask for it.
+        self.daemon_pid = _peer_of(control)
+        self.kept: list[_socket.socket] = []
 
     def asked(self) -> None:
         """Wait until the daemon requests a child; exit when it closes the socket."""
-        if not self.control.recv(16):
+        if not os.read(self.control.fileno(), 64):
             os._exit(0)
 
     def fork(self, do: Callable[[int], object], pid_of: int = 0) -> int:
         """Fork a child that calls ``do`` with its link; announce it, or the process ``pid_of``."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = _pair()
         pid = os.fork()
         if pid == 0:
             do(theirs.fileno())
@@ -68,7 +71,7 @@ class Liar:
 
     def say(self, words: bytes) -> None:
         """Send any message."""
-        self.control.send(words)
+        os.write(self.control.fileno(), words)
 
 
 def limits_of(lie: str, timeout_sec: float) -> Limits:
@@ -89,7 +92,7 @@ def _serve(
         execute_zygote(executables, preparation, confinement, link_fd, descriptors)
     lie = list(LIES)[preparation.output_bytes // MEBIBYTE - 1]
     code_fd, control_fd = descriptors
-    control = socket.socket(fileno=control_fd)
+    liar = Liar(socket.socket(fileno=control_fd))
     confinement._limit_space(MEBIBYTE, preparation.memory_bytes + PROCESS_BYTES)
     confinement._limit_threads()
     landlock.restrict(confinement.landlock_version, [code_fd])
@@ -97,7 +100,7 @@ def _serve(
         confinement._load_filter(role)
     if not lie.startswith("made:"):
         os.write(_LINK_FD, report_frame())
-    LIES[lie](Liar(control))
+    LIES[lie](liar)
     os._exit(0)
 
 
@@ -144,9 +147,14 @@ def _of_another(pid: Callable[[Liar], int]) -> Callable[[Liar], None]:
     return lambda liar: _serving(liar, lambda: liar.fork(_for_ever, pid(liar)))
 
 
-def _daemon(liar: Liar) -> int:
-    credentials = liar.control.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12)
+def _peer_of(control: socket.socket) -> int:
+    credentials = control.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12)
     return int(struct.unpack("3i", credentials)[0])
+
+
+def _pair() -> tuple[_socket.socket, _socket.socket]:
+    """Return a pair of sockets; those of the module ``socket`` make a forbidden call."""
+    return _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 def _says(*words: bytes) -> Callable[[Liar], None]:
@@ -168,7 +176,7 @@ def _no_socket(liar: Liar) -> None:
 
 def _no_pidfd(liar: Liar) -> None:
     def once() -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = _pair()
         liar.kept += [ours, theirs]
         liar.tell(os.getpid(), ours.fileno(), 0)
 
@@ -320,7 +328,7 @@ def _serves(answer: Callable[[int], None]) -> Callable[[Liar], None]:
 
 LIES: Final[dict[str, Callable[[Liar], None]]] = {
     "children-are-the-fork-server": _of_another(lambda _liar: os.getppid()),
-    "children-are-the-daemon": _of_another(_daemon),
+    "children-are-the-daemon": _of_another(lambda liar: liar.daemon_pid),
     "children-are-the-zygote": _of_another(lambda _liar: os.getpid()),
     "links-are-no-sockets": _no_socket,
     "processes-are-none": _no_pidfd,

@@ -33,7 +33,7 @@ class World:
         self.base = base
         self.parent_pid = os.getpid()
         self.sibling_pid = 0
-        self.link_fd = -1
+        self.link: socket.socket
         """The attempt's own end of the link to the parent."""
         self.given: list[int] = []
         """Descriptors that the attempt received: machine code and two streams."""
@@ -68,6 +68,11 @@ class World:
         self._pty = -1
         with contextlib.suppress(OSError):
             self._open_terminal()
+
+    @property
+    def link_fd(self) -> int:
+        """The descriptor of the attempt's own end of the link."""
+        return self.link.fileno()
 
     def _furnish(self) -> None:
         names = ("held", "other.cwasm")
