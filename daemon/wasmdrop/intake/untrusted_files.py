@@ -51,6 +51,10 @@ _SETTINGS: Final = {
 }
 
 
+#: Read at once.
+_CHUNK_BYTES: Final = 1 << 20
+
+
 @contextlib.contextmanager
 def open_file(file: RootedPath, max_bytes: int, code: Code, links: Links) -> Iterator[OpenFile]:
     """Open a regular file.
@@ -71,7 +75,7 @@ def open_file(file: RootedPath, max_bytes: int, code: Code, links: Links) -> Ite
                 code, f"{relative}: {status.st_size} bytes are more than is read ({limit})"
             )
         try:
-            fd, status = descriptors.open_regular(path_fd)
+            fd = descriptors.reopen(path_fd)
         except PermissionError:
             raise RefusedError(
                 code,
@@ -102,10 +106,10 @@ def read_file(
         admit(status)
         before = FileVersion.of(status)
         parts = []
-        room = max_bytes + 1
-        while room > 0 and (part := os.read(fd, min(room, 1 << 20))):
+        left_bytes = status.st_size
+        while left_bytes > 0 and (part := os.read(fd, min(left_bytes, _CHUNK_BYTES))):
             parts.append(part)
-            room -= len(part)
+            left_bytes -= len(part)
         data = b"".join(parts)
         if FileVersion.of(os.fstat(fd)) != before or len(data) != before.size_bytes:
             raise ChangedWhileReadError

@@ -7,9 +7,10 @@ a result out of the tree. A unit test fails if the private parts used here chang
 
 import errno
 import os
+import struct
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from watchdog.observers.inotify_c import (
@@ -49,6 +50,12 @@ _DIRECTORY_EVENTS: Final = Mask(
 ATOMIC_WRITER_LINK: Final = b"..data"
 
 _DOT: Final = ord(".")
+
+#: An event in the kernel's queue, without its name: watch, mask, cookie, size of the name.
+_EVENT: Final = struct.Struct("iIII")
+
+_OVERFLOW: Final = InotifyConstants.IN_Q_OVERFLOW
+_IS_DIRECTORY: Final = InotifyConstants.IN_ISDIR
 
 #: Read from the kernel's queue at once: more events than it holds by default.
 _BUFFER_BYTES: Final = 64 * 1024
@@ -110,16 +117,22 @@ class InotifyReader(InotifyFD):
         if self._is_busy():
             # Most events are of results. Handling each at once takes the interpreter from jobs.
             time.sleep(_BUSY_PAUSE_SECONDS)
-        return [
-            InotifyEvent(wd, mask, cookie, name)
-            for wd, mask, cookie, name in self._parse_event_buffer(
-                self._read_event_buffer(event_buffer_size)
-            )
-            if (wd != -1 or mask & InotifyConstants.IN_Q_OVERFLOW)
-            and (
-                not name
-                or mask & InotifyConstants.IN_ISDIR
-                or name == ATOMIC_WRITER_LINK
-                or (name[0] != _DOT and self._may_matter(os.fsdecode(name)))
-            )
-        ]
+        return list(self._events_in(self._read_event_buffer(event_buffer_size)))
+
+    def _events_in(self, data: bytes) -> Iterator[InotifyEvent]:
+        end = 0
+        while end < len(data):
+            wd, mask, cookie, name_bytes = _EVENT.unpack_from(data, end)
+            start = end + _EVENT.size
+            end = start + name_bytes
+            if wd == -1 and not mask & _OVERFLOW:
+                continue
+            name = data[start:end].rstrip(b"\0")
+            if name and not mask & _IS_DIRECTORY and not self._is_noticed(name):
+                continue
+            yield InotifyEvent(wd, mask, cookie, name)
+
+    def _is_noticed(self, name: bytes) -> bool:
+        if name[0] == _DOT:
+            return name == ATOMIC_WRITER_LINK
+        return self._may_matter(os.fsdecode(name))

@@ -44,7 +44,12 @@ def open_regular(path_fd: int, flags: int = os.O_RDONLY) -> tuple[int, os.stat_r
     kind = file_kind(status)
     if kind is not None:
         raise NotRegularError(errno.EINVAL, kind)
-    return os.open(f"/proc/self/fd/{path_fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC), status
+    return reopen(path_fd, flags), status
+
+
+def reopen(path_fd: int, flags: int = os.O_RDONLY) -> int:
+    """Open the file that an ``O_PATH`` descriptor refers to, which must be a regular one."""
+    return os.open(f"/proc/self/fd/{path_fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def write_all(fd: int, data: "bytes | bytearray | memoryview") -> None:

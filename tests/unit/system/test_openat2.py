@@ -55,6 +55,25 @@ def test_path_out_of_the_root_raises_exdev(root: Path, path: str) -> None:
     assert number_of(lambda: openat2.lstat(str(root), path)) == errno.EXDEV
 
 
+def test_open_in_returns_status_of_the_directory_with_the_last_name(root: Path) -> None:
+    """Also of a path with a link, which is walked."""
+    (root / "link").symlink_to("a/b/file")
+    for relative, directory in (("a/b/file", root / "a" / "b"), ("link", root)):
+        fd, found = openat2.open_in(str(root), relative)
+        os.close(fd)
+        assert found is not None
+        assert os.path.samestat(found, directory.stat())
+
+
+def test_open_in_that_stays_on_mounts_raises_at_a_mount() -> None:
+    """Without a look at the mount, which may hang."""
+    status = f"proc/{os.getpid()}/status"
+    fd, _directory = openat2.open_in("/", status)
+    os.close(fd)
+    with openat2.staying_on_mounts():
+        assert number_of(lambda: openat2.open_in("/", status)) == errno.EXDEV
+
+
 @pytest.mark.parametrize(
     ("target", "number"),
     [
