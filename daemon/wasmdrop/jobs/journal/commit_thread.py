@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import structlog
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from wasmdrop.jobs.journal.batch import Operation, Write, perform
 from wasmdrop.system.heartbeat import Heartbeat
@@ -31,6 +30,11 @@ _LAZY_SECONDS: Final = 0.05
 _ENOUGH: Final = 16
 _MOST_NAPS: Final = 5
 _NAP_SECONDS: Final = 0.003
+
+#: Pauses before a failed transaction is retried, in seconds: the first one, which doubles, and the
+#: longest one.
+_FIRST_PAUSE_SECONDS: Final = 0.05
+_LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
 class _Request(NamedTuple):
@@ -147,13 +151,18 @@ class CommitThread:
                 return
 
     def _commit(self, batch: list[_Request]) -> None:
-        for attempt in Retrying(
-            retry=retry_if_exception(_is_temporary),
-            wait=wait_random_exponential(multiplier=0.05, max=5),
-            before_sleep=self._log_retry,
-        ):
-            with attempt:
-                results = self._try_to_commit([request.what for request in batch])
+        work = [request.what for request in batch]
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                results = self._try_to_commit(work)
+                break
+            # Full disks, I/O errors and locks; a wrong statement is a ProgrammingError.
+            except sqlite3.OperationalError as error:
+                self.heartbeat.beat()  # a full disk is no reason to restart the daemon
+                _log.error("journal-commit-failed", path=str(self._path), error=str(error))
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
         answers = [
             (request.future, result)
             for request, result in zip(batch, results, strict=True)
@@ -161,11 +170,6 @@ class CommitThread:
         ]
         if answers:
             self._loop.call_soon_threadsafe(_answer, answers)
-
-    def _log_retry(self, state: RetryCallState) -> None:
-        self.heartbeat.beat()  # a full disk is no reason to restart the daemon
-        error = state.outcome.exception() if state.outcome is not None else None
-        _log.error("journal-commit-failed", path=str(self._path), error=str(error))
 
     def _try_to_commit(self, work: list[Write | Operation]) -> list[Any]:
         connection = self._connection
@@ -178,11 +182,6 @@ class CommitThread:
                 connection.execute("ROLLBACK")
             raise
         return results
-
-
-def _is_temporary(error: BaseException) -> bool:
-    # Full disks, I/O errors and locks are operational; a wrong statement is a ProgrammingError.
-    return isinstance(error, sqlite3.OperationalError)
 
 
 def _answer(answers: "list[tuple[asyncio.Future[Any], Any]]") -> None:
