@@ -49,8 +49,9 @@ _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 _NUMBER = r"-?(?:Infinity|(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)|NaN"
 _TOKEN = re.compile(rf'{_STRING}"?|[\[\]{{}},:]|{_NUMBER}|[^ \t\r\n"\[\]{{}},:]++', re.DOTALL)
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*+")
-_SURROGATE = re.compile(r"(?<!\\)(\\++)u[dD][89a-fA-F]")
-_SURROGATE_PAIR = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])"
+)
 
 _EXPECTED: Final = {
     "Expecting value": "a value",
@@ -210,17 +211,9 @@ def _depth_pattern() -> re.Pattern[str]:
 
 def _lone_surrogate(text: str) -> int | None:
     """Return the position of the first surrogate escape without its other half, if any."""
-    position = 0
-    while found := _SURROGATE.search(text, position):
-        position = found.end()
-        if len(found[1]) % 2 == 0:  # the backslashes escape each other
-            continue
-        escape = found.end(1) - 1
-        pair = _SURROGATE_PAIR.match(text, escape)
-        if pair is None:
-            return escape
-        position = pair.end()
-    return None
+    # Without escaped backslashes, each backslash that is left begins an escape.
+    found = _LONE_SURROGATE.search(text.replace(r"\\", "__"))
+    return None if found is None else found.start()
 
 
 # --- Finding the error in an invalid text

@@ -144,6 +144,7 @@ def test_parse_accepts_exactly_strict_json(source: str) -> None:
 @given(st.lists(st.sampled_from(["\\\\", "\\ud83d", "\\uDE00", "\\n", "ud83d", "a"]), max_size=8))
 @example(["\\\\", "ud83d", "\\uDE00"])
 @example(["\\ud83d", "\\uDE00", "\\uDE00"])
+@example(["\\ud83d", "\\\\", "\\uDE00"])
 @no_deadline
 def test_parse_of_lone_surrogate_escape_is_refused(pieces: list[str]) -> None:
     """An escaped backslash before ``ud83d`` is not such an escape."""
