@@ -74,7 +74,6 @@ def configure(form: LogFormat, level: str = "info") -> None:
         renderer = _prioritized(renderer)
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.ExceptionRenderer(_traceback),
