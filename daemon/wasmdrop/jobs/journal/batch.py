@@ -1,7 +1,8 @@
 """Execute the writes of one transaction, in order.
 
-Each write executes its own statements. Merging rows into fewer statements saved
-2 % of the time of a burst, which did not pay for the code (see docs/decisions).
+Each write executes its own statements, except for moves that a later one overwrites. Merging rows
+into fewer statements saved 2 % of the time of a burst, which did not pay for the code (see
+docs/decisions).
 """
 
 import os
@@ -53,7 +54,29 @@ def perform(connection: sqlite3.Connection, work: Sequence[Write | Operation]) -
 
     Raises ``sqlite3.Error``. Part of the work may be done then; the caller rolls back.
     """
-    return [_perform(connection, one) for one in work]
+    superseded = _superseded(work)
+    return [
+        None if number in superseded else _perform(connection, one)
+        for number, one in enumerate(work)
+    ]
+
+
+def _superseded(work: Sequence[Write | Operation]) -> set[int]:
+    """Return the places of moves that a later move of the same job overwrites unread.
+
+    A move writes the row of its job, and so the job's input, anew.
+    """
+    found: set[int] = set()
+    moved: set[str] = set()
+    for number in reversed(range(len(work))):
+        one = work[number]
+        if isinstance(one, Moved):
+            if one.job.id in moved:
+                found.add(number)
+            moved.add(one.job.id)
+        elif not isinstance(one, Write):
+            moved.clear()  # it may read what an earlier move wrote
+    return found
 
 
 def _perform(connection: sqlite3.Connection, one: Write | Operation) -> Any:

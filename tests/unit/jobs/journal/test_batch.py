@@ -55,6 +55,29 @@ def test_batch_operation_between_writes_sees_those_before_it(
     assert _rows(connection, "state, note, changed_ns") == [("waiting", None, 2)]
 
 
+def test_batch_only_the_last_of_several_moves_of_a_job_is_written(
+    connection: sqlite3.Connection,
+) -> None:
+    """Unless an operation between them may read what an earlier one wrote."""
+    moves = [
+        Moved(msgspec.structs.replace(_job(number), state=state), 2)
+        for state in (JobState.WAITING, JobState.RUNNING, JobState.EXECUTED)
+        for number in (0, 1)
+    ]
+    accepted = [Accepted(_job(number), b"in", {}, 1) for number in (0, 1)]
+    written: list[str] = []
+    connection.set_trace_callback(written.append)
+    results = perform(connection, [*accepted, *moves[:4], _states, *moves[4:], moves[4]])
+    connection.set_trace_callback(None)
+    assert results == [None] * 6 + [["running", "running"]] + [None] * 3
+    assert _states(connection) == ["executed", "executed"]
+    assert sum(statement.startswith("UPDATE jobs") for statement in written) == 4
+
+
+def _states(connection: sqlite3.Connection) -> list[str]:
+    return [state for (state,) in _rows(connection, "state")]
+
+
 @pytest.mark.parametrize(
     ("data", "code", "kept"),
     [
