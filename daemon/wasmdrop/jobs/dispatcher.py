@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from wasmdrop.delivery.delivery import Delivery
@@ -151,8 +150,10 @@ class Dispatcher:
         if drop.memory is not None:
             memory = drop.memory
             accepted.add_done_callback(lambda _accepted: memory.release())
-        work = Work(job, accepted, refusal=drop.refusal, is_for_module=is_for_module)
-        self._enqueue(work if work.is_large else msgspec.structs.replace(work, spec=drop.spec))
+        work = Work(job, accepted, drop.spec, drop.refusal, is_for_module=is_for_module)
+        self._enqueue(work)
+        if work.is_large:
+            self._table.unload(work)  # unless it began at once
         return accepted
 
     def _enqueue(self, work: Work) -> None:
@@ -286,9 +287,9 @@ class Dispatcher:
 
     async def _deliver(self, work: Work, placement: PendingDelivery) -> None:
         """Publish the staged results and close the job; keep them if that fails or hangs."""
-        job, results, metrics = work.job, placement.package, self._metrics
+        job, metrics, size_bytes = work.job, self._metrics, placement.size_bytes
         metrics.delivering += 1
-        self._admission.hold(results.size_bytes)
+        self._admission.hold(size_bytes)
         try:
             placed = placement.publish()
             await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
@@ -300,12 +301,12 @@ class Dispatcher:
                 reason = f"{job.slot.directory} does not answer" if error is None else str(error)
                 if error is not None and not isinstance(error, DeliveryHangsError):
                     _log.warning("delivery-failed", **ids_of(job), error=reason)
-                await self._undelivered.keep(job, results, reason, placed)
+                await self._undelivered.keep(job, placement.package, reason, placed)
                 return
         finally:
             metrics.delivering -= 1
-            self._admission.hold(-results.size_bytes)
-        metrics.delivered(job, results.size_bytes)
+            self._admission.hold(-size_bytes)
+        metrics.delivered(job, size_bytes)
         log_finished(self._table.move(work, JobState.DELIVERED).job)
 
 

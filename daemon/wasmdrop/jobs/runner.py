@@ -146,7 +146,7 @@ class JobRunner:
         limits = limits_for(spec, settings.limits)
         grants = grants_for(spec, settings.grants)
         options = EngineOptions(limits.fuel is not None, spec.deterministic)
-        work = table.evolve(work, limits=limits)
+        work = table.evolve(work, limits=limits, is_deterministic=spec.deterministic)
         module = self._lookup.in_memory(work, options)
         if module is not None:
             self._metrics.module_hits += 1
@@ -157,7 +157,6 @@ class JobRunner:
                 work = table.evolve(work, spec=None)
             module = await self._lookup.compiled(work, reference, options, scheduler)
             spec = await self._spec(table.current(work))
-        table.evolve(work, is_deterministic=spec.deterministic)
         _check_files(spec, module.summary, limits)
         call = plan(module.summary, spec.entry, spec.args, settings)
         table.evolve(work, plan=call)

@@ -91,6 +91,15 @@ class WorkTable:
         slot.later.append(work)
         return False
 
+    def unload(self, work: Work) -> None:
+        """Forget the parsed input of the job that was added last, if it waits."""
+        slot = self._slots[work.slot_key]
+        unloaded = msgspec.structs.replace(work, spec=None)
+        if slot.next is work:
+            slot.next = unloaded
+        elif slot.later and slot.later[-1] is work:
+            slot.later[-1] = unloaded
+
     def add_first(self, work: Work) -> None:
         """Add a job before all others of its slot that wait."""
         slot = self._slots.setdefault(work.slot_key, _SlotJobs())
@@ -138,14 +147,12 @@ class WorkTable:
 
     def current(self, work: Work) -> Work:
         """Return an active job as it is now."""
-        current = self._slots[work.slot_key].active
-        assert current is not None  # noqa: S101 - its job is active
-        return current
+        return _active(self._slots[work.job.slot.key])
 
     def evolve(self, work: Work, **changes: Any) -> Work:
         """Change an active job, as it is now; return the new value."""
-        slot = self._slots[work.slot_key]
-        slot.active = evolved = msgspec.structs.replace(self.current(work), **changes)
+        slot = self._slots[work.job.slot.key]
+        slot.active = evolved = msgspec.structs.replace(_active(slot), **changes)
         return evolved
 
     def move(self, work: Work, state: JobState, **changes: Any) -> Work:
@@ -165,3 +172,8 @@ class WorkTable:
         job = self.current(work).job
         job, begun = self._journal.begin(job, attempt=job.attempt + 1, started_at_ns=started_at_ns)
         return self.evolve(work, job=job, begun=begun)
+
+
+def _active(slot: _SlotJobs) -> Work:
+    assert slot.active is not None  # noqa: S101 - its job is active
+    return slot.active

@@ -20,6 +20,7 @@ from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError, Scheduler
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError
 from wasmdrop.jobs.work_table import Work, WorkTable
+from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.slot import InputFile, Slot
 from wasmdrop.system.byte_budget import ByteBudget
@@ -32,6 +33,7 @@ class FakePlacement:
 
     def __init__(self, bench: "Bench", key: str, package: ResultPackage) -> None:
         self.package = package
+        self.size_bytes = package.size_bytes
         self._bench = bench
         self._key = key
 
@@ -137,11 +139,12 @@ def with_bench(use: Callable[[Bench], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def drop(key: str, memory: Any = None) -> InputDrop:
+def drop(
+    key: str, memory: Any = None, *, spec: InputSpec | None = None, size_bytes: int = 2
+) -> InputDrop:
     """Return a drop of an input."""
-    return InputDrop(
-        slot(key), 1, b"{}", InputFile(f"/shared/{key}", "", 2), None, None, b"", memory=memory
-    )
+    found = InputFile(f"/shared/{key}", "", size_bytes)
+    return InputDrop(slot(key), 1, b"{}", found, spec, None, b"", memory=memory)
 
 
 def test_dispatcher_jobs_of_one_slot_run_one_at_a_time_in_order() -> None:
@@ -282,6 +285,24 @@ def test_dispatcher_rerun_of_what_the_slot_has_run_is_discarded() -> None:
         assert bench.published == []
         await bench.end("next")
         await until(lambda: len(bench.backlog) == 0)
+
+    with_bench(use)
+
+
+def test_dispatcher_large_input_is_in_memory_only_if_its_job_begins_at_once() -> None:
+    """A small one always is."""
+
+    async def use(bench: Bench) -> None:
+        spec = InputSpec(entry="add")
+        for size_bytes in (5000, 5000, 2, 5000):
+            bench.backlog.add()
+            bench.dispatcher.accept(drop("input.json", spec=spec, size_bytes=size_bytes))
+        specs = []
+        for job_id in list(bench.journal.jobs):
+            await until(lambda job_id=job_id: job_id in bench.outcomes)  # type: ignore[misc]
+            specs.append(bench.table.first("input.json").spec)
+            await bench.end(job_id)
+        assert specs == [spec, None, spec, None]
 
     with_bench(use)
 
