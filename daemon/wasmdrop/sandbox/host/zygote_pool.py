@@ -91,7 +91,8 @@ class Zygote(ForkingProcess):
         self._on_gone = on_gone
         self._process: ChildProcess | None = None
         self._forked = 0
-        self._is_gone = False
+        self.is_gone = False
+        """Whether it forks no more children."""
         self._unreported: dict[ChildProcess, float] = {}
         """Closed children with no exit status yet, and when we first noticed."""
 
@@ -239,8 +240,8 @@ class Zygote(ForkingProcess):
             if not waiter.done():
                 waiter.set_exception(SandboxError(reason))
         self._waiting.clear()
-        if not self._is_gone:
-            self._is_gone = True
+        if not self.is_gone:
+            self.is_gone = True
             self._on_gone(self, reason)
 
 
@@ -334,7 +335,8 @@ class ZygotePool:
             finally:
                 start.cancel()
                 await asyncio.wait([start])  # before its descriptors are closed
-            is_started = start.result()
+            # It may have died since it reported.
+            is_started = start.result() and not zygote.is_gone
         except (OSError, SandboxError) as error:
             _log.warning("zygote-unavailable", module=module.sha256, error=str(error))
         finally:

@@ -44,6 +44,7 @@ class FakeZygote(ChildProcess):
         self.limits: list[int] = []
         self.refusal = b""
         """The answer to requests for a child, if it forks none."""
+        self.dies_after_its_report = False
         self.is_killed = False
         self.control: socket.socket | None = None
         self._links: list[socket.socket] = []
@@ -61,6 +62,8 @@ class FakeZygote(ChildProcess):
         if self.result is None:
             self.ended(signal.SIGABRT, 0)
             return None
+        if self.dies_after_its_report:
+            self.die()
         return REPORT.pack(self.result, -1, 0, 0, 0.0, 0.0, -1, -1, 0, 0) + bytes(8)
 
     def kill(self) -> None:
@@ -108,6 +111,7 @@ class FakeForkServer:
     def __init__(self) -> None:
         self.zygotes: list[FakeZygote] = []
         self.result: Result | None = Result.RETURNED
+        self.die_after_their_report = False
         self.sweeps = 0
         self.answers = asyncio.Event()
         self.answers.set()
@@ -115,6 +119,7 @@ class FakeForkServer:
     async def take(self) -> FakeZygote:
         """Return a process."""
         zygote = FakeZygote(self.result)
+        zygote.dies_after_its_report = self.die_after_their_report
         self.zygotes.append(zygote)
         await self.answers.wait()
         return zygote
@@ -437,6 +442,23 @@ def test_zygote_that_cannot_be_prepared_is_tried_once() -> None:
         (zygote,) = scene.fork_server.zygotes
         assert zygote.is_killed
         assert not scene.pool._starting
+
+    play(act)
+
+
+def test_zygote_that_dies_after_its_report_is_not_used() -> None:
+    """Before the pool has it; it would never be replaced there."""
+
+    async def act(scene: Scene) -> None:
+        scene.fork_server.die_after_their_report = True
+        for _ in range(2):
+            assert await scene.acquire() is None
+        await until(lambda: not scene.pool._starting)
+        await until(lambda: not scene.pool._ready)
+        for _ in range(3):
+            assert await scene.acquire() is None
+        assert list(scene.pool._seen.values()) == [False]
+        assert len(scene.fork_server.zygotes) == 1
 
     play(act)
 
