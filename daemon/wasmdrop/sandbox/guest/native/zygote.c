@@ -172,6 +172,12 @@ static void fork_child(int control, uint64_t cpu_seconds, const int *streams, in
         snprintf(text, sizeof text, "child %d", (int)child);
         tell(control, text, given);
     } else {
+        if (child > 0) {
+            /* The daemon does not know it. Without its link it exits. */
+            close(links[0]);
+            links[0] = -1;
+            waitpid(child, NULL, 0);
+        }
         /* The processes of this user are used up; the present children may go on. */
         snprintf(text, sizeof text, "none %d", failed);
         tell(control, text, NULL);
