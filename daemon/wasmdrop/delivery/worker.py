@@ -136,6 +136,8 @@ class DeliveryWorker:
 
     def _publish(self, placements: list[Placement]) -> None:
         """Take all of them through each step before the next step."""
+        if not placements:
+            return
         missing = [placement for placement in placements if not placement.is_published]
         _each(missing, Placement.remove_marker)
         self._sync_directories(one for one in missing if one.had_marker)
@@ -145,8 +147,7 @@ class DeliveryWorker:
         self._sync_directories(placements)
         # The worker that published the others may have printed their lines: none is printed twice.
         _each(missing, lambda one: self._print_line(one.request.package.line))
-        if placements:
-            self._report([Finished(one.request.number, _fields(one.error)) for one in placements])
+        self._report([Finished(one.request.number, _fields(one.error)) for one in placements])
         # After the reports: without one, the daemon delivers again and needs the output's source.
         for placement in placements:
             removal = placement.remove_leftovers()
