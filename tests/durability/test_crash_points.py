@@ -145,8 +145,9 @@ def _work(lives: Lives, has_happened: Callable[[], bool]) -> bool:
         producer.drop("input-b.json", producer.version(code="invalid-input"))
         producer.drop("input-taken.json", producer.version())
         producer.drop("input.json", producer.version(module=None))
-        deep = {"in": "a", "deep/er/in": "a"}
-        producer.drop("input-files.json", producer.version(module="files", files=deep))
+        # So many that the copy syncs them itself, unlike the few files below.
+        many = {"in": "a", "deep/er/in": "a"} | {f"more/{number}": "a" for number in range(8)}
+        producer.drop("input-files.json", producer.version(module="files", files=many))
         leaves_nothing = producer.version(module="files", files={"in": "a"}, turns=2)
         producer.drop("input-empty.json", leaves_nothing)
         for name in list(producer.slots):

@@ -189,10 +189,10 @@ class Placement:
         self._staged = name
         mode = 0o775 & ~_umask()  # not world-writable, see is_daemon_directory
         try:
-            copy_tree(self._output, target, mode)
+            copy_tree(self._output, target, mode, self.unsynced)
             os.fchmod(target, stat.S_ISVTX | mode)
         finally:
-            os.close(target)
+            self.unsynced.append(target)
 
     def _removal(
         self, open_parent: Callable[[], int], name: str, *, is_private: bool = False
@@ -263,8 +263,12 @@ def _removal_in(parent: int, name: str, is_private: bool) -> Iterator[None]:
         yield from removal(parent, name, only_own=not is_private)
 
 
+@functools.cache
 def _umask() -> int:
-    """Return the umask (proc(5)); umask(2) can't read it without changing it."""
+    """Return the umask (proc(5)), which the worker never changes.
+
+    umask(2) can't read it without changing it.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)

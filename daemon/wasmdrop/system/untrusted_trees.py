@@ -35,6 +35,9 @@ _CHUNK_BYTES: Final = 1 << 20
 #: Files that are synced together. All of them are being written out when the first sync starts.
 _CHUNK_FILES: Final = 64
 
+#: Descriptors that a copy leaves to its caller to sync, who may hold those of many copies.
+_MAX_LEFT_UNSYNCED: Final = 8
+
 
 class TreeLimitError(Exception):
     """A tree exceeds a limit, which the text names."""
@@ -91,32 +94,30 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
     return OutputTree(root, tuple(files), tuple(directories), _left_out_message(left_out))
 
 
-def copy_tree(tree: OutputTree, target: int, mode: int) -> None:
-    """Copy ``tree`` into the empty directory open at ``target``, durably except for its own name.
+def copy_tree(tree: OutputTree, target: int, mode: int, unsynced: list[int]) -> None:
+    """Copy ``tree`` into the empty directory open at ``target``.
 
+    Adds to ``unsynced`` the descriptors of a few files and directories; the caller syncs these and
+    ``target``, and closes them, also if this raises. The others are durable when it returns.
     Directories get ``mode``, which the caller has masked: the kernel ignores the umask if
     ``target`` has a default access control list (acl(5)). Raises ``ChangedTreeError`` if a file
     differs from the inventory, and ``OSError`` if storage fails.
     """
     source = os.open(tree.root, DIRECTORY_FLAGS)
-    written: list[int] = []
-    with _Parents(source) as sources, _Parents(target) as targets:
-        try:
+    try:
+        with _Parents(source) as sources, _Parents(target) as targets:
             for path in tree.directories:
                 parent, name = targets.of(path)
                 os.mkdir(name, mode, dir_fd=parent)
             for file in tree.files:
-                written.append(_copy(file, sources.of(file.path), targets.of(file.path)))
-                if len(written) >= _CHUNK_FILES:
-                    _sync(written)
-            _sync(written)
+                _make_room(unsynced, _CHUNK_FILES)
+                unsynced.append(_copy(file, sources.of(file.path), targets.of(file.path)))
             for path in tree.directories:
-                written.append(open_at(target, path, DIRECTORY_FLAGS))
-                _sync(written)
-            os.fsync(target)
-        finally:
-            for fd in (source, *written):
-                os.close(fd)
+                _make_room(unsynced, _CHUNK_FILES)
+                unsynced.append(open_at(target, path, DIRECTORY_FLAGS))
+    finally:
+        os.close(source)
+    _make_room(unsynced, _MAX_LEFT_UNSYNCED + 1)
 
 
 class _Parents:
@@ -243,7 +244,9 @@ def _copy(file: OutputFile, source: tuple[int, str], target: tuple[int, str]) ->
     return writing
 
 
-def _sync(written: list[int]) -> None:
-    while written:
-        os.fsync(written[-1])
-        os.close(written.pop())
+def _make_room(unsynced: list[int], most: int) -> None:
+    """Sync and close all ``unsynced`` descriptors if there are ``most`` of them."""
+    if len(unsynced) >= most:
+        while unsynced:
+            os.fsync(unsynced[-1])
+            os.close(unsynced.pop())

@@ -232,6 +232,53 @@ def test_retry_of_unpublished_results_publishes_them(tmp_path: Path, kind: str) 
     assert bench.lines == [b"{}\n"]
 
 
+@pytest.mark.parametrize("count", [3, 7, 100])
+def test_staged_output_is_durable_completely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Each file and directory is synced after its last change, beside the result files or before.
+
+    A hundred files are more than the copy leaves to the batch of the result files.
+    """
+    shared, left = tmp_path / "shared", tmp_path / "left"
+    (left / "inner").mkdir(parents=True)
+    shared.mkdir()
+    names = [f"inner/{number}" for number in range(count)]
+    for name in names:
+        (left / name).write_bytes(b"content")
+    begin, fsync = FsyncBatch.begin, os.fsync
+    synced: list[tuple[str, int]] = []
+
+    def remember(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        relative = "/".join(path.relative_to(shared).parts[1:])
+        synced.append((relative, path.stat().st_mode if path.is_dir() else path.stat().st_size))
+
+    def begin_all(syncs: FsyncBatch, fds: Sequence[int]) -> None:
+        for fd in fds:
+            remember(fd)
+        begin(syncs, fds)
+
+    def sync_one(fd: int) -> None:
+        remember(fd)
+        fsync(fd)
+
+    package = ResultPackage(PACKAGE.files, PACKAGE.marker, inventory(str(left), 1000))
+    bench = Bench(shared)
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(FsyncBatch, "begin", begin_all)
+        patched.setattr(os, "fsync", sync_one)
+        bench.handle(bench.stage(1, package))
+    assert descriptors() == before + 1  # the directory's
+    bench.handle(Publish(1))
+    output = shared / "result.output"
+    inside = [(name, len(b"content")) for name in names]
+    inside += [("inner", (output / "inner").stat().st_mode), ("", output.stat().st_mode)]
+    assert sorted(set(synced) - {("", len(data)) for data in PLACED.values()}) == sorted(inside)
+    assert len(synced) == len(inside) + len(PLACED)
+
+
 def test_worker_reports_before_it_removes_leftovers(tmp_path: Path) -> None:
     """Without a report the daemon delivers again, and needs the output files once more."""
     shared, left = tmp_path / "shared", tmp_path / "left"
