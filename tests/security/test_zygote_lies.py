@@ -27,6 +27,7 @@ from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 
 TIMEOUT_SECONDS: Final = 0.5
+_START_SECONDS: Final = 20.0
 TRUE_LIMITS: Final = Limits(timeout_sec=20, memory_mb=16)
 SEVEN: Final = FunctionType((), ("i32",))
 
@@ -110,12 +111,18 @@ class LiesBench(Bench):
 
     def start_zygotes(self, lie: str) -> None:
         """Call both modules until their zygotes have started, or could not be started."""
-        for _ in range(2):
-            outcome = self.call(lie)
-            assert isinstance(outcome, Outcome), outcome
-            assert outcome.results == (7,)
         made = self.zygotes
-        self.wait_until(lambda: not made._starting, "zygotes")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(zygote_pool, "_TIMEOUT_SECONDS", _START_SECONDS)
+            # First an honest one, for which a busy machine may need a while.
+            for one in ("", lie) if lie.startswith("made:") else (lie,):
+                if one.startswith("made:"):
+                    patch.undo()
+                for _ in range(2):
+                    outcome = self.call(one)
+                    assert isinstance(outcome, Outcome), outcome
+                    assert outcome.results == (7,)
+                self.wait_until(lambda: not made._starting, "zygotes")
         assert len(self.zygote_pids(self.other)) == 1
 
     def zygote_pids(self, module: CompiledModule) -> set[int]:
