@@ -39,9 +39,9 @@ Requests
     of ``wasi.grants``. The payload of ``run`` is standard input (``wasi.stdin_bytes``), then the
     contents of ``wasi.files`` in their order.
 
-    Those of ``zygote`` are followed, if ``disk_bytes`` is set, by the parent of the directories of
-    the module's jobs and by the grants. A child of a zygote is prepared, and takes requests of
-    :mod:`wasmdrop.sandbox.native_wire`.
+    Those of ``zygote``, of which there are none without ``preparation``, are followed, if
+    ``disk_bytes`` is set, by the parent of the directories of the module's jobs and by the grants.
+    A child of a zygote is prepared, and takes requests of :mod:`wasmdrop.sandbox.native_wire`.
 
 Reports
     The header is ``CompileReport`` (for ``compile``) or ``RunReport`` (for ``run``) as a JSON
@@ -228,7 +228,8 @@ class RunRequest(msgspec.Struct, frozen=True, tag="run"):
 class ZygoteRequest(msgspec.Struct, frozen=True, tag="zygote"):
     """Execute the native program, which prepares the module and forks children for it."""
 
-    preparation: Preparation
+    preparation: Preparation | None
+    """Null: the program only reports whether it works on this host."""
 
 
 Request = CompileRequest | RunRequest | ZygoteRequest

@@ -24,7 +24,6 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service.directories import check_directories
-from wasmdrop.service.guest import guest_in_use
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.probes import Health, Sources
 from wasmdrop.service.inbox import Inbox
@@ -33,7 +32,7 @@ from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.pipeline import build_pipeline, new_module_finder
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.systemd import notify, watchdog_seconds
-from wasmdrop.settings import Settings
+from wasmdrop.settings import GuestMode, Settings
 from wasmdrop.system.job_user import foreign_processes
 
 _log = structlog.get_logger()
@@ -101,7 +100,7 @@ async def _serve(
         discovery.on_replaced,
         partial(_on_room, health, backlog, discovery.scanner.scan_soon),
     )
-    guest = guest_in_use(settings.guest)
+    guest = GuestMode.NATIVE if executor.has_zygotes else GuestMode.PYTHON
     sources = Sources(metrics, executor, discovery.scanner, liveness, guest)
     async with health.served(settings.http, sources):
         try:

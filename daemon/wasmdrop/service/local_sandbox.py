@@ -13,6 +13,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
+from wasmdrop.sandbox.host.native_start import why_unusable
 from wasmdrop.service.guest import HOW_TO_INSTALL, usable_native_program
 from wasmdrop.settings import GuestMode, SandboxMode, Settings
 
@@ -47,12 +48,20 @@ async def open_local_sandbox(
             )
         if missing:
             _log.warning("sandbox-incomplete", missing=missing)
+        reason = await why_unusable(fork_server) if has_native_program and zygote_idle else ""
+        if reason and settings.guest is GuestMode.NATIVE:
+            raise SettingsError(
+                f"WASMDROP_GUEST: native, but the native program does not work here: {reason};"
+                " set auto or python"
+            )
+        if reason:
+            _log.warning("native-program-unusable", reason=reason)
         executor = LocalExecutor(
             fork_server,
             cache,
             directories,
             limits,
-            zygote_idle if has_native_program else 0,
+            zygote_idle if has_native_program and not reason else 0,
         )
         try:
             yield executor, cache

@@ -20,7 +20,7 @@ from wasmdrop.system.job_user import DEFAULT_JOB_USER
 ROOT: Final = Path(__file__).parents[3]
 
 
-class _TestForkServer(ForkServer):
+class OtherForkServer(ForkServer):
     """A fork server that runs the ``main`` of another module."""
 
     def __init__(self, idle: int, module: str) -> None:
@@ -69,7 +69,7 @@ class Bench:
         )
 
     async def _enter(self, module: str) -> ForkServer:
-        return await _TestForkServer(1, module).__aenter__()
+        return await OtherForkServer(1, module).__aenter__()
 
     def compile(
         self,

@@ -27,9 +27,17 @@ class FakeForkServer:
 
 
 def has_zygotes(
-    monkeypatch: pytest.MonkeyPatch, state: Path, guest: str, program: Path | None
+    monkeypatch: pytest.MonkeyPatch, state: Path, guest: str, program: Path | None, reason: str = ""
 ) -> bool:
-    """Open the sandbox with a setting and a native program; return whether it has zygotes."""
+    """Open the sandbox with a setting and a native program; return whether it has zygotes.
+
+    ``reason``: why the program does not work.
+    """
+
+    async def why_unusable(*_args: object) -> str:
+        return reason
+
+    monkeypatch.setattr(local_sandbox, "why_unusable", why_unusable)
     monkeypatch.setattr(local_sandbox, "ForkServer", FakeForkServer)
     monkeypatch.setattr(guest_module, "find_native_program", lambda: program)
     state.mkdir(mode=0o700, exist_ok=True)
@@ -37,7 +45,7 @@ def has_zygotes(
 
     async def opened() -> bool:
         async with open_local_sandbox(settings, 1, 2) as (executor, _cache):
-            return executor._zygotes is not None
+            return executor.has_zygotes
 
     return asyncio.run(opened())
 
@@ -63,3 +71,13 @@ def test_sandbox_with_the_native_program_has_zygotes(
 def test_sandbox_in_python_has_no_zygotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the native program is there."""
     assert not has_zygotes(monkeypatch, tmp_path / "state", "python", Path("/bin/true"))
+
+
+def test_native_program_that_does_not_work_is_refused_if_it_is_demanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the Python guest takes its place."""
+    program, reason = Path("/bin/true"), "it is on a disk for data"
+    with pytest.raises(SettingsError, match=r"WASMDROP_GUEST: native, but .* work here: it is on"):
+        has_zygotes(monkeypatch, tmp_path / "state", "native", program, reason)
+    assert not has_zygotes(monkeypatch, tmp_path / "state", "auto", program, reason)

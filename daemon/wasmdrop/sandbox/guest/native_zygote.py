@@ -45,28 +45,29 @@ def open_executables() -> list[int]:
 
 def execute_zygote(
     executables: Sequence[int],
-    preparation: Preparation,
+    preparation: Preparation | None,
     confinement: Confinement,
     link_fd: int,
     descriptors: Sequence[int],
 ) -> NoReturn:
-    """Become the zygote of the module.
+    """Execute the native program as :class:`.ZygoteRequest` describes it.
 
-    ``executables``: those of :func:`open_executables`. ``descriptors``: machine code and control
-    socket; then, if the preparation has a directory, the parent of the directories of jobs, and the
-    grants. Reports to ``link_fd`` if that fails.
+    ``executables``: those of :func:`open_executables`. ``descriptors``: those of the request.
+    Reports to ``link_fd`` if that fails.
     """
     program_fd, library_fd = executables
-    code_fd, control_fd, *directories = descriptors
-    content = b"".join(_configuration(preparation, confinement, code_fd, directories))
-    file = os.memfd_create("configuration", 0)
-    os.write(file, content)
+    arguments = [library_fd, link_fd]
+    if preparation is not None:
+        code_fd, control_fd, *directories = descriptors
+        content = b"".join(_configuration(preparation, confinement, code_fd, directories))
+        file = os.memfd_create("configuration", 0)
+        os.write(file, content)
+        arguments += [control_fd, code_fd, file]
     os.set_inheritable(program_fd, False)
     for fd in (library_fd, link_fd, *descriptors):
         os.set_inheritable(fd, True)
-    numbers = map(str, (library_fd, link_fd, control_fd, code_fd, file))
     try:
-        os.execve(program_fd, ["zygote", *numbers], _ENVIRONMENT)  # noqa: S606
+        os.execve(program_fd, ["zygote", *map(str, arguments)], _ENVIRONMENT)  # noqa: S606
     except OSError as error:
         message = f"the native program can't be executed by user {os.geteuid()}: {error.strerror}"
         os.write(link_fd, encode_failure(message))

@@ -80,6 +80,11 @@ class LocalExecutor:
         self._cache = cache
         self._zygotes = ZygotePool(fork_server, zygote_idle) if zygote_idle else None
 
+    @property
+    def has_zygotes(self) -> bool:
+        """Whether modules that are called again run in the native guest."""
+        return self._zygotes is not None
+
     def close(self) -> None:
         """End the zygotes. The caller closes the fork server."""
         if self._zygotes is not None:

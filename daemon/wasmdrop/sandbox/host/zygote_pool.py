@@ -24,9 +24,9 @@ from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.forking_process import ForkingProcess
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
-from wasmdrop.sandbox.host.native_reports import is_ready
+from wasmdrop.sandbox.host.native_start import execute_native
 from wasmdrop.sandbox.host.procfs import children_of, processor_seconds
-from wasmdrop.sandbox.wire import NO_CHILD, Preparation, ZygoteRequest, encode_frame
+from wasmdrop.sandbox.wire import NO_CHILD, Preparation
 from wasmdrop.system.awake_wait import wait_awake
 
 _log = structlog.get_logger()
@@ -114,15 +114,8 @@ class Zygote(ForkingProcess):
         is_started = False
         try:
             with theirs:
-                request = encode_frame(ZygoteRequest(preparation))
                 descriptors = [self._module.fd, theirs.fileno(), *directories]
-                await process.send(request, descriptors)
-            process.is_native = True
-            report = await process.receive()
-            if report is None:
-                status = os.waitstatus_to_exitcode(await process.exit_status)
-                raise SandboxError(f"it ended before it was ready, with status {status}")
-            is_started = is_ready(report)
+                is_started = await execute_native(process, preparation, descriptors)
         finally:
             if not is_started:
                 ours.close()

@@ -1,22 +1,20 @@
-"""Check whether the native program is installed, and whether this host can execute it."""
+"""Check whether the native program is installed, and whether it works on this host."""
 
-import subprocess
 from typing import Final
 
+from wasmdrop.sandbox.host.fork_server import ForkServer
+from wasmdrop.sandbox.host.native_start import why_unusable
 from wasmdrop.sandbox.native_program import find_native_program
 from wasmdrop.service.doctor.finding import Finding, ok, problem, warning
-from wasmdrop.service.guest import HOW_TO_INSTALL
+from wasmdrop.service.guest import HOW_TO_INSTALL, usable_native_program
 from wasmdrop.settings import GuestMode, Settings
 
 _AREA: Final = "guest"
 _CHECK: Final = "native program"
 
-#: Of the program without arguments, after it printed its usage.
-_USAGE_STATUS: Final = 2
-
 
 def examine(settings: Settings) -> list[Finding]:
-    """Check the native program, if the daemon would use it."""
+    """Check whether the native program is installed, if the daemon would use it."""
     if settings.guest is GuestMode.PYTHON:
         return [ok(_AREA, _CHECK, "not used: WASMDROP_GUEST is python")]
     program = find_native_program()
@@ -26,13 +24,16 @@ def examine(settings: Settings) -> list[Finding]:
     if program is None:
         found = "it is not installed: jobs run in the slower Python guest"
         return [warning(_AREA, _CHECK, found, HOW_TO_INSTALL)]
-    try:
-        ended = subprocess.run([program], capture_output=True, check=False)
-        reason = "" if ended.returncode == _USAGE_STATUS else f"status {ended.returncode}"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        found = f"{program} does not run on this host: {reason}"
+    return []
+
+
+async def try_program(settings: Settings, fork_server: ForkServer) -> list[Finding]:
+    """Have a child execute the native program, if the daemon would use it."""
+    program = usable_native_program(settings.guest)
+    if program is None:
+        return []
+    if reason := await why_unusable(fork_server):
+        found = f"{program} does not work on this host: {reason}"
         advice = f"{HOW_TO_INSTALL}; until then set WASMDROP_GUEST=python"
         return [problem(_AREA, _CHECK, found, advice)]
     return [ok(_AREA, _CHECK, str(program))]

@@ -21,6 +21,7 @@ from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.sandbox.wire import EngineOptions
+from wasmdrop.service.doctor import guest
 from wasmdrop.service.doctor.finding import Finding, ok, problem, unless_best_effort, warning
 from wasmdrop.settings import Settings
 from wasmdrop.system.job_user import foreign_processes, is_mapped
@@ -151,7 +152,11 @@ async def _sandbox(settings: Settings) -> list[Finding]:
                     "a container may forbid what the kernel has: allow it landlock and seccomp;"
                     " WASMDROP_SANDBOX=best-effort goes on without",
                 )
-            return [confined, await _job(fork_server)]
+            return [
+                confined,
+                *await guest.try_program(settings, fork_server),
+                await _job(fork_server),
+            ]
     except (OSError, SandboxError) as error:
         advice = "see the errors of the fork server above; processes or memory may be short"
         return [problem("kernel", check, f"no child could be started: {error}", advice)]

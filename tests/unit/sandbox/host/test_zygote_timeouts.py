@@ -92,6 +92,7 @@ def test_zygote_that_does_not_answer_is_given_up() -> None:
 class StartingZygote:
     """A zygote that starts when a test lets it."""
 
+    is_gone = False
     may_start = asyncio.Event()
 
     def __init__(self, *_arguments: object) -> None:

@@ -17,7 +17,6 @@ enum {
     LANDLOCK_CREATE_RULESET = 444,
     LANDLOCK_ADD_RULE = 445,
     LANDLOCK_RESTRICT_SELF = 446,
-    CLOSE_RANGE = 436,
     RULE_PATH_BENEATH = 1,
 };
 
@@ -70,8 +69,6 @@ void confine_zygote(const struct configuration *configuration)
 {
     /* Executing a program has made it readable to processes of the same user. */
     require(prctl(PR_SET_DUMPABLE, 0) == 0);
-    /* Each child needs this call, which older kernels lack. */
-    require(syscall(CLOSE_RANGE, ~0U, ~0U, 0) == 0);
     struct limit limit;
     for (size_t offset = 0; offset < configuration->limits.size; offset += sizeof limit) {
         memcpy(&limit, configuration->limits.data + offset, sizeof limit);
@@ -98,7 +95,7 @@ void detach_child(pid_t parent, int link, const int *streams, int stream_count)
     require(dup2(link, LINK_FD) == LINK_FD);
     for (int index = 0; index < stream_count; index++)
         require(dup2(streams[index], STDOUT_FILENO + index) == STDOUT_FILENO + index);
-    require(syscall(CLOSE_RANGE, LINK_FD + 1, ~0U, 0) == 0);
+    require(syscall(SYS_close_range, LINK_FD + 1, ~0U, 0) == 0);
     require(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
     if (getppid() != parent)
         _exit(0); /* it ended first, and the kernel tells nobody */

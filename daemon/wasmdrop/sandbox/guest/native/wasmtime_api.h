@@ -124,7 +124,8 @@ struct wasmtime_api {
 /* The functions of the opened library. */
 extern struct wasmtime_api wt;
 
-/* Open the library at `path` and look all functions up; exit with a message if that fails. */
-void open_wasmtime(const char *path);
+/* Open the library that is open as `file` and look all functions up. Return why that fails, or
+ * NULL. */
+const char *open_wasmtime(int file);
 
 #endif

@@ -1,9 +1,10 @@
 /* The zygote: a confined process that has prepared one module, and forks a child for each job.
  *
- * zygote LIBRARY LINK CONTROL CODE CONFIGURATION
+ * zygote LIBRARY LINK [CONTROL CODE CONFIGURATION]
  *
  * All are descriptors: wasmtime's shared library, the link and the control socket to the daemon,
- * the machine code, and a file with the configuration.
+ * the machine code, and a file with the configuration. With the first two the program only reports
+ * whether it works on this host.
  * wasmdrop/sandbox/wire.py describes the sockets, wasmdrop/sandbox/native_wire.py the messages.
  *
  * A child is a fresh process with a fresh instance, whose pages are copied when they are written.
@@ -98,6 +99,13 @@ static char *read_rest(int link, char *start, size_t got, size_t *size)
     return data + sizeof sizes;
 }
 
+static int report_failure(int link, const char *reason)
+{
+    struct report report = {.result = RESULT_INTERNAL, .memory_bytes = -1, .fuel_used = -1};
+    send_report(link, &report, NULL, NULL, NULL, reason);
+    return 1;
+}
+
 /* Serve one request. */
 static _Noreturn void run_child(uint64_t cpu_seconds)
 {
@@ -117,8 +125,7 @@ static _Noreturn void run_child(uint64_t cpu_seconds)
     load_filter(configuration.child_filter);
     char *data = read_rest(LINK_FD, start, got, &size);
     if (!read_request(data, size, &request)) {
-        struct report report = {.result = RESULT_INTERNAL};
-        send_report(LINK_FD, &report, NULL, NULL, NULL, "the request does not decode");
+        report_failure(LINK_FD, "the request does not decode");
         _exit(0);
     }
     call_module(&request, LINK_FD, descriptors, count);
@@ -235,24 +242,27 @@ static char *read_file(int file, size_t *size)
 
 int main(int count, char **words)
 {
-    if (count != 6) {
-        fprintf(stderr, "usage: zygote LIBRARY LINK CONTROL CODE CONFIGURATION\n");
+    if (count != 3 && count != 6) {
+        fprintf(stderr, "usage: zygote LIBRARY LINK [CONTROL CODE CONFIGURATION]\n");
         return 2;
     }
-    int link = atoi(words[2]), control = atoi(words[3]), code = atoi(words[4]);
-    int file = atoi(words[5]);
+    int library = atoi(words[1]), link = atoi(words[2]);
+    const char *failure = open_wasmtime(library);
+    if (!failure && syscall(SYS_close_range, ~0U, ~0U, 0) != 0)
+        failure = "this kernel has no close_range(2)";
+    if (failure)
+        return report_failure(link, failure);
+    if (count == 3) {
+        send_report(link, &(struct report){.result = RESULT_RETURNED}, NULL, NULL, NULL, NULL);
+        return 0;
+    }
+    int control = atoi(words[3]), code = atoi(words[4]), file = atoi(words[5]);
     size_t size;
     char *data = read_file(file, &size);
-    if (!data || !read_configuration(data, size, &configuration)) {
-        fprintf(stderr, "zygote: the configuration does not decode\n");
-        return 1;
-    }
-    close(file);
-    char path[32];
-    int library = atoi(words[1]);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", library);
-    open_wasmtime(path);
+    if (!data || !read_configuration(data, size, &configuration))
+        return report_failure(link, "the configuration does not decode");
     close(library);
+    close(file);
     /* It is executed by its descriptor, whose number would be its name. */
     prctl(PR_SET_NAME, "zygote");
     sigset_t child_ends, none;
