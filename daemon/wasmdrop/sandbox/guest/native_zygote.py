@@ -4,6 +4,7 @@ The program gets the limits, the Landlock rules and the filters as data, and app
 touches the machine code. So there is one place that decides on confinement.
 """
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -33,14 +34,16 @@ _ENVIRONMENT: Final = {
 
 
 def open_executables() -> list[int]:
-    """Open the native program and wasmtime's library; return nothing without the program.
+    """Open the native program and wasmtime's library; return nothing if one cannot be opened.
 
     The user of the jobs may not be able to look them up: in a home directory, for instance.
     """
     program = find_native_program()
     if program is None:
         return []
-    return [os.open(path, os.O_RDONLY) for path in (program, library_path())]
+    with contextlib.suppress(OSError):  # the daemon learns it when it tries the program
+        return [os.open(path, os.O_RDONLY) for path in (program, library_path())]
+    return []
 
 
 def execute_zygote(
@@ -55,6 +58,9 @@ def execute_zygote(
     ``executables``: those of :func:`open_executables`. ``descriptors``: those of the request.
     Reports to ``link_fd`` if that fails.
     """
+    if not executables:
+        os.write(link_fd, encode_failure("the native program can't be opened"))
+        os._exit(1)
     program_fd, library_fd = executables
     arguments = [library_fd, link_fd]
     if preparation is not None:

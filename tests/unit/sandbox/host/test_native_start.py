@@ -38,9 +38,9 @@ def _modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def reason(tmp_path: Path, program: Path, library: str) -> str:
+def reason(tmp_path: Path, *paths: Path | str) -> str:
     """Return why this program and this library do not work."""
-    (tmp_path / "other_executables.py").write_text(MODULE.format(paths=[str(program), library]))
+    (tmp_path / "other_executables.py").write_text(MODULE.format(paths=list(map(str, paths))))
 
     async def tried() -> str:
         async with OtherForkServer(1, "other_executables") as fork_server:
@@ -73,3 +73,8 @@ def test_library_that_cannot_be_loaded_makes_the_program_unusable(
 ) -> None:
     """The reason is that of the loader."""
     assert "/proc/self/fd/" in reason(tmp_path, program, library)
+
+
+def test_program_that_could_not_be_opened_is_unusable(tmp_path: Path) -> None:
+    """The fork server goes on without it."""
+    assert "can't be opened" in reason(tmp_path)

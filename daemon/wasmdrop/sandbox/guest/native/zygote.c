@@ -35,7 +35,7 @@ enum {
     MAX_STREAMS = 2,
     MAX_DESCRIPTORS = 20, /* MAX_DESCRIPTORS in wire.py */
     REQUEST_BYTES = 16 * 1024, /* requests up to this size take no further memory */
-    MAX_REQUEST_BYTES = 1 << 30,
+    MAX_REQUEST_BYTES = (1 << 30) + (1 << 24), /* the largest input, and the rest */
 };
 
 static struct configuration configuration;
