@@ -31,10 +31,11 @@ _ELSEWHERE: Final = (
     "system/slot_directory.py",
 )
 
-#: Writes that leave nothing: to a file without a name, or in memory.
+#: Writes that leave nothing: to a file without a name, in memory, or of a directory that the next
+#: start removes in any case.
 _NOTHING_LASTS: Final = {
     "service.health.writability._why_not_writable",
-    "sandbox.host.captured_output.CapturedOutput.clear",
+    "sandbox.host.job_directory.JobDirectoryFactory._evict",
     "intake.watcher._LivenessProbe.send",
 }
 

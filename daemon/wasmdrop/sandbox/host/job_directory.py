@@ -174,15 +174,18 @@ class JobDirectoryFactory:
         self._modules[parent] = None
         self._modules.move_to_end(parent)
         if len(self._modules) > _MAX_MODULES:
-            oldest, _none = self._modules.popitem(last=False)
-            with contextlib.suppress(OSError):  # jobs use it still; the next start removes it
-                oldest.rmdir()
+            self._evict()
         path = parent / os.urandom(8).hex()
         path.mkdir(mode=0o700)
         # Only the daemon can enter its parent, so this admits only the child with the descriptor.
         if self._for_another_user:
             path.chmod(0o777)
         return JobDirectory(path, max_bytes)
+
+    def _evict(self) -> None:
+        oldest, _none = self._modules.popitem(last=False)
+        with contextlib.suppress(OSError):  # jobs use it still; the next start removes it
+            oldest.rmdir()
 
 
 def _remove_all(parent: Path, names: Iterable[str], kept: frozenset[Path]) -> None:

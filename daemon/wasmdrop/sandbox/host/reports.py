@@ -54,6 +54,8 @@ _SETTINGS: Final = {
 #: Processor time that a child may have used before its job, in seconds.
 _IDLE_SECONDS: Final = 1.0
 
+_CORES: Final = os.cpu_count() or 1
+
 _Report = TypeVar("_Report", RunReport, CompileReport)
 
 _run_decoder = msgspec.json.Decoder(RunReport)
@@ -151,7 +153,7 @@ def outcome_without_report(
 
 def _bounded_cpu_seconds(cpu_seconds: float, seconds: float) -> float:
     """Limit the processor time that a child or a zygote reports to what is possible."""
-    return min(max(cpu_seconds, 0.0), _IDLE_SECONDS + seconds * (os.cpu_count() or 1))
+    return min(max(cpu_seconds, 0.0), _IDLE_SECONDS + seconds * _CORES)
 
 
 def _death_of_job(status: int | None, limits: Limits) -> tuple[Code, str]:
