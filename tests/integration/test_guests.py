@@ -297,7 +297,7 @@ def daemons(
     """Give two running daemons: with the native guest, and with the Python guest."""
     base = tmp_path_factory.mktemp("guests")
     grants = ",".join(f"{name}={books}" for name in ("books", *_GRANTS))
-    settings = {"WASMDROP_GRANTS": grants, "WASMDROP_ATTEMPTS": "1"}
+    settings = {"WASMDROP_GRANTS": grants, "WASMDROP_ATTEMPTS": "1", "TIMEOUT_SEC": "3600"}
     native = Daemon(base / "native", **settings)
     # A daemon reports foreign processes of the user of its jobs.
     python = Daemon(base / "python", **settings, WASMDROP_JOB_USER=str(JOB_USER - 100))
@@ -343,7 +343,10 @@ def test_outcome_of_a_job_is_the_same_in_both_guests(
 def test_output_over_the_limit_of_a_job_with_a_directory_ends_it(
     daemons: tuple[Daemon, Daemon],
 ) -> None:
-    """The daemon kills the native child, so the memory is unknown then."""
+    """The daemon kills the native child, so the memory is unknown then.
+
+    Without that the endless loop would run until its timeout, which no test awaits.
+    """
     case = prints("output-limit", (2, 1000, 100), prelude=FILES, disk_mb=1)
     text = f"(module {case.text.strip().removesuffix(')')} (loop (br 0))))"
     for daemon in daemons:

@@ -13,7 +13,6 @@ import pytest
 from tests.support.deploy.base import working_tree
 from tests.support.native.build import ROOT, SOURCES, built
 from tests.support.require import require_native_program, require_tools
-from wasmdrop.sandbox.native_program import find_native_program
 
 PROGRAM: Final = "wasmdrop/sandbox/guest/native/zygote"
 #: Architectures in the header of an executable (elf.h).
@@ -49,9 +48,7 @@ def test_program_is_hardened(tmp_path: Path) -> None:
 
 def test_program_of_the_development_setup_is_newer_than_its_sources() -> None:
     """Else the tests of the native guest would try an older program, or none."""
-    require_native_program()
-    program = find_native_program()
-    assert program is not None
+    program = require_native_program()
     newest = max(path.stat().st_mtime for path in SOURCES.glob("*.[ch]"))
     assert program.stat().st_mtime >= newest, "the sources have changed: make setup-dev"
 

@@ -13,7 +13,6 @@ from tests.support.native.process import NativeZygote
 from tests.support.require import require_native_program
 from tests.support.wasi_programs import FILES
 from wasmdrop.sandbox.host.procfs import children_of
-from wasmdrop.sandbox.native_program import find_native_program
 from wasmdrop.sandbox.native_wire import Result
 
 _PAGE_BYTES: Final = 1 << 16
@@ -22,10 +21,7 @@ _PAGE_BYTES: Final = 1 << 16
 @pytest.fixture
 def program() -> Path:
     """Give the path of the native program."""
-    require_native_program()
-    found = find_native_program()
-    assert found is not None
-    return found
+    return require_native_program()
 
 
 def test_child_that_cannot_be_handed_over_is_not_reported(program: Path) -> None:

@@ -55,9 +55,12 @@ def require_tools(*names: str) -> None:
     require(not missing, ", ".join(missing))
 
 
-def require_native_program() -> None:
+def require_native_program() -> Path:
     """Require the native program, which the installation builds if there is a C compiler."""
-    require(find_native_program() is not None, "the native program: a C compiler, and make setup")
+    program = find_native_program()
+    require(program is not None, "the native program: a C compiler, and make setup")
+    assert program is not None
+    return program
 
 
 def require_root() -> None:

@@ -50,8 +50,9 @@ Reports
     ``internal``; a compiler ``ok``, ``invalid-module``, ``compile-limit`` and ``internal``.
 
 Output
-    A child appends the guest's output to its stdout and stderr, at most ``output_bytes`` together.
-    The next byte ends the call with ``output-limit``.
+    A child of the fork server appends the guest's output to its stdout and stderr, at most
+    ``output_bytes`` together; the next byte ends the call with ``output-limit``. In a child of a
+    zygote the kernel limits the size of each, and the daemon checks both together.
 
 Control socket
     A process that forks (the fork server, a zygote) has a control socket (``AF_UNIX``,

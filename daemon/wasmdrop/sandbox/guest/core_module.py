@@ -32,7 +32,7 @@ from wasmdrop.sandbox.wire import Invocation, Preparation, RunReport
 from wasmdrop.system.descriptors import write_all
 
 #: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
-_MAX_FUEL: Final = (1 << 63) - 1
+MAX_FUEL: Final = (1 << 63) - 1
 
 
 def run_module(
@@ -107,7 +107,7 @@ class ModuleRun:
         self._limit(shares.memory_bytes_at_first, shares.table_elements_at_first)
         if self.preparation.options.counts_fuel:
             fuel = self.preparation.fuel
-            self._fuel = _MAX_FUEL if fuel is None else fuel
+            self._fuel = MAX_FUEL if fuel is None else fuel
             self.store.set_fuel(self._fuel)
 
     def set_growth_limits(self) -> None:

@@ -11,14 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NoReturn
 
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
+from wasmdrop.sandbox.guest.core_module import MAX_FUEL
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT
 from wasmdrop.sandbox.guest.wasmtime_ffi import library_path
 from wasmdrop.sandbox.native_program import find_native_program
 from wasmdrop.sandbox.native_wire import encode_failure, encode_text
 from wasmdrop.sandbox.wire import Preparation
-
-#: wasmtime counts fuel in an unsigned 64-bit integer; half of that can't overflow in its sums.
-_MAX_FUEL: Final = (1 << 63) - 1
 
 _NUMBERS: Final = struct.Struct("<17Q")
 _LIMIT: Final = struct.Struct("<3Q")
@@ -99,7 +97,7 @@ def _configuration(
         preparation.has_wasi,
         has_directory,
         preparation.memory_export is not None,
-        _MAX_FUEL if preparation.fuel is None else preparation.fuel,
+        MAX_FUEL if preparation.fuel is None else preparation.fuel,
         shares.memory_bytes_at_first,
         shares.table_elements_at_first,
         shares.memory_bytes,

@@ -10,7 +10,6 @@ from tests.support.require import require_native_program
 from tests.support.security.bench import OtherForkServer
 from wasmdrop.sandbox.guest.wasmtime_ffi import library_path
 from wasmdrop.sandbox.host.native_start import why_unusable
-from wasmdrop.sandbox.native_program import find_native_program
 
 #: A fork server that opens another program and another library.
 MODULE = """
@@ -27,10 +26,7 @@ def main(*arguments):
 @pytest.fixture
 def program() -> Path:
     """Give the path of the native program."""
-    require_native_program()
-    found = find_native_program()
-    assert found is not None
-    return found
+    return require_native_program()
 
 
 @pytest.fixture(autouse=True)
