@@ -80,12 +80,13 @@ k8s-clean:
 	kubectl delete --kustomize k8s --ignore-not-found
 
 export CUSTOM_COMPILE_COMMAND = make lock
+PIP_COMPILE := $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-emit-trusted-host --strip-extras
 lock: .venv/bin/python
 	$(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --strip-extras --build-deps-for editable -o requirements.lock pyproject.toml
-	$(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --strip-extras --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	$(PIP_COMPILE) --build-deps-for editable -o requirements.lock pyproject.toml
+	$(PIP_COMPILE) --extra receipts -c requirements.lock -o requirements-receipts.lock pyproject.toml
+	$(PIP_COMPILE) --extra dev --extra receipts -c requirements-receipts.lock -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf .venv build $(NATIVE)/zygote examples/build host/state .coverage .hypothesis .import_linter_cache \
