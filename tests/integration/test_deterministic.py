@@ -127,7 +127,7 @@ MODULES: Final = {
       (func (export "run") (result (tuple u64 u64 u64))
         (canon lift (core func $main "run") (memory $mem))))""",
 }
-WORLD: Final = {"seed": 0, "clock": "2000-01-01T00:00:00Z"}
+WORLD: Final = {"seed": 0, "clock": "2000-01-01T00:00:00Z", "profile": 1}
 START_SECONDS: Final = 946_684_800
 
 

@@ -30,7 +30,14 @@ from wasmdrop.protocol.marker import (
     moment,
     printable,
 )
-from wasmdrop.protocol.outcome import DETERMINISTIC_SEED, Code, Outcome, OutputTree
+from wasmdrop.protocol.outcome import (
+    DETERMINISTIC_CLOCK_NS,
+    DETERMINISTIC_PROFILE,
+    DETERMINISTIC_SEED,
+    Code,
+    Outcome,
+    OutputTree,
+)
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX, InputFile, PinnedModule
 
 #: Output of each stream in ``result.json``, in bytes; all of it is in a file of its own.
@@ -44,7 +51,9 @@ _RUNTIME: Final = RuntimeVersions(
     f"{platform.system().lower()}-{platform.machine()}",
 )
 
-_WORLD: Final = DeterministicEnvironment(DETERMINISTIC_SEED, "2000-01-01T00:00:00Z")
+_WORLD: Final = DeterministicEnvironment(
+    DETERMINISTIC_SEED, "2000-01-01T00:00:00Z", DETERMINISTIC_PROFILE
+)
 
 
 def package(
@@ -57,15 +66,22 @@ def package(
     is_deterministic: bool = False,
 ) -> ResultPackage:
     """Return the results of a finished job; ``entry`` and ``args`` are those called, if known."""
-    files = _result_files(entry, args, outcome, job.finished_at_ns or 0)
+    timestamp_ns = DETERMINISTIC_CLOCK_NS if is_deterministic else job.finished_at_ns or 0
+    files = encode_result_files(entry, args, outcome, timestamp_ns)
     return ResultPackage(
         files, _marker(job, entry, outcome, files, limits, is_deterministic), outcome.output
     )
 
 
-def _result_files(
-    entry: str | None, args: list[Any], outcome: Outcome, finished_at_ns: int
+def encode_result_files(
+    entry: str | None, args: list[Any], outcome: Outcome, timestamp_ns: int
 ) -> dict[str, bytes]:
+    """Return the content of each result file by its suffix, such as ``.json``.
+
+    ``timestamp_ns`` is the time that ``result.txt`` gives, in nanoseconds since 1970-01-01 UTC:
+    when the job ended, but for a deterministic job the start of its clock. Then the files depend on
+    nothing else.
+    """
     body: dict[str, Any] = {"entry": entry, "args": args}
     if outcome.code is Code.OK:
         body["results"] = list(outcome.results or ())
@@ -82,7 +98,7 @@ def _result_files(
                 body[f"{name}_truncated"] = True
     files = {
         ".json": printable(compact(body) + "\n"),
-        ".txt": _text(outcome, finished_at_ns),
+        ".txt": _text(outcome, timestamp_ns),
     }
     streams = ((".stdout", outcome.stdout), (".stderr", outcome.stderr))
     return files | {
@@ -154,9 +170,9 @@ def _marker(
     return encode_marker(marker)
 
 
-def _text(outcome: Outcome, finished_at_ns: int) -> bytes:
+def _text(outcome: Outcome, timestamp_ns: int) -> bytes:
     value = raw_value(outcome)
-    lines = [f"timestamp: {_second(finished_at_ns // 1_000_000_000)}"]
+    lines = [f"timestamp: {_second(timestamp_ns // 1_000_000_000)}"]
     if outcome.code is Code.OK:
         lines.append(f"result: {value}")
     else:

@@ -143,10 +143,13 @@ class JobRunner:
         """Read the input, get the module and fit one to the other. Raises ``RefusedError``."""
         settings, table = self._settings, self._table
         spec = await self._spec(work)
+        if spec.deterministic:
+            # First, so that the results of a job whose limits are refused are reproducible, too.
+            work = table.evolve(work, is_deterministic=True)
         limits = limits_for(spec, settings.limits)
         grants = grants_for(spec, settings.grants)
         options = EngineOptions(limits.fuel is not None, spec.deterministic)
-        work = table.evolve(work, limits=limits, is_deterministic=spec.deterministic)
+        work = table.evolve(work, limits=limits)
         module = self._lookup.in_memory(work, options)
         if module is not None:
             self._metrics.module_hits += 1

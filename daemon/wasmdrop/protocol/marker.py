@@ -96,6 +96,13 @@ class DeterministicEnvironment(msgspec.Struct, frozen=True):
     seed: int
     clock: str
     """The time at which its clock started."""
+    profile: Annotated[
+        int | None,
+        msgspec.Meta(
+            description="Number of the rules for clock, seed, file metadata and result files;"
+            " unknown if it is absent."
+        ),
+    ] = None
 
 
 class RuntimeVersions(msgspec.Struct, frozen=True):
