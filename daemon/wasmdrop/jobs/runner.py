@@ -13,7 +13,8 @@ import msgspec
 import structlog
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
-from wasmdrop.jobs.entrypoint import Plan, plan
+from wasmdrop.jobs.call_building import build_call, check_files
+from wasmdrop.jobs.entrypoint import plan
 from wasmdrop.jobs.executor import Executor
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
@@ -22,14 +23,12 @@ from wasmdrop.jobs.module_lookup import ModuleLookup, Scheduler
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.input import InputSpec, grants_for, limits_for, parse_input
-from wasmdrop.protocol.input_values import content_bytes
 from wasmdrop.protocol.limits import Limits
-from wasmdrop.protocol.module_types import ModuleSummary
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
-from wasmdrop.sandbox.wire import PROGRAM_NAME, EngineOptions
+from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.settings import Settings
 
 _log = structlog.get_logger()
@@ -160,10 +159,10 @@ class JobRunner:
                 work = table.evolve(work, spec=None)
             module = await self._lookup.compiled(work, reference, options, scheduler)
             spec = await self._spec(table.current(work))
-        _check_files(spec, module.summary, limits)
+        check_files(spec, module.summary, limits)
         call = plan(module.summary, spec.entry, spec.args, settings)
         table.evolve(work, plan=call)
-        return _Ready(module, _call(call, spec, grants), limits)
+        return _Ready(module, build_call(call, spec, grants), limits)
 
     async def _refused(self, work: Work, refusal: RefusedError) -> Outcome:
         if not work.owes_result and refusal.code in _NEEDS_INPUT:
@@ -207,38 +206,6 @@ class JobRunner:
             spec = parse_input(data)
         self._table.evolve(work, spec=spec)
         return spec
-
-
-def _check_files(spec: InputSpec, summary: ModuleSummary, limits: Limits) -> None:
-    """Refuse files that the module can't open, and files beyond its disk quota."""
-    for key, items in (("files", spec.files), ("grants", spec.grants)):
-        if items and not summary.wants_files:
-            raise RefusedError(
-                Code.INVALID_INPUT,
-                f"$.{key}: the module imports no function of WASI that could open them",
-            )
-    size_bytes = sum(len(content_bytes(content)) for content in spec.files.values())
-    if size_bytes > limits.disk_bytes:
-        raise RefusedError(
-            Code.INVALID_INPUT,
-            f"$.files: {size_bytes} bytes are more than the job's directory may hold"
-            f" ({limits.disk_bytes})",
-        )
-
-
-def _call(chosen: Plan, spec: InputSpec, grants: dict[str, str]) -> Call:
-    return Call(
-        entry=chosen.entry,
-        signature=chosen.signature,
-        args=chosen.bits,
-        argv=(PROGRAM_NAME, *(chosen.argv or ())),
-        is_command=chosen.argv is not None,
-        component=chosen.component,
-        env=dict(spec.env or {}),
-        stdin=b"" if spec.stdin is None else content_bytes(spec.stdin),
-        files={path: content_bytes(content) for path, content in spec.files.items()},
-        grants=grants,
-    )
 
 
 def ids_of(job: Job) -> dict[str, Any]:

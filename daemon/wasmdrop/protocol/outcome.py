@@ -81,6 +81,11 @@ class Code(StrEnum):
         """Whether the module may be the cause: the job is rerun when the module changes."""
         return self in _OF_THE_MODULE
 
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether every run of a deterministic job that ends like this does so, on any machine."""
+        return self in REPRODUCIBLE_CODES
+
 
 _RETRIED = frozenset({Code.CRASHED, Code.INTERNAL})
 _OF_THE_MODULE = frozenset(
@@ -92,6 +97,27 @@ _OF_THE_MODULE = frozenset(
         Code.ENTRY_NOT_FOUND,
         Code.INVALID_ARGS,
         Code.UNSUPPORTED_SIGNATURE,
+    }
+)
+
+#: Codes that follow from module, input and limits alone. The others depend on the machine:
+#: ``timeout``, ``crashed`` and ``internal`` on its speed and faults; ``disk-limit``, because the
+#: directory is checked at intervals while the guest writes; ``memory-limit``, which also means that
+#: the host had no memory left; ``compile-limit`` on the time that compiling takes;
+#: ``module-missing`` on the time of the drop; ``sandbox-violation`` on kernel and libraries.
+REPRODUCIBLE_CODES = frozenset(
+    {
+        Code.OK,
+        Code.EXIT,
+        Code.TRAP,
+        Code.FUEL_LIMIT,
+        Code.OUTPUT_LIMIT,
+        Code.INVALID_INPUT,
+        Code.INVALID_ARGS,
+        Code.ENTRY_NOT_FOUND,
+        Code.UNSUPPORTED_SIGNATURE,
+        Code.INVALID_MODULE,
+        Code.LINK_ERROR,
     }
 )
 
