@@ -5,6 +5,7 @@ wasmtime refuses machine code of another configuration.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import wasmtime
 from wasmtime import Config, FuncType, Linker, ValType, component
@@ -15,6 +16,10 @@ from wasmdrop.sandbox.guest.deterministic.clock_and_random import ClockAndRandom
 from wasmdrop.sandbox.guest.deterministic.wasi_preview2_relay import compile_relay
 from wasmdrop.sandbox.guest.wasmtime_ffi import ffi
 from wasmdrop.sandbox.wire import EngineOptions
+
+#: Stack that the functions of a module may use, in bytes: the default of wasmtime 50. It is set by
+#: name because a program that recurses too deeply must trap at the same call with other versions.
+MAX_STACK_BYTES: Final = 512 * 1024
 
 
 class Engine:
@@ -31,6 +36,7 @@ class Engine:
         # Proposals that wasmtime implements but disables until they are standardized.
         config.wasm_custom_page_sizes = True
         ffi.wasmtime_config_wasm_compact_imports_set(config.ptr(), True)
+        config.max_wasm_stack = MAX_STACK_BYTES
         config.consume_fuel = options.counts_fuel
         if options.deterministic:
             config.cranelift_nan_canonicalization = True

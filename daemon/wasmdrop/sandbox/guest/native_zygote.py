@@ -12,13 +12,14 @@ from typing import Final, NoReturn
 
 from wasmdrop.sandbox.confinement.confine import PROCESS_BYTES, Confinement
 from wasmdrop.sandbox.guest.core_module import MAX_FUEL
+from wasmdrop.sandbox.guest.engine import MAX_STACK_BYTES
 from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT
 from wasmdrop.sandbox.guest.wasmtime_ffi import library_path
 from wasmdrop.sandbox.native_program import find_native_program
 from wasmdrop.sandbox.native_wire import encode_failure, encode_text
 from wasmdrop.sandbox.wire import Preparation
 
-_NUMBERS: Final = struct.Struct("<17Q")
+_NUMBERS: Final = struct.Struct("<18Q")
 _LIMIT: Final = struct.Struct("<3Q")
 _RULE: Final = struct.Struct("<2Q")
 
@@ -93,6 +94,7 @@ def _configuration(
     )
     rights = described.rights
     yield _NUMBERS.pack(
+        MAX_STACK_BYTES,
         options.counts_fuel,
         preparation.has_wasi,
         has_directory,

@@ -24,6 +24,7 @@ struct rule { uint64_t rights, fd; };
 /* How to prepare a module, and how to confine its processes. */
 struct configuration {
     struct {
+        uint64_t max_stack_bytes;
         uint64_t counts_fuel, has_wasi, has_directory, has_memory;
         uint64_t fuel;
         int64_t first_memory_bytes, first_table_elements, memory_bytes, table_elements;

@@ -144,6 +144,7 @@ bool load_module(const struct configuration *configuration, int code, int link)
     wt.wasmtime_config_parallel_compilation_set(config, false);
     wt.wasmtime_config_wasm_custom_page_sizes_set(config, true);
     wt.wasmtime_config_wasm_compact_imports_set(config, true);
+    wt.wasmtime_config_max_wasm_stack_set(config, configuration->number.max_stack_bytes);
     wt.wasmtime_config_consume_fuel_set(config, configuration->number.counts_fuel);
     the.engine = wt.wasm_engine_new_with_config(config);
     the.linker = wt.wasmtime_linker_new(the.engine);

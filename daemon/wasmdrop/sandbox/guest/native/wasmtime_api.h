@@ -66,6 +66,7 @@ typedef wasm_trap_t *(*wasmtime_func_callback_t)(
     F(void, wasmtime_config_parallel_compilation_set, (wasm_config_t *, bool)) \
     F(void, wasmtime_config_wasm_custom_page_sizes_set, (wasm_config_t *, bool)) \
     F(void, wasmtime_config_wasm_compact_imports_set, (wasm_config_t *, bool)) \
+    F(void, wasmtime_config_max_wasm_stack_set, (wasm_config_t *, size_t)) \
     F(void, wasmtime_config_consume_fuel_set, (wasm_config_t *, bool)) \
     F(wasm_engine_t *, wasm_engine_new_with_config, (wasm_config_t *)) \
     F(wasmtime_error_t *, wasmtime_module_deserialize_file, \
