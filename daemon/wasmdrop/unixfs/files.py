@@ -4,6 +4,7 @@ The layout is balanced: all leaves are equally far from the root.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Final
 
 from wasmdrop.unixfs.cid import Cid, Codec
@@ -32,13 +33,21 @@ def raw_link(sha256_hex: str, size_bytes: int, profile: Profile = DEFAULT_PROFIL
 class FileImporter:
     """Computes the CID of one file from its content.
 
-    Memory: the links of one node for each level of the tree, and a chunk if leaves are not raw.
+    ``on_block`` is called with the CID and the content of each block, a node after its children.
+    Memory: the links of one node for each level of the tree, and one chunk if leaves are not raw
+    or ``on_block`` needs them.
     """
 
-    def __init__(self, profile: Profile = DEFAULT_PROFILE) -> None:
+    def __init__(
+        self,
+        profile: Profile = DEFAULT_PROFILE,
+        on_block: Callable[[Cid, bytes], None] | None = None,
+    ) -> None:
         self._profile: Final = profile
+        self._on_block: Final = on_block
+        self._is_kept: Final = on_block is not None or not profile.raw_leaves
         self._hash = hashlib.sha256()
-        # The parts of a chunk whose size must be known before it is hashed.
+        # The parts of the chunk: its size must be known before the node around it is hashed.
         self._parts: list[bytes] = []
         self._chunk_bytes = 0
         # Of each level, the links that have no node yet; leaves first.
@@ -51,17 +60,16 @@ class FileImporter:
             if self._chunk_bytes == self._profile.chunk_bytes:
                 self._end_chunk()
             part = view[: self._profile.chunk_bytes - self._chunk_bytes]
-            if self._profile.raw_leaves:
-                self._hash.update(part)
-            else:
+            if self._is_kept:
                 self._parts.append(bytes(part))
+            else:
+                self._hash.update(part)
             self._chunk_bytes += len(part)
             view = view[len(part) :]
 
     def finish(self) -> Link:
         """Return the link to the file. Called once, after the last ``update``."""
-        if self._chunk_bytes or not self._levels[0]:
-            self._end_chunk()
+        self._end_chunk()  # which is empty only if the file is
         level = 0
         while len(self._levels[level]) > 1 or level + 1 < len(self._levels):
             self._close_node(level)
@@ -70,17 +78,18 @@ class FileImporter:
 
     def _end_chunk(self) -> None:
         size = self._chunk_bytes
-        if self._profile.raw_leaves:
-            self._add(Link(Cid(1, Codec.RAW, self._hash.digest()), size, size), 0)
-        else:
-            head, tail = encode_leaf_head(size), encode_leaf_tail(size)
-            for part in (head, *self._parts, tail):
-                self._hash.update(part)
-            cid = Cid(self._profile.cid_version, Codec.DAG_PB, self._hash.digest())
-            self._add(Link(cid, size, len(head) + size + len(tail)), 0)
-        self._hash = hashlib.sha256()
-        self._parts.clear()
-        self._chunk_bytes = 0
+        codec, version, parts = Codec.RAW, 1, self._parts
+        if not self._profile.raw_leaves:
+            codec, version = Codec.DAG_PB, self._profile.cid_version
+            parts = [encode_leaf_head(size), *parts, encode_leaf_tail(size)]
+        for part in parts:
+            self._hash.update(part)
+        cid = Cid(version, codec, self._hash.digest())
+        dag_bytes = sum(map(len, parts)) if self._is_kept else size
+        if self._on_block is not None:
+            self._on_block(cid, b"".join(parts))
+        self._hash, self._parts, self._chunk_bytes = hashlib.sha256(), [], 0
+        self._add(Link(cid, size, dag_bytes), 0)
 
     def _add(self, link: Link, level: int) -> None:
         if level == len(self._levels):
@@ -95,5 +104,7 @@ class FileImporter:
         sizes = [link.content_bytes for link in links]
         block = encode_node((encode_link(b"", link) for link in links), encode_file_data(sizes))
         self._levels[level] = []
-        version = self._profile.cid_version
-        self._add(node_link(version, links, block, content_bytes=sum(sizes)), level + 1)
+        node = node_link(self._profile.cid_version, links, block, content_bytes=sum(sizes))
+        if self._on_block is not None:
+            self._on_block(node.cid, block)
+        self._add(node, level + 1)
