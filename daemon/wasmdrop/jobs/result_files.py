@@ -31,6 +31,7 @@ from wasmdrop.protocol.marker import (
     printable,
 )
 from wasmdrop.protocol.outcome import (
+    DETERMINISTIC_CLOCK,
     DETERMINISTIC_CLOCK_NS,
     DETERMINISTIC_PROFILE,
     DETERMINISTIC_SEED,
@@ -52,7 +53,7 @@ _RUNTIME: Final = RuntimeVersions(
 )
 
 _WORLD: Final = DeterministicEnvironment(
-    DETERMINISTIC_SEED, "2000-01-01T00:00:00Z", DETERMINISTIC_PROFILE
+    DETERMINISTIC_SEED, DETERMINISTIC_CLOCK, DETERMINISTIC_PROFILE
 )
 
 

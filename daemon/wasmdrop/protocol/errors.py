@@ -5,6 +5,7 @@
     WasmdropError
     ├── SettingsError        the operator: an invalid setting or command line
     ├── RefusedError         the producer or the guest: becomes the outcome of the job
+    ├── MalformedError       the author of a receipt or a key: it is not what it must be
     ├── StorageError         the system: a disk or mount failed, perhaps temporarily
     ├── OutputError          the caller: a command's standard output can't be written
     └── SandboxError         the daemon: one of its helper processes failed
@@ -33,6 +34,10 @@ class RefusedError(WasmdropError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class MalformedError(WasmdropError):
+    """A receipt, a statement or a key is malformed. The text is one line that says where."""
 
 
 class StorageError(WasmdropError):

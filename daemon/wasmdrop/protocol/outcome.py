@@ -15,6 +15,7 @@ DETERMINISTIC_PROFILE = 1
 #: Seed of the randomness of a deterministic job, and start of its clock: 2000-01-01T00:00:00Z.
 DETERMINISTIC_SEED = 0
 DETERMINISTIC_CLOCK_NS = 946_684_800_000_000_000
+DETERMINISTIC_CLOCK = "2000-01-01T00:00:00Z"
 
 
 class Status(StrEnum):

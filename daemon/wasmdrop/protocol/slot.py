@@ -14,8 +14,11 @@ MARKER_SUFFIX: Final = ".done"
 #: Suffix of the directory with a job's output files.
 OUTPUT_SUFFIX: Final = ".output"
 
+#: Suffix of the receipt, the signed statement about the other result files.
+RECEIPT_SUFFIX: Final = ".receipt"
+
 #: Suffixes of all result files. A delivery removes those that its job does not write.
-RESULT_SUFFIXES: Final = (".json", ".txt", ".stdout", ".stderr")
+RESULT_SUFFIXES: Final = (".json", ".txt", ".stdout", ".stderr", RECEIPT_SUFFIX)
 
 _MAX_SLOT_NAME_CHARACTERS: Final = 200
 

@@ -8,6 +8,7 @@ import pytest
 from tests.support.markers import a_marker
 from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES
 from wasmdrop.protocol.marker import Marker, parse_slot_marker
+from wasmdrop.protocol.slot import RESULT_SUFFIXES
 
 FILE = {"sha256": "0" * 64, "bytes": 1}
 RESULTS = {"result.json": FILE, "result.txt": FILE}
@@ -44,7 +45,9 @@ def test_parse_slot_marker_with_missing_or_too_many_files_is_none() -> None:
     """Each job writes two files, and may leave a bounded number of others."""
     for suffix in RESULTS:
         assert marker_of({suffix: FILE}) is None
-    names = [f"result.output/{number}" for number in range(MAX_OUTPUT_ENTRIES + 3)]
+    names = [
+        f"result.output/{number}" for number in range(MAX_OUTPUT_ENTRIES + len(RESULT_SUFFIXES) - 1)
+    ]
     assert marker_of(RESULTS | dict.fromkeys(names, FILE)) is None
     assert marker_of(RESULTS | dict.fromkeys(names[:-1], FILE)) is not None
 
