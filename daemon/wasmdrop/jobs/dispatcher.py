@@ -26,6 +26,7 @@ from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of, log_finished
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.jobs.work_table import Work, WorkTable
+from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.outcome import Outcome
 from wasmdrop.protocol.slot import PinnedModule, Slot
@@ -42,6 +43,7 @@ class Dispatcher:
     """Schedules jobs; used from one event loop.
 
     ``on_room`` is called when intake may take drops that it left because the backlog was full.
+    ``signer`` signs the receipts of deterministic jobs; without one there are none.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Dispatcher:
         delivery: Delivery,
         metrics: Metrics,
         on_room: Callable[[], None],
+        signer: Signer | None = None,
     ) -> None:
         self._settings = settings
         self._backlog = backlog
@@ -63,6 +66,7 @@ class Dispatcher:
         self._delivery = delivery
         self._metrics = metrics
         self._on_room = on_room
+        self._signer = signer
         self._admission = Admission(settings.workers)
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
@@ -282,7 +286,9 @@ class Dispatcher:
         entry, args = _called(work)
         limits = work.limits or self._settings.limits
         return package(
-            work.job, entry, args, outcome, limits, is_deterministic=work.is_deterministic
+            *(work.job, entry, args, outcome, limits),
+            is_deterministic=work.is_deterministic,
+            signer=self._signer,
         )
 
     async def _deliver(self, work: Work, placement: PendingDelivery) -> None:

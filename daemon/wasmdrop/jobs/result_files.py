@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.receipts import encode_receipt
+from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.marker import (
     MARKER_SCHEMA,
@@ -39,7 +41,7 @@ from wasmdrop.protocol.outcome import (
     Outcome,
     OutputTree,
 )
-from wasmdrop.protocol.slot import OUTPUT_SUFFIX, InputFile, PinnedModule
+from wasmdrop.protocol.slot import OUTPUT_SUFFIX, RECEIPT_SUFFIX, InputFile, PinnedModule
 
 #: Output of each stream in ``result.json``, in bytes; all of it is in a file of its own.
 _SHOWN_BYTES: Final = 64 * 1024
@@ -65,12 +67,25 @@ def package(
     limits: Limits,
     *,
     is_deterministic: bool = False,
+    signer: Signer | None = None,
 ) -> ResultPackage:
-    """Return the results of a finished job; ``entry`` and ``args`` are those called, if known."""
+    """Return the results of a finished job; ``entry`` and ``args`` are those called, if known.
+
+    If there is a ``signer``, a deterministic job has a receipt.
+    """
     timestamp_ns = DETERMINISTIC_CLOCK_NS if is_deterministic else job.finished_at_ns or 0
     files = encode_result_files(entry, args, outcome, timestamp_ns)
+    marked = {suffix: _marked(data) for suffix, data in files.items()}
+    if is_deterministic and signer is not None:
+        module, given = _module(job.module), _input(job.input)
+        receipt = encode_receipt(
+            *(marked, module, given, entry, args, limits, _RUNTIME, outcome), signer
+        )
+        if receipt is not None:
+            files[RECEIPT_SUFFIX] = receipt
+            marked[RECEIPT_SUFFIX] = _marked(receipt)
     return ResultPackage(
-        files, _marker(job, entry, outcome, files, limits, is_deterministic), outcome.output
+        files, _marker(job, entry, outcome, marked, limits, is_deterministic), outcome.output
     )
 
 
@@ -127,7 +142,7 @@ def _marker(
     job: Job,
     entry: str | None,
     outcome: Outcome,
-    files: dict[str, bytes],
+    files: dict[str, MarkedFile],
     limits: Limits,
     is_deterministic: bool,
 ) -> bytes:
@@ -147,10 +162,7 @@ def _marker(
         entry=entry,
         module=_module(job.module),
         input=_input(job.input),
-        files={
-            f"{job.slot.stem}{suffix}": MarkedFile(hashlib.sha256(data).hexdigest(), len(data))
-            for suffix, data in files.items()
-        }
+        files={f"{job.slot.stem}{suffix}": file for suffix, file in files.items()}
         | _output_files(f"{job.slot.stem}{OUTPUT_SUFFIX}", outcome.output),
         dropped_at=moment(job.dropped_at_ns),
         started_at=moment(started_ns),
@@ -186,6 +198,10 @@ def _text(outcome: Outcome, timestamp_ns: int) -> bytes:
 @functools.lru_cache(maxsize=16)
 def _second(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _marked(data: bytes) -> MarkedFile:
+    return MarkedFile(hashlib.sha256(data).hexdigest(), len(data))
 
 
 def _output_files(name: str, output: OutputTree | None) -> dict[str, MarkedFile]:

@@ -18,6 +18,7 @@ from wasmdrop.jobs.module_lookup import ModuleLookup
 from wasmdrop.jobs.module_reruns import ModuleReruns
 from wasmdrop.jobs.runner import JobRunner
 from wasmdrop.jobs.work_table import WorkTable
+from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.settings import Settings
@@ -64,14 +65,17 @@ def build_pipeline(
     metrics: Metrics,
     backlog: Backlog,
     on_room: Callable[[], None] = lambda: None,
+    signer: Signer | None = None,
 ) -> Pipeline:
-    """Build a pipeline; ``on_room``: see :class:`Dispatcher`."""
+    """Build a pipeline; ``on_room`` and ``signer``: see :class:`Dispatcher`."""
     table = WorkTable(journal)
     lookup = ModuleLookup(
         settings, layout, finder.find, intake.is_module_written, executor, journal, table
     )
     runner = JobRunner(settings, table, journal, lookup, executor, metrics)
-    dispatcher = Dispatcher(settings, backlog, table, runner, journal, delivery, metrics, on_room)
+    dispatcher = Dispatcher(
+        *(settings, backlog, table, runner, journal, delivery, metrics), on_room, signer
+    )
     reruns = ModuleReruns(layout, intake.read_again, finder.learn, journal, lookup, dispatcher)
     return Pipeline(intake, journal, lookup, dispatcher, reruns)
 
