@@ -12,8 +12,9 @@ import msgspec
 #: Raised when one of them changes; two results can be compared if the number is the same.
 DETERMINISTIC_PROFILE = 1
 
-#: Seed of the randomness of a deterministic job, and start of its clock: 2000-01-01T00:00:00Z.
+#: Seed of the randomness of a deterministic job, and start of its clock.
 DETERMINISTIC_SEED = 0
+DETERMINISTIC_CLOCK = "2000-01-01T00:00:00Z"
 DETERMINISTIC_CLOCK_NS = 946_684_800_000_000_000
 DETERMINISTIC_CLOCK = "2000-01-01T00:00:00Z"
 
