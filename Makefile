@@ -65,6 +65,7 @@ soak: setup-dev
 torture: setup-dev
 	$(BIN)/python -m tests.support.durability.storm
 	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/durability
+	$(BIN)/python -m pytest -n 2 -rP -m slow
 
 # systemd/install.sh documents these variables.
 export DESTDIR PREFIX INSTANCE PURGE
