@@ -27,6 +27,8 @@ OWNERS: Final = {
 TRUSTED: Final = {
     "cli.inspect": "a module that the caller names",
     "cli.input_flags": "files that the caller names",
+    "cli.key": "the file that the caller names",
+    "cli.named_files": "files that the caller names",
     "service.doctor": "the operator's directories themselves, the kernel's files",
     "system.durable_files": "the state directory; the root of the shared one for doctor",
     "service.health.writability": "the directories that the operator names",

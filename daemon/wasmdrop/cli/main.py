@@ -15,7 +15,13 @@ from wasmdrop.cli.exit_status import (
     OUTPUT_ERROR,
     USAGE_ERROR,
 )
-from wasmdrop.protocol.errors import OutputError, SandboxError, SettingsError, StorageError
+from wasmdrop.protocol.errors import (
+    MalformedError,
+    OutputError,
+    SandboxError,
+    SettingsError,
+    StorageError,
+)
 from wasmdrop.protocol.text import one_line
 
 #: A command's module is imported only when it is called: the daemon needs none of the others.
@@ -27,6 +33,8 @@ _COMMANDS: Final = {
     "show": "show one job in the journal",
     "retry": "run the input of a finished job again",
     "inspect": "show exports and imports of a module, and the function that a job calls",
+    "key": "make a key that signs receipts, or show the public part of one",
+    "receipt": "put the signatures of several receipts into one",
     "schema": "print the JSON Schema of inputs or of completion markers",
     "config": "show every setting, its value and its origin",
     "doctor": "check whether this host and its mounts are suitable",
@@ -56,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             sys.stdout.flush()  # here an error gets our status; at exit it would be 120
-    except SettingsError as error:
+    except (SettingsError, MalformedError) as error:
         return _failed(error, USAGE_ERROR)
     except (SandboxError, StorageError) as error:
         return _failed(error, INTERNAL_ERROR)

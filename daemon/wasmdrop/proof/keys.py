@@ -40,6 +40,8 @@ _PEM: Final = re.compile(
 )
 _PRIVATE_LABEL: Final = b"PRIVATE KEY"
 _PUBLIC_LABEL: Final = b"PUBLIC KEY"
+#: openssl ecparam writes such a block before a key.
+_PARAMETERS_LABEL: Final = b"EC PARAMETERS"
 
 
 class KeyKind(StrEnum):
@@ -127,7 +129,7 @@ class PrivateKey:
         Raises ``MalformedError`` if it is no PKCS#8, encrypted, or of another kind. The text is a
         clause, such as "it is encrypted", that has no part of the file but the label of its block.
         """
-        blocks = _blocks(pem)
+        blocks = [each for each in _blocks(pem) if each[0] != _PARAMETERS_LABEL]
         if len(blocks) != 1:
             raise MalformedError(f"expected one private key in PEM, found {len(blocks)} PEM blocks")
         label, block = blocks[0]
