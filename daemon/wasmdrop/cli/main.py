@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "show": "show one job in the journal",
     "retry": "run the input of a finished job again",
     "inspect": "show exports and imports of a module, and the function that a job calls",
+    "fetch": "download a module and verify it by its CID or SHA-256",
     "key": "make a key that signs receipts, or show the public part of one",
     "receipt": "put the signatures of several receipts into one",
     "schema": "print the JSON Schema of inputs or of completion markers",

@@ -11,7 +11,15 @@ from typing import Final, TypeAlias
 
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -78,6 +86,25 @@ def _following_many(console: Console, labels: Sequence[str]) -> Iterator[Show]:
 
         yield show
     console.print(", ".join(f"{count} {word}" for word, count in words.items()))
+
+
+@contextlib.contextmanager
+def downloading(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show on standard error how much of a file has arrived; yield a function to tell that to.
+
+    Its arguments are the bytes so far and those of the whole file, None if that is unknown.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(_short(name), total=None)
+        yield lambda size_bytes, total_bytes: progress.update(
+            task, completed=size_bytes, total=total_bytes
+        )
 
 
 def _word(end: Result | str) -> str:

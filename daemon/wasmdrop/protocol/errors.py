@@ -6,6 +6,7 @@
     ├── SettingsError        the operator: an invalid setting or command line
     ├── RefusedError         the producer or the guest: becomes the outcome of the job
     ├── MalformedError       the author of a receipt or a key: it is not what it must be
+    ├── FetchError           a server on the network: it did not send what was asked for
     ├── StorageError         the system: a disk or mount failed, perhaps temporarily
     ├── OutputError          the caller: a command's standard output can't be written
     └── SandboxError         the daemon: one of its helper processes failed
@@ -38,6 +39,10 @@ class RefusedError(WasmdropError):
 
 class MalformedError(WasmdropError):
     """A receipt, a statement or a key is malformed. The text is one line that says where."""
+
+
+class FetchError(WasmdropError):
+    """A server did not send what was asked for, or more than it may. The text is one line."""
 
 
 class StorageError(WasmdropError):

@@ -26,7 +26,8 @@ DIGEST_BYTES: Final = 32
 _MULTIHASH_PREFIX: Final = bytes((0x12, DIGEST_BYTES))
 _PREFIXES: Final = {codec: bytes((1, codec)) + _MULTIHASH_PREFIX for codec in Codec}
 _RAW_PREFIX_HEX: Final = _PREFIXES[Codec.RAW].hex()
-_V1_BYTES: Final = 2 + len(_MULTIHASH_PREFIX) + DIGEST_BYTES
+_V0_BYTES: Final = len(_MULTIHASH_PREFIX) + DIGEST_BYTES
+_V1_BYTES: Final = 2 + _V0_BYTES
 
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE36: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -91,9 +92,9 @@ def parse_cid(text: str) -> Cid:
         raise CidError(f"is not a CID: expected at most {_MAX_CHARACTERS} ASCII characters")
     if len(text) == _V0_CHARACTERS and text.startswith("Qm"):
         binary = _decode_digits(text, _BASE58)
-        if len(binary) != len(_MULTIHASH_PREFIX) + DIGEST_BYTES:
+        if not _is_v0(binary):
             raise CidError("is not a CID: its digest has the wrong length")
-        return Cid(0, Codec.DAG_PB, binary[len(_MULTIHASH_PREFIX) :])
+        return parse_binary_cid(binary)
     base, digits = text[:1], text[1:]
     match base:
         case "b":
@@ -107,6 +108,17 @@ def parse_cid(text: str) -> Cid:
         case _:
             raise CidError("is not a CID: expected bafy…, bafk… or Qm…")
     return _parse_v1(binary)
+
+
+def parse_binary_cid(binary: bytes) -> Cid:
+    """Return the CID in a link between blocks, of version 0 or 1. Raises as ``parse_cid`` does."""
+    if _is_v0(binary):
+        return Cid(0, Codec.DAG_PB, binary[len(_MULTIHASH_PREFIX) :])
+    return _parse_v1(binary)
+
+
+def _is_v0(binary: bytes) -> bool:
+    return len(binary) == _V0_BYTES and binary.startswith(_MULTIHASH_PREFIX)
 
 
 def _parse_v1(binary: bytes) -> Cid:

@@ -20,6 +20,7 @@ _PACKAGE: Final = Path(wasmdrop.__file__).parent
 _ELSEWHERE: Final = (
     "cli/",
     "client.py",
+    "fetch/",
     "service/doctor/",
     "sandbox/guest/compiler.py",
     "sandbox/guest/core_module.py",
