@@ -38,7 +38,7 @@ from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError, StorageError
 from wasmdrop.protocol.marker import MAX_MARKER_BYTES, Marker, parse_slot_marker
 from wasmdrop.protocol.outcome import Code, Status
-from wasmdrop.protocol.slot import SLOT_NAME_RULE, is_slot_name, result_stem
+from wasmdrop.protocol.slot import RESULT_SUFFIXES, SLOT_NAME_RULE, is_slot_name, result_stem
 from wasmdrop.protocol.text import one_line
 from wasmdrop.system import openat2
 from wasmdrop.system.slot_directory import SlotDirectory
@@ -64,7 +64,6 @@ _TORN_SECONDS: Final = 5.0
 _TEXT_BYTES: Final = 64 * 1024 * 1024
 
 _MODULE_NAME: Final = "module.wasm"
-_RESULTS: Final = (".json", ".txt", ".stdout", ".stderr")
 _OUTPUT: Final = ".output"
 #: The daemon's lock on a shared directory.
 _LOCK: Final = ".wasmdrop.lock"
@@ -102,6 +101,10 @@ class Result(msgspec.Struct, frozen=True):
     """The last line of ``result.txt``, which is only the value."""
     line: bytes
     """The line in ``result.json``, without its newline."""
+    text: bytes
+    """The content of ``result.txt``."""
+    receipt: bytes | None
+    """The content of ``result.receipt``; None if the daemon has signed none."""
     marker: dict[str, Any]
     """The whole completion marker."""
 
@@ -154,7 +157,7 @@ class Submission(msgspec.Struct, frozen=True):
         names = [self.marker_path.name, self.input_path.name]
         if self.ready_suffix:
             names.append(self.input_path.name + self.ready_suffix)
-        names += [stem + suffix for suffix in _RESULTS]
+        names += [stem + suffix for suffix in RESULT_SUFFIXES]
         if self.has_own_directory:
             names.append(_MODULE_NAME)
         below = PurePosixPath(self.slot).parent
@@ -298,6 +301,8 @@ class Submission(msgspec.Struct, frozen=True):
             },
             raw=raw,
             line=line,
+            text=files[f"{stem}.txt"],
+            receipt=files.get(f"{stem}.receipt"),
             marker=whole_marker,
         )
 

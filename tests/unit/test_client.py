@@ -177,7 +177,7 @@ def test_submit_missing_shared_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_result_of_a_function_is_complete(tmp_path: Path) -> None:
-    """Status, values, raw value, line and marker."""
+    """Status, values, raw value, line, text and marker."""
     submission = submit(tmp_path, {"entry": "fib"}, "x")
     deliver(submission, Outcome(code=Code.OK, results=(2**64 - 1,)))
     result = submission.result(0)
@@ -185,7 +185,28 @@ def test_result_of_a_function_is_complete(tmp_path: Path) -> None:
     assert (result.results, result.raw) == ((2**64 - 1,), "18446744073709551615")
     assert (result.exit_code, result.stdout, result.stderr) == (None, None, None)
     assert result.line == b'{"entry":"fib","args":[12],"results":[18446744073709551615]}'
+    assert result.text == submission.marker_path.with_suffix(".txt").read_bytes()
+    assert result.receipt is None
     assert result.marker == json.loads(submission.marker_path.read_bytes())
+
+
+class _Key:
+    """A private key that signs nothing."""
+
+    key_id = "0" * 64
+
+    def sign(self, _data: bytes) -> bytes:
+        return b"a signature"
+
+
+def test_result_has_its_receipt_as_bytes(tmp_path: Path) -> None:
+    """If the daemon has signed one; leaving the block removes it."""
+    with submit(tmp_path, b"{}") as submission:
+        deliver(submission, signer=_Key())
+        receipt = submission.marker_path.with_suffix(".receipt").read_bytes()
+        assert submission.result(0).receipt == receipt
+        assert b'"payloadType"' in receipt
+    assert files_below(tmp_path) == []
 
 
 def test_result_of_a_failure_has_code_and_message(tmp_path: Path) -> None:
