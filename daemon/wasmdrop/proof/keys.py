@@ -68,8 +68,11 @@ class PublicKey:
     """A public key."""
 
     def __init__(self, key: _Public) -> None:
+        kind = _kind_of(key)
+        if kind is None:
+            raise MalformedError(_WRONG_KIND)
         self._key = key
-        self.kind: Final = _type_of(key)
+        self.kind: Final = kind
         der = key.public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -139,7 +142,7 @@ class PrivateKey:
             key = serialization.load_pem_private_key(block, None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise MalformedError("the private key in it can't be decoded") from None
-        if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
+        if not isinstance(key, _Private) or _kind_of(key.public_key()) is None:
             raise MalformedError(_WRONG_KIND)
         return cls(key)
 
@@ -185,7 +188,7 @@ def load_public_keys(pem: bytes) -> tuple[PublicKey, ...]:
             key = serialization.load_pem_public_key(block)
         except (ValueError, UnsupportedAlgorithm):
             raise MalformedError(f"{where}: the public key can't be decoded") from None
-        if not isinstance(key, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
+        if not isinstance(key, _Public) or _kind_of(key) is None:
             raise MalformedError(f"{where}: {_WRONG_KIND}")
         public = PublicKey(key)
         keys.setdefault(public.key_id, public)
@@ -202,13 +205,10 @@ def holds_private_key(pem: bytes) -> bool:
 _WRONG_KIND: Final = f"it is a key of another kind than {', '.join(KeyKind)}"
 
 
-def _type_of(key: _Public) -> KeyKind:
+def _kind_of(key: _Public) -> KeyKind | None:
     if isinstance(key, ed25519.Ed25519PublicKey):
         return KeyKind.ED25519
-    for kind, curve in _CURVES.items():
-        if key.curve.name == curve.name:
-            return kind
-    raise MalformedError(_WRONG_KIND)
+    return next((kind for kind, curve in _CURVES.items() if curve.name == key.curve.name), None)
 
 
 def _blocks(pem: bytes) -> list[tuple[bytes, bytes]]:

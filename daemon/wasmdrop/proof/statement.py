@@ -33,6 +33,9 @@ PREDICATE_TYPE: Final = "urn:wasmdrop:run:v1"
 #: Largest JSON of a call that a statement repeats, in bytes. Arguments may have megabytes.
 MAX_CALL_BYTES: Final = 64 * 1024
 
+#: Deepest nesting of its arguments: readers accept no JSON that is nested deeper than 64.
+MAX_CALL_DEPTH: Final = 32
+
 #: A subject is named after its suffix, whatever the slot is called.
 SUBJECT_STEM: Final = "result"
 
@@ -163,7 +166,7 @@ class Run(_Strict, frozen=True, kw_only=True):
     input: Resource
     call: Annotated[
         CalledFunction | None,
-        msgspec.Meta(description="null if its JSON is larger than 64 KiB: see result.json."),
+        msgspec.Meta(description="null if it is larger than 64 KiB, or too deep: see result.json."),
     ]
     profile: Profile
     limits: ClaimedLimits
@@ -212,7 +215,7 @@ def statement_of(
         predicate=Run(
             module=module,
             input=given,
-            call=call if len(_encoded(call)) <= MAX_CALL_BYTES else None,
+            call=call if _is_stated(call) else None,
             profile=PROFILE,
             limits=ClaimedLimits.of(limits),
             engine=engine,
@@ -262,6 +265,22 @@ def _check_subjects(subjects: tuple[Subject, ...]) -> None:
         if (subject.digest.cid if is_directory else subject.digest.sha256) is None:
             kind = "cid" if is_directory else "sha256"
             raise MalformedError(f"statement: subject {subject.name}: expected a digest {kind}")
+
+
+def _is_stated(call: CalledFunction) -> bool:
+    encoded = _encoded(call)
+    if len(encoded) > MAX_CALL_BYTES:
+        return False
+    brackets = encoded.count(b"[") + encoded.count(b"{")
+    return brackets <= MAX_CALL_DEPTH or _depth(call.args) <= MAX_CALL_DEPTH
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list | tuple):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
 
 
 def _encoded(value: msgspec.Struct) -> bytes:
