@@ -19,6 +19,7 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion, InputFile, Slot
 from wasmdrop.system import openat2
 from wasmdrop.system.openat2 import Links
+from wasmdrop.unixfs.file_digest import FileDigest, large_cid, large_cid_of
 
 #: A refused file gets a digest up to this multiple of the largest input.
 _DIGEST_RATIO: Final = 4
@@ -64,7 +65,7 @@ class InputReader:
             slot,
             dropped_at_ns,
             data,
-            InputFile(path, sha256.hexdigest(), len(data)),
+            InputFile(path, sha256.hexdigest(), len(data), cid=large_cid(data)),
             spec,
             refusal,
             with_digest(version, sha256.digest()),
@@ -85,24 +86,25 @@ class InputReader:
         except RefusedError:
             digest = None
         if digest is not None:
-            described = InputFile(path, *digest, refusal=reason)
+            cid = large_cid_of(digest.link())
+            size_bytes = digest.size_bytes
+            described = InputFile(path, digest.sha256, size_bytes, refusal=reason, cid=cid)
         else:
             status = openat2.lstat(file.root, file.relative)
-            size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
-            described = InputFile(path, None, size_bytes, FileVersion.of(status), reason)
+            read_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
+            described = InputFile(path, None, read_bytes, FileVersion.of(status), reason)
         return msgspec.structs.replace(drop, input=described)
 
 
-def _digest(file: RootedPath, max_bytes: int) -> tuple[str, int] | None:
-    """Return the digest and size of a file; None if it changes, is too large or takes too long."""
+def _digest(file: RootedPath, max_bytes: int) -> FileDigest | None:
+    """Return the digest of a file; None if it changes, is too large or takes too long."""
     end = time.monotonic() + _DIGEST_SECONDS
-    digest, size_bytes = hashlib.sha256(), 0
+    digest = FileDigest()
     with open_file(file, max_bytes, Code.INVALID_INPUT, Links.LAST) as opened:
         while chunk := os.read(opened.fd, _CHUNK_BYTES):
             digest.update(chunk)
-            size_bytes += len(chunk)
-            if time.monotonic() > end or size_bytes > max_bytes:
+            if time.monotonic() > end or digest.size_bytes > max_bytes:
                 return None
         if FileVersion.of(os.fstat(opened.fd)) != FileVersion.of(opened.status):
             return None
-    return digest.hexdigest(), size_bytes
+    return digest

@@ -6,6 +6,7 @@ side.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -37,6 +38,9 @@ _log = structlog.get_logger()
 #: How long a delivery may take before the daemon checks whether its worker hangs, in seconds. If it
 #: does, the results are kept on disk.
 _SLOW_DELIVERY_SECONDS: Final = 2.0
+
+#: Output up to this size, in bytes, is hashed on the event loop: that takes some milliseconds.
+_HASHED_AT_ONCE: Final = 1 << 20
 
 
 class Dispatcher:
@@ -271,6 +275,8 @@ class Dispatcher:
 
     async def _finish(self, work: Work, outcome: Outcome) -> ResultPackage:
         """Move the job to EXECUTED and return its results."""
+        module = self._table.current(work).job.module
+        module_cid = None if module is None else await self._runner.module_cid(module)
         changes = {
             "finished_at_ns": time.time_ns(),
             "code": outcome.code,
@@ -285,11 +291,14 @@ class Dispatcher:
         self._metrics.executed(work.job, outcome)
         entry, args = _called(work)
         limits = work.limits or self._settings.limits
-        return package(
-            *(work.job, entry, args, outcome, limits),
+        make = functools.partial(
+            package,
+            *(work.job, entry, args, outcome, limits, module_cid),
             is_deterministic=work.is_deterministic,
             signer=self._signer,
         )
+        output_bytes = len(outcome.stdout or b"") + len(outcome.stderr or b"")
+        return await asyncio.to_thread(make) if output_bytes > _HASHED_AT_ONCE else make()
 
     async def _deliver(self, work: Work, placement: PendingDelivery) -> None:
         """Publish the staged results and close the job; keep them if that fails or hangs."""

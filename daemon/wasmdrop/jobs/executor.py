@@ -33,5 +33,8 @@ class Executor(Protocol):
         module cache lost it; ``SandboxError`` if the daemon or its disk is at fault.
         """
 
+    def module_cid(self, sha256: str) -> Awaitable[str | None]:
+        """Return the content id of a module of the module cache; None if it can't be known."""
+
     def run(self, module: CompiledModule, call: Call, limits: Limits) -> Awaitable[Outcome]:
         """Run one call to its end. Raises only ``SandboxError``."""

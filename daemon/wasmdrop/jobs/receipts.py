@@ -21,18 +21,21 @@ def encode_receipt(
     outcome: Outcome,
     signer: Signer,
 ) -> bytes | None:
-    """Return the content of the receipt; None if the job's input has no digest.
+    """Return the content of the receipt; None if the input or the output directory has no digest.
 
     ``files`` are the other result files by suffix. The same job has the same receipt at each
     attempt, after a restart, and on another host with the same key.
     """
     if given is None or given.sha256 is None:
         return None  # such a job is not deterministic: its input would have to ask for it
+    output = outcome.output
+    if output is not None and output.cid is None:
+        return None  # the receipt would not cover the output files
     statement = statement_of(
-        {suffix: Resource.of(file.sha256, None) for suffix, file in files.items()},
-        None,
-        None if module is None else Resource.of(module.sha256, None),
-        Resource.of(given.sha256, None),
+        {suffix: Resource.of(file.sha256, file.cid) for suffix, file in files.items()},
+        None if output is None else output.cid,
+        None if module is None else Resource.of(module.sha256, module.cid),
+        Resource.of(given.sha256, given.cid),
         entry,
         tuple(args),
         limits,

@@ -24,6 +24,7 @@ from wasmdrop.protocol.marker import (
     MarkedFile,
     MarkedInput,
     MarkedModule,
+    MarkedOutput,
     Marker,
     RuntimeVersions,
     Seconds,
@@ -42,6 +43,7 @@ from wasmdrop.protocol.outcome import (
     OutputTree,
 )
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX, RECEIPT_SUFFIX, InputFile, PinnedModule
+from wasmdrop.unixfs.file_digest import cid_of, large_cid
 
 #: Output of each stream in ``result.json``, in bytes; all of it is in a file of its own.
 _SHOWN_BYTES: Final = 64 * 1024
@@ -65,28 +67,29 @@ def package(
     args: list[Any],
     outcome: Outcome,
     limits: Limits,
+    module_cid: str | None = None,
     *,
     is_deterministic: bool = False,
     signer: Signer | None = None,
 ) -> ResultPackage:
-    """Return the results of a finished job; ``entry`` and ``args`` are those called, if known.
+    """Return the results of a finished job.
 
-    If there is a ``signer``, a deterministic job has a receipt.
+    ``entry`` and ``args`` are those called, if known; ``module_cid`` is the content id of the job's
+    module. If there is a ``signer``, a deterministic job has a receipt.
     """
     timestamp_ns = DETERMINISTIC_CLOCK_NS if is_deterministic else job.finished_at_ns or 0
     files = encode_result_files(entry, args, outcome, timestamp_ns)
-    marked = {suffix: _marked(data) for suffix, data in files.items()}
+    module, given = _module(job.module, module_cid), _input(job.input)
+    marked = {suffix: mark_file(data) for suffix, data in files.items()}
     if is_deterministic and signer is not None:
-        module, given = _module(job.module), _input(job.input)
         receipt = encode_receipt(
             *(marked, module, given, entry, args, limits, _RUNTIME, outcome), signer
         )
         if receipt is not None:
             files[RECEIPT_SUFFIX] = receipt
-            marked[RECEIPT_SUFFIX] = _marked(receipt)
-    return ResultPackage(
-        files, _marker(job, entry, outcome, marked, limits, is_deterministic), outcome.output
-    )
+            marked[RECEIPT_SUFFIX] = mark_file(receipt)
+    marker = _marker(job, entry, outcome, module, given, marked, limits, is_deterministic)
+    return ResultPackage(files, marker, outcome.output)
 
 
 def encode_result_files(
@@ -124,6 +127,12 @@ def encode_result_files(
     }
 
 
+def mark_file(data: bytes) -> MarkedFile:
+    """Return what the marker says of a result file with this content."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return MarkedFile(sha256, len(data), cid_of(sha256, len(data), large_cid(data)))
+
+
 def raw_value(outcome: Outcome) -> str:
     """Return the last line of ``result.txt``, for parsers that read one line."""
     if outcome.exit_code is not None:
@@ -142,6 +151,8 @@ def _marker(
     job: Job,
     entry: str | None,
     outcome: Outcome,
+    module: MarkedModule | None,
+    given: MarkedInput | None,
     files: dict[str, MarkedFile],
     limits: Limits,
     is_deterministic: bool,
@@ -150,6 +161,7 @@ def _marker(
     started_ns = job.started_at_ns or finished_ns
     compile_seconds = outcome.compile_seconds
     queued = (started_ns - job.dropped_at_ns) / 1e9 - compile_seconds
+    output = outcome.output
     marker = Marker(
         schema=MARKER_SCHEMA,
         job=job.id,
@@ -160,10 +172,11 @@ def _marker(
         attempt=job.attempt,
         slot=job.slot.key,
         entry=entry,
-        module=_module(job.module),
-        input=_input(job.input),
+        module=module,
+        input=given,
         files={f"{job.slot.stem}{suffix}": file for suffix, file in files.items()}
-        | _output_files(f"{job.slot.stem}{OUTPUT_SUFFIX}", outcome.output),
+        | _output_files(f"{job.slot.stem}{OUTPUT_SUFFIX}", output),
+        output=None if output is None else MarkedOutput(output.cid),
         dropped_at=moment(job.dropped_at_ns),
         started_at=moment(started_ns),
         finished_at=moment(finished_ns),
@@ -200,22 +213,21 @@ def _second(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _marked(data: bytes) -> MarkedFile:
-    return MarkedFile(hashlib.sha256(data).hexdigest(), len(data))
-
-
 def _output_files(name: str, output: OutputTree | None) -> dict[str, MarkedFile]:
     if output is None:
         return {}
     return {
-        f"{name}/{file.path}": MarkedFile(file.sha256, file.size_bytes) for file in output.files
+        f"{name}/{file.path}": MarkedFile(
+            file.sha256, file.size_bytes, cid_of(file.sha256, file.size_bytes, file.cid)
+        )
+        for file in output.files
     }
 
 
-def _module(module: PinnedModule | None) -> MarkedModule | None:
+def _module(module: PinnedModule | None, cid: str | None) -> MarkedModule | None:
     if module is None:
         return None
-    return MarkedModule(module.path, module.sha256, module.size_bytes)
+    return MarkedModule(module.path, module.sha256, module.size_bytes, cid)
 
 
 def _input(found: InputFile | None) -> MarkedInput | None:
@@ -224,7 +236,10 @@ def _input(found: InputFile | None) -> MarkedInput | None:
     identity = None
     if (version := found.version) is not None:
         identity = FileIdentity(version.mtime_ns, version.inode, version.device)
-    return MarkedInput(found.path, found.sha256, found.size_bytes, identity)
+    cid = None
+    if found.sha256 is not None and found.size_bytes is not None:
+        cid = cid_of(found.sha256, found.size_bytes, found.cid)
+    return MarkedInput(found.path, found.sha256, found.size_bytes, identity, cid)
 
 
 def _seconds(value: float) -> float:

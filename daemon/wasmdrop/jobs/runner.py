@@ -5,6 +5,7 @@ A worker is held for the run alone.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
@@ -25,11 +26,14 @@ from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.input import InputSpec, grants_for, limits_for, parse_input
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.slot import PinnedModule
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.settings import Settings
+from wasmdrop.unixfs.cid import raw_cid
+from wasmdrop.unixfs.profiles import DEFAULT_PROFILE
 
 _log = structlog.get_logger()
 
@@ -112,6 +116,15 @@ class JobRunner:
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else outcome,
         )(attempt_again)
         return last if isinstance(last, Outcome) else outcome
+
+    async def module_cid(self, module: PinnedModule) -> str | None:
+        """Return the content id of a job's module; None if it can't be known.
+
+        That happens if the module is large, and the module cache lost its copy in an earlier run.
+        """
+        if module.size_bytes <= DEFAULT_PROFILE.chunk_bytes:
+            return _cid_of_block(module.sha256)
+        return await self._executor.module_cid(module.sha256)
 
     async def _attempt(self, work: Work, scheduler: Scheduler) -> Outcome:
         try:
@@ -206,6 +219,10 @@ class JobRunner:
             spec = parse_input(data)
         self._table.evolve(work, spec=spec)
         return spec
+
+
+#: Few modules have most jobs.
+_cid_of_block: Final = functools.lru_cache(maxsize=256)(raw_cid)
 
 
 def ids_of(job: Job) -> dict[str, Any]:

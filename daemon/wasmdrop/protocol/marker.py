@@ -29,6 +29,13 @@ _MAX_COMPONENTS: Final = 40
 Digest: TypeAlias = Annotated[
     str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex.")
 ]
+ContentId: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(
+        pattern="^b[a-z2-7]{58}$",
+        description="CID by the profile unixfs-v1-2025 of IPIP-0499.",
+    ),
+]
 Moment: TypeAlias = Annotated[
     datetime, msgspec.Meta(tz=True, description="RFC 3339, in UTC, with microseconds.")
 ]
@@ -36,19 +43,21 @@ _Duration: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class MarkedFile(msgspec.Struct, frozen=True):
+class MarkedFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """A result file."""
 
     sha256: Digest
     bytes: _Count
+    cid: ContentId | None = None
 
 
-class MarkedModule(msgspec.Struct, frozen=True):
+class MarkedModule(msgspec.Struct, frozen=True, omit_defaults=True):
     """The module as it was read."""
 
     path: str
     sha256: Digest
     bytes: _Count
+    cid: ContentId | None = None
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -72,6 +81,13 @@ class MarkedInput(msgspec.Struct, frozen=True, omit_defaults=True):
         FileIdentity | None,
         msgspec.Meta(description="The file at `path`, or the link there, if it has no digest."),
     ] = None
+    cid: ContentId | None = None
+
+
+class MarkedOutput(msgspec.Struct, frozen=True):
+    """The directory with the output files."""
+
+    cid: ContentId | None
 
 
 class Seconds(msgspec.Struct, frozen=True):
@@ -142,6 +158,10 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, MarkedFile],
         msgspec.Meta(description="Every result file by its path beside the marker."),
     ]
+    output: Annotated[
+        MarkedOutput | None,
+        msgspec.Meta(description="The output directory; null if there is none."),
+    ] = None
     dropped_at: Moment
     started_at: Moment
     finished_at: Moment

@@ -131,6 +131,8 @@ class OutputFile(msgspec.Struct, frozen=True):
     """Relative, with slashes."""
     sha256: str
     size_bytes: int
+    cid: str | None = None
+    """The content id; None if it follows from the digest, as that of a file of one block does."""
 
 
 class OutputTree(msgspec.Struct, frozen=True):
@@ -143,6 +145,9 @@ class OutputTree(msgspec.Struct, frozen=True):
     """Relative paths, each after that of its parent."""
     left_out: str = ""
     """The entries that are not published, for a message."""
+    cid: str | None = None
+    """The content id of the directory with all published entries. None if it has none: a directory
+    with many entries can't be represented if their names have the same hash."""
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):

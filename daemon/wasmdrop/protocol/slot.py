@@ -122,6 +122,8 @@ class InputFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """Identifies it if it has no digest."""
     refusal: str | None = None
     """Why it was not read: the job has no copy of it."""
+    cid: str | None = None
+    """The content id; None if it follows from the digest, as that of a file of one block does."""
 
     @property
     def copied_bytes(self) -> int:

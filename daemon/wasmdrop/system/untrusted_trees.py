@@ -22,6 +22,10 @@ from wasmdrop.protocol.text import describe_value
 from wasmdrop.system.descriptors import CREATE_FLAGS, DIRECTORY_FLAGS, file_kind, write_all
 from wasmdrop.system.durable_files import begin_writing
 from wasmdrop.system.openat2 import open_at, open_regular_at
+from wasmdrop.unixfs.dag_pb import Link
+from wasmdrop.unixfs.directories import tree_link
+from wasmdrop.unixfs.file_digest import FileDigest, large_cid_of
+from wasmdrop.unixfs.shards import NameCollisionError
 
 #: Levels of directories, and bytes of a path below the tree, as for the files of an input.
 _MAX_DEPTH: Final = 32
@@ -75,6 +79,7 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
     Raises ``TreeLimitError`` as :func:`measure` does.
     """
     files: list[OutputFile] = []
+    links: dict[str, Link] = {}
     directories: list[str] = []
     left_out: list[str] = []
     room_bytes = max_bytes
@@ -88,10 +93,13 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
         elif is_directory:
             directories.append(path)
         else:
-            found = _digest(directory, entry.name, path, room_bytes)
-            room_bytes -= found.size_bytes
-            files.append(found)
-    return OutputTree(root, tuple(files), tuple(directories), _left_out_message(left_out))
+            digest = _digest(directory, entry.name, room_bytes)
+            room_bytes -= digest.size_bytes
+            links[path] = link = digest.link()
+            files.append(OutputFile(path, digest.sha256, digest.size_bytes, large_cid_of(link)))
+    message = _left_out_message(left_out)
+    cid = _tree_cid(links, directories)
+    return OutputTree(root, tuple(files), tuple(directories), message, cid)
 
 
 def copy_tree(tree: OutputTree, target: int, mode: int, unsynced: list[int]) -> None:
@@ -207,18 +215,24 @@ def _left_out_message(left_out: list[str]) -> str:
     return f"not published: {named}"
 
 
-def _digest(directory: int, name: str, path: str, room_bytes: int) -> OutputFile:
+def _digest(directory: int, name: str, room_bytes: int) -> FileDigest:
     fd, _status = open_regular_at(directory, name)
     try:
-        digest, size_bytes = hashlib.sha256(), 0
+        digest = FileDigest()
         while chunk := os.read(fd, _CHUNK_BYTES):
-            size_bytes += len(chunk)
-            if size_bytes > room_bytes:
+            if digest.size_bytes + len(chunk) > room_bytes:
                 raise TreeLimitError("more bytes of files than its limit")
             digest.update(chunk)
     finally:
         os.close(fd)
-    return OutputFile(path, digest.hexdigest(), size_bytes)
+    return digest
+
+
+def _tree_cid(links: dict[str, Link], directories: list[str]) -> str | None:
+    try:
+        return tree_link(links, directories).cid.text
+    except NameCollisionError:
+        return None
 
 
 def _copy(file: OutputFile, source: tuple[int, str], target: tuple[int, str]) -> int:

@@ -80,6 +80,10 @@ class Bench:
             raise self.refusals.pop(0)
         return COMPILED
 
+    async def module_cid(self, sha256: str) -> str | None:
+        """Never called: a lookup makes no results."""
+        raise NotImplementedError
+
     async def run(self, _module: CompiledModule, _call: Call, _limits: Limits) -> Outcome:
         """Never called: a lookup runs nothing."""
         raise NotImplementedError

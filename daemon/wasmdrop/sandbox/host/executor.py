@@ -104,6 +104,17 @@ class LocalExecutor:
         """Load or compile a module; see :meth:`ModuleCompiler.compile`."""
         return await self.compiler.compile(sha256, options, on_progress, directory)
 
+    async def module_cid(self, sha256: str) -> str | None:
+        """Return the content id of a module of the cache; None if there is no intact copy."""
+        known = self._cache.cids.known(sha256)
+        if known is not None:
+            return known
+        try:
+            return await asyncio.to_thread(self._cache.cids.of, sha256)
+        except OSError as error:
+            _log.warning("module-cid-failed", module=sha256, error=str(error))
+            return None
+
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run one call and return its outcome."""
         return with_limit(await self._run(module, call, limits), limits)

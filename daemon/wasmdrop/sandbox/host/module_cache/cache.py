@@ -13,7 +13,6 @@ hash or copy must not be called on the event loop.
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import threading
@@ -28,6 +27,7 @@ import structlog
 
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.module_types import ModuleSummary
+from wasmdrop.sandbox.host.module_cache.cids import ModuleCids
 from wasmdrop.sandbox.host.module_cache.eviction import LruIndex
 from wasmdrop.sandbox.host.module_cache.manifest import (
     DamagedEntryError,
@@ -46,6 +46,7 @@ from wasmdrop.system.private_files import (
     remove,
     require_private_directory,
 )
+from wasmdrop.unixfs.file_digest import FileDigest
 
 _log = structlog.get_logger()
 
@@ -118,6 +119,7 @@ class ModuleCache:
             weakref.WeakValueDictionary()
         )
         self._verified = VerifiedFiles()
+        self.cids: Final = ModuleCids(self.open_module)
         try:
             self._scan()
             self._make_room()
@@ -136,7 +138,7 @@ class ModuleCache:
         if self._has_copy(sha256):
             return sha256
         self._make_room(os.fstat(source_fd).st_size)
-        copied = hashlib.sha256()
+        copied = FileDigest()
         target = self.module_path(sha256)
         offset = 0
         with write_durably(target) as copy:
@@ -145,11 +147,12 @@ class ModuleCache:
                 copied.update(chunk)
                 copy.write(chunk)
                 offset += len(chunk)
-            if copied.hexdigest() != sha256:
+            if copied.sha256 != sha256:
                 raise StorageError("the module changed while it was read")
         with self._lock:
             self._index.add(sha256, target.name, offset)
             self._use(sha256)
+        self.cids.add(copied)
         return sha256
 
     def open_module(self, sha256: str) -> int:
