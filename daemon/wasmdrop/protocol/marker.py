@@ -17,8 +17,9 @@ from wasmdrop.protocol.slot import RESULT_SUFFIXES
 
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
 
-#: Largest marker to read. One that names as many files as a job may leave has 12 MB.
-MAX_MARKER_BYTES: Final = 16 * 1024 * 1024
+#: Largest marker to read. One that names as many files as a job may leave has up to 27 MB, if their
+#: names are long and consist of characters that JSON escapes.
+MAX_MARKER_BYTES: Final = 32 * 1024 * 1024
 
 #: Files of one marker: those that a job may leave, and its result files.
 _MAX_FILES: Final = MAX_OUTPUT_ENTRIES + len(RESULT_SUFFIXES)
@@ -27,12 +28,15 @@ _MAX_FILES: Final = MAX_OUTPUT_ENTRIES + len(RESULT_SUFFIXES)
 _MAX_COMPONENTS: Final = 40
 
 Digest: TypeAlias = Annotated[
-    str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex.")
+    # The length, because $ in a pattern of Python also matches before a newline.
+    str,
+    msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64, description="SHA-256 in hex."),
 ]
 ContentId: TypeAlias = Annotated[
     str,
     msgspec.Meta(
         pattern="^b[a-z2-7]{58}$",
+        max_length=59,
         description="CID by the profile unixfs-v1-2025 of IPIP-0499.",
     ),
 ]

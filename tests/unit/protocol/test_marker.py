@@ -76,3 +76,24 @@ def test_is_of_input_without_input_is_false() -> None:
     marker = marker_of(RESULTS)
     assert marker is not None
     assert not marker.is_of_input(None, None, 0)
+
+
+@pytest.mark.parametrize("cid", ["", "b" + "a" * 59, "b" + "A" * 58, "b" + "a" * 58 + "\n", 1, []])
+def test_parse_slot_marker_with_anything_but_a_cid_is_none(cid: Any) -> None:
+    """The text is as long as a CID, so that nothing else can be in it."""
+    assert marker_of(RESULTS | {"result.json": FILE | {"cid": cid}}) is None
+    assert marker_of(RESULTS, {"path": "p", "sha256": "1" * 64, "bytes": 9, "cid": cid}) is None
+
+
+def test_parse_slot_marker_with_or_without_cids_is_accepted() -> None:
+    """Earlier versions wrote none."""
+    parsed = marker_of(RESULTS | {"result.json": FILE | {"cid": "b" + "a" * 58}})
+    assert parsed is not None
+    assert [file.cid for file in parsed.files.values()] == ["b" + "a" * 58, None]
+    assert parsed.output is None
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 63, "0" * 65, "0" * 64 + "\n", "A" * 64])
+def test_parse_slot_marker_with_anything_but_a_digest_is_none(sha256: str) -> None:
+    """The text is as long as a digest, so that nothing else can be in it."""
+    assert marker_of(RESULTS | {"result.json": FILE | {"sha256": sha256}}) is None
