@@ -36,6 +36,8 @@ TRUSTED: Final = {
     "jobs.journal.writer": "the state directory",
     "system.mount_table": "the kernel's mount table, the directories that the operator names",
     "system.private_files": "the state directory",
+    "system.secret_files": "the file of a key that the operator names",
+    "service.signing_key": "the directories that the operator names",
     "sandbox": "the state directory, the job's own directory, grants of the operator",
     "jobs.journal.database": "the state directory",
     "service.directories": "the directories that the operator names",

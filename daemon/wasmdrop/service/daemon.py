@@ -19,6 +19,7 @@ from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.recovery import recover
 from wasmdrop.jobs.retention import run_retention
+from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.sandbox.host.executor import LocalExecutor
@@ -31,6 +32,7 @@ from wasmdrop.service.instance_lock import lock_shared_directory, lock_state_dir
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.pipeline import build_pipeline, new_module_finder
 from wasmdrop.service.shutdown import Shutdown
+from wasmdrop.service.signing_key import load_signing_key
 from wasmdrop.service.systemd import notify, watchdog_seconds
 from wasmdrop.settings import GuestMode, Settings
 from wasmdrop.system.job_user import foreign_processes
@@ -44,10 +46,11 @@ _SPARE_CHILDREN: Final = 2
 async def serve(settings: Settings) -> None:
     """Run the daemon until a signal stops it; see :mod:`wasmdrop.system.signals`.
 
-    Raises ``SettingsError`` if the directories can't be used, ``SandboxError`` if there is no
-    sandbox, ``StorageError`` if the journal can't be opened.
+    Raises ``SettingsError`` if the directories or the signing key can't be used, ``SandboxError``
+    if there is no sandbox, ``StorageError`` if the journal can't be opened.
     """
     check_directories(settings)
+    signing_key = load_signing_key(settings)
     shutdown = Shutdown()
     with (
         lock_state_directory(settings.state_dir) as state_lock,
@@ -62,7 +65,10 @@ async def serve(settings: Settings) -> None:
             str(settings.shared_dir), prints_lines=True, instance_locks=instance_locks
         ) as delivery:
             async with open_local_sandbox(settings, idle, settings.workers) as (executor, cache):
-                await _serve(settings, executor, cache, delivery, shutdown)
+                if signing_key is not None:
+                    key_id, kind = signing_key.key_id, signing_key.kind
+                    _log.info("signing-key-loaded", key_id=key_id, kind=kind)
+                await _serve(settings, executor, cache, delivery, shutdown, signing_key)
     _log.info("stopped")
 
 
@@ -72,6 +78,7 @@ async def _serve(
     cache: ModuleCache,
     delivery: Delivery,
     shutdown: Shutdown,
+    signing_key: Signer | None,
 ) -> None:
     layout, metrics, inbox = Layout(settings), Metrics(), Inbox()
     backlog = Backlog(settings.max_queued, settings.workers)
@@ -85,6 +92,7 @@ async def _serve(
     pipeline = build_pipeline(
         *(settings, layout, finder, intake, journal, executor, delivery, metrics, backlog),
         on_room=discovery.scanner.scan_soon,
+        signer=signing_key,
     )
     inbox.connect(pipeline.take)
     liveness = Liveness(

@@ -15,6 +15,7 @@ from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.sandbox.host.native_start import why_unusable
 from wasmdrop.service.guest import HOW_TO_INSTALL, usable_native_program
+from wasmdrop.service.signing_key import require_confinement
 from wasmdrop.settings import GuestMode, SandboxMode, Settings
 
 _log = structlog.get_logger()
@@ -47,6 +48,7 @@ async def open_local_sandbox(
                 " WASMDROP_SANDBOX=best-effort goes on without"
             )
         if missing:
+            require_confinement(settings, missing)
             _log.warning("sandbox-incomplete", missing=missing)
         reason = await why_unusable(fork_server) if has_native_program and zygote_idle else ""
         if reason and settings.guest is GuestMode.NATIVE:

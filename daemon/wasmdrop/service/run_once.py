@@ -23,6 +23,7 @@ from wasmdrop.service.instance_lock import lock_state_directory
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.pipeline import build_pipeline, new_module_finder
 from wasmdrop.service.shutdown import Shutdown
+from wasmdrop.service.signing_key import load_signing_key
 from wasmdrop.settings import Settings
 
 
@@ -30,10 +31,11 @@ async def run_once(settings: Settings) -> ResultPackage:
     """Run the root slot's job and return what was delivered.
 
     Uses the daemon's module cache if no daemon is using it. Raises ``SettingsError`` if the
-    directories can't be used, ``SandboxError`` if there is no sandbox or a signal stopped the job,
-    ``StorageError`` if the journal can't be opened.
+    directories or the signing key can't be used, ``SandboxError`` if there is no sandbox or a
+    signal stopped the job, ``StorageError`` if the journal can't be opened.
     """
     check_directories(settings)
+    signing_key = load_signing_key(settings)
     shutdown = Shutdown()
     delivered: asyncio.Future[ResultPackage] = asyncio.get_running_loop().create_future()
     with (
@@ -59,6 +61,7 @@ async def run_once(settings: Settings) -> ResultPackage:
             pipeline = build_pipeline(
                 *(settings, layout, finder, intake, journal),
                 *(executor, delivery, Metrics(), backlog),
+                signer=signing_key,
             )
             try:
                 found = await asyncio.to_thread(intake.read_now, layout.root_slot)

@@ -142,6 +142,12 @@ SETTINGS: Final = (
         "what runs the jobs of modules that are called again",
     ),
     Option("job_user", JOB_USER, DEFAULT_JOB_USER, "user that jobs run as if the daemon is root"),
+    Option(
+        "signing_key",
+        PATH,
+        None,
+        "private key in PEM that signs receipts of deterministic jobs (default: no receipts)",
+    ),
     Option("http", ADDRESS, None, "address of health and metrics (default: off)"),
     Option(
         "log", choice(LogFormat), None, "log format (default: console on a terminal, else json)"

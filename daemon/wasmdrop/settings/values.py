@@ -90,6 +90,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The user that jobs run as if the daemon is root."""
     grants: dict[str, Path]
     """Directories that an input may ask to read, by name."""
+    signing_key: Path | None
+    """The file of the key that signs receipts. Only its path: the key is in no setting."""
     http: str | None
     log: LogFormat
     ready_suffix: str

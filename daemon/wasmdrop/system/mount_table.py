@@ -7,6 +7,7 @@ Any access to a mount whose server is gone may block for ever. Reading the kerne
 import os
 import re
 import select
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,10 @@ class Mount(msgspec.Struct, frozen=True):
     """The directory at which it is mounted."""
     kind: str
     """Type of the filesystem: ``ext4``, ``nfs4``, ``fuse.bindfs``, …"""
+    device: str = ""
+    """Number of the filesystem, for comparison."""
+    root: str = "/"
+    """The directory of the filesystem that is mounted: not ``/`` for a bind mount of another."""
 
 
 class MountTable:
@@ -97,9 +102,30 @@ class MountTable:
         mounts = []
         for line in self._file.read().splitlines():
             before, _, after = line.partition(b" - ")
-            point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), before.split()[4])
-            mounts.append(Mount(os.fsdecode(point), after.split()[0].decode()))
+            device, *names = before.split()[2:5]
+            root, point = (
+                os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), name))
+                for name in names
+            )
+            mounts.append(Mount(point, after.split()[0].decode(), device.decode(), root))
         return mounts
+
+
+def places_of(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Return where each path is: its filesystem, and the path from the root of that.
+
+    The same file or directory has the same place through every bind mount. The paths must be
+    absolute and have no links.
+    """
+    table = MountTable()
+    try:
+        mounts = [(path, table.of(path)) for path in paths]
+    finally:
+        table.close()
+    return [
+        (mount.device, mount.root.rstrip("/") + path.removeprefix(mount.point.rstrip("/")))
+        for path, mount in mounts
+    ]
 
 
 def reason_to_poll(directory: str) -> str | None:

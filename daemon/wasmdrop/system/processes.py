@@ -11,6 +11,7 @@ import wasmdrop
 from wasmdrop.system import libc
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 
 #: Where this package was imported from. It may have been found by an import hook that a new process
 #: does not have.
@@ -37,6 +38,15 @@ def die_with_parent(parent_pid: int) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before prctl took effect
         os._exit(0)
+
+
+def forbid_inspection() -> None:
+    """Forbid other processes of this user to read this one's memory, trace it or dump its core.
+
+    Holds until the process executes a program: its children can be inspected. Only processes with
+    ``CAP_SYS_PTRACE``, such as those of root, still can. Raises ``OSError``.
+    """
+    libc.prctl(_PR_SET_DUMPABLE, 0)
 
 
 def use_batch_scheduling() -> None:
