@@ -18,6 +18,7 @@ PACKAGE = Path(wasmdrop.__file__).parent
 
 OWNERS: Final = {
     "intake.tree_walk",
+    "system.content_ids",
     "system.openat2",
     "system.tree_removal",
     "system.untrusted_trees",
@@ -25,6 +26,7 @@ OWNERS: Final = {
 
 #: Modules and packages, and whose paths they use.
 TRUSTED: Final = {
+    "cli.cid": "files and directories that the caller names",
     "cli.inspect": "a module that the caller names",
     "cli.input_flags": "files that the caller names",
     "cli.key": "the file that the caller names",

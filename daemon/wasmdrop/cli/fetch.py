@@ -128,7 +128,7 @@ def _progress(name: str) -> Iterator[Progress]:
     # Importing rich takes a while, and only a person needs it.
     from wasmdrop.cli import terminal  # noqa: PLC0415
 
-    with terminal.downloading(name) as on_progress:
+    with terminal.byte_progress(name) as on_progress:
         yield on_progress
 
 

@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "fetch": "download a module and verify it by its CID or SHA-256",
     "key": "make a key that signs receipts, or show the public part of one",
     "receipt": "put the signatures of several receipts into one",
+    "cid": "print the content ids (CIDs) of files and directories",
     "schema": "print the JSON Schema of inputs or of completion markers",
     "config": "show every setting, its value and its origin",
     "doctor": "check whether this host and its mounts are suitable",

@@ -20,7 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from wasmdrop.cli.job_view import shown_seconds
@@ -35,6 +35,9 @@ Show: TypeAlias = Callable[[str, Result | str], None]
 #: Characters shown of one value and of one text; the result files have all of it.
 _VALUE_LIMIT: Final = 200
 _TEXT_LIMIT: Final = 16 * 1024
+
+#: Width of a name beside a bar of progress.
+_NAME_WIDTH: Final = 32
 
 _STYLES: Final = {Status.SUCCEEDED: "bold green", Status.FAILED: "bold red"}
 _NO_RESULT: Final = "no result"
@@ -89,13 +92,15 @@ def _following_many(console: Console, labels: Sequence[str]) -> Iterator[Show]:
 
 
 @contextlib.contextmanager
-def downloading(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show on standard error how much of a file has arrived; yield a function to tell that to.
+def byte_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show on standard error how much of a file has been read; yield a function to tell that to.
 
     Its arguments are the bytes so far and those of the whole file, None if that is unknown.
     """
+    # A long name must not push the figures out.
+    name_column = Column(max_width=_NAME_WIDTH, no_wrap=True, overflow="ellipsis")
     columns = (
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=name_column),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
