@@ -1,0 +1,172 @@
+"""``wasmdrop key`` and ``wasmdrop receipt``, as a user runs them."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.commands import command
+from tests.support.receipts import a_payload, an_envelope
+from wasmdrop.proof.envelope import (
+    MAX_ENVELOPE_BYTES,
+    encode_envelope,
+    merge_envelopes,
+    parse_envelope,
+)
+from wasmdrop.proof.keys import KeyKind, PrivateKey, load_public_keys
+
+#: Runs ``wasmdrop`` as if cryptography were not installed.
+_WITHOUT_EXTRA: Final = """\
+import sys
+sys.modules["cryptography"] = None
+from wasmdrop.cli.main import main
+sys.exit(main())
+"""
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command."""
+    line = command(*map(str, words))
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("kind", KeyKind)
+def test_key_new_writes_a_private_file_and_prints_its_public_key(
+    tmp_path: Path, kind: KeyKind
+) -> None:
+    """``key show`` prints the same for the private key, and for what it printed."""
+    file = tmp_path / "key.pem"
+    made = run("key", "new", "--type", kind, file)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    key = PrivateKey.from_pem(file.read_bytes())
+    assert key.kind is kind
+    lines = [f"type: {kind}", f"key id: {key.key_id}"]
+    if (address := key.public.address()) is not None:
+        lines.append(f"address: {address}")
+    assert made.stdout == "\n".join([*lines, key.public.pem()])
+    (tmp_path / "public.pem").write_text(made.stdout)
+    for shown in (file, tmp_path / "public.pem"):
+        assert run("key", "show", shown).stdout == made.stdout
+
+
+def test_key_new_without_a_type_makes_an_ed25519_key(tmp_path: Path) -> None:
+    """Two keys are never the same."""
+    printed = [run("key", "new", tmp_path / name).stdout for name in "ab"]
+    keys = load_public_keys("".join(printed).encode())
+    assert [key.kind for key in keys] == [KeyKind.ED25519] * 2
+
+
+def test_key_new_never_overwrites(tmp_path: Path) -> None:
+    """Nor follows a link to a file that does not exist yet."""
+    file, link, target = (tmp_path / name for name in ("file", "link", "target"))
+    file.write_text("precious")
+    link.symlink_to(target)
+    for path in (file, link):
+        done = run("key", "new", path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"wasmdrop: {path}: exists; a key is never overwritten")
+    assert file.read_text() == "precious"
+    assert not target.exists()
+
+
+def test_key_new_in_a_directory_that_is_missing_is_a_usage_error(tmp_path: Path) -> None:
+    """In one line that names the file."""
+    file = tmp_path / "no" / "key.pem"
+    done = run("key", "new", file)
+    expected = f"wasmdrop: {file}: can't be written: No such file or directory\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+def test_key_show_of_anything_else_is_a_usage_error(tmp_path: Path) -> None:
+    """A FIFO could block; a secret could be printed."""
+    fifo, text = tmp_path / "fifo", tmp_path / "text"
+    os.mkfifo(fifo)
+    text.write_text("a secret\n" * 10_000)
+    for path, reason in (
+        (fifo, "can't be read: a FIFO"),
+        (tmp_path, "can't be read: a directory"),
+        (tmp_path / "none", "can't be read: No such file or directory"),
+        (text, "expected at most 65536 bytes"),
+    ):
+        done = run("key", "show", path)
+        expected = f"wasmdrop: {path}: {reason}\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+def test_key_without_the_extra_says_how_to_install_it(tmp_path: Path) -> None:
+    """Its help works without."""
+
+    def without(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", _WITHOUT_EXTRA, *words]
+        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+
+    for words in (("new", str(tmp_path / "key")), ("show", str(tmp_path / "key"))):
+        done = without("key", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "wasmdrop: wasmdrop key: needs the package cryptography; install it with"
+            " pip install 'wasmdrop[receipts]'\n"
+        )
+    assert list(tmp_path.iterdir()) == []
+    assert without("key", "new", "--help").returncode == 0
+
+
+def test_receipt_merge_prints_one_receipt_with_all_signatures(tmp_path: Path) -> None:
+    """The same in any order; ``--output`` writes it to a file."""
+    files = [tmp_path / name for name in ("a.receipt", "b.receipt", "c.receipt")]
+    envelopes = [an_envelope(a_payload(), kind) for kind in KeyKind]
+    for file, envelope in zip(files, envelopes, strict=True):
+        file.write_bytes(encode_envelope(envelope))
+    done = run("receipt", "merge", *files)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.encode() == encode_envelope(merge_envelopes(envelopes))
+    output = tmp_path / "merged.receipt"
+    output.write_text("older")
+    again = run("receipt", "merge", "--output", output, *reversed(files))
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert output.read_text() == done.stdout
+    assert len(parse_envelope(output.read_bytes()).signatures) == len(KeyKind)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "envelope: line 1, column 2: expected a key in double quotes"),
+        (b" " * (MAX_ENVELOPE_BYTES + 1), "expected at most 1048576 bytes"),
+        (encode_envelope(an_envelope(b"{}")), "statement: Object missing required field"),
+        (
+            encode_envelope(an_envelope(a_payload(entry="\x1b[2J"))),
+            "states something else than the first receipt",
+        ),
+        (encode_envelope(an_envelope(b'{"\x1b":1}')), "statement: line 1, column"),
+        (json.dumps({"\u202e": 1, "payload": "\x1b"}).encode(), "envelope: Object missing"),
+    ],
+    ids=range(6),
+)
+def test_receipt_merge_with_a_bad_receipt_names_its_file(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    """Nothing is printed or written, and nothing acts on a terminal."""
+    good, bad, output = (tmp_path / name for name in ("good", "bad", "output"))
+    good.write_bytes(encode_envelope(an_envelope()))
+    bad.write_bytes(content)
+    done = run("receipt", "merge", good, bad, "--output", output)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"wasmdrop: {bad}: {reason}")
+    assert done.stderr.removesuffix("\n").isprintable()
+    assert not output.exists()
+
+
+def test_receipt_merge_needs_no_extra(tmp_path: Path) -> None:
+    """It verifies nothing, so a relayer needs no cryptography."""
+    file = tmp_path / "a.receipt"
+    file.write_bytes(encode_envelope(an_envelope()))
+    line = [sys.executable, "-c", _WITHOUT_EXTRA, "receipt", "merge", str(file), str(file)]
+    done = subprocess.run(line, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (0, b"", file.read_bytes())
