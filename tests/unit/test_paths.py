@@ -43,6 +43,7 @@ TRUSTED: Final = {
     "sandbox": "the state directory, the job's own directory, grants of the operator",
     "jobs.journal.database": "the state directory",
     "service.directories": "the directories that the operator names",
+    "service.verify.documents": "documents and files that the caller names",
     "service.run_once": "the state directory",
     "settings": "the directories that the operator names",
     "intake.volume_monitor": "the directories that the operator names",

@@ -8,6 +8,9 @@ from wasmdrop.protocol.outcome import Code
 USAGE_ERROR: Final = 2
 INTERNAL_ERROR: Final = 3
 OUTPUT_ERROR: Final = 4
+#: Of ``verify`` alone.
+MISMATCH: Final = 1
+UNVERIFIABLE: Final = 4
 TIMEOUT: Final = 124
 INTERRUPTED: Final = 128 + signal.SIGINT
 #: As in a shell, of a program that SIGPIPE ended.

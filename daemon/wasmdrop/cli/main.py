@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "key": "make a key that signs receipts, or show the public part of one",
     "receipt": "put the signatures of several receipts into one",
     "cid": "print the content ids (CIDs) of files and directories",
+    "verify": "run the job of a result again, and say whether it comes out the same",
     "schema": "print the JSON Schema of inputs or of completion markers",
     "config": "show every setting, its value and its origin",
     "doctor": "check whether this host and its mounts are suitable",

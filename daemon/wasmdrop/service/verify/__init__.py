@@ -1,0 +1,1 @@
+"""Verify a result: run the job of a marker or a receipt again, and compare."""

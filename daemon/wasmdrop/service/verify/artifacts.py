@@ -1,0 +1,226 @@
+"""Find the module and the input of a claim by digest.
+
+The paths in a document are hints of a stranger and are not used. Files are looked for beside the
+document and, for the module, in the wasm directory; of those with the right name and size, a
+bounded number is read.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple
+
+from wasmdrop.intake.layout import is_ignored
+from wasmdrop.proof.claim import Content
+from wasmdrop.protocol.slot import result_stem
+from wasmdrop.protocol.text import one_line
+from wasmdrop.sandbox.host.module_cache.manifest import sha256_of
+from wasmdrop.service.verify.documents import DocumentDirectory, UnreadableError, open_named
+from wasmdrop.service.verify.verdict import DocumentError, unverifiable
+from wasmdrop.system import openat2
+from wasmdrop.system.descriptors import open_regular
+from wasmdrop.system.openat2 import Links
+from wasmdrop.unixfs.cid import raw_cid
+from wasmdrop.unixfs.files import FileImporter
+from wasmdrop.unixfs.profiles import DEFAULT_PROFILE
+
+#: Files with a fitting name and size that are read, and their bytes together.
+_MAX_CANDIDATES: Final = 64
+_MAX_READ_BYTES: Final = 1 << 30
+
+#: Names in and below the wasm directory that are looked at.
+_MAX_NAMES: Final = 10_000
+
+_CHUNK_BYTES: Final = 1 << 20
+
+_MODULE_SUFFIX: Final = ".wasm"
+_INPUT_SUFFIX: Final = ".json"
+
+
+class Artifact(NamedTuple):
+    """A file with the claimed digest, open for reading."""
+
+    path: str
+    fd: int
+    size_bytes: int
+
+
+@contextlib.contextmanager
+def open_given(path: str, what: str, claimed: Content, max_bytes: int) -> Iterator[Artifact]:
+    """Open the file that the caller gives as ``what``, the module or the input.
+
+    Raises ``DocumentError`` if it is larger than ``max_bytes`` or has another digest than
+    ``claimed``.
+    """
+    with open_named(path) as (fd, status):
+        if status.st_size > max_bytes:
+            raise DocumentError(
+                f"{path}: {status.st_size} bytes are more than are read here ({max_bytes})"
+            )
+        sha256 = sha256_of(fd)
+        if sha256 != claimed.sha256:
+            raise DocumentError(
+                f"{path}: its sha256 is {sha256}, but the {what} of the claim is {claimed.sha256}"
+            )
+        yield Artifact(path, fd, status.st_size)
+
+
+@contextlib.contextmanager
+def find_input(
+    directory: DocumentDirectory, stem: str, claimed: Content, max_bytes: int
+) -> Iterator[Artifact]:
+    """Open the input beside the document, of at most ``max_bytes``.
+
+    Raises ``DocumentError`` if it is not there.
+    """
+    names = [name for name in directory.names() if name.endswith(_INPUT_SUFFIX)]
+    # The slot's own input first, then other inputs.
+    names.sort(key=lambda name: (result_stem(name) != stem, result_stem(name) is None, name))
+    with _first(_beside(directory, names), claimed, max_bytes) as found:
+        if found is None:
+            raise DocumentError(
+                f"the input, sha256 {claimed.sha256}, is not in {directory.path}; give it with"
+                " --input FILE"
+            )
+        yield found
+
+
+@contextlib.contextmanager
+def find_module(
+    directory: DocumentDirectory, wasm_dir: str, max_depth: int, claimed: Content, max_bytes: int
+) -> Iterator[Artifact]:
+    """Open the module beside the document or below the wasm directory, of at most ``max_bytes``.
+
+    Raises ``DocumentError`` if it is not there.
+    """
+    names = [name for name in directory.names() if name.endswith(_MODULE_SUFFIX)]
+
+    def candidates() -> Iterator[tuple[str, AbstractContextManager[int]]]:
+        yield from _beside(directory, names)
+        for relative in _module_names(wasm_dir, max_depth):
+            yield f"{wasm_dir}/{relative}", _open_below(wasm_dir, relative)
+
+    with _first(candidates(), claimed, max_bytes) as found:
+        if found is None:
+            raise DocumentError(
+                f"the module, sha256 {claimed.sha256}, is neither in {directory.path} nor below"
+                f" {wasm_dir} (WASMDROP_WASM_DIR); give it with --module FILE"
+            )
+        yield found
+
+
+def require_size(what: str, claimed: Content, max_bytes: int, setting: str) -> None:
+    """Raise ``ConcludedError`` if a file is larger than this host reads."""
+    if claimed.size_bytes is not None and claimed.size_bytes > max_bytes:
+        raise unverifiable(
+            f"the {what} has {claimed.size_bytes} bytes, more than are read here ({max_bytes});"
+            f" raise {setting}"
+        )
+
+
+def read_all(artifact: Artifact) -> bytes:
+    """Return the content of an open file."""
+    parts = []
+    offset = 0
+    while chunk := os.pread(artifact.fd, _CHUNK_BYTES, offset):
+        parts.append(chunk)
+        offset += len(chunk)
+    return b"".join(parts)
+
+
+def cid_of(artifact: Artifact, sha256: str) -> str:
+    """Return the content id of an open file with this digest."""
+    if artifact.size_bytes <= DEFAULT_PROFILE.chunk_bytes:
+        return raw_cid(sha256)
+    importer = FileImporter()
+    offset = 0
+    while chunk := os.pread(artifact.fd, _CHUNK_BYTES, offset):
+        importer.update(chunk)
+        offset += len(chunk)
+    return importer.finish().cid.text
+
+
+@contextlib.contextmanager
+def _first(
+    candidates: Iterator[tuple[str, AbstractContextManager[int]]],
+    claimed: Content,
+    max_bytes: int,
+) -> Iterator[Artifact | None]:
+    """Give the first candidate with the claimed digest, open; None if there is none."""
+    read = read_bytes = 0
+    for path, opening in candidates:
+        with contextlib.ExitStack() as opened:
+            try:
+                fd = opened.enter_context(opening)
+            except (OSError, UnreadableError):
+                continue
+            size_bytes = os.fstat(fd).st_size
+            if size_bytes > max_bytes or claimed.size_bytes not in {None, size_bytes}:
+                continue
+            read, read_bytes = read + 1, read_bytes + size_bytes
+            if read > _MAX_CANDIDATES or read_bytes > _MAX_READ_BYTES:
+                break
+            if sha256_of(fd) == claimed.sha256:
+                yield Artifact(one_line(path), fd, size_bytes)
+                return
+    yield None
+
+
+def _beside(
+    directory: DocumentDirectory, names: list[str]
+) -> Iterator[tuple[str, AbstractContextManager[int]]]:
+    for name in names:
+        yield f"{directory.path.rstrip('/')}/{name}", _open_beside(directory, name)
+
+
+@contextlib.contextmanager
+def _open_beside(directory: DocumentDirectory, name: str) -> Iterator[int]:
+    with directory.opened(name) as (fd, _status):
+        yield fd
+
+
+@contextlib.contextmanager
+def _open_below(root: str, relative: str) -> Iterator[int]:
+    """Open a module as the daemon does, which follows links that stay in the wasm directory."""
+    path_fd, _directory = openat2.open_in(root, relative, Links.ANY)
+    try:
+        fd, _status = open_regular(path_fd)
+    finally:
+        os.close(path_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _module_names(root: str, max_depth: int) -> Iterator[str]:
+    """Yield the paths of modules below the wasm directory, those at the top first."""
+    level, left = [""], _MAX_NAMES
+    for _depth in range(max_depth + 1):
+        deeper = []
+        for directory in level:
+            try:
+                names = sorted(openat2.names_in(root, directory))
+            except OSError:
+                continue
+            for name in names[:left]:
+                relative = f"{directory}/{name}" if directory else name
+                if is_ignored(name):
+                    continue
+                if name.endswith(_MODULE_SUFFIX):
+                    yield relative
+                elif _is_directory(root, relative):
+                    deeper.append(relative)
+            left -= len(names)
+            if left <= 0:
+                return
+        level = deeper
+
+
+def _is_directory(root: str, relative: str) -> bool:
+    try:
+        return stat.S_ISDIR(openat2.lstat(root, relative).st_mode)
+    except OSError:
+        return False

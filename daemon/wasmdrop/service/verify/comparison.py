@@ -1,0 +1,126 @@
+"""Compare a claim with the outcome of a rerun. Pure, apart from the hashing."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from wasmdrop.proof.claim import Claim
+from wasmdrop.proof.statement import Engine
+from wasmdrop.protocol.errors import SandboxError
+from wasmdrop.protocol.marker import compact
+from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.slot import OUTPUT_SUFFIX
+from wasmdrop.service.verify.derivation import ends_by_chance
+from wasmdrop.service.verify.rerun import Rerun
+from wasmdrop.service.verify.slot_files import MAX_DIFFERENCES, compare_trees
+from wasmdrop.service.verify.verdict import (
+    ConcludedError,
+    Difference,
+    difference,
+    mismatch,
+    unverifiable,
+)
+
+#: The stem of result files in messages, whatever the slot is called.
+_STEM: Final = "result"
+
+#: Bytes shown around the first difference of two files, and of those before it.
+_SHOWN_BYTES: Final = 80
+_SHOWN_BEFORE: Final = 40
+
+
+def require_match(
+    claim: Claim, rerun: Rerun, own: Engine, contents: Mapping[str, bytes]
+) -> tuple[str, ...]:
+    """Return what was not compared; raise ``ConcludedError`` if the rerun is no match.
+
+    ``contents`` are result files of the claim by suffix, as far as they are at hand: differences
+    are shown as text then. Raises ``SandboxError`` if the rerun failed by a fault of its own.
+    """
+    outcome = rerun.outcome
+    if outcome.code is Code.INTERNAL:
+        raise SandboxError(f"the job could not be run again: {outcome.message}")
+    reason = ends_by_chance(outcome)
+    if reason is not None:
+        raise unverifiable(reason)
+    is_same_engine = claim.engine.wasmtime == own.wasmtime
+    differences = [
+        *_compare_outcomes(claim, rerun, with_fuel=is_same_engine),
+        *_compare_files(claim, rerun, contents),
+        *_compare_output(claim, rerun),
+    ][:MAX_DIFFERENCES]
+    if differences:
+        raise conclude(claim, own, differences)
+    return () if is_same_engine else (f"fuel was not compared: {_other_engine(claim, own)}",)
+
+
+def conclude(claim: Claim, own: Engine, differences: Sequence[Difference]) -> ConcludedError:
+    """Return the end of a verification in which the job came out differently.
+
+    Another version may be the reason, and not the executor.
+    """
+    if claim.engine == own:
+        return mismatch("the job came out differently", *differences)
+    reason = (
+        f"the job was run by {describe_engine(claim.engine)} and comes out differently with"
+        f" {describe_engine(own)}"
+    )
+    return unverifiable(reason, *differences)
+
+
+def describe_engine(engine: Engine) -> str:
+    """Return the versions of an engine for a message."""
+    return f"wasmdrop {engine.wasmdrop} with wasmtime {engine.wasmtime}"
+
+
+def _other_engine(claim: Claim, own: Engine) -> str:
+    return f"the claim is of wasmtime {claim.engine.wasmtime}, this is {own.wasmtime}"
+
+
+def _compare_outcomes(claim: Claim, rerun: Rerun, *, with_fuel: bool) -> list[Difference]:
+    outcome = rerun.outcome
+    pairs: list[tuple[str, object, object]] = [
+        ("code", claim.code, outcome.code),
+        ("message", claim.message, outcome.message),
+    ]
+    if claim.call is not None:
+        pairs.append(("entry", claim.call.entry, rerun.entry))
+        pairs.append(("args", compact(list(claim.call.args)), compact(list(rerun.args))))
+        pairs.append(("exit code", claim.exit_code, outcome.exit_code))
+    if with_fuel:
+        pairs.append(("fuel", claim.fuel_used, outcome.fuel_used))
+    return [difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def _compare_files(claim: Claim, rerun: Rerun, contents: Mapping[str, bytes]) -> list[Difference]:
+    differences = []
+    for suffix in sorted(claim.files.keys() | rerun.files.keys()):
+        name = f"{_STEM}{suffix}"
+        claimed, data = claim.files.get(suffix), rerun.files.get(suffix)
+        if data is None:
+            differences.append(difference(name, claimed and claimed.sha256, "no such file"))
+        elif claimed is None:
+            differences.append(difference(name, "no such file", f"{len(data)} bytes"))
+        elif (sha256 := hashlib.sha256(data).hexdigest()) != claimed.sha256:
+            known = contents.get(suffix)
+            shown = (claimed.sha256, sha256) if known is None else _excerpts(known, data)
+            differences.append(difference(name, *shown))
+    return differences
+
+
+def _compare_output(claim: Claim, rerun: Rerun) -> list[Difference]:
+    if claim.output_files is None:
+        return []
+    tree = rerun.outcome.output
+    actual = {} if tree is None else {file.path: file.sha256 for file in tree.files}
+    return compare_trees(f"{_STEM}{OUTPUT_SUFFIX}", claim.output_files, actual)
+
+
+def _excerpts(claimed: bytes, actual: bytes) -> tuple[str, str]:
+    """Return both contents around their first difference."""
+    shorter = min(len(claimed), len(actual))
+    at = next((i for i in range(shorter) if claimed[i] != actual[i]), shorter)
+    start = max(0, at - _SHOWN_BEFORE)
+    before = "…" if start else ""
+    shown = slice(start, start + _SHOWN_BYTES)
+    return tuple(before + text[shown].decode("utf-8", "replace") for text in (claimed, actual))  # type: ignore[return-value]

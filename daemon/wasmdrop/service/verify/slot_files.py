@@ -1,0 +1,113 @@
+"""Compare the result files beside a marker with what the marker says of them."""
+
+import hashlib
+import os
+from typing import Final
+
+from wasmdrop.proof.claim import Claim, Content
+from wasmdrop.protocol.slot import OUTPUT_SUFFIX, RECEIPT_SUFFIX, RESULT_SUFFIXES
+from wasmdrop.protocol.text import describe_value
+from wasmdrop.service.verify.documents import DocumentDirectory, UnreadableError
+from wasmdrop.service.verify.verdict import Difference, difference, unverifiable
+from wasmdrop.system import openat2
+from wasmdrop.system.descriptors import DIRECTORY_FLAGS
+from wasmdrop.system.untrusted_trees import TreeLimitError, inventory
+
+#: Differences that are reported; the others are not looked for.
+MAX_DIFFERENCES: Final = 20
+
+_CHUNK_BYTES: Final = 1 << 20
+
+_MISSING: Final = "missing"
+
+
+def check_slot_files(
+    directory: DocumentDirectory, stem: str, claim: Claim, max_bytes: int
+) -> list[Difference]:
+    """Return how the files of the slot differ from the claim of its marker.
+
+    Raises ``ConcludedError`` if the marker names more than ``max_bytes`` of files.
+    """
+    named = dict(claim.files)
+    if claim.receipt is not None:
+        named[RECEIPT_SUFFIX] = claim.receipt
+    outputs = claim.output_files or {}
+    total_bytes = sum(file.size_bytes or 0 for file in (*named.values(), *outputs.values()))
+    if total_bytes > max_bytes:
+        raise unverifiable(
+            f"the marker names {total_bytes} bytes of files, more than are read ({max_bytes});"
+            " raise --max-result-mb"
+        )
+    differences = []
+    for suffix in sorted(RESULT_SUFFIXES):
+        found = _check_file(directory, stem + suffix, named.get(suffix))
+        if found is not None:
+            differences.append(found)
+    differences += _check_output(directory, stem + OUTPUT_SUFFIX, claim)
+    return differences[:MAX_DIFFERENCES]
+
+
+def _check_file(
+    directory: DocumentDirectory, name: str, claimed: Content | None
+) -> Difference | None:
+    try:
+        with directory.opened(name) as (fd, status):
+            if claimed is None:
+                return difference(name, None, f"{status.st_size} bytes")
+            if status.st_size != claimed.size_bytes:
+                sizes = (f"{claimed.size_bytes} bytes", f"{status.st_size} bytes")
+                return difference(name, *sizes)
+            sha256 = _sha256_of(fd, status.st_size)
+    except FileNotFoundError:
+        return None if claimed is None else difference(name, claimed.sha256, _MISSING)
+    except UnreadableError as error:
+        return difference(name, claimed and claimed.sha256, error)
+    return None if sha256 == claimed.sha256 else difference(name, claimed.sha256, sha256)
+
+
+def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list[Difference]:
+    claimed = claim.output_files or {}
+    try:
+        fd = openat2.open_at(directory.fd, name, DIRECTORY_FLAGS)
+    except FileNotFoundError:
+        is_claimed = claimed or claim.output_cid is not None
+        return [difference(name, "a directory", _MISSING)] if is_claimed else []
+    except OSError as error:
+        return [difference(name, "a directory" if claimed else None, error.strerror)]
+    limit_bytes = sum(file.size_bytes or 0 for file in claimed.values())
+    try:
+        # The last component keeps the magic link from being refused as a link.
+        tree = inventory(f"/proc/self/fd/{fd}/.", limit_bytes)
+    except TreeLimitError as error:
+        return [difference(name, f"{limit_bytes} bytes in {len(claimed)} files", error)]
+    except OSError as error:
+        return [difference(name, "readable files", f"{error.filename}: {error.strerror}")]
+    finally:
+        os.close(fd)
+    actual = {file.path: file.sha256 for file in tree.files}
+    differences = compare_trees(name, claimed, actual)
+    if tree.left_out:
+        differences.append(difference(name, "files alone", tree.left_out))
+    return differences
+
+
+def compare_trees(
+    name: str, claimed: dict[str, Content], actual: dict[str, str]
+) -> list[Difference]:
+    """Return how the files of two trees differ, the actual ones given by their digests."""
+    differences = []
+    for path in sorted(claimed.keys() | actual.keys()):
+        expected = claimed[path].sha256 if path in claimed else None
+        if expected != actual.get(path):
+            found = actual.get(path, _MISSING)
+            differences.append(difference(f"{name}/{describe_value(path)[1:-1]}", expected, found))
+    return differences
+
+
+def _sha256_of(fd: int, size_bytes: int) -> str:
+    """Return the digest of at most ``size_bytes`` of a file, which may grow meanwhile."""
+    digest, left_bytes = hashlib.sha256(), size_bytes + 1
+    while left_bytes > 0 and (chunk := os.read(fd, min(left_bytes, _CHUNK_BYTES))):
+        digest.update(chunk)
+        left_bytes -= len(chunk)
+    return digest.hexdigest()
