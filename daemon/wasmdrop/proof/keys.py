@@ -134,7 +134,7 @@ class PrivateKey:
         """
         blocks = [each for each in _blocks(pem) if each[0] != _PARAMETERS_LABEL]
         if len(blocks) != 1:
-            raise MalformedError(f"expected one private key in PEM, found {len(blocks)} PEM blocks")
+            raise MalformedError(f"it has {len(blocks)} PEM blocks, not one")
         label, block = blocks[0]
         if label != _PRIVATE_LABEL:
             raise MalformedError(_wrong_label(label))

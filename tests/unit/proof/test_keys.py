@@ -218,9 +218,9 @@ _SEC1 = ec.generate_private_key(ec.SECP256K1())
 @pytest.mark.parametrize(
     ("pem", "reason"),
     [
-        (b"", "expected one private key in PEM, found 0 PEM blocks"),
-        (b"\xff\0 garbage", "expected one private key in PEM, found 0 PEM blocks"),
-        (PrivateKey.generate(KeyKind.P256).pem() * 2, "found 2 PEM blocks"),
+        (b"", "it has 0 PEM blocks, not one"),
+        (b"\xff\0 garbage", "it has 0 PEM blocks, not one"),
+        (PrivateKey.generate(KeyKind.P256).pem() * 2, "it has 2 PEM blocks, not one"),
         (PrivateKey.generate(KeyKind.P256).public.pem().encode(), "it is a public key"),
         (_encrypted(), "it is encrypted"),
         (_plain(rsa.generate_private_key(65537, 2048)), _KIND),
