@@ -24,6 +24,7 @@ _PARTS: Final = {
     "latency": ("Latency and throughput", ["latency.py", *_DRAWN]),
     "trace": ("The stages against a trace", ["trace.py"]),
     "programs": ("Programs", ["programs.py"]),
+    "proof": ("Content ids and receipts", ["proof.py"]),
     "idle": ("What an idle daemon takes", ["idle.py"]),
     "scale": ("With 100, 10,000 and 100,000 slots", ["scale.py", *_DRAWN]),
     "bounds": ("Against what waits, has failed or was done", ["bounds.py"]),

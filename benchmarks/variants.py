@@ -23,7 +23,9 @@ _BEGIN_WRITING: Final = re.compile(r"(def begin_writing\(.*?\) -> None:\n)")
 _NO_FSYNC: Final = "import os\n\nos.fsync = os.fdatasync = lambda fd: None\n"
 
 
-class _Variant(Wasmdrop):
+class Variant(Wasmdrop):
+    """A daemon that runs a changed copy of the package."""
+
     is_variant = True
 
     def __init__(self, base: Path, modules: dict[str, bytes]) -> None:
@@ -56,7 +58,7 @@ class _Variant(Wasmdrop):
         path.write_text(text, encoding="utf-8")
 
 
-class NotDurable(_Variant):
+class NotDurable(Variant):
     """wasmdrop that syncs nothing to the disk: no file, no directory, no journal."""
 
     name = "wasmdrop, not durable"
@@ -72,7 +74,7 @@ class NotDurable(_Variant):
         self.replace(database, re.compile("PRAGMA synchronous = FULL"), "PRAGMA synchronous = OFF")
 
 
-class Unconfined(_Variant):
+class Unconfined(Variant):
     """wasmdrop whose jobs are confined neither by Landlock nor by filters; limits stay."""
 
     name = "wasmdrop, not confined"
