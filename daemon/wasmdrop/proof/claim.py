@@ -32,8 +32,6 @@ _MAX_BYTES: Final = 1 << 53
 #: Components of a name, as in a marker.
 _MAX_COMPONENTS: Final = 40
 
-_DIGEST_CHARACTERS: Final = 64
-
 _IPFS: Final = "ipfs://"
 
 
@@ -166,7 +164,6 @@ def _named_files(marker: Marker, stem: str) -> tuple[dict[str, Content], dict[st
     for name, file in marker.files.items():
         if file.bytes > _MAX_BYTES:
             raise MalformedError(f"files: {describe_value(name)} has an impossible size")
-        _check_digest(file.sha256)
         content = Content(file.sha256, file.bytes, file.cid)
         if name.startswith(directory) and _is_plain(name):
             output_files[name.removeprefix(directory)] = content
@@ -182,12 +179,6 @@ def _named_files(marker: Marker, stem: str) -> tuple[dict[str, Content], dict[st
     return files, output_files
 
 
-def _check_digest(sha256: str) -> None:
-    # The pattern of the type also matches before a newline at the end.
-    if len(sha256) != _DIGEST_CHARACTERS:
-        raise MalformedError(f"{describe_value(sha256)} is no SHA-256")
-
-
 def _is_plain(name: str) -> bool:
     parts = name.split("/")
     return "\0" not in name and len(parts) <= _MAX_COMPONENTS and not {"", ".", ".."} & set(parts)
@@ -196,7 +187,6 @@ def _is_plain(name: str) -> bool:
 def _content(named: MarkedFile | MarkedModule | MarkedInput | None) -> Content | None:
     if named is None or named.sha256 is None:
         return None
-    _check_digest(named.sha256)
     return Content(named.sha256, named.bytes, named.cid)
 
 

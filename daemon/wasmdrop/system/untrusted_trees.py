@@ -211,7 +211,8 @@ def _left_out_message(left_out: list[str]) -> str:
     if not left_out:
         return ""
     more = len(left_out) - _NAMED
-    named = ", ".join(left_out[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    # Sorted: the order of a directory differs between disks, and results must not.
+    named = ", ".join(sorted(left_out)[:_NAMED]) + (f" and {more} more" if more > 0 else "")
     return f"not published: {named}"
 
 

@@ -65,3 +65,11 @@ def test_inventory_of_directory_without_a_cid_has_the_files(
     found = inventory(str(tree), 1 << 30)
     assert found.cid is None
     assert {file.path for file in found.files} == set(FILES)
+
+
+def test_inventory_names_unpublished_entries_in_the_same_order_on_every_disk() -> None:
+    """The message is part of a job's outcome, and the order of a directory differs."""
+    entries = [f'"{name}" (a link)' for name in "cabgfed"]
+    message = untrusted_trees._left_out_message(entries)
+    assert message == untrusted_trees._left_out_message(entries[::-1])
+    assert message.startswith('not published: "a" (a link), "b" (a link), ')

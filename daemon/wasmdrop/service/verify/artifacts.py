@@ -22,9 +22,7 @@ from wasmdrop.service.verify.verdict import DocumentError, unverifiable
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import open_regular
 from wasmdrop.system.openat2 import Links
-from wasmdrop.unixfs.cid import raw_cid
-from wasmdrop.unixfs.files import FileImporter
-from wasmdrop.unixfs.profiles import DEFAULT_PROFILE
+from wasmdrop.unixfs.file_digest import FileDigest
 
 #: Files with a fitting name and size that are read, and their bytes together.
 _MAX_CANDIDATES: Final = 64
@@ -130,16 +128,14 @@ def read_all(artifact: Artifact) -> bytes:
     return b"".join(parts)
 
 
-def cid_of(artifact: Artifact, sha256: str) -> str:
-    """Return the content id of an open file with this digest."""
-    if artifact.size_bytes <= DEFAULT_PROFILE.chunk_bytes:
-        return raw_cid(sha256)
-    importer = FileImporter()
+def cid_of(artifact: Artifact) -> str:
+    """Return the content id of an open file."""
+    digest = FileDigest()
     offset = 0
     while chunk := os.pread(artifact.fd, _CHUNK_BYTES, offset):
-        importer.update(chunk)
+        digest.update(chunk)
         offset += len(chunk)
-    return importer.finish().cid.text
+    return digest.link().cid.text
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Compare a claim with the outcome of a rerun. Pure, apart from the hashing."""
+"""Compare a claim with the outcome of a rerun. Pure."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from wasmdrop.jobs.result_files import mark_file
 from wasmdrop.proof.claim import Claim
 from wasmdrop.proof.statement import Engine
 from wasmdrop.protocol.errors import SandboxError
@@ -12,7 +12,11 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX
 from wasmdrop.service.verify.derivation import ends_by_chance
 from wasmdrop.service.verify.rerun import Rerun
-from wasmdrop.service.verify.slot_files import MAX_DIFFERENCES, compare_trees
+from wasmdrop.service.verify.slot_files import (
+    MAX_DIFFERENCES,
+    compare_contents,
+    compare_trees,
+)
 from wasmdrop.service.verify.verdict import (
     ConcludedError,
     Difference,
@@ -23,6 +27,8 @@ from wasmdrop.service.verify.verdict import (
 
 #: The stem of result files in messages, whatever the slot is called.
 _STEM: Final = "result"
+
+_OUTPUT: Final = f"{_STEM}{OUTPUT_SUFFIX}"
 
 #: Bytes shown around the first difference of two files, and of those before it.
 _SHOWN_BYTES: Final = 80
@@ -101,19 +107,27 @@ def _compare_files(claim: Claim, rerun: Rerun, contents: Mapping[str, bytes]) ->
             differences.append(difference(name, claimed and claimed.sha256, "no such file"))
         elif claimed is None:
             differences.append(difference(name, "no such file", f"{len(data)} bytes"))
-        elif (sha256 := hashlib.sha256(data).hexdigest()) != claimed.sha256:
-            known = contents.get(suffix)
-            shown = (claimed.sha256, sha256) if known is None else _excerpts(known, data)
-            differences.append(difference(name, *shown))
+        elif suffix in contents and contents[suffix] != data:
+            differences.append(difference(name, *_excerpts(contents[suffix], data)))
+        else:
+            file = mark_file(data)
+            found = compare_contents(name, claimed, file.sha256, file.cid)
+            differences += [] if found is None else [found]
     return differences
 
 
 def _compare_output(claim: Claim, rerun: Rerun) -> list[Difference]:
-    if claim.output_files is None:
-        return []
     tree = rerun.outcome.output
-    actual = {} if tree is None else {file.path: file.sha256 for file in tree.files}
-    return compare_trees(f"{_STEM}{OUTPUT_SUFFIX}", claim.output_files, actual)
+    differences = []
+    if claim.output_files is not None:
+        differences = compare_trees(_OUTPUT, claim.output_files, tree)
+    cid = None if tree is None else tree.cid
+    if not differences and cid != claim.output_cid:
+        differences.append(difference(f"{_OUTPUT} cid", claim.output_cid, cid))
+    if not differences and tree is not None and cid is None:
+        # Its files are equal, but nothing says which directories the claim has.
+        raise unverifiable("the names of the output files allow no content id of their directory")
+    return differences
 
 
 def _excerpts(claimed: bytes, actual: bytes) -> tuple[str, str]:
@@ -121,6 +135,9 @@ def _excerpts(claimed: bytes, actual: bytes) -> tuple[str, str]:
     shorter = min(len(claimed), len(actual))
     at = next((i for i in range(shorter) if claimed[i] != actual[i]), shorter)
     start = max(0, at - _SHOWN_BEFORE)
+    return _excerpt(claimed, start), _excerpt(actual, start)
+
+
+def _excerpt(data: bytes, start: int) -> str:
     before = "…" if start else ""
-    shown = slice(start, start + _SHOWN_BYTES)
-    return tuple(before + text[shown].decode("utf-8", "replace") for text in (claimed, actual))  # type: ignore[return-value]
+    return before + data[start : start + _SHOWN_BYTES].decode("utf-8", "replace")

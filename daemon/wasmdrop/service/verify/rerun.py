@@ -49,7 +49,8 @@ async def run_again(settings: Settings, module: Artifact, sha256: str, derived: 
     """
     shutdown = Shutdown()
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as state_dir:
-        own = msgspec.structs.replace(settings, state_dir=Path(state_dir))
+        # It signs nothing, so it needs none of the safety of a key.
+        own = msgspec.structs.replace(settings, state_dir=Path(state_dir), signing_key=None)
         running = asyncio.create_task(_run(own, module, sha256, derived))
         asked = asyncio.create_task(shutdown.asked.wait())
         await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)

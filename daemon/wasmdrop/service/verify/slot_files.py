@@ -1,17 +1,18 @@
 """Compare the result files beside a marker with what the marker says of them."""
 
-import hashlib
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from wasmdrop.proof.claim import Claim, Content
+from wasmdrop.protocol.outcome import OutputTree
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX, RECEIPT_SUFFIX, RESULT_SUFFIXES
-from wasmdrop.protocol.text import describe_value
 from wasmdrop.service.verify.documents import DocumentDirectory, UnreadableError
 from wasmdrop.service.verify.verdict import Difference, difference, unverifiable
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import DIRECTORY_FLAGS
 from wasmdrop.system.untrusted_trees import TreeLimitError, inventory
+from wasmdrop.unixfs.file_digest import FileDigest, cid_of
 
 #: Differences that are reported; the others are not looked for.
 MAX_DIFFERENCES: Final = 20
@@ -57,12 +58,12 @@ def _check_file(
             if status.st_size != claimed.size_bytes:
                 sizes = (f"{claimed.size_bytes} bytes", f"{status.st_size} bytes")
                 return difference(name, *sizes)
-            sha256 = _sha256_of(fd, status.st_size)
+            digest = _digest_of(fd, status.st_size)
     except FileNotFoundError:
         return None if claimed is None else difference(name, claimed.sha256, _MISSING)
     except UnreadableError as error:
         return difference(name, claimed and claimed.sha256, error)
-    return None if sha256 == claimed.sha256 else difference(name, claimed.sha256, sha256)
+    return compare_contents(name, claimed, digest.sha256, digest.link().cid.text)
 
 
 def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list[Difference]:
@@ -73,7 +74,7 @@ def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list
         is_claimed = claimed or claim.output_cid is not None
         return [difference(name, "a directory", _MISSING)] if is_claimed else []
     except OSError as error:
-        return [difference(name, "a directory" if claimed else None, error.strerror)]
+        return [difference(name, "a directory", error.strerror)]
     limit_bytes = sum(file.size_bytes or 0 for file in claimed.values())
     try:
         # The last component keeps the magic link from being refused as a link.
@@ -84,30 +85,48 @@ def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list
         return [difference(name, "readable files", f"{error.filename}: {error.strerror}")]
     finally:
         os.close(fd)
-    actual = {file.path: file.sha256 for file in tree.files}
-    differences = compare_trees(name, claimed, actual)
+    differences = compare_trees(name, claimed, tree)
     if tree.left_out:
         differences.append(difference(name, "files alone", tree.left_out))
+    if not differences and tree.cid != claim.output_cid:
+        differences.append(difference(f"{name} cid", claim.output_cid, tree.cid))
     return differences
+
+
+def compare_contents(
+    name: str, claimed: Content, sha256: str, cid: str | None
+) -> Difference | None:
+    """Return how digest and content id of a file differ from the claimed ones."""
+    if sha256 != claimed.sha256:
+        return difference(name, claimed.sha256, sha256)
+    if claimed.cid not in {None, cid}:
+        return difference(f"{name} cid", claimed.cid, cid)
+    return None
 
 
 def compare_trees(
-    name: str, claimed: dict[str, Content], actual: dict[str, str]
+    name: str, claimed: Mapping[str, Content], tree: OutputTree | None
 ) -> list[Difference]:
-    """Return how the files of two trees differ, the actual ones given by their digests."""
+    """Return how the files in an output directory differ from the claimed ones."""
+    actual = {} if tree is None else {file.path: file for file in tree.files}
     differences = []
     for path in sorted(claimed.keys() | actual.keys()):
-        expected = claimed[path].sha256 if path in claimed else None
-        if expected != actual.get(path):
-            found = actual.get(path, _MISSING)
-            differences.append(difference(f"{name}/{describe_value(path)[1:-1]}", expected, found))
+        shown, expected, file = f"{name}/{path}", claimed.get(path), actual.get(path)
+        if expected is None:
+            differences.append(difference(shown, "no such file", file and file.sha256))
+        elif file is None:
+            differences.append(difference(shown, expected.sha256, _MISSING))
+        else:
+            cid = cid_of(file.sha256, file.size_bytes, file.cid)
+            found = compare_contents(shown, expected, file.sha256, cid)
+            differences += [] if found is None else [found]
     return differences
 
 
-def _sha256_of(fd: int, size_bytes: int) -> str:
-    """Return the digest of at most ``size_bytes`` of a file, which may grow meanwhile."""
-    digest, left_bytes = hashlib.sha256(), size_bytes + 1
+def _digest_of(fd: int, size_bytes: int) -> FileDigest:
+    """Return the digest of at most ``size_bytes`` of a file and one, as it may grow meanwhile."""
+    digest, left_bytes = FileDigest(), size_bytes + 1
     while left_bytes > 0 and (chunk := os.read(fd, min(left_bytes, _CHUNK_BYTES))):
         digest.update(chunk)
         left_bytes -= len(chunk)
-    return digest.hexdigest()
+    return digest

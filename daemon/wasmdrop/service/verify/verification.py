@@ -133,7 +133,7 @@ def _run_and_compare(
         _require_content("input", given, claim.input)
         _require_content("module", module, claim.module)
         rerun = asyncio.run(run_again(settings, module, claim.module.sha256, derived))
-    return derived.notes + require_match(claim, rerun, own, claimed.contents)
+    return (*derived.notes, *require_match(claim, rerun, own, claimed.contents))
 
 
 def _open_input(
@@ -174,7 +174,7 @@ def _require_content(what: str, artifact: Artifact, claimed: Content) -> None:
     differences = []
     if claimed.size_bytes not in {None, artifact.size_bytes}:
         differences.append(difference(f"{what} bytes", claimed.size_bytes, artifact.size_bytes))
-    if claimed.cid is not None and (cid := cid_of(artifact, claimed.sha256)) != claimed.cid:
+    if claimed.cid is not None and (cid := cid_of(artifact)) != claimed.cid:
         differences.append(difference(f"{what} cid", claimed.cid, cid))
     if differences:
         raise mismatch(f"the claim describes its own {what} falsely", *differences)

@@ -1,0 +1,186 @@
+"""The call of a claim: derived from its input, and held against the claim."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support.claims import PROFILE, a_claim
+from wasmdrop.proof.statement import ClaimedLimits
+from wasmdrop.protocol.errors import RefusedError
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.outcome import REPRODUCIBLE_CODES, Code
+from wasmdrop.service.verify.derivation import (
+    Derived,
+    derive,
+    require_limits,
+    require_verifiable,
+)
+from wasmdrop.service.verify.verdict import ConcludedError, Verdict
+
+FULL: dict[str, Any] = {"entry": "fib", "args": [12], "deterministic": True}
+LIMITS = ClaimedLimits(memory_mb=10, output_mb=2.5, disk_mb=20, fuel=1000)
+
+
+def derived(changes: dict[str, Any], **claimed: Any) -> Derived:
+    """Return the derivation for an input with other keys."""
+    return derive(a_claim(**claimed), json.dumps(FULL | changes).encode(), 7.0)
+
+
+def conclusion(changes: dict[str, Any], **claimed: Any) -> ConcludedError:
+    """Return how a derivation ends that gives nothing to run."""
+    with pytest.raises(ConcludedError) as caught:
+        derived(changes, **claimed)
+    return caught.value
+
+
+def test_derivation_runs_with_exactly_the_claimed_limits_but_the_own_time() -> None:
+    """The time of the claim shapes no outcome that can be verified."""
+    found = derived({"timeout_sec": 3600}, limits=LIMITS)
+    assert found.limits == Limits(7.0, 10, 2.5, 20, 1000)
+    assert (found.entry, found.args, found.notes) == ("fib", (12,), ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"memory_mb": 9}, ["limits.memory_mb"]),
+        ({"output_mb": 2}, ["limits.output_mb"]),
+        ({"disk_mb": 1}, ["limits.disk_mb"]),
+        ({"fuel": 999}, ["limits.fuel"]),
+        ({"memory_mb": 9, "fuel": 1}, ["limits.memory_mb", "limits.fuel"]),
+        ({"memory_mb": 11}, ["limits"]),
+        ({"entry": "fab"}, ["entry"]),
+        ({"args": [13]}, ["args"]),
+        ({"args": [12.0]}, ["args"]),
+        ({"args": [True]}, ["args"]),
+        ({"id": "task-7"}, ["id"]),
+    ],
+)
+def test_derivation_names_what_the_input_asks_for_otherwise(
+    changes: dict[str, Any], what: list[str]
+) -> None:
+    """Such a claim is false before anything runs."""
+    end = conclusion(changes, limits=LIMITS)
+    assert (end.verdict, [found.what for found in end.differences]) == (Verdict.MISMATCH, what)
+
+
+def test_derivation_accepts_limits_that_the_input_asks_for() -> None:
+    """And those that it leaves to the executor."""
+    keys = {"memory_mb": 10, "output_mb": 2.5, "disk_mb": 20, "fuel": 1000}
+    assert derived(keys, limits=LIMITS).limits == derived({}, limits=LIMITS).limits
+
+
+def test_derivation_of_a_receipt_does_not_compare_the_id_of_the_producer() -> None:
+    """It has none."""
+    assert derived({"id": "task-7"}, id=msgspec.UNSET).entry == "fib"
+
+
+def test_derivation_takes_from_the_claim_what_the_input_leaves_to_the_executor() -> None:
+    """And says so."""
+    found = derived({"entry": None, "args": None})
+    assert (found.entry, found.args) == ("fib", (12,))
+    assert [note.partition(";")[0] for note in found.notes] == [
+        "the input names no entry",
+        "the input has no args",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "claimed", "words"),
+    [
+        ({"deterministic": False}, {}, "does not ask for a deterministic job"),
+        ({"deterministic": None}, {}, "does not ask for a deterministic job"),
+        ({"grants": ["data"]}, {}, "grants"),
+        ({"args": None}, {"call": None}, "too large"),
+        ({"entry": None}, {"call": None}, "too large"),
+        ({"entry": None}, {"code": Code.ENTRY_NOT_FOUND}, "environment"),
+        ({"args": None}, {"code": Code.INVALID_ARGS}, "environment"),
+        ({"args": None}, {"code": Code.UNSUPPORTED_SIGNATURE}, "environment"),
+    ],
+)
+def test_derivation_without_all_that_shapes_the_outcome_is_unverifiable(
+    changes: dict[str, Any], claimed: dict[str, Any], words: str
+) -> None:
+    """With the reason."""
+    end = conclusion(changes, **claimed)
+    assert (end.verdict, words in end.reason) == (Verdict.UNVERIFIABLE, True)
+
+
+def test_derivation_without_the_claimed_call_uses_that_of_the_input() -> None:
+    """It may be too large for a receipt."""
+    found = derived({"args": [9007199254740993]}, call=None)
+    assert (found.entry, found.args) == ("fib", (9007199254740993,))
+
+
+def test_derivation_of_an_invalid_input_is_refused_as_by_the_daemon() -> None:
+    """The caller compares that with the claim."""
+    with pytest.raises(RefusedError) as caught:
+        derived({"unknown": 1})
+    assert caught.value.code is Code.INVALID_INPUT
+
+
+@pytest.mark.parametrize("code", sorted(Code))
+def test_claim_of_each_code_is_verifiable_only_if_it_is_reproducible(code: Code) -> None:
+    """By the table beside the codes."""
+    if code in REPRODUCIBLE_CODES:
+        require_verifiable(a_claim(code=code))
+        return
+    with pytest.raises(ConcludedError) as caught:
+        require_verifiable(a_claim(code=code))
+    assert (caught.value.verdict, code in caught.value.reason) == (Verdict.UNVERIFIABLE, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"profile": None}, "not deterministic"),
+        ({"profile": msgspec.structs.replace(PROFILE, number=None)}, "profile is null"),
+        ({"profile": msgspec.structs.replace(PROFILE, number=2)}, "profile is 2"),
+        ({"profile": msgspec.structs.replace(PROFILE, number=10**4000)}, "bits"),
+        ({"profile": msgspec.structs.replace(PROFILE, seed=1)}, "another seed"),
+        ({"profile": msgspec.structs.replace(PROFILE, clock="now")}, "clock"),
+        ({"code": Code.TRAP, "message": "stack overflow\n  at fib"}, "stack overflow"),
+    ],
+)
+def test_claim_that_no_rerun_can_confirm_is_unverifiable(
+    changes: dict[str, Any], words: str
+) -> None:
+    """Before anything runs."""
+    with pytest.raises(ConcludedError) as caught:
+        require_verifiable(a_claim(**changes))
+    assert (caught.value.verdict, words in caught.value.reason) == (Verdict.UNVERIFIABLE, True)
+
+
+def test_claim_with_the_limits_of_this_host_can_be_run() -> None:
+    """No lower ones, and with any fuel if there is no limit."""
+    own = Limits(1.0, 10, 2.5, 20)
+    require_limits(LIMITS, own)
+    require_limits(LIMITS, msgspec.structs.replace(own, fuel=1000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "variable"),
+    [
+        ({"memory_mb": 9}, "WASMDROP_MEMORY_MB"),
+        ({"output_mb": 2.4}, "WASMDROP_OUTPUT_MB"),
+        ({"disk_mb": 19}, "WASMDROP_DISK_MB"),
+        ({"fuel": 999}, "WASMDROP_FUEL"),
+    ],
+)
+def test_claim_with_higher_limits_than_this_host_allows_is_unverifiable(
+    changes: dict[str, Any], variable: str
+) -> None:
+    """With the setting to raise."""
+    own = msgspec.structs.replace(Limits(1.0, 10, 2.5, 20, 1000), **changes)
+    with pytest.raises(ConcludedError) as caught:
+        require_limits(LIMITS, own)
+    assert (caught.value.verdict, variable in caught.value.reason) == (Verdict.UNVERIFIABLE, True)
+
+
+def test_claim_without_a_limit_of_fuel_is_unverifiable_if_this_host_has_one() -> None:
+    """A rerun would end earlier."""
+    unlimited = ClaimedLimits(memory_mb=1, output_mb=1.0, disk_mb=1, fuel=None)
+    with pytest.raises(ConcludedError, match="WASMDROP_FUEL"):
+        require_limits(unlimited, Limits(fuel=10**9))
