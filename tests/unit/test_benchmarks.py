@@ -18,6 +18,7 @@ from benchmarks.floor_rate import words_for
 from benchmarks.measures import Case
 from benchmarks.native import COMPILERS, LackError, build, call
 from benchmarks.plots import bars, lines
+from benchmarks.proof import WithoutContentIds
 from benchmarks.syscalls import parse
 from benchmarks.trace import stages_of
 from benchmarks.usage import (
@@ -223,7 +224,7 @@ def test_floor_checks_each_result(tmp_path: Path, name: str, is_native: bool) ->
     assert b"the result was wrong" in done.stderr
 
 
-@pytest.mark.parametrize("kind", [NotDurable, Unconfined])
+@pytest.mark.parametrize("kind", [NotDurable, Unconfined, WithoutContentIds])
 def test_variant_is_a_changed_copy_that_compiles(tmp_path: Path, kind: type[Wasmdrop]) -> None:
     """The changes fit the package as it is."""
     variant = kind(tmp_path, {})
