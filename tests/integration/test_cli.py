@@ -49,6 +49,8 @@ def test_command_that_is_interrupted_prints_no_traceback() -> None:
         ["submit", "--name", "\x1b]0;owned\x07\n\u202e"],
         ["config", "--wasm-dir", "\x1b]0;owned\x07\n\u2028", "--workers", "\x1b]0;"],
         ["inspect", "\x1b]0;owned\x07\n\u2028.wasm"],
+        ["fetch", "\x1b]0;owned\x07\n\u2028", "--gateway", "http://localhost"],
+        ["fetch", "http://localhost/#sha256=" + "0" * 64, "--into", "\x1b]0;owned\x07\n\u2028"],
         ["\x1b]0;owned\x07\n"],
     ],
 )

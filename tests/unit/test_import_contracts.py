@@ -15,6 +15,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 ONE_WAY: Final = "Imports point one way"
 SIDES: Final = "The host's and the guest's side of the sandbox never meet"
 WASMTIME: Final = "Only the guest's side of the sandbox reaches wasmtime"
+NETWORK: Final = "Only the command fetch reaches the network"
 GUEST: Final = "The guest's side knows nothing of the daemon"
 
 
@@ -47,6 +48,16 @@ FORBIDDEN: Final = {
         },
         GUEST,
         "wasmdrop.system.second -> wasmdrop.system.private_files",
+    ),
+    "fetch-from-daemon": (
+        {"cli/serve.py": "import wasmdrop.fetch.download"},
+        NETWORK,
+        "wasmdrop.cli.serve -> wasmdrop.fetch.download",
+    ),
+    "http-from-daemon-indirectly": (
+        {"cli/serve.py": "import wasmdrop.system.third", "system/third.py": "import http.client"},
+        NETWORK,
+        "wasmdrop.system.third -> http",
     ),
     "upwards": (
         {"intake/layout.py": "import wasmdrop.jobs.job"},

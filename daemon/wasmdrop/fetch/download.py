@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,7 @@ from wasmdrop.fetch.ipfs_file import IpfsFile
 from wasmdrop.fetch.source import IpfsSource, Source, UrlSource
 from wasmdrop.protocol.errors import FetchError, SettingsError, StorageError
 from wasmdrop.system import openat2
+from wasmdrop.system.descriptors import NotRegularError
 from wasmdrop.system.durable_files import replace_file, temporary_name
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -69,13 +70,13 @@ class Downloader:
 
     def _fetch_into(self, directory: int, path: Path, source: Source) -> Fetched:
         try:
-            file, _status = openat2.open_regular_at(directory, path.name)
+            file = _open_present(directory, path)
         except FileNotFoundError:
             written = self._write(directory, path.name, source)
             return Fetched(path, written.size_bytes, written.sha256, is_new=True)
         present = SourceDigest(source)
-        with os.fdopen(file, "rb") as content:
-            while chunk := content.read(_CHUNK_BYTES):
+        with file:
+            while chunk := file.read(_CHUNK_BYTES):
                 present.update(chunk)
         # A file may be divided into blocks in a way that no profile describes.
         if not present.is_of_source() and self._received(source).sha256 != present.sha256:
@@ -124,3 +125,12 @@ class Downloader:
         file = IpfsFile(gateway.block, self._max_bytes)
         for chunk in file.read(source.cid):
             yield chunk, file.size_bytes
+
+
+def _open_present(directory: int, path: Path) -> BinaryIO:
+    """Open the regular file that has the name already. Raises `FetchError` if it is another one."""
+    try:
+        file, _status = openat2.open_regular_at(directory, path.name)
+    except NotRegularError as error:
+        raise FetchError(f"{path}: exists and is {error.strerror}; remove it") from None
+    return os.fdopen(file, "rb")

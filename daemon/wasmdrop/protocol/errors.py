@@ -6,7 +6,7 @@
     ├── SettingsError        the operator: an invalid setting or command line
     ├── RefusedError         the producer or the guest: becomes the outcome of the job
     ├── MalformedError       the author of a receipt or a key: it is not what it must be
-    ├── FetchError           a server on the network: it did not send what was asked for
+    ├── FetchError           a server on the network: it did not send what it should
     ├── StorageError         the system: a disk or mount failed, perhaps temporarily
     ├── OutputError          the caller: a command's standard output can't be written
     └── SandboxError         the daemon: one of its helper processes failed
@@ -42,7 +42,10 @@ class MalformedError(WasmdropError):
 
 
 class FetchError(WasmdropError):
-    """A server did not send what was asked for, or more than it may. The text is one line."""
+    """A download was refused: for what the server did, or what has the file's name already.
+
+    The text is one line.
+    """
 
 
 class StorageError(WasmdropError):

@@ -93,7 +93,7 @@ def parse_cid(text: str) -> Cid:
     if len(text) == _V0_CHARACTERS and text.startswith("Qm"):
         binary = _decode_digits(text, _BASE58)
         if not _is_v0(binary):
-            raise CidError("is not a CID: its digest has the wrong length")
+            raise CidError("is not a CID: expected SHA-256 with all its 32 bytes")
         return parse_binary_cid(binary)
     base, digits = text[:1], text[1:]
     match base:

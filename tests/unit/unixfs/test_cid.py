@@ -60,6 +60,7 @@ def _base32(binary: bytes) -> str:
         ("b", "not a CID of version 1"),
         (V0[:-1] + "0", "base58"),
         (V0[:-1], "expected bafy"),
+        ("Qm" + "1" * 44, "expected SHA-256"),
         ("bafkqaaa", "expected SHA-256"),
         (_base32(bytes((1, 0x55, 0x12, 4)) + DIGEST[:4]), "expected SHA-256"),
         (_base32(bytes((1, 0x55, 0x12, 31)) + DIGEST), "expected SHA-256"),
