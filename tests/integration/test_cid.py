@@ -9,7 +9,9 @@ import pytest
 
 from tests.support.commands import command, on_terminal
 from tests.support.daemon import environment
+from tests.support.require import require_tools
 
+ROOT = Path(__file__).resolve().parents[2]
 HELLO = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 
 
@@ -98,6 +100,18 @@ def test_cid_shows_progress_of_large_files_on_a_terminal(tmp_path: Path) -> None
     small.touch()
     _status, shown = on_terminal(command("cid", str(small)), environment())
     assert len(shown.splitlines()) == 1
+
+
+def test_shell_line_of_the_page_gives_the_cid_of_a_small_file(tmp_path: Path) -> None:
+    """Without wasmdrop and IPFS."""
+    require_tools("openssl", "base32")
+    (tmp_path / "result.txt").write_text("hello world")
+    page = (ROOT / "docs/content-ids.md").read_text(encoding="utf-8")
+    line = page.partition("```sh\n")[2].partition("```")[0]
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, capture_output=True, check=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == HELLO
 
 
 def test_cid_without_a_known_profile_is_wrong_use(tmp_path: Path) -> None:

@@ -115,6 +115,37 @@ def test_cid_of_a_one_byte_file_is_that_of_the_javascript_importer() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("profile", "at_most", "over"),
+    [
+        (
+            UNIXFS_V0_2015,
+            "QmUFddtGgYoNVtp1NL8K1eMSM5KKCfd5H3nCBZTfsXbBrf",
+            "QmdXKVFmMKY7fLj9w6gtp5r4VLM85DK9xuiinmHTLd6tyz",
+        ),
+        (
+            CIDV1,
+            "bafybeih4asfcihh3wzi6jqcx34zkt4o6ztiuzvlalsfnm76i7pj6jehiju",
+            "bafybeig25pgmgzsawc6oxk57lwx5w7uzo26fne7ur6lpei3cutpqy5agfu",
+        ),
+        (
+            UNIXFS_V1_2025,
+            "bafybeihjcuifwk3fnjnfy4snabpevxsm5xulmpqgbruo6genxgmm2llk7y",
+            "bafybeiaa37o2mbgp5v5ibkyuqei2ycmbmxo6f5jaegacbglkvk32mkju6i",
+        ),
+    ],
+)
+def test_cid_of_a_file_at_or_over_the_limit_of_links_is_that_of_the_javascript_importer(
+    profile: Profile, at_most: str, over: str
+) -> None:
+    """With chunks of one byte: files of that many real chunks are large."""
+    small = dataclasses.replace(profile, chunk_bytes=1)
+    for size, cid in ((profile.max_links, at_most), (profile.max_links + 1, over)):
+        importer = FileImporter(small)
+        importer.update(b"a" * size)
+        assert importer.finish().cid.text == cid
+
+
 @given(small_profiles, st.binary(max_size=600), st.lists(st.integers(0, 600), max_size=8))
 def test_cid_of_a_file_is_the_same_however_it_is_fed(
     profile: Profile, data: bytes, cuts: list[int]
