@@ -27,6 +27,7 @@ from typing import Any, Final, NoReturn
 from tests.support.security import (
     attempts_files,
     attempts_kernel,
+    attempts_key,
     attempts_limits,
     attempts_mounts,
     attempts_processes,
@@ -41,7 +42,7 @@ from wasmdrop.system.job_user import DEFAULT_JOB_USER, JobUser
 #: Imported for their attempts, which register themselves.
 _SOURCES: Final = (
     *(attempts_files, attempts_mounts, attempts_processes),
-    *(attempts_sockets, attempts_kernel, attempts_limits),
+    *(attempts_sockets, attempts_kernel, attempts_limits, attempts_key),
 )
 
 _PR_SET_PDEATHSIG: Final = 1

@@ -1,7 +1,8 @@
 """The world around one attempt: files, sockets, memory and processes that it may change.
 
-It belongs to the parent, the process that acts as the fork server. No file mode protects anything
-in it, so that a failure is caused by the confinement. Two snapshots show the changes of an attempt.
+It belongs to the parent, the process that acts as the fork server; the parent of that acts as the
+daemon. No file mode protects anything in it, so that a failure is caused by the confinement. Two
+snapshots show the changes of an attempt.
 """
 
 import contextlib
@@ -16,6 +17,9 @@ from typing import Any, Final
 from tests.support.security.syscalls import libc
 
 SECRET: Final = b"a secret of another"
+
+#: Memory of the process that acts as the daemon. It has this address in all of them.
+DAEMON_MEMORY: Final = ctypes.create_string_buffer(SECRET)
 
 #: The sibling's descriptor of a memory file that contains the secret.
 SIBLING_SECRET_FD: Final = 20
@@ -32,6 +36,7 @@ class World:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.parent_pid = os.getpid()
+        self.daemon_pid = os.getppid()
         self.sibling_pid = 0
         self.link: socket.socket
         """The attempt's own end of the link to the parent."""
@@ -42,6 +47,7 @@ class World:
         self.host_name = os.fsencode(os.uname().nodename)
         self.own_code = base / "own.cwasm"
         self.secret = base / "secret"
+        self.signing_key = base / "signing-key.pem"
         self.kept = base / "kept"
         self.made = base / "made"
         self.mount = base / "mount"
@@ -75,7 +81,7 @@ class World:
         return self.link.fileno()
 
     def _furnish(self) -> None:
-        names = ("held", "other.cwasm")
+        names = ("held", "other.cwasm", "signing-key.pem")
         for path in (self.own_code, self.secret, self.kept, *(self.base / name for name in names)):
             path.write_bytes(SECRET)
             path.chmod(0o666)
