@@ -159,13 +159,12 @@ def _decode_base16(digits: str) -> bytes:
 
 
 def _encode_digits(binary: bytes, alphabet: str) -> str:
-    """Return a number in another base. A zero byte at the start becomes a zero digit."""
+    """Return the digits of a number whose first byte is not zero."""
     number, digits = int.from_bytes(binary), ""
     while number:
         number, digit = divmod(number, len(alphabet))
         digits = alphabet[digit] + digits
-    zeros = len(binary) - len(binary.lstrip(b"\0"))
-    return alphabet[0] * zeros + digits
+    return digits
 
 
 def _decode_digits(digits: str, alphabet: str) -> bytes:
@@ -175,5 +174,6 @@ def _decode_digits(digits: str, alphabet: str) -> bytes:
         if value < 0:
             raise CidError(f"is not a CID: expected base{len(alphabet)}")
         number = number * len(alphabet) + value
+    # A zero digit at the start is a zero byte, so that no two texts have the same meaning.
     zeros = len(digits) - len(digits.lstrip(alphabet[0]))
     return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8)

@@ -93,3 +93,14 @@ def test_cid_in_base16_base36_and_base58_is_the_same_cid(cid: Cid) -> None:
             digits = alphabet[digit] + digits
         padding = "0" if letter == "f" else ""
         assert parse_cid(letter + padding + digits) == cid
+        for other in (f"{letter}{alphabet[0] * 2}{digits}", f"{letter} {digits}"):
+            with pytest.raises(CidError):
+                parse_cid(other)
+
+
+def test_cid_in_base16_of_upper_case_is_refused() -> None:
+    """Each CID has one text in each base."""
+    digits = Cid(1, Codec.RAW, DIGEST).binary.hex()
+    assert parse_cid(f"f{digits}").digest == DIGEST
+    with pytest.raises(CidError, match="not canonical"):
+        parse_cid(f"f{digits.upper()}")
