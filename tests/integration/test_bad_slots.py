@@ -49,7 +49,7 @@ def others_run(daemon: Daemon) -> None:
 
 # A result's name is taken
 
-SUFFIXES: Final = (".json", ".txt", ".done", ".stdout", ".stderr")
+SUFFIXES: Final = (".json", ".txt", ".done", ".stdout", ".stderr", ".receipt")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -89,7 +89,7 @@ def test_result_name_that_is_taken_is_replaced_and_never_opened(
     if kind == "directory":
         kept = [path.read_text() for path in place.parent.glob("*/precious")]
         assert kept == ["precious"]
-    if suffix in {".stdout", ".stderr"}:
+    if suffix in {".stdout", ".stderr", ".receipt"}:
         assert not place.is_symlink()
         assert not place.exists()
     others_run(daemon)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.support.commands import command
-from tests.support.receipts import a_payload, an_envelope
+from tests.support.receipts import DIRECTORY_CID, a_payload, an_envelope
 from wasmdrop.proof.envelope import (
     MAX_ENVELOPE_BYTES,
     encode_envelope,
@@ -161,6 +162,28 @@ def test_receipt_merge_with_a_bad_receipt_names_its_file(
     assert done.stderr.startswith(f"wasmdrop: {bad}: {reason}")
     assert done.stderr.removesuffix("\n").isprintable()
     assert not output.exists()
+
+
+def test_schema_receipt_describes_the_statement() -> None:
+    """It takes what the daemon writes, and has no place for other keys."""
+    done = run("schema", "receipt")
+    schema = json.loads(done.stdout)
+    Draft202012Validator.check_schema(schema)
+    schemas = Draft202012Validator(schema)
+    statement = json.loads(a_payload(args=(2**64 - 1,), module=None, output_cid=DIRECTORY_CID))
+    schemas.validate(statement)
+    for place, key, value in (
+        (statement, "later", 1),
+        (statement, "predicateType", "urn:other"),
+        (statement["predicate"], "input", None),
+        (statement["predicate"]["outcome"], "fuelUsed", -1),
+    ):
+        kept = dict(place)
+        place[key] = value
+        assert not schemas.is_valid(statement), key
+        place.clear()
+        place.update(kept)
+    schemas.validate(statement)
 
 
 def test_receipt_merge_needs_no_extra(tmp_path: Path) -> None:

@@ -24,7 +24,11 @@ DOCUMENTS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
 
 def document(name: str) -> dict[str, Any]:
     """Return the JSON Schema of one of ``DOCUMENTS``."""
-    kind, title = DOCUMENTS[name]
+    return schema_of(*DOCUMENTS[name])
+
+
+def schema_of(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
+    """Return the JSON Schema of a type whose values are documents."""
     schema = msgspec.json.schema(kind)
     definitions = schema.pop("$defs")
     body = definitions.pop(kind.__name__)
