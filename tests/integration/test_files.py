@@ -1,6 +1,7 @@
 """WASI commands with files: input files, output files, and attempts of a hostile guest."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 from wasmtime import wat2wasm
 
+from tests.support.commands import command
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import with_fib
 from tests.support.guests import running_in
 from tests.support.outcomes import Run, faults
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
+from wasmdrop.protocol.limits import MEBIBYTE
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,27 @@ def test_files_of_an_input_go_in_and_output_files_come_out(daemon: Daemon) -> No
     assert {name for name in run.marker["files"] if "/" in name} == {
         f"result-work.output/{name}" for name in expected
     }
+
+
+def test_content_ids_in_the_marker_are_those_that_the_command_prints(daemon: Daemon) -> None:
+    """Of every result file, the output directory, the input and the module."""
+    large = "x" * (MEBIBYTE + 1)
+    run = Run(daemon, "cids", "work", files={"data/in.txt": "x", "large": large, ".hidden": ""})
+    marker = run.marker
+    stated = {name: entry["cid"] for name, entry in marker["files"].items()}
+    assert "result-cids.output/large" in stated
+    stated["result-cids.output"] = marker["output"]["cid"]
+    stated["input-cids.json"] = marker["input"]["cid"]
+    module = str(daemon.wasm / "work.wasm")
+    done = subprocess.run(
+        command("cid", *stated, module),
+        cwd=daemon.shared,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    printed = dict(line.split("  ")[::-1] for line in done.stdout.splitlines())
+    assert printed == stated | {module: marker["module"]["cid"]}
 
 
 def test_output_of_an_earlier_job_is_replaced(daemon: Daemon) -> None:
