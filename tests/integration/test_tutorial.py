@@ -1,0 +1,75 @@
+"""Run the tutorial docs/verify.md: every command, and its output, as they stand there."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.support.daemon import JOB_USER, environment
+from tests.support.examples import EXAMPLES
+from tests.support.require import require_tools
+
+PAGE: Final = EXAMPLES.parent / "docs" / "verify.md"
+
+#: The port on the page. Another test may use it, so the test takes a free one.
+PORT: Final = "8089"
+
+#: A block of commands, and the output that the page shows for it.
+STEP: Final = re.compile(r"(?ms)^```sh\n(.*?)^```(?:\n\n```(?:text|json)\n(.*?)^```)?")
+
+#: Starts the gateway; a reader is slower than it.
+STARTS_GATEWAY: Final = "gateway.py"
+TIMEOUT_SECONDS: Final = 300
+
+
+def free_port() -> str:
+    """Return a port of loopback that no process uses."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
+
+
+def script(steps: list[tuple[str, str]], port: str) -> str:
+    """Return the commands of all steps; the output of step N goes to ``N.out``."""
+    lines = []
+    for number, (commands, _) in enumerate(steps):
+        lines.append(f"{{\n{commands}}} > {number}.out || exit {number + 1}")
+        if STARTS_GATEWAY in commands:
+            lines.append(f"until : 2> /dev/null < /dev/tcp/127.0.0.1/{port}; do sleep 0.1; done")
+    return "\n".join(lines)
+
+
+def test_tutorial_commands_print_what_the_page_shows(tmp_path: Path) -> None:
+    """In one shell, from the first executor to the last directory that is removed."""
+    require_tools("bash", "sha256sum")
+    port = free_port()
+    steps: list[tuple[str, str]] = STEP.findall(PAGE.read_text().replace(PORT, port))
+    assert len(steps) == PAGE.read_text().count("```sh\n")
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("build"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with (tmp_path / "log").open("wb") as log:
+        shell = subprocess.Popen(
+            ["bash", "-c", script(steps, port)],
+            cwd=tmp_path,
+            env=environment(PATH=path, WASMDROP_JOB_USER=str(JOB_USER)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            status = shell.wait(TIMEOUT_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the last step stopped all
+                os.killpg(shell.pid, signal.SIGKILL)
+    assert status == 0, (tmp_path / "log").read_text()
+    for number, (commands, shown) in enumerate(steps):
+        expected = re.escape(shown).replace("…", ".+")
+        printed = (tmp_path / f"{number}.out").read_text()
+        assert re.fullmatch(expected, printed), f"{commands}printed {printed}"
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".out") == ["", ""]
