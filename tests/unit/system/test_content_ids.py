@@ -133,13 +133,16 @@ def test_content_link_of_a_directory_that_changes_meanwhile_is_refused(tmp_path:
 
 
 def test_content_link_of_a_directory_whose_entry_disappears_is_refused(tmp_path: Path) -> None:
-    """The directory has changed, and is named."""
+    """The directory has changed, and is named, whatever time of modification it shows."""
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode())
+
+    os.utime(tmp_path, ns=(0, 0))
 
     def remove_other(_count: int) -> None:
         for name in ("a", "b"):
             (tmp_path / name).unlink(missing_ok=True)
+        os.utime(tmp_path, ns=(0, 0))
 
     with pytest.raises(ContentIdError, match="changed while it was read") as caught:
         _link_of(tmp_path, remove_other)
