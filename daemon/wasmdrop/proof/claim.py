@@ -4,7 +4,6 @@ Pure. Both documents may come from strangers: every number has a bound and every
 before anything is done with it.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -143,7 +142,7 @@ def claim_of_statement(statement: Statement) -> Claim:
 def _checked(limits: ClaimedLimits) -> ClaimedLimits:
     for name in ("memory_mb", "output_mb", "disk_mb"):
         value = getattr(limits, name)
-        if not (math.isfinite(value) and 0 < value <= _MAX_MB):
+        if not 0 < value <= _MAX_MB:
             raise MalformedError(f"limits: {name}: {describe_value(value)} is no limit of a job")
     if limits.fuel is not None and not 0 < limits.fuel <= MAX_FUEL:
         raise MalformedError(f"limits: fuel: {describe_value(limits.fuel)} is no limit of a job")

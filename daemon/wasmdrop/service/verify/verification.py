@@ -125,11 +125,14 @@ def _run_and_compare(
     if claim.input is None or claim.module is None:
         raise unverifiable("the claim names no input or no module")
     with contextlib.ExitStack() as opened:
+        opening = _open_module(settings, request, directory, claim.module)
+        # A wrong file of the caller is an error, whatever else is found.
+        module = opened.enter_context(opening) if request.module_path is not None else None
         given = opened.enter_context(
             _open_input(settings, request, directory, claimed.stem, claim.input)
         )
         derived = _derive(claim, read_all(given), request.max_sec, own)
-        module = opened.enter_context(_open_module(settings, request, directory, claim.module))
+        module = module or opened.enter_context(opening)
         _require_content("input", given, claim.input)
         _require_content("module", module, claim.module)
         rerun = asyncio.run(run_again(settings, module, claim.module.sha256, derived))

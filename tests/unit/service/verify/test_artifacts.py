@@ -1,0 +1,160 @@
+"""Module and input are found by digest, whatever lies beside them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.support.claims import content_of
+from wasmdrop.proof.claim import Content
+from wasmdrop.service.verify.artifacts import (
+    Artifact,
+    cid_of,
+    find_input,
+    find_module,
+    open_given,
+    read_all,
+)
+from wasmdrop.service.verify.documents import DocumentDirectory
+from wasmdrop.service.verify.verdict import DocumentError
+
+DATA = b"\0asm module"
+CLAIMED = content_of(DATA)
+SHA256_ONLY = Content(CLAIMED.sha256)
+LARGEST = 1000
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[tuple[DocumentDirectory, Path, Path]]:
+    """Give the open directory of a document, its path, and an empty wasm directory."""
+    beside, wasm = tmp_path / "slot", tmp_path / "wasm"
+    beside.mkdir()
+    wasm.mkdir()
+    with DocumentDirectory(str(beside)) as directory:
+        yield directory, beside, wasm
+
+
+def path_found(opening: AbstractContextManager[Artifact]) -> str:
+    """Return the path of the artifact, whose content must be the claimed one."""
+    with opening as found:
+        assert read_all(found) == DATA
+        assert cid_of(found) == CLAIMED.cid
+        return found.path
+
+
+@pytest.mark.parametrize("claimed", [CLAIMED, SHA256_ONLY])
+def test_module_is_found_beside_the_document_then_in_the_wasm_directory(
+    places: tuple[DocumentDirectory, Path, Path], claimed: Content
+) -> None:
+    """By its digest, under any name that ends in .wasm."""
+    directory, beside, wasm = places
+    for path in (wasm / "deep" / "er" / "any.wasm", wasm / "other.wasm", beside / "module.wasm"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(DATA)
+        # Same size, same kind of name.
+        path.with_name("a.wasm").write_bytes(DATA[::-1])
+        opening = find_module(directory, str(wasm), 8, claimed, LARGEST)
+        assert path_found(opening) == str(path)
+
+
+def test_module_is_found_through_the_links_of_a_configmap_volume(
+    places: tuple[DocumentDirectory, Path, Path],
+) -> None:
+    """As the daemon finds it."""
+    directory, _beside, wasm = places
+    (wasm / "..2026").mkdir()
+    (wasm / "..2026" / "fib.wasm").write_bytes(DATA)
+    (wasm / "..data").symlink_to("..2026")
+    (wasm / "fib.wasm").symlink_to("..data/fib.wasm")
+    opening = find_module(directory, str(wasm), 8, CLAIMED, LARGEST)
+    assert path_found(opening) == str(wasm / "fib.wasm")
+
+
+def test_module_is_not_found_behind_links_in_fifos_or_above_the_limits(
+    places: tuple[DocumentDirectory, Path, Path],
+) -> None:
+    """Nothing blocks, and the error says how to give the file."""
+    directory, beside, wasm = places
+    outside = wasm.parent / "outside.wasm"
+    outside.write_bytes(DATA)
+    (beside / "link.wasm").symlink_to(outside)
+    (wasm / "link.wasm").symlink_to(outside)
+    for place in (beside, wasm):
+        os.mkfifo(place / "fifo.wasm")
+        (place / "directory.wasm").mkdir()
+    (wasm / "a" / "b").mkdir(parents=True)
+    (wasm / "a" / "b" / "deep.wasm").write_bytes(DATA)
+    with (
+        pytest.raises(DocumentError, match="--module FILE"),
+        find_module(directory, str(wasm), 1, CLAIMED, LARGEST),
+    ):
+        pass
+    opening = find_module(directory, str(wasm), 2, CLAIMED, LARGEST)
+    assert path_found(opening) == str(wasm / "a" / "b" / "deep.wasm")
+    with (
+        pytest.raises(DocumentError),
+        find_module(directory, str(wasm), 2, CLAIMED, len(DATA) - 1),
+    ):
+        pass
+
+
+def test_module_search_reads_a_bounded_number_of_files(
+    places: tuple[DocumentDirectory, Path, Path],
+) -> None:
+    """A stranger may put any number of files of the right size beside the document."""
+    directory, beside, wasm = places
+    for number in range(70):
+        (beside / f"{number:02}.wasm").write_bytes(b"%02d" % number + DATA[2:])
+    (beside / "zz.wasm").write_bytes(DATA)
+    with (
+        pytest.raises(DocumentError),
+        find_module(directory, str(wasm), 2, CLAIMED, LARGEST),
+    ):
+        pass
+    # Files of another size cost nothing.
+    for number in range(70):
+        (beside / f"{number:02}.wasm").write_bytes(b"%02d" % number)
+    opening = find_module(directory, str(wasm), 2, CLAIMED, LARGEST)
+    assert path_found(opening) == str(beside / "zz.wasm")
+
+
+def test_input_is_found_beside_the_document_that_of_the_slot_first(
+    places: tuple[DocumentDirectory, Path, Path],
+) -> None:
+    """Under any name that ends in .json."""
+    directory, beside, _wasm = places
+    for name in ("task-7.json", "input.json", "input-x.json"):
+        (beside / name).write_bytes(DATA)
+        opening = find_input(directory, "result-x", CLAIMED, LARGEST)
+        assert path_found(opening) == str(beside / name)
+    with (
+        pytest.raises(DocumentError, match="--input FILE"),
+        find_input(directory, "result-x", content_of(b"other"), LARGEST),
+    ):
+        pass
+
+
+def test_given_file_must_be_a_regular_one_with_the_claimed_digest(tmp_path: Path) -> None:
+    """Also behind a link, which the caller has named."""
+    path = tmp_path / "any"
+    path.write_bytes(DATA)
+    (tmp_path / "link").symlink_to(path)
+    for name in ("any", "link"):
+        assert path_found(open_given(str(tmp_path / name), "input", CLAIMED, LARGEST))
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "other").write_bytes(b"other")
+    for name, words in (
+        ("fifo", "a FIFO"),
+        (".", "a directory"),
+        ("none", "No such file"),
+        ("other", "the input of the claim is"),
+    ):
+        with (
+            pytest.raises(DocumentError, match=words),
+            open_given(str(tmp_path / name), "input", CLAIMED, LARGEST),
+        ):
+            pass
+    with pytest.raises(DocumentError, match="more than"), open_given(str(path), "x", CLAIMED, 3):
+        pass
