@@ -1,6 +1,7 @@
 """``wasmdrop doctor``, on hosts that lack a feature, and on good ones."""
 
 import errno
+import hashlib
 import json
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from tests.support.commands import command
 from tests.support.daemon import drop, wait_until
 from tests.support.doctor import Doctor, not_ok
 from tests.support.fib import FIB
+from tests.support.keys import key_bytes, new_key
 from tests.support.require import require, require_root
 from wasmdrop.service.doctor.mounts import _count_directories, _queue, _watches
 
@@ -131,6 +133,25 @@ def test_doctor_without_landlock_reports_a_problem_unless_allowed(doctor: Doctor
     status, found = doctor.examine("--sandbox", "best-effort", failing=missing)
     assert not_ok(found) == {"Landlock": "warning", "confinement": "warning"}
     assert status == 0
+    key = new_key(doctor.base / "keys" / "key.pem")
+    _status, found = doctor.examine(
+        *("--sandbox", "best-effort", "--signing-key", str(key)), failing=missing
+    )
+    assert not_ok(found) == {"Landlock": "problem", "confinement": "problem"}
+
+
+def test_doctor_with_a_signing_key_names_it_or_the_reason_to_refuse_it(doctor: Doctor) -> None:
+    """With the words of the start that would be refused."""
+    key = new_key(doctor.base / "keys" / "key.pem")
+    key_id = hashlib.sha256(key_bytes(key, "DER", "-pubout")).hexdigest()
+    _status, found = doctor.examine(WASMDROP_SIGNING_KEY=str(key))
+    assert not_ok(found) == {}
+    assert found["signing key"]["found"] == f"{key}: ed25519, key id {key_id}"
+    key.chmod(0o644)
+    status, found = doctor.examine(WASMDROP_SIGNING_KEY=str(key))
+    assert (status, not_ok(found)) == (1, {"signing key": "problem"})
+    assert f"{key}: any user can read it" in found["signing key"]["found"]
+    assert "chmod 600" in found["signing key"]["advice"]
 
 
 def test_doctor_with_a_sandbox_that_can_not_start_reports_a_problem(doctor: Doctor) -> None:

@@ -6,7 +6,16 @@ behind.
 
 import asyncio
 
-from wasmdrop.service.doctor import container, grants, guest, ignored_names, kernel, mounts, state
+from wasmdrop.service.doctor import (
+    container,
+    grants,
+    guest,
+    ignored_names,
+    kernel,
+    mounts,
+    signing_key,
+    state,
+)
 from wasmdrop.service.doctor.finding import Finding
 from wasmdrop.settings import Settings
 
@@ -22,5 +31,6 @@ async def examine(settings: Settings) -> list[Finding]:
         *await asyncio.to_thread(ignored_names.examine, settings),
         *await asyncio.to_thread(state.examine, settings),
         *await asyncio.to_thread(grants.examine, settings),
+        *await asyncio.to_thread(signing_key.examine, settings),
         *await asyncio.to_thread(container.examine, settings),
     ]

@@ -22,7 +22,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One line of the report."""
 
     area: str
-    """``kernel``, ``guest``, ``mounts``, ``state``, ``grants`` or ``container``."""
+    """``kernel``, ``guest``, ``mounts``, ``state``, ``grants``, ``receipts`` or ``container``."""
     check: str
     status: Severity
     found: str
@@ -46,8 +46,11 @@ def problem(area: str, check: str, found: str, advice: str) -> Finding:
 
 
 def unless_best_effort(settings: Settings, check: str, found: str, advice: str) -> Finding:
-    """Return a finding of a missing part of confinement; only a warning with ``best-effort``."""
-    if settings.sandbox is SandboxMode.BEST_EFFORT:
+    """Return a finding of a missing part of confinement.
+
+    It is only a warning with ``best-effort``, unless a signing key demands the whole.
+    """
+    if settings.sandbox is SandboxMode.BEST_EFFORT and settings.signing_key is None:
         return warning("kernel", check, found, advice)
     return problem("kernel", check, found, advice)
 
