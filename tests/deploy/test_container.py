@@ -19,6 +19,7 @@ from tests.support.daemon import drop, environment, wait_until
 from tests.support.deploy.base import ROOT
 from tests.support.deploy.engine import IMAGE, Engine
 from tests.support.fib import FIB
+from tests.support.keys import new_key
 from tests.support.require import require_tools
 
 #: The options of scripts/run-docker.sh, except for limits that need control groups.
@@ -68,12 +69,16 @@ def test_image_runs_one_job_unprivileged_and_prints_its_value(
 
 
 def test_image_passes_its_own_doctor(podman: Engine, folders: Path) -> None:
-    """Jobs are confined strictly under the engine's own seccomp filter."""
-    options = ("--rm", "--user=1000:1000", *HARDENED, *mounts(folders))
+    """It confines jobs strictly under the engine's own seccomp filter, and can sign receipts."""
+    key = new_key(folders / "key.pem")
+    os.chown(key, 1000, 1000)
+    given = (f"--volume={key}:/run/key.pem:ro", "--env=WASMDROP_SIGNING_KEY=/run/key.pem")
+    options = ("--rm", "--user=1000:1000", *HARDENED, *mounts(folders), *given)
     found = json.loads(podman.podman("run", *options, IMAGE, "doctor", "--json").stdout)
     by_check = {finding["check"]: finding["status"] for finding in found["checks"]}
     assert by_check["confinement"] == "ok"
     assert by_check["native program"] == "ok"
+    assert by_check["signing key"] == "ok"
     assert "problem" not in by_check.values(), found
 
 

@@ -168,6 +168,40 @@ def test_kustomization_lists_every_manifest() -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
+def merged(base: Any, patch: Any) -> Any:
+    """Return a document with a patch: lists of named things are merged by name."""
+    if isinstance(patch, dict):
+        known = base or {}
+        return known | {key: merged(known.get(key), value) for key, value in patch.items()}
+    if isinstance(patch, list) and isinstance(base, list) and "name" in patch[0]:
+        named = {one["name"]: one for one in base}
+        for one in patch:
+            named[one["name"]] = merged(named.get(one["name"]), one)
+        return list(named.values())
+    return patch
+
+
+def test_component_for_receipts_mounts_the_signing_key() -> None:
+    """Into the daemon's container alone, with a mode that the daemon accepts."""
+    directory = K8S / "receipts"
+    component = yaml.safe_load((directory / "kustomization.yaml").read_text())
+    assert component["kind"] == "Component"
+    (named,) = component["patches"]
+    (patch,) = documents(directory / named["path"])
+    deployment = merged(documents(K8S / "deployment.yaml")[0], patch)
+    for version in VERSIONS:
+        kubernetes_validate.validate(deployment, version, strict=True)
+    spec = deployment["spec"]["template"]["spec"]
+    assert restrictions_broken(spec) == set()
+    (daemon,) = spec["containers"]
+    assert daemon["args"] == ["serve"]
+    (mount,) = [one for one in daemon["volumeMounts"] if one["name"] == "signing-key"]
+    (variable,) = [one for one in daemon["env"] if one["name"] == "WASMDROP_SIGNING_KEY"]
+    assert str(Path(variable["value"]).parent) == mount["mountPath"]
+    (volume,) = [one for one in spec["volumes"] if one["name"] == "signing-key"]
+    assert volume["secret"]["defaultMode"] & 0o7777 == 0o440
+
+
 # --- Run, by a real engine
 
 

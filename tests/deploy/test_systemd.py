@@ -254,6 +254,26 @@ def test_health_and_metrics_are_served_with_the_drop_in(machine: Machine) -> Non
     assert "wasmdrop_jobs_total" in machine.run("/usr/bin/python3", "-c", code.format("metrics"))
 
 
+def test_receipts_are_signed_with_a_credential(machine: Machine) -> None:
+    """With the drop-in: the file is root's alone, and systemd hands the daemon a copy."""
+    machine.run("sh", "-c", "umask 077; wasmdrop key new /etc/wasmdrop/signing-key.pem")
+    assert machine.run("stat", "--format=%U %a", "/etc/wasmdrop/signing-key.pem") == "root 600\n"
+    public = machine.run("wasmdrop", "key", "show", "/etc/wasmdrop/signing-key.pem")
+    drop_in = "/etc/systemd/system/wasmdrop.service.d/signing-key.conf"
+    machine.run("install", "-D", "/src/systemd/signing-key.conf", drop_in)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "wasmdrop")
+    shared = machine.root / SPOOL / "shared"
+    drop(shared / "input-signed.json", {"entry": "fib", "args": [12], "deterministic": True})
+    found = wait_until(lambda: marker(machine, "result-signed.done"), "the result")
+    assert "result-signed.receipt" in found["files"]
+    (signature,) = json.loads((shared / "result-signed.receipt").read_text())["signatures"]
+    assert signature["keyid"] in public
+    machine.run("rm", drop_in, "/etc/wasmdrop/signing-key.pem")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "wasmdrop")
+
+
 def test_instance_has_its_own_user_folders_and_settings(machine: Machine) -> None:
     """Beside the plain service."""
     machine.make("install-systemd", "INSTANCE=green")

@@ -206,6 +206,25 @@ def test_serve_with_signing_key_and_incomplete_confinement_ends_with_one_line(
     assert "missing: Landlock" in line
 
 
+def test_serve_with_signing_key_in_a_secret_volume_of_kubernetes_starts(daemon: Daemon) -> None:
+    """As the kubelet makes one: root's, behind links, readable for the group of the pod."""
+    key = key_of(daemon)
+    volume = key.parent.with_name("volume")
+    (volume / "..1").mkdir(parents=True, mode=0o755)
+    (volume / "..data").symlink_to("..1")
+    (volume / "key.pem").symlink_to("..data/key.pem")
+    volume.chmod(0o3777)
+    os.chown(volume, 0, DAEMON)
+    mounted = Path(shutil.copy(key, volume / "..1" / "key.pem"))
+    os.chown(mounted, 0, DAEMON)
+    daemon.environment["WASMDROP_SIGNING_KEY"] = str(volume / "key.pem")
+    mounted.chmod(0o444)
+    assert "any user can read it" in refusal(daemon)
+    mounted.chmod(0o440)
+    with daemon.running():
+        assert daemon.events("signing-key-loaded")
+
+
 def test_run_with_unsafe_signing_key_ends_with_one_line(daemon: Daemon) -> None:
     """The same rules."""
     readable(key_of(daemon))
