@@ -193,3 +193,11 @@ def test_receipt_merge_needs_no_extra(tmp_path: Path) -> None:
     line = [sys.executable, "-c", _WITHOUT_EXTRA, "receipt", "merge", str(file), str(file)]
     done = subprocess.run(line, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stderr, done.stdout) == (0, b"", file.read_bytes())
+
+
+def test_verify_with_a_number_of_signatures_needs_trusted_keys(tmp_path: Path) -> None:
+    """Without them nothing is counted, and the caller must not believe so."""
+    (tmp_path / "result.receipt").write_bytes(encode_envelope(an_envelope()))
+    done = run("verify", tmp_path / "result.receipt", "--signatures", "2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "wasmdrop: --signatures: expected --trust KEYS.pem beside it\n"

@@ -74,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--signatures",
         metavar="N",
         type=_count,
-        default=1,
         help="trusted keys that must have signed (default: 1)",
     )
     parser.add_argument(
@@ -104,15 +103,17 @@ def run(options: argparse.Namespace) -> int:
     # A setting for the daemon's state directory does not matter here: this one is temporary.
     loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
     log.configure(loaded.log, "warning")
-    trusted = None
+    trusted, needed = None, options.signatures or 1
     if options.trust is not None:
-        trusted = _trusted_keys(options.trust, options.signatures)
+        trusted = _trusted_keys(options.trust, needed)
+    elif options.signatures is not None:
+        raise SettingsError("--signatures: expected --trust KEYS.pem beside it")
     request = Request(
         path=options.document,
         module_path=options.module,
         input_path=options.input,
         trusted=trusted,
-        signatures=options.signatures,
+        signatures=needed,
         runs=options.runs,
         max_sec=options.max_sec or _TIMES * loaded.limits.timeout_sec,
         max_result_bytes=options.max_result_mb * MEBIBYTE,

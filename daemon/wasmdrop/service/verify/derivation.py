@@ -22,6 +22,7 @@ from wasmdrop.protocol.outcome import (
     Code,
     Outcome,
 )
+from wasmdrop.protocol.strict_json import path_to
 from wasmdrop.protocol.text import describe_value, one_line
 from wasmdrop.service.verify.verdict import Difference, difference, mismatch, unverifiable
 
@@ -105,6 +106,10 @@ def derive(claim: Claim, data: bytes, max_sec: float) -> Derived:
         raise unverifiable("the input does not ask for a deterministic job")
     if spec.grants:
         raise unverifiable("the input asks for grants, which are files of the executor")
+    if claim.code is Code.INVALID_INPUT and claim.message.startswith(path_to("timeout_sec")):
+        raise unverifiable(
+            "the input's time limit was refused, which depends on the executor's own"
+        )
     differences = [*_limit_differences(claim, spec), *_call_differences(claim, spec)]
     if claim.id not in {msgspec.UNSET, spec.id}:
         differences.append(difference("id", claim.id, spec.id))
@@ -155,13 +160,24 @@ def _described(limits: ClaimedLimits) -> str:
     return compact(msgspec.structs.asdict(limits))
 
 
+def asked_limits(spec: InputSpec, ceiling: Limits) -> Limits:
+    """Return the limits that the input asks for, but for the time limit.
+
+    That one shapes no outcome that can be verified. Raises ``RefusedError`` (``invalid-input``) for
+    those that no executor with these limits accepts.
+    """
+    return limits_for(msgspec.structs.replace(spec, timeout_sec=None), ceiling)
+
+
 def _limit_differences(claim: Claim, spec: InputSpec) -> list[Difference]:
-    # The time limit shapes no outcome that can be verified.
-    asked = msgspec.structs.replace(spec, timeout_sec=None)
     ceiling = _with_timeout(claim.limits, math.inf)
+    if spec.timeout_sec is not None and spec.timeout_sec <= 0:
+        return [difference("timeout_sec", "accepted", f"{spec.timeout_sec:g}, which is refused")]
     try:
-        limits = limits_for(asked, ceiling)
+        limits = asked_limits(spec, ceiling)
     except RefusedError as refusal:
+        if claim.code is Code.INVALID_INPUT:
+            return []  # this refusal may be the outcome, and the limits are those of the executor
         return [difference("limits", _described(claim.limits), refusal)]
     return [
         difference(f"limits.{name}", getattr(ceiling, name), getattr(limits, name))

@@ -23,7 +23,7 @@ from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.verify.artifacts import Artifact
-from wasmdrop.service.verify.derivation import Derived
+from wasmdrop.service.verify.derivation import Derived, asked_limits
 from wasmdrop.service.verify.verdict import DocumentError
 from wasmdrop.settings import Settings
 
@@ -79,6 +79,7 @@ async def _call(
     # Until there is a plan, the results echo the input.
     entry, args = spec.entry, spec.args or ()
     try:
+        asked_limits(spec, limits)
         options = EngineOptions(limits.fuel is not None, spec.deterministic)
         compiled = await executor.compile(sha256, options)
         check_files(spec, compiled.summary, limits)

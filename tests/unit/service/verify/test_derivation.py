@@ -13,6 +13,7 @@ from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import REPRODUCIBLE_CODES, Code
 from wasmdrop.service.verify.derivation import (
     Derived,
+    asked_limits,
     derive,
     require_limits,
     require_verifiable,
@@ -184,3 +185,35 @@ def test_claim_without_a_limit_of_fuel_is_unverifiable_if_this_host_has_one() ->
     unlimited = ClaimedLimits(memory_mb=1, output_mb=1.0, disk_mb=1, fuel=None)
     with pytest.raises(ConcludedError, match="WASMDROP_FUEL"):
         require_limits(unlimited, Limits(fuel=10**9))
+
+
+@pytest.mark.parametrize("changes", [{"memory_mb": 11}, {"fuel": -1}, {"disk_mb": 0}])
+def test_derivation_of_a_refused_limit_leaves_the_refusal_to_the_rerun(
+    changes: dict[str, Any],
+) -> None:
+    """Such a job is refused everywhere with the same words, and its limits are the executor's."""
+    refused: dict[str, Any] = {"limits": LIMITS, "code": Code.INVALID_INPUT, "message": "$.x: no"}
+    found = derived(changes, **refused)
+    assert found.limits == Limits(7.0, 10, 2.5, 20, 1000)
+    with pytest.raises(RefusedError):
+        asked_limits(found.spec, found.limits)
+
+
+def test_derivation_of_another_refusal_holds_the_limits_against_the_input() -> None:
+    """They were accepted."""
+    end = conclusion({"memory_mb": 9}, limits=LIMITS, code=Code.INVALID_INPUT, message="$.files: x")
+    assert [found.what for found in end.differences] == ["limits.memory_mb"]
+
+
+def test_derivation_of_a_refused_time_limit_is_unverifiable() -> None:
+    """The words name the time limit of the executor, which no claim has."""
+    message = "$.timeout_sec: 99 is more than this daemon allows (20)"
+    end = conclusion({"timeout_sec": 99}, code=Code.INVALID_INPUT, message=message)
+    assert (end.verdict, "time limit" in end.reason) == (Verdict.UNVERIFIABLE, True)
+
+
+@pytest.mark.parametrize("code", [Code.OK, Code.INVALID_INPUT])
+def test_derivation_of_a_time_limit_that_every_executor_refuses_is_a_mismatch(code: Code) -> None:
+    """Nobody ran that job."""
+    end = conclusion({"timeout_sec": 0}, code=code, message="$.files: x")
+    assert [found.what for found in end.differences] == ["timeout_sec"]
