@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,14 +19,14 @@ from securesystemslib.signer._key import Key, SSlibKey
 from wasmtime import wat2wasm
 
 from tests.support.commands import command
-from tests.support.daemon import Daemon, drop
+from tests.support.daemon import Daemon, drop, environment
 from tests.support.fib import FIB
 from tests.support.guests import use_guest
 from tests.support.keys import new_key
 from tests.support.receipts import statement_in
 from tests.support.wasi_programs import FILES
 from wasmdrop.proof.envelope import parse_envelope, signed_by
-from wasmdrop.proof.keys import PrivateKey
+from wasmdrop.proof.keys import KeyKind, PrivateKey
 from wasmdrop.proof.statement import parse_statement
 from wasmdrop.protocol.outcome import Code
 
@@ -38,6 +40,18 @@ MODULES: Final = {
     "trap": '(module (func (export "run") (unreachable)))',
     "spin": '(module (func (export "run") (loop (br 0))))',
 }
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "receipts.md"
+
+#: As much of jq as the page needs: prints the text at ``.payload`` or ``.signatures[0].sig``.
+_JQ: Final = f"""\
+#!{sys.executable}
+import json, re, sys
+value = json.load(open(sys.argv[3]))
+for key, index in re.findall(r"([a-z]+)|([0-9]+)", sys.argv[2]):
+    value = value[key or int(index)]
+print(value)
+"""
 
 #: Inputs of deterministic jobs and their codes.
 JOBS: Final[dict[str, tuple[dict[str, Any], str]]] = {
@@ -167,26 +181,42 @@ def test_receipts_of_two_executors_merge_into_one_that_others_verify(
     assert message.predicate["outcome"]["exitCode"] == 3
 
 
-def test_receipt_is_verified_by_openssl_as_the_page_says(
+def test_receipt_is_verified_by_the_programs_of_the_page(
     executors: list[Executor], tmp_path: Path
 ) -> None:
-    """Without any code of ours: payload, its encoding, and the signature."""
-    for executor in executors:
-        document = json.loads(executor.receipt("fib"))
-        payload = base64.b64decode(document["payload"])
-        head = f"DSSEv1 28 application/vnd.in-toto+json {len(payload)} ".encode()
-        (tmp_path / "signed").write_bytes(head + payload)
-        (tmp_path / "sig").write_bytes(base64.b64decode(document["signatures"][0]["sig"]))
-        words = (
-            ["pkeyutl", "-verify", "-pubin", "-rawin", "-in", "signed", "-sigfile", "sig", "-inkey"]
-            if executor.key.kind == "ed25519"
-            else ["dgst", "-sha256", "-signature", "sig", "-verify"]
+    """They share no code with ours, and refuse a changed byte of the payload."""
+    prepare, ed25519, ecdsa = _snippets("sh")[-3:]
+    (python,) = _snippets("python")
+    jq = tmp_path / "bin" / "jq"
+    jq.parent.mkdir()
+    jq.write_text(_JQ)
+    jq.chmod(0o755)
+    path = f"{jq.parent}:{environment()['PATH']}"
+
+    def verify(*line: str) -> int:
+        done = subprocess.run(
+            line, cwd=tmp_path, env={"PATH": path}, check=False, capture_output=True
         )
-        last = [] if executor.key.kind == "ed25519" else ["signed"]
-        line = ["openssl", *words, str(executor.public), *last]
-        subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
-        (tmp_path / "signed").write_bytes(head + payload + b" ")
-        assert subprocess.run(line, cwd=tmp_path, check=False, capture_output=True).returncode != 0
+        return done.returncode
+
+    for executor in executors:
+        (tmp_path / "operator.pem").write_bytes(executor.public.read_bytes())
+        (tmp_path / "result.receipt").write_bytes(executor.receipt("fib"))
+        openssl = ed25519 if executor.key.kind is KeyKind.ED25519 else ecdsa
+        assert verify("sh", "-euc", prepare + openssl) == 0
+        assert verify(sys.executable, "-c", python) == 0
+        receipt = json.loads(executor.receipt("fib"))
+        changed = base64.b64decode(receipt["payload"]).replace(b'"args":[12]', b'"args":[13]')
+        receipt["payload"] = base64.b64encode(changed).decode()
+        (tmp_path / "result.receipt").write_text(json.dumps(receipt))
+        assert verify("sh", "-euc", prepare) == 0
+        assert verify("sh", "-euc", prepare + openssl) != 0
+        assert verify(sys.executable, "-c", python) != 0
+
+
+def _snippets(language: str) -> list[str]:
+    """Return the examples of the page in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_receipt_keeps_integers_beyond_2_53(executors: list[Executor]) -> None:
