@@ -142,7 +142,7 @@ class PrivateKey:
             key = serialization.load_pem_private_key(block, None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise MalformedError("the private key in it can't be decoded") from None
-        if not isinstance(key, _Private) or _kind_of(key.public_key()) is None:
+        if not isinstance(key, _Private):
             raise MalformedError(_WRONG_KIND)
         return cls(key)
 

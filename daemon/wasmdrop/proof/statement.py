@@ -215,7 +215,7 @@ def statement_of(
         predicate=Run(
             module=module,
             input=given,
-            call=call if _is_stated(call) else None,
+            call=call if is_stated(call) else None,
             profile=PROFILE,
             limits=ClaimedLimits.of(limits),
             engine=engine,
@@ -250,6 +250,12 @@ def parse_statement(payload: bytes) -> Statement:
     except msgspec.ValidationError as error:
         raise MalformedError(f"statement: {one_line(str(error), 300)}") from None
     _check_subjects(statement.subject)
+    for what, resource in (
+        ("module", statement.predicate.module),
+        ("input", statement.predicate.input),
+    ):
+        if resource is not None:
+            _check_digest(what, resource.digest, "sha256")
     return statement
 
 
@@ -261,13 +267,22 @@ def _check_subjects(subjects: tuple[Subject, ...]) -> None:
             f" got {one_line(', '.join(names), 200)}"
         )
     for subject in subjects:
-        is_directory = subject.name.endswith(OUTPUT_SUFFIX)
-        if (subject.digest.cid if is_directory else subject.digest.sha256) is None:
-            kind = "cid" if is_directory else "sha256"
-            raise MalformedError(f"statement: subject {subject.name}: expected a digest {kind}")
+        kind = "cid" if subject.name.endswith(OUTPUT_SUFFIX) else "sha256"
+        _check_digest(f"subject {subject.name}", subject.digest, kind)
 
 
-def _is_stated(call: CalledFunction) -> bool:
+def _check_digest(what: str, digest: DigestSet, expected: str) -> None:
+    """Raise ``MalformedError`` unless the digest is there alone.
+
+    Readers of in-toto match by any digest of a set, so one that no verifier checks must not be in
+    it.
+    """
+    if [kind for kind in ("sha256", "cid") if getattr(digest, kind) is not None] != [expected]:
+        raise MalformedError(f"statement: {what}: expected the digest {expected} alone")
+
+
+def is_stated(call: CalledFunction) -> bool:
+    """Whether a statement repeats a call: not if it is too large, or nested too deep."""
     encoded = _encoded(call)
     if len(encoded) > MAX_CALL_BYTES:
         return False

@@ -138,7 +138,8 @@ def test_merge_has_each_signature_once_whatever_the_order() -> None:
     """Merging twice, or a part again, changes nothing."""
     first, second, third = (an_envelope(a_payload(), kind) for kind in KeyKind)
     merged = merge_envelopes([first, second, third])
-    assert len(merged.signatures) == 3
+    signatures = [each for one in (first, second, third) for each in one.signatures]
+    assert merged.signatures == tuple(sorted(signatures, key=lambda each: each.key_id))
     assert merge_envelopes([third, first, second, first]) == merged
     assert merge_envelopes([merged, second]) == merged
 

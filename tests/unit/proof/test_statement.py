@@ -173,13 +173,16 @@ _BOTH: Final = [{"name": name, "digest": _FILE} for name in ("result.json", "res
         (_changed("subject", value=[*_BOTH, _BOTH[0]]), "each once"),
         (_changed("subject", 0, "name", value="../x\x1b"), "\\x1b"),
         (_changed("subject", 0, "name", value="result.receipt"), "result.receipt"),
-        (_changed("subject", 0, "digest", value={}), "result.json: expected a digest sha256"),
+        (_changed("subject", 0, "digest", value={}), "json: expected the digest sha256 alone"),
         (
             _changed("subject", value=[*_BOTH, {"name": "result.output", "digest": _FILE}]),
-            "result.output: expected a digest cid",
+            "result.output: expected the digest cid alone",
         ),
+        (_changed("subject", 1, "digest", "cid", value=CID), "txt: expected the digest sha256 al"),
+        (_changed("predicate", "input", "digest", "cid", value=CID), "input: expected the digest"),
+        (_changed("predicate", "module", "digest", value={}), "module: expected the digest"),
     ],
-    ids=range(27),
+    ids=range(30),
 )
 def test_statement_that_is_malformed_is_refused(payload: bytes, reason: str) -> None:
     """With the place and what was expected, in one line that is fit for a terminal."""
