@@ -5,6 +5,7 @@ executor's environment is.
 """
 
 import math
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from wasmdrop.proof.claim import Claim
 from wasmdrop.proof.statement import CalledFunction, ClaimedLimits
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.input import InputSpec, limits_for, parse_input
+from wasmdrop.protocol.input_values import DIGEST
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.marker import compact
 from wasmdrop.protocol.outcome import (
@@ -25,6 +27,7 @@ from wasmdrop.protocol.outcome import (
 from wasmdrop.protocol.strict_json import path_to
 from wasmdrop.protocol.text import describe_value, one_line
 from wasmdrop.service.verify.verdict import Difference, difference, mismatch, unverifiable
+from wasmdrop.unixfs.cid import CidError, Codec, parse_cid
 
 #: Refusals whose text depends on the entry and the arguments that the executor chose.
 _OF_THE_CALL: Final = frozenset(
@@ -110,7 +113,11 @@ def derive(claim: Claim, data: bytes, max_sec: float) -> Derived:
         raise unverifiable(
             "the input's time limit was refused, which depends on the executor's own"
         )
-    differences = [*_limit_differences(claim, spec), *_call_differences(claim, spec)]
+    differences = [
+        *_module_differences(claim, spec),
+        *_limit_differences(claim, spec),
+        *_call_differences(claim, spec),
+    ]
     if claim.id not in {msgspec.UNSET, spec.id}:
         differences.append(difference("id", claim.id, spec.id))
     if differences:
@@ -154,6 +161,28 @@ def _notes(claim: Claim, spec: InputSpec) -> list[str]:
         shown = one_line(compact(call.args), _SHOWN)
         notes.append(f"the input has no args; taken from the claim: {shown}")
     return notes
+
+
+def _module_differences(claim: Claim, spec: InputSpec) -> list[Difference]:
+    named = None if spec.module is None else _digest_in(spec.module)
+    if named is None or claim.module is None or claim.module.sha256 == named:
+        return []
+    return [difference("module", claim.module.sha256, spec.module)]
+
+
+def _digest_in(reference: str) -> str | None:
+    """Return the SHA-256 of the module that an input names; None if it is named by a path.
+
+    A path may be a CID too, as that of a module from ``wasmdrop fetch``. If it is that of a tree of
+    blocks, the digest does not follow from it.
+    """
+    if reference.startswith(DIGEST):
+        return reference.removeprefix(DIGEST).lower()
+    try:
+        cid = parse_cid(PurePosixPath(reference).name.removesuffix(".wasm"))
+    except CidError:
+        return None
+    return cid.digest.hex() if cid.codec is Codec.RAW else None
 
 
 def _described(limits: ClaimedLimits) -> str:

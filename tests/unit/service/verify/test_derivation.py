@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from tests.support.claims import PROFILE, a_claim
+from tests.support.receipts import DIRECTORY_CID
 from wasmdrop.proof.statement import ClaimedLimits
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import Limits
@@ -19,6 +20,7 @@ from wasmdrop.service.verify.derivation import (
     require_verifiable,
 )
 from wasmdrop.service.verify.verdict import ConcludedError, Verdict
+from wasmdrop.unixfs.cid import raw_cid
 
 FULL: dict[str, Any] = {"entry": "fib", "args": [12], "deterministic": True}
 LIMITS = ClaimedLimits(memory_mb=10, output_mb=2.5, disk_mb=20, fuel=1000)
@@ -217,3 +219,26 @@ def test_derivation_of_a_time_limit_that_every_executor_refuses_is_a_mismatch(co
     """Nobody ran that job."""
     end = conclusion({"timeout_sec": 0}, code=code, message="$.files: x")
     assert [found.what for found in end.differences] == ["timeout_sec"]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["sha256:{0}", "{1}", "{1}.wasm", "group/{1}.wasm"],
+)
+def test_derivation_holds_the_module_against_a_digest_in_the_input(reference: str) -> None:
+    """The input names it by digest, or by a file whose name is its CID."""
+    for digit in "ab":
+        named = reference.format(digit * 64, raw_cid(digit * 64))
+        if digit == "a":
+            assert derived({"module": named}).entry == "fib"
+            assert derived({"module": "sha256:" + "A" * 64}).entry == "fib"
+        else:
+            assert [found.what for found in conclusion({"module": named}).differences] == ["module"]
+
+
+@pytest.mark.parametrize("reference", ["fib", "group/fib.wasm", DIRECTORY_CID])
+def test_derivation_of_a_module_without_a_digest_in_the_input_takes_the_claimed_one(
+    reference: str,
+) -> None:
+    """The root of a tree of blocks says nothing of the SHA-256 of the file."""
+    assert derived({"module": reference}).spec.module == reference
