@@ -171,6 +171,27 @@ def test_file_that_is_no_regular_one_is_not_opened(
     assert [found.what for found in report.differences] == [f"result{suffix}"]
 
 
+def test_receipt_in_the_place_of_a_marker_is_refused(daemon: Daemon, slot: DeliveredSlot) -> None:
+    """Else the files of the directory would not be looked at."""
+    receipt = slot.path(".receipt").read_bytes()
+    for data in (receipt, edited(receipt, schema="wasmdrop.marker/1")):
+        slot.path(".done").write_bytes(data)
+        for path in (slot.directory, slot.path(".done")):
+            require_refused(daemon, slot, path, "result.done", "expected a marker")
+    slot.path(".receipt").write_bytes(edited(receipt, schema="wasmdrop.marker/1"))
+    require_refused(daemon, slot, slot.path(".receipt"), "expected a marker")
+
+
+def test_marker_of_other_files_in_the_directory_must_be_named(
+    daemon: Daemon, slot: DeliveredSlot
+) -> None:
+    """A true result beside a forged one without a marker."""
+    for suffix in (".json", ".txt", ".receipt", ".done"):
+        slot.path(suffix).rename(slot.directory / f"x{suffix}")
+    slot.path(".json").write_bytes(b"forged")
+    require_refused(daemon, slot, slot.directory, "no marker")
+
+
 def test_directory_without_one_marker_is_refused(daemon: Daemon, slot: DeliveredSlot) -> None:
     """Several are named, escaped."""
     slot.path("-\x1b[2J.done").write_bytes(b"{}")

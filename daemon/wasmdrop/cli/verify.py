@@ -4,16 +4,23 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from typing import Any, Final
 
 from wasmdrop import settings
 from wasmdrop.cli import standard_streams
-from wasmdrop.cli.exit_status import MISMATCH, UNVERIFIABLE
+from wasmdrop.cli.exit_status import INTERNAL_ERROR, MISMATCH, UNVERIFIABLE
 from wasmdrop.cli.named_files import read_named_file
 from wasmdrop.proof.envelope import Verifier
 from wasmdrop.proof.extra import require_extra
 from wasmdrop.proof.statement import CalledFunction, Engine
-from wasmdrop.protocol.errors import MalformedError, OutputError, SettingsError, StorageError
+from wasmdrop.protocol.errors import (
+    MalformedError,
+    OutputError,
+    SettingsError,
+    StorageError,
+    WasmdropError,
+)
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.marker import compact
 from wasmdrop.protocol.text import one_line
@@ -118,7 +125,15 @@ def run(options: argparse.Namespace) -> int:
         max_sec=options.max_sec or _TIMES * loaded.limits.timeout_sec,
         max_result_bytes=options.max_result_mb * MEBIBYTE,
     )
-    report = verify(loaded, request)
+    try:
+        report = verify(loaded, request)
+    except (WasmdropError, KeyboardInterrupt):
+        raise
+    except OSError as error:
+        raise StorageError(f"the result could not be verified: {error}") from error
+    except Exception:  # noqa: BLE001 - the status of an uncaught one would be that of a mismatch
+        traceback.print_exc()
+        return INTERNAL_ERROR
     try:
         sys.stdout.write(_as_json(report) + "\n" if options.as_json else _text(report))
         sys.stdout.flush()
@@ -153,6 +168,8 @@ def _text(report: Report) -> str:
             f"    claimed: {found.claimed}",
             f"    actual:  {found.actual}",
         ]
+    if report.path is not None:
+        lines.append(f"  document: {report.path}")
     if report.claim is not None:
         if report.claim.call is not None:
             lines.append(f"  call: {_call(report.claim.call)}")
@@ -172,6 +189,7 @@ def _call(call: CalledFunction) -> str:
 def _as_json(report: Report) -> str:
     claim = report.claim
     known: dict[str, Any] = {
+        "document": report.path,
         "verdict": report.verdict,
         "reason": one_line(report.reason),
         "differences": [

@@ -64,8 +64,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Entry and arguments as called; None if they are too large for the document."""
     code: Code
     message: str
-    exit_code: int | None
-    """Unknown if ``call`` is None in the claim of a marker."""
+    exit_code: int | msgspec.UnsetType | None
+    """Unset in the claim of a marker without a ``result.json`` that has it."""
     fuel_used: int | None
     limits: ClaimedLimits
     profile: ClaimedProfile | None
@@ -89,7 +89,7 @@ def claim_of_marker(marker: Marker, stem: str, called: Mapping[str, Any] | None)
     arguments and exit code. None if it can't be parsed. Raises ``MalformedError``.
     """
     files, output_files = _named_files(marker, stem)
-    call, exit_code = (None, None) if called is None else _call_of(called, marker.entry)
+    call, exit_code = _call_of(called or {}, marker.entry)
     profile = marker.deterministic
     return Claim(
         id=marker.id,
@@ -120,8 +120,10 @@ def claim_of_statement(statement: Statement) -> Claim:
         for subject in statement.subject
     }
     output = subjects.pop(OUTPUT_SUFFIX, None)
-    if output is not None and output.uri not in {None, f"{_IPFS}{output.digest.cid}"}:
-        raise MalformedError("statement: subject result.output: its uri is not that of its cid")
+    if output is not None and (
+        output.digest.sha256 is not None or output.uri != f"{_IPFS}{output.digest.cid}"
+    ):
+        raise MalformedError("statement: result.output: expected a digest cid and its uri")
     return Claim(
         module=None if run.module is None else _content_of(run.module, "module"),
         input=_content_of(run.input, "input"),
@@ -190,18 +192,19 @@ def _content(named: MarkedFile | MarkedModule | MarkedInput | None) -> Content |
 
 
 def _content_of(resource: Resource, what: str) -> Content:
-    if resource.digest.sha256 is None:
-        raise MalformedError(f"statement: {what}: expected a digest sha256")
+    # Readers may take any digest of a set for that of the file.
+    if resource.digest.sha256 is None or resource.digest.cid is not None:
+        raise MalformedError(f"statement: {what}: expected a digest sha256 and no other")
     cid = None if resource.uri is None else resource.uri.removeprefix(_IPFS)
     return Content(resource.digest.sha256, cid=cid)
 
 
 def _call_of(
     called: Mapping[str, Any], entry: str | None
-) -> tuple[CalledFunction | None, int | None]:
+) -> tuple[CalledFunction | None, int | msgspec.UnsetType | None]:
     """Return call and exit code; a file that has none of the right type is no daemon's."""
     args, exit_code = called.get("args"), called.get("exit_code")
     is_code = exit_code is None or (isinstance(exit_code, int) and not isinstance(exit_code, bool))
     if not isinstance(args, list) or not is_code:
-        return None, None
+        return None, msgspec.UNSET
     return CalledFunction(entry=entry, args=tuple(args)), exit_code

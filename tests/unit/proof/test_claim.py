@@ -45,7 +45,7 @@ def test_claim_of_a_marker_has_the_call_of_result_json() -> None:
 def test_claim_of_a_marker_with_another_result_json_has_no_call(called: Any) -> None:
     """No daemon wrote it, and a rerun finds that it differs."""
     claim = of_marker(called)
-    assert (claim.call, claim.exit_code) == (None, None)
+    assert (claim.call, claim.exit_code) == (None, msgspec.UNSET)
 
 
 def test_claim_of_a_marker_names_files_by_suffix_whatever_the_slot_is_called() -> None:
@@ -141,6 +141,17 @@ def test_claim_of_a_receipt_with_impossible_values_is_refused(old: bytes, new: b
     assert old in payload
     with pytest.raises(MalformedError):
         claim_of_statement(parse_statement(payload.replace(old, new)))
+
+
+@pytest.mark.parametrize("place", ["module", "input", "result.json", "result.output"])
+def test_claim_of_a_receipt_with_a_second_digest_is_refused(place: str) -> None:
+    """Readers of in-toto statements match a file by any digest of its set."""
+    statement = json.loads(a_payload(output_cid=DIRECTORY_CID))
+    subjects = {each["name"]: each for each in statement["subject"]}
+    digests = (statement["predicate"] | subjects)[place]["digest"]
+    digests.update({"sha256": "a" * 64, "cid": DIRECTORY_CID} | digests)
+    with pytest.raises(MalformedError, match="digest"):
+        claim_of_statement(parse_statement(json.dumps(statement).encode()))
 
 
 def test_claim_of_a_receipt_whose_directory_has_two_content_ids_is_refused() -> None:

@@ -6,6 +6,7 @@ bounded number is read.
 """
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from wasmdrop.intake.layout import is_ignored
 from wasmdrop.proof.claim import Content
 from wasmdrop.protocol.slot import result_stem
 from wasmdrop.protocol.text import one_line
-from wasmdrop.sandbox.host.module_cache.manifest import sha256_of
 from wasmdrop.service.verify.documents import DocumentDirectory, UnreadableError, open_named
 from wasmdrop.service.verify.verdict import DocumentError, unverifiable
 from wasmdrop.system import openat2
@@ -57,12 +57,13 @@ def open_given(path: str, what: str, claimed: Content, max_bytes: int) -> Iterat
             raise DocumentError(
                 f"{path}: {status.st_size} bytes are more than are read here ({max_bytes})"
             )
-        sha256 = sha256_of(fd)
+        artifact = Artifact(path, fd, status.st_size)
+        sha256 = digest_of(artifact).sha256
         if sha256 != claimed.sha256:
             raise DocumentError(
                 f"{path}: its sha256 is {sha256}, but the {what} of the claim is {claimed.sha256}"
             )
-        yield Artifact(path, fd, status.st_size)
+        yield artifact
 
 
 @contextlib.contextmanager
@@ -118,24 +119,32 @@ def require_size(what: str, claimed: Content, max_bytes: int, setting: str) -> N
         )
 
 
-def read_all(artifact: Artifact) -> bytes:
-    """Return the content of an open file."""
-    parts = []
-    offset = 0
-    while chunk := os.pread(artifact.fd, _CHUNK_BYTES, offset):
-        parts.append(chunk)
-        offset += len(chunk)
-    return b"".join(parts)
+def read_all(artifact: Artifact, sha256: str) -> bytes:
+    """Return the content of an open file.
+
+    Raises ``DocumentError`` if it does not have this digest any more: its owner may write to it.
+    """
+    data = b"".join(_chunks(artifact))
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DocumentError(f"{artifact.path}: it changed while it was read")
+    return data
 
 
-def cid_of(artifact: Artifact) -> str:
-    """Return the content id of an open file."""
+def digest_of(artifact: Artifact) -> FileDigest:
+    """Return digest and content id of an open file."""
     digest = FileDigest()
-    offset = 0
-    while chunk := os.pread(artifact.fd, _CHUNK_BYTES, offset):
+    for chunk in _chunks(artifact):
         digest.update(chunk)
+    return digest
+
+
+def _chunks(artifact: Artifact) -> Iterator[bytes]:
+    """Yield the content; of a file that grows meanwhile, one byte more than it had."""
+    offset = 0
+    end = artifact.size_bytes + 1
+    while chunk := os.pread(artifact.fd, min(_CHUNK_BYTES, end - offset), offset):
+        yield chunk
         offset += len(chunk)
-    return digest.link().cid.text
 
 
 @contextlib.contextmanager
@@ -158,8 +167,9 @@ def _first(
             read, read_bytes = read + 1, read_bytes + size_bytes
             if read > _MAX_CANDIDATES or read_bytes > _MAX_READ_BYTES:
                 break
-            if sha256_of(fd) == claimed.sha256:
-                yield Artifact(one_line(path), fd, size_bytes)
+            artifact = Artifact(one_line(path), fd, size_bytes)
+            if digest_of(artifact).sha256 == claimed.sha256:
+                yield artifact
                 return
     yield None
 

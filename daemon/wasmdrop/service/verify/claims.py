@@ -136,7 +136,7 @@ def compare_claims(claim: Claim, receipt: Claim) -> list[Difference]:
         pairs.append(("entry", claim.call.entry, receipt.call.entry))
         # As text: 1, 1.0 and true are equal in Python.
         pairs.append(("args", compact(list(claim.call.args)), compact(list(receipt.call.args))))
-    if claim.call is not None:
+    if claim.exit_code is not msgspec.UNSET:
         pairs.append(("exit code", claim.exit_code, receipt.exit_code))
     for suffix in sorted(claim.files.keys() | receipt.files.keys()):
         one, other = claim.files.get(suffix), receipt.files.get(suffix)

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from wasmdrop.jobs.result_files import mark_file
-from wasmdrop.proof.claim import Claim
-from wasmdrop.proof.statement import Engine
+from wasmdrop.proof.claim import Claim, Content
+from wasmdrop.proof.statement import Engine, Resource, encode_statement, statement_of
 from wasmdrop.protocol.errors import SandboxError
-from wasmdrop.protocol.marker import compact
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.marker import MarkedFile, compact
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX
 from wasmdrop.service.verify.derivation import ends_by_chance
@@ -60,6 +63,35 @@ def require_match(
     return () if is_same_engine else (f"fuel was not compared: {_other_engine(claim, own)}",)
 
 
+def require_same_statement(claim: Claim, rerun: Rerun, own: Engine, payload: bytes) -> None:
+    """Raise ``ConcludedError`` if a receipt is not, byte for byte, what this version states.
+
+    Called after a match. With the same engine, anything else in it is not true of the job.
+    """
+    if claim.engine != own or claim.module is None or claim.input is None:
+        return
+    tree, limits = rerun.outcome.output, claim.limits
+    statement = statement_of(
+        {suffix: _resource(mark_file(data)) for suffix, data in rerun.files.items()},
+        None if tree is None else tree.cid,
+        _resource(claim.module),
+        _resource(claim.input),
+        rerun.entry,
+        rerun.args,
+        Limits(0, limits.memory_mb, limits.output_mb, limits.disk_mb, limits.fuel),
+        own,
+        rerun.outcome,
+    )
+    expected = encode_statement(statement)
+    if payload != expected:
+        excerpts = _excerpts(payload, expected)
+        raise mismatch("the receipt is not what the job gives", difference("receipt", *excerpts))
+
+
+def _resource(file: Content | MarkedFile) -> Resource:
+    return Resource.of(file.sha256, file.cid)
+
+
 def conclude(claim: Claim, own: Engine, differences: Sequence[Difference]) -> ConcludedError:
     """Return the end of a verification in which the job came out differently.
 
@@ -92,6 +124,7 @@ def _compare_outcomes(claim: Claim, rerun: Rerun, *, with_fuel: bool) -> list[Di
     if claim.call is not None:
         pairs.append(("entry", claim.call.entry, rerun.entry))
         pairs.append(("args", compact(list(claim.call.args)), compact(list(rerun.args))))
+    if claim.exit_code is not msgspec.UNSET:
         pairs.append(("exit code", claim.exit_code, outcome.exit_code))
     if with_fuel:
         pairs.append(("fuel", claim.fuel_used, outcome.fuel_used))

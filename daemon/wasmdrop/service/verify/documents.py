@@ -7,6 +7,7 @@ more is read than a bound allows. Nothing is written.
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ MAX_DOCUMENT_BYTES: Final = 1 << 20
 #: Names in a directory that are looked at, and markers that a message names.
 _MAX_NAMES: Final = 20_000
 _NAMED: Final = 5
+
+#: As the daemon names markers, but for OUTPUT_PATH.
+_MARKER_NAME: Final = re.compile(r"result(-.+)?\.done", re.DOTALL)
+
+#: The keys by which markers and receipts are told apart.
+_KINDS: Final = frozenset({"schema", "payloadType"})
 
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
@@ -113,6 +120,8 @@ class Document(NamedTuple):
 def open_document(path: str) -> Iterator[tuple[DocumentDirectory, Document]]:
     """Give the document at ``path`` and its directory; of a directory, its one marker.
 
+    That is a ``result.done`` or ``result-NAME.done``; a marker of another name must be named.
+
     Raises ``DocumentError`` if there is no document, more than one, or a malformed one.
     """
     if _is_directory(path):
@@ -138,9 +147,15 @@ def load_document(directory: DocumentDirectory, name: str) -> Document:
             f"{directory.path_of(name)}: expected a marker or a receipt, but it is no strict JSON:"
             f" {error.message}"
         ) from None
-    if not isinstance(body, dict) or not ("schema" in body or "payloadType" in body):
+    if not isinstance(body, dict) or not _KINDS & body.keys():
         raise DocumentError(
             f"{directory.path_of(name)}: expected a marker or a receipt, got {describe_value(body)}"
+        )
+    # Of a receipt, no files are checked: it must not stand in for the marker of a directory.
+    if body.keys() >= _KINDS or (name.endswith(MARKER_SUFFIX) and "schema" not in body):
+        raise DocumentError(
+            f"{directory.path_of(name)}: expected a marker (schema) or a receipt (payloadType), and"
+            f" only a marker is named *{MARKER_SUFFIX}"
         )
     return Document(name, data, body)
 
@@ -182,16 +197,12 @@ def _is_directory(path: str) -> bool:
 
 
 def _only_marker(directory: DocumentDirectory) -> str:
-    markers = [
-        name
-        for name in directory.names()
-        if name.endswith(MARKER_SUFFIX) and not name.startswith(".")
-    ]
+    markers = [name for name in directory.names() if _MARKER_NAME.fullmatch(name)]
     if len(markers) == 1:
         return markers[0]
     if not markers:
         raise DocumentError(
-            f"{directory.path}: it has no marker (*{MARKER_SUFFIX}); name a marker or a receipt"
+            f"{directory.path}: it has no marker (result.done or result-NAME.done); name a document"
         )
     shown = ", ".join(describe_value(name) for name in markers[:_NAMED])
     more = f" and {len(markers) - _NAMED} more" if len(markers) > _NAMED else ""

@@ -39,6 +39,8 @@ class Difference(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The answer, for a person or for a program."""
 
+    path: str | None = None
+    """The document that was verified."""
     verdict: Verdict
     reason: str = ""
     """Why, in one line; empty for a match."""

@@ -13,7 +13,7 @@ from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.service.verify.artifacts import (
     Artifact,
-    cid_of,
+    digest_of,
     find_input,
     find_module,
     open_given,
@@ -21,7 +21,7 @@ from wasmdrop.service.verify.artifacts import (
     require_size,
 )
 from wasmdrop.service.verify.claims import Claimed, read_claim
-from wasmdrop.service.verify.comparison import conclude, require_match
+from wasmdrop.service.verify.comparison import conclude, require_match, require_same_statement
 from wasmdrop.service.verify.derivation import (
     Derived,
     derive,
@@ -74,12 +74,14 @@ def verify(settings: Settings, request: Request) -> Report:
     """
     own = Engine(wasmdrop=version("wasmdrop"), wasmtime=version("wasmtime"))
     claim: Claim | None = None
+    path: str | None = None
     signers: tuple[str, ...] = ()
     notes: tuple[str, ...] = () if request.trusted is not None else (_NO_SIGNATURE,)
     verdict, reason = Verdict.MATCH, ""
     differences: tuple[Difference, ...] = ()
     try:
         with open_document(request.path) as (directory, document):
+            path = directory.path_of(document.name)
             if document.is_receipt and not request.runs and request.trusted is None:
                 raise DocumentError("--no-run leaves nothing to check of a receipt without --trust")
             claimed = read_claim(directory, document, request.max_result_bytes)
@@ -87,8 +89,7 @@ def verify(settings: Settings, request: Request) -> Report:
             if request.trusted is not None:
                 if claimed.envelope is None:
                     raise DocumentError(
-                        f"{directory.path_of(document.name)}: the marker names no receipt, whose"
-                        " signatures --trust checks"
+                        f"{path}: the marker names no receipt, whose signatures --trust checks"
                     )
                 signers = require_signatures(claimed.envelope, request.trusted, request.signatures)
             if not request.runs:
@@ -98,6 +99,7 @@ def verify(settings: Settings, request: Request) -> Report:
     except ConcludedError as end:
         verdict, reason, differences = end.verdict, end.reason, end.differences
     return Report(
+        path=path,
         verdict=verdict,
         reason=reason,
         differences=differences,
@@ -131,12 +133,15 @@ def _run_and_compare(
         given = opened.enter_context(
             _open_input(settings, request, directory, claimed.stem, claim.input)
         )
-        derived = _derive(claim, read_all(given), request.max_sec, own)
+        derived = _derive(claim, read_all(given, claim.input.sha256), request.max_sec, own)
         module = module or opened.enter_context(opening)
         _require_content("input", given, claim.input)
         _require_content("module", module, claim.module)
         rerun = asyncio.run(run_again(settings, module, claim.module.sha256, derived))
-    return (*derived.notes, *require_match(claim, rerun, own, claimed.contents))
+    unchecked = require_match(claim, rerun, own, claimed.contents)
+    if claimed.envelope is not None:
+        require_same_statement(claim, rerun, own, claimed.envelope.payload)
+    return (*derived.notes, *unchecked)
 
 
 def _open_input(
@@ -177,7 +182,7 @@ def _require_content(what: str, artifact: Artifact, claimed: Content) -> None:
     differences = []
     if claimed.size_bytes not in {None, artifact.size_bytes}:
         differences.append(difference(f"{what} bytes", claimed.size_bytes, artifact.size_bytes))
-    if claimed.cid is not None and (cid := cid_of(artifact)) != claimed.cid:
+    if claimed.cid is not None and (cid := digest_of(artifact).link().cid.text) != claimed.cid:
         differences.append(difference(f"{what} cid", claimed.cid, cid))
     if differences:
         raise mismatch(f"the claim describes its own {what} falsely", *differences)

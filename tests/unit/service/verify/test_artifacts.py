@@ -11,7 +11,7 @@ from tests.support.claims import content_of
 from wasmdrop.proof.claim import Content
 from wasmdrop.service.verify.artifacts import (
     Artifact,
-    cid_of,
+    digest_of,
     find_input,
     find_module,
     open_given,
@@ -39,8 +39,8 @@ def places(tmp_path: Path) -> Iterator[tuple[DocumentDirectory, Path, Path]]:
 def path_found(opening: AbstractContextManager[Artifact]) -> str:
     """Return the path of the artifact, whose content must be the claimed one."""
     with opening as found:
-        assert read_all(found) == DATA
-        assert cid_of(found) == CLAIMED.cid
+        assert read_all(found, CLAIMED.sha256) == DATA
+        assert digest_of(found).link().cid.text == CLAIMED.cid
         return found.path
 
 
@@ -158,3 +158,15 @@ def test_given_file_must_be_a_regular_one_with_the_claimed_digest(tmp_path: Path
             pass
     with pytest.raises(DocumentError, match="more than"), open_given(str(path), "x", CLAIMED, 3):
         pass
+
+
+def test_input_that_its_owner_writes_to_meanwhile_is_refused(tmp_path: Path) -> None:
+    """The bytes that are parsed are those whose digest is checked."""
+    path = tmp_path / "input.json"
+    path.write_bytes(DATA)
+    with open_given(str(path), "input", CLAIMED, LARGEST) as found:
+        assert read_all(found, CLAIMED.sha256) == DATA
+        for changed in (DATA[::-1], DATA + DATA, b""):
+            path.write_bytes(changed)
+            with pytest.raises(DocumentError, match="changed while it was read"):
+                read_all(found, CLAIMED.sha256)

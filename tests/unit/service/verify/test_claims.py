@@ -24,6 +24,8 @@ def test_receipt_of_the_same_job_does_not_differ_from_the_marker() -> None:
     claim = a_claim()
     assert compare_claims(claim, a_receipt(claim)) == []
     assert compare_claims(claim, a_receipt(claim, call=None)) == []
+    unknown = a_claim(call=None, exit_code=msgspec.UNSET)
+    assert compare_claims(unknown, a_receipt(claim)) == []
 
 
 def test_receipt_without_the_message_of_a_code_that_depends_on_the_machine_does_not_differ() -> (
@@ -45,6 +47,7 @@ def test_receipt_without_the_message_of_a_code_that_depends_on_the_machine_does_
         ({"code": Code.EXIT}, "code"),
         ({"message": "words"}, "message"),
         ({"exit_code": 1}, "exit code"),
+        ({"call": None, "exit_code": 1}, "exit code"),
         ({"fuel_used": 1}, "fuel"),
         ({"limits": ClaimedLimits.of(Limits(memory_mb=1))}, "limits"),
         ({"profile": msgspec.structs.replace(PROFILE, number=2)}, "profile"),

@@ -7,10 +7,17 @@ import pytest
 
 from tests.support.claims import ENGINE, OK, a_claim, a_rerun, a_tree, content_of
 from wasmdrop.proof.claim import Claim, Content
-from wasmdrop.proof.statement import CalledFunction, Engine
+from wasmdrop.proof.statement import (
+    CalledFunction,
+    Engine,
+    Resource,
+    encode_statement,
+    statement_of,
+)
 from wasmdrop.protocol.errors import SandboxError
+from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import REPRODUCIBLE_CODES, Code, Outcome
-from wasmdrop.service.verify.comparison import require_match
+from wasmdrop.service.verify.comparison import require_match, require_same_statement
 from wasmdrop.service.verify.rerun import Rerun
 from wasmdrop.service.verify.verdict import ConcludedError, Verdict
 
@@ -51,6 +58,53 @@ def test_comparison_names_each_field_that_is_not_true(changes: dict[str, Any], w
     """Each alone is a mismatch."""
     end = conclusion(a_claim(**changes), a_rerun())
     assert (end.verdict, [found.what for found in end.differences]) == (Verdict.MISMATCH, [what])
+
+
+def test_comparison_of_a_receipt_without_its_call_compares_the_exit_code() -> None:
+    """Only the ``result.json`` of a marker may lack it."""
+    end = conclusion(a_claim(call=None, exit_code=1), a_rerun())
+    assert [found.what for found in end.differences] == ["exit code"]
+    assert require_match(a_claim(call=None, exit_code=msgspec.UNSET), a_rerun(), ENGINE, {}) == ()
+
+
+def statement_bytes(claim: Claim, rerun: Rerun) -> bytes:
+    """Return the payload of the receipt that the executor of this job signs."""
+    assert claim.module is not None
+    assert claim.input is not None
+    cid = None if rerun.outcome.output is None else rerun.outcome.output.cid
+    statement = statement_of(
+        {name: Resource.of(file.sha256, file.cid) for name, file in claim.files.items()},
+        cid,
+        Resource.of(claim.module.sha256, claim.module.cid),
+        Resource.of(claim.input.sha256, claim.input.cid),
+        rerun.entry,
+        rerun.args,
+        Limits(),
+        ENGINE,
+        rerun.outcome,
+    )
+    return encode_statement(statement)
+
+
+def test_comparison_with_the_payload_of_a_receipt_is_byte_for_byte() -> None:
+    """Of the same versions; nothing in it may be untrue, wherever it stands."""
+    rerun = a_rerun(WITH_OUTPUT)
+    claim = a_claim(rerun)
+    payload = statement_bytes(claim, rerun)
+    require_same_statement(claim, rerun, ENGINE, payload)
+    for old, new in (
+        (b'"call":{"entry":"fib","args":[12]}', b'"call":null'),
+        (b'"exitCode":0', b'"exitCode":1'),
+        (b'"fuelUsed":212', b'"fuelUsed":212 '),
+        (b'"sha256":"' + b"a" * 64 + b'"', b'"cid":"abcdefgh"'),
+    ):
+        assert old in payload
+        other = payload.replace(old, new)
+        with pytest.raises(ConcludedError) as caught:
+            require_same_statement(claim, rerun, ENGINE, other)
+        assert caught.value.verdict is Verdict.MISMATCH
+        own = Engine(wasmdrop="2.0", wasmtime=ENGINE.wasmtime)
+        require_same_statement(claim, rerun, own, other)  # whose statements may be others
 
 
 @pytest.mark.parametrize("suffix", sorted(a_rerun().files))
