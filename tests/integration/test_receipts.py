@@ -106,6 +106,7 @@ def executors(tmp_path_factory: pytest.TempPathFactory) -> list[Executor]:
     second = Executor(
         tmp_path_factory.mktemp("second"), "p256", "some/where/", TIMEOUT_SEC="7", ADD_X="1"
     )
+    use_guest("native", first.daemon)
     use_guest("python", second.daemon)
     for executor in (first, second):
         with executor.daemon.running() as daemon:

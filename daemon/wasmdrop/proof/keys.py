@@ -35,9 +35,8 @@ _Public: TypeAlias = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 _SIGNED: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
 _VERIFIED: Final = ec.ECDSA(hashes.SHA256())
 
-_PEM: Final = re.compile(
-    rb"-----BEGIN ([A-Z0-9 ]{1,40})-----[A-Za-z0-9+/=\s]*?-----END \1-----", re.ASCII
-)
+#: Bounded, so that a file of many beginnings without an end is read in linear time.
+_PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.{0,8192}?-----END \1-----", re.DOTALL)
 _PRIVATE_LABEL: Final = b"PRIVATE KEY"
 _PUBLIC_LABEL: Final = b"PUBLIC KEY"
 #: openssl ecparam writes such a block before a key.

@@ -231,10 +231,18 @@ _SEC1 = ec.generate_private_key(ec.SECP256K1())
             + _plain(_SEC1, serialization.PrivateFormat.TraditionalOpenSSL),
             'got "EC PRIVATE KEY"; convert it',
         ),
+        (
+            _SEC1.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.BestAvailableEncryption(b"password"),
+            ),
+            'got "EC PRIVATE KEY"; convert it',
+        ),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "can't be decoded"),
         (b"-" * (MAX_KEY_FILE_BYTES + 1), "larger than 65536 bytes"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_private_key_that_is_none_of_the_kinds_is_refused(pem: bytes, reason: str) -> None:
     """With a reason that shows nothing of the file."""
