@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
+from tests.support.components import CLOCKS_AND_RANDOM
 from tests.support.daemon import Daemon, drop
 from tests.support.outcomes import Run
 
@@ -97,35 +98,7 @@ MODULES: Final = {
     # The bits of a NaN that wasm leaves open: of zero by zero, with a payload on the way.
     "nan": """(module (func (export "run") (param f64) (result i64)
       (i64.reinterpret_f64 (f64.mul (local.get 0) (f64.const nan:0x4000000000001)))))""",
-    # The same for WASI 0.2: wall clock seconds, monotonic clock and a random number.
-    "component": """(component
-      (import "wasi:clocks/wall-clock@0.2.0" (instance $wall
-        (type $d (record (field "seconds" u64) (field "nanoseconds" u32)))
-        (export "datetime" (type $datetime (eq $d)))
-        (export "now" (func (result $datetime)))))
-      (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
-        (export "now" (func (result u64)))))
-      (import "wasi:random/random@0.2.0" (instance $random
-        (export "get-random-u64" (func (result u64)))))
-      (core module $memory (memory (export "memory") 1))
-      (core instance $memory (instantiate $memory))
-      (alias core export $memory "memory" (core memory $mem))
-      (core func $now (canon lower (func $wall "now") (memory $mem)))
-      (core func $monotonic (canon lower (func $clock "now")))
-      (core func $u64 (canon lower (func $random "get-random-u64")))
-      (core module $main
-        (import "h" "memory" (memory 1)) (import "h" "now" (func $now (param i32)))
-        (import "h" "monotonic" (func $monotonic (result i64)))
-        (import "h" "u64" (func $u64 (result i64)))
-        (func (export "run") (result i32) (call $now (i32.const 64))
-          (i64.store (i32.const 8) (i64.load (i32.const 64)))
-          (i64.store (i32.const 16) (call $monotonic))
-          (i64.store (i32.const 24) (call $u64)) (i32.const 8)))
-      (core instance $main (instantiate $main (with "h" (instance (export "memory" (memory $mem))
-        (export "now" (func $now)) (export "monotonic" (func $monotonic))
-        (export "u64" (func $u64))))))
-      (func (export "run") (result (tuple u64 u64 u64))
-        (canon lift (core func $main "run") (memory $mem))))""",
+    "component": CLOCKS_AND_RANDOM,
 }
 WORLD: Final = {"seed": 0, "clock": "2000-01-01T00:00:00Z", "profile": 1}
 START_SECONDS: Final = 946_684_800

@@ -155,3 +155,33 @@ COMMAND: Final = """(component
   (instance $cli (instantiate $cli (with "run" (func $run))))
   (export "wasi:cli/run@0.2.0" (instance $cli))
 )"""
+
+#: Returns what WASI 0.2 tells of wall clock, in seconds, monotonic clock and randomness.
+CLOCKS_AND_RANDOM: Final = """(component
+  (import "wasi:clocks/wall-clock@0.2.0" (instance $wall
+    (type $d (record (field "seconds" u64) (field "nanoseconds" u32)))
+    (export "datetime" (type $datetime (eq $d)))
+    (export "now" (func (result $datetime)))))
+  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+    (export "now" (func (result u64)))))
+  (import "wasi:random/random@0.2.0" (instance $random
+    (export "get-random-u64" (func (result u64)))))
+  (core module $memory (memory (export "memory") 1))
+  (core instance $memory (instantiate $memory))
+  (alias core export $memory "memory" (core memory $mem))
+  (core func $now (canon lower (func $wall "now") (memory $mem)))
+  (core func $monotonic (canon lower (func $clock "now")))
+  (core func $u64 (canon lower (func $random "get-random-u64")))
+  (core module $main
+    (import "h" "memory" (memory 1)) (import "h" "now" (func $now (param i32)))
+    (import "h" "monotonic" (func $monotonic (result i64)))
+    (import "h" "u64" (func $u64 (result i64)))
+    (func (export "run") (result i32) (call $now (i32.const 64))
+      (i64.store (i32.const 8) (i64.load (i32.const 64)))
+      (i64.store (i32.const 16) (call $monotonic))
+      (i64.store (i32.const 24) (call $u64)) (i32.const 8)))
+  (core instance $main (instantiate $main (with "h" (instance (export "memory" (memory $mem))
+    (export "now" (func $now)) (export "monotonic" (func $monotonic))
+    (export "u64" (func $u64))))))
+  (func (export "run") (result (tuple u64 u64 u64))
+    (canon lift (core func $main "run") (memory $mem))))"""
