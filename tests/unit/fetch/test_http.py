@@ -96,6 +96,21 @@ def test_http_connection_that_the_server_closed_meanwhile_is_opened_again() -> N
     assert server.connections == 2
 
 
+def test_http_request_that_can_not_be_sent_on_a_kept_connection_is_sent_on_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As above, if the end of the connection is seen earlier."""
+
+    def fail(_data: bytes) -> None:
+        raise BrokenPipeError
+
+    with client_of(say_hi) as (client, server):
+        assert get(client) == b"hi"
+        monkeypatch.setattr(client._connection.sock, "sendall", fail)
+        assert get(client) == b"hi"
+    assert server.connections == 2
+
+
 def test_http_server_that_never_answers_is_asked_once() -> None:
     """A new connection that ends without an answer is an error."""
     with client_of(lambda _request, connection: connection.shutdown(socket.SHUT_RDWR)) as (
@@ -105,6 +120,23 @@ def test_http_server_that_never_answers_is_asked_once() -> None:
         with pytest.raises(FetchError, match="closed the connection without an answer"):
             get(client)
         assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        body(b"", "404 \x1b]0;owned\x07"),
+        body(b"", "301 Found", "Location: \x1b]0;owned\x07"),
+        body(b"", "200 OK", "Content-Encoding: \x1b]0;owned\x07"),
+        b"\x1b]0;owned\x07\n",
+    ],
+)
+def test_http_error_with_escape_sequences_is_one_line(answer: bytes) -> None:
+    """All that the server says is escaped."""
+    with client_of(lambda _request, connection: connection.sendall(answer)) as (client, _server):
+        with pytest.raises(FetchError, match="owned") as caught:
+            get(client)
+        assert str(caught.value).isprintable()
 
 
 def test_http_second_address_is_tried_if_the_first_refuses(

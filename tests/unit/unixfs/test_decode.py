@@ -99,6 +99,7 @@ OTHER_CODEC: Final = b"\x01\x71" + CID.binary[2:]
         (node(DATA, LINK) + b"\x18\x01", "an unknown field"),
         (node(DATA, LINK)[:-1], "ends in the middle"),
         (node(DATA, LINK) + b"\x0a", "ends in the middle"),
+        (b"\x0a\x05" + b"\x08\x02\x18\x00", "ends in the middle"),
         (b"\x0a\x84\x00" + b"\x08\x02\x18\x00", "shortest form"),
         (b"\x0a" + b"\xff" * 9 + b"\x02", "more than 64 bits"),
         (b"\x0a" + b"\xff" * 10 + b"\x01", "more than 64 bits"),
