@@ -1,5 +1,6 @@
 """A download into a directory: complete and verified, or not at all."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -11,6 +12,7 @@ from typing import Final
 import pytest
 
 from tests.support.raw_server import RawServer, Request, blocks_of, body, gateway, serving
+from wasmdrop.fetch import download as fetch_download
 from wasmdrop.fetch.deadline import Deadline
 from wasmdrop.fetch.download import Downloader, Fetched
 from wasmdrop.fetch.source import parse_source
@@ -163,6 +165,23 @@ def test_download_that_can_not_be_stored_leaves_nothing(
     with pytest.raises(StorageError, match=f"{ROOT}.wasm: No space left on device"):
         download(tmp_path, f"ipfs://{ROOT}", server)
     monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_download_interrupted_before_its_first_byte_leaves_nothing(
+    tmp_path: Path, server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may come when the temporary file is made, and nothing knows of it yet."""
+
+    @contextlib.contextmanager
+    def interrupted(directory: int, _name: str, temporary: str) -> Iterator[None]:
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, dir_fd=directory))
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(fetch_download, "replace_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        download(tmp_path, f"ipfs://{ROOT}", server)
     assert list(tmp_path.iterdir()) == []
 
 
