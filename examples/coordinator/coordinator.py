@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -75,24 +76,23 @@ class Coordinator:
 
     @contextlib.contextmanager
     def owner(self) -> Iterator[None]:
-        """Own the two directories for a block; first remove what an earlier run left there."""
+        """Own the two directories for a block; first remove what a killed run left there."""
         with (self.shared / f".{OWN}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BlockingIOError(f"{lock.name}: another coordinator is running") from None
             for directory in (self.wasm / OWN, self.shared / OWN):
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(directory)
-                directory.mkdir()
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir(exist_ok=True)
             yield
 
     def run(self, task: Task) -> str:
         """Return the last line of the task's result.txt. Raises `TaskError` among others."""
         module = self.module(task.module)
-        # The id makes this input differ from all others.
         spec = task.input | {"id": task.name, "module": str(module.relative_to(self.wasm))}
-        job = submit(self.shared, spec, f"{OWN}/{task.name}/input.json")
+        # A new directory: the same task's job of an earlier run can't write there.
+        job = submit(self.shared, spec, f"{OWN}/{task.name}-{secrets.token_hex(8)}/input.json")
         try:
             result = job.result(self.timeout_seconds)
         finally:

@@ -55,7 +55,9 @@ def relay(task: dict[str, Any], args: argparse.Namespace, work: Path) -> Result:
             stack.enter_context(submit(each, given.read_bytes(), module=module.read_bytes()))
             for each in args.executor
         ]
-        results = [checked(job, args.timeout) for job in jobs]
+        results = [job.result(args.timeout) for job in jobs]
+    for job, result in zip(jobs, results, strict=True):
+        check(job, result)
 
     # What they say: the same, with enough signatures of keys that we trust.
     receipts = [work / f"{number}.receipt" for number in range(len(results))]
@@ -74,9 +76,8 @@ def relay(task: dict[str, Any], args: argparse.Namespace, work: Path) -> Result:
     return results[0]
 
 
-def checked(job: Submission, timeout_seconds: float) -> Result:
-    """Return the result of a job that succeeded, with a receipt and true content ids."""
-    result = job.result(timeout_seconds)
+def check(job: Submission, result: Result) -> None:
+    """Check that a job succeeded, and has a receipt and a true content id."""
     if result.status == "failed":
         raise RelayError(f"{job.marker_path}: {result.code}: {result.message}".partition("\n")[0])
     if result.receipt is None:
@@ -84,7 +85,6 @@ def checked(job: Submission, timeout_seconds: float) -> Result:
     told = result.marker["files"][f"{job.marker_path.stem}.txt"].get("cid")
     if told != content_id(result.text):
         raise RelayError(f"{job.marker_path}: result.txt does not have the content id {told}")
-    return result
 
 
 def publish(content: bytes, node: str) -> str:

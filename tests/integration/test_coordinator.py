@@ -23,6 +23,8 @@ FIB_MODULE: Final = bytes(wat2wasm(FIB))
 TRAP_MODULE: Final = bytes(wat2wasm('(module (func (export "fib") (param i64) unreachable))'))
 #: Another file that is the same function: a custom section makes the difference.
 RENAMED_MODULE: Final = FIB_MODULE + b"\0\2\1x"
+#: The input of the task of a coordinator that is killed.
+DROPPED: Final = "coordinator/killed-*/input.json"
 TWELVE: Final = {"entry": "fib", "args": [12]}
 
 
@@ -178,8 +180,7 @@ def waiting(tmp_path: Path, gateway: Gateway, fib: str) -> Iterator[tuple[Daemon
         assert program.stdin is not None
         program.stdin.write(json.dumps(task("killed", fib)))
         program.stdin.close()
-        given = daemon.shared / "coordinator/killed/input.json"
-        wait_until(given.exists, "the coordinator to drop the input")
+        wait_until(lambda: list(daemon.shared.glob(DROPPED)), "the coordinator to drop the input")
         yield daemon, program
         program.kill()
 
@@ -192,7 +193,9 @@ def test_coordinator_after_a_killed_one_runs_its_tasks_and_cleans_up(
     daemon, program = waiting
     program.kill()
     program.wait(DEADLINE_SECONDS)
+    (dropped,) = daemon.shared.glob(DROPPED)
     with daemon.running():
+        wait_until(dropped.with_name("result.done").exists, "the result of the killed coordinator")
         done = coordinate(daemon, gateway, task(again, fib))
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{again} 144\n", "")
     assert files_of(daemon) == []
