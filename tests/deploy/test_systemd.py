@@ -256,7 +256,7 @@ def test_health_and_metrics_are_served_with_the_drop_in(machine: Machine) -> Non
 
 def test_receipts_are_signed_with_a_credential(machine: Machine) -> None:
     """With the drop-in: the file is root's alone, and systemd hands the daemon a copy."""
-    machine.run("sh", "-c", "umask 077; wasmdrop key new /etc/wasmdrop/signing-key.pem")
+    machine.run("wasmdrop", "key", "new", "/etc/wasmdrop/signing-key.pem")
     assert machine.run("stat", "--format=%U %a", "/etc/wasmdrop/signing-key.pem") == "root 600\n"
     public = machine.run("wasmdrop", "key", "show", "/etc/wasmdrop/signing-key.pem")
     drop_in = "/etc/systemd/system/wasmdrop.service.d/signing-key.conf"

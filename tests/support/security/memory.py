@@ -14,7 +14,10 @@ _OF_THE_KERNEL: Final = ("[vvar", "[vsyscall]")
 
 
 def found_in(pid: int, needles: Mapping[str, bytes]) -> set[str]:
-    """Return the names of the needles that are in a process's readable memory."""
+    """Return the names of the needles that are in a process's readable memory.
+
+    Raises ``FileNotFoundError`` or ``ProcessLookupError`` if the process has ended.
+    """
     found: set[str] = set()
     overlap = max(map(len, needles.values())) - 1
     read_bytes = 0
@@ -42,6 +45,8 @@ def _readable(pid: int) -> list[tuple[int, int]]:
         if rights.startswith("r") and not rest[-1].startswith(_OF_THE_KERNEL):
             start, end = (int(address, 16) for address in addresses.split("-"))
             spans.append((start, end))
+    if not spans:
+        raise ProcessLookupError
     return spans
 
 
