@@ -127,8 +127,6 @@ def _walk(path: str) -> list[Step]:
             here = "/" if target.startswith("/") else here
             left += _parts(target)[::-1]
             continue
-        if left and not stat.S_ISDIR(step.status.st_mode):
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         way.append(step)
         here = step.path
     return way

@@ -204,9 +204,26 @@ def test_signing_key_below_a_grant_is_refused(key: Path, tmp_path: Path) -> None
     assert f"reached through grant data {key.parent}" in line
 
 
-def test_signing_key_that_is_the_input_is_refused(key: Path, tmp_path: Path) -> None:
-    """The daemon would quote it in an error message."""
-    assert "reached through INPUT_PATH" in refusal(tmp_path, key, INPUT_PATH=str(key))
+def test_signing_key_that_is_input_module_or_result_is_refused(tmp_path: Path) -> None:
+    """The daemon would quote it in an error message, or overwrite it."""
+    for variable in ("INPUT_PATH", "WASM_PATH", "OUTPUT_PATH"):
+        key = new_key(tmp_path / "keys" / "key.json")
+        line = refusal(tmp_path, key, **{variable: str(key)})
+        assert f"reached through {variable}" in line
+
+
+def test_signing_key_in_a_directory_that_only_its_inode_shows_is_refused(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network filesystem that is mounted twice has no comparable entries in the mount table."""
+    settings(tmp_path, None)
+    inside = below_shared(tmp_path, key)
+    monkeypatch.setattr(
+        signing_key, "places_of", lambda paths: [(str(id(path)), path) for path in paths]
+    )
+    link = tmp_path / "link"
+    link.symlink_to(inside)
+    assert "reached through the shared directory" in refusal(tmp_path, link)
 
 
 def test_signing_key_on_a_bind_mount_of_a_shared_directory_is_refused(
