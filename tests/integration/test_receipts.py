@@ -55,7 +55,7 @@ print(value)
 
 #: Inputs of deterministic jobs and their codes.
 JOBS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "fib": ({"module": "fib", "entry": "fib", "args": [12]}, "ok"),
+    "fib": ({"module": "fib", "entry": "fib", "args": [12], "id": "task-7"}, "ok"),
     "big": ({"module": "echo", "entry": "echo", "args": [-(2**63)]}, "ok"),
     "program": ({"module": "program", "files": {"in": "a", "deep/er": "b"}}, "exit"),
     "trap": ({"module": "trap"}, "trap"),
@@ -213,6 +213,18 @@ def test_receipt_is_verified_by_the_programs_of_the_page(
         assert verify("sh", "-euc", prepare) == 0
         assert verify("sh", "-euc", prepare + openssl) != 0
         assert verify(sys.executable, "-c", python) != 0
+
+
+def test_receipt_of_the_example_is_that_of_the_page(executors: list[Executor]) -> None:
+    """But for versions, which also decide how text becomes a module and what fuel it uses."""
+    (shown,) = [json.loads(text) for text in _snippets("json") if "_type" in text]
+    stated = statement_in(executors[0].receipt("fib"))
+    for statement in (shown, stated):
+        del statement["predicate"]["engine"]
+        del statement["predicate"]["module"]["uri"]
+        statement["predicate"]["module"]["digest"]["sha256"] = ""
+        statement["predicate"]["outcome"]["fuelUsed"] = 0
+    assert json.dumps(shown) == json.dumps(stated)  # the order of keys, too
 
 
 def _snippets(language: str) -> list[str]:

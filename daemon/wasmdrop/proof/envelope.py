@@ -72,10 +72,10 @@ class _EncodedSignature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     sig: str
 
 
-class _EncodedEnvelope(msgspec.Struct, frozen=True):
+class _EncodedEnvelope(msgspec.Struct, frozen=True, rename="camel"):
     """Keys that DSSE does not define are ignored, as it says."""
 
-    payloadType: str  # noqa: N815 - the name in the format
+    payload_type: str
     payload: str
     signatures: tuple[_EncodedSignature, ...]
 
@@ -132,8 +132,8 @@ def parse_envelope(data: bytes) -> Envelope:
         raise MalformedError(f"envelope: {refusal.message}") from None
     except msgspec.ValidationError as error:
         raise MalformedError(f"envelope: {one_line(str(error), 300)}") from None
-    if encoded.payloadType != PAYLOAD_TYPE:
-        given = describe_value(encoded.payloadType)
+    if encoded.payload_type != PAYLOAD_TYPE:
+        given = describe_value(encoded.payload_type)
         raise MalformedError(f'envelope: $.payloadType: expected "{PAYLOAD_TYPE}", got {given}')
     if not 0 < len(encoded.signatures) <= MAX_SIGNATURES:
         count = len(encoded.signatures)
