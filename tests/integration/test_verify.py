@@ -137,6 +137,23 @@ def test_verify_of_a_result_that_depends_on_more_is_unverifiable(daemon: Daemon,
     assert UNVERIFIABLE[name][1] in report.reason
 
 
+def test_verify_of_a_marker_of_an_earlier_version_is_unverifiable(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    """It has no profile number and no content ids; its digests can be checked."""
+    old = slot(daemon, "work", tmp_path)
+
+    def make_old(marker: dict[str, Any]) -> None:
+        for each in (marker["module"], marker["input"], *marker["files"].values()):
+            del each["cid"]
+        del marker["output"], marker["deterministic"]["profile"]
+
+    old.forge_marker(make_old)
+    assert check(daemon, old.directory, runs=False).verdict is Verdict.NOT_RUN
+    report = check(daemon, old.directory)
+    assert (report.verdict, "profile is null" in report.reason) == (Verdict.UNVERIFIABLE, True)
+
+
 def test_verify_says_what_it_takes_from_the_claim(daemon: Daemon) -> None:
     """The values of the executor's environment are in no digest."""
     done = run(daemon, "verify", str(daemon.shared / "environment"))
@@ -219,7 +236,8 @@ def test_verify_with_another_module_names_what_differs(daemon: Daemon, tmp_path:
         ("fib", {"status": "failed"}, "status"),
         ("grow", {"limits": {"memory_mb": 4}}, "limits.memory_mb"),
         ("fuel", {"limits": {"fuel": 20_000}}, "limits.fuel"),
-        ("odd", {"output": None}, "result.output cid"),
+        ("work", {"output": {"cid": None}}, "result.output cid"),
+        ("fib", {"output": {"cid": None}}, "result.output cid"),
     ],
 )
 def test_verify_of_a_claim_that_contradicts_its_own_input_or_files_does_not_run_it(

@@ -7,8 +7,9 @@ import msgspec
 
 from wasmdrop.jobs.result_files import encode_result_files, mark_file
 from wasmdrop.proof.claim import Claim, ClaimedProfile, Content
-from wasmdrop.proof.statement import CalledFunction, ClaimedLimits, Engine
+from wasmdrop.proof.statement import ClaimedLimits, Engine
 from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.marker import MarkedOutput
 from wasmdrop.protocol.outcome import (
     DETERMINISTIC_CLOCK,
     DETERMINISTIC_CLOCK_NS,
@@ -44,7 +45,8 @@ def a_claim(rerun: Rerun | None = None, **changes: Any) -> Claim:
         id=None,
         module=Content("a" * 64, 100),
         input=Content("b" * 64, 100),
-        call=CalledFunction(entry=rerun.entry, args=rerun.args),
+        entry=rerun.entry,
+        args=rerun.args,
         code=rerun.outcome.code,
         message=rerun.outcome.message,
         exit_code=rerun.outcome.exit_code,
@@ -56,7 +58,7 @@ def a_claim(rerun: Rerun | None = None, **changes: Any) -> Claim:
         output_files={}
         if tree is None
         else {file.path: Content(file.sha256, file.size_bytes) for file in tree.files},
-        output_cid=None if tree is None else tree.cid,
+        output=None if tree is None else MarkedOutput(tree.cid),
     )
     return msgspec.structs.replace(claim, **changes)
 

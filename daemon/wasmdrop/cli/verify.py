@@ -7,13 +7,16 @@ import sys
 import traceback
 from typing import Any, Final
 
+import msgspec
+
 from wasmdrop import settings
 from wasmdrop.cli import standard_streams
 from wasmdrop.cli.exit_status import INTERNAL_ERROR, MISMATCH, UNVERIFIABLE
 from wasmdrop.cli.named_files import read_named_file
+from wasmdrop.proof.claim import Claim
 from wasmdrop.proof.envelope import Verifier
 from wasmdrop.proof.extra import require_extra
-from wasmdrop.proof.statement import CalledFunction, Engine
+from wasmdrop.proof.statement import Engine
 from wasmdrop.protocol.errors import (
     MalformedError,
     OutputError,
@@ -171,8 +174,7 @@ def _text(report: Report) -> str:
     if report.path is not None:
         lines.append(f"  document: {report.path}")
     if report.claim is not None:
-        if report.claim.call is not None:
-            lines.append(f"  call: {_call(report.claim.call)}")
+        lines.append(f"  call: {_call(report.claim)}")
         for name, content in (("module", report.claim.module), ("input", report.claim.input)):
             if content is not None:
                 lines.append(f"  {name}: sha256 {content.sha256}")
@@ -181,9 +183,10 @@ def _text(report: Report) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _call(call: CalledFunction) -> str:
-    entry = "none" if call.entry is None else call.entry
-    return one_line(f"{entry} {compact(list(call.args))}", _SHOWN)
+def _call(claim: Claim) -> str:
+    entry = claim.entry if isinstance(claim.entry, str) else "unknown"
+    args = "unknown" if claim.args is msgspec.UNSET else compact(list(claim.args))
+    return one_line(f"{entry} {args}", _SHOWN)
 
 
 def _as_json(report: Report) -> str:

@@ -11,7 +11,6 @@ import msgspec
 
 from wasmdrop.proof.statement import (
     SUBJECT_STEM,
-    CalledFunction,
     ClaimedLimits,
     Engine,
     Resource,
@@ -19,7 +18,7 @@ from wasmdrop.proof.statement import (
 )
 from wasmdrop.protocol.errors import MalformedError
 from wasmdrop.protocol.input import MAX_FUEL
-from wasmdrop.protocol.marker import MarkedFile, MarkedInput, MarkedModule, Marker
+from wasmdrop.protocol.marker import MarkedFile, MarkedInput, MarkedModule, MarkedOutput, Marker
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX, RECEIPT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.protocol.text import describe_value
@@ -60,8 +59,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The producer's own name for the job; unset in a receipt."""
     module: Content | None
     input: Content | None
-    call: CalledFunction | None
-    """Entry and arguments as called; None if they are too large for the document."""
+    entry: str | msgspec.UnsetType | None
+    """The entry as called; None if the job ended before, unset in a receipt without its call."""
+    args: tuple[Any, ...] | msgspec.UnsetType
+    """The arguments as called; unset if the document does not have them."""
     code: Code
     message: str
     exit_code: int | msgspec.UnsetType | None
@@ -78,8 +79,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     output_files: dict[str, Content] | None
     """The output files by their path in the output directory; None in a receipt, which has only
     the content id of the directory."""
-    output_cid: str | None
-    """The content id of the output directory; None if there is none, or if its names allow none."""
+    output: MarkedOutput | msgspec.UnsetType | None
+    """The output directory; None if there is none, unset if the document does not say."""
 
 
 def claim_of_marker(marker: Marker, stem: str, called: Mapping[str, Any] | None) -> Claim:
@@ -89,13 +90,14 @@ def claim_of_marker(marker: Marker, stem: str, called: Mapping[str, Any] | None)
     arguments and exit code. None if it can't be parsed. Raises ``MalformedError``.
     """
     files, output_files = _named_files(marker, stem)
-    call, exit_code = _call_of(called or {}, marker.entry)
+    args, exit_code = _call_of(called or {})
     profile = marker.deterministic
     return Claim(
         id=marker.id,
         module=_content(marker.module),
         input=_content(marker.input),
-        call=call,
+        entry=marker.entry,
+        args=args,
         code=marker.code,
         message=marker.message,
         exit_code=exit_code,
@@ -108,7 +110,7 @@ def claim_of_marker(marker: Marker, stem: str, called: Mapping[str, Any] | None)
         files={suffix: file for suffix, file in files.items() if suffix != RECEIPT_SUFFIX},
         receipt=files.get(RECEIPT_SUFFIX),
         output_files=output_files,
-        output_cid=None if marker.output is None else marker.output.cid,
+        output=_output(marker, output_files),
     )
 
 
@@ -127,7 +129,8 @@ def claim_of_statement(statement: Statement) -> Claim:
     return Claim(
         module=None if run.module is None else _content_of(run.module, "module"),
         input=_content_of(run.input, "input"),
-        call=run.call,
+        entry=msgspec.UNSET if run.call is None else run.call.entry,
+        args=msgspec.UNSET if run.call is None else run.call.args,
         code=run.outcome.code,
         message=run.outcome.message,
         exit_code=run.outcome.exit_code,
@@ -137,7 +140,7 @@ def claim_of_statement(statement: Statement) -> Claim:
         engine=run.engine,
         files={suffix: _content_of(file, suffix) for suffix, file in subjects.items()},
         output_files=None,
-        output_cid=None if output is None else output.digest.cid,
+        output=None if output is None else MarkedOutput(output.digest.cid),
     )
 
 
@@ -200,11 +203,21 @@ def _content_of(resource: Resource, what: str) -> Content:
 
 
 def _call_of(
-    called: Mapping[str, Any], entry: str | None
-) -> tuple[CalledFunction | None, int | msgspec.UnsetType | None]:
-    """Return call and exit code; a file that has none of the right type is no daemon's."""
+    called: Mapping[str, Any],
+) -> tuple[tuple[Any, ...] | msgspec.UnsetType, int | msgspec.UnsetType | None]:
+    """Return arguments and exit code; a file that has none of the right type is no daemon's."""
     args, exit_code = called.get("args"), called.get("exit_code")
     is_code = exit_code is None or (isinstance(exit_code, int) and not isinstance(exit_code, bool))
     if not isinstance(args, list) or not is_code:
-        return None, msgspec.UNSET
-    return CalledFunction(entry=entry, args=tuple(args)), exit_code
+        return msgspec.UNSET, msgspec.UNSET
+    return tuple(args), exit_code
+
+
+def _output(
+    marker: Marker, output_files: Mapping[str, Content]
+) -> MarkedOutput | msgspec.UnsetType | None:
+    # Markers of earlier versions, which have no profile, say nothing of the directory.
+    is_new = marker.deterministic is None or marker.deterministic.profile is not None
+    if marker.output is None and (output_files or not is_new):
+        return msgspec.UNSET
+    return marker.output

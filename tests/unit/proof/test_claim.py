@@ -7,12 +7,13 @@ import msgspec
 import pytest
 
 from tests.support.markers import a_marker
+from tests.support.receipts import CID as CID_TEXT
 from tests.support.receipts import DIRECTORY_CID, a_payload, resource
 from wasmdrop.proof.claim import Claim, claim_of_marker, claim_of_statement
-from wasmdrop.proof.statement import CalledFunction, parse_statement
+from wasmdrop.proof.statement import parse_statement
 from wasmdrop.protocol.errors import MalformedError
 from wasmdrop.protocol.limits import Limits
-from wasmdrop.protocol.marker import Marker
+from wasmdrop.protocol.marker import MarkedOutput, Marker
 from wasmdrop.protocol.outcome import Code, Outcome
 
 FILE = {"sha256": "a" * 64, "bytes": 3}
@@ -34,7 +35,7 @@ def of_receipt(**changes: Any) -> Claim:
 def test_claim_of_a_marker_has_the_call_of_result_json() -> None:
     """Whose integers are exact."""
     claim = of_marker(CALLED)
-    assert claim.call == CalledFunction(entry="fib", args=(2**64, 1.5))
+    assert (claim.entry, claim.args) == ("fib", (2**64, 1.5))
     assert claim.exit_code == 3
 
 
@@ -45,7 +46,21 @@ def test_claim_of_a_marker_has_the_call_of_result_json() -> None:
 def test_claim_of_a_marker_with_another_result_json_has_no_call(called: Any) -> None:
     """No daemon wrote it, and a rerun finds that it differs."""
     claim = of_marker(called)
-    assert (claim.call, claim.exit_code) == (None, msgspec.UNSET)
+    assert (claim.entry, claim.args, claim.exit_code) == ("fib", msgspec.UNSET, msgspec.UNSET)
+
+
+def test_claim_of_a_marker_of_an_earlier_version_does_not_say_whether_it_has_a_directory() -> None:
+    """Nor does one that lists output files and no directory."""
+    new = {"seed": 0, "clock": "", "profile": 1}
+    output = {"cid": CID_TEXT}
+    for changes, expected in (
+        ({"deterministic": new}, None),
+        ({"deterministic": new, "output": output}, MarkedOutput(CID_TEXT)),
+        ({"deterministic": new, "output": {"cid": None}}, MarkedOutput(None)),
+        ({"deterministic": {"seed": 0, "clock": ""}}, msgspec.UNSET),
+        ({"deterministic": new, "files": FILES | {"result.output/a": FILE}}, msgspec.UNSET),
+    ):
+        assert of_marker(**changes).output == expected
 
 
 def test_claim_of_a_marker_names_files_by_suffix_whatever_the_slot_is_called() -> None:
@@ -111,13 +126,13 @@ def test_claim_of_a_receipt_has_the_same_fields() -> None:
         outcome=Outcome(code=Code.EXIT, message="words", exit_code=3, fuel_used=2**64 - 1),
         args=(2**64, 1.5),
     )
-    assert claim.call == CalledFunction(entry="fib", args=(2**64, 1.5))
+    assert (claim.entry, claim.args) == ("fib", (2**64, 1.5))
     assert (claim.code, claim.message, claim.exit_code) == (Code.EXIT, "words", 3)
     assert claim.fuel_used == 2**64 - 1
     limits = claim.limits
     assert (limits.memory_mb, limits.output_mb, limits.disk_mb, limits.fuel) == (2, 3.5, 4, 5)
     assert (sorted(claim.files), claim.output_files) == ([".json", ".txt"], None)
-    assert claim.output_cid == DIRECTORY_CID
+    assert claim.output == MarkedOutput(DIRECTORY_CID)
     assert claim.id is msgspec.UNSET
     assert (claim.module and claim.module.sha256, claim.module and claim.module.cid) == (
         "3" * 64,

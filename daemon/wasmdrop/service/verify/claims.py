@@ -85,6 +85,8 @@ def _read_marker(directory: DocumentDirectory, document: Document, max_bytes: in
         differences = compare_claims(claim, other)
         if differences:
             raise mismatch("the receipt contradicts the marker", *differences)
+        if claim.args is msgspec.UNSET:
+            claim = msgspec.structs.replace(claim, args=other.args, exit_code=other.exit_code)
     return Claimed(claim, stem, envelope, contents)
 
 
@@ -128,21 +130,23 @@ def compare_claims(claim: Claim, receipt: Claim) -> list[Difference]:
         ("limits", claim.limits, receipt.limits),
         ("profile", claim.profile, receipt.profile),
         ("engine", claim.engine, receipt.engine),
-        ("result.output", claim.output_cid, receipt.output_cid),
+        ("entry", claim.entry, receipt.entry),
+        ("exit code", claim.exit_code, receipt.exit_code),
+        ("args", _text(claim.args), _text(receipt.args)),
+        ("result.output", claim.output, receipt.output),
     ]
     if claim.code.is_reproducible:
         pairs.append(("message", claim.message, receipt.message))
-    if claim.call is not None and receipt.call is not None:
-        pairs.append(("entry", claim.call.entry, receipt.call.entry))
-        # As text: 1, 1.0 and true are equal in Python.
-        pairs.append(("args", compact(list(claim.call.args)), compact(list(receipt.call.args))))
-    if claim.exit_code is not msgspec.UNSET:
-        pairs.append(("exit code", claim.exit_code, receipt.exit_code))
     for suffix in sorted(claim.files.keys() | receipt.files.keys()):
         one, other = claim.files.get(suffix), receipt.files.get(suffix)
         pairs.append((f"result{suffix}", one and one.sha256, other and other.sha256))
     return [
         difference(f"receipt: {what}", claimed, actual)
         for what, claimed, actual in pairs
-        if claimed != actual
+        if claimed != actual and msgspec.UNSET not in {claimed, actual}
     ]
+
+
+def _text(args: tuple[Any, ...] | msgspec.UnsetType) -> str | msgspec.UnsetType:
+    """Return arguments as text: 1, 1.0 and true are equal in Python."""
+    return args if isinstance(args, msgspec.UnsetType) else compact(list(args))

@@ -18,6 +18,7 @@ from wasmdrop.service.verify.rerun import Rerun
 from wasmdrop.service.verify.slot_files import (
     MAX_DIFFERENCES,
     compare_contents,
+    compare_directories,
     compare_trees,
 )
 from wasmdrop.service.verify.verdict import (
@@ -120,15 +121,14 @@ def _compare_outcomes(claim: Claim, rerun: Rerun, *, with_fuel: bool) -> list[Di
     pairs: list[tuple[str, object, object]] = [
         ("code", claim.code, outcome.code),
         ("message", claim.message, outcome.message),
+        ("entry", claim.entry, rerun.entry),
+        ("exit code", claim.exit_code, outcome.exit_code),
     ]
-    if claim.call is not None:
-        pairs.append(("entry", claim.call.entry, rerun.entry))
-        pairs.append(("args", compact(list(claim.call.args)), compact(list(rerun.args))))
-    if claim.exit_code is not msgspec.UNSET:
-        pairs.append(("exit code", claim.exit_code, outcome.exit_code))
+    if claim.args is not msgspec.UNSET:
+        pairs.append(("args", compact(list(claim.args)), compact(list(rerun.args))))
     if with_fuel:
         pairs.append(("fuel", claim.fuel_used, outcome.fuel_used))
-    return [difference(*pair) for pair in pairs if pair[1] != pair[2]]
+    return [difference(*pair) for pair in pairs if pair[1] not in {msgspec.UNSET, pair[2]}]
 
 
 def _compare_files(claim: Claim, rerun: Rerun, contents: Mapping[str, bytes]) -> list[Difference]:
@@ -154,10 +154,8 @@ def _compare_output(claim: Claim, rerun: Rerun) -> list[Difference]:
     differences = []
     if claim.output_files is not None:
         differences = compare_trees(_OUTPUT, claim.output_files, tree)
-    cid = None if tree is None else tree.cid
-    if not differences and cid != claim.output_cid:
-        differences.append(difference(f"{_OUTPUT} cid", claim.output_cid, cid))
-    if not differences and tree is not None and cid is None:
+    differences = differences or compare_directories(_OUTPUT, claim, tree)
+    if not differences and tree is not None and tree.cid is None:
         # Its files are equal, but nothing says which directories the claim has.
         raise unverifiable("the names of the output files allow no content id of their directory")
     return differences

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop.proof.claim import Claim
-from wasmdrop.proof.statement import CalledFunction, ClaimedLimits
+from wasmdrop.proof.statement import ClaimedLimits
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.input import InputSpec, limits_for, parse_input
 from wasmdrop.protocol.input_values import DIGEST
@@ -127,18 +127,17 @@ def derive(claim: Claim, data: bytes, max_sec: float) -> Derived:
             f"the job ended as {claim.code}, and the input leaves its call to the environment of"
             " the executor"
         )
-    call = claim.call
-    if call is None:
-        if spec.entry is None or spec.args is None:
-            raise unverifiable(
-                "the input leaves its call to the environment of the executor, and the claim's"
-                " call is too large for its document"
-            )
-        call = CalledFunction(entry=spec.entry, args=spec.args)
+    entry = claim.entry if spec.entry is None else spec.entry
+    args = claim.args if spec.args is None else spec.args
+    if entry is msgspec.UNSET or args is msgspec.UNSET:
+        raise unverifiable(
+            "the input leaves its call to the environment of the executor, and the claim's call is"
+            " too large for its document"
+        )
     return Derived(
         spec=spec,
-        entry=call.entry if spec.entry is None else spec.entry,
-        args=call.args if spec.args is None else spec.args,
+        entry=entry,
+        args=args,
         limits=_with_timeout(claim.limits, max_sec),
         notes=tuple(_notes(claim, spec)),
     )
@@ -150,15 +149,12 @@ def _with_timeout(limits: ClaimedLimits, timeout_sec: float) -> Limits:
 
 def _notes(claim: Claim, spec: InputSpec) -> list[str]:
     notes: list[str] = []
-    call = claim.call
-    if call is None:
-        return notes
-    if spec.entry is None and call.entry is not None:
+    if spec.entry is None and isinstance(claim.entry, str):
         notes.append(
-            f"the input names no entry; taken from the claim: {describe_value(call.entry)}"
+            f"the input names no entry; taken from the claim: {describe_value(claim.entry)}"
         )
-    if spec.args is None and call.args:
-        shown = one_line(compact(call.args), _SHOWN)
+    if spec.args is None and claim.args:
+        shown = one_line(compact(claim.args), _SHOWN)
         notes.append(f"the input has no args; taken from the claim: {shown}")
     return notes
 
@@ -216,14 +212,12 @@ def _limit_differences(claim: Claim, spec: InputSpec) -> list[Difference]:
 
 
 def _call_differences(claim: Claim, spec: InputSpec) -> list[Difference]:
-    differences: list[Difference] = []
-    if claim.call is None:
-        return differences
-    if spec.entry is not None and claim.call.entry != spec.entry:
-        differences.append(difference("entry", claim.call.entry, spec.entry))
-    if spec.args is not None:
+    differences = []
+    if spec.entry is not None and claim.entry not in {msgspec.UNSET, spec.entry}:
+        differences.append(difference("entry", claim.entry, spec.entry))
+    if spec.args is not None and claim.args is not msgspec.UNSET:
         # As text: 1, 1.0 and true are equal in Python.
-        claimed, asked = compact(list(claim.call.args)), compact(list(spec.args))
+        claimed, asked = compact(list(claim.args)), compact(list(spec.args))
         if claimed != asked:
             differences.append(difference("args", claimed, asked))
     return differences

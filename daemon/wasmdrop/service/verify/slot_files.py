@@ -4,7 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from wasmdrop.proof.claim import Claim, Content
+from wasmdrop.protocol.marker import MarkedOutput
 from wasmdrop.protocol.outcome import OutputTree
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX, RECEIPT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.service.verify.documents import DocumentDirectory, UnreadableError
@@ -71,8 +74,7 @@ def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list
     try:
         fd = openat2.open_at(directory.fd, name, DIRECTORY_FLAGS)
     except FileNotFoundError:
-        is_claimed = claimed or claim.output_cid is not None
-        return [difference(name, "a directory", _MISSING)] if is_claimed else []
+        return compare_trees(name, claimed, None) + compare_directories(name, claim, None)
     except OSError as error:
         return [difference(name, "a directory", error.strerror)]
     limit_bytes = sum(file.size_bytes or 0 for file in claimed.values())
@@ -88,9 +90,7 @@ def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list
     differences = compare_trees(name, claimed, tree)
     if tree.left_out:
         differences.append(difference(name, "files alone", tree.left_out))
-    if not differences and tree.cid != claim.output_cid:
-        differences.append(difference(f"{name} cid", claim.output_cid, tree.cid))
-    return differences
+    return differences or compare_directories(name, claim, tree)
 
 
 def compare_contents(
@@ -102,6 +102,20 @@ def compare_contents(
     if claimed.cid not in {None, cid}:
         return difference(f"{name} cid", claimed.cid, cid)
     return None
+
+
+def compare_directories(name: str, claim: Claim, tree: OutputTree | None) -> list[Difference]:
+    """Return how content id and presence of the output directory differ from the claimed ones."""
+    actual = None if tree is None else MarkedOutput(tree.cid)
+    if claim.output is msgspec.UNSET or claim.output == actual:
+        return []
+    return [difference(f"{name} cid", *map(_described, (claim.output, actual)))]
+
+
+def _described(output: MarkedOutput | None) -> str:
+    if output is None:
+        return "no directory"
+    return "a directory without one" if output.cid is None else output.cid
 
 
 def compare_trees(

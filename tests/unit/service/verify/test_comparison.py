@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from tests.support.claims import ENGINE, OK, a_claim, a_rerun, a_tree, content_of
 from wasmdrop.proof.claim import Claim, Content
 from wasmdrop.proof.statement import (
-    CalledFunction,
     Engine,
     Resource,
     encode_statement,
@@ -16,6 +16,7 @@ from wasmdrop.proof.statement import (
 )
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.marker import MarkedOutput
 from wasmdrop.protocol.outcome import REPRODUCIBLE_CODES, Code, Outcome
 from wasmdrop.service.verify.comparison import require_match, require_same_statement
 from wasmdrop.service.verify.rerun import Rerun
@@ -47,10 +48,11 @@ def test_comparison_of_a_true_claim_is_a_match() -> None:
         ({"fuel_used": 213}, "fuel"),
         ({"fuel_used": None}, "fuel"),
         ({"exit_code": 1}, "exit code"),
-        ({"call": CalledFunction(entry="fab", args=(12,))}, "entry"),
-        ({"call": CalledFunction(entry="fib", args=(12.0,))}, "args"),
-        ({"call": CalledFunction(entry="fib", args=(True,))}, "args"),
-        ({"output_cid": TREE.cid}, "result.output cid"),
+        ({"entry": "fab"}, "entry"),
+        ({"args": (12.0,)}, "args"),
+        ({"args": (True,)}, "args"),
+        ({"output": MarkedOutput(TREE.cid)}, "result.output cid"),
+        ({"output": MarkedOutput(None)}, "result.output cid"),
         ({"output_files": {"a": Content("c" * 64, 1)}}, "result.output/a"),
     ],
 )
@@ -62,9 +64,11 @@ def test_comparison_names_each_field_that_is_not_true(changes: dict[str, Any], w
 
 def test_comparison_of_a_receipt_without_its_call_compares_the_exit_code() -> None:
     """Only the ``result.json`` of a marker may lack it."""
-    end = conclusion(a_claim(call=None, exit_code=1), a_rerun())
+    end = conclusion(a_claim(entry=UNSET, args=UNSET, exit_code=1), a_rerun())
     assert [found.what for found in end.differences] == ["exit code"]
-    assert require_match(a_claim(call=None, exit_code=msgspec.UNSET), a_rerun(), ENGINE, {}) == ()
+    without = a_claim(args=UNSET, exit_code=UNSET)
+    assert require_match(without, a_rerun(), ENGINE, {}) == ()
+    assert conclusion(msgspec.structs.replace(without, entry="fab"), a_rerun()).differences
 
 
 def statement_bytes(claim: Claim, rerun: Rerun) -> bytes:

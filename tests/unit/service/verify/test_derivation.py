@@ -96,8 +96,8 @@ def test_derivation_takes_from_the_claim_what_the_input_leaves_to_the_executor()
         ({"deterministic": False}, {}, "does not ask for a deterministic job"),
         ({"deterministic": None}, {}, "does not ask for a deterministic job"),
         ({"grants": ["data"]}, {}, "grants"),
-        ({"args": None}, {"call": None}, "too large"),
-        ({"entry": None}, {"call": None}, "too large"),
+        ({"args": None}, {"entry": msgspec.UNSET, "args": msgspec.UNSET}, "too large"),
+        ({"entry": None}, {"entry": msgspec.UNSET, "args": msgspec.UNSET}, "too large"),
         ({"entry": None}, {"code": Code.ENTRY_NOT_FOUND}, "environment"),
         ({"args": None}, {"code": Code.INVALID_ARGS}, "environment"),
         ({"args": None}, {"code": Code.UNSUPPORTED_SIGNATURE}, "environment"),
@@ -113,7 +113,7 @@ def test_derivation_without_all_that_shapes_the_outcome_is_unverifiable(
 
 def test_derivation_without_the_claimed_call_uses_that_of_the_input() -> None:
     """It may be too large for a receipt."""
-    found = derived({"args": [9007199254740993]}, call=None)
+    found = derived({"args": [9007199254740993]}, entry=msgspec.UNSET, args=msgspec.UNSET)
     assert (found.entry, found.args) == ("fib", (9007199254740993,))
 
 
