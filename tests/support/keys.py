@@ -4,6 +4,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from tests.support.require import require_tools
+
 #: For each kind of key, the arguments of ``openssl genpkey``.
 KINDS: Final = {
     "ed25519": ("-algorithm", "ed25519"),
@@ -15,6 +17,7 @@ KINDS: Final = {
 
 def new_key(path: Path, kind: str = "ed25519", *options: str) -> Path:
     """Write a new private key in PEM, readable by its owner alone; ``options``: of openssl."""
+    require_tools("openssl")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = ["openssl", "genpkey", "-quiet", *KINDS[kind], *options, "-out", str(path)]
     subprocess.run(command, check=True)

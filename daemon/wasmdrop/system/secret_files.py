@@ -71,18 +71,13 @@ def read_secret(path: Path, max_bytes: int) -> tuple[bytes, list[Step]]:
     """
     try:
         way = _walk(str(path))
-        fd = _open(way[-1].path)
+        with os.fdopen(_open(way[-1].path), "rb", buffering=0) as file:
+            _require_private(file.fileno())
+            content = file.read(max_bytes + 1) or b""
     except NotRegularError as error:
         raise NotSecretError(f"it is {error.strerror}", "name a regular file") from None
     except OSError as error:
         raise _unreadable(error) from None
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        status = os.fstat(fd)
-        if status.st_nlink != 1:
-            reason = f"it has {status.st_nlink} names, and others may be able to reach one of them"
-            raise NotSecretError(reason, "copy it to a new file, and remove all its names")
-        _require_private(fd, status)
-        content = file.read(max_bytes + 1) or b""
     if not content:
         raise NotSecretError("it is empty", "write the key into it")
     if len(content) > max_bytes:
@@ -165,8 +160,12 @@ def _open(path: str) -> int:
         os.close(path_fd)
 
 
-def _require_private(fd: int, status: os.stat_result) -> None:
-    """Raise ``NotSecretError`` if other users can read or change the open file."""
+def _require_private(fd: int) -> None:
+    """Raise ``NotSecretError`` if other users can read, change or reach the open file."""
+    status = os.fstat(fd)
+    if status.st_nlink != 1:
+        reason = f"it has {status.st_nlink} names, and others may be able to reach one of them"
+        raise NotSecretError(reason, "copy it to a new file, and remove all its names")
     mode = stat.S_IMODE(status.st_mode)
     advice = "chmod 600 (or 400) the file"
     if mode & (stat.S_IROTH | stat.S_IWOTH):
@@ -223,7 +222,7 @@ def _others(fd: int, status: os.stat_result) -> Iterator[tuple[_User | _Group, i
         acl = os.getxattr(fd, _ACL)
     except OSError as error:
         if error.errno not in _NO_ACL:
-            raise _unreadable(error) from None
+            raise
         yield _Group(status.st_gid), status.st_mode >> 3 & 7
         return
     entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER.size :]))
