@@ -27,7 +27,6 @@ from urllib.parse import urlsplit
 from wasmdrop.client import Result, ResultError, Submission, submit
 from wasmdrop.unixfs.files import FileImporter
 
-#: The keys of a task.
 TASK = {"id": str, "module": str, "input": dict}
 #: Adds a file to kubo with the profile unixfs-v1-2025, so that its CID is the one that we compute.
 ADD = "/api/v0/add?cid-version=1&raw-leaves=true&chunker=size-1048576&max-file-links=1024"
@@ -56,28 +55,28 @@ def relay(task: dict[str, Any], args: argparse.Namespace, work: Path) -> Result:
             for each in args.executor
         ]
         results = [job.result(args.timeout) for job in jobs]
-    for job, result in zip(jobs, results, strict=True):
-        check(job, result)
 
     # What they say: the same, with enough signatures of keys that we trust.
     receipts = [work / f"{number}.receipt" for number in range(len(results))]
-    for path, result in zip(receipts, results, strict=True):
-        path.write_bytes(result.receipt or b"")
+    for path, job, result in zip(receipts, jobs, results, strict=True):
+        path.write_bytes(checked_receipt(job, result))
     if len(receipts) > 1:
         receipts[0].write_text(wasmdrop("receipt", "merge", *receipts))
     # Whether it is true: `verify` runs the job again.
     trust = ["--trust", args.trust, "--signatures", str(args.signatures)]
     wasmdrop("verify", receipts[0], "--module", module, "--input", given, *trust)
-    # And whether it is about the file that we are going to publish.
+    # And whether it is about a success, and about the file that we are going to publish.
     statement = json.loads(base64.b64decode(json.loads(receipts[0].read_bytes())["payload"]))
+    if (code := statement["predicate"]["outcome"]["code"]) != "ok":
+        raise RelayError(f"{args.executor[0]}: the receipt is for a job that ended as {code}")
     (uri,) = (each.get("uri") for each in statement["subject"] if each["name"] == "result.txt")
     if uri != f"ipfs://{content_id(results[0].text)}":
         raise RelayError(f"{args.executor[0]}: the receipt is for another result.txt: {uri}")
     return results[0]
 
 
-def check(job: Submission, result: Result) -> None:
-    """Check that a job succeeded, and has a receipt and a true content id."""
+def checked_receipt(job: Submission, result: Result) -> bytes:
+    """Return the receipt of a job, if its marker says that it succeeded, with a true content id."""
     if result.status == "failed":
         raise RelayError(f"{job.marker_path}: {result.code}: {result.message}".partition("\n")[0])
     if result.receipt is None:
@@ -85,6 +84,7 @@ def check(job: Submission, result: Result) -> None:
     told = result.marker["files"][f"{job.marker_path.stem}.txt"].get("cid")
     if told != content_id(result.text):
         raise RelayError(f"{job.marker_path}: result.txt does not have the content id {told}")
+    return result.receipt
 
 
 def publish(content: bytes, node: str) -> str:

@@ -233,6 +233,23 @@ def test_relayer_stops_at_a_job_that_fails(world: World, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("unpublished")
+def test_relayer_refuses_a_failure_that_the_marker_calls_a_success(
+    world: World, tmp_path: Path
+) -> None:
+    """The receipts are true, but the last line of result.txt is not a value."""
+    first, second = world.executors
+    task = tmp_path / "task.json"
+    task.write_text(world.task.read_text().replace("[12]", "[1.5]"))
+    marker = {"status": "succeeded", "code": "ok", "message": ""}
+    with (
+        lying_executor(tmp_path / "first", first, dict, marker=marker) as one,
+        lying_executor(tmp_path / "second", second, dict, marker=marker) as two,
+    ):
+        line = refusal(relay(world, one, two, task=task))
+    assert line == f"relayer: {one}: the receipt is for a job that ended as invalid-args"
+
+
+@pytest.mark.usefixtures("unpublished")
 def test_relayer_refuses_a_malformed_task(world: World, tmp_path: Path) -> None:
     """Before it fetches anything."""
     task = tmp_path / "task.json"

@@ -6,6 +6,8 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from tests.support.daemon import Daemon, drop
 from wasmdrop.protocol.slot import MARKER_SUFFIX
@@ -19,12 +21,17 @@ _GLANCE_SECONDS = 0.005
 
 @contextlib.contextmanager
 def lying_executor(
-    shared: Path, daemon: Daemon, lie: Lie, *, fits_content_id: bool = True
+    shared: Path,
+    daemon: Daemon,
+    lie: Lie,
+    *,
+    fits_content_id: bool = True,
+    marker: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Path]:
     """Serve the jobs of ``shared`` that have a directory of their own; return ``shared``.
 
     The marker has the sizes and digests of what is delivered, and its content ids unless
-    ``fits_content_id`` is False.
+    ``fits_content_id`` is False. ``marker`` has other keys of the marker to change.
     """
     shared.mkdir()
     is_over = threading.Event()
@@ -35,7 +42,7 @@ def lying_executor(
             for given in shared.glob("*/input.json"):
                 if given.parent.name not in served:
                     served.add(given.parent.name)
-                    _serve(given, daemon, lie, fits_content_id=fits_content_id)
+                    _serve(given, daemon, lie, marker, fits_content_id=fits_content_id)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -46,7 +53,9 @@ def lying_executor(
         thread.join()
 
 
-def _serve(given: Path, daemon: Daemon, lie: Lie, *, fits_content_id: bool) -> None:
+def _serve(
+    given: Path, daemon: Daemon, lie: Lie, changes: Mapping[str, Any], *, fits_content_id: bool
+) -> None:
     own = daemon.shared / f"lying-{given.parent.name}"
     own.mkdir()
     shutil.copy(given.with_name("module.wasm"), own)
@@ -60,4 +69,4 @@ def _serve(given: Path, daemon: Daemon, lie: Lie, *, fits_content_id: bool) -> N
         marker["files"][name] |= mark
         given.with_name(name).write_bytes(content)
     shutil.rmtree(own)
-    drop(given.with_name(f"result{MARKER_SUFFIX}"), marker)
+    drop(given.with_name(f"result{MARKER_SUFFIX}"), {**marker, **changes})
