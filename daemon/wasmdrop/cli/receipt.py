@@ -14,7 +14,9 @@ from wasmdrop.proof.envelope import (
     parse_envelope,
 )
 from wasmdrop.proof.statement import parse_statement
+from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import MalformedError, SettingsError
+from wasmdrop.protocol.text import describe_value
 from wasmdrop.system.durable_files import write_durably
 
 _MERGE: Final = """\
@@ -48,10 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Merge receipts."""
-    merged = _read(options.first)
+    first = merged = _read(options.first)
     for path in options.others:
+        other = _read(path)
+        if other.payload != first.payload:
+            difference = _difference(_statement(first), _statement(other))
+            raise SettingsError(f"{path}: states something else than {options.first}: {difference}")
         try:
-            merged = merge_envelopes((merged, _read(path)))
+            merged = merge_envelopes((merged, other))
         except MalformedError as error:
             raise SettingsError(f"{path}: {error}") from None
     data = encode_envelope(merged)
@@ -75,3 +81,23 @@ def _read(path: str) -> Envelope:
     except MalformedError as error:
         raise SettingsError(f"{path}: {error}") from None
     return envelope
+
+
+def _statement(envelope: Envelope) -> object:
+    return strict_json.parse(envelope.payload)
+
+
+def _difference(first: object, other: object, *steps: str | int) -> str:
+    """Return the first place where two JSON values differ, with both values."""
+    if isinstance(first, list) and isinstance(other, list) and len(first) == len(other):
+        first, other = dict(enumerate(first)), dict(enumerate(other))
+    if not isinstance(first, dict) or not isinstance(other, dict):
+        place = strict_json.path_to(*steps)
+        return f"at {place} {describe_value(other)}, not {describe_value(first)}"
+    for key in (*first, *other):
+        if key not in first or key not in other:
+            where = "the first" if key in first else "this one"
+            return f"only {where} has {strict_json.path_to(*steps, key)}"
+        if first[key] != other[key]:
+            return _difference(first[key], other[key], *steps, key)
+    return "equal values in other bytes"
