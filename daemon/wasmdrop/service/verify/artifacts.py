@@ -2,7 +2,7 @@
 
 The paths in a document are hints of a stranger and are not used. Files are looked for beside the
 document and, for the module, in the wasm directory; of those with the right name and size, a
-bounded number is read.
+bounded number of bytes is read.
 """
 
 import contextlib
@@ -24,8 +24,7 @@ from wasmdrop.system.descriptors import open_regular
 from wasmdrop.system.openat2 import Links
 from wasmdrop.unixfs.file_digest import FileDigest
 
-#: Files with a fitting name and size that are read, and their bytes together.
-_MAX_CANDIDATES: Final = 64
+#: Bytes that are read in search of a module or an input, in all.
 _MAX_READ_BYTES: Final = 1 << 30
 
 #: Names in and below the wasm directory that are looked at.
@@ -153,8 +152,11 @@ def _first(
     claimed: Content,
     max_bytes: int,
 ) -> Iterator[Artifact | None]:
-    """Give the first candidate with the claimed digest, open; None if there is none."""
-    read = read_bytes = 0
+    """Give the first candidate with the claimed digest, open; None if there is none.
+
+    Raises ``DocumentError`` if there are too many to read.
+    """
+    read_bytes = 0
     for path, opening in candidates:
         with contextlib.ExitStack() as opened:
             try:
@@ -164,10 +166,13 @@ def _first(
             size_bytes = os.fstat(fd).st_size
             if size_bytes > max_bytes or claimed.size_bytes not in {None, size_bytes}:
                 continue
-            read, read_bytes = read + 1, read_bytes + size_bytes
-            if read > _MAX_CANDIDATES or read_bytes > _MAX_READ_BYTES:
-                break
             artifact = Artifact(one_line(path), fd, size_bytes)
+            read_bytes += size_bytes
+            if read_bytes > _MAX_READ_BYTES:
+                raise DocumentError(
+                    f"{artifact.path}: with it, more than {_MAX_READ_BYTES} bytes would be read in"
+                    " search of the module or the input; give it with --module or --input"
+                )
             if digest_of(artifact).sha256 == claimed.sha256:
                 yield artifact
                 return

@@ -100,26 +100,6 @@ def test_module_is_not_found_behind_links_in_fifos_or_above_the_limits(
         pass
 
 
-def test_module_search_reads_a_bounded_number_of_files(
-    places: tuple[DocumentDirectory, Path, Path],
-) -> None:
-    """A stranger may put any number of files of the right size beside the document."""
-    directory, beside, wasm = places
-    for number in range(70):
-        (beside / f"{number:02}.wasm").write_bytes(b"%02d" % number + DATA[2:])
-    (beside / "zz.wasm").write_bytes(DATA)
-    with (
-        pytest.raises(DocumentError),
-        find_module(directory, str(wasm), 2, CLAIMED, LARGEST),
-    ):
-        pass
-    # Files of another size cost nothing.
-    for number in range(70):
-        (beside / f"{number:02}.wasm").write_bytes(b"%02d" % number)
-    opening = find_module(directory, str(wasm), 2, CLAIMED, LARGEST)
-    assert path_found(opening) == str(beside / "zz.wasm")
-
-
 def test_input_is_found_beside_the_document_that_of_the_slot_first(
     places: tuple[DocumentDirectory, Path, Path],
 ) -> None:
@@ -170,3 +150,28 @@ def test_input_that_its_owner_writes_to_meanwhile_is_refused(tmp_path: Path) -> 
             path.write_bytes(changed)
             with pytest.raises(DocumentError, match="changed while it was read"):
                 read_all(found, CLAIMED.sha256)
+
+
+def test_module_is_found_behind_many_others(
+    places: tuple[DocumentDirectory, Path, Path],
+) -> None:
+    """A receipt does not give its size, so all are read."""
+    directory, _beside, wasm = places
+    for number in range(100):
+        (wasm / f"{number:03}.wasm").write_bytes(b"another")
+    (wasm / "fib.wasm").write_bytes(DATA)
+    opening = find_module(directory, str(wasm), 8, SHA256_ONLY, LARGEST)
+    assert path_found(opening) == str(wasm / "fib.wasm")
+
+
+def test_module_behind_more_than_is_read_is_not_said_to_be_missing(
+    places: tuple[DocumentDirectory, Path, Path],
+) -> None:
+    """The search has an end, and its message says why it came to it."""
+    directory, beside, wasm = places
+    (beside / "huge.wasm").touch()
+    os.truncate(beside / "huge.wasm", 1 << 40)
+    (wasm / "fib.wasm").write_bytes(DATA)
+    opening = find_module(directory, str(wasm), 8, SHA256_ONLY, 1 << 50)
+    with pytest.raises(DocumentError, match=r"huge\.wasm: with it, more than"), opening:
+        pass
