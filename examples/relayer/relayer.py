@@ -27,7 +27,6 @@ from urllib.parse import urlsplit
 from wasmdrop.client import Result, ResultError, Submission, submit
 from wasmdrop.unixfs.files import FileImporter
 
-TASK = {"id": str, "module": str, "input": dict}
 #: Adds a file to kubo with the profile unixfs-v1-2025, so that its CID is the one that we compute.
 ADD = "/api/v0/add?cid-version=1&raw-leaves=true&chunker=size-1048576&max-file-links=1024"
 
@@ -37,10 +36,7 @@ class RelayError(Exception):
 
 
 def relay(task: dict[str, Any], args: argparse.Namespace, work: Path) -> Result:
-    """Return the checked result of a task.
-
-    All checks are made on copies: the owner of a slot may change the files there at any time.
-    """
+    """Return the checked result of a task; check copies, because slots may change at any time."""
     # The module. `fetch` checks every block, so the gateway need not be trusted.
     wasmdrop("fetch", f"ipfs://{task['module']}", "--gateway", args.gateway, "--into", work)
     module = work / f"{task['module']}.wasm"
@@ -134,10 +130,13 @@ def main() -> int:
     args = parser.parse_args()
     try:
         task = json.loads(args.task.read_text())
-        if not isinstance(task, dict) or {key: type(task[key]) for key in task} != TASK:
-            raise RelayError(f"{args.task}: expected two strings, id and module, and an input")
-        with tempfile.TemporaryDirectory() as work:
-            result = relay(task, args, Path(work))
+        match task:
+            # If the input left the call open, the environment of an executor would choose it.
+            case {"id": str(), "module": str(), "input": {"entry": str(), "args": list()}}:
+                with tempfile.TemporaryDirectory() as work:
+                    result = relay(task, args, Path(work))
+            case _:
+                raise RelayError(f"{args.task}: expected id, module, and input with entry and args")
         print(publish(result.text, args.node), result.raw, sep="\n")
     except (RelayError, ResultError, HTTPException, OSError, ValueError) as error:
         print(f"relayer: {error}", file=sys.stderr)

@@ -250,9 +250,12 @@ def test_relayer_refuses_a_failure_that_the_marker_calls_a_success(
 
 
 @pytest.mark.usefixtures("unpublished")
-def test_relayer_refuses_a_malformed_task(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task_input", ['"fib"', "{}", '{"entry": "fib"}', '{"args": [12]}'])
+def test_relayer_refuses_a_task_that_leaves_the_call_open(
+    world: World, tmp_path: Path, task_input: str
+) -> None:
     """Before it fetches anything."""
     task = tmp_path / "task.json"
-    task.write_text('{"id": "task-7", "module": "bafkrei", "inputs": {}}')
+    task.write_text(f'{{"id": "task-7", "module": "bafkrei", "input": {task_input}}}')
     line = refusal(relay(world, task=task))
-    assert line == f"relayer: {task}: expected two strings, id and module, and an input"
+    assert line == f"relayer: {task}: expected id, module, and input with entry and args"
