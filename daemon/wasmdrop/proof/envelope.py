@@ -24,7 +24,8 @@ MAX_ENVELOPE_BYTES: Final = 1024 * 1024
 #: Signatures of one envelope. Each is tried with each trusted key.
 MAX_SIGNATURES: Final = 64
 
-_MAX_KEY_ID: Final = 256
+#: Printable ASCII, because commands print envelopes on terminals.
+_KEY_ID: Final = r"^[ -~]{0,256}$(?!\n)"
 _MAX_SIGNATURE_BYTES: Final = 1024
 
 
@@ -68,7 +69,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class _EncodedSignature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    keyid: Annotated[str, msgspec.Meta(max_length=_MAX_KEY_ID)] = ""
+    keyid: Annotated[str, msgspec.Meta(pattern=_KEY_ID)] = ""
     sig: str
 
 

@@ -112,10 +112,13 @@ def _with_signatures(*signatures: Any) -> bytes:
         (_with_signatures({"keyid": "x"}), "missing required field `sig`"),
         (_with_signatures({"sig": ""}), "$.signatures[0].sig: expected 1 to 1024 bytes, got 0"),
         (_with_signatures({"sig": "AAAA" * 400}), "expected 1 to 1024 bytes, got 1200"),
-        (_with_signatures({"sig": "AA==", "keyid": "x" * 300}), "length <= 256"),
+        (_with_signatures({"sig": "AA==", "keyid": "x" * 300}), "matching regex"),
+        (_with_signatures({"sig": "AA==", "keyid": "\x9b2J"}), "matching regex"),
+        (_with_signatures({"sig": "AA==", "keyid": "\u202ex\n"}), "matching regex"),
+        (_with_signatures({"sig": "AA==", "keyid": "x\n"}), "matching regex"),
         (_with_signatures({"sig": "AA==", "keyid": None}), "Expected `str`, got `null`"),
     ],
-    ids=range(23),
+    ids=range(26),
 )
 def test_envelope_that_is_malformed_is_refused(data: bytes, reason: str) -> None:
     """With the place and what was expected, in one line that is fit for a terminal."""
