@@ -19,7 +19,7 @@ from tests.support.commands import command, on_terminal
 from tests.support.daemon import environment, wait_until
 from tests.support.fib import FIB, with_fib
 from tests.support.raw_server import Request, blocks_of, body, gateway, head, serving
-from wasmdrop.unixfs.profiles import DEFAULT_PROFILE, UNIXFS_V0_2015, Profile
+from wasmdrop.unixfs.profiles import UNIXFS_V0_2015
 
 MODULE: Final = bytes(wat2wasm(FIB))
 #: Kinds of sockets that reach another host.
@@ -38,39 +38,55 @@ def fetch(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("profile", [DEFAULT_PROFILE, UNIXFS_V0_2015], ids=lambda each: each.name)
-def test_fetch_module_is_found_by_its_cid(tmp_path: Path, profile: Profile) -> None:
-    """Through a gateway below a path, while the daemon runs; version 0 keeps its name."""
-    cid, blocks = blocks_of(MODULE, profile)
-    daemon = with_fib(tmp_path)
-    with daemon.running(), serving(gateway(blocks, "/base")) as server:
-        done = fetch(
-            f"ipfs://{cid}",
-            WASMDROP_WASM_DIR=str(daemon.wasm),
-            IPFS_GATEWAY=f"{server.url}/base",
-        )
-        marker = daemon.submit("input-a.json", {"module": str(cid), "entry": "fib", "args": [12]})
-        assert daemon.result("input-a.json")["results"] == [144]
-    path, digest = daemon.wasm / f"{cid}.wasm", hashlib.sha256(MODULE).hexdigest()
-    assert marker["module"]["sha256"] == digest
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"file {path}\nbytes {len(MODULE)}\nsha256 {digest}\n"
+def test_fetch_module_is_found_by_its_cid_or_digest(tmp_path: Path) -> None:
+    """While the daemon runs, without waiting until it has seen the file; version 0 keeps its name.
 
-
-def test_fetch_module_at_a_url_is_found_by_its_digest(tmp_path: Path) -> None:
-    """By the name of its file, without waiting until the daemon has seen it."""
+    The gateway is below a path.
+    """
     digest = hashlib.sha256(MODULE).hexdigest()
+    cid, blocks = blocks_of(MODULE)
+    old_cid, old_blocks = blocks_of(MODULE, UNIXFS_V0_2015)
+    honest = gateway(blocks | old_blocks, "/base")
+
+    def answer(request: Request, connection: socket.socket) -> None:
+        if request.target == "/fib.wasm":
+            connection.sendall(body(MODULE))
+        else:
+            honest(request, connection)
+
     daemon = with_fib(tmp_path)
-    with daemon.running(), serving(lambda _request, out: out.sendall(body(MODULE))) as server:
-        done = fetch(f"{server.url}/fib.wasm#sha256={digest}", "--into", str(daemon.wasm), "--json")
-        daemon.submit("input-a.json", {"module": digest, "entry": "fib", "args": [12]})
-        assert daemon.result("input-a.json")["results"] == [144]
-    assert json.loads(done.stdout) == {
-        "path": str(daemon.wasm / f"{digest}.wasm"),
+    with daemon.running(), serving(answer) as server:
+        variables = {
+            "WASMDROP_WASM_DIR": str(daemon.wasm),
+            "IPFS_GATEWAY": f"{server.url}/base",
+        }
+        for name, source in (
+            (str(cid), f"ipfs://{cid}"),
+            (str(old_cid), f"ipfs://{old_cid}"),
+            (digest, f"{server.url}/fib.wasm#sha256={digest}"),
+        ):
+            done = fetch(source, **variables)
+            path = daemon.wasm / f"{name}.wasm"
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == f"file {path}\nbytes {len(MODULE)}\nsha256 {digest}\n"
+            slot = f"input-{name}.json"
+            marker = daemon.submit(slot, {"module": name, "entry": "fib", "args": [12]})
+            assert marker["module"]["path"] == str(path)
+            assert daemon.result(slot)["results"] == [144]
+
+
+def test_fetch_prints_json(tmp_path: Path) -> None:
+    """The second time it says that nothing was downloaded."""
+    cid, blocks = blocks_of(MODULE)
+    with serving(gateway(blocks)) as server:
+        words = (f"ipfs://{cid}", "--gateway", server.url, "--into", str(tmp_path), "--json")
+        said = [json.loads(fetch(*words).stdout) for _ in range(2)]
+    known = {
+        "path": str(tmp_path / f"{cid}.wasm"),
         "bytes": len(MODULE),
-        "sha256": digest,
-        "downloaded": True,
+        "sha256": hashlib.sha256(MODULE).hexdigest(),
     }
+    assert said == [known | {"downloaded": True}, known | {"downloaded": False}]
 
 
 def test_fetch_on_a_terminal_shows_its_progress(tmp_path: Path) -> None:
