@@ -7,15 +7,15 @@ bounded number of bytes is read.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
-from wasmdrop.intake.layout import is_ignored
+from wasmdrop.intake.layout import MODULE_NAME, is_ignored
 from wasmdrop.proof.claim import Content
-from wasmdrop.protocol.slot import result_stem
 from wasmdrop.protocol.text import one_line
 from wasmdrop.service.verify.documents import DocumentDirectory, UnreadableError, open_named
 from wasmdrop.service.verify.verdict import DocumentError, unverifiable
@@ -73,10 +73,13 @@ def find_input(
 
     Raises ``DocumentError`` if it is not there.
     """
-    names = [name for name in directory.names() if name.endswith(_INPUT_SUFFIX)]
-    # The slot's own input first, then other inputs.
-    names.sort(key=lambda name: (result_stem(name) != stem, result_stem(name) is None, name))
-    with _first(_beside(directory, names), claimed, max_bytes) as found:
+
+    def names() -> Iterator[str]:
+        # The slot's own input: other names are only listed if it is not that.
+        yield f"input{stem.removeprefix('result')}{_INPUT_SUFFIX}"
+        yield from (name for name in directory.names() if name.endswith(_INPUT_SUFFIX))
+
+    with _first(_beside(directory, names()), claimed, max_bytes) as found:
         if found is None:
             raise DocumentError(
                 f"the input, sha256 {claimed.sha256}, is not in {directory.path}; give it with"
@@ -93,12 +96,15 @@ def find_module(
 
     Raises ``DocumentError`` if it is not there.
     """
-    names = [name for name in directory.names() if name.endswith(_MODULE_SUFFIX)]
 
     def candidates() -> Iterator[tuple[str, AbstractContextManager[int]]]:
-        yield from _beside(directory, names)
-        for relative in _module_names(wasm_dir, max_depth):
+        yield from _beside(directory, [MODULE_NAME])
+        # As `wasmdrop fetch` names modules; one is found among any number of others.
+        names = [f"{claimed.cid}{_MODULE_SUFFIX}", f"{claimed.sha256}{_MODULE_SUFFIX}"]
+        for relative in itertools.chain(names, _module_names(wasm_dir, max_depth)):
             yield f"{wasm_dir}/{relative}", _open_below(wasm_dir, relative)
+        others = (name for name in directory.names() if name.endswith(_MODULE_SUFFIX))
+        yield from _beside(directory, others)
 
     with _first(candidates(), claimed, max_bytes) as found:
         if found is None:
@@ -180,7 +186,7 @@ def _first(
 
 
 def _beside(
-    directory: DocumentDirectory, names: list[str]
+    directory: DocumentDirectory, names: Iterable[str]
 ) -> Iterator[tuple[str, AbstractContextManager[int]]]:
     for name in names:
         yield f"{directory.path.rstrip('/')}/{name}", _open_beside(directory, name)

@@ -70,7 +70,8 @@ class DocumentDirectory:
                     names.append(entry.name)
                     if len(names) > _MAX_NAMES:
                         raise DocumentError(
-                            f"{self.path}: more than {_MAX_NAMES} files; name the marker"
+                            f"{self.path}: more than {_MAX_NAMES} files to look through; name the"
+                            " marker, and give --module and --input"
                         )
         except OSError as error:
             raise DocumentError(f"{self.path}: can't be read: {error.strerror}") from None
@@ -99,8 +100,8 @@ class DocumentDirectory:
 
         Raises as :meth:`opened` does; ``UnreadableError`` also for a larger file.
         """
-        with self.opened(name) as (fd, status):
-            return read_bounded(fd, status, max_bytes)
+        with self.opened(name) as (fd, _status):
+            return _read_bounded(fd, max_bytes)
 
 
 class Document(NamedTuple):
@@ -177,15 +178,11 @@ def open_named(path: str) -> Iterator[tuple[int, os.stat_result]]:
         os.close(fd)
 
 
-def read_bounded(fd: int, status: os.stat_result, max_bytes: int) -> bytes:
-    """Return the content of an open file. Raises ``UnreadableError`` if it has more bytes."""
-    too_large = f"it has more bytes than are read ({max_bytes})"
-    if status.st_size > max_bytes:
-        raise UnreadableError(too_large)
+def _read_bounded(fd: int, max_bytes: int) -> bytes:
     with open(fd, "rb", closefd=False) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise UnreadableError(too_large)
+        raise UnreadableError(f"it has more bytes than are read ({max_bytes})")
     return data
 
 

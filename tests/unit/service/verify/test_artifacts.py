@@ -44,13 +44,44 @@ def path_found(opening: AbstractContextManager[Artifact]) -> str:
         return found.path
 
 
+def test_slots_own_files_are_found_in_a_directory_of_any_number_of_others(
+    places: tuple[DocumentDirectory, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a module that `wasmdrop fetch` has named by its content id."""
+    directory, beside, wasm = places
+    monkeypatch.setattr("wasmdrop.service.verify.documents._MAX_NAMES", 3)
+    monkeypatch.setattr("wasmdrop.service.verify.artifacts._MAX_CANDIDATES", 3)
+    for number in range(5):
+        for place, ending in ((beside, "json"), (wasm, "wasm")):
+            (place / f"{number}.{ending}").write_bytes(DATA[::-1])
+    (beside / "input-x.json").write_bytes(DATA)
+    opening = find_input(directory, "result-x", SHA256_ONLY, LARGEST)
+    assert path_found(opening) == str(beside / "input-x.json")
+    with (
+        pytest.raises(DocumentError, match="more than 3 files"),
+        find_input(directory, "result-y", SHA256_ONLY, LARGEST),
+    ):
+        pass
+    (wasm / f"{CLAIMED.cid}.wasm").write_bytes(DATA)
+    opening = find_module(
+        directory, str(wasm), 8, Content(CLAIMED.sha256, cid=CLAIMED.cid), LARGEST
+    )
+    assert path_found(opening) == str(wasm / f"{CLAIMED.cid}.wasm")
+
+
 @pytest.mark.parametrize("claimed", [CLAIMED, SHA256_ONLY])
-def test_module_is_found_beside_the_document_then_in_the_wasm_directory(
+def test_module_is_found_beside_the_document_and_in_the_wasm_directory(
     places: tuple[DocumentDirectory, Path, Path], claimed: Content
 ) -> None:
     """By its digest, under any name that ends in .wasm."""
     directory, beside, wasm = places
-    for path in (wasm / "deep" / "er" / "any.wasm", wasm / "other.wasm", beside / "module.wasm"):
+    for path in (
+        beside / "any.wasm",
+        wasm / "deep" / "er" / "any.wasm",
+        wasm / "other.wasm",
+        wasm / f"{CLAIMED.sha256}.wasm",
+        beside / "module.wasm",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(DATA)
         # Same size, same kind of name.
