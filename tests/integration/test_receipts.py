@@ -104,7 +104,7 @@ def executors(tmp_path_factory: pytest.TempPathFactory) -> list[Executor]:
     """Give two executors that have run all jobs, with other keys, guests, paths and settings."""
     first = Executor(tmp_path_factory.mktemp("first"), "ed25519", "")
     second = Executor(
-        tmp_path_factory.mktemp("second"), "p256", "some/where/", TIMEOUT_SEC="7", ADD_X="1"
+        tmp_path_factory.mktemp("second"), "p256", "some/where/", TIMEOUT_SEC="7", TZ="Asia/Tokyo"
     )
     use_guest("native", first.daemon)
     use_guest("python", second.daemon)
