@@ -48,6 +48,7 @@ MODULES: Final = {
       (loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
       (memory.size)))""",
     "component": EVERYTHING,
+    DIRECTORY_CID: FIB,
 }
 
 #: Inputs of jobs that can be verified, and their codes.
@@ -74,6 +75,7 @@ UNVERIFIABLE: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "timeout": ({"module": "spin", "entry": "run", "timeout_sec": 0.2}, "timeout"),
     "deep": ({"module": "deep", "entry": "run"}, "stack overflow"),
     "missing": ({"module": "nowhere"}, "module-missing"),
+    "tree": ({"module": DIRECTORY_CID, "entry": "fib", "args": [12]}, "content id"),
     "grants": ({"module": "hello", "grants": ["data"]}, "grants"),
 }
 

@@ -22,7 +22,10 @@ from wasmdrop.service.verify.verdict import DocumentError, unverifiable
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import open_regular
 from wasmdrop.system.openat2 import Links
+from wasmdrop.unixfs.cid import Cid
 from wasmdrop.unixfs.file_digest import FileDigest
+from wasmdrop.unixfs.files import FileImporter
+from wasmdrop.unixfs.profiles import PROFILES
 
 #: Bytes that are read in search of a module or an input, in all.
 _MAX_READ_BYTES: Final = 1 << 30
@@ -141,6 +144,16 @@ def digest_of(artifact: Artifact) -> FileDigest:
     for chunk in _chunks(artifact):
         digest.update(chunk)
     return digest
+
+
+def is_tree_of(artifact: Artifact, cid: Cid) -> bool:
+    """Whether a content id of several blocks is that of the file, by one of the profiles."""
+    importers = [FileImporter(profile) for profile in PROFILES.values()]
+    for chunk in _chunks(artifact):
+        for importer in importers:
+            importer.update(chunk)
+    # Versions 0 and 1 of a content id may have the same block.
+    return cid.digest in {importer.finish().cid.digest for importer in importers}
 
 
 def _chunks(artifact: Artifact) -> Iterator[bytes]:

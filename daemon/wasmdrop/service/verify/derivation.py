@@ -5,6 +5,7 @@ executor's environment is.
 """
 
 import math
+import re
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from wasmdrop.protocol.outcome import (
 from wasmdrop.protocol.strict_json import path_to
 from wasmdrop.protocol.text import describe_value, one_line
 from wasmdrop.service.verify.verdict import Difference, difference, mismatch, unverifiable
-from wasmdrop.unixfs.cid import CidError, Codec, parse_cid
+from wasmdrop.unixfs.cid import Cid, CidError, Codec, parse_cid
 
 #: Refusals whose text depends on the entry and the arguments that the executor chose.
 _OF_THE_CALL: Final = frozenset(
@@ -49,6 +50,8 @@ class Derived(msgspec.Struct, frozen=True):
     """The entry to ask for: that of the input, else the claimed one."""
     args: tuple[Any, ...] | None
     limits: Limits
+    module_tree: Cid | None
+    """The content id by which the input names its module, if it has more than one block."""
     notes: tuple[str, ...]
     """What was taken from the claim because the input does not say it."""
 
@@ -139,6 +142,7 @@ def derive(claim: Claim, data: bytes, max_sec: float) -> Derived:
         entry=entry,
         args=args,
         limits=_with_timeout(claim.limits, max_sec),
+        module_tree=_tree_in(spec.module),
         notes=tuple(_notes(claim, spec)),
     )
 
@@ -167,18 +171,31 @@ def _module_differences(claim: Claim, spec: InputSpec) -> list[Difference]:
 
 
 def _digest_in(reference: str) -> str | None:
-    """Return the SHA-256 of the module that an input names; None if it is named by a path.
-
-    A path may be a CID too, as that of a module from ``wasmdrop fetch``. If it is that of a tree of
-    blocks, the digest does not follow from it.
-    """
+    """Return the SHA-256 of the module that an input names; None if it is named otherwise."""
+    name = _name_in(reference)
     if reference.startswith(DIGEST):
         return reference.removeprefix(DIGEST).lower()
+    if re.fullmatch("[0-9a-f]{64}", name):  # as `wasmdrop fetch` names modules
+        return name
+    cid = _cid_in(reference)
+    return cid.digest.hex() if cid is not None and cid.codec is Codec.RAW else None
+
+
+def _tree_in(reference: str | None) -> Cid | None:
+    """Return the content id in the name of a module, if the digest does not follow from it."""
+    cid = None if reference is None else _cid_in(reference)
+    return None if cid is None or cid.codec is Codec.RAW else cid
+
+
+def _cid_in(reference: str) -> Cid | None:
     try:
-        cid = parse_cid(PurePosixPath(reference).name.removesuffix(".wasm"))
+        return parse_cid(_name_in(reference))
     except CidError:
         return None
-    return cid.digest.hex() if cid.codec is Codec.RAW else None
+
+
+def _name_in(reference: str) -> str:
+    return PurePosixPath(reference).name.removesuffix(".wasm")
 
 
 def _described(limits: ClaimedLimits) -> str:

@@ -16,6 +16,7 @@ from wasmdrop.service.verify.artifacts import (
     digest_of,
     find_input,
     find_module,
+    is_tree_of,
     open_given,
     read_all,
     require_size,
@@ -137,6 +138,11 @@ def _run_and_compare(
         module = module or opened.enter_context(opening)
         _require_content("input", given, claim.input)
         _require_content("module", module, claim.module)
+        if derived.module_tree is not None and not is_tree_of(module, derived.module_tree):
+            raise unverifiable(
+                "the input names its module by a content id that is not that of the claimed one by"
+                " any profile that is known here"
+            )
         rerun = asyncio.run(run_again(settings, module, claim.module.sha256, derived))
     unchecked = require_match(claim, rerun, own, claimed.contents)
     if claimed.envelope is not None:

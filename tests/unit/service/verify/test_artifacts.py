@@ -14,11 +14,14 @@ from wasmdrop.service.verify.artifacts import (
     digest_of,
     find_input,
     find_module,
+    is_tree_of,
     open_given,
     read_all,
 )
 from wasmdrop.service.verify.documents import DocumentDirectory
 from wasmdrop.service.verify.verdict import DocumentError
+from wasmdrop.unixfs.files import FileImporter
+from wasmdrop.unixfs.profiles import PROFILES, Profile
 
 DATA = b"\0asm module"
 CLAIMED = content_of(DATA)
@@ -50,7 +53,7 @@ def test_slots_own_files_are_found_in_a_directory_of_any_number_of_others(
     """And a module that `wasmdrop fetch` has named by its content id."""
     directory, beside, wasm = places
     monkeypatch.setattr("wasmdrop.service.verify.documents._MAX_NAMES", 3)
-    monkeypatch.setattr("wasmdrop.service.verify.artifacts._MAX_CANDIDATES", 3)
+    monkeypatch.setattr("wasmdrop.service.verify.artifacts._MAX_READ_BYTES", 3 * len(DATA))
     for number in range(5):
         for place, ending in ((beside, "json"), (wasm, "wasm")):
             (place / f"{number}.{ending}").write_bytes(DATA[::-1])
@@ -199,10 +202,28 @@ def test_module_behind_more_than_is_read_is_not_said_to_be_missing(
     places: tuple[DocumentDirectory, Path, Path],
 ) -> None:
     """The search has an end, and its message says why it came to it."""
-    directory, beside, wasm = places
-    (beside / "huge.wasm").touch()
-    os.truncate(beside / "huge.wasm", 1 << 40)
+    directory, _beside, wasm = places
+    (wasm / "a-huge.wasm").touch()
+    os.truncate(wasm / "a-huge.wasm", 1 << 40)
     (wasm / "fib.wasm").write_bytes(DATA)
     opening = find_module(directory, str(wasm), 8, SHA256_ONLY, 1 << 50)
     with pytest.raises(DocumentError, match=r"huge\.wasm: with it, more than"), opening:
         pass
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: str(profile.name))
+def test_content_id_of_a_tree_is_recognized_by_each_profile(
+    tmp_path: Path, profile: Profile
+) -> None:
+    """The input may name its module by any of them."""
+    data = bytes(profile.chunk_bytes) + DATA
+    importer = FileImporter(profile)
+    importer.update(data)
+    cid = importer.finish().cid
+    path = tmp_path / "module.wasm"
+    path.write_bytes(data)
+    with open_given(str(path), "module", content_of(data), 1 << 22) as found:
+        assert is_tree_of(found, cid)
+    path.write_bytes(data[::-1])
+    with open_given(str(path), "module", content_of(data[::-1]), 1 << 22) as found:
+        assert not is_tree_of(found, cid)

@@ -223,7 +223,7 @@ def test_derivation_of_a_time_limit_that_every_executor_refuses_is_a_mismatch(co
 
 @pytest.mark.parametrize(
     "reference",
-    ["sha256:{0}", "{1}", "{1}.wasm", "group/{1}.wasm"],
+    ["sha256:{0}", "{0}", "{0}.wasm", "{1}", "{1}.wasm", "group/{1}.wasm"],
 )
 def test_derivation_holds_the_module_against_a_digest_in_the_input(reference: str) -> None:
     """The input names it by digest, or by a file whose name is its CID."""
@@ -241,4 +241,6 @@ def test_derivation_of_a_module_without_a_digest_in_the_input_takes_the_claimed_
     reference: str,
 ) -> None:
     """The root of a tree of blocks says nothing of the SHA-256 of the file."""
-    assert derived({"module": reference}).spec.module == reference
+    found = derived({"module": reference})
+    assert found.spec.module == reference
+    assert (found.module_tree is not None) == (reference == DIRECTORY_CID)
