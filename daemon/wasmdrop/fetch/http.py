@@ -76,7 +76,7 @@ class HttpClient:
         is_new = self._connection.sock is None
         try:
             return self._answer_once(target, headers)
-        except (ConnectionError, http.client.RemoteDisconnected):
+        except ConnectionError:
             # A server may close a connection that it kept, at any time between two requests.
             if is_new:
                 raise
