@@ -174,6 +174,10 @@ def _set(slot: DeliveredSlot, **keys: Any) -> None:
     slot.forge_marker(lambda marker: marker.update(keys))
 
 
+def _set_bytes(slot: DeliveredSlot, name: str, size_bytes: int) -> None:
+    slot.forge_marker(lambda marker: marker["files"][name].update(bytes=size_bytes))
+
+
 LIES: Final[dict[str, tuple[str, Callable[[DeliveredSlot], object], str]]] = {
     "result": ("fib", lambda it: _edit(it, ".json", b"[144]", b"[145]"), "result.json"),
     "text": ("fib", lambda it: _edit(it, ".txt", b"144", b"145"), "result.txt"),
@@ -267,6 +271,7 @@ def test_verify_of_a_claim_that_contradicts_its_own_input_or_files_does_not_run_
         (lambda it: it.path(".json").unlink(), "result.json"),
         (lambda it: it.path(".stdout").write_bytes(b"hallo\n"), "result.stdout"),
         (lambda it: it.path(".output").mkdir(), "result.output cid"),
+        (lambda it: _set_bytes(it, "result.json", 7), "result.json"),
         (lambda it: (it.path(".txt").unlink(), it.path(".txt").mkdir()), "result.txt"),
         (lambda it: it.path(".receipt").write_bytes(b"{}"), "result.receipt"),
     ],
@@ -286,6 +291,17 @@ def test_verify_of_files_that_are_not_those_of_the_marker_does_not_run_the_job(
         report = check(daemon, forged.directory, runs=runs)
         assert report.verdict is Verdict.MISMATCH
         assert [found.what for found in report.differences] == [what]
+
+
+def test_verify_of_a_marker_with_another_size_of_an_output_file_is_a_mismatch(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    """Its digest alone does not make the entry true."""
+    forged = slot(daemon, "work", tmp_path)
+    _set_bytes(forged, "result.output/top", 70)
+    report = check(daemon, forged.directory, runs=False)
+    assert report.verdict is Verdict.MISMATCH
+    assert [found.what for found in report.differences] == ["result.output/top bytes"]
 
 
 def test_verify_without_a_run_checks_digests_and_says_so(daemon: Daemon) -> None:

@@ -144,7 +144,7 @@ def _compare_files(claim: Claim, rerun: Rerun, contents: Mapping[str, bytes]) ->
             differences.append(difference(name, *_excerpts(contents[suffix], data)))
         else:
             file = mark_file(data)
-            found = compare_contents(name, claimed, file.sha256, file.cid)
+            found = compare_contents(name, claimed, Content(file.sha256, file.bytes, file.cid))
             differences += [] if found is None else [found]
     return differences
 

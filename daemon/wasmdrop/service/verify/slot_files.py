@@ -66,7 +66,8 @@ def _check_file(
         return None if claimed is None else difference(name, claimed.sha256, _MISSING)
     except UnreadableError as error:
         return difference(name, claimed and claimed.sha256, error)
-    return compare_contents(name, claimed, digest.sha256, digest.link().cid.text)
+    actual = Content(digest.sha256, digest.size_bytes, digest.link().cid.text)
+    return compare_contents(name, claimed, actual)
 
 
 def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list[Difference]:
@@ -93,14 +94,14 @@ def _check_output(directory: DocumentDirectory, name: str, claim: Claim) -> list
     return differences or compare_directories(name, claim, tree)
 
 
-def compare_contents(
-    name: str, claimed: Content, sha256: str, cid: str | None
-) -> Difference | None:
-    """Return how digest and content id of a file differ from the claimed ones."""
-    if sha256 != claimed.sha256:
-        return difference(name, claimed.sha256, sha256)
-    if claimed.cid not in {None, cid}:
-        return difference(f"{name} cid", claimed.cid, cid)
+def compare_contents(name: str, claimed: Content, actual: Content) -> Difference | None:
+    """Return how digest, size or content id of a file differ from the claimed ones, if known."""
+    if actual.sha256 != claimed.sha256:
+        return difference(name, claimed.sha256, actual.sha256)
+    if claimed.size_bytes not in {None, actual.size_bytes}:
+        return difference(f"{name} bytes", claimed.size_bytes, actual.size_bytes)
+    if claimed.cid not in {None, actual.cid}:
+        return difference(f"{name} cid", claimed.cid, actual.cid)
     return None
 
 
@@ -132,7 +133,7 @@ def compare_trees(
             differences.append(difference(shown, expected.sha256, _MISSING))
         else:
             cid = cid_of(file.sha256, file.size_bytes, file.cid)
-            found = compare_contents(shown, expected, file.sha256, cid)
+            found = compare_contents(shown, expected, Content(file.sha256, file.size_bytes, cid))
             differences += [] if found is None else [found]
     return differences
 
