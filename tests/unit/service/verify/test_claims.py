@@ -18,6 +18,7 @@ from wasmdrop.protocol.marker import MarkedOutput
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.service.verify.claims import compare_claims, read_claim
 from wasmdrop.service.verify.documents import MAX_DOCUMENT_BYTES, open_document
+from wasmdrop.service.verify.verdict import ConcludedError, Verdict
 
 
 def a_receipt(claim: Claim, **changes: Any) -> Claim:
@@ -83,3 +84,18 @@ def test_call_that_is_too_large_for_the_marker_is_that_of_its_receipt(tmp_path: 
         with open_document(str(tmp_path)) as (directory, document):
             claim = read_claim(directory, document, 1 << 30).claim
         assert (claim.args, claim.exit_code) == (args, exit_code)
+
+
+def test_result_file_that_changes_after_it_was_checked_is_a_mismatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of a slot may write to it at any moment."""
+    deliver(submit(tmp_path, {"entry": "fib"}, "input.json"))
+    (tmp_path / "result.json").write_text('{"entry":"fib","args":[13],"results":[144]}')
+    monkeypatch.setattr("wasmdrop.service.verify.claims.check_slot_files", lambda *_: [])
+    with (
+        open_document(str(tmp_path)) as (directory, document),
+        pytest.raises(ConcludedError, match="changed while they were read") as caught,
+    ):
+        read_claim(directory, document, 1 << 30)
+    assert caught.value.verdict is Verdict.MISMATCH
