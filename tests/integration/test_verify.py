@@ -18,7 +18,7 @@ from tests.support.components import EVERYTHING
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
 from tests.support.keys import new_key
-from tests.support.receipts import DIRECTORY_CID
+from tests.support.receipts import CID, DIRECTORY_CID
 from tests.support.require import require_users
 from tests.support.users import DAEMON, as_user, shared_base
 from tests.support.verification import DeliveredSlot, check, inventory_of
@@ -310,6 +310,19 @@ def test_verify_of_a_marker_with_another_size_of_an_output_file_is_a_mismatch(
     assert [found.what for found in report.differences] == ["result.output/top bytes"]
 
 
+@pytest.mark.parametrize("what", ["module", "input"])
+def test_verify_of_a_claim_with_the_content_id_of_another_file_is_a_mismatch(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Of the module or the input, whose digest is true."""
+    monkeypatch.setattr("wasmdrop.service.verify.verification.run_again", None)
+    forged = slot(daemon, "fib", tmp_path)
+    forged.forge_marker(lambda marker: marker[what].update(cid=CID))
+    report = check(daemon, forged.directory)
+    assert report.verdict is Verdict.MISMATCH
+    assert [found.what for found in report.differences] == [f"{what} cid"]
+
+
 def test_verify_without_a_run_checks_digests_and_says_so(daemon: Daemon) -> None:
     """Also of a job that can't be verified."""
     assert check(daemon, daemon.shared / "fib", runs=False).verdict is Verdict.NOT_RUN
@@ -381,20 +394,33 @@ def test_verify_finds_module_and_input_that_the_caller_gives_and_refuses_others(
         assert "of the claim is" in done.stderr
 
 
-def test_verify_of_a_receipt_that_lies_is_a_mismatch(daemon: Daemon, tmp_path: Path) -> None:
+def _claim_another_directory(statement: Any) -> None:
+    (output,) = [each for each in statement["subject"] if each["name"] == "result.output"]
+    output.update(uri=f"ipfs://{DIRECTORY_CID}", digest={"cid": DIRECTORY_CID})
+
+
+def _hide_the_call(statement: Any) -> None:
+    statement["predicate"]["call"] = None
+
+
+@pytest.mark.parametrize(
+    ("name", "lie", "what"),
+    [
+        ("work", _claim_another_directory, "result.output cid"),
+        # All that is compared field by field is true, but no executor states this.
+        ("fib", _hide_the_call, "receipt"),
+    ],
+)
+def test_verify_of_a_receipt_that_lies_is_a_mismatch(
+    daemon: Daemon, tmp_path: Path, name: str, lie: Callable[[Any], None], what: str
+) -> None:
     """Also if a trusted key has signed it: a signature says who, not that it is true."""
     key = PrivateKey.generate(KeyKind.ED25519)
-    forged = DeliveredSlot(daemon.shared / "work", tmp_path)
-
-    def lie(statement: Any) -> None:
-        (output,) = [each for each in statement["subject"] if each["name"] == "result.output"]
-        other = DIRECTORY_CID
-        output.update(uri=f"ipfs://{other}", digest={"cid": other})
-
+    forged = DeliveredSlot(daemon.shared / name, tmp_path)
     forged.forge_receipt(lie, key)
     report = check(daemon, forged.path(".receipt"), trusted=(key.public,))
     assert report.verdict is Verdict.MISMATCH
-    assert [found.what for found in report.differences] == ["result.output cid"]
+    assert [found.what for found in report.differences] == [what]
     assert report.signers == (key.key_id,)
 
 

@@ -67,7 +67,7 @@ class DeliveredSlot:
         """Change the statement of the receipt and sign it; the marker is not changed."""
         statement = json.loads(self.envelope().payload)
         change(statement)
-        payload = json.dumps(statement).encode()
+        payload = json.dumps(statement, ensure_ascii=False, separators=(",", ":")).encode()
         parse_statement(payload)  # a forgery that is malformed would be found for that
         self.path(".receipt").write_bytes(encode_envelope(sign_payload(payload, signer)))
 
