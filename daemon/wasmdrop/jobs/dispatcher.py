@@ -39,8 +39,10 @@ _log = structlog.get_logger()
 #: does, the results are kept on disk.
 _SLOW_DELIVERY_SECONDS: Final = 2.0
 
-#: Output up to this size, in bytes, is hashed on the event loop: that takes some milliseconds.
-_HASHED_AT_ONCE: Final = 1 << 20
+#: Results of more output, in bytes, or of more output files are encoded on a thread; others take at
+#: most some milliseconds.
+_LARGE_OUTPUT_BYTES: Final = 1 << 20
+_MANY_FILES: Final = 500
 
 
 class Dispatcher:
@@ -297,8 +299,7 @@ class Dispatcher:
             is_deterministic=work.is_deterministic,
             signer=self._signer,
         )
-        output_bytes = len(outcome.stdout or b"") + len(outcome.stderr or b"")
-        return await asyncio.to_thread(make) if output_bytes > _HASHED_AT_ONCE else make()
+        return await asyncio.to_thread(make) if _is_large(outcome) else make()
 
     async def _deliver(self, work: Work, placement: PendingDelivery) -> None:
         """Publish the staged results and close the job; keep them if that fails or hangs."""
@@ -323,6 +324,12 @@ class Dispatcher:
             self._admission.hold(-size_bytes)
         metrics.delivered(job, size_bytes)
         log_finished(self._table.move(work, JobState.DELIVERED).job)
+
+
+def _is_large(outcome: Outcome) -> bool:
+    output_bytes = len(outcome.stdout or b"") + len(outcome.stderr or b"")
+    files = 0 if outcome.output is None else len(outcome.output.files)
+    return output_bytes > _LARGE_OUTPUT_BYTES or files > _MANY_FILES
 
 
 def _called(work: Work) -> tuple[str | None, list[Any]]:

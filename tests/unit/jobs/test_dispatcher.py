@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -13,16 +14,18 @@ from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
+from wasmdrop.jobs import dispatcher
 from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError, Scheduler
+from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.input import InputSpec
-from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.protocol.slot import InputFile, Slot
+from wasmdrop.protocol.outcome import Code, Outcome, OutputFile, OutputTree
+from wasmdrop.protocol.slot import InputFile, PinnedModule, Slot
 from wasmdrop.system.byte_budget import ByteBudget
 
 OK = Outcome(code=Code.OK, results=(1,))
@@ -94,6 +97,10 @@ class Bench:
             self.table.begin_attempt(work, 2)
         self.outcomes[work.job.id] = asyncio.get_running_loop().create_future()
         return await self.outcomes[work.job.id]
+
+    async def module_cid(self, module: PinnedModule) -> str | None:
+        """Return the digest in place of a content id."""
+        return f"cid of {module.sha256}"
 
     async def end(self, job_id: str, outcome: Outcome | Exception = OK) -> None:
         """End a run."""
@@ -361,3 +368,42 @@ def test_dispatcher_full_backlog_has_room_when_a_job_is_done(count: int) -> None
         await until(lambda: bench.rooms == 1)
 
     with_bench(use)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_on_thread"),
+    [
+        (OK, False),
+        (Outcome(code=Code.OK, results=(), stdout=bytes(1 << 20), stderr=b"x"), True),
+        (
+            Outcome(
+                code=Code.OK,
+                results=(),
+                output=OutputTree("/t", (OutputFile("a", "0" * 64, 1),) * 10_000),
+            ),
+            True,
+        ),
+    ],
+    ids=["small", "much-output", "many-files"],
+)
+def test_dispatcher_encodes_large_results_on_a_thread(
+    outcome: Outcome, is_on_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To hash them would delay all other jobs. The marker has the content id of the module."""
+    calls: list[tuple[bool, str | None]] = []
+
+    def record(*arguments: Any, **keys: Any) -> ResultPackage:
+        calls.append((threading.current_thread() is threading.main_thread(), arguments[-1]))
+        return package(*arguments, **keys)
+
+    monkeypatch.setattr(dispatcher, "package", record)
+
+    async def use(bench: Bench) -> None:
+        bench.journal.jobs["1"] = job("1", module=PinnedModule("/m", "2" * 64, 1))
+        bench.dispatcher.resume_queued(bench.journal.jobs["1"])
+        await bench.end("1", outcome)
+        await until(lambda: calls)
+        await bench.until_state("1", JobState.DELIVERED)
+
+    with_bench(use)
+    assert calls == [(not is_on_thread, f"cid of {'2' * 64}")]

@@ -18,10 +18,12 @@ from wasmdrop.protocol.errors import RefusedError, SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.protocol.slot import InputFile
+from wasmdrop.protocol.slot import InputFile, PinnedModule
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
+from wasmdrop.unixfs.cid import raw_cid
+from wasmdrop.unixfs.profiles import DEFAULT_PROFILE
 
 OK = Outcome(code=Code.OK, results=(3,))
 CRASHED = Outcome(code=Code.CRASHED, message="killed by signal 11")
@@ -328,5 +330,18 @@ def test_runner_runs_no_more_jobs_than_workers() -> None:
         outcomes = await asyncio.gather(*map(bench.outcome, works))
         assert [outcome.code for outcome in outcomes] == [Code.OK] * 6
         assert bench.most_running == 2
+
+    with_bench(use)
+
+
+def test_runner_content_id_of_module_is_its_digest_unless_it_is_large() -> None:
+    """That of a large one is asked of the executor, which has a copy."""
+
+    async def use(bench: Bench) -> None:
+        digest = "1" * 64
+        block = DEFAULT_PROFILE.chunk_bytes
+        assert await bench.runner.module_cid(PinnedModule("/m", digest, block)) == raw_cid(digest)
+        large = PinnedModule("/m", digest, block + 1)
+        assert await bench.runner.module_cid(large) == f"cid of {digest}"
 
     with_bench(use)
