@@ -1,6 +1,5 @@
 """Invalid inputs: each is refused with name and reason, and harms neither slot nor daemon."""
 
-import hashlib
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from tests.support.fib import FIB, GOOD, with_fib
 from tests.support.outcomes import failure
 from tests.support.require import require_root
 from tests.support.wrong_keys import KEYS
+from wasmdrop.unixfs.file_digest import FileDigest
 
 pytestmark = pytest.mark.usefixtures("no_fault")
 
@@ -132,10 +132,11 @@ def true_input(path: Path) -> dict[str, Any]:
     is_file = stat.S_ISREG(status.st_mode)
     digest = None
     if is_file and status.st_size < 4 << 20:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = FileDigest()
+        digest.update(path.read_bytes())
     found = {
         "path": str(path),
-        "sha256": digest,
+        "sha256": digest and digest.sha256,
         "bytes": status.st_size if is_file else None,
     }
     identity = {
@@ -143,7 +144,7 @@ def true_input(path: Path) -> dict[str, Any]:
         "inode": status.st_ino,
         "device": status.st_dev,
     }
-    return found if digest else found | {"file": identity}
+    return found | ({"cid": digest.link().cid.text} if digest else {"file": identity})
 
 
 @pytest.mark.parametrize("kind", ODD)
