@@ -25,6 +25,7 @@ from tests.support.verification import DeliveredSlot, check, inventory_of
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES, STREAM_PROGRAMS, STREAMS
 from wasmdrop.proof.envelope import Envelope, encode_envelope, merge_envelopes, sign_payload
 from wasmdrop.proof.keys import KeyKind, PrivateKey
+from wasmdrop.service.verify.derivation import derive
 from wasmdrop.service.verify.verdict import DocumentError, Verdict
 
 ADD: Final = """(module (func (export "add") (param i64 i64) (result i64)
@@ -361,6 +362,23 @@ def test_verify_with_a_rerun_that_ends_by_chance_is_unverifiable(
     assert report.verdict is Verdict.UNVERIFIABLE
     assert report.reason.startswith("run here")
     assert words in report.reason
+
+
+def test_verify_of_a_module_that_changes_after_it_was_found_is_refused(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner may write to it at any moment; what runs is a copy with the claimed digest."""
+    module = tmp_path / "fib.wasm"
+    module.write_bytes((daemon.wasm / "fib.wasm").read_bytes())
+
+    def derive_meanwhile(*arguments: Any) -> Any:
+        module.write_bytes((daemon.wasm / "fab.wasm").read_bytes())
+        return derive(*arguments)
+
+    monkeypatch.setattr("wasmdrop.service.verify.verification.derive", derive_meanwhile)
+    monkeypatch.setattr("wasmdrop.service.verify.verification._require_content", lambda *_: None)
+    with pytest.raises(DocumentError, match="it changed while it was read"):
+        check(daemon, daemon.shared / "fib", module_path=str(module))
 
 
 def test_verify_on_a_host_with_lower_limits_is_unverifiable(daemon: Daemon) -> None:

@@ -122,10 +122,8 @@ def claim_of_statement(statement: Statement) -> Claim:
         for subject in statement.subject
     }
     output = subjects.pop(OUTPUT_SUFFIX, None)
-    if output is not None and (
-        output.digest.sha256 is not None or output.uri != f"{_IPFS}{output.digest.cid}"
-    ):
-        raise MalformedError("statement: result.output: expected a digest cid and its uri")
+    if output is not None and output.uri != f"{_IPFS}{output.digest.cid}":
+        raise MalformedError("statement: result.output: expected the uri of its digest cid")
     return Claim(
         module=None if run.module is None else _content_of(run.module, "module"),
         input=_content_of(run.input, "input"),
@@ -195,9 +193,8 @@ def _content(named: MarkedFile | MarkedModule | MarkedInput | None) -> Content |
 
 
 def _content_of(resource: Resource, what: str) -> Content:
-    # Readers may take any digest of a set for that of the file.
-    if resource.digest.sha256 is None or resource.digest.cid is not None:
-        raise MalformedError(f"statement: {what}: expected a digest sha256 and no other")
+    if resource.digest.sha256 is None:
+        raise MalformedError(f"statement: {what}: expected a digest sha256")
     cid = None if resource.uri is None else resource.uri.removeprefix(_IPFS)
     return Content(resource.digest.sha256, cid=cid)
 
