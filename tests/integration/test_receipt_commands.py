@@ -228,3 +228,21 @@ def test_verify_with_a_number_of_signatures_needs_trusted_keys(tmp_path: Path) -
     done = run("verify", tmp_path / "result.receipt", "--signatures", "2")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "wasmdrop: --signatures: expected --trust KEYS.pem beside it\n"
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a link", "a directory"])
+def test_receipt_merge_replaces_regular_files_alone(tmp_path: Path, kind: str) -> None:
+    """Not a device such as /dev/null, nor the link /dev/stdout."""
+    (tmp_path / "a").write_bytes(encode_envelope(an_envelope()))
+    output = tmp_path / "output"
+    if kind == "a FIFO":
+        os.mkfifo(output)
+    elif kind == "a link":
+        output.symlink_to("missing")
+    else:
+        output.mkdir()
+    before = output.lstat()
+    done = run("receipt", "merge", tmp_path / "a", tmp_path / "a", "--output", output)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"wasmdrop: {output}: can't be written: {kind}\n"
+    assert output.lstat() == before

@@ -1,9 +1,16 @@
-"""Reads small files that the caller of a command names, and other users may have written."""
+"""Reads and writes small files that the caller of a command names.
 
+Other users may have written those that are read.
+"""
+
+import contextlib
+import errno
 import os
+from pathlib import Path
 
 from wasmdrop.protocol.errors import SettingsError
-from wasmdrop.system.descriptors import open_regular
+from wasmdrop.system.descriptors import NotRegularError, file_kind, open_regular
+from wasmdrop.system.durable_files import write_durably
 
 
 def read_named_file(path: str, max_bytes: int) -> bytes:
@@ -27,3 +34,23 @@ def read_named_file(path: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise SettingsError(f"{path}: expected at most {max_bytes} bytes")
     return data
+
+
+def replace_named_file(name: str, data: bytes) -> None:
+    """Write a file durably, in the place of a regular one if there is one.
+
+    Raises ``SettingsError``, which names it, if it can't be written or is anything else: a rename
+    would make a file of a device such as ``/dev/null``, or of the link ``/dev/stdout``.
+    """
+    path = Path(name)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            kind = file_kind(path.lstat())
+            if kind is not None:
+                raise NotRegularError(errno.EINVAL, kind)
+        with write_durably(path) as file:
+            file.write(data)
+    except ValueError:
+        raise SettingsError(f"{name}: no file has this name") from None
+    except OSError as error:
+        raise SettingsError(f"{name}: can't be written: {error.strerror}") from None

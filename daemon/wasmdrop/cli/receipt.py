@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Final
 
-from wasmdrop.cli.named_files import read_named_file
+from wasmdrop.cli.named_files import read_named_file, replace_named_file
 from wasmdrop.proof.envelope import (
     MAX_ENVELOPE_BYTES,
     Envelope,
@@ -17,7 +16,6 @@ from wasmdrop.proof.statement import parse_statement
 from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import MalformedError, SettingsError
 from wasmdrop.protocol.text import describe_value
-from wasmdrop.system.durable_files import write_durably
 
 _MERGE: Final = """\
 Prints one receipt with the signatures of all. The receipts must state the same, byte for byte, as
@@ -64,12 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output is None:
         sys.stdout.write(data.decode())
         return 0
-    try:
-        with write_durably(Path(options.output)) as file:
-            file.write(data)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no file has this name"
-        raise SettingsError(f"{options.output}: can't be written: {reason}") from None
+    replace_named_file(options.output, data)
     return 0
 
 
