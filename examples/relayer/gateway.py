@@ -90,11 +90,14 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--port", type=int, default=8080)
     args = parser.parse_args()
-    with Gateway(args.port) as gateway:
-        for path in args.files:
-            sys.stdout.write(f"{gateway.add(path.read_bytes())} {path}\n")
-        sys.stdout.flush()
-        gateway.serve_forever()
+    try:
+        with Gateway(args.port) as gateway:
+            for path in args.files:
+                sys.stdout.write(f"{gateway.add(path.read_bytes())} {path}\n")
+            sys.stdout.flush()
+            gateway.serve_forever()
+    except OSError as error:
+        sys.exit(f"gateway: {error.filename or f'port {args.port}'}: {error.strerror}")
 
 
 if __name__ == "__main__":

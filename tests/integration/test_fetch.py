@@ -107,9 +107,14 @@ def test_fetch_on_a_terminal_shows_its_progress(tmp_path: Path) -> None:
         (["ipfs://bafkqaaa", "--gateway", "http://localhost"], "unsupported hash"),
         (["ipns://example.org"], "expected ipfs://CID or a URL"),
         ([f"ipfs://{blocks_of(MODULE)[0]}"], "expected --gateway URL or the variable IPFS_GATEWAY"),
-        (["http://localhost/#sha256=" + "0" * 64, "--into", "/missing"], "--into /missing"),
+        (
+            ["http://localhost/#sha256=" + "0" * 64, "--into", "/missing"],
+            "directory /missing can't be opened",
+        ),
         (["http://localhost/#sha256=" + "0" * 64, "--max-sec", "0"], "expected more than 0"),
         (["http://localhost/#sha256=" + "0" * 64, "--max-sec", "nan"], "expected more than 0"),
+        (["http://localhost/#sha256=" + "0" * 64, "--max-sec", "1 h"], "expected more than 0"),
+        (["ipfs://CID", "--gateway", "localhost"], "not a CID"),
     ],
 )
 def test_fetch_used_wrongly_ends_with_status_2(words: list[str], said: str) -> None:

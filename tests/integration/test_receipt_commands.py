@@ -113,7 +113,7 @@ def test_key_without_the_extra_says_how_to_install_it(tmp_path: Path) -> None:
         done = without("key", *words)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == (
-            "wasmdrop: wasmdrop key: needs the package cryptography; install it with"
+            "wasmdrop: key: needs the package cryptography; install it with"
             " pip install 'wasmdrop[receipts]'\n"
         )
     assert list(tmp_path.iterdir()) == []
@@ -186,7 +186,7 @@ def test_receipt_merge_of_other_statements_says_where_they_differ(
     second.write_bytes(encode_envelope(an_envelope(payload)))
     done = run("receipt", "merge", first, second)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"wasmdrop: {second}: states something else than {first}: ")
+    assert done.stderr.startswith(f"wasmdrop: {second}: states something other than {first}: ")
     assert difference in done.stderr
     assert done.stderr.removesuffix("\n").isprintable()
 

@@ -259,3 +259,16 @@ def test_relayer_refuses_a_task_that_leaves_the_call_open(
     task.write_text(f'{{"id": "task-7", "module": "bafkrei", "input": {task_input}}}')
     line = refusal(relay(world, task=task))
     assert line == f"relayer: {task}: expected id, module, and input with entry and args"
+
+
+def test_gateway_that_can_not_start_says_why_in_one_line(world: World, tmp_path: Path) -> None:
+    """On a port that is in use, and with a file that is missing."""
+    missing, port = str(tmp_path / "missing"), str(world.gateway.server_port)
+    cases = (
+        (["--port", port], f"gateway: port {port}: Address already in use\n"),
+        (["--port", "0", missing], f"gateway: {missing}: No such file or directory\n"),
+    )
+    for words, said in cases:
+        line = [sys.executable, str(EXAMPLES / "relayer" / "gateway.py"), *words]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)

@@ -97,9 +97,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected more than 0 seconds, got {text}")
+        raise argparse.ArgumentTypeError("expected more than 0 seconds")
     return seconds
 
 

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _make(options: argparse.Namespace) -> tuple["PublicKey", ...]:
-    with require_extra("wasmdrop key"):
+    with require_extra("key"):
         from wasmdrop.proof.keys import KeyKind, PrivateKey  # noqa: PLC0415
     key = PrivateKey.generate(KeyKind(options.type))
     try:
@@ -92,7 +92,7 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple["PublicKey", ...]:
-    with require_extra("wasmdrop key"):
+    with require_extra("key"):
         from wasmdrop.proof import keys  # noqa: PLC0415
     data = read_named_file(options.file, keys.MAX_KEY_FILE_BYTES)
     try:

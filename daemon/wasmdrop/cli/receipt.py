@@ -24,7 +24,7 @@ those of honest executors of the same version do. No signature is verified: wasm
 
 _MERGE_EPILOG: Final = """\
 The order of the files does not matter. Exit status: 0; 2 if a file is no receipt, or states
-something else than the first.
+something other than the first.
 
 Example:
   wasmdrop receipt merge a/result.receipt b/result.receipt >task-7.receipt
@@ -53,7 +53,9 @@ def run(options: argparse.Namespace) -> int:
         other = _read(path)
         if other.payload != first.payload:
             difference = _difference(_statement(first), _statement(other))
-            raise SettingsError(f"{path}: states something else than {options.first}: {difference}")
+            raise SettingsError(
+                f"{path}: states something other than {options.first}: {difference}"
+            )
         try:
             merged = merge_envelopes((merged, other))
         except MalformedError as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import traceback
@@ -35,6 +36,7 @@ from wasmdrop.service.verify.verification import Request, verify
 _TIMES: Final = 10
 
 _MAX_SECONDS: Final = 30 * 86400.0
+_MAX_COUNT: Final = 1 << 20
 
 #: Characters shown of a call.
 _SHOWN: Final = 160
@@ -216,14 +218,17 @@ def _versions(engine: Engine) -> dict[str, str]:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 1 << 20:
-        raise ValueError(text)
+    count = int(text) if text.isdecimal() and len(text) <= len(str(_MAX_COUNT)) else 0
+    if not 1 <= count <= _MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {_MAX_COUNT}")
     return count
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 < seconds <= _MAX_SECONDS:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"expected more than 0 and at most {_MAX_SECONDS:.0f}")
     return seconds

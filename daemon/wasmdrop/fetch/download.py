@@ -55,7 +55,10 @@ class Downloader:
         try:
             directory = openat2.open_directory(str(self._directory), "")
         except OSError as error:
-            raise SettingsError(f"--into {self._directory}: {error.strerror}") from None
+            raise SettingsError(
+                f"the directory {self._directory} can't be opened: {error.strerror}; make it, or"
+                " name another one with --into or WASMDROP_WASM_DIR"
+            ) from None
         try:
             return self._fetch_into(directory, path, source)
         except FileNotFoundError:

@@ -66,7 +66,7 @@ def parse_source(text: str, gateway: str | None) -> Source:
         if not gateway:
             raise SettingsError(f"{label}: expected --gateway URL or the variable IPFS_GATEWAY")
         return IpfsSource(cid, _gateway(gateway))
-    url = _split(label, text)
+    url = _split(label, text, "ipfs://CID or a URL with https or http")
     digest = _DIGEST.fullmatch(url.fragment)
     if digest is None:
         raise SettingsError(f"{label}: expected #sha256= and 64 hexadecimal digits at the end")
@@ -76,7 +76,7 @@ def parse_source(text: str, gateway: str | None) -> Source:
 
 def _gateway(text: str) -> HttpUrl:
     label = f"gateway {describe_value(text)}"
-    url = _split(label, text)
+    url = _split(label, text, "a URL with https or http, such as http://127.0.0.1:8080")
     if url.query or url.fragment:
         raise SettingsError(f"{label}: expected a URL without ? and #")
     return HttpUrl(_origin(label, url), url.path.rstrip("/"), text)
@@ -91,13 +91,13 @@ def _cid(label: str, text: str) -> Cid:
         raise SettingsError(f"{label}: {error}") from None
 
 
-def _split(label: str, text: str) -> SplitResult:
+def _split(label: str, text: str, expected: str) -> SplitResult:
     try:
         url = urlsplit(text)
     except ValueError:  # brackets that do not match, or with no address in them
         url = SplitResult("", "", "", "", "")
     if url.scheme not in _PORTS or not url.netloc or not _URL.fullmatch(text):
-        raise SettingsError(f"{label}: expected ipfs://CID or a URL with https or http")
+        raise SettingsError(f"{label}: expected {expected}")
     return url
 
 

@@ -157,7 +157,7 @@ def merge_envelopes(envelopes: Iterable[Envelope]) -> Envelope:
     first, *others = envelopes
     for other in others:
         if other.payload != first.payload:
-            raise MalformedError("states something else than the first receipt")
+            raise MalformedError("states something other than the first receipt")
     signatures = sorted({each for one in (first, *others) for each in one.signatures})
     if len(signatures) > MAX_SIGNATURES:
         raise MalformedError(f"more than {MAX_SIGNATURES} signatures")

@@ -94,6 +94,8 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
             directories.append(path)
         else:
             digest = _digest(directory, entry.name, room_bytes)
+            if digest is None:
+                raise TreeLimitError(f"more than {max_bytes} bytes of files")
             room_bytes -= digest.size_bytes
             links[path] = link = digest.link()
             files.append(OutputFile(path, digest.sha256, digest.size_bytes, large_cid_of(link)))
@@ -216,13 +218,14 @@ def _left_out_message(left_out: list[str]) -> str:
     return f"not published: {named}"
 
 
-def _digest(directory: int, name: str, room_bytes: int) -> FileDigest:
+def _digest(directory: int, name: str, room_bytes: int) -> FileDigest | None:
+    """Return the digest of a file, or ``None`` if it is larger than ``room_bytes``."""
     fd, _status = open_regular_at(directory, name)
     try:
         digest = FileDigest()
         while chunk := os.read(fd, _CHUNK_BYTES):
             if digest.size_bytes + len(chunk) > room_bytes:
-                raise TreeLimitError("more bytes of files than its limit")
+                return None
             digest.update(chunk)
     finally:
         os.close(fd)

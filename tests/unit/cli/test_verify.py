@@ -53,12 +53,24 @@ def test_verify_with_an_unexpected_error_has_the_status_of_a_fault_of_its_own(
 
 
 @pytest.mark.parametrize(
-    "words", [["--signatures", "0"], ["--max-sec", "0"], ["--max-sec", "nan"], ["--max-sec", "x"]]
+    ("words", "reason"),
+    [
+        (["--signatures", "0"], "expected a whole number from 1 to 1048576"),
+        (["--signatures", "1048577"], "expected a whole number from 1 to 1048576"),
+        (["--signatures", "1_0"], "expected a whole number from 1 to 1048576"),
+        (["--max-result-mb", "9" * 5000], "expected a whole number from 1 to 1048576"),
+        (["--max-sec", "0"], "expected more than 0 and at most 2592000"),
+        (["--max-sec", "nan"], "expected more than 0 and at most 2592000"),
+        (["--max-sec", "x"], "expected more than 0 and at most 2592000"),
+    ],
 )
-def test_verify_with_an_impossible_number_is_a_usage_error(words: list[str]) -> None:
-    """Exit status 2."""
+def test_verify_with_an_impossible_number_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    """Exit status 2, and a message that names the flag and what was expected."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(["any", *words])
     assert caught.value.code == 2
+    assert f"error: argument {words[0]}: {reason}" in capsys.readouterr().err

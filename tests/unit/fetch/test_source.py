@@ -104,7 +104,8 @@ def test_source_that_is_wrong_is_refused(text: str, reason: str) -> None:
     [
         (None, "expected --gateway URL or the variable IPFS_GATEWAY"),
         ("", "expected --gateway URL or the variable IPFS_GATEWAY"),
-        ("localhost:8080", "expected"),
+        ("localhost:8080", "expected a URL with https or http, such as"),
+        ("ipfs://localhost", "expected a URL with https or http, such as"),
         ("http://localhost/?a", "without [?] and #"),
         ("http://localhost/#a", "without [?] and #"),
         ("http://user@localhost", "and no user"),

@@ -67,6 +67,15 @@ def test_inventory_of_directory_without_a_cid_has_the_files(
     assert {file.path for file in found.files} == set(FILES)
 
 
+def test_inventory_of_more_bytes_than_allowed_is_refused(tree: Path) -> None:
+    """The message is part of a job's outcome, and of a verdict."""
+    size_bytes = sum(len(content) for content in FILES.values())
+    assert len(inventory(str(tree), size_bytes).files) == len(FILES)
+    with pytest.raises(untrusted_trees.TreeLimitError) as caught:
+        inventory(str(tree), size_bytes - 1)
+    assert str(caught.value) == f"more than {size_bytes - 1} bytes of files"
+
+
 def test_inventory_names_unpublished_entries_in_the_same_order_on_every_disk() -> None:
     """The message is part of a job's outcome, and the order of a directory differs."""
     entries = [f'"{name}" (a link)' for name in "cabgfed"]

@@ -182,7 +182,7 @@ def _read_bounded(fd: int, max_bytes: int) -> bytes:
     with open(fd, "rb", closefd=False) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise UnreadableError(f"it has more bytes than are read ({max_bytes})")
+        raise UnreadableError(f"expected at most {max_bytes} bytes, got more")
     return data
 
 
@@ -199,7 +199,8 @@ def _only_marker(directory: DocumentDirectory) -> str:
         return markers[0]
     if not markers:
         raise DocumentError(
-            f"{directory.path}: it has no marker (result.done or result-NAME.done); name a document"
+            f"{directory.path}: it has no marker (result.done or result-NAME.done); name"
+            " the directory of one job, a marker or a receipt"
         )
     shown = ", ".join(describe_value(name) for name in markers[:_NAMED])
     more = f" and {len(markers) - _NAMED} more" if len(markers) > _NAMED else ""
