@@ -159,7 +159,7 @@ def test_merge_keeps_a_second_signature_with_the_same_key_id() -> None:
 
 def test_merge_of_other_payloads_or_too_many_signatures_is_refused() -> None:
     """Even if they mean the same: signatures are of bytes."""
-    with pytest.raises(MalformedError, match="states something else"):
+    with pytest.raises(MalformedError, match="states something other"):
         merge_envelopes([an_envelope(a_payload()), an_envelope(a_payload() + b" ")])
     many = [Envelope(b"", (Signature("", bytes((count,))),)) for count in range(MAX_SIGNATURES + 1)]
     assert len(merge_envelopes(many[1:]).signatures) == MAX_SIGNATURES
