@@ -203,9 +203,14 @@ def test_receipt_is_verified_by_the_programs_of_the_page(
     for executor in executors:
         (tmp_path / "operator.pem").write_bytes(executor.public.read_bytes())
         (tmp_path / "result.receipt").write_bytes(executor.receipt("fib"))
+        for suffix in (".json", ".txt"):
+            result = executor.path("fib").with_suffix(suffix).read_bytes()
+            (tmp_path / f"result{suffix}").write_bytes(result)
         openssl = ed25519 if executor.key.kind is KeyKind.ED25519 else ecdsa
         assert verify("sh", "-euc", prepare + openssl) == 0
         assert verify(sys.executable, "-c", python) == 0
+        (tmp_path / "result.txt").write_text("forged")
+        assert verify(sys.executable, "-c", python) == 1
         receipt = json.loads(executor.receipt("fib"))
         changed = base64.b64decode(receipt["payload"]).replace(b'"args":[12]', b'"args":[13]')
         receipt["payload"] = base64.b64encode(changed).decode()
