@@ -198,7 +198,7 @@ def test_relayer_refuses_executors_that_disagree(world: World, tmp_path: Path) -
     with lying_executor(tmp_path / "shared", second, Forger(world.keys[1])) as shared:
         line = refusal(relay(world, first.shared, shared))
     assert line.startswith("relayer: wasmdrop receipt: ")
-    assert "states something else" in line
+    assert "states something other" in line
 
 
 @pytest.mark.usefixtures("unpublished")

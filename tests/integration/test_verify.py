@@ -398,7 +398,9 @@ def test_verify_finds_module_and_input_that_the_caller_gives_and_refuses_others(
         "input_path": str(daemon.shared / "fib" / "input.json"),
         "module_path": str(daemon.wasm / "fib.wasm"),
     }
-    assert check(daemon, receipt, **given).verdict is Verdict.MATCH
+    report = check(daemon, receipt, **given)
+    assert report.verdict is Verdict.MATCH
+    assert any("no result file was looked at" in note for note in report.notes)
     with pytest.raises(DocumentError, match="give it with --input FILE"):
         check(daemon, receipt, module_path=given["module_path"])
     elsewhere = DeliveredSlot(daemon.shared / "fib", tmp_path)

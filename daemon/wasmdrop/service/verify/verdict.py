@@ -8,6 +8,7 @@ import msgspec
 from wasmdrop.proof.claim import Claim
 from wasmdrop.proof.statement import Engine
 from wasmdrop.protocol.errors import SettingsError, WasmdropError
+from wasmdrop.protocol.marker import compact
 from wasmdrop.protocol.text import one_line
 
 #: Characters shown of a value that differs.
@@ -85,4 +86,6 @@ def difference(what: str, claimed: object, actual: object) -> Difference:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, msgspec.Struct):
+        value = compact(msgspec.to_builtins(value))
     return "none" if value is None else one_line(str(value), _SHOWN)

@@ -45,6 +45,7 @@ from wasmdrop.service.verify.verdict import (
 from wasmdrop.settings import Settings
 
 _NO_SIGNATURE = "no signature was checked; --trust KEYS.pem checks them"
+_NO_FILES = "no result file was looked at; compare those you have with the digests in the receipt"
 _NOT_RUN = "the job was not run"
 
 
@@ -85,6 +86,8 @@ def verify(settings: Settings, request: Request) -> Report:
             path = directory.path_of(document.name)
             if document.is_receipt and not request.runs and request.trusted is None:
                 raise DocumentError("--no-run leaves nothing to check of a receipt without --trust")
+            if document.is_receipt:
+                notes += (_NO_FILES,)
             claimed = read_claim(directory, document, request.max_result_bytes)
             claim = claimed.claim
             if request.trusted is not None:
