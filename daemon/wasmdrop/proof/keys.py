@@ -182,7 +182,8 @@ def load_public_keys(pem: bytes) -> tuple[PublicKey, ...]:
         where = f"PEM block {number}"
         if label != _PUBLIC_LABEL:
             given = describe_value(label.decode())
-            raise MalformedError(f'{where}: expected "PUBLIC KEY", got {given}')
+            advice = "; `wasmdrop key show` prints the public key" if b"PRIVATE" in label else ""
+            raise MalformedError(f'{where}: expected "PUBLIC KEY", got {given}{advice}')
         try:
             key = serialization.load_pem_public_key(block)
         except (ValueError, UnsupportedAlgorithm):

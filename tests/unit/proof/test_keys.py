@@ -284,7 +284,10 @@ _GOOD = PrivateKey.generate(KeyKind.ED25519).public.pem().encode()
     ("pem", "reason"),
     [
         (b"no key", "expected public keys in PEM, found none"),
-        (_GOOD + PrivateKey.generate(KeyKind.P256).pem(), 'block 2: expected "PUBLIC KEY"'),
+        (
+            _GOOD + PrivateKey.generate(KeyKind.P256).pem(),
+            'block 2: expected "PUBLIC KEY", got "PRIVATE KEY"; `wasmdrop key show` prints',
+        ),
         (_GOOD + _public(rsa.generate_private_key(65537, 2048).public_key()), f"block 2: {_KIND}"),
         (_public(ec.generate_private_key(ec.SECP384R1()).public_key()), f"block 1: {_KIND}"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "can't be decoded"),
