@@ -162,10 +162,10 @@ def test_serve_with_signing_key_that_the_user_cannot_read_ends_with_one_line(
     """The file, or its directory, is root's alone."""
     key = key_of(daemon)
     os.chown(key, 0, 0)
-    assert "can't read it: Permission denied" in refusal(daemon)
+    assert "can't read it: Permission denied; expected" in refusal(daemon)
     os.chown(key, DAEMON, DAEMON)
     os.chown(key.parent, 0, 0)
-    assert "can't read it: Permission denied" in refusal(daemon)
+    assert f"can't read it: Permission denied ({key}); expected" in refusal(daemon)
 
 
 def test_serve_with_signing_key_below_a_directory_of_others_ends_with_one_line(

@@ -27,6 +27,8 @@ from wasmdrop.system.descriptors import NotRegularError, open_regular
 #: Links on one path, as in Linux (path_resolution(7)).
 _MAX_LINKS: Final = 40
 
+_DESCRIPTORS: Final = "/proc/self/fd/"
+
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 #: The extended attribute with a file's access control list, and its format: a version, then entries
@@ -87,10 +89,12 @@ def read_secret(path: Path, max_bytes: int) -> tuple[bytes, list[Step]]:
 
 def _unreadable(error: OSError) -> NotSecretError:
     if error.errno in {errno.EACCES, errno.EPERM}:
-        place = f" ({escaped(error.filename)})" if isinstance(error.filename, str) else ""
+        place = error.filename if isinstance(error.filename, str) else ""
+        # A file that was found is opened by its descriptor, whose path says nothing to a reader.
+        shown = f" ({escaped(place)})" if place and not place.startswith(_DESCRIPTORS) else ""
         user = os.geteuid()
         return NotSecretError(
-            f"user {user}, who runs the daemon, can't read it: {error.strerror}{place}",
+            f"user {user}, who runs the daemon, can't read it: {error.strerror}{shown}",
             f"give it to that user (chown {user})",
         )
     if error.errno == errno.ENOENT:
