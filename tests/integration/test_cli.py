@@ -72,3 +72,18 @@ def _writes(pid: int) -> bool:
     """Return whether a process is blocked in a write to its standard output (proc(5))."""
     number, *arguments = Path(f"/proc/{pid}/syscall").read_text().split()
     return number in _WRITE and arguments[:1] == ["0x1"]
+
+
+def test_command_whose_file_names_are_not_utf8_ends_with_a_line() -> None:
+    """Another encoding would publish other names of output files, and sign them."""
+    variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "wasmdrop", "config"],
+        env={"PATH": os.environ["PATH"]} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("wasmdrop: the locale: file names would be read as ascii; ")
+    assert done.stderr.count("\n") == 1

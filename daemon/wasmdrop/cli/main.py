@@ -100,8 +100,19 @@ def _run(given: list[str]) -> int:
         if name == chosen:
             importlib.import_module(f"wasmdrop.cli.{name}").add_arguments(command)
     options = parser.parse_args(given)
+    _require_utf8_names()
     module = importlib.import_module(f"wasmdrop.cli.{options.command}")
     return int(module.run(options))
+
+
+def _require_utf8_names() -> None:
+    # The names of output files are part of a result, which must be the same on every host.
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise SettingsError(
+            f"the locale: file names would be read as {encoding}; expected UTF-8: set"
+            " LC_ALL=C.UTF-8, and not PYTHONUTF8=0"
+        )
 
 
 if __name__ == "__main__":
