@@ -114,7 +114,7 @@ def derive(claim: Claim, data: bytes, max_sec: float) -> Derived:
         raise unverifiable("the input asks for grants, which are files of the executor")
     if claim.code is Code.INVALID_INPUT and claim.message.startswith(path_to("timeout_sec")):
         raise unverifiable(
-            "the input's time limit was refused, which depends on the executor's own"
+            "the executor refused the input's timeout_sec, and its own limit is in no document"
         )
     differences = [
         *_module_differences(claim, spec),
@@ -126,9 +126,10 @@ def derive(claim: Claim, data: bytes, max_sec: float) -> Derived:
     if differences:
         raise mismatch("the claim contradicts its own input", *differences)
     if claim.code in _OF_THE_CALL and (spec.entry is None or spec.args is None):
+        missing = "entry" if spec.entry is None else "args"
         raise unverifiable(
-            f"the job ended as {claim.code}, and the input leaves its call to the environment of"
-            " the executor"
+            f"the job ended as {claim.code}, and the input has no {missing}: the executor's"
+            " environment decided it"
         )
     entry = claim.entry if spec.entry is None else spec.entry
     args = claim.args if spec.args is None else spec.args

@@ -93,7 +93,8 @@ def verify(settings: Settings, request: Request) -> Report:
             if request.trusted is not None:
                 if claimed.envelope is None:
                     raise DocumentError(
-                        f"{path}: the marker names no receipt, whose signatures --trust checks"
+                        f"{path}: the marker names no receipt, so there is no signature to check;"
+                        " verify it without --trust"
                     )
                 signers = require_signatures(claimed.envelope, request.trusted, request.signatures)
             if not request.runs:
