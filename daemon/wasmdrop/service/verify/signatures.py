@@ -1,7 +1,13 @@
 """Count the trusted keys that signed a receipt."""
 
+from typing import Final
+
 from wasmdrop.proof.envelope import Envelope, Verifier, signed_by
-from wasmdrop.service.verify.verdict import mismatch
+from wasmdrop.service.verify.verdict import DocumentError, mismatch
+
+#: Pairs of a signature and a trusted key that are tried: as many as an envelope may have signatures
+#: for as many keys. A signature of secp256k1 takes 0.4 ms to refuse.
+_MAX_PAIRS: Final = 64 * 64
 
 
 def require_signatures(
@@ -10,8 +16,14 @@ def require_signatures(
     """Return the ids of the trusted keys that signed the payload.
 
     Key ids in the envelope are not looked at. Raises ``ConcludedError`` if fewer than ``needed``
-    keys signed.
+    keys signed, ``DocumentError`` if that would take too long to find out.
     """
+    pairs = len(envelope.signatures) * len(trusted)
+    if pairs > _MAX_PAIRS:
+        raise DocumentError(
+            f"the receipt has {len(envelope.signatures)} signatures to try with {len(trusted)}"
+            f" trusted keys: {pairs} pairs, expected at most {_MAX_PAIRS}; trust fewer keys"
+        )
     signers = tuple(key.key_id for key in signed_by(envelope, trusted))
     if len(signers) < needed:
         raise mismatch(
