@@ -364,8 +364,9 @@ def test_verify_with_a_rerun_that_ends_by_chance_is_unverifiable(
     assert words in report.reason
 
 
+@pytest.mark.parametrize("is_seen_late", [False, True])
 def test_verify_of_a_module_that_changes_after_it_was_found_is_refused(
-    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_seen_late: bool
 ) -> None:
     """Its owner may write to it at any moment; what runs is a copy with the claimed digest."""
     module = tmp_path / "fib.wasm"
@@ -376,7 +377,9 @@ def test_verify_of_a_module_that_changes_after_it_was_found_is_refused(
         return derive(*arguments)
 
     monkeypatch.setattr("wasmdrop.service.verify.verification.derive", derive_meanwhile)
-    monkeypatch.setattr("wasmdrop.service.verify.verification._require_content", lambda *_: None)
+    if is_seen_late:
+        name = "wasmdrop.service.verify.verification._require_content"
+        monkeypatch.setattr(name, lambda *_: None)
     with pytest.raises(DocumentError, match="it changed while it was read"):
         check(daemon, daemon.shared / "fib", module_path=str(module))
 

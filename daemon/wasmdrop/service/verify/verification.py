@@ -188,11 +188,18 @@ def _derive(claim: Claim, data: bytes, max_sec: float, own: Engine) -> Derived:
 
 
 def _require_content(what: str, artifact: Artifact, claimed: Content) -> None:
-    """Raise ``ConcludedError`` if size or content id are not those of the digest."""
+    """Raise ``ConcludedError`` if size or content id are not those of the digest.
+
+    Raises ``DocumentError`` if the file does not have this digest any more.
+    """
     differences = []
     if claimed.size_bytes not in {None, artifact.size_bytes}:
         differences.append(difference(f"{what} bytes", claimed.size_bytes, artifact.size_bytes))
-    if claimed.cid is not None and (cid := digest_of(artifact).link().cid.text) != claimed.cid:
-        differences.append(difference(f"{what} cid", claimed.cid, cid))
+    if claimed.cid is not None:
+        digest = digest_of(artifact)
+        if digest.sha256 != claimed.sha256:
+            raise DocumentError(f"{artifact.path}: it changed while it was read")
+        if (cid := digest.link().cid.text) != claimed.cid:
+            differences.append(difference(f"{what} cid", claimed.cid, cid))
     if differences:
         raise mismatch(f"the claim describes its own {what} falsely", *differences)
