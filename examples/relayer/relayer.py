@@ -136,10 +136,10 @@ def main() -> int:
                 with tempfile.TemporaryDirectory() as work:
                     result = relay(task, args, Path(work))
             case _:
-                raise RelayError(f"{args.task}: expected id, module, and input with entry and args")
+                raise RelayError("expected id, module, and input with entry and args")
         print(publish(result.text, args.node), result.raw, sep="\n")
     except (RelayError, ResultError, HTTPException, OSError, ValueError) as error:
-        print(f"relayer: {error}", file=sys.stderr)
+        print(f"relayer: {args.task}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -102,10 +102,12 @@ def unpublished(world: World) -> Iterator[None]:
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that says why the relayer stopped."""
+    """Return why the relayer stopped: what follows the name of the task in its one line."""
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    return line
+    prefix = f"relayer: {done.args[2]}: "
+    assert line.startswith(prefix)
+    return line.removeprefix(prefix)
 
 
 def test_relayer_publishes_the_result_and_prints_its_content_id_and_last_line(world: World) -> None:
@@ -134,7 +136,7 @@ def test_relayer_refuses_a_changed_block_of_the_gateway(world: World) -> None:
     with running(_ChangingGateway()) as gateway:
         cid = gateway.add(bytes(wat2wasm(FIB)))
         line = refusal(relay(world, gateway=gateway.url))
-    assert line.startswith("relayer: wasmdrop fetch: ")
+    assert line.startswith("wasmdrop fetch: ")
     assert f"block {cid}" in line
 
 
@@ -150,7 +152,7 @@ def test_relayer_refuses_a_node_that_stores_another_file(world: World) -> None:
     """Nothing is printed."""
     with running(_ForgettingNode()) as node:
         line = refusal(relay(world, node=node.url))
-    expected = f"relayer: {node.url} answered another content id than {CID_OF_144}: "
+    expected = f"{node.url} answered another content id than {CID_OF_144}: "
     assert line.startswith(expected)
 
 
@@ -169,7 +171,7 @@ def test_relayer_refuses_a_result_forged_after_delivery(
     with lying_executor(tmp_path / "shared", first, forged_text, fits_content_id=fits) as shared:
         line = refusal(relay(world, shared, second.shared))
     if fits:
-        assert line.startswith(f"relayer: {shared}: the receipt is for another result.txt")
+        assert line.startswith(f"{shared}: the receipt is for another result.txt")
     else:
         assert line.endswith(f"result.txt does not have the content id {CID_OF_144}")
 
@@ -197,7 +199,7 @@ def test_relayer_refuses_executors_that_disagree(world: World, tmp_path: Path) -
     first, second = world.executors
     with lying_executor(tmp_path / "shared", second, Forger(world.keys[1])) as shared:
         line = refusal(relay(world, first.shared, shared))
-    assert line.startswith("relayer: wasmdrop receipt: ")
+    assert line.startswith("wasmdrop receipt: ")
     assert "states something other" in line
 
 
@@ -210,7 +212,7 @@ def test_relayer_finds_a_lie_that_all_executors_have_signed(world: World, tmp_pa
         lying_executor(tmp_path / "second", second, Forger(world.keys[1])) as two,
     ):
         line = refusal(relay(world, one, two))
-    assert line.startswith("relayer: wasmdrop verify: mismatch: ")
+    assert line.startswith("wasmdrop verify: mismatch: ")
 
 
 @pytest.mark.usefixtures("unpublished")
@@ -219,7 +221,7 @@ def test_relayer_refuses_a_signature_of_another_key(world: World, tmp_path: Path
     trusted = tmp_path / "trusted.pem"
     trusted.write_text(world.public[0] + world.public[2])
     line = refusal(relay(world, trusted=trusted))
-    assert line.startswith("relayer: wasmdrop verify: ")
+    assert line.startswith("wasmdrop verify: ")
     assert "1 of 2 trusted keys" in line
 
 
@@ -246,7 +248,7 @@ def test_relayer_refuses_a_failure_that_the_marker_calls_a_success(
         lying_executor(tmp_path / "second", second, dict, marker=marker) as two,
     ):
         line = refusal(relay(world, one, two, task=task))
-    assert line == f"relayer: {one}: the receipt is for a job that ended as invalid-args"
+    assert line == f"{one}: the receipt is for a job that ended as invalid-args"
 
 
 @pytest.mark.usefixtures("unpublished")
@@ -258,7 +260,7 @@ def test_relayer_refuses_a_task_that_leaves_the_call_open(
     task = tmp_path / "task.json"
     task.write_text(f'{{"id": "task-7", "module": "bafkrei", "input": {task_input}}}')
     line = refusal(relay(world, task=task))
-    assert line == f"relayer: {task}: expected id, module, and input with entry and args"
+    assert line == "expected id, module, and input with entry and args"
 
 
 def test_gateway_that_can_not_start_says_why_in_one_line(world: World, tmp_path: Path) -> None:
@@ -272,3 +274,11 @@ def test_gateway_that_can_not_start_says_why_in_one_line(world: World, tmp_path:
         line = [sys.executable, str(EXAMPLES / "relayer" / "gateway.py"), *words]
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.usefixtures("unpublished")
+def test_relayer_refuses_a_task_that_is_no_json(world: World, tmp_path: Path) -> None:
+    """The line names the file."""
+    task = tmp_path / "task.json"
+    task.write_text("task-7 fib 12")
+    assert refusal(relay(world, task=task)) == "Expecting value: line 1 column 1 (char 0)"

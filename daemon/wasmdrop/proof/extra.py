@@ -2,8 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 from wasmdrop.protocol.errors import SettingsError
+
+INSTALL_EXTRA: Final = "pip install 'wasmdrop[receipts]'"
+
+
+def is_extra_missing(error: ModuleNotFoundError) -> bool:
+    """Whether an import failed because the extra is not installed."""
+    return error.name is not None and error.name.partition(".")[0] == "cryptography"
 
 
 @contextlib.contextmanager
@@ -15,9 +23,8 @@ def require_extra(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "cryptography":
+        if not is_extra_missing(error):
             raise
         raise SettingsError(
-            f"{what}: needs the package cryptography; install it with"
-            " pip install 'wasmdrop[receipts]'"
+            f"{what}: needs the package cryptography; install it with {INSTALL_EXTRA}"
         ) from None

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from wasmdrop.proof.extra import INSTALL_EXTRA, is_extra_missing
 from wasmdrop.protocol.errors import MalformedError, SettingsError
 from wasmdrop.settings import Settings
 from wasmdrop.settings.formats import printable
@@ -47,11 +48,11 @@ def load_signing_key(settings: Settings) -> "PrivateKey | None":
         # Only a daemon that signs needs it: it takes 0.2 s and 13 MiB.
         from wasmdrop.proof.keys import PrivateKey  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "cryptography":
+        if not is_extra_missing(error):
             raise
         raise SigningKeyError(
             f"{printable(path)} can't be used: the package cryptography is not installed",
-            "pip install 'wasmdrop[receipts]'",
+            INSTALL_EXTRA,
         ) from None
     forbid_inspection()
     try:
