@@ -110,11 +110,16 @@ class Example:
 
 
 def find_examples() -> list[Example]:
-    """List every source that has the name of its folder, in a fixed order."""
+    """List every source that has the name of its folder, in a fixed order.
+
+    A folder without an input has programs that use modules, not modules.
+    """
     return [
         Example(path)
         for path in sorted(HERE.glob("*/*"))
-        if path.stem == path.parent.name and path.suffix[1:] in LANGUAGES
+        if path.stem == path.parent.name
+        and path.suffix[1:] in LANGUAGES
+        and path.with_name("input.json").exists()
     ]
 
 

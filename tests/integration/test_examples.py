@@ -122,3 +122,11 @@ def test_example_python_script_reads_and_writes_files(daemon: Daemon, built: Pat
     marker = daemon.submit("input-python-fails.json", failing)
     assert marker["code"] == "exit"
     assert "ZeroDivisionError" in daemon.result("input-python-fails.json")["stderr"]
+
+
+def test_build_of_a_program_that_only_uses_modules_is_refused() -> None:
+    """The relayer and the coordinator are programs, not modules."""
+    words = [sys.executable, str(EXAMPLES / "build.py"), "--only", "relayer"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "invalid choice: 'relayer'" in done.stderr
