@@ -118,7 +118,7 @@ def test_submit_json_prints_the_marker_with_the_result(daemon: Daemon) -> None:
     printed = json.loads(done.stdout)
     assert (printed["status"], printed["slot"]) == ("dropped", "input-y.json")
     marker = wait_until(lambda: daemon.marker("input-y.json"), "the marker")
-    assert printed["input"] == marker["input"]
+    assert printed["input"] == {key: marker["input"][key] for key in ("path", "sha256", "bytes")}
     assert Path(printed["marker"]).exists()
 
 
@@ -146,9 +146,9 @@ def test_submit_has_an_exit_status_for_each_outcome(daemon: Daemon) -> None:
 def test_submit_status_tells_whose_fault_a_failure_is(code: Code, status: int) -> None:
     """Also for the outcomes that no test can cause at will."""
     result = msgspec.convert(
-        {"status": code.status, "code": code, "message": "", "raw": "", "line": b""}
+        {"status": code.status, "code": code, "message": "", "raw": "", "line": b"", "text": b""}
         | {"marker": {}, "output": {}}
-        | dict.fromkeys(("results", "exit_code", "stdout", "stderr")),
+        | dict.fromkeys(("results", "exit_code", "stdout", "stderr", "receipt")),
         Result,
     )
     assert _status(result) == status
