@@ -345,9 +345,8 @@ def test_module_that_is_too_large_names_the_setting(daemon: Daemon) -> None:
     # The drop of the module may be noticed after the job, which then runs again: its marker can go.
     marker = daemon.submit("input-large.json", {"module": "large"})
     assert marker["code"] == "invalid-module"
-    assert f"{17 << 20} bytes are more than is read (limit: 16 MiB; WASMDROP_MAX_MODULE_MB of" in (
-        marker["message"]
-    )
+    limit = "(limit: 16 MiB; WASMDROP_MAX_MODULE_MB of"
+    assert f"{17 << 20} bytes are more than is read {limit}" in marker["message"]
 
 
 _LOOP: Final = '(module (func (export "run") (loop (br 0))))'
