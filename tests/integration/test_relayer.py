@@ -34,7 +34,7 @@ class World(NamedTuple):
     gateway: Gateway
     task: Path
     keys: list[Path]
-    """Private keys, of :data:`KINDS`. Each executor has one; nobody uses the third."""
+    """Private keys, of :data:`KINDS`. Each executor has one; the third is unused."""
     public: list[str]
     """Their public keys, as PEM."""
     trusted: Path

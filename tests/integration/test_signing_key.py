@@ -56,7 +56,7 @@ def directory(key: Path) -> None:
 
 
 def fifo(key: Path) -> None:
-    """Put a FIFO in its place, which blocks whoever opens it."""
+    """Put a FIFO in its place, which blocks a process that opens it."""
     owner = key.stat().st_uid
     key.unlink()
     os.mkfifo(key, 0o600)

@@ -112,7 +112,7 @@ ZIPPED: Final = gzip.compress(GOOD)
         (head("200 OK", "X: " + "y" * 100_000), "sends header lines or chunks without end"),
         (head("200 OK", "Transfer-Encoding: chunked") + b"zz\r\n", "ended in the middle"),
         (head("200 OK", "Transfer-Encoding: chunked") + b"5\r\nabc", "ended in the middle"),
-        # What Python's reader says of these two differs between versions.
+        # The messages of Python's reader for these two differ between versions.
         (head("200 OK", "Transfer-Encoding: chunked") + b"-1\r\nabc", ""),
         (head("200 OK", "Transfer-Encoding: chunked") + b"-5\r\nabc", ""),
         (head("200 OK", "Content-Length: -5") + CHANGED, "sent 1000 other bytes"),

@@ -64,7 +64,7 @@ def a_claim(rerun: Rerun | None = None, **changes: Any) -> Claim:
 
 
 def content_of(data: bytes) -> Content:
-    """Return what a marker says of a file with this content."""
+    """Return the entry of a marker for a file with this content."""
     file = mark_file(data)
     return Content(file.sha256, file.bytes, file.cid)
 

@@ -1,4 +1,4 @@
-"""Hashes the content of a file, to compare it with what a source names."""
+"""Hashes the content of a file, to compare it with the digest that a source names."""
 
 import hashlib
 

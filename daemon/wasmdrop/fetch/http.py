@@ -56,7 +56,7 @@ class HttpClient:
     def get(self, target: str, accept: str, max_bytes: int) -> Iterator[bytes]:
         """Yield the body of the answer to ``GET target``, at most ``max_bytes``.
 
-        Raises `FetchError` with what the server did. The caller must read to the end.
+        Raises `FetchError`, which describes the answer. The caller must read to the end.
         """
         with self._explained():
             headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "wasmdrop"}

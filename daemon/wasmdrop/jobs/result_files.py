@@ -128,7 +128,7 @@ def encode_result_files(
 
 
 def mark_file(data: bytes) -> MarkedFile:
-    """Return what the marker says of a result file with this content."""
+    """Return the entry of the marker for a result file with this content."""
     sha256 = hashlib.sha256(data).hexdigest()
     return MarkedFile(sha256, len(data), cid_of(sha256, len(data), large_cid(data)))
 

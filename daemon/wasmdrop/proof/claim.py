@@ -1,4 +1,4 @@
-"""What a marker or a receipt claims of a job: enough to run it again and to compare the outcome.
+"""The claim that a marker or a receipt makes: enough to rerun the job and compare the outcome.
 
 Pure. Both documents may come from strangers: every number has a bound and every name is checked
 before anything is done with it.

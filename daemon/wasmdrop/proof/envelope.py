@@ -55,7 +55,7 @@ _Key = TypeVar("_Key", bound=Verifier)
 
 
 class Signature(msgspec.Struct, frozen=True, order=True):
-    """One signature. ``key_id`` is a hint, which anybody may have changed."""
+    """One signature. ``key_id`` is a hint that is not signed, so it proves nothing."""
 
     key_id: str
     value: bytes

@@ -105,7 +105,7 @@ class CalledFunction(_Strict, frozen=True, kw_only=True):
 
 
 class Profile(_Strict, frozen=True, kw_only=True):
-    """What a guest sees instead of the machine: an executor needs the same."""
+    """The deterministic environment of the guest. Another executor needs the same one."""
 
     deterministic: Annotated[
         int, msgspec.Meta(ge=1, description="Number of the rules for clock, random and files.")

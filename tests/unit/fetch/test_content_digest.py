@@ -1,4 +1,4 @@
-"""Content of which nothing is known, compared with what a source names."""
+"""Content of which nothing is known, compared with the digest that a source names."""
 
 import hashlib
 from typing import Final

@@ -65,7 +65,7 @@ def test_envelope_is_verified_by_securesystemslib(kind: KeyKind) -> None:
 
 
 def test_signed_by_counts_each_key_once_and_ignores_key_ids() -> None:
-    """A key id is a hint that anybody may have changed."""
+    """A key id is a hint that is not signed."""
     first, second, absent = (PrivateKey.generate(KeyKind.P256) for _ in range(3))
     signatures = [
         Signature(absent.key_id, first.sign(pae(PAYLOAD))),

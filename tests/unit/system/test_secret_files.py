@@ -154,7 +154,7 @@ def test_secret_whose_acl_lets_another_user_read_is_refused(secret: Path) -> Non
 
 
 def make_fifo(path: Path) -> None:
-    """Make a FIFO, which would block whoever opens it."""
+    """Make a FIFO, which would block a process that opens it."""
     os.mkfifo(path)
 
 

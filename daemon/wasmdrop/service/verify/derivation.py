@@ -1,7 +1,7 @@
 """Derive the call of a claim from its input, and hold the claim against it.
 
-What the input says is not taken from the claim: limits, entry and arguments. What it leaves to the
-executor's environment is.
+Limits, entry and arguments come from the input. The claim is used only for values that the input
+leaves to the executor's environment.
 """
 
 import math

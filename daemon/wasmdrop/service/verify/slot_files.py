@@ -1,4 +1,4 @@
-"""Compare the result files beside a marker with what the marker says of them."""
+"""Compare the result files beside a marker with its entries for them."""
 
 import os
 from collections.abc import Mapping

@@ -16,12 +16,12 @@ _SHOWN: Final = 160
 
 
 class Verdict(StrEnum):
-    """What a verification found."""
+    """The answer of a verification."""
 
     MATCH = "match"
     """The job was run again and came out as claimed."""
     NOT_RUN = "not-run"
-    """Signatures and digests are as claimed; the job was not run, because nobody asked."""
+    """Signatures and digests are as claimed. The job was not run, as requested."""
     MISMATCH = "mismatch"
     """A file, a signature or an outcome is not as claimed."""
     UNVERIFIABLE = "unverifiable"

@@ -124,7 +124,7 @@ def _run_and_compare(
 ) -> tuple[str, ...]:
     """Run the job again; return notes if it comes out as claimed.
 
-    Raises ``ConcludedError`` if it does not, or if it can't be run such that it must.
+    Raises ``ConcludedError`` if it does not, or if a rerun can't decide that.
     """
     claim = claimed.claim
     require_verifiable(claim)
