@@ -48,8 +48,9 @@ class TakenVersions:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close the journal."""
-        self._connection.close()
+        """Close the journal, after a read that another thread is in the middle of."""
+        with self._lock:  # sqlite3 frees what such a read still uses
+            self._connection.close()
 
     def is_empty(self) -> bool:
         """Return whether no version was taken."""

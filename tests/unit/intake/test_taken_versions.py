@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +73,32 @@ def test_put_many_changes_written_ones_leave_memory(memory: Memory) -> None:
     assert len(memory.taken._recent) < 8000
     found = memory.taken.get_all([f"{number}" for number in range(20_000)])
     assert len(found) == 20_000
+
+
+def test_close_waits_for_read_of_another_thread(memory: Memory) -> None:
+    """Otherwise the read ends in a crash of the process."""
+    memory.write({"a": b"1"})
+    reading, order = threading.Event(), []
+
+    def hold_read() -> None:
+        if not reading.is_set():
+            reading.set()
+            closing.join(0.3)  # a close that does not wait is done by then
+
+    def read() -> None:
+        memory.taken._connection.set_progress_handler(hold_read, 1)
+        memory.taken.get("a")
+        order.append("read")
+
+    def close() -> None:
+        reading.wait()
+        memory.taken.close()
+        order.append("closed")
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    reader = threading.Thread(target=read)
+    reader.start()
+    reader.join()
+    closing.join()
+    assert order == ["read", "closed"]
