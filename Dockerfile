@@ -20,8 +20,8 @@ WORKDIR /src
 RUN command -v cc \
     || { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev; }
 RUN python3 -m venv /opt/wasmdrop
-COPY requirements-receipts.lock ./
-RUN /opt/wasmdrop/bin/pip install --quiet --require-hashes -r requirements-receipts.lock
+COPY requirements-extras.lock ./
+RUN /opt/wasmdrop/bin/pip install --quiet --require-hashes -r requirements-extras.lock
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY daemon ./daemon
 RUN /opt/wasmdrop/bin/pip install --quiet --no-deps --no-build-isolation . \

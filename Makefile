@@ -86,9 +86,9 @@ PIP_COMPILE := $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --no-
 lock: .venv/bin/python
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(PIP_COMPILE) --build-deps-for editable -o requirements.lock pyproject.toml
-	$(PIP_COMPILE) --extra receipts --build-deps-for editable -c requirements.lock \
-	  -o requirements-receipts.lock pyproject.toml
-	$(PIP_COMPILE) --extra dev --extra receipts -c requirements-receipts.lock -o requirements-dev.lock pyproject.toml
+	$(PIP_COMPILE) --extra receipts --extra fleet --build-deps-for editable -c requirements.lock \
+	  -o requirements-extras.lock pyproject.toml
+	$(PIP_COMPILE) --extra dev --extra receipts --extra fleet -c requirements-extras.lock -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf .venv build $(NATIVE)/zygote examples/build host/state .coverage .hypothesis .import_linter_cache \

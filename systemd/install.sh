@@ -56,7 +56,7 @@ do_install() {
     rm -rf build
     "${PYTHON:-python3}" -m venv "$dest$prefix"
     "$dest$prefix/bin/python" -m pip install --quiet --require-hashes \
-        -r requirements-receipts.lock
+        -r requirements-extras.lock
     "$dest$prefix/bin/python" -m pip install --quiet --no-deps --no-build-isolation \
         --force-reinstall .
     set -- "$dest$prefix"/lib/python3*/site-packages/wasmdrop/sandbox/guest/native/zygote

@@ -140,10 +140,7 @@ def test_configuration_lists_each_setting_once() -> None:
 )
 def test_configuration_tells_the_default(setting: Option) -> None:
     """Fixed defaults are the same on the page and in the code."""
-    default = setting.default
-    text = f"{default:g}" if isinstance(default, float) else str(default)
-    expected = str(int(default)) if isinstance(default, float) and default.is_integer() else text
-    assert _told_settings()[setting.variable].strip("`") == expected
+    assert _told_settings()[setting.variable].strip("`") == setting.text(setting.default)
 
 
 def test_table_of_commands_lists_each_command() -> None:

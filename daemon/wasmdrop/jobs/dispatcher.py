@@ -73,7 +73,7 @@ class Dispatcher:
         self._metrics = metrics
         self._on_room = on_room
         self._signer = signer
-        self._admission = Admission(settings.workers)
+        self._admission = Admission(runner.capacity)
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
         )
@@ -249,6 +249,7 @@ class Dispatcher:
 
     def _leave(self, work: Work) -> None:
         key = work.slot_key
+        self._runner.leave(work.job)
         is_held = self._undelivered.holds(key)
         if not is_held:
             self._metrics.left(work.job.id)

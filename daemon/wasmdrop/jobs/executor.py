@@ -1,18 +1,35 @@
-"""The seam to whatever runs jobs: this machine's sandbox, or one day a fleet."""
+"""The seam to the machines that run jobs: this one, or others of a fleet."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Outcome
+from wasmdrop.sandbox.host.attempt import Attempt
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.compilation import ProgressCallback
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 
 
+class RunSlot(Protocol):
+    """Room for one run."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the run goes on if the daemon ends: an attempt that was begun is then resumed."""
+
+    def run(self, module: CompiledModule, call: Call, limits: Limits) -> Awaitable[Outcome]:
+        """Run one call to its end. Raises only ``SandboxError``."""
+
+
 class Executor(Protocol):
     """Compiles modules and runs calls; knows nothing of slots, the journal or delivery."""
+
+    @property
+    def capacity(self) -> int:
+        """Jobs that may run at a time."""
 
     def compiled(self, sha256: str, options: EngineOptions) -> CompiledModule | None:
         """Return the compiled module if it is in memory, without any I/O."""
@@ -36,5 +53,14 @@ class Executor(Protocol):
     def module_cid(self, sha256: str) -> Awaitable[str | None]:
         """Return the content id of a module of the module cache; None if it can't be known."""
 
-    def run(self, module: CompiledModule, call: Call, limits: Limits) -> Awaitable[Outcome]:
-        """Run one call to its end. Raises only ``SandboxError``."""
+    def slot(
+        self, module: CompiledModule, call: Call, attempt: Attempt, explain: Callable[[str], None]
+    ) -> AbstractAsyncContextManager[RunSlot]:
+        """Wait for room to run a call; the room is given back at the end of the block.
+
+        ``explain`` is called with the reason why the job waits, for people, if it waits for
+        anything but its turn.
+        """
+
+    def leave(self, job_id: str) -> None:
+        """Forget a job: its results are in place or kept durably, or it owes none."""

@@ -100,6 +100,8 @@ class Job(msgspec.Struct, frozen=True):
     module_reference: str | None = None
     """The input's reference to its module."""
     module: PinnedModule | None = None
+    is_remote: bool = False
+    """Whether the last attempt runs on another machine, and so outlives the daemon."""
     started_at_ns: int | None = None
     finished_at_ns: int | None = None
     code: Code | None = None

@@ -6,8 +6,9 @@ from typing import Any
 from wasmdrop.proof.envelope import Signer, encode_envelope, sign_payload
 from wasmdrop.proof.statement import Engine, Resource, encode_statement, statement_of
 from wasmdrop.protocol.limits import Limits
-from wasmdrop.protocol.marker import MarkedFile, MarkedInput, MarkedModule, RuntimeVersions
+from wasmdrop.protocol.marker import MarkedFile, MarkedInput, MarkedModule
 from wasmdrop.protocol.outcome import Outcome
+from wasmdrop.protocol.runtime_versions import RuntimeVersions
 
 
 def encode_receipt(

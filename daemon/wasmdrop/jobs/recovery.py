@@ -1,6 +1,7 @@
 """Recovery: resume at start the jobs that an earlier daemon left open.
 
-A job that was running is rerun, with its attempt counted. A job whose marker is in place is closed.
+A job that was running here is rerun, with its attempt counted; one that was running on another
+machine is resumed there. A job whose marker is in place is closed.
 Undelivered results are resumed without reading them.
 """
 
@@ -74,7 +75,10 @@ async def _resume(
         journal.move_lazily(job, JobState.DELIVERED)
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return
-    if job.state is not JobState.QUEUED:
+    if job.state is JobState.RUNNING and job.is_remote:
+        # The attempt did not end with the daemon: the next one is the same attempt.
+        job = journal.move_lazily(job, JobState.QUEUED, attempt=job.attempt - 1)
+    elif job.state is not JobState.QUEUED:
         job = journal.move_lazily(job, JobState.QUEUED)
     _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
     dispatcher.resume_queued(job)

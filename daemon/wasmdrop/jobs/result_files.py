@@ -7,9 +7,7 @@
 import codecs
 import functools
 import hashlib
-import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Final
 
 from wasmdrop.delivery.wire import ResultPackage
@@ -26,7 +24,6 @@ from wasmdrop.protocol.marker import (
     MarkedModule,
     MarkedOutput,
     Marker,
-    RuntimeVersions,
     Seconds,
     compact,
     encode_marker,
@@ -42,6 +39,7 @@ from wasmdrop.protocol.outcome import (
     Outcome,
     OutputTree,
 )
+from wasmdrop.protocol.runtime_versions import RuntimeVersions, own_versions
 from wasmdrop.protocol.slot import OUTPUT_SUFFIX, RECEIPT_SUFFIX, InputFile, PinnedModule
 from wasmdrop.unixfs.file_digest import cid_of, large_cid
 
@@ -49,12 +47,6 @@ from wasmdrop.unixfs.file_digest import cid_of, large_cid
 _SHOWN_BYTES: Final = 64 * 1024
 
 _decoder = codecs.getincrementaldecoder("utf-8")
-
-_RUNTIME: Final = RuntimeVersions(
-    version("wasmdrop"),
-    version("wasmtime"),
-    f"{platform.system().lower()}-{platform.machine()}",
-)
 
 _WORLD: Final = DeterministicEnvironment(
     DETERMINISTIC_SEED, DETERMINISTIC_CLOCK, DETERMINISTIC_PROFILE
@@ -83,7 +75,7 @@ def package(
     marked = {suffix: mark_file(data) for suffix, data in files.items()}
     if is_deterministic and signer is not None:
         receipt = encode_receipt(
-            *(marked, module, given, entry, args, limits, _RUNTIME, outcome), signer
+            *(marked, module, given, entry, args, limits, _runtime_of(outcome), outcome), signer
         )
         if receipt is not None:
             files[RECEIPT_SUFFIX] = receipt
@@ -191,9 +183,14 @@ def _marker(
         deterministic=_WORLD if is_deterministic else None,
         fuel_used=outcome.fuel_used,
         peak_memory_bytes=outcome.peak_memory_bytes,
-        runtime=_RUNTIME,
+        runtime=_runtime_of(outcome),
+        worker=outcome.worker,
     )
     return encode_marker(marker)
+
+
+def _runtime_of(outcome: Outcome) -> RuntimeVersions:
+    return outcome.runtime or own_versions()
 
 
 def _text(outcome: Outcome, timestamp_ns: int) -> bytes:

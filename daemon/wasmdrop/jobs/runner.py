@@ -1,6 +1,6 @@
 """Run a job to its outcome: read its input, get its module, run it, repeat failed attempts.
 
-A worker is held for the run alone.
+A slot of the executor is held for the run alone.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.slot import PinnedModule
 from wasmdrop.protocol.text import bounded_text
+from wasmdrop.sandbox.host.attempt import Attempt
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
@@ -82,7 +83,6 @@ class JobRunner:
         self._executor = executor
         self._metrics = metrics
         self._sleep = sleep
-        self._workers = asyncio.Semaphore(settings.workers)
 
     async def run(self, work: Work, scheduler: Scheduler) -> Outcome:
         """Run the active job ``work`` and return its outcome.
@@ -117,6 +117,15 @@ class JobRunner:
         )(attempt_again)
         return last if isinstance(last, Outcome) else outcome
 
+    @property
+    def capacity(self) -> int:
+        """Jobs that may run at a time."""
+        return self._executor.capacity
+
+    def leave(self, job: Job) -> None:
+        """Have the executor forget a job that left the table."""
+        self._executor.leave(job.id)
+
     async def module_cid(self, module: PinnedModule) -> str | None:
         """Return the content id of a job's module; None if it can't be known.
 
@@ -133,21 +142,27 @@ class JobRunner:
             return await self._refused(self._table.current(work), refusal)
         except (OSError, SandboxError, StorageError) as error:
             return self._count_failure(self._table.current(work), error)
-        async with self._workers:
-            work = self._table.begin_attempt(work, time.time_ns())
-            assert work.begun is not None  # noqa: S101 - the attempt has just begun
+        attempt = Attempt(work.job.id, self._table.current(work).job.attempt + 1, work.is_resumed)
+        explain = functools.partial(self._journal.explain, work.job)
+        async with self._executor.slot(ready.module, ready.call, attempt, explain) as slot:
+            work = self._table.begin_attempt(work, time.time_ns(), is_remote=slot.is_remote)
+            begun = work.begun
+            assert begun is not None  # noqa: S101 - the attempt has just begun
             if work.is_resumed:
                 # If this job crashes the daemon, the next daemon must see the attempt.
-                await work.begun
+                await begun
             self._metrics.running += 1
             try:
-                outcome = await self._executor.run(*ready)
+                outcome = await slot.run(*ready)
             except SandboxError as error:
                 outcome = Outcome(code=Code.INTERNAL, message=str(error))
             finally:
                 self._metrics.running -= 1
+        if outcome.attempts > 1:
+            count = work.job.attempt + outcome.attempts - 1
+            work = self._table.evolve(work, job=msgspec.structs.replace(work.job, attempt=count))
         if outcome.code.retried:
-            await work.begun
+            await begun
             self._note_failure(work.job, outcome.message)
         return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
 

@@ -167,10 +167,12 @@ class WorkTable:
         job, durable = self._journal.move(self.current(work).job, state, **changes)
         return self.evolve(work, job=job), durable
 
-    def begin_attempt(self, work: Work, started_at_ns: int) -> Work:
+    def begin_attempt(self, work: Work, started_at_ns: int, *, is_remote: bool) -> Work:
         """Move an active job to RUNNING and count the attempt, in the journal without delay."""
         job = self.current(work).job
-        job, begun = self._journal.begin(job, attempt=job.attempt + 1, started_at_ns=started_at_ns)
+        job, begun = self._journal.begin(
+            job, attempt=job.attempt + 1, started_at_ns=started_at_ns, is_remote=is_remote
+        )
         return self.evolve(work, job=job, begun=begun)
 
 

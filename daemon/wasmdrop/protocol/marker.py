@@ -13,6 +13,7 @@ import msgspec
 
 from wasmdrop.protocol.limits import MAX_OUTPUT_ENTRIES, Limits
 from wasmdrop.protocol.outcome import Code, Status
+from wasmdrop.protocol.runtime_versions import RuntimeVersions
 from wasmdrop.protocol.slot import RESULT_SUFFIXES
 
 MARKER_SCHEMA: Final = "wasmdrop.marker/1"
@@ -125,14 +126,6 @@ class DeterministicEnvironment(msgspec.Struct, frozen=True):
     ] = None
 
 
-class RuntimeVersions(msgspec.Struct, frozen=True):
-    """Versions of the software that ran the job."""
-
-    wasmdrop: str
-    wasmtime: str
-    platform: str
-
-
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """The completion marker. If it is present, the files that it names are complete and final.
 
@@ -181,6 +174,10 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     runtime: RuntimeVersions
+    worker: Annotated[
+        str | None,
+        msgspec.Meta(description="The worker of the fleet that ran the job; null without one."),
+    ] = None
 
     def is_of_input(self, sha256: str | None, size_bytes: int | None, mtime_ns: int) -> bool:
         """Whether it is the marker of an input with this digest, size and time of modification.

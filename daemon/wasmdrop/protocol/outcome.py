@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from wasmdrop.protocol.runtime_versions import RuntimeVersions
+
 #: The rules of a deterministic job: its clock, its seed, its file metadata, and its result files.
 #: Raised when one of them changes; two results can be compared if the number is the same.
 DETERMINISTIC_PROFILE = 1
@@ -16,7 +18,6 @@ DETERMINISTIC_PROFILE = 1
 DETERMINISTIC_SEED = 0
 DETERMINISTIC_CLOCK = "2000-01-01T00:00:00Z"
 DETERMINISTIC_CLOCK_NS = 946_684_800_000_000_000
-DETERMINISTIC_CLOCK = "2000-01-01T00:00:00Z"
 
 
 class Status(StrEnum):
@@ -176,6 +177,12 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """Processor time of the run; that of the whole process if the job was killed. None if it is
     unknown or the job never ran."""
     compile_seconds: float = 0.0
+    attempts: int = 1
+    """Attempts that it took: each worker of a fleet that died running the job counts as one."""
+    worker: str | None = None
+    """The worker of the fleet that ran the job; None if this machine did."""
+    runtime: RuntimeVersions | None = None
+    """The versions that ran the job; None for those of this process."""
 
     @property
     def status(self) -> Status:

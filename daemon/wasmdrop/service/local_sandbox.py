@@ -64,6 +64,7 @@ async def open_local_sandbox(
             directories,
             limits,
             zygote_idle if has_native_program and not reason else 0,
+            settings.workers,
         )
         try:
             yield executor, cache

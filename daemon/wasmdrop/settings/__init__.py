@@ -10,6 +10,8 @@ from wasmdrop.settings.formats import scalar_or_text
 from wasmdrop.settings.loading import load
 from wasmdrop.settings.table import SETTINGS, Option
 from wasmdrop.settings.values import (
+    FleetFallback,
+    FleetSecurity,
     GuestMode,
     Loaded,
     LogFormat,
@@ -20,6 +22,8 @@ from wasmdrop.settings.values import (
 
 __all__ = [
     "SETTINGS",
+    "FleetFallback",
+    "FleetSecurity",
     "GuestMode",
     "Loaded",
     "LogFormat",

@@ -22,6 +22,11 @@ _MAX_DAYS: Final = 36_500
 _MAX_MB: Final = 1024 * 1024
 _MAX_PORT: Final = 65_535
 
+#: The URL of a NATS server; keys and passwords in it would show in logs.
+_FLEET_SERVER: Final = re.compile(
+    r"(?:nats|tls)://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?"
+)
+
 #: A job that asks for all grants must stay below its limit of open files.
 _MAX_GRANTS: Final = 16
 
@@ -98,6 +103,23 @@ def _read_address(text: str) -> str | None:
     return text
 
 
+def _read_fleet_servers(text: str) -> tuple[str, ...]:
+    if text == "off":
+        return ()
+    servers = tuple(text.split(","))
+    for one in servers:
+        found = _FLEET_SERVER.fullmatch(one)
+        if found is None or int(found[1] or 1) not in range(1, _MAX_PORT + 1):
+            raise ValueError(f"in {describe_value(one)}")
+    return servers
+
+
+def _read_fleet_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError
+    return text
+
+
 def _read_grants(text: str) -> dict[str, Path]:
     grants: dict[str, Path] = {}
     if text == "none":
@@ -153,6 +175,12 @@ GRANTS: Final = ValueFormat(
     "NAME=DIR,...", "none or a comma-separated list of NAME=DIR", _read_grants
 )
 JOB_USER: Final = ValueFormat("USER", "a user name or UID[:GID]", read_job_user)
+FLEET_SERVERS: Final = ValueFormat(
+    "URL,...",
+    "off or a comma-separated list of nats://HOST:PORT or tls://HOST:PORT",
+    _read_fleet_servers,
+)
+FLEET_NAME: Final = ValueFormat("NAME", "up to 64 letters, digits, '-' or '_'", _read_fleet_name)
 ADDRESS: Final = ValueFormat("HOST:PORT", "off or HOST:PORT", _read_address)
 SUFFIX: Final = ValueFormat("SUFFIX", "a suffix without '/'", _read_suffix)
 SECONDS_OR_ZERO: Final = positive("SECONDS", "a number of seconds", _MAX_SECONDS, or_zero=True)

@@ -32,6 +32,9 @@ _SERVICE_LINK: Final = re.compile(
 #: Settings of earlier versions, and what holds instead.
 _REMOVED: Final = {"WASMDROP_ISOLATION": "each job has a process of its own; unset the variable"}
 
+#: Characters that names in a fleet can't have.
+_NO_NAME: Final = re.compile("[^A-Za-z0-9_-]")
+
 #: Suffixes of a slot's results.
 _SUFFIXES: Final = (*RESULT_SUFFIXES, MARKER_SUFFIX, OUTPUT_SUFFIX)
 
@@ -61,6 +64,8 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
     values["env_args"] = values.pop("args_json")
     if "workers" not in origins:
         values["workers"] = len(os.sched_getaffinity(0))
+    if "fleet_name" not in origins:
+        values["fleet_name"] = _NO_NAME.sub("-", os.uname().nodename)[:64] or "host"
     if "log" not in origins:
         values["log"] = LogFormat.CONSOLE if _is_terminal(sys.stderr) else LogFormat.JSON
     limits = Limits(**{name: values.pop(name) for name in Limits.__struct_fields__})

@@ -9,6 +9,8 @@ from wasmdrop.settings.formats import (
     ADDRESS,
     ARGUMENTS,
     DAYS,
+    FLEET_NAME,
+    FLEET_SERVERS,
     FUEL,
     GRANTS,
     INT64,
@@ -26,7 +28,14 @@ from wasmdrop.settings.formats import (
     integer,
     printable,
 )
-from wasmdrop.settings.values import GuestMode, LogFormat, SandboxMode, WatchMode
+from wasmdrop.settings.values import (
+    FleetFallback,
+    FleetSecurity,
+    GuestMode,
+    LogFormat,
+    SandboxMode,
+    WatchMode,
+)
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
 PREFIX: Final = "WASMDROP_"
@@ -60,6 +69,8 @@ class Option(msgspec.Struct, frozen=True):
 
     def text(self, value: Any) -> str:
         """Return a value of this setting in one line, as a person would write it."""
+        if self.format is FLEET_SERVERS:
+            return ",".join(value) or "off"
         if value is None:
             return "off" if self.name == "http" else "none"
         if isinstance(value, dict):
@@ -147,6 +158,38 @@ SETTINGS: Final = (
         PATH,
         None,
         "private key in PEM that signs receipts of deterministic jobs (default: no receipts)",
+    ),
+    Option("fleet", FLEET_SERVERS, (), "servers of a fleet that runs the jobs"),
+    Option(
+        "fleet_fallback",
+        choice(FleetFallback),
+        FleetFallback.LOCAL,
+        "where jobs run while the fleet can't be reached: local is this host",
+    ),
+    Option(
+        "fleet_name",
+        FLEET_NAME,
+        None,
+        "name of this daemon or worker in the fleet (default: the host's)",
+    ),
+    Option("fleet_pool", FLEET_NAME, "default", "pool of workers"),
+    Option(
+        "fleet_window", integer(1, 65_536), 256, "jobs that this daemon has in the fleet at a time"
+    ),
+    Option(
+        "fleet_key", PATH, None, "nkey seed that identifies this host to the fleet (default: none)"
+    ),
+    Option(
+        "fleet_ca",
+        PATH,
+        None,
+        "certificates that the fleet's servers are checked with (default: the host's)",
+    ),
+    Option(
+        "fleet_security",
+        choice(FleetSecurity),
+        FleetSecurity.STRICT,
+        "whether other hosts' servers need TLS and a key",
     ),
     Option("http", ADDRESS, None, "address of health and metrics (default: off)"),
     Option(

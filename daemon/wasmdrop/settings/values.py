@@ -38,6 +38,21 @@ class GuestMode(StrEnum):
     PYTHON = "python"
 
 
+class FleetFallback(StrEnum):
+    """Where jobs run while the fleet can't be reached."""
+
+    LOCAL = "local"
+    WAIT = "wait"
+
+
+class FleetSecurity(StrEnum):
+    """What a connection to a fleet must have."""
+
+    STRICT = "strict"
+    """TLS and a key, unless the server is on this host."""
+    NONE = "none"
+
+
 class LogFormat(StrEnum):
     """Format of log lines."""
 
@@ -92,6 +107,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Directories that an input may ask to read, by name."""
     signing_key: Path | None
     """The file of the key that signs receipts. Only its path: the key is in no setting."""
+    fleet: tuple[str, ...]
+    """URLs of the servers of a fleet; empty without one."""
+    fleet_fallback: FleetFallback
+    fleet_name: str
+    """The name of this daemon or worker in the fleet."""
+    fleet_pool: str
+    fleet_window: int
+    """Jobs that this daemon has in the fleet at a time."""
+    fleet_key: Path | None
+    """The file of the nkey seed. Only its path: the key is in no setting."""
+    fleet_ca: Path | None
+    fleet_security: FleetSecurity
     http: str | None
     log: LogFormat
     ready_suffix: str

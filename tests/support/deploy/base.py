@@ -42,7 +42,7 @@ def base_root(*, has_compiler: bool) -> Path:
 
 def wheels() -> Path:
     """Return a directory with the locked packages, for pip without a network."""
-    lock = ROOT / "requirements-receipts.lock"
+    lock = ROOT / "requirements-extras.lock"
     with _made_once(f"wheels-{_digest(lock.read_bytes())}") as (path, is_new):
         if is_new:
             pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

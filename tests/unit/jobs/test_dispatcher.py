@@ -16,7 +16,7 @@ from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.jobs import dispatcher
 from wasmdrop.jobs.dispatcher import Dispatcher
-from wasmdrop.jobs.job import JobState
+from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError, Scheduler
@@ -90,11 +90,16 @@ class Bench:
 
     # The runner
 
+    capacity = 2
+
+    def leave(self, _job: Job) -> None:
+        """Do nothing."""
+
     async def run(self, work: Work, _scheduler: Scheduler) -> Outcome:
         """Begin an attempt, and end it when the test does."""
         self.begun.append(work.job.id)
         if work.job.state is JobState.QUEUED:
-            self.table.begin_attempt(work, 2)
+            self.table.begin_attempt(work, 2, is_remote=False)
         self.outcomes[work.job.id] = asyncio.get_running_loop().create_future()
         return await self.outcomes[work.job.id]
 

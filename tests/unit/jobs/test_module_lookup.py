@@ -16,10 +16,8 @@ from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError, ModuleLookup
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.errors import RefusedError
-from wasmdrop.protocol.limits import Limits
-from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import FileVersion, InputFile, PinnedModule
-from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 
@@ -84,9 +82,14 @@ class Bench:
         """Never called: a lookup makes no results."""
         raise NotImplementedError
 
-    async def run(self, _module: CompiledModule, _call: Call, _limits: Limits) -> Outcome:
+    capacity = 1
+
+    def slot(self, *_arguments: Any) -> Any:
         """Never called: a lookup runs nothing."""
         raise NotImplementedError
+
+    def leave(self, _job_id: str) -> None:
+        """Do nothing."""
 
     # The scheduler
 

@@ -1,7 +1,8 @@
 """The rules of the runner: attempts, refusals, and what the results echo."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,7 @@ from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.slot import InputFile, PinnedModule
+from wasmdrop.sandbox.host.attempt import Attempt
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
@@ -54,6 +56,8 @@ class Bench:
         self.pauses: list[float] = []
         self.lookup_errors: list[Exception] = []
         self.most_running = 0
+        self.attempts: list[Attempt] = []
+        self.slots = asyncio.Semaphore(2)
         self.runner = JobRunner(
             settings.load({"WASMDROP_WORKERS": "2", "WASMDROP_ATTEMPTS": "3"}, {}).settings,
             self.table,
@@ -93,6 +97,21 @@ class Bench:
     async def module_cid(self, sha256: str) -> str | None:
         """Return the digest in place of a content id."""
         return f"cid of {sha256}"
+
+    capacity = 2
+    is_remote = False
+
+    @contextlib.asynccontextmanager
+    async def slot(
+        self, _module: CompiledModule, _call: Call, attempt: Attempt, _explain: Any
+    ) -> AsyncIterator["Bench"]:
+        """Wait for one of two slots."""
+        async with self.slots:
+            self.attempts.append(attempt)
+            yield self
+
+    def leave(self, _job_id: str) -> None:
+        """Do nothing."""
 
     async def run(self, _module: CompiledModule, call: Call, _limits: Limits) -> Outcome:
         """Run a call."""

@@ -111,7 +111,7 @@ def test_table_attempt_is_counted_and_becomes_durable(tmp_path: Path) -> None:
         table = WorkTable(journal)
         job = Job("1", SLOT, 1, input=InputFile("/a", "", 2))
         table.add(Work(job, journal.accept(job, b"{}", {})))
-        begun = table.begin_attempt(table.begin("a"), 5)
+        begun = table.begin_attempt(table.begin("a"), 5, is_remote=False)
         assert begun.begun is not None
         await begun.begun
         written = (await journal.load_job("1")).job

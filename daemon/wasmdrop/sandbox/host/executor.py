@@ -4,7 +4,8 @@ Jobs know only the ``Executor`` protocol of :mod:`wasmdrop.jobs`: run this call,
 """
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Code, Outcome, OutputTree
 from wasmdrop.protocol.text import bounded_text
+from wasmdrop.sandbox.host.attempt import Attempt
 from wasmdrop.sandbox.host.call import (
     Call,
     can_be_prepared,
@@ -63,8 +65,10 @@ class LocalExecutor:
     """Runs jobs in children of the fork server and of zygotes.
 
     ``zygote_idle``: limit of a zygote's idle children; 0 without zygotes, which need the native
-    program.
+    program. ``workers``: jobs that run at a time.
     """
+
+    is_remote: Final = False
 
     def __init__(
         self,
@@ -73,7 +77,10 @@ class LocalExecutor:
         directories: JobDirectoryFactory,
         compile_limits: CompileLimits,
         zygote_idle: int = 0,
+        workers: int = 1,
     ) -> None:
+        self.capacity: Final = workers
+        self._slots = asyncio.Semaphore(workers)
         self.fork_server = fork_server
         self.directories = directories
         self.compiler = ModuleCompiler(fork_server, cache, compile_limits)
@@ -114,6 +121,21 @@ class LocalExecutor:
         except OSError as error:
             _log.warning("module-cid-failed", module=sha256, error=str(error))
             return None
+
+    @contextlib.asynccontextmanager
+    async def slot(
+        self,
+        _module: CompiledModule,
+        _call: Call,
+        _attempt: Attempt,
+        _explain: Callable[[str], None],
+    ) -> AsyncIterator["LocalExecutor"]:
+        """Wait until fewer jobs run than there are workers; yield this executor."""
+        async with self._slots:
+            yield self
+
+    def leave(self, job_id: str) -> None:
+        """Do nothing: a job leaves nothing here."""
 
     async def run(self, module: CompiledModule, call: Call, limits: Limits) -> Outcome:
         """Run one call and return its outcome."""

@@ -1,0 +1,96 @@
+"""Names of streams, consumers and subjects. They have the version of the protocol.
+
+Each name that a user or another machine chooses is one token: letters, digits, ``-`` and ``_``.
+"""
+
+import re
+from typing import Final
+
+from wasmdrop.protocol.outcome import DETERMINISTIC_PROFILE
+from wasmdrop.protocol.runtime_versions import RuntimeVersions
+
+#: Version of names and messages that daemons write. Workers serve this one and the one before.
+PROTOCOL: Final = 1
+SERVED_PROTOCOLS: Final = tuple(range(max(1, PROTOCOL - 1), PROTOCOL + 1))
+
+#: Jobs that may run with any version of wasmtime.
+ANY_ENGINE: Final = "any"
+
+_PREFIX: Final = f"wd{PROTOCOL}"
+
+OUTCOMES: Final = f"WD{PROTOCOL}_OUTCOMES"
+"""The stream of outcomes."""
+MODULES: Final = f"WD{PROTOCOL}_MODULES"
+"""The stream with the chunks of modules."""
+INPUTS: Final = f"WD{PROTOCOL}_INPUTS"
+"""The stream with the chunks of large calls."""
+OUTPUTS: Final = f"WD{PROTOCOL}_OUTPUTS"
+"""The stream with the chunks of large outcomes and of output files."""
+
+
+def engine_class(runtime: RuntimeVersions) -> str:
+    """Return the class of deterministic jobs that these versions run alike."""
+    wasmtime = re.sub("[^A-Za-z0-9-]", "_", runtime.wasmtime)
+    return f"p{DETERMINISTIC_PROFILE}-{wasmtime}"
+
+
+def job_stream(pool: str) -> str:
+    """Return the name of the stream of a pool's jobs."""
+    return f"WD{PROTOCOL}_JOBS_{pool}"
+
+
+def job_subject(  # one token each
+    pool: str, engine: str, daemon: str, job_id: str, attempt: int, generation: int
+) -> str:
+    """Return the subject of one publication of a job."""
+    return f"{_PREFIX}.job.{pool}.{engine}.{daemon}.{job_id}-{attempt}-{generation}"
+
+
+def jobs_filter(pool: str, engine: str) -> str:
+    """Return the filter of the consumer of a class of jobs, which is named like the class."""
+    return f"{_PREFIX}.job.{pool}.{engine}.>"
+
+
+def daemon_jobs_filter(pool: str, daemon: str) -> str:
+    """Return the filter of all jobs of a daemon."""
+    return f"{_PREFIX}.job.{pool}.*.{daemon}.*"
+
+
+def outcome_subject(daemon: str, ticket: str) -> str:
+    """Return the subject of the outcome for a ticket."""
+    return f"{_PREFIX}.out.{daemon}.{ticket}"
+
+
+def outcome_consumer(daemon: str) -> str:
+    """Return the name of the consumer of a daemon's outcomes."""
+    return f"d-{daemon}"
+
+
+def started_subject(daemon: str) -> str:
+    """Return the subject on which workers tell a daemon that they begin a job."""
+    return f"{_PREFIX}.started.{daemon}"
+
+
+def heartbeat_subject(pool: str, worker: str) -> str:
+    """Return the subject of a worker's heartbeats."""
+    return f"{_PREFIX}.worker.{pool}.{worker}"
+
+
+def daemon_heartbeat_subject(daemon: str) -> str:
+    """Return the subject of a daemon's heartbeats."""
+    return f"{_PREFIX}.daemon.{daemon}"
+
+
+def module_chunk_subject(sha256: str, number: int) -> str:
+    """Return the subject of one chunk of a module, counted from 0."""
+    return f"{_PREFIX}.module.{sha256}.{number}"
+
+
+def input_chunk_subject(ticket: str, number: int) -> str:
+    """Return the subject of one chunk of a large call."""
+    return f"{_PREFIX}.input.{ticket}.{number}"
+
+
+def output_chunk_subject(ticket: str, upload: str, number: int) -> str:
+    """Return the subject of one chunk of output; each upload has a name of its own."""
+    return f"{_PREFIX}.output.{ticket}.{upload}.{number}"
