@@ -81,6 +81,12 @@ def require_fuse() -> None:
     require(Path("/dev/fuse").exists(), "/dev/fuse")
 
 
+def require_network_namespaces() -> None:
+    """Require the right and the commands to make machines on a network of their own."""
+    require_root()
+    require_tools("ip", "bridge", "nsenter")
+
+
 def require_confinement() -> None:
     """Require every feature of the kernel that confines a job."""
     missing = Confinement().missing

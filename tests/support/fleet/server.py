@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -14,46 +15,67 @@ from typing import Final
 NATS_SERVER: Final = Path(sysconfig.get_path("scripts")) / "nats-server"
 
 _START_SECONDS: Final = 60
+_READY: Final = b"Server is ready"
 
 
 class Server:
     """One server on a free port of the loopback interface, with its files below ``base``.
 
     ``config``: more lines of its configuration. A server that is killed and started again has the
-    same port and the same files.
+    same port and the same files. ``prefix``: a command that runs another one, on a machine with
+    this ``address``.
     """
 
-    def __init__(self, base: Path, config: str = "") -> None:
+    def __init__(
+        self,
+        base: Path,
+        config: str = "",
+        *,
+        address: str = "127.0.0.1",
+        port: int | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         self.base = base
-        self.port = _free_port()
+        self.address = address
+        self.port = port or _free_port()
         self.store = base / "jetstream"
         self.log = base / "server.log"
         self._config = config
+        self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
+        self._seen_ready = 0
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.address}:{self.port}"
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
-        self.base.mkdir(parents=True, exist_ok=True)
-        path = self.base / "server.conf"
-        path.write_text(
-            f'listen: "127.0.0.1:{self.port}"\nserver_name: {self.base.name}\n'
-            f'jetstream {{ store_dir: "{self.store}", max_file_store: 4GB }}\n{self._config}'
-        )
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen([NATS_SERVER, "-c", path], stdout=log, stderr=log)
+        self.launch()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the server that was launched accepts connections."""
         deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+        while time.monotonic() < deadline and not self._has_ended():
+            if self.log.read_bytes().count(_READY) > self._seen_ready:
                 return
             time.sleep(0.02)
         raise AssertionError(f"the server did not start: {self.log.read_text()}")
+
+    def launch(self) -> None:
+        """Start the server without waiting."""
+        self.base.mkdir(parents=True, exist_ok=True)
+        path = self.base / "server.conf"
+        path.write_text(
+            f'listen: "{self.address}:{self.port}"\nserver_name: {self.base.name}\n'
+            f'jetstream {{ store_dir: "{self.store}", max_file_store: 4GB }}\n{self._config}'
+        )
+        with self.log.open("ab") as log:
+            command = [*self._prefix, str(NATS_SERVER), "-c", str(path)]
+            self._seen_ready = self.log.read_bytes().count(_READY)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def kill(self) -> None:
         """End the server without warning, as a crash does."""
@@ -66,6 +88,14 @@ class Server:
         """Send a signal, such as SIGSTOP."""
         assert self._process is not None
         os.kill(self._process.pid, number)
+
+    def wipe(self) -> None:
+        """Delete everything that the server has stored. It must not run."""
+        assert self._process is None
+        shutil.rmtree(self.store, ignore_errors=True)
+
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
 
 @contextlib.contextmanager
