@@ -9,7 +9,7 @@
 #   PREFIX    directory of the program (/opt/wasmdrop), also in the units
 #   INSTANCE  NAME: also install or remove the user, folders and settings of wasmdrop@NAME
 #   PYTHON    the interpreter (python3): 3.11 or later, the same as on the target host
-#   PURGE=1   with uninstall: also remove results, state and settings
+#   PURGE=1   with uninstall: also remove results, state and settings, of workers as well
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -66,7 +66,7 @@ do_install() {
     sed -i "1s,^#!$dest$prefix/,#!$prefix/," "$dest$prefix/bin/wasmdrop"
     mkdir -p "$dest/usr/local/bin" "$lib/systemd/system"
     ln -sfn "$prefix/bin/wasmdrop" "$dest/usr/local/bin/wasmdrop"
-    for unit in wasmdrop.service wasmdrop@.service; do
+    for unit in wasmdrop.service wasmdrop@.service wasmdrop-worker@.service; do
         sed "s,/opt/wasmdrop/,$prefix/,g" "systemd/$unit" >"$lib/systemd/system/$unit"
     done
     install_named wasmdrop wasmdrop
@@ -81,7 +81,14 @@ do_uninstall() {
         return
     fi
     uninstall_named wasmdrop wasmdrop wasmdrop
-    rm -f "$lib/systemd/system/wasmdrop.service" "$lib/systemd/system/wasmdrop@.service"
+    on_host systemctl stop --quiet 'wasmdrop-worker@*.service' || true
+    on_host systemctl disable --quiet wasmdrop-worker@.service || true
+    for unit in wasmdrop.service wasmdrop@.service wasmdrop-worker@.service; do
+        rm -f "$lib/systemd/system/$unit"
+    done
+    if [ "${PURGE:-}" = 1 ]; then
+        rm -rf "$etc"/worker-*.env "$dest"/var/lib/wasmdrop-worker-* "$dest"/var/lib/private/wasmdrop-worker-*
+    fi
     rm -f "$dest/usr/local/bin/wasmdrop"
     if [ -e "$dest$prefix/pyvenv.cfg" ]; then # only a virtual environment, whatever PREFIX is
         rm -rf "$dest$prefix"

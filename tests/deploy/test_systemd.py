@@ -46,6 +46,39 @@ def test_unit_is_hardened(tmp_path: Path, name: str, serves_http: bool) -> None:
     assert score(tmp_path / name) < 1.5
 
 
+def test_unit_with_a_fleet_is_hardened(tmp_path: Path) -> None:
+    """The drop-in gives the daemon a network, and nothing else."""
+    text = (UNITS / "wasmdrop.service").read_text()
+    unit = tmp_path / "wasmdrop.service"
+    unit.write_text(text.replace("[Install]", (UNITS / "fleet.conf").read_text() + "\n[Install]"))
+    assert score(unit) < 1.5
+
+
+@pytest.mark.parametrize("name", ["wasmdrop-worker@x.service", "nats-server.service"])
+def test_unit_of_the_fleet_is_hardened(tmp_path: Path, name: str) -> None:
+    """Workers and servers need a network, and have no other right."""
+    (tmp_path / name).write_text((UNITS / name.replace("x", "")).read_text())
+    assert score(tmp_path / name) < 1.5
+
+
+#: Lines of the daemon's unit that the unit of a worker lacks: directories, delivery, user, and
+#: having no network.
+ONLY_OF_THE_DAEMON: Final = re.compile(
+    r"Description=|After=|RequiresMountsFor=|User=|Group=|Environment|ExecStart=|StateDirectory=|"
+    r"UMask=|ReadWritePaths=|ReadOnlyPaths=|SystemCallFilter=io_setup|PrivateNetwork=|"
+    r"RestrictAddressFamilies=|IPAddressDeny="
+)
+
+
+def test_unit_of_a_worker_is_confined_like_the_daemon() -> None:
+    """Every other line of the daemon's unit is in that of the worker."""
+    lines = (UNITS / "wasmdrop.service").read_text().splitlines()
+    wanted = {line for line in lines if not line.startswith("#")}
+    wanted -= {line for line in wanted if ONLY_OF_THE_DAEMON.match(line)}
+    assert len(wanted) > 40
+    assert wanted <= set((UNITS / "wasmdrop-worker@.service").read_text().splitlines())
+
+
 def test_unit_template_differs_from_the_unit_in_names_alone() -> None:
     """User, folders, state and settings of its own; all else is the same, so one is tested."""
     unit = (UNITS / "wasmdrop.service").read_text().splitlines()[2:]
@@ -80,11 +113,12 @@ def test_settings_file_shows_every_setting_with_its_default() -> None:
 
 def test_unit_gives_running_jobs_time_to_drain() -> None:
     """A shorter timeout of systemd would cut the drain short."""
-    text = (UNITS / "wasmdrop.service").read_text()
-    found = re.search(r"TimeoutStopSec=(\d+)", text)
-    assert found
-    assert int(found[1]) > settings.load({"HOME": "/"}, {}).settings.drain_sec
-    assert "KillMode=mixed" in text
+    for name in ("wasmdrop.service", "wasmdrop-worker@.service"):
+        text = (UNITS / name).read_text()
+        found = re.search(r"TimeoutStopSec=(\d+)", text)
+        assert found
+        assert int(found[1]) > settings.load({"HOME": "/"}, {}).settings.drain_sec
+        assert "KillMode=mixed" in text
 
 
 # --- On a machine
