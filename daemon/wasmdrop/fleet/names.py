@@ -27,6 +27,11 @@ INPUTS: Final = f"WD{PROTOCOL}_INPUTS"
 OUTPUTS: Final = f"WD{PROTOCOL}_OUTPUTS"
 """The stream with the chunks of large outcomes and of output files."""
 
+ALL_OUTCOMES: Final = f"{_PREFIX}.out.*.*"
+ALL_MODULE_CHUNKS: Final = f"{_PREFIX}.module.*.*"
+ALL_INPUT_CHUNKS: Final = f"{_PREFIX}.input.*.*"
+ALL_OUTPUT_CHUNKS: Final = f"{_PREFIX}.output.*.*.*"
+
 
 def engine_class(runtime: RuntimeVersions) -> str:
     """Return the class of deterministic jobs that these versions run alike."""
@@ -46,6 +51,11 @@ def job_subject(  # one token each
     return f"{_PREFIX}.job.{pool}.{engine}.{daemon}.{job_id}-{attempt}-{generation}"
 
 
+def all_jobs(pool: str) -> str:
+    """Return the subjects of the stream of a pool's jobs."""
+    return f"{_PREFIX}.job.{pool}.>"
+
+
 def jobs_filter(pool: str, engine: str) -> str:
     """Return the filter of the consumer of a class of jobs, which is named like the class."""
     return f"{_PREFIX}.job.{pool}.{engine}.>"
@@ -59,6 +69,11 @@ def daemon_jobs_filter(pool: str, daemon: str) -> str:
 def outcome_subject(daemon: str, ticket: str) -> str:
     """Return the subject of the outcome for a ticket."""
     return f"{_PREFIX}.out.{daemon}.{ticket}"
+
+
+def outcomes_filter(daemon: str) -> str:
+    """Return the filter of the consumer of a daemon's outcomes."""
+    return f"{_PREFIX}.out.{daemon}.*"
 
 
 def outcome_consumer(daemon: str) -> str:

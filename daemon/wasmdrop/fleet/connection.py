@@ -1,0 +1,349 @@
+"""The connection to a fleet: it comes back by itself, and speaks to JetStream.
+
+No request waits longer than its time, and none is sent again after its time: a caller knows what
+may have happened.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from wasmdrop.fleet.access import Access
+from wasmdrop.fleet.errors import FleetApiError, FleetRefusedError, FleetUnavailableError
+from wasmdrop.fleet.nats_client import Callback, Message, NatsClient
+from wasmdrop.protocol.text import one_line
+
+_log = structlog.get_logger()
+
+#: Time for a request with all its repetitions: a cluster may need 4 to 8 s for a new leader.
+ANSWER_SECONDS: Final = 15.0
+
+#: Time for an answer, after which the request is sent again.
+_TRY_SECONDS: Final = 5.0
+
+#: A server answers a pull after its time; the answer needs some, too.
+_PULL_MARGIN_SECONDS: Final = 3.0
+
+_FIRST_DELAY_SECONDS: Final = 0.25
+_MAX_DELAY_SECONDS: Final = 8.0
+
+_API: Final = "$JS.API"
+
+#: Statuses of JetStream and of the server itself; they are like those of HTTP.
+_NOT_FOUND: Final = 404
+_PULL_ENDED: Final = 408
+_PULL_REFUSED: Final = 409
+_NO_RESPONDERS: Final = 503
+_SERVER_FAULT: Final = 500
+
+#: JetStream's error 10077 is both of these, told apart by its text only.
+_OCCUPIED: Final = "maximum messages per subject exceeded"
+_FULL: Final = ("maximum bytes exceeded", "maximum messages exceeded", "resources exceeded")
+_INSUFFICIENT: Final = "insufficient resources"
+
+
+class Stored(Enum):
+    """What became of a message that was to be stored."""
+
+    STORED = "stored"
+    OCCUPIED = "occupied"
+    """Its subject has a message."""
+    FULL = "full"
+    """Its stream has no room."""
+
+
+class Lease:
+    """A message that was leased from a work queue."""
+
+    def __init__(self, client: NatsClient, message: Message) -> None:
+        self._client = client
+        self._reply = message.reply
+        self.subject = message.subject
+        self.data = message.data
+        self.delivery = message.delivery
+        """The number of this delivery, from 1."""
+
+    async def ack(self) -> None:
+        """Remove the message from its queue. Best effort: it is delivered again if this is lost."""
+        await self._say(b"+ACK")
+
+    async def extend(self) -> None:
+        """Begin the time of the lease anew. Best effort."""
+        await self._say(b"+WPI")
+
+    async def _say(self, word: bytes) -> None:
+        with contextlib.suppress(FleetUnavailableError):
+            await self._client.publish(self._reply, word)
+
+
+class FleetConnection:
+    """A connection to one server of the fleet at a time. Made by :func:`connect`."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._client: NatsClient | None = None
+        self._connected = asyncio.Event()
+        self._away_since = time.monotonic()
+        self._subscriptions: list[tuple[str, Callback]] = []
+        self.problem = "it was not reached yet"
+        """Why there is no connection, in one line; empty while there is one."""
+        self.server_version = ""
+        """Of the last server that was reached."""
+        self.server_url = ""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server is reached now, as far as is known."""
+        return self._client is not None and self._client.is_open
+
+    @property
+    def away_seconds(self) -> float:
+        """For how long no server was reached; 0 while one is."""
+        return 0.0 if self.is_connected else time.monotonic() - self._away_since
+
+    async def wait_connected(self, seconds: float) -> None:
+        """Wait until a server is reached. Raises ``FleetUnavailableError`` after ``seconds``."""
+        await self._linked(seconds)
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        """Send a message that nobody stores: it may be lost, as it is while there is no server."""
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(FleetUnavailableError):
+                await client.publish(subject, data)
+
+    async def subscribe(self, subject: str, callback: Callback) -> None:
+        """Call ``callback(subject, data)`` with each message that is sent on a subject."""
+        self._subscriptions.append((subject, callback))
+        if self._client is not None:
+            with contextlib.suppress(FleetUnavailableError):  # the next connection subscribes
+                await self._client.subscribe(subject, callback)
+
+    async def store(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        message_id: str | None = None,
+        seconds: float = ANSWER_SECONDS,
+    ) -> Stored:
+        """Store a message in the stream of its subject.
+
+        Raises ``FleetUnavailableError`` if that is not confirmed within ``seconds``; it may be
+        stored nevertheless.
+        """
+        headers = {"Nats-Msg-Id": message_id} if message_id is not None else None
+        try:
+            await self._call(subject, data, seconds, headers)
+        except FleetApiError as error:
+            reason = str(error)
+            if _OCCUPIED in reason:
+                return Stored.OCCUPIED
+            if _INSUFFICIENT in reason or any(text in reason for text in _FULL):
+                return Stored.FULL
+            raise
+        return Stored.STORED
+
+    async def erase(self, subjects: Iterable[str]) -> None:
+        """Replace the messages of these subjects by empty ones that end soon. Best effort.
+
+        Whoever may write a subject may do so: no right to remove what others wrote is needed.
+        """
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(FleetUnavailableError):
+                for subject in subjects:
+                    await client.publish(subject, b"", headers={"Nats-TTL": "1s"})
+
+    async def get(
+        self, stream: str, subject: str, *, seconds: float = ANSWER_SECONDS
+    ) -> bytes | None:
+        """Return the last message of a subject, or None if there is none or an empty one.
+
+        A replica that is behind may not have it yet. Raises ``FleetUnavailableError``.
+        """
+        name = f"{_API}.DIRECT.GET.{stream}.{subject}"
+        reply = await self._ask(name, b"", seconds)
+        if reply.status == _NOT_FOUND:
+            return None
+        if reply.status:
+            raise FleetUnavailableError(f"{stream}: {one_line(reply.description, 200)}")
+        return reply.data or None
+
+    async def fetch(self, stream: str, consumer: str, seconds: float) -> Lease | None:
+        """Lease the next message; None if none came within ``seconds``.
+
+        Raises ``FleetUnavailableError`` if the server does not answer.
+        """
+        client = await self._linked(seconds)
+        request = msgspec.json.encode({"batch": 1, "expires": int(seconds * 1e9)})
+        name = f"{_API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        reply = await client.pull(name, request, seconds + _PULL_MARGIN_SECONDS)
+        if reply.delivery:
+            return Lease(client, reply)
+        if reply.status in {_NOT_FOUND, _PULL_ENDED}:
+            return None
+        # A queue whose waiting requests are too many says so at once.
+        await asyncio.sleep(random.uniform(0.5, 1.0) * min(seconds, 1.0))  # noqa: S311
+        if reply.status == _PULL_REFUSED and "exceeded" in reply.description.lower():
+            return None
+        raise FleetUnavailableError(
+            f"consumer {consumer} of {stream}: "
+            + (one_line(reply.description, 200) or "no server has it, or none leads it now")
+        )
+
+    async def subjects(self, stream: str, subjects_filter: str) -> set[str]:
+        """Return the subjects that have a message. Raises ``FleetUnavailableError``."""
+        found: set[str] = set()
+        while True:
+            request = {"subjects_filter": subjects_filter, "offset": len(found)}
+            answer = await self.api(f"STREAM.INFO.{stream}", request)
+            page = set(answer.get("state", {}).get("subjects") or ())
+            found |= page
+            if not page or len(found) >= int(answer.get("total", 0)):
+                return found
+
+    async def has_consumer(self, stream: str, consumer: str) -> bool:
+        """Whether there is such a consumer. Raises ``FleetUnavailableError``."""
+        try:
+            await self.api(f"CONSUMER.INFO.{stream}.{consumer}")
+        except FleetApiError as error:
+            if error.status == _NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def api(
+        self, name: str, request: object = None, *, seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
+        """Call JetStream and return its answer.
+
+        Raises ``FleetApiError`` if it refuses, else ``FleetUnavailableError``.
+        """
+        data = b"" if request is None else msgspec.json.encode(request)
+        return await self._call(f"{_API}.{name}", data, seconds, None)
+
+    async def _call(
+        self, subject: str, data: bytes, seconds: float, headers: dict[str, str] | None
+    ) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while True:
+            reply = await self._ask(subject, data, deadline - time.monotonic(), headers)
+            try:
+                answer = msgspec.json.decode(reply.data, type=dict[str, Any])
+            except msgspec.DecodeError as fault:
+                raise FleetUnavailableError(f"{subject}: {fault}") from None
+            refusal = answer.get("error")
+            if refusal is None:
+                return answer
+            error = FleetApiError(
+                int(refusal.get("code", 0)),
+                int(refusal.get("err_code", 0)),
+                one_line(str(refusal.get("description", "")), 300),
+            )
+            is_passing = error.status >= _SERVER_FAULT and not _is_about_room(str(error))
+            if not is_passing or time.monotonic() > deadline:
+                raise error
+            await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
+
+    async def _ask(
+        self,
+        subject: str,
+        data: bytes,
+        seconds: float,
+        headers: dict[str, str] | None = None,
+    ) -> Message:
+        """Ask until there is an answer: leaders change, and servers come back."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            client = await self._linked(left)
+            try:
+                reply = await client.request(
+                    subject, data, max(min(left, _TRY_SECONDS), 0.1), headers
+                )
+            except FleetRefusedError:
+                raise
+            except FleetUnavailableError as error:
+                failure = error
+            else:
+                if reply.status != _NO_RESPONDERS:
+                    return reply
+                failure = FleetUnavailableError(
+                    "JetStream is off, the stream does not exist, or none leads it now"
+                )
+            if time.monotonic() > deadline:
+                raise FleetUnavailableError(f"{subject}: {failure}")
+            await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+
+    async def _linked(self, seconds: float) -> NatsClient:
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                while not self.is_connected:
+                    self._connected.clear()
+                    await self._connected.wait()
+        except TimeoutError:
+            raise FleetUnavailableError(self.problem or "the connection is lost") from None
+        assert self._client is not None  # noqa: S101 - is_connected
+        return self._client
+
+    async def run(self) -> None:
+        """Connect again and again, until this is cancelled."""
+        failures = 0
+        while True:
+            for server in random.sample(self._access.servers, len(self._access.servers)):
+                client = NatsClient(server, self._access)
+                try:
+                    await client.start()
+                    failures = 0
+                    await self._use(client)
+                except FleetUnavailableError as error:
+                    self._lose(str(error))
+                finally:
+                    self._client = None
+                    await client.close()
+            delay = min(_FIRST_DELAY_SECONDS * 2**failures, _MAX_DELAY_SECONDS)
+            failures += 1
+            await asyncio.sleep(random.uniform(0.5, 1.0) * delay)  # noqa: S311
+
+    async def _use(self, client: NatsClient) -> None:
+        for subject, callback in self._subscriptions:
+            await client.subscribe(subject, callback)
+        self._client = client
+        self.problem = ""
+        self.server_version = client.version
+        self.server_url = client.server.url
+        self._connected.set()
+        _log.info("fleet-connected", server=self.server_url, version=self.server_version)
+        reason = await client.wait_until_lost()
+        self._away_since = time.monotonic()
+        raise FleetUnavailableError(f"{self.server_url}: {reason}")
+
+    def _lose(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            _log.warning("fleet-lost", reason=problem)
+
+
+@contextlib.asynccontextmanager
+async def connect(access: Access) -> AsyncIterator[FleetConnection]:
+    """Give a connection, which is there as soon as a server is reached."""
+    connection = FleetConnection(access)
+    task = asyncio.create_task(connection.run())
+    try:
+        yield connection
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _is_about_room(reason: str) -> bool:
+    return _OCCUPIED in reason or _INSUFFICIENT in reason or any(text in reason for text in _FULL)

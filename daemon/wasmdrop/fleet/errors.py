@@ -1,0 +1,26 @@
+"""Errors of a fleet."""
+
+from wasmdrop.protocol.errors import SettingsError
+
+
+class FleetSettingsError(SettingsError):
+    """Settings of a fleet that can't work. The text is one line and says what to do."""
+
+
+class FleetUnavailableError(Exception):
+    """The fleet can't do this now. The text is one line and gives the reason."""
+
+
+class FleetRefusedError(FleetUnavailableError):
+    """A server that must not be used, or that refuses this user: waiting does not help."""
+
+
+class FleetApiError(FleetRefusedError):
+    """JetStream refused a request."""
+
+    def __init__(self, status: int, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        """Like one of HTTP: 404 if a stream, consumer or message does not exist."""
+        self.number = number
+        """JetStream's own number of the error."""
