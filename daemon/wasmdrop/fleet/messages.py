@@ -18,8 +18,8 @@ INLINE_BYTES: Final = 256 * 1024
 #: Size of the chunks of larger bodies, in bytes.
 CHUNK_BYTES: Final = 256 * 1024
 
-#: Size limit of a message, in bytes.
-MAX_MESSAGE_BYTES: Final = 512 * 1024
+#: Size limit of a message, in bytes: two bodies and the rest.
+MAX_MESSAGE_BYTES: Final = 768 * 1024
 
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", min_length=1, max_length=64)]
@@ -52,24 +52,16 @@ class JobMessage(msgspec.Struct, frozen=True):
     options: EngineOptions
     limits: Limits
     call: bytes | Blob
-    """A :class:`~wasmdrop.sandbox.host.call.Call` in MessagePack."""
+    """A :class:`~wasmdrop.sandbox.host.call.Call`, see :mod:`wasmdrop.fleet.call_codec`."""
     attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     """Deliveries after which the job is given up: so many workers died running it."""
 
 
-class OutputEntry(msgspec.Struct, frozen=True):
-    """One output file, as the worker claims it."""
-
-    path: _Text
-    size_bytes: _Count
-    sha256: Digest
-
-
 class Output(msgspec.Struct, frozen=True):
-    """The output files of a job: the bytes of all files, in order, are one body."""
+    """The output files of a job, see :mod:`wasmdrop.fleet.output_files`."""
 
-    files: tuple[OutputEntry, ...]
-    directories: tuple[_Text, ...]
+    listing_bytes: _Count
+    """Size of the list of files at the start of the body."""
     body: bytes | Blob
 
 

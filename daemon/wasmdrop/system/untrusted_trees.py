@@ -28,8 +28,8 @@ from wasmdrop.unixfs.file_digest import FileDigest, large_cid_of
 from wasmdrop.unixfs.shards import NameCollisionError
 
 #: Levels of directories, and bytes of a path below the tree, as for the files of an input.
-_MAX_DEPTH: Final = 32
-_MAX_PATH_BYTES: Final = 1024
+MAX_DEPTH: Final = 32
+MAX_PATH_BYTES: Final = 1024
 
 #: Unpublished entries that a message names; it counts the others.
 _NAMED: Final = 5
@@ -87,7 +87,7 @@ def inventory(root: str, max_bytes: int) -> OutputTree:
         status = entry.stat(follow_symlinks=False)
         is_directory = stat.S_ISDIR(status.st_mode)
         reason = None if is_directory else file_kind(status)
-        reason = reason or _why_unpublished(path)
+        reason = reason or why_unpublished(path)
         if reason is not None:
             left_out.append(f"{describe_value(path)} ({reason})")
         elif is_directory:
@@ -183,8 +183,8 @@ def _walk(root: str) -> Iterator[tuple[str, int, "os.DirEntry[str]"]]:
             yield path, directory, entry
             if not entry.is_dir(follow_symlinks=False):
                 continue
-            if len(levels) > _MAX_DEPTH:
-                raise TreeLimitError(f"directories more than {_MAX_DEPTH} deep")
+            if len(levels) > MAX_DEPTH:
+                raise TreeLimitError(f"directories more than {MAX_DEPTH} deep")
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 inner = os.open(entry.name, DIRECTORY_FLAGS, dir_fd=directory)
                 levels.append(_level(path + "/", inner))
@@ -199,14 +199,15 @@ def _level(prefix: str, directory: int) -> tuple[str, int, Iterator["os.DirEntry
         return prefix, directory, iter(list(itertools.islice(entries, MAX_OUTPUT_ENTRIES + 1)))
 
 
-def _why_unpublished(path: str) -> str | None:
+def why_unpublished(path: str) -> str | None:
+    """Return why an entry with this path is not published, for a message; None if it is."""
     try:
         size_bytes = len(path.encode())
     except UnicodeEncodeError:
         return "a name that is not UTF-8"
     if not path.isprintable():
         return "a name with control characters"
-    return "a path that is too long" if size_bytes > _MAX_PATH_BYTES else None
+    return "a path that is too long" if size_bytes > MAX_PATH_BYTES else None
 
 
 def _left_out_message(left_out: list[str]) -> str:

@@ -33,6 +33,11 @@ class Call(msgspec.Struct, frozen=True):
     """Whether the entry is that of a WASI command: its results are output and an exit code."""
 
 
+def wants_directory(summary: ModuleSummary, call: Call) -> bool:
+    """Whether a call can use a directory of its own."""
+    return summary.wants_files and bool(call.is_command or call.files or call.grants)
+
+
 def can_be_prepared(module: CompiledModule) -> bool:
     """Whether a module can be instantiated before there is a job, without running its code."""
     summary = module.summary

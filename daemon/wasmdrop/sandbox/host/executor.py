@@ -22,6 +22,7 @@ from wasmdrop.sandbox.host.call import (
     cpu_limit_seconds,
     invocation_of,
     preparation_of,
+    wants_directory,
 )
 from wasmdrop.sandbox.host.captured_output import CapturedOutput
 from wasmdrop.sandbox.host.child_process import ChildProcess, ChildSource
@@ -52,7 +53,7 @@ from wasmdrop.system.untrusted_trees import TreeLimitError
 _log = structlog.get_logger()
 
 #: Codes with which a job publishes no files from its directory.
-_WITHOUT_FILES: Final = frozenset(
+WITHOUT_FILES: Final = frozenset(
     {Code.DISK_LIMIT, Code.SANDBOX_VIOLATION, Code.CRASHED, Code.INTERNAL}
 )
 
@@ -149,7 +150,7 @@ class LocalExecutor:
             )
             return Outcome(code=Code.MEMORY_LIMIT, message=message)
         # Only a call that can use a directory pays for one.
-        if module.summary.wants_files and (call.is_command or call.files or call.grants):
+        if wants_directory(module.summary, call):
             with open_grants(call.grants) as grants:
                 return await self._run_in_directory(module, call, limits, grants)
         return await self._run_in_child(module, call, limits)
@@ -169,7 +170,7 @@ class LocalExecutor:
         output: OutputTree | None = None
         try:
             outcome = await self._run_in_child(module, call, limits, directory, grants)
-            if outcome.code not in _WITHOUT_FILES:
+            if outcome.code not in WITHOUT_FILES:
                 output = await directory.inventory()
         except TreeLimitError as error:
             message = f"left {error} in its directory"

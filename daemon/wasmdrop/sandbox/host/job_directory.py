@@ -112,8 +112,10 @@ class JobDirectory:
 
         Raises ``TreeLimitError`` if they exceed a limit, ``OSError`` if they cannot be read.
         """
-        if self.is_empty():
-            return None
+        return None if self.is_empty() else await self.contents()
+
+    async def contents(self) -> OutputTree:
+        """Return the files in the directory, even if there are none; raise as above."""
         return await asyncio.to_thread(inventory, str(self._path), self._max_bytes)
 
     async def leave(self, *, keep: bool) -> None:

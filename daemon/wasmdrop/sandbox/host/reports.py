@@ -20,7 +20,7 @@ from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.wire import CompileReport, RunReport
 
 #: The codes that a child may report; only the daemon sets the others.
-_GUEST_CODES: Final = frozenset(
+GUEST_CODES: Final = frozenset(
     {
         Code.OK,
         Code.EXIT,
@@ -78,12 +78,12 @@ def outcome_of_report(report: RunReport, call: Call, seconds: float) -> Outcome:
     Raises ``SandboxError`` if it has a value that a child may not report, or an impossible one.
     """
     code = report.code
-    if code not in _GUEST_CODES:
+    if code not in GUEST_CODES:
         raise SandboxError(f"a child reported {code}, which only the daemon sets")
     results: tuple[object, ...] | None = None
     if code is Code.OK:
         try:
-            results = _results(report, call)
+            results = results_of(report, call)
         except (OverflowError, ValueError, RecursionError) as error:
             raise SandboxError(
                 f"a child reported results that do not fit the entry: {error}"
@@ -127,8 +127,11 @@ def with_limit(outcome: Outcome, limits: Limits) -> Outcome:
     return msgspec.structs.replace(outcome, message=message)
 
 
-def _results(report: RunReport, call: Call) -> tuple[object, ...]:
-    """Return the results as JSON values. Raise ``ValueError`` if their types do not fit."""
+def results_of(report: RunReport, call: Call) -> tuple[object, ...]:
+    """Return the results as JSON values.
+
+    Raises ``OverflowError``, ``RecursionError`` or ``ValueError`` if their types do not fit.
+    """
     if call.component is None:
         return tuple(decode_results(report.results, call.signature.results))
     form = call.component.function.result

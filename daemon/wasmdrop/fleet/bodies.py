@@ -1,0 +1,200 @@
+"""What travels with a job and with its answer: in the message if it is small, else in chunks.
+
+:func:`send_call` and :func:`receive_results` are the daemon's, the other two the worker's.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from wasmdrop.fleet.call_codec import InvalidCallError, decode_call, encode_call
+from wasmdrop.fleet.chunks import (
+    ChunkStore,
+    InvalidBodyError,
+    MissingChunkError,
+    get_blob,
+    put_blob,
+    read_blob,
+    subjects_of,
+)
+from wasmdrop.fleet.invalid_answers import Flaw, InvalidAnswerError
+from wasmdrop.fleet.messages import INLINE_BYTES, Blob, Output, Ran
+from wasmdrop.fleet.names import (
+    INPUTS,
+    OUTPUTS,
+    input_chunk_subject,
+    output_chunk_subject,
+)
+from wasmdrop.fleet.outcome_codec import (
+    check_runtime,
+    decode_outcome,
+    encode_outcome,
+    max_outcome_bytes,
+)
+from wasmdrop.fleet.output_files import check_size, encode_listing, read_contents, unpack
+from wasmdrop.fleet.threads import on_thread
+from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.module_types import ModuleSummary
+from wasmdrop.protocol.outcome import Outcome
+from wasmdrop.protocol.runtime_versions import own_versions
+from wasmdrop.sandbox.host.call import Call, wants_directory
+from wasmdrop.sandbox.host.executor import WITHOUT_FILES
+from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
+
+#: Chunks of a job that are removed when it is done: those of a gibibyte.
+_MAX_ERASED: Final = 4096
+
+#: How long a worker waits for room in the stream of outputs, in seconds.
+_FULL_SECONDS: Final = 30.0
+
+
+async def send_call(store: ChunkStore, ticket: str, call: Call) -> bytes | Blob:
+    """Return the call for a job's message; a large one is stored in chunks first.
+
+    Raises ``NotPortableError`` if it can only run here, and as :func:`.put_blob` does.
+    """
+    pieces = encode_call(call)
+    if sum(map(len, pieces)) <= INLINE_BYTES:
+        return b"".join(pieces)
+    return await put_blob(store, partial(input_chunk_subject, ticket), pieces)
+
+
+async def receive_call(store: ChunkStore, ticket: str, body: bytes | Blob, max_bytes: int) -> Call:
+    """Return the call of a job's message.
+
+    Raises ``InvalidCallError`` if it is larger than ``max_bytes``, or not valid;
+    ``MissingChunkError`` if it is gone; ``FleetUnavailableError`` as the connection does.
+    """
+    if isinstance(body, Blob):
+        subject_of = partial(input_chunk_subject, ticket)
+        try:
+            return decode_call(await get_blob(store, INPUTS, subject_of, body, max_bytes))
+        except MissingChunkError:
+            raise
+        except InvalidBodyError as error:
+            raise InvalidCallError(f"a call that is not as announced: {error}") from None
+    return decode_call(body)
+
+
+async def send_results(store: ChunkStore, ticket: str, outcome: Outcome, call: Call) -> Ran:
+    """Return the answer of a job that ran; large parts are stored in chunks first.
+
+    The caller removes the output files (:func:`.remove_output`). Raises ``SandboxError`` if they
+    can't be read or have changed, and as :func:`.put_blob` does.
+    """
+    data = encode_outcome(outcome, call)
+    sent = await _send_output(store, ticket, [data], len(data))
+    output = None
+    if (tree := outcome.output) is not None:
+        listing = encode_listing(tree)
+        pieces = itertools.chain([listing], read_contents(tree))
+        size_bytes = len(listing) + sum(file.size_bytes for file in tree.files)
+        output = Output(len(listing), await _send_output(store, ticket, pieces, size_bytes))
+    return Ran(sent, output, own_versions())
+
+
+async def receive_results(
+    store: ChunkStore,
+    ticket: str,
+    ran: Ran,
+    summary: ModuleSummary,
+    call: Call,
+    limits: Limits,
+    directories: JobDirectoryFactory,
+    *,
+    deterministic: bool,
+    elapsed_seconds: float,
+) -> Outcome:
+    """Return the outcome of an answer, with its output files in a new directory.
+
+    ``elapsed_seconds``: the time since the job was published; infinity if that is unknown. The
+    caller sets ``worker``. Raises ``InvalidAnswerError`` if the job can't have ended like this;
+    nothing is left of it then. Raises ``SandboxError`` if the daemon's disk is at fault, and
+    ``FleetUnavailableError`` as the connection does.
+    """
+    try:
+        check_runtime(ran.runtime, own_versions(), deterministic=deterministic)
+        outcome = decode_outcome(
+            await _outcome_data(store, ticket, ran.outcome, max_outcome_bytes(call, limits)),
+            call,
+            limits,
+            has_streams=summary.wants_wasi,
+            elapsed_seconds=elapsed_seconds,
+        )
+        outcome = msgspec.structs.replace(outcome, runtime=ran.runtime)
+        if ran.output is None:
+            return outcome
+        if not wants_directory(summary, call) or outcome.code in WITHOUT_FILES:
+            raise InvalidAnswerError(Flaw.VALUE, "output files of a job that has none")
+        body = ran.output.body
+        size_bytes = body.size_bytes if isinstance(body, Blob) else len(body)
+        check_size(size_bytes, ran.output.listing_bytes, limits.disk_bytes)
+        async with contextlib.aclosing(_pieces(store, ticket, body)) as pieces:
+            tree = await unpack(
+                pieces, size_bytes, ran.output.listing_bytes, limits.disk_bytes, directories
+            )
+    except MissingChunkError as error:
+        raise InvalidAnswerError(Flaw.MISSING, str(error)) from None
+    except InvalidBodyError as error:
+        raise InvalidAnswerError(Flaw.DIGEST, str(error)) from None
+    return msgspec.structs.replace(outcome, output=tree)
+
+
+def stored_subjects(ticket: str, call: bytes | Blob, ran: Ran | None = None) -> list[str]:
+    """Return the subjects of the chunks of a job and its answer, for the connection to erase.
+
+    At most 4096 of them: what remains is removed when it is a day old.
+    """
+    found: list[Iterator[str]] = []
+    if isinstance(call, Blob):
+        found.append(subjects_of(partial(input_chunk_subject, ticket), call))
+    if ran is not None:
+        for body in (ran.outcome, ran.output and ran.output.body):
+            if isinstance(body, Blob) and body.upload:
+                subject_of = partial(output_chunk_subject, ticket, body.upload)
+                found.append(subjects_of(subject_of, body))
+    return list(itertools.islice(itertools.chain.from_iterable(found), _MAX_ERASED))
+
+
+async def _send_output(
+    store: ChunkStore, ticket: str, pieces: Iterable[bytes], size_bytes: int
+) -> bytes | Blob:
+    if size_bytes <= INLINE_BYTES:
+        return await on_thread(b"".join, pieces)
+    # A name of its own: two workers that run the same job must not mix their chunks.
+    upload = os.urandom(16).hex()
+    subject_of = partial(output_chunk_subject, ticket, upload)
+    return await put_blob(store, subject_of, pieces, upload=upload, full_seconds=_FULL_SECONDS)
+
+
+async def _outcome_data(
+    store: ChunkStore, ticket: str, body: bytes | Blob, max_bytes: int
+) -> bytes | bytearray:
+    if isinstance(body, bytes):
+        return body
+    subject_of = partial(output_chunk_subject, ticket, _upload_of(body))
+    return await get_blob(store, OUTPUTS, subject_of, body, max_bytes)
+
+
+async def _pieces(
+    store: ChunkStore, ticket: str, body: bytes | Blob
+) -> AsyncGenerator[bytes, None]:
+    if isinstance(body, bytes):
+        yield body
+        return
+    subject_of = partial(output_chunk_subject, ticket, _upload_of(body))
+    chunks = read_blob(store, OUTPUTS, subject_of, body, body.size_bytes)
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk
+
+
+def _upload_of(blob: Blob) -> str:
+    if not blob.upload:
+        raise InvalidAnswerError(Flaw.VALUE, "a body without the name of its upload")
+    return blob.upload
