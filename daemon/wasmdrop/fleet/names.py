@@ -28,9 +28,9 @@ OUTPUTS: Final = f"WD{PROTOCOL}_OUTPUTS"
 """The stream with the chunks of large outcomes and of output files."""
 
 ALL_OUTCOMES: Final = f"{_PREFIX}.out.*.*"
-ALL_MODULE_CHUNKS: Final = f"{_PREFIX}.module.*.*"
-ALL_INPUT_CHUNKS: Final = f"{_PREFIX}.input.*.*"
-ALL_OUTPUT_CHUNKS: Final = f"{_PREFIX}.output.*.*.*"
+ALL_MODULE_CHUNKS: Final = f"{_PREFIX}.module.*.*.*"
+ALL_INPUT_CHUNKS: Final = f"{_PREFIX}.input.*.*.*"
+ALL_OUTPUT_CHUNKS: Final = f"{_PREFIX}.output.*.*.*.*"
 
 
 def engine_class(runtime: RuntimeVersions) -> str:
@@ -96,16 +96,20 @@ def daemon_heartbeat_subject(daemon: str) -> str:
     return f"{_PREFIX}.daemon.{daemon}"
 
 
-def module_chunk_subject(sha256: str, number: int) -> str:
-    """Return the subject of one chunk of a module, counted from 0."""
-    return f"{_PREFIX}.module.{sha256}.{number}"
+def module_chunk_subject(pool: str, sha256: str, number: int) -> str:
+    """Return the subject of one chunk of a module, counted from 0.
+
+    A client may ask for the last chunk of a subject with wildcards. So rights must tell pools and
+    daemons apart by tokens of their own, not only by names that are hard to guess.
+    """
+    return f"{_PREFIX}.module.{pool}.{sha256}.{number}"
 
 
-def input_chunk_subject(ticket: str, number: int) -> str:
+def input_chunk_subject(pool: str, ticket: str, number: int) -> str:
     """Return the subject of one chunk of a large call."""
-    return f"{_PREFIX}.input.{ticket}.{number}"
+    return f"{_PREFIX}.input.{pool}.{ticket}.{number}"
 
 
-def output_chunk_subject(ticket: str, upload: str, number: int) -> str:
+def output_chunk_subject(daemon: str, ticket: str, upload: str, number: int) -> str:
     """Return the subject of one chunk of output; each upload has a name of its own."""
-    return f"{_PREFIX}.output.{ticket}.{upload}.{number}"
+    return f"{_PREFIX}.output.{daemon}.{ticket}.{upload}.{number}"

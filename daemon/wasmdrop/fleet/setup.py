@@ -36,7 +36,7 @@ JOB_ACK_SECONDS: Final = 10
 OUTCOME_ACK_SECONDS: Final = 30
 
 #: Leased and not acknowledged messages of a consumer.
-_MAX_LEASES: Final = 10_000
+_MAX_LEASES: Final = 100_000
 
 #: Waiting requests of a consumer: each worker has one per class.
 _MAX_WAITING: Final = 65_536

@@ -66,14 +66,14 @@ def test_direct_get_returns_the_last_message_of_a_subject(server: Server) -> Non
     """Also of one that is leased; None if there is none, or if it was erased."""
 
     async def run() -> None:
-        chunk = input_chunk_subject(TICKET, 0)
+        chunk = input_chunk_subject(POOL, TICKET, 0)
         async with connected(server) as connection:
             assert await connection.get(INPUTS, chunk) is None
             await connection.store(chunk, b"old")
             await connection.store(chunk, b"new")
             assert await connection.get(INPUTS, chunk) == b"new"
             await connection.erase([chunk])
-            assert await connection.store(input_chunk_subject(TICKET, 1), b"") is Stored.STORED
+            assert await connection.store(input_chunk_subject(POOL, TICKET, 1), b"") is Stored.STORED
             assert await connection.get(INPUTS, chunk) is None
             subject = outcome_subject("daemon", TICKET)
             await connection.store(subject, b"outcome")
