@@ -73,7 +73,7 @@ def test_direct_get_returns_the_last_message_of_a_subject(server: Server) -> Non
             await connection.store(chunk, b"new")
             assert await connection.get(INPUTS, chunk) == b"new"
             await connection.erase([chunk])
-            assert await connection.store(input_chunk_subject(POOL, TICKET, 1), b"") is Stored.STORED
+            await connection.store(input_chunk_subject(POOL, TICKET, 1), b"after it")
             assert await connection.get(INPUTS, chunk) is None
             subject = outcome_subject("daemon", TICKET)
             await connection.store(subject, b"outcome")
