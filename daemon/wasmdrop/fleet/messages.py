@@ -10,6 +10,7 @@ import msgspec
 
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.runtime_versions import RuntimeVersions
+from wasmdrop.protocol.text import one_line
 from wasmdrop.sandbox.wire import EngineOptions
 
 #: Largest body that travels in the message itself, in bytes. The server allows a message 1 MiB.
@@ -21,11 +22,12 @@ CHUNK_BYTES: Final = 256 * 1024
 #: Size limit of a message, in bytes: two bodies and the rest.
 MAX_MESSAGE_BYTES: Final = 768 * 1024
 
+# These become parts of subjects. A pattern ends with \Z: a newline may follow what $ matches.
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
-Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", min_length=1, max_length=64)]
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$", min_length=64, max_length=64)]
-Ticket = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$", min_length=32, max_length=32)]
-JobId = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9-]+$", min_length=1, max_length=64)]
+Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+\\Z", min_length=1, max_length=64)]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+\\Z", min_length=64, max_length=64)]
+Ticket = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+\\Z", min_length=32, max_length=32)]
+JobId = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9-]+\\Z", min_length=1, max_length=64)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 
 
@@ -34,7 +36,7 @@ class Blob(msgspec.Struct, frozen=True):
 
     sha256: Digest
     size_bytes: _Count
-    upload: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]*$", max_length=32)] = ""
+    upload: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]*\\Z", max_length=32)] = ""
     """The name of the upload; empty for modules and calls, which have one."""
 
 
@@ -158,4 +160,4 @@ def decode(data: bytes, form: type[_Message]) -> _Message:
     try:
         return msgspec.msgpack.decode(data, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidMessageError(str(error)) from None
+        raise InvalidMessageError(one_line(str(error))) from None
