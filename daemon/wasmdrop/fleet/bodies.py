@@ -17,6 +17,7 @@ from wasmdrop.fleet.chunks import (
     ChunkStore,
     InvalidBodyError,
     MissingChunkError,
+    SubjectOf,
     get_blob,
     put_blob,
     read_blob,
@@ -49,11 +50,30 @@ from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 #: Chunks of a job that are removed when it is done: those of a gibibyte.
 _MAX_ERASED: Final = 4096
 
+#: Outcomes larger than this are decoded on a thread, so that other jobs go on.
+_LARGE_BYTES: Final = 64 * 1024
+
 #: How long a worker waits for room in the stream of outputs, in seconds.
 _FULL_SECONDS: Final = 30.0
 
 
-async def send_call(store: ChunkStore, ticket: str, call: Call) -> bytes | Blob:
+class Publication(msgspec.Struct, frozen=True):
+    """One publication of a job, which gives its chunks their subjects."""
+
+    pool: str
+    daemon: str
+    ticket: str
+
+    def input_chunk(self, number: int) -> str:
+        """Return the subject of a chunk of the call."""
+        return input_chunk_subject(self.pool, self.ticket, number)
+
+    def output_chunks(self, upload: str) -> SubjectOf:
+        """Return the subjects of the chunks of one body of an answer."""
+        return partial(output_chunk_subject, self.daemon, self.ticket, upload)
+
+
+async def send_call(store: ChunkStore, publication: Publication, call: Call) -> bytes | Blob:
     """Return the call for a job's message; a large one is stored in chunks first.
 
     Raises ``NotPortableError`` if it can only run here, and as :func:`.put_blob` does.
@@ -61,46 +81,59 @@ async def send_call(store: ChunkStore, ticket: str, call: Call) -> bytes | Blob:
     pieces = encode_call(call)
     if sum(map(len, pieces)) <= INLINE_BYTES:
         return b"".join(pieces)
-    return await put_blob(store, partial(input_chunk_subject, ticket), pieces)
+    return await put_blob(store, publication.input_chunk, pieces)
 
 
-async def receive_call(store: ChunkStore, ticket: str, body: bytes | Blob, max_bytes: int) -> Call:
+async def receive_call(
+    store: ChunkStore, publication: Publication, body: bytes | Blob, max_bytes: int
+) -> Call:
     """Return the call of a job's message.
 
     Raises ``InvalidCallError`` if it is larger than ``max_bytes``, or not valid;
     ``MissingChunkError`` if it is gone; ``FleetUnavailableError`` as the connection does.
     """
     if isinstance(body, Blob):
-        subject_of = partial(input_chunk_subject, ticket)
         try:
-            return decode_call(await get_blob(store, INPUTS, subject_of, body, max_bytes))
+            data = await get_blob(store, INPUTS, publication.input_chunk, body, max_bytes)
         except MissingChunkError:
             raise
         except InvalidBodyError as error:
             raise InvalidCallError(f"a call that is not as announced: {error}") from None
+        return await on_thread(decode_call, data)
     return decode_call(body)
 
 
-async def send_results(store: ChunkStore, ticket: str, outcome: Outcome, call: Call) -> Ran:
+async def send_results(
+    store: ChunkStore, publication: Publication, outcome: Outcome, call: Call
+) -> Ran:
     """Return the answer of a job that ran; large parts are stored in chunks first.
 
     The caller removes the output files (:func:`.remove_output`). Raises ``SandboxError`` if they
     can't be read or have changed, and as :func:`.put_blob` does.
     """
-    data = encode_outcome(outcome, call)
-    sent = await _send_output(store, ticket, [data], len(data))
+    if call.component is None:
+        data = encode_outcome(outcome, call)
+    else:
+        data = await on_thread(encode_outcome, outcome, call)  # may take seconds
+    sent: bytes | Blob = data
+    if len(data) > INLINE_BYTES:
+        sent = await _put_output(store, publication, [data])
     output = None
     if (tree := outcome.output) is not None:
         listing = encode_listing(tree)
         pieces = itertools.chain([listing], read_contents(tree))
-        size_bytes = len(listing) + sum(file.size_bytes for file in tree.files)
-        output = Output(len(listing), await _send_output(store, ticket, pieces, size_bytes))
+        body: bytes | Blob
+        if len(listing) + sum(file.size_bytes for file in tree.files) > INLINE_BYTES:
+            body = await _put_output(store, publication, pieces)
+        else:
+            body = await on_thread(b"".join, pieces)
+        output = Output(len(listing), body)
     return Ran(sent, output, own_versions())
 
 
 async def receive_results(
     store: ChunkStore,
-    ticket: str,
+    publication: Publication,
     ran: Ran,
     summary: ModuleSummary,
     call: Call,
@@ -119,13 +152,23 @@ async def receive_results(
     """
     try:
         check_runtime(ran.runtime, own_versions(), deterministic=deterministic)
-        outcome = decode_outcome(
-            await _outcome_data(store, ticket, ran.outcome, max_outcome_bytes(call, limits)),
-            call,
-            limits,
+        decode = partial(
+            decode_outcome,
+            call=call,
+            limits=limits,
             has_streams=summary.wants_wasi,
             elapsed_seconds=elapsed_seconds,
         )
+        data: bytes | bytearray
+        if isinstance(ran.outcome, Blob):
+            subject_of = publication.output_chunks(_upload_of(ran.outcome))
+            max_bytes = max_outcome_bytes(call, limits)
+            data = await get_blob(store, OUTPUTS, subject_of, ran.outcome, max_bytes)
+        else:
+            data = ran.outcome
+        # As with a child's report: the results of a component may take seconds.
+        is_large = len(data) > _LARGE_BYTES
+        outcome = await on_thread(decode, data) if is_large else decode(data)
         outcome = msgspec.structs.replace(outcome, runtime=ran.runtime)
         if ran.output is None:
             return outcome
@@ -134,7 +177,7 @@ async def receive_results(
         body = ran.output.body
         size_bytes = body.size_bytes if isinstance(body, Blob) else len(body)
         check_size(size_bytes, ran.output.listing_bytes, limits.disk_bytes)
-        async with contextlib.aclosing(_pieces(store, ticket, body)) as pieces:
+        async with contextlib.aclosing(_pieces(store, publication, body)) as pieces:
             tree = await unpack(
                 pieces, size_bytes, ran.output.listing_bytes, limits.disk_bytes, directories
             )
@@ -145,49 +188,39 @@ async def receive_results(
     return msgspec.structs.replace(outcome, output=tree)
 
 
-def stored_subjects(ticket: str, call: bytes | Blob, ran: Ran | None = None) -> list[str]:
+def stored_subjects(
+    publication: Publication, call: bytes | Blob, ran: Ran | None = None
+) -> list[str]:
     """Return the subjects of the chunks of a job and its answer, for the connection to erase.
 
     At most 4096 of them: what remains is removed when it is a day old.
     """
     found: list[Iterator[str]] = []
     if isinstance(call, Blob):
-        found.append(subjects_of(partial(input_chunk_subject, ticket), call))
+        found.append(subjects_of(publication.input_chunk, call))
     if ran is not None:
-        for body in (ran.outcome, ran.output and ran.output.body):
-            if isinstance(body, Blob) and body.upload:
-                subject_of = partial(output_chunk_subject, ticket, body.upload)
-                found.append(subjects_of(subject_of, body))
+        found += (
+            subjects_of(publication.output_chunks(body.upload), body)
+            for body in (ran.outcome, ran.output and ran.output.body)
+            if isinstance(body, Blob) and body.upload
+        )
     return list(itertools.islice(itertools.chain.from_iterable(found), _MAX_ERASED))
 
 
-async def _send_output(
-    store: ChunkStore, ticket: str, pieces: Iterable[bytes], size_bytes: int
-) -> bytes | Blob:
-    if size_bytes <= INLINE_BYTES:
-        return await on_thread(b"".join, pieces)
+async def _put_output(store: ChunkStore, publication: Publication, pieces: Iterable[bytes]) -> Blob:
     # A name of its own: two workers that run the same job must not mix their chunks.
     upload = os.urandom(16).hex()
-    subject_of = partial(output_chunk_subject, ticket, upload)
+    subject_of = publication.output_chunks(upload)
     return await put_blob(store, subject_of, pieces, upload=upload, full_seconds=_FULL_SECONDS)
 
 
-async def _outcome_data(
-    store: ChunkStore, ticket: str, body: bytes | Blob, max_bytes: int
-) -> bytes | bytearray:
-    if isinstance(body, bytes):
-        return body
-    subject_of = partial(output_chunk_subject, ticket, _upload_of(body))
-    return await get_blob(store, OUTPUTS, subject_of, body, max_bytes)
-
-
 async def _pieces(
-    store: ChunkStore, ticket: str, body: bytes | Blob
+    store: ChunkStore, publication: Publication, body: bytes | Blob
 ) -> AsyncGenerator[bytes, None]:
     if isinstance(body, bytes):
         yield body
         return
-    subject_of = partial(output_chunk_subject, ticket, _upload_of(body))
+    subject_of = publication.output_chunks(_upload_of(body))
     chunks = read_blob(store, OUTPUTS, subject_of, body, body.size_bytes)
     async with contextlib.aclosing(chunks):
         async for chunk in chunks:

@@ -41,14 +41,15 @@ class _Locks:
 
 
 class ModuleUploads:
-    """Uploads the modules of a daemon. Used from one event loop.
+    """Uploads the modules of a daemon for its pool. Used from one event loop.
 
     ``open_module`` returns a descriptor of the copy of a module, or raises ``FileNotFoundError``;
     that is :meth:`.ModuleCache.open_module`.
     """
 
-    def __init__(self, store: ChunkStore, open_module: Callable[[str], int]) -> None:
+    def __init__(self, store: ChunkStore, pool: str, open_module: Callable[[str], int]) -> None:
         self._store = store
+        self._pool = pool
         self._open_module = open_module
         self._uploaded: OrderedDict[str, Blob] = OrderedDict()
         """The least recently used first."""
@@ -81,7 +82,7 @@ class ModuleUploads:
             fd = await asyncio.to_thread(self._open_module, sha256)
         except OSError as error:
             raise SandboxError(f"the copy of a module can't be sent: {error}") from error
-        subject_of = partial(module_chunk_subject, sha256)
+        subject_of = partial(module_chunk_subject, self._pool, sha256)
         blob = await put_blob(self._store, subject_of, _content_and_close(fd))
         if blob.sha256 != sha256:
             raise SandboxError(f"the copy of module sha256:{sha256} changed while it was sent")
@@ -96,9 +97,10 @@ class ModuleDownloads:
     """
 
     def __init__(
-        self, store: ChunkStore, cache: ModuleCache, directory: Path, max_bytes: int
+        self, store: ChunkStore, pool: str, cache: ModuleCache, directory: Path, max_bytes: int
     ) -> None:
         self._store = store
+        self._pool = pool
         self._cache = cache
         self._directory = directory
         self._max_bytes = max_bytes
@@ -127,7 +129,7 @@ class ModuleDownloads:
         return self._cache.has_module(sha256)
 
     async def _download(self, blob: Blob) -> None:
-        subject_of = partial(module_chunk_subject, blob.sha256)
+        subject_of = partial(module_chunk_subject, self._pool, blob.sha256)
         chunks = read_blob(self._store, MODULES, subject_of, blob, self._max_bytes)
         try:
             with tempfile.TemporaryFile(dir=self._directory) as file:
