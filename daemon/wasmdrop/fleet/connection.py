@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from enum import Enum
 from typing import Any, Final
 
@@ -151,21 +151,14 @@ class FleetConnection:
             raise
         return Stored.STORED
 
-    async def erase(self, subjects: Iterable[str]) -> None:
-        """Replace the messages of these subjects by empty ones that end soon. Best effort.
-
-        Whoever may write a subject may do so: no right to remove what others wrote is needed.
-        """
-        client = self._client
-        if client is not None:
-            with contextlib.suppress(FleetUnavailableError):
-                for subject in subjects:
-                    await client.publish(subject, b"", headers={"Nats-TTL": "1s"})
+    async def purge(self, stream: str, subjects_filter: str) -> None:
+        """Remove the messages of some subjects. Raises ``FleetUnavailableError``."""
+        await self.api(f"STREAM.PURGE.{stream}", {"filter": subjects_filter})
 
     async def get(
         self, stream: str, subject: str, *, seconds: float = ANSWER_SECONDS
     ) -> bytes | None:
-        """Return the last message of a subject, or None if there is none or an empty one.
+        """Return the last message of a subject, or None if there is none.
 
         A replica that is behind may not have it yet. Raises ``FleetUnavailableError``.
         """
@@ -175,7 +168,7 @@ class FleetConnection:
             return None
         if reply.status:
             raise FleetUnavailableError(f"{stream}: {one_line(reply.description, 200)}")
-        return reply.data or None
+        return reply.data
 
     async def fetch(self, stream: str, consumer: str, seconds: float) -> Lease | None:
         """Lease the next message; None if none came within ``seconds``.

@@ -29,8 +29,6 @@ OUTPUTS: Final = f"WD{PROTOCOL}_OUTPUTS"
 
 ALL_OUTCOMES: Final = f"{_PREFIX}.out.*.*"
 ALL_MODULE_CHUNKS: Final = f"{_PREFIX}.module.*.*.*"
-ALL_INPUT_CHUNKS: Final = f"{_PREFIX}.input.*.*.*"
-ALL_OUTPUT_CHUNKS: Final = f"{_PREFIX}.output.*.*.*.*"
 
 
 def engine_class(runtime: RuntimeVersions) -> str:
@@ -105,11 +103,44 @@ def module_chunk_subject(pool: str, sha256: str, number: int) -> str:
     return f"{_PREFIX}.module.{pool}.{sha256}.{number}"
 
 
-def input_chunk_subject(pool: str, ticket: str, number: int) -> str:
+def input_stream(daemon: str) -> str:
+    """Return the name of the stream with the chunks of a daemon's large calls.
+
+    Each daemon has its own one: it may purge this stream, and only this one.
+    """
+    return f"WD{PROTOCOL}_INPUTS_{daemon}"
+
+
+def all_inputs(daemon: str) -> str:
+    """Return the subjects of the stream of a daemon's large calls."""
+    return f"{_PREFIX}.input.{daemon}.>"
+
+
+def input_chunk_subject(daemon: str, pool: str, ticket: str, number: int) -> str:
     """Return the subject of one chunk of a large call."""
-    return f"{_PREFIX}.input.{pool}.{ticket}.{number}"
+    return f"{_PREFIX}.input.{daemon}.{pool}.{ticket}.{number}"
+
+
+def input_chunks_filter(daemon: str, ticket: str) -> str:
+    """Return the filter of all chunks of a large call."""
+    return f"{_PREFIX}.input.{daemon}.*.{ticket}.*"
+
+
+def output_stream(daemon: str) -> str:
+    """Return the name of the stream with the chunks of the large outcomes for a daemon."""
+    return f"WD{PROTOCOL}_OUTPUTS_{daemon}"
+
+
+def all_outputs(daemon: str) -> str:
+    """Return the subjects of the stream of the large outcomes for a daemon."""
+    return f"{_PREFIX}.output.{daemon}.>"
 
 
 def output_chunk_subject(daemon: str, ticket: str, upload: str, number: int) -> str:
     """Return the subject of one chunk of output; each upload has a name of its own."""
     return f"{_PREFIX}.output.{daemon}.{ticket}.{upload}.{number}"
+
+
+def output_chunks_filter(daemon: str, ticket: str) -> str:
+    """Return the filter of all chunks of all uploads for a ticket."""
+    return f"{_PREFIX}.output.{daemon}.{ticket}.>"

@@ -11,20 +11,20 @@ from wasmdrop.fleet.connection import FleetConnection
 from wasmdrop.fleet.errors import FleetApiError
 from wasmdrop.fleet.messages import MAX_MESSAGE_BYTES
 from wasmdrop.fleet.names import (
-    ALL_INPUT_CHUNKS,
     ALL_MODULE_CHUNKS,
     ALL_OUTCOMES,
-    ALL_OUTPUT_CHUNKS,
     ANY_ENGINE,
-    INPUTS,
     MODULES,
     OUTCOMES,
-    OUTPUTS,
+    all_inputs,
     all_jobs,
+    all_outputs,
+    input_stream,
     job_stream,
     jobs_filter,
     outcome_consumer,
     outcomes_filter,
+    output_stream,
 )
 
 _MIB: Final = 1024 * 1024
@@ -52,8 +52,10 @@ class Sizes(msgspec.Struct, frozen=True):
     """Of each pool."""
     outcomes: int = 512
     modules: int = 1024
-    inputs: int = 1024
-    outputs: int = 2048
+    inputs: int = 512
+    """Of each daemon."""
+    outputs: int = 1024
+    """Of each daemon."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -88,7 +90,7 @@ def streams(plan: Plan) -> list[Stream]:
         "discard_new_per_subject": True,
     }
     chunks = {"retention": "limits", "allow_direct": True}
-    passing = {**chunks, "discard": "new", "max_age": _DAY_NS, "allow_msg_ttl": True}
+    passing = {**chunks, "discard": "new", "max_age": _DAY_NS}
     month = {"discard": "old", "max_age": _MODULE_DAYS * _DAY_NS}
 
     def config(name: str, subjects: str, size: int, **more: object) -> dict[str, Any]:
@@ -124,8 +126,14 @@ def streams(plan: Plan) -> list[Stream]:
         *jobs,
         outcomes,
         Stream(config(MODULES, ALL_MODULE_CHUNKS, sizes.modules, **chunks, **month)),
-        Stream(config(INPUTS, ALL_INPUT_CHUNKS, sizes.inputs, **passing)),
-        Stream(config(OUTPUTS, ALL_OUTPUT_CHUNKS, sizes.outputs, **passing)),
+        *(
+            Stream(config(input_stream(daemon), all_inputs(daemon), sizes.inputs, **passing))
+            for daemon in plan.daemons
+        ),
+        *(
+            Stream(config(output_stream(daemon), all_outputs(daemon), sizes.outputs, **passing))
+            for daemon in plan.daemons
+        ),
     ]
 
 

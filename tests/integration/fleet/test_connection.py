@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -9,17 +10,19 @@ import pytest
 from tests.support.fleet.ready import connected, ready_server
 from tests.support.fleet.server import Server
 from wasmdrop.fleet.connection import Lease, Stored
+from wasmdrop.fleet.messages import CHUNK_BYTES
 from wasmdrop.fleet.names import (
-    INPUTS,
     OUTCOMES,
     daemon_jobs_filter,
     input_chunk_subject,
+    input_chunks_filter,
+    input_stream,
     job_stream,
     job_subject,
     outcome_consumer,
     outcome_subject,
 )
-from wasmdrop.fleet.setup import missing_for_daemon, missing_for_worker
+from wasmdrop.fleet.setup import Sizes, missing_for_daemon, missing_for_worker
 
 TICKET: Final = "0" * 32
 POOL: Final = "default"
@@ -63,18 +66,21 @@ def test_job_stored_twice_is_occupied_until_it_is_acknowledged(server: Server) -
 
 
 def test_direct_get_returns_the_last_message_of_a_subject(server: Server) -> None:
-    """Also of one that is leased; None if there is none, or if it was erased."""
+    """Also of one that is leased; None if there is none, or if it was purged."""
 
     async def run() -> None:
-        chunk = input_chunk_subject(POOL, TICKET, 0)
+        inputs, other = input_stream("daemon"), "1" * 32
+        chunk = input_chunk_subject("daemon", POOL, TICKET, 0)
         async with connected(server) as connection:
-            assert await connection.get(INPUTS, chunk) is None
+            assert await connection.get(inputs, chunk) is None
             await connection.store(chunk, b"old")
             await connection.store(chunk, b"new")
-            assert await connection.get(INPUTS, chunk) == b"new"
-            await connection.erase([chunk])
-            await connection.store(input_chunk_subject(POOL, TICKET, 1), b"after it")
-            assert await connection.get(INPUTS, chunk) is None
+            await connection.store(input_chunk_subject("daemon", POOL, other, 0), b"of another job")
+            assert await connection.get(inputs, chunk) == b"new"
+            await connection.purge(inputs, input_chunks_filter("daemon", TICKET))
+            assert await connection.get(inputs, chunk) is None
+            left = input_chunk_subject("daemon", POOL, other, 0)
+            assert await connection.get(inputs, left) == b"of another job"
             subject = outcome_subject("daemon", TICKET)
             await connection.store(subject, b"outcome")
             lease = await connection.fetch(OUTCOMES, outcome_consumer("daemon"), 5)
@@ -83,6 +89,29 @@ def test_direct_get_returns_the_last_message_of_a_subject(server: Server) -> Non
             await lease.ack()
 
     asyncio.run(run())
+
+
+def test_full_stream_has_room_again_after_a_purge(tmp_path: Path) -> None:
+    """Up to the last byte: no message, however small, has room before."""
+
+    async def run(server: Server) -> None:
+        stored = input_chunk_subject("daemon", POOL, TICKET, 0)
+        async with connected(server) as connection:
+            assert await connection.store(stored, bytes(CHUNK_BYTES)) is Stored.STORED
+            for size in (CHUNK_BYTES, 16 * 1024, 1024, 32, 0):
+                number = 1
+                while True:
+                    subject = input_chunk_subject("daemon", POOL, f"{size:032}", number)
+                    became = await connection.store(subject, bytes(size))
+                    if became is Stored.FULL:
+                        break
+                    number += 1
+            await connection.purge(input_stream("daemon"), input_chunks_filter("daemon", TICKET))
+            other = input_chunk_subject("daemon", POOL, "2" * 32, 0)
+            assert await connection.store(other, bytes(CHUNK_BYTES - 64)) is Stored.STORED
+
+    with ready_server(tmp_path, sizes=Sizes(1, 1, 1, 1, 1)) as server:
+        asyncio.run(run(server))
 
 
 def test_fetch_that_is_cancelled_gives_its_message_back(server: Server) -> None:
