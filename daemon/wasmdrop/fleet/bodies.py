@@ -66,7 +66,7 @@ class Publication(msgspec.Struct, frozen=True):
 
     def input_chunk(self, number: int) -> str:
         """Return the subject of a chunk of the call."""
-        return input_chunk_subject(self.pool, self.ticket, number)
+        return input_chunk_subject(self.daemon, self.pool, self.ticket, number)
 
     def output_chunks(self, upload: str) -> SubjectOf:
         """Return the subjects of the chunks of one body of an answer."""
