@@ -93,7 +93,7 @@ class Fleet:
     window: int = 256
     replicas: int = 1
     server_cores: float = 4
-    ack_pending: int = 10_000
+    ack_pending: int = 100_000
     """``max_ack_pending`` of the consumer of a class of jobs."""
     jobs_max_bytes: int = 256 * _MIB
     """``max_bytes`` of the stream of jobs."""
@@ -256,10 +256,10 @@ def main() -> int:
 def report(fleet: Fleet, costs: Costs) -> str:
     """Return all tables for the slots, the window and the servers of ``fleet``."""
     slots = _MOST * fleet.slots
-    raised = replace(fleet, window=min(_LARGEST_WINDOW, slots), ack_pending=slots)
+    raised = replace(fleet, window=min(_LARGEST_WINDOW, slots))
     tables = {
         "Workers that a fleet keeps busy, and what limits it": _reached(fleet, costs),
-        f"The same with window and max_ack_pending for {slots:,} slots": _reached(raised, costs),
+        f"The same with a window for {slots:,} slots": _reached(raised, costs),
         f"Jobs a second that each part allows with {_MOST:,} workers": _parts(fleet, costs),
         "Load without jobs, cold start and reconnection": _idle(fleet, costs),
     }

@@ -25,6 +25,7 @@ _PARTS: Final = {
     "trace": ("The stages against a trace", ["trace.py"]),
     "programs": ("Programs", ["programs.py"]),
     "proof": ("Content ids and receipts", ["proof.py"]),
+    "fleet": ("Fleet", ["fleet.py"]),
     "idle": ("What an idle daemon takes", ["idle.py"]),
     "scale": ("With 100, 10,000 and 100,000 slots", ["scale.py", *_DRAWN]),
     "bounds": ("Against what waits, has failed or was done", ["bounds.py"]),

@@ -93,10 +93,16 @@ def find() -> list[Workload | LeftOut]:
     ]
 
 
-def sleeping() -> Workload:
-    """Return a WASI command that sleeps for :data:`SLEEP_SECONDS`."""
+def sleeping(seconds: float = SLEEP_SECONDS) -> Workload:
+    """Return a WASI command that sleeps and prints a line."""
+    text = (_HERE / "sleep.wat").read_text(encoding="utf-8")
+    nanoseconds = f"(i64.const {SLEEP_SECONDS * 1e9:.0f})"
+    assert nanoseconds in text  # noqa: S101 - the constant of the module
     return Workload(
-        "sleep", _assembled("sleep.wat"), lambda _serial: {}, lambda _serial: Wanted(stdout=_AWAKE)
+        f"sleep {seconds * 1e3:g}",
+        bytes(wasmtime.wat2wasm(text.replace(nanoseconds, f"(i64.const {seconds * 1e9:.0f})"))),
+        lambda _serial: {},
+        lambda _serial: Wanted(stdout=_AWAKE),
     )
 
 

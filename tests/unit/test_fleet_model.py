@@ -41,7 +41,7 @@ def test_slots_and_window_allow_as_many_jobs_as_they_hold_per_duration() -> None
     fleet = Fleet(workers=10, slots=4, daemons=2, window=30, job_seconds=0.5)
     assert rate("slots of the workers", fleet, CHEAP) == pytest.approx(40 / 0.5)
     assert rate("window of the daemons", fleet, CHEAP) == pytest.approx(60 / 0.5)
-    assert rate("max_ack_pending", fleet, CHEAP) == pytest.approx(10_000 / 0.5)
+    assert rate("max_ack_pending", fleet, CHEAP) == pytest.approx(100_000 / 0.5)
 
 
 def test_time_beside_the_job_counts_as_time_in_the_slot() -> None:

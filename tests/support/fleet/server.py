@@ -50,6 +50,12 @@ class Server:
         """Its address."""
         return f"nats://{self.address}:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
         self.launch()
@@ -86,8 +92,7 @@ class Server:
 
     def signal(self, number: int) -> None:
         """Send a signal, such as SIGSTOP."""
-        assert self._process is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def wipe(self) -> None:
         """Delete everything that the server has stored. It must not run."""
