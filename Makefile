@@ -8,11 +8,12 @@ NATIVE := daemon/wasmdrop/sandbox/guest/native
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo check test lint bench soak torture lock clean install-systemd \
+.PHONY: help setup setup-dev demo demo-fleet check test lint bench soak torture lock clean install-systemd \
   uninstall-systemd k8s-apply k8s-clean
 
 help:
 	@echo 'make demo     run a drop and show its result'
+	@echo 'make demo-fleet   run 200 jobs on two workers, and kill one in the middle'
 	@echo 'make check    run linters, type and import checks, and the unit tests'
 	@echo 'make test     run linters and all tests'
 	@echo 'make bench    run the benchmarks'
@@ -43,6 +44,10 @@ setup-dev: .venv/installed-dev
 
 demo: setup
 	$(BIN)/python scripts/demo.py
+
+# The server is one of the developers' tools.
+demo-fleet: setup-dev
+	$(BIN)/python scripts/demo_fleet.py
 
 lint: setup-dev
 	$(BIN)/ruff check
