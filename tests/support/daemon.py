@@ -206,18 +206,7 @@ class Daemon:
     def children(self) -> list[int]:
         """Return the processes below the daemon: delivery workers, fork server, its children."""
         assert self.process is not None
-        found: list[int] = []
-        pending = [self.process.pid]
-        while pending:
-            pid = pending.pop()
-            try:
-                text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-            except FileNotFoundError:
-                continue
-            below = [int(word) for word in text.split()]
-            found += below
-            pending += below
-        return found
+        return descendants_of(self.process.pid)
 
     def delivery_workers(self) -> list[int]:
         """Return the daemon's delivery workers."""
@@ -240,6 +229,22 @@ class Daemon:
         status = self.process.poll()
         assert status is None, f"the daemon ended with {status}: {self.log_text()}"
         return len(self.events("ready")) > self._seen_ready
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return the processes below a process."""
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        pid = pending.pop()
+        try:
+            text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        below = [int(word) for word in text.split()]
+        found += below
+        pending += below
+    return found
 
 
 def delivery_workers_of(pid: int) -> list[int]:

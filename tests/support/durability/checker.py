@@ -87,6 +87,8 @@ class Evidence:
     """Delivery workers that died while the daemon ran."""
     witnessed: set[str] = field(default_factory=set)
     """Jobs that were accepted by a log, or by the journal after a kill."""
+    most_attempts: int | None = None
+    """Attempts that a job may have had, unless it ended because all failed; None for any."""
 
 
 def rows_of(state: Path, *, last_only: bool = False) -> list[Row]:
@@ -313,6 +315,13 @@ def _check_values(
         found = json.loads(path.read_bytes())
         if found["args"][0] != version.number or found["results"] != wanted:
             yield Finding(Kind.WRONG, name, f"{found} instead of {wanted}")
+        files = {file: entry["sha256"] for file, entry in marker["files"].items()}
+        for file, sha256 in version.output:
+            if files.get(f"{path.stem}.output/{file}") != sha256:
+                yield Finding(Kind.WRONG, name, f"{file} is missing or is another one")
+    most = evidence.most_attempts
+    if most is not None and version.code != "crashed" and marker["attempt"] > most:
+        yield Finding(Kind.WRONG, name, f"{marker['attempt']} attempts were counted")
 
 
 def _result_of(version: Version, addend: int | None) -> list[int]:

@@ -66,6 +66,8 @@ class Version:
     code: str = "ok"
     names_module: bool = True
     """Whether it names its module, so that drops of others do not rerun it."""
+    output: tuple[tuple[str, str], ...] = ()
+    """The files that its job must leave, by path, with their digests."""
 
     @property
     def sha256(self) -> str:
@@ -97,6 +99,10 @@ class Producer:
         self.addends: dict[str, int] = {}
         """The number that a module adds, by its digest."""
         self._numbers = itertools.count(1)
+
+    def next_number(self) -> int:
+        """Return a number that no version and no module has."""
+        return next(self._numbers)
 
     def version(
         self,
@@ -181,12 +187,15 @@ class Producer:
         """Drop a new module, which reruns these slots."""
         addend = next(self._numbers)
         data = module_of(addend, keeps_files=keeps_files)
-        sha256 = hashlib.sha256(data).hexdigest()
-        self.addends[sha256] = addend
         for name in slots:
             record = self.slots.setdefault(name, SlotRecord())
             record.reruns += 1
-            record.own_module = sha256
+            record.own_module = hashlib.sha256(data).hexdigest()
+        self.add_module(path, data, addend)
+
+    def add_module(self, path: Path, data: bytes, addend: int) -> None:
+        """Drop a module that adds ``addend``."""
+        self.addends[hashlib.sha256(data).hexdigest()] = addend
         _place(path, data)
 
 

