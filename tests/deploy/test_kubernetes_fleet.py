@@ -20,7 +20,9 @@ from tests.support.deploy.manifests import (
 from wasmdrop import settings
 
 FLEET: Final = K8S / "fleet"
+#: What the kustomization applies; the job is applied once, before the workers.
 MANIFESTS: Final = ("workers.yaml", "network.yaml")
+JOB: Final = "init.yaml"
 
 #: Labels of the pods of the servers: those that the chart gives a release ``wasmdrop-nats``.
 SERVERS: Final = {
@@ -82,6 +84,12 @@ def worker() -> dict[str, Any]:
     return found
 
 
+def init() -> dict[str, Any]:
+    """Return the job that makes the streams."""
+    (found,) = documents(FLEET / JOB)
+    return found
+
+
 def daemon() -> dict[str, Any]:
     """Return the daemon's deployment with the component."""
     component = yaml.safe_load((FLEET / "daemon/kustomization.yaml").read_text())
@@ -96,7 +104,8 @@ def daemon() -> dict[str, Any]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_fleet_manifests_are_valid(version: str) -> None:
     """Also in strict mode, and with the component that changes the daemon."""
-    for document in (*(each for name in MANIFESTS for each in documents(FLEET / name)), daemon()):
+    plain = [each for name in (*MANIFESTS, JOB) for each in documents(FLEET / name)]
+    for document in (*plain, daemon()):
         kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -107,7 +116,7 @@ def test_fleet_kustomization_lists_every_manifest_that_needs_no_extension() -> N
     base = yaml.safe_load((K8S / "kustomization.yaml").read_text())
     assert (found["namespace"], found["images"]) == (base["namespace"], base["images"])
     others = {path.name for path in FLEET.glob("*.yaml")} - {*MANIFESTS, "kustomization.yaml"}
-    assert others == {"scaling.yaml", "nats-values.yaml"}
+    assert others == {JOB, "scaling.yaml", "nats-values.yaml"}
 
 
 def test_workers_are_restricted_and_keep_nothing() -> None:
@@ -138,11 +147,18 @@ def test_workers_are_probed_and_have_time_to_drain() -> None:
     assert spec["terminationGracePeriodSeconds"] > drain
 
 
-@pytest.mark.parametrize(("deployment", "name"), [(worker(), "worker"), (daemon(), "daemon")])
+@pytest.mark.parametrize(
+    ("deployment", "secret_name", "key"),
+    [
+        (worker(), "worker", "worker.nk"),
+        (daemon(), "daemon", "daemon.nk"),
+        (init(), "admin", "admin.nk"),
+    ],
+)
 def test_key_and_certificates_are_mounted_where_the_settings_name_them(
-    deployment: dict[str, Any], name: str
+    deployment: dict[str, Any], secret_name: str, key: str
 ) -> None:
-    """With a mode that keeps the key from other users; settings have their own syntax checked."""
+    """With a mode that keeps the key from other users, and no other key of the fleet."""
     spec = deployment["spec"]["template"]["spec"]
     (container,) = containers(spec)
     variables = {one["name"]: one.get("value", "x") for one in container["env"]}
@@ -152,9 +168,10 @@ def test_key_and_certificates_are_mounted_where_the_settings_name_them(
     assert loaded.fleet_ca is not None
     mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
     volumes = {one["name"]: one for one in spec["volumes"]}
-    secret = volumes[mounts[str(loaded.fleet_key.parent)]]["secret"]
-    assert secret == {"secretName": f"wasmdrop-fleet-{name}", "defaultMode": 0o440}
-    assert loaded.fleet_key.name == f"{name}.nk"
+    (secret,) = [volume["secret"] for volume in volumes.values() if "secret" in volume]
+    assert secret == {"secretName": f"wasmdrop-fleet-{secret_name}", "defaultMode": 0o440}
+    assert volumes[mounts[str(loaded.fleet_key.parent)]]["secret"] is secret
+    assert loaded.fleet_key.name == key
     assert volumes[mounts[str(loaded.fleet_ca.parent)]]["configMap"]["name"] == "wasmdrop-fleet-ca"
     assert loaded.fleet_ca.name == "ca.crt"
     assert restrictions_broken(spec) == set()
@@ -222,6 +239,7 @@ def test_workers_reach_servers_and_dns_alone() -> None:
 def test_servers_accept_daemons_workers_and_one_another_alone() -> None:
     """Strangers in the namespace get no connection at all."""
     assert reaches(labels(daemon()), SERVERS, 4222)
+    assert reaches(labels(init()), SERVERS, 4222)
     assert reaches(SERVERS, SERVERS, 6222)
     assert not reaches(SERVERS, labels(worker()), 9464)
     sidecar = {"app.kubernetes.io/name": "wasmdrop", "app.kubernetes.io/component": "sidecar"}
@@ -231,6 +249,21 @@ def test_servers_accept_daemons_workers_and_one_another_alone() -> None:
 
 
 # --- Scaling
+
+
+def test_streams_are_made_for_the_names_of_the_daemon_and_the_pool() -> None:
+    """With as many copies as there are servers."""
+    (container,) = containers(init()["spec"]["template"]["spec"])
+    (serving,) = containers(daemon()["spec"]["template"]["spec"])
+    variables = {one["name"]: one.get("value", "") for one in serving["env"]}
+    args = container["args"]
+    pairs = dict(zip(args[2::2], args[3::2], strict=True))
+    assert args[:2] == ["fleet", "init"]
+    assert pairs == {
+        "--daemon": variables["WASMDROP_FLEET_NAME"],
+        "--pool": settings.load({"HOME": "/"}, {}).settings.fleet_pool,
+        "--replicas": str(values()["config"]["cluster"]["replicas"]),
+    }
 
 
 def test_scaling_follows_the_backlog_of_the_daemons() -> None:
