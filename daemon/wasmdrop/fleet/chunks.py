@@ -37,8 +37,8 @@ class ChunkStore(Protocol):
     async def get(self, stream: str, subject: str) -> bytes | None:
         """Return the last message of a subject; None if there is none."""
 
-    async def erase(self, subjects: Iterable[str]) -> None:
-        """Remove the messages of these subjects. Best effort."""
+    async def purge(self, stream: str, subjects_filter: str) -> None:
+        """Remove all messages whose subjects match."""
 
 
 class StreamFullError(Exception):

@@ -116,6 +116,10 @@ class Dispatcher:
         self._metrics.taken(job)
         self._undelivered.resume(job, size_bytes)
 
+    def is_open(self, job_id: str) -> bool:
+        """Whether the job with that id is to run, runs, or has results that are not safe yet."""
+        return self._table.has(job_id)
+
     def last_job(self, slot: Slot) -> Job | None:
         """Return the open job of the slot that was accepted last."""
         return self._table.last_job(slot.key)

@@ -102,6 +102,8 @@ class Job(msgspec.Struct, frozen=True):
     module: PinnedModule | None = None
     is_remote: bool = False
     """Whether the last attempt runs on another machine, and so outlives the daemon."""
+    resumptions: int = 0
+    """How often such an attempt was resumed without being counted again."""
     started_at_ns: int | None = None
     finished_at_ns: int | None = None
     code: Code | None = None

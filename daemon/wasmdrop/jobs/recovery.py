@@ -23,6 +23,10 @@ _log = structlog.get_logger()
 #: How long a mount may take to answer before the start goes on, in seconds.
 _MOUNT_TIMEOUT_SECONDS: Final = 5.0
 
+#: How often a daemon may die while an attempt runs on another machine without that it counts: the
+#: answer may be what kills it.
+_MOST_RESUMPTIONS: Final = 20
+
 
 async def recover(
     journal: Journal, dispatcher: Dispatcher, sweep: Callable[[Collection[str]], None]
@@ -75,9 +79,11 @@ async def _resume(
         journal.move_lazily(job, JobState.DELIVERED)
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return
-    if job.state is JobState.RUNNING and job.is_remote:
+    if job.state is JobState.RUNNING and job.is_remote and job.resumptions < _MOST_RESUMPTIONS:
         # The attempt did not end with the daemon: the next one is the same attempt.
-        job = journal.move_lazily(job, JobState.QUEUED, attempt=job.attempt - 1)
+        job = journal.move_lazily(
+            job, JobState.QUEUED, attempt=job.attempt - 1, resumptions=job.resumptions + 1
+        )
     elif job.state is not JobState.QUEUED:
         job = journal.move_lazily(job, JobState.QUEUED)
     _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)

@@ -107,10 +107,14 @@ class JobRunner:
                 current = self._table.move(current, JobState.QUEUED)
             return await self._attempt(current, scheduler)
 
+        def is_repeated(result: Outcome) -> bool:
+            # One attempt in a fleet may count as several.
+            return result.code.retried and self._table.current(work).job.attempt < most
+
         await self._sleep(_FIRST_PAUSE_SECONDS)
         last: Any = await AsyncRetrying(
             sleep=self._sleep,
-            retry=retry_if_result(lambda result: result.code.retried),
+            retry=retry_if_result(is_repeated),
             wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE_SECONDS),
             stop=stop_after_attempt(left),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else outcome,

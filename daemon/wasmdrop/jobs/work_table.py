@@ -80,9 +80,11 @@ class WorkTable:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._slots: dict[str, _SlotJobs] = {}
+        self._ids: set[str] = set()
 
     def add(self, work: Work) -> bool:
         """Add a job behind all others of its slot; return whether it is the only one."""
+        self._ids.add(work.job.id)
         slot = self._slots.setdefault(work.slot_key, _SlotJobs())
         if slot.next is None:
             slot.next = work
@@ -102,11 +104,16 @@ class WorkTable:
 
     def add_first(self, work: Work) -> None:
         """Add a job before all others of its slot that wait."""
+        self._ids.add(work.job.id)
         slot = self._slots.setdefault(work.slot_key, _SlotJobs())
         if slot.next is not None:
             slot.later = slot.later or deque()
             slot.later.appendleft(slot.next)
         slot.next = work
+
+    def has(self, job_id: str) -> bool:
+        """Whether a job is open, by its id."""
+        return job_id in self._ids
 
     def waits(self, key: str) -> bool:
         """Whether the slot has jobs and none of them is active."""
@@ -139,6 +146,7 @@ class WorkTable:
     def finish(self, key: str) -> bool:
         """Remove the active job of a slot; return whether others wait behind it."""
         slot = self._slots[key]
+        self._ids.discard(_active(slot).job.id)
         slot.active = None
         if slot.next is None:
             del self._slots[key]

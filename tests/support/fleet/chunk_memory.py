@@ -1,7 +1,6 @@
 """A store of chunks in memory, in place of a connection."""
 
 import asyncio
-from collections.abc import Iterable
 
 from wasmdrop.fleet.connection import Stored
 
@@ -35,10 +34,11 @@ class ChunkMemory:
         await self._pass()
         return self.messages.get(subject)
 
-    async def erase(self, subjects: Iterable[str]) -> None:
-        """Remove messages."""
-        for subject in subjects:
-            self.messages.pop(subject, None)
+    async def purge(self, stream: str, subjects_filter: str) -> None:
+        """Remove messages; a filter ends in a wildcard."""
+        assert stream
+        for subject in [one for one in self.messages if one.startswith(subjects_filter[:-1])]:
+            del self.messages[subject]
 
     async def _pass(self) -> None:
         self._running += 1

@@ -7,10 +7,10 @@ results can be written; if not, a restart would not help.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,6 +21,9 @@ from wasmdrop.service.health.http_server import HttpResponse, HttpServer
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.settings import GuestMode
+
+if TYPE_CHECKING:
+    from wasmdrop.fleet.metrics import FleetMetrics
 
 _log = structlog.get_logger()
 
@@ -34,6 +37,7 @@ class Sources:
     scanner: Scanner
     liveness: Liveness
     guest: GuestMode
+    fleet: "FleetMetrics | None" = None
 
 
 class Health:
@@ -44,6 +48,8 @@ class Health:
         """Set by the daemon: None while it takes drops."""
         self.why_paused = ""
         """Why intake is paused; set by the daemon, from any thread."""
+        self.why_no_results: Callable[[], str] = lambda: ""
+        """Returns why drops are taken but their jobs can't run; called from any thread."""
         self._liveness = liveness
         self._writability = WritabilityProbe(directories)
 
@@ -55,7 +61,8 @@ class Health:
 
     async def ready(self, _accept: str) -> HttpResponse:
         """Answer ``/readyz``."""
-        reasons = [reason for reason in (self.why_not_ready, self.why_paused) if reason]
+        reasons = [self.why_not_ready, self.why_paused, self.why_no_results()]
+        reasons = [reason for reason in reasons if reason]
         reasons += [f"{name} is silent" for name in self._liveness.silent()]
         reasons += await self._writability.problems()
         return _answer(not reasons, {"reasons": reasons})
@@ -85,7 +92,8 @@ class Health:
             sources.scanner,
             sources.liveness,
             sources.guest,
-            lambda: not self.why_not_ready and not self.why_paused,
+            lambda: not self.why_not_ready and not self.why_paused and not self.why_no_results(),
+            sources.fleet,
         )
         paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": page.answer}
         server = HttpServer(address, paths)

@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -18,6 +18,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -28,6 +29,9 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.http_server import HttpResponse
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.settings import GuestMode
+
+if TYPE_CHECKING:
+    from wasmdrop.fleet.metrics import FleetMetrics
 
 #: How long a rendering is served again, in seconds. One takes some milliseconds; thousands of
 #: requests must not take them from probes and jobs.
@@ -45,6 +49,7 @@ class PrometheusCollector(Collector):
         liveness: Liveness,
         guest: GuestMode,
         is_ready: Callable[[], bool],
+        fleet: "FleetMetrics | None" = None,
     ) -> None:
         self._metrics = metrics
         self._executor = executor
@@ -52,6 +57,7 @@ class PrometheusCollector(Collector):
         self._liveness = liveness
         self._guest = guest
         self._is_ready = is_ready
+        self._fleet = fleet
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -154,6 +160,52 @@ class PrometheusCollector(Collector):
         )
         yield _counter("input_bytes", "Size of the accepted inputs.", metrics.input_bytes)
         yield _counter("result_bytes", "Size of the delivered results.", metrics.result_bytes)
+        if self._fleet is not None:
+            yield from _of_fleet(self._fleet, metrics.queued)
+
+
+def _of_fleet(fleet: "FleetMetrics", queued: int) -> Iterator[Metric]:
+    yield _gauge(
+        "fleet_connected",
+        "Whether a server of the fleet is reached: 1 or 0.",
+        int(fleet.is_connected),
+    )
+    yield _gauge(
+        "fleet_backlog_jobs",
+        "Jobs that wait here, or are in the fleet and not answered; workers are scaled by it.",
+        queued + fleet.unanswered,
+    )
+    yield _gauge(
+        "fleet_unanswered_jobs", "Jobs in the fleet that are not answered.", fleet.unanswered
+    )
+    yield _gauge(
+        "fleet_waiting_jobs",
+        "Jobs that are ready and wait for room in the window, or for the fleet.",
+        fleet.waiting,
+    )
+    published = CounterMetricFamily(
+        "wasmdrop_fleet_published", "Publications of jobs, by reason.", labels=["reason"]
+    )
+    for reason, count in fleet.published.items():
+        published.add_metric([reason], count)
+    yield published
+    answers = CounterMetricFamily(
+        "wasmdrop_fleet_answers", "Answers of workers, by verdict.", labels=["verdict"]
+    )
+    for verdict, count in fleet.answers.items():
+        answers.add_metric([verdict], count)
+    yield answers
+    yield SummaryMetricFamily(
+        "wasmdrop_fleet_answer_seconds",
+        "Time from the publication of a job to its accepted answer.",
+        fleet.answered,
+        fleet.answer_seconds,
+    )
+    yield _counter(
+        "fleet_fallback_runs",
+        "Jobs that ran on this machine because the fleet could not take or answer them.",
+        fleet.fallback_runs,
+    )
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -1,0 +1,79 @@
+"""Tidy up after answered jobs: acknowledge their answers, remove their chunks.
+
+All of it may fail, and nothing waits for it: an answer that is not acknowledged is delivered again,
+and acknowledged then; chunks expire.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import structlog
+
+from wasmdrop.fleet.connection import FleetConnection, Lease
+from wasmdrop.fleet.errors import FleetUnavailableError
+from wasmdrop.fleet.names import (
+    input_chunks_filter,
+    input_stream,
+    output_chunks_filter,
+    output_stream,
+)
+from wasmdrop.fleet.publications import PublishedJob
+
+_log = structlog.get_logger()
+
+#: Requests that wait while the connection is slow; of more, the oldest are dropped.
+_MOST_WAITING: Final = 100_000
+
+
+class Cleanup:
+    """A queue of what is to be acknowledged and removed; used from one event loop."""
+
+    def __init__(self, connection: FleetConnection, daemon: str) -> None:
+        self._connection = connection
+        self._daemon = daemon
+        self._waiting: deque[Lease | tuple[str, str]] = deque(maxlen=_MOST_WAITING)
+        self._has_work = asyncio.Event()
+
+    def acknowledge(self, lease: Lease) -> None:
+        """Acknowledge an answer soon."""
+        self._waiting.append(lease)
+        self._has_work.set()
+
+    def forget(self, job: PublishedJob) -> None:
+        """Tidy up after an attempt whose results are safe, or which is repeated.
+
+        A worker that died may have left chunks that no answer names.
+        """
+        if job.lease is not None:
+            self.acknowledge(job.lease)
+        daemon = self._daemon
+        for ticket in job.tickets:
+            if job.has_large_call:
+                self._purge(input_stream(daemon), input_chunks_filter(daemon, ticket))
+            if job.has_large_answer or job.begun > 1 or len(job.tickets) > 1:
+                self._purge(output_stream(daemon), output_chunks_filter(daemon, ticket))
+
+    def _purge(self, stream: str, subjects_filter: str) -> None:
+        self._waiting.append((stream, subjects_filter))
+        self._has_work.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._has_work.wait()
+            self._has_work.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Do all that waits. Best effort."""
+        while self._waiting:
+            one = self._waiting.popleft()
+            if isinstance(one, Lease):
+                await one.ack()
+                continue
+            try:
+                await self._connection.purge(*one)
+            except FleetUnavailableError as error:
+                # What is left expires.
+                _log.debug("fleet-cleanup-failed", reason=str(error))

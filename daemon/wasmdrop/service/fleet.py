@@ -1,0 +1,101 @@
+"""Open the fleet of a daemon; imported only if there is one."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from wasmdrop.fleet.access import read_access
+from wasmdrop.fleet.answers import Answers
+from wasmdrop.fleet.availability import Availability
+from wasmdrop.fleet.cleanup import Cleanup
+from wasmdrop.fleet.connection import connect
+from wasmdrop.fleet.loops import Loops
+from wasmdrop.fleet.metrics import FleetMetrics
+from wasmdrop.fleet.modules import ModuleUploads
+from wasmdrop.fleet.publications import Publications
+from wasmdrop.fleet.reconciler import Reconciler
+from wasmdrop.fleet.remote_executor import RemoteExecutor
+from wasmdrop.fleet.remote_run import Fleet
+from wasmdrop.fleet.tickets import load_tickets
+from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
+from wasmdrop.settings import FleetFallback, Settings
+
+_log = structlog.get_logger()
+
+#: How long a worker that begins a job may take to answer, beyond the time limits of compilation and
+#: run, in seconds. It stops to extend its lease a minute earlier.
+_SLACK_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True)
+class DaemonFleet:
+    """The fleet of one daemon."""
+
+    executor: RemoteExecutor
+    loops: Loops
+    answers: Answers
+    metrics: FleetMetrics
+    waits: bool
+    """Whether jobs wait while the fleet is away."""
+
+    def receive(self, is_open: Callable[[str], bool]) -> None:
+        """Begin to take answers; ``is_open``: whether a job, by its id, owes its results."""
+        self.answers.is_open = is_open
+        self.loops.receive()
+
+    def why_no_results(self) -> str:
+        """Return why drops do not get results now, or an empty text. Thread-safe."""
+        if self.waits and self.metrics.is_away:
+            return "the fleet can't be reached, and WASMDROP_FLEET_FALLBACK=wait"
+        return ""
+
+
+@contextlib.asynccontextmanager
+async def open_fleet(
+    settings: Settings, local: LocalExecutor, cache: ModuleCache
+) -> AsyncIterator[DaemonFleet]:
+    """Give the fleet, whether or not its servers are reached.
+
+    Raises ``SettingsError`` if the settings can't work, ``StorageError`` if the secret of the
+    tickets can't be read or created.
+    """
+    daemon, pool = settings.fleet_name, settings.fleet_pool
+    tickets = load_tickets(settings.state_dir)
+    metrics, publications = FleetMetrics(), Publications()
+    clock = time.monotonic
+    async with connect(read_access(settings, daemon)) as connection:
+        cleanup = Cleanup(connection, daemon)
+        uploads = ModuleUploads(connection, pool, cache.open_module)
+        answers = Answers(*(connection, daemon, tickets, publications, cleanup, metrics, clock))
+        fleet = Fleet(
+            connection=connection,
+            pool=pool,
+            daemon=daemon,
+            tickets=tickets,
+            publications=publications,
+            answers=answers,
+            uploads=uploads,
+            cleanup=cleanup,
+            availability=Availability(connection, metrics, clock),
+            metrics=metrics,
+            local=local,
+            runs_here=settings.fleet_fallback is FleetFallback.LOCAL,
+            slack_seconds=settings.compile_sec + _SLACK_SECONDS,
+            clock=clock,
+        )
+        executor = RemoteExecutor(fleet, settings.fleet_window, settings.attempts)
+        reconciler = Reconciler(*(connection, pool, daemon, publications, answers, uploads, clock))
+        loops = Loops(fleet, executor, reconciler, settings.fleet_window)
+        _log.info("fleet-used", servers=list(settings.fleet), name=daemon, pool=pool)
+        await loops.start()
+        try:
+            yield DaemonFleet(
+                executor, loops, answers, metrics, settings.fleet_fallback is FleetFallback.WAIT
+            )
+        finally:
+            await loops.stop()

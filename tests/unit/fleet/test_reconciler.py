@@ -1,0 +1,135 @@
+"""The reconciler: which jobs it publishes again, and which it leaves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet.doubles import FakeFleet, settle
+from wasmdrop.fleet.errors import FleetUnavailableError
+from wasmdrop.fleet.metrics import Reason
+from wasmdrop.fleet.names import outcome_subject
+from wasmdrop.protocol.limits import Limits
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Callable[[FakeFleet], Awaitable[None]]], None]:
+    """Return a function that plays a scenario with a fleet."""
+
+    def run(scenario: Callable[[FakeFleet], Awaitable[None]]) -> None:
+        async def main() -> None:
+            await scenario(FakeFleet(tmp_path))
+
+        asyncio.run(main())
+
+    return run
+
+
+Play = Callable[[Callable[[FakeFleet], Awaitable[None]]], None]
+
+
+def test_job_missing_twice_in_a_row_is_published_again(play: Play) -> None:
+    """Its modules may be lost, too."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        running = fleet.begin()
+        message = await fleet.published()
+        there = set(fleet.connection.there)
+        modules = {name for name in fleet.connection.messages if ".module." in name}
+        fleet.connection.messages.clear()
+        for is_there in (False, True, False):
+            fleet.connection.there = there if is_there else set()
+            await fleet.reconciler.compare()
+            await settle()
+            assert len(fleet.connection.jobs) == 1
+        await fleet.reconciler.compare()
+        message = await fleet.published(2)
+        assert (message.attempt, message.generation) == (1, 1)
+        assert modules <= fleet.connection.messages.keys()
+        assert fleet.metrics.published[Reason.LOST] == 1
+        fleet.answer(message, await fleet.ran(message))
+        await running
+
+    play(scenario)
+
+
+def test_job_missing_with_waiting_answer_takes_it(play: Play) -> None:
+    """The answer should have been delivered; a consumer may be stuck."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        running = fleet.begin()
+        message = await fleet.published()
+        fleet.connection.there.clear()
+        await fleet.reconciler.compare()
+        data = fleet.answer_data(message, await fleet.ran(message, "found"))
+        fleet.connection.messages[outcome_subject("d", message.ticket)] = data
+        await fleet.reconciler.compare()
+        assert (await running).message == "found"
+        assert len(fleet.connection.jobs) == 1
+
+    play(scenario)
+
+
+def test_job_begun_long_ago_is_published_again(play: Play) -> None:
+    """Its worker hangs, and extends its lease."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        running = fleet.begin()
+        message = await fleet.published()
+        fleet.now += 10_000
+        await fleet.reconciler.compare()  # it waits in its queue, however long
+        fleet.started(message)
+        fleet.now += 180 + Limits().timeout_sec
+        await fleet.reconciler.compare()
+        await settle()
+        assert len(fleet.connection.jobs) == 1
+        fleet.now += 1
+        await fleet.reconciler.compare()
+        message = await fleet.published(2)
+        assert fleet.metrics.published[Reason.OVERDUE] == 1
+        fleet.now += 10_000
+        await fleet.reconciler.compare()  # the new generation was not begun
+        await settle()
+        assert len(fleet.connection.jobs) == 2
+        fleet.answer(message, await fleet.ran(message))
+        await running
+
+    play(scenario)
+
+
+def test_answered_job_is_not_looked_for(play: Play) -> None:
+    """Its message is gone, and its results may take long to deliver."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        running = fleet.begin()
+        message = await fleet.published()
+        fleet.answer(message, await fleet.ran(message))
+        await running
+        fleet.connection.there.clear()
+        for _ in range(3):
+            await fleet.reconciler.compare()
+        await settle()
+        assert len(fleet.connection.jobs) == 1
+
+    play(scenario)
+
+
+def test_servers_that_do_not_answer_prove_nothing(play: Play) -> None:
+    """Nothing is known of any job then."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        running = fleet.begin()
+        message = await fleet.published()
+        fleet.connection.failure = FleetUnavailableError("no leader")
+        for _ in range(3):
+            with pytest.raises(FleetUnavailableError):
+                await fleet.reconciler.compare()
+        fleet.connection.failure = None
+        await fleet.reconciler.compare()
+        await settle()
+        assert len(fleet.connection.jobs) == 1
+        fleet.answer(message, await fleet.ran(message))
+        await running
+
+    play(scenario)
