@@ -92,15 +92,13 @@ async def read_blob(
     subject_of: SubjectOf,
     blob: Blob,
     max_bytes: int,
-    *,
-    missing_seconds: float = MISSING_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a body in order.
 
     The digest is checked after the last chunk: the caller uses nothing of the body before the end.
     Raises ``InvalidBodyError`` if the body is larger than ``max_bytes``, or not as described;
-    ``MissingChunkError`` if a chunk is missing for ``missing_seconds``; ``FleetUnavailableError``
-    as the connection does.
+    ``MissingChunkError`` if a chunk is missing for :data:`MISSING_SECONDS`;
+    ``FleetUnavailableError`` as the connection does.
     """
     if blob.size_bytes > max_bytes:
         raise InvalidBodyError(f"{blob.size_bytes} bytes are more than {max_bytes}")
@@ -111,7 +109,7 @@ async def read_blob(
     try:
         for number in range(count):
             while begun < min(count, number + _PARALLEL):
-                fetching = _get(store, stream, subject_of(begun), missing_seconds)
+                fetching = _get(store, stream, subject_of(begun))
                 pending.append(asyncio.create_task(fetching))
                 begun += 1
             chunk = await pending[0]
@@ -188,8 +186,8 @@ async def _put(store: ChunkStore, subject: str, chunk: bytes, full_seconds: floa
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _get(store: ChunkStore, stream: str, subject: str, missing_seconds: float) -> bytes:
-    deadline = asyncio.get_running_loop().time() + missing_seconds
+async def _get(store: ChunkStore, stream: str, subject: str) -> bytes:
+    deadline = asyncio.get_running_loop().time() + MISSING_SECONDS
     while (chunk := await store.get(stream, subject)) is None:
         if asyncio.get_running_loop().time() >= deadline:
             raise MissingChunkError(f"{subject} is missing")

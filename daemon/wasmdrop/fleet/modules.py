@@ -53,6 +53,7 @@ class ModuleUploads:
         self._open_module = open_module
         self._uploaded: OrderedDict[str, Blob] = OrderedDict()
         """The least recently used first."""
+        self._losses = 0
         self._locks = _Locks()
 
     async def ensure(self, sha256: str) -> Blob:
@@ -63,7 +64,11 @@ class ModuleUploads:
         async with self._locks.of(sha256):
             blob = self._uploaded.get(sha256)
             if blob is None:
-                blob = self._uploaded[sha256] = await self._upload(sha256)
+                losses = self._losses
+                blob = await self._upload(sha256)
+                if self._losses != losses:
+                    return blob  # its first chunks may be lost
+                self._uploaded[sha256] = blob
             self._uploaded.move_to_end(sha256)
             if len(self._uploaded) > _MAX_UPLOADED:
                 self._uploaded.popitem(last=False)
@@ -71,10 +76,12 @@ class ModuleUploads:
 
     def forget(self, sha256: str) -> None:
         """Upload a module again when it is needed next: a worker missed a chunk."""
+        self._losses += 1
         self._uploaded.pop(sha256, None)
 
     def forget_all(self) -> None:
         """Upload all modules again when they are needed next: the fleet lost its data."""
+        self._losses += 1
         self._uploaded.clear()
 
     async def _upload(self, sha256: str) -> Blob:

@@ -85,7 +85,7 @@ def encode_outcome(outcome: Outcome, call: Call) -> bytes:
     return _encoder.encode(
         _Wire(
             outcome.code,
-            outcome.message,
+            bounded_text(outcome.message),
             results,
             component_result,
             outcome.exit_code,

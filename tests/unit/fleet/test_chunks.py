@@ -131,14 +131,15 @@ def test_swapped_chunks_are_refused() -> None:
         get(store, blob)
 
 
-def test_missing_chunk_is_named_after_a_while() -> None:
+def test_missing_chunk_is_named_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader gives up by itself."""
+    monkeypatch.setattr("wasmdrop.fleet.chunks.MISSING_SECONDS", 0.01)
     store = ChunkMemory()
     blob = put(store, body_of(3 * CHUNK_BYTES))
     del store.messages[subject(1)]
 
     async def read() -> None:
-        async for _chunk in read_blob(store, STREAM, subject, blob, 1 << 30, missing_seconds=0.01):
+        async for _chunk in read_blob(store, STREAM, subject, blob, 1 << 30):
             pass
 
     with pytest.raises(MissingChunkError, match=r"body\.1 is missing"):
@@ -161,13 +162,16 @@ def test_chunk_that_appears_later_is_found() -> None:
     assert asyncio.run(scene()) == body
 
 
-def test_announced_size_of_a_terabyte_takes_no_memory_and_ends() -> None:
+def test_announced_size_of_a_terabyte_takes_no_memory_and_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The first chunk that is not there ends it; a count in the message would not be believed."""
+    monkeypatch.setattr("wasmdrop.fleet.chunks.MISSING_SECONDS", 0.01)
     store = ChunkMemory()
     blob = msgspec.structs.replace(put(store, body_of(CHUNK_BYTES)), size_bytes=1 << 40)
 
     async def read() -> None:
-        async for _chunk in read_blob(store, STREAM, subject, blob, 1 << 41, missing_seconds=0.01):
+        async for _chunk in read_blob(store, STREAM, subject, blob, 1 << 41):
             pass
 
     with pytest.raises(MissingChunkError):
