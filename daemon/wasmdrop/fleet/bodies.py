@@ -6,7 +6,7 @@
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import Final
 
@@ -21,15 +21,16 @@ from wasmdrop.fleet.chunks import (
     get_blob,
     put_blob,
     read_blob,
-    subjects_of,
 )
 from wasmdrop.fleet.invalid_answers import Flaw, InvalidAnswerError
 from wasmdrop.fleet.messages import INLINE_BYTES, Blob, Output, Ran
 from wasmdrop.fleet.names import (
-    INPUTS,
-    OUTPUTS,
     input_chunk_subject,
+    input_chunks_filter,
+    input_stream,
     output_chunk_subject,
+    output_chunks_filter,
+    output_stream,
 )
 from wasmdrop.fleet.outcome_codec import (
     check_runtime,
@@ -46,9 +47,6 @@ from wasmdrop.protocol.runtime_versions import own_versions
 from wasmdrop.sandbox.host.call import Call, wants_directory
 from wasmdrop.sandbox.host.executor import WITHOUT_FILES
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
-
-#: Chunks of a job that are removed when it is done: those of a gibibyte.
-_MAX_ERASED: Final = 4096
 
 #: Outcomes larger than this are decoded on a thread, so that other jobs go on.
 _LARGE_BYTES: Final = 64 * 1024
@@ -94,7 +92,9 @@ async def receive_call(
     """
     if isinstance(body, Blob):
         try:
-            data = await get_blob(store, INPUTS, publication.input_chunk, body, max_bytes)
+            data = await get_blob(
+                store, input_stream(publication.daemon), publication.input_chunk, body, max_bytes
+            )
         except MissingChunkError:
             raise
         except InvalidBodyError as error:
@@ -163,7 +163,9 @@ async def receive_results(
         if isinstance(ran.outcome, Blob):
             subject_of = publication.output_chunks(_upload_of(ran.outcome))
             max_bytes = max_outcome_bytes(call, limits)
-            data = await get_blob(store, OUTPUTS, subject_of, ran.outcome, max_bytes)
+            data = await get_blob(
+                store, output_stream(publication.daemon), subject_of, ran.outcome, max_bytes
+            )
         else:
             data = ran.outcome
         # As with a child's report: the results of a component may take seconds.
@@ -188,23 +190,19 @@ async def receive_results(
     return msgspec.structs.replace(outcome, output=tree)
 
 
-def stored_subjects(
-    publication: Publication, call: bytes | Blob, ran: Ran | None = None
-) -> list[str]:
-    """Return the subjects of the chunks of a job and its answer, for the connection to erase.
+async def remove_call(store: ChunkStore, publication: Publication) -> None:
+    """Remove the chunks of a call that was sent. Raises ``FleetUnavailableError``."""
+    filter_ = input_chunks_filter(publication.daemon, publication.ticket)
+    await store.purge(input_stream(publication.daemon), filter_)
 
-    At most 4096 of them: what remains is removed when it is a day old.
+
+async def remove_results(store: ChunkStore, publication: Publication) -> None:
+    """Remove all chunks that answer a publication, also those of workers that died.
+
+    The results must be kept elsewhere by then. Raises ``FleetUnavailableError``.
     """
-    found: list[Iterator[str]] = []
-    if isinstance(call, Blob):
-        found.append(subjects_of(publication.input_chunk, call))
-    if ran is not None:
-        found += (
-            subjects_of(publication.output_chunks(body.upload), body)
-            for body in (ran.outcome, ran.output and ran.output.body)
-            if isinstance(body, Blob) and body.upload
-        )
-    return list(itertools.islice(itertools.chain.from_iterable(found), _MAX_ERASED))
+    filter_ = output_chunks_filter(publication.daemon, publication.ticket)
+    await store.purge(output_stream(publication.daemon), filter_)
 
 
 async def _put_output(store: ChunkStore, publication: Publication, pieces: Iterable[bytes]) -> Blob:
@@ -221,7 +219,7 @@ async def _pieces(
         yield body
         return
     subject_of = publication.output_chunks(_upload_of(body))
-    chunks = read_blob(store, OUTPUTS, subject_of, body, body.size_bytes)
+    chunks = read_blob(store, output_stream(publication.daemon), subject_of, body, body.size_bytes)
     async with contextlib.aclosing(chunks):
         async for chunk in chunks:
             yield chunk

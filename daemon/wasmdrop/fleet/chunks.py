@@ -103,7 +103,7 @@ async def read_blob(
     if blob.size_bytes > max_bytes:
         raise InvalidBodyError(f"{blob.size_bytes} bytes are more than {max_bytes}")
     digest = hashlib.sha256()
-    count = _chunk_count(blob)
+    count = -(-blob.size_bytes // CHUNK_BYTES)
     pending: deque[asyncio.Task[bytes]] = deque()
     begun = 0
     try:
@@ -125,15 +125,6 @@ async def read_blob(
         await _cancel(pending)
     if digest.hexdigest() != blob.sha256:
         raise InvalidBodyError("it does not match its digest")
-
-
-def subjects_of(subject_of: SubjectOf, blob: Blob) -> Iterator[str]:
-    """Yield the subjects of the chunks of a body, of which a stranger may announce any number."""
-    return map(subject_of, range(_chunk_count(blob)))
-
-
-def _chunk_count(blob: Blob) -> int:
-    return -(-blob.size_bytes // CHUNK_BYTES)
 
 
 async def get_blob(

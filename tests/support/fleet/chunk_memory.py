@@ -1,6 +1,7 @@
 """A store of chunks in memory, in place of a connection."""
 
 import asyncio
+import re
 
 from wasmdrop.fleet.connection import Stored
 
@@ -35,10 +36,12 @@ class ChunkMemory:
         return self.messages.get(subject)
 
     async def purge(self, stream: str, subjects_filter: str) -> None:
-        """Remove messages; a filter ends in a wildcard."""
+        """Remove the messages whose subjects match; ``>`` matches any number of tokens."""
         assert stream
-        for subject in [one for one in self.messages if one.startswith(subjects_filter[:-1])]:
-            del self.messages[subject]
+        pattern = re.escape(subjects_filter).replace(r"\*", "[^.]+").replace(">", ".+")
+        for subject in list(self.messages):
+            if re.fullmatch(pattern, subject):
+                del self.messages[subject]
 
     async def _pass(self) -> None:
         self._running += 1
