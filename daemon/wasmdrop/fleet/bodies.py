@@ -26,10 +26,8 @@ from wasmdrop.fleet.invalid_answers import Flaw, InvalidAnswerError
 from wasmdrop.fleet.messages import INLINE_BYTES, Blob, Output, Ran
 from wasmdrop.fleet.names import (
     input_chunk_subject,
-    input_chunks_filter,
     input_stream,
     output_chunk_subject,
-    output_chunks_filter,
     output_stream,
 )
 from wasmdrop.fleet.outcome_codec import (
@@ -188,21 +186,6 @@ async def receive_results(
     except InvalidBodyError as error:
         raise InvalidAnswerError(Flaw.DIGEST, str(error)) from None
     return msgspec.structs.replace(outcome, output=tree)
-
-
-async def remove_call(store: ChunkStore, publication: Publication) -> None:
-    """Remove the chunks of a call that was sent. Raises ``FleetUnavailableError``."""
-    filter_ = input_chunks_filter(publication.daemon, publication.ticket)
-    await store.purge(input_stream(publication.daemon), filter_)
-
-
-async def remove_results(store: ChunkStore, publication: Publication) -> None:
-    """Remove all chunks that answer a publication, also those of workers that died.
-
-    The results must be kept elsewhere by then. Raises ``FleetUnavailableError``.
-    """
-    filter_ = output_chunks_filter(publication.daemon, publication.ticket)
-    await store.purge(output_stream(publication.daemon), filter_)
 
 
 async def _put_output(store: ChunkStore, publication: Publication, pieces: Iterable[bytes]) -> Blob:

@@ -37,9 +37,6 @@ class ChunkStore(Protocol):
     async def get(self, stream: str, subject: str) -> bytes | None:
         """Return the last message of a subject; None if there is none."""
 
-    async def purge(self, stream: str, subjects_filter: str) -> None:
-        """Remove all messages whose subjects match."""
-
 
 class StreamFullError(Exception):
     """A stream has no room for a body. The text names the subject."""

@@ -1,7 +1,6 @@
 """A store of chunks in memory, in place of a connection."""
 
 import asyncio
-import re
 
 from wasmdrop.fleet.connection import Stored
 
@@ -34,14 +33,6 @@ class ChunkMemory:
         assert stream
         await self._pass()
         return self.messages.get(subject)
-
-    async def purge(self, stream: str, subjects_filter: str) -> None:
-        """Remove the messages whose subjects match; ``>`` matches any number of tokens."""
-        assert stream
-        pattern = re.escape(subjects_filter).replace(r"\*", "[^.]+").replace(">", ".+")
-        for subject in list(self.messages):
-            if re.fullmatch(pattern, subject):
-                del self.messages[subject]
 
     async def _pass(self) -> None:
         self._running += 1

@@ -13,8 +13,6 @@ from wasmdrop.fleet.bodies import (
     Publication,
     receive_call,
     receive_results,
-    remove_call,
-    remove_results,
     send_call,
     send_results,
 )
@@ -39,7 +37,6 @@ from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 from wasmdrop.system.untrusted_trees import inventory
 
 PUBLICATION = Publication("pool", "daemon", "ab" * 16)
-OTHER = Publication("pool", "daemon", "cd" * 16)
 COMMAND = Call("_start", FunctionType(), is_command=True)
 LIMITS = Limits(output_mb=2, disk_mb=3)
 WASI = ModuleSummary(
@@ -101,19 +98,6 @@ def test_call_is_received_as_it_was_sent(store: ChunkMemory, size: int) -> None:
     assert asyncio.run(receive_call(store, PUBLICATION, body, 1 << 30)) == call
 
 
-def test_call_is_removed_with_its_chunks_alone(store: ChunkMemory) -> None:
-    """Those of another publication and the outputs stay."""
-    call = msgspec.structs.replace(COMMAND, stdin=bytes(INLINE_BYTES))
-    mine = asyncio.run(send_call(store, PUBLICATION, call))
-    other = asyncio.run(send_call(store, OTHER, call))
-    ran = send(store, msgspec.structs.replace(OUTCOME, stdout=bytes(INLINE_BYTES)))
-    asyncio.run(remove_call(store, PUBLICATION))
-    assert asyncio.run(receive_call(store, OTHER, other, 1 << 30)) == call
-    assert isinstance(ran.outcome, Blob)
-    assert len(store.messages) == 4
-    assert isinstance(mine, Blob)
-
-
 def test_call_that_is_gone_or_not_as_announced_is_told_apart(
     store: ChunkMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +107,7 @@ def test_call_that_is_gone_or_not_as_announced_is_told_apart(
     body = asyncio.run(send_call(store, PUBLICATION, call))
     with pytest.raises(InvalidCallError, match="are more than 1000"):
         asyncio.run(receive_call(store, PUBLICATION, body, 1000))
-    asyncio.run(remove_call(store, PUBLICATION))
+    store.messages.clear()
     with pytest.raises(MissingChunkError):
         asyncio.run(receive_call(store, PUBLICATION, body, 1 << 30))
 
@@ -175,18 +159,6 @@ def test_files_whose_list_is_larger_than_a_message_are_received(
     found = receive(store, ran, directories)
     assert found.output is not None
     assert len(found.output.files) == count
-
-
-def test_results_are_removed_with_all_their_uploads(store: ChunkMemory) -> None:
-    """Also those of a worker that died before it answered."""
-    large = msgspec.structs.replace(OUTCOME, stdout=bytes(INLINE_BYTES))
-    send(store, large)
-    send(store, large)
-    assert len(store.messages) == 4
-    asyncio.run(remove_results(store, OTHER))
-    assert len(store.messages) == 4
-    asyncio.run(remove_results(store, PUBLICATION))
-    assert store.messages == {}
 
 
 @pytest.mark.parametrize(
