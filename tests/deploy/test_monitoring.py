@@ -25,10 +25,13 @@ PAGE: Final = ROOT / "docs/observability.md"
 
 @pytest.fixture(scope="module")
 def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give the response of ``/metrics`` of a real daemon after a job."""
-    daemon = with_fib(tmp_path_factory.mktemp("daemon"), WASMDROP_HTTP="127.0.0.1:0")
+    """Give the response of ``/metrics`` of a real daemon, which has a fleet without servers."""
+    daemon = with_fib(
+        tmp_path_factory.mktemp("daemon"),
+        WASMDROP_HTTP="127.0.0.1:0",
+        WASMDROP_FLEET="nats://127.0.0.1:1",
+    )
     with daemon.running():
-        daemon.submit("input.json", '{"entry":"fib","args":[12]}')
         address = daemon.events("http-listening")[-1]["address"]
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
             assert isinstance(answer.status, int)
