@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from wasmdrop.fleet.errors import FleetSettingsError
+from wasmdrop.fleet.keys import inbox_prefix, public_key
 from wasmdrop.settings import Settings
 from wasmdrop.settings.formats import printable
 from wasmdrop.settings.values import FleetSecurity
@@ -51,7 +52,7 @@ def read_access(settings: Settings, name: str) -> Access:
     """
     is_strict = settings.fleet_security is FleetSecurity.STRICT
     servers = tuple(_server(url, is_strict) for url in settings.fleet)
-    seed = _read_seed(settings.fleet_key) if settings.fleet_key is not None else ""
+    seed, key = _read_key(settings.fleet_key) if settings.fleet_key is not None else ("", "")
     for server in servers:
         if is_strict and not seed and not _is_loopback(server.host):
             raise FleetSettingsError(
@@ -59,20 +60,7 @@ def read_access(settings: Settings, name: str) -> Access:
                 " WASMDROP_FLEET_KEY, or WASMDROP_FLEET_SECURITY=none if everything in its network"
                 " is trusted"
             )
-    return Access(name, servers, seed, _tls(settings.fleet_ca), inbox_prefix(seed))
-
-
-def inbox_prefix(seed: str) -> str:
-    """Return the prefix of the subjects on which the owner of a key receives answers."""
-    return f"_I.{public_key(seed)}" if seed else "_INBOX"
-
-
-def public_key(seed: str) -> str:
-    """Return the public key of an nkey seed. Raises ``FleetSettingsError``."""
-    import nkeys  # noqa: PLC0415 - only keys need it
-
-    pair = nkeys.from_seed(bytearray(seed.encode()))
-    return str(pair.public_key.decode())
+    return Access(name, servers, seed, _tls(settings.fleet_ca), inbox_prefix(key))
 
 
 def _server(url: str, is_strict: bool) -> Server:
@@ -95,14 +83,17 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _read_seed(path: Path) -> str:
+def _read_key(path: Path) -> tuple[str, str]:
+    """Return the seed and the public key."""
     try:
         content, _way = read_secret(path, _MAX_SEED_BYTES)
+        seed = content.decode("ascii", "replace").strip()
+        return seed, public_key(seed)
     except NotSecretError as error:
-        raise FleetSettingsError(
-            f"WASMDROP_FLEET_KEY: {printable(path)}: {error}; {error.advice}"
-        ) from None
-    return content.decode("ascii", "replace").strip()
+        reason = f"{error}; {error.advice}"
+    except FleetSettingsError as error:
+        reason = f"{error}; make one with `wasmdrop fleet config`"
+    raise FleetSettingsError(f"WASMDROP_FLEET_KEY: {printable(path)}: {reason}")
 
 
 def _tls(ca: Path | None) -> ssl.SSLContext:

@@ -17,6 +17,7 @@ import structlog
 
 from wasmdrop.fleet.access import Access
 from wasmdrop.fleet.errors import FleetApiError, FleetRefusedError, FleetUnavailableError
+from wasmdrop.fleet.names import API, MEMBER_API, OUTCOMES
 from wasmdrop.fleet.nats_client import Callback, Message, NatsClient
 from wasmdrop.protocol.text import one_line
 
@@ -33,8 +34,6 @@ _PULL_MARGIN_SECONDS: Final = 3.0
 
 _FIRST_DELAY_SECONDS: Final = 0.25
 _MAX_DELAY_SECONDS: Final = 8.0
-
-_API: Final = "$JS.API"
 
 #: Statuses of JetStream and of the server itself; they are like those of HTTP.
 _NOT_FOUND: Final = 404
@@ -91,6 +90,7 @@ class FleetConnection:
         self._client: NatsClient | None = None
         self._connected = asyncio.Event()
         self._away_since = time.monotonic()
+        self._api: str | None = None
         self._subscriptions: list[tuple[str, Callback]] = []
         self.problem = "it was not reached yet"
         """Why there is no connection, in one line; empty while there is one."""
@@ -162,7 +162,7 @@ class FleetConnection:
 
         A replica that is behind may not have it yet. Raises ``FleetUnavailableError``.
         """
-        name = f"{_API}.DIRECT.GET.{stream}.{subject}"
+        name = f"{API}.DIRECT.GET.{stream}.{subject}"
         reply = await self._ask(name, b"", seconds)
         if reply.status == _NOT_FOUND:
             return None
@@ -177,7 +177,7 @@ class FleetConnection:
         """
         client = await self._linked(seconds)
         request = msgspec.json.encode({"batch": 1, "expires": int(seconds * 1e9)})
-        name = f"{_API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        name = f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         reply = await client.pull(name, request, seconds + _PULL_MARGIN_SECONDS)
         if reply.delivery:
             return Lease(client, reply)
@@ -187,10 +187,10 @@ class FleetConnection:
         await asyncio.sleep(random.uniform(0.5, 1.0) * min(seconds, 1.0))  # noqa: S311
         if reply.status == _PULL_REFUSED and "exceeded" in reply.description.lower():
             return None
-        raise FleetUnavailableError(
-            f"consumer {consumer} of {stream}: "
-            + (one_line(reply.description, 200) or "no server has it, or none leads it now")
-        )
+        reason = one_line(reply.description, 200)
+        if reply.status == _NO_RESPONDERS:
+            reason = "it does not exist, or no server leads it now"
+        raise FleetUnavailableError(f"consumer {consumer} of {stream}: {reason}")
 
     async def subjects(self, stream: str, subjects_filter: str) -> set[str]:
         """Return the subjects that have a message. Raises ``FleetUnavailableError``."""
@@ -213,6 +213,25 @@ class FleetConnection:
             raise
         return True
 
+    async def can_fetch(
+        self, stream: str, consumer: str, *, seconds: float = ANSWER_SECONDS
+    ) -> bool:
+        """Whether there is such a consumer that this user may lease messages from.
+
+        It takes no right but that. Raises ``FleetUnavailableError``.
+        """
+        name = f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        deadline = time.monotonic() + seconds
+        while True:
+            client = await self._linked(deadline - time.monotonic())
+            # A consumer refuses this request; what does not exist does not answer.
+            reply = await client.request(name, b"{", _TRY_SECONDS)
+            if reply.status != _NO_RESPONDERS:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.2)
+
     async def api(
         self, name: str, request: object = None, *, seconds: float = ANSWER_SECONDS
     ) -> dict[str, Any]:
@@ -221,7 +240,20 @@ class FleetConnection:
         Raises ``FleetApiError`` if it refuses, else ``FleetUnavailableError``.
         """
         data = b"" if request is None else msgspec.json.encode(request)
-        return await self._call(f"{_API}.{name}", data, seconds, None)
+        if self._api is None:
+            self._api = await self._find_api(seconds)
+        try:
+            return await self._call(f"{self._api}.{name}", data, seconds, None)
+        except FleetRefusedError as error:
+            if not isinstance(error, FleetApiError):
+                self._api = None  # perhaps the other one was not there yet
+            raise
+
+    async def _find_api(self, seconds: float) -> str:
+        """Return the prefix of JetStream's functions in this user's account."""
+        client = await self._linked(seconds)
+        reply = await client.request(f"{MEMBER_API}.STREAM.INFO.{OUTCOMES}", b"", _TRY_SECONDS)
+        return API if reply.status == _NO_RESPONDERS else MEMBER_API
 
     async def _call(
         self, subject: str, data: bytes, seconds: float, headers: dict[str, str] | None

@@ -18,6 +18,10 @@ ANY_ENGINE: Final = "any"
 
 _PREFIX: Final = f"wd{PROTOCOL}"
 
+#: The prefix of the functions of JetStream, and its name in the accounts of daemons.
+API: Final = "$JS.API"
+MEMBER_API: Final = f"{_PREFIX}.api"
+
 OUTCOMES: Final = f"WD{PROTOCOL}_OUTCOMES"
 """The stream of outcomes."""
 MODULES: Final = f"WD{PROTOCOL}_MODULES"
@@ -25,6 +29,7 @@ MODULES: Final = f"WD{PROTOCOL}_MODULES"
 
 ALL_OUTCOMES: Final = f"{_PREFIX}.out.*.*"
 ALL_MODULE_CHUNKS: Final = f"{_PREFIX}.module.*.*.*"
+ALL_OUTPUT_CHUNKS: Final = f"{_PREFIX}.output.*.*.*.*"
 
 
 def engine_class(runtime: RuntimeVersions) -> str:
@@ -99,6 +104,11 @@ def module_chunk_subject(pool: str, sha256: str, number: int) -> str:
     return f"{_PREFIX}.module.{pool}.{sha256}.{number}"
 
 
+def pool_modules(pool: str) -> str:
+    """Return the filter of all chunks of modules of a pool."""
+    return f"{_PREFIX}.module.{pool}.*.*"
+
+
 def input_stream(daemon: str) -> str:
     """Return the name of the stream with the chunks of a daemon's large calls.
 
@@ -120,6 +130,11 @@ def input_chunk_subject(daemon: str, pool: str, ticket: str, number: int) -> str
 def input_chunks_filter(daemon: str, ticket: str) -> str:
     """Return the filter of all chunks of a large call."""
     return f"{_PREFIX}.input.{daemon}.*.{ticket}.*"
+
+
+def pool_inputs(pool: str) -> str:
+    """Return the filter of all chunks of large calls for a pool."""
+    return f"{_PREFIX}.input.*.{pool}.*.*"
 
 
 def output_stream(daemon: str) -> str:

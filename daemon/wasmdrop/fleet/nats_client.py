@@ -198,6 +198,7 @@ class NatsClient:
         with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
             if self.is_open:
                 async with asyncio.timeout(_FLUSH_SECONDS):
+                    await self._client.flush(_FLUSH_SECONDS)  # may overtake what was sent before
                     await self._client.flush(_FLUSH_SECONDS)
         self._lose("it was closed")
         self._client.abort()

@@ -212,7 +212,7 @@ async def missing_for_daemon(connection: FleetConnection, pool: str, daemon: str
     missing = []
     if not await connection.has_consumer(job_stream(pool), ANY_ENGINE):
         missing.append(f"the fleet has no pool {pool}; run `wasmdrop fleet init --pool {pool}`")
-    if not await connection.has_consumer(OUTCOMES, outcome_consumer(daemon)):
+    if not await connection.can_fetch(OUTCOMES, outcome_consumer(daemon)):
         missing.append(
             f"the fleet has no daemon {daemon}; run `wasmdrop fleet init --daemon {daemon}`"
         )
@@ -225,9 +225,9 @@ async def missing_for_worker(connection: FleetConnection, pool: str, engine: str
     A pool without the worker's class of deterministic jobs has jobs for it nevertheless.
     Raises ``FleetUnavailableError``.
     """
-    if not await connection.has_consumer(job_stream(pool), ANY_ENGINE):
+    if not await connection.can_fetch(job_stream(pool), ANY_ENGINE):
         return [f"the fleet has no pool {pool}; run `wasmdrop fleet init --pool {pool}`"]
-    if not await connection.has_consumer(job_stream(pool), engine):
+    if not await connection.can_fetch(job_stream(pool), engine):
         reason = f"pool {pool} has no class {engine} of deterministic jobs"
         return [f"{reason}; run `wasmdrop fleet init` with this wasmtime (--wasmtime VERSION)"]
     return []
