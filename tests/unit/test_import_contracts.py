@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 ONE_WAY: Final = "Imports point one way"
 SIDES: Final = "The host's and the guest's side of the sandbox never meet"
 WASMTIME: Final = "Only the guest's side of the sandbox reaches wasmtime"
-NETWORK: Final = "Only the command fetch reaches the network"
+NETWORK: Final = "Only the command fetch and the fleet reach the network"
 GUEST: Final = "The guest's side knows nothing of the daemon"
 
 

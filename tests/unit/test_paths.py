@@ -45,6 +45,7 @@ TRUSTED: Final = {
     "service.directories": "the directories that the operator names",
     "service.verify.documents": "documents and files that the caller names",
     "service.run_once": "the state directory",
+    "service.work": "the state directory",
     "settings": "the directories that the operator names",
     "intake.volume_monitor": "the directories that the operator names",
 }

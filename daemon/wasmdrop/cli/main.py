@@ -27,6 +27,7 @@ from wasmdrop.protocol.text import one_line
 #: A command's module is imported only when it is called: the daemon needs none of the others.
 _COMMANDS: Final = {
     "serve": "run the daemon: watch the directories and run dropped jobs",
+    "work": "run the jobs of a fleet on this host",
     "run": "run one job and exit",
     "submit": "drop jobs safely; with --wait, print their results",
     "jobs": "list the jobs in the journal",

@@ -77,6 +77,10 @@ class Lease:
         """Begin the time of the lease anew. Best effort."""
         await self._say(b"+WPI")
 
+    async def give_back(self) -> None:
+        """Have the message delivered again at once. Best effort."""
+        await self._say(b"-NAK")
+
     async def _say(self, word: bytes) -> None:
         with contextlib.suppress(FleetUnavailableError):
             await self._client.publish(self._reply, word)
@@ -171,12 +175,13 @@ class FleetConnection:
         return reply.data
 
     async def fetch(self, stream: str, consumer: str, seconds: float) -> Lease | None:
-        """Lease the next message; None if none came within ``seconds``.
+        """Lease the next message; None if none came within ``seconds``, which may be 0.
 
         Raises ``FleetUnavailableError`` if the server does not answer.
         """
         client = await self._linked(seconds)
-        request = msgspec.json.encode({"batch": 1, "expires": int(seconds * 1e9)})
+        bound = {"expires": int(seconds * 1e9)} if seconds else {"no_wait": True}
+        request = msgspec.json.encode({"batch": 1, **bound})
         name = f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         reply = await client.pull(name, request, seconds + _PULL_MARGIN_SECONDS)
         if reply.delivery:

@@ -11,6 +11,10 @@ class FleetUnavailableError(Exception):
     """The fleet can't do this now. The text is one line and gives the reason."""
 
 
+class NoAnswerError(FleetUnavailableError):
+    """A server that is connected did not answer in time."""
+
+
 class FleetRefusedError(FleetUnavailableError):
     """A server that must not be used, or that refuses this user: waiting does not help."""
 

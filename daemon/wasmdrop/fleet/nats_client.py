@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from wasmdrop.fleet.access import Access, Server
-from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
+from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError, NoAnswerError
 from wasmdrop.fleet.messages import MAX_MESSAGE_BYTES
 from wasmdrop.protocol.text import one_line
 
@@ -249,7 +249,7 @@ class NatsClient:
                     raise FleetUnavailableError(self._error or "the connection is lost")
                 got = await request.answer
         except TimeoutError:
-            raise FleetUnavailableError(f"no answer within {seconds:g} s") from None
+            raise NoAnswerError(f"no answer within {seconds:g} s") from None
         if isinstance(got, FleetUnavailableError):
             raise got
         return got

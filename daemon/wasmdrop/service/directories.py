@@ -33,6 +33,12 @@ def check_directories(settings: Settings) -> None:
             f" {describe_permissions(shared_dir.stat())}; chown or chmod it"
             f" (fsGroup in Kubernetes), or {RUN_AS_OWNER}"
         )
+    make_state_directory(settings)
+
+
+def make_state_directory(settings: Settings) -> None:
+    """Make the state directory. Raises ``SettingsError`` if that fails."""
+    user = os.geteuid()
     try:
         make_directory_durably(settings.state_dir, 0o700)
     except OSError as error:

@@ -91,18 +91,29 @@ def configure(form: LogFormat, level: str = "info") -> None:
     sys.unraisablehook = _unraisable
 
 
+def flush() -> None:
+    """Wait until the lines so far are written: for a process that ends without exit handlers."""
+    stream = getattr(sys.stderr, "buffer", None)
+    if isinstance(stream, LogStream):
+        stream.drain()
+
+
 class LogStream(io.RawIOBase):
     """Standard error, written by an output thread."""
 
     def __init__(self) -> None:
         self._outlet = OutputThread(_STDERR, lambda _reason: None, _tell_dropped)
-        atexit.register(self._outlet.flush, _FLUSH_SECONDS)
+        atexit.register(self.drain)
 
     def write(self, data: "ReadableBuffer") -> int:
         """Queue a line; never raises."""
         line = bytes(data)
         self._outlet.put(line)
         return len(line)
+
+    def drain(self) -> None:
+        """Wait until the lines so far are written, or their reader is too slow."""
+        self._outlet.flush(_FLUSH_SECONDS)
 
     def writable(self) -> bool:
         """Return True."""

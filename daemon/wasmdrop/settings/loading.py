@@ -16,7 +16,7 @@ from wasmdrop.settings.formats import ARGUMENT, PATH, ValueFormat, printable
 from wasmdrop.settings.table import PREFIX, SETTINGS
 from wasmdrop.settings.values import Loaded, LogFormat, Settings
 
-_SYSTEM_STATE_DIR: Final = Path("/var/lib/wasmdrop")
+_SYSTEM_STATE: Final = Path("/var/lib")
 _DEFAULT: Final = "default"
 
 _ARGUMENT: Final = re.compile(r"ARG_(0|[1-9][0-9]{0,5})")
@@ -39,8 +39,12 @@ _NO_NAME: Final = re.compile("[^A-Za-z0-9_-]")
 _SUFFIXES: Final = (*RESULT_SUFFIXES, MARKER_SUFFIX, OUTPUT_SUFFIX)
 
 
-def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
+def load(
+    environ: Mapping[str, str], flags: Mapping[str, str], state_name: str = "wasmdrop"
+) -> Loaded:
     """Read every setting; ``flags`` are texts by the name of the setting.
+
+    ``state_name``: the name of the state directory, if no setting gives its path.
 
     Raises `SettingsError` with one line: the variable or flag, what was expected, and the value.
     """
@@ -58,7 +62,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
     _place_directories(values, origins)
     if "grants" not in origins:
         values["grants"] = {}
-    _place_state(values, origins, environ)
+    _place_state(values, origins, environ, state_name)
     if "args_json" not in origins:
         _number_arguments(values, origins, environ)
     values["env_args"] = values.pop("args_json")
@@ -134,10 +138,12 @@ def _place_directories(values: dict[str, Any], origins: dict[str, str]) -> None:
 
 
 def _place_state(
-    values: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]
+    values: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str], state_name: str
 ) -> None:
     if "state_dir" not in origins:
-        values["state_dir"], origins["state_dir"] = _default_state_dir(environ, _SYSTEM_STATE_DIR)
+        values["state_dir"], origins["state_dir"] = _default_state_dir(
+            environ, _SYSTEM_STATE / state_name
+        )
     state = values["state_dir"]
     for name in ("wasm_dir", "shared_dir"):
         directory = values[name]
@@ -171,9 +177,9 @@ def _default_state_dir(environ: Mapping[str, str], system: Path) -> tuple[Path, 
         return system, _DEFAULT
     # The XDG Base Directory Specification ignores relative paths.
     if (xdg := environ.get("XDG_STATE_HOME", "")).startswith("/"):
-        return PATH.read(xdg) / "wasmdrop", "environment XDG_STATE_HOME"
+        return PATH.read(xdg) / system.name, "environment XDG_STATE_HOME"
     if home := environ.get("HOME"):
-        return PATH.read(home) / ".local/state/wasmdrop", _DEFAULT
+        return PATH.read(home) / ".local/state" / system.name, _DEFAULT
     raise SettingsError(
         f"WASMDROP_STATE_DIR: expected a path, because {system} is not writable and HOME is not set"
     )

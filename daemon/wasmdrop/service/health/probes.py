@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -28,9 +28,23 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 
+class Page(Protocol):
+    """The page at ``/metrics``."""
+
+    async def answer(self, accept: str) -> HttpResponse:
+        """Return all metrics in the format that the client accepts."""
+
+
+class PageSources(Protocol):
+    """The sources of ``/metrics``."""
+
+    def page(self, is_ready: Callable[[], bool]) -> Page:
+        """Return the page. Called only if HTTP is on; ``is_ready`` as for ``/readyz``."""
+
+
 @dataclass(frozen=True)
 class Sources:
-    """The sources of ``/metrics``."""
+    """The sources of ``/metrics`` of a daemon."""
 
     metrics: Metrics
     executor: LocalExecutor
@@ -38,6 +52,21 @@ class Sources:
     liveness: Liveness
     guest: GuestMode
     fleet: "FleetMetrics | None" = None
+
+    def page(self, is_ready: Callable[[], bool]) -> Page:
+        """Return the page."""
+        # Not at the top: prometheus-client is slow to import, and not needed without HTTP.
+        from wasmdrop.service.health.prometheus import PrometheusCollector  # noqa: PLC0415
+
+        return PrometheusCollector(
+            self.metrics,
+            self.executor,
+            self.scanner,
+            self.liveness,
+            self.guest,
+            is_ready,
+            self.fleet,
+        )
 
 
 class Health:
@@ -68,7 +97,7 @@ class Health:
         return _answer(not reasons, {"reasons": reasons})
 
     @contextlib.asynccontextmanager
-    async def served(self, address: str | None, sources: Sources) -> AsyncIterator[None]:
+    async def served(self, address: str | None, sources: PageSources) -> AsyncIterator[None]:
         """Serve HTTP and feed the watchdog while the block runs, each if it is configured.
 
         Raises ``SettingsError`` if the server can't listen on ``address``.
@@ -82,18 +111,9 @@ class Health:
                 stack.callback(pinging.cancel)
             yield
 
-    def _server(self, address: str, sources: Sources) -> HttpServer:
-        # Not at the top: prometheus-client is slow to import, and not needed without HTTP.
-        from wasmdrop.service.health.prometheus import PrometheusCollector  # noqa: PLC0415
-
-        page = PrometheusCollector(
-            sources.metrics,
-            sources.executor,
-            sources.scanner,
-            sources.liveness,
-            sources.guest,
-            lambda: not self.why_not_ready and not self.why_paused and not self.why_no_results(),
-            sources.fleet,
+    def _server(self, address: str, sources: PageSources) -> HttpServer:
+        page = sources.page(
+            lambda: not self.why_not_ready and not self.why_paused and not self.why_no_results()
         )
         paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": page.answer}
         server = HttpServer(address, paths)

@@ -1,15 +1,16 @@
 """Render the metrics in the formats of Prometheus.
 
-The only module that imports prometheus-client; imported only if HTTP is on. Names, units and types
-follow https://prometheus.io/docs/practices/naming/. Labels have few values: codes, stages and
-parts, never file names or job ids.
+Only this module and that of workers import prometheus-client; they are imported only if HTTP is on.
+Names, units and types follow https://prometheus.io/docs/practices/naming/. Labels have few values:
+codes, stages and parts, never file names or job ids.
 """
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -24,11 +25,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from wasmdrop.intake.scanner import Scanner
-from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
+from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.http_server import HttpResponse
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.settings import GuestMode
+from wasmdrop.system.histogram import BOUNDS_SECONDS, Histogram
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.metrics import FleetMetrics
@@ -37,8 +39,31 @@ if TYPE_CHECKING:
 #: requests must not take them from probes and jobs.
 _FRESH_SECONDS: Final = 0.1
 
+_Stage = TypeVar("_Stage", bound=StrEnum)
 
-class PrometheusCollector(Collector):
+
+class MetricsPage(Collector):
+    """Renders the metrics that a subclass collects, and those of the process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        self._answers: dict[str, tuple[HttpResponse, float]] = {}
+        """By format, of which there are few, with the time of rendering."""
+
+    async def answer(self, accept: str) -> HttpResponse:
+        """Return all metrics in the format that the client accepts."""
+        encode, content_type = choose_encoder(accept)
+        now = time.monotonic()
+        answer, made_at = self._answers.get(content_type, (None, 0.0))
+        if answer is None or now - made_at > _FRESH_SECONDS:
+            answer = HttpResponse(200, encode(self._registry), content_type)
+            self._answers[content_type] = answer, now
+        return answer
+
+
+class PrometheusCollector(MetricsPage):
     """Renders the counters of a daemon; ``is_ready`` as for ``/readyz``, ``guest``: in use."""
 
     def __init__(
@@ -58,127 +83,73 @@ class PrometheusCollector(Collector):
         self._guest = guest
         self._is_ready = is_ready
         self._fleet = fleet
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        self._answers: dict[str, tuple[HttpResponse, float]] = {}
-        """By format, of which there are few, with the time of rendering."""
-
-    async def answer(self, accept: str) -> HttpResponse:
-        """Return all metrics in the format that the client accepts."""
-        encode, content_type = choose_encoder(accept)
-        now = time.monotonic()
-        answer, made_at = self._answers.get(content_type, (None, 0.0))
-        if answer is None or now - made_at > _FRESH_SECONDS:
-            answer = HttpResponse(200, encode(self._registry), content_type)
-            self._answers[content_type] = answer, now
-        return answer
+        super().__init__()
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric (prometheus-client's ``Collector``)."""
         metrics, executor = self._metrics, self._executor
-        yield InfoMetricFamily(
-            "wasmdrop_build",
-            "Versions.",
-            {"version": version("wasmdrop"), "wasmtime_version": version("wasmtime")},
-        )
-        yield InfoMetricFamily(
-            "wasmdrop_guest",
-            "What runs the jobs of modules that are called again: native or python.",
-            {"guest": self._guest},
-        )
-        yield _gauge("ready", "Whether the daemon takes new drops: 1 or 0.", int(self._is_ready()))
-        heard = GaugeMetricFamily(
-            "wasmdrop_part_silence_seconds",
-            "Time since the last heartbeat of each part of the daemon.",
-            labels=["part"],
-        )
-        for part, seconds in self._liveness.ages_seconds().items():
-            heard.add_metric([part], seconds)
-        yield heard
-
+        yield from process_metrics(self._guest, self._liveness, is_ready=self._is_ready())
         jobs = CounterMetricFamily(
             "wasmdrop_jobs", "Jobs whose results were delivered, by code.", labels=["code"]
         )
         for code, count in metrics.jobs.items():
             jobs.add_metric([code], count)
         yield jobs
-        yield _gauge("jobs_queued", "Accepted jobs that do not run yet.", metrics.queued)
-        yield _gauge("jobs_running", "Jobs that run in a process.", metrics.running)
-        yield _gauge(
+        yield gauge("jobs_queued", "Accepted jobs that do not run yet.", metrics.queued)
+        yield gauge("jobs_running", "Jobs that run in a process.", metrics.running)
+        yield gauge(
             "oldest_job_age_seconds",
             "Time since the drop of the oldest job without delivered results; 0 without one.",
             metrics.oldest_seconds(time.time_ns()),
         )
-        durations = HistogramMetricFamily(
-            "wasmdrop_job_duration_seconds",
-            "Time that jobs spent in each stage; total is from drop to marker.",
-            labels=["stage"],
-        )
-        for stage, histogram in metrics.stages.items():
-            durations.add_metric([stage], _buckets(histogram), histogram.sum_seconds)
-        yield durations
-
-        hits = CounterMetricFamily(
-            "wasmdrop_module_cache_hits",
-            "Compiled modules found by jobs in memory, or loaded from disk.",
-            labels=["where"],
-        )
-        hits.add_metric(["memory"], metrics.module_hits)
-        hits.add_metric(["disk"], executor.compiler.loads)
-        yield hits
-        yield _counter("module_cache_misses", "Modules compiled.", executor.compiler.begun)
-        yield _counter(
-            "forking_server_restarts",
-            "Times that the fork server died.",
-            executor.fork_server.restarts,
-        )
-        yield _gauge(
+        yield job_durations(metrics.stages)
+        yield from executor_metrics(executor, metrics.module_hits)
+        yield gauge(
             "undelivered_results",
             "Results in the journal whose delivery failed and is retried.",
             metrics.undelivered,
         )
-        yield _gauge(
+        yield gauge(
             "undelivered_bytes", "Size of these results on disk.", metrics.undelivered_bytes
         )
-        yield _counter(
+        yield counter(
             "results_discarded",
             "Results discarded: too many were undelivered, or their slot was gone too long.",
             metrics.results_discarded,
         )
-        yield _counter(
+        yield counter(
             "delivery_failures", "First deliveries that failed.", metrics.delivery_failures
         )
-        yield _counter("scans", "Full scans.", self._scanner.scans)
-        yield _counter(
+        yield counter("scans", "Full scans.", self._scanner.scans)
+        yield counter(
             "events_lost", "Times that file events were lost.", metrics.intake.events_lost
         )
-        yield _counter(
+        yield counter(
             "names_ignored",
             "Files logged as ignored because of names almost like those of inputs or modules.",
             metrics.intake.names_ignored,
         )
-        yield _counter("input_bytes", "Size of the accepted inputs.", metrics.input_bytes)
-        yield _counter("result_bytes", "Size of the delivered results.", metrics.result_bytes)
+        yield counter("input_bytes", "Size of the accepted inputs.", metrics.input_bytes)
+        yield counter("result_bytes", "Size of the delivered results.", metrics.result_bytes)
         if self._fleet is not None:
             yield from _of_fleet(self._fleet, metrics.queued)
 
 
 def _of_fleet(fleet: "FleetMetrics", queued: int) -> Iterator[Metric]:
-    yield _gauge(
+    yield gauge(
         "fleet_connected",
         "Whether a server of the fleet is reached: 1 or 0.",
         int(fleet.is_connected),
     )
-    yield _gauge(
+    yield gauge(
         "fleet_backlog_jobs",
         "Jobs that wait here, or are in the fleet and not answered; workers are scaled by it.",
         queued + fleet.unanswered,
     )
-    yield _gauge(
+    yield gauge(
         "fleet_unanswered_jobs", "Jobs in the fleet that are not answered.", fleet.unanswered
     )
-    yield _gauge(
+    yield gauge(
         "fleet_waiting_jobs",
         "Jobs that are ready and wait for room in the window, or for the fleet.",
         fleet.waiting,
@@ -201,18 +172,71 @@ def _of_fleet(fleet: "FleetMetrics", queued: int) -> Iterator[Metric]:
         fleet.answered,
         fleet.answer_seconds,
     )
-    yield _counter(
+    yield counter(
         "fleet_fallback_runs",
         "Jobs that ran on this machine because the fleet could not take or answer them.",
         fleet.fallback_runs,
     )
 
 
-def _counter(name: str, text: str, value: float) -> Metric:
+def process_metrics(guest: GuestMode, liveness: Liveness, *, is_ready: bool) -> Iterator[Metric]:
+    """Yield the metrics of a daemon or a worker itself."""
+    yield InfoMetricFamily(
+        "wasmdrop_build",
+        "Versions.",
+        {"version": version("wasmdrop"), "wasmtime_version": version("wasmtime")},
+    )
+    yield InfoMetricFamily(
+        "wasmdrop_guest",
+        "What runs the jobs of modules that are called again: native or python.",
+        {"guest": guest},
+    )
+    yield gauge("ready", "Whether new drops, or jobs of a fleet, are taken: 1 or 0.", is_ready)
+    heard = GaugeMetricFamily(
+        "wasmdrop_part_silence_seconds",
+        "Time since the last heartbeat of each part of the daemon.",
+        labels=["part"],
+    )
+    for part, seconds in liveness.ages_seconds().items():
+        heard.add_metric([part], seconds)
+    yield heard
+
+
+def job_durations(stages: Mapping[_Stage, Histogram]) -> Metric:
+    """Return the histograms of the stages of jobs."""
+    durations = HistogramMetricFamily(
+        "wasmdrop_job_duration_seconds",
+        "Time that jobs spent in each stage; total is from drop to marker.",
+        labels=["stage"],
+    )
+    for stage, histogram in stages.items():
+        durations.add_metric([stage], _buckets(histogram), histogram.sum_seconds)
+    return durations
+
+
+def executor_metrics(executor: LocalExecutor, module_hits: int) -> Iterator[Metric]:
+    """Yield the metrics of modules and of the sandbox."""
+    hits = CounterMetricFamily(
+        "wasmdrop_module_cache_hits",
+        "Compiled modules found by jobs in memory, or loaded from disk.",
+        labels=["where"],
+    )
+    hits.add_metric(["memory"], module_hits)
+    hits.add_metric(["disk"], executor.compiler.loads)
+    yield hits
+    yield counter("module_cache_misses", "Modules compiled.", executor.compiler.begun)
+    yield counter(
+        "forking_server_restarts", "Times that the fork server died.", executor.fork_server.restarts
+    )
+
+
+def counter(name: str, text: str, value: float) -> Metric:
+    """Return a counter without labels."""
     return CounterMetricFamily(f"wasmdrop_{name}", text, value)
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
+def gauge(name: str, text: str, value: float) -> Metric:
+    """Return a gauge without labels."""
     return GaugeMetricFamily(f"wasmdrop_{name}", text, value)
 
 

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from tests.support.require import require_root
 from wasmdrop.intake.watcher import Watcher
 from wasmdrop.jobs.journal.writer import Journal
-from wasmdrop.jobs.metrics import BOUNDS_SECONDS, Histogram, Metrics
+from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.service.health import prometheus
 from wasmdrop.service.health.liveness import SILENT_SECONDS, Liveness, Part
@@ -255,15 +255,6 @@ def test_writability_check_leaves_nothing(tmp_path: Path) -> None:
     assert problems(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
     assert (stat.S_IMODE(tmp_path.stat().st_mode), tmp_path.stat().st_mtime_ns) == before
-
-
-def test_metrics_duration_on_a_bound_counts_below_it() -> None:
-    """Prometheus' buckets include their upper bounds; negative durations count as 0."""
-    histogram = Histogram()
-    for seconds in (-1.0, BOUNDS_SECONDS[0], BOUNDS_SECONDS[1], BOUNDS_SECONDS[-1] + 1):
-        histogram.observe(seconds)
-    assert (histogram.counts[0], histogram.counts[1], histogram.counts[-1]) == (2, 1, 1)
-    assert histogram.sum_seconds == sum((*BOUNDS_SECONDS[:2], BOUNDS_SECONDS[-1], 1))
 
 
 def test_metrics_oldest_job_without_open_jobs_is_zero() -> None:

@@ -1,0 +1,37 @@
+"""``wasmdrop work``: run the jobs of a fleet on this host."""
+
+import argparse
+import asyncio
+import os
+from typing import Final
+
+from wasmdrop import settings
+from wasmdrop.cli.service_process import prepare
+from wasmdrop.cli.setting_flags import add_flags, given_flags
+from wasmdrop.fleet.extra import require_extra
+
+#: The settings of a worker. Daemons find the jobs and set their limits.
+WORKER_SETTINGS: Final = (
+    *("fleet", "fleet_name", "fleet_pool", "fleet_key", "fleet_ca", "fleet_security"),
+    *("state_dir", "workers", "drain_sec", "reserve_mb"),
+    *("compile_sec", "compile_memory_mb", "cache_mb", "max_module_mb", "max_input_mb"),
+    *("sandbox", "guest", "job_user", "http", "log"),
+)
+
+#: Beside the state directory of a daemon on the same host.
+STATE_NAME: Final = "wasmdrop-worker"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the settings that a worker has."""
+    add_flags(parser, WORKER_SETTINGS)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run jobs until a signal stops the worker."""
+    loaded = settings.load(os.environ, given_flags(options), STATE_NAME)
+    prepare(loaded.settings)
+    with require_extra("wasmdrop work"):
+        from wasmdrop.service.work import work  # noqa: PLC0415 - needs packages of an extra
+    asyncio.run(work(loaded.settings))
+    return 0
