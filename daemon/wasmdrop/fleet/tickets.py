@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from wasmdrop.system.private_files import NotPrivateError, open_private
 _NAME: Final = "fleet-secret"
 _TEMPORARY: Final = ".fleet-secret"
 _SECRET_BYTES: Final = 32
+_OTHERS_READ: Final = stat.S_IRGRP | stat.S_IROTH
 _TICKET_CHARACTERS: Final = 32
 
 
@@ -50,6 +52,8 @@ def load_tickets(state_dir: Path) -> Tickets:
     try:
         try:
             with os.fdopen(open_private(path), "rb") as file:
+                if os.fstat(file.fileno()).st_mode & _OTHERS_READ:
+                    raise NotPrivateError("other users can read it")
                 secret = file.read(_SECRET_BYTES + 1)
         except FileNotFoundError:
             secret = _create(state_dir)

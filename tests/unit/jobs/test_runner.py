@@ -197,6 +197,21 @@ def test_runner_crash_in_all_attempts_is_the_outcome() -> None:
     with_bench(use)
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_runner_attempt_that_counts_as_several_uses_them_up(before: int) -> None:
+    """So many workers of a fleet died running it, also after an attempt that was repeated."""
+
+    async def use(bench: Bench) -> None:
+        lost = Outcome(code=Code.CRASHED, attempts=3 - before)
+        bench.ends = [*[CRASHED] * before, lost, OK, OK]
+        work = bench.begin()
+        assert (await bench.outcome(work)).code is Code.CRASHED
+        assert len(bench.calls) == before + 1
+        assert bench.table.current(work).job.attempt == 3
+
+    with_bench(use)
+
+
 def test_runner_trap_is_not_repeated() -> None:
     """The program is at fault: it would end so again."""
 

@@ -93,6 +93,22 @@ def test_table_change_by_an_old_value_keeps_later_changes() -> None:
     assert old == work(0)
 
 
+def test_table_has_a_job_until_it_leaves() -> None:
+    """Also one that waits behind another, or was put before it."""
+    table = new_table()
+    for number in (0, 1):
+        table.add(work(number))
+    table.begin("a")
+    table.add_first(work(2))
+    ids = [work(number).job.id for number in (0, 1, 2)]
+    assert [table.has(one) for one in [*ids, "another"]] == [True, True, True, False]
+    table.finish("a")
+    assert [table.has(one) for one in ids] == [False, True, True]
+    table.begin("a")
+    table.finish("a")
+    assert [table.has(one) for one in ids] == [False, True, False]
+
+
 def test_table_illegal_move_is_refused() -> None:
     """And changes nothing."""
     table = new_table()

@@ -1,0 +1,83 @@
+"""Recovery: which attempts of jobs count that an earlier daemon left open."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from wasmdrop.jobs.dispatcher import Dispatcher
+from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.jobs.recovery import recover
+from wasmdrop.protocol.slot import InputFile, Slot
+
+
+class Resumed:
+    """Notes the jobs that a dispatcher would resume."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def resume_queued(self, job: Job) -> None:
+        """Note a job."""
+        self.jobs.append(job)
+
+
+def resumed(base: Path, prepare: Callable[[Journal, Job], Any]) -> Job:
+    """Return the job that recovery resumes after what ``prepare`` does in an earlier daemon."""
+    slot = Slot("input.json", str(base / "input.json"), str(base), "result")
+    job = Job("1", slot, 1, input=InputFile(str(base / "input.json"), "", 2))
+
+    async def main() -> Job:
+        journal = Journal(base / "journal.sqlite")
+        await journal.accept(job, b"{}", {})
+        prepare(journal, job)
+        await journal.close()
+        journal = Journal(base / "journal.sqlite")
+        dispatcher = Resumed()
+        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None)
+        (found,) = dispatcher.jobs
+        assert (await journal.load_job("1")).job == found
+        await journal.close()
+        return found
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(("is_remote", "attempt"), [(False, 2), (True, 1)])
+def test_recovery_running_job_is_counted_unless_it_runs_elsewhere(
+    tmp_path: Path, is_remote: bool, attempt: int
+) -> None:
+    """An attempt on another machine did not end with the daemon: the next one is the same."""
+
+    def prepare(journal: Journal, job: Job) -> None:
+        journal.begin(job, attempt=2, started_at_ns=1, is_remote=is_remote)
+
+    found = resumed(tmp_path, prepare)
+    assert (found.state, found.attempt) == (JobState.QUEUED, attempt)
+    assert found.resumptions == int(is_remote)
+
+
+@pytest.mark.parametrize(("resumptions", "attempt"), [(19, 0), (20, 1)])
+def test_recovery_remote_job_is_counted_after_many_resumptions(
+    tmp_path: Path, resumptions: int, attempt: int
+) -> None:
+    """Its answer may be what kills each daemon."""
+
+    def prepare(journal: Journal, job: Job) -> None:
+        journal.begin(job, attempt=1, started_at_ns=1, is_remote=True, resumptions=resumptions)
+
+    assert resumed(tmp_path, prepare).attempt == attempt
+
+
+def test_recovery_job_that_was_detached_keeps_its_attempts(tmp_path: Path) -> None:
+    """The daemon that stopped moved it back, and so did not count the attempt."""
+
+    def prepare(journal: Journal, job: Job) -> None:
+        job, _ = journal.begin(job, attempt=1, started_at_ns=1, is_remote=True)
+        journal.move_lazily(job, JobState.QUEUED, attempt=0)
+
+    found = resumed(tmp_path, prepare)
+    assert (found.attempt, found.resumptions) == (0, 0)
