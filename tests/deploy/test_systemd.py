@@ -65,7 +65,7 @@ def test_unit_of_the_fleet_is_hardened(tmp_path: Path, name: str) -> None:
 #: having no network.
 ONLY_OF_THE_DAEMON: Final = re.compile(
     r"Description=|After=|RequiresMountsFor=|User=|Group=|Environment|ExecStart=|StateDirectory=|"
-    r"UMask=|ReadWritePaths=|ReadOnlyPaths=|SystemCallFilter=io_setup|PrivateNetwork=|"
+    r"UMask=|RestartSec=|RestartPreventExitStatus=|ReadWritePaths=|ReadOnlyPaths=|SystemCallFilter=io_setup|PrivateNetwork=|"
     r"RestrictAddressFamilies=|IPAddressDeny="
 )
 
