@@ -39,7 +39,7 @@ def daemons(
     """Give two running daemons: with the native guest, and with the Python guest."""
     base = tmp_path_factory.mktemp("guests")
     grants = ",".join(f"{name}={books}" for name in ("books", *GRANTS))
-    settings = {"WASMDROPGRANTS": grants, "WASMDROP_ATTEMPTS": "1", "TIMEOUT_SEC": "3600"}
+    settings = {"WASMDROP_GRANTS": grants, "WASMDROP_ATTEMPTS": "1", "TIMEOUT_SEC": "3600"}
     native = Daemon(base / "native", **settings)
     # A daemon reports foreign processes of the user of its jobs.
     python = Daemon(base / "python", **settings, WASMDROP_JOB_USER=str(JOB_USER - 100))
