@@ -1,14 +1,18 @@
 """What travels with a job and with its answer, there and back."""
 
 import asyncio
+import hashlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from tests.support.fleet.chunk_memory import ChunkMemory
-from tests.support.fleet.output_bodies import left_below, new_directories
+from tests.support.fleet.output_bodies import entry, left_below, listing, new_directories
+from tests.support.strategies import mutations
 from wasmdrop.fleet.bodies import (
     Publication,
     receive_call,
@@ -18,16 +22,22 @@ from wasmdrop.fleet.bodies import (
 )
 from wasmdrop.fleet.call_codec import InvalidCallError
 from wasmdrop.fleet.chunks import MissingChunkError
+from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.invalid_answers import Flaw, InvalidAnswerError
 from wasmdrop.fleet.messages import (
+    CHUNK_BYTES,
     INLINE_BYTES,
     MAX_MESSAGE_BYTES,
     Answer,
     Blob,
+    InvalidMessageError,
+    Output,
     Ran,
     decode,
     encode,
 )
+from wasmdrop.fleet.outcome_codec import encode_outcome
+from wasmdrop.fleet.output_files import remove_output
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, Import, ModuleKind, ModuleSummary
 from wasmdrop.protocol.outcome import Code, Outcome
@@ -189,4 +199,121 @@ def test_output_files_of_a_job_that_publishes_none_are_refused(
     with pytest.raises(InvalidAnswerError, match="output files of a job that has none") as caught:
         receive(store, ran, directories, summary=summary, call=call)
     assert caught.value.flaw is Flaw.VALUE
+    assert left_below(tmp_path / "state") == []
+
+
+#: Of output files, and what may be in memory of them: eight chunks on their way, and the rest.
+_LARGE_BYTES = 48 << 20
+_PEAK_BYTES = 16 * CHUNK_BYTES
+_LARGE_LIMITS = msgspec.structs.replace(LIMITS, disk_mb=64)
+
+
+class _Zeros(ChunkMemory):
+    """A stream that keeps nothing: it has a listing, and then zeros."""
+
+    def __init__(self, body_bytes: int = 0, head: bytes = b"") -> None:
+        super().__init__()
+        self._size_bytes = body_bytes
+        self._head = head
+
+    async def store(self, subject: str, data: bytes) -> Stored:
+        """Drop a message."""
+        await super().store(subject, data)
+        self.messages.clear()
+        return Stored.STORED
+
+    async def get(self, stream: str, subject: str) -> bytes | None:
+        """Make a message."""
+        await super().get(stream, subject)
+        start = int(subject.rpartition(".")[2]) * CHUNK_BYTES
+        size = min(CHUNK_BYTES, self._size_bytes - start)
+        return (self._head[start : start + size] + bytes(size))[:size]
+
+
+def test_large_output_files_are_sent_with_few_chunks_in_memory(tmp_path: Path) -> None:
+    """However large they are."""
+    produced = tmp_path / "produced"
+    produced.mkdir()
+    for name in ("a", "b"):
+        with (produced / name).open("wb") as file:
+            file.truncate(_LARGE_BYTES // 2)
+    outcome = outcome_with(produced)
+    tracemalloc.start()
+    try:
+        ran = asyncio.run(send_results(_Zeros(), PUBLICATION, outcome, COMMAND))
+        assert tracemalloc.get_traced_memory()[1] < _PEAK_BYTES
+    finally:
+        tracemalloc.stop()
+    assert ran.output is not None
+    assert isinstance(ran.output.body, Blob)
+    assert ran.output.body.size_bytes > _LARGE_BYTES
+
+
+def test_large_output_files_are_received_with_few_chunks_in_memory(
+    directories: JobDirectoryFactory,
+) -> None:
+    """However large they are."""
+    zeros = hashlib.sha256()
+    for _ in range(_LARGE_BYTES // CHUNK_BYTES):
+        zeros.update(bytes(CHUNK_BYTES))
+    head = listing([entry("a", size=_LARGE_BYTES, sha256=zeros.hexdigest())])
+    body = hashlib.sha256(head)
+    for _ in range(_LARGE_BYTES // CHUNK_BYTES):
+        body.update(bytes(CHUNK_BYTES))
+    size_bytes = len(head) + _LARGE_BYTES
+    blob = Blob(body.hexdigest(), size_bytes, "ab" * 16)
+    ran = Ran(encode_outcome(OUTCOME, COMMAND), Output(len(head), blob), own_versions())
+    tracemalloc.start()
+    try:
+        found = asyncio.run(
+            receive_results(
+                *(_Zeros(size_bytes, head), PUBLICATION, ran, WASI, COMMAND, _LARGE_LIMITS),
+                directories,
+                deterministic=False,
+                elapsed_seconds=10,
+            )
+        )
+        assert tracemalloc.get_traced_memory()[1] < _PEAK_BYTES
+    finally:
+        tracemalloc.stop()
+    assert found.output is not None
+    assert [file.size_bytes for file in found.output.files] == [_LARGE_BYTES]
+
+
+_HEAD = listing([entry("a", b"123"), entry("d/b", b"4"), entry("d/c")], ["d"])
+_ANSWER = encode(
+    Answer(
+        "job",
+        1,
+        0,
+        "worker",
+        Ran(
+            encode_outcome(msgspec.structs.replace(OUTCOME, stdout=b"out"), COMMAND),
+            Output(len(_HEAD), _HEAD + b"1234"),
+            own_versions(),
+        ),
+    )
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=1000)
+@given(data=mutations(_ANSWER) | mutations(_ANSWER).flatmap(lambda data: mutations(data or b"x")))
+def test_mutated_answer_is_received_or_refused(
+    store: ChunkMemory, directories: JobDirectoryFactory, tmp_path: Path, data: bytes
+) -> None:
+    """With two exceptions, and no other; nothing is left of what is refused."""
+    try:
+        content = decode(data, Answer).content
+        if not isinstance(content, Ran):
+            return
+        found = receive(store, content, directories)
+    except (InvalidMessageError, InvalidAnswerError) as error:
+        assert str(error).isprintable()  # noqa: PT017 - one of two good ends
+    else:
+        assert found.message.replace("\n", "").isprintable()
+        assert found.attempts == 1
+        assert found.worker is None
+        if found.output is not None:
+            assert Path(found.output.root).parent.parent == tmp_path / "state" / "jobs"
+            remove_output(found.output)
     assert left_below(tmp_path / "state") == []
