@@ -9,11 +9,11 @@ its own.
 """
 
 import argparse
+import asyncio
 import contextlib
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,7 @@ if __name__ == "__main__":
     # Started by its path, Python searches only beside this file, and the parts are one package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from tests.support.fleet.ready import SIZES, set_up
 from tests.support.fleet.server import Server, running_server
 
 from benchmarks import workloads
@@ -35,6 +36,7 @@ from benchmarks.suite import described
 from benchmarks.tables import milliseconds, quantile, render
 from benchmarks.usage import cpu_seconds_with_ended
 from benchmarks.workloads import Wanted, Workload
+from wasmdrop.fleet.setup import Plan
 
 _POOLS: Final = (1, 2, 3)
 """Workers of each pool."""
@@ -50,10 +52,6 @@ _LONG_SECONDS: Final = 0.1
 
 #: Processes of the last jobs end, and idle children replace them.
 _LINGER_SECONDS: Final = 0.2
-
-#: Sizes of the streams, in MiB: the server reserves them.
-_SIZES: Final = ("--jobs-mb=64", "--outcomes-mb=128", "--modules-mb=128")
-_MORE_SIZES: Final = ("--inputs-mb=64", "--outputs-mb=64")
 
 
 class Worker(Wasmdrop):
@@ -202,7 +200,8 @@ def main() -> int:
         tempfile.TemporaryDirectory(dir=options.dir, prefix="wasmdrop-benchmark-") as name,
         running_server(Path(name).resolve() / "server") as server,
     ):
-        _set_up(server)
+        pools = tuple(f"pool{workers}" for workers in _POOLS)
+        asyncio.run(set_up(server, Plan(daemons=pools, pools=pools, engines=(), sizes=SIZES)))
         with _daemons(Path(name).resolve(), server, options.slots) as daemons:
             beside = _measure_beside(daemons[:2], options)
             growing = _measure_growing(daemons[1:], options)
@@ -218,17 +217,6 @@ def main() -> int:
         f"{report_growing(growing, options.slots, cores)}\n" + "".join(troubles)
     )
     return 0
-
-
-def _set_up(server: Server) -> None:
-    names = [word for n in _POOLS for word in ("--pool", f"pool{n}", "--daemon", f"pool{n}")]
-    command = [sys.executable, "-m", "wasmdrop", "fleet", "init", *names, *_SIZES, *_MORE_SIZES]
-    subprocess.run(
-        command,
-        env=os.environ | {"WASMDROP_FLEET": server.url},
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
 
 
 @contextlib.contextmanager

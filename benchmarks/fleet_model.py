@@ -42,15 +42,14 @@ class Costs:
     Streams are on disk, and each role is a process of its own.
     """
 
-    daemon_job: float = 1.30 * _MS
-    """Of the daemon's own process for a small job: RESULTS.md, *Processor time of a job in a
-    burst*, and 0.1 ms to publish the job and take the answer."""
-    worker_job: float = 0.90 * _MS
-    """Of the worker's own process, whose event loop uses one core."""
-    sandbox_job: float = 0.85 * _MS
-    """Of the child processes of a small job, RESULTS.md."""
+    daemon_job: float = 0.95 * _MS
+    """Of the daemon's own process for a small job: fleet.py, without the delivery worker."""
+    worker_job: float = 0.6 * _MS
+    """Of the worker's own process, whose event loop uses one core: fleet.py, jobs that wait."""
+    sandbox_job: float = 0.9 * _MS
+    """Of the child processes of a small WASI command, on all cores of the worker."""
     slot_idle: float = 3.0 * _MS
-    """Time that a slot takes for a job beside the job itself: pull, fork, answer."""
+    """Time that a slot takes for a job beside the job itself: pull, fork, report."""
     server_job: float = 0.09 * _MS
     """Of the server, with one replica: the job stored, delivered and removed, the answer likewise,
     and the start message. Bursts of 1,000 jobs with a window of 128."""
@@ -62,11 +61,7 @@ class Costs:
     extend: float = 15 * _US
     """Of the server, to extend a lease: 34,000 a second from 200 connections."""
     message: float = 8 * _US
-    """Of the server, for a core message without a receiver: as above."""
-    deliver: float = 2.2 * _US
-    """Of the server, for each receiver of a core message."""
-    receive: float = 25 * _US
-    """Of a daemon, for each core message."""
+    """Of the server, for a heartbeat, which nobody receives but ``wasmdrop fleet status``."""
     pull: float = 13 * _US
     """Of the server, for a pull request that expires."""
     stream_info: float = 0.4 * _MS
@@ -160,17 +155,11 @@ def workers_fed(fleet: Fleet, costs: Costs) -> int:
 
 def idle_cores(fleet: Fleet, costs: Costs) -> float:
     """Return the cores of the servers that are busy without any job."""
-    heartbeats = (fleet.workers + fleet.daemons) / fleet.heartbeat_every
     return (
-        heartbeats * (costs.message + fleet.daemons * costs.deliver)
+        (fleet.workers + fleet.daemons) / fleet.heartbeat_every * costs.message
         + fleet.workers / fleet.pull_seconds * costs.pull
         + fleet.daemons / fleet.reconcile_every * costs.stream_info
     )
-
-
-def heartbeat_share(fleet: Fleet, costs: Costs) -> float:
-    """Return the share of a core that a daemon needs to receive all heartbeats."""
-    return (fleet.workers + fleet.daemons) / fleet.heartbeat_every * costs.receive
 
 
 def waiting_job_seconds(fleet: Fleet, costs: Costs) -> float:
@@ -197,7 +186,7 @@ def _server_job(fleet: Fleet, costs: Costs) -> float:
 
 def _daemons_rate(fleet: Fleet, costs: Costs) -> float:
     per_job = costs.daemon_job + fleet.large_bytes / _CHUNK * costs.daemon_chunk
-    return fleet.daemons * max(0.0, 1 - heartbeat_share(fleet, costs)) / per_job
+    return fleet.daemons / per_job
 
 
 def _servers_rate(fleet: Fleet, costs: Costs) -> float:
@@ -310,13 +299,12 @@ def _idle(fleet: Fleet, costs: Costs) -> str:
                     f"{workers:,}",
                     str(daemons),
                     f"{idle_cores(one, costs):.2f}",
-                    f"{heartbeat_share(one, costs):.1%}",
                     f"{waiting_job_seconds(one, costs) * 1e3:.2f}",
                     f"{cold_start_seconds(one, costs, _MODULE_BYTES):,.1f}",
                     f"{reconnect_seconds(one, costs):.2f}",
                 ]
             )
-    head = ["workers", "daemons", "cores of the servers", "of a daemon's core"]
+    head = ["workers", "daemons", "cores of the servers"]
     head += ["server ms a job, all waiting", f"{_MODULE_BYTES // _MIB} MiB to all, s", "connect, s"]
     return render(head, rows, words=0)
 

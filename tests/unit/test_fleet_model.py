@@ -50,18 +50,11 @@ def test_time_beside_the_job_counts_as_time_in_the_slot() -> None:
     assert held_seconds(Fleet(job_seconds=0.5), costs) == pytest.approx(1.0)
 
 
-def test_daemons_rate_falls_by_the_share_that_heartbeats_take() -> None:
-    """Each daemon receives the heartbeats of all."""
-    costs = replace(CHEAP, receive=1e-3)
-    fleet = Fleet(workers=2_490, daemons=10, heartbeat_every=5)
-    # 500 heartbeats a second of 1 ms leave half of each daemon's core.
-    assert rate("processor of the daemons", fleet, costs) == pytest.approx(10 * 0.5 * 1000)
-
-
-def test_daemons_rate_is_nothing_if_heartbeats_take_all() -> None:
-    """A rate is never negative."""
-    costs = replace(CHEAP, receive=1e-3)
-    assert rate("processor of the daemons", Fleet(workers=9_000), costs) == 0
+def test_daemons_rate_falls_by_the_time_for_large_outputs() -> None:
+    """A daemon checks and writes each chunk."""
+    costs = replace(CHEAP, daemon_chunk=1e-3)
+    fleet = Fleet(daemons=10, large_bytes=3 * (256 << 10))
+    assert rate("processor of the daemons", fleet, costs) == pytest.approx(10 / 4e-3)
 
 
 def test_servers_rate_counts_extensions_of_long_jobs() -> None:
@@ -73,10 +66,10 @@ def test_servers_rate_counts_extensions_of_long_jobs() -> None:
 
 def test_servers_rate_without_jobs_falls_by_the_idle_load() -> None:
     """Heartbeats, pull requests and listings go on beside the jobs."""
-    costs = replace(CHEAP, message=1e-4, deliver=1e-4, pull=1e-3, stream_info=0.1)
+    costs = replace(CHEAP, message=1e-4, pull=1e-3, stream_info=0.1)
     fleet = Fleet(workers=990, daemons=10, server_cores=4, pull_seconds=2, reconcile_every=10)
-    # 200 heartbeats a second to 10 daemons, 495 pull requests, one listing.
-    idle = 200 * 11 * 1e-4 + 495 * 1e-3 + 0.1
+    # 200 heartbeats a second, 495 pull requests, one listing.
+    idle = 200 * 1e-4 + 495 * 1e-3 + 0.1
     assert idle_cores(fleet, costs) == pytest.approx(idle)
     assert rate("processor of the servers", fleet, costs) == pytest.approx((4 - idle) / 1e-4)
 
