@@ -26,10 +26,10 @@ OWNERS: Final = {
 
 #: Modules and packages, and whose paths they use.
 TRUSTED: Final = {
+    "cli.fleet": "the directory of keys that the caller names",
     "cli.cid": "files and directories that the caller names",
     "cli.inspect": "a module that the caller names",
     "cli.input_flags": "files that the caller names",
-    "cli.key": "the file that the caller names",
     "cli.named_files": "files that the caller names",
     "service.doctor": "the operator's directories themselves, the kernel's files",
     "system.durable_files": "the state directory; the root of the shared one for doctor",

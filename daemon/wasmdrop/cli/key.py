@@ -1,17 +1,13 @@
 """``wasmdrop key``: make a key that signs receipts, or show the public part of one."""
 
 import argparse
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from wasmdrop.cli.named_files import read_named_file
+from wasmdrop.cli.named_files import create_private_file, read_named_file
 from wasmdrop.proof.extra import require_extra
 from wasmdrop.protocol.errors import MalformedError, SettingsError
-from wasmdrop.system.descriptors import CREATE_FLAGS, write_all
-from wasmdrop.system.durable_files import sync_directory
 
 if TYPE_CHECKING:
     from wasmdrop.proof.keys import PublicKey
@@ -65,7 +61,7 @@ def _make(options: argparse.Namespace) -> tuple["PublicKey", ...]:
         from wasmdrop.proof.keys import KeyKind, PrivateKey  # noqa: PLC0415
     key = PrivateKey.generate(KeyKind(options.type))
     try:
-        _create(Path(options.file), key.pem())
+        create_private_file(Path(options.file), key.pem())
     except FileExistsError:
         raise SettingsError(
             f"{options.file}: exists; a key is never overwritten: choose another name, or remove it"
@@ -74,21 +70,6 @@ def _make(options: argparse.Namespace) -> tuple["PublicKey", ...]:
         reason = error.strerror if isinstance(error, OSError) else "no file has this name"
         raise SettingsError(f"{options.file}: can't be written: {reason}") from None
     return (key.public,)
-
-
-def _create(path: Path, data: bytes) -> None:
-    """Write a file durably that does not exist yet and only its owner can read."""
-    fd = os.open(path, CREATE_FLAGS, 0o600)
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-        sync_directory(path.absolute().parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-    finally:
-        os.close(fd)
 
 
 def _load(options: argparse.Namespace) -> tuple["PublicKey", ...]:

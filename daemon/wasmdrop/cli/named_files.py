@@ -9,8 +9,14 @@ import os
 from pathlib import Path
 
 from wasmdrop.protocol.errors import SettingsError
-from wasmdrop.system.descriptors import NotRegularError, file_kind, open_regular
-from wasmdrop.system.durable_files import write_durably
+from wasmdrop.system.descriptors import (
+    CREATE_FLAGS,
+    NotRegularError,
+    file_kind,
+    open_regular,
+    write_all,
+)
+from wasmdrop.system.durable_files import sync_directory, write_durably
 
 
 def read_named_file(path: str, max_bytes: int) -> bytes:
@@ -54,3 +60,21 @@ def replace_named_file(name: str, data: bytes) -> None:
         raise SettingsError(f"{name}: no file has this name") from None
     except OSError as error:
         raise SettingsError(f"{name}: can't be written: {error.strerror}") from None
+
+
+def create_private_file(path: Path, data: bytes) -> None:
+    """Write a file durably that does not exist yet and only its owner can read.
+
+    Raises ``OSError`` and ``ValueError`` as ``os.open`` does.
+    """
+    fd = os.open(path, CREATE_FLAGS, 0o600)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+        sync_directory(path.absolute().parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    finally:
+        os.close(fd)

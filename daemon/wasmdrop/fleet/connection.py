@@ -42,10 +42,15 @@ _PULL_REFUSED: Final = 409
 _NO_RESPONDERS: Final = 503
 _SERVER_FAULT: Final = 500
 
+#: The first try of a message is still on its way: it is not known yet whether it is stored.
+_IN_PROCESS: Final = 10158
+
 #: JetStream's error 10077 is both of these, told apart by its text only.
 _OCCUPIED: Final = "maximum messages per subject exceeded"
-_FULL: Final = ("maximum bytes exceeded", "maximum messages exceeded", "resources exceeded")
-_INSUFFICIENT: Final = "insufficient resources"
+_FULL: Final = ("maximum bytes exceeded", "maximum messages exceeded")
+
+#: JetStream's errors of a server whose disk, or account whose share of it, has too little room.
+NO_ROOM: Final = frozenset({10002, 10023, 10047})
 
 
 class Stored(Enum):
@@ -147,10 +152,9 @@ class FleetConnection:
         try:
             await self._call(subject, data, seconds, headers)
         except FleetApiError as error:
-            reason = str(error)
-            if _OCCUPIED in reason:
+            if _OCCUPIED in str(error):
                 return Stored.OCCUPIED
-            if _INSUFFICIENT in reason or any(text in reason for text in _FULL):
+            if _is_about_room(error):
                 return Stored.FULL
             raise
         return Stored.STORED
@@ -278,7 +282,9 @@ class FleetConnection:
                 int(refusal.get("err_code", 0)),
                 one_line(str(refusal.get("description", "")), 300),
             )
-            is_passing = error.status >= _SERVER_FAULT and not _is_about_room(str(error))
+            is_passing = error.number == _IN_PROCESS or (
+                error.status >= _SERVER_FAULT and not _is_about_room(error)
+            )
             if not is_passing or time.monotonic() > deadline:
                 raise error
             await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
@@ -375,5 +381,6 @@ async def connect(access: Access) -> AsyncIterator[FleetConnection]:
             await task
 
 
-def _is_about_room(reason: str) -> bool:
-    return _OCCUPIED in reason or _INSUFFICIENT in reason or any(text in reason for text in _FULL)
+def _is_about_room(error: FleetApiError) -> bool:
+    texts = (_OCCUPIED, *_FULL)
+    return error.number in NO_ROOM or any(text in str(error) for text in texts)

@@ -22,6 +22,9 @@ CHUNK_BYTES: Final = 256 * 1024
 #: Size limit of a message, in bytes: two bodies and the rest.
 MAX_MESSAGE_BYTES: Final = 768 * 1024
 
+#: Room for the headers of a message, in bytes.
+HEADER_BYTES: Final = 4096
+
 # These become parts of subjects. A pattern ends with \Z: a newline may follow what $ matches.
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+\\Z", min_length=1, max_length=64)]

@@ -21,14 +21,14 @@ from nats.aio.msg import Msg
 
 from wasmdrop.fleet.access import Access, Server
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError, NoAnswerError
-from wasmdrop.fleet.messages import MAX_MESSAGE_BYTES
+from wasmdrop.fleet.messages import HEADER_BYTES, MAX_MESSAGE_BYTES
 from wasmdrop.protocol.text import one_line
 
 #: Older servers lose or duplicate messages, or have known holes.
 MIN_VERSION: Final = (2, 14, 3)
 
 #: What a server must allow a message to have, with its headers.
-_MIN_PAYLOAD: Final = MAX_MESSAGE_BYTES + 16 * 1024
+_MIN_PAYLOAD: Final = MAX_MESSAGE_BYTES + HEADER_BYTES
 
 _CONNECT_SECONDS: Final = 5
 

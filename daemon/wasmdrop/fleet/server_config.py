@@ -176,13 +176,19 @@ def _daemon(name: str, key: str) -> _Member:
             f"{API}.DIRECT.GET.{outputs}.{all_outputs(name)}",
         ),
         calls=(
+            "STREAM.LIST",
             "STREAM.INFO.*",
+            "CONSUMER.LIST.*",
             "CONSUMER.INFO.*.*",
             f"STREAM.PURGE.{inputs}",
             f"STREAM.PURGE.{outputs}",
         ),
         announces={daemon_heartbeat_subject(name): (ACCOUNT,)},
-        hears=(started_subject(name), heartbeat_subject("*", "*")),
+        hears=(
+            started_subject(name),
+            heartbeat_subject("*", "*"),
+            daemon_heartbeat_subject(name),  # of a second daemon with this name
+        ),
     )
 
 

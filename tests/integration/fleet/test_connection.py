@@ -153,12 +153,12 @@ def test_check_names_the_daemon_the_pool_and_the_class_that_are_missing(server: 
     async def run() -> None:
         async with connected(server) as connection:
             assert await missing_for_daemon(connection, POOL, "daemon") == []
-            assert await missing_for_daemon(connection, "other", "new") == [
+            assert await missing_for_daemon(connection, "other", "new", 0.1) == [
                 "the fleet has no pool other; run `wasmdrop fleet init --pool other`",
                 "the fleet has no daemon new; run `wasmdrop fleet init --daemon new`",
             ]
             assert await missing_for_worker(connection, POOL, "any") == []
-            (missing,) = await missing_for_worker(connection, POOL, "p1-0_0_0")
+            (missing,) = await missing_for_worker(connection, POOL, "p1-0_0_0", 0.1)
             assert "p1-0_0_0" in missing
 
     asyncio.run(run())

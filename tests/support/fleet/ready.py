@@ -44,7 +44,8 @@ def ready_server(
 async def set_up(server: Server, plan: Plan) -> None:
     """Make the streams and consumers of a plan."""
     async with connected(server) as connection:
-        await create(connection, plan)
+        async for _name, _became in create(connection, plan):
+            pass
 
 
 def access_to(server: Server, name: str = "test") -> Access:

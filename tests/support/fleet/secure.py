@@ -78,7 +78,8 @@ class SecureFleet:
     async def set_up(self) -> None:
         """Make the streams and consumers."""
         async with self.connected(ADMIN) as connection:
-            await create(connection, self.plan)
+            async for _name, _became in create(connection, self.plan):
+                pass
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-from wasmdrop.cli import key
+from wasmdrop.cli import key, named_files
 from wasmdrop.protocol.errors import SettingsError
 
 
@@ -43,7 +43,7 @@ def test_key_new_that_can_not_be_written_leaves_no_file(
     def full(_fd: int, _data: bytes) -> NoReturn:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(key, "write_all", full)
+    monkeypatch.setattr(named_files, "write_all", full)
     with pytest.raises(SettingsError, match=r"key\.pem: can't be written: No space left on device"):
         key.run(options(tmp_path / "key.pem"))
     assert list(tmp_path.iterdir()) == []
