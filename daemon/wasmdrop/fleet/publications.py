@@ -14,6 +14,7 @@ import msgspec
 from wasmdrop.fleet.connection import Lease
 from wasmdrop.fleet.messages import Answer
 from wasmdrop.fleet.metrics import Reason
+from wasmdrop.system.byte_budget import Reservation
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -85,6 +86,8 @@ class PublishedJob:
     """Whether its call travels in chunks."""
     has_large_answer: bool = False
     """Whether an answer came in chunks."""
+    memory: Reservation | None = None
+    """Of a large outcome, until the publication is removed."""
     _inbox: deque[Event] = field(default_factory=deque)
     _waiter: "asyncio.Future[None] | None" = None
 
@@ -159,4 +162,6 @@ class Publications:
         if publication is not None:
             for ticket in publication.tickets:
                 self._by_ticket.pop(ticket, None)
+            if publication.memory is not None:
+                publication.memory.release()
         return publication

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from wasmdrop.fleet.answer_memory import AnswerMemory
 from wasmdrop.fleet.answers import Answers
 from wasmdrop.fleet.availability import AWAY_SECONDS, Availability
 from wasmdrop.fleet.bodies import Publication, receive_results, send_call
@@ -29,6 +30,7 @@ from wasmdrop.fleet.messages import Blob, GivenUp, JobMessage, Ran, Returned, en
 from wasmdrop.fleet.metrics import FleetMetrics, Reason, Verdict
 from wasmdrop.fleet.modules import ModuleUploads
 from wasmdrop.fleet.names import job_subject
+from wasmdrop.fleet.outcome_codec import max_outcome_bytes
 from wasmdrop.fleet.publications import (
     Answered,
     Away,
@@ -83,6 +85,7 @@ class Fleet(msgspec.Struct, frozen=True):
     """How long a worker that began a job may take to answer, beyond the job's time limit."""
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    memory: AnswerMemory = msgspec.field(default_factory=AnswerMemory)
 
 
 class RemoteJob(msgspec.Struct, frozen=True):
@@ -264,20 +267,14 @@ class RemoteRun:
         return result
 
     async def _ran(self, event: Answered, content: Ran) -> Outcome | Reason | None:
-        fleet, job, publication = self._fleet, self._job, self._publication
-        names = Publication(fleet.pool, fleet.daemon, event.ticket)
+        fleet, publication = self._fleet, self._publication
         bodies = (content.outcome, content.output and content.output.body)
         publication.has_large_answer |= any(isinstance(body, Blob) for body in bodies)
         elapsed_seconds = math.inf
         if publication.published_at is not None:
             elapsed_seconds = fleet.clock() - publication.published_at
         try:
-            outcome = await receive_results(
-                *(fleet.connection, names, content, job.module.summary, job.call),
-                *(job.limits, fleet.local.directories),
-                deterministic=job.module.options.deterministic,
-                elapsed_seconds=elapsed_seconds,
-            )
+            outcome = await self._receive(event, content, elapsed_seconds)
         except FleetUnavailableError:
             await fleet.availability.turn()
             publication.judged.discard(event.ticket)
@@ -291,6 +288,32 @@ class RemoteRun:
             fleet.metrics.answer_seconds += elapsed_seconds
         publication.accept(event)
         return msgspec.structs.replace(outcome, worker=event.answer.worker)
+
+    async def _receive(self, event: Answered, content: Ran, elapsed_seconds: float) -> Outcome:
+        """Return the outcome of an answer; a large one has room until the job leaves."""
+        fleet, job = self._fleet, self._job
+        memory = None
+        if isinstance(content.outcome, Blob):
+            most = max_outcome_bytes(job.call, job.limits)
+            memory = await fleet.memory.reserve(min(content.outcome.size_bytes, most))
+        try:
+            outcome = await receive_results(
+                fleet.connection,
+                Publication(fleet.pool, fleet.daemon, event.ticket),
+                content,
+                job.module.summary,
+                job.call,
+                job.limits,
+                fleet.local.directories,
+                deterministic=job.module.options.deterministic,
+                elapsed_seconds=elapsed_seconds,
+            )
+        except BaseException:
+            if memory is not None:
+                memory.release()
+            raise
+        self._publication.memory = memory
+        return outcome
 
     def _was_returned(self, event: Answered, content: Returned) -> Reason:
         fleet, job = self._fleet, self._job

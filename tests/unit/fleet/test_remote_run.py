@@ -22,6 +22,7 @@ from wasmdrop.fleet.names import (
 from wasmdrop.fleet.publications import Lost
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.runtime_versions import own_versions
+from wasmdrop.system.byte_budget import Reservation
 
 Scenario = Callable[[FakeFleet], Awaitable[None]]
 
@@ -565,5 +566,39 @@ def test_run_large_call_travels_in_chunks_that_are_removed(play: Callable[..., N
         fleet.executor.leave("job")
         await fleet.cleanup.flush()
         assert fleet.connection.purged == [input_chunks_filter("d", message.ticket)]
+
+    play(scenario)
+
+
+def test_run_large_outcome_has_room_until_the_job_leaves(play: Callable[..., None]) -> None:
+    """Small ones need none; a refused one gives its room back."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        rooms: list[int] = []
+        reserve = fleet.memory.reserve
+
+        async def reserved(size_bytes: int) -> Reservation:
+            rooms.append(size_bytes)
+            return await reserve(size_bytes)
+
+        fleet.memory.reserve = reserved  # type: ignore[method-assign]
+        running = fleet.begin()
+        message = await fleet.published()
+        ran = await fleet.ran(message)
+        assert isinstance(ran.outcome, bytes)
+        large = Blob(fleet.digest(ran.outcome), len(ran.outcome), "ab" * 16)
+        subject = output_chunk_subject(message.daemon, message.ticket, large.upload, 0)
+        fleet.connection.messages[subject] = b"x" * len(ran.outcome)
+        fleet.answer(message, msgspec.structs.replace(ran, outcome=large))
+        again = await fleet.published(2)
+        assert fleet.memory.is_unused
+        subject = output_chunk_subject(again.daemon, again.ticket, large.upload, 0)
+        fleet.connection.messages[subject] = ran.outcome
+        fleet.answer(again, msgspec.structs.replace(ran, outcome=large))
+        assert (await running).code is Code.OK
+        assert rooms == [len(ran.outcome)] * 2
+        assert not fleet.memory.is_unused
+        fleet.executor.leave("job")
+        assert fleet.memory.is_unused
 
     play(scenario)
