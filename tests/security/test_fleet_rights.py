@@ -16,9 +16,9 @@ from nats.aio.client import Client
 
 from tests.support.fleet.secure import ADMIN, SecureFleet, secure_fleet
 from wasmdrop.fleet.connection import FleetConnection, Lease, Stored
+from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.names import (
     MODULES,
-    OUTCOMES,
     daemon_heartbeat_subject,
     daemon_jobs_filter,
     heartbeat_subject,
@@ -29,6 +29,7 @@ from wasmdrop.fleet.names import (
     job_subject,
     module_chunk_subject,
     outcome_consumer,
+    outcome_stream,
     outcome_subject,
     output_chunk_subject,
     output_chunks_filter,
@@ -43,6 +44,8 @@ DIGEST: Final = "ab" * 32
 JOB: Final = job_subject("p", "any", "d", "job", 1, 0)
 DAEMON, OTHER_DAEMON, WORKER, OTHER_WORKER = "daemon-d", "daemon-e", "pool-p", "pool-q"
 
+OUTCOMES_D, OUTCOMES_E = outcome_stream("d"), outcome_stream("e")
+
 _API: Final = "$JS.API"
 _NEXT: Final = f"{_API}.CONSUMER.MSG.NEXT"
 _GET: Final = f"{_API}.DIRECT.GET"
@@ -50,13 +53,14 @@ _NO_WAIT: Final = b'{"batch": 1, "no_wait": true}'
 
 #: Requests that change streams, with what an attacker sends.
 CHANGES: Final = {
-    f"{_API}.STREAM.DELETE.{OUTCOMES}": b"",
-    f"{_API}.STREAM.PURGE.{OUTCOMES}": b"",
+    f"{_API}.STREAM.DELETE.{OUTCOMES_D}": b"",
+    f"{_API}.STREAM.DELETE.{OUTCOMES_E}": b"",
+    f"{_API}.STREAM.PURGE.{OUTCOMES_E}": b"",
     f"{_API}.STREAM.PURGE.{input_stream('e')}": b"",
-    f"{_API}.STREAM.UPDATE.{OUTCOMES}": json.dumps({"name": OUTCOMES, "max_bytes": 1}).encode(),
+    f"{_API}.STREAM.UPDATE.{OUTCOMES_E}": json.dumps({"name": OUTCOMES_E, "max_bytes": 1}).encode(),
     f"{_API}.STREAM.CREATE.EVIL": b'{"name": "EVIL", "subjects": ["evil"]}',
-    f"{_API}.STREAM.MSG.DELETE.{OUTCOMES}": b'{"seq": 1}',
-    f"{_API}.CONSUMER.DELETE.{OUTCOMES}.{outcome_consumer('e')}": b"",
+    f"{_API}.STREAM.MSG.DELETE.{OUTCOMES_E}": b'{"seq": 1}',
+    f"{_API}.CONSUMER.DELETE.{OUTCOMES_E}.{outcome_consumer('e')}": b"",
     f"{_API}.CONSUMER.DELETE.{job_stream('q')}.any": b"",
     f"{_API}.CONSUMER.PAUSE.{job_stream('q')}.any": b'{"pause_until": "2099-01-01T00:00:00Z"}',
     f"{_API}.CONSUMER.CREATE.{output_stream('e')}.evil": json.dumps(
@@ -67,16 +71,16 @@ CHANGES: Final = {
 
 #: Requests that read, or lease, what belongs to others.
 OF_THE_STREAMS: Final = (
-    f"{_API}.STREAM.MSG.GET.{OUTCOMES}",
-    f"{_API}.STREAM.SNAPSHOT.{OUTCOMES}",
-    f"{_GET}.{OUTCOMES}",
+    f"{_API}.STREAM.MSG.GET.{OUTCOMES_E}",
+    f"{_API}.STREAM.SNAPSHOT.{OUTCOMES_E}",
+    f"{_GET}.{OUTCOMES_E}",
     f"{_GET}.{MODULES}",
 )
 OF_DAEMON_E: Final = (
-    f"{_NEXT}.{OUTCOMES}.{outcome_consumer('e')}",
-    f"$JS.ACK.{OUTCOMES}.{outcome_consumer('e')}.1.1.1.1.0",
-    f"{_GET}.{OUTCOMES}.{outcome_subject('e', TICKET)}",
-    f"{_GET}.{OUTCOMES}.{outcome_subject('*', '*')}",
+    f"{_NEXT}.{OUTCOMES_E}.{outcome_consumer('e')}",
+    f"$JS.ACK.{OUTCOMES_E}.{outcome_consumer('e')}.1.1.1.1.0",
+    f"{_GET}.{OUTCOMES_E}.{outcome_subject('e', TICKET)}",
+    f"{_GET}.{OUTCOMES_E}.{outcome_subject('*', '*')}",
     f"{_GET}.{output_stream('e')}.{output_chunk_subject('e', TICKET, 'u', 0)}",
     f"{_GET}.{output_stream('e')}.{output_chunk_subject('d', TICKET, 'u', 0)}",
     input_chunk_subject("e", "p", TICKET, 0),
@@ -96,18 +100,18 @@ OF_DAEMONS: Final = (
     JOB,
     module_chunk_subject("p", DIGEST, 0),
     input_chunk_subject("d", "p", TICKET, 0),
-    f"{_NEXT}.{OUTCOMES}.{outcome_consumer('d')}",
-    f"{_GET}.{OUTCOMES}.{outcome_subject('d', TICKET)}",
+    f"{_NEXT}.{OUTCOMES_D}.{outcome_consumer('d')}",
+    f"{_GET}.{OUTCOMES_D}.{outcome_subject('d', TICKET)}",
     f"{_GET}.{output_stream('d')}.{output_chunk_subject('d', TICKET, 'u', 0)}",
     f"wd1.api.STREAM.PURGE.{output_stream('d')}",
-    f"wd1.api.STREAM.INFO.{OUTCOMES}",
+    f"wd1.api.STREAM.INFO.{OUTCOMES_D}",
     daemon_heartbeat_subject("d"),
 )
 DENIED: Final = [
     *((WORKER, one) for one in (*CHANGES, *OF_THE_STREAMS, *OF_DAEMONS, *OF_POOL_Q)),
     *((DAEMON, one) for one in (*CHANGES, *OF_THE_STREAMS, *OF_DAEMON_E)),
     (DAEMON, f"wd1.api.STREAM.PURGE.{output_stream('e')}"),
-    (DAEMON, f"wd1.api.STREAM.PURGE.{OUTCOMES}"),
+    (DAEMON, f"wd1.api.STREAM.PURGE.{OUTCOMES_E}"),
     (DAEMON, f"wd1.api.STREAM.DELETE.{input_stream('d')}"),
     (DAEMON, f"{_NEXT}.{job_stream('p')}.any"),
     (DAEMON, outcome_subject("e", TICKET)),
@@ -208,8 +212,8 @@ def test_daemon_and_worker_have_every_right_that_a_job_needs(fleet: SecureFleet)
             assert await worker.store(answer, b"second outcome") is Stored.OCCUPIED
             await lease.ack()
 
-            assert await daemon.get(OUTCOMES, answer) == b"outcome"
-            outcome = await daemon.fetch(OUTCOMES, outcome_consumer("d"), 10)
+            assert await daemon.get(OUTCOMES_D, answer) == b"outcome"
+            outcome = await daemon.fetch(OUTCOMES_D, outcome_consumer("d"), 10)
             assert outcome is not None
             assert (outcome.subject, outcome.data) == (answer, b"outcome")
             assert await daemon.get(output_stream("d"), output) == chunk
@@ -296,7 +300,9 @@ def test_member_is_denied_messages_of_others(fleet: SecureFleet, user: str) -> N
 
 async def _misdirect_answers(one: Member, user: str) -> None:
     """Have answers of the server, empty ones and such with chosen content, sent to each change."""
-    consumer = f"{job_stream('p')}.any" if user == WORKER else f"{OUTCOMES}.{outcome_consumer('d')}"
+    consumer = (
+        f"{job_stream('p')}.any" if user == WORKER else f"{OUTCOMES_D}.{outcome_consumer('d')}"
+    )
     for number, (subject, data) in enumerate(CHANGES.items()):
         await one.send(f"{_NEXT}.{consumer}", _NO_WAIT, subject)
         await one.send(f"{_NEXT}.{consumer}", b"{", subject)
@@ -319,7 +325,7 @@ def test_answer_sent_to_another_subject_changes_nothing(fleet: SecureFleet, user
         async with fleet.connected(ADMIN) as admin, member(fleet, user) as one:
             await _clear(admin)
             before = await state(admin)
-            assert before[OUTCOMES][0]["name"] == OUTCOMES
+            assert before[OUTCOMES_D][0]["name"] == OUTCOMES_D
             await _misdirect_answers(one, user)
             await _clear(admin)
             assert await state(admin) == before
@@ -329,7 +335,7 @@ def test_answer_sent_to_another_subject_changes_nothing(fleet: SecureFleet, user
 
 async def _clear(admin: FleetConnection) -> None:
     """Remove what a member may store under its own name."""
-    await admin.purge(OUTCOMES, outcome_subject("d", "*"))
+    await admin.purge(OUTCOMES_D, outcome_subject("d", "*"))
     await admin.purge(MODULES, ">")
 
 
@@ -348,11 +354,11 @@ def test_answer_sent_to_another_subject_deletes_a_stream_in_one_account(
     async def run(fleet: SecureFleet) -> None:
         async with fleet.connected(ADMIN) as admin, member(fleet, WORKER) as worker:
             await worker.send(
-                f"{_NEXT}.{job_stream('p')}.any", _NO_WAIT, f"{_API}.STREAM.DELETE.{OUTCOMES}"
+                f"{_NEXT}.{job_stream('p')}.any", _NO_WAIT, f"{_API}.STREAM.DELETE.{OUTCOMES_D}"
             )
             assert worker.denied == []
             async with asyncio.timeout(60):
-                while OUTCOMES in await state(admin):  # noqa: ASYNC110 - nobody tells it
+                while OUTCOMES_D in await state(admin):  # noqa: ASYNC110 - nobody tells it
                     await asyncio.sleep(0.05)
 
     base = tmp_path_factory.mktemp("one")
@@ -369,6 +375,39 @@ def test_worker_cannot_change_an_answer_that_is_stored(fleet: SecureFleet) -> No
             assert await one.store(answer, b"first") is Stored.STORED
             assert await other.store(answer, b"second") is Stored.OCCUPIED
         async with fleet.connected(DAEMON) as daemon:
-            assert await daemon.get(OUTCOMES, answer) == b"first"
+            assert await daemon.get(OUTCOMES_D, answer) == b"first"
+
+    asyncio.run(run())
+
+
+def test_worker_cannot_store_answers_to_a_daemon_that_is_not_in_the_fleet(
+    fleet: SecureFleet,
+) -> None:
+    """Nothing would remove them, and they would take the room of the others."""
+
+    async def run() -> None:
+        async with fleet.connected(WORKER) as worker:
+            with pytest.raises(FleetUnavailableError):
+                await worker.store(outcome_subject("nobody", TICKET), b"filler", seconds=1)
+
+    asyncio.run(run())
+
+
+def test_answers_to_one_daemon_leave_the_room_of_the_others(fleet: SecureFleet) -> None:
+    """A daemon that is gone does not take its answers, so its stream may be full for ever."""
+
+    async def run() -> None:
+        async with fleet.connected(WORKER) as worker, fleet.connected(ADMIN) as admin:
+            filler = bytes(700 * 1024)
+            for number in range(1000):
+                subject = outcome_subject("e", f"{number:032x}")
+                if await worker.store(subject, filler) is Stored.FULL:
+                    break
+            else:
+                pytest.fail("the stream has no limit")
+            answer = outcome_subject("d", "b" * 32)
+            assert await worker.store(answer, filler) is Stored.STORED
+            await admin.purge(OUTCOMES_D, answer)
+            await admin.purge(OUTCOMES_E, ">")
 
     asyncio.run(run())

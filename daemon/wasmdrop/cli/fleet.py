@@ -59,7 +59,7 @@ there already stays, or is changed to what the options say. Prints each and what
 
 _INIT_EPILOG: Final = """\
 The server reserves the size of each stream. Without a size, a new stream has 256 MiB for the
-jobs of a pool, 512 for outcomes, 1024 for modules, and for each daemon 512 for large inputs and
+jobs of a pool, 1024 for modules, and for each daemon 256 for outcomes, 512 for large inputs and
 1024 for large outputs.
 
 Exit status: 0 all is in place; 1 the fleet can't be reached, or refuses; 2 usage or settings error.

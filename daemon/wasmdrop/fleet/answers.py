@@ -5,6 +5,7 @@ names, and the job is open under that attempt. It is acknowledged when the resul
 place or kept durably; until then it is delivered again, to a later daemon, too.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -14,7 +15,7 @@ from wasmdrop.fleet.cleanup import Cleanup
 from wasmdrop.fleet.connection import FleetConnection, Lease
 from wasmdrop.fleet.messages import Answer, InvalidMessageError, Started, decode
 from wasmdrop.fleet.metrics import FleetMetrics, Verdict
-from wasmdrop.fleet.names import OUTCOMES, outcome_subject
+from wasmdrop.fleet.names import outcome_stream, outcome_subject
 from wasmdrop.fleet.publications import Answered, Invalid, Publications, PublishedJob
 from wasmdrop.fleet.tickets import Tickets
 from wasmdrop.protocol.text import one_line
@@ -23,6 +24,9 @@ _log = structlog.get_logger()
 
 #: Characters of a stranger's text that a log line shows.
 _SHOWN: Final = 200
+
+#: Time between two log lines about answers with wrong tickets, in seconds.
+_LOG_SECONDS: Final = 60.0
 
 
 class Answers:
@@ -45,6 +49,8 @@ class Answers:
         self._cleanup = cleanup
         self._metrics = metrics
         self._clock = clock
+        self._unlogged = 0
+        self._log_at = -math.inf
         self.is_open: Callable[[str], bool] = lambda _job_id: True
         """Whether a job, by its id, owes its results."""
 
@@ -62,12 +68,7 @@ class Answers:
             return
         if not self._tickets.is_valid(ticket, answer.job, answer.attempt, answer.generation):
             if publication is None or publication.is_over:
-                _log.warning(
-                    "fleet-answer-unknown",
-                    worker=answer.worker,
-                    job=answer.job,
-                    ticket=one_line(ticket, _SHOWN),
-                )
+                self._warn_of_unknown(answer, ticket)
                 self._drop(lease, Verdict.UNKNOWN)
             else:
                 publication.put(Invalid(ticket, "it names another job", lease))
@@ -90,7 +91,8 @@ class Answers:
 
         Raises ``FleetUnavailableError``.
         """
-        data = await self._connection.get(OUTCOMES, outcome_subject(self._daemon, ticket))
+        stream, subject = outcome_stream(self._daemon), outcome_subject(self._daemon, ticket)
+        data = await self._connection.get(stream, subject)
         if data is None:
             return None
         try:
@@ -124,6 +126,21 @@ class Answers:
                     publication.lease = event.lease
                 else:
                     self._drop(event.lease, Verdict.LATE)
+
+    def _warn_of_unknown(self, answer: Answer, ticket: str) -> None:
+        """Log an answer with a wrong ticket: now and then, since a worker can send any number."""
+        self._unlogged += 1
+        if self._clock() < self._log_at:
+            return
+        _log.warning(
+            "fleet-answer-unknown",
+            worker=answer.worker,
+            job=answer.job,
+            ticket=one_line(ticket, _SHOWN),
+            count=self._unlogged,
+        )
+        self._unlogged = 0
+        self._log_at = self._clock() + _LOG_SECONDS
 
     def _drop(self, lease: Lease, verdict: Verdict) -> None:
         self._metrics.answers[verdict] += 1

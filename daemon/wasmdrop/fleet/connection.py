@@ -17,7 +17,7 @@ import structlog
 
 from wasmdrop.fleet.access import Access
 from wasmdrop.fleet.errors import FleetApiError, FleetRefusedError, FleetUnavailableError
-from wasmdrop.fleet.names import API, MEMBER_API, OUTCOMES
+from wasmdrop.fleet.names import API, MEMBER_API, MODULES
 from wasmdrop.fleet.nats_client import Callback, Message, NatsClient
 from wasmdrop.protocol.text import one_line
 
@@ -261,7 +261,7 @@ class FleetConnection:
     async def _find_api(self, seconds: float) -> str:
         """Return the prefix of JetStream's functions in this user's account."""
         client = await self._linked(seconds)
-        reply = await client.request(f"{MEMBER_API}.STREAM.INFO.{OUTCOMES}", b"", _TRY_SECONDS)
+        reply = await client.request(f"{MEMBER_API}.STREAM.INFO.{MODULES}", b"", _TRY_SECONDS)
         return API if reply.status == _NO_RESPONDERS else MEMBER_API
 
     async def _call(

@@ -10,10 +10,10 @@ import structlog
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import DaemonHeartbeat, InvalidMessageError, decode, encode
 from wasmdrop.fleet.names import (
-    OUTCOMES,
     daemon_heartbeat_subject,
     job_stream,
     outcome_consumer,
+    outcome_stream,
     started_subject,
 )
 from wasmdrop.fleet.reconciler import PERIOD_SECONDS, Reconciler
@@ -92,7 +92,7 @@ class Loops:
         fleet = self._fleet
         self.heartbeat.beat()
         lease = await fleet.connection.fetch(
-            OUTCOMES, outcome_consumer(fleet.daemon), _PULL_SECONDS
+            outcome_stream(fleet.daemon), outcome_consumer(fleet.daemon), _PULL_SECONDS
         )
         if lease is not None:
             fleet.answers.take(lease)

@@ -22,8 +22,6 @@ _PREFIX: Final = f"wd{PROTOCOL}"
 API: Final = "$JS.API"
 MEMBER_API: Final = f"{_PREFIX}.api"
 
-OUTCOMES: Final = f"WD{PROTOCOL}_OUTCOMES"
-"""The stream of outcomes."""
 MODULES: Final = f"WD{PROTOCOL}_MODULES"
 """The stream with the chunks of modules."""
 
@@ -65,13 +63,21 @@ def daemon_jobs_filter(pool: str, daemon: str) -> str:
     return f"{_PREFIX}.job.{pool}.*.{daemon}.*"
 
 
+def outcome_stream(daemon: str) -> str:
+    """Return the name of the stream of a daemon's outcomes.
+
+    Each daemon has its own one: that of a daemon which is gone may be full for ever.
+    """
+    return f"WD{PROTOCOL}_OUTCOMES_{daemon}"
+
+
 def outcome_subject(daemon: str, ticket: str) -> str:
     """Return the subject of the outcome for a ticket."""
     return f"{_PREFIX}.out.{daemon}.{ticket}"
 
 
 def outcomes_filter(daemon: str) -> str:
-    """Return the filter of the consumer of a daemon's outcomes."""
+    """Return the subjects of the stream of a daemon's outcomes, and the filter of its consumer."""
     return f"{_PREFIX}.out.{daemon}.*"
 
 

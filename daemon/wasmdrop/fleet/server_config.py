@@ -21,7 +21,6 @@ from wasmdrop.fleet.names import (
     API,
     MEMBER_API,
     MODULES,
-    OUTCOMES,
     all_inputs,
     all_outputs,
     daemon_heartbeat_subject,
@@ -30,6 +29,7 @@ from wasmdrop.fleet.names import (
     input_stream,
     job_stream,
     outcome_consumer,
+    outcome_stream,
     outcomes_filter,
     output_stream,
     pool_inputs,
@@ -162,6 +162,7 @@ def _daemon_account(name: str) -> str:
 def _daemon(name: str, key: str) -> _Member:
     consumer = outcome_consumer(name)
     inputs, outputs = input_stream(name), output_stream(name)
+    outcomes = outcome_stream(name)
     return _Member(
         _daemon_account(name),
         key,
@@ -169,10 +170,10 @@ def _daemon(name: str, key: str) -> _Member:
             daemon_jobs_filter("*", name),
             ALL_MODULE_CHUNKS,
             all_inputs(name),
-            f"{API}.CONSUMER.MSG.NEXT.{OUTCOMES}.{consumer}",
-            f"$JS.ACK.{OUTCOMES}.{consumer}.>",
+            f"{API}.CONSUMER.MSG.NEXT.{outcomes}.{consumer}",
+            f"$JS.ACK.{outcomes}.{consumer}.>",
             f"{API}.DIRECT.GET.{MODULES}.{ALL_MODULE_CHUNKS}",
-            f"{API}.DIRECT.GET.{OUTCOMES}.{outcomes_filter(name)}",
+            f"{API}.DIRECT.GET.{outcomes}.{outcomes_filter(name)}",
             f"{API}.DIRECT.GET.{outputs}.{all_outputs(name)}",
         ),
         calls=(

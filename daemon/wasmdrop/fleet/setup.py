@@ -15,10 +15,8 @@ from wasmdrop.fleet.errors import FleetApiError, FleetRefusedError, FleetUnavail
 from wasmdrop.fleet.messages import HEADER_BYTES, MAX_MESSAGE_BYTES
 from wasmdrop.fleet.names import (
     ALL_MODULE_CHUNKS,
-    ALL_OUTCOMES,
     ANY_ENGINE,
     MODULES,
-    OUTCOMES,
     all_inputs,
     all_jobs,
     all_outputs,
@@ -26,6 +24,7 @@ from wasmdrop.fleet.names import (
     job_stream,
     jobs_filter,
     outcome_consumer,
+    outcome_stream,
     outcomes_filter,
     output_stream,
 )
@@ -63,6 +62,7 @@ class Sizes(msgspec.Struct, frozen=True):
     jobs: int | None = None
     """Of each pool."""
     outcomes: int | None = None
+    """Of each daemon."""
     modules: int | None = None
     inputs: int | None = None
     """Of each daemon."""
@@ -70,7 +70,7 @@ class Sizes(msgspec.Struct, frozen=True):
     """Of each daemon."""
 
 
-DEFAULT_SIZES: Final = Sizes(jobs=256, outcomes=512, modules=1024, inputs=512, outputs=1024)
+DEFAULT_SIZES: Final = Sizes(jobs=256, outcomes=256, modules=1024, inputs=512, outputs=1024)
 DEFAULT_REPLICAS: Final = 1
 
 
@@ -143,12 +143,13 @@ def streams(plan: Plan) -> list[Stream]:
             )
             for pool in plan.pools
         ),
-        stream(
-            *(OUTCOMES, ALL_OUTCOMES, "outcomes", {**queue, "allow_direct": True}),
-            (
-                _consumer(outcome_consumer(daemon), outcomes_filter(daemon), OUTCOME_ACK_SECONDS)
-                for daemon in plan.daemons
-            ),
+        *(
+            stream(
+                *(outcome_stream(daemon), outcomes_filter(daemon), "outcomes"),
+                {**queue, "allow_direct": True},
+                [_consumer(outcome_consumer(daemon), outcomes_filter(daemon), OUTCOME_ACK_SECONDS)],
+            )
+            for daemon in plan.daemons
         ),
         stream(MODULES, ALL_MODULE_CHUNKS, "modules", {**chunks, **month}),
         *(
@@ -263,7 +264,9 @@ async def missing_for_daemon(
     missing = []
     if not await connection.has_consumer(job_stream(pool), ANY_ENGINE):
         missing.append(f"the fleet has no pool {pool}; run `wasmdrop fleet init --pool {pool}`")
-    if not await connection.can_fetch(OUTCOMES, outcome_consumer(daemon), seconds=seconds):
+    if not await connection.can_fetch(
+        outcome_stream(daemon), outcome_consumer(daemon), seconds=seconds
+    ):
         missing.append(
             f"the fleet has no daemon {daemon}; run `wasmdrop fleet init --daemon {daemon}`"
         )

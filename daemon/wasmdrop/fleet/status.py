@@ -15,15 +15,14 @@ from wasmdrop.fleet.messages import (
     decode,
 )
 from wasmdrop.fleet.names import (
-    OUTCOMES,
     daemon_heartbeat_subject,
     heartbeat_subject,
     job_stream,
-    outcome_consumer,
+    outcome_stream,
 )
 
 _JOBS: Final = job_stream("")
-_OUTCOMES_OF: Final = outcome_consumer("")
+_OUTCOMES: Final = outcome_stream("")
 
 
 class Queue(msgspec.Struct, frozen=True):
@@ -104,12 +103,12 @@ async def read_status(connection: FleetConnection, seconds: float) -> FleetStatu
                 config["num_replicas"],
             )
         )
-        if not name.startswith(_JOBS) and name != OUTCOMES:
+        if not name.startswith(_JOBS) and not name.startswith(_OUTCOMES):
             continue
         async for consumer in _listed(connection, f"CONSUMER.LIST.{name}", "consumers"):
             counts = (consumer["num_pending"], consumer["num_ack_pending"])
-            if name == OUTCOMES:
-                outcomes.append(Outcomes(consumer["name"].removeprefix(_OUTCOMES_OF), *counts))
+            if name.startswith(_OUTCOMES):
+                outcomes.append(Outcomes(name.removeprefix(_OUTCOMES), *counts))
             else:
                 pool = name.removeprefix(_JOBS)
                 queues.append(Queue(pool, consumer["name"], *counts, consumer["num_waiting"]))

@@ -12,7 +12,6 @@ from tests.support.fleet.server import Server
 from wasmdrop.fleet.connection import Lease, Stored
 from wasmdrop.fleet.messages import CHUNK_BYTES
 from wasmdrop.fleet.names import (
-    OUTCOMES,
     daemon_jobs_filter,
     input_chunk_subject,
     input_chunks_filter,
@@ -20,6 +19,7 @@ from wasmdrop.fleet.names import (
     job_stream,
     job_subject,
     outcome_consumer,
+    outcome_stream,
     outcome_subject,
 )
 from wasmdrop.fleet.setup import Sizes, missing_for_daemon, missing_for_worker
@@ -83,9 +83,9 @@ def test_direct_get_returns_the_last_message_of_a_subject(server: Server) -> Non
             assert await connection.get(inputs, left) == b"of another job"
             subject = outcome_subject("daemon", TICKET)
             await connection.store(subject, b"outcome")
-            lease = await connection.fetch(OUTCOMES, outcome_consumer("daemon"), 5)
+            lease = await connection.fetch(outcome_stream("daemon"), outcome_consumer("daemon"), 5)
             assert lease is not None
-            assert await connection.get(OUTCOMES, subject) == b"outcome"
+            assert await connection.get(outcome_stream("daemon"), subject) == b"outcome"
             await lease.ack()
 
     asyncio.run(run())

@@ -107,7 +107,7 @@ def test_fleet_init_makes_what_is_missing_and_changes_what_it_is_told(server: Se
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
     assert all(line.endswith(": created") for line in lines)
-    assert "WD1_OUTCOMES d-one: created" in lines
+    assert "WD1_OUTCOMES_one d-one: created" in lines
 
     again = run("init", "--daemon", "one", **fleet)
     assert again.stdout == first.stdout.replace(": created", ": unchanged")
@@ -117,7 +117,7 @@ def test_fleet_init_makes_what_is_missing_and_changes_what_it_is_told(server: Se
     became = dict(line.split(": ") for line in changed.stdout.splitlines())
     assert became["WD1_JOBS_default"] == "updated"
     assert became["WD1_JOBS_default p1-1_2_3"] == "created"
-    assert became["WD1_OUTCOMES"] == "unchanged"
+    assert became["WD1_MODULES"] == "unchanged"
     assert became["WD1_INPUTS_two"] == "created"
 
     shown = run("status", "--listen-sec", "0.1", **fleet)

@@ -20,9 +20,9 @@ from wasmdrop.fleet.connection import FleetConnection, Stored
 from wasmdrop.fleet.messages import Answer, Blob, JobMessage, decode, encode
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
-    OUTCOMES,
     job_subject,
     module_chunk_subject,
+    outcome_stream,
     outcome_subject,
 )
 from wasmdrop.protocol.limits import Limits
@@ -118,7 +118,9 @@ class HandmadeDaemon:
     async def answer(self, message: JobMessage) -> Answer:
         """Wait for the answer to a job."""
         subject = outcome_subject(message.daemon, message.ticket)
-        data = await until(lambda: self._connection.get(OUTCOMES, subject), "an answer")
+        data = await until(
+            lambda: self._connection.get(outcome_stream(message.daemon), subject), "an answer"
+        )
         return decode(data, Answer)
 
 

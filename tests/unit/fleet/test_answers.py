@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.fleet.doubles import FakeFleet, FakeLease
 from wasmdrop.fleet.messages import Answer, Returned, encode
@@ -90,6 +91,21 @@ def test_answer_with_forged_ticket_does_not_reach_the_job(play: Play) -> None:
         fleet.answer(message, await fleet.ran(message))
         await running
         assert len(fleet.connection.jobs) == 1
+
+    play(scenario)
+
+
+def test_answers_with_wrong_tickets_are_logged_once_a_minute(play: Play) -> None:
+    """A worker that was taken over can send so many that their lines would fill a disk."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        with capture_logs() as logs:
+            for number in range(100):
+                await deliver(fleet, f"{number:032x}")
+            fleet.now += 61
+            await deliver(fleet, "f" * 32)
+        counts = [one["count"] for one in logs if one["event"] == "fleet-answer-unknown"]
+        assert counts == [1, 100]
 
     play(scenario)
 
