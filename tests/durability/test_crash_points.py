@@ -48,6 +48,8 @@ _ONCE: Final = {
     "sandbox.host.compilation._sync:fsync",
     "sandbox.host.module_cache.cache.ModuleCache.keep:replace",
     "intake.scanner._remove_leftovers:unlink",
+    "fleet.tickets._create:unlink",
+    "fleet.tickets._create:fsync",
 }
 #: Points that are reached only after a failure at another one.
 _AFTER: Final = {
@@ -114,6 +116,7 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     for directory in (lives.state, modules, code, code / ("0" * 16), results):
         directory.mkdir(mode=0o700)
     (lives.state / "lock").touch()
+    (lives.state / ".fleet-secret").touch()
     (results / "earlier").touch()
     (modules / ".wasmdrop-0-0").touch()
     (code / ("0" * 16) / ".wasmdrop-0-0").touch()
@@ -184,6 +187,8 @@ def _await(lives: Lives, name: str) -> bool:
 
 def _prepared(base: Path, name: str) -> Lives:
     lives = Lives(base, WASMDROP_SETTLE_SEC="0.02")
+    if name.startswith("fleet."):
+        lives.environment["WASMDROP_FLEET"] = "nats://127.0.0.1:1"
     if not name.endswith(":mkdir"):
         _leave_an_earlier_life(lives)
     lives.producer.module(lives.wasm / "m.wasm")
@@ -209,6 +214,8 @@ def test_daemon_killed_at_a_write_leaves_true_markers(
     for slot in lives.producer.slots:
         assert check_slot_now(lives.shared, slot) is None
     lives.prefix = ()
+    if not (lives.state / ".fleet-secret").exists():
+        lives.environment.pop("WASMDROP_FLEET", None)  # its jobs would wait until it is away
     lives.start()
     assert lives.verdict() == []
 

@@ -21,6 +21,7 @@ _ELSEWHERE: Final = (
     "cli/",
     "client.py",
     "fetch/",
+    "fleet/worker/",
     "service/doctor/",
     "sandbox/guest/compiler.py",
     "sandbox/guest/core_module.py",
@@ -38,6 +39,8 @@ _NOTHING_LASTS: Final = {
     "service.health.writability._why_not_writable",
     "sandbox.host.job_directory.JobDirectoryFactory._evict",
     "intake.watcher._LivenessProbe.send",
+    "fleet.output_files._Writer.write",
+    "fleet.output_files._Writer._begin",
 }
 
 _OF_OS: Final = {*dying.WRAPPED, "write"}
