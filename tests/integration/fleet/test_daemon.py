@@ -23,9 +23,9 @@ from tests.support.fleet.worker import Worker
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES, STREAM_PROGRAMS, STREAMS
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
-    OUTCOMES,
     daemon_jobs_filter,
     job_stream,
+    outcome_stream,
     outcomes_filter,
     started_subject,
 )
@@ -109,7 +109,7 @@ def until_published(server: Server, name: str, count: int = 1) -> None:
 
 def until_answered(server: Server, name: str, count: int = 1) -> None:
     """Wait until the stream has so many answers to a daemon."""
-    there = (OUTCOMES, outcomes_filter(name))
+    there = (outcome_stream(name), outcomes_filter(name))
     wait_until(lambda: len(subjects(server, *there)) == count, "the answers in their stream")
 
 
@@ -160,7 +160,7 @@ def test_results_of_a_fleet_are_those_of_one_machine(tmp_path: Path, server: Ser
         assert without_differences(ours) == without_differences(theirs), slot
     assert len(files_of(remote, "files")) > 3
     wait_until(lambda: not list((remote.state / "jobs").glob("*/*")), "no directory to be left")
-    assert subjects(server, OUTCOMES, outcomes_filter("same")) == set()
+    assert subjects(server, outcome_stream("same"), outcomes_filter("same")) == set()
 
 
 def test_daemon_killed_in_each_phase_delivers_once_and_counts_one_attempt(
@@ -244,7 +244,9 @@ class Starts:
     async def _listen(self) -> None:
         async with connected(self._server) as connection:
             await connection.subscribe(started_subject(self._daemon), self._note)
-            await connection.subjects(OUTCOMES, outcomes_filter(self._daemon))  # it is subscribed
+            await connection.subjects(
+                outcome_stream(self._daemon), outcomes_filter(self._daemon)
+            )  # it is subscribed
             self._is_listening.set()
             await asyncio.to_thread(self._is_done.wait)
 
