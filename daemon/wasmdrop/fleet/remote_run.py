@@ -292,10 +292,12 @@ class RemoteRun:
     async def _receive(self, event: Answered, content: Ran, elapsed_seconds: float) -> Outcome:
         """Return the outcome of an answer; a large one has room until the job leaves."""
         fleet, job = self._fleet, self._job
-        memory = None
-        if isinstance(content.outcome, Blob):
-            most = max_outcome_bytes(job.call, job.limits)
-            memory = await fleet.memory.reserve(min(content.outcome.size_bytes, most))
+        body = content.outcome
+        size_bytes = body.size_bytes if isinstance(body, Blob) else len(body)
+        memory = await fleet.memory.reserve(
+            min(size_bytes, max_outcome_bytes(job.call, job.limits)),
+            has_values=job.call.component is not None,
+        )
         try:
             outcome = await receive_results(
                 fleet.connection,

@@ -16,6 +16,7 @@ from wasmdrop.fleet.chunks import (
     put_blob,
     read_blob,
 )
+from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.messages import CHUNK_BYTES, Blob
 
 STREAM = "S"
@@ -62,6 +63,36 @@ def test_body_in_pieces_of_any_size_is_cut_into_equal_chunks() -> None:
     blob = put(store, *pieces)
     assert get(store, blob) == body
     assert [*map(len, store.messages.values())] == [CHUNK_BYTES, CHUNK_BYTES, 100]
+
+
+def test_put_into_a_slow_store_holds_few_chunks() -> None:
+    """It reads on only when a chunk was stored."""
+    taken: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(30):
+            taken.append(number)
+            yield bytes(CHUNK_BYTES)
+
+    async def scene() -> None:
+        store, gate = ChunkMemory(), asyncio.Event()
+
+        async def slow(subject: str, data: bytes) -> Stored:
+            await gate.wait()
+            return await store.store(subject, data)
+
+        waiting = ChunkMemory()
+        waiting.store = slow  # type: ignore[method-assign]
+        putting = asyncio.create_task(put_blob(waiting, subject, pieces()))
+        while len(taken) < 9:
+            await asyncio.to_thread(len, taken)
+        for _ in range(100):
+            await asyncio.to_thread(len, taken)
+        assert len(taken) == 9
+        gate.set()
+        assert (await putting).size_bytes == 30 * CHUNK_BYTES
+
+    asyncio.run(scene())
 
 
 def test_put_of_an_iterator_that_fails_raises_its_error() -> None:
