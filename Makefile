@@ -8,7 +8,7 @@ NATIVE := daemon/wasmdrop/sandbox/guest/native
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo demo-fleet check test lint bench soak torture lock clean install-systemd \
+.PHONY: help setup setup-dev demo demo-fleet check test lint bench soak torture torture-fleet lock clean install-systemd \
   uninstall-systemd k8s-apply k8s-clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench    run the benchmarks'
 	@echo 'make soak     run 10,000 jobs, a third of them hostile, and check what they leave behind'
 	@echo 'make torture  kill the daemon 200 times during 50,000 jobs, and simulate power cuts'
+	@echo 'make torture-fleet  the same for a fleet: 20,000 jobs, servers wiped, machines cut off; as root'
 	@echo 'make install-systemd, make uninstall-systemd   the service on this host; see docs/deploy/systemd.md'
 	@echo 'make k8s-apply, make k8s-clean   the daemon in the current cluster of kubectl'
 	@echo 'make lock     pin the newest versions of all dependencies'
@@ -71,6 +72,9 @@ torture: setup-dev
 	$(BIN)/python -m tests.support.durability.storm
 	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/durability
 	$(BIN)/python -m pytest -n 2 -rP -m slow
+
+torture-fleet: setup-dev
+	$(BIN)/python -m tests.support.fleet.storm
 
 # systemd/install.sh documents these variables.
 export DESTDIR PREFIX INSTANCE PURGE

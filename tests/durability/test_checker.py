@@ -247,3 +247,17 @@ def test_checker_accepts_a_discarded_job_of_a_default_module(tmp_path: Path) -> 
     wait_until(lambda: lives.events("module-input-missing"), "the module's own run")
     lives.producer.drop("input.json", lives.producer.version(module=None))
     assert lives.verdict() == []
+
+
+def test_checker_demands_the_files_that_a_job_leaves(lives: Lives) -> None:
+    """Each with its content."""
+    versions = lives.producer.slots["input-a.json"].versions
+    versions[-1] = dataclasses.replace(versions[-1], output=(("in", "0" * 64),))
+    assert kinds(check(lives.evidence())) == {Kind.WRONG}
+
+
+def test_checker_counts_attempts(lives: Lives) -> None:
+    """A job whose attempts nothing explains is a fault."""
+    assert check(dataclasses.replace(lives.evidence(), most_attempts=1)) == []
+    found = check(dataclasses.replace(lives.evidence(), most_attempts=0))
+    assert kinds(found) == {Kind.WRONG}

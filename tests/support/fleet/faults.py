@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from tests.support.daemon import DeadlineError, wait_until
 from tests.support.fleet.machines import Fleet, FleetDaemon, Worker
 from tests.support.fleet.network import Machine
 from tests.support.fleet.server import Server
@@ -21,6 +22,9 @@ _PAUSE_SECONDS: Final = (0.0, 4.0)
 
 #: Share of the faults that come together with the next one.
 _PAIRED: Final = 0.25
+
+#: How long a wipe waits for jobs that it can hit.
+_BUSY_SECONDS: Final = 10
 
 Node = Server | Worker | FleetDaemon
 
@@ -39,7 +43,10 @@ class Kind(StrEnum):
     ISOLATE = "isolate"
     """The machine and one server do not reach each other."""
     WIPE = "wipe"
-    """Servers are killed and lose their disks; if all of them do, they are set up again."""
+    """Servers are killed and lose their disks; if all of them do, they are set up again.
+
+    This happens when there are many open jobs.
+    """
 
 
 class Role(StrEnum):
@@ -101,9 +108,18 @@ def schedule(seed: int, count: int, sizes: Mapping[Role, int]) -> list[Step]:
             span = _LONG_SECONDS if dice.random() < _LONG_SHARE else _SHORT_SECONDS
             faults.append(Fault(kind, role, numbers, round(dice.uniform(*span), 1)))
     steps: list[Step] = []
+    everyone = tuple(range(sizes[Role.WORKER]))
     while faults:
         together = [faults.pop(0)]
-        if faults and dice.random() < _PAIRED and faults[0].role is not together[0].role:
+        if together[0].kind is Kind.WIPE:
+            # Workers that do nothing meanwhile leave jobs that are lost with the servers.
+            together.insert(0, Fault(Kind.STOP, Role.WORKER, everyone, together[0].seconds))
+        elif (
+            faults
+            and faults[0].kind is not Kind.WIPE
+            and dice.random() < _PAIRED
+            and faults[0].role is not together[0].role
+        ):
             together.append(faults.pop(0))
         steps.append(Step(tuple(together), round(dice.uniform(*_PAUSE_SECONDS), 1)))
     return steps
@@ -219,6 +235,8 @@ def _isolated(machines: Sequence[Machine]) -> Iterator[None]:
 @contextlib.contextmanager
 def _wiped(fleet: Fleet, nodes: Sequence[Node]) -> Iterator[None]:
     servers = [node for node in nodes if isinstance(node, Server)]
+    with contextlib.suppress(DeadlineError):  # all jobs may have been dropped and ended
+        wait_until(fleet.is_busy, "jobs in the fleet", _BUSY_SECONDS)
     for server in servers:
         server.kill()
     for server in servers:

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support.daemon import DEADLINE_SECONDS, JOB_USER, environment, wait_until
+from tests.support.durability.checker import open_count
 from tests.support.durability.lives import Lives
+from tests.support.fleet import observer
 from tests.support.fleet.cluster import Cluster
 from tests.support.fleet.network import Machine, network
 
 _WORKERS: Final = 3
 _SLOTS: Final = 4
+
+_MANY_JOBS: Final = 10
 
 #: Restarts of a program that ends by itself which no fault explains.
 _MANY_RESTARTS: Final = 50
@@ -26,11 +30,14 @@ _USERS: Final = 74
 
 
 class Worker:
-    """``wasmdrop work`` with a state directory of its own, below ``base``."""
+    """``wasmdrop work`` with a state directory of its own, below ``base``.
 
-    def __init__(self, base: Path, machine: Machine, variables: dict[str, str]) -> None:
+    ``machine``: where it runs; None for the machine of the test itself.
+    """
+
+    def __init__(self, base: Path, machine: Machine | None, variables: dict[str, str]) -> None:
         self.base = base
-        self.machine = machine
+        self._machine = machine
         self.name = base.name
         self.process: subprocess.Popen[bytes] | None = None
         self.restarts = 0
@@ -45,11 +52,18 @@ class Worker:
         )
         base.mkdir(parents=True)
 
+    @property
+    def machine(self) -> Machine:
+        """The machine that it was given."""
+        assert self._machine is not None
+        return self._machine
+
     def launch(self) -> None:
         """Start the worker without waiting."""
+        prefix = () if self._machine is None else self._machine.prefix
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.machine.prefix, sys.executable, "-m", "wasmdrop", "work"],
+                [*prefix, sys.executable, "-m", "wasmdrop", "work"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -141,6 +155,8 @@ class Fleet:
     daemons: Sequence[FleetDaemon]
     operator: Machine
     """Where commands are run."""
+    begun: Path
+    """The tickets of the runs that an observer saw begin, a line for each."""
 
     @property
     def nodes(self) -> list[Worker | FleetDaemon]:
@@ -153,13 +169,16 @@ class Fleet:
             node.tend()
             assert node.restarts < _MANY_RESTARTS, f"{node.name} ends again and again"
 
+    def is_busy(self) -> bool:
+        """Whether each daemon has many open jobs."""
+        return all(open_count(daemon.state) >= _MANY_JOBS for daemon in self.daemons)
+
     def set_up(self) -> None:
         """Make streams and consumers; again until it works."""
-        names = [daemon.name for daemon in self.daemons]
         reasons: list[str] = []
 
         def is_set_up() -> bool:
-            reason = self.cluster.set_up(names, self.operator)
+            reason = self.cluster.set_up(self.operator)
             reasons.append(reason or "")
             return reason is None
 
@@ -175,8 +194,8 @@ def fleet(
 ) -> Iterator[Fleet]:
     """Give a running fleet; ``daemons``: further variables of each, by name."""
     with network() as net:
-        cluster = Cluster(base, [net.machine(f"server{number}") for number in range(servers)])
-        common = {"WASMDROP_FLEET": cluster.url, "WASMDROP_FLEET_SECURITY": "none"}
+        machines = [net.machine(f"server{number}") for number in range(servers)]
+        cluster = Cluster(base, machines, list(daemons))
         users = (
             {"WASMDROP_JOB_USER": str(_FIRST_USER + (JOB_USER - _FIRST_USER + number) % _USERS)}
             for number in range(1, _USERS)
@@ -184,28 +203,56 @@ def fleet(
         made = Fleet(
             cluster,
             [
-                Worker(base / name, net.machine(name), common | next(users))
+                Worker(
+                    base / name,
+                    net.machine(name),
+                    cluster.variables("pool-default") | next(users),
+                )
                 for name in (f"worker{number}" for number in range(workers))
             ],
             [
-                FleetDaemon(base / name, net.machine(name), common | next(users) | dict(variables))
+                FleetDaemon(
+                    base / name,
+                    net.machine(name),
+                    cluster.variables(f"daemon-{name}") | next(users) | dict(variables),
+                )
                 for name, variables in daemons.items()
             ],
             net.machine("operator"),
+            base / "begun",
         )
+        observers = contextlib.ExitStack()
         try:
             cluster.start()
             made.set_up()
+            for daemon in made.daemons:
+                observers.enter_context(_observed(made, daemon))
             for worker in made.workers:
                 worker.launch()
             for daemon in made.daemons:
                 daemon.start()
             yield made
         finally:
+            observers.close()
             cluster.kill()
             for node in made.nodes:
                 if node.process is not None:
                     node.kill()
+
+
+@contextlib.contextmanager
+def _observed(made: Fleet, daemon: FleetDaemon) -> Iterator[None]:
+    command = (sys.executable, "-m", observer.__name__, daemon.name, str(made.begun))
+    process = subprocess.Popen(
+        [*made.operator.prefix, *command],
+        env=environment(**made.cluster.variables(f"daemon-{daemon.name}")),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def events_in(text: str) -> list[dict[str, Any]]:

@@ -76,8 +76,10 @@ class Report:
     drops: int = 0
     jobs: int = 0
     delivered: int = 0
+    runs: int = 0
+    """Runs that workers began, as far as they were seen."""
     reruns: int = 0
-    """Jobs that more workers began than one."""
+    """Those of a publication that a worker had begun before."""
     longest_seconds: float = 0.0
     """From a drop to its results, of those that are in place."""
     rest_seconds: float = 0.0
@@ -104,6 +106,7 @@ class Report:
             "jobs accepted": self.jobs,
             "jobs delivered": self.delivered,
             **{str(kind): found[kind] for kind in Kind},
+            "runs begun by workers": self.runs,
             "reruns": self.reruns,
             "longest wait": f"{self.longest_seconds:.1f} s",
             "at rest after the last fault": f"{self.rest_seconds:.1f} s",
@@ -253,6 +256,8 @@ class _Storm:
     def _close(self) -> None:
         """End the workers and add up what they and the faults did."""
         report = self._report
+        tickets = self._fleet.begun.read_text().split()
+        report.runs, report.reruns = len(tickets), len(tickets) - len(set(tickets))
         report.kills[Role.WORKER] += self._executioner.worker_kills
         for worker in self._fleet.workers:
             status = worker.stop()
