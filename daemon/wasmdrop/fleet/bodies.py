@@ -175,7 +175,7 @@ async def receive_results(
         if not wants_directory(summary, call) or outcome.code in WITHOUT_FILES:
             raise InvalidAnswerError(Flaw.VALUE, "output files of a job that has none")
         body = ran.output.body
-        size_bytes = body.size_bytes if isinstance(body, Blob) else len(body)
+        size_bytes = size_of(body)
         check_size(size_bytes, ran.output.listing_bytes, limits.disk_bytes)
         async with contextlib.aclosing(_pieces(store, publication, body)) as pieces:
             tree = await unpack(
@@ -186,6 +186,11 @@ async def receive_results(
     except InvalidBodyError as error:
         raise InvalidAnswerError(Flaw.DIGEST, str(error)) from None
     return msgspec.structs.replace(outcome, output=tree)
+
+
+def size_of(body: bytes | Blob) -> int:
+    """Return the announced size of a body in bytes."""
+    return body.size_bytes if isinstance(body, Blob) else len(body)
 
 
 async def _put_output(store: ChunkStore, publication: Publication, pieces: Iterable[bytes]) -> Blob:

@@ -6,6 +6,7 @@ in its inbox, from which the job's own task takes it.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -14,7 +15,6 @@ import msgspec
 from wasmdrop.fleet.connection import Lease
 from wasmdrop.fleet.messages import Answer
 from wasmdrop.fleet.metrics import Reason
-from wasmdrop.system.byte_budget import Reservation
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -86,8 +86,8 @@ class PublishedJob:
     """Whether its call travels in chunks."""
     has_large_answer: bool = False
     """Whether an answer came in chunks."""
-    memory: Reservation | None = None
-    """Of a large outcome, until the publication is removed."""
+    room: contextlib.ExitStack | None = None
+    """That of a large answer, until the publication is removed."""
     _inbox: deque[Event] = field(default_factory=deque)
     _waiter: "asyncio.Future[None] | None" = None
 
@@ -162,6 +162,6 @@ class Publications:
         if publication is not None:
             for ticket in publication.tickets:
                 self._by_ticket.pop(ticket, None)
-            if publication.memory is not None:
-                publication.memory.release()
+            if publication.room is not None:
+                publication.room.close()
         return publication

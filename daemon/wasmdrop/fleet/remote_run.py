@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from wasmdrop.fleet.answer_memory import AnswerMemory
+from wasmdrop.fleet.answer_room import AnswerRoom
 from wasmdrop.fleet.answers import Answers
 from wasmdrop.fleet.availability import AWAY_SECONDS, Availability
-from wasmdrop.fleet.bodies import Publication, receive_results, send_call
+from wasmdrop.fleet.bodies import Publication, receive_results, send_call, size_of
 from wasmdrop.fleet.call_codec import NotPortableError
 from wasmdrop.fleet.chunks import StreamFullError
 from wasmdrop.fleet.cleanup import Cleanup
@@ -85,7 +85,7 @@ class Fleet(msgspec.Struct, frozen=True):
     """How long a worker that began a job may take to answer, beyond the job's time limit."""
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    memory: AnswerMemory = msgspec.field(default_factory=AnswerMemory)
+    room: AnswerRoom = msgspec.field(default_factory=AnswerRoom)
 
 
 class RemoteJob(msgspec.Struct, frozen=True):
@@ -292,10 +292,10 @@ class RemoteRun:
     async def _receive(self, event: Answered, content: Ran, elapsed_seconds: float) -> Outcome:
         """Return the outcome of an answer; a large one has room until the job leaves."""
         fleet, job = self._fleet, self._job
-        body = content.outcome
-        size_bytes = body.size_bytes if isinstance(body, Blob) else len(body)
-        memory = await fleet.memory.reserve(
-            min(size_bytes, max_outcome_bytes(job.call, job.limits)),
+        output = content.output
+        room = await fleet.room.reserve(
+            min(size_of(content.outcome), max_outcome_bytes(job.call, job.limits)),
+            0 if output is None else min(size_of(output.body), job.limits.disk_bytes),
             has_values=job.call.component is not None,
         )
         try:
@@ -311,10 +311,9 @@ class RemoteRun:
                 elapsed_seconds=elapsed_seconds,
             )
         except BaseException:
-            if memory is not None:
-                memory.release()
+            room.close()
             raise
-        self._publication.memory = memory
+        self._publication.room = room
         return outcome
 
     def _was_returned(self, event: Answered, content: Returned) -> Reason:

@@ -186,7 +186,7 @@ class FakeFleet:
             clock=self.clock,
             sleep=self.sleep,
         )
-        self.memory = fleet.memory
+        self.room = fleet.room
         self.executor = RemoteExecutor(fleet, window, 3)
         self.reconciler = Reconciler(
             *(connection, POOL, DAEMON, self.publications, self.answers, uploads, self.clock)

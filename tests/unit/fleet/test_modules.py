@@ -126,6 +126,17 @@ def test_module_without_a_copy_is_not_sent(uploads: ModuleUploads) -> None:
         asyncio.run(uploads.ensure("ab" * 32))
 
 
+def test_copy_that_is_another_module_is_not_described_as_sent(
+    store: ChunkMemory, tmp_path: Path
+) -> None:
+    """Workers would refuse it."""
+    path = tmp_path / "module"
+    path.write_bytes(b"another")
+    uploads = ModuleUploads(store, POOL, lambda _: os.open(path, os.O_RDONLY))
+    with pytest.raises(SandboxError, match="changed while it was sent"):
+        asyncio.run(uploads.ensure("ab" * 32))
+
+
 class Worker:
     """The downloads of a worker."""
 

@@ -573,7 +573,7 @@ def test_run_large_outcome_has_room_until_the_job_leaves(
     play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refused one gives its room back."""
-    monkeypatch.setattr("wasmdrop.fleet.answer_memory._SMALL_BYTES", 0)
+    monkeypatch.setattr("wasmdrop.fleet.answer_room._SMALL_BYTES", 0)
 
     async def scenario(fleet: FakeFleet) -> None:
         running = fleet.begin()
@@ -585,13 +585,13 @@ def test_run_large_outcome_has_room_until_the_job_leaves(
         fleet.connection.messages[subject] = b"x" * len(ran.outcome)
         fleet.answer(message, msgspec.structs.replace(ran, outcome=large))
         again = await fleet.published(2)
-        assert fleet.memory.is_unused
+        assert fleet.room.is_unused
         subject = output_chunk_subject(again.daemon, again.ticket, large.upload, 0)
         fleet.connection.messages[subject] = ran.outcome
         fleet.answer(again, msgspec.structs.replace(ran, outcome=large))
         assert (await running).code is Code.OK
-        assert not fleet.memory.is_unused
+        assert not fleet.room.is_unused
         fleet.executor.leave("job")
-        assert fleet.memory.is_unused
+        assert fleet.room.is_unused
 
     play(scenario)
