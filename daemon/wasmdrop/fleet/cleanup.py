@@ -32,13 +32,15 @@ class Cleanup:
     def __init__(self, connection: FleetConnection, daemon: str) -> None:
         self._connection = connection
         self._daemon = daemon
-        self._waiting: deque[Lease | tuple[str, str]] = deque(maxlen=_MOST_WAITING)
-        self._has_work = asyncio.Event()
+        self._leases: deque[Lease] = deque(maxlen=_MOST_WAITING)
+        self._purges: deque[tuple[str, str]] = deque(maxlen=_MOST_WAITING)
+        self._has_leases = asyncio.Event()
+        self._has_purges = asyncio.Event()
 
     def acknowledge(self, lease: Lease) -> None:
         """Acknowledge an answer soon."""
-        self._waiting.append(lease)
-        self._has_work.set()
+        self._leases.append(lease)
+        self._has_leases.set()
 
     def forget(self, job: PublishedJob) -> None:
         """Tidy up after an attempt whose results are safe, or which is repeated.
@@ -55,25 +57,29 @@ class Cleanup:
                 self._purge(output_stream(daemon), output_chunks_filter(daemon, ticket))
 
     def _purge(self, stream: str, subjects_filter: str) -> None:
-        self._waiting.append((stream, subjects_filter))
-        self._has_work.set()
+        self._purges.append((stream, subjects_filter))
+        self._has_purges.set()
 
-    async def run(self) -> None:
-        """Work until cancelled."""
+    async def keep_acknowledging(self) -> None:
+        """Acknowledge until cancelled."""
         while True:
-            await self._has_work.wait()
-            self._has_work.clear()
+            await self._has_leases.wait()
+            self._has_leases.clear()
             await self.flush()
 
+    async def keep_purging(self) -> None:
+        """Remove chunks until cancelled. What can't be removed expires."""
+        while True:
+            await self._has_purges.wait()
+            self._has_purges.clear()
+            while self._purges:
+                stream, subjects_filter = self._purges.popleft()
+                try:
+                    await self._connection.purge(stream, subjects_filter)
+                except FleetUnavailableError as error:
+                    _log.debug("fleet-cleanup-failed", reason=str(error))
+
     async def flush(self) -> None:
-        """Do all that waits. Best effort."""
-        while self._waiting:
-            one = self._waiting.popleft()
-            if isinstance(one, Lease):
-                await one.ack()
-                continue
-            try:
-                await self._connection.purge(*one)
-            except FleetUnavailableError as error:
-                # What is left expires.
-                _log.debug("fleet-cleanup-failed", reason=str(error))
+        """Acknowledge all answers that wait for it. Best effort."""
+        while self._leases:
+            await self._leases.popleft().ack()

@@ -26,10 +26,10 @@ from wasmdrop.system.heartbeat import Heartbeat
 _log = structlog.get_logger()
 
 #: Requests for an answer that wait at the server: each takes one answer per round trip.
-_PULLS: Final = 8
+_PULLS: Final = 16
 
 #: How long a request waits for an answer, in seconds.
-_PULL_SECONDS: Final = 5.0
+_PULL_SECONDS: Final = 10.0
 
 _CHECK_SECONDS: Final = 1.0
 _HEARTBEAT_SECONDS: Final = 5.0
@@ -51,6 +51,7 @@ class Loops:
         self._window = window
         self._identity = secrets.token_hex(8)
         self._missing: list[str] = []
+        self._twins: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.heartbeat: Final = Heartbeat()
         """Of the task that takes answers."""
@@ -70,7 +71,8 @@ class Loops:
         self._repeat(self._check, _CHECK_SECONDS)
         self._repeat(self._look_at_setup, _SETUP_SECONDS)
         self._repeat(self._send_heartbeat, _HEARTBEAT_SECONDS)
-        self._tasks.append(asyncio.create_task(fleet.cleanup.run()))
+        for clean in (fleet.cleanup.keep_acknowledging, fleet.cleanup.keep_purging):
+            self._tasks.append(asyncio.create_task(clean()))
 
     def receive(self) -> None:
         """Begin to take answers: all open jobs are known."""
@@ -125,7 +127,8 @@ class Loops:
             heard = decode(data, DaemonHeartbeat)
         except InvalidMessageError:
             return
-        if heard.identity != self._identity:
+        if heard.identity != self._identity and heard.identity not in self._twins:
+            self._twins = {heard.identity}  # so that it is logged once
             _log.error(
                 "fleet-name-taken",
                 name=self._fleet.daemon,

@@ -124,7 +124,10 @@ class RemoteRun:
         earlier = fleet.publications.remove(publication.job_id)
         if earlier is not None:
             fleet.cleanup.forget(earlier)  # the attempt before this one has ended
-        if not self._job.attempt.is_resumed:
+        if self._job.attempt.is_resumed:
+            # An earlier daemon may have sent more than this one knows.
+            publication.has_large_call = publication.has_large_answer = True
+        else:
             publication.published_at = fleet.clock()
         publication.answer_seconds = self._job.limits.timeout_sec + fleet.slack_seconds
         fleet.publications.add(publication)
@@ -215,7 +218,7 @@ class RemoteRun:
             call = await send_call(connection, names, job.call)
         except StreamFullError:
             return Stored.FULL
-        publication.has_large_call = isinstance(call, Blob)
+        publication.has_large_call |= isinstance(call, Blob)
         key = publication.job_id, publication.attempt, publication.generation
         message = JobMessage(
             *(fleet.daemon, *key, ticket, module, job.module.options, job.limits, call),

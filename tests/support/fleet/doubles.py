@@ -233,6 +233,13 @@ class FakeFleet:
         assert found is not None
         return found
 
+    async def purged(self) -> list[str]:
+        """Return the filters of what the cleanup removed so far."""
+        cleaning = asyncio.create_task(self.cleanup.keep_purging())
+        await settle()
+        cleaning.cancel()
+        return self.connection.purged
+
     async def published(self, count: int = 1) -> JobMessage:
         """Wait until so many publications were made; return the last one."""
         await self.until(lambda: len(self.connection.jobs) >= count)

@@ -61,7 +61,7 @@ def test_run_answered_job_has_the_outcome_and_the_worker(play: Callable[..., Non
         assert fleet.metrics.unanswered == 0
         assert fleet.metrics.published[Reason.NEW] == 1
         assert fleet.metrics.answers[Verdict.RAN] == 1
-        assert not fleet.connection.purged
+        assert await fleet.purged() == []
 
     play(scenario)
 
@@ -109,7 +109,7 @@ def test_run_two_answers_are_one_outcome(play: Callable[..., None]) -> None:
         fleet.executor.leave("job")
         await fleet.cleanup.flush()
         # A worker of either generation may have left chunks that no answer names.
-        assert len(fleet.connection.purged) == 2
+        assert len(await fleet.purged()) == 2
 
     play(scenario)
 
@@ -524,7 +524,7 @@ def test_run_answer_whose_chunks_can_not_be_asked_for_is_kept(play: Callable[...
         assert (await running).message == "x" * 100
         fleet.executor.leave("job")
         await fleet.cleanup.flush()
-        assert fleet.connection.purged == [output_chunks_filter("d", message.ticket)]
+        assert await fleet.purged() == [output_chunks_filter("d", message.ticket)]
 
     play(scenario)
 
@@ -564,7 +564,7 @@ def test_run_large_call_travels_in_chunks_that_are_removed(play: Callable[..., N
         await running
         fleet.executor.leave("job")
         await fleet.cleanup.flush()
-        assert fleet.connection.purged == [input_chunks_filter("d", message.ticket)]
+        assert await fleet.purged() == [input_chunks_filter("d", message.ticket)]
 
     play(scenario)
 
