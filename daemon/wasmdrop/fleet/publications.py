@@ -8,6 +8,7 @@ in its inbox, from which the job's own task takes it.
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -58,12 +59,19 @@ class PublishedJob:
 
     job_id: str
     attempt: int
+    engine: str
+    """The class of its workers."""
+    explain: Callable[[str], None]
+    """Called with the reason why the job waits."""
     generation: int = 0
     subject: str = ""
     """That of the current generation; empty before it was published."""
+    sent_at: float = 0.0
+    """When the servers took the current generation, in seconds of the monotonic clock."""
+    is_unserved: bool = False
+    """Whether the job was said to wait for a worker."""
     published_at: float | None = None
-    """When this daemon first began to publish it, in seconds of the monotonic clock; None if an
-    earlier daemon did."""
+    """When this daemon first began to publish it, by that clock; None if an earlier daemon did."""
     answer_seconds: float = 0.0
     """How long a worker that began it may take to answer."""
     begun_at: float | None = None

@@ -2,7 +2,7 @@
 
 The fleet may lose messages: with all its servers, in a crash without sync, by a forged
 acknowledgement. A job that is neither in its stream nor answered is published again, and so is one
-whose worker does not answer in time.
+whose worker does not answer in time. Jobs that no worker asks for wait, and say so.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from wasmdrop.fleet.answers import Answers
 from wasmdrop.fleet.connection import FleetConnection
 from wasmdrop.fleet.metrics import Reason
 from wasmdrop.fleet.modules import ModuleUploads
-from wasmdrop.fleet.names import daemon_jobs_filter, job_stream
+from wasmdrop.fleet.names import ANY_ENGINE, daemon_jobs_filter, job_stream
 from wasmdrop.fleet.publications import Lost, Publications, PublishedJob
 
 _log = structlog.get_logger()
@@ -24,6 +24,9 @@ PERIOD_SECONDS: Final = 10.0
 
 #: A job counts as lost if so many comparisons in a row miss it: its answer may be on the way.
 _MOST_MISSED: Final = 2
+
+#: How long a job waits for a worker before that is explained, in seconds.
+_PATIENCE_SECONDS: Final = 15.0
 
 
 class Reconciler:
@@ -40,6 +43,7 @@ class Reconciler:
         clock: Callable[[], float],
     ) -> None:
         self._connection = connection
+        self._pool = pool
         self._stream = job_stream(pool)
         self._filter = daemon_jobs_filter(pool, daemon)
         self._publications = publications
@@ -62,6 +66,29 @@ class Reconciler:
                     self._put_lost(one, Reason.OVERDUE)
             else:
                 await self._note_missed(one)
+
+        await self._explain_waiting(published)
+
+    async def _explain_waiting(self, published: list[PublishedJob]) -> None:
+        """Say which jobs wait because no worker asks for jobs of their class."""
+        since = self._clock() - _PATIENCE_SECONDS
+        waiting = [
+            one
+            for one in published
+            if not one.is_over and one.begun_at is None and one.sent_at < since
+        ]
+        for engine in {one.engine for one in waiting}:
+            found = await self._connection.api(f"CONSUMER.INFO.{self._stream}.{engine}")
+            # A worker waits for jobs, or has some.
+            is_unserved = not found.get("num_waiting") and not found.get("num_ack_pending")
+            for one in waiting:
+                if one.engine == engine and one.is_unserved != is_unserved and not one.is_over:
+                    one.is_unserved = is_unserved
+                    one.explain(self._why_waiting(engine) if is_unserved else "is in the fleet")
+
+    def _why_waiting(self, engine: str) -> str:
+        jobs = "jobs" if engine == ANY_ENGINE else f"deterministic jobs of class {engine}"
+        return f"waits for a worker: none of pool {self._pool} takes {jobs} now"
 
     async def _note_missed(self, one: PublishedJob) -> None:
         one.missed += 1

@@ -109,7 +109,9 @@ class RemoteRun:
     def __init__(self, fleet: Fleet, job: RemoteJob) -> None:
         self._fleet = fleet
         self._job = job
-        self._publication = PublishedJob(job.attempt.job_id, job.attempt.number)
+        self._publication = PublishedJob(
+            job.attempt.job_id, job.attempt.number, job.engine, job.explain
+        )
         self._here: asyncio.Task[Outcome] | None = None
         self._invalid = self._given_up = self._returned = 0
 
@@ -233,6 +235,7 @@ class RemoteRun:
         )
         if stored is not Stored.FULL:
             publication.subject = subject
+            publication.sent_at = fleet.clock()
         return stored
 
     # Events

@@ -28,7 +28,13 @@ from wasmdrop.fleet.messages import (
 )
 from wasmdrop.fleet.metrics import FleetMetrics
 from wasmdrop.fleet.modules import ModuleUploads
-from wasmdrop.fleet.names import job_stream, outcome_subject
+from wasmdrop.fleet.names import (
+    ANY_ENGINE,
+    engine_class,
+    job_stream,
+    outcome_consumer,
+    outcome_subject,
+)
 from wasmdrop.fleet.publications import Publications, PublishedJob
 from wasmdrop.fleet.reconciler import Reconciler
 from wasmdrop.fleet.remote_executor import RemoteExecutor
@@ -37,6 +43,7 @@ from wasmdrop.fleet.tickets import Tickets
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.runtime_versions import own_versions
 from wasmdrop.sandbox.host.attempt import Attempt
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.executor import LocalExecutor
@@ -80,6 +87,12 @@ class FakeConnection:
         self.messages: dict[str, bytes] = {}
         """All others, by subject."""
         self.purged: list[str] = []
+        names = (ANY_ENGINE, engine_class(own_versions()), outcome_consumer(DAEMON))
+        self.consumers = {name: {"num_waiting": 1, "num_ack_pending": 0} for name in names}
+        self.subscriptions: dict[str, Any] = {}
+        self.leases: deque[Lease | FleetUnavailableError | ValueError] = deque()
+        """What the next pulls give."""
+        self.fetched = 0
 
     async def store(
         self, subject: str, data: bytes, *, message_id: str | None = None, seconds: float = 15
@@ -106,6 +119,37 @@ class FakeConnection:
             raise self.failure
         return self.messages.get(subject)
 
+    async def fetch(self, _stream: str, _consumer: str, seconds: float) -> Lease | None:
+        """Give a lease, or fail, or wait for ever."""
+        assert seconds > 0
+        self.fetched += 1
+        if not self.leases:
+            await asyncio.Event().wait()
+        found = self.leases.popleft()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def subscribe(self, subject: str, callback: Any) -> None:
+        """Keep the callback."""
+        self.subscriptions[subject] = callback
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        """Keep a message."""
+        self.messages[subject] = data
+
+    async def wait_connected(self, _seconds: float) -> None:
+        """Do nothing."""
+
+    async def has_consumer(self, _stream: str, consumer: str) -> bool:
+        """Whether there is a consumer."""
+        return consumer in self.consumers
+
+    async def can_fetch(self, _stream: str, consumer: str, *, seconds: float) -> bool:
+        """Whether there is a consumer."""
+        assert seconds > 0
+        return consumer in self.consumers
+
     async def subjects(self, stream: str, _subjects_filter: str) -> set[str]:
         """Return those of the jobs."""
         assert stream == job_stream(POOL)
@@ -113,6 +157,11 @@ class FakeConnection:
         if self.failure is not None:
             raise self.failure
         return set(self.there)
+
+    async def api(self, name: str) -> dict[str, Any]:
+        """Return what is known of a consumer."""
+        await asyncio.sleep(0)
+        return self.consumers[name.rpartition(".")[2]]
 
     async def purge(self, _stream: str, subjects_filter: str) -> None:
         """Note it."""
@@ -187,6 +236,7 @@ class FakeFleet:
             sleep=self.sleep,
         )
         self.room = fleet.room
+        self.fleet = fleet
         self.executor = RemoteExecutor(fleet, window, 3)
         self.reconciler = Reconciler(
             *(connection, POOL, DAEMON, self.publications, self.answers, uploads, self.clock)

@@ -11,6 +11,7 @@ from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.metrics import Reason
 from wasmdrop.fleet.names import outcome_subject
 from wasmdrop.protocol.limits import Limits
+from wasmdrop.sandbox.wire import EngineOptions
 
 
 @pytest.fixture
@@ -129,6 +130,57 @@ def test_servers_that_do_not_answer_prove_nothing(play: Play) -> None:
         await fleet.reconciler.compare()
         await settle()
         assert len(fleet.connection.jobs) == 1
+        fleet.answer(message, await fleet.ran(message))
+        await running
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(None, "takes jobs now"), (EngineOptions(fuel=True, deterministic=True), "deterministic")],
+)
+def test_job_that_no_worker_asks_for_says_so(
+    play: Play, options: EngineOptions | None, words: str
+) -> None:
+    """Until a worker asks for jobs of its class, or has some."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        consumers = fleet.connection.consumers
+        running = fleet.begin(options=options)
+        message = await fleet.published()
+        for name in consumers:
+            consumers[name] = {"num_waiting": 0, "num_ack_pending": 0}
+        await fleet.reconciler.compare()
+        assert fleet.notes == []  # it has not waited for long
+        fleet.now += 16
+        for _ in range(2):
+            await fleet.reconciler.compare()
+        (note,) = fleet.notes
+        assert words in note
+        for name in consumers:
+            consumers[name] = {"num_waiting": 0, "num_ack_pending": 7}
+        for _ in range(2):
+            await fleet.reconciler.compare()
+        assert fleet.notes[1:] == ["is in the fleet"]
+        fleet.answer(message, await fleet.ran(message))
+        await running
+
+    play(scenario)
+
+
+def test_job_that_a_worker_may_take_says_nothing(play: Play) -> None:
+    """The queue is long, or its worker just began it."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        running = fleet.begin()
+        message = await fleet.published()
+        fleet.now += 1000
+        await fleet.reconciler.compare()
+        fleet.connection.consumers["any"] = {"num_waiting": 0, "num_ack_pending": 0}
+        fleet.started(message)
+        await fleet.reconciler.compare()
+        assert fleet.notes == []
         fleet.answer(message, await fleet.ran(message))
         await running
 
