@@ -332,37 +332,6 @@ def test_compose_file_is_as_hardened_as_the_script() -> None:
     assert not service["user"].startswith("0")
 
 
-def test_compose_file_of_a_fleet_gives_each_service_one_key() -> None:
-    """As hardened as the plain file, and only the first service sees all keys."""
-    composed = yaml.safe_load((ROOT / "compose.fleet.yaml").read_text())
-    services = composed["services"]
-    plain = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["wasmdrop"]
-    shared = (
-        *("image", "init", "user", "read_only", "cap_drop", "security_opt", "tmpfs"),
-        *("pids_limit", "mem_limit", "stop_grace_period"),
-    )
-    for name in services.keys() - {"nats"}:
-        assert {key: services[name][key] for key in shared} == {key: plain[key] for key in shared}
-    assert set(plain["volumes"]) <= set(services["daemon"]["volumes"])
-    assert services["nats"]["read_only"] is True
-    assert services["nats"]["cap_drop"] == ["ALL"]
-    keys = {
-        name: [volume for volume in service["volumes"] if "host/fleet" in volume]
-        for name, service in services.items()
-        if name not in {"keys", "nats"}
-    }
-    mounted = {name: volume.split(":")[0] for name, (volume,) in keys.items()}
-    assert mounted == {
-        "streams": "./host/fleet/keys/admin.nk",
-        "daemon": "./host/fleet/keys/daemon-daemon.nk",
-        "worker-1": "./host/fleet/keys/pool-default.nk",
-        "worker-2": "./host/fleet/keys/pool-default.nk",
-    }
-    assert services["keys"]["network_mode"] == "none"
-    tag = services["nats"]["image"].removeprefix("nats:").split("-")[0]
-    assert tuple(map(int, tag.split("."))) >= (2, 14, 3)
-
-
 def test_shell_scripts_pass_the_linter() -> None:
     """All of them."""
     require_tools("shellcheck")

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from tests.support.daemon import drop, wait_until
 from tests.support.deploy.base import ROOT
 from tests.support.deploy.machine import Machine, booted
 from tests.support.fib import FIB
+from tests.support.fleet.server import NATS_SERVER
 from tests.support.require import require_tools
 from wasmdrop import settings
 
@@ -308,6 +311,93 @@ def test_receipts_are_signed_with_a_credential(machine: Machine) -> None:
     machine.run("systemctl", "restart", "wasmdrop")
 
 
+@pytest.fixture
+def fleet(machine: Machine) -> Iterator[None]:
+    """Run a server and a worker ``b1`` in the machine, and point the daemon at them."""
+    shutil.copy(NATS_SERVER, machine.root / "usr/local/bin/nats-server")
+    script = (
+        "umask 077; mkdir -p /etc/nats-server /etc/systemd/system/wasmdrop.service.d; cd /root;"
+        " openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
+        " -addext subjectAltName=IP:127.0.0.1 -addext keyUsage=digitalSignature,keyCertSign"
+        " -keyout /etc/nats-server/server-key.pem -out /etc/wasmdrop/fleet-ca.pem;"
+        " wasmdrop fleet config --keys keys --daemon a --pool default --listen 127.0.0.1:4222"
+        " --store /var/lib/nats-server --tls-cert /etc/wasmdrop/fleet-ca.pem"
+        " --tls-key /run/credentials/nats-server.service/server-key.pem"
+        " >/etc/nats-server/nats-server.conf;"
+        " install -m 644 /src/systemd/nats-server.service /etc/systemd/system/;"
+        " install -m 600 keys/daemon-a.nk /etc/wasmdrop/fleet.nk;"
+        " install -m 600 keys/pool-default.nk /etc/wasmdrop/worker-b1.nk;"
+        " chmod 644 /etc/wasmdrop/fleet-ca.pem;"
+        " install -m 644 /src/systemd/fleet.conf /etc/systemd/system/wasmdrop.service.d/;"
+        " echo WASMDROP_FLEET=tls://127.0.0.1:4222 >/etc/wasmdrop/worker-b1.env;"
+        " echo WASMDROP_FLEET_CA=/etc/wasmdrop/fleet-ca.pem >>/etc/wasmdrop/worker-b1.env;"
+        " cat /etc/wasmdrop/worker-b1.env >>/etc/wasmdrop/wasmdrop.env;"
+        " echo WASMDROP_FLEET_NAME=a >>/etc/wasmdrop/wasmdrop.env;"
+        " mkdir -p /run/systemd/system/wasmdrop-worker@.service.d;"
+        " printf '[Service]\\nWatchdogSec=3\\n'"
+        " >/run/systemd/system/wasmdrop-worker@.service.d/watchdog.conf;"
+        " systemctl daemon-reload; systemctl start nats-server;"
+        " set -a; . /etc/wasmdrop/worker-b1.env;"
+        " WASMDROP_FLEET_KEY=/root/keys/admin.nk wasmdrop fleet init --daemon a --pool default;"
+        " systemctl start wasmdrop-worker@b1; systemctl restart wasmdrop"
+    )
+    machine.run("sh", "-euxc", script)
+    wait_until(lambda: "ready" in log_of_worker(machine), "the worker")
+    yield
+    machine.run(
+        *("sh", "-euxc"),
+        "systemctl stop wasmdrop-worker@b1 nats-server;"
+        " rm /etc/systemd/system/wasmdrop.service.d/fleet.conf;"
+        " rm /etc/wasmdrop/fleet-ca.pem /etc/wasmdrop/*.nk;"
+        " sed -i /^WASMDROP_FLEET/d /etc/wasmdrop/wasmdrop.env;"
+        " systemctl daemon-reload; systemctl restart wasmdrop",
+    )
+
+
+def log_of_worker(machine: Machine) -> str:
+    """Return the log of the worker since it was started last."""
+    return machine.run("journalctl", "--unit=wasmdrop-worker@b1", "--no-pager")
+
+
+def has_other_process(machine: Machine, unit: str, last: str) -> bool:
+    """Return whether a unit has a main process, and another one than before."""
+    return machine.property_of(unit, "MainPID") not in {last, "0"}
+
+
+def worker_of(machine: Machine, name: str) -> str | None:
+    """Drop a job and return the worker that ran it."""
+    drop(machine.root / SPOOL / "shared" / f"input-{name}.json", {"entry": "fib", "args": [9]})
+    found = wait_until(lambda: marker(machine, f"result-{name}.done"), name)
+    assert found["status"] == "succeeded"
+    worker = found["worker"]
+    assert worker is None or isinstance(worker, str)
+    return worker
+
+
+@pytest.mark.usefixtures("fleet")
+def test_worker_runs_the_daemons_jobs_and_is_restarted_if_it_hangs_or_is_killed(
+    machine: Machine,
+) -> None:
+    """With a user that exists only while it runs, and a key that only root can read on disk."""
+    unit = "wasmdrop-worker@b1"
+    assert worker_of(machine, "remote") == "b1"
+    pid = machine.property_of(unit, "MainPID")
+    status = machine.run("cat", f"/proc/{pid}/status")
+    assert re.search(r"^CapBnd:\t0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+    assert not re.search(r"^Uid:\t0\t", status, re.MULTILINE)
+    assert "sandbox-incomplete" not in log_of_worker(machine)
+    assert '"guest":"native"' in log_of_worker(machine)
+    for signal in ("KILL", "STOP"):
+        last = machine.property_of(unit, "MainPID")
+        machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={signal}", unit)
+        wait_until(partial(has_other_process, machine, unit, last), f"a restart after {signal}")
+        assert worker_of(machine, f"after-{signal}") == "b1"
+    machine.run("systemctl", "stop", unit)
+    assert machine.property_of(unit, "Result") == "success"
+    assert machine.property_of(unit, "ExecMainStatus") == "0"
+
+
 def test_instance_has_its_own_user_folders_and_settings(machine: Machine) -> None:
     """Beside the plain service."""
     machine.make("install-systemd", "INSTANCE=green")
@@ -348,3 +438,4 @@ def test_uninstall_keeps_the_data_unless_told_otherwise(machine: Machine) -> Non
     assert machine.property_of("wasmdrop", "LoadState") in {"not-found", "masked"}
     machine.make("uninstall-systemd", "PURGE=1")
     assert not any(path.exists() for path in kept)
+    assert not list((machine.root / "var/lib").rglob("wasmdrop*"))

@@ -1,4 +1,4 @@
-"""Run the tutorial docs/verify.md: every command, and its output, as they stand there."""
+"""Run the tutorials in docs: every command, and its output, as they stand there."""
 
 import contextlib
 import os
@@ -11,14 +11,16 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.support.daemon import JOB_USER, environment
 from tests.support.examples import EXAMPLES
 from tests.support.require import require_tools
 
-PAGE: Final = EXAMPLES.parent / "docs" / "verify.md"
+DOCS: Final = EXAMPLES.parent / "docs"
 
-#: The port on the page. Another test may use it, so the test takes a free one.
-PORT: Final = "8089"
+#: Pages, and the port on each. Another test may use it, so the test takes a free one.
+PAGES: Final = (("verify.md", "8089"), ("fleet.md", "4222"))
 
 #: A block of commands, and the output that the page shows for it.
 STEP: Final = re.compile(r"(?ms)^```sh\n(.*?)^```(?:\n\n```(?:text|json)\n(.*?)^```)?")
@@ -40,12 +42,18 @@ def script(steps: list[tuple[str, str]]) -> str:
     )
 
 
-def test_tutorial_commands_print_what_the_page_shows(tmp_path: Path) -> None:
-    """In one shell, from the first executor to the last directory that is removed."""
-    require_tools("bash")
-    port = free_port()
-    steps: list[tuple[str, str]] = STEP.findall(PAGE.read_text().replace(PORT, port))
-    assert len(steps) == PAGE.read_text().count("```sh\n")
+def unaligned(text: str) -> str:
+    """Return a text whose columns are as wide as their content, which may differ here."""
+    return re.sub("(?m) +$", "", re.sub("(?<=\\S) {2,}", " ", text)).rstrip()
+
+
+@pytest.mark.parametrize(("page", "port"), PAGES)
+def test_tutorial_commands_print_what_the_page_shows(tmp_path: Path, page: str, port: str) -> None:
+    """In one shell, from the first process to the last directory that is removed."""
+    require_tools("bash", "openssl")
+    text = (DOCS / page).read_text().replace(port, free_port())
+    steps: list[tuple[str, str]] = STEP.findall(text)
+    assert len(steps) == text.count("```sh\n")
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("build"))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (tmp_path / "log").open("wb") as log:
@@ -65,7 +73,7 @@ def test_tutorial_commands_print_what_the_page_shows(tmp_path: Path) -> None:
                 os.killpg(shell.pid, signal.SIGKILL)
     assert status == 0, (tmp_path / "log").read_text()
     for number, (commands, shown) in enumerate(steps):
-        expected = re.escape(shown).replace("…", ".+")
-        printed = (tmp_path / f"{number}.out").read_text()
+        expected = re.escape(unaligned(shown)).replace("…", ".+")
+        printed = unaligned((tmp_path / f"{number}.out").read_text())
         assert re.fullmatch(expected, printed), f"{commands}printed {printed}"
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".out") == ["", ""]

@@ -27,6 +27,7 @@ _BASES: Final = (ROOT, ROOT / "daemon/wasmdrop", ROOT / "tests")
 _HYPHENATED: Final = re.compile(r"`([a-z]+(?:-[a-z]+)+)`")
 _TOOLS_AND_VOLUMES: Final = {
     "lint-imports",
+    "nats-server",
     "wasm-opt",
     "wasmdrop-shared",
     "wasmdrop-state",
