@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from wasmtime import wat2wasm
 
-from tests.support.daemon import Daemon, drop
+from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fleet.lying_worker import HONEST_FILE, HONEST_STDOUT, LIES, LyingWorker
 from tests.support.fleet.output_bodies import left_below
 from tests.support.fleet.ready import ready_server
@@ -44,6 +44,16 @@ class Scene:
         """Wait for the marker of such a job."""
         drop_of = self.daemon.shared / self.name(lie, count)
         return self.daemon.wait_for(self.name(lie, count), drop_of.read_bytes())
+
+    def flaws(self, job: str) -> list[str]:
+        """Wait until all refused answers of a job are logged; return what was wrong with them."""
+
+        def look() -> list[str] | None:
+            logged = self.daemon.events("fleet-answer-invalid")
+            found = [event["flaw"] for event in logged if event["job"] == job]
+            return found if len(found) >= MOST else None
+
+        return wait_until(look, "the refused answers in the log")
 
     def name(self, lie: str, count: int) -> str:
         """Return the name of the input of such a job."""
@@ -114,7 +124,8 @@ def test_lie_told_again_and_again_ends_the_job_as_internal(scene: Scene, lie: st
     assert marker["code"] == "internal"
     message = str(marker["message"])
     assert message.startswith(f"the fleet sent {MOST} answers that are not valid; the last: ")
-    assert LIES[lie][0] in message
+    assert LIES[lie][1] in message
     assert message.isprintable()
     assert not scene.daemon.result_path(scene.name(lie, MOST), ".output").exists()
     assert scene.worker.told[f"{lie}-{MOST}"] == MOST
+    assert scene.flaws(marker["job"]) == [LIES[lie][0]] * MOST

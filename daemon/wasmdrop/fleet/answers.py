@@ -13,6 +13,7 @@ import structlog
 
 from wasmdrop.fleet.cleanup import Cleanup
 from wasmdrop.fleet.connection import FleetConnection, Lease
+from wasmdrop.fleet.invalid_answers import Flaw
 from wasmdrop.fleet.messages import Answer, InvalidMessageError, Started, decode
 from wasmdrop.fleet.metrics import FleetMetrics, Verdict
 from wasmdrop.fleet.names import outcome_stream, outcome_subject
@@ -64,14 +65,15 @@ class Answers:
             if publication is None or publication.is_over:
                 self._drop(lease, Verdict.UNKNOWN)
             else:
-                publication.put(Invalid(ticket, f"it does not decode: {error}", lease))
+                why = f"it does not decode: {error}"
+                publication.put(Invalid(ticket, Flaw.MALFORMED, why, lease))
             return
         if not self._tickets.is_valid(ticket, answer.job, answer.attempt, answer.generation):
             if publication is None or publication.is_over:
                 self._warn_of_unknown(answer, ticket)
                 self._drop(lease, Verdict.UNKNOWN)
             else:
-                publication.put(Invalid(ticket, "it names another job", lease))
+                publication.put(Invalid(ticket, Flaw.VALUE, "it names another job", lease))
             return
         publication = self._publications.of_job(answer.job)
         if publication is None:

@@ -181,10 +181,8 @@ async def receive_results(
             tree = await unpack(
                 pieces, size_bytes, ran.output.listing_bytes, limits.disk_bytes, directories
             )
-    except MissingChunkError as error:
-        raise InvalidAnswerError(Flaw.MISSING, str(error)) from None
     except InvalidBodyError as error:
-        raise InvalidAnswerError(Flaw.DIGEST, str(error)) from None
+        raise InvalidAnswerError(error.flaw, str(error)) from None
     return msgspec.structs.replace(outcome, output=tree)
 
 

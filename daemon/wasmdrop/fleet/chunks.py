@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iter
 from typing import Any, Final, Protocol
 
 from wasmdrop.fleet.connection import Stored
+from wasmdrop.fleet.invalid_answers import Flaw
 from wasmdrop.fleet.messages import CHUNK_BYTES, Blob
 
 #: Chunks of one body that are stored or fetched at a time; so much of a body is in memory.
@@ -44,6 +45,10 @@ class StreamFullError(Exception):
 
 class InvalidBodyError(Exception):
     """A body is not as its message says: too large, of another size, or of another digest."""
+
+    def __init__(self, flaw: Flaw, reason: str) -> None:
+        super().__init__(reason)
+        self.flaw = flaw
 
 
 class MissingChunkError(InvalidBodyError):
@@ -98,7 +103,7 @@ async def read_blob(
     ``FleetUnavailableError`` as the connection does.
     """
     if blob.size_bytes > max_bytes:
-        raise InvalidBodyError(f"{blob.size_bytes} bytes are more than {max_bytes}")
+        raise InvalidBodyError(Flaw.SIZE, f"{blob.size_bytes} bytes are more than {max_bytes}")
     digest = hashlib.sha256()
     count = -(-blob.size_bytes // CHUNK_BYTES)
     pending: deque[asyncio.Task[bytes]] = deque()
@@ -114,14 +119,15 @@ async def read_blob(
             wanted_bytes = min(CHUNK_BYTES, blob.size_bytes - number * CHUNK_BYTES)
             if len(chunk) != wanted_bytes:
                 raise InvalidBodyError(
-                    f"chunk {number} has {len(chunk)} bytes; {wanted_bytes} were announced"
+                    Flaw.SIZE,
+                    f"chunk {number} has {len(chunk)} bytes; {wanted_bytes} were announced",
                 )
             digest.update(chunk)
             yield chunk
     finally:
         await _cancel(pending)
     if digest.hexdigest() != blob.sha256:
-        raise InvalidBodyError("it does not match its digest")
+        raise InvalidBodyError(Flaw.DIGEST, "it does not match its digest")
 
 
 async def get_blob(
@@ -178,7 +184,7 @@ async def _get(store: ChunkStore, stream: str, subject: str) -> bytes:
     deadline = asyncio.get_running_loop().time() + MISSING_SECONDS
     while (chunk := await store.get(stream, subject)) is None:
         if asyncio.get_running_loop().time() >= deadline:
-            raise MissingChunkError(f"{subject} is missing")
+            raise MissingChunkError(Flaw.MISSING, f"{subject} is missing")
         await asyncio.sleep(_PAUSE_SECONDS)
     return chunk
 

@@ -16,6 +16,7 @@ from typing import IO, Final
 from weakref import WeakValueDictionary
 
 from wasmdrop.fleet.chunks import ChunkStore, InvalidBodyError, put_blob, read_blob
+from wasmdrop.fleet.invalid_answers import Flaw
 from wasmdrop.fleet.messages import CHUNK_BYTES, Blob
 from wasmdrop.fleet.names import MODULES, module_chunk_subject
 from wasmdrop.fleet.threads import on_thread
@@ -150,7 +151,7 @@ class ModuleDownloads:
     def _ingest(self, file: IO[bytes], sha256: str) -> None:
         file.flush()
         if self._cache.ingest(file.fileno()) != sha256:
-            raise InvalidBodyError("the module does not match its digest")
+            raise InvalidBodyError(Flaw.DIGEST, "the module does not match its digest")
 
 
 def _content_and_close(fd: int) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from wasmdrop.fleet.connection import Lease
+from wasmdrop.fleet.invalid_answers import Flaw
 from wasmdrop.fleet.messages import Answer
 from wasmdrop.fleet.metrics import Reason
 
@@ -31,6 +32,7 @@ class Invalid(msgspec.Struct, frozen=True):
     """An answer arrived under a ticket of the job, and does not belong to it."""
 
     ticket: str
+    flaw: Flaw
     why: str
     lease: Lease
 

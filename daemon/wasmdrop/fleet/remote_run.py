@@ -25,7 +25,7 @@ from wasmdrop.fleet.chunks import StreamFullError
 from wasmdrop.fleet.cleanup import Cleanup
 from wasmdrop.fleet.connection import FleetConnection, Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
-from wasmdrop.fleet.invalid_answers import InvalidAnswerError
+from wasmdrop.fleet.invalid_answers import Flaw, InvalidAnswerError
 from wasmdrop.fleet.messages import Blob, GivenUp, JobMessage, Ran, Returned, encode
 from wasmdrop.fleet.metrics import FleetMetrics, Reason, Verdict
 from wasmdrop.fleet.modules import ModuleUploads
@@ -257,7 +257,7 @@ class RemoteRun:
         publication.judged.add(event.ticket)
         result: Outcome | Reason | None
         if isinstance(event, Invalid):
-            result = self._invalid_answer(event, event.why)
+            result = self._invalid_answer(event, event.flaw, event.why)
         elif isinstance(event.answer.content, Ran):
             result = await self._ran(event, event.answer.content)
         elif isinstance(event.answer.content, Returned):
@@ -287,7 +287,8 @@ class RemoteRun:
             publication.put(event)
             return None
         except InvalidAnswerError as error:
-            return self._invalid_answer(event, f"worker {event.answer.worker}: {error}")
+            why = f"worker {event.answer.worker}: {error}"
+            return self._invalid_answer(event, error.flaw, why)
         fleet.metrics.answers[Verdict.RAN] += 1
         if publication.published_at is not None:
             fleet.metrics.answered += 1
@@ -348,7 +349,7 @@ class RemoteRun:
             attempts=attempts,
         )
 
-    def _invalid_answer(self, event: Answered | Invalid, why: str) -> Outcome | Reason:
+    def _invalid_answer(self, event: Answered | Invalid, flaw: Flaw, why: str) -> Outcome | Reason:
         publication = self._publication
         self._fleet.metrics.answers[Verdict.INVALID] += 1
         self._invalid += 1
@@ -357,6 +358,7 @@ class RemoteRun:
             "fleet-answer-invalid",
             job=publication.job_id,
             attempt=publication.attempt,
+            flaw=flaw,
             reason=why,
         )
         if self._invalid < _MOST_INVALID:

@@ -22,6 +22,7 @@ from tests.support.fleet.ready import connected
 from tests.support.fleet.server import Server
 from wasmdrop.fleet.bodies import Publication, receive_call
 from wasmdrop.fleet.connection import FleetConnection, Lease
+from wasmdrop.fleet.invalid_answers import Flaw
 from wasmdrop.fleet.messages import (
     CHUNK_BYTES,
     Answer,
@@ -165,128 +166,193 @@ def _large_outcome(**fields: Any) -> Lie:
     return lie
 
 
-#: Lies that are told once and refused, by name, with words of the reason.
-LIES: Final[dict[str, tuple[str, Lie]]] = {
+#: Lies that are told once and refused, by name, with the flaw and words of the reason.
+LIES: Final[dict[str, tuple[Flaw, str, Lie]]] = {
     # Messages
-    "no-message": ("does not decode", _plain(lambda _: b"\xc1\xff")),
-    "empty-message": ("does not decode", _plain(lambda _: b"\x80")),
-    "deep-message": ("does not decode", _plain(lambda _: b"\x91" * 500_000)),
+    "no-message": (Flaw.MALFORMED, "does not decode", _plain(lambda _: b"\xc1\xff")),
+    "empty-message": (Flaw.MALFORMED, "does not decode", _plain(lambda _: b"\x80")),
+    "deep-message": (Flaw.MALFORMED, "does not decode", _plain(lambda _: b"\x91" * 500_000)),
     "many-fields": (
+        Flaw.MALFORMED,
         "does not decode",
         _plain(lambda _: msgspec.msgpack.encode({f"f{n}": n for n in range(50_000)})),
     ),
-    "control-characters": ("does not decode", _raw_answer("content", {"type": "\x1b[2J\r\n"})),
-    "other-job": ("names another job", _raw_answer("job", "another")),
-    "other-attempt": ("names another job", _raw_answer("attempt", 7)),
-    "later-generation": ("names another job", _raw_answer("generation", 99)),
-    "negative-attempt": ("does not decode", _raw_answer("attempt", -1)),
-    "huge-number": ("does not decode", _raw_answer("attempt", (1 << 64) - 1)),
-    "worker-of-newlines": ("does not decode", _raw_answer("worker", "a\n")),
-    "upload-with-newline": ("does not decode", _raw_blob("upload", "ab\nPING\n")),
-    "upload-of-all": ("does not decode", _raw_blob("upload", "*")),
-    "digest-of-all": ("does not decode", _raw_blob("sha256", ">" * 64)),
-    "negative-size": ("does not decode", _raw_blob("size_bytes", -1)),
+    "control-characters": (
+        Flaw.MALFORMED,
+        "does not decode",
+        _raw_answer("content", {"type": "\x1b[2J\r\n"}),
+    ),
+    "other-job": (Flaw.VALUE, "names another job", _raw_answer("job", "another")),
+    "other-attempt": (Flaw.VALUE, "names another job", _raw_answer("attempt", 7)),
+    "later-generation": (Flaw.VALUE, "names another job", _raw_answer("generation", 99)),
+    "negative-attempt": (Flaw.MALFORMED, "does not decode", _raw_answer("attempt", -1)),
+    "huge-number": (Flaw.MALFORMED, "does not decode", _raw_answer("attempt", (1 << 64) - 1)),
+    "worker-of-newlines": (Flaw.MALFORMED, "does not decode", _raw_answer("worker", "a\n")),
+    "upload-with-newline": (Flaw.MALFORMED, "does not decode", _raw_blob("upload", "ab\nPING\n")),
+    "upload-of-all": (Flaw.MALFORMED, "does not decode", _raw_blob("upload", "*")),
+    "digest-of-all": (Flaw.MALFORMED, "does not decode", _raw_blob("sha256", ">" * 64)),
+    "negative-size": (Flaw.MALFORMED, "does not decode", _raw_blob("size_bytes", -1)),
     # Outcomes
-    "no-outcome": ("outcome that does not decode", _plain(lambda task: task.ran(b""))),
+    "no-outcome": (
+        Flaw.MALFORMED,
+        "outcome that does not decode",
+        _plain(lambda task: task.ran(b"")),
+    ),
     "deep-outcome": (
+        Flaw.MALFORMED,
         "outcome that does not decode",
         _plain(lambda task: task.ran(b"\x81\xa5stdin" + b"\x91" * 200_000)),
     ),
-    "unknown-code": ("outcome that does not decode", _outcome(code="rejected\x1b[2J")),
-    "code-of-the-daemon": ("the code invalid-module, which only", _outcome(code="invalid-module")),
-    "exit-code": ("out-of-range exit code", _outcome(exit_code=1 << 40)),
-    "memory": ("out-of-range memory size", _outcome(peak_memory_bytes=1 << 60)),
-    "fuel": ("out-of-range use of fuel", _outcome(fuel_used=-5)),
-    "endless-run": ("impossible duration", _outcome(run_seconds=math.inf)),
-    "no-duration": ("impossible duration", _outcome(cpu_seconds=math.nan)),
-    "results": ("results that do not fit", _outcome(results=[1, 2, 3])),
-    "one-stream": ("alone", _outcome(stderr=None)),
-    "no-streams": ("no output of a WASI program", _outcome(stdout=None, stderr=None)),
-    "much-output": ("bytes of output; the limit is", _outcome(stderr=bytes(150_000))),
+    "unknown-code": (
+        Flaw.MALFORMED,
+        "outcome that does not decode",
+        _outcome(code="rejected\x1b[2J"),
+    ),
+    "code-of-the-daemon": (
+        Flaw.VALUE,
+        "the code invalid-module, which only",
+        _outcome(code="invalid-module"),
+    ),
+    "exit-code": (Flaw.VALUE, "out-of-range exit code", _outcome(exit_code=1 << 40)),
+    "memory": (Flaw.VALUE, "out-of-range memory size", _outcome(peak_memory_bytes=1 << 60)),
+    "fuel": (Flaw.VALUE, "out-of-range use of fuel", _outcome(fuel_used=-5)),
+    "endless-run": (Flaw.VALUE, "impossible duration", _outcome(run_seconds=math.inf)),
+    "no-duration": (Flaw.VALUE, "impossible duration", _outcome(cpu_seconds=math.nan)),
+    "results": (Flaw.VALUE, "results that do not fit", _outcome(results=[1, 2, 3])),
+    "one-stream": (Flaw.VALUE, "alone", _outcome(stderr=None)),
+    "no-streams": (Flaw.VALUE, "no output of a WASI program", _outcome(stdout=None, stderr=None)),
+    "much-output": (Flaw.SIZE, "bytes of output; the limit is", _outcome(stderr=bytes(150_000))),
     "versions": (
+        Flaw.VALUE,
         "a version that is not",
         _plain(lambda task: task.ran(runtime=RuntimeVersions("1", "\x1b[2J", "linux"))),
     ),
     "long-version": (
+        Flaw.VALUE,
         "a version that is not",
         _plain(lambda task: task.ran(runtime=RuntimeVersions("1" * 100_000, "2", "linux"))),
     ),
-    "files-of-a-crash": ("output files of a job that has none", _outcome(code="crashed")),
+    "files-of-a-crash": (
+        Flaw.VALUE,
+        "output files of a job that has none",
+        _outcome(code="crashed"),
+    ),
     # Bodies
-    "huge-outcome": ("bytes are more than", _large_outcome(size_bytes=_HUGE)),
-    "shorter-outcome": ("bytes; ", _large_outcome(size_bytes=CHUNK_BYTES + 1)),
-    "other-outcome": ("does not match its digest", _large_outcome(sha256="ab" * 32)),
-    "outcome-without-name": ("without the name of its upload", _large_outcome(upload="")),
-    "missing-outcome": ("is missing", _large_outcome(upload="cd" * 16)),
-    "huge-output": ("bytes; the limit is", _large_output(lambda chunks: chunks, size_bytes=_HUGE)),
+    "huge-outcome": (Flaw.SIZE, "bytes are more than", _large_outcome(size_bytes=_HUGE)),
+    "shorter-outcome": (Flaw.SIZE, "bytes; ", _large_outcome(size_bytes=CHUNK_BYTES + 1)),
+    "other-outcome": (Flaw.DIGEST, "does not match its digest", _large_outcome(sha256="ab" * 32)),
+    "outcome-without-name": (
+        Flaw.VALUE,
+        "without the name of its upload",
+        _large_outcome(upload=""),
+    ),
+    "missing-outcome": (Flaw.MISSING, "is missing", _large_outcome(upload="cd" * 16)),
+    "huge-output": (
+        Flaw.SIZE,
+        "bytes; the limit is",
+        _large_output(lambda chunks: chunks, size_bytes=_HUGE),
+    ),
     "swapped-chunks": (
+        Flaw.DIGEST,
         "does not match",
         _large_output(lambda chunks: [chunks[0], chunks[2], chunks[1], *chunks[3:]]),
     ),
-    "missing-chunk": ("is missing", _large_output(lambda chunks: chunks[:-1])),
+    "missing-chunk": (Flaw.MISSING, "is missing", _large_output(lambda chunks: chunks[:-1])),
     "empty-chunk": (
+        Flaw.SIZE,
         "chunk 1 has 0 bytes",
         _large_output(lambda chunks: [chunks[0], b"", *chunks[2:]]),
     ),
     "short-chunk": (
+        Flaw.SIZE,
         "chunk 1 has 100 bytes",
         _large_output(lambda chunks: [chunks[0], chunks[1][:100], *chunks[2:]]),
     ),
     "long-chunks": (
+        Flaw.SIZE,
         "chunk 0 has 700000 bytes",
         _large_output(lambda chunks: [bytes(700_000) for _ in chunks]),
     ),
     "flipped-bit": (
+        Flaw.DIGEST,
         "does not match",
         _large_output(lambda chunks: [*chunks[:-1], bytes(len(chunks[-1]))]),
     ),
     # Output files
     "listing-too-long": (
+        Flaw.SIZE,
         "a list of output files of",
         _plain(lambda task: task.ran(output=Output(_HUGE, b""))),
     ),
     "listing-longer-than-body": (
+        Flaw.SIZE,
         "output files of -",
         _plain(lambda task: task.ran(output=Output(1000, b"abc"))),
     ),
     "no-listing": (
+        Flaw.MALFORMED,
         "list of files that does not decode",
         _plain(lambda task: task.with_files(b"\xc1")),
     ),
     "deep-listing": (
+        Flaw.MALFORMED,
         "list of files that does not decode",
         _plain(lambda task: task.with_files(b"\x82\xa5files" + b"\x91" * 100_000)),
     ),
-    "parent": ("not a plain relative path", _files(entry("../../../../evil", b"x"), contents=b"x")),
-    "absolute": ("not a plain relative path", _files(entry("/evil"))),
-    "dots": ("not a plain relative path", _files(entry("a/../../evil", b""), made=("a",))),
-    "empty-part": ("not a plain relative path", _files(entry("a//b"), made=("a",))),
-    "null": ("a name with control characters", _files(entry("a\0b"))),
-    "escape": ("a name with control characters", _files(entry("\x1b[2J"))),
-    "long-name": ("not a plain relative path", _files(entry("x" * 300))),
-    "long-path": ("a path that is too long", _files(entry("d/" * 600 + "x"))),
-    "same-file": ("two output files", _files(entry("a"), entry("a"))),
-    "file-as-directory": ("its directory is not listed", _files(entry("a"), entry("a/b"))),
-    "directory-as-file": ("two output files", _files(entry("a"), made=("a",))),
-    "child-first": ("its directory is not listed", _files(made=("a/b", "a"))),
+    "parent": (
+        Flaw.PATH,
+        "not a plain relative path",
+        _files(entry("../../../../evil", b"x"), contents=b"x"),
+    ),
+    "absolute": (Flaw.PATH, "not a plain relative path", _files(entry("/evil"))),
+    "dots": (
+        Flaw.PATH,
+        "not a plain relative path",
+        _files(entry("a/../../evil", b""), made=("a",)),
+    ),
+    "empty-part": (Flaw.PATH, "not a plain relative path", _files(entry("a//b"), made=("a",))),
+    "null": (Flaw.PATH, "a name with control characters", _files(entry("a\0b"))),
+    "escape": (Flaw.PATH, "a name with control characters", _files(entry("\x1b[2J"))),
+    "long-name": (Flaw.PATH, "not a plain relative path", _files(entry("x" * 300))),
+    "long-path": (Flaw.PATH, "a path that is too long", _files(entry("d/" * 600 + "x"))),
+    "same-file": (Flaw.PATH, "two output files", _files(entry("a"), entry("a"))),
+    "file-as-directory": (
+        Flaw.PATH,
+        "its directory is not listed",
+        _files(entry("a"), entry("a/b")),
+    ),
+    "directory-as-file": (Flaw.PATH, "two output files", _files(entry("a"), made=("a",))),
+    "child-first": (Flaw.PATH, "its directory is not listed", _files(made=("a/b", "a"))),
     "too-deep": (
+        Flaw.PATH,
         "directories deep",
         _files(made=tuple("/".join("d" * depth) for depth in range(1, 60))),
     ),
     "too-many": (
+        Flaw.SIZE,
         "the limit is 10000",
         _files(made=tuple(f"d{number}" for number in range(10_001))),
     ),
-    "huge-file": ("do not add up", _files(entry("a", size=1 << 62))),
-    "negative-file": ("a negative size", _files(entry("a", size=-5), entry("b", size=5))),
-    "more-bytes": ("do not add up", _files(entry("a", b"x"), contents=b"xy")),
-    "fewer-bytes": ("do not add up", _files(entry("a", b"xyz"), contents=b"xy")),
-    "other-content": ("do not match their list", _files(entry("a", b"good"), contents=b"evil")),
+    "huge-file": (Flaw.SIZE, "do not add up", _files(entry("a", size=1 << 62))),
+    "negative-file": (
+        Flaw.SIZE,
+        "a negative size",
+        _files(entry("a", size=-5), entry("b", size=5)),
+    ),
+    "more-bytes": (Flaw.SIZE, "do not add up", _files(entry("a", b"x"), contents=b"xy")),
+    "fewer-bytes": (Flaw.SIZE, "do not add up", _files(entry("a", b"xyz"), contents=b"xy")),
+    "other-content": (
+        Flaw.DIGEST,
+        "do not match their list",
+        _files(entry("a", b"good"), contents=b"evil"),
+    ),
     "other-digest": (
+        Flaw.DIGEST,
         "do not match their list",
         _files(entry("a", b"good", sha256="0" * 64), contents=b"good"),
     ),
     "too-large": (
+        Flaw.SIZE,
         "bytes; the limit is 1048576",
         _large_output(lambda chunks: chunks, size_bytes=2 << 20),
     ),
@@ -347,4 +413,4 @@ class LyingWorker:
         if told >= int(count):
             return None
         self.told[key] = told + 1
-        return await LIES[name][1](task)
+        return await LIES[name][2](task)
