@@ -78,7 +78,8 @@ class Answers:
         publication = self._publications.of_job(answer.job)
         if publication is None:
             if not self.is_open(answer.job):
-                self._drop(lease, Verdict.LATE)
+                self._metrics.answers[Verdict.LATE] += 1
+                self._cleanup.forget_late(ticket, lease)
             # Otherwise its attempt is yet to be resumed, and looks for the answer.
             return
         if publication.accepted == ticket:

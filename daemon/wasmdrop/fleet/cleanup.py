@@ -47,14 +47,28 @@ class Cleanup:
 
         A worker that died may have left chunks that no answer names.
         """
-        if job.lease is not None:
-            self.acknowledge(job.lease)
-        daemon = self._daemon
         for ticket in job.tickets:
             if job.has_large_call:
-                self._purge(input_stream(daemon), input_chunks_filter(daemon, ticket))
+                self._remove_call(ticket)
             if job.has_large_answer or job.begun > 1 or len(job.tickets) > 1:
-                self._purge(output_stream(daemon), output_chunks_filter(daemon, ticket))
+                self._remove_results(ticket)
+        if job.lease is not None:
+            self.acknowledge(job.lease)
+
+    def forget_late(self, ticket: str, lease: Lease) -> None:
+        """Tidy up after an answer that came too late; ``ticket``: its ticket, which is valid.
+
+        The daemon that took the first answer may have died before it removed anything.
+        """
+        self._remove_call(ticket)
+        self._remove_results(ticket)
+        self.acknowledge(lease)
+
+    def _remove_call(self, ticket: str) -> None:
+        self._purge(input_stream(self._daemon), input_chunks_filter(self._daemon, ticket))
+
+    def _remove_results(self, ticket: str) -> None:
+        self._purge(output_stream(self._daemon), output_chunks_filter(self._daemon, ticket))
 
     def _purge(self, stream: str, subjects_filter: str) -> None:
         self._purges.append((stream, subjects_filter))

@@ -1,7 +1,7 @@
 """Recovery: resume at start the jobs that an earlier daemon left open.
 
 A job that was running here is rerun, with its attempt counted; one that was running on another
-machine is resumed there. A job whose marker is in place is closed.
+machine is resumed there, with the same attempt. A job whose marker is in place is closed.
 Undelivered results are resumed without reading them.
 """
 
@@ -79,8 +79,10 @@ async def _resume(
         journal.move_lazily(job, JobState.DELIVERED)
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return
-    if job.state is JobState.RUNNING and job.is_remote and job.resumptions < _MOST_RESUMPTIONS:
-        # The attempt did not end with the daemon: the next one is the same attempt.
+    is_away = job.is_remote and job.state in {JobState.RUNNING, JobState.EXECUTED}
+    if is_away and job.resumptions < _MOST_RESUMPTIONS:
+        # The attempt did not end with the daemon: the next one is the same attempt. Its answer
+        # waits in the fleet until the results are in place.
         job = journal.move_lazily(
             job, JobState.QUEUED, attempt=job.attempt - 1, resumptions=job.resumptions + 1
         )

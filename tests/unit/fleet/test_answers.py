@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from tests.support.fleet.doubles import FakeFleet, FakeLease
 from wasmdrop.fleet.messages import Answer, Returned, encode
 from wasmdrop.fleet.metrics import Verdict
-from wasmdrop.fleet.names import outcome_subject
+from wasmdrop.fleet.names import input_chunks_filter, outcome_subject, output_chunks_filter
 
 
 @pytest.fixture
@@ -51,12 +51,17 @@ def test_answer_to_open_job_that_is_not_resumed_yet_is_left(play: Play) -> None:
 
 
 def test_answer_to_job_that_is_not_open_is_late(play: Play) -> None:
-    """Its results were delivered before."""
+    """Its results were delivered before, by a daemon that may have died before it tidied up."""
 
     async def scenario(fleet: FakeFleet) -> None:
-        lease = await deliver(fleet, fleet.tickets.ticket("done", 1, 0), "done")
+        ticket = fleet.tickets.ticket("done", 1, 0)
+        lease = await deliver(fleet, ticket, "done")
         assert lease.is_acknowledged
         assert fleet.metrics.answers[Verdict.LATE] == 1
+        assert await fleet.purged() == [
+            input_chunks_filter("d", ticket),
+            output_chunks_filter("d", ticket),
+        ]
 
     play(scenario)
 

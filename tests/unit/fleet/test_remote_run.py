@@ -354,6 +354,8 @@ def test_run_resumed_job_takes_the_answer_that_waits(play: Callable[..., None]) 
         fleet.executor.leave("job")
         await fleet.cleanup.flush()
         assert lease.is_acknowledged
+        # The daemon that sent the call knew whether it was large.
+        assert input_chunks_filter("d", ticket) in await fleet.purged()
         assert fleet.metrics.answers[Verdict.RAN] == 1
 
     play(scenario)

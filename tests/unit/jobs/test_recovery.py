@@ -60,6 +60,20 @@ def test_recovery_running_job_is_counted_unless_it_runs_elsewhere(
     assert found.resumptions == int(is_remote)
 
 
+@pytest.mark.parametrize(("is_remote", "attempt"), [(False, 1), (True, 0)])
+def test_recovery_job_without_its_results_is_counted_unless_it_ran_elsewhere(
+    tmp_path: Path, is_remote: bool, attempt: int
+) -> None:
+    """The answer is acknowledged when the results are in place, so it can be taken again."""
+
+    def prepare(journal: Journal, job: Job) -> None:
+        job, _ = journal.begin(job, attempt=1, started_at_ns=1, is_remote=is_remote)
+        journal.move_lazily(job, JobState.EXECUTED)
+
+    found = resumed(tmp_path, prepare)
+    assert (found.state, found.attempt) == (JobState.QUEUED, attempt)
+
+
 @pytest.mark.parametrize(("resumptions", "attempt"), [(19, 0), (20, 1)])
 def test_recovery_remote_job_is_counted_after_many_resumptions(
     tmp_path: Path, resumptions: int, attempt: int
