@@ -201,7 +201,8 @@ def main() -> int:
         running_server(Path(name).resolve() / "server") as server,
     ):
         pools = tuple(f"pool{workers}" for workers in _POOLS)
-        asyncio.run(set_up(server, Plan(daemons=pools, pools=pools, engines=(), sizes=SIZES)))
+        with contextlib.redirect_stdout(sys.stderr):  # log lines are no part of the tables
+            asyncio.run(set_up(server, Plan(daemons=pools, pools=pools, engines=(), sizes=SIZES)))
         with _daemons(Path(name).resolve(), server, options.slots) as daemons:
             beside = _measure_beside(daemons[:2], options)
             growing = _measure_growing(daemons[1:], options)

@@ -5,7 +5,7 @@ python benchmarks/results.py [--dir DIR] [--only NAME ...]
 
 With --only, the other sections of RESULTS.md stay as they are.
 
-Takes about twenty minutes, of which latency.py takes seven and the 200,000 jobs of scale.py about
+Takes about 25 minutes, of which latency.py takes seven and the 200,000 jobs of scale.py about
 as long. The machine should have nothing else to do. How far it is goes to standard error.
 """
 
