@@ -1,6 +1,9 @@
 """The manifests of a fleet: workers, network policies, scaling, and values for the servers."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from tests.support.certificates import server_certificate
 from tests.support.deploy.manifests import (
     K8S,
     VERSIONS,
@@ -17,6 +21,7 @@ from tests.support.deploy.manifests import (
     merged,
     restrictions_broken,
 )
+from tests.support.fleet.server import NATS_SERVER
 from wasmdrop import settings
 
 FLEET: Final = K8S / "fleet"
@@ -325,3 +330,42 @@ def test_servers_include_the_accounts_from_a_secret() -> None:
     included = Path("/etc/nats-config") / found["config"]["merge"]["$include"]
     assert str(included.parent.resolve()) == mount["mountPath"]
     assert included.name == "accounts.conf"
+
+
+def test_servers_accept_the_configuration_that_the_chart_makes_of_the_values(
+    tmp_path: Path,
+) -> None:
+    """With the accounts of `wasmdrop fleet config`; the chart itself is not at hand."""
+    found = values()["config"]
+    _context, authority = server_certificate(tmp_path, "127.0.0.1")
+    chain = tmp_path / "server.pem"
+    for directory, names in (("nats", ("tls.crt", "tls.key")), ("ca", ("ca.crt",))):
+        (tmp_path / directory).mkdir()
+        for name in names:
+            source = authority if name == "ca.crt" else chain
+            (tmp_path / directory / name).write_bytes(source.read_bytes())
+    tls = {
+        "cert_file": str(tmp_path / "nats/tls.crt"),
+        "key_file": str(tmp_path / "nats/tls.key"),
+        "ca_file": str(tmp_path / "ca/ca.crt"),
+    }
+    command = [sys.executable, "-m", "wasmdrop", "fleet", "config", "--accounts"]
+    command += ["--keys", str(tmp_path / "keys"), "--daemon", "wasmdrop", "--pool", "default"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    included = tmp_path / "nats-config" / found["merge"]["$include"]
+    for directory in (tmp_path / "nats-config", included.parent):
+        directory.mkdir(exist_ok=True)
+    included.write_text(printed.stdout)
+    configured = {
+        "server_name": "wasmdrop-nats-0",
+        "tls": tls | found["nats"]["tls"]["merge"],
+        "cluster": {"name": "wasmdrop-nats", "tls": tls | found["cluster"]["tls"]["merge"]},
+        "jetstream": {"store_dir": str(tmp_path / "data")},
+    }
+    text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in configured.items())
+    file = tmp_path / "nats-config/nats.conf"
+    file.write_text(f"include {found['merge']['$include']};\n{text}")
+    checked = subprocess.run(
+        [NATS_SERVER, "-t", "-c", file], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
