@@ -353,8 +353,8 @@ def test_servers_accept_the_configuration_that_the_chart_makes_of_the_values(
     command += ["--keys", str(tmp_path / "keys"), "--daemon", "wasmdrop", "--pool", "default"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     included = tmp_path / "nats-config" / found["merge"]["$include"]
-    for directory in (tmp_path / "nats-config", included.parent):
-        directory.mkdir(exist_ok=True)
+    for made in (tmp_path / "nats-config", included.parent):
+        made.mkdir(exist_ok=True)
     included.write_text(printed.stdout)
     configured = {
         "server_name": "wasmdrop-nats-0",
