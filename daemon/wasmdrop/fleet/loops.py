@@ -18,7 +18,7 @@ from wasmdrop.fleet.names import (
 )
 from wasmdrop.fleet.reconciler import PERIOD_SECONDS, Reconciler
 from wasmdrop.fleet.remote_executor import RemoteExecutor
-from wasmdrop.fleet.remote_run import Fleet
+from wasmdrop.fleet.remote_job import Fleet
 from wasmdrop.fleet.setup import missing_for_daemon
 from wasmdrop.protocol.runtime_versions import own_versions
 from wasmdrop.system.heartbeat import Heartbeat
@@ -106,13 +106,19 @@ class Loops:
         fleet = self._fleet
         await fleet.connection.wait_connected(_SETUP_SECONDS)
         missing = await missing_for_daemon(fleet.connection, fleet.pool, fleet.daemon)
+        executor, stream = self._executor, job_stream(fleet.pool)
+        engine = executor.own_engine
+        executor.has_own_engine = await fleet.connection.has_consumer(stream, engine)
+        if not executor.has_own_engine:
+            where = "run on this host" if fleet.runs_here else "wait"
+            missing.append(
+                f"pool {fleet.pool} has no class {engine}, so deterministic jobs {where}; run"
+                " `wasmdrop fleet init` with this wasmtime (--wasmtime VERSION)"
+            )
         if missing != self._missing:
             for reason in missing:
                 _log.error("fleet-incomplete", reason=reason)
             self._missing = missing
-        self._executor.has_own_engine = await fleet.connection.has_consumer(
-            job_stream(fleet.pool), self._executor.own_engine
-        )
 
     async def _send_heartbeat(self) -> None:
         fleet, metrics = self._fleet, self._fleet.metrics

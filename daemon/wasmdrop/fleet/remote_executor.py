@@ -10,7 +10,8 @@ from typing import Final
 
 from wasmdrop.fleet.names import ANY_ENGINE, engine_class
 from wasmdrop.fleet.publications import Away
-from wasmdrop.fleet.remote_run import Fleet, RemoteJob, RemoteRun
+from wasmdrop.fleet.remote_job import Fleet, RemoteJob
+from wasmdrop.fleet.remote_run import RemoteRun
 from wasmdrop.fleet.window import Window
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Outcome

@@ -10,25 +10,20 @@ The states of an attempt, by what its task waits for:
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 import structlog
 
-from wasmdrop.fleet.answer_room import AnswerRoom
-from wasmdrop.fleet.answers import Answers
-from wasmdrop.fleet.availability import AWAY_SECONDS, Availability
+from wasmdrop.fleet.availability import AWAY_SECONDS
 from wasmdrop.fleet.bodies import Publication, receive_results, send_call, size_of
 from wasmdrop.fleet.call_codec import NotPortableError
 from wasmdrop.fleet.chunks import StreamFullError
-from wasmdrop.fleet.cleanup import Cleanup
-from wasmdrop.fleet.connection import FleetConnection, Stored
+from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.invalid_answers import Flaw, InvalidAnswerError
 from wasmdrop.fleet.messages import Blob, GivenUp, JobMessage, Ran, Returned, encode
-from wasmdrop.fleet.metrics import FleetMetrics, Reason, Verdict
-from wasmdrop.fleet.modules import ModuleUploads
+from wasmdrop.fleet.metrics import Reason, Verdict
 from wasmdrop.fleet.names import job_subject
 from wasmdrop.fleet.outcome_codec import max_outcome_bytes
 from wasmdrop.fleet.publications import (
@@ -37,18 +32,12 @@ from wasmdrop.fleet.publications import (
     Event,
     Invalid,
     Lost,
-    Publications,
     PublishedJob,
     RanHere,
 )
-from wasmdrop.fleet.tickets import Tickets
-from wasmdrop.protocol.limits import Limits
+from wasmdrop.fleet.remote_job import Fleet, RemoteJob
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.text import one_line
-from wasmdrop.sandbox.host.attempt import Attempt
-from wasmdrop.sandbox.host.call import Call
-from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 
 _log = structlog.get_logger()
 
@@ -65,44 +54,6 @@ _LONGEST_PAUSE_SECONDS: Final = 30.0
 _MOST_DOUBLINGS: Final = 8
 
 
-class Fleet(msgspec.Struct, frozen=True):
-    """What all runs of a daemon share."""
-
-    connection: FleetConnection
-    pool: str
-    daemon: str
-    tickets: Tickets
-    publications: Publications
-    answers: Answers
-    uploads: ModuleUploads
-    cleanup: Cleanup
-    availability: Availability
-    metrics: FleetMetrics
-    local: LocalExecutor
-    runs_here: bool
-    """Whether jobs run on this machine while the servers are away."""
-    slack_seconds: float
-    """How long a worker that began a job may take to answer, beyond the job's time limit."""
-    clock: Callable[[], float]
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    room: AnswerRoom = msgspec.field(default_factory=AnswerRoom)
-
-
-class RemoteJob(msgspec.Struct, frozen=True):
-    """What an attempt runs, and how."""
-
-    attempt: Attempt
-    engine: str
-    """The class of its workers."""
-    attempts: int
-    """How many more times the job may be run, this one included."""
-    explain: Callable[[str], None]
-    """Called with the reason why the job waits."""
-    module: CompiledModule
-    call: Call
-    limits: Limits
-
-
 class RemoteRun:
     """One attempt in the fleet."""
 
@@ -114,6 +65,7 @@ class RemoteRun:
         )
         self._here: asyncio.Task[Outcome] | None = None
         self._invalid = self._given_up = self._returned = 0
+        self._note = ""
 
     @property
     def runs_here(self) -> bool:
@@ -189,7 +141,7 @@ class RemoteRun:
 
     async def _publish(self, reason: Reason) -> None:
         """Publish the current generation; return early if something happened to the job."""
-        fleet, publication, explain = self._fleet, self._publication, self._job.explain
+        fleet, publication, explain = self._fleet, self._publication, self._explain
         while not publication.has_event:
             began = fleet.clock()
             try:
@@ -329,7 +281,7 @@ class RemoteRun:
         self._returned += 1
         if content.needs_module:
             fleet.uploads.forget(job.module.sha256)
-        job.explain(f"returned by worker {event.answer.worker}: {one_line(content.reason)}")
+        self._explain(f"returned by worker {event.answer.worker}: {one_line(content.reason)}")
         if self._returned >= _MOST_RETURNED and fleet.runs_here:
             self._publication.put(Away())
         return Reason.RETURNED
@@ -362,7 +314,7 @@ class RemoteRun:
             reason=why,
         )
         if self._invalid < _MOST_INVALID:
-            self._job.explain(f"published again, because an answer was not valid: {why}")
+            self._explain(f"published again, because an answer was not valid: {why}")
             return Reason.INVALID
         publication.accept(event)
         return Outcome(
@@ -373,6 +325,12 @@ class RemoteRun:
     def _acknowledge(self, event: Answered | Invalid) -> None:
         if event.lease is not None:
             self._fleet.cleanup.acknowledge(event.lease)
+
+    def _explain(self, note: str) -> None:
+        """Say why the job waits, once for each reason."""
+        if note != self._note:
+            self._note = note
+            self._job.explain(note)
 
     async def _pause(self) -> None:
         count = min(self._publication.generation, _MOST_DOUBLINGS)

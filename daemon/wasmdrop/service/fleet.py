@@ -19,7 +19,7 @@ from wasmdrop.fleet.modules import ModuleUploads
 from wasmdrop.fleet.publications import Publications
 from wasmdrop.fleet.reconciler import Reconciler
 from wasmdrop.fleet.remote_executor import RemoteExecutor
-from wasmdrop.fleet.remote_run import Fleet
+from wasmdrop.fleet.remote_job import Fleet
 from wasmdrop.fleet.tickets import load_tickets
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache

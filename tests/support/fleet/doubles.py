@@ -38,7 +38,7 @@ from wasmdrop.fleet.names import (
 from wasmdrop.fleet.publications import Publications, PublishedJob
 from wasmdrop.fleet.reconciler import Reconciler
 from wasmdrop.fleet.remote_executor import RemoteExecutor
-from wasmdrop.fleet.remote_run import Fleet
+from wasmdrop.fleet.remote_job import Fleet
 from wasmdrop.fleet.tickets import Tickets
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType

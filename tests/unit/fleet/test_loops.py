@@ -142,5 +142,5 @@ def test_loops_report_what_the_fleet_lacks(play: Callable[[Scenario], None]) -> 
     with capture_logs() as logs:
         play(scenario)
     reasons = [log["reason"] for log in logs if log["event"] == "fleet-incomplete"]
-    assert len(reasons) == 2
+    assert len(reasons) == 3
     assert all("wasmdrop fleet init" in reason for reason in reasons)

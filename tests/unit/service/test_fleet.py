@@ -1,0 +1,36 @@
+"""The fleet of a daemon: what it imports, and what it says if it can't."""
+
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+from wasmdrop.fleet.extra import INSTALL_EXTRA, require_extra
+from wasmdrop.protocol.errors import SettingsError
+
+_OF_FLEETS: Final = ("wasmdrop.fleet", "wasmdrop.service.fleet", "nats", "nkeys")
+
+
+def test_commands_without_a_fleet_import_nothing_of_it() -> None:
+    """Neither the daemon nor a single run."""
+    code = (
+        "import sys, wasmdrop.cli.serve, wasmdrop.cli.run, wasmdrop.service.health.prometheus;"
+        f"print([name for name in sys.modules if name.startswith({_OF_FLEETS!r})])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert ended.stdout == "[]\n"
+
+
+def test_missing_extra_is_an_error_that_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other missing modules are faults of the program."""
+    monkeypatch.setitem(sys.modules, "nats", None)
+    needed = pytest.raises(SettingsError, match="WASMDROP_FLEET: needs")
+    with needed as raised, require_extra("WASMDROP_FLEET"):
+        import nats.errors  # noqa: F401, PLC0415
+    assert INSTALL_EXTRA in str(raised.value)
+    monkeypatch.setitem(sys.modules, "another", None)
+    with pytest.raises(ModuleNotFoundError), require_extra("WASMDROP_FLEET"):
+        import another  # type: ignore[import-not-found]  # noqa: F401, PLC0415
