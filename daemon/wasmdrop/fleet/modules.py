@@ -107,6 +107,10 @@ class ModuleDownloads:
     def __init__(
         self, store: ChunkStore, pool: str, cache: ModuleCache, directory: Path, max_bytes: int
     ) -> None:
+        self.count = 0
+        """Modules that were downloaded."""
+        self.total_bytes = 0
+        """Their size."""
         self._store = store
         self._pool = pool
         self._cache = cache
@@ -127,6 +131,8 @@ class ModuleDownloads:
                 # A copy that is there but damaged is downloaded again.
                 if not await asyncio.to_thread(self._is_intact, blob.sha256):
                     await self._download(blob)
+                    self.count += 1
+                    self.total_bytes += blob.size_bytes
             yield
 
     def _is_intact(self, sha256: str) -> bool:

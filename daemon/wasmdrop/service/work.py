@@ -1,6 +1,7 @@
 """The worker: builds its objects, starts them in order, and stops them in the opposite order."""
 
 import asyncio
+import contextlib
 import os
 from functools import partial
 from typing import Final, NoReturn
@@ -11,7 +12,6 @@ from wasmdrop.fleet.access import read_access
 from wasmdrop.fleet.connection import FleetConnection, connect
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
 from wasmdrop.fleet.names import ANY_ENGINE, engine_class, job_stream
-from wasmdrop.fleet.setup import missing_for_worker
 from wasmdrop.fleet.worker.counters import WorkerCounters
 from wasmdrop.fleet.worker.heartbeats import send_heartbeats
 from wasmdrop.fleet.worker.job_run import JobRun
@@ -48,6 +48,9 @@ _SPARE_CHILDREN: Final = 2
 _STUCK_STATUS: Final = 3
 
 _CONNECT_SECONDS: Final = 5.0
+
+#: How long a consumer may be missing at the start, in seconds: a cluster may elect its leader.
+_POOL_SECONDS: Final = 10.0
 
 
 async def work(settings: Settings) -> None:
@@ -116,11 +119,11 @@ async def _work(
         partial(setattr, worker, "why_paused"),
     )
     guest = GuestMode.NATIVE if executor.has_zygotes else GuestMode.PYTHON
-    sources = WorkerSources(counters, executor, connection, liveness, guest)
+    sources = WorkerSources(counters, job_run.downloads, executor, connection, liveness, guest)
     async with health.served(settings.http, sources):
         notify("READY=1")  # servers may come much later
         stopped = asyncio.create_task(shutdown.asked.wait())
-        starting = asyncio.create_task(_await_fleet(connection, pool, engine))
+        starting = asyncio.create_task(_await_pool(connection, pool))
         await asyncio.wait([stopped, starting], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
@@ -140,37 +143,49 @@ async def _work(
             guest=guest,
             state_dir=str(settings.state_dir),
         )
+        checking = asyncio.create_task(_check_class(connection, pool, engine))
+        stopping = asyncio.create_task(_announce_stop(shutdown, health, settings))
         try:
-            stopping = asyncio.create_task(_announce_stop(shutdown, health, settings))
             await worker.run(shutdown.asked, shutdown.now)
-            await stopping
         finally:
-            heartbeats.cancel()
+            for task in (heartbeats, checking, stopping):
+                task.cancel()
             await asyncio.to_thread(monitor.stop)
 
 
-async def _await_fleet(connection: FleetConnection, pool: str, engine: str) -> None:
-    """Wait for a server, however long that takes, and check that it has what the worker needs.
+async def _await_pool(connection: FleetConnection, pool: str) -> None:
+    """Wait for a server, however long that takes, and check that it has the worker's pool.
 
     Raises ``SettingsError`` if it has not, or refuses the worker.
     """
     while True:
         try:
             await connection.wait_connected(_CONNECT_SECONDS)
-            missing = await missing_for_worker(connection, pool, engine)
-            is_pool_missing = missing and not await connection.can_fetch(
-                job_stream(pool), ANY_ENGINE, seconds=0
+            has_pool = await connection.can_fetch(
+                job_stream(pool), ANY_ENGINE, seconds=_POOL_SECONDS
             )
         except FleetRefusedError as error:
             raise SettingsError(f"WASMDROP_FLEET: {error}") from None
         except FleetUnavailableError as error:
             _log.warning("fleet-unavailable", reason=str(error))
             continue
-        for one in missing:
-            if is_pool_missing:
-                raise SettingsError(f"WASMDROP_FLEET_POOL: {one}")
-            _log.warning("job-class-missing", reason=one)
+        if not has_pool:
+            raise SettingsError(
+                f"WASMDROP_FLEET_POOL: the fleet has no pool {pool}; run"
+                f" `wasmdrop fleet init --pool {pool}`"
+            )
         return
+
+
+async def _check_class(connection: FleetConnection, pool: str, engine: str) -> None:
+    """Log it if the fleet has no deterministic jobs for this worker's version of wasmtime."""
+    with contextlib.suppress(FleetUnavailableError):
+        if not await connection.can_fetch(job_stream(pool), engine):
+            _log.warning(
+                "job-class-missing",
+                reason=f"pool {pool} has no class {engine} of deterministic jobs; run `wasmdrop"
+                " fleet init` with this wasmtime (--wasmtime VERSION)",
+            )
 
 
 async def _announce_stop(shutdown: Shutdown, health: Health, settings: Settings) -> None:

@@ -1,29 +1,43 @@
 """A worker of a fleet in a process, and a daemon that a test plays: it publishes jobs by hand."""
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from wasmtime import wat2wasm
 
-from tests.support.daemon import DEADLINE_SECONDS, Daemon
+from tests.support.daemon import DEADLINE_SECONDS, Daemon, descendants_of
 from tests.support.fleet.server import Server
 from wasmdrop.fleet.bodies import Publication, send_call
-from wasmdrop.fleet.chunks import put_blob
+from wasmdrop.fleet.chunks import get_blob, put_blob
 from wasmdrop.fleet.connection import FleetConnection, Stored
-from wasmdrop.fleet.messages import Answer, Blob, JobMessage, decode, encode
+from wasmdrop.fleet.messages import (
+    Answer,
+    Blob,
+    JobMessage,
+    Ran,
+    Returned,
+    Started,
+    decode,
+    encode,
+)
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
+    daemon_jobs_filter,
+    job_stream,
     job_subject,
     module_chunk_subject,
     outcome_stream,
     outcome_subject,
+    output_stream,
+    started_subject,
 )
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
@@ -65,19 +79,89 @@ class Worker(Daemon):
         } | self.environment
         self.command = (sys.executable, "-m", "wasmdrop", "work")
 
+    def start(self) -> "Worker":
+        """Start the worker and wait until it is ready."""
+        super().start()
+        return self
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Worker"]:
+        """Run the worker for a block; it must stop cleanly and log no fault of its own."""
+        with super().running():
+            yield self
+
+    @contextlib.contextmanager
+    def frozen_jobs(self) -> Iterator[list[int]]:
+        """Stop all processes of jobs during the block, so that a job that begins does not end.
+
+        They are killed if the worker is dead by then.
+        """
+        assert self.process is not None
+        pids = descendants_of(self.process.pid)
+        _signal(pids, signal.SIGSTOP)
+        try:
+            yield pids
+        finally:
+            has_ended = self.process.poll() is not None
+            _signal(pids, signal.SIGKILL if has_ended else signal.SIGCONT)
+
 
 class HandmadeDaemon:
     """Publishes jobs and reads their answers, as a daemon does; each job has one attempt."""
 
     def __init__(self, connection: FleetConnection) -> None:
+        self.started: list[str] = []
+        """The tickets of jobs that workers began, after :meth:`listen`."""
         self._connection = connection
+        self._prefix = os.urandom(4).hex()
         self._serial = itertools.count()
+
+    async def listen(self) -> None:
+        """Hear of jobs that workers begin."""
+        await self._connection.subscribe(
+            started_subject(DAEMON),
+            lambda _subject, data: self.started.append(decode(data, Started).ticket),
+        )
+
+    async def until_started(self, *messages: JobMessage) -> None:
+        """Wait until workers have begun these jobs."""
+        tickets = {message.ticket for message in messages}
+
+        async def have_started() -> bool:
+            return tickets <= set(self.started)
+
+        await until(have_started, "the jobs to start")
 
     async def upload(self, module: bytes) -> Blob:
         """Store the chunks of a module."""
         sha256 = hashlib.sha256(module).hexdigest()
         return await put_blob(
             self._connection, lambda number: module_chunk_subject(POOL, sha256, number), [module]
+        )
+
+    async def prepare(
+        self,
+        module: Blob,
+        call: Call,
+        limits: Limits = Limits(timeout_sec=60),  # noqa: B008 - it is frozen
+        *,
+        engine: str = ANY_ENGINE,
+        attempts: int = 3,
+    ) -> JobMessage:
+        """Return the message of a job, with a large call stored."""
+        ticket = os.urandom(16).hex()
+        publication = Publication(POOL, DAEMON, ticket)
+        return JobMessage(
+            daemon=DAEMON,
+            job=f"{self._prefix}-{next(self._serial)}",
+            attempt=1,
+            generation=0,
+            ticket=ticket,
+            module=module,
+            options=EngineOptions(deterministic=engine != ANY_ENGINE),
+            limits=limits,
+            call=await send_call(self._connection, publication, call),
+            attempts=attempts,
         )
 
     async def publish(
@@ -88,40 +172,75 @@ class HandmadeDaemon:
         *,
         engine: str = ANY_ENGINE,
         attempts: int = 3,
-        **changes: Any,
     ) -> JobMessage:
-        """Publish a job, with ``changes`` of its message."""
-        ticket = os.urandom(16).hex()
-        publication = Publication(POOL, DAEMON, ticket)
-        message = JobMessage(
-            daemon=DAEMON,
-            job=f"job-{next(self._serial)}",
-            attempt=1,
-            generation=0,
-            ticket=ticket,
-            module=module,
-            options=EngineOptions(deterministic=engine != ANY_ENGINE),
-            limits=limits,
-            call=await send_call(self._connection, publication, call),
-            attempts=attempts,
-        )
-        await self.send(msgspec.structs.replace(message, **changes), engine)
+        """Publish a job."""
+        message = await self.prepare(module, call, limits, engine=engine, attempts=attempts)
+        await self.send(message, engine)
         return message
 
     async def send(self, message: JobMessage, engine: str = ANY_ENGINE) -> None:
         """Store a job in its stream."""
-        subject = job_subject(
-            POOL, engine, message.daemon, message.job, message.attempt, message.generation
-        )
+        subject = subject_of(message, engine)
         assert await self._connection.store(subject, encode(message)) is Stored.STORED
 
     async def answer(self, message: JobMessage) -> Answer:
-        """Wait for the answer to a job."""
+        """Wait for the answer to a job, which stays where it is."""
         subject = outcome_subject(message.daemon, message.ticket)
         data = await until(
             lambda: self._connection.get(outcome_stream(message.daemon), subject), "an answer"
         )
         return decode(data, Answer)
+
+    async def ran(self, message: JobMessage) -> Ran:
+        """Wait for the answer to a job, which must have run."""
+        content = (await self.answer(message)).content
+        assert isinstance(content, Ran), content
+        return content
+
+    async def returned(self, message: JobMessage) -> Returned:
+        """Wait for the answer to a job, which must have been returned."""
+        content = (await self.answer(message)).content
+        assert isinstance(content, Returned), content
+        return content
+
+    async def body(self, message: JobMessage, body: bytes | Blob) -> bytes:
+        """Return an outcome or output files, large ones from their chunks."""
+        if isinstance(body, bytes):
+            return body
+        chunks = Publication(POOL, DAEMON, message.ticket).output_chunks(body.upload)
+        stream = output_stream(DAEMON)
+        return bytes(await get_blob(self._connection, stream, chunks, body, body.size_bytes))
+
+    async def withdraw(self, message: JobMessage) -> None:
+        """Check that no worker has a job, and remove it."""
+        lease = await self._connection.fetch(job_stream(POOL), ANY_ENGINE, 5)
+        assert lease is not None
+        assert lease.subject == subject_of(message)
+        await lease.ack()
+
+    async def until_done(self, *messages: JobMessage, engine: str = ANY_ENGINE) -> None:
+        """Wait until these jobs are acknowledged."""
+        subjects = {subject_of(message, engine) for message in messages}
+
+        async def are_gone() -> bool:
+            filter_ = daemon_jobs_filter(POOL, DAEMON)
+            queued = await self._connection.subjects(job_stream(POOL), filter_)
+            return not subjects & queued
+
+        await until(are_gone, "the jobs to be acknowledged")
+
+
+def subject_of(message: JobMessage, engine: str = ANY_ENGINE) -> str:
+    """Return the subject of a job."""
+    return job_subject(
+        POOL, engine, message.daemon, message.job, message.attempt, message.generation
+    )
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 async def until(look: Callable[[], Any], what: str) -> Any:

@@ -23,6 +23,9 @@ _log = structlog.get_logger()
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 
+#: Time for one attempt, in seconds: a cluster may need 4 to 8 s for a new leader.
+_STORE_SECONDS: Final = 5.0
+
 #: How long a connected server may refuse an answer before the worker gives it up, in seconds. The
 #: job is in the stream still, so another worker runs it again.
 REFUSED_SECONDS: Final = 600.0
@@ -51,7 +54,7 @@ class AnswerSender:
         has_warned = False
         while True:
             try:
-                stored = await self._connection.store(subject, data)
+                stored = await self._connection.store(subject, data, seconds=_STORE_SECONDS)
                 reason = "the stream of outcomes is full"
             except FleetUnavailableError as error:
                 stored, reason = Stored.FULL, str(error)

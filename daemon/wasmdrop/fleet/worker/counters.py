@@ -50,9 +50,6 @@ class WorkerCounters:
         """Jobs that were received and have no outcome yet."""
         self.module_hits = 0
         """Jobs that found their module's machine code in memory."""
-        self.module_downloads = 0
-        self.module_bytes = 0
-        """Size of the downloaded modules."""
 
     @property
     def answered(self) -> int:

@@ -4,7 +4,8 @@ import time
 from typing import Final, NamedTuple
 
 from wasmdrop.fleet.bodies import Publication, receive_call
-from wasmdrop.fleet.chunks import MissingChunkError
+from wasmdrop.fleet.call_codec import InvalidCallError
+from wasmdrop.fleet.chunks import InvalidBodyError, MissingChunkError
 from wasmdrop.fleet.connection import FleetConnection
 from wasmdrop.fleet.messages import JobMessage, Started, encode
 from wasmdrop.fleet.modules import ModuleDownloads
@@ -56,22 +57,26 @@ class JobRun:
         self._max_module_bytes = settings.max_module_mb * MEBIBYTE
         self._max_call_bytes = settings.max_input_mb * MEBIBYTE * _CALL_RATIO
         self._pool = settings.fleet_pool
-        self._downloads = ModuleDownloads(
+        self.downloads: Final = ModuleDownloads(
             connection, self._pool, cache, settings.state_dir, self._max_module_bytes
         )
 
     async def run(self, message: JobMessage, engine: str, delivery: int) -> Executed:
         """Run a job of the class ``engine``.
 
-        Raises ``RunFailedError``; ``UnfitJobError`` if this worker can't run it; ``SandboxError``
-        if its module can't be kept or compiled because of the disk or the sandbox;
-        ``InvalidBodyError`` and ``InvalidCallError`` if a body is not as announced, and
-        ``FleetUnavailableError``.
+        Raises ``RunFailedError``; ``UnfitJobError`` if this worker can't run it, or its module or
+        call is not as announced; ``SandboxError`` if its module can't be kept or compiled because
+        of the disk or the sandbox, and ``FleetUnavailableError``.
         """
         check_request(message, engine, self._max_module_bytes)
         module = await self._module(message)
         publication = Publication(self._pool, message.daemon, message.ticket)
-        call = await receive_call(self._connection, publication, message.call, self._max_call_bytes)
+        try:
+            call = await receive_call(
+                self._connection, publication, message.call, self._max_call_bytes
+            )
+        except (InvalidBodyError, InvalidCallError) as error:
+            raise UnfitJobError(f"its call: {error}") from None
         started = Started(message.ticket, self._worker, delivery)
         await self._connection.publish(started_subject(message.daemon), encode(started))
         begun = time.monotonic()
@@ -91,10 +96,11 @@ class JobRun:
             return found
         begun = time.monotonic()
         try:
-            async with self._downloads.module(blob):
+            async with self.downloads.module(blob):
                 compiled = await self._executor.compile(blob.sha256, options)
-        except MissingChunkError as error:
-            raise UnfitJobError(str(error), needs_module=True) from None
+        except InvalidBodyError as error:
+            is_missing = isinstance(error, MissingChunkError)
+            raise UnfitJobError(f"its module: {error}", needs_module=is_missing) from None
         except RefusedError as refusal:
             raise UnfitJobError(f"its module can't be compiled: {refusal.message}") from None
         self._counters.stages[Stage.COMPILE].observe(time.monotonic() - begun)

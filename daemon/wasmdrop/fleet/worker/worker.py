@@ -12,8 +12,7 @@ from typing import Any, Final
 import structlog
 
 from wasmdrop.fleet.bodies import Publication, send_results
-from wasmdrop.fleet.call_codec import InvalidCallError
-from wasmdrop.fleet.chunks import InvalidBodyError, StreamFullError
+from wasmdrop.fleet.chunks import StreamFullError
 from wasmdrop.fleet.connection import FleetConnection, Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import Answer, GivenUp, InvalidMessageError, JobMessage, Ran, Returned
@@ -105,6 +104,7 @@ class Worker:
             ends: set[asyncio.Future[Any]] = {asked, self._health.failure, source, *slots}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             fault = self._fault([source, *slots])
+            source.cancel()
             await self._drain(slots, 0 if fault else self._settings.drain_sec, now)
             if fault:
                 raise SandboxError(fault)
@@ -243,10 +243,9 @@ class Worker:
         elif isinstance(error, UnfitJobError) and error.needs_module:
             _log.info("module-unavailable", module=message.module.sha256, reason=str(error))
             return Returned(one_line(str(error), _MAX_REASON), needs_module=True)
-        elif not isinstance(
-            error, UnfitJobError | InvalidBodyError | InvalidCallError | FleetUnavailableError
-        ):
-            _log.error("job-run-failed", job=message.job, exc_info=error)
+        elif not isinstance(error, UnfitJobError | FleetUnavailableError):
+            # A daemon that was taken over can cause this.
+            _log.warning("job-run-failed", job=message.job, exc_info=error)
             return self._returned(message, f"a fault of the worker: {type(error).__name__}")
         return self._returned(message, str(error))
 

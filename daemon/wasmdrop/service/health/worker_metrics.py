@@ -52,7 +52,7 @@ class WorkerMetrics(MetricsPage):
         yield gauge(
             "worker_connected", "Whether a server is reached.", sources.connection.is_connected
         )
-        yield counter("worker_module_downloads", "Downloaded modules.", counters.module_downloads)
+        yield counter("worker_module_downloads", "Downloaded modules.", sources.downloads.count)
         yield counter(
-            "worker_module_download_bytes", "Size of these modules.", counters.module_bytes
+            "worker_module_download_bytes", "Size of these modules.", sources.downloads.total_bytes
         )

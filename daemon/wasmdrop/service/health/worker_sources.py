@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wasmdrop.fleet.connection import FleetConnection
+from wasmdrop.fleet.modules import ModuleDownloads
 from wasmdrop.fleet.worker.counters import WorkerCounters
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.liveness import Liveness
@@ -16,6 +17,7 @@ class WorkerSources:
     """The sources of ``/metrics`` of a worker."""
 
     counters: WorkerCounters
+    downloads: ModuleDownloads
     executor: LocalExecutor
     connection: FleetConnection
     liveness: Liveness

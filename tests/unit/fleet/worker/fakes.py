@@ -98,8 +98,9 @@ class FakeConnection:
         """Keep a message."""
         self.published.append((subject, data))
 
-    async def store(self, subject: str, data: bytes) -> Stored:
+    async def store(self, subject: str, data: bytes, *, seconds: float = 1) -> Stored:
         """Keep a message, unless the test wants it otherwise."""
+        assert seconds
         self.stores += 1
         await asyncio.sleep(0)
         reply = self.store_replies.popleft() if self.store_replies else Stored.STORED
