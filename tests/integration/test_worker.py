@@ -16,9 +16,9 @@ import pytest
 from wasmtime import wat2wasm
 
 from tests.support.daemon import wait_until
-from tests.support.fleet.ready import connected, ready_server
+from tests.support.fleet.ready import SIZES, connected, ready_server, set_up
 from tests.support.fleet.secure import secure_fleet
-from tests.support.fleet.server import Server
+from tests.support.fleet.server import Server, running_server
 from tests.support.fleet.worker import (
     ADD,
     DAEMON,
@@ -35,6 +35,7 @@ from tests.support.wasi_programs import FILES, STREAM_PROGRAMS, STREAMS
 from wasmdrop.fleet.connection import FleetConnection
 from wasmdrop.fleet.messages import Blob, JobMessage, WorkerHeartbeat, decode, encode
 from wasmdrop.fleet.names import engine_class, heartbeat_subject
+from wasmdrop.fleet.setup import Plan
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code
@@ -342,10 +343,16 @@ def test_worker_without_a_fleet_says_what_is_missing(server: Server, tmp_path: P
     assert "WASMDROP_FLEET: expected the servers" in _failed(worker)
 
 
-def test_worker_whose_pool_is_missing_says_how_to_make_it(server: Server, tmp_path: Path) -> None:
+def test_worker_whose_pool_is_missing_says_so_and_waits(tmp_path: Path) -> None:
     """The fleet exists, but was set up without it."""
-    worker = Worker(tmp_path / "w", server, WASMDROP_FLEET_POOL="other")
-    assert "wasmdrop fleet init --pool other" in _failed(worker)
+    with (
+        running_server(tmp_path / "nats") as server,
+        Worker(tmp_path / "w", server).launched() as worker,
+    ):
+        (event,) = worker.until_logged("pool-missing")
+        assert f"wasmdrop fleet init --pool {POOL}" in event["reason"]
+        asyncio.run(set_up(server, Plan((DAEMON,), (POOL,), (), sizes=SIZES)))
+        worker.until_logged("ready")
 
 
 def test_worker_with_the_key_of_another_pool_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.fleet.ready import SIZES, connected, ready_server, set_up
 from tests.support.fleet.server import Server
 from tests.support.fleet.worker import ADD, DAEMON, POOL, HandmadeDaemon, Worker, add_call, until
 from wasmdrop.fleet.messages import GivenUp, JobMessage
-from wasmdrop.fleet.names import OUTCOMES, outcome_consumer, outcome_subject
+from wasmdrop.fleet.names import outcome_consumer, outcome_stream, outcome_subject
 from wasmdrop.fleet.setup import Plan
 
 
@@ -74,15 +74,15 @@ def test_jobs_of_dead_and_stopped_workers_are_run_by_another(
             await daemon.until_done(poison, innocent, slow)
 
             # The daemon takes the answer; then the late one comes.
-            lease = await connection.fetch(OUTCOMES, outcome_consumer(DAEMON), 5)
+            lease = await connection.fetch(outcome_stream(DAEMON), outcome_consumer(DAEMON), 5)
             while lease is not None and lease.subject != outcome_subject(DAEMON, slow.ticket):
-                lease = await connection.fetch(OUTCOMES, outcome_consumer(DAEMON), 5)
+                lease = await connection.fetch(outcome_stream(DAEMON), outcome_consumer(DAEMON), 5)
             assert lease is not None
             await lease.ack()
             answer_subject = outcome_subject(DAEMON, slow.ticket)
 
             async def is_taken() -> bool:
-                return await connection.get(OUTCOMES, answer_subject) is None
+                return await connection.get(outcome_stream(DAEMON), answer_subject) is None
 
             await until(is_taken, "the answer to be taken")
             stopped.process.send_signal(signal.SIGCONT)
@@ -160,20 +160,14 @@ def test_worker_answer_waits_for_a_server_that_is_away(server: Server, tmp_path:
 def test_worker_started_before_its_server_waits_for_it(server: Server, tmp_path: Path) -> None:
     """Hosts start in any order."""
     server.kill()
-    worker = Worker(tmp_path / "w", server)
-    with _killed_at_the_end(worker):
-        worker.launch()
+    with Worker(tmp_path / "w", server).launched() as worker:
         worker.until_logged("fleet-lost")
         server.start()
         worker.until_logged("ready")
-        assert worker.stop() == 0
 
 
 def test_worker_stopped_before_its_server_came_ends(server: Server, tmp_path: Path) -> None:
     """It has no job to wait for."""
     server.kill()
-    worker = Worker(tmp_path / "w", server)
-    with _killed_at_the_end(worker):
-        worker.launch()
+    with Worker(tmp_path / "w", server).launched() as worker:
         worker.until_logged("fleet-lost")
-        assert worker.stop() == 0

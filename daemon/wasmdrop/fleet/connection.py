@@ -82,10 +82,6 @@ class Lease:
         """Begin the time of the lease anew. Best effort."""
         await self._say(b"+WPI")
 
-    async def give_back(self) -> None:
-        """Have the message delivered again at once. Best effort."""
-        await self._say(b"-NAK")
-
     async def _say(self, word: bytes) -> None:
         with contextlib.suppress(FleetUnavailableError):
             await self._client.publish(self._reply, word)

@@ -49,15 +49,15 @@ _STUCK_STATUS: Final = 3
 
 _CONNECT_SECONDS: Final = 5.0
 
-#: How long a consumer may be missing at the start, in seconds: a cluster may elect its leader.
-_POOL_SECONDS: Final = 10.0
+#: Time for one look for the pool, in seconds.
+_POOL_SECONDS: Final = 3.0
 
 
 async def work(settings: Settings) -> None:
     """Run jobs of the fleet until a signal stops the worker.
 
     Raises ``SettingsError`` if a setting, the state directory or the key can't be used, or the
-    fleet lacks the worker's pool; ``SandboxError`` if there is no sandbox, or none any more.
+    fleet refuses the worker; ``SandboxError`` if there is no sandbox, or none any more.
     """
     if not settings.fleet:
         raise SettingsError(
@@ -154,10 +154,11 @@ async def _work(
 
 
 async def _await_pool(connection: FleetConnection, pool: str) -> None:
-    """Wait for a server, however long that takes, and check that it has the worker's pool.
+    """Wait for a server that has the worker's pool, however long that takes.
 
-    Raises ``SettingsError`` if it has not, or refuses the worker.
+    Raises ``SettingsError`` if the server refuses the worker.
     """
+    has_warned = False
     while True:
         try:
             await connection.wait_connected(_CONNECT_SECONDS)
@@ -169,12 +170,15 @@ async def _await_pool(connection: FleetConnection, pool: str) -> None:
         except FleetUnavailableError as error:
             _log.warning("fleet-unavailable", reason=str(error))
             continue
-        if not has_pool:
-            raise SettingsError(
-                f"WASMDROP_FLEET_POOL: the fleet has no pool {pool}; run"
-                f" `wasmdrop fleet init --pool {pool}`"
+        if has_pool:
+            return
+        if not has_warned:
+            has_warned = True
+            _log.warning(
+                "pool-missing",
+                reason=f"the fleet has no pool {pool}, or no server leads it now; set"
+                f" WASMDROP_FLEET_POOL, or run `wasmdrop fleet init --pool {pool}`",
             )
-        return
 
 
 async def _check_class(connection: FleetConnection, pool: str, engine: str) -> None:

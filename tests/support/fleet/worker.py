@@ -91,6 +91,17 @@ class Worker(Daemon):
             yield self
 
     @contextlib.contextmanager
+    def launched(self) -> Iterator["Worker"]:
+        """Run the worker for a block, without waiting until it is ready; it must stop cleanly."""
+        self.launch()
+        try:
+            yield self
+        finally:
+            assert self.process is not None
+            status = self.stop() if self.process.poll() is None else self.process.returncode
+        assert status == 0, self.log_text()
+
+    @contextlib.contextmanager
     def frozen_jobs(self) -> Iterator[list[int]]:
         """Stop all processes of jobs during the block, so that a job that begins does not end.
 

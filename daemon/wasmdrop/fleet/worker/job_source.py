@@ -1,15 +1,14 @@
 """Pull jobs: of the class that any worker may run, and of the worker's own class.
 
-The server looks at each waiting pull request when a job arrives, so a worker has one for each class
-at most, however many slots are free. Slots that find jobs ask for the next one themselves; the
-waiting requests are for slots that found none.
+A worker asks for no more jobs than it has free slots: a job that waits here could run elsewhere.
+The server looks at each waiting request when a job arrives, so one slot waits for a class, however
+many are free. A class without jobs for a while is only asked at intervals, so that the slot that
+would wait for it can wait for the other.
 """
 
 import asyncio
-import contextlib
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -20,26 +19,25 @@ from wasmdrop.fleet.errors import FleetUnavailableError, NoAnswerError
 
 _log = structlog.get_logger()
 
-#: How long a pull request waits for a job, in seconds.
-_WAIT_SECONDS: Final = 1.0
+#: How long a request waits for a job, in seconds.
+_WAIT_SECONDS: Final = 0.5
 
-#: How long a class that had no job is asked by its waiting request only, in seconds.
-_EMPTY_SECONDS: Final = 0.25
+#: Interval at which a class that has no jobs is asked, in seconds.
+_QUIET_SECONDS: Final = 0.5
 
-#: How long a job that arrives when all slots have one waits for a slot, in seconds. Another worker
-#: has it then.
-_HOLD_SECONDS: Final = 0.05
+#: How long after its last job a slot waits for a class, in seconds.
+_BUSY_SECONDS: Final = 60.0
 
-#: How long a class is not asked after a pull request failed, in seconds: random, so that the
-#: workers do not ask a restarted server all at once.
+#: How long a class is not asked after a request failed, in seconds: random, so that the workers do
+#: not ask a restarted server all at once.
 _PAUSE_SECONDS: Final = (0.5, 2.0)
 
-#: A connected server that answers no pull request for so long will not answer any more, in seconds.
+#: A connected server that answers no request for so long will not answer any more, in seconds.
 STUCK_SECONDS: Final = 60.0
 
 
 class StuckError(Exception):
-    """Pull requests are not answered any more, although the server is connected."""
+    """Requests for jobs are not answered any more, although the server is connected."""
 
 
 class Pulled(NamedTuple):
@@ -53,15 +51,20 @@ class Pulled(NamedTuple):
 class _JobClass:
     def __init__(self, engine: str) -> None:
         self.engine = engine
+        self.waits = asyncio.Lock()
+        """Held by the slot that waits for a job of it."""
         self.quiet_until = 0.0
-        """It had no job or could not be asked, and slots do not ask it before."""
+        """It had no job or could not be asked, and is not asked before, except by that slot."""
+        self.busy_until = 0.0
+        """It had a job recently."""
         self.problem = ""
 
 
 class JobSource:
     """Pulls jobs of a stream from the consumers of ``engines``; shared by all slots of a worker.
 
-    ``clock``: a monotonic clock in seconds.
+    The last of the classes is the one to wait for until there are jobs. ``clock``: a monotonic
+    clock in seconds.
     """
 
     def __init__(
@@ -76,64 +79,30 @@ class JobSource:
         self._clock = clock
         self._classes = [_JobClass(engine) for engine in engines]
         """In the order in which slots ask them: the one that gave the last job is the last."""
-        self._waiters: deque[asyncio.Future[Pulled]] = deque()
-        """Free slots that found no job."""
-        self._wanted = asyncio.Event()
-        """Set while there are waiters."""
         self._unanswered_since: float | None = None
 
-    async def run(self) -> None:
-        """Send the requests that wait, until cancelled. Raises ``StuckError``."""
-        await asyncio.gather(*map(self._wait_for, list(self._classes)))
-
     async def pull(self) -> Pulled:
-        """Return the next job, however long that takes."""
-        now = self._clock()
-        for one in list(self._classes):
-            if one.quiet_until <= now:
-                pulled = await self._ask(one, 0)
-                if pulled is not None:
-                    return pulled
-        waiter: asyncio.Future[Pulled] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        self._wanted.set()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                await waiter.result().lease.give_back()
-            raise
-
-    async def _wait_for(self, one: _JobClass) -> None:
+        """Return the next job, however long that takes. Raises ``StuckError``."""
         while True:
-            await self._wanted.wait()
-            pulled = await self._ask(one, _WAIT_SECONDS)
-            if pulled is not None:
-                await self._hand_over(pulled)
-            elif one.problem:
-                await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
+            now = self._clock()
+            for one in list(self._classes):
+                if one.quiet_until <= now and (pulled := await self._ask(one, 0)) is not None:
+                    return pulled
+            one = self._to_wait_for()
+            async with one.waits:
+                if one.problem:
+                    pause_seconds = random.uniform(*_PAUSE_SECONDS)  # noqa: S311 - no secret
+                    await asyncio.sleep(pause_seconds)
+                elif (pulled := await self._ask(one, _WAIT_SECONDS)) is not None:
+                    return pulled
 
-    async def _hand_over(self, pulled: Pulled) -> None:
-        """Give a job to a slot, or back to the server."""
-        waiter = self._next_waiter()
-        if waiter is None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_HOLD_SECONDS):
-                    await self._wanted.wait()
-            waiter = self._next_waiter()
-        if waiter is None:
-            await pulled.lease.give_back()
-        else:
-            waiter.set_result(pulled)
-
-    def _next_waiter(self) -> "asyncio.Future[Pulled] | None":
-        found = None
-        while self._waiters and found is None:
-            waiter = self._waiters.popleft()
-            found = None if waiter.done() else waiter
-        if not self._waiters:
-            self._wanted.clear()
-        return found
+    def _to_wait_for(self) -> _JobClass:
+        """Return the class that gave the last job, or another busy one for which no slot waits."""
+        now = self._clock()
+        usable = [one for one in self._classes if not one.problem] or self._classes
+        busy = [one for one in usable if one.busy_until > now] or usable[-1:]
+        free = [one for one in busy if not one.waits.locked()]
+        return (free or busy)[-1]
 
     async def _ask(self, one: _JobClass, seconds: float) -> Pulled | None:
         begun = self._clock()
@@ -142,21 +111,23 @@ class JobSource:
         except FleetUnavailableError as error:
             self._on_failed(one, error, begun)
             return None
+        now = self._clock()
         self._unanswered_since = None
         if one.problem:
             _log.info("pull-resumed", consumer=one.engine)
             one.problem = ""
         if lease is None:
-            one.quiet_until = self._clock() + _EMPTY_SECONDS
+            one.quiet_until = now + _QUIET_SECONDS
             return None
         one.quiet_until = 0.0
+        one.busy_until = now + _BUSY_SECONDS
         self._classes.remove(one)
         self._classes.append(one)
         return Pulled(lease, one.engine)
 
     def _on_failed(self, one: _JobClass, error: FleetUnavailableError, begun: float) -> None:
         now = self._clock()
-        one.quiet_until = now + _PAUSE_SECONDS[1]
+        one.quiet_until = now + _PAUSE_SECONDS[0]
         if not one.problem:
             _log.warning("pull-failed", consumer=one.engine, reason=str(error))
         one.problem = str(error)
@@ -167,6 +138,6 @@ class JobSource:
             self._unanswered_since = begun
         if now - self._unanswered_since > STUCK_SECONDS:
             raise StuckError(
-                f"no pull request was answered for {STUCK_SECONDS:g} s, although the server is"
+                f"no request for jobs was answered for {STUCK_SECONDS:g} s, although the server is"
                 f" connected: {error}"
             )

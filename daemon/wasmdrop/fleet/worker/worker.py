@@ -97,20 +97,18 @@ class Worker:
         its connection is stuck.
         """
         keeping = asyncio.create_task(self._leases.run())
-        source = asyncio.create_task(self._source.run())
         slots = {asyncio.create_task(self._slot()) for _ in range(self._settings.workers)}
         asked = asyncio.create_task(stop.wait())
         try:
-            ends: set[asyncio.Future[Any]] = {asked, self._health.failure, source, *slots}
+            ends: set[asyncio.Future[Any]] = {asked, self._health.failure, *slots}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            fault = self._fault([source, *slots])
-            source.cancel()
+            fault = self._fault(slots)
             await self._drain(slots, 0 if fault else self._settings.drain_sec, now)
             if fault:
                 raise SandboxError(fault)
         finally:
             self._health.close()
-            await _cancel([keeping, source, asked, *slots, *self._answers])
+            await _cancel([keeping, asked, *slots, *self._answers])
 
     def _fault(self, tasks: Iterable["asyncio.Task[None]"]) -> str:
         """Return why the worker is of no use any more; empty if it is to stop."""

@@ -29,7 +29,6 @@ class FakeLease:
         self.delivery = delivery
         self.acks = 0
         self.extensions = 0
-        self.given_back = 0
 
     async def ack(self) -> None:
         """Count an acknowledgement."""
@@ -38,10 +37,6 @@ class FakeLease:
     async def extend(self) -> None:
         """Count an extension."""
         self.extensions += 1
-
-    async def give_back(self) -> None:
-        """Count a return."""
-        self.given_back += 1
 
     def as_lease(self) -> Lease:
         """Return this as the type of a real one."""
@@ -88,8 +83,11 @@ class FakeConnection:
         if not self.jobs[consumer] and seconds:
             self.waiting[consumer] += 1
             try:
-                while not self.jobs[consumer]:
-                    await self._news.wait()
+                async with asyncio.timeout(seconds):
+                    while not self.jobs[consumer]:
+                        await self._news.wait()
+            except TimeoutError:
+                return None
             finally:
                 self.waiting[consumer] -= 1
         return self.jobs[consumer].popleft().as_lease() if self.jobs[consumer] else None

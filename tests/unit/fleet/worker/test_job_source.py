@@ -1,31 +1,26 @@
 """Jobs are pulled for free slots only, with one waiting request for each class."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from tests.support.loop_clock import LoopClock
 from tests.unit.fleet.worker.fakes import Clock, FakeConnection, FakeLease, settled, until
 from wasmdrop.fleet.errors import FleetUnavailableError, NoAnswerError
-from wasmdrop.fleet.worker.job_source import STUCK_SECONDS, JobSource, StuckError
+from wasmdrop.fleet.worker.job_source import STUCK_SECONDS, JobSource, Pulled, StuckError
 
 ANY, OWN = "any", "p1-50"
 
 
-@asynccontextmanager
-async def running(
-    connection: FakeConnection, clock: Clock | None = None
-) -> AsyncIterator[JobSource]:
-    """Give a source of both classes that runs during the block."""
-    source = JobSource(connection.as_connection(), "JOBS", (OWN, ANY), clock or Clock())
-    task = asyncio.create_task(source.run())
-    try:
-        yield source
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+def source_of(connection: FakeConnection, clock: Clock | None = None) -> JobSource:
+    """Return a source of both classes."""
+    return JobSource(connection.as_connection(), "JOBS", (OWN, ANY), clock or Clock())
+
+
+async def _cancel(slots: list["asyncio.Task[Pulled]"]) -> None:
+    for slot in slots:
+        slot.cancel()
+    await asyncio.wait(slots)
 
 
 def test_source_of_queued_jobs_gives_them_without_a_waiting_request() -> None:
@@ -34,41 +29,64 @@ def test_source_of_queued_jobs_gives_them_without_a_waiting_request() -> None:
     async def play() -> None:
         connection = FakeConnection()
         jobs = [connection.put(ANY, FakeLease()) for _ in range(3)]
-        async with running(connection) as source:
-            got = [(await source.pull()).lease for _ in jobs]
+        source = source_of(connection)
+        got = [(await source.pull()).lease for _ in jobs]
         assert got == [job.as_lease() for job in jobs]
         assert {seconds for _consumer, seconds in connection.pulls} == {0}
 
     asyncio.run(play())
 
 
-def test_source_without_free_slots_asks_for_nothing() -> None:
-    """A job that waits here could run elsewhere."""
-
-    async def play() -> None:
-        connection = FakeConnection()
-        async with running(connection):
-            await settled()
-        assert connection.pulls == []
-
-    asyncio.run(play())
-
-
-def test_source_with_many_free_slots_waits_once_for_each_class() -> None:
+def test_source_with_free_slots_waits_once_and_gives_each_job_to_one() -> None:
     """The cost of a job at the server grows with the requests that wait."""
 
     async def play() -> None:
         connection = FakeConnection()
-        async with running(connection) as source:
-            slots = [asyncio.create_task(source.pull()) for _ in range(8)]
-            await until(lambda: connection.waiting[OWN] and connection.waiting[ANY])
-            await settled()
-            assert dict(connection.waiting) == {ANY: 1, OWN: 1}
-            for consumer in (ANY, OWN, ANY):
-                connection.put(consumer, FakeLease())
-            await until(lambda: sum(slot.done() for slot in slots) == 3)
-            for slot in slots:
-                slot.cancel()
+        source = source_of(connection)
+        slots = [asyncio.create_task(source.pull()) for _ in range(8)]
+        await until(lambda: connection.waiting[ANY])
+        await settled()
+        assert dict(connection.waiting) == {ANY: 1}
+        jobs = [connection.put(ANY, FakeLease()) for _ in range(3)]
+        await until(lambda: sum(slot.done() for slot in slots) == 3)
+        got = {slot.result().lease for slot in slots if slot.done()}
+        assert got == {job.as_lease() for job in jobs}
+        await _cancel(slots)
+
+    asyncio.run(play())
+
+
+def test_source_class_without_jobs_is_asked_at_intervals() -> None:
+    """No slot waits for it."""
+
+    async def play() -> None:
+        clock, connection = Clock(), FakeConnection()
+        source = source_of(connection, clock)
+        slot = asyncio.create_task(source.pull())
+        await until(lambda: connection.waiting[ANY])
+        job = connection.put(OWN, FakeLease())
+        clock.seconds += 1
+        assert (await slot).lease == job.as_lease()
+
+    asyncio.run(play())
+
+
+def test_source_of_both_classes_waits_for_each_with_a_slot_of_its_own() -> None:
+    """It never asks for more jobs than there are free slots."""
+
+    async def play() -> None:
+        connection = FakeConnection()
+        source = source_of(connection)
+        for consumer in (OWN, ANY):
+            connection.put(consumer, FakeLease())
+            await source.pull()
+        slots = [asyncio.create_task(source.pull())]
+        await until(lambda: sum(connection.waiting.values()) == 1)
+        slots += [asyncio.create_task(source.pull()) for _ in range(3)]
+        await until(lambda: connection.waiting[ANY] and connection.waiting[OWN])
+        await settled()
+        assert dict(connection.waiting) == {ANY: 1, OWN: 1}
+        await _cancel(slots)
 
     asyncio.run(play())
 
@@ -81,64 +99,10 @@ def test_source_with_jobs_of_both_classes_takes_turns() -> None:
         for _ in range(4):
             connection.put(ANY, FakeLease())
             connection.put(OWN, FakeLease())
-        async with running(connection) as source:
-            return [(await source.pull()).engine for _ in range(8)]
+        source = source_of(connection)
+        return [(await source.pull()).engine for _ in range(8)]
 
-    engines = asyncio.run(play())
-    assert engines == [OWN, ANY] * 4
-
-
-def test_source_job_without_a_slot_goes_to_the_next_free_one() -> None:
-    """Both waiting requests were answered, and one slot was free: the job is held for a moment."""
-
-    async def play() -> None:
-        connection = FakeConnection()
-        async with running(connection) as source:
-            slot = asyncio.create_task(source.pull())
-            await until(lambda: connection.waiting[OWN] and connection.waiting[ANY])
-            both = [connection.put(ANY, FakeLease()), connection.put(OWN, FakeLease())]
-            first = await slot
-            await settled()
-            assert {first.lease, (await source.pull()).lease} == {job.as_lease() for job in both}
-        assert [lease.given_back for lease in both] == [0, 0]
-
-    asyncio.run(play())
-
-
-def test_source_job_that_no_slot_takes_is_given_back() -> None:
-    """Another worker may be idle."""
-
-    async def play() -> None:
-        clock = LoopClock()
-        connection = FakeConnection()
-        async with running(connection) as source:
-            slot = asyncio.create_task(source.pull())
-            await until(lambda: connection.waiting[OWN] and connection.waiting[ANY])
-            both = [connection.put(ANY, FakeLease()), connection.put(OWN, FakeLease())]
-            await slot
-            await clock.jump(10)
-            await until(lambda: sum(lease.given_back for lease in both) == 1)
-
-    asyncio.run(play())
-
-
-def test_source_job_of_a_cancelled_slot_is_given_back() -> None:
-    """The worker stops in the moment in which the job arrives."""
-
-    async def play() -> None:
-        connection = FakeConnection()
-        async with running(connection) as source:
-            slot = asyncio.create_task(source.pull())
-            await until(lambda: connection.waiting[ANY])
-            (waiter,) = source._waiters
-            lease = FakeLease()
-            connection.put(ANY, lease)
-            await until(waiter.done)
-            slot.cancel()
-            await asyncio.wait([slot])
-            assert lease.given_back == 1
-
-    asyncio.run(play())
+    assert asyncio.run(play()) == [OWN, ANY] * 4
 
 
 def test_source_whose_own_class_is_missing_serves_the_other() -> None:
@@ -148,12 +112,34 @@ def test_source_whose_own_class_is_missing_serves_the_other() -> None:
         connection = FakeConnection()
         connection.errors[OWN] = FleetUnavailableError("no such consumer")
         jobs = [connection.put(ANY, FakeLease()) for _ in range(3)]
-        async with running(connection) as source:
-            assert [(await source.pull()).lease for _ in jobs] == [job.as_lease() for job in jobs]
-            slot = asyncio.create_task(source.pull())
-            await until(lambda: connection.waiting[ANY])
-            last = connection.put(ANY, FakeLease())
-            assert (await slot).lease == last.as_lease()
+        source = source_of(connection)
+        assert [(await source.pull()).lease for _ in jobs] == [job.as_lease() for job in jobs]
+        slot = asyncio.create_task(source.pull())
+        await until(lambda: connection.waiting[ANY])
+        last = connection.put(ANY, FakeLease())
+        assert (await slot).lease == last.as_lease()
+
+    asyncio.run(play())
+
+
+def test_source_goes_on_when_the_fleet_is_back() -> None:
+    """Slots that found no server ask again."""
+
+    async def play() -> None:
+        connection = FakeConnection()
+        connection.errors[ANY] = connection.errors[OWN] = FleetUnavailableError("no server")
+        clock = Clock()
+        source = source_of(connection, clock)
+        slots = [asyncio.create_task(source.pull()) for _ in range(2)]
+        loop = LoopClock()
+        await settled()
+        connection.errors.clear()
+        jobs = [connection.put(ANY, FakeLease()) for _ in slots]
+        for _ in range(4):
+            clock.seconds += 3
+            await loop.jump(3)
+        await until(lambda: all(slot.done() for slot in slots))
+        assert {slot.result().lease for slot in slots} == {job.as_lease() for job in jobs}
 
     asyncio.run(play())
 
