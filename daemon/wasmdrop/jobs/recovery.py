@@ -80,7 +80,7 @@ async def _resume(
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return
     is_away = job.is_remote and job.state in {JobState.RUNNING, JobState.EXECUTED}
-    if is_away and job.resumptions < _MOST_RESUMPTIONS:
+    if is_away and job.attempt > 0 and job.resumptions < _MOST_RESUMPTIONS:
         # The attempt did not end with the daemon: the next one is the same attempt. Its answer
         # waits in the fleet until the results are in place.
         job = journal.move_lazily(

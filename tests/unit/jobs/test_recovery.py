@@ -95,3 +95,16 @@ def test_recovery_job_that_was_detached_keeps_its_attempts(tmp_path: Path) -> No
 
     found = resumed(tmp_path, prepare)
     assert (found.attempt, found.resumptions) == (0, 0)
+
+
+def test_recovery_job_that_was_detached_and_then_refused_has_no_attempt_to_take_back(
+    tmp_path: Path,
+) -> None:
+    """It ended without one."""
+
+    def prepare(journal: Journal, job: Job) -> None:
+        job, _ = journal.begin(job, attempt=1, started_at_ns=1, is_remote=True)
+        job = journal.move_lazily(job, JobState.QUEUED, attempt=0)
+        journal.move_lazily(job, JobState.EXECUTED)
+
+    assert resumed(tmp_path, prepare).attempt == 0
