@@ -85,7 +85,7 @@ async def _fleet(
     if not settings.fleet:
         yield None
         return
-    # Only a daemon with a fleet needs it: it takes 0.2 s and 10 MiB.
+    # Only a daemon with a fleet needs it: it takes 0.1 s and 5 MiB.
     from wasmdrop.fleet.extra import require_extra  # noqa: PLC0415
 
     with require_extra("WASMDROP_FLEET"):

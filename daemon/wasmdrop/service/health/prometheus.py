@@ -96,7 +96,9 @@ class PrometheusCollector(MetricsPage):
             jobs.add_metric([code], count)
         yield jobs
         yield gauge("jobs_queued", "Accepted jobs that do not run yet.", metrics.queued)
-        yield gauge("jobs_running", "Jobs that run in a process.", metrics.running)
+        yield gauge(
+            "jobs_running", "Jobs that run in a process, or are in the fleet.", metrics.running
+        )
         yield gauge(
             "oldest_job_age_seconds",
             "Time since the drop of the oldest job without delivered results; 0 without one.",
