@@ -13,15 +13,18 @@ from enum import Enum
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from wasmdrop.fleet.access import Access
-from wasmdrop.fleet.errors import FleetApiError, FleetRefusedError, FleetUnavailableError
+from wasmdrop.fleet.errors import (
+    FleetApiError,
+    FleetRefusedError,
+    FleetUnavailableError,
+    NoAnswerError,
+)
+from wasmdrop.fleet.link import Link
 from wasmdrop.fleet.names import API, MEMBER_API, MODULES
 from wasmdrop.fleet.nats_client import Callback, Message, NatsClient
 from wasmdrop.protocol.text import one_line
-
-_log = structlog.get_logger()
 
 #: Time for a request with all its repetitions: a cluster may need 4 to 8 s for a new leader.
 ANSWER_SECONDS: Final = 15.0
@@ -32,8 +35,10 @@ _TRY_SECONDS: Final = 5.0
 #: A server answers a pull after its time; the answer needs some, too.
 _PULL_MARGIN_SECONDS: Final = 3.0
 
-_FIRST_DELAY_SECONDS: Final = 0.25
-_MAX_DELAY_SECONDS: Final = 8.0
+_POLL_SECONDS: Final = 0.02
+
+#: How long the end of the connection takes at most before it is asked for again.
+_CANCEL_SECONDS: Final = 1.0
 
 #: Statuses of JetStream and of the server itself; they are like those of HTTP.
 _NOT_FOUND: Final = 404
@@ -90,46 +95,55 @@ class Lease:
 class FleetConnection:
     """A connection to one server of the fleet at a time. Made by :func:`connect`."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
-        self._client: NatsClient | None = None
-        self._connected = asyncio.Event()
-        self._away_since = time.monotonic()
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._api: str | None = None
-        self._subscriptions: list[tuple[str, Callback]] = []
-        self.problem = "it was not reached yet"
-        """Why there is no connection, in one line; empty while there is one."""
-        self.server_version = ""
-        """Of the last server that was reached."""
-        self.server_url = ""
 
     @property
     def is_connected(self) -> bool:
         """Whether a server is reached now, as far as is known."""
-        return self._client is not None and self._client.is_open
+        return self._link.is_connected
 
     @property
     def away_seconds(self) -> float:
         """For how long no server was reached; 0 while one is."""
-        return 0.0 if self.is_connected else time.monotonic() - self._away_since
+        return self._link.away_seconds
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection, in one line; empty while there is one."""
+        return self._link.problem
+
+    @property
+    def server_version(self) -> str:
+        """The version of the last server that was reached."""
+        return self._link.server_version
+
+    @property
+    def server_url(self) -> str:
+        """The address of the last server that was reached."""
+        return self._link.server_url
 
     async def wait_connected(self, seconds: float) -> None:
-        """Wait until a server is reached. Raises ``FleetUnavailableError`` after ``seconds``."""
-        await self._linked(seconds)
+        """Wait until a server is reached.
+
+        Raises ``FleetUnavailableError`` after ``seconds``, or as soon as all servers refuse.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.is_connected:
+            if self._link.is_refused:
+                raise FleetRefusedError(self.problem)
+            if time.monotonic() > deadline:
+                raise FleetUnavailableError(self.problem)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def publish(self, subject: str, data: bytes) -> None:
         """Send a message that nobody stores: it may be lost, as it is while there is no server."""
-        client = self._client
-        if client is not None:
-            with contextlib.suppress(FleetUnavailableError):
-                await client.publish(subject, data)
+        await self._link.publish(subject, data)
 
     async def subscribe(self, subject: str, callback: Callback) -> None:
         """Call ``callback(subject, data)`` with each message that is sent on a subject."""
-        self._subscriptions.append((subject, callback))
-        if self._client is not None:
-            with contextlib.suppress(FleetUnavailableError):  # the next connection subscribes
-                await self._client.subscribe(subject, callback)
+        await self._link.subscribe(subject, callback)
 
     async def store(
         self,
@@ -168,6 +182,7 @@ class FleetConnection:
         """
         name = f"{API}.DIRECT.GET.{stream}.{subject}"
         reply = await self._ask(name, b"", seconds)
+        self._link.note_answer()
         if reply.status == _NOT_FOUND:
             return None
         if reply.status:
@@ -179,11 +194,19 @@ class FleetConnection:
 
         Raises ``FleetUnavailableError`` if the server does not answer.
         """
-        client = await self._linked(seconds)
+        client = await self._link.client(seconds)
         bound = {"expires": int(seconds * 1e9)} if seconds else {"no_wait": True}
         request = msgspec.json.encode({"batch": 1, **bound})
         name = f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        reply = await client.pull(name, request, seconds + _PULL_MARGIN_SECONDS)
+        try:
+            reply = await client.pull(name, request, seconds + _PULL_MARGIN_SECONDS)
+        except NoAnswerError:
+            self._link.note_silence()
+            raise
+        if reply.status == _NO_RESPONDERS:
+            self._link.note_silence()
+        else:
+            self._link.note_answer()
         if reply.delivery:
             return Lease(client, reply)
         if reply.status in {_NOT_FOUND, _PULL_ENDED}:
@@ -228,7 +251,7 @@ class FleetConnection:
         name = f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         deadline = time.monotonic() + seconds
         while True:
-            client = await self._linked(deadline - time.monotonic())
+            client = await self._link.client(deadline - time.monotonic())
             # A consumer refuses this request; what does not exist does not answer.
             reply = await client.request(name, b"{", _TRY_SECONDS)
             if reply.status != _NO_RESPONDERS:
@@ -256,7 +279,7 @@ class FleetConnection:
 
     async def _find_api(self, seconds: float) -> str:
         """Return the prefix of JetStream's functions in this user's account."""
-        client = await self._linked(seconds)
+        client = await self._link.client(seconds)
         reply = await client.request(f"{MEMBER_API}.STREAM.INFO.{MODULES}", b"", _TRY_SECONDS)
         return API if reply.status == _NO_RESPONDERS else MEMBER_API
 
@@ -272,6 +295,7 @@ class FleetConnection:
                 raise FleetUnavailableError(f"{subject}: {fault}") from None
             refusal = answer.get("error")
             if refusal is None:
+                self._link.note_answer()
                 return answer
             error = FleetApiError(
                 int(refusal.get("code", 0)),
@@ -281,7 +305,11 @@ class FleetConnection:
             is_passing = error.number == _IN_PROCESS or (
                 error.status >= _SERVER_FAULT and not _is_about_room(error)
             )
-            if not is_passing or time.monotonic() > deadline:
+            if not is_passing:
+                self._link.note_answer()
+                raise error
+            self._link.note_silence()
+            if time.monotonic() > deadline:
                 raise error
             await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
 
@@ -296,7 +324,7 @@ class FleetConnection:
         deadline = time.monotonic() + seconds
         while True:
             left = deadline - time.monotonic()
-            client = await self._linked(left)
+            client = await self._link.client(left)
             try:
                 reply = await client.request(
                     subject, data, max(min(left, _TRY_SECONDS), 0.1), headers
@@ -305,9 +333,12 @@ class FleetConnection:
                 raise
             except FleetUnavailableError as error:
                 failure = error
+                if isinstance(error, NoAnswerError):
+                    self._link.note_silence()
             else:
                 if reply.status != _NO_RESPONDERS:
                     return reply
+                self._link.note_silence()
                 failure = FleetUnavailableError(
                     "JetStream is off, the stream does not exist, or none leads it now"
                 )
@@ -315,66 +346,18 @@ class FleetConnection:
                 raise FleetUnavailableError(f"{subject}: {failure}")
             await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
 
-    async def _linked(self, seconds: float) -> NatsClient:
-        try:
-            async with asyncio.timeout(max(seconds, 0)):
-                while not self.is_connected:
-                    self._connected.clear()
-                    await self._connected.wait()
-        except TimeoutError:
-            raise FleetUnavailableError(self.problem or "the connection is lost") from None
-        assert self._client is not None  # noqa: S101 - is_connected
-        return self._client
-
-    async def run(self) -> None:
-        """Connect again and again, until this is cancelled."""
-        failures = 0
-        while True:
-            for server in random.sample(self._access.servers, len(self._access.servers)):
-                client = NatsClient(server, self._access)
-                try:
-                    await client.start()
-                    failures = 0
-                    await self._use(client)
-                except FleetUnavailableError as error:
-                    self._lose(str(error))
-                finally:
-                    self._client = None
-                    await client.close()
-            delay = min(_FIRST_DELAY_SECONDS * 2**failures, _MAX_DELAY_SECONDS)
-            failures += 1
-            await asyncio.sleep(random.uniform(0.5, 1.0) * delay)  # noqa: S311
-
-    async def _use(self, client: NatsClient) -> None:
-        for subject, callback in self._subscriptions:
-            await client.subscribe(subject, callback)
-        self._client = client
-        self.problem = ""
-        self.server_version = client.version
-        self.server_url = client.server.url
-        self._connected.set()
-        _log.info("fleet-connected", server=self.server_url, version=self.server_version)
-        reason = await client.wait_until_lost()
-        self._away_since = time.monotonic()
-        raise FleetUnavailableError(f"{self.server_url}: {reason}")
-
-    def _lose(self, problem: str) -> None:
-        if problem != self.problem:
-            self.problem = problem
-            _log.warning("fleet-lost", reason=problem)
-
 
 @contextlib.asynccontextmanager
 async def connect(access: Access) -> AsyncIterator[FleetConnection]:
     """Give a connection, which is there as soon as a server is reached."""
-    connection = FleetConnection(access)
-    task = asyncio.create_task(connection.run())
+    link = Link(access)
+    task = asyncio.create_task(link.run())
     try:
-        yield connection
+        yield FleetConnection(link)
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        while not task.done():  # the library forgets cancellations that come while it waits
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCEL_SECONDS)
 
 
 def _is_about_room(error: FleetApiError) -> bool:

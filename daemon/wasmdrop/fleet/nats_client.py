@@ -11,6 +11,7 @@ import itertools
 import logging
 import re
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ from wasmdrop.protocol.text import one_line
 #: Older servers lose or duplicate messages, or have known holes.
 MIN_VERSION: Final = (2, 14, 3)
 
+_VERSION: Final = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
+
 #: What a server must allow a message to have, with its headers.
 _MIN_PAYLOAD: Final = MAX_MESSAGE_BYTES + HEADER_BYTES
 
@@ -42,6 +45,7 @@ _FLUSH_SECONDS: Final = 2
 #: Bytes that wait to be sent, beyond which a sender waits.
 _PENDING_BYTES: Final = 4 * 1024 * 1024
 
+_UNAUTHORIZED: Final = "authorization violation"
 _ACKS: Final = "$JS.ACK."
 
 #: The client gives the server's texts in lower case.
@@ -116,9 +120,10 @@ class _Puller:
 class NatsClient:
     """One connection to one server."""
 
-    def __init__(self, server: Server, access: Access) -> None:
+    def __init__(self, server: Server, access: Access, on_refused: Callable[[str], None]) -> None:
         self.server = server
         self._access = access
+        self._on_refused = on_refused
         self._client = _Client(server.is_tls_required)
         self._inbox = f"{access.inbox}.{secrets.token_hex(8)}"
         self._tokens = itertools.count()
@@ -127,6 +132,8 @@ class NatsClient:
         self._lost = asyncio.Event()
         self._error = ""
         self.version = ""
+        self.heard_at = 0.0
+        """When the server last answered, by the monotonic clock."""
 
     async def start(self) -> None:
         """Connect. Raises ``FleetUnavailableError``."""
@@ -148,6 +155,7 @@ class NatsClient:
                     closed_cb=self._hear_close,
                 )
             self._check_server()
+            self.heard_at = time.monotonic()
             await self._client.subscribe(f"{self._inbox}.*", cb=self._hear_answer)
         except nats.errors.SecureConnWantedError:
             raise FleetRefusedError(
@@ -155,17 +163,31 @@ class NatsClient:
                 " WASMDROP_FLEET_SECURITY=none if everything in its network is trusted"
             ) from None
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise FleetUnavailableError(
-                f"{self.server.url}: {self._error or _reason(error)}"
-            ) from None
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> FleetUnavailableError:
+        reason = self._error or _reason(error)
+        if _UNAUTHORIZED in reason.lower():
+            known = "does not know this key" if self._access.seed else "asks for a key"
+            return FleetRefusedError(
+                f"{self.server.url} {known}; `wasmdrop fleet config` makes keys and the server's"
+                " configuration, and WASMDROP_FLEET_KEY names one"
+            )
+        if verify_message := getattr(error, "verify_message", ""):
+            return FleetRefusedError(
+                f"{self.server.url} has a certificate that is not trusted ({verify_message}); name"
+                " its authority in WASMDROP_FLEET_CA"
+            )
+        return FleetUnavailableError(f"{self.server.url}: {reason}")
 
     def _check_server(self) -> None:
-        version = self._client.connected_server_version
-        self.version = f"{version.major}.{version.minor}.{version.patch}"
-        if (version.major, version.minor, version.patch) < MIN_VERSION:
+        self.version = str(self._client._server_info.get("version", ""))  # noqa: SLF001
+        numbers = _VERSION.match(self.version)
+        if numbers is None or tuple(map(int, numbers.groups())) < MIN_VERSION:
             expected = ".".join(str(number) for number in MIN_VERSION)
             raise FleetRefusedError(
-                f"{self.server.url} has version {self.version}; expected {expected} or later"
+                f"{self.server.url} has version {one_line(self.version, 40)}; expected {expected}"
+                " or later"
             )
         if self._client.max_payload < _MIN_PAYLOAD:
             raise FleetRefusedError(
@@ -189,9 +211,14 @@ class NatsClient:
             try:
                 async with asyncio.timeout(_PONG_SECONDS):
                     await self._client.rtt(_PONG_SECONDS)
+                self.heard_at = time.monotonic()
             except (OSError, nats.errors.Error, TimeoutError) as error:
                 self._lose(_reason(error))
         return self._error or "the server closed the connection"
+
+    def leave(self, reason: str) -> None:
+        """Have the connection count as lost."""
+        self._lose(reason)
 
     async def close(self) -> None:
         """Send what is left, and end the connection."""
@@ -292,6 +319,7 @@ class NatsClient:
             raise FleetUnavailableError(_reason(error)) from None
 
     async def _hear_answer(self, message: Msg) -> None:
+        self.heard_at = time.monotonic()
         request = self._requests.get(message.subject.rpartition(".")[2])
         if request is not None and not request.answer.done():
             request.answer.set_result(_message(message))
@@ -304,9 +332,15 @@ class NatsClient:
         refusal = FleetRefusedError(
             f"the server does not allow this key to {denied[1].removesuffix('ion')} {denied[2]}"
         )
-        for request in self._requests.values():
-            if request.subject.lower() == denied[2] and not request.answer.done():
-                request.answer.set_result(refusal)
+        waiting = [
+            request.answer
+            for request in self._requests.values()
+            if request.subject.lower() == denied[2] and not request.answer.done()
+        ]
+        for answer in waiting:
+            answer.set_result(refusal)
+        if not waiting:
+            self._on_refused(str(refusal))
 
     async def _hear_close(self) -> None:
         self._lose("the server closed the connection")
