@@ -222,13 +222,15 @@ class NatsClient:
 
     async def close(self) -> None:
         """Send what is left, and end the connection."""
-        with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
-            if self.is_open:
-                async with asyncio.timeout(_FLUSH_SECONDS):
-                    await self._client.flush(_FLUSH_SECONDS)  # may overtake what was sent before
-                    await self._client.flush(_FLUSH_SECONDS)
-        self._lose("it was closed")
-        self._client.abort()
+        try:
+            with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
+                if self.is_open:
+                    async with asyncio.timeout(_FLUSH_SECONDS):
+                        await self._client.flush(_FLUSH_SECONDS)  # may overtake what is queued
+                        await self._client.flush(_FLUSH_SECONDS)
+        finally:
+            self._lose("it was closed")
+            self._client.abort()
         with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self._client.close()

@@ -150,14 +150,16 @@ def test_loop_on_a_lost_connection_can_be_cancelled(server: Server) -> None:
 def test_end_of_a_connection_does_not_hide_a_cancellation(server: Server) -> None:
     """A task that is cancelled while its connection ends is cancelled."""
 
-    async def use() -> None:
+    async def use(is_connected: asyncio.Event) -> None:
         async with connect(access_to(server)) as connection:
             await connection.wait_connected(WAIT_SECONDS)
-            await asyncio.sleep(WAIT_SECONDS)
+            is_connected.set()
+            await asyncio.Event().wait()
 
     async def run() -> None:
-        task = asyncio.create_task(use())
-        await asyncio.sleep(0.2)
+        is_connected = asyncio.Event()
+        task = asyncio.create_task(use(is_connected))
+        await is_connected.wait()
         task.cancel()
         await asyncio.sleep(0)
         task.cancel()
