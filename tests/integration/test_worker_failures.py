@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from wasmtime import wat2wasm
 
 from tests.support.fleet.ready import SIZES, connected, ready_server, set_up
 from tests.support.fleet.server import Server
 from tests.support.fleet.worker import ADD, DAEMON, POOL, HandmadeDaemon, Worker, add_call, until
+from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 from wasmdrop.fleet.messages import GivenUp, JobMessage
 from wasmdrop.fleet.names import outcome_consumer, outcome_stream, outcome_subject
 from wasmdrop.fleet.setup import Plan
+from wasmdrop.protocol.module_types import FunctionType
+from wasmdrop.sandbox.host.call import Call
 
 
 @pytest.fixture
@@ -171,3 +175,29 @@ def test_worker_stopped_before_its_server_came_ends(server: Server, tmp_path: Pa
     server.kill()
     with Worker(tmp_path / "w", server).launched() as worker:
         worker.until_logged("fleet-lost")
+
+
+def test_worker_with_a_broken_sandbox_takes_no_jobs_until_it_recovers(
+    server: Server, tmp_path: Path
+) -> None:
+    """A job that fails in it is returned, and later ones stay in the queue."""
+    command = Call("_start", FunctionType(), argv=("module.wasm",), is_command=True)
+    text = f"(module {FILES} {FILE_PROGRAMS['idle']})"
+
+    async def play() -> None:
+        async with connected(server) as connection:
+            daemon = HandmadeDaemon(connection)
+            module = await daemon.upload(bytes(wat2wasm(text)))
+            await daemon.ran(await daemon.publish(module, command))
+            directories = worker.state / "jobs"
+            directories.rename(worker.state / "away")
+            # Without it no job can have a directory, as on a disk that fails.
+            answer = await daemon.returned(await daemon.publish(module, command))
+            assert "sandbox does not work" in answer.reason
+            worker.until_logged("sandbox-failed")
+            (worker.state / "away").rename(directories)
+            await daemon.ran(await daemon.publish(module, command))
+            worker.until_logged("sandbox-recovered")
+
+    with Worker(tmp_path / "w", server, WASMDROP_WORKERS="1").launched() as worker:
+        asyncio.run(play())

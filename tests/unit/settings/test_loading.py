@@ -582,6 +582,19 @@ def test_state_directory_default_is_the_first_writable_one(tmp_path: Path) -> No
     assert _default_state_dir(home, missing) == made_by_root
 
 
+def test_state_directory_of_a_worker_is_beside_that_of_a_daemon(tmp_path: Path) -> None:
+    """Both run on one host without a setting; a setting wins as ever."""
+    there = tmp_path / "wasmdrop-worker"
+    there.mkdir()
+    home = {"HOME": "/h"}
+    assert _default_state_dir(home, there) == (there, "default")
+    missing = tmp_path / "none/wasmdrop-worker"
+    assert _default_state_dir(home, missing)[0] == Path("/h/.local/state/wasmdrop-worker")
+    assert load(home, {}, "wasmdrop-worker").settings.state_dir.name == "wasmdrop-worker"
+    given = load({**home, "WASMDROP_STATE_DIR": "/state"}, {}, "wasmdrop-worker")
+    assert given.settings.state_dir == Path("/state")
+
+
 def test_state_directory_without_any_candidate_is_refused(tmp_path: Path) -> None:
     """A container without HOME and without a volume."""
     with pytest.raises(SettingsError, match=r"^WASMDROP_STATE_DIR: expected a path, .* HOME"):

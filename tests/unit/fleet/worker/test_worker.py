@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.loop_clock import LoopClock
-from tests.unit.fleet.worker.fakes import FakeConnection, FakeLease, until
+from tests.unit.fleet.worker.fakes import FakeConnection, FakeLease, settled, until
 from tests.unit.fleet.worker.messages import MESSAGE
 from tests.unit.fleet.worker.test_sandbox_health import Check
 from wasmdrop.fleet.connection import Stored
@@ -330,6 +330,8 @@ def test_worker_that_must_stop_returns_its_jobs(*, is_hurried: bool) -> None:
         lease = world.put()
         await until(lambda: world.runs)
         world.stop.set()
+        await until(lambda: world.worker._is_stopping)
+        await settled()
         await loop.jump(29)
         assert not task.done()
         if is_hurried:
