@@ -36,7 +36,7 @@ from wasmdrop.fleet.outcome_codec import (
     encode_outcome,
     max_outcome_bytes,
 )
-from wasmdrop.fleet.output_files import check_size, encode_listing, read_contents, unpack
+from wasmdrop.fleet.output_files import encode_listing, read_contents, unpack
 from wasmdrop.fleet.threads import on_thread
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import ModuleSummary
@@ -175,12 +175,9 @@ async def receive_results(
         if not wants_directory(summary, call) or outcome.code in WITHOUT_FILES:
             raise InvalidAnswerError(Flaw.VALUE, "output files of a job that has none")
         body = ran.output.body
-        size_bytes = size_of(body)
-        check_size(size_bytes, ran.output.listing_bytes, limits.disk_bytes)
+        sizes = size_of(body), ran.output.listing_bytes, limits.disk_bytes
         async with contextlib.aclosing(_pieces(store, publication, body)) as pieces:
-            tree = await unpack(
-                pieces, size_bytes, ran.output.listing_bytes, limits.disk_bytes, directories
-            )
+            tree = await unpack(pieces, *sizes, directories)
     except InvalidBodyError as error:
         raise InvalidAnswerError(error.flaw, str(error)) from None
     return msgspec.structs.replace(outcome, output=tree)

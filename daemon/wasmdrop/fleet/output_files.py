@@ -120,11 +120,8 @@ def remove_output(tree: OutputTree) -> None:
 # The daemon
 
 
-def check_size(size_bytes: int, listing_bytes: int, max_bytes: int) -> None:
-    """Check the announced size of a body, before any of it is fetched.
-
-    ``max_bytes``: limit of the files. Raises ``InvalidAnswerError``.
-    """
+def _check_size(size_bytes: int, listing_bytes: int, max_bytes: int) -> None:
+    """Check the announced size of a body. Raises ``InvalidAnswerError``."""
     if listing_bytes > MAX_LISTING_BYTES:
         raise _invalid(Flaw.SIZE, f"a list of output files of {listing_bytes} bytes")
     if not 0 <= size_bytes - listing_bytes <= max_bytes:
@@ -143,11 +140,13 @@ async def unpack(
 ) -> OutputTree:
     """Write output files into a new directory, and return its inventory.
 
-    ``pieces``: the body, of ``size_bytes``; what it raises is raised here. Raises
-    ``InvalidAnswerError``, and ``SandboxError`` if the disk is at fault; the
-    directory is then gone.
+    ``pieces``: the body, of ``size_bytes``; what it raises is raised here. None is taken before the
+    sizes are checked. ``max_bytes``: limit of the files.
+
+    Raises ``InvalidAnswerError``, and ``SandboxError`` if the disk is at fault; the directory is
+    then gone.
     """
-    check_size(size_bytes, listing_bytes, max_bytes)
+    _check_size(size_bytes, listing_bytes, max_bytes)
     try:
         directory = directories.make(max_bytes, _PARENT)
     except OSError as error:
