@@ -86,7 +86,10 @@ def _table(
             table.add_column(heading, overflow="fold")
         for row in rows:
             table.add_row(*(Text(one_line(str(cell), _LIMIT)) for cell in row))
-        console.print(table)
+        with console.capture() as capture:
+            console.print(table)
+        for line in capture.get().splitlines():
+            console.print(Text.from_ansi(line.rstrip()))
     else:
         console.print(Text(nothing, "yellow"))
     console.print()

@@ -12,13 +12,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from wasmdrop.fleet.access import Access, Server
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError, NoAnswerError
@@ -79,6 +80,8 @@ class _Client(Client):
     def __init__(self, is_tls_required: bool) -> None:
         super().__init__()
         self._is_tls_required = is_tls_required
+        self.subscriptions: list[Subscription] = []
+        """All that were made: the client forgets them when it closes."""
 
     def _connect_command(self) -> bytes:
         # A server that is between here and the right one could have this signature for itself.
@@ -91,6 +94,16 @@ class _Client(Client):
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+
+    async def end_tasks(self) -> None:
+        """End the tasks that the client leaves behind if the server closed the connection."""
+        tasks = {self._reading_task, self._ping_interval_task, self._flusher_task}
+        tasks |= {each._wait_for_msgs_task for each in self.subscriptions}  # noqa: SLF001
+        left = {task for task in tasks if task is not None and not task.done()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_FLUSH_SECONDS)
 
     def _stream(self, name: str) -> Any:
         return getattr(self._transport, "_io_writer").get_extra_info(name)  # noqa: B009
@@ -156,7 +169,7 @@ class NatsClient:
                 )
             self._check_server()
             self.heard_at = time.monotonic()
-            await self._client.subscribe(f"{self._inbox}.*", cb=self._hear_answer)
+            await self._subscribe(f"{self._inbox}.*", self._hear_answer)
         except nats.errors.SecureConnWantedError:
             raise FleetRefusedError(
                 f"{self.server.url} does not offer TLS; set it up there, or set"
@@ -234,6 +247,7 @@ class NatsClient:
         with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self._client.close()
+        await self._client.end_tasks()
 
     async def publish(
         self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None
@@ -304,7 +318,7 @@ class NatsClient:
     async def _new_puller(self) -> "_Puller":
         puller = _Puller(self, f"{self._inbox}.pull.{next(self._tokens)}")
         try:
-            await self._client.subscribe(puller.inbox, cb=puller.receive)
+            await self._subscribe(puller.inbox, puller.receive)
         except (OSError, nats.errors.Error) as error:
             raise FleetUnavailableError(_reason(error)) from None
         return puller
@@ -316,9 +330,12 @@ class NatsClient:
             callback(message.subject, message.data)
 
         try:
-            await self._client.subscribe(subject, cb=receive)
+            await self._subscribe(subject, receive)
         except (OSError, nats.errors.Error) as error:
             raise FleetUnavailableError(_reason(error)) from None
+
+    async def _subscribe(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
+        self._client.subscriptions.append(await self._client.subscribe(subject, cb=receive))
 
     async def _hear_answer(self, message: Msg) -> None:
         self.heard_at = time.monotonic()

@@ -83,6 +83,9 @@ def test_connection_comes_back_with_its_subscriptions_and_logs_each_change_once(
                 while not heard.is_set():
                     await connection.publish("wd1.started.daemon", b"")
                     await asyncio.sleep(0.01)
+            # One for each subscription of the connection that is there, none of the lost one.
+            tasks = [repr(task) for task in asyncio.all_tasks()]
+            assert sum("_wait_for_msgs" in task for task in tasks) == 2, tasks
 
     with capture_logs() as logs:
         asyncio.run(run())

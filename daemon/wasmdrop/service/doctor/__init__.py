@@ -6,6 +6,8 @@ behind.
 
 import asyncio
 
+from wasmdrop.fleet.extra import require_extra
+from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.service.doctor import (
     container,
     grants,
@@ -16,7 +18,7 @@ from wasmdrop.service.doctor import (
     signing_key,
     state,
 )
-from wasmdrop.service.doctor.finding import Finding
+from wasmdrop.service.doctor.finding import Finding, problem
 from wasmdrop.settings import Settings
 
 __all__ = ["examine"]
@@ -33,4 +35,17 @@ async def examine(settings: Settings) -> list[Finding]:
         *await asyncio.to_thread(grants.examine, settings),
         *await asyncio.to_thread(signing_key.examine, settings),
         *await asyncio.to_thread(container.examine, settings),
+        *await _examine_fleet(settings),
     ]
+
+
+async def _examine_fleet(settings: Settings) -> list[Finding]:
+    if not settings.fleet:
+        return []
+    try:
+        with require_extra("WASMDROP_FLEET"):
+            from wasmdrop.service.doctor import fleet  # noqa: PLC0415 - needs packages of an extra
+    except SettingsError as error:
+        found, _, advice = str(error).partition("; ")
+        return [problem("fleet", "packages", found, advice)]
+    return await fleet.examine(settings)

@@ -22,7 +22,8 @@ class Finding(msgspec.Struct, frozen=True):
     """One line of the report."""
 
     area: str
-    """``kernel``, ``guest``, ``mounts``, ``state``, ``grants``, ``receipts`` or ``container``."""
+    """``kernel``, ``guest``, ``mounts``, ``state``, ``grants``, ``receipts``, ``container`` or
+    ``fleet``."""
     check: str
     status: Severity
     found: str
