@@ -20,6 +20,9 @@ _LONG_SECONDS: Final = (12.0, 17.0)
 _LONG_SHARE: Final = 0.4
 _PAUSE_SECONDS: Final = (0.0, 4.0)
 
+#: Kills hit moments, so there are more of them than of the faults that last.
+_MORE_KILLS: Final = 3
+
 #: Share of the faults that come together with the next one.
 _PAIRED: Final = 0.25
 
@@ -97,6 +100,7 @@ def schedule(seed: int, count: int, sizes: Mapping[Role, int]) -> list[Step]:
     while len(faults) < count:
         deck = [(kind, role, 1) for kind in _EVERYWHERE for role in Role]
         deck += [(Kind.TERMINATE, Role.WORKER, 1), (Kind.TERMINATE, Role.DAEMON, 1)]
+        deck += [(Kind.KILL, Role.WORKER, 1), (Kind.KILL, Role.DAEMON, 1)] * _MORE_KILLS
         if servers > 1:
             most = servers // 2 + 1
             deck += [(Kind.KILL, Role.SERVER, most), (Kind.UNPLUG, Role.SERVER, most)]
