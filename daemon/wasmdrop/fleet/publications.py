@@ -78,6 +78,8 @@ class PublishedJob:
     """How long a worker that began it may take to answer."""
     begun_at: float | None = None
     """When a worker said that it begins the current generation, by that clock."""
+    delivered_at: float | None = None
+    """When the current generation was known to be with a worker, though none said so."""
     begun: int = 0
     """How many deliveries of all generations were begun."""
     missed: int = 0
@@ -105,7 +107,7 @@ class PublishedJob:
         """Begin the next generation."""
         self.generation += 1
         self.subject = ""
-        self.begun_at = None
+        self.begun_at = self.delivered_at = None
         self.missed = 0
 
     def accept(self, event: Answered | Invalid) -> None:

@@ -5,6 +5,7 @@ acknowledgement. A job that is neither in its stream nor answered is published a
 whose worker does not answer in time. Jobs that no worker asks for wait, and say so.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -62,15 +63,20 @@ class Reconciler:
                 continue  # it went on while the servers were asked
             if one.subject in there:
                 one.missed = 0
-                if one.begun_at is not None and now - one.begun_at > one.answer_seconds:
+                since = one.delivered_at if one.begun_at is None else one.begun_at
+                if since is not None and now - since > one.answer_seconds:
                     self._put_lost(one, Reason.OVERDUE)
             else:
                 await self._note_missed(one)
 
-        await self._explain_waiting(published)
+        await self._look_at_waiting(published)
 
-    async def _explain_waiting(self, published: list[PublishedJob]) -> None:
-        """Say which jobs wait because no worker asks for jobs of their class."""
+    async def _look_at_waiting(self, published: list[PublishedJob]) -> None:
+        """Say which jobs wait because no worker asks for jobs of their class; find the others.
+
+        A worker that was taken over can keep a job for years: the server delivers it again when
+        the worker asks for that.
+        """
         since = self._clock() - _PATIENCE_SECONDS
         waiting = [
             one
@@ -81,8 +87,20 @@ class Reconciler:
             found = await self._connection.api(f"CONSUMER.INFO.{self._stream}.{engine}")
             # A worker waits for jobs, or has some.
             is_unserved = not found.get("num_waiting") and not found.get("num_ack_pending")
+            # Jobs are delivered in order.
+            begun = [
+                one.sent_at
+                for one in published
+                if one.engine == engine and one.begun_at is not None
+            ]
+            last_delivered = max(begun, default=-math.inf) if found.get("num_pending") else math.inf
             for one in waiting:
-                if one.engine == engine and one.is_unserved != is_unserved and not one.is_over:
+                is_waiting = one.subject and one.sent_at < since and not one.is_over
+                if one.engine != engine or not is_waiting:
+                    continue  # it went on while the servers were asked
+                if one.delivered_at is None and one.sent_at < last_delivered:
+                    one.delivered_at = self._clock()
+                if one.is_unserved != is_unserved:
                     one.is_unserved = is_unserved
                     one.explain(self._why_waiting(engine) if is_unserved else "is in the fleet")
 
@@ -107,7 +125,7 @@ class Reconciler:
 
     def _put_lost(self, one: PublishedJob, reason: Reason) -> None:
         one.missed = 0
-        one.begun_at = None
+        one.begun_at = one.delivered_at = None
         _log.warning(
             "fleet-job-lost",
             job=one.job_id,

@@ -135,7 +135,9 @@ def streams(plan: Plan) -> list[Stream]:
     return [
         *(
             stream(
-                *(job_stream(pool), all_jobs(pool), "jobs", queue),
+                *(job_stream(pool), all_jobs(pool), "jobs"),
+                # What a worker keeps must not fill it. The daemon publishes again what is gone.
+                {**queue, "max_age": _DAY_NS},
                 (
                     _consumer(engine, jobs_filter(pool, engine), JOB_ACK_SECONDS)
                     for engine in (ANY_ENGINE, *plan.engines)

@@ -9,7 +9,7 @@ import pytest
 from tests.support.fleet.doubles import FakeFleet, settle
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.metrics import Reason
-from wasmdrop.fleet.names import outcome_subject
+from wasmdrop.fleet.names import ANY_ENGINE, outcome_subject
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.sandbox.wire import EngineOptions
 
@@ -96,6 +96,45 @@ def test_job_begun_long_ago_is_published_again(play: Play) -> None:
         assert len(fleet.connection.jobs) == 2
         fleet.answer(message, await fleet.ran(message))
         await running
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("pending", "is_overtaken", "is_lost"),
+    [(0, False, True), (1, False, False), (1, True, True)],
+)
+def test_job_that_a_worker_keeps_without_a_word_is_published_again(
+    play: Play, pending: int, is_overtaken: bool, is_lost: bool
+) -> None:
+    """A worker can have a job delivered again in a hundred years; others wait for their turn."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        fleet.connection.consumers[ANY_ENGINE]["num_pending"] = pending
+        running = [fleet.begin()]
+        kept = await fleet.published()
+        fleet.now += 1
+        if is_overtaken:
+            fleet.open.add("next")
+            running.append(fleet.begin("next"))
+            fleet.started(await fleet.published(2))
+        before = len(fleet.connection.jobs)
+        fleet.now += 20
+        await fleet.reconciler.compare()
+        fleet.now += fleet.job().answer_seconds - 1
+        await fleet.reconciler.compare()
+        await settle()
+        assert len([one for one in fleet.connection.jobs if one.job == kept.job]) == 1
+        fleet.now += 2
+        await fleet.reconciler.compare()
+        if is_lost:
+            await fleet.until(lambda: len(fleet.connection.jobs) > before)
+        await settle()
+        again = [one.generation for one in fleet.connection.jobs if one.job == kept.job]
+        assert again == ([0, 1] if is_lost else [0])
+        for one in running:
+            one.cancel()
+        await asyncio.wait(running)
 
     play(scenario)
 
