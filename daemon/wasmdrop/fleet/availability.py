@@ -1,7 +1,8 @@
 """Whether the fleet's servers take jobs, as far as this daemon can tell.
 
 They are away if there is no connection, or if no job was acknowledged, for
-:data:`AWAY_SECONDS`. In the second case one job at a time tries whether they are back.
+:data:`AWAY_SECONDS`. In the second case one job at a time tries whether they are back. They are
+away, too, as long as they lack what this daemon needs.
 """
 
 import asyncio
@@ -40,6 +41,8 @@ class Availability:
         self._try_at = 0.0
         self._turn: asyncio.Future[None] | None = None
         self.is_away = False
+        self.lack = ""
+        """What the fleet lacks for this daemon, in one line; then it is away, too."""
         self.on_away: Callable[[], None] = lambda: None
         """Called when the servers are found to be away."""
 
@@ -60,10 +63,15 @@ class Availability:
         """Whether a job is to be published: always, or as the only one to try it."""
         if not self.is_away:
             return True
-        if not self._connection.is_connected or self._clock() < self._try_at:
+        if self.lack or not self._connection.is_connected or self._clock() < self._try_at:
             return False
         self._try_at = self._clock() + AWAY_SECONDS
         return True
+
+    @property
+    def why_away(self) -> str:
+        """Why jobs wait while the servers are away, for people."""
+        return f"waits for the fleet: {self.lack or 'its servers take no jobs'}"
 
     async def turn(self) -> None:
         """Wait until it makes sense to ask again: at the next check with a connection."""
@@ -82,9 +90,10 @@ class Availability:
             away_seconds = self._clock() - self._failing_since
         else:
             away_seconds = 0.0
-        self.is_away = self._metrics.is_away = away_seconds >= AWAY_SECONDS
+        self.is_away = bool(self.lack) or away_seconds >= AWAY_SECONDS
+        self._metrics.is_away = self.is_away
         if self.is_away and not was_away:
-            _log.warning("fleet-away", seconds=round(away_seconds, 1))
+            _log.warning("fleet-away", seconds=round(away_seconds, 1), reason=self.why_away)
             self._try_at = self._clock() + AWAY_SECONDS
             self.on_away()
         elif was_away and not self.is_away:

@@ -33,7 +33,7 @@ _PULL_SECONDS: Final = 10.0
 
 _CHECK_SECONDS: Final = 1.0
 _HEARTBEAT_SECONDS: Final = 5.0
-_SETUP_SECONDS: Final = 60.0
+_SETUP_SECONDS: Final = 15.0
 
 #: Pause after a failure, in seconds.
 _PAUSE_SECONDS: Final = 1.0
@@ -106,6 +106,7 @@ class Loops:
         fleet = self._fleet
         await fleet.connection.wait_connected(_SETUP_SECONDS)
         missing = await missing_for_daemon(fleet.connection, fleet.pool, fleet.daemon)
+        fleet.availability.lack = missing[0] if missing else ""
         executor, stream = self._executor, job_stream(fleet.pool)
         engine = executor.own_engine
         executor.has_own_engine = await fleet.connection.has_consumer(stream, engine)

@@ -23,8 +23,6 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 
-_AWAY: Final = "waits for the fleet, which can't be reached"
-
 
 class RemoteSlot:
     """Room for one attempt in the fleet."""
@@ -132,11 +130,12 @@ class RemoteExecutor:
         """Wait for room in the fleet; return False if the job is to run on this machine."""
         fleet = self._fleet
         fleet.metrics.waiting += 1
+        explained = ""
         try:
             while True:
                 reason = ""
                 if not fleet.availability.may_try():
-                    reason = _AWAY
+                    reason = fleet.availability.why_away
                 elif engine == self.own_engine and not self.has_own_engine:
                     reason = (
                         f"waits for the fleet, which has no queue for deterministic jobs of class"
@@ -149,7 +148,9 @@ class RemoteExecutor:
                     fleet.metrics.fallback_runs += 1
                     return False
                 else:
-                    explain(reason)
+                    if reason != explained:
+                        explain(reason)
+                        explained = reason
                     await fleet.availability.turn()
         finally:
             fleet.metrics.waiting -= 1

@@ -51,7 +51,7 @@ class DaemonFleet:
     def why_no_results(self) -> str:
         """Return why drops do not get results now, or an empty text. Thread-safe."""
         if self.waits and self.metrics.is_away:
-            return "the fleet can't be reached, and WASMDROP_FLEET_FALLBACK=wait"
+            return "the fleet takes no jobs, and WASMDROP_FLEET_FALLBACK=wait"
         return ""
 
 

@@ -315,7 +315,10 @@ def readiness(daemon: Daemon) -> tuple[int, list[str]]:
 
 
 def test_fleet_that_is_away_is_replaced_or_awaited(tmp_path: Path) -> None:
-    """By setting; then the servers come for the first time, and those that waited go on."""
+    """By setting; then the servers come back, and those that waited go on.
+
+    Takes as long as the servers must be away.
+    """
     base = tmp_path / "server"
     with ready_server(base, ("here", "waits")) as server:
         server.kill()

@@ -138,6 +138,7 @@ def test_loops_report_what_the_fleet_lacks(play: Callable[[Scenario], None]) -> 
     async def scenario(fleet: FakeFleet, _loops: Loops) -> None:
         fleet.connection.consumers.clear()
         await fleet.until(lambda: not fleet.executor.has_own_engine)
+        assert "no pool p" in fleet.availability.lack
 
     with capture_logs() as logs:
         play(scenario)

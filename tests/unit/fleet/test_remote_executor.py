@@ -127,7 +127,7 @@ def test_executor_new_job_waits_while_the_fleet_is_away_and_says_why(play: Play)
         lose(fleet)
         running = fleet.begin()
         await settle()
-        assert fleet.notes == ["waits for the fleet, which can't be reached"]
+        assert fleet.notes == ["waits for the fleet: its servers take no jobs"]
         fleet.connection.is_connected = True
         fleet.availability.check()
         message = await fleet.published()
@@ -136,6 +136,33 @@ def test_executor_new_job_waits_while_the_fleet_is_away_and_says_why(play: Play)
         assert fleet.local.begun == 0
 
     play(scenario, runs_here=False)
+
+
+def test_executor_job_does_not_go_to_a_fleet_that_could_not_answer(play: Play) -> None:
+    """It lacks the stream of this daemon's answers, say; until the operator makes it."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        first = fleet.begin("job0")
+        await fleet.published()
+        fleet.availability.lack = "the fleet has no daemon d"
+        fleet.availability.check()
+        second = fleet.begin("job1")
+        await fleet.until(lambda: fleet.local.begun == 2)
+        fleet.now += 2 * AWAY_SECONDS
+        third = fleet.begin("job2")
+        await fleet.until(lambda: fleet.local.begun == 3)
+        fleet.local.end.set_result(Outcome(code=Code.OK))
+        await asyncio.gather(first, second, third)
+        assert fleet.availability.why_away == "waits for the fleet: the fleet has no daemon d"
+        fleet.availability.lack = ""
+        fleet.availability.check()
+        running = fleet.begin("job3")
+        message = await fleet.published(2)
+        assert message.job == "job3"
+        fleet.answer(message, await fleet.ran(message))
+        await running
+
+    play(scenario)
 
 
 def test_executor_one_job_at_a_time_tries_whether_the_fleet_is_back(play: Play) -> None:
