@@ -183,7 +183,8 @@ def test_daemon_without_http_has_no_network(tmp_path: Path) -> None:
         sockets = [each for pid in processes for each in network_sockets(pid)]
     imported = set(re.findall(r"^import time:.*\| +(\S+)$", daemon.log_text(), re.MULTILINE))
     assert "wasmdrop.service.daemon" in imported
-    assert imported & {"http.client", "urllib.request", "wasmdrop.fetch"} == set()
+    network = {"http.client", "urllib.request", "nats", "nkeys", "nacl", "wasmdrop.fetch"}
+    assert imported & {*network, "wasmdrop.fleet"} == set()
     assert sockets == []
 
 

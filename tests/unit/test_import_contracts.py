@@ -16,6 +16,7 @@ ONE_WAY: Final = "Imports point one way"
 SIDES: Final = "The host's and the guest's side of the sandbox never meet"
 WASMTIME: Final = "Only the guest's side of the sandbox reaches wasmtime"
 NETWORK: Final = "Only the command fetch and the fleet reach the network"
+NATS: Final = "Only the fleet uses NATS"
 GUEST: Final = "The guest's side knows nothing of the daemon"
 
 
@@ -58,6 +59,11 @@ FORBIDDEN: Final = {
         {"cli/serve.py": "import wasmdrop.system.third", "system/third.py": "import http.client"},
         NETWORK,
         "wasmdrop.system.third -> http",
+    ),
+    "nats-from-daemon": (
+        {"service/inbox.py": "import nats"},
+        NATS,
+        "wasmdrop.service.inbox -> nats",
     ),
     "upwards": (
         {"intake/layout.py": "import wasmdrop.jobs.job"},
