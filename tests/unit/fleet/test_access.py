@@ -92,5 +92,5 @@ def test_file_without_certificates_is_refused(tmp_path: Path) -> None:
     """Also one that is not there."""
     (tmp_path / "ca.pem").write_text("no certificate")
     for name in ("ca.pem", "missing.pem"):
-        with pytest.raises(FleetSettingsError, match="WASMDROP_FLEET_CA: .* certificates in PEM"):
+        with pytest.raises(FleetSettingsError, match=r"WASMDROP_FLEET_CA: .* certificates in PEM"):
             access(WASMDROP_FLEET="nats://127.0.0.1", WASMDROP_FLEET_CA=str(tmp_path / name))
