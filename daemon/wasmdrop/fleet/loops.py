@@ -16,6 +16,7 @@ from wasmdrop.fleet.names import (
     outcome_stream,
     started_subject,
 )
+from wasmdrop.fleet.output_sweep import sweep_outputs
 from wasmdrop.fleet.reconciler import PERIOD_SECONDS, Reconciler
 from wasmdrop.fleet.remote_executor import RemoteExecutor
 from wasmdrop.fleet.remote_job import Fleet
@@ -71,6 +72,7 @@ class Loops:
         self._repeat(self._check, _CHECK_SECONDS)
         self._repeat(self._look_at_setup, _SETUP_SECONDS)
         self._repeat(self._send_heartbeat, _HEARTBEAT_SECONDS)
+        self._repeat(self._sweep_outputs, _SETUP_SECONDS)
         for clean in (fleet.cleanup.keep_acknowledging, fleet.cleanup.keep_purging):
             self._tasks.append(asyncio.create_task(clean()))
 
@@ -120,6 +122,11 @@ class Loops:
             for reason in missing:
                 _log.error("fleet-incomplete", reason=reason)
             self._missing = missing
+
+    async def _sweep_outputs(self) -> None:
+        fleet = self._fleet
+        await fleet.connection.wait_connected(_SETUP_SECONDS)
+        await sweep_outputs(fleet.connection, fleet.daemon, fleet.publications)
 
     async def _send_heartbeat(self) -> None:
         fleet, metrics = self._fleet, self._fleet.metrics

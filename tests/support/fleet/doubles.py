@@ -159,8 +159,10 @@ class FakeConnection:
         return set(self.there)
 
     async def api(self, name: str) -> dict[str, Any]:
-        """Return what is known of a consumer."""
+        """Return what is known of a consumer, or of a stream, which is empty."""
         await asyncio.sleep(0)
+        if name.startswith("STREAM.INFO."):
+            return {"state": {"bytes": 0}, "config": {"max_bytes": 1}}
         return self.consumers[name.rpartition(".")[2]]
 
     async def purge(self, _stream: str, subjects_filter: str) -> None:
