@@ -6,13 +6,14 @@
 import contextlib
 import itertools
 import os
+import random
 from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from wasmdrop.fleet.call_codec import InvalidCallError, decode_call, encode_call
+from wasmdrop.fleet.call_codec import InvalidCallError, NotPortableError, decode_call, encode_call
 from wasmdrop.fleet.chunks import (
     ChunkStore,
     InvalidBodyError,
@@ -49,8 +50,14 @@ from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 #: Outcomes larger than this are decoded on a thread, so that other jobs go on.
 _LARGE_BYTES: Final = 64 * 1024
 
-#: How long a worker waits for room in the stream of outputs, in seconds.
-_FULL_SECONDS: Final = 30.0
+#: Largest call that is sent, in bytes: a fraction of the stream of calls, and less than workers
+#: accept by default.
+_MAX_CALL_BYTES: Final = 64 * 1024 * 1024
+
+#: How long a worker waits for room in the stream of outputs, in seconds: between these, at random.
+#: If many workers have filled it with parts of their outputs, those that wait longest get the room
+#: of the others.
+_FULL_SECONDS: Final = (10.0, 60.0)
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -75,8 +82,11 @@ async def send_call(store: ChunkStore, publication: Publication, call: Call) -> 
     Raises ``NotPortableError`` if it can only run here, and as :func:`.put_blob` does.
     """
     pieces = encode_call(call)
-    if sum(map(len, pieces)) <= INLINE_BYTES:
+    size_bytes = sum(map(len, pieces))
+    if size_bytes <= INLINE_BYTES:
         return b"".join(pieces)
+    if size_bytes > _MAX_CALL_BYTES:
+        raise NotPortableError(f"it has {size_bytes} bytes; at most {_MAX_CALL_BYTES} are sent")
     return await put_blob(store, publication.input_chunk, pieces)
 
 
@@ -192,7 +202,8 @@ async def _put_output(store: ChunkStore, publication: Publication, pieces: Itera
     # A name of its own: two workers that run the same job must not mix their chunks.
     upload = os.urandom(16).hex()
     subject_of = publication.output_chunks(upload)
-    return await put_blob(store, subject_of, pieces, upload=upload, full_seconds=_FULL_SECONDS)
+    full_seconds = random.uniform(*_FULL_SECONDS)  # noqa: S311 - spreads load
+    return await put_blob(store, subject_of, pieces, upload=upload, full_seconds=full_seconds)
 
 
 async def _pieces(

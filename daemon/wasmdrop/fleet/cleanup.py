@@ -51,7 +51,7 @@ class Cleanup:
             if job.has_large_call:
                 self._remove_call(ticket)
             if job.has_large_answer or job.begun > 1 or len(job.tickets) > 1:
-                self._remove_results(ticket)
+                self.remove_results(ticket)
         if job.lease is not None:
             self.acknowledge(job.lease)
 
@@ -61,13 +61,14 @@ class Cleanup:
         The daemon that took the first answer may have died before it removed anything.
         """
         self._remove_call(ticket)
-        self._remove_results(ticket)
+        self.remove_results(ticket)
         self.acknowledge(lease)
 
     def _remove_call(self, ticket: str) -> None:
         self._purge(input_stream(self._daemon), input_chunks_filter(self._daemon, ticket))
 
-    def _remove_results(self, ticket: str) -> None:
+    def remove_results(self, ticket: str) -> None:
+        """Remove what workers stored under a ticket whose answer was judged."""
         self._purge(output_stream(self._daemon), output_chunks_filter(self._daemon, ticket))
 
     def _purge(self, stream: str, subjects_filter: str) -> None:

@@ -219,6 +219,8 @@ class RemoteRun:
         if not isinstance(result, Reason):
             return result
         self._acknowledge(event)
+        # A worker that found no room has filled what there was.
+        self._fleet.cleanup.remove_results(event.ticket)
         if event.ticket != publication.tickets[-1]:
             return None  # a later generation is in the fleet already
         await self._pause()

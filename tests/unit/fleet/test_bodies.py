@@ -20,7 +20,7 @@ from wasmdrop.fleet.bodies import (
     send_call,
     send_results,
 )
-from wasmdrop.fleet.call_codec import InvalidCallError
+from wasmdrop.fleet.call_codec import InvalidCallError, NotPortableError
 from wasmdrop.fleet.chunks import MissingChunkError
 from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.invalid_answers import Flaw, InvalidAnswerError
@@ -106,6 +106,14 @@ def test_call_is_received_as_it_was_sent(store: ChunkMemory, size: int) -> None:
     body = asyncio.run(send_call(store, PUBLICATION, call))
     assert isinstance(body, Blob) == (size > INLINE_BYTES)
     assert asyncio.run(receive_call(store, PUBLICATION, body, 1 << 30)) == call
+
+
+def test_call_that_is_too_large_is_not_sent(store: ChunkMemory) -> None:
+    """The daemon runs it itself."""
+    call = msgspec.structs.replace(COMMAND, stdin=bytes(64 << 20))
+    with pytest.raises(NotPortableError, match="at most 67108864 are sent"):
+        asyncio.run(send_call(store, PUBLICATION, call))
+    assert store.stored == 0
 
 
 def test_call_that_is_gone_or_not_as_announced_is_told_apart(

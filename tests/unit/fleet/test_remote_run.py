@@ -336,6 +336,21 @@ def test_run_invalid_answer_is_published_again_and_internal_the_third_time(
     play(scenario)
 
 
+def test_run_returned_job_leaves_no_parts_of_its_output(play: Callable[..., None]) -> None:
+    """A worker that finds no room in a full store has filled what there was."""
+
+    async def scenario(fleet: FakeFleet) -> None:
+        running = fleet.begin()
+        message = await fleet.published()
+        fleet.answer(message, Returned("its output could not be stored"))
+        again = await fleet.published(2)
+        assert await fleet.purged() == [output_chunks_filter("d", message.ticket)]
+        fleet.answer(again, await fleet.ran(again))
+        await running
+
+    play(scenario)
+
+
 def test_run_resumed_job_takes_the_answer_that_waits(play: Callable[..., None]) -> None:
     """It is not published again."""
 

@@ -297,7 +297,10 @@ class Worker:
                 )
             except SandboxError as error:
                 return self._returned(message, str(error))
-            except (FleetUnavailableError, StreamFullError) as error:
+            except StreamFullError as error:
+                # The daemon then removes what was stored, so that others have room.
+                return self._returned(message, f"its output could not be stored: {error}")
+            except FleetUnavailableError as error:
                 if not self._connection.is_connected:
                     until = self._clock() + _STORE_SECONDS
                 elif self._clock() > until:

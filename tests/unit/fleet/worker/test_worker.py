@@ -14,7 +14,16 @@ from tests.unit.fleet.worker.messages import MESSAGE
 from tests.unit.fleet.worker.test_sandbox_health import Check
 from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
-from wasmdrop.fleet.messages import Answer, GivenUp, JobMessage, Ran, Returned, decode, encode
+from wasmdrop.fleet.messages import (
+    CHUNK_BYTES,
+    Answer,
+    GivenUp,
+    JobMessage,
+    Ran,
+    Returned,
+    decode,
+    encode,
+)
 from wasmdrop.fleet.names import ANY_ENGINE, job_subject, outcome_subject
 from wasmdrop.fleet.worker.counters import Verdict, WorkerCounters
 from wasmdrop.fleet.worker.job_request import UnfitJobError
@@ -255,6 +264,27 @@ def test_worker_unreadable_job_is_acknowledged() -> None:
             await until(lambda: lease.acks)
             assert (world.runs, world.connection.stores) == (0, 0)
             assert world.counters.verdicts[Verdict.INVALID] == 1
+
+    asyncio.run(play())
+
+
+def test_worker_job_whose_output_finds_no_room_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To try again would fill the store with more parts of it: the daemon removes these."""
+    monkeypatch.setattr("wasmdrop.fleet.bodies._FULL_SECONDS", (0.0, 0.0))
+    large = Outcome(code=Code.OK, results=(), stdout=bytes(2 * CHUNK_BYTES - 1000), stderr=b"")
+
+    async def run() -> Executed:
+        return Executed(large, CALL)
+
+    async def play() -> None:
+        async with working(run) as world:
+            world.connection.store_replies.extend([Stored.FULL] * 2)
+            lease = world.put()
+            await until(lambda: lease.acks)
+            content = world.answer()
+            assert isinstance(content, Returned)
+            assert "could not be stored" in content.reason
+            assert world.connection.stores == 3
 
     asyncio.run(play())
 
