@@ -109,6 +109,19 @@ class FakeConnection:
         return reply
 
 
+class FakeCheck:
+    """A sandbox that a test breaks."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.checks = 0
+
+    async def problem(self) -> str:
+        """Return the answer of the test."""
+        self.checks += 1
+        return self.answer
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Let other tasks run until a condition holds."""
     async with asyncio.timeout(30):

@@ -3,28 +3,15 @@
 import asyncio
 
 from tests.support.loop_clock import LoopClock
-from tests.unit.fleet.worker.fakes import settled
+from tests.unit.fleet.worker.fakes import FakeCheck, settled
 from wasmdrop.fleet.worker.sandbox_health import SandboxHealth
-
-
-class Check:
-    """A sandbox that a test breaks."""
-
-    def __init__(self, answer: str) -> None:
-        self.answer = answer
-        self.checks = 0
-
-    async def problem(self) -> str:
-        """Return the answer of the test."""
-        self.checks += 1
-        return self.answer
 
 
 def test_sandbox_that_works_is_not_judged_by_a_failed_job() -> None:
     """The job is at fault."""
 
     async def play() -> None:
-        health = SandboxHealth(Check(""))
+        health = SandboxHealth(FakeCheck(""))
         assert await health.judge() == ""
         assert health.problem == ""
 
@@ -35,7 +22,7 @@ def test_sandbox_that_recovers_is_used_again() -> None:
     """For example when the disk has room again."""
 
     async def play() -> None:
-        loop, check = LoopClock(), Check("no space")
+        loop, check = LoopClock(), FakeCheck("no space")
         health = SandboxHealth(check)
         assert await health.judge() == health.problem == "no space"
         await loop.jump(1)
@@ -53,7 +40,7 @@ def test_sandbox_that_stays_broken_ends_the_worker() -> None:
     """After about a minute, with the reason."""
 
     async def play() -> None:
-        loop, check = LoopClock(), Check("no space")
+        loop, check = LoopClock(), FakeCheck("no space")
         health = SandboxHealth(check)
         await health.judge()
         await health.judge()

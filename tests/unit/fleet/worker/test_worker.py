@@ -9,9 +9,8 @@ import msgspec
 import pytest
 
 from tests.support.loop_clock import LoopClock
-from tests.unit.fleet.worker.fakes import FakeConnection, FakeLease, settled, until
+from tests.unit.fleet.worker.fakes import FakeCheck, FakeConnection, FakeLease, settled, until
 from tests.unit.fleet.worker.messages import MESSAGE
-from tests.unit.fleet.worker.test_sandbox_health import Check
 from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import (
@@ -49,7 +48,7 @@ class World:
     def __init__(self, run: Run, **settings: str) -> None:
         self.connection = FakeConnection()
         self.queue: asyncio.Queue[Pulled | StuckError] = asyncio.Queue()
-        self.check = Check("")
+        self.check = FakeCheck("")
         self.counters = WorkerCounters()
         self.health = SandboxHealth(self.check, (1.0,))
         self.runs = 0
