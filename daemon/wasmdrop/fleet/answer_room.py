@@ -34,6 +34,8 @@ class AnswerRoom:
         self._released = asyncio.Event()
         self._memory = ByteBudget(_MEMORY_BYTES, self._released.set)
         self._disk = ByteBudget(_DISK_BYTES, self._released.set)
+        self._turns = {budget: asyncio.Lock() for budget in (self._memory, self._disk)}
+        """First come, first served: small answers must not keep a large one out for ever."""
 
     @property
     def is_unused(self) -> bool:
@@ -57,7 +59,8 @@ class AnswerRoom:
             return held.pop_all()
 
     async def _take(self, budget: ByteBudget, size_bytes: int) -> Reservation:
-        while (reservation := budget.reserve(size_bytes)) is None:
-            self._released.clear()
-            await self._released.wait()
-        return reservation
+        async with self._turns[budget]:
+            while (reservation := budget.reserve(size_bytes)) is None:
+                self._released.clear()
+                await self._released.wait()
+            return reservation

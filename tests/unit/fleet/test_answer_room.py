@@ -52,6 +52,20 @@ def test_outcomes_beyond_the_limit_wait_until_others_are_delivered() -> None:
     play(scene)
 
 
+def test_large_outcome_is_not_overtaken() -> None:
+    """A steady flow of others would keep it out for ever."""
+
+    async def scene(room: AnswerRoom) -> None:
+        first = await take(room, 40, 0)
+        huge = await waiting(room, 1000, 0)
+        later = await waiting(room, 20, 0)
+        first.close()
+        (await huge).close()
+        (await later).close()
+
+    play(scene)
+
+
 def test_output_files_beyond_the_limit_wait_until_others_are_delivered() -> None:
     """Files alone: answers without them go on."""
 
