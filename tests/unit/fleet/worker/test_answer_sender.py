@@ -79,6 +79,29 @@ def test_answer_refused_for_long_by_a_connected_server_is_given_up() -> None:
     assert _refuse_for(FakeConnection(), REFUSED_SECONDS + 100) == (Stored.FULL, 0)
 
 
+def test_answer_refused_before_and_after_a_lost_connection_is_not_given_up() -> None:
+    """Only the time of one connection counts."""
+    connection, clock, lease = FakeConnection(), Clock(), FakeLease()
+    connection.store_replies.extend([Stored.FULL] * 10_000)
+
+    async def play() -> bool:
+        loop = LoopClock()
+        sender = AnswerSender(connection.as_connection(), clock)
+        sending = asyncio.create_task(sender.send(lease.as_lease(), MESSAGE, ANSWER))
+        for is_connected in (True, False, True):
+            connection.is_connected = is_connected
+            for _ in range(4):
+                await loop.jump(10)
+                await settled()
+                clock.seconds += REFUSED_SECONDS / 5
+        is_given_up = sending.done()
+        sending.cancel()
+        await asyncio.wait([sending])
+        return is_given_up
+
+    assert not asyncio.run(play())
+
+
 def test_answer_without_a_server_is_never_given_up() -> None:
     """The worker could do nothing else meanwhile."""
     connection = FakeConnection()
