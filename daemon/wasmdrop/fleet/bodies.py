@@ -3,6 +3,7 @@
 :func:`send_call` and :func:`receive_results` are the daemon's, the other two the worker's.
 """
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -41,7 +42,7 @@ from wasmdrop.fleet.output_files import encode_listing, read_contents, unpack
 from wasmdrop.fleet.threads import on_thread
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import ModuleSummary
-from wasmdrop.protocol.outcome import Outcome
+from wasmdrop.protocol.outcome import Outcome, OutputTree
 from wasmdrop.protocol.runtime_versions import own_versions
 from wasmdrop.sandbox.host.call import Call, wants_directory
 from wasmdrop.sandbox.host.executor import WITHOUT_FILES
@@ -53,6 +54,9 @@ _LARGE_BYTES: Final = 64 * 1024
 #: Largest call that is sent, in bytes: a fraction of the stream of calls, and less than workers
 #: accept by default.
 _MAX_CALL_BYTES: Final = 64 * 1024 * 1024
+
+#: Results larger than this are stored one after the other, see :func:`send_results`.
+_TURN_BYTES: Final = 4 * 1024 * 1024
 
 #: How long a worker waits for room in the stream of outputs, in seconds: between these, at random.
 #: If many workers have filled it with parts of their outputs, those that wait longest get the room
@@ -112,22 +116,39 @@ async def receive_call(
 
 
 async def send_results(
-    store: ChunkStore, publication: Publication, outcome: Outcome, call: Call
+    store: ChunkStore,
+    publication: Publication,
+    outcome: Outcome,
+    call: Call,
+    turn: asyncio.Lock | None = None,
 ) -> Ran:
     """Return the answer of a job that ran; large parts are stored in chunks first.
 
-    The caller removes the output files (:func:`.remove_output`). Raises ``SandboxError`` if they
-    can't be read or have changed, and as :func:`.put_blob` does.
+    Results of more than 4 MiB are stored while the lock ``turn`` is held: in a stream that is nearly
+    full, parts of many bodies would leave no room for the rest of any. The caller removes the
+    output files (:func:`.remove_output`). Raises ``SandboxError`` if they can't be read or have
+    changed, and as :func:`.put_blob` does.
     """
     if call.component is None:
         data = encode_outcome(outcome, call)
     else:
         data = await on_thread(encode_outcome, outcome, call)  # may take seconds
+    tree = outcome.output
+    size_bytes = len(data) + sum(file.size_bytes for file in tree.files) if tree else len(data)
+    if turn is None or size_bytes <= _TURN_BYTES:
+        return await _store_results(store, publication, data, tree)
+    async with turn:
+        return await _store_results(store, publication, data, tree)
+
+
+async def _store_results(
+    store: ChunkStore, publication: Publication, data: bytes, tree: OutputTree | None
+) -> Ran:
     sent: bytes | Blob = data
     if len(data) > INLINE_BYTES:
         sent = await _put_output(store, publication, [data])
     output = None
-    if (tree := outcome.output) is not None:
+    if tree is not None:
         listing = encode_listing(tree)
         pieces = itertools.chain([listing], read_contents(tree))
         body: bytes | Blob

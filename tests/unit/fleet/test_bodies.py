@@ -149,6 +149,25 @@ def test_results_are_received_as_they_were_sent(
     )
 
 
+def test_large_results_are_stored_one_after_the_other(store: ChunkMemory) -> None:
+    """Small ones do not wait for them."""
+    large = msgspec.structs.replace(OUTCOME, stdout=bytes(5 << 20))
+    small = msgspec.structs.replace(OUTCOME, stdout=bytes(3 << 20))
+
+    async def scene() -> None:
+        turn = asyncio.Lock()
+        await turn.acquire()
+        waiting = asyncio.create_task(send_results(store, PUBLICATION, large, COMMAND, turn))
+        await send_results(store, PUBLICATION, small, COMMAND, turn)
+        assert len(store.messages) == 13
+        turn.release()
+        await waiting
+        assert len(store.messages) == 13 + 21
+        assert not turn.locked()
+
+    asyncio.run(scene())
+
+
 def test_largest_bodies_that_travel_in_the_message_fit_into_it(
     store: ChunkMemory, tmp_path: Path
 ) -> None:

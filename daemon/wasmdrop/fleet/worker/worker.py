@@ -81,6 +81,8 @@ class Worker:
         self._clock = clock
         self._leases = LeaseKeeper(clock)
         self._sender = AnswerSender(connection, clock)
+        self._turn = asyncio.Lock()
+        """Held while large results are stored."""
         self._room = asyncio.Semaphore(settings.workers)
         """Room for unsent answers."""
         self._is_stopping = False
@@ -293,7 +295,7 @@ class Worker:
         while True:
             try:
                 return await send_results(
-                    self._connection, publication, content.outcome, content.call
+                    self._connection, publication, content.outcome, content.call, self._turn
                 )
             except SandboxError as error:
                 return self._returned(message, str(error))
