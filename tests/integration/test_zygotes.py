@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from benchmarks.workloads import sleeping
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import with_fib
@@ -87,6 +88,22 @@ def test_zygote_asked_for_more_children_than_descriptors_may_be_in_flight_goes_o
             marker = wait_until(functools.partial(daemon.marker, name), name)
             assert (marker["code"], marker["attempt"]) == ("ok", 1)
             assert daemon.result(name)["results"] == [_fib(n % 20)]
+        assert daemon.events("zygote-exited") == []
+
+
+def test_jobs_with_threads_run_at_a_time_in_all_workers(tmp_path: Path) -> None:
+    """A WASI command that sleeps has a thread per core and one more."""
+    workers = 128
+    daemon = Daemon(tmp_path, WASMDROP_WORKERS=str(workers))
+    (daemon.wasm / "sleep.wasm").write_bytes(sleeping(5.0).module)
+    with daemon.running():
+        daemon.submit("input-warm.json", {"module": "sleep"})
+        names = [f"input-{n}.json" for n in range(workers)]
+        for name in names:
+            drop(daemon.shared / name, {"module": "sleep"})
+        for name in names:
+            marker = wait_until(functools.partial(daemon.marker, name), name)
+            assert (marker["code"], marker["attempt"]) == ("ok", 1)
         assert daemon.events("zygote-exited") == []
 
 

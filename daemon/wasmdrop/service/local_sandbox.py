@@ -40,7 +40,7 @@ async def open_local_sandbox(
     cache = ModuleCache(settings.state_dir, settings.cache_mb * MEBIBYTE)
     limits = CompileLimits(settings.compile_sec, settings.compile_memory_mb)
     directories = JobDirectoryFactory(settings.state_dir, for_another_user=os.geteuid() == 0)
-    async with ForkServer(idle, settings.job_user) as fork_server:
+    async with ForkServer(idle, settings.job_user, jobs=settings.workers) as fork_server:
         missing = fork_server.missing
         if missing and settings.sandbox is SandboxMode.STRICT:
             raise SettingsError(

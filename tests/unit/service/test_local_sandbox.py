@@ -18,7 +18,7 @@ class FakeForkServer:
 
     missing = ""
 
-    def __init__(self, *_args: Any) -> None: ...
+    def __init__(self, *_args: Any, **_named: Any) -> None: ...
 
     async def __aenter__(self) -> Self:
         return self

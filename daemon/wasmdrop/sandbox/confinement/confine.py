@@ -49,11 +49,13 @@ _LINK_FD: Final = 3
 #: Above any descriptor. RLIMIT_NOFILE is no bound: it may have been lowered after an open.
 _HIGHEST_FD: Final = 1 << 30
 
-#: Threads of all jobs together: in each job, WASI starts one per core and a few more, and there may
-#: be one job per core. The kernel counts by user, which may include the children of another daemon,
-#: idle ones too, and all other processes of that user if the daemon can't change the user.
+#: Threads of all jobs together: in each job, WASI starts one per core and a few more, and for each
+#: there may be two idle children. The kernel counts by user, which may include the children of
+#: another daemon, and all other processes of that user if the daemon can't change the user. A job
+#: that can't start a thread dies.
 _CORES: Final = os.cpu_count() or 1
-_THREADS: Final = 480 + 2 * _CORES**2
+_THREADS: Final = 480
+_THREADS_OF_A_JOB: Final = 2 * (_CORES + 1)
 _OTHERS_THREADS: Final = 8192
 
 _LIMITED: Final = (
@@ -97,11 +99,13 @@ class ZygoteConfinement(NamedTuple):
 class Confinement:
     """The confinement that this kernel supports, detected once in the fork server.
 
-    ``job_user``: the user of confined processes, if the fork server is root.
+    ``job_user``: the user of confined processes, if the fork server is root. ``jobs``: that may run
+    at a time.
     """
 
-    def __init__(self, job_user: JobUser = DEFAULT_JOB_USER) -> None:
+    def __init__(self, job_user: JobUser = DEFAULT_JOB_USER, jobs: int = _CORES) -> None:
         self._job_user = job_user
+        self._jobs = max(jobs, _CORES)
         self.missing: list[str] = []
         """The parts that this kernel or the container does not support, described for people."""
         self.landlock_version = landlock.abi_version()
@@ -242,7 +246,8 @@ class Confinement:
         self._limit(resource.RLIMIT_NPROC, self._highest_processes())
 
     def _highest_processes(self) -> int:
-        return _THREADS + (0 if self.changes_user else _OTHERS_THREADS)
+        threads = _THREADS + self._jobs * _THREADS_OF_A_JOB
+        return threads + (0 if self.changes_user else _OTHERS_THREADS)
 
     def _limit_space(self, file_bytes: int, data_bytes: int) -> None:
         for kind, value in self._space_limits(file_bytes, data_bytes):

@@ -36,15 +36,16 @@ from wasmdrop.system.job_user import JobUser
 from wasmdrop.system.processes import use_batch_scheduling
 
 
-def main(control_fd: int, uid: int, gid: int) -> NoReturn:
+def main(control_fd: int, uid: int, gid: int, jobs: int = 1) -> NoReturn:
     """Serve until the daemon closes the control socket ``control_fd``.
 
-    ``uid`` and ``gid``: the user that children run as, if this process is root.
+    ``uid`` and ``gid``: the user that children run as, if this process is root. ``jobs``: that may
+    run at a time.
     """
     use_batch_scheduling()
     control = socket.socket(fileno=control_fd)
     signals.ignore_all()
-    confinement = Confinement(JobUser(uid, gid))
+    confinement = Confinement(JobUser(uid, gid), jobs)
     confinement.prepare_fork_server()
     if not confinement.missing and not _can_confine(confinement):
         confinement.missing.append("a confined process that works (see the log)")

@@ -33,12 +33,14 @@ _START_SECONDS = 30.0
 class ForkServer(ForkingProcess):
     """The fork server, and at most ``idle`` idle children of it.
 
-    ``job_user``: the user that children run as, if the daemon is root.
+    ``job_user``: the user that children run as, if the daemon is root. ``jobs``: that may run at a
+    time.
     """
 
-    def __init__(self, idle: int, job_user: JobUser = DEFAULT_JOB_USER) -> None:
+    def __init__(self, idle: int, job_user: JobUser = DEFAULT_JOB_USER, *, jobs: int = 1) -> None:
         super().__init__(idle)
         self._job_user = job_user
+        self._jobs = jobs
         self.restarts = 0
         """How often the fork server was restarted."""
         self.missing = ""
@@ -94,7 +96,8 @@ class ForkServer(ForkingProcess):
             # tables each fork would have to copy.
             self._process = subprocess.Popen(
                 python_command(
-                    "wasmdrop.sandbox.guest.fork_server", theirs.fileno(), user.uid, user.gid
+                    "wasmdrop.sandbox.guest.fork_server",
+                    *(theirs.fileno(), user.uid, user.gid, self._jobs),
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

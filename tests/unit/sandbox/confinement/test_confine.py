@@ -1,5 +1,6 @@
 """Unit tests of the confinement of a native zygote, as data."""
 
+import os
 import resource
 from typing import Any, Final
 
@@ -80,6 +81,21 @@ def test_child_of_a_zygote_may_start_threads_only_for_wasi() -> None:
     assert described(threads=False).child_processes == 0
     found = described(threads=True)
     assert found.child_processes == limits_of(found)[resource.RLIMIT_NPROC][0]
+
+
+def test_processes_of_more_jobs_than_cores_have_a_higher_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each job may have a thread per core and a few more, and there are idle children."""
+    cores = os.cpu_count() or 1
+
+    def limit(jobs: int) -> int:
+        it = Confinement(jobs=jobs)
+        monkeypatch.setattr(it, "_ceilings", dict.fromkeys(it._ceilings, resource.RLIM_INFINITY))
+        return limits_of(described(it))[resource.RLIMIT_NPROC][0]
+
+    assert limit(1) == limit(cores)
+    assert limit(1000 + cores) - limit(cores) >= 1000 * (cores + 3)
 
 
 def test_limits_of_a_zygote_do_not_exceed_those_of_the_daemon(
