@@ -124,9 +124,9 @@ async def send_results(
 ) -> Ran:
     """Return the answer of a job that ran; large parts are stored in chunks first.
 
-    Results of more than 4 MiB are stored while the lock ``turn`` is held: in a stream that is nearly
-    full, parts of many bodies would leave no room for the rest of any. The caller removes the
-    output files (:func:`.remove_output`). Raises ``SandboxError`` if they can't be read or have
+    Results of more than 4 MiB are stored while the lock ``turn`` is held: in a stream that is
+    nearly full, parts of many bodies would leave no room for the rest of any. The caller removes
+    the output files (:func:`.remove_output`). Raises ``SandboxError`` if they can't be read or have
     changed, and as :func:`.put_blob` does.
     """
     if call.component is None:
