@@ -141,7 +141,8 @@ def test_compose_file_of_a_fleet_runs_jobs_on_its_workers(podman: Engine, base: 
         marker = json.loads(path.read_text())
         assert marker["worker"] in {"worker-1", "worker-2"}, marker
         assert path.with_suffix(".txt").read_text().splitlines()[-1] == "144"
-    status = podman.podman("exec", "fleet-daemon", "wasmdrop", "fleet", "status").stdout
+    command = ("wasmdrop", "fleet", "status", "--listen-sec=10")
+    status = podman.podman("exec", "fleet-daemon", *command).stdout
     assert {"worker-1", "worker-2"} <= set(status.split())
     healthy = ("healthcheck", "run", "fleet-worker-1")
     wait_until(lambda: podman.podman(*healthy, check=False).returncode == 0, "the health check")
