@@ -18,7 +18,7 @@ class Window:
 
     async def enter(self) -> bool:
         """Wait for room and take it; False if the job was sent away."""
-        if self._room > 0 and not self._waiters:
+        if self._room > 0:
             self._room -= 1
             return True
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
