@@ -304,6 +304,28 @@ def test_member_is_denied_messages_of_others(fleet: SecureFleet, user: str) -> N
     asyncio.run(run())
 
 
+def test_worker_with_its_own_key_gets_jobs_that_no_other_worker_reads(fleet: SecureFleet) -> None:
+    """Workers that share a key receive their jobs on subjects that each of them may read."""
+    alone = "worker-p"
+
+    async def run() -> None:
+        async with (
+            fleet.connected(DAEMON) as daemon,
+            fleet.connected(alone) as worker,
+            member(fleet, WORKER) as other,
+        ):
+            await other.client.subscribe(f"{fleet.access(alone).inbox}.>")
+            await other.flush()
+            assert [text for text in other.denied if "permissions violation" in text]
+            assert await daemon.store(JOB, b"job") is Stored.STORED
+            lease = await worker.fetch(job_stream("p"), "any", 10)
+            assert lease is not None
+            assert lease.data == b"job"
+            await lease.ack()
+
+    asyncio.run(run())
+
+
 async def _misdirect_answers(one: Member, user: str) -> None:
     """Have answers of the server, empty ones and such with chosen content, sent to each change."""
     consumer = (

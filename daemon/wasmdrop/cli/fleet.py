@@ -41,7 +41,8 @@ Prints the configuration of a NATS server (2.14.3 or later) with an account for 
 each pool of workers, which have no more than their rights. Makes the missing keys in the
 directory DIR, with mode 0600, and keeps those that are there: admin.nk for `wasmdrop fleet
 init`, daemon-NAME.nk and pool-NAME.nk for WASMDROP_FLEET_KEY of a daemon and of all workers of a
-pool. It needs no server.
+pool. With --worker, one worker has worker-POOL.NAME.nk instead: workers that share a key can read
+each other's jobs. It needs no server.
 """
 
 _CONFIG_EPILOG: Final = """\
@@ -88,6 +89,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     config.add_argument("--keys", metavar="DIR", required=True, help="directory of the keys")
     _add_members(config)
+    config.add_argument(
+        "--worker",
+        action="append",
+        default=[],
+        type=_worker,
+        metavar="POOL/NAME",
+        dest="workers_alone",
+        help="a worker that has a key of its own; may be repeated",
+    )
     config.add_argument(
         "--accounts", action="store_true", help="print only the accounts, as JSON (and YAML)"
     )
@@ -197,10 +207,17 @@ def _keys(options: argparse.Namespace) -> "PublicKeys":
         directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"{options.keys}: can't be made: {error.strerror}") from None
+    workers: dict[str, tuple[str, ...]] = {}
+    for pool, name in dict.fromkeys(options.workers_alone):
+        if pool not in options.pools:
+            raise SettingsError(f"--worker {pool}/{name}: expected a pool that --pool names")
+        key = _key(directory / f"worker-{pool}.{name}.nk")
+        workers[pool] = (*workers.get(pool, ()), key)
     return PublicKeys(
         _key(directory / "admin.nk"),
         {name: _key(directory / f"daemon-{name}.nk") for name in options.daemons},
         {name: _key(directory / f"pool-{name}.nk") for name in options.pools},
+        workers,
     )
 
 
@@ -273,6 +290,13 @@ def _name(text: str) -> str:
             f"expected up to 64 letters, digits, '-' or '_', got {one_line(text, 80)}"
         )
     return text
+
+
+def _worker(text: str) -> tuple[str, str]:
+    pool, slash, name = text.partition("/")
+    if not slash or not _NAME.fullmatch(pool) or not _NAME.fullmatch(name):
+        raise argparse.ArgumentTypeError(f"expected POOL/NAME, got {one_line(text, 80)}")
+    return pool, name
 
 
 def _megabytes(text: str) -> int:

@@ -47,6 +47,10 @@ class PublicKeys(msgspec.Struct, frozen=True):
     admin: str
     daemons: Mapping[str, str]
     pools: Mapping[str, str]
+    """The key that the workers of a pool share."""
+    workers: Mapping[str, tuple[str, ...]] = {}
+    """Keys of single workers, by their pool. Each receives its jobs on subjects of its own, which
+    no other worker may read."""
 
 
 class ServerOptions(msgspec.Struct, frozen=True):
@@ -62,7 +66,8 @@ class _Member(msgspec.Struct, frozen=True):
     """An account other than that of the streams."""
 
     name: str
-    key: str
+    keys: tuple[str, ...]
+    """Those of its users, who have the same rights except for the subjects of their answers."""
     sends: tuple[str, ...]
     """Subjects of the account of the streams."""
     calls: tuple[str, ...]
@@ -79,7 +84,10 @@ def accounts(keys: PublicKeys) -> dict[str, Any]:
     """Return the value of ``accounts`` in the server's configuration."""
     members = [
         *(_daemon(name, key) for name, key in keys.daemons.items()),
-        *(_pool(name, key, list(keys.daemons)) for name, key in keys.pools.items()),
+        *(
+            _pool(name, (key, *keys.workers.get(name, ())), list(keys.daemons))
+            for name, key in keys.pools.items()
+        ),
     ]
     services: dict[str, list[str]] = {}
     for member in members:
@@ -123,13 +131,8 @@ def _account(member: _Member, members: Sequence[_Member]) -> dict[str, Any]:
     calls = {f"{API}.{call}": f"{MEMBER_API}.{call}" for call in member.calls}
     heard = _announced_to(member.name, members)
     sends = [*member.sends, *calls.values(), *member.announces]
-    receives = [f"{inbox_prefix(member.key)}.>", *member.hears]
-    user = {
-        "nkey": member.key,
-        "permissions": {"publish": {"allow": sends}, "subscribe": {"allow": receives}},
-    }
     return {
-        "users": [user],
+        "users": [_user(key, sends, member.hears) for key in member.keys],
         "exports": [
             {"stream": subject, "accounts": list(names)}
             for subject, names in member.announces.items()
@@ -140,6 +143,12 @@ def _account(member: _Member, members: Sequence[_Member]) -> dict[str, Any]:
             *heard,
         ],
     }
+
+
+def _user(key: str, sends: Sequence[str], hears: Sequence[str]) -> dict[str, Any]:
+    receives = [f"{inbox_prefix(key)}.>", *hears]
+    rights = {"publish": {"allow": list(sends)}, "subscribe": {"allow": receives}}
+    return {"nkey": key, "permissions": rights}
 
 
 def _announced_to(account: str, members: Sequence[_Member]) -> list[dict[str, Any]]:
@@ -165,7 +174,7 @@ def _daemon(name: str, key: str) -> _Member:
     outcomes = outcome_stream(name)
     return _Member(
         _daemon_account(name),
-        key,
+        (key,),
         sends=(
             daemon_jobs_filter("*", name),
             ALL_MODULE_CHUNKS,
@@ -193,13 +202,13 @@ def _daemon(name: str, key: str) -> _Member:
     )
 
 
-def _pool(name: str, key: str, daemons: Sequence[str]) -> _Member:
+def _pool(name: str, keys: tuple[str, ...], daemons: Sequence[str]) -> _Member:
     jobs = job_stream(name)
     started = {started_subject(daemon): (_daemon_account(daemon),) for daemon in daemons}
     everyone = (ACCOUNT, *map(_daemon_account, daemons))
     return _Member(
         f"WORKERS_{name}",
-        key,
+        keys,
         sends=(
             ALL_OUTCOMES,
             ALL_OUTPUT_CHUNKS,

@@ -91,6 +91,18 @@ def test_fleet_config_keeps_keys_that_are_there(tmp_path: Path) -> None:
     assert second.stderr == f"wasmdrop: {tmp_path}/keys/daemon-two.nk: made\n"
 
 
+def test_fleet_config_gives_a_worker_a_key_of_its_own(tmp_path: Path) -> None:
+    """In the account of its pool, which must be named, too."""
+    words = ("config", "--accounts", "--keys", str(tmp_path / "keys"), "--daemon", "one")
+    made = run(*words, "--pool", "p", "--worker", "p/w")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "keys" / "worker-p.w.nk").exists()
+    assert len(json.loads(made.stdout)["accounts"]["WORKERS_p"]["users"]) == 2
+    refused = run(*words, "--pool", "p", "--worker", "q/w")
+    assert refused.returncode == 2
+    assert refused.stderr == "wasmdrop: --worker q/w: expected a pool that --pool names\n"
+
+
 def test_fleet_config_refuses_a_file_that_is_no_key(tmp_path: Path) -> None:
     """Its content, which may be a secret, is not shown."""
     (tmp_path / "admin.nk").write_text("secret")

@@ -22,7 +22,10 @@ ADMIN: Final = "admin"
 
 
 class SecureFleet:
-    """A server, and the keys of its users: ``admin``, ``daemon-NAME`` and ``pool-NAME``."""
+    """A server, and the keys of its users: ``admin``, ``daemon-NAME`` and ``pool-NAME``.
+
+    Each pool also has the user ``worker-NAME``, a worker with a key of its own.
+    """
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class SecureFleet:
             self._make_key(ADMIN),
             {name: self._make_key(f"daemon-{name}") for name in daemons},
             {name: self._make_key(f"pool-{name}") for name in pools},
+            {name: (self._make_key(f"worker-{name}"),) for name in pools},
         )
         _context, self.authority = server_certificate(base, "127.0.0.1")
         chain = base / "server.pem"

@@ -11,10 +11,10 @@ from wasmdrop.fleet.server_config import (
     server_config,
 )
 
-KEYS = PublicKeys("UADMIN", {"d": "UD", "e": "UE"}, {"p": "UP", "q": "UQ"})
+KEYS = PublicKeys("UADMIN", {"d": "UD", "e": "UE"}, {"p": "UP", "q": "UQ"}, {"q": ("UW",)})
 
 
-def test_accounts_have_one_user_each_and_only_one_has_streams() -> None:
+def test_accounts_have_their_users_and_only_one_has_streams() -> None:
     """A user in the account of the streams could act with the server's rights."""
     made = accounts(KEYS)
     assert {name: [user["nkey"] for user in each["users"]] for name, each in made.items()} == {
@@ -22,7 +22,7 @@ def test_accounts_have_one_user_each_and_only_one_has_streams() -> None:
         "DAEMON_d": ["UD"],
         "DAEMON_e": ["UE"],
         "WORKERS_p": ["UP"],
-        "WORKERS_q": ["UQ"],
+        "WORKERS_q": ["UQ", "UW"],
     }
     assert [name for name, each in made.items() if "jetstream" in each] == [ACCOUNT]
 
