@@ -20,8 +20,9 @@ _STEPS: Final = [
             Fault(Kind.WIPE, Role.SERVER, (0, 1, 2), 1),
             Fault(Kind.KILL, Role.DAEMON, (0,), 1),
         ),
-        1,
+        0,
     ),
+    Step((Fault(Kind.WIPE, Role.WORKER, (2,), 1),), 1),
 ]
 
 

@@ -46,7 +46,7 @@ class Kind(StrEnum):
     ISOLATE = "isolate"
     """The machine and one server do not reach each other."""
     WIPE = "wipe"
-    """Servers are killed and lose their disks; if all of them do, they are set up again.
+    """Servers or workers are killed and lose their disks; if all servers do, they are set up again.
 
     This happens when there are many open jobs.
     """
@@ -106,7 +106,9 @@ def schedule(seed: int, count: int, sizes: Mapping[Role, int]) -> list[Step]:
             deck += [(Kind.KILL, Role.SERVER, most), (Kind.UNPLUG, Role.SERVER, most)]
             deck += [(Kind.WIPE, Role.SERVER, 1)]
         dice.shuffle(deck)
-        deck.insert(len(deck) // 2, (Kind.WIPE, Role.SERVER, servers))
+        # A worker without modules needs those that the servers lost, too.
+        wipes = [(Kind.WIPE, Role.SERVER, servers), (Kind.WIPE, Role.WORKER, 1)]
+        deck[len(deck) // 2 : len(deck) // 2] = wipes
         for kind, role, hit in deck:
             numbers = tuple(sorted(dice.sample(range(sizes[role]), hit)))
             span = _LONG_SECONDS if dice.random() < _LONG_SHARE else _SHORT_SECONDS
@@ -115,7 +117,7 @@ def schedule(seed: int, count: int, sizes: Mapping[Role, int]) -> list[Step]:
     everyone = tuple(range(sizes[Role.WORKER]))
     while faults:
         together = [faults.pop(0)]
-        if together[0].kind is Kind.WIPE:
+        if together[0].kind is Kind.WIPE and together[0].role is Role.SERVER:
             # Workers that do nothing meanwhile leave jobs that are lost with the servers.
             together.insert(0, Fault(Kind.STOP, Role.WORKER, everyone, together[0].seconds))
         elif (
@@ -238,16 +240,16 @@ def _isolated(machines: Sequence[Machine]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _wiped(fleet: Fleet, nodes: Sequence[Node]) -> Iterator[None]:
-    servers = [node for node in nodes if isinstance(node, Server)]
+    disks = [node for node in nodes if not isinstance(node, FleetDaemon)]
     with contextlib.suppress(DeadlineError):  # all jobs may have been dropped and ended
         wait_until(fleet.is_busy, "jobs in the fleet", _BUSY_SECONDS)
-    for server in servers:
-        server.kill()
-    for server in servers:
-        server.wipe()
-        server.launch()
+    for node in disks:
+        node.kill()
+    for node in disks:
+        node.wipe()
+        node.launch()
     yield
-    if len(servers) == len(fleet.cluster.servers):
+    if set(disks) >= set(fleet.cluster.servers):
         fleet.set_up()
 
 

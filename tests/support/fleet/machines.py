@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,9 +43,10 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.restarts = 0
         """How often it ended by itself and was started again."""
+        self._state = base / "state"
         self._log = base / "log"
         self._environment = environment(
-            WASMDROP_STATE_DIR=str(base / "state"),
+            WASMDROP_STATE_DIR=str(self._state),
             WASMDROP_FLEET_NAME=self.name,
             WASMDROP_WORKERS=str(_SLOTS),
             WASMDROP_LOG="json",
@@ -76,6 +78,11 @@ class Worker:
         self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
         self.process = None
+
+    def wipe(self) -> None:
+        """Delete the modules that the worker keeps. It must not run."""
+        assert self.process is None
+        shutil.rmtree(self._state, ignore_errors=True)
 
     def stop(self) -> int:
         """End the worker with SIGTERM; return its exit status."""
