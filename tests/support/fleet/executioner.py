@@ -13,7 +13,7 @@ from tests.support.daemon import descendants_of
 from tests.support.fleet.job_mix import HOG_BYTES
 from tests.support.fleet.machines import Fleet, FleetDaemon, Worker
 
-_ENDLESS_SECONDS: Final = 5.0
+_ENDLESS_SECONDS: Final = 3.0
 _SHARE_OF_KERNEL: Final = 0.1
 
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")

@@ -50,9 +50,9 @@ _SETTINGS: Final = {
     _LOCAL: {
         "WASMDROP_FLEET_FALLBACK": "local",
         "WASMDROP_ATTEMPTS": "10",
-        "TIMEOUT_SEC": "100",
+        "TIMEOUT_SEC": "300",
     },
-    _WAITING: {"WASMDROP_FLEET_FALLBACK": "wait", "TIMEOUT_SEC": "100"},
+    _WAITING: {"WASMDROP_FLEET_FALLBACK": "wait", "TIMEOUT_SEC": "300"},
 }
 
 #: Codes of jobs that ran.
