@@ -32,6 +32,7 @@ _LISTEN_SECONDS: Final = 6.0
 
 _MAX_SEED_BYTES: Final = 1024
 _MAX_MB: Final = 1 << 30
+_VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SIZES: Final = ("jobs", "outcomes", "modules", "inputs", "outputs")
 _CONNECTION: Final = ("fleet", "fleet_key", "fleet_ca", "fleet_security")
@@ -120,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wasmtime",
         action="append",
         default=[],
+        type=_version,
         metavar="VERSION",
         help="a version whose workers get deterministic jobs, beside this host's; may be repeated",
     )
@@ -288,6 +290,14 @@ def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(
             f"expected up to 64 letters, digits, '-' or '_', got {one_line(text, 80)}"
+        )
+    return text
+
+
+def _version(text: str) -> str:
+    if not _VERSION.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a version such as 50.0.1, got {one_line(text, 80)}"
         )
     return text
 

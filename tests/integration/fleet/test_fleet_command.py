@@ -140,6 +140,13 @@ def test_fleet_init_makes_what_is_missing_and_changes_what_it_is_told(server: Se
     )
 
 
+def test_fleet_init_refuses_a_version_that_no_worker_has() -> None:
+    """It would make a queue that nobody serves."""
+    refused = run("init", "--wasmtime", "50.*")
+    assert refused.returncode == 2
+    assert "expected a version such as 50.0.1, got 50.*" in refused.stderr
+
+
 def test_fleet_init_without_room_on_the_server_says_so(server: Server) -> None:
     """The server reserves the size of each stream on its disk."""
     refused = run("init", "--daemon", "one", "--jobs-mb", "800000000", WASMDROP_FLEET=server.url)
