@@ -116,7 +116,6 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     for directory in (lives.state, modules, code, code / ("0" * 16), results):
         directory.mkdir(mode=0o700)
     (lives.state / "lock").touch()
-    (lives.state / ".fleet-secret").touch()
     (results / "earlier").touch()
     (modules / ".wasmdrop-0-0").touch()
     (code / ("0" * 16) / ".wasmdrop-0-0").touch()
@@ -191,6 +190,8 @@ def _prepared(base: Path, name: str) -> Lives:
         lives.environment["WASMDROP_FLEET"] = "nats://127.0.0.1:1"
     if not name.endswith(":mkdir"):
         _leave_an_earlier_life(lives)
+        if name.startswith("fleet."):
+            (lives.state / ".fleet-secret").touch()
     lives.producer.module(lives.wasm / "m.wasm")
     lives.producer.module(lives.wasm / "files.wasm", keeps_files=True)
     lives.producer.module(lives.wasm / "module.wasm", "input.json")
