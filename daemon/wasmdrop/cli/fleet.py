@@ -20,6 +20,7 @@ from wasmdrop.service import log
 from wasmdrop.settings import Settings
 
 if TYPE_CHECKING:
+    from wasmdrop.fleet.connection import FleetConnection
     from wasmdrop.fleet.server_config import PublicKeys
     from wasmdrop.fleet.setup import Plan
     from wasmdrop.fleet.status import FleetStatus
@@ -256,13 +257,25 @@ def _plan(options: argparse.Namespace) -> "Plan":
     )
 
 
+async def _reach(connection: "FleetConnection") -> None:
+    from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError  # noqa: PLC0415
+
+    try:
+        await connection.wait_connected(_CONNECT_SECONDS)
+    except FleetRefusedError:
+        raise
+    except FleetUnavailableError as error:
+        advice = "start the server, or correct WASMDROP_FLEET"
+        raise FleetUnavailableError(f"{error}; {advice}") from None
+
+
 async def _init(loaded: Settings, plan: "Plan") -> None:
     from wasmdrop.fleet.access import read_access  # noqa: PLC0415
     from wasmdrop.fleet.connection import connect  # noqa: PLC0415
     from wasmdrop.fleet.setup import create  # noqa: PLC0415
 
     async with connect(read_access(loaded, "wasmdrop fleet init")) as connection:
-        await connection.wait_connected(_CONNECT_SECONDS)
+        await _reach(connection)
         async for name, became in create(connection, plan):
             sys.stdout.write(f"{name}: {became}\n")
 
@@ -273,7 +286,7 @@ async def _status(loaded: Settings, seconds: float) -> "FleetStatus":
     from wasmdrop.fleet.status import read_status  # noqa: PLC0415
 
     async with connect(read_access(loaded, "wasmdrop fleet status")) as connection:
-        await connection.wait_connected(_CONNECT_SECONDS)
+        await _reach(connection)
         return await read_status(connection, seconds)
 
 

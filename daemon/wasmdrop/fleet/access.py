@@ -100,6 +100,7 @@ def _tls(ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
+        reason = error if isinstance(error, ssl.SSLError) else error.strerror
         raise FleetSettingsError(
-            f"WASMDROP_FLEET_CA: {printable(ca)}: {error}; expected certificates in PEM"
+            f"WASMDROP_FLEET_CA: {printable(ca)}: {reason}; expected certificates in PEM"
         ) from None

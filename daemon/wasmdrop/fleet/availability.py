@@ -71,7 +71,10 @@ class Availability:
     @property
     def why_away(self) -> str:
         """Why jobs wait while the servers are away, for people."""
-        return f"waits for the fleet: {self.lack or 'its servers take no jobs'}"
+        reason = "its servers take no jobs"
+        if not self._connection.is_connected:
+            reason = f"no server is reached: {self._connection.problem}"
+        return f"waits for the fleet: {self.lack or reason}"
 
     async def turn(self) -> None:
         """Wait until it makes sense to ask again: at the next check with a connection."""

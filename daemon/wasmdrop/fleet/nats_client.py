@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import re
 import secrets
 import time
@@ -51,6 +52,11 @@ _ACKS: Final = "$JS.ACK."
 
 #: The client gives the server's texts in lower case.
 _DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
+_VERBS: Final = {"publish": "publish", "subscription": "subscribe to"}
+
+#: OpenSSL's codes for a certificate that has another host name or another address.
+_WRONG_NAME: Final = frozenset({62, 64})
 
 #: Called with the subject and the data of a message.
 Callback = Callable[[str, bytes], None]
@@ -187,11 +193,20 @@ class NatsClient:
                 " configuration, and WASMDROP_FLEET_KEY names one"
             )
         if verify_message := getattr(error, "verify_message", ""):
+            return self._untrusted(verify_message.rstrip("."), getattr(error, "verify_code", 0))
+        return FleetUnavailableError(f"{self.server.url} can't be reached: {reason}")
+
+    def _untrusted(self, message: str, code: int) -> FleetRefusedError:
+        if code in _WRONG_NAME:
             return FleetRefusedError(
-                f"{self.server.url} has a certificate that is not trusted ({verify_message}); name"
-                " its authority in WASMDROP_FLEET_CA"
+                f"{self.server.url} has a certificate for another name ({message}); use a name that"
+                " the certificate has in WASMDROP_FLEET, or give the server a certificate for this"
+                " one"
             )
-        return FleetUnavailableError(f"{self.server.url}: {reason}")
+        return FleetRefusedError(
+            f"{self.server.url} has a certificate that is not trusted ({message}); name its"
+            " authority in WASMDROP_FLEET_CA"
+        )
 
     def _check_server(self) -> None:
         self.version = str(self._client._server_info.get("version", ""))  # noqa: SLF001
@@ -349,7 +364,9 @@ class NatsClient:
             self._error = self._error or _reason(error)
             return
         refusal = FleetRefusedError(
-            f"the server does not allow this key to {denied[1].removesuffix('ion')} {denied[2]}"
+            f"the server does not allow this key to {_VERBS[denied[1]]} {denied[2]}; each daemon,"
+            " each pool and the administrator has its own key: correct WASMDROP_FLEET_KEY, or the"
+            " name of the daemon or pool"
         )
         waiting = [
             request.answer
@@ -389,4 +406,10 @@ def _message(message: Msg) -> Message:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError) and not error.errno:
+        return "no answer in time"
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)  # asyncio's text has the address once more
+    if isinstance(error, OSError) and (error.errno or 0) < 0:
+        return str(error.strerror)  # of the resolver
     return one_line(str(error).removeprefix("nats: ") or type(error).__name__, 300)

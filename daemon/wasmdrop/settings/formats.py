@@ -110,6 +110,8 @@ def _read_fleet_servers(text: str) -> tuple[str, ...]:
     for one in servers:
         found = _FLEET_SERVER.fullmatch(one)
         if found is None or int(found[1] or 1) not in range(1, _MAX_PORT + 1):
+            if len(servers) == 1:
+                raise ValueError
             raise ValueError(f"in {describe_value(one)}")
     return servers
 

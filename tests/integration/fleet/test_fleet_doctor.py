@@ -76,8 +76,15 @@ def test_doctor_sees_a_worker_that_waits_for_jobs(fleet: SecureFleet) -> None:
             "jobs wait",
             "start the server",
         ),
+        (
+            "daemon-d",
+            {"WASMDROP_FLEET_CA": "", "WASMDROP_FLEET_FALLBACK": "wait"},
+            "server",
+            "not trusted",
+            "WASMDROP_FLEET_CA",
+        ),
     ],
-    ids=["pool", "key-of-another", "no-key", "away"],
+    ids=["pool", "key-of-another", "no-key", "away", "other-authority"],
 )
 def test_doctor_names_what_a_daemon_lacks_in_its_fleet(
     fleet: SecureFleet, user: str, changed: dict[str, str], check: str, found: str, advice: str

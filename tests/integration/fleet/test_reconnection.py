@@ -49,7 +49,7 @@ def test_connection_without_a_server_is_there_when_the_server_is(server: Server)
     async def run() -> None:
         async with connect(access_to(server)) as connection:
             assert not connection.is_connected
-            with pytest.raises(FleetUnavailableError, match="Connect call failed"):
+            with pytest.raises(FleetUnavailableError, match="Connection refused"):
                 await connection.store(JOB, b"", seconds=1)
             await connection.publish("wd1.daemon.daemon", b"")
             assert connection.away_seconds > 0
@@ -243,6 +243,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureFleet]:
         ("other-key", "does not know this key; `wasmdrop fleet config`"),
         ("no-key", "asks for a key; `wasmdrop fleet config`"),
         ("other-authority", "a certificate that is not trusted .*WASMDROP_FLEET_CA"),
+        ("other-name", "a certificate for another name .*WASMDROP_FLEET,"),
     ],
 )
 def test_server_that_refuses_says_why(
@@ -257,6 +258,9 @@ def test_server_that_refuses_says_why(
         variables["WASMDROP_FLEET_KEY"] = str(key)
     elif changed == "no-key":
         del variables["WASMDROP_FLEET_KEY"]
+    elif changed == "other-name":
+        url = variables["WASMDROP_FLEET"]
+        variables["WASMDROP_FLEET"] = url.replace("127.0.0.1", "localhost")
     else:
         del variables["WASMDROP_FLEET_CA"]
 
@@ -266,3 +270,20 @@ def test_server_that_refuses_says_why(
                 await connection.wait_connected(WAIT_SECONDS)
 
     asyncio.run(run())
+
+
+def test_subscription_without_the_right_is_logged_with_what_to_do(fleet: SecureFleet) -> None:
+    """As when a daemon has the key of a pool."""
+
+    async def run() -> str:
+        async with fleet.connected("pool-p") as connection:
+            with capture_logs() as logs:
+                await connection.subscribe("wd1.daemon.d", lambda _subject, _data: None)
+                async with asyncio.timeout(WAIT_SECONDS):
+                    while not logs:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+        return str(logs[0]["reason"])
+
+    reason = asyncio.run(run())
+    assert reason.startswith("the server does not allow this key to subscribe to wd1.daemon.d; ")
+    assert "correct WASMDROP_FLEET_KEY" in reason

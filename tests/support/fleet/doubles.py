@@ -76,6 +76,7 @@ class FakeConnection:
     def __init__(self) -> None:
         self.is_connected = True
         self.away_seconds = 0.0
+        self.problem = ""
         self.failure: FleetUnavailableError | None = None
         """Raised by all requests."""
         self.replies: deque[Stored] = deque()

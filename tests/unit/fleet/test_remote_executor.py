@@ -42,6 +42,7 @@ def lose(fleet: FakeFleet) -> None:
     """Have the connection away for long enough."""
     fleet.connection.is_connected = False
     fleet.connection.away_seconds = AWAY_SECONDS
+    fleet.connection.problem = "Connection refused"
     fleet.availability.check()
 
 
@@ -127,7 +128,7 @@ def test_executor_new_job_waits_while_the_fleet_is_away_and_says_why(play: Play)
         lose(fleet)
         running = fleet.begin()
         await settle()
-        assert fleet.notes == ["waits for the fleet: its servers take no jobs"]
+        assert fleet.notes == ["waits for the fleet: no server is reached: Connection refused"]
         fleet.connection.is_connected = True
         fleet.availability.check()
         message = await fleet.published()

@@ -4,7 +4,7 @@ from typing import Final
 
 from wasmdrop.fleet.access import read_access
 from wasmdrop.fleet.connection import FleetConnection, Stored, connect
-from wasmdrop.fleet.errors import FleetUnavailableError
+from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
     engine_class,
@@ -38,19 +38,23 @@ async def examine(settings: Settings) -> list[Finding]:
         try:
             await connection.wait_connected(_CONNECT_SECONDS)
         except FleetUnavailableError as error:
-            return [_unreachable(settings, str(error))]
+            return [_unreachable(settings, error)]
         found = f"{connection.server_url}, version {connection.server_version}"
         findings = [ok(_AREA, "server", found)]
         try:
             findings += await _examine_setup(connection, settings)
         except FleetUnavailableError as error:
             advice = "use the key that `wasmdrop fleet config` made for this daemon"
-            findings.append(problem(_AREA, "rights", str(error), advice))
+            found = str(error).partition("; ")[0]
+            findings.append(problem(_AREA, "rights", found, advice))
         return findings
 
 
-def _unreachable(settings: Settings, found: str) -> Finding:
+def _unreachable(settings: Settings, error: FleetUnavailableError) -> Finding:
+    found = str(error)
     advice = "start the server, or correct WASMDROP_FLEET; `wasmdrop fleet status` tries it, too"
+    if isinstance(error, FleetRefusedError):  # the server is there
+        found, _, advice = found.partition("; ")
     if settings.fleet_fallback is FleetFallback.LOCAL:
         return warning(_AREA, "server", f"{found}; jobs run on this host", advice)
     return problem(_AREA, "server", f"{found}; jobs wait", advice)
