@@ -53,6 +53,8 @@ def _why(job: Job, first: Job | None) -> str:
         case JobState.COMPILING:
             module = "" if job.module is None else f": {job.module.path}"
             return f"its module is being compiled{module}"
+        case JobState.RUNNING if job.is_remote:
+            return f"attempt {job.attempt} is in the fleet"
         case JobState.RUNNING:
             return f"attempt {job.attempt} is running"
         case JobState.EXECUTED:
@@ -100,6 +102,7 @@ def as_json(entry: JournalEntry, first: Job | None) -> str:
         "code": job.code,
         "message": job.message,
         "attempt": job.attempt,
+        "worker": job.worker,
         "module_reference": job.module_reference,
         "module": _file(job.module),
         "input": _file(job.input),
@@ -125,6 +128,7 @@ def facts(entry: JournalEntry, first: Job | None) -> list[tuple[str, str]]:
         ("code", job.code or ""),
         ("message", job.message),
         ("attempts", str(job.attempt)),
+        ("worker", job.worker or ""),
         ("id", job.producer_id or ""),
         ("input", _describe(job.input) or "none"),
         ("kept", "the input is kept in the journal" if entry.has_input else ""),

@@ -288,6 +288,7 @@ class Dispatcher:
             "finished_at_ns": time.time_ns(),
             "code": outcome.code,
             "message": outcome.message,
+            "worker": outcome.worker,
         }
         if self._table.current(work).job.state is JobState.RUNNING:
             work = self._table.move(work, JobState.EXECUTED, **changes)

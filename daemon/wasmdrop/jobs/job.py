@@ -108,6 +108,8 @@ class Job(msgspec.Struct, frozen=True):
     finished_at_ns: int | None = None
     code: Code | None = None
     message: str = ""
+    worker: str | None = None
+    """The worker of the fleet that ran it; None without one, and before it ended."""
 
     def moved(self, state: JobState, **changes: Any) -> "Job":
         """Return the job in another state. Raises ``IllegalMoveError``."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import pytest
 from wasmtime import wat2wasm
 
+from tests.support.commands import wait_for_state
 from tests.support.components import EVERYTHING
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
@@ -154,6 +155,8 @@ def test_results_of_a_fleet_are_those_of_one_machine(tmp_path: Path, server: Ser
                 runs = marker["code"] != "invalid-args"
                 assert marker["worker"] == ("w1" if daemon is remote and runs else None), slot
                 assert marker["attempt"] == int(runs), slot
+                shown = wait_for_state(daemon, f"input-{slot}.json", "delivered")
+                assert shown["worker"] == marker["worker"], slot
     for slot in INPUTS:
         assert files_of(remote, slot) == files_of(local, slot), slot
         ours, theirs = (daemon.marker(f"input-{slot}.json") for daemon in (remote, local))
