@@ -97,8 +97,8 @@ def test_output_of_a_function_is_delivered_however_it_ends(
 
 def test_function_that_prints_nothing_has_no_output_file(daemon: Daemon) -> None:
     """Not even that of the previous job in its slot or its process."""
-    for number in (7, 0, 0, 8, 0):
-        run = Run(daemon, "quiet", "prints", entry="quiet", args=[number])
+    for turn, number in enumerate((7, 0, 0, 8, 0)):
+        run = Run(daemon, "quiet", "prints", entry="quiet", args=[number], id=str(turn))
         shown = str(number) if number else ""
         assert (run.result["stdout"], run.result["stderr"]) == (shown, "")
         assert run.files == {".stdout": shown.encode() or None, ".stderr": None}

@@ -346,6 +346,7 @@ def test_fleet_that_is_away_is_replaced_or_awaited(tmp_path: Path) -> None:
             with Worker(tmp_path / "w1", server).running():
                 marker = waits.wait_for("input-a.json", data[1])
                 assert (marker["code"], marker["attempt"], marker["worker"]) == ("ok", 1, "w1")
+                here.until_logged("fleet-back")
                 marker = here.submit("input-b.json", {"entry": "fib", "args": [6]})
                 assert marker["worker"] == "w1"
             wait_until(lambda: readiness(waits) == (200, []), "the daemon to be ready")
