@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import re
 import signal
@@ -61,17 +62,21 @@ def test_zygote_asked_for_more_children_than_descriptors_may_be_in_flight_goes_o
     tmp_path: Path,
 ) -> None:
     """It waits until the daemon has received those of the first."""
-    workers, jobs = 64, 320
+    workers, jobs = 64, 160
     daemon = with_fib(tmp_path, WASMDROP_WORKERS=str(workers), WASMDROP_HTTP="127.0.0.1:0")
     with daemon.running():
         assert daemon.process is not None
         for n in range(3):
             daemon.submit("input-warm.json", {"entry": "fib", "args": [5 + n]})
         (zygote,) = wait_until(lambda: _zygotes(daemon), "a zygote")
-        os.kill(zygote, signal.SIGSTOP)
         names = [f"input-{n}.json" for n in range(jobs)]
         for n, name in enumerate(names):
-            drop(daemon.shared / name, {"entry": "fib", "args": [n % 20]})
+            content = json.dumps({"entry": "fib", "args": [n % 20]})
+            (daemon.shared / f".{name}").write_text(content)
+        os.kill(zygote, signal.SIGSTOP)
+        # Nothing but renames, because a zygote that is silent for five seconds is replaced.
+        for name in names:
+            (daemon.shared / f".{name}").rename(daemon.shared / name)
         # All its idle children have had a job, and each worker waits for another one.
         wait_until(
             lambda: not any(map(_lives, _children_of(zygote))) and _running(daemon) == workers,
