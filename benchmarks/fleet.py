@@ -36,7 +36,7 @@ from benchmarks.suite import described
 from benchmarks.tables import milliseconds, quantile, render
 from benchmarks.usage import cpu_seconds_with_ended
 from benchmarks.workloads import Wanted, Workload
-from wasmdrop.fleet.setup import Plan
+from wasmdrop.fleet.admin.setup import Plan
 
 _POOLS: Final = (1, 2, 3)
 """Workers of each pool."""

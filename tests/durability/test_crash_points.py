@@ -48,8 +48,8 @@ _ONCE: Final = {
     "sandbox.host.compilation._sync:fsync",
     "sandbox.host.module_cache.cache.ModuleCache.keep:replace",
     "intake.scanner._remove_leftovers:unlink",
-    "fleet.tickets._create:unlink",
-    "fleet.tickets._create:fsync",
+    "fleet.daemon.tickets._create:unlink",
+    "fleet.daemon.tickets._create:fsync",
 }
 #: Points that are reached only after a failure at another one.
 _AFTER: Final = {

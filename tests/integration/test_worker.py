@@ -32,10 +32,10 @@ from tests.support.fleet.worker import (
     until,
 )
 from tests.support.wasi_programs import FILES, STREAM_PROGRAMS, STREAMS
-from wasmdrop.fleet.connection import FleetConnection
+from wasmdrop.fleet.admin.setup import Plan
 from wasmdrop.fleet.messages import Blob, JobMessage, WorkerHeartbeat, decode, encode
 from wasmdrop.fleet.names import engine_class, heartbeat_subject
-from wasmdrop.fleet.setup import Plan
+from wasmdrop.fleet.transport.connection import FleetConnection
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code

@@ -13,9 +13,9 @@ from tests.support.fleet.ready import SIZES, connected, ready_server, set_up
 from tests.support.fleet.server import Server
 from tests.support.fleet.worker import ADD, DAEMON, POOL, HandmadeDaemon, Worker, add_call, until
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
+from wasmdrop.fleet.admin.setup import Plan
 from wasmdrop.fleet.messages import GivenUp, JobMessage
 from wasmdrop.fleet.names import outcome_consumer, outcome_stream, outcome_subject
-from wasmdrop.fleet.setup import Plan
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.sandbox.host.call import Call
 

@@ -15,7 +15,8 @@ import pytest
 from nats.aio.client import Client
 
 from tests.support.fleet.secure import ADMIN, SecureFleet, secure_fleet
-from wasmdrop.fleet.connection import FleetConnection, Lease, Stored
+from wasmdrop.fleet.admin.server_config import ACCOUNT, PublicKeys, accounts
+from wasmdrop.fleet.admin.setup import missing_for_daemon, missing_for_worker
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.names import (
     MODULES,
@@ -36,8 +37,7 @@ from wasmdrop.fleet.names import (
     output_stream,
     started_subject,
 )
-from wasmdrop.fleet.server_config import ACCOUNT, PublicKeys, accounts
-from wasmdrop.fleet.setup import missing_for_daemon, missing_for_worker
+from wasmdrop.fleet.transport.connection import FleetConnection, Lease, Stored
 
 TICKET: Final = "0123456789abcdef" * 2
 DIGEST: Final = "ab" * 32

@@ -20,10 +20,10 @@ from wasmdrop.service import log
 from wasmdrop.settings import Settings
 
 if TYPE_CHECKING:
-    from wasmdrop.fleet.connection import FleetConnection
-    from wasmdrop.fleet.server_config import PublicKeys
-    from wasmdrop.fleet.setup import Plan
-    from wasmdrop.fleet.status import FleetStatus
+    from wasmdrop.fleet.admin.server_config import PublicKeys
+    from wasmdrop.fleet.admin.setup import Plan
+    from wasmdrop.fleet.admin.status import FleetStatus
+    from wasmdrop.fleet.transport.connection import FleetConnection
 
 _REFUSED: Final = 1
 
@@ -187,7 +187,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_config(options: argparse.Namespace) -> int:
-    from wasmdrop.fleet.server_config import (  # noqa: PLC0415
+    from wasmdrop.fleet.admin.server_config import (  # noqa: PLC0415
         ServerOptions,
         accounts_document,
         server_config,
@@ -203,7 +203,7 @@ def _print_config(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> "PublicKeys":
-    from wasmdrop.fleet.server_config import PublicKeys  # noqa: PLC0415
+    from wasmdrop.fleet.admin.server_config import PublicKeys  # noqa: PLC0415
 
     directory = Path(options.keys)
     try:
@@ -226,7 +226,7 @@ def _keys(options: argparse.Namespace) -> "PublicKeys":
 
 def _key(path: Path) -> str:
     """Return the public key of a seed, which is made if it is not there."""
-    from wasmdrop.fleet.keys import new_seed, public_key  # noqa: PLC0415
+    from wasmdrop.fleet.transport.keys import new_seed, public_key  # noqa: PLC0415
 
     seed = new_seed()
     try:
@@ -244,8 +244,8 @@ def _key(path: Path) -> str:
 
 
 def _plan(options: argparse.Namespace) -> "Plan":
+    from wasmdrop.fleet.admin.setup import Plan, Sizes  # noqa: PLC0415
     from wasmdrop.fleet.names import engine_class  # noqa: PLC0415
-    from wasmdrop.fleet.setup import Plan, Sizes  # noqa: PLC0415
 
     versions = [own_versions(), *(RuntimeVersions("", each, "") for each in options.wasmtime)]
     return Plan(
@@ -270,9 +270,9 @@ async def _reach(connection: "FleetConnection") -> None:
 
 
 async def _init(loaded: Settings, plan: "Plan") -> None:
-    from wasmdrop.fleet.access import read_access  # noqa: PLC0415
-    from wasmdrop.fleet.connection import connect  # noqa: PLC0415
-    from wasmdrop.fleet.setup import create  # noqa: PLC0415
+    from wasmdrop.fleet.admin.setup import create  # noqa: PLC0415
+    from wasmdrop.fleet.transport.access import read_access  # noqa: PLC0415
+    from wasmdrop.fleet.transport.connection import connect  # noqa: PLC0415
 
     async with connect(read_access(loaded, "wasmdrop fleet init")) as connection:
         await _reach(connection)
@@ -281,9 +281,9 @@ async def _init(loaded: Settings, plan: "Plan") -> None:
 
 
 async def _status(loaded: Settings, seconds: float) -> "FleetStatus":
-    from wasmdrop.fleet.access import read_access  # noqa: PLC0415
-    from wasmdrop.fleet.connection import connect  # noqa: PLC0415
-    from wasmdrop.fleet.status import read_status  # noqa: PLC0415
+    from wasmdrop.fleet.admin.status import read_status  # noqa: PLC0415
+    from wasmdrop.fleet.transport.access import read_access  # noqa: PLC0415
+    from wasmdrop.fleet.transport.connection import connect  # noqa: PLC0415
 
     async with connect(read_access(loaded, "wasmdrop fleet status")) as connection:
         await _reach(connection)

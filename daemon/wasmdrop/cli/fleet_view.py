@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wasmdrop.fleet.status import FleetStatus
+from wasmdrop.fleet.admin.status import FleetStatus
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.text import one_line
 

@@ -57,13 +57,13 @@ class JobMessage(msgspec.Struct, frozen=True):
     options: EngineOptions
     limits: Limits
     call: bytes | Blob
-    """A :class:`~wasmdrop.sandbox.host.call.Call`, see :mod:`wasmdrop.fleet.call_codec`."""
+    """A :class:`~wasmdrop.sandbox.host.call.Call`, see :mod:`wasmdrop.fleet.bodies.call_codec`."""
     attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     """Deliveries after which the job is given up: so many workers died running it."""
 
 
 class Output(msgspec.Struct, frozen=True):
-    """The output files of a job, see :mod:`wasmdrop.fleet.output_files`."""
+    """The output files of a job, see :mod:`wasmdrop.fleet.bodies.output_files`."""
 
     listing_bytes: _Count
     """Size of the list of files at the start of the body."""
@@ -75,7 +75,7 @@ class Ran(msgspec.Struct, frozen=True, tag="ran"):
 
     outcome: bytes | Blob
     """An :class:`~wasmdrop.protocol.outcome.Outcome` without its output files, see
-    :mod:`wasmdrop.fleet.outcome_codec`."""
+    :mod:`wasmdrop.fleet.bodies.outcome_codec`."""
     output: Output | None
     runtime: RuntimeVersions
 

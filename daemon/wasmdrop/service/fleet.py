@@ -8,19 +8,19 @@ from typing import Final
 
 import structlog
 
-from wasmdrop.fleet.access import read_access
-from wasmdrop.fleet.answers import Answers
-from wasmdrop.fleet.availability import Availability
-from wasmdrop.fleet.cleanup import Cleanup
-from wasmdrop.fleet.connection import connect
-from wasmdrop.fleet.loops import Loops
-from wasmdrop.fleet.metrics import FleetMetrics
-from wasmdrop.fleet.modules import ModuleUploads
-from wasmdrop.fleet.publications import Publications
-from wasmdrop.fleet.reconciler import Reconciler
-from wasmdrop.fleet.remote_executor import RemoteExecutor
-from wasmdrop.fleet.remote_job import Fleet
-from wasmdrop.fleet.tickets import load_tickets
+from wasmdrop.fleet.bodies.modules import ModuleUploads
+from wasmdrop.fleet.daemon.answers import Answers
+from wasmdrop.fleet.daemon.availability import Availability
+from wasmdrop.fleet.daemon.cleanup import Cleanup
+from wasmdrop.fleet.daemon.loops import Loops
+from wasmdrop.fleet.daemon.metrics import FleetMetrics
+from wasmdrop.fleet.daemon.publications import Publications
+from wasmdrop.fleet.daemon.reconciler import Reconciler
+from wasmdrop.fleet.daemon.remote_executor import RemoteExecutor
+from wasmdrop.fleet.daemon.remote_job import Fleet
+from wasmdrop.fleet.daemon.tickets import load_tickets
+from wasmdrop.fleet.transport.access import read_access
+from wasmdrop.fleet.transport.connection import connect
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.settings import FleetFallback, Settings

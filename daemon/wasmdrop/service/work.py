@@ -8,10 +8,10 @@ from typing import Final, NoReturn
 
 import structlog
 
-from wasmdrop.fleet.access import read_access
-from wasmdrop.fleet.connection import FleetConnection, connect
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
 from wasmdrop.fleet.names import ANY_ENGINE, engine_class, job_stream
+from wasmdrop.fleet.transport.access import read_access
+from wasmdrop.fleet.transport.connection import FleetConnection, connect
 from wasmdrop.fleet.worker.counters import WorkerCounters
 from wasmdrop.fleet.worker.heartbeats import send_heartbeats
 from wasmdrop.fleet.worker.job_run import JobRun

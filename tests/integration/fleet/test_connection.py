@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.fleet.ready import connected, ready_server
 from tests.support.fleet.server import Server
-from wasmdrop.fleet.connection import Lease, Stored
+from wasmdrop.fleet.admin.setup import Sizes, missing_for_daemon, missing_for_worker
 from wasmdrop.fleet.messages import CHUNK_BYTES
 from wasmdrop.fleet.names import (
     daemon_jobs_filter,
@@ -22,7 +22,7 @@ from wasmdrop.fleet.names import (
     outcome_stream,
     outcome_subject,
 )
-from wasmdrop.fleet.setup import Sizes, missing_for_daemon, missing_for_worker
+from wasmdrop.fleet.transport.connection import Lease, Stored
 
 TICKET: Final = "0" * 32
 POOL: Final = "default"

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from tests.support.fleet.ready import SIZES, connected, ready_server
-from wasmdrop.fleet import output_sweep
-from wasmdrop.fleet.connection import FleetConnection, Stored
+from wasmdrop.fleet.daemon import output_sweep
+from wasmdrop.fleet.daemon.output_sweep import sweep_outputs
+from wasmdrop.fleet.daemon.publications import Publications, PublishedJob
 from wasmdrop.fleet.messages import CHUNK_BYTES
 from wasmdrop.fleet.names import ANY_ENGINE, output_chunk_subject, output_stream
-from wasmdrop.fleet.output_sweep import sweep_outputs
-from wasmdrop.fleet.publications import Publications, PublishedJob
+from wasmdrop.fleet.transport.connection import FleetConnection, Stored
 
 DAEMON: Final = "daemon"
 OWN: Final = output_chunk_subject(DAEMON, "a" * 32, "u", 0)

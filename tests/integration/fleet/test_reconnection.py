@@ -15,13 +15,13 @@ from tests.support.fleet.fake_server import fake_server
 from tests.support.fleet.ready import access_to, ready_server
 from tests.support.fleet.secure import SecureFleet, secure_fleet
 from tests.support.fleet.server import Server
-from wasmdrop.fleet import connection as connection_module
-from wasmdrop.fleet import link, nats_client
-from wasmdrop.fleet.access import read_access
-from wasmdrop.fleet.connection import FleetConnection, Stored, connect
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
-from wasmdrop.fleet.keys import new_seed
 from wasmdrop.fleet.names import job_stream, job_subject
+from wasmdrop.fleet.transport import connection as connection_module
+from wasmdrop.fleet.transport import link, nats_client
+from wasmdrop.fleet.transport.access import read_access
+from wasmdrop.fleet.transport.connection import FleetConnection, Stored, connect
+from wasmdrop.fleet.transport.keys import new_seed
 from wasmdrop.settings import load
 
 WAIT_SECONDS = 60

@@ -39,8 +39,8 @@ _NOTHING_LASTS: Final = {
     "service.health.writability._why_not_writable",
     "sandbox.host.job_directory.JobDirectoryFactory._evict",
     "intake.watcher._LivenessProbe.send",
-    "fleet.output_files._Writer.write",
-    "fleet.output_files._Writer._begin",
+    "fleet.bodies.output_files._Writer.write",
+    "fleet.bodies.output_files._Writer._begin",
 }
 
 _OF_OS: Final = {*dying.WRAPPED, "write"}

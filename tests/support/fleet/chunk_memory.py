@@ -2,7 +2,7 @@
 
 import asyncio
 
-from wasmdrop.fleet.connection import Stored
+from wasmdrop.fleet.transport.connection import Stored
 
 
 class ChunkMemory:

@@ -11,7 +11,7 @@ from tests.support.daemon import environment
 from tests.support.fleet.key_files import ADMIN, KeyFiles
 from tests.support.fleet.network import Machine
 from tests.support.fleet.server import Server
-from wasmdrop.fleet.server_config import accounts
+from wasmdrop.fleet.admin.server_config import accounts
 
 _CLIENT_PORT: Final = 4222
 _ROUTE_PORT: Final = 6222

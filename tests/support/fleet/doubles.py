@@ -10,11 +10,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from wasmdrop.fleet.answers import Answers
-from wasmdrop.fleet.availability import Availability
-from wasmdrop.fleet.bodies import Publication, send_results
-from wasmdrop.fleet.cleanup import Cleanup
-from wasmdrop.fleet.connection import FleetConnection, Lease, Stored
+from wasmdrop.fleet.bodies.modules import ModuleUploads
+from wasmdrop.fleet.bodies.transfers import Publication, send_results
+from wasmdrop.fleet.daemon.answers import Answers
+from wasmdrop.fleet.daemon.availability import Availability
+from wasmdrop.fleet.daemon.cleanup import Cleanup
+from wasmdrop.fleet.daemon.metrics import FleetMetrics
+from wasmdrop.fleet.daemon.publications import Publications, PublishedJob
+from wasmdrop.fleet.daemon.reconciler import Reconciler
+from wasmdrop.fleet.daemon.remote_executor import RemoteExecutor
+from wasmdrop.fleet.daemon.remote_job import Fleet
+from wasmdrop.fleet.daemon.tickets import Tickets
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import (
     Answer,
@@ -26,8 +32,6 @@ from wasmdrop.fleet.messages import (
     decode,
     encode,
 )
-from wasmdrop.fleet.metrics import FleetMetrics
-from wasmdrop.fleet.modules import ModuleUploads
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
     engine_class,
@@ -35,11 +39,7 @@ from wasmdrop.fleet.names import (
     outcome_consumer,
     outcome_subject,
 )
-from wasmdrop.fleet.publications import Publications, PublishedJob
-from wasmdrop.fleet.reconciler import Reconciler
-from wasmdrop.fleet.remote_executor import RemoteExecutor
-from wasmdrop.fleet.remote_job import Fleet
-from wasmdrop.fleet.tickets import Tickets
+from wasmdrop.fleet.transport.connection import FleetConnection, Lease, Stored
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.protocol.outcome import Code, Outcome

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from wasmdrop.fleet.keys import new_seed, public_key
-from wasmdrop.fleet.server_config import PublicKeys
+from wasmdrop.fleet.admin.server_config import PublicKeys
+from wasmdrop.fleet.transport.keys import new_seed, public_key
 
 ADMIN: Final = "admin"
 

@@ -20,9 +20,9 @@ import msgspec
 from tests.support.fleet.output_bodies import entry, listing
 from tests.support.fleet.ready import connected
 from tests.support.fleet.server import Server
-from wasmdrop.fleet.bodies import Publication, receive_call
-from wasmdrop.fleet.connection import FleetConnection, Lease
-from wasmdrop.fleet.invalid_answers import Flaw
+from wasmdrop.fleet.bodies.invalid_answers import Flaw
+from wasmdrop.fleet.bodies.outcome_codec import encode_outcome
+from wasmdrop.fleet.bodies.transfers import Publication, receive_call
 from wasmdrop.fleet.messages import (
     CHUNK_BYTES,
     Answer,
@@ -37,7 +37,7 @@ from wasmdrop.fleet.messages import (
     encode,
 )
 from wasmdrop.fleet.names import job_stream, outcome_subject, started_subject
-from wasmdrop.fleet.outcome_codec import encode_outcome
+from wasmdrop.fleet.transport.connection import FleetConnection, Lease
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.runtime_versions import RuntimeVersions, own_versions
 from wasmdrop.sandbox.host.call import Call

@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from wasmdrop.fleet.access import read_access
-from wasmdrop.fleet.connection import connect
 from wasmdrop.fleet.messages import Started, decode
 from wasmdrop.fleet.names import started_subject
+from wasmdrop.fleet.transport.access import read_access
+from wasmdrop.fleet.transport.connection import connect
 from wasmdrop.settings import load
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from wasmdrop.fleet.output_files import unpack
+from wasmdrop.fleet.bodies.output_files import unpack
 from wasmdrop.protocol.outcome import OutputTree
 from wasmdrop.sandbox.host.job_directory import JobDirectoryFactory
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.fleet.server import Server, running_server
-from wasmdrop.fleet.access import Access, read_access
-from wasmdrop.fleet.connection import FleetConnection, connect
+from wasmdrop.fleet.admin.setup import Plan, Sizes, create
 from wasmdrop.fleet.names import engine_class
-from wasmdrop.fleet.setup import Plan, Sizes, create
+from wasmdrop.fleet.transport.access import Access, read_access
+from wasmdrop.fleet.transport.connection import FleetConnection, connect
 from wasmdrop.protocol.runtime_versions import own_versions
 from wasmdrop.settings import load
 

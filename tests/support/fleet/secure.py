@@ -10,11 +10,11 @@ from typing import Any, Final
 from tests.support.certificates import server_certificate
 from tests.support.fleet.ready import SIZES
 from tests.support.fleet.server import Server
-from wasmdrop.fleet.access import Access, read_access
-from wasmdrop.fleet.connection import FleetConnection, connect
-from wasmdrop.fleet.keys import new_seed, public_key
-from wasmdrop.fleet.server_config import PublicKeys, accounts
-from wasmdrop.fleet.setup import Plan, create
+from wasmdrop.fleet.admin.server_config import PublicKeys, accounts
+from wasmdrop.fleet.admin.setup import Plan, create
+from wasmdrop.fleet.transport.access import Access, read_access
+from wasmdrop.fleet.transport.connection import FleetConnection, connect
+from wasmdrop.fleet.transport.keys import new_seed, public_key
 from wasmdrop.settings import load
 
 _WAIT_SECONDS: Final = 60

@@ -15,9 +15,8 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import DEADLINE_SECONDS, Daemon, descendants_of
 from tests.support.fleet.server import Server
-from wasmdrop.fleet.bodies import Publication, send_call
-from wasmdrop.fleet.chunks import get_blob, put_blob
-from wasmdrop.fleet.connection import FleetConnection, Stored
+from wasmdrop.fleet.bodies.chunks import get_blob, put_blob
+from wasmdrop.fleet.bodies.transfers import Publication, send_call
 from wasmdrop.fleet.messages import (
     Answer,
     Blob,
@@ -39,6 +38,7 @@ from wasmdrop.fleet.names import (
     output_stream,
     started_subject,
 )
+from wasmdrop.fleet.transport.connection import FleetConnection, Stored
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType
 from wasmdrop.sandbox.host.call import Call

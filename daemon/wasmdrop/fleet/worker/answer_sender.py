@@ -12,10 +12,10 @@ from typing import Final
 
 import structlog
 
-from wasmdrop.fleet.connection import FleetConnection, Lease, Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import Answer, JobMessage, encode
 from wasmdrop.fleet.names import outcome_subject
+from wasmdrop.fleet.transport.connection import FleetConnection, Lease, Stored
 
 _log = structlog.get_logger()
 

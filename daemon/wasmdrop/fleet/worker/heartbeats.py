@@ -4,9 +4,9 @@ import asyncio
 import time
 from typing import Final
 
-from wasmdrop.fleet.connection import FleetConnection
 from wasmdrop.fleet.messages import WorkerHeartbeat, encode
 from wasmdrop.fleet.names import SERVED_PROTOCOLS, engine_class, heartbeat_subject
+from wasmdrop.fleet.transport.connection import FleetConnection
 from wasmdrop.fleet.worker.counters import WorkerCounters
 from wasmdrop.protocol.runtime_versions import own_versions
 

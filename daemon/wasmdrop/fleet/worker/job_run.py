@@ -3,13 +3,13 @@
 import time
 from typing import Final, NamedTuple
 
-from wasmdrop.fleet.bodies import Publication, receive_call
-from wasmdrop.fleet.call_codec import InvalidCallError
-from wasmdrop.fleet.chunks import InvalidBodyError, MissingChunkError
-from wasmdrop.fleet.connection import FleetConnection
+from wasmdrop.fleet.bodies.call_codec import InvalidCallError
+from wasmdrop.fleet.bodies.chunks import InvalidBodyError, MissingChunkError
+from wasmdrop.fleet.bodies.modules import ModuleDownloads
+from wasmdrop.fleet.bodies.transfers import Publication, receive_call
 from wasmdrop.fleet.messages import JobMessage, Started, encode
-from wasmdrop.fleet.modules import ModuleDownloads
 from wasmdrop.fleet.names import started_subject
+from wasmdrop.fleet.transport.connection import FleetConnection
 from wasmdrop.fleet.worker.counters import Stage, WorkerCounters
 from wasmdrop.fleet.worker.job_request import UnfitJobError, check_request
 from wasmdrop.protocol.errors import RefusedError, SandboxError

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from wasmdrop.fleet.connection import FleetConnection, Lease
 from wasmdrop.fleet.errors import FleetUnavailableError, NoAnswerError
+from wasmdrop.fleet.transport.connection import FleetConnection, Lease
 
 _log = structlog.get_logger()
 

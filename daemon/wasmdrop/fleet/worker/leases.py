@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from wasmdrop.fleet.connection import Lease
+from wasmdrop.fleet.transport.connection import Lease
 
 #: Interval of extensions, in seconds. The server gives a lease of ten.
 EXTEND_SECONDS: Final = 3.0

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import structlog
 
-from wasmdrop.fleet.bodies import Publication, send_results
-from wasmdrop.fleet.chunks import StreamFullError
-from wasmdrop.fleet.connection import FleetConnection, Stored
+from wasmdrop.fleet.bodies.chunks import StreamFullError
+from wasmdrop.fleet.bodies.output_files import remove_output
+from wasmdrop.fleet.bodies.transfers import Publication, send_results
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import Answer, GivenUp, InvalidMessageError, JobMessage, Ran, Returned
-from wasmdrop.fleet.output_files import remove_output
+from wasmdrop.fleet.transport.connection import FleetConnection, Stored
 from wasmdrop.fleet.worker.answer_sender import AnswerSender
 from wasmdrop.fleet.worker.counters import Stage, Verdict, WorkerCounters
 from wasmdrop.fleet.worker.job_request import UnfitJobError, read_request

@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from wasmdrop.fleet.access import read_access
-from wasmdrop.fleet.connection import FleetConnection, Stored, connect
+from wasmdrop.fleet.admin.setup import missing_for_daemon
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
@@ -13,7 +12,8 @@ from wasmdrop.fleet.names import (
     input_stream,
     job_stream,
 )
-from wasmdrop.fleet.setup import missing_for_daemon
+from wasmdrop.fleet.transport.access import read_access
+from wasmdrop.fleet.transport.connection import FleetConnection, Stored, connect
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.runtime_versions import own_versions
 from wasmdrop.service.doctor.finding import Finding, ok, problem, warning

@@ -23,7 +23,7 @@ from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.settings import GuestMode
 
 if TYPE_CHECKING:
-    from wasmdrop.fleet.metrics import FleetMetrics
+    from wasmdrop.fleet.daemon.metrics import FleetMetrics
 
 _log = structlog.get_logger()
 

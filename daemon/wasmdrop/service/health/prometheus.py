@@ -33,7 +33,7 @@ from wasmdrop.settings import GuestMode
 from wasmdrop.system.histogram import BOUNDS_SECONDS, Histogram
 
 if TYPE_CHECKING:
-    from wasmdrop.fleet.metrics import FleetMetrics
+    from wasmdrop.fleet.daemon.metrics import FleetMetrics
 
 #: How long a rendering is served again, in seconds. One takes some milliseconds; thousands of
 #: requests must not take them from probes and jobs.

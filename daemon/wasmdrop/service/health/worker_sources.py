@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wasmdrop.fleet.connection import FleetConnection
-from wasmdrop.fleet.modules import ModuleDownloads
+from wasmdrop.fleet.bodies.modules import ModuleDownloads
+from wasmdrop.fleet.transport.connection import FleetConnection
 from wasmdrop.fleet.worker.counters import WorkerCounters
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.liveness import Liveness

@@ -5,8 +5,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import cast
 
-from wasmdrop.fleet.connection import FleetConnection, Lease, Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
+from wasmdrop.fleet.transport.connection import FleetConnection, Lease, Stored
 
 
 class Clock:

@@ -7,10 +7,10 @@ import pytest
 from tests.support.loop_clock import LoopClock
 from tests.unit.fleet.worker.fakes import Clock, FakeConnection, FakeLease, settled
 from tests.unit.fleet.worker.messages import ANSWER, MESSAGE
-from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import Answer, decode
 from wasmdrop.fleet.names import outcome_subject
+from wasmdrop.fleet.transport.connection import Stored
 from wasmdrop.fleet.worker.answer_sender import REFUSED_SECONDS, AnswerSender
 
 SUBJECT = outcome_subject(MESSAGE.daemon, MESSAGE.ticket)

@@ -11,7 +11,6 @@ import pytest
 from tests.support.loop_clock import LoopClock
 from tests.unit.fleet.worker.fakes import FakeCheck, FakeConnection, FakeLease, settled, until
 from tests.unit.fleet.worker.messages import MESSAGE
-from wasmdrop.fleet.connection import Stored
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import (
     CHUNK_BYTES,
@@ -24,6 +23,7 @@ from wasmdrop.fleet.messages import (
     encode,
 )
 from wasmdrop.fleet.names import ANY_ENGINE, job_subject, outcome_subject
+from wasmdrop.fleet.transport.connection import Stored
 from wasmdrop.fleet.worker.counters import Verdict, WorkerCounters
 from wasmdrop.fleet.worker.job_request import UnfitJobError
 from wasmdrop.fleet.worker.job_run import Executed, JobRun, RunFailedError
@@ -269,7 +269,7 @@ def test_worker_unreadable_job_is_acknowledged() -> None:
 
 def test_worker_job_whose_output_finds_no_room_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     """To try again would fill the store with more parts of it: the daemon removes these."""
-    monkeypatch.setattr("wasmdrop.fleet.bodies._FULL_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("wasmdrop.fleet.bodies.transfers._FULL_SECONDS", (0.0, 0.0))
     large = Outcome(code=Code.OK, results=(), stdout=bytes(2 * CHUNK_BYTES - 1000), stderr=b"")
 
     async def run() -> Executed:

@@ -1,0 +1,1 @@
+"""The daemon's side of a fleet: jobs are published, and answers accepted, once each."""
