@@ -57,7 +57,7 @@ Example:
 
 _INIT: Final = """\
 Makes the streams and consumers that the fleet needs, with the key of the administrator. What is
-there already stays, or is changed to what the options say. Prints each and what became of it.
+there already stays, or is changed to what the options say. Prints each with its change.
 """
 
 _INIT_EPILOG: Final = """\

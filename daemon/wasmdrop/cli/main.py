@@ -39,7 +39,7 @@ _COMMANDS: Final = {
     "receipt": "put the signatures of several receipts into one",
     "cid": "print the content ids (CIDs) of files and directories",
     "verify": "run the job of a result again, and say whether it comes out the same",
-    "fleet": "make the streams and the server's configuration of a fleet, or show what it does",
+    "fleet": "make the streams and the server's configuration of a fleet, or show its state",
     "schema": "print the JSON Schema of inputs, completion markers or receipts",
     "config": "show every setting, its value and its origin",
     "doctor": "check whether this host and its mounts are suitable",

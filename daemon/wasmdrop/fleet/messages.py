@@ -1,7 +1,7 @@
 """The messages of the fleet: typed and bounded, in MessagePack.
 
 A message comes from another machine, which may have been taken over: decoding checks types and
-ranges, and whoever uses a value checks what it means.
+ranges, and whoever uses a value checks its meaning.
 """
 
 from typing import Annotated, Final, TypeVar

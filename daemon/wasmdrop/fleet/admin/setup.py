@@ -1,4 +1,4 @@
-"""The streams and consumers of a fleet: their definitions, how to make them, and what is missing.
+"""The streams and consumers of a fleet: their definitions, how to make them, and which are missing.
 
 Only ``wasmdrop fleet init`` makes them. Daemons and workers have no right to, and check them.
 """
@@ -136,7 +136,7 @@ def streams(plan: Plan) -> list[Stream]:
         *(
             stream(
                 *(job_stream(pool), all_jobs(pool), "jobs"),
-                # What a worker keeps must not fill it. The daemon publishes again what is gone.
+                # Jobs that a worker keeps must not fill it. The daemon publishes lost ones again.
                 {**queue, "max_age": _DAY_NS},
                 (
                     _consumer(engine, jobs_filter(pool, engine), JOB_ACK_SECONDS)
@@ -259,7 +259,7 @@ def _has(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 async def missing_for_daemon(
     connection: FleetConnection, pool: str, daemon: str, seconds: float = CHECK_SECONDS
 ) -> list[str]:
-    """Return what a daemon needs and the fleet lacks, each in one line.
+    """Return the parts that a daemon needs and the fleet lacks, each in one line.
 
     Raises ``FleetUnavailableError``.
     """
@@ -278,7 +278,7 @@ async def missing_for_daemon(
 async def missing_for_worker(
     connection: FleetConnection, pool: str, engine: str, seconds: float = CHECK_SECONDS
 ) -> list[str]:
-    """Return what a worker needs and the fleet lacks, each in one line.
+    """Return the parts that a worker needs and the fleet lacks, each in one line.
 
     A pool without the worker's class of deterministic jobs has jobs for it nevertheless.
     Raises ``FleetUnavailableError``.

@@ -126,7 +126,7 @@ async def read_status(connection: FleetConnection, seconds: float) -> FleetStatu
 async def _listed(
     connection: FleetConnection, function: str, key: str
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield what a function of JetStream lists, page by page."""
+    """Yield the items that a function of JetStream lists, page by page."""
     seen = 0
     while True:
         answer = await connection.api(function, {"offset": seen})

@@ -1,4 +1,4 @@
-"""Answers that a worker must not give, by what is wrong with them."""
+"""Answers that a worker must not give, by their flaw."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""Outcomes on their way from a worker, and what a daemon believes of them.
+"""Outcomes on their way from a worker, and how a daemon checks them.
 
 A worker may have been taken over, as the child of a sandbox may. So the rules are those of
 :mod:`wasmdrop.sandbox.host.reports`: a size limit, fixed types, and each value checked against the

@@ -7,7 +7,7 @@ memory.
 The daemon does not trust the listing. Before it writes a byte it checks every path, the number of
 entries, and the sizes; it creates files and directories by descriptor, below a directory of its own
 that is private, and nothing else, so there are no links and no permissions to check. Then its own
-code reads the files again, and what that finds must be what was listed.
+code reads the files again, and its inventory must equal the listing.
 """
 
 import contextlib
@@ -140,7 +140,7 @@ async def unpack(
 ) -> OutputTree:
     """Write output files into a new directory, and return its inventory.
 
-    ``pieces``: the body, of ``size_bytes``; what it raises is raised here. None is taken before the
+    ``pieces``: the body, of ``size_bytes``; its errors are raised here. None is taken before the
     sizes are checked. ``max_bytes``: limit of the files.
 
     Raises ``InvalidAnswerError``, and ``SandboxError`` if the disk is at fault; the directory is
@@ -290,7 +290,7 @@ def _check_path(path: str, made: set[str], max_parts: int) -> None:
 
 
 def _compare(tree: OutputTree, listing: _Listing) -> None:
-    """Check that the inventory is what was listed. Raises ``InvalidAnswerError``."""
+    """Check that the inventory equals the listing. Raises ``InvalidAnswerError``."""
     found = {(file.path, file.size_bytes, file.sha256) for file in tree.files}
     listed = {(file.path, file.size_bytes, file.sha256) for file in listing.files}
     if found != listed or set(tree.directories) != set(listing.directories) or tree.left_out:

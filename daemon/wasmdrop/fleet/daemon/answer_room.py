@@ -45,7 +45,7 @@ class AnswerRoom:
     async def reserve(
         self, outcome_bytes: int, output_bytes: int, *, has_values: bool
     ) -> contextlib.ExitStack:
-        """Wait until there is room for an answer; close what is returned to give it back.
+        """Wait until there is room for an answer; close the returned value to give it back.
 
         ``outcome_bytes``, ``output_bytes``: sizes of the encoded outcome and of the output files.
         ``has_values``: whether the outcome may have values of a component.

@@ -27,7 +27,7 @@ _MOST_WAITING: Final = 100_000
 
 
 class Cleanup:
-    """A queue of what is to be acknowledged and removed; used from one event loop."""
+    """A queue of acknowledgements and removals; used from one event loop."""
 
     def __init__(self, connection: FleetConnection, daemon: str) -> None:
         self._connection = connection

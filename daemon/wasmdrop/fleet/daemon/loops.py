@@ -83,7 +83,7 @@ class Loops:
         self._repeat(self._reconciler.compare, PERIOD_SECONDS)
 
     async def stop(self) -> None:
-        """End all tasks; acknowledge what is left to acknowledge."""
+        """End all tasks; send the remaining acknowledgements."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

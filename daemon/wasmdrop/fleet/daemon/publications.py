@@ -1,4 +1,4 @@
-"""The jobs that a daemon has in the fleet, and what is known of each.
+"""The jobs that a daemon has in the fleet, and the state of each.
 
 A publication belongs to one attempt of a job. It is published under one generation after the other,
 each with a ticket and a subject of its own, until an answer is accepted. What happens to it arrives

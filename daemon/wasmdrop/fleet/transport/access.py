@@ -1,4 +1,4 @@
-"""How a fleet is reached: its servers, the key of this host, and what the connection must have."""
+"""How a fleet is reached: its servers, the key of this host, and the demands on the connection."""
 
 import ipaddress
 import ssl

@@ -249,12 +249,12 @@ class NatsClient:
         self._lose(reason)
 
     async def close(self) -> None:
-        """Send what is left, and end the connection."""
+        """Send the rest, and end the connection."""
         try:
             with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
                 if self.is_open:
                     async with asyncio.timeout(_FLUSH_SECONDS):
-                        await self._client.flush(_FLUSH_SECONDS)  # may overtake what is queued
+                        await self._client.flush(_FLUSH_SECONDS)  # may overtake queued messages
                         await self._client.flush(_FLUSH_SECONDS)
         finally:
             self._lose("it was closed")

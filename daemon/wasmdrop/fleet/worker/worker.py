@@ -203,7 +203,7 @@ class Worker:
         return self._settings.compile_sec + timeout_seconds + _EXTRA_SECONDS
 
     async def _content(self, message: JobMessage, pulled: Pulled, held: HeldLease) -> _Content:
-        """Return what is to be answered."""
+        """Return the content of the answer."""
         delivery = pulled.lease.delivery
         if delivery > message.attempts:
             _log.warning("job-given-up", job=message.job, deliveries=delivery)
@@ -230,7 +230,7 @@ class Worker:
         return await self._failed(message, error)
 
     async def _failed(self, message: JobMessage, error: BaseException) -> _Content:
-        """Return what is to be answered for a job that did not come to an outcome."""
+        """Return the content of the answer for a job without an outcome."""
         if isinstance(error, RunFailedError):
             problem = await self._health.judge()
             if not problem:
@@ -300,7 +300,7 @@ class Worker:
             except SandboxError as error:
                 return self._returned(message, str(error))
             except StreamFullError as error:
-                # The daemon then removes what was stored, so that others have room.
+                # The daemon then removes the stored chunks, so that others have room.
                 return self._returned(message, f"its output could not be stored: {error}")
             except FleetUnavailableError as error:
                 if not self._connection.is_connected:
@@ -330,7 +330,7 @@ async def _remove(tree: OutputTree) -> None:
 
 
 async def _cancel(futures: Iterable["asyncio.Future[Any]"]) -> None:
-    """Cancel what is not done, and wait for its end."""
+    """Cancel the futures that are not done, and wait for their end."""
     pending = [one for one in futures if not one.done()]
     for one in pending:
         one.cancel()

@@ -1,4 +1,4 @@
-"""Check that the daemon can reach its fleet, and finds there what it needs."""
+"""Check that the daemon can reach its fleet, and that the fleet has its parts."""
 
 from typing import Final
 
