@@ -61,7 +61,7 @@ class Costs:
     extend: float = 15 * _US
     """Of the server, to extend a lease: 34,000 a second from 200 connections."""
     message: float = 8 * _US
-    """Of the server, for a heartbeat, which nobody receives but ``wasmdrop fleet status``."""
+    """Of the server, for a heartbeat. Only ``wasmdrop fleet status`` receives it."""
     pull: float = 13 * _US
     """Of the server, for a pull request that expires."""
     stream_info: float = 0.4 * _MS

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fleet.network import Machine, Network, network
 from tests.support.require import require_network_namespaces
 
-#: Connects to a port that nobody listens on: only a machine that is reached refuses.
+#: Connects to a port without a listener: only a machine that is reached refuses.
 _PROBE: Final = """
 import socket, sys
 with socket.socket() as one:

@@ -62,7 +62,7 @@ def test_daemon_with_a_new_state_directory_serves_all_and_drops_what_it_does_not
         daemon.kill()
         worker.launch()
         try:
-            wait_until(lambda: _queued(server)[1] > 2, "outcomes that nobody receives")
+            wait_until(lambda: _queued(server)[1] > 2, "outcomes that no daemon receives")
             worker.kill()
             shutil.rmtree(daemon.state)
             worker.launch()

@@ -395,7 +395,7 @@ def test_answer_sent_to_another_subject_deletes_a_stream_in_one_account(
 
 
 def test_worker_cannot_change_an_answer_that_is_stored(fleet: SecureFleet) -> None:
-    """The first answer to a ticket stays, whoever knows the ticket."""
+    """The first answer to a ticket stays, even if another worker knows the ticket."""
 
     async def run() -> None:
         answer = outcome_subject("d", "a" * 32)

@@ -1,7 +1,7 @@
 """The messages of the fleet: typed and bounded, in MessagePack.
 
 A message comes from another machine, which may have been taken over: decoding checks types and
-ranges, and whoever uses a value checks its meaning.
+ranges, and the code that uses a value checks its meaning.
 """
 
 from typing import Annotated, Final, TypeVar
@@ -52,7 +52,7 @@ class JobMessage(msgspec.Struct, frozen=True):
     generation: _Count
     """Publications of this attempt before this one, after which the job was lost or returned."""
     ticket: Ticket
-    """Whoever knows it may answer: only those who received the job."""
+    """A worker that knows it may answer. Only the receivers of the job know it."""
     module: Blob
     options: EngineOptions
     limits: Limits

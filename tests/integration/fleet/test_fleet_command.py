@@ -141,7 +141,7 @@ def test_fleet_init_makes_what_is_missing_and_changes_what_it_is_told(server: Se
 
 
 def test_fleet_init_refuses_a_version_that_no_worker_has() -> None:
-    """It would make a queue that nobody serves."""
+    """It would make a queue that no worker serves."""
     refused = run("init", "--wasmtime", "50.*")
     assert refused.returncode == 2
     assert "expected a version such as 50.0.1, got 50.*" in refused.stderr

@@ -75,7 +75,7 @@ DEFAULT_REPLICAS: Final = 1
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a fleet is to have."""
+    """The streams and consumers that a fleet needs."""
 
     daemons: tuple[str, ...]
     pools: tuple[str, ...]

@@ -60,7 +60,7 @@ class Availability:
         self.check()
 
     def may_try(self) -> bool:
-        """Whether a job is to be published: always, or as the only one to try it."""
+        """Return whether to publish a job. While the servers are away, one job at a time tries."""
         if not self.is_away:
             return True
         if self.lack or not self._connection.is_connected or self._clock() < self._try_at:

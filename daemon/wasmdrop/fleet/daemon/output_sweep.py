@@ -1,7 +1,7 @@
 """Remove chunks of output that belong to no job of this daemon, before they fill its stream.
 
-A worker that was taken over can store chunks under any ticket. Nobody asks for those of a ticket
-that does not exist, so they would stay until they expire, and take the room of other workers.
+A worker that was taken over can store chunks under any ticket. Chunks of a ticket that does not
+exist would stay until they expire, and take the room of other workers.
 """
 
 from typing import Final

@@ -38,7 +38,7 @@ class Invalid(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """A generation is to be published again."""
+    """Publish the job again, as the next generation."""
 
     generation: int
     reason: Reason

@@ -1,4 +1,4 @@
-"""Tickets: who received a job from this daemon can answer it, and nobody else.
+"""Tickets: only the receiver of a job can answer it.
 
 A ticket is a function of the job and of a secret in the state directory. So it needs no storage,
 and a daemon that was restarted knows the tickets of the one before it.

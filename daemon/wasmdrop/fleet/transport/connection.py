@@ -138,7 +138,7 @@ class FleetConnection:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def publish(self, subject: str, data: bytes) -> None:
-        """Send a message that nobody stores: it may be lost, as it is while there is no server."""
+        """Send a message that no stream stores. It is lost while there is no server."""
         await self._link.publish(subject, data)
 
     async def subscribe(self, subject: str, callback: Callback) -> None:

@@ -155,7 +155,7 @@ class Link:
             _log.error("fleet-refused", reason=self.problem)
 
     def _note_refusal(self, reason: str) -> None:
-        """Log, once, that a server refused what nobody waits for."""
+        """Log, once, that a server refused a message without a waiting sender."""
         if reason not in self._refusals and len(self._refusals) < _MAX_REFUSALS:
             self._refusals.add(reason)
             _log.error("fleet-refused", reason=reason)

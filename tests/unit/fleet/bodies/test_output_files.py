@@ -92,7 +92,7 @@ def test_output_files_are_unpacked_as_they_were_packed(
 def test_output_files_have_plain_permissions(
     produced: Path, directories: JobDirectoryFactory
 ) -> None:
-    """Whatever those of the worker's files are."""
+    """The permissions of the worker's files do not matter."""
     (produced / "top.txt").chmod(0o4777)
     found = unpack_tree(inventory(str(produced), LIMIT_BYTES), directories, 4096)
     for path in Path(found.root).rglob("*"):

@@ -275,7 +275,7 @@ def test_run_given_up_in_a_later_attempt_uses_up_the_rest(play: Callable[..., No
 def test_run_given_up_without_starts_is_published_again_until_the_third(
     play: Callable[..., None],
 ) -> None:
-    """Leases that lapsed on a broken network killed nobody, but that can't go on for ever."""
+    """Leases that lapse on a broken network count as no deaths, up to a limit."""
 
     async def scenario(fleet: FakeFleet) -> None:
         running = fleet.begin()
