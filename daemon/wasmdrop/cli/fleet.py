@@ -12,12 +12,12 @@ from wasmdrop import settings
 from wasmdrop.cli.named_files import create_private_file, read_named_file
 from wasmdrop.cli.setting_flags import add_flags, given_flags
 from wasmdrop.cli.standard_streams import say
-from wasmdrop.fleet.extra import require_extra
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.runtime_versions import RuntimeVersions, own_versions
 from wasmdrop.protocol.text import one_line
 from wasmdrop.service import log
 from wasmdrop.settings import Settings
+from wasmdrop.system.extras import FLEET
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.admin.server_config import PublicKeys
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
     log.configure(loaded.log, "critical")  # the command itself says what goes wrong
     options.daemons = options.daemons or [loaded.fleet_name] if "daemons" in options else []
     options.pools = options.pools or [loaded.fleet_pool] if "pools" in options else []
-    with require_extra("wasmdrop fleet"):
+    with FLEET.required("wasmdrop fleet"):
         from wasmdrop.fleet.errors import FleetUnavailableError  # noqa: PLC0415
     if options.action == "config":
         return _print_config(options)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wasmdrop.cli.named_files import create_private_file, read_named_file
-from wasmdrop.proof.extra import require_extra
 from wasmdrop.protocol.errors import MalformedError, SettingsError
+from wasmdrop.system.extras import RECEIPTS
 
 if TYPE_CHECKING:
     from wasmdrop.proof.keys import PublicKey
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _make(options: argparse.Namespace) -> tuple["PublicKey", ...]:
-    with require_extra("key"):
+    with RECEIPTS.required("key"):
         from wasmdrop.proof.keys import KeyKind, PrivateKey  # noqa: PLC0415
     key = PrivateKey.generate(KeyKind(options.type))
     try:
@@ -73,7 +73,7 @@ def _make(options: argparse.Namespace) -> tuple["PublicKey", ...]:
 
 
 def _load(options: argparse.Namespace) -> tuple["PublicKey", ...]:
-    with require_extra("key"):
+    with RECEIPTS.required("key"):
         from wasmdrop.proof import keys  # noqa: PLC0415
     data = read_named_file(options.file, keys.MAX_KEY_FILE_BYTES)
     try:

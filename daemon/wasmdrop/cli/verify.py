@@ -16,7 +16,6 @@ from wasmdrop.cli.exit_status import INTERNAL_ERROR, MISMATCH, UNVERIFIABLE
 from wasmdrop.cli.named_files import read_named_file
 from wasmdrop.proof.claim import Claim
 from wasmdrop.proof.envelope import Verifier
-from wasmdrop.proof.extra import require_extra
 from wasmdrop.proof.statement import Engine
 from wasmdrop.protocol.errors import (
     MalformedError,
@@ -31,6 +30,7 @@ from wasmdrop.protocol.text import one_line
 from wasmdrop.service import log
 from wasmdrop.service.verify.verdict import Report, Verdict
 from wasmdrop.service.verify.verification import Request, verify
+from wasmdrop.system.extras import RECEIPTS
 
 #: The time limit of a rerun, as a multiple of that of jobs here.
 _TIMES: Final = 10
@@ -153,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _trusted_keys(path: str, needed: int) -> tuple[Verifier, ...]:
     """Return the public keys of a file, at least as many as are ``needed``."""
-    with require_extra("--trust"):
+    with RECEIPTS.required("--trust"):
         from wasmdrop.proof.keys import MAX_KEY_FILE_BYTES, load_public_keys  # noqa: PLC0415
     try:
         keys = load_public_keys(read_named_file(path, MAX_KEY_FILE_BYTES))

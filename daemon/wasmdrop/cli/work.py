@@ -8,7 +8,7 @@ from typing import Final
 from wasmdrop import settings
 from wasmdrop.cli.service_process import prepare
 from wasmdrop.cli.setting_flags import add_flags, given_flags
-from wasmdrop.fleet.extra import require_extra
+from wasmdrop.system.extras import FLEET
 
 #: The settings of a worker. Daemons find the jobs and set their limits.
 WORKER_SETTINGS: Final = (
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     """Run jobs until a signal stops the worker."""
     loaded = settings.load(os.environ, given_flags(options), STATE_NAME)
     prepare(loaded.settings)
-    with require_extra("wasmdrop work"):
+    with FLEET.required("wasmdrop work"):
         from wasmdrop.service.work import work  # noqa: PLC0415 - needs packages of an extra
     asyncio.run(work(loaded.settings))
     return 0

@@ -36,6 +36,7 @@ from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.signing_key import load_signing_key
 from wasmdrop.service.systemd import notify, watchdog_seconds
 from wasmdrop.settings import GuestMode, Settings
+from wasmdrop.system.extras import FLEET
 from wasmdrop.system.job_user import foreign_processes
 
 if TYPE_CHECKING:
@@ -86,9 +87,7 @@ async def _fleet(
         yield None
         return
     # Only a daemon with a fleet needs it: it takes 0.1 s and 5 MiB.
-    from wasmdrop.fleet.extra import require_extra  # noqa: PLC0415
-
-    with require_extra("WASMDROP_FLEET"):
+    with FLEET.required("WASMDROP_FLEET"):
         from wasmdrop.service.fleet import open_fleet  # noqa: PLC0415
     async with open_fleet(settings, local, cache) as fleet:
         yield fleet

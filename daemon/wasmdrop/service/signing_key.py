@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from wasmdrop.proof.extra import INSTALL_EXTRA, is_extra_missing
 from wasmdrop.protocol.errors import MalformedError, SettingsError
 from wasmdrop.settings import Settings
 from wasmdrop.settings.formats import printable
+from wasmdrop.system.extras import RECEIPTS
 from wasmdrop.system.mount_table import places_of
 from wasmdrop.system.processes import forbid_inspection
 from wasmdrop.system.secret_files import NotSecretError, Step, read_secret
@@ -48,11 +48,11 @@ def load_signing_key(settings: Settings) -> "PrivateKey | None":
         # Only a daemon that signs needs it: it takes 0.2 s and 13 MiB.
         from wasmdrop.proof.keys import PrivateKey  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        if not is_extra_missing(error):
+        if not RECEIPTS.is_missing(error):
             raise
         raise SigningKeyError(
             f"{printable(path)} can't be used: the package cryptography is not installed",
-            INSTALL_EXTRA,
+            RECEIPTS.install_command,
         ) from None
     forbid_inspection()
     try:

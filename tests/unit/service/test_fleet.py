@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from wasmdrop.fleet.extra import INSTALL_EXTRA, require_extra
 from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.system.extras import FLEET
 
 _OF_FLEETS: Final = ("wasmdrop.fleet", "wasmdrop.service.fleet", "nats", "nkeys")
 
@@ -28,9 +28,9 @@ def test_missing_extra_is_an_error_that_says_how_to_install_it(
     """Other missing modules are faults of the program."""
     monkeypatch.setitem(sys.modules, "nats", None)
     needed = pytest.raises(SettingsError, match="WASMDROP_FLEET: needs")
-    with needed as raised, require_extra("WASMDROP_FLEET"):
+    with needed as raised, FLEET.required("WASMDROP_FLEET"):
         import nats.errors  # noqa: F401, PLC0415
-    assert INSTALL_EXTRA in str(raised.value)
+    assert FLEET.install_command in str(raised.value)
     monkeypatch.setitem(sys.modules, "another", None)
-    with pytest.raises(ModuleNotFoundError), require_extra("WASMDROP_FLEET"):
+    with pytest.raises(ModuleNotFoundError), FLEET.required("WASMDROP_FLEET"):
         import another  # type: ignore[import-not-found]  # noqa: F401, PLC0415

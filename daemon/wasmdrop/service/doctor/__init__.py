@@ -6,7 +6,6 @@ behind.
 
 import asyncio
 
-from wasmdrop.fleet.extra import require_extra
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.service.doctor import (
     container,
@@ -20,6 +19,7 @@ from wasmdrop.service.doctor import (
 )
 from wasmdrop.service.doctor.finding import Finding, problem
 from wasmdrop.settings import Settings
+from wasmdrop.system.extras import FLEET
 
 __all__ = ["examine"]
 
@@ -43,7 +43,7 @@ async def _examine_fleet(settings: Settings) -> list[Finding]:
     if not settings.fleet:
         return []
     try:
-        with require_extra("WASMDROP_FLEET"):
+        with FLEET.required("WASMDROP_FLEET"):
             from wasmdrop.service.doctor import fleet  # noqa: PLC0415 - needs packages of an extra
     except SettingsError as error:
         found, _, advice = str(error).partition("; ")
