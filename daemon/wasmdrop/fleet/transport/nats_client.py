@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -22,18 +20,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError, NoAnswerError
-from wasmdrop.fleet.messages import HEADER_BYTES, MAX_MESSAGE_BYTES
+from wasmdrop.fleet.errors import FleetUnavailableError, NoAnswerError
 from wasmdrop.fleet.transport.access import Access, Server
-from wasmdrop.protocol.text import one_line
-
-#: Older servers lose or duplicate messages, or have known holes.
-MIN_VERSION: Final = (2, 14, 3)
-
-_VERSION: Final = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
-
-#: What a server must allow a message to have, with its headers.
-_MIN_PAYLOAD: Final = MAX_MESSAGE_BYTES + HEADER_BYTES
+from wasmdrop.fleet.transport.refusals import (
+    check_server,
+    connect_failure,
+    denied_right,
+    reason_of,
+    without_tls,
+)
 
 _CONNECT_SECONDS: Final = 5
 
@@ -47,16 +42,7 @@ _FLUSH_SECONDS: Final = 2
 #: Bytes that wait to be sent, beyond which a sender waits.
 _PENDING_BYTES: Final = 4 * 1024 * 1024
 
-_UNAUTHORIZED: Final = "authorization violation"
 _ACKS: Final = "$JS.ACK."
-
-#: The client gives the server's texts in lower case.
-_DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
-
-_VERBS: Final = {"publish": "publish", "subscription": "subscribe to"}
-
-#: OpenSSL's codes for a certificate that has another host name or another address.
-_WRONG_NAME: Final = frozenset({62, 64})
 
 #: Called with the subject and the data of a message.
 Callback = Callable[[str, bytes], None]
@@ -173,55 +159,15 @@ class NatsClient:
                     error_cb=self._hear_error,
                     closed_cb=self._hear_close,
                 )
-            self._check_server()
+            self.version = str(self._client._server_info.get("version", ""))  # noqa: SLF001
+            check_server(self.server.url, self.version, self._client.max_payload)
             self.heard_at = time.monotonic()
             await self._subscribe(f"{self._inbox}.*", self._hear_answer)
         except nats.errors.SecureConnWantedError:
-            raise FleetRefusedError(
-                f"{self.server.url} does not offer TLS; set it up there, or set"
-                " WASMDROP_FLEET_SECURITY=none if everything in its network is trusted"
-            ) from None
+            raise without_tls(self.server.url) from None
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise self._failed(error) from None
-
-    def _failed(self, error: Exception) -> FleetUnavailableError:
-        reason = self._error or _reason(error)
-        if _UNAUTHORIZED in reason.lower():
-            known = "does not know this key" if self._access.seed else "asks for a key"
-            return FleetRefusedError(
-                f"{self.server.url} {known}; `wasmdrop fleet config` makes keys and the server's"
-                " configuration, and WASMDROP_FLEET_KEY names one"
-            )
-        if verify_message := getattr(error, "verify_message", ""):
-            return self._untrusted(verify_message.rstrip("."), getattr(error, "verify_code", 0))
-        return FleetUnavailableError(f"{self.server.url} can't be reached: {reason}")
-
-    def _untrusted(self, message: str, code: int) -> FleetRefusedError:
-        if code in _WRONG_NAME:
-            return FleetRefusedError(
-                f"{self.server.url} has a certificate for another name ({message}); use a name that"
-                " the certificate has in WASMDROP_FLEET, or give the server a certificate for this"
-                " one"
-            )
-        return FleetRefusedError(
-            f"{self.server.url} has a certificate that is not trusted ({message}); name its"
-            " authority in WASMDROP_FLEET_CA"
-        )
-
-    def _check_server(self) -> None:
-        self.version = str(self._client._server_info.get("version", ""))  # noqa: SLF001
-        numbers = _VERSION.match(self.version)
-        if numbers is None or tuple(map(int, numbers.groups())) < MIN_VERSION:
-            expected = ".".join(str(number) for number in MIN_VERSION)
-            raise FleetRefusedError(
-                f"{self.server.url} has version {one_line(self.version, 40)}; expected {expected}"
-                " or later"
-            )
-        if self._client.max_payload < _MIN_PAYLOAD:
-            raise FleetRefusedError(
-                f"{self.server.url} allows messages of {self._client.max_payload} bytes; expected"
-                f" max_payload of at least {_MIN_PAYLOAD}, as by default"
-            )
+            said = self._error or reason_of(error)
+            raise connect_failure(self.server.url, self._access, error, said) from None
 
     @property
     def is_open(self) -> bool:
@@ -241,7 +187,7 @@ class NatsClient:
                     await self._client.rtt(_PONG_SECONDS)
                 self.heard_at = time.monotonic()
             except (OSError, nats.errors.Error, TimeoutError) as error:
-                self._lose(_reason(error))
+                self._lose(reason_of(error))
         return self._error or "the server closed the connection"
 
     def leave(self, reason: str) -> None:
@@ -273,7 +219,7 @@ class NatsClient:
         try:
             await self._client.publish(subject, data, reply, headers)
         except (OSError, nats.errors.Error, AttributeError) as error:
-            raise FleetUnavailableError(_reason(error)) from None
+            raise FleetUnavailableError(reason_of(error)) from None
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError  # the client forgets one that comes while it waits
 
@@ -335,7 +281,7 @@ class NatsClient:
         try:
             await self._subscribe(puller.inbox, puller.receive)
         except (OSError, nats.errors.Error) as error:
-            raise FleetUnavailableError(_reason(error)) from None
+            raise FleetUnavailableError(reason_of(error)) from None
         return puller
 
     async def subscribe(self, subject: str, callback: Callback) -> None:
@@ -347,7 +293,7 @@ class NatsClient:
         try:
             await self._subscribe(subject, receive)
         except (OSError, nats.errors.Error) as error:
-            raise FleetUnavailableError(_reason(error)) from None
+            raise FleetUnavailableError(reason_of(error)) from None
 
     async def _subscribe(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
         self._client.subscriptions.append(await self._client.subscribe(subject, cb=receive))
@@ -359,19 +305,15 @@ class NatsClient:
             request.answer.set_result(_message(message))
 
     async def _hear_error(self, error: Exception) -> None:
-        denied = _DENIED.search(str(error))
+        denied = denied_right(str(error))
         if denied is None:
-            self._error = self._error or _reason(error)
+            self._error = self._error or reason_of(error)
             return
-        refusal = FleetRefusedError(
-            f"the server does not allow this key to {_VERBS[denied[1]]} {denied[2]}; each daemon,"
-            " each pool and the administrator has its own key: correct WASMDROP_FLEET_KEY, or the"
-            " name of the daemon or pool"
-        )
+        subject, refusal = denied
         waiting = [
             request.answer
             for request in self._requests.values()
-            if request.subject.lower() == denied[2] and not request.answer.done()
+            if request.subject.lower() == subject and not request.answer.done()
         ]
         for answer in waiting:
             answer.set_result(refusal)
@@ -403,13 +345,3 @@ def _message(message: Msg) -> Message:
         headers.get("Description", ""),
         delivery,
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError) and not error.errno:
-        return "no answer in time"
-    if isinstance(error, ConnectionError) and error.errno:
-        return os.strerror(error.errno)  # asyncio's text has the address once more
-    if isinstance(error, OSError) and (error.errno or 0) < 0:
-        return str(error.strerror)  # of the resolver
-    return one_line(str(error).removeprefix("nats: ") or type(error).__name__, 300)
