@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.fleet.ready import SIZES, connected, ready_server
 from wasmdrop.fleet.daemon import output_sweep
-from wasmdrop.fleet.daemon.output_sweep import sweep_outputs
+from wasmdrop.fleet.daemon.output_sweep import OutputSweep
 from wasmdrop.fleet.daemon.publications import Publications, PublishedJob
 from wasmdrop.fleet.messages import CHUNK_BYTES
 from wasmdrop.fleet.names import ANY_ENGINE, output_chunk_subject, output_stream
@@ -51,13 +51,36 @@ def test_full_stream_of_outputs_loses_chunks_of_unknown_tickets(
     async def run() -> None:
         async with connected(server) as connection:
             await fill(connection)
-            await sweep_outputs(connection, DAEMON, known())
+            sweep = OutputSweep(connection, DAEMON, known())
+            await sweep.look()
+            await sweep.look()
             kept = b"own" if most_listed > OUTPUTS_MB * 4 else None
             assert await connection.get(output_stream(DAEMON), OWN) == kept
             assert await connection.store(NEXT, bytes(CHUNK_BYTES)) is Stored.STORED
-            await sweep_outputs(connection, DAEMON, known())
+            await sweep.look()
+            await sweep.look()
             chunk = await connection.get(output_stream(DAEMON), NEXT)
             assert chunk is not None  # there is room enough
+
+    with ready_server(tmp_path, sizes=sizes) as server:
+        asyncio.run(run())
+
+
+def test_output_of_a_job_that_is_resumed_after_the_first_look_stays(tmp_path: Path) -> None:
+    """A daemon that was restarted may not have published it again yet."""
+    sizes = msgspec.structs.replace(SIZES, outputs=OUTPUTS_MB)
+
+    async def run() -> None:
+        async with connected(server) as connection:
+            await fill(connection)
+            publications = Publications()
+            sweep = OutputSweep(connection, DAEMON, publications)
+            await sweep.look()
+            job = PublishedJob("job", 1, ANY_ENGINE, lambda _reason: None)
+            publications.add(job)
+            publications.add_ticket(job, "a" * 32)
+            await sweep.look()
+            assert await connection.get(output_stream(DAEMON), OWN) == b"own"
 
     with ready_server(tmp_path, sizes=sizes) as server:
         asyncio.run(run())

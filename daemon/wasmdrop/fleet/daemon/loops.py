@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from wasmdrop.fleet.admin.setup import missing_for_daemon
-from wasmdrop.fleet.daemon.output_sweep import sweep_outputs
+from wasmdrop.fleet.daemon.output_sweep import OutputSweep
 from wasmdrop.fleet.daemon.reconciler import PERIOD_SECONDS, Reconciler
 from wasmdrop.fleet.daemon.remote_executor import RemoteExecutor
 from wasmdrop.fleet.daemon.remote_job import Fleet
@@ -50,6 +50,7 @@ class Loops:
         self._executor = executor
         self._reconciler = reconciler
         self._window = window
+        self._output_sweep = OutputSweep(fleet.connection, fleet.daemon, fleet.publications)
         self._identity = secrets.token_hex(8)
         self._missing: list[str] = []
         self._twins: set[str] = set()
@@ -72,7 +73,6 @@ class Loops:
         self._repeat(self._check, _CHECK_SECONDS)
         self._repeat(self._look_at_setup, _SETUP_SECONDS)
         self._repeat(self._send_heartbeat, _HEARTBEAT_SECONDS)
-        self._repeat(self._sweep_outputs, _SETUP_SECONDS)
         for clean in (fleet.cleanup.keep_acknowledging, fleet.cleanup.keep_purging):
             self._tasks.append(asyncio.create_task(clean()))
 
@@ -81,6 +81,7 @@ class Loops:
         for _ in range(_PULLS):
             self._repeat(self._take_answer, 0.0)
         self._repeat(self._reconciler.compare, PERIOD_SECONDS)
+        self._repeat(self._sweep_outputs, _SETUP_SECONDS)
 
     async def stop(self) -> None:
         """End all tasks; send the remaining acknowledgements."""
@@ -124,9 +125,8 @@ class Loops:
             self._missing = missing
 
     async def _sweep_outputs(self) -> None:
-        fleet = self._fleet
-        await fleet.connection.wait_connected(_SETUP_SECONDS)
-        await sweep_outputs(fleet.connection, fleet.daemon, fleet.publications)
+        await self._fleet.connection.wait_connected(_SETUP_SECONDS)
+        await self._output_sweep.look()
 
     async def _send_heartbeat(self) -> None:
         fleet, metrics = self._fleet, self._fleet.metrics
