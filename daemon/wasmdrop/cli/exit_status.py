@@ -12,11 +12,18 @@ OUTPUT_ERROR: Final = 4
 MISMATCH: Final = 1
 UNVERIFIABLE: Final = 4
 TIMEOUT: Final = 124
+#: As in a shell, of a program that SIGTERM ended.
+CANCELLED: Final = 128 + signal.SIGTERM
 INTERRUPTED: Final = 128 + signal.SIGINT
 #: As in a shell, of a program that SIGPIPE ended.
 CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 
-_BY_CODE: Final = {Code.OK: 0, Code.INTERNAL: INTERNAL_ERROR, Code.TIMEOUT: TIMEOUT}
+_BY_CODE: Final = {
+    Code.OK: 0,
+    Code.INTERNAL: INTERNAL_ERROR,
+    Code.TIMEOUT: TIMEOUT,
+    Code.CANCELLED: CANCELLED,
+}
 
 
 def exit_status_of(code: Code) -> int:

@@ -23,6 +23,7 @@ from wasmdrop.jobs.job import Job, JobState, new_job_id
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError
+from wasmdrop.jobs.observer import JobObserver
 from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of, log_finished
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
@@ -49,7 +50,8 @@ class Dispatcher:
     """Schedules jobs; used from one event loop.
 
     ``on_room`` is called when intake may take drops that it left because the backlog was full.
-    ``signer`` signs the receipts of deterministic jobs; without one there are none.
+    ``signer`` signs the receipts of deterministic jobs; without one there are none. ``observer`` is
+    told of each outcome.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Dispatcher:
         metrics: Metrics,
         on_room: Callable[[], None],
         signer: Signer | None = None,
+        observer: JobObserver | None = None,
     ) -> None:
         self._settings = settings
         self._backlog = backlog
@@ -73,6 +76,7 @@ class Dispatcher:
         self._metrics = metrics
         self._on_room = on_room
         self._signer = signer
+        self._observer = observer
         self._admission = Admission(runner.capacity)
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
@@ -297,6 +301,8 @@ class Dispatcher:
             work, durable = self._table.move_durably(work, JobState.EXECUTED, **changes)
             await durable
         self._metrics.executed(work.job, outcome)
+        if self._observer is not None:
+            self._observer.executed(work.job, outcome)
         entry, args = _called(work)
         limits = work.limits or self._settings.limits
         make = functools.partial(

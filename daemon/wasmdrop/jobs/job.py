@@ -85,6 +85,13 @@ MOVES: Final[dict[JobState, frozenset[JobState]]] = {
 }
 
 
+class DecidedEnd(msgspec.Struct, frozen=True):
+    """An end that was decided before the job came to its own: cancelled, or refused by a limit."""
+
+    code: Code
+    message: str
+
+
 class Job(msgspec.Struct, frozen=True):
     """One job. Times are nanoseconds since 1970-01-01 UTC."""
 
@@ -108,6 +115,8 @@ class Job(msgspec.Struct, frozen=True):
     finished_at_ns: int | None = None
     code: Code | None = None
     message: str = ""
+    end: DecidedEnd | None = None
+    """If it is set, the job runs no more and ends like this."""
     worker: str | None = None
     """The worker of the fleet that ran it; None without one, and before it ended."""
 

@@ -54,6 +54,8 @@ class Code(StrEnum):
     """Producer: the module exports no function of that name."""
     UNSUPPORTED_SIGNATURE = "unsupported-signature"
     """Producer: the entry takes or returns types that JSON can't represent."""
+    QUEUE_LIMIT = "queue-limit"
+    """Producer: too many jobs of its top directory waited already."""
     MODULE_MISSING = "module-missing"
     """Producer: the module was not dropped in time."""
     INVALID_MODULE = "invalid-module"
@@ -62,6 +64,8 @@ class Code(StrEnum):
     """Producer: the module imports something that the daemon does not provide."""
     COMPILE_LIMIT = "compile-limit"
     """Producer: compiling took more time or memory than allowed."""
+    CANCELLED = "cancelled"
+    """Neither: a person or program cancelled it."""
     SANDBOX_VIOLATION = "sandbox-violation"
     """Guest: made a forbidden system call and was killed."""
     CRASHED = "crashed"
@@ -107,7 +111,8 @@ _OF_THE_MODULE = frozenset(
 #: ``timeout``, ``crashed`` and ``internal`` on its speed and faults; ``disk-limit``, because the
 #: directory is checked at intervals while the guest writes; ``memory-limit``, which also means that
 #: the host had no memory left; ``compile-limit`` on the time that compiling takes;
-#: ``module-missing`` on the time of the drop; ``sandbox-violation`` on kernel and libraries.
+#: ``module-missing``, ``queue-limit`` and ``cancelled`` on the time; ``sandbox-violation`` on
+#: kernel and libraries.
 REPRODUCIBLE_CODES = frozenset(
     {
         Code.OK,

@@ -19,10 +19,10 @@ from wasmdrop.jobs.journal.database import JOURNAL_NAME
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.recovery import recover
-from wasmdrop.jobs.retention import run_retention
 from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.retention.journal import run_retention
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service.directories import check_directories

@@ -16,6 +16,7 @@ from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import ModuleLookup
 from wasmdrop.jobs.module_reruns import ModuleReruns
+from wasmdrop.jobs.observer import JobObserver
 from wasmdrop.jobs.runner import JobRunner
 from wasmdrop.jobs.work_table import WorkTable
 from wasmdrop.proof.envelope import Signer
@@ -66,15 +67,16 @@ def build_pipeline(
     backlog: Backlog,
     on_room: Callable[[], None] = lambda: None,
     signer: Signer | None = None,
+    observer: JobObserver | None = None,
 ) -> Pipeline:
-    """Build a pipeline; ``on_room`` and ``signer``: see :class:`Dispatcher`."""
+    """Build a pipeline; ``on_room``, ``signer`` and ``observer``: see :class:`Dispatcher`."""
     table = WorkTable(journal)
     lookup = ModuleLookup(
         settings, layout, finder.find, intake.is_module_written, executor, journal, table
     )
     runner = JobRunner(settings, table, journal, lookup, executor, metrics)
     dispatcher = Dispatcher(
-        *(settings, backlog, table, runner, journal, delivery, metrics), on_room, signer
+        *(settings, backlog, table, runner, journal, delivery, metrics), on_room, signer, observer
     )
     reruns = ModuleReruns(layout, intake.read_again, finder.learn, journal, lookup, dispatcher)
     return Pipeline(intake, journal, lookup, dispatcher, reruns)

@@ -10,6 +10,7 @@ from wasmdrop.settings.formats import scalar_or_text
 from wasmdrop.settings.loading import load
 from wasmdrop.settings.table import SETTINGS, Option
 from wasmdrop.settings.values import (
+    AfterMode,
     FleetFallback,
     FleetSecurity,
     GuestMode,
@@ -17,11 +18,13 @@ from wasmdrop.settings.values import (
     LogFormat,
     SandboxMode,
     Settings,
+    Switch,
     WatchMode,
 )
 
 __all__ = [
     "SETTINGS",
+    "AfterMode",
     "FleetFallback",
     "FleetSecurity",
     "GuestMode",
@@ -30,6 +33,7 @@ __all__ = [
     "Option",
     "SandboxMode",
     "Settings",
+    "Switch",
     "WatchMode",
     "load",
     "scalar_or_text",

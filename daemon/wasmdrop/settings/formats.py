@@ -2,10 +2,12 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -90,8 +92,31 @@ def _read_result_path(text: str) -> Path:
     return path
 
 
-def _read_fuel(text: str) -> int | None:
-    return None if text == "none" else int(_UNITS.read(text))
+def none_or(value_format: ValueFormat) -> ValueFormat:
+    """Return the format of values that may be missing."""
+
+    def read(text: str) -> Any:
+        return None if text == "none" else value_format.read(text)
+
+    return ValueFormat(value_format.metavar, f"none or {value_format.expected}", read)
+
+
+def _read_hook(text: str) -> str | tuple[str, ...] | None:
+    if text == "none":
+        return None
+    if "://" in text.partition(" ")[0]:
+        url = urlsplit(text)
+        if url.scheme not in {"http", "https"} or not url.hostname or not text.isprintable():
+            raise ValueError
+        if url.username is not None or url.password is not None:
+            raise ValueError("a user name or password would show in logs")
+        if url.port == 0 or url.fragment or " " in text:
+            raise ValueError
+        return text
+    command = tuple(shlex.split(text))
+    if not command or not command[0].startswith("/"):
+        raise ValueError
+    return command
 
 
 def _read_address(text: str) -> str | None:
@@ -172,7 +197,7 @@ RESULT_PATH: Final = ValueFormat("PATH", "a path that ends in .txt or .json", _r
 NAME: Final = ValueFormat("NAME", "a name", str)
 ARGUMENTS: Final = ValueFormat("JSON", "a JSON array", _read_arguments)
 ARGUMENT: Final = ValueFormat("VALUE", "a JSON scalar or text", scalar_or_text)
-FUEL: Final = ValueFormat("N", f"none or {_UNITS.expected}", _read_fuel)
+FUEL: Final = none_or(_UNITS)
 GRANTS: Final = ValueFormat(
     "NAME=DIR,...", "none or a comma-separated list of NAME=DIR", _read_grants
 )
@@ -186,6 +211,11 @@ FLEET_NAME: Final = ValueFormat("NAME", "up to 64 letters, digits, '-' or '_'", 
 ADDRESS: Final = ValueFormat("HOST:PORT", "off or HOST:PORT", _read_address)
 SUFFIX: Final = ValueFormat("SUFFIX", "a suffix without '/'", _read_suffix)
 SECONDS_OR_ZERO: Final = positive("SECONDS", "a number of seconds", _MAX_SECONDS, or_zero=True)
+HOOK: Final = ValueFormat(
+    "URL|COMMAND",
+    "none, an http:// or https:// URL, or a command that begins with an absolute path",
+    _read_hook,
+)
 DAYS: Final = positive("DAYS", "a number of days", _MAX_DAYS, or_zero=True)
 INT64: Final = integer(-(2**63), 2**64 - 1)
 

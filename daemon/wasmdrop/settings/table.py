@@ -13,6 +13,7 @@ from wasmdrop.settings.formats import (
     FLEET_SERVERS,
     FUEL,
     GRANTS,
+    HOOK,
     INT64,
     JOB_USER,
     MB,
@@ -26,14 +27,17 @@ from wasmdrop.settings.formats import (
     ValueFormat,
     choice,
     integer,
+    none_or,
     printable,
 )
 from wasmdrop.settings.values import (
+    AfterMode,
     FleetFallback,
     FleetSecurity,
     GuestMode,
     LogFormat,
     SandboxMode,
+    Switch,
     WatchMode,
 )
 from wasmdrop.system.job_user import DEFAULT_JOB_USER
@@ -123,6 +127,18 @@ SETTINGS: Final = (
     Option("module_wait_sec", SECONDS, 10.0, "how long a job waits for its module"),
     Option("attempts", integer(1, 100), 3, "attempts per job, after crashes and internal errors"),
     Option("max_queued", integer(1, 10_000_000), 100_000, "limit of the queue, in jobs"),
+    Option(
+        "directory_running",
+        none_or(integer(1, 65_536)),
+        None,
+        "limit of the jobs of one top directory that are under way (default: none)",
+    ),
+    Option(
+        "directory_queued",
+        none_or(integer(1, 10_000_000)),
+        None,
+        "limit of the jobs of one top directory that wait (default: none)",
+    ),
     Option("drain_sec", SECONDS_OR_ZERO, 30.0, "shutdown grace period for running jobs"),
     Option(
         "reserve_mb",
@@ -136,6 +152,25 @@ SETTINGS: Final = (
     ),
     Option("undelivered_mb", WHOLE_MB, 1024, "limit of undelivered results, in MiB"),
     Option("keep_days", DAYS, 7.0, "retention of finished jobs in the journal"),
+    Option(
+        "keep_results_days",
+        none_or(DAYS),
+        None,
+        "retention of finished slots: inputs and results (default: for ever)",
+    ),
+    Option("after", choice(AfterMode), AfterMode.KEEP, "what happens to inputs that are done"),
+    Option(
+        "on_finished",
+        HOOK,
+        None,
+        "URL or command that receives the marker of each finished job (default: none)",
+    ),
+    Option(
+        "on_finished_secret_file",
+        PATH,
+        None,
+        "secret that signs requests to a URL of WASMDROP_ON_FINISHED (default: unsigned)",
+    ),
     Option(
         "journal_mb",
         WHOLE_MB,
@@ -192,6 +227,13 @@ SETTINGS: Final = (
         "whether other hosts' servers need TLS and a key",
     ),
     Option("http", ADDRESS, None, "address of health and metrics (default: off)"),
+    Option("page", choice(Switch), Switch.OFF, "control page, at the address of WASMDROP_HTTP"),
+    Option(
+        "page_token_file",
+        PATH,
+        None,
+        "token that opens the control page; needed unless the address is this host's own",
+    ),
     Option(
         "log", choice(LogFormat), None, "log format (default: console on a terminal, else json)"
     ),

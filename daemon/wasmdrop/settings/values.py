@@ -53,6 +53,22 @@ class FleetSecurity(StrEnum):
     NONE = "none"
 
 
+class Switch(StrEnum):
+    """Whether something is in use."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class AfterMode(StrEnum):
+    """What happens to an input when its job is done."""
+
+    KEEP = "keep"
+    ARCHIVE = "archive"
+    """It moves to ``done/`` or ``failed/`` beside it."""
+    REMOVE = "remove"
+
+
 class LogFormat(StrEnum):
     """Format of log lines."""
 
@@ -92,12 +108,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     module_wait_sec: float
     attempts: int
     max_queued: int
+    directory_running: int | None
+    """Jobs of one top directory that are under way at a time; None without a limit."""
+    directory_queued: int | None
+    """Jobs of one top directory that wait; None without a limit."""
     drain_sec: float
     reserve_mb: int
     let_go_sec: float
     undelivered_jobs: int
     undelivered_mb: int
     keep_days: float
+    keep_results_days: float | None
+    """None if results are never removed."""
+    after: AfterMode
+    on_finished: str | tuple[str, ...] | None
+    """A URL, or the words of a command; None without a hook."""
+    on_finished_secret_file: Path | None
+    """The file of the secret that signs requests. Only its path: the secret is in no setting."""
     journal_mb: int
     sandbox: SandboxMode
     guest: GuestMode
@@ -120,6 +147,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fleet_ca: Path | None
     fleet_security: FleetSecurity
     http: str | None
+    page: Switch
+    page_token_file: Path | None
+    """The file of the token that opens the page. Only its path: the token is in no setting."""
     log: LogFormat
     ready_suffix: str
     max_depth: int

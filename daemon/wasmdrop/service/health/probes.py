@@ -17,10 +17,10 @@ import structlog
 from wasmdrop.intake.scanner import Scanner
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.service.health.http_server import HttpResponse, HttpServer
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.settings import GuestMode
+from wasmdrop.web.server import HttpResponse, HttpServer
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.metrics import FleetMetrics

@@ -27,10 +27,10 @@ from prometheus_client.registry import Collector
 from wasmdrop.intake.scanner import Scanner
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.sandbox.host.executor import LocalExecutor
-from wasmdrop.service.health.http_server import HttpResponse
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.settings import GuestMode
 from wasmdrop.system.histogram import BOUNDS_SECONDS, Histogram
+from wasmdrop.web.server import HttpResponse
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.metrics import FleetMetrics

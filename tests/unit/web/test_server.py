@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from wasmdrop.service.health import http_server, writability
-from wasmdrop.service.health.http_server import HttpResponse, HttpServer
 from wasmdrop.service.health.writability import WritabilityProbe
+from wasmdrop.web import server as http_server
+from wasmdrop.web import writability
+from wasmdrop.web.server import HttpResponse, HttpServer
 
 #: More than there are places.
 CROWD = 300

@@ -1,0 +1,1 @@
+"""Completion hooks: tell another program about each finished job. Imported only if one is set."""

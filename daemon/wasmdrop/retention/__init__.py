@@ -1,0 +1,1 @@
+"""Retention: removes what is done from the journal, from slots, and from the inbox of producers."""
