@@ -219,7 +219,7 @@ BAD_VALUES = {
     "after": ("delete",),
     "on_finished": (
         *("notify", "ftp://a/b", "https://", "https://u:p@a/", "http://a/b c", "http://a/#x"),
-        *("http://a:65536/", "/bin/notify 'open", ""),
+        *("http://a:65536/", "/bin/notify 'open"),
     ),
     "page": ("1", "true"),
     "grants": ("/lib", "lib", "lib=", "a b=/lib", "lib=/lib,"),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from wasmdrop.service.health import writability
 from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.web import server as http_server
-from wasmdrop.web import writability
 from wasmdrop.web.server import HttpResponse, HttpServer
 
 #: More than there are places.
