@@ -62,5 +62,12 @@ class Executor(Protocol):
         anything but its turn.
         """
 
+    def cancel(self, job_id: str) -> None:
+        """Withdraw a job from other machines; nothing waits for them, and nothing is raised.
+
+        Called when the cancellation is durable, and before the task that runs the job is
+        interrupted. Without this call an interrupted run goes on there, for the next daemon.
+        """
+
     def leave(self, job_id: str) -> None:
         """Forget a job: its results are in place or kept durably, or it owes none."""

@@ -88,6 +88,10 @@ class Bench:
         """Never called: a lookup runs nothing."""
         raise NotImplementedError
 
+    def cancel(self, _job_id: str) -> None:
+        """Never called: no job of these tests is cancelled."""
+        raise NotImplementedError
+
     def leave(self, _job_id: str) -> None:
         """Do nothing."""
 

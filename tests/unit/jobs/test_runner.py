@@ -110,6 +110,10 @@ class Bench:
             self.attempts.append(attempt)
             yield self
 
+    def cancel(self, _job_id: str) -> None:
+        """Never called: no job of these tests is cancelled."""
+        raise NotImplementedError
+
     def leave(self, _job_id: str) -> None:
         """Do nothing."""
 

@@ -88,6 +88,8 @@ class PublishedJob:
     """The ticket of the answer that ended the attempt."""
     is_over: bool = False
     """Whether the attempt has an outcome, or was left to the next daemon."""
+    is_cancelled: bool = False
+    """Whether the job is to end without an answer."""
     tickets: list[str] = field(default_factory=list)
     """Those of all generations; the last one is current."""
     judged: set[str] = field(default_factory=set)

@@ -155,6 +155,12 @@ class RemoteExecutor:
         finally:
             fleet.metrics.waiting -= 1
 
+    def cancel(self, job_id: str) -> None:
+        """Withdraw a job: its answer is not left to the next daemon."""
+        publication = self._fleet.publications.of_job(job_id)
+        if publication is not None:
+            publication.is_cancelled = True
+
     def leave(self, job_id: str) -> None:
         """Forget a job: its answer is acknowledged."""
         publication = self._fleet.publications.remove(job_id)

@@ -90,8 +90,9 @@ class RemoteRun:
         try:
             outcome = await self._until_outcome()
         except asyncio.CancelledError:
-            # Its answer is left to the next daemon.
-            fleet.publications.remove(publication.job_id)
+            if not publication.is_cancelled:
+                # Its answer is left to the next daemon.
+                fleet.publications.remove(publication.job_id)
             raise
         finally:
             fleet.metrics.unanswered -= 1

@@ -135,6 +135,9 @@ class LocalExecutor:
         async with self._slots:
             yield self
 
+    def cancel(self, job_id: str) -> None:
+        """Do nothing: an interrupted run ends its child."""
+
     def leave(self, job_id: str) -> None:
         """Do nothing: a job leaves nothing here."""
 
