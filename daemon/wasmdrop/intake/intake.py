@@ -198,6 +198,30 @@ class Intake:
                 # Within the lock, so that a later drop is emitted after this.
                 on_forgotten(path)
 
+    def hold(self, path: str) -> bool:
+        """Keep all threads from looking at an input until :meth:`release`.
+
+        Return False, and hold nothing, if a thread looks at it now.
+        """
+        with self._lock:
+            if path in self._considered:
+                return False
+            self._considered[path] = False
+            return True
+
+    def taken_version(self, path: str) -> bytes | None:
+        """Return the version that was taken of a file, if one was."""
+        return self._taken.get(path)
+
+    def release(self, path: str, *, is_gone: bool) -> None:
+        """End a hold. If the file ``is_gone``, its version is forgotten."""
+        with self._lock:
+            if is_gone:
+                self._taken.put(path, None)
+            was_noticed = self._considered.pop(path)
+        if was_noticed:
+            self._recheck(path, 0.0)
+
     def read_now(self, slot: Slot) -> InputDrop | None:
         """Read a slot's input, whatever was taken before; return None if there is none."""
         try:

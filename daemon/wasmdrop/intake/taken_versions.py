@@ -53,9 +53,10 @@ class TakenVersions:
             self._connection.close()
 
     def is_empty(self) -> bool:
-        """Return whether no version was taken."""
+        """Return whether no version was taken, and the journal has no job."""
+        query = "SELECT 1 FROM taken UNION ALL SELECT 1 FROM jobs LIMIT 1"
         with self._lock:
-            return not self._recent and not self._read("SELECT 1 FROM taken LIMIT 1", [])
+            return not self._recent and not self._read(query, [])
 
     def get(self, path: str) -> bytes | None:
         """Return the version that was taken of a file."""

@@ -81,7 +81,10 @@ class Dispatcher:
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
         )
+        self.on_delivered: Callable[[Job], None] | None = None
+        """Called with each job whose results are in place, durably."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reserved: set[str] = set()
         self._stopping = False
         self._has_room = asyncio.Event()
 
@@ -127,6 +130,22 @@ class Dispatcher:
     def last_job(self, slot: Slot) -> Job | None:
         """Return the open job of the slot that was accepted last."""
         return self._table.last_job(slot.key)
+
+    def reserve(self, slot_key: str) -> bool:
+        """Let new jobs of a slot wait until :meth:`free`; return False if the slot has open jobs.
+
+        Until then nothing of the daemon writes to the slot.
+        """
+        if self._table.has_slot(slot_key) or self._undelivered.holds(slot_key):
+            return False
+        self._reserved.add(slot_key)
+        return True
+
+    def free(self, slot_key: str) -> None:
+        """Let the jobs of a reserved slot begin."""
+        self._reserved.discard(slot_key)
+        if self._table.waits(slot_key):
+            self.resume(slot_key)
 
     async def room(self) -> None:
         """Return when the backlog has room."""
@@ -176,9 +195,10 @@ class Dispatcher:
 
     def _enqueue(self, work: Work) -> None:
         self._metrics.taken(work.job)
+        key = work.slot_key
         is_first = self._table.add(work)
-        if is_first and not self._undelivered.holds(work.slot_key):
-            self.resume(work.slot_key)
+        if is_first and key not in self._reserved and not self._undelivered.holds(key):
+            self.resume(key)
 
     def resume(self, slot_key: str) -> None:
         """Let the first job of a slot begin, or go on after it waited for its module."""
@@ -271,12 +291,17 @@ class Dispatcher:
         """Let a slot go on; ``is_rerun``: with ``job`` again, whose results were lost."""
         key = job.slot.key
         self._metrics.left(job.id)
+        self._note_delivered(job)
         if is_rerun:
             self._backlog.add()
             self._metrics.taken(job)
             self._table.add_first(Work(job, is_resumed=True))
         if self._table.waits(key):
             self.resume(key)
+
+    def _note_delivered(self, job: Job) -> None:
+        if self.on_delivered is not None and job.state is JobState.DELIVERED:
+            self.on_delivered(job)
 
     def _leave_backlog(self) -> None:
         if self._backlog.done():
@@ -335,7 +360,9 @@ class Dispatcher:
             metrics.delivering -= 1
             self._admission.hold(-size_bytes)
         metrics.delivered(job, size_bytes)
-        log_finished(self._table.move(work, JobState.DELIVERED).job)
+        job = self._table.move(work, JobState.DELIVERED).job
+        log_finished(job)
+        self._note_delivered(job)
 
 
 def _is_large(outcome: Outcome) -> bool:

@@ -115,6 +115,10 @@ class WorkTable:
         """Whether a job is open, by its id."""
         return job_id in self._ids
 
+    def has_slot(self, key: str) -> bool:
+        """Whether the slot has open jobs."""
+        return key in self._slots
+
     def waits(self, key: str) -> bool:
         """Whether the slot has jobs and none of them is active."""
         slot = self._slots.get(key)

@@ -31,6 +31,13 @@ class Inbox:
             self._is_scheduled = True
             self._loop.call_soon_threadsafe(self._empty)
 
+    async def emptied(self) -> None:
+        """Return when all drops that were put in before have been taken."""
+        emptied: asyncio.Future[None] = self._loop.create_future()
+        # In the second turn: the first one empties the queue and schedules the calls.
+        self._loop.call_soon(self._loop.call_soon, emptied.set_result, None)
+        await emptied
+
     def _empty(self) -> None:
         if self._take is None:
             return
