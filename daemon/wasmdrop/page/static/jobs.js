@@ -1,0 +1,110 @@
+/** What a reader does with one job: see all about it, or cancel it. */
+
+import { api } from "./api.js";
+import { byId, element, setText } from "./elements.js";
+import { NOTHING, harmless } from "./format.js";
+
+/**
+ * Return functions that fill the cells of a job. `say` shows a message to the reader, `refresh`
+ * asks the daemon for its state at once.
+ */
+export function jobActions(say, refresh) {
+  // Jobs whose cancellation was asked for here, until the daemon says it.
+  const cancelling = new Set();
+  let canCancel = false;
+
+  async function cancel(job) {
+    if (!(await confirmed(job))) return;
+    cancelling.add(job.job);
+    refresh();
+    try {
+      await api(`api/v1/jobs/${encodeURIComponent(job.job)}/cancel`, {
+        method: "POST",
+        headers: { "X-Wasmdrop": "1" },
+      });
+    } catch (error) {
+      cancelling.delete(job.job);
+      say(`Job ${job.job} was not cancelled: ${error.message}`);
+    }
+    refresh();
+  }
+
+  return {
+    /** Take over what concerns all jobs. */
+    update(overview) {
+      canCancel = overview.can_cancel;
+      const open = new Set([...overview.running, ...overview.queued].map((job) => job.job));
+      for (const job of cancelling) if (!open.has(job)) cancelling.delete(job);
+    },
+
+    fillCancel(cell, job) {
+      const isCancelling = job.is_cancelled || cancelling.has(job.job);
+      const button = cell.firstElementChild ?? cell.appendChild(actionButton());
+      button.onclick = () => {
+        if (button.getAttribute("aria-disabled") !== "true") cancel(job);
+      };
+      button.hidden = !canCancel && !isCancelling;
+      // Not `disabled`: the button that the reader has just used keeps the focus.
+      button.setAttribute("aria-disabled", String(isCancelling));
+      setText(button, isCancelling ? "cancelling" : "Cancel");
+      const label = `${isCancelling ? "Cancelling" : "Cancel"} the job of ${harmless(job.slot)}`;
+      if (button.getAttribute("aria-label") !== label) button.setAttribute("aria-label", label);
+    },
+
+    fillDetails(cell, job) {
+      const button = cell.firstElementChild ?? cell.appendChild(linkButton());
+      button.onclick = () => showDetails(job.job);
+      setText(button, harmless(job.job));
+    },
+  };
+}
+
+function actionButton() {
+  return element("button", { type: "button" });
+}
+
+function linkButton() {
+  return element("button", { type: "button", class: "link" });
+}
+
+/** Ask once; return whether the reader wants to cancel. */
+function confirmed(job) {
+  const dialog = byId("cancel");
+  setText(byId("cancel-slot"), harmless(job.slot));
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "cancel"), { once: true });
+  });
+}
+
+async function showDetails(id) {
+  const list = byId("details-facts");
+  const show = (pairs) =>
+    list.replaceChildren(
+      ...pairs.flatMap(([name, value]) => [
+        element("dt", {}, name),
+        element("dd", {}, element("bdi", { class: "whole" }, value)),
+      ]),
+    );
+  show([["job", harmless(id)]]);
+  byId("details").showModal();
+  try {
+    show(facts(await api(`api/v1/jobs/${encodeURIComponent(id)}`)));
+  } catch (error) {
+    show([
+      ["job", harmless(id)],
+      ["error", error.message],
+    ]);
+  }
+}
+
+/** Return name and text of each known fact; facts within facts get the names of both. */
+function facts(job, prefix = "") {
+  return Object.entries(job).flatMap(([key, value]) => {
+    const name = harmless(prefix + key.replaceAll("_", " "));
+    if (value === null || value === "") return [];
+    if (typeof value === "object") return facts(value, `${name} `);
+    return [[name, harmless(value) || NOTHING]];
+  });
+}
