@@ -195,8 +195,8 @@ def test_http_clients_that_send_nothing_do_not_delay_jobs(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
-        (b"POST /healthz HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"404"),
+        (b"POST /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"405"),
         (b"HEAD /healthz HTTP/1.0\r\n\r\n", b"200"),
         (b"\x16\x03\x01 what is this\r\n\r\n", b"400"),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", b""),

@@ -6,13 +6,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from tests.support.daemon import wait_until
 from wasmdrop.service.health import writability
 from wasmdrop.service.health.writability import WritabilityProbe
+from wasmdrop.web import connection as http_connection
 from wasmdrop.web import server as http_server
-from wasmdrop.web.server import HttpResponse, HttpServer
+from wasmdrop.web.message import HttpRequest, HttpResponse
+from wasmdrop.web.server import HttpServer
 
 #: More than there are places.
 CROWD = 300
@@ -21,17 +25,23 @@ CROWD = 300
 LARGE = bytes(1 << 18)
 
 
-async def small(_accept: str) -> HttpResponse:
+async def small(_request: HttpRequest) -> HttpResponse:
     """Answer a probe."""
     return HttpResponse(200, b"well\n")
 
 
-async def large(_accept: str) -> HttpResponse:
+async def large(_request: HttpRequest) -> HttpResponse:
     """Answer with more than the buffers of a client that does not read."""
     return HttpResponse(200, LARGE)
 
 
-async def never(_accept: str) -> HttpResponse:
+async def echo(request: HttpRequest) -> HttpResponse:
+    """Answer with what has arrived."""
+    shown = f"{request.method} {request.path} {request.query} {request.header('x-a')}\n"
+    return HttpResponse(200, shown.encode() + request.body, headers=(("X-B", "c"),))
+
+
+async def never(_request: HttpRequest) -> HttpResponse:
     """Never answer."""
     await asyncio.get_running_loop().create_future()
     raise AssertionError
@@ -40,7 +50,7 @@ async def never(_accept: str) -> HttpResponse:
 @pytest.fixture
 def served() -> Iterator[HttpServer]:
     """Start a server on a port of the kernel's choice."""
-    it = HttpServer("127.0.0.1:0", {"/small": small, "/large": large, "/never": never})
+    it = HttpServer("127.0.0.1:0", {"/small": small, "/large": large, "/never": never}, echo)
     it._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of connections, too
     yield it
     probe(it)  # after it none is just being accepted, which asyncio would leave unclosed
@@ -71,7 +81,7 @@ def answered(client: socket.socket) -> bytes:
 def probe(served: HttpServer) -> bytes:
     """Send a request and return the response."""
     with connect(served) as client:
-        client.sendall(b"GET /small HTTP/1.1\r\n\r\n")
+        client.sendall(b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n")
         return answered(client)
 
 
@@ -119,8 +129,8 @@ def crowded(served: HttpServer, first: bytes, then: bytes) -> Iterator[Crowd]:
     [
         (b"", b""),
         (b"GET /small HTT", b"P"),
-        (b"GET /large HTTP/1.1\r\n\r\n", b"x"),
-        (b"GET /never HTTP/1.1\r\n\r\n", b"x"),
+        (b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", b"x"),
+        (b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n", b"x"),
     ],
     ids=["silent", "trickling", "not reading", "awaiting"],
 )
@@ -152,7 +162,7 @@ def test_http_server_request_under_way_survives_new_connections(served: HttpServ
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(http_server._CONNECTIONS - 1):
             stack.enter_context(connect(served))
-        prober.sendall(b"GET /small HTTP/1.1\r\n\r\n")
+        prober.sendall(b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n")
         assert answered(prober).endswith(b"well\n")
 
 
@@ -161,17 +171,126 @@ def test_http_server_flood_from_one_address_evicts_its_own(served: HttpServer) -
     with connect(served) as prober, contextlib.ExitStack() as stack:
         for _ in range(CROWD):
             stack.enter_context(connect(served, "127.0.0.2"))
-        prober.sendall(b"GET /small HTTP/1.1\r\n\r\n")
+        prober.sendall(b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n")
         assert answered(prober).endswith(b"well\n")
+
+
+CHUNKED: Final = (
+    b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"2\r\nxy\r\n1\r\nz\r\n0\r\n\r\n"
+)
+
+
+def exchange(served: HttpServer, request: bytes) -> bytes:
+    """Send bytes and return the response."""
+    with connect(served) as client:
+        client.sendall(request)
+        return answered(client)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "body"),
+    [
+        (
+            b"GET /a?b=%20 HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-a: 2\r\n\r\n",
+            200,
+            b"GET /a b=%20 1, 2\n",
+        ),
+        (b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n", 200, b""),
+        (b"GET /a HTTP/1.0\r\n\r\n", 200, b"GET /a  \n"),
+        (b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nxyz", 200, b"POST /a  \nxyz"),
+        (
+            CHUNKED,
+            *(200, b"POST /a  \nxyz"),
+        ),
+        (b"POST /small HTTP/1.1\r\nHost: a\r\n\r\n", 405, b"expected GET or HEAD\n"),
+        (b"GET /a HTTP/1.1\r\n\r\n", 400, b"expected an HTTP request\n"),
+        (b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, None),
+        (b"\x16\x03\x01 what\r\n\r\n", 400, b"expected an HTTP request\n"),
+        (
+            b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+            400,
+            None,
+        ),
+        (b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400, None),
+        (b"GET /a HTTP/1.1\r\nHost: a\r\n X: folded\r\n\r\n", 200, b"GET /a  \n"),
+        (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, None),
+        (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400, None),
+    ],
+)
+def test_http_server_request_gets_the_status_that_the_protocol_demands(
+    served: HttpServer, request_bytes: bytes, status: int, body: bytes | None
+) -> None:
+    """Each connection answers one request, and closes."""
+    response = exchange(served, request_bytes)
+    head, _, received = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"connection: close" in head.lower()
+    assert body is None or received == body
+
+
+def test_http_server_body_beyond_its_limit_is_refused(served: HttpServer) -> None:
+    """However it is sent; it is not kept."""
+    most = http_connection._BODY_BYTES
+    head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    assert exchange(served, head % most + b"x" * most).startswith(b"HTTP/1.1 200 ")
+    assert exchange(served, head % (most + 1) + b"x" * (most + 1)).startswith(b"HTTP/1.1 413 ")
+
+
+def test_http_server_headers_beyond_their_limit_are_cut_off(served: HttpServer) -> None:
+    """Complete or not."""
+    for end in (b"", b"\r\n\r\n"):
+        request = b"GET /a HTTP/1.1\r\nHost: a\r\nX-A: " + b"x" * 9000 + end
+        assert exchange(served, request) == b""
+
+
+def test_http_server_large_response_is_complete(served: HttpServer) -> None:
+    """It is written in parts, as the client reads them."""
+    response = exchange(served, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert response.partition(b"\r\n\r\n")[2] == LARGE
+
+
+def test_http_server_slow_readers_hold_a_bounded_amount(served: HttpServer) -> None:
+    """Those that were first are evicted; one that reads gets all of its response."""
+    request = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+    with crowded(served, request, b"x"), connect(served) as reader:
+        probe(served)
+        held = dict(served._open)
+        assert 0 < sum(held.values()) <= http_server._HELD_BYTES
+        for connection in held:
+            buffered = connection._transport.get_write_buffer_size()
+            assert buffered <= 2 * http_connection._PART_BYTES
+        reader.sendall(request)
+        assert answered(reader).endswith(LARGE)
+    wait_until(lambda: not served._open, "the end of all")
+    assert served._held_bytes == 0
+
+
+def test_http_server_background_runs_until_the_server_is_closed() -> None:
+    """On the loop of the server."""
+    ran = threading.Event()
+    ended = threading.Event()
+
+    async def background() -> None:
+        ran.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.set()
+
+    it = HttpServer("127.0.0.1:0", {"/small": small}, background=background)
+    assert ran.wait(30)
+    it.close()
+    assert ended.is_set()
 
 
 def test_http_server_slow_client_is_aborted(
     served: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if no other client waits."""
-    monkeypatch.setattr(http_server, "_DEADLINE_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "_DEADLINE_SECONDS", 0.05)
     with connect(served) as client:
-        client.sendall(b"GET /never HTTP/1.1\r\n\r\n")
+        client.sendall(b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n")
         assert answered(client) == b""
 
 
@@ -198,7 +317,7 @@ def test_http_server_hanging_mount_is_waited_for_once(
     monkeypatch.setattr(writability, "_why_not_writable", hang)
     looked_at = WritabilityProbe({"shared": tmp_path})
 
-    async def ready(_accept: str) -> HttpResponse:
+    async def ready(_request: HttpRequest) -> HttpResponse:
         return HttpResponse(200, ";".join(await looked_at.problems()).encode())
 
     it = HttpServer("127.0.0.1:0", {"/small": small, "/ready": ready})
@@ -206,14 +325,14 @@ def test_http_server_hanging_mount_is_waited_for_once(
         with contextlib.ExitStack() as stack:
             asking = [stack.enter_context(connect(it)) for _ in range(50)]
             for client in asking:
-                client.sendall(b"GET /ready HTTP/1.1\r\n\r\n")
+                client.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
             assert probe(it).endswith(b"well\n")
             problem = b"the shared directory can't be written to: no answer for 2 s"
             assert all(answered(client).endswith(problem) for client in asking)
         # From now on nobody waits: without that, a hundred questions would take 200 s.
         for _ in range(100):
             with connect(it) as client:
-                client.sendall(b"GET /ready HTTP/1.1\r\n\r\n")
+                client.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert answered(client).endswith(problem)
         assert hung == [tmp_path]
     finally:

@@ -20,10 +20,11 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.settings import GuestMode
-from wasmdrop.web.server import HttpResponse, HttpServer
+from wasmdrop.web.message import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.metrics import FleetMetrics
+    from wasmdrop.web.server import HttpServer
 
 _log = structlog.get_logger()
 
@@ -31,7 +32,7 @@ _log = structlog.get_logger()
 class Page(Protocol):
     """The page at ``/metrics``."""
 
-    async def answer(self, accept: str) -> HttpResponse:
+    async def answer(self, request: HttpRequest) -> HttpResponse:
         """Return all metrics in the format that the client accepts."""
 
 
@@ -82,13 +83,13 @@ class Health:
         self._liveness = liveness
         self._writability = WritabilityProbe(directories)
 
-    async def alive(self, _accept: str) -> HttpResponse:
+    async def alive(self, _request: HttpRequest) -> HttpResponse:
         """Answer ``/healthz``."""
         silent = self._liveness.silent()
         ages = {name: round(age, 3) for name, age in self._liveness.ages_seconds().items()}
         return _answer(not silent, {"silent": silent, "heard_seconds_ago": ages})
 
-    async def ready(self, _accept: str) -> HttpResponse:
+    async def ready(self, _request: HttpRequest) -> HttpResponse:
         """Answer ``/readyz``."""
         reasons = [self.why_not_ready, self.why_paused, self.why_no_results()]
         reasons = [reason for reason in reasons if reason]
@@ -111,11 +112,14 @@ class Health:
                 stack.callback(pinging.cancel)
             yield
 
-    def _server(self, address: str, sources: PageSources) -> HttpServer:
+    def _server(self, address: str, sources: PageSources) -> "HttpServer":
         page = sources.page(
             lambda: not self.why_not_ready and not self.why_paused and not self.why_no_results()
         )
         paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": page.answer}
+        # Not at the top: only HTTP needs it.
+        from wasmdrop.web.server import HttpServer  # noqa: PLC0415
+
         server = HttpServer(address, paths)
         _log.info("http-listening", address=server.address)
         return server

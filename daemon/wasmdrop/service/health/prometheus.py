@@ -30,7 +30,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.settings import GuestMode
 from wasmdrop.system.histogram import BOUNDS_SECONDS, Histogram
-from wasmdrop.web.server import HttpResponse
+from wasmdrop.web.message import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.metrics import FleetMetrics
@@ -52,9 +52,9 @@ class MetricsPage(Collector):
         self._answers: dict[str, tuple[HttpResponse, float]] = {}
         """By format, of which there are few, with the time of rendering."""
 
-    async def answer(self, accept: str) -> HttpResponse:
+    async def answer(self, request: HttpRequest) -> HttpResponse:
         """Return all metrics in the format that the client accepts."""
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = choose_encoder(request.header("accept"))
         now = time.monotonic()
         answer, made_at = self._answers.get(content_type, (None, 0.0))
         if answer is None or now - made_at > _FRESH_SECONDS:

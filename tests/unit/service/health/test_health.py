@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from prometheus_client.core import Metric
@@ -27,6 +27,10 @@ from wasmdrop.service.health.liveness import SILENT_SECONDS, Liveness, Part
 from wasmdrop.service.health.prometheus import PrometheusCollector
 from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.system.heartbeat import Heartbeat
+from wasmdrop.web.message import HttpRequest
+
+ANY: Final = HttpRequest("GET", "/metrics", "", {}, b"")
+OPEN_METRICS: Final = "application/openmetrics-text; version=1.0.0"
 
 
 class Clock:
@@ -281,13 +285,13 @@ def test_prometheus_many_scrapes_render_few_pages(monkeypatch: pytest.MonkeyPatc
     async def scrape() -> None:
         monkeypatch.setattr(prometheus, "_FRESH_SECONDS", 600)
         for _ in range(1000):
-            assert (await page.answer("")).content_type.startswith("text/plain")
+            assert (await page.answer(ANY)).content_type.startswith("text/plain")
         assert len(made) == 1
-        other = await page.answer("application/openmetrics-text; version=1.0.0")
+        other = await page.answer(ANY._replace(headers={"accept": OPEN_METRICS}))
         assert other.content_type.startswith("application/openmetrics-text")
         assert len(made) == 2
         monkeypatch.setattr(prometheus, "_FRESH_SECONDS", -1)
-        await page.answer("")
+        await page.answer(ANY)
         assert len(made) == 3
 
     asyncio.run(scrape())
