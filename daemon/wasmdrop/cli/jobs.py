@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Final, TypeAlias
 
 from wasmdrop.cli import job_view
+from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.reader import JobFilter, JournalEntry, JournalReader
 from wasmdrop.protocol.errors import SettingsError
@@ -157,12 +158,12 @@ def _slot_names(given: str, loaded: Settings) -> list[str]:
 
 def _show(*, as_json: bool) -> _Show:
     if as_json:
-        return lambda entry, first: _write(job_view.as_json(entry, first))
+        return lambda entry, first: _write(job_facts.as_json(entry, first))
     return lambda entry, first: _write("\t".join(_row(entry, first)))
 
 
 def _row(entry: JournalEntry, first: Job | None) -> tuple[str, ...]:
-    job, seconds = entry.job, job_view.seconds_of(entry)
+    job, seconds = entry.job, job_facts.seconds_of(entry)
     return (
         job.id,
         job.state,
@@ -170,7 +171,7 @@ def _row(entry: JournalEntry, first: Job | None) -> tuple[str, ...]:
         one_line(job.slot.key, _SLOT_LIMIT),
         str(job.attempt),
         job_view.shown_seconds(seconds) if sys.stdout.isatty() else f"{seconds:.3f}",
-        job_view.why(entry, first),
+        job_facts.why(entry, first),
     )
 
 

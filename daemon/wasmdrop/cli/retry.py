@@ -18,6 +18,7 @@ import msgspec
 
 from wasmdrop.cli import job_view
 from wasmdrop.cli.standard_streams import say
+from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.journal.reader import JournalEntry, JournalReader
 from wasmdrop.protocol.errors import SettingsError
@@ -101,7 +102,7 @@ def _require_finished(entry: JournalEntry, first: Job | None) -> None:
     job = entry.job
     if not job.state.is_final:
         raise SettingsError(
-            f"job {job.id}: it is {job.state}, so it needs no retry: {job_view.why(entry, first)}"
+            f"job {job.id}: it is {job.state}, so it needs no retry: {job_facts.why(entry, first)}"
         )
     if job.input is None:
         module = "its module" if job.module is None else job.module.path

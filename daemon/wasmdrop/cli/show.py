@@ -5,6 +5,7 @@ import sys
 from typing import Final
 
 from wasmdrop.cli import job_view
+from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.text import indented
 
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         entry = history.find(options.job)
         first = history.first_open(entry.job.slot.key)
     if options.as_json:
-        sys.stdout.write(job_view.as_json(entry, first) + "\n")
+        sys.stdout.write(job_facts.as_json(entry, first) + "\n")
         return 0
     facts = job_view.facts(entry, first)
     if sys.stdout.isatty():

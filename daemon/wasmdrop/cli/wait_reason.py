@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from wasmdrop import settings
-from wasmdrop.cli import job_view
 from wasmdrop.client import Submission
+from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.errors import SettingsError, StorageError
 
@@ -35,5 +35,5 @@ class WaitReason:
             if latest is None or latest.input is None or latest.state.is_final:
                 return None
             if latest.input.sha256 == submission.sha256:
-                return job_view.why(history.find(latest.id), history.first_open(submission.slot))
+                return job_facts.why(history.find(latest.id), history.first_open(submission.slot))
         return None
