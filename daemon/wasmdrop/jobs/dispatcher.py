@@ -9,7 +9,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -19,7 +19,7 @@ from wasmdrop.delivery.worker_process import DeliveryHangsError, PendingDelivery
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.jobs.admission import Admission
-from wasmdrop.jobs.job import Job, JobState, new_job_id
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState, new_job_id
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError
@@ -30,7 +30,7 @@ from wasmdrop.jobs.undelivered_results import UndeliveredResults
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.input import InputSpec
-from wasmdrop.protocol.outcome import Outcome
+from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.protocol.slot import PinnedModule, Slot
 from wasmdrop.settings import Settings
 
@@ -83,8 +83,12 @@ class Dispatcher:
         )
         self.on_delivered: Callable[[Job], None] | None = None
         """Called with each job whose results are in place, durably."""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._reserved: set[str] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """The task of each active job, by the key of its slot; a job that waits for its module has
+        none."""
+        self._interruptible: set[str] = set()
+        """The slots whose tasks may be interrupted, because their jobs have no outcome yet."""
         self._stopping = False
         self._has_room = asyncio.Event()
 
@@ -147,6 +151,32 @@ class Dispatcher:
         if self._table.waits(slot_key):
             self.resume(slot_key)
 
+    def cancel(self, job_id: str, reason: str) -> "asyncio.Future[bool]":
+        """Cancel an open job; its results give the reason.
+
+        The future is True when the cancellation is durable: the job ends as cancelled, even if the
+        daemon dies first. It is False if the job is not open, or has an outcome already.
+        """
+        work = self._table.find(job_id)
+        if work is None or work.job.state is JobState.EXECUTED:
+            return _future_of(False)
+        if work.job.end is None:
+            [work] = self._end(work.slot_key, reason, lambda job: job.id == job_id)
+        assert work.job.end is not None  # noqa: S101 - decided just above
+        return _future_of(work.job.end.code is Code.CANCELLED, work.decided)
+
+    def cancel_slot(self, slot_key: str, reason: str, *, begun: bool) -> "asyncio.Future[int]":
+        """Cancel the open jobs of a slot; return how many, when that is durable.
+
+        ``begun``: also those that have begun to run, and those without an input.
+        """
+        ended = self._end(
+            slot_key,
+            reason,
+            lambda job: begun or (job.started_at_ns is None and job.input is not None),
+        )
+        return _future_of(len(ended), ended[-1].decided if ended else None)
+
     async def room(self) -> None:
         """Return when the backlog has room."""
         while len(self._backlog) >= self._settings.max_queued:
@@ -157,7 +187,7 @@ class Dispatcher:
         """Begin nothing new; after ``seconds``, or at ``hurry``, cancel what still runs."""
         self._stopping = True
         self._undelivered.stop()
-        tasks = set(self._tasks)
+        tasks = set(self._tasks.values())
         if tasks:
             ended = asyncio.ensure_future(asyncio.wait(tasks, timeout=seconds))
             hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
@@ -213,9 +243,7 @@ class Dispatcher:
         while not self._stopping and (key := self._admission.next()) is not None:
             work = self._table.begin(key)
             self._admission.enter(work.input_bytes)
-            task = asyncio.create_task(self._process(work))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[key] = asyncio.create_task(self._process(work))
 
     @contextlib.contextmanager
     def yield_room(self, work: Work) -> Iterator[None]:
@@ -227,19 +255,37 @@ class Dispatcher:
         finally:
             self._admission.enter(work.input_bytes)
 
+    def _end(self, key: str, reason: str, is_wanted: Callable[[Job], bool]) -> list[Work]:
+        """Cancel the wanted jobs of a slot; return those that are."""
+        ended = self._table.end(key, DecidedEnd(Code.CANCELLED, reason), is_wanted)
+        for work in ended:
+            _log.info("job-cancelled", **ids_of(work.job), reason=reason)
+        if ended and ended[0].decided is not None:
+            hurry = functools.partial(self._hurry, ended[0])
+            ended[0].decided.add_done_callback(lambda _durable: hurry())
+        return ended
+
+    def _hurry(self, ended: Work) -> None:
+        """Let a job come to its decided end at once, if it is the first of its slot."""
+        key = ended.slot_key
+        if not self._table.has(ended.job.id) or self._table.first(key).job.id != ended.job.id:
+            return
+        if key in self._interruptible:
+            self._runner.cancel(ended.job)
+            self._interruptible.remove(key)
+            self._tasks[key].cancel()
+
     # One job
 
     async def _process(self, work: Work) -> None:
         table = self._table
         try:
-            results = await self._finish(work, await self._runner.run(work, self))
+            results = await self._finish(work, await self._outcome(work))
             work = table.current(work)
             placement = self._delivery.stage(work.job.slot, results)
             try:
                 # Nothing of a job, or of an attempt, is published that a power cut could undo.
-                for durable in (work.accepted, work.begun):
-                    if durable is not None:
-                        await durable
+                await _until_durable(work)
             except asyncio.CancelledError:
                 placement.abandon()
                 raise
@@ -254,6 +300,7 @@ class Dispatcher:
             # It stays the active job of its slot, without a task.
             if work.is_large:
                 table.evolve(work, spec=None)
+            del self._tasks[work.slot_key]
             self._admission.leave(work.input_bytes)
             self._pump()
             return
@@ -268,6 +315,23 @@ class Dispatcher:
             )
         self._leave(work)
 
+    async def _outcome(self, work: Work) -> Outcome:
+        """Run a job; return its outcome, or the end that was decided before it had one."""
+        key, table = work.slot_key, self._table
+        if work.job.end is None:
+            self._interruptible.add(key)
+            try:
+                outcome = await self._runner.run(work, self)
+                if table.current(work).job.end is None:
+                    return outcome
+            except asyncio.CancelledError:
+                # Another request to cancel the task is a shutdown.
+                if table.current(work).job.end is None or self._tasks[key].uncancel():
+                    raise
+            finally:
+                self._interruptible.discard(key)
+        return await self._runner.end(table.current(work))
+
     def _discard(self, work: Work, reason: AlreadyRunError | NothingOwedError) -> None:
         job = self._table.move(work, JobState.DISCARDED).job
         if isinstance(reason, NothingOwedError):
@@ -277,6 +341,7 @@ class Dispatcher:
 
     def _leave(self, work: Work) -> None:
         key = work.slot_key
+        del self._tasks[key]
         self._runner.leave(work.job)
         is_held = self._undelivered.holds(key)
         if not is_held:
@@ -311,8 +376,6 @@ class Dispatcher:
 
     async def _finish(self, work: Work, outcome: Outcome) -> ResultPackage:
         """Move the job to EXECUTED and return its results."""
-        module = self._table.current(work).job.module
-        module_cid = None if module is None else await self._runner.module_cid(module)
         changes = {
             "finished_at_ns": time.time_ns(),
             "code": outcome.code,
@@ -328,6 +391,8 @@ class Dispatcher:
         self._metrics.executed(work.job, outcome)
         if self._observer is not None:
             self._observer.executed(work.job, outcome)
+        module = work.job.module
+        module_cid = None if module is None else await self._runner.module_cid(module)
         entry, args = _called(work)
         limits = work.limits or self._settings.limits
         make = functools.partial(
@@ -363,6 +428,35 @@ class Dispatcher:
         job = self._table.move(work, JobState.DELIVERED).job
         log_finished(job)
         self._note_delivered(job)
+
+
+async def _until_durable(work: Work) -> None:
+    """Wait until the journal holds the job, its attempt and its decided end durably."""
+    for durable in (work.accepted, work.begun):
+        if durable is not None:
+            await durable
+    if work.decided is not None:
+        await asyncio.shield(work.decided)  # others wait for it, too
+
+
+_Value = TypeVar("_Value")
+
+
+def _future_of(
+    value: _Value, durable: "asyncio.Future[None] | None" = None
+) -> "asyncio.Future[_Value]":
+    """Return a future of a value that holds when ``durable`` is done; None: already."""
+    future: asyncio.Future[_Value] = asyncio.get_running_loop().create_future()
+
+    def settle(_durable: "asyncio.Future[None] | None") -> None:
+        if not future.done():
+            future.set_result(value)
+
+    if durable is None:
+        settle(None)
+    else:
+        durable.add_done_callback(settle)
+    return future
 
 
 def _is_large(outcome: Outcome) -> bool:

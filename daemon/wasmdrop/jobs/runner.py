@@ -108,8 +108,9 @@ class JobRunner:
             return await self._attempt(current, scheduler)
 
         def is_repeated(result: Outcome) -> bool:
+            job = self._table.current(work).job
             # One attempt in a fleet may count as several.
-            return result.code.retried and self._table.current(work).job.attempt < most
+            return result.code.retried and job.attempt < most and job.end is None
 
         await self._sleep(_FIRST_PAUSE_SECONDS)
         last: Any = await AsyncRetrying(
@@ -121,10 +122,31 @@ class JobRunner:
         )(attempt_again)
         return last if isinstance(last, Outcome) else outcome
 
+    async def end(self, work: Work) -> Outcome:
+        """Return the outcome of a job whose end was decided before it had another one."""
+        job, end = work.job, work.job.end
+        assert end is not None  # noqa: S101 - the caller has looked
+        run_seconds = 0.0
+        if job.state is JobState.RUNNING and job.started_at_ns is not None:
+            run_seconds = (time.time_ns() - job.started_at_ns) / 1e9
+        if work.spec is None and not work.is_large:
+            with contextlib.suppress(RefusedError):
+                await self._spec(work)  # the results echo the entry and the arguments
+        return Outcome(
+            code=end.code,
+            message=bounded_text(end.message),
+            run_seconds=run_seconds,
+            compile_seconds=work.compile_seconds,
+        )
+
     @property
     def capacity(self) -> int:
         """Jobs that may run at a time."""
         return self._executor.capacity
+
+    def cancel(self, job: Job) -> None:
+        """Have the executor withdraw a job whose task is about to be interrupted."""
+        self._executor.cancel(job.id)
 
     def leave(self, job: Job) -> None:
         """Have the executor forget a job that left the table."""

@@ -6,13 +6,14 @@ A job on its way is a :class:`Work`, a frozen value. The table is the only one t
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from wasmdrop.jobs.entrypoint import Plan
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.input import InputSpec
@@ -48,6 +49,8 @@ class Work(msgspec.Struct, frozen=True):
     """When its module must be there, by the loop's clock; None if it was there at first."""
     incomplete: tuple[FileVersion, float] | None = None
     """A version of its module that is invalid, and when that was first noticed."""
+    decided: "asyncio.Future[None] | None" = None
+    """Done when the journal holds the job's decided end durably; None if it did before."""
 
     @property
     def slot_key(self) -> str:
@@ -80,11 +83,12 @@ class WorkTable:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._slots: dict[str, _SlotJobs] = {}
-        self._ids: set[str] = set()
+        self._keys: dict[str, str] = {}
+        """The key of the slot of each job, by the job's id."""
 
     def add(self, work: Work) -> bool:
         """Add a job behind all others of its slot; return whether it is the only one."""
-        self._ids.add(work.job.id)
+        self._keys[work.job.id] = work.slot_key
         slot = self._slots.setdefault(work.slot_key, _SlotJobs())
         if slot.next is None:
             slot.next = work
@@ -104,7 +108,7 @@ class WorkTable:
 
     def add_first(self, work: Work) -> None:
         """Add a job before all others of its slot that wait."""
-        self._ids.add(work.job.id)
+        self._keys[work.job.id] = work.slot_key
         slot = self._slots.setdefault(work.slot_key, _SlotJobs())
         if slot.next is not None:
             slot.later = slot.later or deque()
@@ -113,7 +117,14 @@ class WorkTable:
 
     def has(self, job_id: str) -> bool:
         """Whether a job is open, by its id."""
-        return job_id in self._ids
+        return job_id in self._keys
+
+    def find(self, job_id: str) -> Work | None:
+        """Return an open job by its id; None if there is none."""
+        key = self._keys.get(job_id)
+        if key is None:
+            return None
+        return next(work for work in _works(self._slots[key]) if work.job.id == job_id)
 
     def has_slot(self, key: str) -> bool:
         """Whether the slot has open jobs."""
@@ -150,7 +161,7 @@ class WorkTable:
     def finish(self, key: str) -> bool:
         """Remove the active job of a slot; return whether others wait behind it."""
         slot = self._slots[key]
-        self._ids.discard(_active(slot).job.id)
+        self._keys.pop(_active(slot).job.id, None)
         slot.active = None
         if slot.next is None:
             del self._slots[key]
@@ -179,6 +190,28 @@ class WorkTable:
         job, durable = self._journal.move(self.current(work).job, state, **changes)
         return self.evolve(work, job=job), durable
 
+    def end(self, key: str, end: DecidedEnd, is_wanted: Callable[[Job], bool]) -> list[Work]:
+        """Decide how the wanted jobs of a slot end; return their new values in order.
+
+        Leaves out jobs that have an outcome or whose end was decided before.
+        """
+        ended: list[Work] = []
+
+        def decide(work: Work) -> Work:
+            job = work.job
+            if job.state is JobState.EXECUTED or job.end is not None or not is_wanted(job):
+                return work
+            job, decided = self._journal.end(job, end)
+            ended.append(msgspec.structs.replace(work, job=job, decided=decided))
+            return ended[-1]
+
+        slot = self._slots.get(key)
+        if slot is not None:
+            slot.active = slot.active and decide(slot.active)
+            slot.next = slot.next and decide(slot.next)
+            slot.later = slot.later and deque(map(decide, slot.later))
+        return ended
+
     def begin_attempt(self, work: Work, started_at_ns: int, *, is_remote: bool) -> Work:
         """Move an active job to RUNNING and count the attempt, in the journal without delay."""
         job = self.current(work).job
@@ -186,6 +219,11 @@ class WorkTable:
             job, attempt=job.attempt + 1, started_at_ns=started_at_ns, is_remote=is_remote
         )
         return self.evolve(work, job=job, begun=begun)
+
+
+def _works(slot: _SlotJobs) -> list[Work]:
+    works = (slot.active, slot.next, *(slot.later or ()))
+    return [work for work in works if work is not None]
 
 
 def _active(slot: _SlotJobs) -> Work:

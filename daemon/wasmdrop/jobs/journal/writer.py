@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from wasmdrop.delivery.wire import ResultPackage
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.jobs.journal import statements
 from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.batch import Accepted, Moved, Operation, Remembered
@@ -104,6 +104,11 @@ class Journal:
         if not self._is_busy():
             self._thread.hand_over()
         return begun
+
+    def end(self, job: Job, end: DecidedEnd) -> "tuple[Job, asyncio.Future[None]]":
+        """Decide how ``job`` ends, in any state; return the new job and when that is durable."""
+        ended = msgspec.structs.replace(job, end=end)
+        return ended, self._thread.submit(Moved(ended, self._tick()))
 
     def explain(self, job: Job, note: str) -> None:
         """Note for people why ``job`` stays in its state; its next move removes the note."""
