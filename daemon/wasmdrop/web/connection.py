@@ -7,7 +7,6 @@ asyncio holds only one of them.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Final, Protocol
 
 import h11
@@ -26,6 +25,21 @@ _PART_BYTES: Final = 64 * 1024
 
 #: The status that h11 gives requests whose headers are too long.
 _TOO_LONG: Final = 431
+
+
+_REASONS: Final = {
+    200: "OK",
+    303: "See Other",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    413: "Content Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
 class Crowd(Protocol):
@@ -134,7 +148,7 @@ class Connection(asyncio.Protocol):
                 ("Connection", "close"),
                 *message.headers,
             ],
-            reason=HTTPStatus(message.status).phrase,
+            reason=_REASONS[message.status],
         )
         self._write(head)
         if self._request is None or self._request.method != b"HEAD":
