@@ -17,8 +17,8 @@ from tests.support.native_reports import report_frame
 from tests.support.strategies import JSON, mutations, replaced
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.placed_marker import placed_marker
 from wasmdrop.jobs.result_files import package
-from wasmdrop.jobs.undelivered_results import is_delivered
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.module_types import FunctionType, ModuleKind, ModuleSummary
@@ -155,7 +155,7 @@ def test_any_marker_found_at_start_is_accepted_only_if_true(marker: bytes) -> No
     with tempfile.TemporaryDirectory() as directory:
         job, results = sound_slot(directory)
         Path(directory, "result.done").write_bytes(marker)
-        if not is_delivered(job):
+        if placed_marker(job) is None:
             return
         found = json.loads(marker.decode(errors="replace"))  # bytes that no field holds are skipped
         assert found["job"] == job.id
@@ -169,7 +169,7 @@ def test_true_marker_found_at_start_is_accepted(tmp_path: Path) -> None:
     """So that the property above covers more than rejections."""
     job, results = sound_slot(str(tmp_path))
     (tmp_path / "result.done").write_bytes(results.marker)
-    assert is_delivered(job)
+    assert placed_marker(job) == results.marker
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link"])
@@ -184,4 +184,4 @@ def test_marker_that_is_no_regular_file_is_rejected(tmp_path: Path, kind: str) -
     else:
         (tmp_path.parent / "elsewhere").write_bytes(results.marker)
         marker.symlink_to(tmp_path.parent / "elsewhere")
-    assert not is_delivered(job)
+    assert placed_marker(job) is None

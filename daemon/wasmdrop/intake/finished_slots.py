@@ -3,9 +3,12 @@
 Everyone who can write to the slot can forge its marker. The size of what is read is bounded.
 """
 
+import errno
 import hashlib
+import os
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from wasmdrop.intake.layout import RootedPath
 from wasmdrop.intake.untrusted_files import ChangedWhileReadError, read_file
@@ -21,14 +24,35 @@ from wasmdrop.system.openat2 import Links
 _DIGESTED_BYTES: Final = 1 << 20
 
 
+class FoundMarker(NamedTuple):
+    """A marker in a slot, with the content of its file."""
+
+    marker: Marker
+    data: bytes
+
+
 def true_marker(slot: Slot) -> Marker | None:
     """Return the marker in a slot; None if there is none or the files do not agree with it.
 
     Each file must have the size in the marker; ``result.json`` and ``result.txt`` must have their
     digests, unless they are large.
     """
+    found = read_true_marker(slot)
+    return None if found is None else found.marker
+
+
+def read_true_marker(slot: Slot, owner: int | None = None) -> FoundMarker | None:
+    """Return the marker as :func:`true_marker` does, with the content of its file.
+
+    None also if its file does not belong to the user ``owner``.
+    """
+
+    def admit(status: os.stat_result) -> None:
+        if owner is not None and status.st_uid != owner:
+            raise PermissionError(errno.EPERM, "belongs to another user")
+
     try:
-        data = _read(slot, slot.stem + MARKER_SUFFIX, MAX_MARKER_BYTES)
+        data = _read(slot, slot.stem + MARKER_SUFFIX, MAX_MARKER_BYTES, admit)
         marker = parse_slot_marker(data, slot.stem)
         if marker is None:
             return None
@@ -45,7 +69,7 @@ def true_marker(slot: Slot) -> Marker | None:
                     return None
     except (OSError, RefusedError, ChangedWhileReadError, ValueError):
         return None  # no job wrote this
-    return marker
+    return FoundMarker(marker, data)
 
 
 def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
@@ -66,7 +90,12 @@ def is_done(slot: Slot, input_: InputFile, mtime_ns: int) -> bool:
     return is_same and written_at <= marker.dropped_at
 
 
-def _read(slot: Slot, name: str, max_bytes: int) -> bytes:
+def _read(
+    slot: Slot,
+    name: str,
+    max_bytes: int,
+    admit: Callable[[os.stat_result], None] = lambda _status: None,
+) -> bytes:
     root, relative = slot.result_location
     file = RootedPath(root, f"{relative}/{name}".lstrip("/"))
-    return read_file(file, max_bytes, Code.INVALID_INPUT, Links.NONE).data
+    return read_file(file, max_bytes, Code.INVALID_INPUT, Links.NONE, admit).data

@@ -425,7 +425,7 @@ class Dispatcher:
             metrics.delivering -= 1
             self._admission.hold(-size_bytes)
         metrics.delivered(job, size_bytes)
-        job = self._table.move(work, JobState.DELIVERED).job
+        job = self._table.close(work, placement.package.marker).job
         log_finished(job)
         self._note_delivered(job)
 

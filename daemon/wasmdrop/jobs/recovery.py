@@ -7,6 +7,7 @@ Undelivered results are resumed without reading them.
 
 import asyncio
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 import structlog
@@ -15,7 +16,7 @@ from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.statements import OpenJob
 from wasmdrop.jobs.journal.writer import Journal
-from wasmdrop.jobs.undelivered_results import is_delivered
+from wasmdrop.jobs.placed_marker import placed_marker
 from wasmdrop.system.mount_threads import MountThreads
 
 _log = structlog.get_logger()
@@ -58,14 +59,17 @@ async def recover(
     return count
 
 
-async def _is_delivered(mount_threads: MountThreads, job: Job) -> bool:
-    """Whether the results are in place; False if the mount hangs."""
+async def _placed_marker(
+    mount_threads: MountThreads, job: Job, *, is_for_event: bool
+) -> bytes | None:
+    """Return the marker if the results are in place; None if the mount hangs."""
+    find = partial(placed_marker, job, is_for_event=is_for_event)
     try:
         return await mount_threads.run(
-            job.slot.directory, is_delivered, job, wait_seconds=_MOUNT_TIMEOUT_SECONDS
+            job.slot.directory, find, wait_seconds=_MOUNT_TIMEOUT_SECONDS
         )
     except OSError:
-        return False
+        return None
 
 
 async def _resume(
@@ -73,10 +77,14 @@ async def _resume(
 ) -> None:
     job = one.job
     may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
-    if may_be_delivered and await _is_delivered(mount_threads, job):
+    marker = None
+    if may_be_delivered:
+        is_for_event = journal.events is not None
+        marker = await _placed_marker(mount_threads, job, is_for_event=is_for_event)
+    if marker is not None:
         if job.state is not JobState.EXECUTED:
             job = journal.move_lazily(job, JobState.EXECUTED)
-        journal.move_lazily(job, JobState.DELIVERED)
+        journal.close_lazily(job, marker)
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return
     is_away = job.is_remote and job.state in {JobState.RUNNING, JobState.EXECUTED}

@@ -15,10 +15,10 @@ import structlog
 
 from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.delivery.wire import ResultPackage
-from wasmdrop.intake.finished_slots import true_marker
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
+from wasmdrop.jobs.placed_marker import placed_marker
 from wasmdrop.jobs.retry_schedule import (
     LONGEST_PAUSE_SECONDS,
     KeptResults,
@@ -30,7 +30,6 @@ from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import OutputTree
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
-from wasmdrop.system.durable_files import sync_directory
 from wasmdrop.system.tree_removal import remove_tree
 from wasmdrop.system.untrusted_trees import TreeLimitError, inventory
 
@@ -132,13 +131,27 @@ class UndeliveredResults:
             self._retry(kept, self._schedule.pause_seconds(0))
         elif not kept.is_gone:
             kept.is_busy = True
-            self._start(self._settle(kept, job, size_bytes))
+            self._start(self._settle_first(kept, job, size_bytes))
 
-    async def _settle(self, kept: KeptResults, job: Job, size_bytes: int) -> None:
-        """Close the job of results that are in place."""
+    async def _settle_first(self, kept: KeptResults, job: Job, size_bytes: int) -> None:
+        """Close the job of results whose first delivery was slow."""
+        marker = b""
+        if self._journal.events is not None:
+            # The memory of the results was released when they were kept.
+            package = await self._journal.load_package(job)
+            found = package.marker if package else await self._placed_marker(job)
+            if found is None:
+                kept.is_busy = False
+                self._retry(kept, self._schedule.pause_seconds(0))
+                return
+            marker = found
+        await self._settle(kept, job, size_bytes, marker)
+
+    async def _settle(self, kept: KeptResults, job: Job, size_bytes: int, marker: bytes) -> None:
+        """Close the job of results that are in place, with this marker."""
         self._remove(kept)
         self._metrics.delivered(job, size_bytes)
-        job, durable = self._journal.move(job, JobState.DELIVERED)
+        job, durable = self._journal.close_job(job, marker)
         log_finished(job)
         self._release(kept, job)
         await durable
@@ -174,14 +187,18 @@ class UndeliveredResults:
 
     async def _rerun(self, kept: KeptResults, job: Job, output: str | None) -> None:
         """Rerun a job whose kept results are damaged, unless they were delivered."""
-        if await asyncio.to_thread(is_delivered, job):
-            await self._settle(kept, job, 0)
+        if (marker := await self._placed_marker(job)) is not None:
+            await self._settle(kept, job, 0, marker)
             return
         self._remove(kept)
         await self._journal.forget_package(job)
         job = self._journal.move_lazily(job, JobState.QUEUED)
         await asyncio.to_thread(self._remove_files, job.id, output)
         self._release(kept, job, is_rerun=True)
+
+    async def _placed_marker(self, job: Job) -> bytes | None:
+        is_for_event = self._journal.events is not None
+        return await asyncio.to_thread(placed_marker, job, is_for_event=is_for_event)
 
     def _remove(self, kept: KeptResults) -> None:
         self._schedule.remove(kept)
@@ -293,7 +310,7 @@ class UndeliveredResults:
                 await self._discard_old(directory, error)
             self._retry(kept, pause_seconds)
             return 0.0
-        await self._settle(kept, job, package.size_bytes)
+        await self._settle(kept, job, package.size_bytes, package.marker)
         return 0.0
 
     async def _load(self, kept: KeptResults, job: Job) -> ResultPackage | None:
@@ -341,17 +358,3 @@ def _is_whole(output: OutputTree) -> bool:
 
 def _contents(output: OutputTree) -> set[tuple[str, str, int]]:
     return {(file.path, file.sha256, file.size_bytes) for file in output.files}
-
-
-def is_delivered(job: Job) -> bool:
-    """Whether the slot holds the marker of this very job, durably, and the marker is true."""
-    marker = true_marker(job.slot)
-    if marker is None or marker.job != job.id:
-        return False
-    try:
-        # The daemon that wrote it may have died before the sync.
-        root, relative = job.slot.result_location
-        sync_directory(Path(root), relative)
-    except OSError:
-        return False
-    return True

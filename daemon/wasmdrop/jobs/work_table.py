@@ -183,6 +183,10 @@ class WorkTable:
         job = self._journal.move_lazily(self.current(work).job, state, **changes)
         return self.evolve(work, job=job)
 
+    def close(self, work: Work, marker: bytes) -> Work:
+        """Close an active job whose results are in place; see :meth:`Journal.close_lazily`."""
+        return self.evolve(work, job=self._journal.close_lazily(self.current(work).job, marker))
+
     def move_durably(
         self, work: Work, state: JobState, **changes: Any
     ) -> "tuple[Work, asyncio.Future[None]]":

@@ -51,13 +51,16 @@ async def run_retention(
 
 async def _trim(journal: Journal, journal_bytes: int) -> None:
     """Remove the oldest finished jobs while the journal exceeds its quota."""
-    inputs = jobs = 0
+    inputs = jobs = events = 0
     while any(step := await journal.trim(journal_bytes)):
         inputs += step.inputs
         jobs += step.jobs
+        events += step.events
         await journal.shrink()
-    if inputs or jobs:
-        _log.warning("journal-trimmed", jobs=jobs, inputs=inputs, bound_bytes=journal_bytes)
+    if inputs or jobs or events:
+        _log.warning(
+            "journal-trimmed", jobs=jobs, inputs=inputs, events=events, bound_bytes=journal_bytes
+        )
 
 
 async def _forget(journal: Journal, intake: Intake, period_seconds: float) -> None:

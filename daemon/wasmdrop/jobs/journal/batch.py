@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop.jobs.job import Job
-from wasmdrop.jobs.journal import awaited_modules
+from wasmdrop.jobs.journal import awaited_modules, events
 from wasmdrop.jobs.journal.database import encode_job
 from wasmdrop.protocol.outcome import Code
 
@@ -36,6 +36,8 @@ class Moved(msgspec.Struct, frozen=True):
 
     job: Job
     changed_ns: int
+    marker: bytes | None = None
+    """The marker of a delivered job that the completion hook has yet to take."""
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -92,9 +94,11 @@ def _perform(connection: sqlite3.Connection, one: Write | Operation) -> Any:
             )
             _remember(connection, taken)
             awaited_modules.remove(connection, job)
-        case Moved(job, changed_ns):
+        case Moved(job, changed_ns, marker):
             _move(connection, job, changed_ns)
             awaited_modules.add(connection, job)
+            if marker is not None:
+                events.record(connection, job.id, marker)
         case Remembered(taken):
             _remember(connection, taken)
         case _:

@@ -78,6 +78,19 @@ _MIGRATIONS: Final = (
     CREATE INDEX jobs_with_input ON jobs (changed_ns)
         WHERE state IN ('delivered', 'discarded') AND input IS NOT NULL;
     """,
+    # Markers that the completion hook has not taken yet.
+    """
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        job TEXT NOT NULL UNIQUE,
+        marker BLOB NOT NULL,
+        created_ns INTEGER NOT NULL,
+        failures INTEGER NOT NULL DEFAULT 0,
+        due_ns INTEGER NOT NULL
+    );
+    CREATE INDEX events_due ON events (due_ns);
+    CREATE INDEX events_created ON events (created_ns);
+    """,
 )
 SCHEMA_VERSION: Final = len(_MIGRATIONS)
 

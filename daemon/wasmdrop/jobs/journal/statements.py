@@ -9,6 +9,7 @@ import sqlite3
 from typing import Final, NamedTuple
 
 from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.journal import events
 from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.database import FINAL, decode_job
 from wasmdrop.protocol.outcome import Code
@@ -50,6 +51,7 @@ class Trimmed(NamedTuple):
 
     inputs: int = 0
     jobs: int = 0
+    events: int = 0
 
 
 def open_jobs(connection: sqlite3.Connection, after_seq: int) -> list[OpenJob]:
@@ -146,12 +148,14 @@ def trim(connection: sqlite3.Connection, max_bytes: int) -> Trimmed:
         DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE state IN {FINAL} {_OLDEST})
         """  # noqa: S608 - constants
     used_bytes = _used_bytes(connection)
-    inputs = jobs = 0
+    inputs = jobs = removed = 0
     if used_bytes > max_bytes * _INPUTS_GO_AT:
         inputs = connection.execute(drop_inputs).rowcount
     if used_bytes > max_bytes and not inputs:
         jobs = connection.execute(drop_jobs).rowcount
-    return Trimmed(inputs, jobs)
+        if not jobs:
+            removed = events.remove_oldest(connection)
+    return Trimmed(inputs, jobs, removed)
 
 
 def free_pages(connection: sqlite3.Connection) -> int:

@@ -25,6 +25,7 @@ from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.batch import Accepted, Moved, Operation, Remembered
 from wasmdrop.jobs.journal.commit_thread import CommitThread
 from wasmdrop.jobs.journal.database import open_for_writing
+from wasmdrop.jobs.journal.event_queue import EventQueue
 from wasmdrop.jobs.journal.statements import OpenJob, Trimmed
 from wasmdrop.protocol.slot import FileVersion
 from wasmdrop.system.durable_files import make_directory_durably, write_durably
@@ -39,10 +40,16 @@ _RESULTS_IN_ROW_BYTES: Final = 16 * 1024
 class Journal:
     """The journal in ``path``, opened by one daemon; used from its event loop.
 
-    ``is_busy``: see :class:`CommitThread`.
+    ``is_busy``: see :class:`CommitThread`. ``records_events``: whether there is a completion hook.
     """
 
-    def __init__(self, path: Path, is_busy: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        is_busy: Callable[[], bool] = lambda: False,
+        *,
+        records_events: bool = False,
+    ) -> None:
         self.path = path
         self._results = path.with_name("undelivered")
         self._is_busy = is_busy
@@ -50,6 +57,8 @@ class Journal:
         found = connection.execute("SELECT max(changed_ns) FROM jobs").fetchone()
         self._changed_ns: int = found[0] or 0
         self._thread = CommitThread(connection, path, is_busy)
+        self.events = EventQueue(connection, self._thread) if records_events else None
+        """The events for the completion hook; None without one."""
 
     @property
     def heartbeat(self) -> Heartbeat:
@@ -94,6 +103,21 @@ class Journal:
         moved = job.moved(state, **changes)
         self._thread.submit_lazily(Moved(moved, self._tick()))
         return moved
+
+    def close_lazily(self, job: Job, marker: bytes) -> Job:
+        """Move ``job`` to DELIVERED lazily: its results and this marker are in place.
+
+        If there is a completion hook, its event is recorded in the same transaction. A job whose
+        move is not written before the daemon ends is closed at the next start, by its marker.
+        """
+        closed = self._closed(job, marker)
+        self._thread.submit_lazily(closed)
+        return closed.job
+
+    def close_job(self, job: Job, marker: bytes) -> "tuple[Job, asyncio.Future[None]]":
+        """Move ``job`` as :meth:`close_lazily` does; return also when that is durable."""
+        closed = self._closed(job, marker)
+        return closed.job, self._thread.submit(closed)
 
     def begin(self, job: Job, **changes: Any) -> "tuple[Job, asyncio.Future[None]]":
         """Move ``job`` to RUNNING as :meth:`move` does, and begin to write at once.
@@ -225,10 +249,12 @@ class Journal:
     def trim(self, max_bytes: int) -> "asyncio.Future[Trimmed]":
         """Remove the oldest of finished jobs while the journal is larger than ``max_bytes``.
 
-        First their inputs, past three quarters of that; then the jobs. Some hundred at a time: call
-        it until it removes none. Open jobs stay, however many.
+        First their inputs, past three quarters of that; then the jobs, and last the oldest events.
+        Some hundred at a time: call it until it removes none. Open jobs stay, however many.
         """
-        return self._thread.submit(partial(statements.trim, max_bytes=max_bytes))
+        trimmed = self._thread.submit(partial(statements.trim, max_bytes=max_bytes))
+        trimmed.add_done_callback(self._note_trimmed)
+        return trimmed
 
     def shrink(self) -> "asyncio.Future[int]":
         """Return free pages beyond the spare ones to the filesystem; return how many.
@@ -236,6 +262,17 @@ class Journal:
         Some hundred at a time: call it until it returns none.
         """
         return self._thread.submit(statements.free_pages)
+
+    def _closed(self, job: Job, marker: bytes) -> Moved:
+        moved = job.moved(JobState.DELIVERED)
+        if self.events is None:
+            return Moved(moved, self._tick())
+        self.events.note_recorded()
+        return Moved(moved, self._tick(), marker)
+
+    def _note_trimmed(self, trimmed: "asyncio.Future[Trimmed]") -> None:
+        if self.events is not None and not trimmed.cancelled():
+            self.events.note_removed(trimmed.result().events)
 
     def _write_results(self, job_id: str, data: bytes) -> None:
         make_directory_durably(self._results, 0o700)

@@ -143,3 +143,17 @@ def test_batch_final_job_loses_its_package_and_open_job_keeps_it() -> None:
     rows = connection.execute("SELECT state, package, input FROM jobs ORDER BY seq").fetchall()
     assert rows == [("executed", "kept", b"in"), ("delivered", None, None)]
     connection.close()
+
+
+def test_batch_closed_job_with_a_marker_records_its_event_once(
+    connection: sqlite3.Connection,
+) -> None:
+    """A job without a completion hook has no marker here, and no event."""
+    jobs = [_job(0), _job(1)]
+    perform(connection, [Accepted(job, b"in", {}, 1) for job in jobs])
+    with_event, without = (_ended(job, JobState.DELIVERED, Code.OK) for job in jobs)
+    with_event = msgspec.structs.replace(with_event, marker=b"{}")
+    perform(connection, [with_event, without, with_event])
+    assert connection.execute("SELECT job, marker, failures FROM events").fetchall() == [
+        ("job-0", b"{}", 0)
+    ]

@@ -151,7 +151,7 @@ def test_database_later_version_is_refused_and_unchanged(tmp_path: Path) -> None
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"journal.sqlite: .*version 99.*up to 3.*STATE_DIR"):
+    with pytest.raises(StorageError, match=r"journal.sqlite: .*version 99.*up to 4.*STATE_DIR"):
         open_for_writing(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["journal.sqlite"]

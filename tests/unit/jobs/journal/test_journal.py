@@ -34,7 +34,7 @@ def with_journal(path: Path, use: Callable[[Journal], Awaitable[None]]) -> None:
     """Open the journal, use it, close it."""
 
     async def run() -> None:
-        journal = Journal(path)
+        journal = Journal(path, records_events=True)
         try:
             await use(journal)
         finally:
@@ -346,7 +346,7 @@ def test_journal_over_quota_loses_oldest_inputs_then_oldest_jobs(
         numbers = [int(name.removeprefix("job-")) for (name,) in left[1:]]
         assert numbers == list(range(numbers[0], 1001)), "the oldest jobs go first"
         assert numbers[0] > 1
-        assert await journal.trim(2**40) == (0, 0)
+        assert await journal.trim(2**40) == (0, 0, 0)
 
     with_journal(path, use)
 
@@ -421,12 +421,17 @@ def test_journal_statement_never_reads_a_whole_table(tmp_path: Path) -> None:
             await journal.load_job(one.id)
             await journal.load_input(one)
             await journal.forget_package(one)
-            await move(journal, one, JobState.DELIVERED)
+            await journal.close_job(one, b"{}")[1]
         await journal.awaiting(KeyRange(b"dir:", b"dir;"), None, 10)
         await journal.awaiting(KeyRange(b"name:x", b"name:x\0"), (b"name:x", "/a"), 10)
         await journal.last_module("input-1")
         await journal.open_jobs(1)
         journal.forget("/shared/x")
+        assert journal.events is not None
+        await journal.events.due(2**62, 1, (), 10, 1)
+        journal.events.postpone("input-1", 1, 2)
+        journal.events.remove("input-1")
+        await journal.events.expire(2**62)
         await journal.trim(0)
         await journal.prune(2**62)
         await journal.trim(0)

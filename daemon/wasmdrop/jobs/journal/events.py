@@ -1,0 +1,104 @@
+"""The journal's table of events: markers that the completion hook has not taken yet.
+
+An event is recorded in the transaction that closes its job, and only if there is a hook. It stays
+until the hook took it or it is given up, however long the job itself stays in the journal.
+"""
+
+import sqlite3
+import time
+from typing import Final
+
+import msgspec
+
+#: Events that are removed at a time: some milliseconds, then jobs have a turn.
+_ROWS_AT_ONCE: Final = 200
+
+_COLUMNS: Final = "job, marker, created_ns, failures"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """The end of one job, which the hook has not taken yet. Times are nanoseconds since 1970."""
+
+    job_id: str
+    marker: bytes
+    """The content of the marker file."""
+    created_ns: int
+    failures: int
+    """How often the hook failed to take it."""
+
+
+class DueEvents(msgspec.Struct, frozen=True):
+    """Events that are due, the one that is due longest first."""
+
+    events: list[Event]
+    next_due_ns: int | None
+    """When the first of those that are not due yet is; None without one."""
+    oldest_ns: int | None
+    """When the oldest event of all was recorded; None without one."""
+
+
+def record(connection: sqlite3.Connection, job_id: str, marker: bytes) -> None:
+    """Record the event of a job that is being closed; it is due at once."""
+    now_ns = time.time_ns()
+    connection.execute(
+        "INSERT OR IGNORE INTO events (job, marker, created_ns, due_ns) VALUES (?, ?, ?, ?)",
+        (job_id, marker, now_ns, now_ns),
+    )
+
+
+def remove_oldest(connection: sqlite3.Connection) -> int:
+    """Remove some of the oldest events; return how many."""
+    query = f"""
+        DELETE FROM events WHERE seq IN
+        (SELECT seq FROM events ORDER BY created_ns LIMIT {_ROWS_AT_ONCE})"""  # noqa: S608 - a constant
+    return connection.execute(query).rowcount
+
+
+def due(
+    connection: sqlite3.Connection,
+    now_ns: int,
+    latest_ns: int,
+    but: frozenset[str],
+    limit: int,
+    max_bytes: int,
+) -> DueEvents:
+    """Return events that are due; see :meth:`EventQueue.due`."""
+    connection.execute("UPDATE events SET due_ns = ? WHERE due_ns > ?", (now_ns, latest_ns))
+    found: list[Event] = []
+    size_bytes = 0
+    query = f"SELECT {_COLUMNS} FROM events WHERE due_ns <= ? ORDER BY due_ns, seq"  # noqa: S608 - constants
+    for row in connection.execute(query, (now_ns,)):
+        if len(found) >= limit or size_bytes >= max_bytes:
+            break
+        if row[0] not in but:
+            found.append(Event(*row))
+            size_bytes += len(row[1])
+    later = "SELECT min(due_ns) FROM events WHERE due_ns > ?"
+    oldest = "SELECT min(created_ns) FROM events"
+    return DueEvents(
+        found,
+        connection.execute(later, (now_ns,)).fetchone()[0],
+        connection.execute(oldest).fetchone()[0],
+    )
+
+
+def remove(connection: sqlite3.Connection, job_id: str) -> None:
+    """Remove the event of a job."""
+    connection.execute("DELETE FROM events WHERE job = ?", (job_id,))
+
+
+def postpone(connection: sqlite3.Connection, job_id: str, failures: int, due_ns: int) -> None:
+    """Record that the hook failed, and when the event is due again."""
+    connection.execute(
+        "UPDATE events SET failures = ?, due_ns = ? WHERE job = ?", (failures, due_ns, job_id)
+    )
+
+
+def expire(connection: sqlite3.Connection, before_ns: int) -> list[str]:
+    """Remove some events that were recorded before that time; return the ids of their jobs."""
+    oldest = f"""
+        SELECT seq, job FROM events WHERE created_ns < ? ORDER BY created_ns LIMIT {_ROWS_AT_ONCE}
+        """  # noqa: S608 - a constant
+    rows = connection.execute(oldest, (before_ns,)).fetchall()
+    connection.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq, _job in rows])
+    return [job for _seq, job in rows]
