@@ -5,17 +5,16 @@ directory that they can read or write, and this process must not be readable by 
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wasmdrop.protocol.errors import MalformedError, SettingsError
+from wasmdrop.service.secret_places import require_outside
 from wasmdrop.settings import Settings
 from wasmdrop.settings.formats import printable
 from wasmdrop.system.extras import RECEIPTS
-from wasmdrop.system.mount_table import places_of
 from wasmdrop.system.processes import forbid_inspection
-from wasmdrop.system.secret_files import NotSecretError, Step, read_secret
+from wasmdrop.system.secret_files import NotSecretError, read_secret
 
 if TYPE_CHECKING:
     from wasmdrop.proof.keys import PrivateKey
@@ -57,7 +56,7 @@ def load_signing_key(settings: Settings) -> "PrivateKey | None":
     forbid_inspection()
     try:
         content, way = read_secret(path, _MAX_BYTES)
-        _require_outside(settings, way)
+        require_outside(settings, way)
         return PrivateKey.from_pem(content)
     except NotSecretError as error:
         raise _refused(path, str(error), error.advice) from None
@@ -83,36 +82,3 @@ def _refused(path: Path, reason: str, advice: str) -> SigningKeyError:
         f" {os.geteuid()} can read"
     )
     return SigningKeyError(f"{printable(path)}: {reason}; {expected}", advice)
-
-
-def _require_outside(settings: Settings, way: list[Step]) -> None:
-    """Raise ``NotSecretError`` if the way leads through a path of producers or guests."""
-    places = places_of(step.path for step in way)
-    for name, path in _reachable(settings):
-        ((device, place),) = places_of([os.path.realpath(path)])
-        for step, (its_device, its_place) in zip(way, places, strict=True):
-            if _is_same(step.status, path) or (
-                device == its_device and Path(its_place).is_relative_to(place)
-            ):
-                raise NotSecretError(
-                    f"it is reached through {name} {printable(path)}",
-                    "keep it in a directory that jobs and producers can't reach",
-                )
-
-
-def _reachable(settings: Settings) -> Iterator[tuple[str, Path]]:
-    yield "the shared directory", settings.shared_dir
-    yield "the wasm directory", settings.wasm_dir
-    yield "the state directory", settings.state_dir
-    for name, directory in settings.grants.items():
-        yield f"grant {name}", directory
-    yield "INPUT_PATH", settings.input_path
-    yield "OUTPUT_PATH", settings.output_path
-    yield "WASM_PATH", settings.wasm_path
-
-
-def _is_same(status: os.stat_result, path: Path) -> bool:
-    try:
-        return os.path.samestat(status, path.stat())
-    except OSError:
-        return False  # not there yet

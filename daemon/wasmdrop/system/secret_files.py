@@ -81,9 +81,9 @@ def read_secret(path: Path, max_bytes: int) -> tuple[bytes, list[Step]]:
     except OSError as error:
         raise _unreadable(error) from None
     if not content:
-        raise NotSecretError("it is empty", "write the key into it")
+        raise NotSecretError("it is empty", "write the secret into it")
     if len(content) > max_bytes:
-        raise NotSecretError(f"it is larger than {max_bytes} bytes", "name the file of a key")
+        raise NotSecretError(f"it is larger than {max_bytes} bytes", "name the file of the secret")
     return content, way
 
 
@@ -98,7 +98,7 @@ def _unreadable(error: OSError) -> NotSecretError:
             f"give it to that user (chown {user})",
         )
     if error.errno == errno.ENOENT:
-        return NotSecretError("there is no such file", "make a key there, or correct the path")
+        return NotSecretError("there is no such file", "make the file, or correct the path")
     return NotSecretError(f"it can't be read: {error.strerror}", "name a file that can be read")
 
 
@@ -139,7 +139,7 @@ def _checked(path: str) -> Step:
     if status.st_uid not in {0, user}:
         raise NotSecretError(
             f"{shown} belongs to user {status.st_uid}, and only root and user {user}, who runs the"
-            " daemon, must be able to replace the key",
+            " daemon, must be able to replace the secret",
             f"chown it to root or {user}",
         )
     if (
@@ -150,8 +150,8 @@ def _checked(path: str) -> Step:
         mode = stat.S_IMODE(status.st_mode)
         raise NotSecretError(
             f"other users can write to the directory {shown} (its mode is {mode:04o}), and so"
-            " replace the key",
-            f"chmod go-w {shown}, or keep the key elsewhere",
+            " replace the secret",
+            f"chmod go-w {shown}, or keep the secret elsewhere",
         )
     return Step(path, status)
 

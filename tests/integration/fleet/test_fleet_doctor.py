@@ -68,7 +68,7 @@ def test_doctor_sees_a_worker_that_waits_for_jobs(fleet: SecureFleet) -> None:
     [
         ("daemon-d", {"WASMDROP_FLEET_POOL": "x"}, "streams", "no pool x", "init --pool x"),
         ("daemon-e", {}, "rights", "does not allow this key", "key that `wasmdrop fleet config`"),
-        ("daemon-d", {"WASMDROP_FLEET_KEY": "/x"}, "settings", "no such file", "make a key"),
+        ("daemon-d", {"WASMDROP_FLEET_KEY": "/x"}, "settings", "no such file", "make the file"),
         (
             "daemon-d",
             {"WASMDROP_FLEET": "tls://127.0.0.1:1", "WASMDROP_FLEET_FALLBACK": "wait"},

@@ -12,7 +12,7 @@ import pytest
 from tests.support.keys import KINDS, key_bytes, new_key
 from tests.support.require import require_root
 from wasmdrop.protocol.errors import SettingsError
-from wasmdrop.service import signing_key
+from wasmdrop.service import secret_places, signing_key
 from wasmdrop.service.signing_key import SigningKeyError, load_signing_key, require_confinement
 from wasmdrop.settings import Settings, load
 from wasmdrop.system import secret_files
@@ -219,7 +219,7 @@ def test_signing_key_in_a_directory_that_only_its_inode_shows_is_refused(
     settings(tmp_path, None)
     inside = below_shared(tmp_path, key)
     monkeypatch.setattr(
-        signing_key, "places_of", lambda paths: [(str(id(path)), path) for path in paths]
+        secret_places, "places_of", lambda paths: [(str(id(path)), path) for path in paths]
     )
     link = tmp_path / "link"
     link.symlink_to(inside)
