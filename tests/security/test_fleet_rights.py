@@ -36,6 +36,7 @@ from wasmdrop.fleet.names import (
     output_chunks_filter,
     output_stream,
     started_subject,
+    withdrawal_subject,
 )
 from wasmdrop.fleet.transport.connection import FleetConnection, Lease, Stored
 
@@ -85,6 +86,7 @@ OF_DAEMON_E: Final = (
     f"{_GET}.{output_stream('e')}.{output_chunk_subject('d', TICKET, 'u', 0)}",
     input_chunk_subject("e", "p", TICKET, 0),
     daemon_heartbeat_subject("e"),
+    withdrawal_subject("p", "e"),
 )
 OF_POOL_Q: Final = (
     f"{_NEXT}.{job_stream('q')}.any",
@@ -95,6 +97,7 @@ OF_POOL_Q: Final = (
     f"{_GET}.{input_stream('d')}.{input_chunk_subject('d', 'q', TICKET, 0)}",
     f"{_GET}.{input_stream('d')}.wd1.input.*.*.*.*",
     heartbeat_subject("q", "w"),
+    withdrawal_subject("q", "d"),
 )
 OF_DAEMONS: Final = (
     JOB,
@@ -106,6 +109,7 @@ OF_DAEMONS: Final = (
     f"wd1.api.STREAM.PURGE.{output_stream('d')}",
     f"wd1.api.STREAM.INFO.{OUTCOMES_D}",
     daemon_heartbeat_subject("d"),
+    withdrawal_subject("p", "d"),
 )
 DENIED: Final = [
     *((WORKER, one) for one in (*CHANGES, *OF_THE_STREAMS, *OF_DAEMONS, *OF_POOL_Q)),
@@ -113,6 +117,8 @@ DENIED: Final = [
     (DAEMON, f"wd1.api.STREAM.PURGE.{output_stream('e')}"),
     (DAEMON, f"wd1.api.STREAM.PURGE.{OUTCOMES_E}"),
     (DAEMON, f"wd1.api.STREAM.DELETE.{input_stream('d')}"),
+    (DAEMON, f"wd1.api.STREAM.PURGE.{job_stream('p')}"),
+    (DAEMON, f"wd1.api.STREAM.MSG.DELETE.{job_stream('p')}"),
     (DAEMON, f"{_NEXT}.{job_stream('p')}.any"),
     (DAEMON, outcome_subject("e", TICKET)),
     (DAEMON, f"{_GET}.{input_stream('d')}.{input_chunk_subject('d', 'p', TICKET, 0)}"),
@@ -236,7 +242,7 @@ def _hear(heard: set[tuple[str, str]], user: str, subject: str, _data: bytes) ->
     heard.add((user, subject))
 
 
-def test_messages_that_are_not_stored_reach_daemons_and_the_administrator(
+def test_messages_that_are_not_stored_reach_their_receivers_and_no_others(
     fleet: SecureFleet,
 ) -> None:
     """From the accounts of workers and of daemons into several others."""
@@ -244,7 +250,7 @@ def test_messages_that_are_not_stored_reach_daemons_and_the_administrator(
     async def run() -> None:
         heard: set[tuple[str, str]] = set()
         async with contextlib.AsyncExitStack() as stack:
-            users = (DAEMON, OTHER_DAEMON, ADMIN, WORKER)
+            users = (DAEMON, OTHER_DAEMON, ADMIN, WORKER, OTHER_WORKER, "worker-p")
             of = {user: await stack.enter_async_context(fleet.connected(user)) for user in users}
             for user, subject in (
                 (DAEMON, heartbeat_subject("*", "*")),
@@ -253,18 +259,23 @@ def test_messages_that_are_not_stored_reach_daemons_and_the_administrator(
                 (OTHER_DAEMON, started_subject("e")),
                 (ADMIN, heartbeat_subject("*", "*")),
                 (ADMIN, daemon_heartbeat_subject("*")),
+                (WORKER, withdrawal_subject("p", "*")),
+                ("worker-p", withdrawal_subject("p", "*")),
+                (OTHER_WORKER, withdrawal_subject("q", "*")),
             ):
                 await of[user].subscribe(subject, functools.partial(_hear, heard, user))
             expected = {
                 *((user, heartbeat_subject("p", "w")) for user in (DAEMON, OTHER_DAEMON, ADMIN)),
                 (DAEMON, started_subject("d")),
                 (ADMIN, daemon_heartbeat_subject("d")),
+                *((user, withdrawal_subject("p", "d")) for user in (WORKER, "worker-p")),
             }
             async with asyncio.timeout(60):
                 while heard != expected:
                     await of[WORKER].publish(heartbeat_subject("p", "w"), b"")
                     await of[WORKER].publish(started_subject("d"), b"")
                     await of[DAEMON].publish(daemon_heartbeat_subject("d"), b"")
+                    await of[DAEMON].publish(withdrawal_subject("p", "d"), b"")
                     await asyncio.sleep(0.05)
 
     asyncio.run(run())
@@ -292,7 +303,10 @@ def test_member_is_denied_messages_of_others(fleet: SecureFleet, user: str) -> N
     other = fleet.access(OTHER_DAEMON).inbox
 
     async def run() -> None:
-        subjects = (">", "wd1.>", "wd1.job.>", "wd1.out.>", "_I.>", f"{other}.>", "$JS.>", "_R_.>")
+        subjects = (
+            *(">", "wd1.>", "wd1.job.>", "wd1.out.>", "wd1.withdraw.>", "_I.>", f"{other}.>"),
+            *("$JS.>", "_R_.>"),
+        )
         async with member(fleet, user) as one:
             for subject in subjects:
                 one.denied.clear()

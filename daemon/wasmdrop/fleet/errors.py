@@ -19,6 +19,10 @@ class FleetRefusedError(FleetUnavailableError):
     """A server that must not be used, or that refuses this user: waiting does not help."""
 
 
+class FleetOutdatedError(FleetRefusedError):
+    """The server's configuration lacks a right of this version, without which jobs still run."""
+
+
 class FleetApiError(FleetRefusedError):
     """JetStream refused a request."""
 

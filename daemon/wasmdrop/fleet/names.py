@@ -25,6 +25,9 @@ MEMBER_API: Final = f"{_PREFIX}.api"
 MODULES: Final = f"WD{PROTOCOL}_MODULES"
 """The stream with the chunks of modules."""
 
+WITHDRAWALS: Final = f"{_PREFIX}.withdraw"
+"""The start of the subjects of withdrawals."""
+
 ALL_OUTCOMES: Final = f"{_PREFIX}.out.*.*"
 ALL_MODULE_CHUNKS: Final = f"{_PREFIX}.module.*.*.*"
 ALL_OUTPUT_CHUNKS: Final = f"{_PREFIX}.output.*.*.*.*"
@@ -46,6 +49,18 @@ def job_subject(  # one token each
 ) -> str:
     """Return the subject of one publication of a job."""
     return f"{_PREFIX}.job.{pool}.{engine}.{daemon}.{job_id}-{attempt}-{generation}"
+
+
+def job_of_subject(subject: str) -> tuple[str, int, int] | None:
+    """Return the job id, the attempt and the generation of a :func:`job_subject`.
+
+    Return None for another subject.
+    """
+    job_id, *numbers = subject.rpartition(".")[2].rsplit("-", 2)
+    if len(numbers) < 2 or not all(one.isascii() and one.isdecimal() for one in numbers):  # noqa: PLR2004
+        return None
+    attempt, generation = map(int, numbers)
+    return job_id, attempt, generation
 
 
 def all_jobs(pool: str) -> str:
@@ -89,6 +104,11 @@ def outcome_consumer(daemon: str) -> str:
 def started_subject(daemon: str) -> str:
     """Return the subject on which workers tell a daemon that they begin a job."""
     return f"{_PREFIX}.started.{daemon}"
+
+
+def withdrawal_subject(pool: str, daemon: str) -> str:
+    """Return the subject on which a daemon tells the workers of a pool that jobs are over."""
+    return f"{WITHDRAWALS}.{pool}.{daemon}"
 
 
 def heartbeat_subject(pool: str, worker: str) -> str:

@@ -12,6 +12,7 @@ from wasmdrop.fleet.bodies.modules import ModuleUploads
 from wasmdrop.fleet.daemon.answers import Answers
 from wasmdrop.fleet.daemon.availability import Availability
 from wasmdrop.fleet.daemon.cleanup import Cleanup
+from wasmdrop.fleet.daemon.known_workers import FleetView, KnownWorkers
 from wasmdrop.fleet.daemon.loops import Loops
 from wasmdrop.fleet.daemon.metrics import FleetMetrics
 from wasmdrop.fleet.daemon.publications import Publications
@@ -19,6 +20,8 @@ from wasmdrop.fleet.daemon.reconciler import Reconciler
 from wasmdrop.fleet.daemon.remote_executor import RemoteExecutor
 from wasmdrop.fleet.daemon.remote_job import Fleet
 from wasmdrop.fleet.daemon.tickets import load_tickets
+from wasmdrop.fleet.daemon.withdrawals import Withdrawals
+from wasmdrop.fleet.names import heartbeat_subject
 from wasmdrop.fleet.transport.access import read_access
 from wasmdrop.fleet.transport.connection import connect
 from wasmdrop.sandbox.host.executor import LocalExecutor
@@ -36,17 +39,40 @@ _SLACK_SECONDS: Final = 120.0
 class DaemonFleet:
     """The fleet of one daemon."""
 
+    fleet: Fleet
+    window: int
     executor: RemoteExecutor
     loops: Loops
     answers: Answers
     metrics: FleetMetrics
     waits: bool
     """Whether jobs wait while the fleet is away."""
+    workers: KnownWorkers
 
     def receive(self, is_open: Callable[[str], bool]) -> None:
         """Begin to take answers; ``is_open``: whether a job, by its id, owes its results."""
         self.answers.is_open = is_open
         self.loops.receive()
+
+    async def watch_workers(self) -> None:
+        """Listen to the heartbeats of workers from now on, so that :meth:`view` has them."""
+        await self.fleet.connection.subscribe(heartbeat_subject("*", "*"), self.workers.take)
+
+    def view(self) -> FleetView:
+        """Return what is known of the fleet now, for people; called on the event loop."""
+        fleet, metrics = self.fleet, self.metrics
+        return FleetView(
+            name=fleet.daemon,
+            pool=fleet.pool,
+            is_connected=fleet.connection.is_connected,
+            is_away=metrics.is_away,
+            problem=fleet.availability.lack or fleet.connection.problem,
+            window=self.window,
+            unanswered=metrics.unanswered,
+            waiting=metrics.waiting,
+            fallback_runs=metrics.fallback_runs,
+            workers=self.workers.now(),
+        )
 
     def why_no_results(self) -> str:
         """Return why drops do not get results now, or an empty text. Thread-safe."""
@@ -71,6 +97,7 @@ async def open_fleet(
     async with connect(read_access(settings, daemon)) as connection:
         cleanup = Cleanup(connection, daemon)
         uploads = ModuleUploads(connection, pool, cache.open_module)
+        withdrawals = Withdrawals(connection, pool, daemon, tickets, cleanup, clock)
         answers = Answers(*(connection, daemon, tickets, publications, cleanup, metrics, clock))
         fleet = Fleet(
             connection=connection,
@@ -81,6 +108,7 @@ async def open_fleet(
             answers=answers,
             uploads=uploads,
             cleanup=cleanup,
+            withdrawals=withdrawals,
             availability=Availability(connection, metrics, clock),
             metrics=metrics,
             local=local,
@@ -89,13 +117,17 @@ async def open_fleet(
             clock=clock,
         )
         executor = RemoteExecutor(fleet, settings.fleet_window, settings.attempts)
-        reconciler = Reconciler(*(connection, pool, daemon, publications, answers, uploads, clock))
+        reconciler = Reconciler(
+            *(connection, pool, daemon, publications, answers, uploads, withdrawals, clock)
+        )
         loops = Loops(fleet, executor, reconciler, settings.fleet_window)
         _log.info("fleet-used", servers=list(settings.fleet), name=daemon, pool=pool)
         await loops.start()
         try:
             yield DaemonFleet(
-                executor, loops, answers, metrics, settings.fleet_fallback is FleetFallback.WAIT
+                *(fleet, settings.fleet_window, executor, loops, answers, metrics),
+                settings.fleet_fallback is FleetFallback.WAIT,
+                KnownWorkers(clock, time.time_ns),
             )
         finally:
             await loops.stop()

@@ -21,6 +21,7 @@ from wasmdrop.fleet.daemon.reconciler import Reconciler
 from wasmdrop.fleet.daemon.remote_executor import RemoteExecutor
 from wasmdrop.fleet.daemon.remote_job import Fleet
 from wasmdrop.fleet.daemon.tickets import Tickets
+from wasmdrop.fleet.daemon.withdrawals import Withdrawals
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import (
     Answer,
@@ -220,6 +221,9 @@ class FakeFleet:
         path = directory / "module"
         path.write_bytes(MODULE)
         uploads = ModuleUploads(connection, POOL, lambda _: os.open(path, os.O_RDONLY))
+        self.withdrawals = Withdrawals(
+            *(connection, POOL, DAEMON, self.tickets, self.cleanup, self.clock)
+        )
         self.availability = Availability(connection, self.metrics, self.clock)
         fleet = Fleet(
             connection=connection,
@@ -230,6 +234,7 @@ class FakeFleet:
             answers=self.answers,
             uploads=uploads,
             cleanup=self.cleanup,
+            withdrawals=self.withdrawals,
             availability=self.availability,
             metrics=self.metrics,
             local=cast("LocalExecutor", self.local),
@@ -242,7 +247,8 @@ class FakeFleet:
         self.fleet = fleet
         self.executor = RemoteExecutor(fleet, window, 3)
         self.reconciler = Reconciler(
-            *(connection, POOL, DAEMON, self.publications, self.answers, uploads, self.clock)
+            *(connection, POOL, DAEMON, self.publications, self.answers, uploads),
+            *(self.withdrawals, self.clock),
         )
 
     def clock(self) -> float:

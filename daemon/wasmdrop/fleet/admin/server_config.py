@@ -34,6 +34,7 @@ from wasmdrop.fleet.names import (
     pool_inputs,
     pool_modules,
     started_subject,
+    withdrawal_subject,
 )
 from wasmdrop.fleet.transport.keys import inbox_prefix
 
@@ -83,7 +84,7 @@ class _Member(msgspec.Struct, frozen=True):
 def accounts(keys: PublicKeys) -> dict[str, Any]:
     """Return the value of ``accounts`` in the server's configuration."""
     members = [
-        *(_daemon(name, key) for name, key in keys.daemons.items()),
+        *(_daemon(name, key, list(keys.pools)) for name, key in keys.daemons.items()),
         *(
             _pool(name, (key, *keys.workers.get(name, ())), list(keys.daemons))
             for name, key in keys.pools.items()
@@ -168,10 +169,16 @@ def _daemon_account(name: str) -> str:
     return f"DAEMON_{name}"
 
 
-def _daemon(name: str, key: str) -> _Member:
+def _pool_account(name: str) -> str:
+    return f"WORKERS_{name}"
+
+
+def _daemon(name: str, key: str, pools: Sequence[str]) -> _Member:
     consumer = outcome_consumer(name)
     inputs, outputs = input_stream(name), output_stream(name)
     outcomes = outcome_stream(name)
+    # A right to purge the streams of jobs would be one to remove the jobs of all daemons.
+    withdrawals = {withdrawal_subject(pool, name): (_pool_account(pool),) for pool in pools}
     return _Member(
         _daemon_account(name),
         (key,),
@@ -193,7 +200,7 @@ def _daemon(name: str, key: str) -> _Member:
             f"STREAM.PURGE.{inputs}",
             f"STREAM.PURGE.{outputs}",
         ),
-        announces={daemon_heartbeat_subject(name): (ACCOUNT,)},
+        announces={**withdrawals, daemon_heartbeat_subject(name): (ACCOUNT,)},
         hears=(
             started_subject(name),
             heartbeat_subject("*", "*"),
@@ -207,7 +214,7 @@ def _pool(name: str, keys: tuple[str, ...], daemons: Sequence[str]) -> _Member:
     started = {started_subject(daemon): (_daemon_account(daemon),) for daemon in daemons}
     everyone = (ACCOUNT, *map(_daemon_account, daemons))
     return _Member(
-        f"WORKERS_{name}",
+        _pool_account(name),
         keys,
         sends=(
             ALL_OUTCOMES,
@@ -219,5 +226,5 @@ def _pool(name: str, keys: tuple[str, ...], daemons: Sequence[str]) -> _Member:
         ),
         calls=(),
         announces={**started, heartbeat_subject(name, "*"): everyone},
-        hears=(),
+        hears=(withdrawal_subject(name, "*"),),
     )

@@ -49,8 +49,9 @@ class Cleanup:
         """
         for ticket in job.tickets:
             if job.has_large_call:
-                self._remove_call(ticket)
-            if job.has_large_answer or job.begun > 1 or len(job.tickets) > 1:
+                self.remove_call(ticket)
+            is_partial = job.is_cancelled or job.begun > 1 or len(job.tickets) > 1
+            if job.has_large_answer or is_partial:
                 self.remove_results(ticket)
         if job.lease is not None:
             self.acknowledge(job.lease)
@@ -60,11 +61,12 @@ class Cleanup:
 
         The daemon that took the first answer may have died before it removed anything.
         """
-        self._remove_call(ticket)
+        self.remove_call(ticket)
         self.remove_results(ticket)
         self.acknowledge(lease)
 
-    def _remove_call(self, ticket: str) -> None:
+    def remove_call(self, ticket: str) -> None:
+        """Remove the large call of a publication that no worker is to run."""
         self._purge(input_stream(self._daemon), input_chunks_filter(self._daemon, ticket))
 
     def remove_results(self, ticket: str) -> None:

@@ -53,6 +53,7 @@ class Loops:
         self._output_sweep = OutputSweep(fleet.connection, fleet.daemon, fleet.publications)
         self._identity = secrets.token_hex(8)
         self._missing: list[str] = []
+        self._has_checked_rights = False
         self._twins: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.heartbeat: Final = Heartbeat()
@@ -73,8 +74,12 @@ class Loops:
         self._repeat(self._check, _CHECK_SECONDS)
         self._repeat(self._look_at_setup, _SETUP_SECONDS)
         self._repeat(self._send_heartbeat, _HEARTBEAT_SECONDS)
-        for clean in (fleet.cleanup.keep_acknowledging, fleet.cleanup.keep_purging):
-            self._tasks.append(asyncio.create_task(clean()))
+        for work in (
+            fleet.cleanup.keep_acknowledging,
+            fleet.cleanup.keep_purging,
+            fleet.withdrawals.keep_sending,
+        ):
+            self._tasks.append(asyncio.create_task(work()))
 
     def receive(self) -> None:
         """Begin to take answers: all open jobs are known."""
@@ -110,6 +115,9 @@ class Loops:
         await fleet.connection.wait_connected(_SETUP_SECONDS)
         missing = await missing_for_daemon(fleet.connection, fleet.pool, fleet.daemon)
         fleet.availability.lack = missing[0] if missing else ""
+        if not self._has_checked_rights:
+            self._has_checked_rights = True
+            await fleet.withdrawals.check_right()
         executor, stream = self._executor, job_stream(fleet.pool)
         engine = executor.own_engine
         executor.has_own_engine = await fleet.connection.has_consumer(stream, engine)
@@ -141,6 +149,8 @@ class Loops:
             heard = decode(data, DaemonHeartbeat)
         except InvalidMessageError:
             return
+        if heard.identity != self._identity:
+            self._fleet.withdrawals.pause()
         if heard.identity != self._identity and heard.identity not in self._twins:
             self._twins = {heard.identity}  # so that it is logged once
             _log.error(

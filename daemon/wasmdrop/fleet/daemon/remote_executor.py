@@ -160,6 +160,8 @@ class RemoteExecutor:
         publication = self._fleet.publications.of_job(job_id)
         if publication is not None:
             publication.is_cancelled = True
+            self._fleet.withdrawals.withdraw(job_id)
+        # Otherwise no daemon published it, or an earlier one did: then it is found in its stream.
 
     def leave(self, job_id: str) -> None:
         """Forget a job: its answer is acknowledged."""

@@ -13,6 +13,7 @@ from wasmdrop.fleet.daemon.cleanup import Cleanup
 from wasmdrop.fleet.daemon.metrics import FleetMetrics
 from wasmdrop.fleet.daemon.publications import Publications
 from wasmdrop.fleet.daemon.tickets import Tickets
+from wasmdrop.fleet.daemon.withdrawals import Withdrawals
 from wasmdrop.fleet.transport.connection import FleetConnection
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.sandbox.host.attempt import Attempt
@@ -32,6 +33,7 @@ class Fleet(msgspec.Struct, frozen=True):
     answers: Answers
     uploads: ModuleUploads
     cleanup: Cleanup
+    withdrawals: Withdrawals
     availability: Availability
     metrics: FleetMetrics
     local: LocalExecutor

@@ -90,7 +90,9 @@ class RemoteRun:
         try:
             outcome = await self._until_outcome()
         except asyncio.CancelledError:
-            if not publication.is_cancelled:
+            if publication.is_cancelled:
+                fleet.answers.drop_others(publication)
+            else:
                 # Its answer is left to the next daemon.
                 fleet.publications.remove(publication.job_id)
             raise

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
+from wasmdrop.fleet.errors import FleetOutdatedError, FleetRefusedError, FleetUnavailableError
 from wasmdrop.fleet.transport.access import Access
 from wasmdrop.fleet.transport.nats_client import Callback, NatsClient
 from wasmdrop.protocol.text import one_line
@@ -154,10 +154,15 @@ class Link:
         else:
             _log.error("fleet-refused", reason=self.problem)
 
-    def _note_refusal(self, reason: str) -> None:
+    def _note_refusal(self, error: FleetRefusedError) -> None:
         """Log, once, that a server refused a message without a waiting sender."""
-        if reason not in self._refusals and len(self._refusals) < _MAX_REFUSALS:
-            self._refusals.add(reason)
+        reason = str(error)
+        if reason in self._refusals or len(self._refusals) >= _MAX_REFUSALS:
+            return
+        self._refusals.add(reason)
+        if isinstance(error, FleetOutdatedError):
+            _log.warning("fleet-outdated", reason=reason)
+        else:
             _log.error("fleet-refused", reason=reason)
 
     def note_answer(self) -> None:

@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from wasmdrop.fleet.errors import FleetUnavailableError, NoAnswerError
+from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError, NoAnswerError
 from wasmdrop.fleet.transport.access import Access, Server
 from wasmdrop.fleet.transport.refusals import (
     check_server,
@@ -125,7 +125,9 @@ class _Puller:
 class NatsClient:
     """One connection to one server."""
 
-    def __init__(self, server: Server, access: Access, on_refused: Callable[[str], None]) -> None:
+    def __init__(
+        self, server: Server, access: Access, on_refused: Callable[[FleetRefusedError], None]
+    ) -> None:
         self.server = server
         self._access = access
         self._on_refused = on_refused
@@ -318,7 +320,7 @@ class NatsClient:
         for answer in waiting:
             answer.set_result(refusal)
         if not waiting:
-            self._on_refused(str(refusal))
+            self._on_refused(refusal)
 
     async def _hear_close(self) -> None:
         self._lose("the server closed the connection")

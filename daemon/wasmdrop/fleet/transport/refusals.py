@@ -4,8 +4,9 @@ import os
 import re
 from typing import Final
 
-from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
+from wasmdrop.fleet.errors import FleetOutdatedError, FleetRefusedError, FleetUnavailableError
 from wasmdrop.fleet.messages import HEADER_BYTES, MAX_MESSAGE_BYTES
+from wasmdrop.fleet.names import WITHDRAWALS
 from wasmdrop.fleet.transport.access import Access
 from wasmdrop.protocol.text import one_line
 
@@ -83,8 +84,15 @@ def denied_right(text: str) -> tuple[str, FleetRefusedError] | None:
     denied = _DENIED.search(text)
     if denied is None:
         return None
+    right = f"{_VERBS[denied[1]]} {denied[2]}"
+    if denied[2].startswith(f"{WITHDRAWALS}."):
+        return denied[2], FleetOutdatedError(
+            f"the server does not allow this key to {right}, so cancelled jobs run on at their"
+            " workers until they end or time out; run `wasmdrop fleet config` of this version"
+            " again with the same arguments, and restart the server with its output"
+        )
     return denied[2], FleetRefusedError(
-        f"the server does not allow this key to {_VERBS[denied[1]]} {denied[2]}; each daemon,"
+        f"the server does not allow this key to {right}; each daemon,"
         " each pool and the administrator has its own key: correct WASMDROP_FLEET_KEY, or the"
         " name of the daemon or pool"
     )

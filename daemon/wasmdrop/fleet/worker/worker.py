@@ -16,6 +16,7 @@ from wasmdrop.fleet.bodies.output_files import remove_output
 from wasmdrop.fleet.bodies.transfers import Publication, send_results
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import Answer, GivenUp, InvalidMessageError, JobMessage, Ran, Returned
+from wasmdrop.fleet.names import withdrawal_subject
 from wasmdrop.fleet.transport.connection import FleetConnection, Stored
 from wasmdrop.fleet.worker.answer_sender import AnswerSender
 from wasmdrop.fleet.worker.counters import Stage, Verdict, WorkerCounters
@@ -24,6 +25,7 @@ from wasmdrop.fleet.worker.job_run import Executed, JobRun, RunFailedError
 from wasmdrop.fleet.worker.job_source import JobSource, Pulled
 from wasmdrop.fleet.worker.leases import HeldLease, LeaseKeeper
 from wasmdrop.fleet.worker.sandbox_health import SandboxHealth
+from wasmdrop.fleet.worker.withdrawals import Withdrawals
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.outcome import Code, Outcome, OutputTree
 from wasmdrop.protocol.text import one_line
@@ -80,6 +82,7 @@ class Worker:
         self._counters = counters
         self._clock = clock
         self._leases = LeaseKeeper(clock)
+        self._withdrawals = Withdrawals(clock)
         self._sender = AnswerSender(connection, clock)
         self._turn = asyncio.Lock()
         """Held while large results are stored."""
@@ -98,6 +101,8 @@ class Worker:
         Raises ``SandboxError`` if the worker is of no use any more: its sandbox stays broken, or
         its connection is stuck.
         """
+        withdrawals = withdrawal_subject(self._settings.fleet_pool, "*")
+        await self._connection.subscribe(withdrawals, self._withdrawals.take)
         keeping = asyncio.create_task(self._leases.run())
         slots = {asyncio.create_task(self._slot()) for _ in range(self._settings.workers)}
         asked = asyncio.create_task(stop.wait())
@@ -188,10 +193,17 @@ class Worker:
         held = self._leases.hold(lease, self._lease_seconds(message))
         try:
             content = await self._content(message, pulled, held)
-            await self._room.acquire()
+            if content is not None:
+                await self._room.acquire()
         except BaseException:
             self._leases.drop(held)
             raise
+        if content is None:
+            self._leases.drop(held)
+            _log.info("job-withdrawn", job=message.job, daemon=message.daemon)
+            self._counters.verdicts[Verdict.WITHDRAWN] += 1
+            await lease.ack()
+            return
         answering = asyncio.create_task(self._answer(message, content, held, received_at))
         self._answers.add(answering)
         answering.add_done_callback(self._answers.discard)
@@ -202,8 +214,12 @@ class Worker:
             timeout_seconds = 0  # the job does not run
         return self._settings.compile_sec + timeout_seconds + _EXTRA_SECONDS
 
-    async def _content(self, message: JobMessage, pulled: Pulled, held: HeldLease) -> _Content:
-        """Return the content of the answer."""
+    async def _content(
+        self, message: JobMessage, pulled: Pulled, held: HeldLease
+    ) -> _Content | None:
+        """Return the content of the answer; None if the daemon has withdrawn the job."""
+        if self._withdrawals.has(message):
+            return None
         delivery = pulled.lease.delivery
         if delivery > message.attempts:
             _log.warning("job-given-up", job=message.job, deliveries=delivery)
@@ -212,12 +228,16 @@ class Worker:
         self._runs.add(run)
         self._counters.running += 1
         try:
-            await asyncio.wait([run], timeout=held.ends_at - self._clock())
+            with self._withdrawals.ending(message, run):
+                await asyncio.wait([run], timeout=held.ends_at - self._clock())
             is_late = not run.done()
         finally:
             self._counters.running -= 1
             self._runs.discard(run)
             await _cancel([run])
+        if self._withdrawals.has(message):
+            await _discard(run)
+            return None
         if is_late:
             problem = await self._health.judge()
             return self._returned(message, problem or "it did not end within its lease")
@@ -320,6 +340,14 @@ class Worker:
         elif isinstance(content, Executed):
             self._counters.codes[content.outcome.code] += 1
         self._counters.verdicts[verdict] += 1
+
+
+async def _discard(run: "asyncio.Task[Executed]") -> None:
+    """Remove the output of a run that has ended, if there is any."""
+    if not run.cancelled() and run.exception() is None:
+        output = run.result().outcome.output
+        if output is not None:
+            await _remove(output)
 
 
 async def _remove(tree: OutputTree) -> None:

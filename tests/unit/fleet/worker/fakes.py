@@ -7,6 +7,7 @@ from typing import cast
 
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.transport.connection import FleetConnection, Lease, Stored
+from wasmdrop.fleet.transport.nats_client import Callback
 
 
 class Clock:
@@ -57,6 +58,7 @@ class FakeConnection:
         self.waiting: dict[str, int] = defaultdict(int)
         """Pull requests that wait, by consumer."""
         self.published: list[tuple[str, bytes]] = []
+        self.subscriptions: dict[str, Callback] = {}
         self.stored: dict[str, bytes] = {}
         self.store_replies: deque[Stored | FleetUnavailableError] = deque()
         """What the next stores come to; they succeed if it is empty."""
@@ -91,6 +93,10 @@ class FakeConnection:
             finally:
                 self.waiting[consumer] -= 1
         return self.jobs[consumer].popleft().as_lease() if self.jobs[consumer] else None
+
+    async def subscribe(self, subject: str, callback: Callback) -> None:
+        """Keep the callback."""
+        self.subscriptions[subject] = callback
 
     async def publish(self, subject: str, data: bytes) -> None:
         """Keep a message."""

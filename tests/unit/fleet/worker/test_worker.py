@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -19,10 +20,11 @@ from wasmdrop.fleet.messages import (
     JobMessage,
     Ran,
     Returned,
+    Withdrawal,
     decode,
     encode,
 )
-from wasmdrop.fleet.names import ANY_ENGINE, job_subject, outcome_subject
+from wasmdrop.fleet.names import ANY_ENGINE, job_subject, outcome_subject, withdrawal_subject
 from wasmdrop.fleet.transport.connection import Stored
 from wasmdrop.fleet.worker.counters import Verdict, WorkerCounters
 from wasmdrop.fleet.worker.job_request import UnfitJobError
@@ -32,7 +34,7 @@ from wasmdrop.fleet.worker.sandbox_health import SandboxHealth
 from wasmdrop.fleet.worker.worker import Worker
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.module_types import FunctionType
-from wasmdrop.protocol.outcome import Code, Outcome
+from wasmdrop.protocol.outcome import Code, Outcome, OutputTree
 from wasmdrop.sandbox.host.call import Call
 from wasmdrop.settings import load
 
@@ -389,5 +391,78 @@ def test_worker_that_stops_without_a_server_does_not_wait_for_it() -> None:
         await loop.jump(0.01)
         await task
         assert lease.acks == 0
+
+    asyncio.run(play())
+
+
+# Withdrawn jobs
+
+
+def withdraw(world: World) -> None:
+    """Have the daemon withdraw the job."""
+    hear = world.connection.subscriptions[withdrawal_subject("p", "*")]
+    hear(withdrawal_subject("p", MESSAGE.daemon), encode(Withdrawal((MESSAGE.job,))))
+
+
+def test_worker_job_withdrawn_while_it_runs_ends_without_an_answer() -> None:
+    """It is acknowledged, so that no other worker gets it, and its slot is free again."""
+    ended: list[str] = []
+
+    async def run() -> Executed:
+        try:
+            return await _forever()
+        finally:
+            ended.append("run")
+
+    async def play() -> None:
+        async with working(run, WASMDROP_WORKERS="1") as world:
+            lease = world.put()
+            await until(lambda: world.runs)
+            withdraw(world)
+            await until(lambda: lease.acks)
+            assert (ended, world.connection.stores) == (["run"], 0)
+            assert world.counters.verdicts[Verdict.WITHDRAWN] == 1
+            other = world.put(message=msgspec.structs.replace(MESSAGE, job="other"))
+            await until(lambda: world.runs == 2)
+            assert other.acks == 0
+
+    asyncio.run(play())
+
+
+def test_worker_job_withdrawn_before_it_is_received_does_not_run() -> None:
+    """Not even to be given up."""
+
+    async def play() -> None:
+        async with working(_ok) as world:
+            await until(lambda: world.connection.subscriptions)
+            withdraw(world)
+            leases = [world.put(), world.put(delivery=4)]
+            await until(lambda: all(lease.acks for lease in leases))
+            assert (world.runs, world.connection.stores) == (0, 0)
+            assert world.counters.verdicts[Verdict.WITHDRAWN] == 2
+
+    asyncio.run(play())
+
+
+def test_worker_job_withdrawn_at_its_end_leaves_no_output(tmp_path: Path) -> None:
+    """Its run has ended, and the worker has yet to see that."""
+    root = tmp_path / "output"
+    worlds: list[World] = []
+
+    async def run() -> Executed:
+        root.mkdir()
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _task: withdraw(worlds[0]))
+        outcome = Outcome(code=Code.OK, results=(), output=OutputTree(str(root), (), ()))
+        return Executed(outcome, CALL)
+
+    async def play() -> None:
+        async with working(run) as world:
+            worlds.append(world)
+            lease = world.put()
+            await until(lambda: lease.acks)
+            await until(lambda: not root.exists())
+            assert world.connection.stores == 0
 
     asyncio.run(play())

@@ -1,0 +1,97 @@
+"""Tell the workers which jobs of this daemon are over, so that none of them runs on for nothing.
+
+A job that was cancelled, or that ended on this machine, may still be in its stream or run on a
+worker. The workers of the pool are told of it. A worker that runs it ends the run, one that gets it
+later does not begin it, and both acknowledge it without an answer. Messages may be lost and daemons
+may end, so the job is named again as long as it is in its stream. Nothing of this is kept on disk.
+"""
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from wasmdrop.fleet.daemon.cleanup import Cleanup
+from wasmdrop.fleet.daemon.tickets import Tickets
+from wasmdrop.fleet.messages import MAX_WITHDRAWN, Withdrawal, encode
+from wasmdrop.fleet.names import job_of_subject, withdrawal_subject
+from wasmdrop.fleet.transport.connection import FleetConnection
+
+_log = structlog.get_logger()
+
+#: How long nothing is found to be left over after a second daemon with this name was heard of, in
+#: seconds: the jobs may be those of the other one.
+_TWIN_SECONDS: Final = 60.0
+
+
+class Withdrawals:
+    """Withdraws jobs; used from one event loop. ``clock``: monotonic, in seconds."""
+
+    def __init__(
+        self,
+        connection: FleetConnection,
+        pool: str,
+        daemon: str,
+        tickets: Tickets,
+        cleanup: Cleanup,
+        clock: Callable[[], float],
+    ) -> None:
+        self._connection = connection
+        self._subject = withdrawal_subject(pool, daemon)
+        self._tickets = tickets
+        self._cleanup = cleanup
+        self._clock = clock
+        self._waiting: dict[str, None] = {}
+        """The ids of jobs of which the workers are to be told."""
+        self._has_waiting = asyncio.Event()
+        self._suspects: set[str] = set()
+        """The subjects that belonged to no open job at the last look."""
+        self._known: set[str] = set()
+        """Those of them that were withdrawn."""
+        self._paused_until = 0.0
+
+    def withdraw(self, job_id: str) -> None:
+        """Tell the workers soon that a job is over."""
+        self._waiting[job_id] = None
+        self._has_waiting.set()
+
+    def pause(self) -> None:
+        """Withdraw no left-over jobs for a while: they may be those of another daemon."""
+        self._paused_until = self._clock() + _TWIN_SECONDS
+
+    def look(self, there: set[str], is_open: Callable[[str], bool]) -> None:
+        """Withdraw the jobs that are in the stream, and not open, at two looks in a row.
+
+        ``there``: the subjects of this daemon's jobs. ``is_open``: whether a job, by its id, owes
+        its results. A job that has just been answered is in its stream for another moment.
+        """
+        if self._clock() < self._paused_until:
+            self._suspects.clear()
+            return
+        over = {subject: found for subject in there if (found := job_of_subject(subject))}
+        over = {subject: found for subject, found in over.items() if not is_open(found[0])}
+        left = over.keys() & self._suspects
+        for subject in left:
+            job_id, attempt, generation = over[subject]
+            self.withdraw(job_id)
+            if subject not in self._known:
+                _log.info("fleet-job-withdrawn", job=job_id, attempt=attempt, generation=generation)
+                self._cleanup.remove_call(self._tickets.ticket(job_id, attempt, generation))
+        self._suspects, self._known = set(over), left
+
+    async def check_right(self) -> None:
+        """Send an empty withdrawal: a server that does not allow it says so, which is logged."""
+        await self._connection.publish(self._subject, encode(Withdrawal(())))
+
+    async def keep_sending(self) -> None:
+        """Tell the workers until cancelled. What can't be sent is found again by :meth:`look`."""
+        while True:
+            await self._has_waiting.wait()
+            self._has_waiting.clear()
+            while self._waiting:
+                jobs = tuple(islice(self._waiting, MAX_WITHDRAWN))
+                for job_id in jobs:
+                    del self._waiting[job_id]
+                await self._connection.publish(self._subject, encode(Withdrawal(jobs)))
