@@ -15,6 +15,11 @@ from tests.support.native.build import ROOT, SOURCES, built
 from tests.support.require import require_native_program, require_tools
 
 PROGRAM: Final = "wasmdrop/sandbox/guest/native/zygote"
+#: The files of the control page.
+PAGE: Final = [
+    str(path.relative_to(ROOT / "daemon"))
+    for path in (ROOT / "daemon/wasmdrop/page/static").iterdir()
+]
 #: Architectures in the header of an executable (elf.h).
 X86_64, AARCH64 = 62, 183
 
@@ -87,6 +92,7 @@ def test_wheel_has_the_program_and_fits_one_platform(tree: Path, tmp_path: Path)
         names = [name for name in archive.namelist() if "/native/" in name]
         assert names == [PROGRAM]
         assert archive.getinfo(PROGRAM).external_attr >> 16 & 0o111
+        assert set(PAGE) <= set(archive.namelist())
 
 
 @pytest.mark.parametrize(
@@ -114,3 +120,4 @@ def test_source_distribution_has_the_sources_and_no_program(tree: Path, tmp_path
     assert {str(path.relative_to(ROOT)) for path in SOURCES.glob("*.[ch]")} <= names
     assert {"setup.py", "pyproject.toml"} <= names
     assert f"daemon/{PROGRAM}" not in names
+    assert {f"daemon/{name}" for name in PAGE} <= names

@@ -55,6 +55,14 @@ def require_tools(*names: str) -> None:
     require(not missing, ", ".join(missing))
 
 
+def require_chromium() -> str:
+    """Require a browser; return its program. Playwright would download one of its own."""
+    program = shutil.which("chromium")
+    require(program, "chromium")
+    assert program is not None
+    return program
+
+
 def require_native_program() -> Path:
     """Require the native program, which the installation builds if there is a C compiler."""
     program = find_native_program()

@@ -11,17 +11,17 @@ const HIDDEN_MS = 30_000;
 const HOUR = 3600;
 const MESSAGE_MS = 20_000;
 
+let overview = null;
 let history = null;
 let version = null;
 let lostSince = null;
 let wake = () => {};
 
 const jobs = jobActions(say, () => {
-  if (overview) show();
+  show();
   wake();
 });
 const sections = buildSections(jobs);
-let overview = null;
 
 function show() {
   jobs.update(overview);
@@ -45,15 +45,18 @@ async function refresh() {
   sections.showHistory(history, now);
 }
 
-/** Return one history from an old and a new part, without samples before `start`. */
+/**
+ * Return one history from an old and a new part, without samples before `start`, and without old
+ * ones from the time of the new part on: the daemon's clock may have been set back.
+ */
 function joined(old, added, start) {
-  const isKept = (_, index) => (old?.times ?? []).concat(added.times)[index] >= start;
-  return Object.fromEntries(
-    Object.entries(added).map(([name, values]) => [
-      name,
-      Array.isArray(values) ? (old?.[name] ?? []).concat(values).filter(isKept) : values,
-    ]),
-  );
+  const isKept = (time) => time >= start && !(time >= added.times[0]);
+  const columns = Object.entries(added).map(([name, values]) => {
+    if (!Array.isArray(values)) return [name, values];
+    const before = (old?.[name] ?? []).filter((_, index) => isKept(old.times[index]));
+    return [name, before.concat(values)];
+  });
+  return Object.fromEntries(columns);
 }
 
 /** Say in one line whether the page is up to date. */
