@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import structlog
@@ -212,6 +212,10 @@ class Intake:
     def taken_version(self, path: str) -> bytes | None:
         """Return the version that was taken of a file, if one was."""
         return self._taken.get(path)
+
+    def taken_pages(self) -> Iterator[list[tuple[str, bytes]]]:
+        """Yield all paths with the versions that were taken, some hundred at a time."""
+        return self._taken.pages()
 
     def release(self, path: str, *, is_gone: bool) -> None:
         """End a hold. If the file ``is_gone``, its version is forgotten."""

@@ -126,12 +126,22 @@ def _refuses_lease(file: RootedPath) -> bool:
         contextlib.suppress(OSError, RefusedError),
         open_file(file, sys.maxsize, Code.INVALID_INPUT, Links.LAST) as opened,
     ):
+        return refuses_lease(opened.fd)
+    return False
+
+
+def refuses_lease(fd: int) -> bool:
+    """Return whether a process is known to have the file that is open at ``fd`` open for writing.
+
+    ``fd`` must be open for reading only.
+    """
+    with contextlib.suppress(OSError):
         # A process that opens the file for writing meanwhile causes a signal. The default, SIGIO,
         # would end the daemon; SIGURG is ignored.
-        fcntl.fcntl(opened.fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         try:
-            fcntl.fcntl(opened.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except BlockingIOError:
             return True
-        fcntl.fcntl(opened.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False

@@ -55,6 +55,11 @@ class Metrics:
         """Jobs that found their module's machine code in memory."""
         self.input_bytes = 0
         self.result_bytes = 0
+        self.inputs_archived = 0
+        self.inputs_removed = 0
+        self.slots_removed = 0
+        self.retention_failures = 0
+        """Inputs and slots that could not be moved or removed."""
         self.intake = IntakeCounters()
 
     @property

@@ -32,6 +32,7 @@ from wasmdrop.service.inbox import Inbox
 from wasmdrop.service.instance_lock import lock_shared_directory, lock_state_directory
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.pipeline import build_pipeline, new_module_finder
+from wasmdrop.service.retention import FileRetention
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.signing_key import load_signing_key
 from wasmdrop.service.systemd import notify, watchdog_seconds
@@ -171,7 +172,11 @@ async def _serve(
                     settings.rescan_sec,
                 )
             )
-            await _until_asked(shutdown, journal)
+            files = FileRetention(
+                *(settings, layout, intake, journal, pipeline.dispatcher, inbox, metrics)
+            )
+            async with files.running():
+                await _until_asked(shutdown, journal)
             retention.cancel()
             health.why_not_ready = "stopping"
             notify("STOPPING=1")

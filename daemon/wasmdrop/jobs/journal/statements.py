@@ -6,9 +6,10 @@ constant: a large journal is not slower.
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal import events
 from wasmdrop.jobs.journal.awaited_modules import KeyRange
 from wasmdrop.jobs.journal.database import FINAL, decode_job
@@ -63,6 +64,20 @@ def open_jobs(connection: sqlite3.Connection, after_seq: int) -> list[OpenJob]:
 def job_of(connection: sqlite3.Connection, job_id: str) -> OpenJob:
     """Return the job of this id; there must be one."""
     return _open_job(connection.execute(f"{_OPEN_JOB} WHERE id = ?", (job_id,)).fetchone())
+
+
+def latest_jobs(connection: sqlite3.Connection, slot_keys: Sequence[str]) -> dict[str, Job]:
+    """Return the latest job of each of these slots that has one, without discarded jobs."""
+    query = f"""
+        SELECT job FROM jobs WHERE slot = ? AND state != '{JobState.DISCARDED}'
+        ORDER BY seq DESC LIMIT 1
+        """  # noqa: S608 - a constant
+    found = {}
+    for key in slot_keys:
+        row = connection.execute(query, (os.fsencode(key),)).fetchone()
+        if row is not None:
+            found[key] = decode_job(row[0])
+    return found
 
 
 def input_of(connection: sqlite3.Connection, job_id: str) -> bytes | None:

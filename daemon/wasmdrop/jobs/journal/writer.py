@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -148,6 +148,10 @@ class Journal:
     def load_job(self, job_id: str) -> "asyncio.Future[OpenJob]":
         """Return the job of this id as it is now; there must be one."""
         return self._thread.submit(partial(statements.job_of, job_id=job_id))
+
+    def latest_jobs(self, slot_keys: Sequence[str]) -> "asyncio.Future[dict[str, Job]]":
+        """Return the latest job of each of these slots that has one, without discarded jobs."""
+        return self._thread.submit(partial(statements.latest_jobs, slot_keys=slot_keys))
 
     def load_input(self, job: Job) -> "asyncio.Future[bytes | None]":
         """Return the input of ``job`` as it was read."""
