@@ -1,17 +1,23 @@
 """Admission: which slot's job begins next, and whether there is room for it.
 
-Bounds the jobs on their way and the memory for their inputs and results. Jobs with large inputs
-alternate with the others, so that neither kind waits for the other.
+Bounds the jobs on their way, those of each top directory, and the memory for inputs and results.
+Jobs with large inputs alternate with the others, so that neither kind waits for the other.
+
+Jobs whose end is decided, because they were cancelled or refused, come first and need no room.
 """
 
 from typing import Final
 
-from wasmdrop.jobs.fair_queue import FairQueue
+from wasmdrop.jobs.fair_queue import FairQueue, top_directory
 from wasmdrop.protocol.limits import MEBIBYTE
 
 #: Jobs on their way, beyond those that run: enough to keep a disk busy with deliveries, few enough
 #: to bound memory.
 _EXTRA_JOBS: Final = 64
+
+#: Jobs on their way whose end is decided: enough to share syncs, few enough to leave most of the
+#: event loop and of a delivery worker to the others.
+_ENDING_JOBS: Final = 16
 
 #: Inputs and results in memory, in bytes, past which no job with a large input begins, and past
 #: which no job begins: a few of the largest by default.
@@ -23,21 +29,45 @@ _SMALL_INPUT_BYTES: Final = 64 * 1024
 
 
 class Admission:
-    """Slots whose next job can begin, in a fair order; used from one event loop."""
+    """Slots whose next job can begin, in a fair order; used from one event loop.
 
-    def __init__(self, workers: int) -> None:
+    ``directory_limit``: limit of the jobs of one top directory that are on their way.
+    """
+
+    def __init__(self, workers: int, directory_limit: int | None = None) -> None:
         self._small = FairQueue()
         self._large = FairQueue()
+        self._ended = FairQueue()
         self._is_larges_turn = False
         self._room = workers + _EXTRA_JOBS
         self._bytes = 0
+        self._directory_limit = directory_limit
+        self._on_their_way: dict[str, int] = {}
+        """Jobs by top directory, if they are limited."""
+        self._ending: set[str] = set()
+        """Slots with a job on its way whose end was decided before."""
 
-    def add(self, key: str, input_bytes: int) -> None:
-        """Add a slot whose next job has an input of that size."""
-        (self._large if input_bytes > _SMALL_INPUT_BYTES else self._small).add(key)
+    def add(self, key: str, input_bytes: int, *, is_ended: bool = False) -> None:
+        """Add a slot whose next job has an input of that size; ``is_ended``: its end is decided."""
+        if is_ended:
+            self._ended.add(key)
+        else:
+            (self._large if input_bytes > _SMALL_INPUT_BYTES else self._small).add(key)
+
+    def end(self, key: str) -> None:
+        """Note that the end of the job was decided for which a slot waits here, if it does."""
+        if self._small.remove(key) or self._large.remove(key):
+            self._ended.add(key)
 
     def next(self) -> str | None:
-        """Return the slot whose job is to begin; None if there is none, or no room for it."""
+        """Return the slot whose job is to begin; None if there is none, or no room for it.
+
+        :meth:`enter` must follow.
+        """
+        if self._ended and len(self._ending) < _ENDING_JOBS:
+            key = self._ended.next()
+            self._ending.add(key)
+            return key
         if self._room <= 0 or self._bytes > _STOP_BYTES:
             return None
         self._is_larges_turn = not self._is_larges_turn
@@ -46,16 +76,59 @@ class Admission:
             return self._large.next()
         return self._small.next() if self._small else None
 
-    def enter(self, input_bytes: int) -> None:
-        """Count a job that is on its way."""
-        self._room -= 1
+    def enter(self, key: str, input_bytes: int) -> None:
+        """Count the job of a slot that is on its way."""
         self._bytes += input_bytes
+        if key in self._ending:
+            return
+        self._room -= 1
+        if self._directory_limit is not None:
+            top = top_directory(key)
+            count = self._on_their_way[top] = self._on_their_way.get(top, 0) + 1
+            if count == self._directory_limit:
+                self._small.hold(top)
+                self._large.hold(top)
 
-    def leave(self, input_bytes: int) -> None:
+    def leave(self, key: str, input_bytes: int) -> None:
         """Count a job that is on its way no more, or waits for its module."""
+        self._bytes -= input_bytes
+        if key in self._ending:
+            self._ending.discard(key)
+            return
+        self._room += 1
+        if self._directory_limit is not None:
+            top = top_directory(key)
+            count = self._on_their_way.pop(top)
+            if count > 1:
+                self._on_their_way[top] = count - 1
+            if count == self._directory_limit:
+                self._small.release(top)
+                self._large.release(top)
+
+    def lend(self, input_bytes: int) -> None:
+        """Give the room of a job on its way to jobs of other top directories.
+
+        If top directories have a limit, the job counts in its own all the same: its room can't be
+        taken back from others then.
+        """
         self._room += 1
         self._bytes -= input_bytes
+
+    def take_back(self, input_bytes: int) -> None:
+        """Count a job whose room was lent again, whether there is room or not."""
+        self._room -= 1
+        self._bytes += input_bytes
 
     def hold(self, size_bytes: int) -> None:
         """Count results in memory; a negative size counts those that left it."""
         self._bytes += size_bytes
+
+    def is_held(self, key: str) -> bool:
+        """Return whether the slot's directory has as many jobs on their way as it may have."""
+        if self._directory_limit is None:
+            return False
+        return self._on_their_way.get(top_directory(key), 0) >= self._directory_limit
+
+    def held_directories(self) -> int:
+        """Return how many top directories have a job that waits only because of their limit."""
+        return len({*self._small.waiting_held(), *self._large.waiting_held()})

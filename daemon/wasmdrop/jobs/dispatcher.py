@@ -19,6 +19,7 @@ from wasmdrop.delivery.worker_process import DeliveryHangsError, PendingDelivery
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.jobs.admission import Admission
+from wasmdrop.jobs.fair_queue import top_directory
 from wasmdrop.jobs.job import DecidedEnd, Job, JobState, new_job_id
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
@@ -27,6 +28,7 @@ from wasmdrop.jobs.observer import JobObserver
 from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of, log_finished
 from wasmdrop.jobs.undelivered_results import UndeliveredResults
+from wasmdrop.jobs.waiting_jobs import WaitingJobs, described
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.input import InputSpec
@@ -77,7 +79,8 @@ class Dispatcher:
         self._on_room = on_room
         self._signer = signer
         self._observer = observer
-        self._admission = Admission(runner.capacity)
+        self._admission = Admission(runner.capacity, settings.directory_running)
+        self._waiting = WaitingJobs(settings.directory_queued)
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
         )
@@ -100,7 +103,8 @@ class Dispatcher:
                 drop.memory.release()
             self._leave_backlog()
         else:
-            _ = self._accept(drop, drop.module)
+            end = self._waiting.why_refused(drop.slot.key)
+            _ = self._accept(drop, drop.module, end=end)
 
     def rerun(self, drop: InputDrop) -> "asyncio.Future[None]":
         """Queue the input of a slot again; the future is done when the job is durable.
@@ -177,6 +181,14 @@ class Dispatcher:
         )
         return _future_of(len(ended), ended[-1].decided if ended else None)
 
+    def held_directories(self) -> int:
+        """Return how many top directories have a job that waits because of the running limit."""
+        return self._admission.held_directories()
+
+    def full_directories(self) -> int:
+        """Return how many top directories have as many waiting jobs as they may have."""
+        return self._waiting.full_directories()
+
     async def room(self) -> None:
         """Return when the backlog has room."""
         while len(self._backlog) >= self._settings.max_queued:
@@ -200,7 +212,12 @@ class Dispatcher:
     # Scheduling
 
     def _accept(
-        self, drop: InputDrop, module: PinnedModule | None, *, is_for_module: bool = False
+        self,
+        drop: InputDrop,
+        module: PinnedModule | None,
+        *,
+        is_for_module: bool = False,
+        end: DecidedEnd | None = None,
     ) -> "asyncio.Future[None]":
         job = Job(
             id=new_job_id(drop.dropped_at_ns),
@@ -210,6 +227,7 @@ class Dispatcher:
             producer_id=drop.spec.id if drop.spec else None,
             module_reference=drop.spec.module if drop.spec else None,
             module=module,
+            end=end,
         )
         taken = {drop.slot.input_path: drop.taken}
         data = None if drop.input.refusal is not None else drop.data
@@ -226,6 +244,7 @@ class Dispatcher:
     def _enqueue(self, work: Work) -> None:
         self._metrics.taken(work.job)
         key = work.slot_key
+        self._waiting.add(work.job)
         is_first = self._table.add(work)
         if is_first and key not in self._reserved and not self._undelivered.holds(key):
             self.resume(key)
@@ -236,24 +255,35 @@ class Dispatcher:
         self._pump()
 
     def _add_ready(self, key: str) -> None:
-        self._admission.add(key, self._table.first(key).input_bytes)
+        work = self._table.first(key)
+        is_ended = work.job.end is not None
+        self._admission.add(key, work.input_bytes, is_ended=is_ended)
+        if not is_ended and self._admission.is_held(key):
+            self._journal.explain(
+                work.job,
+                f"{described(top_directory(key))} has as many jobs under way as it may have,"
+                f" {self._settings.directory_running} (WASMDROP_DIRECTORY_RUNNING)",
+            )
 
     def _pump(self) -> None:
         """Begin jobs while there is room."""
         while not self._stopping and (key := self._admission.next()) is not None:
             work = self._table.begin(key)
-            self._admission.enter(work.input_bytes)
+            self._admission.enter(key, work.input_bytes)
+            self._waiting.remove(work.job)
             self._tasks[key] = asyncio.create_task(self._process(work))
 
     @contextlib.contextmanager
     def yield_room(self, work: Work) -> Iterator[None]:
         """Give the job's room to others for the duration of a block."""
-        self._admission.leave(work.input_bytes)
+        self._admission.lend(work.input_bytes)
+        self._waiting.add(work.job)
         self._pump()
         try:
             yield
         finally:
-            self._admission.enter(work.input_bytes)
+            self._waiting.remove(work.job)
+            self._admission.take_back(work.input_bytes)
 
     def _end(self, key: str, reason: str, is_wanted: Callable[[Job], bool]) -> list[Work]:
         """Cancel the wanted jobs of a slot; return those that are."""
@@ -274,6 +304,9 @@ class Dispatcher:
             self._runner.cancel(ended.job)
             self._interruptible.remove(key)
             self._tasks[key].cancel()
+        else:
+            self._admission.end(key)
+            self._pump()
 
     # One job
 
@@ -301,7 +334,8 @@ class Dispatcher:
             if work.is_large:
                 table.evolve(work, spec=None)
             del self._tasks[work.slot_key]
-            self._admission.leave(work.input_bytes)
+            self._admission.leave(work.slot_key, work.input_bytes)
+            self._waiting.add(table.current(work).job)
             self._pump()
             return
         except (AlreadyRunError, NothingOwedError) as reason:
@@ -346,9 +380,9 @@ class Dispatcher:
         is_held = self._undelivered.holds(key)
         if not is_held:
             self._metrics.left(work.job.id)
+        self._admission.leave(key, work.input_bytes)
         if self._table.finish(key) and not is_held:
             self._add_ready(key)
-        self._admission.leave(work.input_bytes)
         self._leave_backlog()
         self._pump()
 
@@ -360,6 +394,7 @@ class Dispatcher:
         if is_rerun:
             self._backlog.add()
             self._metrics.taken(job)
+            self._waiting.add(job)
             self._table.add_first(Work(job, is_resumed=True))
         if self._table.waits(key):
             self.resume(key)
@@ -382,7 +417,8 @@ class Dispatcher:
             "message": outcome.message,
             "worker": outcome.worker,
         }
-        if self._table.current(work).job.state is JobState.RUNNING:
+        job = self._table.current(work).job
+        if job.state is JobState.RUNNING or job.end is not None:
             work = self._table.move(work, JobState.EXECUTED, **changes)
         else:
             # It did not run, so nothing else makes the next start look for its marker.

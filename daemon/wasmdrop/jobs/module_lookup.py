@@ -17,6 +17,7 @@ import msgspec
 from wasmdrop.intake.layout import MODULE_NAME, Layout
 from wasmdrop.intake.module_finder import DIGEST_PREFIX
 from wasmdrop.jobs.executor import Executor
+from wasmdrop.jobs.fair_queue import top_directory
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.module_waits import ModuleWaits
@@ -151,10 +152,10 @@ class ModuleLookup:
                 self._journal.explain(job, text)
 
         # The owner of a directory shares one turn among all directories below it.
-        owner_directory = work.slot_key.rpartition("/")[0].partition("/")[0]
+        owners = top_directory(work.slot_key)
         started = time.perf_counter()
         try:
-            return await self._executor.compile(sha256, options, on_progress, owner_directory)
+            return await self._executor.compile(sha256, options, on_progress, owners)
         finally:
             seconds = work.compile_seconds + time.perf_counter() - started
             self._table.evolve(work, compile_seconds=seconds)

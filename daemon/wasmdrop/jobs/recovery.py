@@ -76,14 +76,15 @@ async def _resume(
     journal: Journal, dispatcher: Dispatcher, one: OpenJob, mount_threads: MountThreads
 ) -> None:
     job = one.job
-    may_be_delivered = job.attempt > 0 or job.state is JobState.EXECUTED
+    has_begun = job.attempt > 0 or job.state is JobState.EXECUTED
     marker = None
-    if may_be_delivered:
+    if has_begun or job.end is not None:
         is_for_event = journal.events is not None
         marker = await _placed_marker(mount_threads, job, is_for_event=is_for_event)
     if marker is not None:
         if job.state is not JobState.EXECUTED:
-            job = journal.move_lazily(job, JobState.EXECUTED)
+            end = {} if job.end is None else {"code": job.end.code, "message": job.end.message}
+            job = journal.move_lazily(job, JobState.EXECUTED, **end)
         journal.close_lazily(job, marker)
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return

@@ -1,6 +1,7 @@
 """The rules of the dispatcher: order, durability before publication, and what a shutdown leaves."""
 
 import asyncio
+import contextlib
 import errno
 import threading
 from collections.abc import Awaitable, Callable
@@ -59,11 +60,42 @@ class FakePlacement:
         self._bench.abandoned.append(self._key)
 
 
+class FakeRunner:
+    """Begins attempts; a test ends them."""
+
+    capacity = 2
+
+    def __init__(self, bench: "Bench") -> None:
+        self._bench = bench
+
+    def leave(self, _job: Job) -> None:
+        """Do nothing."""
+
+    async def run(self, work: Work, _scheduler: Scheduler) -> Outcome:
+        """Begin an attempt, and end it when the test does."""
+        bench, job_id = self._bench, work.job.id
+        bench.begun.append(job_id)
+        if work.job.state is JobState.QUEUED:
+            bench.table.begin_attempt(work, 2, is_remote=False)
+        bench.outcomes[job_id] = asyncio.get_running_loop().create_future()
+        return await bench.outcomes[job_id]
+
+    async def end(self, work: Work) -> Outcome:
+        """Return the end that was decided."""
+        assert work.job.end is not None
+        return Outcome(code=work.job.end.code, message=work.job.end.message)
+
+    async def module_cid(self, module: PinnedModule) -> str | None:
+        """Return the digest in place of a content id."""
+        return f"cid of {module.sha256}"
+
+
 class Bench:
     """A dispatcher whose runner, journal and delivery do what a test wants."""
 
-    def __init__(self) -> None:
-        self.settings = settings.load({"WASMDROP_MAX_QUEUED": "3"}, {}).settings
+    def __init__(self, **variables: str) -> None:
+        variables = {"WASMDROP_MAX_QUEUED": "3"} | variables
+        self.settings = settings.load(variables, {}).settings
         self.journal = FakeJournal()
         self.backlog = Backlog(3)
         self.metrics = Metrics()
@@ -78,7 +110,7 @@ class Bench:
             self.settings,
             self.backlog,
             self.table,
-            cast("JobRunner", self),
+            cast("JobRunner", FakeRunner(self)),
             cast("Journal", self.journal),
             cast("Delivery", self),
             self.metrics,
@@ -87,25 +119,6 @@ class Bench:
 
     def _on_room(self) -> None:
         self.rooms += 1
-
-    # The runner
-
-    capacity = 2
-
-    def leave(self, _job: Job) -> None:
-        """Do nothing."""
-
-    async def run(self, work: Work, _scheduler: Scheduler) -> Outcome:
-        """Begin an attempt, and end it when the test does."""
-        self.begun.append(work.job.id)
-        if work.job.state is JobState.QUEUED:
-            self.table.begin_attempt(work, 2, is_remote=False)
-        self.outcomes[work.job.id] = asyncio.get_running_loop().create_future()
-        return await self.outcomes[work.job.id]
-
-    async def module_cid(self, module: PinnedModule) -> str | None:
-        """Return the digest in place of a content id."""
-        return f"cid of {module.sha256}"
 
     async def end(self, job_id: str, outcome: Outcome | Exception = OK) -> None:
         """End a run."""
@@ -138,11 +151,11 @@ class Bench:
         await until(lambda: self.journal.jobs[job_id].state is state)
 
 
-def with_bench(use: Callable[[Bench], Awaitable[None]]) -> None:
-    """Use a bench."""
+def with_bench(use: Callable[[Bench], Awaitable[None]], **variables: str) -> None:
+    """Use a bench with these settings."""
 
     async def run() -> None:
-        bench = Bench()
+        bench = Bench(**variables)
         try:
             await use(bench)
         finally:
@@ -412,3 +425,134 @@ def test_dispatcher_encodes_large_results_on_a_thread(
 
     with_bench(use)
     assert calls == [(not is_on_thread, f"cid of {'2' * 64}")]
+
+
+def test_dispatcher_directory_at_its_running_limit_waits_and_the_note_says_so() -> None:
+    """Jobs of another directory run; a job that waits for its module does not count."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", key="a/1/input.json")
+        bench.resume("2", key="a/2/input.json")
+        bench.resume("other", key="b/input.json")
+        await until(lambda: len(bench.begun) == 2)
+        assert bench.begun == ["1", "other"]
+        assert bench.journal.notes == {
+            "2": "the directory a has as many jobs under way as it may have, 1"
+            " (WASMDROP_DIRECTORY_RUNNING)"
+        }
+        assert bench.dispatcher.held_directories() == 1
+        await bench.end("1", ModuleAwaitedError())
+        await until(lambda: len(bench.begun) == 3)
+        bench.dispatcher.resume("a/1/input.json")
+        await bench.end("2")
+        await bench.until_state("2", JobState.DELIVERED)
+        await until(lambda: len(bench.begun) == 4)
+        assert bench.begun[3] == "1"
+        assert bench.dispatcher.held_directories() == 0
+
+    with_bench(use, WASMDROP_DIRECTORY_RUNNING="1")
+
+
+def test_dispatcher_next_job_of_a_slot_at_the_running_limit_gets_no_note() -> None:
+    """The job before it made room for it."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", "2", key="a/input.json")
+        await bench.end("1")
+        await until(lambda: len(bench.begun) == 2)
+        assert bench.journal.notes == {}
+
+    with_bench(use, WASMDROP_DIRECTORY_RUNNING="1")
+
+
+def test_dispatcher_room_lent_by_a_job_is_not_for_its_directory() -> None:
+    """While it waits for a compilation, it counts; jobs of other directories may begin."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", key="a/1/input.json")
+        await until(lambda: bench.begun)
+        with bench.dispatcher.yield_room(bench.table.first("a/1/input.json")):
+            bench.resume("2", key="a/2/input.json")
+            bench.resume("other", key="b/input.json")
+            await until(lambda: len(bench.begun) == 2)
+        await bench.end("other")
+        await bench.until_state("other", JobState.DELIVERED)
+        assert bench.begun == ["1", "other"]
+        await bench.end("1")
+        await until(lambda: len(bench.begun) == 3)
+
+    with_bench(use, WASMDROP_DIRECTORY_RUNNING="1")
+
+
+def test_dispatcher_drop_beyond_the_queued_limit_ends_with_that_code() -> None:
+    """It waits for no room; resumed jobs and reruns are never refused."""
+
+    async def use(bench: Bench) -> None:
+        for number in range(4):
+            bench.backlog.add()
+            bench.dispatcher.accept(drop(f"a/{number}/input.json"))
+        running, waiting, *refused = bench.journal.jobs.values()
+        assert (running.end, waiting.end) == (None, None)
+        for one in refused:
+            assert one.end is not None
+            assert one.end.code is Code.QUEUE_LIMIT
+            await bench.until_state(one.id, JobState.DELIVERED)
+        assert bench.dispatcher.full_directories() == 1
+        bench.resume("resumed", key="a/resumed/input.json")
+        await bench.dispatcher.rerun(drop("a/rerun/input.json"))
+        assert all(one.end is None for one in list(bench.journal.jobs.values())[4:])
+        assert bench.begun == [running.id]
+        bench.backlog.add()
+        bench.dispatcher.accept(drop("b/input.json"))
+        assert list(bench.journal.jobs.values())[-1].end is None
+
+    limits = {"WASMDROP_DIRECTORY_RUNNING": "1", "WASMDROP_DIRECTORY_QUEUED": "1"}
+    with_bench(use, **limits)
+
+
+@pytest.mark.parametrize("waits_for", ["its module", "its compilation"])
+def test_dispatcher_job_without_room_counts_as_waiting_until_it_goes_on(waits_for: str) -> None:
+    """Else a directory could have any number of jobs that wait for a module."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1", key="a/1/input.json")
+        await until(lambda: bench.begun)
+        with contextlib.ExitStack() as stack:
+            if waits_for == "its module":
+                await bench.end("1", ModuleAwaitedError())
+                await until(bench.dispatcher.full_directories)
+            else:
+                work = bench.table.first("a/1/input.json")
+                stack.enter_context(bench.dispatcher.yield_room(work))
+            bench.backlog.add()
+            bench.dispatcher.accept(drop("a/2/input.json"))
+            assert list(bench.journal.jobs.values())[-1].end is not None
+            assert bench.dispatcher.full_directories() == 1
+        if waits_for == "its module":
+            bench.dispatcher.resume("a/1/input.json")
+        assert bench.dispatcher.full_directories() == 0
+
+    with_bench(use, WASMDROP_DIRECTORY_QUEUED="1")
+
+
+def test_dispatcher_refused_result_waits_for_the_record_of_its_job_alone() -> None:
+    """The refusal is in that record: no second write has to be durable."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("runs", "waits", key="a/input.json")
+        await until(lambda: bench.begun)
+        bench.journal.is_slow = True
+        bench.backlog.add()
+        bench.dispatcher.accept(drop("a/refused/input.json"))
+        job_id = list(bench.journal.jobs)[-1]
+        assert bench.journal.jobs[job_id].end is not None
+        await bench.until_state(job_id, JobState.EXECUTED)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert bench.published == []
+        accepted = bench.journal.unwritten
+        assert len(accepted) == 1
+        accepted.pop().set_result(None)
+        await bench.until_state(job_id, JobState.DELIVERED)
+
+    with_bench(use, WASMDROP_DIRECTORY_QUEUED="1")

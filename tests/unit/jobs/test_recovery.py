@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import pytest
 
+from wasmdrop.jobs import recovery
 from wasmdrop.jobs.dispatcher import Dispatcher
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.recovery import recover
+from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import InputFile, Slot
 
 
@@ -108,3 +110,25 @@ def test_recovery_job_that_was_detached_and_then_refused_has_no_attempt_to_take_
         journal.move_lazily(job, JobState.EXECUTED)
 
     assert resumed(tmp_path, prepare).attempt == 0
+
+
+def test_recovery_refused_job_with_its_results_is_closed_with_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal may lack the moves of a job that never ran; its results are not written twice."""
+    monkeypatch.setattr(recovery, "placed_marker", lambda _job, *, is_for_event: b"{}")  # noqa: ARG005
+    slot = Slot("input.json", str(tmp_path / "input.json"), str(tmp_path), "result")
+    job = Job("1", slot, 1, end=DecidedEnd(Code.QUEUE_LIMIT, "too many"))
+
+    async def main() -> None:
+        journal = Journal(tmp_path / "journal.sqlite")
+        await journal.accept(job, b"{}", {})
+        dispatcher = Resumed()
+        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None)
+        assert dispatcher.jobs == []
+        found = (await journal.load_job("1")).job
+        assert found.state is JobState.DELIVERED
+        assert (found.code, found.message) == (Code.QUEUE_LIMIT, "too many")
+        await journal.close()
+
+    asyncio.run(main())
