@@ -17,12 +17,12 @@ from typing import Final, NoReturn
 
 from wasmdrop import settings
 from wasmdrop.cli.standard_streams import say
-from wasmdrop.fetch.deadline import Deadline
 from wasmdrop.fetch.download import Downloader, Fetched, Progress
 from wasmdrop.fetch.source import parse_source
 from wasmdrop.protocol.errors import FetchError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.text import one_line
+from wasmdrop.web.deadline import Deadline
 
 _REFUSED: Final = 1
 _MAX_SECONDS: Final = 600.0
@@ -87,7 +87,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         with _ended_by_signals(), _progress(source.name) as on_progress:
             fetched = Downloader(
-                directory, loaded.max_module_mb * MEBIBYTE, Deadline(options.max_sec), on_progress
+                directory,
+                loaded.max_module_mb * MEBIBYTE,
+                Deadline(options.max_sec, flag="--max-sec"),
+                on_progress,
             ).fetch(source)
     except FetchError as error:
         say(str(error))

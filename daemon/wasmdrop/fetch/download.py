@@ -9,15 +9,15 @@ from typing import BinaryIO, Final, TypeAlias
 import msgspec
 
 from wasmdrop.fetch.content_digest import ContentDigest, SourceDigest
-from wasmdrop.fetch.deadline import Deadline
 from wasmdrop.fetch.gateway import Gateway
-from wasmdrop.fetch.http import HttpClient
 from wasmdrop.fetch.ipfs_file import IpfsFile
 from wasmdrop.fetch.source import IpfsSource, Source, UrlSource
 from wasmdrop.protocol.errors import FetchError, SettingsError, StorageError
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import NotRegularError
 from wasmdrop.system.durable_files import replace_file, temporary_name
+from wasmdrop.web.client import HttpClient
+from wasmdrop.web.deadline import Deadline
 
 _CHUNK_BYTES: Final = 1 << 20
 

@@ -7,10 +7,10 @@ A trustless gateway has to answer for single blocks
 import hashlib
 from typing import Final
 
-from wasmdrop.fetch.http import HttpClient
 from wasmdrop.protocol.errors import FetchError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.unixfs.cid import Cid
+from wasmdrop.web.client import HttpClient
 
 #: Blocks have at most 2 MiB, by recommendation of the specification of gateways.
 _MAX_BLOCK_BYTES: Final = 2 * MEBIBYTE

@@ -42,9 +42,9 @@ class MalformedError(WasmdropError):
 
 
 class FetchError(WasmdropError):
-    """A download was refused: for what the server did, or what has the file's name already.
+    """A server on the network did not answer as it should, or a download was refused.
 
-    The text is one line.
+    A download is also refused if something else has the file's name. The text is one line.
     """
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.raw_server import blocks_of
 from wasmdrop.fetch.content_digest import SourceDigest
-from wasmdrop.fetch.http import Origin
-from wasmdrop.fetch.source import HttpUrl, IpfsSource, Source, UrlSource
+from wasmdrop.fetch.source import IpfsSource, Source, UrlSource
 from wasmdrop.unixfs.profiles import CIDV1, PROFILES
+from wasmdrop.web.url import HttpUrl, Origin
 
 CONTENT: Final = bytes(CIDV1.chunk_bytes) + b"another chunk"
 URL: Final = HttpUrl(Origin(False, "localhost", 80), "", "http://localhost")

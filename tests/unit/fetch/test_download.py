@@ -13,11 +13,11 @@ import pytest
 
 from tests.support.raw_server import RawServer, Request, blocks_of, body, gateway, serving
 from wasmdrop.fetch import download as fetch_download
-from wasmdrop.fetch.deadline import Deadline
 from wasmdrop.fetch.download import Downloader, Fetched
 from wasmdrop.fetch.source import parse_source
 from wasmdrop.protocol.errors import FetchError, SettingsError, StorageError
 from wasmdrop.unixfs.profiles import CIDV1, PROFILES, Profile
+from wasmdrop.web.deadline import Deadline
 
 CONTENT: Final = hashlib.shake_256(b"module").digest(CIDV1.chunk_bytes + 1000)
 SHA256: Final = hashlib.sha256(CONTENT).hexdigest()

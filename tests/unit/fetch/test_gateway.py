@@ -6,11 +6,12 @@ from typing import Final
 
 import pytest
 
-from wasmdrop.fetch.deadline import Deadline
 from wasmdrop.fetch.gateway import Gateway
-from wasmdrop.fetch.http import HttpClient, Origin
 from wasmdrop.protocol.errors import FetchError
 from wasmdrop.unixfs.cid import Cid, Codec
+from wasmdrop.web.client import HttpClient
+from wasmdrop.web.deadline import Deadline
+from wasmdrop.web.url import Origin
 
 BLOCK: Final = b"a block"
 CID: Final = Cid(1, Codec.RAW, hashlib.sha256(BLOCK).digest())

@@ -4,10 +4,10 @@ from typing import Final
 
 import pytest
 
-from wasmdrop.fetch.http import Origin
-from wasmdrop.fetch.source import HttpUrl, IpfsSource, UrlSource, parse_source
+from wasmdrop.fetch.source import IpfsSource, UrlSource, parse_source
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.unixfs.cid import Cid, Codec
+from wasmdrop.web.url import HttpUrl, Origin
 
 HEX: Final = "0123456789abcdef" * 4
 RAW: Final = Cid(1, Codec.RAW, bytes.fromhex(HEX))

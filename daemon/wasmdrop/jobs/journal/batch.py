@@ -98,7 +98,7 @@ def _perform(connection: sqlite3.Connection, one: Write | Operation) -> Any:
             _move(connection, job, changed_ns)
             awaited_modules.add(connection, job)
             if marker is not None:
-                events.record(connection, job.id, marker)
+                events.record(connection, job, marker)
         case Remembered(taken):
             _remember(connection, taken)
         case _:

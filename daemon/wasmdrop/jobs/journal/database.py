@@ -83,6 +83,8 @@ _MIGRATIONS: Final = (
     CREATE TABLE events (
         seq INTEGER PRIMARY KEY,
         job TEXT NOT NULL UNIQUE,
+        slot BLOB NOT NULL,
+        path BLOB NOT NULL,
         marker BLOB NOT NULL,
         created_ns INTEGER NOT NULL,
         failures INTEGER NOT NULL DEFAULT 0,

@@ -4,24 +4,32 @@ An event is recorded in the transaction that closes its job, and only if there i
 until the hook took it or it is given up, however long the job itself stays in the journal.
 """
 
+import os
 import sqlite3
 import time
 from typing import Final
 
 import msgspec
 
+from wasmdrop.jobs.job import Job
+from wasmdrop.protocol.slot import MARKER_SUFFIX
+
 #: Events that are removed at a time: some milliseconds, then jobs have a turn.
 _ROWS_AT_ONCE: Final = 200
 
-_COLUMNS: Final = "job, marker, created_ns, failures"
+_COLUMNS: Final = "job, slot, path, marker, created_ns, failures"
 
 
 class Event(msgspec.Struct, frozen=True):
     """The end of one job, which the hook has not taken yet. Times are nanoseconds since 1970."""
 
     job_id: str
+    slot: str
+    """The key of the job's slot."""
+    path: str
+    """Where the marker file is."""
     marker: bytes
-    """The content of the marker file."""
+    """Its content."""
     created_ns: int
     failures: int
     """How often the hook failed to take it."""
@@ -37,12 +45,15 @@ class DueEvents(msgspec.Struct, frozen=True):
     """When the oldest event of all was recorded; None without one."""
 
 
-def record(connection: sqlite3.Connection, job_id: str, marker: bytes) -> None:
+def record(connection: sqlite3.Connection, job: Job, marker: bytes) -> None:
     """Record the event of a job that is being closed; it is due at once."""
     now_ns = time.time_ns()
+    slot = job.slot
+    path = f"{slot.directory.rstrip('/')}/{slot.stem}{MARKER_SUFFIX}"
     connection.execute(
-        "INSERT OR IGNORE INTO events (job, marker, created_ns, due_ns) VALUES (?, ?, ?, ?)",
-        (job_id, marker, now_ns, now_ns),
+        "INSERT OR IGNORE INTO events (job, slot, path, marker, created_ns, due_ns)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (job.id, os.fsencode(slot.key), os.fsencode(path), marker, now_ns, now_ns),
     )
 
 
@@ -70,9 +81,10 @@ def due(
     for row in connection.execute(query, (now_ns,)):
         if len(found) >= limit or size_bytes >= max_bytes:
             break
-        if row[0] not in but:
-            found.append(Event(*row))
-            size_bytes += len(row[1])
+        job_id, slot, path, marker, *rest = row
+        if job_id not in but:
+            found.append(Event(job_id, os.fsdecode(slot), os.fsdecode(path), marker, *rest))
+            size_bytes += len(marker)
     later = "SELECT min(due_ns) FROM events WHERE due_ns > ?"
     oldest = "SELECT min(created_ns) FROM events"
     return DueEvents(

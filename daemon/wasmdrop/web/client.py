@@ -11,15 +11,16 @@ import http.client
 import io
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
 
-from wasmdrop.fetch.deadline import Deadline
 from wasmdrop.protocol.errors import FetchError
 from wasmdrop.protocol.text import describe_value, one_line
+from wasmdrop.web.deadline import Deadline
+from wasmdrop.web.url import Origin
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -34,19 +35,25 @@ _READ_BYTES: Final = 64 * 1024
 _MAX_REASON_CHARACTERS: Final = 80
 
 
-class Origin(msgspec.Struct, frozen=True):
-    """A server: where requests go."""
+class HttpAnswer(msgspec.Struct, frozen=True):
+    """The head of an answer."""
 
-    is_encrypted: bool
-    host: str
-    port: int
+    status: int
+    reason: str
+    """As the server sent it."""
+    retry_after: str | None
 
 
 class HttpClient:
-    """Sends requests to one server over a connection that it keeps."""
+    """Sends requests to one server over a connection that it keeps.
 
-    def __init__(self, origin: Origin, deadline: Deadline) -> None:
-        self._connection = _Connection(origin, deadline)
+    ``tls``: how a server with https is verified; without it by the certificates of the system.
+    """
+
+    def __init__(
+        self, origin: Origin, deadline: Deadline, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._connection = _Connection(origin, deadline, tls)
         self._deadline = deadline
 
     def close(self) -> None:
@@ -71,6 +78,17 @@ class HttpClient:
                 yield chunk
             if declared_bytes is not None and size_bytes < declared_bytes:
                 raise FetchError(f"ended after {size_bytes} of {declared_bytes} bytes")
+
+    def post(self, target: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        """Send ``POST target`` and return the head of the answer; its body is not read.
+
+        Raises `FetchError` if there is no answer.
+        """
+        with self._explained():
+            self._connection.request("POST", target, body, dict(headers))
+            self._connection.allow(_HEAD_BYTES)
+            response = self._connection.getresponse()
+            return HttpAnswer(response.status, response.reason, response.headers.get("Retry-After"))
 
     def _answer(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         is_new = self._connection.sock is None
@@ -133,11 +151,12 @@ def _check_head(response: http.client.HTTPResponse, max_bytes: int) -> int | Non
 class _Connection(http.client.HTTPConnection):
     """A connection whose every wait and every read is bounded."""
 
-    def __init__(self, origin: Origin, deadline: Deadline) -> None:
+    def __init__(self, origin: Origin, deadline: Deadline, tls: ssl.SSLContext | None) -> None:
         super().__init__(origin.host, origin.port)
         self.default_port = http.client.HTTPS_PORT if origin.is_encrypted else http.client.HTTP_PORT
-        # With the certificates of the system.
-        self._tls = ssl.create_default_context() if origin.is_encrypted else None
+        self._tls = None
+        if origin.is_encrypted:
+            self._tls = tls or ssl.create_default_context()
         self._deadline = deadline
         self._socket: _Socket | None = None
 

@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.certificates import server_certificate
 from tests.support.raw_server import Answer, RawServer, Request, body, head, serving
-from wasmdrop.fetch.deadline import Deadline
-from wasmdrop.fetch.http import HttpClient, Origin
 from wasmdrop.protocol.errors import FetchError
+from wasmdrop.web.client import HttpClient
+from wasmdrop.web.deadline import Deadline
+from wasmdrop.web.url import Origin
 
 LIMIT: Final = 100_000
 

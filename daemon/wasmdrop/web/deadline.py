@@ -1,4 +1,4 @@
-"""The time that a download may take: in all, and without a byte."""
+"""The time that requests to a server may take: in all, and without a byte."""
 
 import time
 from collections.abc import Callable
@@ -11,10 +11,16 @@ _MAX_IDLE_SECONDS: Final = 30.0
 
 
 class Deadline:
-    """The end of a download, ``seconds`` from now by ``clock``."""
+    """The end of a download, ``seconds`` from now by ``clock``.
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    ``flag``: of the command line, which the error names.
+    """
+
+    def __init__(
+        self, seconds: float, clock: Callable[[], float] = time.monotonic, flag: str = ""
+    ) -> None:
         self._seconds = seconds
+        self._flag = f" ({flag})" if flag else ""
         self._clock = clock
         self._end = clock() + seconds
 
@@ -29,4 +35,4 @@ class Deadline:
         """Return the error for a call that waited in vain."""
         if self._clock() < self._end:
             return FetchError(f"nothing arrived for {_MAX_IDLE_SECONDS:g} s")
-        return FetchError(f"not complete after {self._seconds:g} s (--max-sec)")
+        return FetchError(f"not complete after {self._seconds:g} s{self._flag}")
