@@ -64,10 +64,15 @@ function showConnection(error) {
   const line = byId("connection");
   lostSince = error ? (lostSince ?? Date.now() / 1000) : null;
   line.hidden = !error;
-  document.body.classList.toggle("stale", Boolean(error));
   if (!error) return;
-  const reason = error.isAnswer ? `The daemon can't tell its state: ${error.message}` : "No answer from the daemon";
-  setText(line, `${reason}, since ${clock(lostSince)}. The page tries again by itself.`);
+  const time = clock(lostSince);
+  const fault =
+    error.isAnswer === false
+      ? `No answer from the daemon since ${time}.`
+      : `The daemon's state can't be shown since ${time}: ${error.message}.`;
+  setText(line, `${fault} The page tries again by itself.`);
+  byId("state").className = "state quiet-text";
+  setText(byId("state"), "Unknown");
 }
 
 /** Show a message for a while. */

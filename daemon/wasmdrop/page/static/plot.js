@@ -1,15 +1,22 @@
-/** Plots of the last hour, as lines over time, with a table of the same values. */
+/** Plots of up to an hour, as lines over time, with a table of the same values. */
 
 import { drawn, element, setText } from "./elements.js";
 import { clock, isNumber } from "./format.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [52, 10, 8, 22];
 const HEIGHT = 150;
-const HOUR = 3600;
-const TABLE_STEP = 300;
 
-/** Samples of so many seconds become one point: two pixels of a plot. */
-const POINT = 20;
+/**
+ * How much a plot shows: the least that has all samples, so that the first minutes of a daemon are
+ * readable. In seconds: the whole, between two marks of the axis, of one point (at least a sample),
+ * and of one row of the table.
+ */
+const SPANS = [
+  { whole: 300, mark: 60, point: 5, row: 60 },
+  { whole: 900, mark: 180, point: 5, row: 60 },
+  { whole: 1800, mark: 300, point: 10, row: 120 },
+  { whole: 3600, mark: 900, point: 20, row: 300 },
+];
 
 /** The current values are those of the last minute. */
 const CURRENT = 60;
@@ -60,7 +67,7 @@ export class Plot {
     const table = element(
       "table",
       { class: "values" },
-      element("caption", { class: "unseen" }, `${title}, the last hour in steps of 5 minutes`),
+      element("caption", { class: "unseen" }, `${title}, by time`),
       element("thead", {}, element("tr", {}, ...labels.map((label) => element("th", { scope: "col" }, label)))),
       this.cells,
     );
@@ -77,10 +84,13 @@ export class Plot {
   /** Show a history as `/api/v1/history` has it; `end` is the time at the right edge. */
   update(history, end) {
     this.end = end;
+    const known = end - (history.times[0] ?? end);
+    this.span = SPANS.find((span) => known <= span.whole) ?? SPANS.at(-1);
+    this.period = history.period_seconds;
     this.times = [];
     const groups = [];
     history.times.forEach((time, index) => {
-      const point = Math.floor(time / POINT);
+      const point = Math.floor(time / this.span.point);
       if (groups.at(-1)?.point !== point) groups.push({ point, samples: [] });
       groups.at(-1).samples.push(index);
       this.times[groups.length - 1] = time;
@@ -126,11 +136,11 @@ export class Plot {
   }
 
   #times(width) {
-    const every = width < 330 ? 1200 : 900;
+    const every = this.span.mark;
     const parts = [];
     // Round times of the reader's clock: zones may differ from UTC by a quarter of an hour.
-    for (let time = Math.ceil((this.end - HOUR) / every) * every; time <= this.end; time += every) {
-      const x = LEFT + this.area.width * (1 - (this.end - time) / HOUR);
+    for (let time = Math.ceil((this.end - this.span.whole) / every) * every; time <= this.end; time += every) {
+      const x = LEFT + this.area.width * (1 - (this.end - time) / this.span.whole);
       if (x < LEFT + 4) continue;
       const bottom = TOP + this.area.height;
       parts.push(drawn("line", { class: "grid", x1: x, x2: x, y1: bottom, y2: bottom + 4 }));
@@ -141,7 +151,7 @@ export class Plot {
   }
 
   #x(time) {
-    return LEFT + this.area.width * (1 - (this.end - time) / HOUR);
+    return LEFT + this.area.width * (1 - (this.end - time) / this.span.whole);
   }
 
   #path(line, y) {
@@ -149,7 +159,7 @@ export class Plot {
     line.forEach((value, index) => {
       const x = this.#x(this.times[index]);
       // The daemon did not run or was stuck in a gap.
-      if (this.times[index] - this.times[index - 1] > 2 * POINT) isPenDown = false;
+      if (this.times[index] - this.times[index - 1] > 2 * Math.max(this.span.point, this.period)) isPenDown = false;
       const isDrawn = isNumber(value) && x >= LEFT && (!this.isLog || value > 0);
       if (isDrawn) {
         const point = `${x.toFixed(1)} ${y(value).toFixed(1)}`;
@@ -168,15 +178,15 @@ export class Plot {
       const [low, high] = [known.reduce((a, b) => Math.min(a, b)), known.reduce((a, b) => Math.max(a, b))];
       return `${this.series[index].name}: ${this.format(low)} to ${this.format(high)}`;
     });
-    return `${this.title}, the last hour. ${ends.join("; ")}.`;
+    return `${this.title}, the last ${this.span.whole / 60} minutes. ${ends.join("; ")}.`;
   }
 
   #read(event) {
     if (!this.lines?.[0].length) return;
     const left = this.svg.getBoundingClientRect().left + LEFT;
-    const time = this.end - HOUR * (1 - (event.clientX - left) / this.area.width);
+    const time = this.end - this.span.whole * (1 - (event.clientX - left) / this.area.width);
     const index = nearest(this.times, time);
-    if (Math.abs(this.times[index] - time) > HOUR / 60) return this.#unread();
+    if (Math.abs(this.times[index] - time) > this.span.whole / 60) return this.#unread();
     for (const edge of ["x1", "x2"]) this.cursor.setAttribute(edge, this.#x(this.times[index]));
     this.cursor.setAttribute("visibility", "visible");
     const values = this.series.map((one, at) => `${one.name} ${this.format(this.lines[at][index])}`);
@@ -190,11 +200,12 @@ export class Plot {
 
   #fillTable() {
     if (!this.details.open || !this.lines) return;
+    const { whole, row } = this.span;
     const rows = [];
-    for (let to = Math.ceil(this.end / TABLE_STEP) * TABLE_STEP; to > this.end - HOUR; to -= TABLE_STEP) {
-      const isInside = (_, index) => this.times[index] > to - TABLE_STEP && this.times[index] <= to;
+    for (let to = Math.ceil(this.end / row) * row; to > this.end - whole; to -= row) {
+      const isInside = (_, index) => this.times[index] > to - row && this.times[index] <= to;
       const values = this.lines.map((line, at) => joined(line.filter(isInside), this.series[at].join));
-      const time = `${clock(to - TABLE_STEP, false)} to ${clock(to, false)}`;
+      const time = `${clock(to - row, false)} to ${clock(to, false)}`;
       const cells = values.map((value) => element("td", {}, this.format(value)));
       rows.push(element("tr", {}, element("th", { scope: "row" }, time), ...cells));
     }
