@@ -29,7 +29,11 @@ _log = structlog.get_logger()
 
 
 class Discovery:
-    """Notices files in the directories of ``layout``. The arguments are those of the intake."""
+    """Notices files in the directories of ``layout``.
+
+    ``on_removals_lost`` is called, on any thread, if files may have been removed without an event.
+    The other arguments are those of the intake.
+    """
 
     def __init__(
         self,
@@ -40,7 +44,10 @@ class Discovery:
         known_module: Callable[[Slot, str | None], PinnedModule | None],
         emit: Callable[[Drop], None],
         counters: IntakeCounters,
+        on_removals_lost: Callable[[], object] = lambda: None,
     ) -> None:
+        self._backlog = backlog
+        self._on_removals_lost = on_removals_lost
         self._settings = settings
         self._counters = counters
         self.directories = _directories(settings, layout)
@@ -49,6 +56,7 @@ class Discovery:
         self._has_failed = False
         """Whether a directory could not be watched since the last attempt to watch all."""
         self._tried_at = time.monotonic()
+        self._ignored_names = IgnoredNames(layout, counters, self._recheck)
         self.intake = Intake(
             settings,
             layout,
@@ -59,11 +67,11 @@ class Discovery:
             self._recheck,
             self._unclosed,
             self._is_polling,
+            self._ignored_names.report,
         )
-        self._ignored_names = IgnoredNames(layout, counters, self._recheck)
         self.scanner = Scanner(
             layout,
-            self._consider,
+            self._look,
             self.intake.new_among,
             self._add,
             self._normal_seconds,
@@ -76,6 +84,7 @@ class Discovery:
             backlog.is_busy,
             self.intake.is_unreadable,
             self._consider,
+            self._on_removed,
             self._recheck,
             self._on_events_lost,
         )
@@ -110,6 +119,17 @@ class Discovery:
     def _consider(self, path: str) -> None:
         if not self.intake.consider(path):
             self._ignored_names.consider(path)
+
+    def _look(self, path: str) -> None:
+        self.intake.gone_files.look(path)
+        self._consider(path)
+
+    def _on_removed(self, path: str, is_directory: bool) -> None:
+        # Without open jobs there is none to cancel: most inputs are removed after their jobs.
+        if not len(self._backlog):
+            return
+        if not self.intake.gone_files.note(path, is_directory=is_directory):
+            self._on_removals_lost()
 
     def _watch(self, root: str) -> None:
         try:
@@ -151,6 +171,7 @@ class Discovery:
         self._counters.events_lost += 1
         _log.warning("events-lost", reason=reason)
         self.scanner.scan_soon()
+        self._on_removals_lost()
 
 
 def _directories(settings: Settings, layout: Layout) -> list[str]:

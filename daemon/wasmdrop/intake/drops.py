@@ -39,13 +39,31 @@ class ModuleDrop(msgspec.Struct, frozen=True):
 
 
 class DoneInput(msgspec.Struct, frozen=True):
-    """A new version of an input file that needs no job, but is to be remembered.
+    """A new version of a file that causes nothing, but is to be remembered.
 
-    Its slot holds its results, or a volume was swapped and the content is the same as before.
+    The slot of an input holds its results, or a volume was swapped and the content is the same as
+    before; or a cancel file is older than its input, or does not count.
     """
 
     path: str
     taken: bytes
 
 
-Drop: TypeAlias = InputDrop | ModuleDrop | DoneInput
+class GoneFile(msgspec.Struct, frozen=True):
+    """A file of which a version was taken, and which was removed or renamed away."""
+
+    path: str
+    slot_key: str | None
+    """The slot, if the file was its input."""
+
+
+class CancelFile(msgspec.Struct, frozen=True):
+    """A new version of a cancel file."""
+
+    slot_key: str
+    path: str
+    taken: bytes | None
+    """The version to remember; None if it also applies to an input that was not taken yet."""
+
+
+Drop: TypeAlias = InputDrop | ModuleDrop | DoneInput | GoneFile | CancelFile

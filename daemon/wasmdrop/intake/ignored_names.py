@@ -78,6 +78,11 @@ class IgnoredNames:
         if reason is not None and self._has_room(path):
             self._report(path, reason)
 
+    def report(self, path: str, reason: str) -> None:
+        """Log a file that has the right name and is ignored for another reason."""
+        if self._has_room(path):
+            self._report(path, reason)
+
     def _has_room(self, path: str) -> bool:
         """Return whether the path was not logged yet, and may be."""
         directory = self._directory_of(path)

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from wasmdrop.intake.backlog import Backlog
+from wasmdrop.intake.cancel_files import CancelFiles
 from wasmdrop.intake.drops import DoneInput, Drop, InputDrop, ModuleDrop
 from wasmdrop.intake.file_versions import (
     digest_of,
@@ -25,9 +26,10 @@ from wasmdrop.intake.file_versions import (
     pack_unreadable,
 )
 from wasmdrop.intake.finished_slots import is_done
+from wasmdrop.intake.gone_files import GoneFiles
 from wasmdrop.intake.input_memory import InputMemory, InputMemoryFullError
 from wasmdrop.intake.input_reader import InputReader
-from wasmdrop.intake.layout import Layout, RootedPath
+from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import JournalUnreadableError, TakenVersions
 from wasmdrop.intake.untrusted_files import ChangedWhileReadError, open_file
 from wasmdrop.intake.write_detection import UnclosedFile, WriteDetector
@@ -38,7 +40,6 @@ from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 from wasmdrop.system.byte_budget import Reservation
-from wasmdrop.system.mount_table import MountTable
 from wasmdrop.system.openat2 import Links
 
 _log = structlog.get_logger()
@@ -50,7 +51,8 @@ class Intake:
     ``taken`` are the versions that the journal has. ``known_module`` returns the module of a slot,
     by the input's reference to it, if it was read before. ``emit`` is called with each drop.
     ``recheck(path, seconds)`` has a path considered again later. ``unclosed`` and ``is_polling``:
-    see :class:`WriteDetector`.
+    see :class:`WriteDetector`. ``on_refused(path, reason)`` is called with cancel files that do not
+    count.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Intake:
         recheck: Callable[[str, float], None] = lambda _path, _seconds: None,
         unclosed: Callable[[str], UnclosedFile | None] = lambda _path: None,
         is_polling: Callable[[], bool] = lambda: False,
+        on_refused: Callable[[str, str], None] = lambda _path, _reason: None,
     ) -> None:
         self._settle_seconds = settings.settle_sec
         self._layout = layout
@@ -80,22 +83,25 @@ class Intake:
         self._emit = emit
         self._recheck = recheck
         self._known_module = known_module
+        self._on_refused = on_refused
         self._considered: dict[str, bool] = {}
         """Paths under consideration, and whether each was noticed again meanwhile."""
-        self._probed_mounts: set[str] = set()
-        """Mounts at which :meth:`forget_gone` looks, where the look may hang."""
         self._lock = threading.Lock()
+        self._cancel_files = CancelFiles(layout, taken)
+        self.gone_files = GoneFiles(
+            *(layout, taken, self._considered, self._lock, emit, recheck), settings.settle_sec
+        )
 
     def consider(self, path: str) -> bool:
         """Look at a noticed path and take it if it is a drop.
 
-        Return whether it is the path of an input or a module.
+        Return whether it is the path of an input, a module or a cancel file.
         """
         layout = self._layout
         slot = layout.slot_of(layout.input_announced_by(path) or path)
         if slot is not None:
             path = slot.input_path
-        elif not layout.is_module(path):
+        elif not layout.is_module(path) and layout.slot_cancelled_by(path) is None:
             return False
         # One thread at a time looks at a path, and looks again if others noticed it meanwhile. No
         # lock is held during I/O: a file on a mount that hangs blocks only itself.
@@ -124,10 +130,7 @@ class Intake:
                     return
             elif self._write_detector.will_close(path, layout.rooted(path)):
                 return
-            if slot is not None:
-                self._consider_input(slot)
-            else:
-                self._consider_module(path)
+            self._take(path, slot)
         except (FileNotFoundError, NotADirectoryError):
             self._write_detector.forget(path)  # gone before it was read: no drop
         except ChangedWhileReadError:
@@ -139,6 +142,14 @@ class Intake:
         except OSError as error:
             # The next scan tries again.
             _log.warning("drop-unreadable", path=path, error=str(error))
+
+    def _take(self, path: str, slot: Slot | None) -> None:
+        if slot is not None:
+            self._consider_input(slot)
+        elif (cancelled := self._layout.slot_cancelled_by(path)) is not None:
+            self._consider_cancel_file(path, cancelled)
+        else:
+            self._consider_module(path)
 
     def close(self) -> None:
         """Close the journal, which is then complete in one file."""
@@ -165,38 +176,6 @@ class Intake:
             return is_unreadable(self._taken.get(path) or b"")
         except JournalUnreadableError:
             return False
-
-    def forget_gone(self, on_forgotten: Callable[[str], None]) -> None:
-        """Forget versions of files that no longer exist; call ``on_forgotten`` with each path.
-
-        A file that disappeared together with its volume is remembered, because it would run again
-        when the volume is back. So are files that can't be looked at, and files on a mount at which
-        an earlier call still hangs.
-        """
-        mounts = MountTable()
-        try:
-            for page in self._taken.pages():
-                for path, version in page:
-                    point = mounts.of(path).point
-                    if point not in self._probed_mounts and self._is_gone(path, version, point):
-                        self._forget(path, version, on_forgotten)
-        finally:
-            mounts.close()
-
-    def _is_gone(self, path: str, version: bytes, mount_point: str) -> bool:
-        self._probed_mounts.add(mount_point)
-        try:
-            return _is_gone(self._layout.rooted(path), version)
-        finally:
-            self._probed_mounts.discard(mount_point)
-
-    def _forget(self, path: str, version: bytes, on_forgotten: Callable[[str], None]) -> None:
-        with self._lock:
-            # Unless the file is back, and is being taken, by now.
-            if path not in self._considered and self._taken.get(path) == version:
-                self._taken.put(path, None)
-                # Within the lock, so that a later drop is emitted after this.
-                on_forgotten(path)
 
     def hold(self, path: str) -> bool:
         """Keep all threads from looking at an input until :meth:`release`.
@@ -330,6 +309,22 @@ class Intake:
                 self._taken.put(path, taken)
                 self._emit(ModuleDrop(path, version, taken, self.trusts_markers))
 
+    def _consider_cancel_file(self, path: str, slot: Slot) -> None:
+        try:
+            found = self._cancel_files.read(path, slot)
+        except RefusedError as error:
+            taken = pack_unreadable(self._lstat(path))
+            if self._taken.get(path) != taken:
+                self._remember(path, taken)
+                self._on_refused(path, error.message)
+            return
+        if found is None:
+            return
+        with self._lock:
+            if found.taken is not None:
+                self._taken.put(path, found.taken)
+            self._emit(found)
+
     def _lstat(self, path: str) -> os.stat_result:
         file = self._layout.rooted(path)
         return openat2.lstat(file.root, file.relative)
@@ -337,24 +332,3 @@ class Intake:
 
 def _is_done(drop: InputDrop) -> bool:
     return is_done(drop.slot, drop.input, mtime_ns_of(drop.taken))
-
-
-def _is_gone(file: RootedPath, version: bytes) -> bool:
-    """Return whether nothing is at a path, although the filesystem of ``version`` is there."""
-    try:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            openat2.lstat(file.root, file.relative)
-            return False
-        return version.startswith(_device_above(file).to_bytes(8, "little"))
-    except OSError:
-        return False
-
-
-def _device_above(file: RootedPath) -> int:
-    """Return the filesystem of the deepest directory above a file that exists."""
-    relative = file.relative
-    while relative:
-        relative = relative.rpartition("/")[0]
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return openat2.status(file.root, relative, Links.NONE).st_dev
-    raise FileNotFoundError  # not even the watched directory exists

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from wasmdrop.protocol.slot import OUTPUT_SUFFIX, SLOT_NAME_RULE, Slot, result_stem
+from wasmdrop.protocol.slot import CANCEL_SUFFIX, OUTPUT_SUFFIX, SLOT_NAME_RULE, Slot, result_stem
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 
@@ -52,7 +52,8 @@ class Layout:
         self.root_slot = self._root_slot(settings)
         #: Names that the operator chose.
         self._own_names = {os.path.basename(self.wasm_path), settings.input_path.name}  # noqa: PTH119
-        self._own_names |= {name + self._ready_suffix for name in self._own_names}
+        suffixes = (self._ready_suffix, CANCEL_SUFFIX)
+        self._own_names |= {name + suffix for name in self._own_names for suffix in suffixes}
 
     @staticmethod
     def _root_slot(settings: Settings) -> Slot:
@@ -97,6 +98,12 @@ class Layout:
             return None
         return path[: -len(suffix)]
 
+    def slot_cancelled_by(self, path: str) -> Slot | None:
+        """Return the slot whose cancel file is at ``path``, if that is a cancel file."""
+        if not path.endswith(CANCEL_SUFFIX):
+            return None
+        return self.slot_of(path[: -len(CANCEL_SUFFIX)])
+
     @property
     def announces_inputs(self) -> bool:
         """Whether a ready file says that an input is complete."""
@@ -126,6 +133,8 @@ class Layout:
         if is_ignored(name) or not (is_input or folded.endswith(".wasm")):
             return None
         if self.slot_of(self.input_announced_by(path) or path) or self.is_module(path):
+            return None
+        if self.slot_cancelled_by(path):
             return None
         if not is_input and _is_below(path, self.wasm_dir):
             return "the name of a module ends in .wasm, in lower case"

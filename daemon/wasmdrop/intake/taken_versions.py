@@ -78,16 +78,20 @@ class TakenVersions:
             if len(self._recent) > self._limit:
                 self._drop_oldest()
 
-    def pages(self) -> Iterator[list[tuple[str, bytes]]]:
-        """Yield all paths with their versions, in pages."""
+    def pages(self, directory: str = "") -> Iterator[list[tuple[str, bytes]]]:
+        """Yield all paths, or those below a directory, with their versions, in pages."""
+        start, end = f"{directory}/", f"{directory}0"  # "0" follows "/"
         with self._lock:
-            recent = [(path, version) for path, version in self._recent.items() if version]
-        yield recent
-        last = b""
+            recent = [item for item in self._recent.items() if item[0].startswith(start)]
+        yield [(path, version) for path, version in recent if version]
+        last = os.fsencode(start)
         while True:
             with self._lock:
-                query = "SELECT path, version FROM taken WHERE path > ? ORDER BY path LIMIT ?"
-                rows = self._read(query, [last, _ROWS])
+                query = (
+                    "SELECT path, version FROM taken WHERE path > ? AND path < ?"
+                    " ORDER BY path LIMIT ?"
+                )
+                rows = self._read(query, [last, os.fsencode(end), _ROWS])
                 page = [(os.fsdecode(path), version) for path, version in rows]
                 page = [item for item in page if item[0] not in self._recent]
             if not rows:

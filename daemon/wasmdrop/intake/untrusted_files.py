@@ -66,9 +66,7 @@ def open_file(file: RootedPath, max_bytes: int, code: Code, links: Links) -> Ite
     path_fd, directory = _open_path(file, code, links)
     relative = file.relative
     try:
-        status = os.fstat(path_fd)
-        if (kind := file_kind(status)) is not None:
-            raise RefusedError(code, f"{relative}: expected a regular file, found {kind}")
+        status = _regular_status(path_fd, relative, code)
         if status.st_size > max_bytes:
             limit = f"limit: {max_bytes // MEBIBYTE} MiB; {_SETTINGS[code]} of the daemon"
             raise RefusedError(
@@ -88,6 +86,15 @@ def open_file(file: RootedPath, max_bytes: int, code: Code, links: Links) -> Ite
         yield OpenFile(fd, status, DirectoryIdentity.of(directory) if directory else None)
     finally:
         os.close(fd)
+
+
+def file_status(file: RootedPath, code: Code, links: Links) -> os.stat_result:
+    """Return the status of a regular file, which is not opened; errors as in :func:`open_file`."""
+    path_fd, _directory = _open_path(file, code, links)
+    try:
+        return _regular_status(path_fd, file.relative, code)
+    finally:
+        os.close(path_fd)
 
 
 def read_file(
@@ -114,6 +121,13 @@ def read_file(
         if FileVersion.of(os.fstat(fd)) != before or len(data) != before.size_bytes:
             raise ChangedWhileReadError
         return FileRead(data, before, found_in)
+
+
+def _regular_status(path_fd: int, relative: str, code: Code) -> os.stat_result:
+    status = os.fstat(path_fd)
+    if (kind := file_kind(status)) is not None:
+        raise RefusedError(code, f"{relative}: expected a regular file, found {kind}")
+    return status
 
 
 def _open_path(file: RootedPath, code: Code, links: Links) -> tuple[int, os.stat_result | None]:

@@ -43,6 +43,8 @@ _DIRECTORY_EVENTS: Final = Mask(
     | InotifyConstants.IN_CREATE
     | InotifyConstants.IN_MODIFY
     | InotifyConstants.IN_ATTRIB
+    | InotifyConstants.IN_DELETE
+    | InotifyConstants.IN_MOVED_FROM
     | InotifyConstants.IN_ONLYDIR
 )
 

@@ -40,9 +40,10 @@ class Watcher:
     whether a file could not be read so far, so that a new mode or owner matters.
 
     ``on_file(path)`` is called with files that were created, closed after writing, or renamed into
-    place; :meth:`unclosed` tells them apart. ``recheck(path)`` is called with files on another
-    filesystem than the root of their tree, where a look may hang, and with directories to scan and
-    to :meth:`add`. ``on_lost(reason)`` is called when events were lost.
+    place; :meth:`unclosed` tells them apart. ``on_removed(path, is_directory)`` is called with
+    files and directories that were removed or renamed away. ``recheck(path)`` is called with files
+    on another filesystem than the root of their tree, where a look may hang, and with directories
+    to scan and to :meth:`add`. ``on_lost(reason)`` is called when events were lost.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Watcher:
         is_busy: Callable[[], bool],
         is_unreadable: Callable[[str], bool],
         on_file: Callable[[str], None],
+        on_removed: Callable[[str, bool], None],
         recheck: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
         self._is_unreadable = is_unreadable
         self._on_file = on_file
+        self._on_removed = on_removed
         self._recheck = recheck
         self._on_lost = on_lost
         self._make_reader = partial(InotifyReader, may_matter, is_busy)
@@ -132,6 +135,9 @@ class Watcher:
         if not name or is_ignored(name):
             return
         path = f"{directory}/{name}"
+        if event.is_delete or event.is_moved_from:
+            self._on_removed(path, event.is_directory)
+            return
         if event.is_directory:
             self._recheck(path)
             return

@@ -11,6 +11,9 @@ import msgspec
 #: Suffix of the completion marker.
 MARKER_SUFFIX: Final = ".done"
 
+#: Suffix of a cancel file, after the whole name of the input.
+CANCEL_SUFFIX: Final = ".cancel"
+
 #: Suffix of the directory with a job's output files.
 OUTPUT_SUFFIX: Final = ".output"
 

@@ -22,6 +22,7 @@ from wasmdrop.jobs.recovery import recover
 from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.retention.gone_files import run_checks
 from wasmdrop.retention.journal import run_retention
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
@@ -108,8 +109,10 @@ async def _serve(
     journal = Journal(settings.state_dir / JOURNAL_NAME, backlog.is_busy)
     finder = new_module_finder(settings, layout, cache)
     taken = TakenVersions(journal.path, journal.fail)
+    loop, check_wanted = asyncio.get_running_loop(), asyncio.Event()
     discovery = Discovery(
-        settings, layout, taken, backlog, finder.find_known, inbox.put, metrics.intake
+        *(settings, layout, taken, backlog, finder.find_known, inbox.put, metrics.intake),
+        on_removals_lost=partial(loop.call_soon_threadsafe, check_wanted.set),
     )
     intake = discovery.intake
     pipeline = build_pipeline(
@@ -166,7 +169,6 @@ async def _serve(
             retention = asyncio.create_task(
                 run_retention(
                     journal,
-                    intake,
                     settings.keep_days,
                     settings.journal_mb * MEBIBYTE,
                     settings.rescan_sec,
@@ -175,9 +177,17 @@ async def _serve(
             files = FileRetention(
                 *(settings, layout, intake, journal, pipeline.dispatcher, inbox, metrics)
             )
+            checks = asyncio.create_task(
+                run_checks(
+                    *(intake.gone_files, settings.settle_sec, settings.rescan_sec),
+                    may_forget=files.has_recovered,
+                    is_wanted=check_wanted,
+                )
+            )
             async with files.running():
                 await _until_asked(shutdown, journal)
             retention.cancel()
+            checks.cancel()
             health.why_not_ready = "stopping"
             notify("STOPPING=1")
             _log.info("stopping", signal=shutdown.reason, drain_sec=settings.drain_sec)

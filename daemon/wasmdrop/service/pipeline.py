@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import DoneInput, Drop, ModuleDrop
+from wasmdrop.intake.drops import Drop, GoneFile, InputDrop, ModuleDrop
 from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.module_finder import ModuleFinder
@@ -37,12 +37,14 @@ class Pipeline:
 
     def take(self, drop: Drop) -> None:
         """Take a drop from intake."""
-        if isinstance(drop, DoneInput):
-            self.journal.remember({drop.path: drop.taken})
+        if isinstance(drop, InputDrop):
+            self.dispatcher.accept(drop)
         elif isinstance(drop, ModuleDrop):
             self.reruns.take(drop)
-        else:
-            self.dispatcher.accept(drop)
+        elif isinstance(drop, GoneFile):
+            self.journal.forget(drop.path)
+        elif drop.taken is not None:
+            self.journal.remember({drop.path: drop.taken})
 
     async def close(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
         """Drain the jobs and close the journal; see :meth:`Dispatcher.drain`."""

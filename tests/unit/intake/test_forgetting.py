@@ -9,7 +9,7 @@ import pytest
 from tests.support.require import require_root
 from wasmdrop import settings
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import Drop, InputDrop
+from wasmdrop.intake.drops import Drop, GoneFile, InputDrop
 from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.taken_versions import TakenVersions
@@ -32,6 +32,7 @@ class Memory:
         self.journal = open_for_writing(base / "journal.sqlite")
         self.taken = TakenVersions(base / "journal.sqlite", pytest.fail)
         self.emitted: list[str] = []
+        self.gone: list[GoneFile] = []
         self.intake = Intake(
             loaded,
             Layout(loaded),
@@ -42,6 +43,9 @@ class Memory:
         )
 
     def _emit(self, drop: Drop) -> None:
+        if isinstance(drop, GoneFile):
+            self.gone.append(drop)
+            return
         self.emitted.append(drop.slot.key if isinstance(drop, InputDrop) else drop.path)
 
     def take(self, name: str) -> Path:
@@ -55,9 +59,10 @@ class Memory:
 
     def forget(self) -> list[str]:
         """Forget what is gone; return the names."""
-        paths: list[str] = []
-        self.intake.forget_gone(paths.append)
-        return sorted(os.path.relpath(path, self.shared) for path in paths)
+        self.gone.clear()
+        files = self.intake.gone_files
+        files.forget(files.find())
+        return sorted(os.path.relpath(drop.path, self.shared) for drop in self.gone)
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def memory(tmp_path: Path) -> Memory:
     return Memory(tmp_path)
 
 
-def test_forget_gone_only_missing_files_are_forgotten(memory: Memory) -> None:
+def test_gone_files_only_missing_files_are_forgotten(memory: Memory) -> None:
     """Also if their directory is gone, or is a file now. A dangling link exists."""
     for name in ("input-stays.json", "input-gone.json", "a/b/input.json", "c/input.json"):
         memory.take(name)
@@ -84,7 +89,7 @@ def test_forget_gone_only_missing_files_are_forgotten(memory: Memory) -> None:
     assert memory.forget() == []
 
 
-def test_forget_gone_file_that_returns_is_a_new_drop(memory: Memory) -> None:
+def test_gone_files_file_that_returns_is_a_new_drop(memory: Memory) -> None:
     """A file that was renamed back meanwhile is not."""
     path = memory.take("input.json")
     aside = path.rename(memory.shared / "aside")
@@ -97,7 +102,7 @@ def test_forget_gone_file_that_returns_is_a_new_drop(memory: Memory) -> None:
     assert memory.emitted == ["input.json", "input.json"]
 
 
-def test_forget_gone_files_of_an_unmounted_volume_are_remembered(memory: Memory) -> None:
+def test_gone_files_files_of_an_unmounted_volume_are_remembered(memory: Memory) -> None:
     """They must not run again when the volume returns."""
     require_root()
     volume = memory.shared / "volume"

@@ -52,15 +52,26 @@ def test_get_version_not_written_yet_is_known(memory: Memory) -> None:
 
 def test_pages_yield_each_path_once_with_its_latest_version(memory: Memory) -> None:
     """Forgotten ones are left out."""
-    stored = {f"{number:05}": b"1" for number in range(1200)}
+    stored = {f"/{number:05}": b"1" for number in range(1200)}
     memory.write(dict(stored))
-    memory.taken.put("00007", b"2")
-    memory.taken.put("00008", None)
-    memory.taken.put("new", b"3")
+    memory.taken.put("/00007", b"2")
+    memory.taken.put("/00008", None)
+    memory.taken.put("/new", b"3")
     found = [item for page in memory.taken.pages() for item in page]
-    expected = stored | {"00007": b"2", "new": b"3"}
-    del expected["00008"]
+    expected = stored | {"/00007": b"2", "/new": b"3"}
+    del expected["/00008"]
     assert sorted(found) == sorted(expected.items())
+
+
+def test_pages_of_a_directory_are_of_files_below_it(memory: Memory) -> None:
+    """Not of neighbours whose names begin like it."""
+    stored = {"/a": b"1", "/a/b": b"1", "/a/b/c": b"1", "/a0": b"1", "/a-": b"1", "/b/a/b": b"1"}
+    memory.write(dict(stored))
+    memory.taken.put("/a/new\udcff", b"2")
+    memory.taken.put("/a/b/c", None)
+    memory.taken.put("/a.new", b"2")
+    found = [item for page in memory.taken.pages("/a") for item in page]
+    assert sorted(found) == [("/a/b", b"1"), ("/a/new\udcff", b"2")]
 
 
 def test_put_many_changes_written_ones_leave_memory(memory: Memory) -> None:

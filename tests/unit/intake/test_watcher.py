@@ -51,6 +51,7 @@ def _check_without_descriptors(directory: Path, left: int) -> None:
         lambda: False,
         bool,
         lambda _path: heard.set(),
+        lambda _path, _is_directory: None,
         lambda _path: None,
         lambda _reason: None,
     )

@@ -90,6 +90,7 @@ def test_liveness_parts_answer_and_a_stopped_fork_server_does_not(tmp_path: Path
             lambda: False,
             bool,
             lambda _path: None,
+            lambda _path, _is_directory: None,
             lambda _path: None,
             lambda _reason: None,
         )
