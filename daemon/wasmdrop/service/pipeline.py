@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from wasmdrop.delivery.delivery import Delivery
 from wasmdrop.intake.backlog import Backlog
-from wasmdrop.intake.drops import Drop, GoneFile, InputDrop, ModuleDrop
+from wasmdrop.intake.drops import CancelFile, Drop, GoneFile, InputDrop, ModuleDrop
 from wasmdrop.intake.intake import Intake
 from wasmdrop.intake.layout import Layout
 from wasmdrop.intake.module_finder import ModuleFinder
@@ -23,6 +24,10 @@ from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.settings import Settings
+
+#: Why a job was cancelled.
+_REMOVED: Final = "its input was removed before it began"
+_CANCEL_FILE: Final = "a cancel file was dropped beside its input"
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,14 @@ class Pipeline:
         elif isinstance(drop, ModuleDrop):
             self.reruns.take(drop)
         elif isinstance(drop, GoneFile):
-            self.journal.forget(drop.path)
-        elif drop.taken is not None:
-            self.journal.remember({drop.path: drop.taken})
+            if drop.slot_key is not None:
+                _ = self.dispatcher.cancel_slot(drop.slot_key, _REMOVED, begun=False)
+            self.journal.forget(drop.path)  # after the cancellation, which a crash must not undo
+        else:
+            if isinstance(drop, CancelFile):
+                _ = self.dispatcher.cancel_slot(drop.slot_key, _CANCEL_FILE, begun=True)
+            if drop.taken is not None:
+                self.journal.remember({drop.path: drop.taken})
 
     async def close(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
         """Drain the jobs and close the journal; see :meth:`Dispatcher.drain`."""
