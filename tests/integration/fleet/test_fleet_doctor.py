@@ -36,6 +36,7 @@ def test_doctor_tries_what_a_daemon_does_with_its_fleet(fleet: SecureFleet) -> N
         "deterministic jobs": Severity.WARNING,
         "workers": Severity.WARNING,
         "round trip": Severity.OK,
+        "cancellation": Severity.OK,
     }
     assert "wasmdrop fleet init --wasmtime" in found["deterministic jobs"].advice
     assert "wasmdrop work" in found["workers"].advice

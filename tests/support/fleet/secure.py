@@ -33,10 +33,11 @@ class SecureFleet:
         daemons: Sequence[str],
         pools: Sequence[str],
         make_accounts: Callable[[PublicKeys], dict[str, Any]] = accounts,
+        engines: Sequence[str] = (),
     ) -> None:
         base.mkdir(parents=True, exist_ok=True)
         self._base = base
-        self.plan = Plan(tuple(daemons), tuple(pools), (), sizes=SIZES)
+        self.plan = Plan(tuple(daemons), tuple(pools), tuple(engines), sizes=SIZES)
         self.keys = PublicKeys(
             self._make_key(ADMIN),
             {name: self._make_key(f"daemon-{name}") for name in daemons},
@@ -92,9 +93,13 @@ def secure_fleet(
     daemons: Sequence[str],
     pools: Sequence[str],
     make_accounts: Callable[[PublicKeys], dict[str, Any]] = accounts,
+    engines: Sequence[str] = (),
 ) -> Iterator[SecureFleet]:
-    """Give a fleet with its streams, whose server runs during the block."""
-    fleet = SecureFleet(base, daemons, pools, make_accounts)
+    """Give a fleet with its streams, whose server runs during the block.
+
+    ``engines``: its classes of deterministic jobs.
+    """
+    fleet = SecureFleet(base, daemons, pools, make_accounts, engines)
     fleet.server.start()
     try:
         asyncio.run(fleet.set_up())

@@ -32,6 +32,9 @@ ANSWER_SECONDS: Final = 15.0
 #: Time for an answer, after which the request is sent again.
 _TRY_SECONDS: Final = 5.0
 
+#: Time for a refusal of a message that is not answered otherwise.
+_REFUSAL_SECONDS: Final = 2.0
+
 #: A server answers a pull after its time; the answer needs some, too.
 _PULL_MARGIN_SECONDS: Final = 3.0
 
@@ -144,6 +147,20 @@ class FleetConnection:
     async def subscribe(self, subject: str, callback: Callback) -> None:
         """Call ``callback(subject, data)`` with each message that is sent on a subject."""
         await self._link.subscribe(subject, callback)
+
+    async def may_publish(self, subject: str, data: bytes) -> bool:
+        """Send a message as :meth:`publish` does; return whether the server allows it.
+
+        Raises ``FleetUnavailableError`` if there is no connection.
+        """
+        client = await self._link.client(_TRY_SECONDS)
+        try:
+            await client.request(subject, data, _REFUSAL_SECONDS)
+        except FleetRefusedError:
+            return False
+        except NoAnswerError:
+            pass  # a receiver does not answer, and neither does a server that allows it
+        return True
 
     async def store(
         self,

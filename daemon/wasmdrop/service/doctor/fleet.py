@@ -4,6 +4,7 @@ from typing import Final
 
 from wasmdrop.fleet.admin.setup import missing_for_daemon
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
+from wasmdrop.fleet.messages import Withdrawal, encode
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
     engine_class,
@@ -11,6 +12,7 @@ from wasmdrop.fleet.names import (
     input_chunks_filter,
     input_stream,
     job_stream,
+    withdrawal_subject,
 )
 from wasmdrop.fleet.transport.access import read_access
 from wasmdrop.fleet.transport.connection import FleetConnection, Stored, connect
@@ -79,6 +81,7 @@ async def _examine_setup(connection: FleetConnection, settings: Settings) -> lis
         )
     findings.append(await _examine_workers(connection, pool))
     findings.append(await _try_round_trip(connection, daemon, pool))
+    findings.append(await _try_withdrawal(connection, daemon, pool))
     return findings
 
 
@@ -113,3 +116,15 @@ async def _try_round_trip(connection: FleetConnection, daemon: str, pool: str) -
             "run `wasmdrop fleet init`",
         )
     return ok(_AREA, "round trip", f"a message was stored in {stream}, found and removed")
+
+
+async def _try_withdrawal(connection: FleetConnection, daemon: str, pool: str) -> Finding:
+    """Withdraw no job."""
+    subject = withdrawal_subject(pool, daemon)
+    if await connection.may_publish(subject, encode(Withdrawal(()))):
+        return ok(_AREA, "cancellation", f"workers of pool {pool} may be told of cancelled jobs")
+    return warning(
+        *(_AREA, "cancellation", f"the server does not allow this key to publish {subject}"),
+        "cancelled jobs run on at their workers until they end or time out; run `wasmdrop fleet"
+        " config` of this version again with the same arguments, and restart the server",
+    )
