@@ -75,6 +75,30 @@ class InputDirectory:
         for fd in (*self._archives.values(), self._fd):
             os.close(fd)
 
+    def status(self, path: str) -> os.stat_result | None:
+        """Return the status of the input, or of a link, at ``path``; None if nothing is there."""
+        return _status(os.path.basename(path), self._fd)  # noqa: PTH119 - may hold any bytes
+
+    def removing_status(self, path: str) -> os.stat_result | None:
+        """Return the status of an input that a daemon which died was about to remove."""
+        name = os.path.basename(path)  # noqa: PTH119 - may hold any bytes
+        return _status(REMOVING_PREFIX + name, self._fd)
+
+    def has_content(self, path: str, version: bytes) -> bool:
+        """Return whether the input at ``path`` is that version, and is not being written."""
+        return _is_content(version, os.path.basename(path), self._fd)  # noqa: PTH119 - any bytes
+
+    def require_removable(self, status: os.stat_result) -> None:
+        """Raise ``PermissionError`` if an input with that status can't be removed (unlink(2))."""
+        directory = os.fstat(self._fd)
+        is_sticky = directory.st_mode & stat.S_ISVTX
+        may_remove = os.geteuid() in {0, status.st_uid, directory.st_uid}
+        if is_sticky and not may_remove:
+            reason = "the sticky bit of the directory keeps the daemon from removing inputs"
+            raise PermissionError(errno.EPERM, reason)
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._fd, effective_ids=True):
+            raise PermissionError(errno.EACCES, "the daemon may not remove inputs from it")
+
     def withdraw(self, one: DoneInput) -> bool:
         """Move an input to its archive, or remove it; return whether that was done.
 
@@ -100,10 +124,11 @@ class InputDirectory:
             self._end_ready(one, is_moved=is_moved)
         return is_moved
 
-    def recover(self, one: DoneInput) -> bool:
+    def recover(self, one: DoneInput, *, archives: bool = True) -> bool:
         """Complete or undo what a daemon that died has begun; return whether the input is gone.
 
-        The caller syncs, and withdraws an input that is not gone.
+        ``archives``: whether it may have been about to archive the input. The caller syncs, and
+        withdraws an input that is not gone.
         """
         if self._ready_suffix:
             self._end_ready(one, is_moved=False)
@@ -114,7 +139,7 @@ class InputDirectory:
             return False
         return any(
             _status(name, fd) is not None and self._keep_or_put_back(one, name, fd)
-            for name, fd in self._places(one)
+            for name, fd in (self._places(one) if archives else [(_removing(one), self._fd)])
         )
 
     def sync(self) -> None:

@@ -67,6 +67,13 @@ class FileRetention:
             )
             self._dispatcher.on_delivered = inputs.note
             loops.append(inputs.run(settings.rescan_sec))
+        if settings.keep_results_days is not None:
+            from wasmdrop.retention.finished_slots import FinishedSlots  # noqa: PLC0415
+
+            slots = FinishedSlots(
+                settings, layout, intake, journal, quiet_slots, steps, self._metrics
+            )
+            loops.append(slots.run())
         tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             yield

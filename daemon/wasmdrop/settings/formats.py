@@ -217,6 +217,7 @@ HOOK: Final = ValueFormat(
     _read_hook,
 )
 DAYS: Final = positive("DAYS", "a number of days", _MAX_DAYS, or_zero=True)
+DAYS_ABOVE_ZERO: Final = positive("DAYS", "a number of days", _MAX_DAYS)
 INT64: Final = integer(-(2**63), 2**64 - 1)
 
 

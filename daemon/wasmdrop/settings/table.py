@@ -9,6 +9,7 @@ from wasmdrop.settings.formats import (
     ADDRESS,
     ARGUMENTS,
     DAYS,
+    DAYS_ABOVE_ZERO,
     FLEET_NAME,
     FLEET_SERVERS,
     FUEL,
@@ -154,7 +155,7 @@ SETTINGS: Final = (
     Option("keep_days", DAYS, 7.0, "retention of finished jobs in the journal"),
     Option(
         "keep_results_days",
-        none_or(DAYS),
+        none_or(DAYS_ABOVE_ZERO),
         None,
         "retention of finished slots: inputs and results (default: for ever)",
     ),

@@ -131,6 +131,16 @@ class PrometheusCollector(MetricsPage):
             "Files logged as ignored because of names almost like those of inputs or modules.",
             metrics.intake.names_ignored,
         )
+        yield counter(
+            "inputs_archived", "Inputs moved to done/ or failed/.", metrics.inputs_archived
+        )
+        yield counter("inputs_removed", "Inputs removed by retention.", metrics.inputs_removed)
+        yield counter("slots_removed", "Old slots removed.", metrics.slots_removed)
+        yield counter(
+            "retention_failures",
+            "Inputs and slots that could not be moved or removed.",
+            metrics.retention_failures,
+        )
         yield counter("input_bytes", "Size of the accepted inputs.", metrics.input_bytes)
         yield counter("result_bytes", "Size of the delivered results.", metrics.result_bytes)
         if self._fleet is not None:
