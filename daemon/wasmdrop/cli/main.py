@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "submit": "drop jobs safely; with --wait, print their results",
     "jobs": "list the jobs in the journal",
     "show": "show one job in the journal",
+    "cancel": "end jobs that wait or run",
     "retry": "run the input of a finished job again",
     "inspect": "show exports and imports of a module, and the function that a job calls",
     "fetch": "download a module and verify it by its CID or SHA-256",

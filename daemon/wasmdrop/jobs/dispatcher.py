@@ -304,8 +304,11 @@ class Dispatcher:
             self._runner.cancel(ended.job)
             self._interruptible.remove(key)
             self._tasks[key].cancel()
-        else:
-            self._admission.end(key)
+        elif key not in self._tasks:
+            if self._runner.stop_waiting(key):
+                self._add_ready(key)
+            else:
+                self._admission.end(key)
             self._pump()
 
     # One job

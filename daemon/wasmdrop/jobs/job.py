@@ -6,6 +6,7 @@ agree.
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -125,6 +126,15 @@ class Job(msgspec.Struct, frozen=True):
         if state not in MOVES[self.state]:
             raise IllegalMoveError(f"job {self.id}: {self.state} to {state} is no legal move")
         return msgspec.structs.replace(self, state=state, **changes)
+
+
+#: Every id of a job, and no other name of a file.
+_ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{10}")
+
+
+def is_job_id(text: str) -> bool:
+    """Whether ``text`` has the form of a job's id."""
+    return _ID.fullmatch(text) is not None
 
 
 def new_job_id(dropped_at_ns: int) -> str:

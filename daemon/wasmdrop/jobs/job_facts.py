@@ -7,6 +7,7 @@ from typing import Any, Final
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.reader import JournalEntry
 from wasmdrop.protocol.marker import timestamp
+from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import InputFile, PinnedModule
 from wasmdrop.protocol.text import one_line
 
@@ -48,7 +49,15 @@ def why(entry: JournalEntry, first: Job | None) -> str:
 
     ``first`` is the first open job of its slot. The text is one line, safe for a terminal.
     """
-    return one_line(entry.note or _why(entry.job, first))
+    return one_line(_why_it_ends(entry.job) or entry.note or _why(entry.job, first))
+
+
+def _why_it_ends(job: Job) -> str:
+    """Return the decided end of an open job that has not come to it; empty without one."""
+    if job.end is None or job.state is JobState.EXECUTED or job.state.is_final:
+        return ""
+    how = "is being cancelled" if job.end.code is Code.CANCELLED else f"ends as {job.end.code}"
+    return f"{how}: {job.end.message}"
 
 
 def _why(job: Job, first: Job | None) -> str:

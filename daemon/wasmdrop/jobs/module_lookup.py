@@ -20,7 +20,7 @@ from wasmdrop.jobs.executor import Executor
 from wasmdrop.jobs.fair_queue import top_directory
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
-from wasmdrop.jobs.module_waits import ModuleWaits
+from wasmdrop.jobs.module_waits import ModuleWaits, Wait
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
@@ -82,6 +82,8 @@ class ModuleLookup:
         self._table = table
         self._waits: ModuleWaits[Callable[[], None]] = ModuleWaits(lambda resume: resume())
         """Jobs whose module is missing, by the paths or the digest that it may appear at."""
+        self._parked: dict[str, Wait[Callable[[], None]]] = {}
+        """The waits of jobs without a task, by the key of their slot."""
         self._recent: OrderedDict[str, Job] = OrderedDict()
         """The last job of each slot that a drop of its module reruns, with that module."""
         self._mount_threads = MountThreads()
@@ -90,6 +92,14 @@ class ModuleLookup:
     def wake(self, path: str, sha256: str | None) -> None:
         """Resume each job that waits for the module at ``path``, or of this digest."""
         self._waits.wake((path, f"{DIGEST_PREFIX}{sha256}"))
+
+    def stop_waiting(self, slot_key: str) -> bool:
+        """End the wait of a slot's job without resuming it; return False if it does not wait."""
+        wait = self._parked.pop(slot_key, None)
+        if wait is None:
+            return False
+        self._waits.cancel(wait)
+        return True
 
     def stop(self) -> None:
         """Resume no job any more."""
@@ -196,7 +206,7 @@ class ModuleLookup:
         while True:
             # Before the lookup, so that no drop between lookup and wait is missed.
             wait = self._waits.watch(
-                lambda: scheduler.resume(slot.key), self._wake_keys(slot, reference), deadline
+                self._resuming(slot, scheduler), self._wake_keys(slot, reference), deadline
             )
             try:
                 pinned = await self._lookup(work, reference, scheduler)
@@ -214,8 +224,21 @@ class ModuleLookup:
             except BaseException:
                 self._waits.cancel(wait)
                 raise
-            if self._waits.park(wait):
+            if self._park(slot, wait):
                 raise ModuleAwaitedError
+
+    def _park(self, slot: Slot, wait: Wait[Callable[[], None]]) -> bool:
+        if not self._waits.park(wait):
+            return False
+        self._parked[slot.key] = wait
+        return True
+
+    def _resuming(self, slot: Slot, scheduler: Scheduler) -> Callable[[], None]:
+        def resume() -> None:
+            del self._parked[slot.key]
+            scheduler.resume(slot.key)
+
+        return resume
 
     def _pinned(self, work: Work, module: PinnedModule) -> Work:
         job = self._table.current(work).job
@@ -286,7 +309,7 @@ class ModuleLookup:
         slot = work.job.slot
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
         wait = self._waits.watch(
-            lambda: scheduler.resume(slot.key), self._wake_keys(slot, reference), deadline
+            self._resuming(slot, scheduler), self._wake_keys(slot, reference), deadline
         )
         try:
             found = await self._find(slot, reference)
@@ -303,7 +326,7 @@ class ModuleLookup:
             self._journal.explain(
                 work.job, f"its module is not complete yet, a process is writing it: {found.path}"
             )
-            if not self._waits.park(wait):
+            if not self._park(slot, wait):
                 return True
             unpinned = msgspec.structs.replace(work.job, module=None)
             self._table.evolve(work, job=unpinned, deadline=None)

@@ -17,7 +17,9 @@ _MOST_ENDED: Final = 1024
 
 
 @dataclass(slots=True, eq=False)
-class _Wait(Generic[_Waiter]):
+class Wait(Generic[_Waiter]):
+    """The wait of one job; made by :meth:`ModuleWaits.watch`."""
+
     waiter: _Waiter
     keys: Sequence[str]
     deadline: float
@@ -35,19 +37,19 @@ class ModuleWaits(Generic[_Waiter]):
 
     def __init__(self, on_over: Callable[[_Waiter], None]) -> None:
         self._on_over = on_over
-        self._by_key: dict[str, dict[_Wait[_Waiter], None]] = {}
-        self._by_deadline: deque[_Wait[_Waiter]] = deque()
+        self._by_key: dict[str, dict[Wait[_Waiter], None]] = {}
+        self._by_deadline: deque[Wait[_Waiter]] = deque()
         self._parked = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, waiter: _Waiter, keys: Sequence[str], deadline: float) -> _Wait[_Waiter]:
+    def watch(self, waiter: _Waiter, keys: Sequence[str], deadline: float) -> Wait[_Waiter]:
         """Register for drops at ``keys``; :meth:`park` or :meth:`cancel` must follow."""
-        wait = _Wait(waiter, keys, deadline)
+        wait = Wait(waiter, keys, deadline)
         for key in keys:
             self._by_key.setdefault(key, {})[wait] = None
         return wait
 
-    def park(self, wait: _Wait[_Waiter]) -> bool:
+    def park(self, wait: Wait[_Waiter]) -> bool:
         """Call ``on_over`` when the wait is over; return False if it is over already."""
         if wait.is_over:
             return False
@@ -58,7 +60,7 @@ class ModuleWaits(Generic[_Waiter]):
             self._set_timer()
         return True
 
-    def cancel(self, wait: _Wait[_Waiter]) -> None:
+    def cancel(self, wait: Wait[_Waiter]) -> None:
         """End a wait without a call."""
         wait.is_over = True
         if wait.is_parked:
@@ -84,7 +86,7 @@ class ModuleWaits(Generic[_Waiter]):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _end(self, wait: _Wait[_Waiter]) -> None:
+    def _end(self, wait: Wait[_Waiter]) -> None:
         was_parked = wait.is_parked
         self.cancel(wait)
         if was_parked:

@@ -6,14 +6,14 @@ Undelivered results are resumed without reading them.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final
 
 import structlog
 
 from wasmdrop.jobs.dispatcher import Dispatcher
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.jobs.journal.statements import OpenJob
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.placed_marker import placed_marker
@@ -30,11 +30,15 @@ _MOST_RESUMPTIONS: Final = 20
 
 
 async def recover(
-    journal: Journal, dispatcher: Dispatcher, sweep: Callable[[Collection[str]], None]
+    journal: Journal,
+    dispatcher: Dispatcher,
+    sweep: Callable[[Collection[str]], None],
+    ends: Mapping[str, DecidedEnd],
 ) -> int:
     """Hand every open job to the dispatcher or close it; return how many were open.
 
-    ``sweep(kept)`` removes the directories of all jobs except the ``kept`` ones.
+    ``sweep(kept)`` removes the directories of all jobs except the ``kept`` ones. ``ends``: how
+    jobs end that have no outcome yet, by their ids. That is durable when this returns.
     """
     mount_threads = MountThreads()
     count = seq = kept_bytes = 0
@@ -48,7 +52,7 @@ async def recover(
                 outputs.add(await _output_of(journal, one))
                 dispatcher.resume_undelivered(one.job, one.kept_bytes)
             else:
-                await _resume(journal, dispatcher, one, mount_threads)
+                await _resume(journal, dispatcher, one, mount_threads, ends.get(one.job.id))
         count += len(page)
         seq = page[-1].seq
     if kept:
@@ -73,7 +77,11 @@ async def _placed_marker(
 
 
 async def _resume(
-    journal: Journal, dispatcher: Dispatcher, one: OpenJob, mount_threads: MountThreads
+    journal: Journal,
+    dispatcher: Dispatcher,
+    one: OpenJob,
+    mount_threads: MountThreads,
+    end: DecidedEnd | None,
 ) -> None:
     job = one.job
     has_begun = job.attempt > 0 or job.state is JobState.EXECUTED
@@ -97,6 +105,9 @@ async def _resume(
         )
     elif job.state is not JobState.QUEUED:
         job = journal.move_lazily(job, JobState.QUEUED)
+    if end is not None and job.end is None:
+        job, _durable = journal.end(job, end)
+        _log.info("job-cancelled", job=job.id, slot=job.slot.key, reason=end.message)
     _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
     dispatcher.resume_queued(job)
 

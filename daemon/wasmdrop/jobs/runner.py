@@ -148,6 +148,10 @@ class JobRunner:
         """Have the executor withdraw a job whose task is about to be interrupted."""
         self._executor.cancel(job.id)
 
+    def stop_waiting(self, slot_key: str) -> bool:
+        """End the wait of a slot's job for its module; see :meth:`ModuleLookup.stop_waiting`."""
+        return self._lookup.stop_waiting(slot_key)
+
     def leave(self, job: Job) -> None:
         """Have the executor forget a job that left the table."""
         self._executor.leave(job.id)

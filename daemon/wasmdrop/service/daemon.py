@@ -26,6 +26,7 @@ from wasmdrop.retention.gone_files import run_checks
 from wasmdrop.retention.journal import run_retention
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
+from wasmdrop.service.cancel_requests import CancelRequests
 from wasmdrop.service.directories import check_directories
 from wasmdrop.service.health.liveness import Liveness, Part
 from wasmdrop.service.health.probes import Health, Sources
@@ -147,9 +148,12 @@ async def _serve(
     guest = GuestMode.NATIVE if local.has_zygotes else GuestMode.PYTHON
     fleet_metrics = fleet.metrics if fleet else None
     sources = Sources(metrics, local, discovery.scanner, liveness, guest, fleet_metrics)
+    requests = CancelRequests(settings.state_dir)
     async with health.served(settings.http, sources):
         try:
-            resumed = await recover(journal, pipeline.dispatcher, local.directories.sweep)
+            ends = await asyncio.to_thread(requests.ends)
+            resumed = await recover(journal, pipeline.dispatcher, local.directories.sweep, ends)
+            requests.start(pipeline.dispatcher.cancel, journal.find_job, settings.rescan_sec)
             if fleet is not None:
                 fleet.receive(pipeline.dispatcher.is_open)
             await asyncio.to_thread(monitor.start)
@@ -197,6 +201,7 @@ async def _serve(
             await asyncio.to_thread(monitor.stop)
             await asyncio.to_thread(discovery.stop)
             await pipeline.close(settings.drain_sec, shutdown.now)
+            requests.stop()
 
 
 def _on_room(health: Health, backlog: Backlog, scan_soon: Callable[[], None], reason: str) -> None:

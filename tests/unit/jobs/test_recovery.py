@@ -39,7 +39,7 @@ def resumed(base: Path, prepare: Callable[[Journal, Job], Any]) -> Job:
         await journal.close()
         journal = Journal(base / "journal.sqlite")
         dispatcher = Resumed()
-        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None)
+        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None, {})
         (found,) = dispatcher.jobs
         assert (await journal.load_job("1")).job == found
         await journal.close()

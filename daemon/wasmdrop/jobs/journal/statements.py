@@ -80,6 +80,12 @@ def latest_jobs(connection: sqlite3.Connection, slot_keys: Sequence[str]) -> dic
     return found
 
 
+def find_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
+    """Return the job of this id as it is now; None if there is none."""
+    found = connection.execute("SELECT job FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return None if found is None else decode_job(found[0])
+
+
 def input_of(connection: sqlite3.Connection, job_id: str) -> bytes | None:
     """Return the input of a job as it was read."""
     found = connection.execute("SELECT input FROM jobs WHERE id = ?", (job_id,)).fetchone()

@@ -153,6 +153,10 @@ class Journal:
         """Return the latest job of each of these slots that has one, without discarded jobs."""
         return self._thread.submit(partial(statements.latest_jobs, slot_keys=slot_keys))
 
+    def find_job(self, job_id: str) -> "asyncio.Future[Job | None]":
+        """Return the job of this id as it is now; None if there is none."""
+        return self._thread.submit(partial(statements.find_job, job_id=job_id))
+
     def load_input(self, job: Job) -> "asyncio.Future[bytes | None]":
         """Return the input of ``job`` as it was read."""
         return self._thread.submit(partial(statements.input_of, job_id=job.id))
