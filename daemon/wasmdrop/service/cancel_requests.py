@@ -130,7 +130,7 @@ class CancelRequests:
                 names = [entry.name for entry in entries]
                 return sorted(name for name in names if self._counts(name, directory))
         except OSError as error:
-            self._ignore(REQUESTS_NAME, error.strerror or str(error))
+            self._ignore(f"{REQUESTS_NAME}/", error.strerror or str(error))
             return []
 
     def _remove(self, job_ids: list[str]) -> None:
@@ -170,14 +170,13 @@ class CancelRequests:
         elif not is_job_id(name):
             reason = "its name is not the id of a job"
         if reason is not None:
-            self._ignore(f"{REQUESTS_NAME}/{name}", reason)
+            self._ignore(name, reason)
         return reason is None
 
     def _ignore(self, name: str, reason: str) -> None:
         if name not in self._ignored:
             self._ignored.add(name)
-            path = f"{self._state_dir}/{name}"
-            _log.warning("cancel-request-ignored", path=path, reason=reason)
+            _log.warning("cancel-request-ignored", request=name, reason=reason)
 
     def _open_fifo(self) -> int:
         state = openat2.open_directory(str(self._state_dir), "")
@@ -197,10 +196,11 @@ class CancelRequests:
 def _is_over(job_id: str, job: Job | None) -> bool:
     """Whether a job needs no cancellation; else its request waits for the next round or start."""
     if job is None:
-        _log.warning("cancel-request-unknown", job=job_id)
+        _log.warning("cancel-request-ignored", request=job_id, reason="there is no such job")
         return True
     if job.state is JobState.EXECUTED or job.state.is_final:
         if job.code is not Code.CANCELLED:
-            _log.info("cancel-request-late", job=job_id, slot=job.slot.key, code=job.code)
+            reason = f"the job had ended: {job.code or job.state}"
+            _log.warning("cancel-request-ignored", request=job_id, reason=reason)
         return True
     return False

@@ -151,8 +151,10 @@ async def _serve(
     requests = CancelRequests(settings.state_dir)
     async with health.served(settings.http, sources):
         try:
-            ends = await asyncio.to_thread(requests.ends)
-            resumed = await recover(journal, pipeline.dispatcher, local.directories.sweep, ends)
+            resumed = await recover(
+                *(journal, pipeline.dispatcher, local.directories.sweep),
+                ends=await asyncio.to_thread(requests.ends),
+            )
             requests.start(pipeline.dispatcher.cancel, journal.find_job, settings.rescan_sec)
             if fleet is not None:
                 fleet.receive(pipeline.dispatcher.is_open)
