@@ -27,7 +27,7 @@ from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError
 from wasmdrop.jobs.observer import JobObserver
 from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of, log_finished
-from wasmdrop.jobs.undelivered_results import UndeliveredResults
+from wasmdrop.jobs.undelivered_results import UndeliveredResults, remove_output
 from wasmdrop.jobs.waiting_jobs import WaitingJobs, described
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.proof.envelope import Signer
@@ -361,6 +361,8 @@ class Dispatcher:
                 outcome = await self._runner.run(work, self)
                 if table.current(work).job.end is None:
                     return outcome
+                if outcome.output is not None:
+                    await asyncio.to_thread(remove_output, outcome.output.root)
             except asyncio.CancelledError:
                 # Another request to cancel the task is a shutdown.
                 if table.current(work).job.end is None or self._tasks[key].uncancel():

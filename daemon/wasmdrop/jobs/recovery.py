@@ -91,8 +91,8 @@ async def _resume(
         marker = await _placed_marker(mount_threads, job, is_for_event=is_for_event)
     if marker is not None:
         if job.state is not JobState.EXECUTED:
-            end = {} if job.end is None else {"code": job.end.code, "message": job.end.message}
-            job = journal.move_lazily(job, JobState.EXECUTED, **end)
+            known = {} if job.end is None else {"code": job.end.code, "message": job.end.message}
+            job = journal.move_lazily(job, JobState.EXECUTED, **known)
         journal.close_lazily(job, marker)
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
         return

@@ -211,17 +211,8 @@ class UndeliveredResults:
     def _remove_files(self, job_id: str, output: str | None) -> None:
         """Remove the files of kept results; blocks."""
         self._journal.remove_results(job_id)
-        if not output:
-            return
-        root = Path(output)
-        try:
-            parent = openat2.open_directory(str(root.parent), "")
-            try:
-                remove_tree(parent, root.name)
-            finally:
-                os.close(parent)
-        except OSError as error:
-            _log.warning("leftover-removal-failed", path=output, error=str(error))
+        if output:
+            remove_output(output)
 
     # Retries
 
@@ -326,6 +317,19 @@ class UndeliveredResults:
         task.add_done_callback(self._tasks.discard)
         if self._is_stopping:
             task.cancel()
+
+
+def remove_output(root: str) -> None:
+    """Remove the directory of output files that are not delivered; blocks."""
+    path = Path(root)
+    try:
+        parent = openat2.open_directory(str(path.parent), "")
+        try:
+            remove_tree(parent, path.name)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        _log.warning("leftover-removal-failed", path=root, error=str(error))
 
 
 def _note(reason: str) -> str:

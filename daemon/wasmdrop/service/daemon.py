@@ -33,7 +33,7 @@ from wasmdrop.service.health.probes import Health, Sources
 from wasmdrop.service.inbox import Inbox
 from wasmdrop.service.instance_lock import lock_shared_directory, lock_state_directory
 from wasmdrop.service.local_sandbox import open_local_sandbox
-from wasmdrop.service.pipeline import build_pipeline, new_module_finder
+from wasmdrop.service.pipeline import Pipeline, build_pipeline, new_module_finder
 from wasmdrop.service.retention import FileRetention
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.signing_key import load_signing_key
@@ -172,28 +172,8 @@ async def _serve(
             )
             health.why_not_ready = None
             notify("READY=1")
-            retention = asyncio.create_task(
-                run_retention(
-                    journal,
-                    settings.keep_days,
-                    settings.journal_mb * MEBIBYTE,
-                    settings.rescan_sec,
-                )
-            )
-            files = FileRetention(
-                *(settings, layout, intake, journal, pipeline.dispatcher, inbox, metrics)
-            )
-            checks = asyncio.create_task(
-                run_checks(
-                    *(intake.gone_files, settings.settle_sec, settings.rescan_sec),
-                    may_forget=files.has_recovered,
-                    is_wanted=check_wanted,
-                )
-            )
-            async with files.running():
+            async with _retention(settings, layout, pipeline, inbox, metrics, check_wanted):
                 await _until_asked(shutdown, journal)
-            retention.cancel()
-            checks.cancel()
             health.why_not_ready = "stopping"
             notify("STOPPING=1")
             _log.info("stopping", signal=shutdown.reason, drain_sec=settings.drain_sec)
@@ -204,6 +184,37 @@ async def _serve(
             await asyncio.to_thread(discovery.stop)
             await pipeline.close(settings.drain_sec, shutdown.now)
             requests.stop()
+
+
+@contextlib.asynccontextmanager
+async def _retention(
+    settings: Settings,
+    layout: Layout,
+    pipeline: Pipeline,
+    inbox: Inbox,
+    metrics: Metrics,
+    check_wanted: asyncio.Event,
+) -> AsyncIterator[None]:
+    """Remove what is done, and forget what is gone, during a block."""
+    intake, journal, period_seconds = pipeline.intake, pipeline.journal, settings.rescan_sec
+    journal_bytes = settings.journal_mb * MEBIBYTE
+    retention = asyncio.create_task(
+        run_retention(journal, settings.keep_days, journal_bytes, period_seconds)
+    )
+    files = FileRetention(settings, layout, intake, journal, pipeline.dispatcher, inbox, metrics)
+    checks = asyncio.create_task(
+        run_checks(
+            *(intake.gone_files, settings.settle_sec, period_seconds),
+            may_forget=files.has_recovered,
+            is_wanted=check_wanted,
+        )
+    )
+    try:
+        async with files.running():
+            yield
+    finally:
+        retention.cancel()
+        checks.cancel()
 
 
 def _on_room(health: Health, backlog: Backlog, scan_soon: Callable[[], None], reason: str) -> None:

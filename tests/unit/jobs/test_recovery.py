@@ -124,7 +124,7 @@ def test_recovery_refused_job_with_its_results_is_closed_with_its_code(
         journal = Journal(tmp_path / "journal.sqlite")
         await journal.accept(job, b"{}", {})
         dispatcher = Resumed()
-        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None)
+        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None, {})
         assert dispatcher.jobs == []
         found = (await journal.load_job("1")).job
         assert found.state is JobState.DELIVERED
