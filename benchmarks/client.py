@@ -59,15 +59,19 @@ class Client:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._fd = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self.fd = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         path = os.fsencode(directory)
-        if self._fd < 0 or _libc.inotify_add_watch(self._fd, path, _IN_MOVED_TO) < 0:
+        if self.fd < 0 or _libc.inotify_add_watch(self.fd, path, _IN_MOVED_TO) < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(directory))
 
+    def appeared(self) -> set[str]:
+        """Return the names that appeared since the last look; :attr:`fd` is readable then."""
+        return self._events()[0]
+
     def close(self) -> None:
         """Stop watching."""
-        os.close(self._fd)
+        os.close(self.fd)
 
     def prepare(self, name: str, content: dict[str, Any]) -> Path:
         """Write an input under a temporary name; renaming it is the drop."""
@@ -94,7 +98,7 @@ class Client:
         end = time.monotonic() + _DEADLINE_SECONDS
         while missing:
             left_seconds = end - time.monotonic()
-            if left_seconds <= 0 or not select.select([self._fd], [], [], left_seconds)[0]:
+            if left_seconds <= 0 or not select.select([self.fd], [], [], left_seconds)[0]:
                 raise MissingError(
                     f"{len(missing)} markers did not come within {_DEADLINE_SECONDS:g} s,"
                     f" such as {self.directory / min(missing)}"
@@ -107,7 +111,7 @@ class Client:
     def _events(self) -> tuple[set[str], bool]:
         """Return the names that appeared, and whether the kernel dropped events."""
         try:
-            data = os.read(self._fd, 1 << 18)
+            data = os.read(self.fd, 1 << 18)
         except BlockingIOError:
             return set(), False
         names, lost, offset = set(), False, 0
