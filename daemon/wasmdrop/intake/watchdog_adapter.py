@@ -6,11 +6,13 @@ a result out of the tree. A unit test fails if the private parts used here chang
 """
 
 import errno
+import fcntl
 import os
 import struct
+import termios
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from watchdog.observers.inotify_c import (
@@ -22,6 +24,8 @@ from watchdog.observers.inotify_c import (
     WatchCallback,
     WatchDescriptor,
 )
+
+from wasmdrop.intake.fair_events import FairEvents
 
 __all__ = [
     "ATOMIC_WRITER_LINK",
@@ -66,12 +70,19 @@ _BUFFER_BYTES: Final = 64 * 1024
 #: take over a millisecond each, so the open jobs of a busy daemon outlast the pause.
 _BUSY_PAUSE_SECONDS: Final = 0.010
 
+#: Events that are handled before others are read: some milliseconds of work.
+_EVENTS_AT_ONCE: Final = 32
+
+#: Events that wait here at most, about 200 bytes each; others stay in the kernel's queue.
+_MOST_WAITING: Final = 50_000
+
 
 class InotifyReader(InotifyFD):
     """One inotify instance and the thread that reads it.
 
     Files whose names ``may_matter`` rejects raise no events: each result causes about ten. While
-    ``is_busy()`` is true events are read in larger batches.
+    ``is_busy()`` is true events are read in larger batches. If many events wait, owners take turns:
+    ``owner_of(wd)`` returns that of a watched directory.
 
     Raises ``OSError``: ``EMFILE`` if the user has no inotify instance left or the process no
     descriptor; ``ENOSYS`` or ``EPERM`` if inotify can't be used here.
@@ -83,6 +94,7 @@ class InotifyReader(InotifyFD):
         self,
         may_matter: Callable[[str], bool] = lambda _name: True,
         is_busy: Callable[[], bool] = lambda: False,
+        owner_of: Callable[[WatchDescriptor], str] = lambda _wd: "",
     ) -> None:
         try:
             super().__init__()
@@ -96,6 +108,8 @@ class InotifyReader(InotifyFD):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
         self._may_matter = may_matter
         self._is_busy = is_busy
+        self._owner_of = owner_of
+        self._waiting: FairEvents[InotifyEvent] = FairEvents()
 
     def watch_directory(self, path: bytes, callback: WatchCallback) -> WatchDescriptor:
         """Report changes in a directory to ``callback``.
@@ -116,10 +130,27 @@ class InotifyReader(InotifyFD):
 
     def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
         """Return events of directories, of watches themselves, and of files that may matter."""
-        if self._is_busy():
-            # Most events are of results. Handling each at once takes the interpreter from jobs.
-            time.sleep(_BUSY_PAUSE_SECONDS)
-        return list(self._events_in(self._read_event_buffer(event_buffer_size)))
+        if not self._waiting:
+            if self._is_busy():
+                # Most events are of results. Handling each at once takes the interpreter from jobs.
+                time.sleep(_BUSY_PAUSE_SECONDS)
+            events = list(self._events_in(self._read_event_buffer(event_buffer_size)))
+            if len(events) <= _EVENTS_AT_ONCE:
+                return events
+            self._let_wait(events)
+        if len(self._waiting) < _MOST_WAITING and self._has_unread():
+            self._let_wait(self._events_in(self._read_event_buffer(event_buffer_size)))
+        return self._waiting.take(_EVENTS_AT_ONCE)
+
+    def _let_wait(self, events: Iterable[InotifyEvent]) -> None:
+        self._waiting.add((self._owner_of(event.wd), event) for event in events)
+
+    def _has_unread(self) -> bool:
+        """Return whether the kernel's queue has events; False if the reader is being closed."""
+        try:
+            return any(fcntl.ioctl(self._inotify_fd, termios.FIONREAD, bytes(4)))
+        except OSError:
+            return False
 
     def _events_in(self, data: bytes) -> Iterator[InotifyEvent]:
         end = 0

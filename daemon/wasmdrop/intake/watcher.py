@@ -61,7 +61,7 @@ class Watcher:
         self._on_removed = on_removed
         self._recheck = recheck
         self._on_lost = on_lost
-        self._make_reader = partial(InotifyReader, may_matter, is_busy)
+        self._make_reader = partial(InotifyReader, may_matter, is_busy, self._owner_of)
         self._reader: InotifyReader | None = None
         self._lock = threading.Lock()
         self._trees: dict[str, _WatchedTree] = {}
@@ -127,6 +127,14 @@ class Watcher:
             self._reader.join()
             self._liveness_probe.close()
 
+    def _owner_of(self, descriptor: WatchDescriptor) -> str:
+        """Return the top directory that a watched directory is below; the root is its own."""
+        for tree in list(self._trees.values()):
+            path = tree.path_of(descriptor)
+            if path is not None:
+                return path.removeprefix(tree.root).lstrip("/").partition("/")[0]
+        return ""
+
     def _handle(self, event: InotifyEvent, directory: str, is_other_mount: bool) -> None:
         if event.name == ATOMIC_WRITER_LINK:
             self._recheck(directory)
@@ -177,7 +185,7 @@ class _WatchedTree:
     def __init__(self, watcher: Watcher, root: str, identity: tuple[int, int]) -> None:
         self.identity = identity
         self._watcher = watcher
-        self._root = root
+        self.root = root
         self._directories: dict[WatchDescriptor, tuple[str, bool]] = {}
         """Path of each, and whether it is on another filesystem than the root."""
         self._lock = threading.Lock()
@@ -188,6 +196,11 @@ class _WatchedTree:
         descriptor = self._watcher._add_watch(link, self)  # noqa: SLF001 - one module
         with self._lock:
             self._directories[descriptor] = path, os.fstat(fd).st_dev != self.identity[0]
+
+    def path_of(self, descriptor: WatchDescriptor) -> str | None:
+        with self._lock:
+            found = self._directories.get(descriptor)
+        return None if found is None else found[0]
 
     def on_event(self, event: InotifyEvent) -> None:
         with self._lock:
@@ -204,7 +217,7 @@ class _WatchedTree:
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         with self._lock:
             path, _is_other_mount = self._directories.pop(wd, ("", False))
-        if path == self._root and not self._watcher.stopping:
+        if path == self.root and not self._watcher.stopping:
             self._watcher._report_loss(f"{path} is gone")  # noqa: SLF001
 
     def on_queue_overflow(self) -> None:

@@ -118,3 +118,31 @@ def test_adapter_is_the_only_module_that_imports_watchdog() -> None:
             if any(name.partition(".")[0] == "watchdog" for name in names):
                 importing.add(path.name)
     assert importing == {"watchdog_adapter.py"}
+
+
+def test_reader_event_behind_many_of_another_owner_is_among_the_first(tmp_path: Path) -> None:
+    """All events are returned, those of one directory in order."""
+    owners: dict[int, str] = {}
+    reader = InotifyReader(owner_of=lambda wd: owners[wd])
+    try:
+        for name in ("many", "few"):
+            (tmp_path / name).mkdir()
+            wd = reader.watch_directory(os.fsencode(tmp_path / name), Callback())
+            owners[wd] = name
+        names = [f"{number:04}".encode() for number in range(1000)]
+        for name in names:
+            os.mkfifo(tmp_path / "many" / os.fsdecode(name))  # one event each
+        os.mkfifo(tmp_path / "few" / "one")
+        first = reader.read_events()
+        if b"one" not in [event.name for event in first]:
+            first += reader.read_events()  # the kernel's queue was read in two parts
+        assert b"one" in [event.name for event in first]
+        assert len(first) < 100
+        found = [event.name for event in first]
+        while len(found) <= len(names):
+            found += [event.name for event in reader.read_events()]
+        assert [name for name in found if name != b"one"] == names
+    finally:
+        reader.start()
+        reader.stop()
+        reader.join()
