@@ -38,7 +38,13 @@ from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError, StorageError
 from wasmdrop.protocol.marker import MAX_MARKER_BYTES, Marker, parse_slot_marker
 from wasmdrop.protocol.outcome import Code, Status
-from wasmdrop.protocol.slot import RESULT_SUFFIXES, SLOT_NAME_RULE, is_slot_name, result_stem
+from wasmdrop.protocol.slot import (
+    CANCEL_SUFFIX,
+    RESULT_SUFFIXES,
+    SLOT_NAME_RULE,
+    is_slot_name,
+    result_stem,
+)
 from wasmdrop.protocol.text import one_line
 from wasmdrop.system import openat2
 from wasmdrop.system.slot_directory import SlotDirectory
@@ -146,15 +152,27 @@ class Submission(msgspec.Struct, frozen=True):
     ) -> None:
         self.remove()
 
+    def cancel(self) -> None:
+        """Cancel the job, whether it waits or runs, and all earlier jobs of its slot.
+
+        Returns at once; :meth:`result` returns the end, with ``Code.CANCELLED`` unless the job had
+        ended before. Raises ``OSError``.
+        """
+        with SlotDirectory(self._shared_dir, PurePosixPath(self.slot).parent) as directory:
+            directory.put(self.input_path.name + CANCEL_SUFFIX, b"")
+            directory.sync()
+
     def remove(self) -> None:
         """Remove the input, its results, and the directory if the job has its own.
 
-        If the job has not ended yet, its results arrive in the slot later, unless the directory was
-        removed, too. Raises ``OSError``: a ``PermissionError`` if the daemon is another user and
-        published output files, whose directory belongs to the daemon.
+        A job that has not begun is cancelled. If it has not ended yet, its results arrive in the
+        slot later, unless the directory was removed, too. Raises ``OSError``: a ``PermissionError``
+        if the daemon is another user and published output files, whose directory belongs to the
+        daemon.
         """
         stem = self.marker_path.stem
         names = [self.marker_path.name, self.input_path.name]
+        names.append(self.input_path.name + CANCEL_SUFFIX)
         if self.ready_suffix:
             names.append(self.input_path.name + self.ready_suffix)
         names += [stem + suffix for suffix in RESULT_SUFFIXES]
