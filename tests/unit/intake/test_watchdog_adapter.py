@@ -125,10 +125,10 @@ def test_reader_event_behind_many_of_another_owner_is_among_the_first(tmp_path: 
     owners: dict[int, str] = {}
     reader = InotifyReader(owner_of=lambda wd: owners[wd])
     try:
-        for name in ("many", "few"):
-            (tmp_path / name).mkdir()
-            wd = reader.watch_directory(os.fsencode(tmp_path / name), Callback())
-            owners[wd] = name
+        for owner in ("many", "few"):
+            (tmp_path / owner).mkdir()
+            wd = reader.watch_directory(os.fsencode(tmp_path / owner), Callback())
+            owners[wd] = owner
         names = [f"{number:04}".encode() for number in range(1000)]
         for name in names:
             os.mkfifo(tmp_path / "many" / os.fsdecode(name))  # one event each
