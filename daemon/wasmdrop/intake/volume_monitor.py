@@ -43,6 +43,9 @@ class VolumeMonitor:
         self._on_replaced = on_replaced
         self._on_room = on_room
         self._reason = ""
+        self.space: dict[str, tuple[int, int]] = {}
+        """Bytes that are free, and all bytes, of the volume of each writable directory, when it
+        answered last."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="storage", daemon=True)
 
@@ -85,6 +88,7 @@ class VolumeMonitor:
             except OSError:
                 continue  # a missing directory needs no space
             free_bytes = status.f_bavail * status.f_frsize
+            self.space[path] = free_bytes, status.f_blocks * status.f_frsize
             if free_bytes < wanted_bytes:
                 reason = f"{path}: {free_bytes} bytes are free, which are reserved for results"
         if bool(reason) == bool(self._reason):

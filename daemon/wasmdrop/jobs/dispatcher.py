@@ -466,6 +466,8 @@ class Dispatcher:
             metrics.delivering -= 1
             self._admission.hold(-size_bytes)
         metrics.delivered(job, size_bytes)
+        if self._observer is not None:
+            self._observer.delivered(job)
         job = self._table.close(work, placement.package.marker).job
         log_finished(job)
         self._note_delivered(job)

@@ -16,10 +16,16 @@ _DIGITS: Final = 3
 
 
 def as_json(entry: JournalEntry, first: Job | None) -> str:
-    """Return all facts of a job in one line. Times are in UTC, and null if they did not happen."""
+    """Return all facts of a job in one line."""
+    # Only ASCII: names of slots may have any bytes.
+    return json.dumps(facts_of(entry, first), separators=(",", ":"))
+
+
+def facts_of(entry: JournalEntry, first: Job | None) -> dict[str, Any]:
+    """Return all facts of a job. Times are in UTC, and None if they did not happen."""
     job = entry.job
     is_open = not job.state.is_final
-    body = {
+    return {
         "job": job.id,
         "id": job.producer_id,
         "slot": job.slot.key,
@@ -40,8 +46,6 @@ def as_json(entry: JournalEntry, first: Job | None) -> str:
         "finished_at": _time(job.finished_at_ns),
         "changed_at": timestamp(entry.changed_at_ns),
     }
-    # Only ASCII: names of slots may have any bytes.
-    return json.dumps(body, separators=(",", ":"))
 
 
 def why(entry: JournalEntry, first: Job | None) -> str:

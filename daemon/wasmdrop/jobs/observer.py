@@ -11,3 +11,6 @@ class JobObserver(Protocol):
 
     def executed(self, job: Job, outcome: Outcome) -> None:
         """Note a job that has an outcome; its results are not in place yet."""
+
+    def delivered(self, job: Job) -> None:
+        """Note a job whose results are in place."""

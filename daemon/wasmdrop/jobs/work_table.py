@@ -69,7 +69,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class _SlotJobs:
+class SlotJobs:
     """The jobs of one slot. Most slots have one job, so there is no queue before the second."""
 
     active: Work | None = None
@@ -82,14 +82,14 @@ class WorkTable:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._slots: dict[str, _SlotJobs] = {}
+        self._slots: dict[str, SlotJobs] = {}
         self._keys: dict[str, str] = {}
         """The key of the slot of each job, by the job's id."""
 
     def add(self, work: Work) -> bool:
         """Add a job behind all others of its slot; return whether it is the only one."""
         self._keys[work.job.id] = work.slot_key
-        slot = self._slots.setdefault(work.slot_key, _SlotJobs())
+        slot = self._slots.setdefault(work.slot_key, SlotJobs())
         if slot.next is None:
             slot.next = work
             return slot.active is None
@@ -109,11 +109,18 @@ class WorkTable:
     def add_first(self, work: Work) -> None:
         """Add a job before all others of its slot that wait."""
         self._keys[work.job.id] = work.slot_key
-        slot = self._slots.setdefault(work.slot_key, _SlotJobs())
+        slot = self._slots.setdefault(work.slot_key, SlotJobs())
         if slot.next is not None:
             slot.later = slot.later or deque()
             slot.later.appendleft(slot.next)
         slot.next = work
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def slots(self) -> list[SlotJobs]:
+        """Return all slots, about in the order of their first jobs; they change later."""
+        return list(self._slots.values())
 
     def has(self, job_id: str) -> bool:
         """Whether a job is open, by its id."""
@@ -225,11 +232,11 @@ class WorkTable:
         return self.evolve(work, job=job, begun=begun)
 
 
-def _works(slot: _SlotJobs) -> list[Work]:
+def _works(slot: SlotJobs) -> list[Work]:
     works = (slot.active, slot.next, *(slot.later or ()))
     return [work for work in works if work is not None]
 
 
-def _active(slot: _SlotJobs) -> Work:
+def _active(slot: SlotJobs) -> Work:
     assert slot.active is not None  # noqa: S101 - its job is active
     return slot.active

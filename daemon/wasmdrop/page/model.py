@@ -1,7 +1,7 @@
 """The JSON of the page: the answers of ``/api/v1/overview`` and ``/api/v1/history``.
 
-All sizes are bounded here or where the values are made: the lists by ``MAX_JOBS`` and
-``MAX_MODULES``, names by ``NAME_LIMIT`` and messages by ``REASON_LIMIT`` characters. Names and
+All sizes are bounded here or where the values are made: lists by ``MAX_JOBS``, ``MAX_MODULES`` and
+``MAX_WORKERS``, names by ``NAME_LIMIT`` and messages by ``REASON_LIMIT`` characters. Names and
 messages come from strangers; unprintable characters in them are escaped, so that they are valid
 UTF-8. Times are in UTC as in the marker, durations in seconds, sizes in bytes. Later versions may
 add fields.
@@ -16,6 +16,9 @@ MAX_JOBS: Final = 50
 
 #: Modules in each list.
 MAX_MODULES: Final = 200
+
+#: Workers of the fleet.
+MAX_WORKERS: Final = 100
 
 #: Characters of a name: a slot, a module, a directory.
 NAME_LIMIT: Final = 300
@@ -190,10 +193,17 @@ class FleetWorker(msgspec.Struct, frozen=True):
     """A worker of the fleet."""
 
     name: str
+    pool: str
     running: int
     slots: int
-    seen_seconds: float | None
+    done: int
+    """Jobs answered since its start."""
+    up_seconds: float
+    seen_seconds: float
     """Time since the daemon heard of it."""
+    wasmdrop: str
+    wasmtime: str
+    platform: str
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -201,12 +211,20 @@ class Fleet(msgspec.Struct, frozen=True):
 
     pool: str
     is_connected: bool
+    is_away: bool
+    """Whether it does not answer for so long that jobs run elsewhere or wait."""
+    problem: str
+    """Why there is no connection, or what the fleet lacks; or empty."""
+    window: int
+    """Jobs that may be in the fleet at a time."""
     unanswered: int
     """Jobs that are in the fleet and not answered."""
     waiting: int
     """Jobs that are ready and wait for room, or for the fleet."""
     fallback_runs: int
     """Jobs that ran on the daemon's host instead."""
+    known_workers: int = 0
+    """Workers that the daemon hears of; the list may have fewer."""
     workers: tuple[FleetWorker, ...] = ()
 
 
@@ -226,10 +244,10 @@ class Limits(msgspec.Struct, frozen=True):
 
     directory_running: int | None
     directory_queued: int | None
-    waiting: int
-    """Jobs that wait because their directory has too many under way."""
-    refused: int
-    """Jobs that were refused because too many of their directory waited."""
+    held_directories: int
+    """Top directories with jobs that wait because too many others are under way."""
+    full_directories: int
+    """Top directories that have as many waiting jobs as they may have."""
 
 
 class Overview(msgspec.Struct, frozen=True):

@@ -38,12 +38,13 @@ from wasmdrop.service.retention import FileRetention
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.signing_key import load_signing_key
 from wasmdrop.service.systemd import notify, watchdog_seconds
-from wasmdrop.settings import GuestMode, Settings
+from wasmdrop.settings import GuestMode, Settings, Switch
 from wasmdrop.system.extras import FLEET
 from wasmdrop.system.job_user import foreign_processes
 
 if TYPE_CHECKING:
     from wasmdrop.service.fleet import DaemonFleet
+    from wasmdrop.service.page import DaemonPage
 
 _log = structlog.get_logger()
 
@@ -54,11 +55,13 @@ _SPARE_CHILDREN: Final = 2
 async def serve(settings: Settings) -> None:
     """Run the daemon until a signal stops it; see :mod:`wasmdrop.system.signals`.
 
-    Raises ``SettingsError`` if the directories or the signing key can't be used, ``SandboxError``
-    if there is no sandbox, ``StorageError`` if the journal can't be opened.
+    Raises ``SettingsError`` if the directories, the signing key or the page can't be used,
+    ``SandboxError`` if there is no sandbox, ``StorageError`` if the journal can't be opened.
     """
     check_directories(settings)
     signing_key = load_signing_key(settings)
+    metrics = Metrics()
+    page = _page(settings, metrics)
     shutdown = Shutdown()
     with (
         lock_state_directory(settings.state_dir) as state_lock,
@@ -77,8 +80,21 @@ async def serve(settings: Settings) -> None:
                     key_id, kind = signing_key.key_id, signing_key.kind
                     _log.info("signing-key-loaded", key_id=key_id, kind=kind)
                 async with _fleet(settings, local, cache) as fleet:
-                    await _serve(settings, local, fleet, cache, delivery, shutdown, signing_key)
+                    await _serve(
+                        *(settings, local, fleet, cache, delivery, shutdown, signing_key),
+                        *(metrics, page),
+                    )
     _log.info("stopped")
+
+
+def _page(settings: Settings, metrics: Metrics) -> "DaemonPage | None":
+    """Return the control page; None if it is off."""
+    if settings.page is Switch.OFF:
+        return None
+    # Only a daemon with a page needs it.
+    from wasmdrop.service.page import DaemonPage, load_access  # noqa: PLC0415
+
+    return DaemonPage(load_access(settings), metrics)
 
 
 @contextlib.asynccontextmanager
@@ -104,8 +120,10 @@ async def _serve(
     delivery: Delivery,
     shutdown: Shutdown,
     signing_key: Signer | None,
+    metrics: Metrics,
+    page: "DaemonPage | None",
 ) -> None:
-    layout, metrics, inbox = Layout(settings), Metrics(), Inbox()
+    layout, inbox = Layout(settings), Inbox()
     backlog = Backlog(settings.max_queued, settings.workers)
     journal = Journal(settings.state_dir / JOURNAL_NAME, backlog.is_busy)
     finder = new_module_finder(settings, layout, cache)
@@ -121,6 +139,7 @@ async def _serve(
         *(fleet.executor if fleet else local, delivery, metrics, backlog),
         on_room=discovery.scanner.scan_soon,
         signer=signing_key,
+        observer=page.observer if page else None,
     )
     inbox.connect(pipeline.take)
     parts: dict[str, Part] = {
@@ -149,7 +168,11 @@ async def _serve(
     fleet_metrics = fleet.metrics if fleet else None
     sources = Sources(metrics, local, discovery.scanner, liveness, guest, fleet_metrics)
     requests = CancelRequests(settings.state_dir)
-    async with health.served(settings.http, sources):
+    if page is not None:
+        await page.start(
+            *(settings, guest, pipeline, local, cache, health, liveness, monitor.space, fleet)
+        )
+    async with health.served(settings.http, sources, page):
         try:
             resumed = await recover(
                 *(journal, pipeline.dispatcher, local.directories.sweep),

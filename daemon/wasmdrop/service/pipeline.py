@@ -38,6 +38,7 @@ class Pipeline:
     journal: Journal
     lookup: ModuleLookup
     dispatcher: Dispatcher
+    table: WorkTable
     reruns: ModuleReruns
 
     def take(self, drop: Drop) -> None:
@@ -91,7 +92,7 @@ def build_pipeline(
         *(settings, backlog, table, runner, journal, delivery, metrics), on_room, signer, observer
     )
     reruns = ModuleReruns(layout, intake.read_again, finder.learn, journal, lookup, dispatcher)
-    return Pipeline(intake, journal, lookup, dispatcher, reruns)
+    return Pipeline(intake, journal, lookup, dispatcher, table, reruns)
 
 
 def new_module_finder(settings: Settings, layout: Layout, cache: ModuleCache) -> ModuleFinder:

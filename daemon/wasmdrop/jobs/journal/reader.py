@@ -150,6 +150,17 @@ class JournalReader:
             raise SettingsError(f"{name!a}: expected a part of one job's id, found {ids}")
         return found[0]
 
+    def by_id(self, job_id: str) -> JournalEntry | None:
+        """Return the job of this id; None if there is none."""
+        found = self._entries("id = ?", [job_id])
+        return found[0] if found else None
+
+    def notes(self, job_ids: list[str]) -> dict[str, str]:
+        """Return why jobs stay in their state, by id, if that is known."""
+        marks = ",".join("?" * len(job_ids))
+        query = f"SELECT id, note FROM jobs WHERE id IN ({marks}) AND note IS NOT NULL"  # noqa: S608 - marks
+        return dict(self._rows(query, job_ids))
+
     def first_open(self, slot: str) -> Job | None:
         """Return the job of ``slot`` that its other jobs wait for."""
         where = f"slot = ? AND state NOT IN {FINAL} ORDER BY seq LIMIT 1"

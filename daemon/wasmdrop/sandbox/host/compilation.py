@@ -45,6 +45,9 @@ _MAX_CODE_BYTES: Final = 2048 * MEBIBYTE
 #: Refused modules that are remembered: to compile one again may take a minute for nothing.
 _MAX_REFUSALS: Final = 1024
 
+#: Compilations whose time is remembered.
+_MAX_TIMES: Final = 256
+
 #: Interval between log events of a compilation, in seconds.
 _PROGRESS_SECONDS: Final = 5.0
 
@@ -103,6 +106,8 @@ class ModuleCompiler:
         """Number of modules whose machine code was loaded from disk."""
         self.begun = 0
         """Number of compilations that were started."""
+        self.seconds: OrderedDict[str, float] = OrderedDict()
+        """How long each of the last compilations took, by the digest of its module."""
         self._fork_server = fork_server
         self._cache = cache
         self._limits = limits
@@ -187,6 +192,9 @@ class ModuleCompiler:
         finally:
             work.unlink(missing_ok=True)
         seconds = time.perf_counter() - started
+        self.seconds[sha256] = seconds
+        if len(self.seconds) > _MAX_TIMES:
+            self.seconds.popitem(last=False)
         _log.info("module-compiled", module=sha256, seconds=round(seconds, 3))
         return module
 

@@ -36,6 +36,16 @@ class Page(Protocol):
         """Return all metrics in the format that the client accepts."""
 
 
+class ControlPage(Protocol):
+    """The control page, at all other paths. Called on the server's event loop."""
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        """Answer a request."""
+
+    async def background(self) -> None:
+        """Run until cancelled."""
+
+
 class PageSources(Protocol):
     """The sources of ``/metrics``."""
 
@@ -91,36 +101,42 @@ class Health:
 
     async def ready(self, _request: HttpRequest) -> HttpResponse:
         """Answer ``/readyz``."""
-        reasons = [self.why_not_ready, self.why_paused, self.why_no_results()]
-        reasons = [reason for reason in reasons if reason]
-        reasons += [f"{name} is silent" for name in self._liveness.silent()]
-        reasons += await self._writability.problems()
+        reasons = await self.reasons()
         return _answer(not reasons, {"reasons": reasons})
 
+    async def reasons(self) -> list[str]:
+        """Return why the daemon is not ready. Called on the server's event loop."""
+        known = (self.why_not_ready, self.why_paused, self.why_no_results())
+        reasons = [reason for reason in known if reason]
+        reasons += [f"{name} is silent" for name in self._liveness.silent()]
+        return reasons + await self._writability.problems()
+
     @contextlib.asynccontextmanager
-    async def served(self, address: str | None, sources: PageSources) -> AsyncIterator[None]:
+    async def served(
+        self, address: str | None, sources: PageSources, page: ControlPage | None = None
+    ) -> AsyncIterator[None]:
         """Serve HTTP and feed the watchdog while the block runs, each if it is configured.
 
         Raises ``SettingsError`` if the server can't listen on ``address``.
         """
         async with contextlib.AsyncExitStack() as stack:
             if address is not None:
-                server = self._server(address, sources)
+                server = self._server(address, sources, page)
                 stack.push_async_callback(asyncio.to_thread, server.close)
             if address is not None or self._liveness.has_watchdog:
                 pinging = asyncio.create_task(self._liveness.keep_pinging())
                 stack.callback(pinging.cancel)
             yield
 
-    def _server(self, address: str, sources: PageSources) -> "HttpServer":
-        page = sources.page(
+    def _server(self, address: str, sources: PageSources, page: ControlPage | None) -> "HttpServer":
+        metrics = sources.page(
             lambda: not self.why_not_ready and not self.why_paused and not self.why_no_results()
         )
-        paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": page.answer}
+        paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": metrics.answer}
         # Not at the top: only HTTP needs it.
         from wasmdrop.web.server import HttpServer  # noqa: PLC0415
 
-        server = HttpServer(address, paths)
+        server = HttpServer(address, paths, *((page.answer, page.background) if page else ()))
         _log.info("http-listening", address=server.address)
         return server
 

@@ -126,6 +126,11 @@ class ModuleCache:
         except OSError as error:
             raise StorageError(f"{state_dir}: the cache cannot be read: {error}") from error
 
+    @property
+    def total_bytes(self) -> int:
+        """The size of all modules and their machine code."""
+        return self._index.total_bytes
+
     # Modules
 
     def ingest(self, source_fd: int) -> str:
