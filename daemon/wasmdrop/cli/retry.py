@@ -24,6 +24,7 @@ from wasmdrop.jobs.journal.reader import JournalEntry, JournalReader
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.slot import FileVersion, InputFile
 from wasmdrop.protocol.text import bounded_text
+from wasmdrop.retention.withdrawal import DONE, FAILED, archive_name
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import NotRegularError, open_regular
 from wasmdrop.system.durable_files import replace_file
@@ -35,9 +36,10 @@ Drops the job's input again if the slot still has it, by its digest: only the mo
 time of the file changes. The new run is a new job, which `wasmdrop jobs` lists. Prints the
 path of the input.
 
-With --restore an input that was changed or removed since is restored first, if the journal
-has a copy: it keeps inputs of failed jobs, up to 16 KiB, for WASMDROP_KEEP_DAYS. An input
-in the slot that has not run yet is never replaced.
+With --restore an input that was changed or removed since is restored first, from done/ or
+failed/ beside it (WASMDROP_AFTER), or from the journal, which keeps inputs of failed jobs,
+up to 16 KiB, for WASMDROP_KEEP_DAYS. An input in the slot that has not run yet is never
+replaced.
 
 Exit status: 0 dropped; 1 the slot does not have the job's input, or it can't be restored;
 2 no such job, or it is not finished, or its slot can't be reached from here.
@@ -79,13 +81,18 @@ def run(options: argparse.Namespace) -> int:
     job = entry.job
     _require_finished(entry, first)
     path = job.slot.input_path
+    archive: str | None = None
     try:
         with _slot_directory(job) as directory:
+            archive = _archive_of(job, directory)
+            if archive is not None and (data := _archived(job, directory, archive)) is not None:
+                kept = data
             _drop_again(job, directory, latest, kept if options.restore else None)
             ready = path + loaded.ready_suffix
             is_ready = _is_there(os.path.basename(ready), directory)  # noqa: PTH119 - any bytes
     except _OtherInputError as reason:
-        say(f"job {job.id}: {path}: {reason}; {_advice(entry, is_restoring=options.restore)}")
+        advice = _advice(entry, archive, is_restoring=options.restore)
+        say(f"job {job.id}: {path}: {reason}; {advice}")
         return _OTHER_INPUT
     except OSError as error:
         raise SettingsError(
@@ -122,6 +129,30 @@ def _slot_directory(job: Job) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _archive_of(job: Job, directory: int) -> str | None:
+    """Return where the job's input is, below its directory, if the daemon archived it."""
+    name = archive_name(job.id, os.path.basename(job.slot.input_path))  # noqa: PTH119 - any bytes
+    for archive in (DONE, FAILED):
+        with contextlib.suppress(OSError):
+            os.close(openat2.open_at(directory, f"{archive}/{name}", os.O_PATH))
+            return f"{archive}/{name}"
+    return None
+
+
+def _archived(job: Job, directory: int, archive: str) -> bytes | None:
+    """Return the archived input if it is the job's, by its digest."""
+    assert job.input is not None  # noqa: S101 - checked before
+    try:
+        fd, status = openat2.open_regular_at(directory, archive)
+    except NotRegularError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        if status.st_size != job.input.size_bytes:
+            return None
+        data = file.read(status.st_size)
+    return data if hashlib.sha256(data).hexdigest() == job.input.sha256 else None
 
 
 def _drop_again(job: Job, directory: int, latest: Job | None, restored: bytes | None) -> None:
@@ -224,7 +255,10 @@ def _identity(name: str, directory: int) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _advice(entry: JournalEntry, *, is_restoring: bool) -> str:
+def _advice(entry: JournalEntry, archive: str | None, *, is_restoring: bool) -> str:
+    if archive is not None:
+        where = f"{bounded_text(archive)} beside it has the job's input"
+        return where if is_restoring else f"{where}: --restore restores it"
     if not entry.has_input:
         return "the journal has no copy: it keeps only small inputs of failed jobs"
     if is_restoring:
