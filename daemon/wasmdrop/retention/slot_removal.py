@@ -117,7 +117,7 @@ class SlotDirectory:
         hidden = REMOVING_PREFIX + name
         os.rename(name, hidden, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         moved = os.stat(hidden, dir_fd=self._fd, follow_symlinks=False)
-        if not os.path.samestat(moved, status):
+        if FileVersion.of(moved) != FileVersion.of(status):
             with contextlib.suppress(FileExistsError):
                 renaming.rename_to_new(hidden, self._fd, name, self._fd)
             return
