@@ -24,7 +24,17 @@ SLOW: Final = '(module (func (export "run") (loop br 0)))'
 
 #: Names that the rules of Prometheus allow, with the base units that the daemon uses.
 NAME: Final = re.compile(r"(wasmdrop|process)_[a-z]+(_[a-z]+)*")
-LABELS: Final = {"guest", "code", "stage", "part", "where", "le", "version", "wasmtime_version"}
+LABELS: Final = {
+    "guest",
+    "code",
+    "stage",
+    "part",
+    "where",
+    "le",
+    "limit",
+    "version",
+    "wasmtime_version",
+}
 
 
 def serving(tmp_path: Path, module: str = FIB, **variables: str) -> Daemon:

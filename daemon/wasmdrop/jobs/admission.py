@@ -130,5 +130,8 @@ class Admission:
         return self._on_their_way.get(top_directory(key), 0) >= self._directory_limit
 
     def held_directories(self) -> int:
-        """Return how many top directories have a job that waits only because of their limit."""
+        """Return how many top directories have a job that waits only because of their limit.
+
+        Thread-safe.
+        """
         return len({*self._small.waiting_held(), *self._large.waiting_held()})

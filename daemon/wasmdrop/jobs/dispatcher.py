@@ -81,6 +81,8 @@ class Dispatcher:
         self._observer = observer
         self._admission = Admission(runner.capacity, settings.directory_running)
         self._waiting = WaitingJobs(settings.directory_queued)
+        metrics.held_directories = self.held_directories = self._admission.held_directories
+        metrics.full_directories = self.full_directories = self._waiting.full_directories
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
         )
@@ -180,14 +182,6 @@ class Dispatcher:
             lambda job: begun or (job.started_at_ns is None and job.input is not None),
         )
         return _future_of(len(ended), ended[-1].decided if ended else None)
-
-    def held_directories(self) -> int:
-        """Return how many top directories have a job that waits because of the running limit."""
-        return self._admission.held_directories()
-
-    def full_directories(self) -> int:
-        """Return how many top directories have as many waiting jobs as they may have."""
-        return self._waiting.full_directories()
 
     async def room(self) -> None:
         """Return when the backlog has room."""

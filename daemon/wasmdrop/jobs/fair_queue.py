@@ -75,4 +75,5 @@ class FairQueue:
 
     def waiting_held(self) -> list[str]:
         """Return the held top directories that have slots in the queue."""
-        return [top for top, by_directory in self._held.items() if by_directory]
+        # A copy, because another thread may call this.
+        return [top for top, by_directory in self._held.copy().items() if by_directory]

@@ -6,6 +6,7 @@ thread only. A reader on another thread sees recent values, but no consistent sn
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from enum import StrEnum
 
 from wasmdrop.intake.counters import IntakeCounters
@@ -53,6 +54,10 @@ class Metrics:
         self.delivery_failures = 0
         self.module_hits = 0
         """Jobs that found their module's machine code in memory."""
+        self.held_directories: Callable[[], int] = lambda: 0
+        """Returns how many top directories have a job that waits because of the running limit."""
+        self.full_directories: Callable[[], int] = lambda: 0
+        """Returns how many top directories have as many waiting jobs as they may have."""
         self.input_bytes = 0
         self.result_bytes = 0
         self.inputs_archived = 0

@@ -42,10 +42,13 @@ class WaitingJobs:
         )
 
     def full_directories(self) -> int:
-        """Return how many top directories have as many waiting jobs as they may have."""
+        """Return how many top directories have as many waiting jobs as they may have.
+
+        Thread-safe.
+        """
         if self._limit is None:
             return 0
-        return sum(len(waiting) >= self._limit for waiting in self._by_top.values())
+        return sum(len(waiting) >= self._limit for waiting in self._by_top.copy().values())
 
     def _count(self, top: str) -> int:
         return len(self._by_top.get(top, ()))

@@ -440,7 +440,7 @@ def test_dispatcher_directory_at_its_running_limit_waits_and_the_note_says_so() 
             "2": "the directory a has as many jobs under way as it may have, 1"
             " (WASMDROP_DIRECTORY_RUNNING)"
         }
-        assert bench.dispatcher.held_directories() == 1
+        assert bench.metrics.held_directories() == 1
         await bench.end("1", ModuleAwaitedError())
         await until(lambda: len(bench.begun) == 3)
         bench.dispatcher.resume("a/1/input.json")
@@ -448,7 +448,7 @@ def test_dispatcher_directory_at_its_running_limit_waits_and_the_note_says_so() 
         await bench.until_state("2", JobState.DELIVERED)
         await until(lambda: len(bench.begun) == 4)
         assert bench.begun[3] == "1"
-        assert bench.dispatcher.held_directories() == 0
+        assert bench.metrics.held_directories() == 0
 
     with_bench(use, WASMDROP_DIRECTORY_RUNNING="1")
 
@@ -497,7 +497,7 @@ def test_dispatcher_drop_beyond_the_queued_limit_ends_with_that_code() -> None:
             assert one.end is not None
             assert one.end.code is Code.QUEUE_LIMIT
             await bench.until_state(one.id, JobState.DELIVERED)
-        assert bench.dispatcher.full_directories() == 1
+        assert bench.metrics.full_directories() == 1
         bench.resume("resumed", key="a/resumed/input.json")
         await bench.dispatcher.rerun(drop("a/rerun/input.json"))
         assert all(one.end is None for one in list(bench.journal.jobs.values())[4:])
@@ -520,17 +520,17 @@ def test_dispatcher_job_without_room_counts_as_waiting_until_it_goes_on(waits_fo
         with contextlib.ExitStack() as stack:
             if waits_for == "its module":
                 await bench.end("1", ModuleAwaitedError())
-                await until(bench.dispatcher.full_directories)
+                await until(bench.metrics.full_directories)
             else:
                 work = bench.table.first("a/1/input.json")
                 stack.enter_context(bench.dispatcher.yield_room(work))
             bench.backlog.add()
             bench.dispatcher.accept(drop("a/2/input.json"))
             assert list(bench.journal.jobs.values())[-1].end is not None
-            assert bench.dispatcher.full_directories() == 1
+            assert bench.metrics.full_directories() == 1
         if waits_for == "its module":
             bench.dispatcher.resume("a/1/input.json")
-        assert bench.dispatcher.full_directories() == 0
+        assert bench.metrics.full_directories() == 0
 
     with_bench(use, WASMDROP_DIRECTORY_QUEUED="1")
 

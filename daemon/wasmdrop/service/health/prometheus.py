@@ -104,6 +104,14 @@ class PrometheusCollector(MetricsPage):
             "Time since the drop of the oldest job without delivered results; 0 without one.",
             metrics.oldest_seconds(time.time_ns()),
         )
+        at_limit = GaugeMetricFamily(
+            "wasmdrop_directories_at_limit",
+            "Top directories whose jobs wait, or are refused, because of one of their limits.",
+            labels=["limit"],
+        )
+        at_limit.add_metric(["running"], metrics.held_directories())
+        at_limit.add_metric(["queued"], metrics.full_directories())
+        yield at_limit
         yield job_durations(metrics.stages)
         yield from executor_metrics(executor, metrics.module_hits)
         yield gauge(
