@@ -206,7 +206,9 @@ def _read_token(settings: Settings, path: Path) -> str:
         token = content.decode("ascii", "replace").strip()
         if len(token) < _MIN_CHARACTERS or not _is_token(token):
             raise NotSecretError(
-                f"it has {len(token)} characters" if _is_token(token) else "it is no token",
+                f"it has {len(token)} characters"
+                if _is_token(token)
+                else "it has spaces or other characters that no token has",
                 _MAKE_IT,
             )
     except NotSecretError as error:

@@ -14,6 +14,7 @@ from wasmdrop.service.doctor import (
     ignored_names,
     kernel,
     mounts,
+    page,
     signing_key,
     state,
 )
@@ -34,6 +35,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *await asyncio.to_thread(state.examine, settings),
         *await asyncio.to_thread(grants.examine, settings),
         *await asyncio.to_thread(signing_key.examine, settings),
+        *await asyncio.to_thread(page.examine, settings),
         *await asyncio.to_thread(container.examine, settings),
         *await _examine_fleet(settings),
     ]
