@@ -25,11 +25,12 @@ PAGE: Final = ROOT / "docs/observability.md"
 
 @pytest.fixture(scope="module")
 def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give the response of ``/metrics`` of a real daemon, which has a fleet without servers."""
+    """Give the response of ``/metrics`` of a real daemon with a fleet and a hook, both useless."""
     daemon = with_fib(
         tmp_path_factory.mktemp("daemon"),
         WASMDROP_HTTP="127.0.0.1:0",
         WASMDROP_FLEET="nats://127.0.0.1:1",
+        WASMDROP_ON_FINISHED="/bin/true",
     )
     with daemon.running():
         address = daemon.events("http-listening")[-1]["address"]

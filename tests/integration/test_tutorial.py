@@ -20,7 +20,7 @@ from tests.support.require import require_tools
 DOCS: Final = EXAMPLES.parent / "docs"
 
 #: Pages, and the port on each. Another test may use it, so the test takes a free one.
-PAGES: Final = (("verify.md", "8089"), ("fleet.md", "4222"))
+PAGES: Final = (("verify.md", "8089"), ("fleet.md", "4222"), ("hooks.md", "8765"))
 
 #: A block of commands, and the output that the page shows for it.
 STEP: Final = re.compile(r"(?ms)^```sh\n(.*?)^```(?:\n\n```(?:text|json)\n(.*?)^```)?")

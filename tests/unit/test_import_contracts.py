@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 ONE_WAY: Final = "Imports point one way"
 SIDES: Final = "The host's and the guest's side of the sandbox never meet"
 WASMTIME: Final = "Only the guest's side of the sandbox reaches wasmtime"
-NETWORK: Final = "Only the command fetch and the fleet reach the network"
+NETWORK: Final = "Only the command fetch, the fleet and webhooks reach the network"
 NATS: Final = "Only the fleet uses NATS"
 GUEST: Final = "The guest's side knows nothing of the daemon"
 
@@ -59,6 +59,11 @@ FORBIDDEN: Final = {
         {"cli/serve.py": "import wasmdrop.system.third", "system/third.py": "import http.client"},
         NETWORK,
         "wasmdrop.system.third -> http",
+    ),
+    "http-from-command-hook": (
+        {"hooks/command.py": "import wasmdrop.web.client"},
+        NETWORK,
+        "wasmdrop.hooks.command -> wasmdrop.web.client",
     ),
     "nats-from-daemon": (
         {"service/inbox.py": "import nats"},

@@ -45,6 +45,7 @@ TRUSTED: Final = {
     "sandbox": "the state directory, the job's own directory, grants of the operator",
     "jobs.journal.database": "the state directory",
     "service.cancel_requests": "the state directory",
+    "service.hooks": "the command that the operator names",
     "service.directories": "the directories that the operator names",
     "service.verify.documents": "documents and files that the caller names",
     "service.run_once": "the state directory",

@@ -43,6 +43,8 @@ from wasmdrop.system.extras import FLEET
 from wasmdrop.system.job_user import foreign_processes
 
 if TYPE_CHECKING:
+    from wasmdrop.hooks.hook import Hook
+    from wasmdrop.hooks.sender import HookSender
     from wasmdrop.service.fleet import DaemonFleet
     from wasmdrop.service.page import DaemonPage
 
@@ -55,13 +57,14 @@ _SPARE_CHILDREN: Final = 2
 async def serve(settings: Settings) -> None:
     """Run the daemon until a signal stops it; see :mod:`wasmdrop.system.signals`.
 
-    Raises ``SettingsError`` if the directories, the signing key or the page can't be used,
-    ``SandboxError`` if there is no sandbox, ``StorageError`` if the journal can't be opened.
+    Raises ``SettingsError`` if the directories, the signing key, the page or the hook can't be
+    used, ``SandboxError`` if there is no sandbox, ``StorageError`` if the journal can't be opened.
     """
     check_directories(settings)
     signing_key = load_signing_key(settings)
     metrics = Metrics()
     page = _page(settings, metrics)
+    hook = _load_hook(settings)
     shutdown = Shutdown()
     with (
         lock_state_directory(settings.state_dir) as state_lock,
@@ -82,7 +85,7 @@ async def serve(settings: Settings) -> None:
                 async with _fleet(settings, local, cache) as fleet:
                     await _serve(
                         *(settings, local, fleet, cache, delivery, shutdown, signing_key),
-                        *(metrics, page),
+                        *(metrics, page, hook),
                     )
     _log.info("stopped")
 
@@ -112,6 +115,25 @@ async def _fleet(
         yield fleet
 
 
+def _load_hook(settings: Settings) -> "Hook | None":
+    """Return the completion hook; None without one. Raises ``SettingsError``."""
+    if settings.on_finished is None:
+        return None
+    # Only a daemon with a hook needs it.
+    from wasmdrop.service.hooks import load_hook  # noqa: PLC0415
+
+    return load_hook(settings)
+
+
+def _start_sender(settings: Settings, hook: "Hook | None", journal: Journal) -> "HookSender | None":
+    """Begin to send the journal's events; None without a hook."""
+    if hook is None or journal.events is None:
+        return None
+    from wasmdrop.service.hooks import start_sender  # noqa: PLC0415
+
+    return start_sender(hook, journal.events, settings)
+
+
 async def _serve(
     settings: Settings,
     local: LocalExecutor,
@@ -122,10 +144,14 @@ async def _serve(
     signing_key: Signer | None,
     metrics: Metrics,
     page: "DaemonPage | None",
+    hook: "Hook | None",
 ) -> None:
     layout, inbox = Layout(settings), Inbox()
     backlog = Backlog(settings.max_queued, settings.workers)
-    journal = Journal(settings.state_dir / JOURNAL_NAME, backlog.is_busy)
+    journal = Journal(
+        settings.state_dir / JOURNAL_NAME, backlog.is_busy, records_events=hook is not None
+    )
+    sender = _start_sender(settings, hook, journal)
     finder = new_module_finder(settings, layout, cache)
     taken = TakenVersions(journal.path, journal.fail)
     loop, check_wanted = asyncio.get_running_loop(), asyncio.Event()
@@ -165,12 +191,16 @@ async def _serve(
         partial(_on_room, health, backlog, discovery.scanner.scan_soon),
     )
     guest = GuestMode.NATIVE if local.has_zygotes else GuestMode.PYTHON
-    fleet_metrics = fleet.metrics if fleet else None
-    sources = Sources(metrics, local, discovery.scanner, liveness, guest, fleet_metrics)
+    sources = Sources(
+        *(metrics, local, discovery.scanner, liveness, guest),
+        fleet=fleet.metrics if fleet else None,
+        hook_backlog=sender.backlog if sender else None,
+    )
     requests = CancelRequests(settings.state_dir)
     if page is not None:
         await page.start(
-            *(settings, guest, pipeline, local, cache, health, liveness, monitor.space, fleet)
+            *(settings, guest, pipeline, local, cache, health, liveness, monitor.space),
+            *(fleet, sender),
         )
     async with health.served(settings.http, sources, page):
         try:
@@ -205,7 +235,7 @@ async def _serve(
                 fleet.executor.detach()
             await asyncio.to_thread(monitor.stop)
             await asyncio.to_thread(discovery.stop)
-            await pipeline.close(settings.drain_sec, shutdown.now)
+            await pipeline.close(settings.drain_sec, shutdown.now, sender.stop if sender else None)
             requests.stop()
 
 

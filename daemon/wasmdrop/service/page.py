@@ -39,6 +39,8 @@ from wasmdrop.web.message import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.known_workers import FleetView
+    from wasmdrop.hooks.hook import HookBacklog
+    from wasmdrop.hooks.sender import HookSender
     from wasmdrop.service.fleet import DaemonFleet
 
 #: Length of a token, in characters: the shortest is 16 random bytes in hexadecimal digits.
@@ -107,6 +109,7 @@ class DaemonPage:
         liveness: Liveness,
         space: Mapping[str, tuple[int, int]],
         fleet: "DaemonFleet | None",
+        sender: "HookSender | None",
     ) -> None:
         """Connect the page to the daemon, before it is served and before jobs run.
 
@@ -134,6 +137,7 @@ class DaemonPage:
             space=space,
             fleet=None if fleet is None else lambda: _shown_fleet(fleet.view()),
             limits=_limits(settings, dispatcher),
+            hooks=None if sender is None else lambda: _shown_hooks(sender.backlog()),
         )
         main_loop = MainLoop(sources.loop, sources.silent_seconds)
         queries = JournalQueries(sources.settings.state_dir)
@@ -157,6 +161,16 @@ class DaemonPage:
     async def background(self) -> None:
         """Take samples. Called on the server's event loop."""
         await self._history.keep_sampling()
+
+
+def _shown_hooks(backlog: "HookBacklog") -> model.Hooks:
+    return model.Hooks(
+        pending=backlog.pending,
+        oldest_seconds=backlog.oldest_seconds,
+        delivered=backlog.delivered,
+        failed=backlog.failed,
+        given_up=backlog.given_up,
+    )
 
 
 def _shown_fleet(view: "FleetView") -> model.Fleet:

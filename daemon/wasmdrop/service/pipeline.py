@@ -1,7 +1,7 @@
 """The pipeline: the objects that take a drop to its results, wired together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,13 +57,23 @@ class Pipeline:
             if drop.taken is not None:
                 self.journal.remember({drop.path: drop.taken})
 
-    async def close(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
-        """Drain the jobs and close the journal; see :meth:`Dispatcher.drain`."""
+    async def close(
+        self,
+        seconds: float,
+        hurry: asyncio.Event | None = None,
+        before_journal: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Drain the jobs and close the journal; see :meth:`Dispatcher.drain`.
+
+        ``before_journal`` is called between the two.
+        """
         self.lookup.stop()
         self.reruns.stop()
         await self.dispatcher.drain(seconds, hurry)
         await self.reruns.ended()
         self.lookup.close()
+        if before_journal is not None:
+            await before_journal()
         self.intake.close()  # first: the last reader to leave merges the journal into one file
         await self.journal.close()
 

@@ -15,6 +15,8 @@ class EventQueue:
     def __init__(self, connection: sqlite3.Connection, thread: CommitThread) -> None:
         self.pending: int = connection.execute("SELECT count(*) FROM events").fetchone()[0]
         """Events in the journal."""
+        self.trimmed = 0
+        """Events that were removed because the journal was too large."""
         self.changed = asyncio.Event()
         """Set when an event was recorded."""
         self._thread = thread
@@ -24,8 +26,12 @@ class EventQueue:
         self.pending += 1
         self.changed.set()
 
-    def note_removed(self, count: int) -> None:
-        """Count events that the journal removed."""
+    def note_trimmed(self, count: int) -> None:
+        """Count events that the journal removed because it was too large."""
+        self.trimmed += count
+        self._note_removed(count)
+
+    def _note_removed(self, count: int) -> None:
         self.pending = max(0, self.pending - count)
 
     def due(
@@ -49,7 +55,7 @@ class EventQueue:
 
     def remove(self, job_id: str) -> None:
         """Remove an event that the hook took. It is sent again if the daemon is killed before."""
-        self.note_removed(1)
+        self._note_removed(1)
         self._thread.submit_lazily(partial(events.remove, job_id=job_id))
 
     def postpone(self, job_id: str, failures: int, due_ns: int) -> None:
@@ -64,5 +70,5 @@ class EventQueue:
         Removes some hundred at a time, the oldest first: call it until it removes none.
         """
         expired: list[str] = await self._thread.submit(partial(events.expire, before_ns=before_ns))
-        self.note_removed(len(expired))
+        self._note_removed(len(expired))
         return expired

@@ -280,7 +280,7 @@ class Journal:
 
     def _note_trimmed(self, trimmed: "asyncio.Future[Trimmed]") -> None:
         if self.events is not None and not trimmed.cancelled():
-            self.events.note_removed(trimmed.result().events)
+            self.events.note_trimmed(trimmed.result().events)
 
     def _write_results(self, job_id: str, data: bytes) -> None:
         make_directory_durably(self._results, 0o700)

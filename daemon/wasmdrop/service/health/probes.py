@@ -24,6 +24,7 @@ from wasmdrop.web.message import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.metrics import FleetMetrics
+    from wasmdrop.hooks.hook import HookBacklog
     from wasmdrop.web.server import HttpServer
 
 _log = structlog.get_logger()
@@ -63,6 +64,7 @@ class Sources:
     liveness: Liveness
     guest: GuestMode
     fleet: "FleetMetrics | None" = None
+    hook_backlog: "Callable[[], HookBacklog] | None" = None
 
     def page(self, is_ready: Callable[[], bool]) -> Page:
         """Return the page."""
@@ -77,6 +79,7 @@ class Sources:
             self.guest,
             is_ready,
             self.fleet,
+            self.hook_backlog,
         )
 
 

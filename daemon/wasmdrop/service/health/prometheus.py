@@ -34,6 +34,7 @@ from wasmdrop.web.message import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.metrics import FleetMetrics
+    from wasmdrop.hooks.hook import HookBacklog
 
 #: How long a rendering is served again, in seconds. One takes some milliseconds; thousands of
 #: requests must not take them from probes and jobs.
@@ -75,6 +76,7 @@ class PrometheusCollector(MetricsPage):
         guest: GuestMode,
         is_ready: Callable[[], bool],
         fleet: "FleetMetrics | None" = None,
+        hook_backlog: "Callable[[], HookBacklog] | None" = None,
     ) -> None:
         self._metrics = metrics
         self._executor = executor
@@ -83,6 +85,7 @@ class PrometheusCollector(MetricsPage):
         self._guest = guest
         self._is_ready = is_ready
         self._fleet = fleet
+        self._hook_backlog = hook_backlog
         super().__init__()
 
     def collect(self) -> Iterator[Metric]:
@@ -151,8 +154,31 @@ class PrometheusCollector(MetricsPage):
         )
         yield counter("input_bytes", "Size of the accepted inputs.", metrics.input_bytes)
         yield counter("result_bytes", "Size of the delivered results.", metrics.result_bytes)
+        if self._hook_backlog is not None:
+            yield from _of_hook(self._hook_backlog())
         if self._fleet is not None:
             yield from _of_fleet(self._fleet, metrics.queued)
+
+
+def _of_hook(backlog: "HookBacklog") -> Iterator[Metric]:
+    yield gauge(
+        "hook_pending_events", "Finished jobs that the hook has not taken yet.", backlog.pending
+    )
+    yield gauge(
+        "hook_oldest_event_age_seconds",
+        "Age of the oldest of these events; 0 without one.",
+        backlog.oldest_seconds,
+    )
+    attempts = CounterMetricFamily(
+        "wasmdrop_hook_events", "Events of the hook by result.", labels=["result"]
+    )
+    for result, count in (
+        ("delivered", backlog.delivered),
+        ("failed", backlog.failed),
+        ("given-up", backlog.given_up),
+    ):
+        attempts.add_metric([result], count)
+    yield attempts
 
 
 def _of_fleet(fleet: "FleetMetrics", queued: int) -> Iterator[Metric]:

@@ -1,0 +1,195 @@
+"""Sends the events of the journal to a hook, at least once, and without a job that waits for it.
+
+Events are read from the journal when they are due, some at a time: memory is bounded however many
+wait. If the daemon is killed between the answer of the receiver and its note in the journal, the
+event is sent again.
+
+An event that fails is due again after a pause that doubles. If no event succeeds any more, one at a
+time is tried, at growing intervals: a receiver that is down is not flooded, and if it is back, it
+gets all events that wait.
+"""
+
+import asyncio
+import contextlib
+import time
+from typing import Any, Final
+
+import structlog
+from tenacity import RetryCallState, Retrying, wait_random_exponential
+
+from wasmdrop.hooks.hook import Hook, HookBacklog, HookFailedError
+from wasmdrop.jobs.journal.event_queue import EventQueue
+from wasmdrop.jobs.journal.events import Event
+
+_log = structlog.get_logger()
+
+#: Events that are read at a time, and the size of their markers past which no more are.
+_READ_AT_ONCE: Final = 64
+_READ_BYTES: Final = 1 << 20
+
+#: How long a new event waits for others, in seconds: their reads and those of the journal's other
+#: users then share a transaction.
+_GATHER_SECONDS: Final = 0.05
+
+#: How often the journal is read if nothing happens, in seconds.
+_LOOK_SECONDS: Final = 60.0
+
+#: The longest pause of an event that failed, and between two tries of a hook that seems down, in
+#: seconds.
+_LONGEST_PAUSE_SECONDS: Final = 600.0
+_LONGEST_PROBE_SECONDS: Final = 60.0
+_PAUSES: Final = wait_random_exponential(multiplier=1, max=_LONGEST_PAUSE_SECONDS, min=0.5)
+_PROBES: Final = wait_random_exponential(multiplier=1, max=_LONGEST_PROBE_SECONDS, min=0.5)
+
+#: So many failures in a row mean that the hook, not the event, is at fault.
+_SEEMS_DOWN: Final = 4
+
+#: An event is not given up earlier, in seconds, however short the retention of jobs is.
+_LEAST_KEPT_SECONDS: Final = 3600.0
+
+#: How long a stopping daemon waits for attempts that are under way, in seconds.
+_STOP_SECONDS: Final = 3.0
+
+
+class HookSender:
+    """Sends the events of a journal to ``hook``; used from one event loop.
+
+    An event is given up after ``keep_seconds``, but not within an hour.
+    """
+
+    def __init__(self, events: EventQueue, hook: Hook, keep_seconds: float) -> None:
+        self._events = events
+        self._hook = hook
+        self._keep_ns = int(max(keep_seconds, _LEAST_KEPT_SECONDS) * 1e9)
+        self._ready: asyncio.Queue[Event] = asyncio.Queue()
+        self._held: set[str] = set()
+        """The jobs of the events in memory."""
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._probing = asyncio.Lock()
+        self._failures_in_row = 0
+        self._not_before = 0.0
+        """When the next attempt may begin, by the loop's clock."""
+        self._oldest_ns: int | None = None
+        self._delivered = self._failed = self._given_up = 0
+
+    def start(self) -> None:
+        """Begin to send events."""
+        workers = (self._work() for _ in range(self._hook.at_once))
+        self._tasks = [asyncio.create_task(one) for one in (self._read(), *workers)]
+
+    async def stop(self) -> None:
+        """Begin nothing new; attempts that are under way have some seconds to end."""
+        for reader in self._tasks[:1]:
+            reader.cancel()
+        while not self._ready.empty():
+            self._ready.get_nowait()
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=_STOP_SECONDS)
+        tasks: list[asyncio.Task[Any]] = [*self._tasks, *self._attempts]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def backlog(self) -> HookBacklog:
+        """Return the state of the hook."""
+        now_ns = time.time_ns()
+        oldest_ns = self._oldest_ns if self._events.pending else None
+        age_seconds = 0.0 if oldest_ns is None else max(0, now_ns - oldest_ns) / 1e9
+        given_up = self._given_up + self._events.trimmed
+        return HookBacklog(
+            self._events.pending, age_seconds, self._delivered, self._failed, given_up
+        )
+
+    # Reading
+
+    async def _read(self) -> None:
+        """Read events when they are due and none is in memory."""
+        while True:
+            self._events.changed.clear()
+            wait_seconds = _LOOK_SECONDS
+            if self._ready.empty():
+                wait_seconds = await self._fill()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_seconds):
+                    await self._events.changed.wait()
+            await asyncio.sleep(_GATHER_SECONDS)
+
+    async def _fill(self) -> float:
+        """Read the events that are due; return how long none can be due, in seconds."""
+        now_ns = time.time_ns()
+        await self._give_up(now_ns - self._keep_ns)
+        longest_ns = int(_LONGEST_PAUSE_SECONDS * 1e9)
+        due = await self._events.due(now_ns, longest_ns, self._held, _READ_AT_ONCE, _READ_BYTES)
+        self._oldest_ns = due.oldest_ns
+        for event in due.events:
+            self._held.add(event.job_id)
+            self._ready.put_nowait(event)
+        if due.next_due_ns is None:
+            return _LOOK_SECONDS
+        return min(_LOOK_SECONDS, max(0.0, (due.next_due_ns - now_ns) / 1e9))
+
+    async def _give_up(self, before_ns: int) -> None:
+        while jobs := await self._events.expire(before_ns):
+            self._given_up += len(jobs)
+            _log.error("hook-given-up", events=len(jobs), first_job=jobs[0], last_job=jobs[-1])
+
+    # Sending
+
+    async def _work(self) -> None:
+        while True:
+            event = await self._ready.get()
+            attempt = asyncio.create_task(self._take(event))
+            self._attempts.add(attempt)
+            try:
+                await attempt
+            finally:
+                self._attempts.discard(attempt)
+                self._held.discard(event.job_id)
+                if self._ready.empty():
+                    self._events.changed.set()
+
+    async def _take(self, event: Event) -> None:
+        is_probe = self._failures_in_row >= _SEEMS_DOWN
+        async with self._probing if is_probe else contextlib.nullcontext():
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(max(0.0, self._not_before - loop.time()))
+            try:
+                await self._hook.send(event)
+            except HookFailedError as error:
+                self._fail(event, str(error), error.retry_after_seconds)
+            except Exception as error:  # noqa: BLE001 - a fault in one must not end the others
+                _log.exception("hook-stuck", job=event.job_id)
+                self._fail(event, f"{type(error).__name__}", None)
+            else:
+                self._failures_in_row = 0
+                self._delivered += 1
+                self._events.remove(event.job_id)
+
+    def _fail(self, event: Event, reason: str, retry_after_seconds: float | None) -> None:
+        self._failed += 1
+        self._failures_in_row += 1
+        asked_seconds = min(retry_after_seconds or 0.0, _LONGEST_PAUSE_SECONDS)
+        tries = self._failures_in_row - _SEEMS_DOWN + 1
+        alone_seconds = max(asked_seconds, _pause(_PROBES, tries) if tries > 0 else 0.0)
+        self._not_before = max(self._not_before, asyncio.get_running_loop().time() + alone_seconds)
+        failures = event.failures + 1
+        pause_seconds = max(asked_seconds, _pause(_PAUSES, failures))
+        self._events.postpone(event.job_id, failures, time.time_ns() + int(pause_seconds * 1e9))
+        if not failures & (failures - 1):  # only failures 1, 2, 4, 8, ... are logged
+            _log.warning(
+                "hook-failed",
+                job=event.job_id,
+                slot=event.slot,
+                failures=failures,
+                pending=self._events.pending,
+                error=reason,
+                again_in=round(pause_seconds, 1),
+            )
+
+
+def _pause(pauses: wait_random_exponential, failures: int) -> float:
+    """Return how long to wait after so many failures, in seconds."""
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = failures
+    return float(pauses(state))
