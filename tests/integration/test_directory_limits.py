@@ -7,18 +7,18 @@ from typing import Any, Final
 
 from wasmtime import wat2wasm
 
-from tests.support.commands import listed, run
+from tests.support.commands import listed, run, wait_for_state
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
 
 _ENDLESS: Final = '(module (func (export "run") (loop br 0)))'
 _FIB: Final = {"module": "fib", "entry": "fib", "args": [10]}
 _REFUSAL: Final = (
-    "the job was refused: the directory many has reached its limit of waiting jobs, 3"
+    "the job was refused: the directory many is at its limit of waiting jobs, 3"
     " (WASMDROP_DIRECTORY_QUEUED); drop the input again when some of them have ended"
 )
 _NOTE: Final = (
-    "the directory many has as many jobs under way as it may have, 1 (WASMDROP_DIRECTORY_RUNNING)"
+    "the directory many is at its limit of jobs under way, 1 (WASMDROP_DIRECTORY_RUNNING)"
 )
 
 
@@ -36,9 +36,9 @@ def _flooded(base: Path, **variables: str) -> Iterator[Daemon]:
     for name, text in (("endless", _ENDLESS), ("fib", FIB)):
         drop(daemon.wasm / f"{name}.wasm", bytes(wat2wasm(text)))
     with daemon.running():
-        # A job that waits for a compilation counts as waiting.
-        daemon.submit("many/compiled/input.json", {"module": "endless", "timeout_sec": 0.1})
-        for number in range(10):
+        drop(daemon.shared / "many/0/input.json", {"module": "endless"})
+        wait_for_state(daemon, "many/0/input.json", "running")
+        for number in range(1, 10):
             drop(daemon.shared / f"many/{number}/input.json", {"module": "endless"})
         wait_until(lambda: len(_refused(daemon)) == 6, "six jobs to be refused")
         yield daemon
@@ -64,7 +64,7 @@ def test_directory_beyond_its_limits_waits_or_is_refused_and_others_run(tmp_path
         states = [job["state"] for job in listed(daemon, "--state", "open")]
         assert sorted(states) == ["queued", "queued", "queued", "running"]
         waiting = listed(daemon, "--state", "queued")
-        assert {job["note"] for job in waiting} == {_NOTE}
+        assert {job["why"] for job in waiting} == {_NOTE}
 
 
 def test_directory_limits_after_a_kill_refuse_no_job_again(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ class Dispatcher:
         if not is_ended and self._admission.is_held(key):
             self._journal.explain(
                 work.job,
-                f"{described(top_directory(key))} has as many jobs under way as it may have,"
+                f"{described(top_directory(key))} is at its limit of jobs under way,"
                 f" {self._settings.directory_running} (WASMDROP_DIRECTORY_RUNNING)",
             )
 

@@ -36,9 +36,9 @@ class WaitingJobs:
             return None
         return DecidedEnd(
             Code.QUEUE_LIMIT,
-            f"the job was refused: {described(top_directory(key))} has reached its limit of waiting"
-            f" jobs, {self._limit} (WASMDROP_DIRECTORY_QUEUED); drop the input again when some of"
-            " them have ended",
+            f"the job was refused: {described(top_directory(key))} is at its limit of waiting jobs,"
+            f" {self._limit} (WASMDROP_DIRECTORY_QUEUED); drop the input again when some of them"
+            " have ended",
         )
 
     def full_directories(self) -> int:

@@ -437,8 +437,7 @@ def test_dispatcher_directory_at_its_running_limit_waits_and_the_note_says_so() 
         await until(lambda: len(bench.begun) == 2)
         assert bench.begun == ["1", "other"]
         assert bench.journal.notes == {
-            "2": "the directory a has as many jobs under way as it may have, 1"
-            " (WASMDROP_DIRECTORY_RUNNING)"
+            "2": "the directory a is at its limit of jobs under way, 1 (WASMDROP_DIRECTORY_RUNNING)"
         }
         assert bench.metrics.held_directories() == 1
         await bench.end("1", ModuleAwaitedError())

@@ -27,12 +27,12 @@ def test_waiting_jobs_refusal_names_directory_limit_setting_and_advice() -> None
     waiting.add(job("2", "input.json"))
     assert waiting.why_refused("mallory\x1b[2J/input-2.json") == DecidedEnd(
         Code.QUEUE_LIMIT,
-        "the job was refused: the directory mallory\\x1b[2J has reached its limit of waiting jobs,"
+        "the job was refused: the directory mallory\\x1b[2J is at its limit of waiting jobs,"
         " 1 (WASMDROP_DIRECTORY_QUEUED); drop the input again when some of them have ended",
     )
     at_the_top = waiting.why_refused("input-2.json")
     assert at_the_top is not None
-    assert "the shared directory itself has reached" in at_the_top.message
+    assert "the shared directory itself is at its limit" in at_the_top.message
 
 
 def test_waiting_jobs_removed_job_makes_room_once() -> None:
