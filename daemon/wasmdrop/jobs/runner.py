@@ -96,9 +96,14 @@ class JobRunner:
                 message=f"given up after {work.job.attempt} attempts, the last of which ended with"
                 " the daemon itself",
             )
+
+        def is_repeated(result: Outcome) -> bool:
+            job = self._table.current(work).job
+            # One attempt in a fleet may count as several.
+            return result.code.retried and job.attempt < most and job.end is None
+
         outcome = await self._attempt(work, scheduler)
-        left = most - self._table.current(work).job.attempt
-        if not outcome.code.retried or left <= 0:
+        if not is_repeated(outcome):
             return outcome
 
         async def attempt_again() -> Outcome:
@@ -107,17 +112,12 @@ class JobRunner:
                 current = self._table.move(current, JobState.QUEUED)
             return await self._attempt(current, scheduler)
 
-        def is_repeated(result: Outcome) -> bool:
-            job = self._table.current(work).job
-            # One attempt in a fleet may count as several.
-            return result.code.retried and job.attempt < most and job.end is None
-
         await self._sleep(_FIRST_PAUSE_SECONDS)
         last: Any = await AsyncRetrying(
             sleep=self._sleep,
             retry=retry_if_result(is_repeated),
             wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE_SECONDS),
-            stop=stop_after_attempt(left),
+            stop=stop_after_attempt(most - self._table.current(work).job.attempt),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else outcome,
         )(attempt_again)
         return last if isinstance(last, Outcome) else outcome

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from wasmdrop.delivery.wire import ResultPackage
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.protocol.slot import InputFile, Slot
 
 
@@ -70,6 +72,11 @@ class FakeJournal:
     def begin(self, job: Job, **changes: Any) -> "tuple[Job, asyncio.Future[None]]":
         """Move a job to RUNNING."""
         return self.move(job, JobState.RUNNING, **changes)
+
+    def end(self, job: Job, end: DecidedEnd) -> "tuple[Job, asyncio.Future[None]]":
+        """Decide how a job ends."""
+        self.jobs[job.id] = ended = msgspec.structs.replace(job, end=end)
+        return ended, self._write()
 
     def explain(self, job: Job, note: str) -> None:
         """Keep the note."""

@@ -393,3 +393,33 @@ def test_lookup_rerun_that_waits_for_the_rest_of_its_module_looks_again(tmp_path
         assert bench.compiles == ["aa", "bb", "bb"]
 
     with_bench(tmp_path, use)
+
+
+def test_lookup_job_that_stops_waiting_is_not_resumed(tmp_path: Path) -> None:
+    """Neither by its module nor twice; a job that does not wait is left alone."""
+
+    async def use(bench: Bench) -> None:
+        bench.begin()
+        assert not bench.lookup.stop_waiting(bench.slot_key)
+        with pytest.raises(ModuleAwaitedError):
+            await bench.get()
+        assert bench.lookup.stop_waiting(bench.slot_key)
+        assert not bench.lookup.stop_waiting(bench.slot_key)
+        bench.lookup.wake(bench.path, None)
+        assert bench.resumed == []
+
+    with_bench(tmp_path, use)
+
+
+def test_lookup_resumed_job_no_longer_waits(tmp_path: Path) -> None:
+    """The dispatcher has it in its queue then."""
+
+    async def use(bench: Bench) -> None:
+        bench.begin()
+        with pytest.raises(ModuleAwaitedError):
+            await bench.get()
+        bench.lookup.wake(bench.path, None)
+        assert bench.resumed == [bench.slot_key]
+        assert not bench.lookup.stop_waiting(bench.slot_key)
+
+    with_bench(tmp_path, use)

@@ -1,7 +1,7 @@
 """Recovery: which attempts of jobs count that an earlier daemon left open."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,11 @@ class Resumed:
         self.jobs.append(job)
 
 
-def resumed(base: Path, prepare: Callable[[Journal, Job], Any]) -> Job:
+def resumed(
+    base: Path,
+    prepare: Callable[[Journal, Job], Any],
+    ends: Mapping[str, DecidedEnd] | None = None,
+) -> Job:
     """Return the job that recovery resumes after what ``prepare`` does in an earlier daemon."""
     slot = Slot("input.json", str(base / "input.json"), str(base), "result")
     job = Job("1", slot, 1, input=InputFile(str(base / "input.json"), "", 2))
@@ -39,7 +43,7 @@ def resumed(base: Path, prepare: Callable[[Journal, Job], Any]) -> Job:
         await journal.close()
         journal = Journal(base / "journal.sqlite")
         dispatcher = Resumed()
-        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None, {})
+        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None, ends or {})
         (found,) = dispatcher.jobs
         assert (await journal.load_job("1")).job == found
         await journal.close()
@@ -110,6 +114,45 @@ def test_recovery_job_that_was_detached_and_then_refused_has_no_attempt_to_take_
         journal.move_lazily(job, JobState.EXECUTED)
 
     assert resumed(tmp_path, prepare).attempt == 0
+
+
+def test_recovery_requested_end_is_recorded_before_the_job_is_resumed(tmp_path: Path) -> None:
+    """Whatever state the earlier daemon left it in; an end that was decided before stays."""
+    wanted = DecidedEnd(Code.CANCELLED, "a test")
+    earlier = DecidedEnd(Code.QUEUE_LIMIT, "too many")
+
+    def run(journal: Journal, job: Job) -> None:
+        journal.begin(job, attempt=1, started_at_ns=1, is_remote=False)
+
+    (tmp_path / "running").mkdir()
+    found = resumed(tmp_path / "running", run, {"1": wanted, "2": earlier})
+    assert (found.state, found.end) == (JobState.QUEUED, wanted)
+    (tmp_path / "refused").mkdir()
+    prepare = lambda journal, job: journal.end(job, earlier)  # noqa: E731
+    assert resumed(tmp_path / "refused", prepare, {"1": wanted}).end == earlier
+
+
+def test_recovery_requested_end_of_a_job_with_its_results_is_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marker is in place, and the journal may lack the outcome."""
+    monkeypatch.setattr(recovery, "placed_marker", lambda _job, *, is_for_event: b"{}")  # noqa: ARG005
+    slot = Slot("input.json", str(tmp_path / "input.json"), str(tmp_path), "result")
+    job = Job("1", slot, 1)
+
+    async def main() -> None:
+        journal = Journal(tmp_path / "journal.sqlite")
+        await journal.accept(job, b"{}", {})
+        journal.begin(job, attempt=1, started_at_ns=1, is_remote=False)
+        dispatcher = Resumed()
+        ends = {"1": DecidedEnd(Code.CANCELLED, "a test")}
+        await recover(journal, cast("Dispatcher", dispatcher), lambda _kept: None, ends)
+        assert dispatcher.jobs == []
+        found = (await journal.load_job("1")).job
+        assert (found.state, found.end) == (JobState.DELIVERED, None)
+        await journal.close()
+
+    asyncio.run(main())
 
 
 def test_recovery_refused_job_with_its_results_is_closed_with_its_code(

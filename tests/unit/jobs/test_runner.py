@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.jobs.fakes import FakeJournal, job
 from wasmdrop import settings
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import ModuleLookup, Scheduler
@@ -58,6 +58,8 @@ class Bench:
         self.most_running = 0
         self.attempts: list[Attempt] = []
         self.slots = asyncio.Semaphore(2)
+        self.on_run: Callable[[int], None] = lambda _number: None
+        """Called with the number of each call."""
         self.runner = JobRunner(
             settings.load({"WASMDROP_WORKERS": "2", "WASMDROP_ATTEMPTS": "3"}, {}).settings,
             self.table,
@@ -120,6 +122,7 @@ class Bench:
     async def run(self, _module: CompiledModule, call: Call, _limits: Limits) -> Outcome:
         """Run a call."""
         self.calls.append(call)
+        self.on_run(len(self.calls))
         self.durable.append(not self.journal.unwritten)
         self.most_running = max(self.most_running, self.metrics.running)
         await asyncio.sleep(0)
@@ -212,6 +215,51 @@ def test_runner_attempt_that_counts_as_several_uses_them_up(before: int) -> None
         assert (await bench.outcome(work)).code is Code.CRASHED
         assert len(bench.calls) == before + 1
         assert bench.table.current(work).job.attempt == 3
+
+    with_bench(use)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_runner_failure_of_a_cancelled_job_is_not_repeated(attempts: int) -> None:
+    """Its end was decided while the attempt ran."""
+    ends: list[Outcome | Exception] = [CRASHED, SandboxError("no process"), CRASHED]
+
+    async def use(bench: Bench) -> None:
+        work = bench.begin()
+
+        def end(number: int) -> None:
+            if number == attempts:
+                end = DecidedEnd(Code.CANCELLED, "a test")
+                bench.table.end("input.json", end, lambda _job: True)
+
+        bench.ends = ends[-attempts:]
+        bench.on_run = end
+        assert (await bench.outcome(work)).code.retried
+        assert len(bench.calls) == attempts
+
+    with_bench(use)
+
+
+def test_runner_end_of_a_job_has_its_reason_and_echoes_a_small_input() -> None:
+    """A large input is not read for that."""
+
+    async def use(bench: Bench) -> None:
+        end = DecidedEnd(Code.CANCELLED, "a test")
+        work = bench.begin(end=end)
+        outcome = await bench.runner.end(work)
+        assert (outcome.code, outcome.message, outcome.run_seconds) == (end.code, end.message, 0)
+        spec = bench.table.current(work).spec
+        assert spec is not None
+        assert spec.entry == "add"
+        found = InputFile("/shared/large/input.json", "", 5000)
+        large = bench.begin(key="large/input.json", input=found, end=end)
+        assert (await bench.runner.end(large)).code is Code.CANCELLED
+        assert bench.table.current(large).spec is None
+        invalid = bench.begin(b"nope", "invalid/input.json", end=end)
+        assert (await bench.runner.end(invalid)).code is Code.CANCELLED
+        running = bench.begin(key="b/input.json", state=JobState.RUNNING, started_at_ns=1, end=end)
+        assert (await bench.runner.end(running)).run_seconds > 0
+        assert bench.calls == []
 
     with_bench(use)
 

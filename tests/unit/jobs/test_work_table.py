@@ -4,11 +4,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from wasmdrop.jobs.job import IllegalMoveError, Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, IllegalMoveError, Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.work_table import Work, WorkTable
+from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import InputFile, Slot
 
 SLOT = Slot("a", "/a", "/", "result")
@@ -16,6 +18,10 @@ SLOT = Slot("a", "/a", "/", "result")
 
 class FakeJournal:
     """Moves jobs without writing them."""
+
+    def end(self, job: Job, end: DecidedEnd) -> tuple[Job, None]:
+        """Decide how it ends."""
+        return msgspec.structs.replace(job, end=end), None
 
     def move_lazily(self, job: Job, state: JobState, **changes: Any) -> Job:
         """Move it as the journal does."""
@@ -107,6 +113,46 @@ def test_table_has_a_job_until_it_leaves() -> None:
     table.begin("a")
     table.finish("a")
     assert [table.has(one) for one in ids] == [False, True, False]
+
+
+def test_table_find_returns_a_job_wherever_it_is_in_its_slot() -> None:
+    """Until it leaves; ids of no job are not found."""
+    table = new_table()
+    for number in range(4):
+        table.add(work(number))
+    table.begin("a")
+    found = [table.find(str(number)) for number in range(5)]
+    assert [one and one.job.id for one in found] == ["0", "1", "2", "3", None]
+    table.finish("a")
+    assert table.find("0") is None
+
+
+def test_table_end_changes_wanted_jobs_that_have_no_other_end() -> None:
+    """The active job, the next one and later ones; the order stays, and so do other slots."""
+    table = new_table()
+    other = DecidedEnd(Code.QUEUE_LIMIT, "too many")
+    for number in range(5):
+        table.add(work(number))
+    table.add(Work(Job("5", SLOT, 5, end=other)))
+    table.begin("a")
+    end = DecidedEnd(Code.CANCELLED, "a test")
+    assert table.end("b", end, lambda _job: True) == []
+    ended = table.end("a", end, lambda job: job.id not in {"1", "3"})
+    assert [(one.job.id, one.job.end) for one in ended] == [("0", end), ("2", end), ("4", end)]
+    assert table.current(work(0)) is ended[0]
+    ends = []
+    for _ in range(6):
+        ends.append(table.begin("a").job.end)
+        table.finish("a")
+    assert ends == [end, None, end, None, end, other]
+
+
+def test_table_end_leaves_an_executed_job_alone() -> None:
+    """It has an outcome."""
+    table = new_table()
+    table.add(work(0))
+    table.move(table.begin("a"), JobState.EXECUTED)
+    assert table.end("a", DecidedEnd(Code.CANCELLED, "a test"), lambda _job: True) == []
 
 
 def test_table_illegal_move_is_refused() -> None:
