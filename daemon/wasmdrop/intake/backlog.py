@@ -8,13 +8,22 @@ from typing import Final
 _BUSY_JOBS_PER_WORKER: Final = 8
 
 
-class Backlog:
-    """Counts open jobs: at most ``limit`` of them come from drops. Thread-safe."""
+#: With shares, the open jobs that one top directory may have for each one that there is room for.
+#: One that drops without end gets eight ninths of the backlog, and others find room in the rest.
+_SHARE: Final = 8
 
-    def __init__(self, limit: int, workers: int = 1) -> None:
+
+class Backlog:
+    """Counts open jobs: at most ``limit`` of them come from drops. Thread-safe.
+
+    ``has_shares``: whether the drops of one top directory may not fill it.
+    """
+
+    def __init__(self, limit: int, workers: int = 1, *, has_shares: bool = False) -> None:
         self._limit = limit
         self._busy = _BUSY_JOBS_PER_WORKER * workers
         self._count = 0
+        self._by_top: dict[str, int] | None = {} if has_shares else None
         self._lock = threading.Lock()
         self._has_refused = False
         self._is_paused = False
@@ -26,19 +35,19 @@ class Backlog:
         """Return whether so many jobs are open that batching costs none of them time."""
         return self._count > self._busy
 
-    def take(self) -> bool:
-        """Count one more drop; return False if there is no room for it."""
+    def take(self, top: str = "") -> bool:
+        """Count one more drop of a top directory; return False if there is no room for it."""
         with self._lock:
-            if self._count >= self._limit or self._is_paused:
+            if self._count >= self._limit or self._is_paused or self._has_its_share(top):
                 self._has_refused = True
                 return False
-            self._count += 1
+            self._add(top, 1)
             return True
 
-    def add(self) -> None:
+    def add(self, top: str = "") -> None:
         """Count a job that no file could bring back later, whatever the limit."""
         with self._lock:
-            self._count += 1
+            self._add(top, 1)
 
     def pause(self) -> None:
         """Refuse all drops until :meth:`resume`."""
@@ -48,12 +57,24 @@ class Backlog:
         """Accept drops again; the caller scans for those that were refused."""
         self._is_paused = False
 
-    def done(self) -> bool:
+    def done(self, top: str = "") -> bool:
         """Count one job less; return True if it is time to scan for drops that were refused."""
         with self._lock:
-            self._count -= 1
+            self._add(top, -1)
             # Only at half of the limit, so that a scan finds room for many drops.
             if self._has_refused and self._count <= self._limit // 2:
                 self._has_refused = False
                 return True
             return False
+
+    def _has_its_share(self, top: str) -> bool:
+        if self._by_top is None:
+            return False
+        return self._by_top.get(top, 0) >= _SHARE * (self._limit - self._count)
+
+    def _add(self, top: str, jobs: int) -> None:
+        self._count += jobs
+        if self._by_top is not None:
+            count = self._by_top.pop(top, 0) + jobs
+            if count:
+                self._by_top[top] = count

@@ -36,7 +36,7 @@ from wasmdrop.intake.write_detection import UnclosedFile, WriteDetector
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
+from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot, top_directory
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 from wasmdrop.system.byte_budget import Reservation
@@ -242,7 +242,7 @@ class Intake:
                 stack.callback(memory.release)
 
             drop = self._new_drop(slot, admit)
-            if drop is None or not self._backlog.take():
+            if drop is None or not self._backlog.take(top_directory(slot.key)):
                 return
             memory = reserved[0] if reserved else None
             drop = msgspec.structs.replace(drop, module=self._module_of(drop), memory=memory)

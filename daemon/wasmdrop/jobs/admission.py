@@ -8,8 +8,9 @@ Jobs whose end is decided, because they were cancelled or refused, come first an
 
 from typing import Final
 
-from wasmdrop.jobs.fair_queue import FairQueue, top_directory
+from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.slot import top_directory
 
 #: Jobs on their way, beyond those that run: enough to keep a disk busy with deliveries, few enough
 #: to bound memory.

@@ -19,7 +19,6 @@ from wasmdrop.delivery.worker_process import DeliveryHangsError, PendingDelivery
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.jobs.admission import Admission
-from wasmdrop.jobs.fair_queue import top_directory
 from wasmdrop.jobs.job import DecidedEnd, Job, JobState, new_job_id
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
@@ -33,7 +32,7 @@ from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.input import InputSpec
 from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.protocol.slot import PinnedModule, Slot
+from wasmdrop.protocol.slot import PinnedModule, Slot, top_directory
 from wasmdrop.settings import Settings
 
 _log = structlog.get_logger()
@@ -103,7 +102,7 @@ class Dispatcher:
             # Not recorded, so that the next start takes the drop as new.
             if drop.memory is not None:
                 drop.memory.release()
-            self._leave_backlog()
+            self._leave_backlog(drop.slot.key)
         else:
             end = self._waiting.why_refused(drop.slot.key)
             _ = self._accept(drop, drop.module, end=end)
@@ -113,19 +112,19 @@ class Dispatcher:
 
         The job is discarded if the one before it finds the dropped module by itself.
         """
-        self._backlog.add()
+        self._backlog.add(top_directory(drop.slot.key))
         return self._accept(drop, None, is_for_module=True)
 
     def run_without_input(self, slot: Slot, *, owes_result: bool) -> None:
         """Run a slot that has no input with the entry and arguments of the settings."""
         job = Job(id=new_job_id(time.time_ns()), slot=slot, dropped_at_ns=time.time_ns())
-        self._backlog.add()
+        self._backlog.add(top_directory(slot.key))
         accepted = self._journal.accept(job, None, {})
         self._enqueue(Work(job, accepted, InputSpec(), owes_result=owes_result))
 
     def resume_queued(self, job: Job) -> None:
         """Resume a QUEUED job that an earlier daemon left open."""
-        self._backlog.add()
+        self._backlog.add(top_directory(job.slot.key))
         self._enqueue(Work(job, is_resumed=True))
 
     def resume_undelivered(self, job: Job, size_bytes: int) -> None:
@@ -382,7 +381,7 @@ class Dispatcher:
         self._admission.leave(key, work.input_bytes)
         if self._table.finish(key) and not is_held:
             self._add_ready(key)
-        self._leave_backlog()
+        self._leave_backlog(key)
         self._pump()
 
     def _on_settled(self, job: Job, is_rerun: bool) -> None:
@@ -391,7 +390,7 @@ class Dispatcher:
         self._metrics.left(job.id)
         self._note_delivered(job)
         if is_rerun:
-            self._backlog.add()
+            self._backlog.add(top_directory(key))
             self._metrics.taken(job)
             self._waiting.add(job)
             self._table.add_first(Work(job, is_resumed=True))
@@ -402,8 +401,8 @@ class Dispatcher:
         if self.on_delivered is not None and job.state is JobState.DELIVERED:
             self.on_delivered(job)
 
-    def _leave_backlog(self) -> None:
-        if self._backlog.done():
+    def _leave_backlog(self, key: str) -> None:
+        if self._backlog.done(top_directory(key)):
             self._on_room()
         if len(self._backlog) < self._settings.max_queued:
             self._has_room.set()

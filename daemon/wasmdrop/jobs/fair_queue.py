@@ -7,11 +7,6 @@ turns, and so do the directories within each of them.
 from collections import OrderedDict
 
 
-def top_directory(key: str) -> str:
-    """Return the top directory of a slot by its key; empty for slots in the shared directory."""
-    return key.rpartition("/")[0].partition("/")[0]
-
-
 class FairQueue:
     """Slots by key, a path that may begin with ``root``. Slots of one directory stay in order.
 

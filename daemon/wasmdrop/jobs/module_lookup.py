@@ -17,14 +17,13 @@ import msgspec
 from wasmdrop.intake.layout import MODULE_NAME, Layout
 from wasmdrop.intake.module_finder import DIGEST_PREFIX
 from wasmdrop.jobs.executor import Executor
-from wasmdrop.jobs.fair_queue import top_directory
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.module_waits import ModuleWaits, Wait
 from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.protocol.errors import RefusedError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot
+from wasmdrop.protocol.slot import FileVersion, PinnedModule, Slot, top_directory
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.settings import Settings

@@ -1,8 +1,8 @@
 """The waiting jobs of each top directory, and the refusal of more than a directory may have."""
 
-from wasmdrop.jobs.fair_queue import top_directory
 from wasmdrop.jobs.job import DecidedEnd, Job
 from wasmdrop.protocol.outcome import Code
+from wasmdrop.protocol.slot import top_directory
 from wasmdrop.protocol.text import one_line
 
 

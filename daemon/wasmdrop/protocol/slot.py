@@ -113,6 +113,11 @@ class Slot(msgspec.Struct, frozen=True):
         return self.directory, ""  # the shared directory itself, or the one of OUTPUT_PATH
 
 
+def top_directory(key: str) -> str:
+    """Return the top directory of a slot by its key; empty for slots in the shared directory."""
+    return key.rpartition("/")[0].partition("/")[0]
+
+
 class InputFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """The input of a job, as it was when it was read or refused."""
 

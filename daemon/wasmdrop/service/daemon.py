@@ -147,7 +147,7 @@ async def _serve(
     hook: "Hook | None",
 ) -> None:
     layout, inbox = Layout(settings), Inbox()
-    backlog = Backlog(settings.max_queued, settings.workers)
+    backlog = _new_backlog(settings)
     journal = Journal(
         settings.state_dir / JOURNAL_NAME, backlog.is_busy, records_events=hook is not None
     )
@@ -268,6 +268,11 @@ async def _retention(
     finally:
         retention.cancel()
         checks.cancel()
+
+
+def _new_backlog(settings: Settings) -> Backlog:
+    limits = settings.directory_running, settings.directory_queued
+    return Backlog(settings.max_queued, settings.workers, has_shares=limits != (None, None))
 
 
 def _on_room(health: Health, backlog: Backlog, scan_soon: Callable[[], None], reason: str) -> None:

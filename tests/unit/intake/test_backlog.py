@@ -50,3 +50,18 @@ def test_is_busy_depends_on_the_jobs_per_worker() -> None:
     many.take()
     assert few.is_busy()
     assert not many.is_busy()
+
+
+def test_take_of_one_directory_leaves_room_for_others() -> None:
+    """Each gets at most a share of the room that is left."""
+    backlog = Backlog(90, has_shares=True)
+    assert sum(backlog.take("many") for _ in range(1000)) == 80
+    assert sum(backlog.take("few") for _ in range(9)) == 9
+    assert [backlog.done("many") for _ in range(80)].count(True) == 1
+    assert sum(backlog.take("few") for _ in range(1000)) == 71
+
+
+def test_take_without_shares_lets_one_directory_fill_the_backlog() -> None:
+    """The limit is all there is."""
+    backlog = Backlog(90)
+    assert sum(backlog.take("many") for _ in range(1000)) == 90

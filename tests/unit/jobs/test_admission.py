@@ -12,7 +12,7 @@ from wasmdrop.jobs.admission import (
     _STOP_BYTES,
     Admission,
 )
-from wasmdrop.jobs.fair_queue import top_directory
+from wasmdrop.protocol.slot import top_directory
 
 LARGE = 1024 * 1024
 
