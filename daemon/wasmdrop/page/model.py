@@ -41,6 +41,7 @@ class DaemonInfo(msgspec.Struct, frozen=True):
     workers: int
     """Jobs that may run at a time."""
     shared_dir: str
+    wasm_dir: str
 
 
 class Health(msgspec.Struct, frozen=True):

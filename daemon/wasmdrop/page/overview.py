@@ -206,6 +206,7 @@ def _describe_daemon(sources: Sources) -> DaemonInfo:
         uptime_seconds=0.0,
         workers=settings.workers,
         shared_dir=one_line(str(settings.shared_dir), NAME_LIMIT),
+        wasm_dir=one_line(str(settings.wasm_dir), NAME_LIMIT),
     )
 
 
