@@ -149,12 +149,15 @@ function buildTables(jobs) {
     ],
   });
   const fleet = new Table("fleet", {
-    key: (row) => row.name,
-    empty: "No worker has answered yet.",
+    key: (row) => `${row.pool} ${row.name}`,
+    empty: "The daemon hears of no worker.",
     columns: [
       { label: "Worker", kind: "name", fill: (cell, row) => fillName(cell, row.name) },
       { label: "Running", kind: "number", text: (row) => `${count(row.running)} of ${count(row.slots)}` },
-      { label: "Last message", kind: "number", text: (row) => seen(row.seen_seconds) },
+      { label: "Jobs done", kind: "number", text: (row) => count(row.done) },
+      { label: "Uptime", kind: "number", text: (row) => elapsed(row.up_seconds) },
+      { label: "Last message", kind: "number", text: (row) => `${elapsed(row.seen_seconds)} ago` },
+      { label: "Versions", kind: "text", fill: (cell, row) => fillName(cell, versions(row)) },
     ],
   });
   return [
@@ -234,8 +237,8 @@ function healthRows(health) {
   }));
 }
 
-function seen(seconds) {
-  return isNumber(seconds) ? `${elapsed(seconds)} ago` : "never";
+function versions(worker) {
+  return `wasmdrop ${worker.wasmdrop}, wasmtime ${worker.wasmtime}, ${worker.platform}`;
 }
 
 function showState({ daemon, health, login }) {
@@ -269,8 +272,9 @@ function showQueue({ daemon, jobs, limits }) {
     ["Failed since the start", count(ended - (jobs.ended.ok ?? 0))],
   ];
   if (limits) {
-    facts.push(["Held by directory limits", count(limits.waiting), limits.waiting > 0]);
-    facts.push(["Refused by directory limits", count(limits.refused), limits.refused > 0]);
+    const { held_directories: held, full_directories: full } = limits;
+    facts.push(["Directories at their running limit", count(held), held > 0]);
+    facts.push(["Directories at their queue limit", count(full), full > 0]);
   }
   fillFacts(byId("queue-facts"), facts);
 }
@@ -295,10 +299,15 @@ function showOptional(id, part, facts) {
 }
 
 function fleetFacts(fleet) {
+  const state = fleet.is_away ? "away" : fleet.is_connected ? "connected" : "not connected";
+  const isGood = fleet.is_connected && !fleet.is_away;
+  const problem = fleet.problem ? [["Problem", harmless(fleet.problem), true]] : [];
   return [
     ["Pool", harmless(fleet.pool)],
-    ["Servers", fleet.is_connected ? "connected" : "not connected", !fleet.is_connected],
-    ["In the fleet", count(fleet.unanswered)],
+    ["Servers", state, !isGood],
+    ...problem,
+    ["Workers", count(fleet.known_workers)],
+    ["In the fleet", `${count(fleet.unanswered)} of ${count(fleet.window)}`],
     ["Waiting for the fleet", count(fleet.waiting)],
     ["Run on this host instead", count(fleet.fallback_runs)],
   ];
