@@ -120,7 +120,11 @@ async def _end_of(process: "subprocess.Popen[bytes]", timeout_seconds: float) ->
     """Wait for the end of a process; after a while kill its group. Return whether it ended."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    pidfd = os.pidfd_open(process.pid)
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        raise
 
     def note_end() -> None:
         loop.remove_reader(pidfd)
@@ -141,6 +145,7 @@ async def _end_of(process: "subprocess.Popen[bytes]", timeout_seconds: float) ->
                     await ended.wait()
         loop.remove_reader(pidfd)
         os.close(pidfd)
+        process.poll()  # reaps it
     return True
 
 

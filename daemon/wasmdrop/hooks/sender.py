@@ -176,7 +176,8 @@ class HookSender:
         failures = event.failures + 1
         pause_seconds = max(asked_seconds, _pause(_PAUSES, failures))
         self._events.postpone(event.job_id, failures, time.time_ns() + int(pause_seconds * 1e9))
-        if not failures & (failures - 1):  # only failures 1, 2, 4, 8, ... are logged
+        logged = self._failures_in_row if tries > 0 else failures
+        if not logged & (logged - 1):  # only failures 1, 2, 4, 8, ... are logged
             _log.warning(
                 "hook-failed",
                 job=event.job_id,

@@ -33,20 +33,29 @@ _DAY_SECONDS: Final = 86_400.0
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
+class HookSettingsError(SettingsError):
+    """A hook that can't be used. The text is one line, which ends in the advice."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found = found
+        self.advice = advice
+        """What to do."""
+
+
 def load_hook(settings: Settings) -> Hook:
     """Return the hook of the settings, which must have one.
 
-    Raises ``SettingsError`` if the URL, the secret or the command can't be used. Its text is one
-    line, which ends in the advice.
+    Raises ``HookSettingsError`` if the URL, the secret or the command can't be used.
     """
     target = settings.on_finished
     if isinstance(target, str):
         key = None if settings.on_finished_secret_file is None else _read_key(settings)
         return Webhook(parse_url(target), f"/wasmdrop/{settings.fleet_name}", key)
     if settings.on_finished_secret_file is not None:
-        raise SettingsError(
-            f"{SECRET_VARIABLE}: {VARIABLE} is a command, and only requests to a URL are signed;"
-            f" unset {SECRET_VARIABLE}"
+        raise HookSettingsError(
+            f"{SECRET_VARIABLE}: {VARIABLE} is a command, and only requests to a URL are signed",
+            f"unset {SECRET_VARIABLE}",
         )
     words = target or ()
     _require_program(settings, Path(words[0]))
@@ -83,9 +92,12 @@ def why_readable(settings: Settings) -> str | None:
 
 
 def parse_url(text: str) -> HttpUrl:
-    """Return the URL of a webhook. Raises ``SettingsError``."""
-    url = split_url(VARIABLE, text, "an http:// or https:// URL in the characters of RFC 3986")
-    return HttpUrl(origin_of(VARIABLE, url), target_of(url), text)
+    """Return the URL of a webhook. Raises ``HookSettingsError``."""
+    try:
+        url = split_url(VARIABLE, text, "an http:// or https:// URL in the characters of RFC 3986")
+        return HttpUrl(origin_of(VARIABLE, url), target_of(url), text)
+    except SettingsError as error:
+        raise HookSettingsError(str(error), "percent-encode others") from None
 
 
 def _read_key(settings: Settings) -> bytes:
@@ -100,32 +112,32 @@ def _read_key(settings: Settings) -> bytes:
         reason, advice = str(error), error.advice
     except MalformedError as error:
         reason, advice = str(error), "write `whsec_` and 32 random bytes in Base64 into it"
-    raise SettingsError(f"{SECRET_VARIABLE}: {printable(path)}: {reason}; {advice}")
+    raise HookSettingsError(f"{SECRET_VARIABLE}: {printable(path)}: {reason}", advice)
 
 
 def _require_program(settings: Settings, path: Path) -> None:
-    """Raise ``SettingsError`` unless the file can be executed and others can't change it."""
+    """Raise ``HookSettingsError`` unless the file can be executed and others can't change it."""
     user = os.geteuid()
-    shown = printable(path)
+    place = f"{VARIABLE}: {printable(path)}"
     try:
         status = path.stat()
     except OSError as error:
-        raise SettingsError(
-            f"{VARIABLE}: {shown}: {error.strerror}; name a program by its absolute path"
+        raise HookSettingsError(
+            f"{place}: {error.strerror}", "name a program by its absolute path"
         ) from None
     if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK):
-        raise SettingsError(
-            f"{VARIABLE}: {shown}: user {user}, who runs the daemon, can't execute it; name a"
-            " program, or make it executable (chmod +x)"
+        raise HookSettingsError(
+            f"{place}: user {user}, who runs the daemon, can't execute it",
+            "name a program, or make it executable (chmod +x)",
         )
     for name, directory in (("shared", settings.shared_dir), ("wasm", settings.wasm_dir)):
         if path.resolve().is_relative_to(directory.resolve()):
-            raise SettingsError(
-                f"{VARIABLE}: {shown}: it is in the {name} directory, where producers can replace"
-                " it; keep it elsewhere"
+            raise HookSettingsError(
+                f"{place}: it is in the {name} directory, where producers can replace it",
+                "keep it elsewhere",
             )
     if status.st_uid not in {0, user} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsError(
-            f"{VARIABLE}: {shown}: other users can change it, and it runs as user {user}; chown it"
-            f" to root or {user}, and chmod go-w it"
+        raise HookSettingsError(
+            f"{place}: other users can change it, and it runs as user {user}",
+            f"chown it to root or {user}, and chmod go-w it",
         )

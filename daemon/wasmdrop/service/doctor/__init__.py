@@ -11,6 +11,7 @@ from wasmdrop.service.doctor import (
     container,
     grants,
     guest,
+    hook,
     ignored_names,
     kernel,
     mounts,
@@ -36,6 +37,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *await asyncio.to_thread(grants.examine, settings),
         *await asyncio.to_thread(signing_key.examine, settings),
         *await asyncio.to_thread(page.examine, settings),
+        *await asyncio.to_thread(hook.examine, settings),
         *await asyncio.to_thread(container.examine, settings),
         *await _examine_fleet(settings),
     ]

@@ -22,8 +22,8 @@ class Finding(msgspec.Struct, frozen=True):
     """One line of the report."""
 
     area: str
-    """``kernel``, ``guest``, ``mounts``, ``state``, ``grants``, ``receipts``, ``container`` or
-    ``fleet``."""
+    """``kernel``, ``guest``, ``mounts``, ``state``, ``grants``, ``receipts``, ``page``, ``hook``,
+    ``container`` or ``fleet``."""
     check: str
     status: Severity
     found: str
