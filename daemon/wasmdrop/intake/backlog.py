@@ -1,12 +1,16 @@
 """Bounds how many accepted jobs are open at a time; other drops stay in their files."""
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 #: Open jobs per worker beyond which the daemon trades latency for throughput: this many take
 #: longer than any pause that is made for batching.
 _BUSY_JOBS_PER_WORKER: Final = 8
 
+
+#: The same for jobs on their way, of which there are never many more than workers.
+_BUSY_ACTIVE_JOBS: Final = 32
 
 #: With shares, the open jobs that one top directory may have for each one that there is room for.
 #: One that drops without end gets eight ninths of the backlog, and others find room in the rest.
@@ -24,6 +28,7 @@ class Backlog:
         self._busy = _BUSY_JOBS_PER_WORKER * workers
         self._count = 0
         self._by_top: dict[str, int] | None = {} if has_shares else None
+        self._count_active: Callable[[], int] | None = None
         self._lock = threading.Lock()
         self._has_refused = False
         self._is_paused = False
@@ -33,7 +38,13 @@ class Backlog:
 
     def is_busy(self) -> bool:
         """Return whether so many jobs are open that batching costs none of them time."""
-        return self._count > self._busy
+        if self._count_active is None:
+            return self._count > self._busy
+        return self._count_active() > min(self._busy, _BUSY_ACTIVE_JOBS)
+
+    def judge_by_active(self, count_active: Callable[[], int]) -> None:
+        """Count only jobs on their way for :meth:`is_busy`: the others may wait for their limit."""
+        self._count_active = count_active
 
     def take(self, top: str = "") -> bool:
         """Count one more drop of a top directory; return False if there is no room for it."""

@@ -93,6 +93,8 @@ class Dispatcher:
         none."""
         self._interruptible: set[str] = set()
         """The slots whose tasks may be interrupted, because their jobs have no outcome yet."""
+        if settings.directory_running is not None:
+            backlog.judge_by_active(lambda: len(self._tasks))
         self._stopping = False
         self._has_room = asyncio.Event()
 

@@ -1,5 +1,7 @@
 """The backlog: how many jobs are open, and what follows from that."""
 
+import pytest
+
 from wasmdrop.intake.backlog import Backlog
 
 
@@ -65,3 +67,16 @@ def test_take_without_shares_lets_one_directory_fill_the_backlog() -> None:
     """The limit is all there is."""
     backlog = Backlog(90)
     assert sum(backlog.take("many") for _ in range(1000)) == 90
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 8), (64, 32)])
+def test_busy_by_active_jobs_ignores_jobs_that_wait(workers: int, most: int) -> None:
+    """Many workers need no more of them than few: there is room for about as many."""
+    active = [0] * most
+    backlog = Backlog(1000, workers=workers)
+    backlog.judge_by_active(lambda: len(active))
+    for _ in range(1000):
+        backlog.take()
+    assert not backlog.is_busy()
+    active.append(0)
+    assert backlog.is_busy()
