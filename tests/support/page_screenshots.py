@@ -27,7 +27,7 @@ MODULE: Final = """(module
     (func $poll (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
   (func $page_layout (param i64)
-    (if (i64.eq (i64.rem_u (local.get 0) (i64.const 19)) (i64.const 7)) (then (unreachable))))
+    (if (i64.eq (i64.rem_u (local.get 0) (i64.const 11)) (i64.const 7)) (then (unreachable))))
   (func (export "run") (param i64) (result i64)
     (call $page_layout (local.get 0))
     (i32.store (i32.const 16) (i32.const 1))
@@ -54,12 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("--waiting", type=int, default=50, help="jobs in the queue")
     parser.add_argument("--seconds", type=float, default=60, help="of activity before the pictures")
+    parser.add_argument("--base", type=Path, help="new directory of the daemon, shown on the page")
+    parser.add_argument("--height", type=int, help="pixels from the top (default: the whole page)")
     given = parser.parse_args(arguments)
     given.target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as base:
-        Path(base).chmod(0o755)  # jobs run as another user
+    with tempfile.TemporaryDirectory() as temporary:
+        Path(temporary).chmod(0o755)  # jobs run as another user
         daemon = Daemon(
-            Path(base),
+            given.base or Path(temporary),
             WASMDROP_HTTP="127.0.0.1:0",
             WASMDROP_PAGE="on",
             WASMDROP_WORKERS=str(WORKERS),
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if given.waiting:
                 _work(daemon, given.seconds)
                 _fill(daemon, given.waiting)
-            _take(_address(daemon), given.target, f"page-{given.waiting}")
+            _take(_address(daemon), given.target, f"page-{given.waiting}", given.height)
 
 
 def _work(daemon: Daemon, seconds: float) -> None:
@@ -89,13 +91,16 @@ def _work(daemon: Daemon, seconds: float) -> None:
         if number % 97 == 0:
             content = {"args": [LONG], "timeout_sec": 0.2}
         _drop(daemon, number, content)
+        if number % 500 == 0:  # a burst of long ones, which the others wait for
+            for more in range(20):
+                _drop(daemon, 100 * number + more, {"args": [1500]})
         time.sleep(0.06 / (1.2 + math.sin(passed / seconds * 7)))
 
 
 def _fill(daemon: Daemon, waiting: int) -> None:
     """Drop jobs that run until the end, and those that wait for them."""
     for number in range(waiting + WORKERS):
-        _drop(daemon, 100_000 + number, {"args": [LONG]})
+        _drop(daemon, 10_000_000 + number, {"args": [LONG]})
     address = _address(daemon)
 
     def is_full() -> bool:
@@ -115,15 +120,17 @@ def _address(daemon: Daemon) -> str:
     return str(daemon.until_logged("http-listening")[-1]["address"])
 
 
-def _take(address: str, target: Path, name: str) -> None:
+def _take(address: str, target: Path, name: str, height: int | None) -> None:
     with chromium() as browser:
         for width in WIDTHS:
             for scheme in get_args(Scheme):
                 with visit(browser, address, width=width, scheme=scheme) as opened:
                     opened.page.locator("#main").wait_for()
                     opened.page.locator("figure > svg > path").first.wait_for(state="attached")
+                    if height is not None:
+                        opened.page.set_viewport_size({"width": width, "height": height})
                     path = target / f"{name}-{width}-{scheme}.png"
-                    opened.page.screenshot(path=path, full_page=True)
+                    opened.page.screenshot(path=path, full_page=height is None)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,11 @@ def shown_module(module: PinnedModule | None) -> str | None:
     return None if module is None else one_line(module.path, NAME_LIMIT)
 
 
+def _shown_message(job: Job) -> str:
+    """Return the message with its line breaks as spaces: backtraces have many."""
+    return one_line(" ".join(job.message[: 2 * REASON_LIMIT].split()), REASON_LIMIT)
+
+
 def _ended(job: Job, run_seconds: float | None) -> EndedJob:
     code = job.code or Code.INTERNAL
     finished_ns = job.finished_at_ns or job.dropped_at_ns
@@ -181,7 +186,7 @@ def _ended(job: Job, run_seconds: float | None) -> EndedJob:
         slot=one_line(job.slot.key, NAME_LIMIT),
         status=code.status,
         code=code,
-        message=one_line(job.message, REASON_LIMIT),
+        message=_shown_message(job),
         module=shown_module(job.module),
         id=None if job.producer_id is None else one_line(job.producer_id, NAME_LIMIT),
         attempt=job.attempt,
@@ -198,6 +203,6 @@ def _facts(job: Job) -> tuple[str, str, str, str]:
     return (
         job.id,
         one_line(job.slot.key, NAME_LIMIT),
-        one_line(job.message, REASON_LIMIT),
+        _shown_message(job),
         timestamp(job.finished_at_ns or job.dropped_at_ns),
     )

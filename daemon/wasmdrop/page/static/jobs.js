@@ -43,7 +43,8 @@ export function jobActions(say, refresh) {
       button.onclick = () => {
         if (button.getAttribute("aria-disabled") !== "true") cancel(job);
       };
-      button.hidden = !canCancel && !isCancelling;
+      // The results of an executed job are on their way.
+      button.hidden = !isCancelling && (!canCancel || job.state === "executed");
       // Not `disabled`: the button that the reader has just used keeps the focus.
       button.setAttribute("aria-disabled", String(isCancelling));
       setText(button, isCancelling ? "cancelling" : "Cancel");

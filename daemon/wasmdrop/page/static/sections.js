@@ -1,7 +1,7 @@
 /** The sections of the page, each from its part of `/api/v1/overview` or `/api/v1/history`. */
 
 import { byId, element, setText } from "./elements.js";
-import { NOTHING, clock, count, counted, duration, elapsed, harmless, isNumber, rate, size } from "./format.js";
+import { NOTHING, clock, count, counted, duration, elapsed, harmless, rate, size } from "./format.js";
 import { Plot, maximum, mean } from "./plot.js";
 import { Table, fillName } from "./table.js";
 
@@ -11,7 +11,8 @@ export function buildSections(jobs) {
   const tables = buildTables(jobs);
   return {
     showHistory: (history, end) => plots.forEach((plot) => plot.update(history, end)),
-    showOverview: (overview) => {
+    showOverview: (answer) => {
+      const overview = withShortPaths(answer);
       showState(overview);
       showQueue(overview);
       for (const [table, rows] of tables) table.update(rows(overview));
@@ -20,6 +21,17 @@ export function buildSections(jobs) {
       showOptional("hooks", overview.hooks, hookFacts);
     },
   };
+}
+
+/** Return the overview with the paths of modules relative to their directory. */
+function withShortPaths(overview) {
+  const directory = `${overview.daemon.wasm_dir}/`;
+  const short = (path) => (path?.startsWith(directory) ? path.slice(directory.length) : path);
+  const lists = ["running", "ended", "modules", "failures_by_module"].map((name) => [
+    name,
+    overview[name].map((row) => ({ ...row, module: short(row.module) })),
+  ]);
+  return { ...overview, ...Object.fromEntries(lists) };
 }
 
 function buildPlots() {
@@ -60,7 +72,7 @@ function buildPlots() {
 
 function buildTables(jobs) {
   const slot = { label: "Slot", kind: "name", fill: (cell, job) => fillName(cell, job.slot) };
-  const module = { label: "Module", kind: "file", fill: (cell, row) => fillName(cell, row.module ?? NOTHING) };
+  const module = { label: "Module", kind: "file", fill: (cell, row) => fillName(cell, row.module ?? "not known") };
   const id = { label: "Job", kind: "id", fill: jobs.fillDetails };
   const action = { label: "Action", kind: "action", fill: jobs.fillCancel };
   const finished = { label: "Finished", kind: "number", fill: (cell, row) => fillTime(cell, row.finished_at) };
@@ -83,7 +95,7 @@ function buildTables(jobs) {
     empty: "No job is waiting.",
     columns: [
       slot,
-      { label: "Reason", kind: "text", fill: (cell, job) => fillName(cell, job.why || job.state) },
+      { label: "Reason", kind: "text", fill: (cell, job) => fillName(cell, job.why || waits(job)) },
       { label: "Since the drop", kind: "number", text: (job) => elapsed(job.open_seconds) },
       id,
       action,
@@ -110,7 +122,7 @@ function buildTables(jobs) {
     key: (row) => `${row.sha256} ${row.module}`,
     empty: "No job has failed.",
     columns: [
-      { ...module, kind: "name", fill: (cell, row) => fillName(cell, row.module ?? "module not known") },
+      { ...module, kind: "name" },
       failures,
       { label: "Codes", kind: "text", text: (row) => codes(row.codes) },
       finished,
@@ -173,7 +185,12 @@ function buildTables(jobs) {
   ];
 }
 
+function waits(job) {
+  return job.state === "queued" ? "waits for a worker" : job.state;
+}
+
 function runsWhere(job) {
+  if (job.state === "executed") return "in delivery";
   const place = job.is_remote ? "fleet" : "this host";
   return job.attempt > 1 ? `${place}, attempt ${job.attempt}` : place;
 }
