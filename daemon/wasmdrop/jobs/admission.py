@@ -10,6 +10,7 @@ from typing import Final
 
 from wasmdrop.jobs.fair_queue import FairQueue
 from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import top_directory
 
 #: Jobs on their way, beyond those that run: enough to keep a disk busy with deliveries, few enough
@@ -38,7 +39,8 @@ class Admission:
     def __init__(self, workers: int, directory_limit: int | None = None) -> None:
         self._small = FairQueue()
         self._large = FairQueue()
-        self._ended = FairQueue()
+        self._cancelled = FairQueue()
+        self._refused = FairQueue()
         self._is_larges_turn = False
         self._room = workers + _EXTRA_JOBS
         self._bytes = 0
@@ -48,25 +50,27 @@ class Admission:
         self._ending: set[str] = set()
         """Slots with a job on its way whose end was decided before."""
 
-    def add(self, key: str, input_bytes: int, *, is_ended: bool = False) -> None:
-        """Add a slot whose next job has an input of that size; ``is_ended``: its end is decided."""
-        if is_ended:
-            self._ended.add(key)
-        else:
+    def add(self, key: str, input_bytes: int, end: Code | None = None) -> None:
+        """Add a slot whose next job has an input of that size; ``end``: how it ends, if decided."""
+        if end is None:
             (self._large if input_bytes > _SMALL_INPUT_BYTES else self._small).add(key)
+        else:
+            # A person may wait for a cancelled one.
+            (self._refused if end is Code.QUEUE_LIMIT else self._cancelled).add(key)
 
-    def end(self, key: str) -> None:
-        """Note that the end of the job was decided for which a slot waits here, if it does."""
+    def cancel(self, key: str) -> None:
+        """Note that the next job of a slot was cancelled, if the slot waits here."""
         if self._small.remove(key) or self._large.remove(key):
-            self._ended.add(key)
+            self._cancelled.add(key)
 
     def next(self) -> str | None:
         """Return the slot whose job is to begin; None if there is none, or no room for it.
 
         :meth:`enter` must follow.
         """
-        if self._ended and len(self._ending) < _ENDING_JOBS:
-            key = self._ended.next()
+        ended = self._cancelled or self._refused
+        if ended and len(self._ending) < _ENDING_JOBS:
+            key = ended.next()
             self._ending.add(key)
             return key
         if self._room <= 0 or self._bytes > _STOP_BYTES:

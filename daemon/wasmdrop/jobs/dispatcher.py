@@ -251,9 +251,9 @@ class Dispatcher:
 
     def _add_ready(self, key: str) -> None:
         work = self._table.first(key)
-        is_ended = work.job.end is not None
-        self._admission.add(key, work.input_bytes, is_ended=is_ended)
-        if not is_ended and self._admission.is_held(key):
+        end = work.job.end
+        self._admission.add(key, work.input_bytes, None if end is None else end.code)
+        if end is None and self._admission.is_held(key):
             self._journal.explain(
                 work.job,
                 f"{described(top_directory(key))} is at its limit of jobs under way,"
@@ -303,7 +303,7 @@ class Dispatcher:
             if self._runner.stop_waiting(key):
                 self._add_ready(key)
             else:
-                self._admission.end(key)
+                self._admission.cancel(key)
             self._pump()
 
     # One job

@@ -12,6 +12,7 @@ from wasmdrop.jobs.admission import (
     _STOP_BYTES,
     Admission,
 )
+from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.slot import top_directory
 
 LARGE = 1024 * 1024
@@ -101,7 +102,7 @@ def test_admission_ended_jobs_need_no_room_and_are_bounded() -> None:
         admission.add(f"{number}/input.json", 0)
     begin_all(admission)
     for number in range(100):
-        admission.add(f"0/input-{number}.json", 0, is_ended=True)
+        admission.add(f"0/input-{number}.json", 0, Code.QUEUE_LIMIT)
     ending = begin_all(admission)
     assert len(ending) == _ENDING_JOBS
     admission.leave(ending[0], 0)
@@ -109,14 +110,26 @@ def test_admission_ended_jobs_need_no_room_and_are_bounded() -> None:
     assert admission.is_held("0/input.json")
 
 
-def test_admission_job_that_ends_while_it_waits_needs_no_room() -> None:
+def test_admission_cancelled_job_comes_before_refused_ones() -> None:
+    """A person may wait for it, and there may be thousands of the others."""
+    admission = Admission(1)
+    admission.add("a/input.json", 0)
+    admission.add("a/refused/input.json", 0, Code.QUEUE_LIMIT)
+    admission.add("a/parked/input.json", 0, Code.CANCELLED)
+    admission.cancel("a/input.json")
+    begun = begin_all(admission)
+    assert sorted(begun[:2]) == ["a/input.json", "a/parked/input.json"]
+    assert begun[2:] == ["a/refused/input.json"]
+
+
+def test_admission_job_cancelled_while_it_waits_needs_no_room() -> None:
     """It leaves its place behind the limit of its directory."""
     admission = Admission(1, directory_limit=1)
     for name in ("first", "second", "third"):
         admission.add(f"mine/input-{name}.json", 0)
     assert begin_all(admission) == ["mine/input-first.json"]
-    admission.end("mine/input-third.json")
-    admission.end("mine/input-first.json")
+    admission.cancel("mine/input-third.json")
+    admission.cancel("mine/input-first.json")
     assert begin_all(admission) == ["mine/input-third.json"]
     admission.leave("mine/input-first.json", 0)
     assert begin_all(admission) == ["mine/input-second.json"]
@@ -150,7 +163,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         places = (self.waiting, self.waiting_ended, self.under_way, self.ending, self.lent)
         if not any(key in place for place in places):
             self.sizes[key] = LARGE if is_large else 2
-            self.admission.add(key, self.sizes[key], is_ended=is_ended)
+            end = Code.QUEUE_LIMIT if is_ended else None
+            self.admission.add(key, self.sizes[key], end)
             (self.waiting_ended if is_ended else self.waiting).add(key)
 
     @rule()
@@ -204,12 +218,12 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        """Decide the end of a job that waits."""
+    def cancel(self, data: st.DataObject) -> None:
+        """Cancel a job that waits."""
         key = data.draw(st.sampled_from(sorted(self.waiting)))
         self.waiting.remove(key)
         self.waiting_ended.add(key)
-        self.admission.end(key)
+        self.admission.cancel(key)
 
     @invariant()
     def directories_keep_their_limit(self) -> None:
