@@ -130,17 +130,24 @@ class InputDirectory:
         ``archives``: whether it may have been about to archive the input. The caller syncs, and
         withdraws an input that is not gone.
         """
-        if self._ready_suffix:
-            self._end_ready(one, is_moved=False)
-        if _status(one.name, self._fd) is not None:
-            # A later drop, which replaced what was about to be removed.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_removing(one), dir_fd=self._fd)
-            return False
-        return any(
-            _status(name, fd) is not None and self._keep_or_put_back(one, name, fd)
-            for name, fd in (self._places(one) if archives else [(_removing(one), self._fd)])
-        )
+        status = _status(one.name, self._fd)
+        if status is None:
+            places = self._places(one) if archives else [(_removing(one), self._fd)]
+            is_gone = any(
+                _status(name, fd) is not None and self._keep_or_put_back(one, name, fd)
+                for name, fd in places
+            )
+            self._end_ready(one, is_moved=_status(one.name, self._fd) is None)
+            return is_gone
+        # A later drop has replaced what was about to be removed.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_removing(one), dir_fd=self._fd)
+        ready = _status(_removing(one) + _READY_SUFFIX, self._fd)
+        if ready is not None:
+            # One that is older than the drop has announced another.
+            is_later = ready.st_mtime_ns >= status.st_mtime_ns
+            self._end_ready(one, is_moved=not is_later and not _is_version(one.taken, status))
+        return False
 
     def sync(self) -> None:
         """Make the moves durable: a version that is forgotten must not be back after a power cut.

@@ -6,6 +6,8 @@ it, or ``test_crash_points`` must say why none can.
 """
 
 import ast
+import dataclasses
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,12 @@ class Point:
 
     def __str__(self) -> str:
         return self.name
+
+
+def kill_plan(point: Point, moment: str) -> str:
+    """Return the plan, for ``dying``, of a kill at the first call of a point."""
+    plan = dying.KillPlan(point.file, point.first_line, point.last_line, moment)
+    return json.dumps(dataclasses.asdict(plan))
 
 
 def find_points(package: Path = _PACKAGE) -> list[Point]:

@@ -260,6 +260,38 @@ def test_recover_ready_file_gets_its_name_back(tmp_path: Path) -> None:
     assert files(tmp_path) == {}
 
 
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_recover_input_that_is_gone_takes_its_ready_file_along(
+    tmp_path: Path, is_moved: bool
+) -> None:
+    """It would announce the next input while that is being written."""
+    one = an_input(tmp_path, None)
+    if is_moved:
+        (tmp_path / NAME).rename(tmp_path / HIDDEN)
+    else:
+        (tmp_path / NAME).unlink()
+    (tmp_path / (HIDDEN + READY)).touch()
+    with opened(tmp_path, READY) as it:
+        assert it.recover(one) is is_moved
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_recover_ready_file_of_a_later_drop_gets_its_name_back(
+    tmp_path: Path, is_announced: bool
+) -> None:
+    """An older one would announce a drop that is being written."""
+    one = an_input(tmp_path, None)
+    replace(tmp_path / NAME, b"second")
+    hidden = tmp_path / (HIDDEN + READY)
+    hidden.touch()
+    moment = (tmp_path / NAME).stat().st_mtime + (1 if is_announced else -1)
+    os.utime(hidden, (moment, moment))
+    with opened(tmp_path, READY) as it:
+        assert not it.recover(one)
+    assert files(tmp_path).keys() == ({NAME, NAME + READY} if is_announced else {NAME})
+
+
 def test_recover_later_drop_stays(tmp_path: Path) -> None:
     """The file that was about to be removed goes."""
     one = an_input(tmp_path, None)
