@@ -133,7 +133,6 @@ def test_daemon_killed_at_each_write_for_an_input_loses_nothing(tmp_path: Path) 
         _drop(lives, f"input-new-{number}.json")
     with lives.running():
         wait_until(lambda: not _hidden_or_inputs(lives), "the inputs to go")
-        lives.settle()
     _check_jobs(lives)
     archived = {path.name.partition("-input-")[2] for path in (lives.shared / "failed").iterdir()}
     assert archived == {"1.json", "8.json"}

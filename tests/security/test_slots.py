@@ -145,6 +145,52 @@ def test_output_staged_in_a_hostile_directory_stays_inside(daemon: Daemon) -> No
     assert content(victim) == {}
 
 
+def test_retention_archives_nothing_outside(daemon: Daemon) -> None:
+    """Bob exchanges his archive with a link to a directory of the daemon's user."""
+    slot = owned(daemon.shared / "bob", BOB)
+    archive = owned(slot / "done", BOB)
+    victim = daemon.shared.parent / "victim"
+    victim.mkdir(mode=0o700)
+    os.chown(victim, daemon.state.stat().st_uid, -1)
+    daemon.environment["WASMDROP_AFTER"] = "archive"
+    number = 0
+    with daemon.running():
+        with attack(BOB, "flip", archive, victim) as moves:
+
+            def drop_more() -> bool:
+                nonlocal number
+                for _ in range(4):
+                    number += 1
+                    drop(slot / f"input-{number % 20}.json", GOOD)
+                others_run(daemon)
+                assert content(victim) == {}
+                return moves() >= ROUNDS
+
+            wait_until(drop_more, f"{ROUNDS} moves", RACE_SECONDS)
+        others_run(daemon)
+    assert content(victim) == {}
+
+
+def test_retention_removes_no_slot_outside(daemon: Daemon) -> None:
+    """Bob exchanges his finished slots with a link to a copy of them, which has true markers."""
+    owned(daemon.shared / "bob", BOB)
+    slot = owned(daemon.shared / "bob" / "x", BOB)
+    with daemon.running():
+        for number in range(20):
+            daemon.submit(f"bob/x/input-{number}.json", GOOD)
+    victim = daemon.shared.parent / "victim"
+    subprocess.run(["cp", "-a", str(slot), str(victim)], check=True)
+    before = content(victim)
+    daemon.environment["WASMDROP_KEEP_RESULTS_DAYS"] = "0.00001"
+    with attack(BOB, "flip", slot, victim) as moves, daemon.running():
+        wait_until(lambda: moves() >= ROUNDS, f"{ROUNDS} moves", RACE_SECONDS)
+        others_run(daemon)
+        assert content(victim) == before
+    with daemon.running():
+        wait_until(lambda: not list(slot.glob("result*")), "bob's results to go")
+    assert content(victim) == before
+
+
 def test_directory_of_another_user_at_an_output_name_is_kept(daemon: Daemon) -> None:
     """In a directory where all may write, bob creates what he could not remove himself."""
     slot = owned(daemon.shared / "all", ALICE)
