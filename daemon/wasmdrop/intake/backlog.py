@@ -55,6 +55,12 @@ class Backlog:
             self._add(top, 1)
             return True
 
+    def has_room(self) -> bool:
+        """Return whether there is room for a job that :meth:`add` counts: drops need the rest."""
+        if self._by_top is None:
+            return self._count < self._limit
+        return self._count < _SHARE * (self._limit - self._count)
+
     def add(self, top: str = "") -> None:
         """Count a job that no file could bring back later, whatever the limit."""
         with self._lock:

@@ -185,8 +185,8 @@ class Dispatcher:
         return _future_of(len(ended), ended[-1].decided if ended else None)
 
     async def room(self) -> None:
-        """Return when the backlog has room."""
-        while len(self._backlog) >= self._settings.max_queued:
+        """Return when the backlog has room for a rerun."""
+        while not self._backlog.has_room():
             self._has_room.clear()
             await self._has_room.wait()
 
@@ -406,7 +406,7 @@ class Dispatcher:
     def _leave_backlog(self, key: str) -> None:
         if self._backlog.done(top_directory(key)):
             self._on_room()
-        if len(self._backlog) < self._settings.max_queued:
+        if self._backlog.has_room():
             self._has_room.set()
 
     async def _finish(self, work: Work, outcome: Outcome) -> ResultPackage:

@@ -80,3 +80,13 @@ def test_busy_by_active_jobs_ignores_jobs_that_wait(workers: int, most: int) -> 
     assert not backlog.is_busy()
     active.append(0)
     assert backlog.is_busy()
+
+
+def test_room_for_reruns_is_less_than_for_drops_with_shares() -> None:
+    """Reruns of one directory must not keep out the drops of others."""
+    for has_shares, most in ((False, 90), (True, 80)):
+        backlog = Backlog(90, has_shares=has_shares)
+        while backlog.has_room():
+            backlog.add("many")
+        assert len(backlog) == most
+        assert backlog.take("few") is has_shares
