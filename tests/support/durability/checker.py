@@ -7,6 +7,8 @@ record, and trusts none of them alone. At rest, when every job is final:
   versions in the order of their drops, each once, and once more for each module drop that reruns
   it.
 * The last row of a slot is of the version that is present, and that very file was taken.
+* A row is cancelled only if an input of its slot was removed or renamed away, and never the last
+  row of a slot whose input is present.
 * Each slot holds one marker, of its last row, with true digests, and no file that the marker does
   not name. The values are those of that version and that module.
 * No temporary file is left.
@@ -244,6 +246,9 @@ def _check_rows(name: str, record: SlotRecord, rows: list[Row], kills: int) -> I
     for row in rows:
         if row.state == "discarded":
             yield Finding(Kind.LOST, name, f"job {row.id} was given up")
+        is_needed = record.is_present and row is rows[-1]
+        if row.code == "cancelled" and (is_needed or not record.removals):
+            yield Finding(Kind.WRONG, name, f"job {row.id} was cancelled, and its input is there")
         if row.sha256 not in digests:
             yield Finding(Kind.FOREIGN, name, f"job {row.id} has an input that was never dropped")
         elif row.sha256 in digests[position + 1 :]:
@@ -299,6 +304,8 @@ def _check_marker(
                 yield Finding(Kind.FOREIGN, name, f"{its_name} is of another job")
     if marker["job"] != last.id:
         yield Finding(Kind.FOREIGN, name, f"the marker is of job {marker['job']}, not {last.id}")
+        return
+    if marker["code"] == last.code == "cancelled":
         return
     version = next((one for one in record.versions if one.sha256 == last.sha256), None)
     if version is not None:

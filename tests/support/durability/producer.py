@@ -82,6 +82,8 @@ class SlotRecord:
     versions: list[Version] = field(default_factory=list)
     is_present: bool = False
     """Whether the last version still exists. One that was removed may not have been read."""
+    removals: int = 0
+    """How often its input was removed or renamed away, which cancels jobs that have not begun."""
     reruns: int = 0
     """Drops of modules that rerun the slot."""
     own_module: str | None = None
@@ -144,6 +146,7 @@ class Producer:
         """Remove an input."""
         (self.shared / name).unlink()
         self.slots[name].is_present = False
+        self.slots[name].removals += 1
 
     def rename(self, name: str, other: str) -> None:
         """Rename an input, which is a drop at its new name."""
@@ -151,6 +154,7 @@ class Producer:
         (self.shared / other).parent.mkdir(parents=True, exist_ok=True)
         (self.shared / name).rename(self.shared / other)
         self.slots[name].is_present = False
+        self.slots[name].removals += 1
         target.versions.append(self.slots[name].versions[-1])
         target.is_present = True
 
