@@ -4,7 +4,9 @@ Everything but the files below ``/static/`` and the login needs access. Paths an
 public interface; docs/page.md describes them.
 """
 
+import math
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -53,6 +55,10 @@ _LISTED: Final = 50
 _FIELDS: Final = frozenset({"state", "code", "slot", "limit"})
 _MAX_FIELDS: Final = 32
 
+#: Least time between two log events of refused logins, in seconds: clients without the token must
+#: not fill the log.
+_REFUSED_SECONDS: Final = 10.0
+
 _CANCELLED_HERE: Final = "cancelled on the control page"
 
 
@@ -76,6 +82,9 @@ class Routes:
         self._queries = queries
         self._main_loop = main_loop
         self._cancel = cancel
+        self._refused = 0
+        """Logins that were refused since the last log event of one."""
+        self._refused_logged_at = -math.inf
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Answer a request of any path and method."""
@@ -124,10 +133,17 @@ class Routes:
             return _redirect("login", self._access.logout(request))
         cookie = self._access.login(request)
         if cookie is None:
-            _log.warning("page-login-refused")
+            self._log_refused()
             return _redirect("login#failed")
         _log.info("page-login")
         return _redirect(".", cookie)
+
+    def _log_refused(self) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._refused_logged_at >= _REFUSED_SECONDS:
+            _log.warning("page-login-refused", count=self._refused)
+            self._refused, self._refused_logged_at = 0, now
 
     # The API
 

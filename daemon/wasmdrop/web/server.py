@@ -116,15 +116,15 @@ class HttpServer:
             backlog=_ACCEPTED_TOGETHER,
         )
         self._socket.listen(_BACKLOG)
+        # The runner cancels it when this coroutine is done.
         beside = None if self._background is None else asyncio.ensure_future(self._background())
         await self._stop.wait()
-        if beside is not None:
-            beside.cancel()
         server.close()
         while self._open:
             for connection in self._open:
                 connection.abort()
             await asyncio.sleep(0)
+        del beside
 
     def _evict(self, candidates: Mapping[Connection, int]) -> None:
         (crowd, _count), *_others = Counter(one.host for one in candidates).most_common(1)

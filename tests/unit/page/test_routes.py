@@ -3,10 +3,10 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.page.access import Access
@@ -56,11 +56,22 @@ class Site:
         self.cancelled: list[str] = []
         self.overview = FakeOverview()
         self.access = Access(token, 80)
-        self.cancel: Callable[[str, str], Awaitable[bool]] = self._cancel
+        self.is_open = True
+        """Whether the other job is open."""
+        self._main_loop = MainLoop(None, lambda: 0.0)  # type: ignore[arg-type]
+        self._routes = Routes(
+            self.access,
+            FILES,
+            self.overview,  # type: ignore[arg-type]
+            JobHistory(Metrics()),
+            FakeQueries(),  # type: ignore[arg-type]
+            self._main_loop,
+            self._cancel,
+        )
 
     async def _cancel(self, job_id: str, _reason: str) -> bool:
         self.cancelled.append(job_id)
-        return job_id != JOB
+        return self.is_open and job_id != JOB
 
     def ask(
         self, path: str, method: str = "GET", body: bytes = b"", /, **headers: str
@@ -71,16 +82,8 @@ class Site:
         path, _, query = path.partition("?")
 
         async def answer() -> HttpResponse:
-            routes = Routes(
-                self.access,
-                FILES,
-                self.overview,  # type: ignore[arg-type]
-                JobHistory(Metrics()),
-                FakeQueries(),  # type: ignore[arg-type]
-                MainLoop(asyncio.get_running_loop(), lambda: 0.0),
-                self.cancel,
-            )
-            return await routes.answer(HttpRequest(method, path, query, known, body))
+            self._main_loop._loop = asyncio.get_running_loop()
+            return await self._routes.answer(HttpRequest(method, path, query, known, body))
 
         return asyncio.run(answer())
 
@@ -192,15 +195,11 @@ def test_routes_cancel_passes_the_job_on() -> None:
     assert json.loads(cancelled.body) == {"cancelled": True}
     ended = site.ask(f"/api/v1/jobs/{JOB}/cancel", "POST", x_wasmdrop="1")
     assert (ended.status, error_of(ended)) == (409, f"job {JOB} ended as ok")
-    site.cancel = lambda *_: _false()
+    site.is_open = False
     unknown = site.ask(f"/api/v1/jobs/{other}/cancel", "POST", x_wasmdrop="1")
     assert unknown.status == 404
     assert site.ask(f"/api/v1/jobs/{JOB}/cancel").status == 405
-    assert site.cancelled == [other, JOB]
-
-
-async def _false() -> bool:
-    return False
+    assert site.cancelled == [other, JOB, other]
 
 
 def test_routes_faults_of_the_daemon_are_errors_for_people() -> None:
@@ -232,3 +231,12 @@ def test_routes_query_that_is_invalid_is_refused(query: str) -> None:
     response = Site().ask(f"/api/v1/jobs?{query}")
     assert response.status == 400
     assert error_of(response).isprintable()
+
+
+def test_routes_refused_logins_do_not_fill_the_log() -> None:
+    """They are counted between two log events."""
+    with capture_logs() as logged:
+        site = Site(KNOWN)
+        for _ in range(50):
+            site.ask("/login", "POST", b"token=wrong")
+    assert len(logged) == 1
