@@ -1,14 +1,18 @@
 """Jobs that are cancelled while they are in the fleet: real servers, daemons and workers."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon, descendants_of, wait_until
+from tests.support.commands import listed, run
+from tests.support.daemon import Daemon, descendants_of, drop, wait_until
+from tests.support.fleet.ready import connected, ready_server
 from tests.support.fleet.secure import SecureFleet, secure_fleet
+from tests.support.fleet.server import Server
 from tests.support.fleet.worker import (
     ADD,
     DAEMON,
@@ -23,7 +27,9 @@ from wasmdrop.fleet.admin.server_config import PublicKeys, accounts
 from wasmdrop.fleet.messages import JobMessage, Withdrawal, encode
 from wasmdrop.fleet.names import (
     WITHDRAWALS,
+    daemon_jobs_filter,
     engine_class,
+    job_stream,
     outcome_stream,
     outcomes_filter,
     withdrawal_subject,
@@ -155,3 +161,93 @@ def test_server_with_older_accounts_is_a_warning_to_daemon_and_worker(tmp_path: 
             marker = daemon.submit("input-a.json", content)
             assert (marker["code"], marker["worker"]) == ("ok", "w")
         assert len(daemon.events("fleet-outdated")) == 1
+
+
+def drop_spin(daemon: Daemon, slot: str) -> bytes:
+    """Drop an input whose job does not end; return its bytes."""
+    data = json.dumps({"module": "spin", "entry": "spin", "timeout_sec": 3600}).encode()
+    drop(daemon.shared / f"input-{slot}.json", data)
+    return data
+
+
+def open_jobs(daemon: Daemon, count: int) -> list[str]:
+    """Wait until so many jobs are running or in the fleet; return their ids."""
+
+    def look() -> list[str] | None:
+        found = [one["job"] for one in listed(daemon, "--state", "running")]
+        return found if len(found) == count else None
+
+    return wait_until(look, f"{count} open jobs")
+
+
+def in_stream(server: Server) -> set[str]:
+    """Return the subjects of the daemon's jobs in the stream of the pool."""
+
+    async def look() -> set[str]:
+        async with connected(server) as connection:
+            return await connection.subjects(job_stream(POOL), daemon_jobs_filter(POOL, DAEMON))
+
+    return asyncio.run(look())
+
+
+def test_cancelled_job_ends_at_once_and_its_worker_kills_the_child(
+    fleet: SecureFleet, tmp_path: Path
+) -> None:
+    """With keys and accounts; the next job of the slot runs on the same worker."""
+    worker = Worker(
+        tmp_path / "w", fleet.server, **fleet.environment(f"pool-{POOL}"), WASMDROP_WORKERS="1"
+    )
+    daemon = Daemon(
+        tmp_path / "daemon", WASMDROP_FLEET_NAME=DAEMON, **fleet.environment(f"daemon-{DAEMON}")
+    )
+    for name, module in (("spin", SPIN), ("add", ADD)):
+        (daemon.wasm / f"{name}.wasm").write_bytes(module)
+    with worker.running(), daemon.running():
+        data = drop_spin(daemon, "a")
+        children = spinning(worker)
+        done = run(daemon, "cancel", *open_jobs(daemon, 1))
+        assert done.returncode == 0, done
+        marker = daemon.wait_for("input-a.json", data)
+        assert (marker["code"], marker["worker"]) == ("cancelled", None)
+        until_gone(children)
+        content = {"module": "add", "entry": "add", "args": [1, 2]}
+        marker = daemon.submit("input-a.json", content)
+        assert (marker["code"], marker["worker"]) == ("ok", "w")
+    assert len(worker.events("job-withdrawn")) == 1
+
+
+def test_jobs_cancelled_without_daemon_and_server_leave_the_fleet_when_both_are_back(
+    tmp_path: Path,
+) -> None:
+    """One runs on a worker, one waits in the stream. An earlier daemon published both.
+
+    The test waits for two looks of the reconciler, which come every ten seconds.
+    """
+    with ready_server(tmp_path / "server", [DAEMON], [POOL]) as server:
+        worker = Worker(tmp_path / "w", server, WASMDROP_WORKERS="1")
+        daemon = Daemon(
+            tmp_path / "daemon",
+            WASMDROP_FLEET=server.url,
+            WASMDROP_FLEET_NAME=DAEMON,
+            WASMDROP_FLEET_FALLBACK="wait",
+        )
+        (daemon.wasm / "spin.wasm").write_bytes(SPIN)
+        with worker.running():
+            daemon.start()
+            data = {slot: drop_spin(daemon, slot) for slot in ("a", "b")}
+            children = spinning(worker)
+            jobs = open_jobs(daemon, 2)
+            wait_until(lambda: len(in_stream(server)) == len(jobs), "both jobs in the stream")
+            daemon.kill()
+            server.kill()
+            done = run(daemon, "cancel", *jobs)
+            assert done.returncode == 0, done
+            with daemon.running():
+                for slot, content in data.items():
+                    marker = daemon.wait_for(f"input-{slot}.json", content)
+                    assert marker["code"] == "cancelled"
+                server.start()
+                wait_until(lambda: not in_stream(server), "the jobs to leave the stream")
+                until_gone(children)
+        assert len(worker.events("job-withdrawn")) == len(jobs)
+        assert daemon.events("fleet-job-withdrawn")

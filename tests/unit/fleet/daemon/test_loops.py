@@ -10,11 +10,13 @@ from structlog.testing import capture_logs
 from tests.support.fleet.doubles import FakeFleet, FakeLease, settle
 from wasmdrop.fleet.daemon.loops import Loops
 from wasmdrop.fleet.errors import FleetUnavailableError
-from wasmdrop.fleet.messages import DaemonHeartbeat, Started, decode, encode
+from wasmdrop.fleet.messages import DaemonHeartbeat, Started, Withdrawal, decode, encode
 from wasmdrop.fleet.names import (
     daemon_heartbeat_subject,
+    job_subject,
     outcome_subject,
     started_subject,
+    withdrawal_subject,
 )
 from wasmdrop.protocol.runtime_versions import own_versions
 
@@ -130,6 +132,40 @@ def test_loops_report_a_second_daemon_of_the_same_name_once(
     with capture_logs() as logs:
         play(scenario)
     assert [log["event"] for log in logs] == ["fleet-name-taken"]
+
+
+def withdrawn(fleet: FakeFleet) -> tuple[str, ...]:
+    """Return the jobs of the last withdrawal, of which there must be one."""
+    return decode(fleet.connection.messages[withdrawal_subject("p", "d")], Withdrawal).jobs
+
+
+def test_loops_withdraw_jobs_and_first_try_their_right_to(play: Callable[[Scenario], None]) -> None:
+    """A server with an older configuration then says so, before a job is cancelled."""
+
+    async def scenario(fleet: FakeFleet, _loops: Loops) -> None:
+        await fleet.until(lambda: withdrawal_subject("p", "d") in fleet.connection.messages)
+        assert withdrawn(fleet) == ()
+        fleet.withdrawals.withdraw("job")
+        await fleet.until(lambda: withdrawn(fleet) == ("job",))
+
+    play(scenario)
+
+
+def test_loops_leave_the_jobs_of_a_second_daemon_alone(play: Callable[[Scenario], None]) -> None:
+    """They are in the stream under the same name, and this daemon does not know them."""
+
+    async def scenario(fleet: FakeFleet, _loops: Loops) -> None:
+        await fleet.until(lambda: withdrawal_subject("p", "d") in fleet.connection.messages)
+        subject = daemon_heartbeat_subject("d")
+        hear = fleet.connection.subscriptions[subject]
+        hear(subject, encode(DaemonHeartbeat("d", "another", own_versions(), 4, 0, 0)))
+        fleet.connection.there = {job_subject("p", "any", "d", "theirs", 1, 0)}
+        for _ in range(3):
+            await fleet.reconciler.compare()
+        await settle()
+        assert withdrawn(fleet) == ()
+
+    play(scenario)
 
 
 def test_loops_report_what_the_fleet_lacks(play: Callable[[Scenario], None]) -> None:

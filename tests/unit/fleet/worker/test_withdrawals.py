@@ -44,13 +44,16 @@ def test_withdrawn_job_is_forgotten_after_a_minute_unless_it_is_named_again() ->
 def test_withdrawals_without_number_are_bounded() -> None:
     """The oldest are forgotten first, and messages that do not decode change nothing."""
     withdrawals = Withdrawals(Clock())
-    withdrawals.take(SUBJECT, named("oldest"))
+    withdrawals.take(SUBJECT, named(MESSAGE.job, "oldest"))
     for number in range(12):
+        if number == 6:
+            withdrawals.take(SUBJECT, named(MESSAGE.job))  # again
         withdrawals.take(SUBJECT, named(*(f"{number}-{one}" for one in range(1000))))
     withdrawals.take(SUBJECT, b"\xc1")
     withdrawals.take(SUBJECT, encode(Withdrawal(("job",) * 1001)))
     assert len(withdrawals._known) == 10_000
     assert not withdrawals.has(msgspec.structs.replace(MESSAGE, job="oldest"))
+    assert withdrawals.has(MESSAGE)
     assert withdrawals.has(msgspec.structs.replace(MESSAGE, job="11-999"))
 
 
@@ -76,6 +79,6 @@ def test_run_is_cancelled_if_its_own_job_is_withdrawn() -> None:
         assert reached == [MESSAGE, again]
         held[1].cancel()
         await asyncio.wait(held)
-        withdrawals.take(SUBJECT, named("other"))
+        assert withdrawals._runs == {}
 
     asyncio.run(play())

@@ -430,16 +430,18 @@ def test_worker_job_withdrawn_while_it_runs_ends_without_an_answer() -> None:
 
 
 def test_worker_job_withdrawn_before_it_is_received_does_not_run() -> None:
-    """Not even to be given up."""
+    """Not even to be given up; others run as ever."""
 
     async def play() -> None:
         async with working(_ok) as world:
             await until(lambda: world.connection.subscriptions)
             withdraw(world)
-            leases = [world.put(), world.put(delivery=4)]
+            leases = [world.put(), world.put(delivery=4), world.put()]
             await until(lambda: all(lease.acks for lease in leases))
             assert (world.runs, world.connection.stores) == (0, 0)
-            assert world.counters.verdicts[Verdict.WITHDRAWN] == 2
+            assert world.counters.verdicts[Verdict.WITHDRAWN] == 3
+            other = world.put(message=msgspec.structs.replace(MESSAGE, job="other"))
+            await until(lambda: other.acks)
 
     asyncio.run(play())
 
