@@ -50,7 +50,7 @@ _EPILOG: Final = """\
 Every setting is an environment variable and a flag of `serve`, `run`, `doctor` and `config`;
 `wasmdrop config` lists them all. Exit status: 0 success, 1 the job failed, 2 usage or settings
 error, 3 internal error, 4 standard output can't be written, 124 the job reached its timeout,
-130 interrupted, 141 the reader of standard output has closed it.
+130 interrupted, 141 the reader of standard output has closed it, 143 the job was cancelled.
 """
 
 

@@ -19,7 +19,13 @@ import msgspec
 
 from wasmdrop import settings
 from wasmdrop.cli import input_flags
-from wasmdrop.cli.exit_status import INTERNAL_ERROR, INTERRUPTED, TIMEOUT, exit_status_of
+from wasmdrop.cli.exit_status import (
+    CANCELLED,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    TIMEOUT,
+    exit_status_of,
+)
 from wasmdrop.cli.input_flags import SubmittedInput, content_of, read_inputs
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.cli.wait_reason import WaitReason
@@ -33,7 +39,7 @@ from wasmdrop.protocol.text import json_escaped
 _PATIENCE_SECONDS: Final = 2.0
 
 #: The exit status for several jobs is the first of these that one of them has.
-_WORST_FIRST: Final = (INTERNAL_ERROR, TIMEOUT, 1, 0)
+_WORST_FIRST: Final = (INTERNAL_ERROR, TIMEOUT, CANCELLED, 1, 0)
 
 _DESCRIPTION: Final = """\
 Drops jobs into the shared directory of a daemon. Each input is written under a temporary
@@ -55,9 +61,9 @@ Output, one line for each job, in the order in which they were given:
 Exit status: 0 dropped or, with --wait, succeeded; 1 a job failed; 2 usage or settings
 error; 3 internal error of the daemon, or the result can't be used: forged, torn, too large
 or unreadable (standard error says which); 124 a job reached its timeout, or --wait SECONDS
-passed (standard error says so); 130 interrupted. For several jobs the first of 3, 124, 1, 0
-that occurred. In any case 4 if standard output can't be written, and 141 if its reader has
-closed it.
+passed (standard error says so); 130 interrupted; 143 a job was cancelled. For several jobs
+the first of 3, 124, 143, 1, 0 that occurred. In any case 4 if standard output can't be
+written, and 141 if its reader has closed it.
 
 Examples:
   wasmdrop submit --shared-dir /srv/jobs --entry fib --args '[12]' --wait
