@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.integration.test_watching import kernel_setting
 from tests.support.commands import listed, wait_for_state
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
+from tests.support.inotify import kernel_setting
 from tests.support.require import require_root
 from wasmdrop.client import submit
 from wasmdrop.protocol.outcome import Code

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,8 @@ from wasmtime import wat2wasm
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.doctor import LAUNCHER, NUMBERS
 from tests.support.fib import FIB, with_fib
+from tests.support.inotify import kernel_setting
 from tests.support.require import require_fuse, require_root
-
-INOTIFY = Path("/proc/sys/fs/inotify")
-
-
-@contextlib.contextmanager
-def kernel_setting(name: str, value: int) -> Iterator[None]:
-    """Change a limit of inotify(7) for queues and watches that are made in the block."""
-    path = INOTIFY / name
-    before = path.read_text()
-    path.write_text(str(value))
-    try:
-        yield
-    finally:
-        path.write_text(before)
 
 
 def test_inotify_queue_that_overflows_loses_no_drop(tmp_path: Path) -> None:
