@@ -98,7 +98,10 @@ def test_page_shows_the_details_of_a_job(browser: Browser, hostile: Daemon) -> N
     with visit(browser, address(hostile)) as opened:
         page = opened.page
         button = page.get_by_role("button", name=marker["job"])
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to running jobs")).to_be_focused()
         button.focus()
+        expect(button).to_have_css("outline-style", "solid")
         page.keyboard.press("Enter")
         dialog = page.get_by_role("dialog")
         expect(dialog.get_by_text("invalid-input", exact=True)).to_be_visible()

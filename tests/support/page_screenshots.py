@@ -91,9 +91,9 @@ def _work(daemon: Daemon, seconds: float) -> None:
         if number % 97 == 0:
             content = {"args": [LONG], "timeout_sec": 0.2}
         _drop(daemon, number, content)
-        if number % 500 == 0:  # a burst of long ones, which the others wait for
-            for more in range(20):
-                _drop(daemon, 100 * number + more, {"args": [1500]})
+        if number % 700 == 0:  # a burst of long ones, which the others wait for
+            for more in range(8):
+                _drop(daemon, 10 * number + more, {"args": [700]})
         time.sleep(0.06 / (1.2 + math.sin(passed / seconds * 7)))
 
 

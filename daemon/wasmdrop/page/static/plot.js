@@ -18,7 +18,7 @@ const SPANS = [
   { whole: 3600, mark: 900, point: 20, row: 300 },
 ];
 
-/** The current values are those of the last minute. */
+/** The current values are made of samples of the last minute. */
 const CURRENT = 60;
 
 /** A linear axis from 0 that ends at a round number. */
@@ -46,7 +46,8 @@ export function logAxis(lowest, highest) {
 
 /**
  * A plot in a `figure`. Each series has a `name`, a `mark` (class name of its line), `values(history)`
- * with one number or null for each sample, and `join`, which makes one value of several.
+ * with one number or null for each sample, `join`, which makes one value of several, and `now`, which
+ * makes the current value of those of the last minute.
  */
 export class Plot {
   constructor(figure, { title, series, format, isLog = false, least = 1 }) {
@@ -99,9 +100,9 @@ export class Plot {
       const column = values(history);
       return groups.map(({ samples }) => joined(samples.map((index) => column[index]), join));
     });
-    this.series.forEach(({ values, join }, index) => {
+    this.series.forEach(({ values, now }, index) => {
       const isCurrent = (_, at) => history.times[at] > end - CURRENT;
-      setText(this.current[index], this.format(joined(values(history).filter(isCurrent), join)));
+      setText(this.current[index], this.format(joined(values(history).filter(isCurrent), now)));
     });
     this.#draw();
     this.#fillTable();
@@ -219,6 +220,10 @@ export function mean(values) {
 
 export function maximum(values) {
   return values.reduce((one, other) => Math.max(one, other));
+}
+
+export function latest(values) {
+  return values.at(-1);
 }
 
 /** Return one value for those that are known; null if none is. */

@@ -2,7 +2,7 @@
 
 import { byId, element, setText } from "./elements.js";
 import { NOTHING, clock, count, counted, duration, elapsed, harmless, rate, size } from "./format.js";
-import { Plot, maximum, mean } from "./plot.js";
+import { Plot, latest, maximum, mean } from "./plot.js";
 import { Table, fillName } from "./table.js";
 
 /** Build all sections; `jobs` has the actions that a row offers. Returns functions that fill them. */
@@ -35,21 +35,21 @@ function withShortPaths(overview) {
 }
 
 function buildPlots() {
-  const series = (name, mark, join, values) => ({ name, mark, join, values });
+  const series = (name, mark, join, now, values) => ({ name, mark, join, now, values });
   const jobsASecond = {
     title: "Jobs a second",
     series: [
-      series("ok", "line-1", mean, (history) => history.succeeded),
-      series("failed", "line-3", mean, (history) => history.failed),
+      series("ok", "line-1", mean, mean, (history) => history.succeeded),
+      series("failed", "line-3", mean, mean, (history) => history.failed),
     ],
     format: rate,
   };
   const latency = {
     title: "Latency",
     series: [
-      series("p50", "line-1", mean, (history) => history.p50_seconds),
+      series("p50", "line-1", mean, latest, (history) => history.p50_seconds),
       // Not the mean: a single slow period must be seen.
-      series("p95", "line-2", maximum, (history) => history.p95_seconds),
+      series("p95", "line-2", maximum, latest, (history) => history.p95_seconds),
     ],
     format: duration,
     isLog: true,
@@ -57,8 +57,8 @@ function buildPlots() {
   const queue = {
     title: "Queue",
     series: [
-      series("waiting", "line-1", maximum, (history) => history.queued),
-      series("running", "line-2", maximum, (history) => history.running),
+      series("waiting", "line-1", maximum, latest, (history) => history.queued),
+      series("running", "line-2", maximum, latest, (history) => history.running),
     ],
     format: count,
     least: 4,
@@ -290,8 +290,8 @@ function showQueue({ daemon, jobs, limits }) {
   ];
   if (limits) {
     const { held_directories: held, full_directories: full } = limits;
-    facts.push(["Directories at their running limit", count(held), held > 0]);
-    facts.push(["Directories at their queue limit", count(full), full > 0]);
+    facts.push(["Directories at running limit", count(held), held > 0]);
+    facts.push(["Directories at queue limit", count(full), full > 0]);
   }
   fillFacts(byId("queue-facts"), facts);
 }
