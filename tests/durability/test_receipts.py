@@ -86,6 +86,8 @@ def test_receipt_after_a_kill_during_its_delivery_has_the_same_bytes(
 def test_receipt_that_waited_for_its_slot_is_delivered_by_the_next_daemon(tmp_path: Path) -> None:
     """With the other results, as the first daemon signed it."""
     daemon, key = _daemon(tmp_path)
+    # The job begins before it is noticed that its input is gone.
+    daemon.environment["WASMDROP_SETTLE_SEC"] = "3600"
     daemon.start()
     slot, aside = daemon.shared / "slot", daemon.shared.with_name("aside")
     drop(slot / "input.json", _JOB)

@@ -35,10 +35,20 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield it
 
 
-def _daemon(base: Path) -> Daemon:
+def _daemon(base: Path, **variables: str) -> Daemon:
     return with_fib(
-        base, WASMDROP_SETTLE_SEC="0.1", WASMDROP_DRAIN_SEC="60", WASMDROP_MODULE_WAIT_SEC="60"
+        base,
+        **{
+            "WASMDROP_SETTLE_SEC": "0.1",
+            "WASMDROP_DRAIN_SEC": "60",
+            "WASMDROP_MODULE_WAIT_SEC": "60",
+            **variables,
+        },
     )
+
+
+#: For jobs that are to run although their input is gone: it is not noticed before they begin.
+LONG_SETTLE: Final = {"WASMDROP_SETTLE_SEC": "3600"}
 
 
 def others_run(daemon: Daemon) -> None:
@@ -126,7 +136,7 @@ def told_of(daemon: Daemon, name: str) -> list[dict[str, Any]]:
 
 def test_slot_removed_before_its_result_does_no_harm(tmp_path: Path) -> None:
     """The daemon logs it and does not create the slot again; others go on, and a stop is prompt."""
-    daemon = _daemon(tmp_path)
+    daemon = _daemon(tmp_path, **LONG_SETTLE)
     with daemon.running():
         drop_waiting(daemon, "gone/input.json")
         shutil.rmtree(daemon.shared / "gone")
@@ -140,7 +150,7 @@ def test_slot_removed_before_its_result_does_no_harm(tmp_path: Path) -> None:
 
 def test_slot_that_comes_back_gets_its_result(tmp_path: Path) -> None:
     """A directory may be renamed for a moment, or its mount may go and come."""
-    daemon = _daemon(tmp_path)
+    daemon = _daemon(tmp_path, **LONG_SETTLE)
     with daemon.running():
         drop_waiting(daemon, "away/input.json")
         (daemon.shared / "away").rename(tmp_path / "elsewhere")
@@ -154,7 +164,7 @@ def test_slot_that_comes_back_gets_its_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["outside", "shared/inside"])
 def test_slot_replaced_by_a_link_is_not_written_through(tmp_path: Path, target: str) -> None:
     """Neither out of the shared directory nor into another slot; the log says what is wrong."""
-    daemon = _daemon(tmp_path)
+    daemon = _daemon(tmp_path, **LONG_SETTLE)
     victim = tmp_path / target
     victim.mkdir(parents=True)
     (victim / "result.json").write_text("precious")

@@ -75,6 +75,8 @@ def test_results_past_the_limit_evict_the_oldest_and_are_logged(tmp_path: Path) 
     The newest results are delivered when their slots come back.
     """
     daemon = with_fib(tmp_path, WASMDROP_UNDELIVERED_JOBS="3", WASMDROP_MODULE_WAIT_SEC="60")
+    # The jobs begin before their removal is noticed.
+    daemon.environment["WASMDROP_SETTLE_SEC"] = "3600"
     with daemon.running():
         names = [f"gone-{number}/input.json" for number in range(6)]
         for name in names:

@@ -584,7 +584,11 @@ def test_output_is_writable_by_no_other_user(daemon: Daemon) -> None:
 
 
 def test_result_is_delivered_to_no_other_users_directory(daemon: Daemon) -> None:
-    """In a directory where all may rename, bob replaces alice's directory with his own."""
+    """In a directory where all may rename, bob replaces alice's directory with his own.
+
+    He could cancel her job, too; it begins before that is noticed.
+    """
+    daemon.environment["WASMDROP_SETTLE_SEC"] = "3600"
     daemon.shared.chmod(0o777)
     slot = owned(daemon.shared / "alice", ALICE)
     mine = owned(daemon.shared / "bob", BOB)

@@ -341,25 +341,33 @@ def _check_lines(evidence: Evidence, rows: list[Row]) -> Iterator[Finding]:
         for record in evidence.producer.slots.values()
         for version in record.versions
     }
-    jobs = Counter(number_of.get(row.sha256 or "") for row in rows if row.state == "delivered")
-    # The line of an invalid input has no number; these lines are counted together.
+    jobs = Counter(
+        "cancelled" if row.code == "cancelled" else number_of.get(row.sha256 or "")
+        for row in rows
+        if row.state == "delivered"
+    )
+    # The line of an invalid input has no number; these lines are counted together. So are those of
+    # cancelled jobs, because a large input is not parsed for them.
     unreadable = {
         version.number
         for record in evidence.producer.slots.values()
         for version in record.versions
         if version.code == "invalid-input"
     }
-    owed = Counter[int | None]()
+    owed = Counter[int | str | None]()
     for number, count in jobs.items():
         owed[None if number in unreadable else number] += count
-    printed = Counter[int | None]()
+    printed = Counter[int | str | None]()
     for line in evidence.lines:
         try:
-            args = json.loads(line)["args"]
+            content = json.loads(line)
+            args = content["args"]
+            is_cancelled = content.get("error", {}).get("code") == "cancelled"
         except (ValueError, LookupError, TypeError):
             yield Finding(Kind.TORN, "standard output", f"is no result line: {line[:80]!r}")
             continue
-        printed[args[0] if args else None] += 1
+        number = args[0] if args else None
+        printed["cancelled" if is_cancelled else number] += 1
     for number in owed.keys() | printed.keys():
         where = f"result line of version {number}"
         more = printed[number] - owed[number]
