@@ -2,7 +2,7 @@
 
 The points are found in the source. Each is tried before and after its call, and halfway through a
 write. Before the next start every marker must be true. Afterwards nothing may be lost, doubled,
-torn or left behind.
+torn or left behind, and the completion hook must have got the marker of each delivered job.
 
 At the points of a delivery worker, the daemon dies with the worker; in a second test only the
 worker dies, and the daemon starts another one.
@@ -23,14 +23,15 @@ from typing import Final
 
 import pytest
 
-from tests.support.daemon import DEADLINE_SECONDS
+from tests.support.daemon import DEADLINE_SECONDS, wait_until
 from tests.support.durability import dying
-from tests.support.durability.checker import Kind, check_slot_now
+from tests.support.durability.checker import Kind, check_slot_now, rows_of
 from tests.support.durability.lives import Lives
 from tests.support.durability.points import Point, find_points
 from tests.support.durability.trace import command, read_trace
 from tests.support.markers import a_marker
 from tests.support.require import require_tools
+from wasmdrop.jobs.journal.database import open_for_reading
 
 #: Calls of a point that are tried: files of a delivery or states of a job may differ.
 _TURNS: Final = {"commit": 6, "fsync": 3, "replace": 3, "unlink": 3, "write": 3, "write_all": 3}
@@ -191,6 +192,10 @@ def _await(lives: Lives, name: str) -> bool:
 
 def _prepared(base: Path, name: str) -> Lives:
     lives = Lives(base, WASMDROP_SETTLE_SEC="0.02")
+    hook = base / "hook"
+    hook.write_text(f'#!/bin/sh\nexec cat >> "{base}/{_HOOKED}"\n')
+    hook.chmod(0o755)
+    lives.environment["WASMDROP_ON_FINISHED"] = str(hook)
     if name.startswith("fleet."):
         lives.environment["WASMDROP_FLEET"] = "nats://127.0.0.1:1"
     if not name.endswith(":mkdir"):
@@ -201,6 +206,26 @@ def _prepared(base: Path, name: str) -> Lives:
     lives.producer.module(lives.wasm / "files.wasm", keeps_files=True)
     lives.producer.module(lives.wasm / "module.wasm", "input.json")
     return lives
+
+
+#: The markers that the completion hook got.
+_HOOKED: Final = "hooked"
+
+
+def _await_hooks(lives: Lives, base: Path) -> None:
+    """Wait until no event is left; the hook must have got each delivered job."""
+
+    def has_no_event() -> bool:
+        with closing(open_for_reading(lives.state / "journal.sqlite")) as connection:
+            count: int = connection.execute("SELECT count(*) FROM events").fetchone()[0]
+            return count == 0
+
+    lives.settle()
+    wait_until(has_no_event, f"all events: {lives.log_text()[-2000:]}")
+    lines = (base / _HOOKED).read_text().splitlines()
+    hooked = {json.loads(line)["job"] for line in lines}
+    delivered = {row.id for row in rows_of(lives.state) if row.state == "delivered"}
+    assert hooked >= delivered, f"{delivered - hooked} were forgotten"
 
 
 @pytest.mark.parametrize(("name", "turn", "moment"), _cases(_POINTS))
@@ -223,6 +248,7 @@ def test_daemon_killed_at_a_write_leaves_true_markers(
     if not (lives.state / ".fleet-secret").exists():
         lives.environment.pop("WASMDROP_FLEET", None)  # its jobs would wait until it is away
     lives.start()
+    _await_hooks(lives, tmp_path)
     assert lives.verdict() == []
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +13,9 @@ from cloudevents.core.formats.json import JSONFormat
 from standardwebhooks import Webhook
 
 from tests.support.certificates import server_certificate
-from tests.support.daemon import wait_until
+from tests.support.daemon import DEADLINE_SECONDS, wait_until
 from tests.support.fib import GOOD, with_fib
-from tests.support.receiver import TAKEN, Received, Receiver
+from tests.support.receiver import TAKEN, Answer, Received, Receiver
 
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - of this test alone
 
@@ -95,3 +97,59 @@ def test_event_that_is_refused_is_sent_again_by_the_next_daemon(tmp_path: Path) 
             pass
         assert daemon.events("hook-used")[-1]["pending"] == 0
         assert len(receiver.requests) == count
+
+
+def test_command_gets_the_marker_and_names_of_any_bytes(tmp_path: Path) -> None:
+    """It is run again after a failure, and the result files are where it is told."""
+    directory = tmp_path / "hook"
+    directory.mkdir()
+    program = directory / "finished"
+    program.write_text(COMMAND)
+    program.chmod(0o755)
+    (directory / "fail").write_text("once")
+    name = os.fsdecode(b"$(reboot) \xff `x`/input-\xc3\xb6.json")
+    daemon = with_fib(tmp_path, WASMDROP_ON_FINISHED=f"{program} --verbose 'two words'")
+    with daemon.running():
+        marker = daemon.submit(name, GOOD)
+        taken = directory / f"{marker['job']}.marker"
+        wait_until(taken.exists, "the command to succeed")
+        assert taken.read_bytes() == daemon.result_path(name, ".done").read_bytes()
+        (failed,) = daemon.events("hook-failed")
+        assert failed["error"] == f"{program}: exited with 7: out of order"
+    pairs = (directory / f"{marker['job']}.env").read_bytes().rstrip(b"\0").split(b"\0")
+    found = dict(pair.split(b"=", 1) for pair in pairs)
+    assert found[b"WASMDROP_SLOT"] == os.fsencode(name)
+    assert found[b"WASMDROP_MARKER"] == os.fsencode(daemon.result_path(name, ".done"))
+    assert not any(key.startswith(b"WASMDROP_ON") for key in found)
+
+
+def test_daemon_with_a_hook_that_can_not_be_used_does_not_start(tmp_path: Path) -> None:
+    """With one line that says why."""
+    daemon = with_fib(tmp_path, WASMDROP_ON_FINISHED="/nowhere/it")
+    daemon.launch()
+    assert daemon.process is not None
+    assert daemon.process.wait() == 2
+    assert "WASMDROP_ON_FINISHED: /nowhere/it: No such file or directory" in daemon.log_text()
+
+
+def test_hook_that_hangs_holds_up_no_job(tmp_path: Path) -> None:
+    """The metrics say how much waits, and for how long."""
+    hung = threading.Event()
+
+    def hang(_request: Received) -> Answer:
+        hung.wait(DEADLINE_SECONDS)
+        return TAKEN
+
+    receiver = Receiver(hang)
+    with receiver.running():
+        daemon = with_fib(tmp_path, WASMDROP_ON_FINISHED=receiver.url, WASMDROP_HTTP="127.0.0.1:0")
+        with daemon.running():
+            for number in range(30):
+                daemon.submit(f"input-{number}.json", GOOD)
+            address = daemon.events("http-listening")[-1]["address"]
+            with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+                text = answer.read().decode()
+            assert "wasmdrop_hook_pending_events 30.0" in text
+            assert 'wasmdrop_hook_events_total{result="delivered"} 0.0' in text
+            hung.set()
+            wait_until(lambda: len(receiver.requests) == 30, "all events")
