@@ -136,6 +136,7 @@ def test_daemon_killed_at_each_write_for_an_input_loses_nothing(tmp_path: Path) 
     _check_jobs(lives)
     archived = {path.name.partition("-input-")[2] for path in (lives.shared / "failed").iterdir()}
     assert archived == {"1.json", "8.json"}
+    assert (lives.shared / "failed").stat().st_mode == lives.shared.stat().st_mode
 
 
 def _hidden_or_inputs(lives: Lives) -> set[str]:

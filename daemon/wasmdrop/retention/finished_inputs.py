@@ -42,6 +42,9 @@ _AT_ONCE: Final = 64
 #: Most finished jobs that wait to have their inputs moved; a sweep finds the others.
 _MAX_NOTED: Final = 10_000
 
+#: How long to wait for a thread of intake that looks at an input, in seconds.
+_BUSY_SECONDS: Final = 0.5
+
 #: The least time between two sweeps, as a multiple of the time that one takes.
 _REST_RATIO: Final = 100
 
@@ -87,8 +90,11 @@ class FinishedInputs:
 
     def note(self, job: Job) -> None:
         """Note a job whose results are in place, durably."""
+        self._note(job.slot)
+
+    def _note(self, slot: Slot) -> None:
         if len(self._noted) < _MAX_NOTED:
-            self._noted.append(job.slot)
+            self._noted.append(slot)
         else:
             self._sweep_at = 0.0
         self._has_noted.set()
@@ -148,6 +154,8 @@ class FinishedInputs:
     async def _move(self, directory: str, slots: list[Slot], is_recovering: bool) -> None:
         """Move those inputs in ``directory`` whose slots are not in use."""
         async with self._quiet_slots.quiet(slots) as quiet:
+            for slot in quiet.busy:
+                asyncio.get_running_loop().call_later(_BUSY_SECONDS, self._note, slot)
             jobs = await self._journal.latest_jobs([slot.key for slot in quiet.slots])
             inputs = [
                 one

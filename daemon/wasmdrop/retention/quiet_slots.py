@@ -18,6 +18,8 @@ class Quiet:
     """Slots that are quiet for the duration of a block."""
 
     slots: list[Slot]
+    busy: list[Slot]
+    """Other slots: a thread of intake looks at their inputs now."""
     gone: set[str] = field(default_factory=set)
     """Paths of inputs that are gone, durably; to be filled by the block."""
 
@@ -44,10 +46,13 @@ class QuietSlots:
         A slot is in use if it has an open job, or if a thread looks at its input. If the block is
         cancelled, they stay quiet: the daemon stops, and a thread may still be at work on them.
         """
-        held = [slot for slot in slots if self._intake.hold(slot.input_path)]
+        held: list[Slot] = []
+        busy: list[Slot] = []
+        for slot in slots:
+            (held if self._intake.hold(slot.input_path) else busy).append(slot)
         # A drop that was read before has become a job then.
         await self._inbox_emptied()
-        quiet = Quiet([slot for slot in held if self._dispatcher.reserve(slot.key)])
+        quiet = Quiet([slot for slot in held if self._dispatcher.reserve(slot.key)], busy)
         reserved = list(quiet.slots)
         try:
             yield quiet

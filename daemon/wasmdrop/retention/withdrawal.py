@@ -67,12 +67,14 @@ class InputDirectory:
         self._ready_suffix = ready_suffix
         self._fd = openat2.open_directory(directory.root, directory.relative)
         self._archives: dict[str, int] = {}
+        self._others: dict[str, int] = {}
+        """Archives in which a withdrawn input was looked for."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        for fd in (*self._archives.values(), self._fd):
+        for fd in self._all():
             os.close(fd)
 
     def status(self, path: str) -> os.stat_result | None:
@@ -154,8 +156,11 @@ class InputDirectory:
 
         The archives come first, so that each file has a name at any time.
         """
-        for fd in (*self._archives.values(), self._fd):
+        for fd in self._all():
             os.fsync(fd)
+
+    def _all(self) -> list[int]:
+        return [*self._archives.values(), *self._others.values(), self._fd]
 
     def _target(self, one: DoneInput, status: os.stat_result) -> tuple[int, str]:
         """Return the directory and the name that the input gets."""
@@ -169,11 +174,10 @@ class InputDirectory:
         """Return the names under which a withdrawn input may be, with their directories."""
         found = [(_removing(one), self._fd)]
         for archive in (DONE, FAILED):
-            if archive not in self._archives:
-                with contextlib.suppress(OSError):
-                    self._archives[archive] = _open_in(self._fd, archive)
-            if archive in self._archives:
-                found.append((archive_name(one.job_id, one.name), self._archives[archive]))
+            with contextlib.suppress(OSError):
+                if archive not in self._others:
+                    self._others[archive] = _open_in(self._fd, archive)
+                found.append((archive_name(one.job_id, one.name), self._others[archive]))
         return found
 
     def _keep_or_put_back(self, one: DoneInput, name: str, directory: int) -> bool:
