@@ -35,8 +35,8 @@ from wasmdrop.fleet.names import (
     output_chunk_subject,
     output_chunks_filter,
     output_stream,
+    revocation_subject,
     started_subject,
-    withdrawal_subject,
 )
 from wasmdrop.fleet.transport.connection import FleetConnection, Lease, Stored
 
@@ -86,7 +86,7 @@ OF_DAEMON_E: Final = (
     f"{_GET}.{output_stream('e')}.{output_chunk_subject('d', TICKET, 'u', 0)}",
     input_chunk_subject("e", "p", TICKET, 0),
     daemon_heartbeat_subject("e"),
-    withdrawal_subject("p", "e"),
+    revocation_subject("p", "e"),
 )
 OF_POOL_Q: Final = (
     f"{_NEXT}.{job_stream('q')}.any",
@@ -97,7 +97,7 @@ OF_POOL_Q: Final = (
     f"{_GET}.{input_stream('d')}.{input_chunk_subject('d', 'q', TICKET, 0)}",
     f"{_GET}.{input_stream('d')}.wd1.input.*.*.*.*",
     heartbeat_subject("q", "w"),
-    withdrawal_subject("q", "d"),
+    revocation_subject("q", "d"),
 )
 OF_DAEMONS: Final = (
     JOB,
@@ -109,7 +109,7 @@ OF_DAEMONS: Final = (
     f"wd1.api.STREAM.PURGE.{output_stream('d')}",
     f"wd1.api.STREAM.INFO.{OUTCOMES_D}",
     daemon_heartbeat_subject("d"),
-    withdrawal_subject("p", "d"),
+    revocation_subject("p", "d"),
 )
 DENIED: Final = [
     *((WORKER, one) for one in (*CHANGES, *OF_THE_STREAMS, *OF_DAEMONS, *OF_POOL_Q)),
@@ -259,23 +259,23 @@ def test_messages_that_are_not_stored_reach_their_receivers_and_no_others(
                 (OTHER_DAEMON, started_subject("e")),
                 (ADMIN, heartbeat_subject("*", "*")),
                 (ADMIN, daemon_heartbeat_subject("*")),
-                (WORKER, withdrawal_subject("p", "*")),
-                ("worker-p", withdrawal_subject("p", "*")),
-                (OTHER_WORKER, withdrawal_subject("q", "*")),
+                (WORKER, revocation_subject("p", "*")),
+                ("worker-p", revocation_subject("p", "*")),
+                (OTHER_WORKER, revocation_subject("q", "*")),
             ):
                 await of[user].subscribe(subject, functools.partial(_hear, heard, user))
             expected = {
                 *((user, heartbeat_subject("p", "w")) for user in (DAEMON, OTHER_DAEMON, ADMIN)),
                 (DAEMON, started_subject("d")),
                 (ADMIN, daemon_heartbeat_subject("d")),
-                *((user, withdrawal_subject("p", "d")) for user in (WORKER, "worker-p")),
+                *((user, revocation_subject("p", "d")) for user in (WORKER, "worker-p")),
             }
             async with asyncio.timeout(60):
                 while heard != expected:
                     await of[WORKER].publish(heartbeat_subject("p", "w"), b"")
                     await of[WORKER].publish(started_subject("d"), b"")
                     await of[DAEMON].publish(daemon_heartbeat_subject("d"), b"")
-                    await of[DAEMON].publish(withdrawal_subject("p", "d"), b"")
+                    await of[DAEMON].publish(revocation_subject("p", "d"), b"")
                     await asyncio.sleep(0.05)
 
     asyncio.run(run())
@@ -304,7 +304,7 @@ def test_member_is_denied_messages_of_others(fleet: SecureFleet, user: str) -> N
 
     async def run() -> None:
         subjects = (
-            *(">", "wd1.>", "wd1.job.>", "wd1.out.>", "wd1.withdraw.>", "_I.>", f"{other}.>"),
+            *(">", "wd1.>", "wd1.job.>", "wd1.out.>", "wd1.revoke.>", "_I.>", f"{other}.>"),
             *("$JS.>", "_R_.>"),
         )
         async with member(fleet, user) as one:

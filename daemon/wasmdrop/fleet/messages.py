@@ -25,8 +25,8 @@ MAX_MESSAGE_BYTES: Final = 768 * 1024
 #: Room for the headers of a message, in bytes.
 HEADER_BYTES: Final = 4096
 
-#: Most jobs of one withdrawal.
-MAX_WITHDRAWN: Final = 1000
+#: Most jobs of one revocation.
+MAX_REVOKED: Final = 1000
 
 # These become parts of subjects. A pattern ends with \Z: a newline may follow what $ matches.
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -116,13 +116,13 @@ class Started(msgspec.Struct, frozen=True):
     """Number of the delivery, from 1."""
 
 
-class Withdrawal(msgspec.Struct, frozen=True):
+class Revocation(msgspec.Struct, frozen=True):
     """A daemon has no use for jobs any more, in any attempt; may be lost, and is repeated.
 
     The daemon is in the subject.
     """
 
-    jobs: Annotated[tuple[JobId, ...], msgspec.Meta(max_length=MAX_WITHDRAWN)]
+    jobs: Annotated[tuple[JobId, ...], msgspec.Meta(max_length=MAX_REVOKED)]
 
 
 class WorkerHeartbeat(msgspec.Struct, frozen=True):

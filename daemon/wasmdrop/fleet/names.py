@@ -25,8 +25,8 @@ MEMBER_API: Final = f"{_PREFIX}.api"
 MODULES: Final = f"WD{PROTOCOL}_MODULES"
 """The stream with the chunks of modules."""
 
-WITHDRAWALS: Final = f"{_PREFIX}.withdraw"
-"""The start of the subjects of withdrawals."""
+REVOCATIONS: Final = f"{_PREFIX}.revoke"
+"""The start of the subjects of revocations."""
 
 ALL_OUTCOMES: Final = f"{_PREFIX}.out.*.*"
 ALL_MODULE_CHUNKS: Final = f"{_PREFIX}.module.*.*.*"
@@ -106,9 +106,9 @@ def started_subject(daemon: str) -> str:
     return f"{_PREFIX}.started.{daemon}"
 
 
-def withdrawal_subject(pool: str, daemon: str) -> str:
+def revocation_subject(pool: str, daemon: str) -> str:
     """Return the subject on which a daemon tells the workers of a pool that jobs are over."""
-    return f"{WITHDRAWALS}.{pool}.{daemon}"
+    return f"{REVOCATIONS}.{pool}.{daemon}"
 
 
 def heartbeat_subject(pool: str, worker: str) -> str:

@@ -145,7 +145,7 @@ class JobRunner:
         return self._executor.capacity
 
     def cancel(self, job: Job) -> None:
-        """Have the executor withdraw a job whose task is about to be interrupted."""
+        """Have the executor revoke a job whose task is about to be interrupted."""
         self._executor.cancel(job.id)
 
     def stop_waiting(self, slot_key: str) -> bool:

@@ -19,8 +19,8 @@ from wasmdrop.fleet.daemon.publications import Publications
 from wasmdrop.fleet.daemon.reconciler import Reconciler
 from wasmdrop.fleet.daemon.remote_executor import RemoteExecutor
 from wasmdrop.fleet.daemon.remote_job import Fleet
+from wasmdrop.fleet.daemon.revocations import Revocations
 from wasmdrop.fleet.daemon.tickets import load_tickets
-from wasmdrop.fleet.daemon.withdrawals import Withdrawals
 from wasmdrop.fleet.names import heartbeat_subject
 from wasmdrop.fleet.transport.access import read_access
 from wasmdrop.fleet.transport.connection import connect
@@ -97,7 +97,7 @@ async def open_fleet(
     async with connect(read_access(settings, daemon)) as connection:
         cleanup = Cleanup(connection, daemon)
         uploads = ModuleUploads(connection, pool, cache.open_module)
-        withdrawals = Withdrawals(connection, pool, daemon, tickets, cleanup, clock)
+        revocations = Revocations(connection, pool, daemon, tickets, cleanup, clock)
         answers = Answers(*(connection, daemon, tickets, publications, cleanup, metrics, clock))
         fleet = Fleet(
             connection=connection,
@@ -108,7 +108,7 @@ async def open_fleet(
             answers=answers,
             uploads=uploads,
             cleanup=cleanup,
-            withdrawals=withdrawals,
+            revocations=revocations,
             availability=Availability(connection, metrics, clock),
             metrics=metrics,
             local=local,
@@ -118,7 +118,7 @@ async def open_fleet(
         )
         executor = RemoteExecutor(fleet, settings.fleet_window, settings.attempts)
         reconciler = Reconciler(
-            *(connection, pool, daemon, publications, answers, uploads, withdrawals, clock)
+            *(connection, pool, daemon, publications, answers, uploads, revocations, clock)
         )
         loops = Loops(fleet, executor, reconciler, settings.fleet_window)
         _log.info("fleet-used", servers=list(settings.fleet), name=daemon, pool=pool)

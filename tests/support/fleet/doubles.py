@@ -20,8 +20,8 @@ from wasmdrop.fleet.daemon.publications import Publications, PublishedJob
 from wasmdrop.fleet.daemon.reconciler import Reconciler
 from wasmdrop.fleet.daemon.remote_executor import RemoteExecutor
 from wasmdrop.fleet.daemon.remote_job import Fleet
+from wasmdrop.fleet.daemon.revocations import Revocations
 from wasmdrop.fleet.daemon.tickets import Tickets
-from wasmdrop.fleet.daemon.withdrawals import Withdrawals
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import (
     Answer,
@@ -221,7 +221,7 @@ class FakeFleet:
         path = directory / "module"
         path.write_bytes(MODULE)
         uploads = ModuleUploads(connection, POOL, lambda _: os.open(path, os.O_RDONLY))
-        self.withdrawals = Withdrawals(
+        self.revocations = Revocations(
             *(connection, POOL, DAEMON, self.tickets, self.cleanup, self.clock)
         )
         self.availability = Availability(connection, self.metrics, self.clock)
@@ -234,7 +234,7 @@ class FakeFleet:
             answers=self.answers,
             uploads=uploads,
             cleanup=self.cleanup,
-            withdrawals=self.withdrawals,
+            revocations=self.revocations,
             availability=self.availability,
             metrics=self.metrics,
             local=cast("LocalExecutor", self.local),
@@ -248,7 +248,7 @@ class FakeFleet:
         self.executor = RemoteExecutor(fleet, window, 3)
         self.reconciler = Reconciler(
             *(connection, POOL, DAEMON, self.publications, self.answers, uploads),
-            *(self.withdrawals, self.clock),
+            *(self.revocations, self.clock),
         )
 
     def clock(self) -> float:

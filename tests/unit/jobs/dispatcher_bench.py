@@ -66,8 +66,8 @@ class FakeRunner:
 
     def cancel(self, job: Job) -> None:
         """Note it."""
-        self._bench.withdrawn.append(job.id)
-        self._bench.on_withdrawn()
+        self._bench.revoked.append(job.id)
+        self._bench.on_revoked()
 
     def stop_waiting(self, slot_key: str) -> bool:
         """End the wait for a module."""
@@ -109,9 +109,9 @@ class Bench:
         self.outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self.awaiting: set[str] = set()
         """Slots whose job waits for its module; a test adds them."""
-        self.withdrawn: list[str] = []
-        """Jobs that were withdrawn from other machines."""
-        self.on_withdrawn: Callable[[], object] = lambda: None
+        self.revoked: list[str] = []
+        """Jobs that were revoked from other machines."""
+        self.on_revoked: Callable[[], object] = lambda: None
         self.published: list[str] = []
         self.codes: dict[str, Code | None] = {}
         """The codes of the results that were staged last, by slot."""

@@ -30,13 +30,13 @@ def test_cancel_of_a_running_job_interrupts_it_when_that_is_durable() -> None:
         bench.journal.is_slow = True
         cancelled = bench.dispatcher.cancel("1", REASON)
         await let_go_on()
-        assert (cancelled.done(), bench.withdrawn, bench.published) == (False, [], [])
+        assert (cancelled.done(), bench.revoked, bench.published) == (False, [], [])
         assert not bench.outcomes["1"].cancelled()
         bench.journal.finish_writes()
         assert await cancelled
         await bench.until_state("1", JobState.DELIVERED)
         assert bench.outcomes["1"].cancelled()
-        assert (bench.withdrawn, bench.codes) == (["1"], {"input.json": Code.CANCELLED})
+        assert (bench.revoked, bench.codes) == (["1"], {"input.json": Code.CANCELLED})
         ended = bench.journal.jobs["1"]
         assert (ended.code, ended.message, ended.attempt) == (Code.CANCELLED, REASON, 1)
 
@@ -81,7 +81,7 @@ def test_cancel_of_a_job_behind_another_ends_it_at_its_turn() -> None:
         codes = [bench.journal.jobs[number].code for number in ("1", "2", "3")]
         assert codes == [Code.OK, Code.CANCELLED, Code.OK]
         assert bench.begun == ["1", "3"]
-        assert bench.withdrawn == []
+        assert bench.revoked == []
 
     with_bench(use)
 
@@ -229,7 +229,7 @@ def test_cancel_at_the_end_of_a_shutdown_leaves_the_job_to_the_next_daemon() -> 
         bench.resume("1")
         await until(lambda: bench.outcomes)
         (task,) = asyncio.all_tasks() - before
-        bench.on_withdrawn = task.cancel  # as the end of the drain does
+        bench.on_revoked = task.cancel  # as the end of the drain does
         assert await bench.dispatcher.cancel("1", REASON)
         await asyncio.wait([task])
         left = bench.journal.jobs["1"]

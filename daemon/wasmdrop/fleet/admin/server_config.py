@@ -33,8 +33,8 @@ from wasmdrop.fleet.names import (
     output_stream,
     pool_inputs,
     pool_modules,
+    revocation_subject,
     started_subject,
-    withdrawal_subject,
 )
 from wasmdrop.fleet.transport.keys import inbox_prefix
 
@@ -178,7 +178,7 @@ def _daemon(name: str, key: str, pools: Sequence[str]) -> _Member:
     inputs, outputs = input_stream(name), output_stream(name)
     outcomes = outcome_stream(name)
     # A right to purge the streams of jobs would be one to remove the jobs of all daemons.
-    withdrawals = {withdrawal_subject(pool, name): (_pool_account(pool),) for pool in pools}
+    revocations = {revocation_subject(pool, name): (_pool_account(pool),) for pool in pools}
     return _Member(
         _daemon_account(name),
         (key,),
@@ -200,7 +200,7 @@ def _daemon(name: str, key: str, pools: Sequence[str]) -> _Member:
             f"STREAM.PURGE.{inputs}",
             f"STREAM.PURGE.{outputs}",
         ),
-        announces={**withdrawals, daemon_heartbeat_subject(name): (ACCOUNT,)},
+        announces={**revocations, daemon_heartbeat_subject(name): (ACCOUNT,)},
         hears=(
             started_subject(name),
             heartbeat_subject("*", "*"),
@@ -226,5 +226,5 @@ def _pool(name: str, keys: tuple[str, ...], daemons: Sequence[str]) -> _Member:
         ),
         calls=(),
         announces={**started, heartbeat_subject(name, "*"): everyone},
-        hears=(withdrawal_subject(name, "*"),),
+        hears=(revocation_subject(name, "*"),),
     )

@@ -77,7 +77,7 @@ class Loops:
         for work in (
             fleet.cleanup.keep_acknowledging,
             fleet.cleanup.keep_purging,
-            fleet.withdrawals.keep_sending,
+            fleet.revocations.keep_sending,
         ):
             self._tasks.append(asyncio.create_task(work()))
 
@@ -117,7 +117,7 @@ class Loops:
         fleet.availability.lack = missing[0] if missing else ""
         if not self._has_checked_rights:
             self._has_checked_rights = True
-            await fleet.withdrawals.check_right()
+            await fleet.revocations.check_right()
         executor, stream = self._executor, job_stream(fleet.pool)
         engine = executor.own_engine
         executor.has_own_engine = await fleet.connection.has_consumer(stream, engine)
@@ -150,7 +150,7 @@ class Loops:
         except InvalidMessageError:
             return
         if heard.identity != self._identity:
-            self._fleet.withdrawals.pause()
+            self._fleet.revocations.pause()
         if heard.identity != self._identity and heard.identity not in self._twins:
             self._twins = {heard.identity}  # so that it is logged once
             _log.error(

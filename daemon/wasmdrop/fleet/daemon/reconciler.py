@@ -3,7 +3,7 @@
 The fleet may lose messages: with all its servers, in a crash without sync, by a forged
 acknowledgement. A job that is neither in its stream nor answered is published again, and so is one
 whose worker does not answer in time. Jobs that no worker asks for wait, and say so. Jobs that are
-there, and over for this daemon, are withdrawn.
+there, and over for this daemon, are revoked.
 """
 
 import math
@@ -16,7 +16,7 @@ from wasmdrop.fleet.bodies.modules import ModuleUploads
 from wasmdrop.fleet.daemon.answers import Answers
 from wasmdrop.fleet.daemon.metrics import Reason
 from wasmdrop.fleet.daemon.publications import Lost, Publications, PublishedJob
-from wasmdrop.fleet.daemon.withdrawals import Withdrawals
+from wasmdrop.fleet.daemon.revocations import Revocations
 from wasmdrop.fleet.names import ANY_ENGINE, daemon_jobs_filter, job_stream
 from wasmdrop.fleet.transport.connection import FleetConnection
 
@@ -43,7 +43,7 @@ class Reconciler:
         publications: Publications,
         answers: Answers,
         uploads: ModuleUploads,
-        withdrawals: Withdrawals,
+        revocations: Revocations,
         clock: Callable[[], float],
     ) -> None:
         self._connection = connection
@@ -53,7 +53,7 @@ class Reconciler:
         self._publications = publications
         self._answers = answers
         self._uploads = uploads
-        self._withdrawals = withdrawals
+        self._revocations = revocations
         self._clock = clock
 
     async def compare(self) -> None:
@@ -61,7 +61,7 @@ class Reconciler:
         published = [one for one in self._publications.unanswered() if one.subject]
         generations = {one.job_id: one.generation for one in published}
         there = await self._connection.subjects(self._stream, self._filter)
-        self._withdrawals.look(there, self._answers.is_open)
+        self._revocations.look(there, self._answers.is_open)
         now = self._clock()
         for one in published:
             if one.is_over or one.generation != generations[one.job_id]:

@@ -156,11 +156,11 @@ class RemoteExecutor:
             fleet.metrics.waiting -= 1
 
     def cancel(self, job_id: str) -> None:
-        """Withdraw a job: its answer is not left to the next daemon."""
+        """Revoke a job: its answer is not left to the next daemon."""
         publication = self._fleet.publications.of_job(job_id)
         if publication is not None:
             publication.is_cancelled = True
-            self._fleet.withdrawals.withdraw(job_id)
+            self._fleet.revocations.revoke(job_id)
         # Otherwise no daemon published it, or an earlier one did: then it is found in its stream.
 
     def leave(self, job_id: str) -> None:

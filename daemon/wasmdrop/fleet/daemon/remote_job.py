@@ -12,8 +12,8 @@ from wasmdrop.fleet.daemon.availability import Availability
 from wasmdrop.fleet.daemon.cleanup import Cleanup
 from wasmdrop.fleet.daemon.metrics import FleetMetrics
 from wasmdrop.fleet.daemon.publications import Publications
+from wasmdrop.fleet.daemon.revocations import Revocations
 from wasmdrop.fleet.daemon.tickets import Tickets
-from wasmdrop.fleet.daemon.withdrawals import Withdrawals
 from wasmdrop.fleet.transport.connection import FleetConnection
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.sandbox.host.attempt import Attempt
@@ -33,7 +33,7 @@ class Fleet(msgspec.Struct, frozen=True):
     answers: Answers
     uploads: ModuleUploads
     cleanup: Cleanup
-    withdrawals: Withdrawals
+    revocations: Revocations
     availability: Availability
     metrics: FleetMetrics
     local: LocalExecutor

@@ -6,7 +6,7 @@ from typing import Final
 
 from wasmdrop.fleet.errors import FleetOutdatedError, FleetRefusedError, FleetUnavailableError
 from wasmdrop.fleet.messages import HEADER_BYTES, MAX_MESSAGE_BYTES
-from wasmdrop.fleet.names import WITHDRAWALS
+from wasmdrop.fleet.names import REVOCATIONS
 from wasmdrop.fleet.transport.access import Access
 from wasmdrop.protocol.text import one_line
 
@@ -85,7 +85,7 @@ def denied_right(text: str) -> tuple[str, FleetRefusedError] | None:
     if denied is None:
         return None
     right = f"{_VERBS[denied[1]]} {denied[2]}"
-    if denied[2].startswith(f"{WITHDRAWALS}."):
+    if denied[2].startswith(f"{REVOCATIONS}."):
         return denied[2], FleetOutdatedError(
             f"the server does not allow this key to {right}, so cancelled jobs run on at their"
             " workers until they end or time out; run `wasmdrop fleet config` of this version"

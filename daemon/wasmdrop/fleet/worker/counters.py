@@ -30,7 +30,7 @@ class Verdict(StrEnum):
     """It was delivered too often, and did not run."""
     ANSWERED_BEFORE = "answered-before"
     """Another worker had answered it when this one did."""
-    WITHDRAWN = "withdrawn"
+    REVOKED = "revoked"
     """Its daemon had no use for it any more: it was cancelled, or ended elsewhere."""
     INVALID = "invalid"
     """Its message can't be read, so it can't be answered."""

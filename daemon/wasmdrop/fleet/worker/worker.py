@@ -16,7 +16,7 @@ from wasmdrop.fleet.bodies.output_files import remove_output
 from wasmdrop.fleet.bodies.transfers import Publication, send_results
 from wasmdrop.fleet.errors import FleetUnavailableError
 from wasmdrop.fleet.messages import Answer, GivenUp, InvalidMessageError, JobMessage, Ran, Returned
-from wasmdrop.fleet.names import withdrawal_subject
+from wasmdrop.fleet.names import revocation_subject
 from wasmdrop.fleet.transport.connection import FleetConnection, Stored
 from wasmdrop.fleet.worker.answer_sender import AnswerSender
 from wasmdrop.fleet.worker.counters import Stage, Verdict, WorkerCounters
@@ -24,8 +24,8 @@ from wasmdrop.fleet.worker.job_request import UnfitJobError, read_request
 from wasmdrop.fleet.worker.job_run import Executed, JobRun, RunFailedError
 from wasmdrop.fleet.worker.job_source import JobSource, Pulled
 from wasmdrop.fleet.worker.leases import HeldLease, LeaseKeeper
+from wasmdrop.fleet.worker.revocations import Revocations
 from wasmdrop.fleet.worker.sandbox_health import SandboxHealth
-from wasmdrop.fleet.worker.withdrawals import Withdrawals
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.protocol.outcome import Code, Outcome, OutputTree
 from wasmdrop.protocol.text import one_line
@@ -82,7 +82,7 @@ class Worker:
         self._counters = counters
         self._clock = clock
         self._leases = LeaseKeeper(clock)
-        self._withdrawals = Withdrawals(clock)
+        self._revocations = Revocations(clock)
         self._sender = AnswerSender(connection, clock)
         self._turn = asyncio.Lock()
         """Held while large results are stored."""
@@ -101,8 +101,8 @@ class Worker:
         Raises ``SandboxError`` if the worker is of no use any more: its sandbox stays broken, or
         its connection is stuck.
         """
-        withdrawals = withdrawal_subject(self._settings.fleet_pool, "*")
-        await self._connection.subscribe(withdrawals, self._withdrawals.take)
+        revocations = revocation_subject(self._settings.fleet_pool, "*")
+        await self._connection.subscribe(revocations, self._revocations.take)
         keeping = asyncio.create_task(self._leases.run())
         slots = {asyncio.create_task(self._slot()) for _ in range(self._settings.workers)}
         asked = asyncio.create_task(stop.wait())
@@ -200,8 +200,8 @@ class Worker:
             raise
         if content is None:
             self._leases.drop(held)
-            _log.info("job-withdrawn", job=message.job, daemon=message.daemon)
-            self._counters.verdicts[Verdict.WITHDRAWN] += 1
+            _log.info("job-revoked", job=message.job, daemon=message.daemon)
+            self._counters.verdicts[Verdict.REVOKED] += 1
             await lease.ack()
             return
         answering = asyncio.create_task(self._answer(message, content, held, received_at))
@@ -217,8 +217,8 @@ class Worker:
     async def _content(
         self, message: JobMessage, pulled: Pulled, held: HeldLease
     ) -> _Content | None:
-        """Return the content of the answer; None if the daemon has withdrawn the job."""
-        if self._withdrawals.has(message):
+        """Return the content of the answer; None if the daemon has revoked the job."""
+        if self._revocations.has(message):
             return None
         delivery = pulled.lease.delivery
         if delivery > message.attempts:
@@ -228,14 +228,14 @@ class Worker:
         self._runs.add(run)
         self._counters.running += 1
         try:
-            with self._withdrawals.ending(message, run):
+            with self._revocations.ending(message, run):
                 await asyncio.wait([run], timeout=held.ends_at - self._clock())
             is_late = not run.done()
         finally:
             self._counters.running -= 1
             self._runs.discard(run)
             await _cancel([run])
-        if self._withdrawals.has(message):
+        if self._revocations.has(message):
             await _discard(run)
             return None
         if is_late:

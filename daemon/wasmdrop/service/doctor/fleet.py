@@ -4,7 +4,7 @@ from typing import Final
 
 from wasmdrop.fleet.admin.setup import missing_for_daemon
 from wasmdrop.fleet.errors import FleetRefusedError, FleetUnavailableError
-from wasmdrop.fleet.messages import Withdrawal, encode
+from wasmdrop.fleet.messages import Revocation, encode
 from wasmdrop.fleet.names import (
     ANY_ENGINE,
     engine_class,
@@ -12,7 +12,7 @@ from wasmdrop.fleet.names import (
     input_chunks_filter,
     input_stream,
     job_stream,
-    withdrawal_subject,
+    revocation_subject,
 )
 from wasmdrop.fleet.transport.access import read_access
 from wasmdrop.fleet.transport.connection import FleetConnection, Stored, connect
@@ -81,7 +81,7 @@ async def _examine_setup(connection: FleetConnection, settings: Settings) -> lis
         )
     findings.append(await _examine_workers(connection, pool))
     findings.append(await _try_round_trip(connection, daemon, pool))
-    findings.append(await _try_withdrawal(connection, daemon, pool))
+    findings.append(await _try_revocation(connection, daemon, pool))
     return findings
 
 
@@ -118,10 +118,10 @@ async def _try_round_trip(connection: FleetConnection, daemon: str, pool: str) -
     return ok(_AREA, "round trip", f"a message was stored in {stream}, found and removed")
 
 
-async def _try_withdrawal(connection: FleetConnection, daemon: str, pool: str) -> Finding:
-    """Withdraw no job."""
-    subject = withdrawal_subject(pool, daemon)
-    if await connection.may_publish(subject, encode(Withdrawal(()))):
+async def _try_revocation(connection: FleetConnection, daemon: str, pool: str) -> Finding:
+    """Revoke no job."""
+    subject = revocation_subject(pool, daemon)
+    if await connection.may_publish(subject, encode(Revocation(()))):
         return ok(_AREA, "cancellation", f"workers of pool {pool} may be told of cancelled jobs")
     return warning(
         *(_AREA, "cancellation", f"the server does not allow this key to publish {subject}"),

@@ -10,13 +10,13 @@ from structlog.testing import capture_logs
 from tests.support.fleet.doubles import FakeFleet, FakeLease, settle
 from wasmdrop.fleet.daemon.loops import Loops
 from wasmdrop.fleet.errors import FleetUnavailableError
-from wasmdrop.fleet.messages import DaemonHeartbeat, Started, Withdrawal, decode, encode
+from wasmdrop.fleet.messages import DaemonHeartbeat, Revocation, Started, decode, encode
 from wasmdrop.fleet.names import (
     daemon_heartbeat_subject,
     job_subject,
     outcome_subject,
+    revocation_subject,
     started_subject,
-    withdrawal_subject,
 )
 from wasmdrop.protocol.runtime_versions import own_versions
 
@@ -134,19 +134,19 @@ def test_loops_report_a_second_daemon_of_the_same_name_once(
     assert [log["event"] for log in logs] == ["fleet-name-taken"]
 
 
-def withdrawn(fleet: FakeFleet) -> tuple[str, ...]:
-    """Return the jobs of the last withdrawal, of which there must be one."""
-    return decode(fleet.connection.messages[withdrawal_subject("p", "d")], Withdrawal).jobs
+def revoked(fleet: FakeFleet) -> tuple[str, ...]:
+    """Return the jobs of the last revocation, of which there must be one."""
+    return decode(fleet.connection.messages[revocation_subject("p", "d")], Revocation).jobs
 
 
-def test_loops_withdraw_jobs_and_first_try_their_right_to(play: Callable[[Scenario], None]) -> None:
+def test_loops_revoke_jobs_and_first_try_their_right_to(play: Callable[[Scenario], None]) -> None:
     """A server with an older configuration then says so, before a job is cancelled."""
 
     async def scenario(fleet: FakeFleet, _loops: Loops) -> None:
-        await fleet.until(lambda: withdrawal_subject("p", "d") in fleet.connection.messages)
-        assert withdrawn(fleet) == ()
-        fleet.withdrawals.withdraw("job")
-        await fleet.until(lambda: withdrawn(fleet) == ("job",))
+        await fleet.until(lambda: revocation_subject("p", "d") in fleet.connection.messages)
+        assert revoked(fleet) == ()
+        fleet.revocations.revoke("job")
+        await fleet.until(lambda: revoked(fleet) == ("job",))
 
     play(scenario)
 
@@ -155,7 +155,7 @@ def test_loops_leave_the_jobs_of_a_second_daemon_alone(play: Callable[[Scenario]
     """They are in the stream under the same name, and this daemon does not know them."""
 
     async def scenario(fleet: FakeFleet, _loops: Loops) -> None:
-        await fleet.until(lambda: withdrawal_subject("p", "d") in fleet.connection.messages)
+        await fleet.until(lambda: revocation_subject("p", "d") in fleet.connection.messages)
         subject = daemon_heartbeat_subject("d")
         hear = fleet.connection.subscriptions[subject]
         hear(subject, encode(DaemonHeartbeat("d", "another", own_versions(), 4, 0, 0)))
@@ -163,7 +163,7 @@ def test_loops_leave_the_jobs_of_a_second_daemon_alone(play: Callable[[Scenario]
         for _ in range(3):
             await fleet.reconciler.compare()
         await settle()
-        assert withdrawn(fleet) == ()
+        assert revoked(fleet) == ()
 
     play(scenario)
 

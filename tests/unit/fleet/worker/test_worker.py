@@ -20,11 +20,11 @@ from wasmdrop.fleet.messages import (
     JobMessage,
     Ran,
     Returned,
-    Withdrawal,
+    Revocation,
     decode,
     encode,
 )
-from wasmdrop.fleet.names import ANY_ENGINE, job_subject, outcome_subject, withdrawal_subject
+from wasmdrop.fleet.names import ANY_ENGINE, job_subject, outcome_subject, revocation_subject
 from wasmdrop.fleet.transport.connection import Stored
 from wasmdrop.fleet.worker.counters import Verdict, WorkerCounters
 from wasmdrop.fleet.worker.job_request import UnfitJobError
@@ -395,16 +395,16 @@ def test_worker_that_stops_without_a_server_does_not_wait_for_it() -> None:
     asyncio.run(play())
 
 
-# Withdrawn jobs
+# Revoked jobs
 
 
-def withdraw(world: World) -> None:
-    """Have the daemon withdraw the job."""
-    hear = world.connection.subscriptions[withdrawal_subject("p", "*")]
-    hear(withdrawal_subject("p", MESSAGE.daemon), encode(Withdrawal((MESSAGE.job,))))
+def revoke(world: World) -> None:
+    """Have the daemon revoke the job."""
+    hear = world.connection.subscriptions[revocation_subject("p", "*")]
+    hear(revocation_subject("p", MESSAGE.daemon), encode(Revocation((MESSAGE.job,))))
 
 
-def test_worker_job_withdrawn_while_it_runs_ends_without_an_answer() -> None:
+def test_worker_job_revoked_while_it_runs_ends_without_an_answer() -> None:
     """It is acknowledged, so that no other worker gets it, and its slot is free again."""
     ended: list[str] = []
 
@@ -418,10 +418,10 @@ def test_worker_job_withdrawn_while_it_runs_ends_without_an_answer() -> None:
         async with working(run, WASMDROP_WORKERS="1") as world:
             lease = world.put()
             await until(lambda: world.runs)
-            withdraw(world)
+            revoke(world)
             await until(lambda: lease.acks)
             assert (ended, world.connection.stores) == (["run"], 0)
-            assert world.counters.verdicts[Verdict.WITHDRAWN] == 1
+            assert world.counters.verdicts[Verdict.REVOKED] == 1
             other = world.put(message=msgspec.structs.replace(MESSAGE, job="other"))
             await until(lambda: world.runs == 2)
             assert other.acks == 0
@@ -429,24 +429,24 @@ def test_worker_job_withdrawn_while_it_runs_ends_without_an_answer() -> None:
     asyncio.run(play())
 
 
-def test_worker_job_withdrawn_before_it_is_received_does_not_run() -> None:
+def test_worker_job_revoked_before_it_is_received_does_not_run() -> None:
     """Not even to be given up; others run as ever."""
 
     async def play() -> None:
         async with working(_ok) as world:
             await until(lambda: world.connection.subscriptions)
-            withdraw(world)
+            revoke(world)
             leases = [world.put(), world.put(delivery=4), world.put()]
             await until(lambda: all(lease.acks for lease in leases))
             assert (world.runs, world.connection.stores) == (0, 0)
-            assert world.counters.verdicts[Verdict.WITHDRAWN] == 3
+            assert world.counters.verdicts[Verdict.REVOKED] == 3
             other = world.put(message=msgspec.structs.replace(MESSAGE, job="other"))
             await until(lambda: other.acks)
 
     asyncio.run(play())
 
 
-def test_worker_job_withdrawn_at_its_end_leaves_no_output(tmp_path: Path) -> None:
+def test_worker_job_revoked_at_its_end_leaves_no_output(tmp_path: Path) -> None:
     """Its run has ended, and the worker has yet to see that."""
     root = tmp_path / "output"
     worlds: list[World] = []
@@ -455,7 +455,7 @@ def test_worker_job_withdrawn_at_its_end_leaves_no_output(tmp_path: Path) -> Non
         root.mkdir()
         task = asyncio.current_task()
         assert task is not None
-        task.add_done_callback(lambda _task: withdraw(worlds[0]))
+        task.add_done_callback(lambda _task: revoke(worlds[0]))
         outcome = Outcome(code=Code.OK, results=(), output=OutputTree(str(root), (), ()))
         return Executed(outcome, CALL)
 

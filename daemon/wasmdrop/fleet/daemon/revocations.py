@@ -15,8 +15,8 @@ import structlog
 
 from wasmdrop.fleet.daemon.cleanup import Cleanup
 from wasmdrop.fleet.daemon.tickets import Tickets
-from wasmdrop.fleet.messages import MAX_WITHDRAWN, Withdrawal, encode
-from wasmdrop.fleet.names import job_of_subject, withdrawal_subject
+from wasmdrop.fleet.messages import MAX_REVOKED, Revocation, encode
+from wasmdrop.fleet.names import job_of_subject, revocation_subject
 from wasmdrop.fleet.transport.connection import FleetConnection
 
 _log = structlog.get_logger()
@@ -26,8 +26,8 @@ _log = structlog.get_logger()
 _TWIN_SECONDS: Final = 60.0
 
 
-class Withdrawals:
-    """Withdraws jobs; used from one event loop. ``clock``: monotonic, in seconds."""
+class Revocations:
+    """Revokes jobs; used from one event loop. ``clock``: monotonic, in seconds."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Withdrawals:
         clock: Callable[[], float],
     ) -> None:
         self._connection = connection
-        self._subject = withdrawal_subject(pool, daemon)
+        self._subject = revocation_subject(pool, daemon)
         self._tickets = tickets
         self._cleanup = cleanup
         self._clock = clock
@@ -49,20 +49,20 @@ class Withdrawals:
         self._suspects: set[str] = set()
         """The subjects that belonged to no open job at the last look."""
         self._known: set[str] = set()
-        """Those of them that were withdrawn."""
+        """Those of them that were revoked."""
         self._paused_until = 0.0
 
-    def withdraw(self, job_id: str) -> None:
+    def revoke(self, job_id: str) -> None:
         """Tell the workers soon that a job is over."""
         self._waiting[job_id] = None
         self._has_waiting.set()
 
     def pause(self) -> None:
-        """Withdraw no left-over jobs for a while: they may be those of another daemon."""
+        """Revoke no left-over jobs for a while: they may be those of another daemon."""
         self._paused_until = self._clock() + _TWIN_SECONDS
 
     def look(self, there: set[str], is_open: Callable[[str], bool]) -> None:
-        """Withdraw the jobs that are in the stream, and not open, at two looks in a row.
+        """Revoke the jobs that are in the stream, and not open, at two looks in a row.
 
         ``there``: the subjects of this daemon's jobs. ``is_open``: whether a job, by its id, owes
         its results. A job that has just been answered is in its stream for another moment.
@@ -75,15 +75,15 @@ class Withdrawals:
         left = over.keys() & self._suspects
         for subject in left:
             job_id, attempt, generation = over[subject]
-            self.withdraw(job_id)
+            self.revoke(job_id)
             if subject not in self._known:
-                _log.info("fleet-job-withdrawn", job=job_id, attempt=attempt, generation=generation)
+                _log.info("fleet-job-revoked", job=job_id, attempt=attempt, generation=generation)
                 self._cleanup.remove_call(self._tickets.ticket(job_id, attempt, generation))
         self._suspects, self._known = set(over), left
 
     async def check_right(self) -> None:
-        """Send an empty withdrawal: a server that does not allow it says so, which is logged."""
-        await self._connection.publish(self._subject, encode(Withdrawal(())))
+        """Send an empty revocation: a server that does not allow it says so, which is logged."""
+        await self._connection.publish(self._subject, encode(Revocation(())))
 
     async def keep_sending(self) -> None:
         """Tell the workers until cancelled. What can't be sent is found again by :meth:`look`."""
@@ -91,7 +91,7 @@ class Withdrawals:
             await self._has_waiting.wait()
             self._has_waiting.clear()
             while self._waiting:
-                jobs = tuple(islice(self._waiting, MAX_WITHDRAWN))
+                jobs = tuple(islice(self._waiting, MAX_REVOKED))
                 for job_id in jobs:
                     del self._waiting[job_id]
-                await self._connection.publish(self._subject, encode(Withdrawal(jobs)))
+                await self._connection.publish(self._subject, encode(Revocation(jobs)))

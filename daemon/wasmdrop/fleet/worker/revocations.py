@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from wasmdrop.fleet.messages import InvalidMessageError, JobMessage, Withdrawal, decode
+from wasmdrop.fleet.messages import InvalidMessageError, JobMessage, Revocation, decode
 
-#: How long a withdrawn job is remembered, in seconds. The daemon names it again every ten seconds
+#: How long a revoked job is remembered, in seconds. The daemon names it again every ten seconds
 #: while it is in its stream.
 _MEMORY_SECONDS: Final = 60.0
 
@@ -26,19 +26,19 @@ class _Key(NamedTuple):
     job_id: str
 
 
-class Withdrawals:
-    """The withdrawn jobs; used from one event loop. ``clock``: monotonic, in seconds."""
+class Revocations:
+    """The revoked jobs; used from one event loop. ``clock``: monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: OrderedDict[_Key, float] = OrderedDict()
-        """When each withdrawn job was last named, the oldest first."""
+        """When each revoked job was last named, the oldest first."""
         self._runs: dict[asyncio.Task[Any], _Key] = {}
 
     def take(self, subject: str, data: bytes) -> None:
-        """Take a message of a daemon; see :func:`~wasmdrop.fleet.names.withdrawal_subject`."""
+        """Take a message of a daemon; see :func:`~wasmdrop.fleet.names.revocation_subject`."""
         try:
-            message = decode(data, Withdrawal)
+            message = decode(data, Revocation)
         except InvalidMessageError:
             return
         now, daemon = self._clock(), subject.rpartition(".")[2]
@@ -57,13 +57,13 @@ class Withdrawals:
                 run.cancel()
 
     def has(self, message: JobMessage) -> bool:
-        """Whether the daemon of a job has withdrawn it."""
+        """Whether the daemon of a job has revoked it."""
         named_at = self._known.get(_Key(message.daemon, message.job))
         return named_at is not None and self._clock() - named_at <= _MEMORY_SECONDS
 
     @contextlib.contextmanager
     def ending(self, message: JobMessage, run: "asyncio.Task[Any]") -> Iterator[None]:
-        """Cancel a run if its job is withdrawn during the block."""
+        """Cancel a run if its job is revoked during the block."""
         self._runs[run] = _Key(message.daemon, message.job)
         try:
             yield

@@ -25,15 +25,15 @@ from tests.support.fleet.worker import (
     until,
 )
 from wasmdrop.fleet.admin.server_config import PublicKeys, accounts
-from wasmdrop.fleet.messages import JobMessage, Withdrawal, encode
+from wasmdrop.fleet.messages import JobMessage, Revocation, encode
 from wasmdrop.fleet.names import (
-    WITHDRAWALS,
+    REVOCATIONS,
     daemon_jobs_filter,
     engine_class,
     job_stream,
     outcome_stream,
     outcomes_filter,
-    withdrawal_subject,
+    revocation_subject,
 )
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.runtime_versions import own_versions
@@ -86,7 +86,7 @@ def until_gone(pids: list[int]) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the end of a child")
 
 
-def test_worker_kills_the_child_of_a_withdrawn_job_and_drops_a_queued_one(
+def test_worker_kills_the_child_of_a_revoked_job_and_drops_a_queued_one(
     fleet: SecureFleet, tmp_path: Path
 ) -> None:
     """Neither is answered, both leave the stream, and the slot takes the next job."""
@@ -100,15 +100,15 @@ def test_worker_kills_the_child_of_a_withdrawn_job_and_drops_a_queued_one(
             await daemon.listen()
             module, add = await daemon.upload(SPIN), await daemon.upload(ADD)
 
-            async def withdraw(*messages: JobMessage) -> None:
+            async def revoke(*messages: JobMessage) -> None:
                 jobs = tuple(message.job for message in messages)
-                await connection.publish(withdrawal_subject(POOL, DAEMON), encode(Withdrawal(jobs)))
+                await connection.publish(revocation_subject(POOL, DAEMON), encode(Revocation(jobs)))
 
             running = await daemon.publish(module, SPIN_CALL, ENDLESS)
             await daemon.until_started(running)
             queued = await daemon.publish(module, SPIN_CALL, ENDLESS)
             children = await asyncio.to_thread(spinning, worker)
-            await withdraw(queued, running)
+            await revoke(queued, running)
             await daemon.until_done(running, queued)
             await asyncio.to_thread(until_gone, children)
             ran = await daemon.publish(add, add_call(1, 2))
@@ -120,23 +120,23 @@ def test_worker_kills_the_child_of_a_withdrawn_job_and_drops_a_queued_one(
 
     with worker.running():
         asyncio.run(play())
-        withdrawn = worker.until_logged("job-withdrawn", 2)
-        assert {event["daemon"] for event in withdrawn} == {DAEMON}
+        revoked = worker.until_logged("job-revoked", 2)
+        assert {event["daemon"] for event in revoked} == {DAEMON}
     assert list(worker.state.glob("jobs/*/*")) == []
 
 
 def old_accounts(keys: PublicKeys) -> dict[str, Any]:
-    """Return the accounts as a version without withdrawals made them."""
+    """Return the accounts as a version without revocations made them."""
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: without(one) for key, one in value.items()}
         if isinstance(value, list):
-            return [without(one) for one in value if WITHDRAWALS not in str(one) or "nkey" in one]
+            return [without(one) for one in value if REVOCATIONS not in str(one) or "nkey" in one]
         return value
 
     found: dict[str, Any] = without(accounts(keys))
-    assert WITHDRAWALS not in str(found)
+    assert REVOCATIONS not in str(found)
     return found
 
 
@@ -222,7 +222,7 @@ def test_cancelled_job_ends_at_once_and_its_worker_kills_the_child(
         until_gone(children)
         marker = daemon.submit("input-a.json", ADD_INPUT)
         assert (marker["code"], marker["worker"]) == ("ok", "w")
-    assert len(worker.events("job-withdrawn")) == 1
+    assert len(worker.events("job-revoked")) == 1
 
 
 def test_jobs_cancelled_without_daemon_and_server_leave_the_fleet_when_both_are_back(
@@ -265,7 +265,7 @@ def test_jobs_cancelled_without_daemon_and_server_leave_the_fleet_when_both_are_
                 until_in_stream(server, *jobs_there, 0)
                 until_gone(children)
                 until_in_stream(server, *answers_there, 0)
-        for process, event in ((worker, "job-withdrawn"), (daemon, "fleet-job-withdrawn")):
-            withdrawn = {one["job"] for one in process.events(event)}
-            assert withdrawn < set(jobs)
-            assert len(withdrawn) == 2, event
+        for process, event in ((worker, "job-revoked"), (daemon, "fleet-job-revoked")):
+            revoked = {one["job"] for one in process.events(event)}
+            assert revoked < set(jobs)
+            assert len(revoked) == 2, event

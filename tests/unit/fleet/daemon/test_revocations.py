@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.fleet.doubles import CALL, FakeFleet, FakeLease, settle
-from wasmdrop.fleet.messages import CHUNK_BYTES, MAX_WITHDRAWN, Withdrawal, decode
-from wasmdrop.fleet.names import job_subject, withdrawal_subject
+from wasmdrop.fleet.messages import CHUNK_BYTES, MAX_REVOKED, Revocation, decode
+from wasmdrop.fleet.names import job_subject, revocation_subject
 from wasmdrop.protocol.outcome import Code, Outcome
 from wasmdrop.sandbox.host.call import Call
 
@@ -35,11 +35,11 @@ async def told(fleet: FakeFleet) -> list[str]:
     sent: list[str] = []
 
     async def publish(subject: str, data: bytes) -> None:
-        assert subject == withdrawal_subject("p", "d")
-        sent.extend(decode(data, Withdrawal).jobs)
+        assert subject == revocation_subject("p", "d")
+        sent.extend(decode(data, Revocation).jobs)
 
     fleet.connection.publish = publish  # type: ignore[method-assign]
-    sending = asyncio.create_task(fleet.withdrawals.keep_sending())
+    sending = asyncio.create_task(fleet.revocations.keep_sending())
     await settle()
     sending.cancel()
     return sent
@@ -50,21 +50,21 @@ def left_over(job_id: str = "old", attempt: int = 1) -> str:
     return job_subject("p", "any", "d", job_id, attempt, 2)
 
 
-def test_withdrawn_jobs_are_sent_once_in_bounded_messages(play: Play) -> None:
+def test_revoked_jobs_are_sent_once_in_bounded_messages(play: Play) -> None:
     """A message has a size limit."""
 
     async def scenario(fleet: FakeFleet) -> None:
-        jobs = [f"job{number}" for number in range(MAX_WITHDRAWN + 1)]
+        jobs = [f"job{number}" for number in range(MAX_REVOKED + 1)]
         for job in jobs:
-            fleet.withdrawals.withdraw(job)
-            fleet.withdrawals.withdraw(job)
+            fleet.revocations.revoke(job)
+            fleet.revocations.revoke(job)
         assert await told(fleet) == jobs
         assert await told(fleet) == []
 
     play(scenario)
 
 
-def test_job_left_in_its_stream_is_withdrawn_at_each_look_after_the_first(play: Play) -> None:
+def test_job_left_in_its_stream_is_revoked_at_each_look_after_the_first(play: Play) -> None:
     """The first time its answer may be on its way. The large call is removed once."""
 
     async def scenario(fleet: FakeFleet) -> None:
@@ -82,10 +82,10 @@ def test_job_left_in_its_stream_is_withdrawn_at_each_look_after_the_first(play: 
 
     with capture_logs() as logs:
         play(scenario)
-    assert [log["job"] for log in logs if log["event"] == "fleet-job-withdrawn"] == ["old"]
+    assert [log["job"] for log in logs if log["event"] == "fleet-job-revoked"] == ["old"]
 
 
-def test_job_acknowledged_after_the_first_look_is_not_withdrawn(play: Play) -> None:
+def test_job_acknowledged_after_the_first_look_is_not_revoked(play: Play) -> None:
     """And one that is there again must be seen twice again."""
 
     async def scenario(fleet: FakeFleet) -> None:
@@ -103,7 +103,7 @@ def test_jobs_of_a_second_daemon_with_this_name_are_left_alone(play: Play) -> No
     async def scenario(fleet: FakeFleet) -> None:
         fleet.connection.there = {left_over()}
         await fleet.reconciler.compare()
-        fleet.withdrawals.pause()
+        fleet.revocations.pause()
         for _ in range(3):
             await fleet.reconciler.compare()
         assert await told(fleet) == []
@@ -116,7 +116,7 @@ def test_jobs_of_a_second_daemon_with_this_name_are_left_alone(play: Play) -> No
     play(scenario)
 
 
-def test_cancelled_job_is_withdrawn_and_leaves_nothing(play: Play) -> None:
+def test_cancelled_job_is_revoked_and_leaves_nothing(play: Play) -> None:
     """Its late answer is acknowledged, its chunks are removed; it gives its room back."""
 
     async def scenario(fleet: FakeFleet) -> None:
@@ -188,7 +188,7 @@ def test_cancelled_job_that_also_runs_here_ends_here(play: Play) -> None:
     play(scenario)
 
 
-def test_cancelled_job_that_is_not_in_the_fleet_is_not_withdrawn(play: Play) -> None:
+def test_cancelled_job_that_is_not_in_the_fleet_is_not_revoked(play: Play) -> None:
     """It runs here, or waits for its turn."""
 
     async def scenario(fleet: FakeFleet) -> None:
