@@ -49,6 +49,7 @@ _ONCE: Final = {
     "sandbox.host.compilation._sync:fsync",
     "sandbox.host.module_cache.cache.ModuleCache.keep:replace",
     "intake.scanner._remove_leftovers:unlink",
+    "service.cancel_requests.CancelRequests._remove:unlink",
     "fleet.daemon.tickets._create:unlink",
     "fleet.daemon.tickets._create:fsync",
 }
@@ -118,11 +119,12 @@ def _leave_an_earlier_life(lives: Lives) -> None:
     (lives.shared / ".wasmdrop-0-0").touch()
     os.mkfifo(lives.shared / ".wasmdrop.lock")
     modules, code = lives.state / "modules", lives.state / "code"
-    results = lives.state / "undelivered"
-    for directory in (lives.state, modules, code, code / ("0" * 16), results):
+    results, requests = lives.state / "undelivered", lives.state / "cancel"
+    for directory in (lives.state, modules, code, code / ("0" * 16), results, requests):
         directory.mkdir(mode=0o700)
     (lives.state / "lock").touch()
     (results / "earlier").touch()
+    (requests / "20000101T000000Z-0123456789").touch()
     (modules / ".wasmdrop-0-0").touch()
     (code / ("0" * 16) / ".wasmdrop-0-0").touch()
 
