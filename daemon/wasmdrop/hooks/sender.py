@@ -109,7 +109,10 @@ class HookSender:
             self._events.changed.clear()
             wait_seconds = _LOOK_SECONDS
             if self._ready.empty():
-                wait_seconds = await self._fill()
+                try:
+                    wait_seconds = await self._fill()
+                except Exception:  # noqa: BLE001 - jobs do not need it; the next look retries
+                    _log.exception("hook-read-failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._events.changed.wait()

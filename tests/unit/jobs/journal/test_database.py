@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import structlog
 
-from wasmdrop.jobs.job import JobState
+from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal import database
 from wasmdrop.jobs.journal.database import (
     SCHEMA_VERSION,
@@ -23,7 +23,7 @@ from wasmdrop.jobs.journal.database import (
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.slot import InputFile
+from wasmdrop.protocol.slot import InputFile, Slot
 
 #: Written by the program whose journal had version 1: seven jobs in all kinds of states.
 VERSION_1: Final = Path(__file__).with_name("data") / "journal-1.sqlite"
@@ -124,6 +124,34 @@ def test_database_modules_and_results_of_version_1_are_migrated(old: Path) -> No
     connection.close()
     assert (b"/shared/f/input.json", b"name:nope", "failed") in awaiting
     assert kept == [(1, None)]
+
+
+def test_database_version_3_is_migrated_and_records_events(tmp_path: Path) -> None:
+    """Its jobs stay, and have no events."""
+    path = tmp_path / "journal.sqlite"
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.create_function("input_path_of", 1, database._input_path_of, deterministic=True)
+        connection.create_function("awaited_module", 1, database._awaited_module)
+        connection.executescript("".join(database._MIGRATIONS[:3]) + "PRAGMA user_version = 3")
+        job = Job("job-1", Slot("input.json", "/shared/input.json", "/shared", "result"), 1)
+        job = msgspec.structs.replace(job, state=JobState.EXECUTED)
+        connection.execute(
+            "INSERT INTO jobs (id, slot, state, job) VALUES (?, ?, ?, ?)",
+            (job.id, b"input.json", job.state, database.encode_job(job)),
+        )
+    connection.close()
+
+    async def use() -> None:
+        journal = Journal(path, records_events=True)
+        assert journal.events is not None
+        assert journal.events.pending == 0
+        (found,) = await journal.open_jobs()
+        await journal.close_job(found.job, b"{}")[1]
+        due = await journal.events.due(2**62, 2**61, (), 10, 1000)
+        assert [event.job_id for event in due.events] == ["job-1"]
+        await journal.close()
+
+    asyncio.run(use())
 
 
 def test_database_failed_migration_leaves_the_journal_unchanged(
