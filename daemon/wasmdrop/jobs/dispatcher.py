@@ -284,6 +284,7 @@ class Dispatcher:
         """Cancel the wanted jobs of a slot; return those that are."""
         ended = self._table.end(key, DecidedEnd(Code.CANCELLED, reason), is_wanted)
         for work in ended:
+            self._waiting.remove(work.job)
             _log.info("job-cancelled", **ids_of(work.job), reason=reason)
         if ended and ended[0].decided is not None:
             hurry = functools.partial(self._hurry, ended[0])
