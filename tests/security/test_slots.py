@@ -171,6 +171,34 @@ def test_retention_archives_nothing_outside(daemon: Daemon) -> None:
     assert content(victim) == {}
 
 
+def test_retention_in_a_sticky_directory_keeps_what_the_daemon_may_not_remove(
+    daemon: Daemon,
+) -> None:
+    """The slot stays whole. Root may, and alice gets the archive of her directory."""
+    slot = owned(daemon.shared / "all", ALICE, 0o1777)
+    is_root = daemon.shared.stat().st_uid == 0
+    daemon.environment["WASMDROP_AFTER"] = "archive"
+    path = slot / "input-bob.json"
+    with daemon.running():
+        path.write_bytes(GOOD)
+        os.chown(path, BOB, BOB)
+        daemon.wait_for("all/input-bob.json", GOOD)
+        if is_root:
+            wait_until(lambda: not path.exists(), "the input to move")
+            status = (slot / "done").stat()
+            assert (status.st_uid, status.st_mode & 0o7777) == (ALICE, 0o1777)
+            return
+        (line,) = daemon.until_logged("input-withdrawal-failed")
+        assert line["directory"] == str(slot)
+    assert not (slot / "done").exists()
+    before = content(slot)
+    daemon.environment["WASMDROP_KEEP_RESULTS_DAYS"] = "0.00001"
+    with daemon.running():
+        daemon.until_logged("slot-removal-failed")
+        others_run(daemon)
+    assert content(slot) == before
+
+
 def test_retention_removes_no_slot_outside(daemon: Daemon) -> None:
     """Bob exchanges his finished slots with a link to a copy of them, which has true markers."""
     owned(daemon.shared / "bob", BOB)

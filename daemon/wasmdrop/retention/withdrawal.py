@@ -111,6 +111,7 @@ class InputDirectory:
         status = _status(one.name, self._fd)
         if status is None or not _is_version(one.taken, status):
             return False
+        self.require_removable(status)
         target, name = self._target(one, status)
         if target != self._fd and _status(name, target) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
