@@ -44,7 +44,7 @@ _ACCEPTED_TOGETHER: Final = 8
 _BACKLOG: Final = 1024
 
 #: Limit of the responses that are being written, in bytes: a few of the largest.
-_HELD_BYTES: Final = 8 << 20
+_HELD_BYTES: Final = 16 << 20
 
 _READING: Final = frozenset({"GET", "HEAD"})
 
@@ -72,6 +72,8 @@ class HttpServer:
         self._open: dict[Connection, int] = {}
         """The size of the response that each is writing, the oldest connection first."""
         self._held_bytes = 0
+        self._beside: asyncio.Future[None] | None = None
+        """Kept, because the event loop has only a weak reference to it."""
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
 
@@ -116,15 +118,15 @@ class HttpServer:
             backlog=_ACCEPTED_TOGETHER,
         )
         self._socket.listen(_BACKLOG)
-        # The runner cancels it when this coroutine is done.
-        beside = None if self._background is None else asyncio.ensure_future(self._background())
+        if self._background is not None:
+            # The runner cancels it when this coroutine is done.
+            self._beside = asyncio.ensure_future(self._background())
         await self._stop.wait()
         server.close()
         while self._open:
             for connection in self._open:
                 connection.abort()
             await asyncio.sleep(0)
-        del beside
 
     def _evict(self, candidates: Mapping[Connection, int]) -> None:
         (crowd, _count), *_others = Counter(one.host for one in candidates).most_common(1)

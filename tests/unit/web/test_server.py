@@ -22,7 +22,7 @@ from wasmdrop.web.server import HttpServer
 CROWD = 300
 
 #: Larger than what two sockets buffer unread, with the small buffers of these clients.
-LARGE = bytes(1 << 18)
+LARGE = bytes(1 << 17)
 
 
 async def small(_request: HttpRequest) -> HttpResponse:
@@ -250,8 +250,11 @@ def test_http_server_large_response_is_complete(served: HttpServer) -> None:
     assert response.partition(b"\r\n\r\n")[2] == LARGE
 
 
-def test_http_server_slow_readers_hold_a_bounded_amount(served: HttpServer) -> None:
+def test_http_server_slow_readers_hold_a_bounded_amount(
+    served: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those that were first are evicted; one that reads gets all of its response."""
+    monkeypatch.setattr(http_server, "_HELD_BYTES", 10 * len(LARGE))
     request = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
     with crowded(served, request, b"x"), connect(served) as reader:
         probe(served)
