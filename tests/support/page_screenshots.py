@@ -92,8 +92,8 @@ def _work(daemon: Daemon, seconds: float) -> None:
             content = {"args": [LONG], "timeout_sec": 0.2}
         _drop(daemon, number, content)
         if number % 700 == 0:  # a burst of long ones, which the others wait for
-            for more in range(8):
-                _drop(daemon, 10 * number + more, {"args": [700]})
+            for more in range(14):
+                _drop(daemon, 10 * number + more, {"args": [800]})
         time.sleep(0.06 / (1.2 + math.sin(passed / seconds * 7)))
 
 

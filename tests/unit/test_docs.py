@@ -19,6 +19,7 @@ PAGES: Final = sorted(
 )
 
 _MAX_README_LINES: Final = 130
+_MAX_PICTURE_BYTES: Final = 150_000
 _CODE_BLOCK: Final = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 #: A path of the repository, from its root, from the package or from the tests.
@@ -89,6 +90,14 @@ def test_paths_in_each_page_exist(page: Path) -> None:
 def test_readme_length_is_bounded(name: str) -> None:
     """Details belong on the pages in docs."""
     assert len(_read(name).splitlines()) <= _MAX_README_LINES
+
+
+def test_pictures_are_small_and_in_use() -> None:
+    """A clone has every version of them."""
+    pictures = list((ROOT / "docs/images").iterdir())
+    assert [path.name for path in pictures if path.stat().st_size > _MAX_PICTURE_BYTES] == []
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [path.name for path in pictures if f"images/{path.name})" not in shown] == []
 
 
 def test_readmes_have_the_same_commands_and_links() -> None:
