@@ -16,6 +16,7 @@ from wasmdrop.fleet.messages import (
     Output,
     Ran,
     Returned,
+    Revocation,
     Started,
     decode,
     encode,
@@ -49,6 +50,8 @@ def test_message_decodes_to_itself(message: Answer) -> None:
         (Started, {"ticket": "a" * 32, "worker": "w 1", "delivery": 1}),
         (Answer, {**msgspec.to_builtins(ANSWER), "job": "j\n"}),
         (Answer, {**msgspec.to_builtins(ANSWER), "job": ">"}),
+        (Revocation, {"jobs": ["job-1", "job-2\n"]}),
+        (Revocation, {"jobs": [f"job-{number}" for number in range(1001)]}),
     ],
 )
 def test_name_that_is_no_token_of_a_subject_is_refused(
