@@ -93,7 +93,7 @@ def test_page_with_hostile_names_shows_them_as_text(
 
 def test_page_shows_the_details_of_a_job(browser: Browser, hostile: Daemon) -> None:
     """By the keyboard alone, and the focus returns to the row."""
-    marker = hostile.marker("input-key.json")
+    marker = hostile.marker(f"input-{SCRIPT.replace('/', '')}.json")
     assert marker is not None
     with visit(browser, address(hostile)) as opened:
         page = opened.page
@@ -104,7 +104,9 @@ def test_page_shows_the_details_of_a_job(browser: Browser, hostile: Daemon) -> N
         expect(button).to_have_css("outline-style", "solid")
         page.keyboard.press("Enter")
         dialog = page.get_by_role("dialog")
-        expect(dialog.get_by_text("invalid-input", exact=True)).to_be_visible()
+        expect(dialog.get_by_text("trap", exact=True)).to_be_visible()
+        expect(dialog).to_contain_text("unreachable")  # the first of several lines
+        expect(dialog).not_to_contain_text("\\u{a}")
         page.keyboard.press("Escape")
         expect(dialog).to_be_hidden()
         expect(button).to_be_focused()
@@ -235,6 +237,7 @@ TEXTS: Final = {
     "harmless('\\u{1f389}\\u2764\\ufe0f \\u05e9')": "\U0001f389\u2764\ufe0f \u05e9",
     "harmless('x'.repeat(5000)).length": 401,
     "harmless(null)": "",
+    "harmlessLines('a\\nb\\u202e')": "a\nb\\u{202e}",
     "duration(0.0004)": "< 1 ms",
     "duration(0.00352)": "3.52 ms",
     "duration(12.34)": "12.3 s",

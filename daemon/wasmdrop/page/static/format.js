@@ -9,16 +9,23 @@ const RATES = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
  */
 const DECEPTIVE = /\p{C}|\p{Zl}|\p{Zp}|(?! )\p{Zs}|(?!\ufe0f)\p{Default_Ignorable_Code_Point}/gu;
 
-/** More characters than this help nobody in a table; the journal has the whole text. */
+/** Characters of a text in a table, and in the details of a job: as many as a message has. */
 const LONGEST = 400;
+const LONGEST_OF_LINES = 4000;
 
 export const NOTHING = "–";
 
 /** Return text of others with deceptive characters as escape sequences, and not too long. */
-export function harmless(text) {
+export function harmless(text, longest = LONGEST) {
   const known = text === null || text === undefined ? "" : String(text);
-  const shown = known.length > LONGEST ? `${known.slice(0, LONGEST).toWellFormed()}…` : known;
+  const shown = known.length > longest ? `${known.slice(0, longest).toWellFormed()}…` : known;
   return shown.replace(DECEPTIVE, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
+}
+
+/** The same for text of several lines. */
+export function harmlessLines(text) {
+  const lines = String(text).slice(0, LONGEST_OF_LINES).toWellFormed().split("\n");
+  return lines.map((line) => harmless(line, LONGEST_OF_LINES)).join("\n");
 }
 
 export function count(value) {

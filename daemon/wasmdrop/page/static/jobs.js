@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { byId, element, setText } from "./elements.js";
-import { NOTHING, harmless } from "./format.js";
+import { harmless, harmlessLines } from "./format.js";
 
 /**
  * Return functions that fill the cells of a job. `say` shows a message to the reader, `refresh`
@@ -106,6 +106,6 @@ function facts(job, prefix = "") {
     const name = harmless(prefix + key.replaceAll("_", " "));
     if (value === null || value === "") return [];
     if (typeof value === "object") return facts(value, `${name} `);
-    return [[name, harmless(value) || NOTHING]];
+    return [[name, harmlessLines(value)]];
   });
 }
