@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.page import model
@@ -23,7 +25,7 @@ from wasmdrop.page.overview import OverviewMaker
 from wasmdrop.page.routes import Routes
 from wasmdrop.page.sources import Sources
 from wasmdrop.page.static_files import read_static_files
-from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.errors import SettingsError, StorageError
 from wasmdrop.protocol.text import one_line
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from wasmdrop.hooks.hook import HookBacklog
     from wasmdrop.hooks.sender import HookSender
     from wasmdrop.service.fleet import DaemonFleet
+
+_log = structlog.get_logger()
 
 #: Length of a token, in characters: the shortest is 16 random bytes in hexadecimal digits.
 _MIN_CHARACTERS: Final = 32
@@ -148,8 +152,11 @@ class DaemonPage:
             *(self._access, read_static_files(), overview, self._history),
             *(queries, main_loop, sources.cancel),
         )
-        for job in await asyncio.to_thread(ended_jobs, settings.state_dir, _SEEDED):
-            self.observer.seed(job)
+        try:
+            for job in await asyncio.to_thread(ended_jobs, settings.state_dir, _SEEDED):
+                self.observer.seed(job)
+        except StorageError as error:
+            _log.warning("page-journal-unreadable", error=str(error))
         if fleet is not None:
             await fleet.watch_workers()
 
