@@ -33,6 +33,7 @@ class Memory:
         self.taken = TakenVersions(base / "journal.sqlite", pytest.fail)
         self.emitted: list[str] = []
         self.gone: list[GoneFile] = []
+        self.rechecked: list[str] = []
         self.intake = Intake(
             loaded,
             Layout(loaded),
@@ -40,6 +41,7 @@ class Memory:
             Backlog(100),
             lambda _slot, _reference: None,
             self._emit,
+            lambda path, _seconds: self.rechecked.append(path),
         )
 
     def _emit(self, drop: Drop) -> None:
@@ -114,4 +116,34 @@ def test_gone_files_files_of_an_unmounted_volume_are_remembered(memory: Memory) 
     gone.unlink()
     assert memory.forget() == ["volume/input-gone.json"]
     subprocess.run(["umount", str(volume)], check=True)
+    assert memory.forget() == []
+
+
+def test_held_input_is_not_looked_at_until_it_is_released(memory: Memory) -> None:
+    """A drop that comes meanwhile is considered then."""
+    path = memory.take("input.json")
+    assert memory.intake.hold(str(path))
+    path.write_text('{"args": []}')
+    memory.intake.consider(str(path))
+    assert memory.emitted == ["input.json"]
+    memory.intake.release(str(path), is_gone=False)
+    assert memory.rechecked == [str(path)]
+    memory.intake.consider(str(path))
+    assert memory.emitted == ["input.json"] * 2
+    assert memory.intake.hold(str(path))
+    memory.intake.release(str(path), is_gone=False)
+    assert memory.rechecked == [str(path)]
+
+
+def test_held_input_that_went_is_forgotten_and_no_removal(memory: Memory) -> None:
+    """Neither during the hold nor after it."""
+    path = memory.take("input.json")
+    version = memory.intake.taken_version(str(path))
+    assert version is not None
+    assert memory.intake.hold(str(path))
+    assert not memory.intake.hold(str(path))
+    path.unlink()
+    assert memory.forget() == []
+    memory.intake.release(str(path), is_gone=True)
+    assert memory.intake.taken_version(str(path)) is None
     assert memory.forget() == []

@@ -12,7 +12,7 @@ from tests.unit.jobs.dispatcher_bench import OK, Bench, drop, with_bench
 from tests.unit.jobs.fakes import job, slot, until
 from wasmdrop.delivery.wire import ResultPackage
 from wasmdrop.jobs import dispatcher
-from wasmdrop.jobs.job import JobState
+from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError
 from wasmdrop.jobs.result_files import package
 from wasmdrop.jobs.runner import NothingOwedError
@@ -192,6 +192,55 @@ def test_dispatcher_fault_in_one_job_lets_the_next_one_run() -> None:
         await bench.until_state("2", JobState.DELIVERED)
         assert bench.journal.jobs["1"].state is JobState.RUNNING
         assert "fault in the daemon" in bench.journal.notes["1"]
+
+    with_bench(use)
+
+
+def test_dispatcher_jobs_of_a_reserved_slot_wait_until_it_is_free() -> None:
+    """Nothing may be written to the slot meanwhile. Other slots go on."""
+
+    async def use(bench: Bench) -> None:
+        assert bench.dispatcher.reserve("input.json")
+        bench.resume("1", "2")
+        bench.resume("other", key="other/input.json")
+        await bench.end("other")
+        await bench.until_state("other", JobState.DELIVERED)
+        assert bench.begun == ["other"]
+        bench.dispatcher.free("input.json")
+        for number in ("1", "2"):
+            await bench.end(number)
+            await bench.until_state(number, JobState.DELIVERED)
+        bench.dispatcher.free("other/input.json")  # without jobs
+
+    with_bench(use)
+
+
+def test_dispatcher_slot_with_an_open_job_is_not_reserved() -> None:
+    """Until its results are in place."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("1")
+        assert not bench.dispatcher.reserve("input.json")
+        await bench.end("1")
+        await bench.until_state("1", JobState.DELIVERED)
+        await until(lambda: bench.dispatcher.reserve("input.json"))
+
+    with_bench(use)
+
+
+def test_dispatcher_delivered_job_is_reported_when_its_slot_can_be_reserved() -> None:
+    """Once, and with its code."""
+
+    async def use(bench: Bench) -> None:
+        delivered: list[Job] = []
+        bench.dispatcher.on_delivered = delivered.append
+        bench.resume("1")
+        await bench.end("1")
+        await until(lambda: delivered)
+        await until(lambda: bench.dispatcher.reserve("input.json"))
+        assert [(one.id, one.state, one.code) for one in delivered] == [
+            ("1", JobState.DELIVERED, Code.OK)
+        ]
 
     with_bench(use)
 

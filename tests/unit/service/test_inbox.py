@@ -39,3 +39,26 @@ def test_inbox_failing_drop_does_not_stop_the_others() -> None:
     asyncio.run(run())
     assert taken == [str(number) for number in range(1000) if number != 3]
     assert len(faults) == 1
+
+
+def test_inbox_emptied_returns_after_all_drops_that_were_put_before() -> None:
+    """Not before the last of them was taken."""
+
+    async def run() -> None:
+        taken: list[object] = []
+        inbox = Inbox()
+        inbox.connect(taken.append)
+        await inbox.emptied()
+
+        def put(count: int) -> None:
+            for _ in range(count):
+                inbox.put(DoneInput("a", b""))
+
+        for count in (1, 100):
+            taken.clear()
+            await asyncio.to_thread(lambda: put(100))
+            put(count)
+            await inbox.emptied()
+            assert len(taken) == 100 + count
+
+    asyncio.run(run())
