@@ -18,7 +18,7 @@ from tests.support.guests import running_in
 from tests.support.outcomes import failure
 from tests.support.require import require_users
 from tests.support.security.binaries import _nested_loops_with_exits
-from tests.support.users import DAEMON, as_user
+from tests.support.users import DAEMON, as_user, shared_base
 from wasmdrop.cli.exit_status import CANCELLED
 
 #: Runs until it is killed; the second one is a program that also writes output and files.
@@ -253,6 +253,31 @@ def test_cancel_by_another_user_is_refused(tmp_path: Path) -> None:
         assert "the journal is for root and for the user that runs the daemon" in done.stderr
         await_no_requests(daemon)
         cancel(daemon, job)
+
+
+def test_cancel_by_root_works_with_a_daemon_of_another_user() -> None:
+    """Also if root makes the directory of the requests: the daemon can remove them."""
+    require_users()
+    with shared_base() as base:
+        daemon = with_loop(base)
+        for path in (base, *base.rglob("*")):
+            os.chown(path, DAEMON, DAEMON)
+        daemon.environment.pop("WASMDROP_JOB_USER")
+        daemon.prefix = as_user(DAEMON)
+        daemon.start()
+        first = dropped(daemon, "a", "running")
+        daemon.kill()
+        daemon.prefix = ()
+        (daemon.state / "cancel").rmdir()
+        cancel(daemon, first)
+        daemon.prefix = as_user(DAEMON)
+        with daemon.running():
+            failure(daemon, "input-a.json", "cancelled")
+            await_no_requests(daemon)
+            second = dropped(daemon, "b", "running")
+            daemon.prefix = ()
+            cancel(daemon, second)
+            await_no_requests(daemon)
 
 
 def test_retry_of_a_cancelled_job_runs_its_input_again(daemon: Daemon) -> None:

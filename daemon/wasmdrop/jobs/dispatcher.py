@@ -351,7 +351,7 @@ class Dispatcher:
     async def _outcome(self, work: Work) -> Outcome:
         """Run a job; return its outcome, or the end that was decided before it had one."""
         key, table = work.slot_key, self._table
-        if work.job.end is None:
+        if table.current(work).job.end is None:
             self._interruptible.add(key)
             try:
                 outcome = await self._runner.run(work, self)
