@@ -203,6 +203,16 @@ def test_forget_file_that_is_back_is_not_gone(bench: Bench) -> None:
     assert bench.gone == []
 
 
+def test_forget_version_that_was_replaced_since_leaves_the_later_one(bench: Bench) -> None:
+    """The removal of that one has a settle time of its own."""
+    path = bench.take("input-a.json")
+    path.rename(path.with_name("aside"))
+    found = bench.files.find()
+    bench.take("input-a.json").unlink()
+    bench.files.forget(found)
+    assert bench.gone == []
+
+
 @pytest.mark.parametrize("back", [True, False])
 def test_find_file_below_a_mount_point_that_is_gone_is_not_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, back: bool
