@@ -25,7 +25,7 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
-from wasmdrop.intake.fair_events import FairEvents
+from wasmdrop.system.fair_turns import FairTurns
 
 __all__ = [
     "ATOMIC_WRITER_LINK",
@@ -109,7 +109,7 @@ class InotifyReader(InotifyFD):
         self._may_matter = may_matter
         self._is_busy = is_busy
         self._owner_of = owner_of
-        self._waiting: FairEvents[InotifyEvent] = FairEvents()
+        self._waiting: FairTurns[InotifyEvent] = FairTurns()
 
     def watch_directory(self, path: bytes, callback: WatchCallback) -> WatchDescriptor:
         """Report changes in a directory to ``callback``.

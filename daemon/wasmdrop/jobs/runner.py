@@ -26,7 +26,7 @@ from wasmdrop.protocol.errors import RefusedError, SandboxError, StorageError
 from wasmdrop.protocol.input import InputSpec, grants_for, limits_for, parse_input
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.outcome import Code, Outcome
-from wasmdrop.protocol.slot import PinnedModule
+from wasmdrop.protocol.slot import PinnedModule, top_directory
 from wasmdrop.protocol.text import bounded_text
 from wasmdrop.sandbox.host.attempt import Attempt
 from wasmdrop.sandbox.host.call import Call
@@ -172,7 +172,12 @@ class JobRunner:
             return await self._refused(self._table.current(work), refusal)
         except (OSError, SandboxError, StorageError) as error:
             return self._count_failure(self._table.current(work), error)
-        attempt = Attempt(work.job.id, self._table.current(work).job.attempt + 1, work.is_resumed)
+        attempt = Attempt(
+            job_id=work.job.id,
+            number=self._table.current(work).job.attempt + 1,
+            is_resumed=work.is_resumed,
+            directory=top_directory(work.slot_key),
+        )
         explain = functools.partial(self._journal.explain, work.job)
         async with self._executor.slot(ready.module, ready.call, attempt, explain) as slot:
             work = self._table.begin_attempt(work, time.time_ns(), is_remote=slot.is_remote)

@@ -11,3 +11,5 @@ class Attempt(msgspec.Struct, frozen=True):
     """Counted from 1."""
     is_resumed: bool = False
     """Whether an earlier daemon may have begun it."""
+    directory: str = ""
+    """The top directory of its slot: directories take turns."""

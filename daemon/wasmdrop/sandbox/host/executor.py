@@ -48,6 +48,7 @@ from wasmdrop.sandbox.wire import (
     RunRequest,
     encode_frame,
 )
+from wasmdrop.system.fair_turns import FairSemaphore
 from wasmdrop.system.untrusted_trees import TreeLimitError
 
 _log = structlog.get_logger()
@@ -81,7 +82,7 @@ class LocalExecutor:
         workers: int = 1,
     ) -> None:
         self.capacity: Final = workers
-        self._slots = asyncio.Semaphore(workers)
+        self._slots = FairSemaphore(workers)
         self.fork_server = fork_server
         self.directories = directories
         self.compiler = ModuleCompiler(fork_server, cache, compile_limits)
@@ -128,12 +129,15 @@ class LocalExecutor:
         self,
         _module: CompiledModule,
         _call: Call,
-        _attempt: Attempt,
+        attempt: Attempt,
         _explain: Callable[[str], None],
     ) -> AsyncIterator["LocalExecutor"]:
-        """Wait until fewer jobs run than there are workers; yield this executor."""
-        async with self._slots:
+        """Wait until fewer jobs run than there are workers; directories take turns."""
+        await self._slots.acquire(attempt.directory)
+        try:
             yield self
+        finally:
+            self._slots.release()
 
     def cancel(self, job_id: str) -> None:
         """Do nothing: an interrupted run ends its child."""
