@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -230,6 +231,29 @@ def test_results_days_work_without_the_journal_of_the_jobs(tmp_path: Path) -> No
         until_gone(daemon.shared / "input-a.json")
         until_gone(daemon.shared / "result-a.txt")
     assert not daemon.events("job-finished")[1:]
+
+
+def test_retention_on_another_filesystem_waits_while_it_is_read_only(
+    tmp_path: Path, small: Path
+) -> None:
+    """The log says so, the daemon goes on, and nothing is lost."""
+    daemon = with_fib(tmp_path, WASMDROP_AFTER="archive")
+    with daemon.running():
+        daemon.submit("small/input-a.json", GOOD)
+        until_gone(small / "input-a.json")
+    assert archived(small / "done") == {"input-a.json": GOOD}
+    names = {path.name for path in small.iterdir()}
+    daemon.environment["WASMDROP_KEEP_RESULTS_DAYS"] = SHORT_DAYS
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    with daemon.running():
+        daemon.submit("input-b.json", GOOD)
+        until_gone(daemon.shared / "result-b.done")
+        failed = {line["directory"] for line in daemon.until_logged("slot-removal-failed", 2)}
+        assert failed == {str(small), str(small / "done")}
+        assert {path.name for path in small.iterdir()} == names
+        subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
+        wait_until(lambda: not list(small.glob("result*")), "the results to go")
+        wait_until(lambda: not list((small / "done").iterdir()), "the archive to be emptied")
 
 
 def test_retention_of_a_root_slot_elsewhere_moves_its_input_there(tmp_path: Path) -> None:
