@@ -12,7 +12,6 @@ last.
 import contextlib
 import hashlib
 import os
-import stat
 from typing import Final, Self
 
 import msgspec
@@ -200,7 +199,7 @@ class SlotDirectory:
         if status is None:
             return True, None
         sha256 = claimed.sha256 if claimed is not None else None
-        if sha256 is None or not stat.S_ISREG(status.st_mode):
+        if sha256 is None:
             return False, None
         version = with_digest(pack(FileVersion.of(status)), bytes.fromhex(sha256))
         if old.taken is None:
