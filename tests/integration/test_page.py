@@ -76,6 +76,7 @@ def test_page_with_hostile_names_shows_them_as_text(
     with visit(browser, address(hostile), width=width, scheme=scheme) as opened:
         page = opened.page
         expect(page.get_by_role("status").first).to_have_text("Ready")
+        expect(page.locator("#about")).to_contain_text(str(hostile.shared))
         results = section(page, "Last results")
         results.get_by_role("button", name="Show all").click()
         for shown in (f"{PICTURE}/input.json", "\\u202egnp.exe", "zero\\u200bwidth\\u2066", "שלום"):

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from playwright.sync_api import expect
 from wasmtime import wat2wasm
 
 from tests.support.browser import Scheme, chromium, visit
-from tests.support.daemon import Daemon, drop, wait_until
+from tests.support.daemon import DEADLINE_SECONDS, Daemon, drop, wait_until
 
 #: Sleeps for a number of milliseconds (witx: a subscription has 48 bytes); traps for some numbers.
 MODULE: Final = """(module
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if given.waiting:
                 _work(daemon, given.seconds)
                 _fill(daemon, given.waiting)
-            _take(_address(daemon), given.target, f"page-{given.waiting}", given.height)
+            _take(_address(daemon), given.target, given.waiting, given.height)
 
 
 def _work(daemon: Daemon, seconds: float) -> None:
@@ -120,16 +121,18 @@ def _address(daemon: Daemon) -> str:
     return str(daemon.until_logged("http-listening")[-1]["address"])
 
 
-def _take(address: str, target: Path, name: str, height: int | None) -> None:
+def _take(address: str, target: Path, waiting: int, height: int | None) -> None:
     with chromium() as browser:
         for width in WIDTHS:
             for scheme in get_args(Scheme):
                 with visit(browser, address, width=width, scheme=scheme) as opened:
                     opened.page.locator("#main").wait_for()
-                    opened.page.locator("figure > svg > path").first.wait_for(state="attached")
+                    # The history has a sample every five seconds.
+                    current = opened.page.locator("#plot-queue strong").first
+                    expect(current).to_have_text(f"{waiting:,}", timeout=DEADLINE_SECONDS * 1000)
                     if height is not None:
                         opened.page.set_viewport_size({"width": width, "height": height})
-                    path = target / f"{name}-{width}-{scheme}.png"
+                    path = target / f"page-{waiting}-{width}-{scheme}.png"
                     opened.page.screenshot(path=path, full_page=height is None)
 
 

@@ -262,7 +262,7 @@ function showState({ daemon, health, login }) {
   const state = byId("state");
   const kind = health.is_ready && health.is_alive ? "good" : "bad";
   const word = health.is_alive ? (health.is_ready ? "Ready" : "Not ready") : "Not alive";
-  const reasons = health.reasons.map(harmless).join("; ");
+  const reasons = health.reasons.map((text) => harmless(text)).join("; ");
   setText(state, reasons ? `${word}: ${reasons}` : word);
   state.className = `state ${kind}`;
   const facts = [
@@ -272,7 +272,7 @@ function showState({ daemon, health, login }) {
     daemon.host,
     daemon.shared_dir,
   ];
-  setText(byId("about"), facts.map(harmless).join(" · "));
+  setText(byId("about"), facts.map((text) => harmless(text)).join(" · "));
   byId("logout").hidden = !login;
   setText(document.querySelector("title"), `${word} · ${harmless(daemon.host)} · wasmdrop`);
 }
