@@ -132,9 +132,9 @@ class FinishedInputs:
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             slots = [slot for path, _taken in page if (slot := self._layout.slot_of(path))]
             for start in range(0, len(slots), _AT_ONCE):
-                keys = [slot.key for slot in slots[start : start + _AT_ONCE]]
-                jobs = (await self._journal.latest_jobs(keys)).values()
-                due = [job.slot for job in jobs if _is_due(job)]
+                some = slots[start : start + _AT_ONCE]
+                jobs = await self._journal.latest_jobs([slot.key for slot in some])
+                due = [slot for slot in some if slot.key in jobs and _is_due(jobs[slot.key])]
                 await self._move_all(due, is_recovering=is_recovering)
                 await self._move_noted()
         archived = self._metrics.inputs_archived - before[0]
@@ -180,6 +180,8 @@ class FinishedInputs:
         taken = self._intake.taken_version(path)
         if taken is None or job.code is None or not _is_due(job):
             return None
+        if job.slot.input_path != path:
+            return None  # of an earlier place of the shared directory
         sha256 = job.input.sha256 if job.input is not None else None
         if sha256 is None or digest_of(taken) != digest_of(with_digest(b"", bytes.fromhex(sha256))):
             return None
