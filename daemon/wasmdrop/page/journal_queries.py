@@ -10,9 +10,10 @@ from wasmdrop.jobs.job_facts import facts_of
 from wasmdrop.jobs.journal.reader import JobFilter, JournalEntry, JournalReader
 from wasmdrop.page.model import NAME_LIMIT, REASON_LIMIT
 from wasmdrop.protocol.outcome import Code
-from wasmdrop.protocol.text import MESSAGE_LIMIT, bounded_text
+from wasmdrop.protocol.text import MESSAGE_LIMIT, bounded_text, describe_value
 
 _Answer = TypeVar("_Answer")
+_Kind = TypeVar("_Kind", JobState, Code)
 
 #: Queries at a time. One of all jobs by a condition without an index may take a second of a core.
 _AT_ONCE: Final = 2
@@ -77,10 +78,19 @@ def ended_jobs(state_dir: Path, limit: int) -> list[Job]:
 def filter_of(fields: dict[str, list[str]]) -> JobFilter:
     """Return the filter with these ``state``, ``code`` and ``slot``. Raises ``ValueError``."""
     return JobFilter(
-        frozenset(map(JobState, fields.get("state", ()))),
-        frozenset(map(Code, fields.get("code", ()))),
+        frozenset(_member(JobState, "state", text) for text in fields.get("state", ())),
+        frozenset(_member(Code, "code", text) for text in fields.get("code", ())),
         frozenset(fields.get("slot", ())),
     )
+
+
+def _member(kind: type[_Kind], name: str, text: str) -> _Kind:
+    try:
+        return kind(text)
+    except ValueError:
+        expected = ", ".join(kind)
+        found = describe_value(text)
+        raise ValueError(f"{name}: expected one of {expected}; found {found}") from None
 
 
 def _first(journal: JournalReader, entry: JournalEntry) -> Job | None:

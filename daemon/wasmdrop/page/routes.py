@@ -187,11 +187,9 @@ class Routes:
         try:
             fields = _fields(request, _FIELDS)
             wanted = filter_of(fields)
-            limit = int(fields.get("limit", [str(_LISTED)])[-1])
-            if not 0 < limit <= MAX_LISTED:
-                raise ValueError(f"limit: expected 1 to {MAX_LISTED}")
+            limit = _limit_of(fields)
         except ValueError as error:
-            return _error(400, one_line(str(error), 200))
+            return _error(400, one_line(str(error), 500))
         return _json({"jobs": await self._queries.jobs(wanted, limit)})
 
     async def _cancel_job(self, request: HttpRequest, job_id: str) -> HttpResponse:
@@ -231,6 +229,14 @@ def _fields(request: HttpRequest, known: frozenset[str]) -> dict[str, list[str]]
         expected = ", ".join(sorted(known))
         raise ValueError(f"query: expected {expected}, found {describe_value(min(unknown))}")
     return fields
+
+
+def _limit_of(fields: dict[str, list[str]]) -> int:
+    """Return how many jobs are wanted. Raises ``ValueError``."""
+    given = fields.get("limit", [str(_LISTED)])[-1]
+    if not re.fullmatch(r"[0-9]{1,3}", given) or not 0 < int(given) <= MAX_LISTED:
+        raise ValueError(f"limit: expected 1 to {MAX_LISTED}, found {describe_value(given)}")
+    return int(given)
 
 
 def _json(body: Any) -> HttpResponse:

@@ -77,7 +77,7 @@ def load_access(settings: Settings) -> Access:
         raise PageError(
             "WASMDROP_PAGE",
             "the page needs an address",
-            "set WASMDROP_HTTP, for example to 127.0.0.1:9100",
+            "set WASMDROP_HTTP, for example to 127.0.0.1:9464",
         )
     port = int(settings.http.rpartition(":")[2])
     if settings.page_token_file is not None:
