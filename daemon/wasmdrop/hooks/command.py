@@ -139,7 +139,8 @@ async def _end_of(process: "subprocess.Popen[bytes]", timeout_seconds: float) ->
     finally:
         if not ended.is_set():
             # The process is not reaped yet, so that the number is still that of its group.
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # it runs as another user now, as by sudo
+                os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_KILL_SECONDS):
                     await ended.wait()
