@@ -419,10 +419,12 @@ class Dispatcher:
             "worker": outcome.worker,
         }
         job = self._table.current(work).job
-        if job.state is JobState.RUNNING or job.end is not None:
+        is_alone = job.end is not None and not self._table.follows_another(work.slot_key)
+        if job.state is JobState.RUNNING or is_alone:
             work = self._table.move(work, JobState.EXECUTED, **changes)
         else:
-            # It did not run, so nothing else makes the next start look for its marker.
+            # It did not run, so nothing else makes the next start look for its marker, or has the
+            # journal close the job before it, whose marker is about to be replaced.
             work, durable = self._table.move_durably(work, JobState.EXECUTED, **changes)
             await durable
         self._metrics.executed(work.job, outcome)

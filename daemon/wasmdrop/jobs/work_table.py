@@ -75,6 +75,8 @@ class SlotJobs:
     active: Work | None = None
     next: Work | None = None
     later: deque[Work] | None = None
+    has_ended_one: bool = False
+    """Whether another job ended, and the slot was not empty since."""
 
 
 class WorkTable:
@@ -173,7 +175,12 @@ class WorkTable:
         if slot.next is None:
             del self._slots[key]
             return False
+        slot.has_ended_one = True
         return True
+
+    def follows_another(self, key: str) -> bool:
+        """Whether another job of the slot ended while the active one waited."""
+        return self._slots[key].has_ended_one
 
     def current(self, work: Work) -> Work:
         """Return an active job as it is now."""

@@ -454,3 +454,22 @@ def test_dispatcher_refused_result_waits_for_the_record_of_its_job_alone() -> No
         await bench.until_state(job_id, JobState.DELIVERED)
 
     with_bench(use, WASMDROP_DIRECTORY_QUEUED="1")
+
+
+def test_dispatcher_cancelled_result_behind_another_waits_until_that_one_is_closed() -> None:
+    """Its marker replaces that of the other job, which the next start would then run again."""
+
+    async def use(bench: Bench) -> None:
+        bench.resume("first", "second")
+        await until(lambda: bench.begun)
+        await bench.dispatcher.cancel("second", "why")
+        bench.journal.is_slow = True
+        await bench.end("first")
+        await bench.until_state("second", JobState.EXECUTED)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert bench.published == ["input.json"]
+        bench.journal.finish_writes()
+        await bench.until_state("second", JobState.DELIVERED)
+
+    with_bench(use)
