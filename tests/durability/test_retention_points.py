@@ -68,7 +68,13 @@ _ONE_SECOND: Final = "0.0000116"
 
 def _prepared(base: Path, **settings: str) -> Lives:
     """Return a daemon with finished slots, and with these settings from now on."""
-    lives = Lives(base, WASMDROP_SETTLE_SEC="0.02", WASMDROP_READY_SUFFIX=".ready")
+    # Each death may come while a job runs.
+    lives = Lives(
+        base,
+        WASMDROP_SETTLE_SEC="0.02",
+        WASMDROP_READY_SUFFIX=".ready",
+        WASMDROP_ATTEMPTS="100",
+    )
     producer, shared = lives.producer, lives.shared
     producer.module(lives.wasm / "m.wasm")
     producer.module(lives.wasm / "files.wasm", keeps_files=True)
