@@ -67,6 +67,8 @@ class KillPlan:
     """A point whose first call fails, to reach the clean-up code after it."""
     note: str | None = None
     """A file to create when only a delivery worker dies. If it exists, no worker dies."""
+    armed_by: str | None = None
+    """A directory; calls count from the first one at which it has a file."""
 
 
 class _Reaper:
@@ -77,6 +79,7 @@ class _Reaper:
         self._has_failed = False
         self._pid = os.getpid()
         self._is_over = plan.note is not None and Path(plan.note).exists()
+        self._is_armed = plan.armed_by is None
 
     def wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -102,8 +105,10 @@ class _Reaper:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if file != plan.file or not plan.first_line <= line <= plan.last_line:
             return real(*args, **kwargs)
-        self._turn += 1
-        if self._turn != plan.turn or os.getpid() != self._pid:
+        if not self._is_armed:
+            self._is_armed = any(Path(plan.armed_by or "").glob("*"))
+        self._turn += self._is_armed
+        if not self._is_armed or self._turn != plan.turn or os.getpid() != self._pid:
             return real(*args, **kwargs)
         if plan.moment == "halfway":
             fd, data = args
