@@ -24,12 +24,13 @@ from wasmdrop.jobs.journal.events import Event
 _log = structlog.get_logger()
 
 #: Events that are read at a time, and the size of their markers past which no more are.
-_READ_AT_ONCE: Final = 64
+_READ_AT_ONCE: Final = 256
 _READ_BYTES: Final = 1 << 20
 
-#: How long a new event waits for others, in seconds: their reads and those of the journal's other
-#: users then share a transaction.
+#: How long a new event waits for others, in seconds, and how long while many jobs wait: each read
+#: takes a transaction from the jobs.
 _GATHER_SECONDS: Final = 0.05
+_BUSY_GATHER_SECONDS: Final = 0.5
 
 #: How often the journal is read if nothing happens, in seconds.
 _LOOK_SECONDS: Final = 60.0
@@ -116,7 +117,8 @@ class HookSender:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._events.changed.wait()
-            await asyncio.sleep(_GATHER_SECONDS)
+            is_busy = self._events.is_busy()
+            await asyncio.sleep(_BUSY_GATHER_SECONDS if is_busy else _GATHER_SECONDS)
 
     async def _fill(self) -> float:
         """Read the events that are due; return how long none can be due, in seconds."""

@@ -123,14 +123,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sender_sends_events_of_earlier_and_of_new_jobs_once(tmp_path: Path) -> None:
     """More than are read at a time; a new one does not wait for the next look."""
-    ids = [f"job-{number:03}" for number in range(150)]
+    ids = [f"job-{number:03}" for number in range(300)]
 
     async def use(journal: Journal, sender: HookSender, hook: FakeHook) -> None:
         await until(lambda: len(hook.taken) == len(ids))
         assert sender.backlog().pending == 0
         await record(journal, ["job-new"])
         await until(lambda: "job-new" in hook.taken)
-        assert sender.backlog() == HookBacklog(0, 0.0, 151, 0, 0)
+        assert sender.backlog() == HookBacklog(0, 0.0, 301, 0, 0)
         assert hook.most_running == AT_ONCE
         assert sorted(hook.taken) == sorted([*ids, "job-new"])
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 from wasmdrop.jobs.journal import events
@@ -10,15 +10,18 @@ from wasmdrop.jobs.journal.commit_thread import CommitThread
 
 
 class EventQueue:
-    """The events of a journal; used from one event loop."""
+    """The events of a journal; used from one event loop. ``is_busy``: see :class:`CommitThread`."""
 
-    def __init__(self, connection: sqlite3.Connection, thread: CommitThread) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, thread: CommitThread, is_busy: Callable[[], bool]
+    ) -> None:
         self.pending: int = connection.execute("SELECT count(*) FROM events").fetchone()[0]
         """Events in the journal."""
         self.trimmed = 0
         """Events that were removed because the journal was too large."""
         self.changed = asyncio.Event()
         """Set when an event was recorded."""
+        self.is_busy = is_busy
         self._thread = thread
 
     def note_recorded(self) -> None:

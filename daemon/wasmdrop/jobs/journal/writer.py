@@ -57,7 +57,7 @@ class Journal:
         found = connection.execute("SELECT max(changed_ns) FROM jobs").fetchone()
         self._changed_ns: int = found[0] or 0
         self._thread = CommitThread(connection, path, is_busy)
-        self.events = EventQueue(connection, self._thread) if records_events else None
+        self.events = EventQueue(connection, self._thread, is_busy) if records_events else None
         """The events for the completion hook; None without one."""
 
     @property
