@@ -128,15 +128,18 @@ def test_removed_input_that_returns_is_a_new_drop(tmp_path: Path) -> None:
 def test_removed_input_cancels_what_waits_behind_the_running_job_of_its_slot(
     tmp_path: Path,
 ) -> None:
-    """The running job ends as it would."""
-    with new_daemon(tmp_path).running() as daemon:
-        path = daemon.shared / "input-a.json"
-        drop(path, '{"module":"loop","entry":"loop","timeout_sec":3}')
-        wait_for_state(daemon, path.name, "running")
-        take(daemon, path.name)
+    """The running job goes on."""
+    with busy(tmp_path) as daemon:
+        path = daemon.shared / "busy/input.json"
+        take(daemon, "busy/input.json")
         path.unlink()
-        wait_until(lambda: (daemon.marker(path.name) or {"code": ""})["code"] == "cancelled", "it")
-        assert [job["code"] for job in listed(daemon)] == ["timeout", "cancelled"]
+        (cancelled,) = daemon.until_logged("job-cancelled")
+        states = {job["job"]: job["state"] for job in listed(daemon)}
+        assert states.pop(cancelled["job"]) == "queued"
+        assert list(states.values()) == ["running"]
+        release(daemon)
+        daemon.until_logged("job-cancelled", 2)
+        assert ends(daemon, "busy/input.json") == "cancelled"
 
 
 def test_removed_input_of_a_job_that_waits_for_its_module_cancels_it(tmp_path: Path) -> None:
