@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.page import CHANGE, ask, overview, with_page
+from tests.support.page import CHANGE, ask, overview, until_running, with_page
 from wasmdrop.page.model import History, Overview
 
 
@@ -19,7 +19,7 @@ def test_page_overview_shows_what_a_daemon_does(tmp_path: Path) -> None:
         daemon.submit("input-good.json", {"entry": "run", "args": [1]})
         daemon.submit("sub/input.json", {"entry": "fail"})
         drop(daemon.shared / "input-slow.json", {"entry": "spin"})
-        wait_until(lambda: overview(daemon)["running"], "it runs")
+        until_running(daemon, "input-slow.json")
         drop(daemon.shared / "input-slow.json", {"entry": "spin", "id": "second"})
         seen = wait_until(lambda: one if (one := overview(daemon))["queued"] else None, "it waits")
         parsed = msgspec.convert(seen, Overview)
@@ -59,7 +59,7 @@ def test_page_cancel_answers_how_a_job_ended(tmp_path: Path) -> None:
     """One that runs is cancelled, one that has ended is not, and an unknown one is not found."""
     with with_page(tmp_path).running() as daemon:
         drop(daemon.shared / "input.json", {"entry": "spin"})
-        [job] = wait_until(lambda: overview(daemon)["running"], "it runs")
+        job = until_running(daemon, "input.json")
         assert cancel(daemon, job["job"]).json == {"cancelled": True}
         marker = wait_until(lambda: daemon.marker("input.json"), "its end")
         assert marker["code"] == "cancelled"

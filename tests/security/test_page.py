@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.support.daemon import Daemon, drop, wait_until
-from tests.support.page import CHANGE, address_of, ask, overview, with_page
+from tests.support.page import CHANGE, address_of, ask, overview, until_running, with_page
 
 KNOWN: Final = "0123456789abcdef0123456789abcdef"
 
@@ -110,7 +110,7 @@ def test_page_by_a_rebound_name_is_refused(daemon: Daemon, host: str) -> None:
 def test_page_job_is_not_cancelled_by_other_sites(daemon: Daemon) -> None:
     """By forms, links and scripts of sites that the operator visits."""
     drop(daemon.shared / "input-victim.json", {"entry": "spin"})
-    [job] = wait_until(lambda: overview(daemon)["running"], "it runs")
+    job = until_running(daemon, "input-victim.json")
     path = f"/api/v1/jobs/{job['job']}/cancel"
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     for method, headers in (

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from wasmtime import wat2wasm
 
-from tests.support.daemon import Daemon, drop
+from tests.support.daemon import Daemon, drop, wait_until
 
 #: Returns its argument, runs for ever, or traps.
 MODULE: Final = """
@@ -38,7 +38,13 @@ class Answer(NamedTuple):
 
 def with_page(base: Path, **variables: str) -> Daemon:
     """Return a daemon, not started, with the page at a port that the kernel chooses."""
-    known = {"WASMDROP_HTTP": "127.0.0.1:0", "WASMDROP_PAGE": "on", "WASMDROP_WORKERS": "2"}
+    known = {
+        "WASMDROP_HTTP": "127.0.0.1:0",
+        "WASMDROP_PAGE": "on",
+        "WASMDROP_WORKERS": "2",
+        # A job that runs for ever is to be cancelled, also on a slow machine.
+        "TIMEOUT_SEC": "600",
+    }
     daemon = Daemon(base, **known | variables)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(MODULE)))
     return daemon
@@ -73,3 +79,13 @@ def overview(daemon: Daemon) -> Any:
     answer = ask(daemon, "/api/v1/overview")
     assert answer.status == 200, answer
     return answer.json
+
+
+def until_running(daemon: Daemon, slot: str) -> Any:
+    """Wait until the page shows that the job of a slot runs; return that entry."""
+
+    def look() -> Any:
+        jobs = overview(daemon)["running"]
+        return next((job for job in jobs if (job["slot"], job["state"]) == (slot, "running")), None)
+
+    return wait_until(look, f"the job of {slot} to run")
