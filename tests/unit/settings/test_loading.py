@@ -215,7 +215,7 @@ BAD_VALUES = {
     "max_queued": ("0",),
     "directory_running": ("0", "off", "65537"),
     "directory_queued": ("0", "-1"),
-    "keep_results_days": ("-1", "36501", "for ever"),
+    "keep_results_days": ("0", "-1", "36501", "for ever"),
     "after": ("delete",),
     "on_finished": (
         *("notify", "ftp://a/b", "https://", "https://u:p@a/", "http://a/b c", "http://a/#x"),
