@@ -37,6 +37,8 @@ _READY_SUFFIX: Final = ".ready"
 #: Longest name of a file (NAME_MAX), in bytes.
 _MAX_NAME_BYTES: Final = 255
 
+_READ_BYTES: Final = 256 * 1024
+
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -168,8 +170,10 @@ class InputDirectory:
         if one.archive is None:
             return self._fd, _removing(one)
         if one.archive not in self._archives:
-            self._archives[one.archive] = _open_archive(self._fd, one.archive, status.st_uid)
-        return self._archives[one.archive], archive_name(one.job_id, one.name)
+            self._archives[one.archive] = _open_archive(self._fd, one.archive)
+        archive = self._archives[one.archive]
+        _require_owner(archive, one.archive, {os.fstat(self._fd).st_uid, status.st_uid})
+        return archive, archive_name(one.job_id, one.name)
 
     def _places(self, one: DoneInput) -> list[tuple[str, int]]:
         """Return the names under which a withdrawn input may be, with their directories."""
@@ -257,8 +261,13 @@ def _is_content(taken: bytes, name: str, directory: int) -> bool:
     with os.fdopen(fd, "rb") as file:
         if not _is_version(taken, status) or refuses_lease(fd):
             return False
-        digest = hashlib.file_digest(file, "sha256").digest()
-    return digest_of(with_digest(b"", digest)) == digest_of(taken)
+        digest = hashlib.sha256()
+        left_bytes = status.st_size  # the file's owner can make it grow faster than it is read
+        while left_bytes and (data := file.read(min(left_bytes, _READ_BYTES))):
+            digest.update(data)
+            left_bytes -= len(data)
+        is_changed = not _is_version(taken, os.fstat(fd))
+    return not is_changed and digest_of(with_digest(b"", digest.digest())) == digest_of(taken)
 
 
 def _open_in(directory: int, name: str) -> int:
@@ -266,27 +275,34 @@ def _open_in(directory: int, name: str) -> int:
         return openat2.open_at(directory, name, _OPEN_DIRECTORY)
 
 
-def _open_archive(directory: int, name: str, owner: int) -> int:
-    """Open the archive ``name`` in a directory for an input of ``owner``; make it if it is missing.
+def _open_archive(directory: int, name: str) -> int:
+    """Open the archive ``name`` in a directory; make it if it is missing.
 
-    The user who owns the directory gets it, because the input was theirs to remove. Raises
-    ``PermissionError`` for one of another user, who could remove or replace what is in it.
+    The user who owns the directory gets it, because the inputs were theirs to remove.
     """
     parent = os.fstat(directory)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, stat.S_ISVTX | 0o700, dir_fd=directory)
     fd = _open_in(directory, name)
     try:
-        status = os.fstat(fd)
-        if is_daemon_directory(status):  # made just now, or by a daemon that died
+        if is_daemon_directory(os.fstat(fd)):  # made just now, or by a daemon that died
             _give_away(fd, parent)
-        elif status.st_uid not in {0, os.geteuid(), parent.st_uid, owner}:
-            reason = f"expected a directory of user {parent.st_uid}, found one of {status.st_uid}"
-            raise PermissionError(errno.EPERM, reason, name)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _require_owner(archive: int, name: str, owners: set[int]) -> None:
+    """Raise ``PermissionError`` unless an archive belongs to one of ``owners``, root or the daemon.
+
+    Another user could remove or replace the files in it.
+    """
+    owner = os.fstat(archive).st_uid
+    if owner not in {0, os.geteuid(), *owners}:
+        expected = " or ".join(map(str, sorted(owners)))
+        reason = f"expected a directory of user {expected}, found one of {owner}"
+        raise PermissionError(errno.EPERM, reason, name)
 
 
 def _give_away(fd: int, parent: os.stat_result) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from tests.support.require import require_root
 from wasmdrop.intake.file_versions import pack, pack_unreadable, with_digest
 from wasmdrop.intake.layout import RootedPath
 from wasmdrop.protocol.slot import MAX_SLOT_NAME_BYTES, FileVersion, result_stem
+from wasmdrop.retention import withdrawal
 from wasmdrop.retention.withdrawal import DONE, FAILED, DoneInput, InputDirectory, archive_name
 from wasmdrop.system import libc
 
@@ -375,3 +377,38 @@ def test_archive_name_of_the_longest_slot_fits() -> None:
     assert archived.startswith(f"{JOB}-input-ää")
     assert archived.endswith("ä.json")
     assert len(os.fsencode(archived)) <= 255
+
+
+def test_withdraw_input_that_grows_while_it_is_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner can make it larger than any daemon can read, after its size was checked."""
+    one = an_input(tmp_path)
+    archived = tmp_path / DONE / archive_name(JOB, NAME)
+    monkeypatch.setattr(withdrawal, "refuses_lease", lambda _fd: os.truncate(archived, 1 << 43))
+    assert not withdraw(tmp_path, one)
+    assert (tmp_path / NAME).stat().st_size == 1 << 43
+
+
+def test_withdraw_input_of_another_user_enters_no_archive_that_was_opened_before(
+    tmp_path: Path,
+) -> None:
+    """The archive is good enough for inputs of its owner, who could remove those of others."""
+    require_root()
+    directory = tmp_path / "all"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    (directory / DONE).mkdir()
+    os.chown(directory / DONE, OTHER_USER, OTHER_USER)
+    own = an_input(directory)
+    os.chown(own.path, OTHER_USER, OTHER_USER)
+    own = msgspec.structs.replace(own, taken=version_of(Path(own.path)))
+    other_path = directory / "input-b.json"
+    other_path.write_bytes(b"other")
+    os.chown(other_path, OTHER_USER + 1, OTHER_USER + 1)
+    other = DoneInput(str(other_path), JOB, version_of(other_path), DONE)
+    with opened(directory, "") as it:
+        assert it.withdraw(own)
+        with pytest.raises(PermissionError, match="expected a directory of user"):
+            it.withdraw(other)
+    assert other_path.read_bytes() == b"other"
