@@ -61,6 +61,8 @@ def test_webhook_other_answer_is_a_failure_and_no_redirect_is_followed(status: i
         ("soon", None),
         ("-1", None),
         ("²", None),
+        (f"Fri, 31 Dec {20 * '9'} 23:59:59 GMT", None),
+        (f"Fri, 31 Dec 1999 23:59:59 +{16 * '9'}", None),
     ],
 )
 def test_webhook_retry_after_is_read_in_both_forms(
