@@ -1,6 +1,5 @@
 """Attempts to cancel the jobs of another user, and to disturb the daemon, with cancel files."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,30 +89,26 @@ def test_cancel_file_of_another_user_in_a_sticky_directory_cancels_nothing(
         assert marker["code"] == "cancelled"
 
 
-@pytest.mark.parametrize("kind", ["link", "directory", "FIFO", "dangling link"])
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
 def test_cancel_file_of_another_kind_cancels_nothing_and_blocks_nothing(
     daemon: Daemon, kind: str
 ) -> None:
     """A link to a file of another user tells nothing about it, either."""
-    bobs = owned(daemon.shared / "bob", BOB, 0o755)
+    bobs = owned(daemon.shared / "bob", BOB, 0o777)
     secret = owned(daemon.shared / "alice", ALICE, 0o700) / "secret"
     secret.touch()
     os.chown(secret, ALICE, ALICE)
     start_job(daemon, "bob/input.json", BOB)
     cancel = bobs / "input.json.cancel"
-    if kind == "directory":
-        cancel.mkdir()
-    elif kind == "FIFO":
+    if kind == "FIFO":
         os.mkfifo(cancel)
+        until_ignored(daemon, cancel, "found a FIFO")
     else:
-        cancel.symlink_to("../alice/secret" if kind == "link" else "../alice/absent")
+        cancel.symlink_to("../alice/secret")
         os.chown(cancel, BOB, BOB, follow_symlinks=False)
-    reasons = {"directory": "found a directory", "FIFO": "found a FIFO"}
-    until_ignored(daemon, cancel, reasons.get(kind, "a link that leads out, to nothing, or"))
+        until_ignored(daemon, cancel, "a link that leads out, to nothing, or")
     assert daemon.submit("input-x.json", '{"module":"fib","entry":"fib","args":[12]}')["code"]
     assert [job["state"] for job in listed(daemon, "--slot", "bob/input.json")] == ["running"]
-    with contextlib.suppress(OSError):
-        cancel.rmdir() if kind == "directory" else cancel.unlink()
     touch(cancel, BOB)
     wait_until(lambda: daemon.marker("bob/input.json"), "the end of Bob's job")
 
