@@ -1,4 +1,4 @@
-"""The dispatcher: schedules accepted jobs and hands their results to delivery.
+"""The dispatcher: accepts jobs, decides which one begins, and cancels them.
 
 Jobs of one slot run one at a time, in the order of their drops; jobs of different slots run side by
 side.
@@ -9,13 +9,11 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from wasmdrop.delivery.delivery import Delivery
-from wasmdrop.delivery.wire import ResultPackage
-from wasmdrop.delivery.worker_process import DeliveryHangsError, PendingDelivery
 from wasmdrop.intake.backlog import Backlog
 from wasmdrop.intake.drops import InputDrop
 from wasmdrop.jobs.admission import Admission
@@ -24,8 +22,8 @@ from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError
 from wasmdrop.jobs.observer import JobObserver
-from wasmdrop.jobs.result_files import package
-from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of, log_finished
+from wasmdrop.jobs.publication import ResultPublisher
+from wasmdrop.jobs.runner import JobRunner, NothingOwedError, ids_of
 from wasmdrop.jobs.undelivered_results import UndeliveredResults, remove_output
 from wasmdrop.jobs.waiting_jobs import WaitingJobs, described
 from wasmdrop.jobs.work_table import Work, WorkTable
@@ -36,15 +34,6 @@ from wasmdrop.protocol.slot import PinnedModule, Slot, top_directory
 from wasmdrop.settings import Settings
 
 _log = structlog.get_logger()
-
-#: How long a delivery may take before the daemon checks whether its worker hangs, in seconds. If it
-#: does, the results are kept on disk.
-_SLOW_DELIVERY_SECONDS: Final = 2.0
-
-#: Results of more output, in bytes, or of more output files are encoded on a thread; others take at
-#: most some milliseconds.
-_LARGE_OUTPUT_BYTES: Final = 1 << 20
-_MANY_FILES: Final = 500
 
 
 class Dispatcher:
@@ -73,17 +62,18 @@ class Dispatcher:
         self._table = table
         self._runner = runner
         self._journal = journal
-        self._delivery = delivery
         self._metrics = metrics
         self._on_room = on_room
-        self._signer = signer
-        self._observer = observer
         self._admission = Admission(runner.capacity, settings.directory_running)
         self._waiting = WaitingJobs(settings.directory_queued)
         metrics.held_directories = self.held_directories = self._admission.held_directories
         metrics.full_directories = self.full_directories = self._waiting.full_directories
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
+        )
+        self._publisher = ResultPublisher(
+            *(settings, table, delivery, metrics, self._undelivered),
+            *(runner.module_cid, self._admission.hold, self._note_delivered, signer, observer),
         )
         self.on_delivered: Callable[[Job], None] | None = None
         """Called with each job whose results are in place, durably."""
@@ -312,16 +302,7 @@ class Dispatcher:
     async def _process(self, work: Work) -> None:
         table = self._table
         try:
-            results = await self._finish(work, await self._outcome(work))
-            work = table.current(work)
-            placement = self._delivery.stage(work.job.slot, results)
-            try:
-                # Nothing of a job, or of an attempt, is published that a power cut could undo.
-                await _until_durable(work)
-            except asyncio.CancelledError:
-                placement.abandon()
-                raise
-            await self._deliver(work, placement)
+            await self._publisher.publish(work, await self._outcome(work))
         except asyncio.CancelledError:
             job = table.current(work).job
             if job.state is JobState.RUNNING:
@@ -410,75 +391,6 @@ class Dispatcher:
         if self._backlog.has_room():
             self._has_room.set()
 
-    async def _finish(self, work: Work, outcome: Outcome) -> ResultPackage:
-        """Move the job to EXECUTED and return its results."""
-        changes = {
-            "finished_at_ns": time.time_ns(),
-            "code": outcome.code,
-            "message": outcome.message,
-            "worker": outcome.worker,
-        }
-        job = self._table.current(work).job
-        is_alone = job.end is not None and not self._table.follows_another(work.slot_key)
-        if job.state is JobState.RUNNING or is_alone:
-            work = self._table.move(work, JobState.EXECUTED, **changes)
-        else:
-            # It did not run, so nothing else makes the next start look for its marker, or has the
-            # journal close the job before it, whose marker is about to be replaced.
-            work, durable = self._table.move_durably(work, JobState.EXECUTED, **changes)
-            await durable
-        self._metrics.executed(work.job, outcome)
-        if self._observer is not None:
-            self._observer.executed(work.job, outcome)
-        module = work.job.module
-        module_cid = None if module is None else await self._runner.module_cid(module)
-        entry, args = _called(work)
-        limits = work.limits or self._settings.limits
-        make = functools.partial(
-            package,
-            *(work.job, entry, args, outcome, limits, module_cid),
-            is_deterministic=work.is_deterministic,
-            signer=self._signer,
-        )
-        return await asyncio.to_thread(make) if _is_large(outcome) else make()
-
-    async def _deliver(self, work: Work, placement: PendingDelivery) -> None:
-        """Publish the staged results and close the job; keep them if that fails or hangs."""
-        job, metrics, size_bytes = work.job, self._metrics, placement.size_bytes
-        metrics.delivering += 1
-        self._admission.hold(size_bytes)
-        try:
-            placed = placement.publish()
-            await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
-            while not placed.done() and not placement.hangs():
-                await asyncio.wait([placed], timeout=_SLOW_DELIVERY_SECONDS)
-            error = placed.exception() if placed.done() else None
-            if not placed.done() or error is not None:
-                metrics.delivery_failures += 1
-                reason = f"{job.slot.directory} does not answer" if error is None else str(error)
-                if error is not None and not isinstance(error, DeliveryHangsError):
-                    _log.warning("delivery-failed", **ids_of(job), error=reason)
-                await self._undelivered.keep(job, placement.package, reason, placed)
-                return
-        finally:
-            metrics.delivering -= 1
-            self._admission.hold(-size_bytes)
-        metrics.delivered(job, size_bytes)
-        if self._observer is not None:
-            self._observer.delivered(job)
-        job = self._table.close(work, placement.package.marker).job
-        log_finished(job)
-        self._note_delivered(job)
-
-
-async def _until_durable(work: Work) -> None:
-    """Wait until the journal holds the job, its attempt and its decided end durably."""
-    for durable in (work.accepted, work.begun):
-        if durable is not None:
-            await durable
-    if work.decided is not None:
-        await asyncio.shield(work.decided)  # others wait for it, too
-
 
 _Value = TypeVar("_Value")
 
@@ -498,18 +410,3 @@ def _future_of(
     else:
         durable.add_done_callback(settle)
     return future
-
-
-def _is_large(outcome: Outcome) -> bool:
-    output_bytes = len(outcome.stdout or b"") + len(outcome.stderr or b"")
-    files = 0 if outcome.output is None else len(outcome.output.files)
-    return output_bytes > _LARGE_OUTPUT_BYTES or files > _MANY_FILES
-
-
-def _called(work: Work) -> tuple[str | None, list[Any]]:
-    """Return the entry and the arguments as the results echo them."""
-    if work.plan is not None:
-        return work.plan.entry, list(work.plan.args)
-    if work.spec is not None:
-        return work.spec.entry, list(work.spec.args or ())
-    return None, []

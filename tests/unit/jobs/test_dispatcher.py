@@ -11,7 +11,7 @@ import pytest
 from tests.unit.jobs.dispatcher_bench import OK, Bench, drop, with_bench
 from tests.unit.jobs.fakes import job, slot, until
 from wasmdrop.delivery.wire import ResultPackage
-from wasmdrop.jobs import dispatcher
+from wasmdrop.jobs import publication
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.module_lookup import AlreadyRunError, ModuleAwaitedError
 from wasmdrop.jobs.result_files import package
@@ -313,7 +313,7 @@ def test_dispatcher_encodes_large_results_on_a_thread(
         calls.append((threading.current_thread() is threading.main_thread(), arguments[-1]))
         return package(*arguments, **keys)
 
-    monkeypatch.setattr(dispatcher, "package", record)
+    monkeypatch.setattr(publication, "package", record)
 
     async def use(bench: Bench) -> None:
         bench.journal.jobs["1"] = job("1", module=PinnedModule("/m", "2" * 64, 1))
