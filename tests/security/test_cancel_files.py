@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import run
 
 import pytest
 from wasmtime import wat2wasm
@@ -71,7 +72,10 @@ def until_ignored(daemon: Daemon, path: Path, reason: str) -> None:
 def test_cancel_file_of_another_user_in_a_sticky_directory_cancels_nothing(
     daemon: Daemon,
 ) -> None:
-    """Bob's own file, and a hard link to a file of Alice. Hers counts, and root's."""
+    """Bob's own file, and a hard link to a file of Alice. Hers counts.
+
+    So does root's if root is not the daemon's user, whose results Bob could rename.
+    """
     shared = owned(daemon.shared / "all", 0, 0o1777)
     for name in ("a", "b"):
         start_job(daemon, f"all/input-{name}.json", ALICE)
@@ -83,10 +87,24 @@ def test_cancel_file_of_another_user_in_a_sticky_directory_cancels_nothing(
     until_ignored(daemon, shared / "input-b.json.cancel", f"found one of user {ALICE}")
     assert [job["state"] for job in listed(daemon)] == ["running", "running"]
     touch(shared / "input-a.json.cancel", ALICE)
-    touch(shared / "input-b.json.cancel", 0)
+    touch(shared / "input-b.json.cancel", 0 if daemon.state.stat().st_uid else ALICE)
     for name in ("all/input-a.json", "all/input-b.json"):
         marker = wait_until(lambda name=name: daemon.marker(name), "the end")  # type: ignore[misc]
         assert marker["code"] == "cancelled"
+
+
+def test_cancel_file_that_is_a_result_of_the_daemon_cancels_nothing(daemon: Daemon) -> None:
+    """Bob renames a file that the daemon wrote for him; it belongs to the daemon's user."""
+    shared = owned(daemon.shared / "all", 0, 0o1777)
+    bobs = owned(daemon.shared / "bob", BOB, 0o777)
+    start_job(daemon, "all/input-a.json", ALICE)
+    good = '{"module":"fib","entry":"fib","args":[12]}'
+    assert daemon.submit("bob/input.json", good)["code"] == "ok"
+    cancel = shared / "input-a.json.cancel"
+    result = next(path for path in bobs.iterdir() if path.name.startswith("result"))
+    run(["mv", str(result), str(cancel)], check=True, user=BOB, group=BOB, extra_groups=())
+    until_ignored(daemon, cancel, f"found one of user {cancel.stat().st_uid}")
+    assert [job["state"] for job in listed(daemon, "--slot", "all/input-a.json")] == ["running"]
 
 
 @pytest.mark.parametrize("kind", ["link", "FIFO"])
@@ -104,8 +122,10 @@ def test_cancel_file_of_another_kind_cancels_nothing_and_blocks_nothing(
         os.mkfifo(cancel)
         until_ignored(daemon, cancel, "found a FIFO")
     else:
-        cancel.symlink_to("../alice/secret")
-        os.chown(cancel, BOB, BOB, follow_symlinks=False)
+        link = bobs / ".link"
+        link.symlink_to("../alice/secret")
+        os.chown(link, BOB, BOB, follow_symlinks=False)
+        link.rename(cancel)  # the daemon never sees it as a link of root
         until_ignored(daemon, cancel, "a link that leads out, to nothing, or")
     assert daemon.submit("input-x.json", '{"module":"fib","entry":"fib","args":[12]}')["code"]
     assert [job["state"] for job in listed(daemon, "--slot", "bob/input.json")] == ["running"]

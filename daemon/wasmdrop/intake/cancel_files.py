@@ -57,12 +57,15 @@ class CancelFiles:
         """Raise ``RefusedError`` unless the owner of the cancel file may remove the input."""
         file = self._layout.rooted(path)
         directory = openat2.status(file.root, os.path.dirname(file.relative), Links.NONE)  # noqa: PTH120 - any bytes
-        if not directory.st_mode & stat.S_ISVTX:
+        is_shared = directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if not is_shared or not directory.st_mode & stat.S_ISVTX:
             return  # everyone who may write there may remove the input
-        owners = {0, os.geteuid(), directory.st_uid}
+        owners = {0, directory.st_uid}
         input_ = self._layout.rooted(slot.input_path)
         with contextlib.suppress(OSError):
             owners.add(openat2.lstat(input_.root, input_.relative).st_uid)
+        # Another user may have renamed a result that the daemon wrote.
+        owners.discard(os.geteuid())
         # Another user may have linked a file of the owner.
         if status.st_uid not in owners or status.st_nlink > 1:
             raise RefusedError(
