@@ -247,7 +247,7 @@ TEXTS: Final = {
     "elapsed(100000)": "1 d 3 h",
     "duration(null)": "\N{EN DASH}",
     "size(1536)": "1.5 KiB",
-    "size(1023.9 * 1024)": "1,024 KiB",
+    "size(1023.9 * 1024)": "1 MiB",
     "count(100000)": "100,000",
     "counted(1, 'job')": "1 job",
     "clock(0)": "00:00:00",

@@ -70,7 +70,7 @@ export function size(bytes) {
   if (!isNumber(bytes)) return NOTHING;
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let [value, unit] = [bytes, 0];
-  while (value >= 1024 && unit < units.length - 1) [value, unit] = [value / 1024, unit + 1];
+  while (Math.round(value) >= 1024 && unit < units.length - 1) [value, unit] = [value / 1024, unit + 1];
   return `${value >= 1000 ? COUNTS.format(Math.round(value)) : RATES.format(value)} ${units[unit]}`;
 }
 
