@@ -164,7 +164,7 @@ def test_cancel_of_a_job_that_ended_says_how(daemon: Daemon) -> None:
     ended = str(wait_for_state(daemon, "a", "delivered")["job"])
     done = run(daemon, "cancel", ended)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"job {ended}: it had ended before: entry-not-found: " in done.stderr
+    assert f"job {ended}: it had already ended: entry-not-found: " in done.stderr
     running = dropped(daemon, "b", "running")
     done = run(daemon, "cancel", "nonesuch", running, ended)
     assert (done.returncode, done.stdout) == (2, f"{running}\n")
@@ -185,7 +185,7 @@ def test_cancel_of_a_job_whose_results_wait_for_storage_is_too_late(
         job = str(wait_for_state(daemon, "small/input.json", "executed")["job"])
         done = run(daemon, "cancel", job)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "it had ended before: entry-not-found: " in done.stderr
+        assert "it had already ended: entry-not-found: " in done.stderr
         (small / "filler").unlink()
         failure(daemon, "small/input.json", "entry-not-found")
 
@@ -204,7 +204,7 @@ def test_cancel_without_a_daemon_takes_place_at_the_next_start(
     done = run(daemon, "cancel", running, waiting)
     assert (done.returncode, done.stdout.split()) == (0, [running, waiting])
     told = [
-        f"wasmdrop: job {one}: no daemon runs; the job is cancelled when it starts"
+        f"wasmdrop: job {one}: no daemon is running; the job is cancelled when one starts"
         for one in (running, waiting)
     ]
     assert done.stderr.splitlines() == told

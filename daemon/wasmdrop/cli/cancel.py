@@ -45,7 +45,7 @@ ends with the code `cancelled` and gets result files that say so. The command wa
 has ended, or until it is certain to end as cancelled when it is its turn in its slot. If no
 daemon runs, the jobs are cancelled when it starts. Prints the ids of the cancelled jobs.
 
-Exit status: 0 cancelled; 1 a job had ended before; 2 no such job, or the journal can't be read.
+Exit status: 0 cancelled; 1 a job had already ended; 2 no such job, or the journal can't be read.
 Only root and the user of the daemon can cancel jobs. Producers: see docs/protocol.md.
 """
 
@@ -142,13 +142,13 @@ def _await_end(state_dir: Path, job_id: str) -> int:
         if _has_ended(job):
             if job.code is Code.CANCELLED:
                 break
-            say(f"job {job.id}: it had ended before: {_end_of(job)}")
+            say(f"job {job.id}: it had already ended: {_end_of(job)}")
             return _ENDED
         if job.end is not None and first is not None and first.id != job.id:
             say(f"job {job.id}: its results follow those of job {first.id} in its slot")
             break
         if look % _LOOKS_PER_WAKE == 0 and not _wake(state_dir):
-            say(f"job {job.id}: no daemon runs; the job is cancelled when it starts")
+            say(f"job {job.id}: no daemon is running; the job is cancelled when one starts")
             break
         time.sleep(_POLL_SECONDS)
     sys.stdout.write(f"{job_id}\n")

@@ -128,7 +128,7 @@ class Routes:
         if request.method != "POST":
             return _not_allowed("POST" if request.path == "/logout" else "GET, HEAD, POST")
         if not self._access.is_own(request):
-            return _error(403, "another site must not log in or out")
+            return _error(403, "requests from other sites can't log in or out")
         if request.path == "/logout":
             return _redirect("login", self._access.logout(request))
         cookie = self._access.login(request)
@@ -149,7 +149,7 @@ class Routes:
 
     async def _checked_api(self, request: HttpRequest) -> HttpResponse:
         if not self._access.is_own(request):
-            return _error(403, "another site must not use the API")
+            return _error(403, "requests from other sites can't use the API")
         try:
             return await self._api(request)
         except NoAnswerError as error:
@@ -198,8 +198,8 @@ class Routes:
         if not self._access.may_change(request):
             return _error(
                 403,
-                "expected the header X-Wasmdrop: 1 in a request of this page, or of a program that"
-                " is no browser",
+                "expected the header X-Wasmdrop: 1, and no header Origin of another site; pages of"
+                " other sites can't cancel jobs",
             )
 
         async def cancel() -> bool:

@@ -76,7 +76,8 @@ def choice(options: type[StrEnum]) -> ValueFormat:
             raise ValueError
         return options(text)
 
-    return ValueFormat("|".join(names), " or ".join(names), read)
+    expected = f"{', '.join(names[:-1])} or {names[-1]}"
+    return ValueFormat("|".join(names), expected, read)
 
 
 def _read_path(text: str) -> Path:

@@ -227,7 +227,7 @@ SETTINGS: Final = (
         FleetSecurity.STRICT,
         "whether other hosts' servers need TLS and a key",
     ),
-    Option("http", ADDRESS, None, "address of health and metrics (default: off)"),
+    Option("http", ADDRESS, None, "address of health, metrics and the page (default: off)"),
     Option("page", choice(Switch), Switch.OFF, "control page, at the address of WASMDROP_HTTP"),
     Option(
         "page_token_file",

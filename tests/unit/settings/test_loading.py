@@ -287,7 +287,7 @@ def test_load_invalid_value_is_refused_by_name(setting: Any, text: str) -> None:
             {"WASMDROP_WORKERS": "many"},
             'WASMDROP_WORKERS: expected an integer from 1 to 1024, got "many"',
         ),
-        ({"WASMDROP_WATCH": "x"}, 'WASMDROP_WATCH: expected auto or events or poll, got "x"'),
+        ({"WASMDROP_WATCH": "x"}, 'WASMDROP_WATCH: expected auto, events or poll, got "x"'),
         (
             {"TIMEOUT_SEC": "0"},
             'TIMEOUT_SEC: expected a number of seconds, more than 0 and at most 604800, got "0"',

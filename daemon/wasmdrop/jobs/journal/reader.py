@@ -147,7 +147,9 @@ class JournalReader:
             )
         if len(found) > 1:
             ids = ", ".join(entry.job.id for entry in found)
-            raise SettingsError(f"{name!a}: expected a part of one job's id, found {ids}")
+            raise SettingsError(
+                f"{name!a}: several jobs have it in their ids, such as {ids}; give more of the id"
+            )
         return found[0]
 
     def by_id(self, job_id: str) -> JournalEntry | None:
