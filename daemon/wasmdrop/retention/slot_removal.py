@@ -202,16 +202,16 @@ class SlotDirectory:
         if sha256 is None:
             return False, None
         version = with_digest(pack(FileVersion.of(status)), bytes.fromhex(sha256))
-        if old.taken is None:
-            # The journal was lost. A file that was written later is another drop.
-            is_same = status.st_mtime_ns <= marker.dropped_at.timestamp() * _SECOND_NS
-        else:
-            is_same = (
-                not is_unreadable(old.taken)
-                and is_same_version(old.taken, status)
-                and digest_of(old.taken) == digest_of(version)
-            )
-        is_same = is_same and self._inputs.has_content(path, version)
+        # One that was not taken is an unread drop, whatever a marker says: another user can rename
+        # an output of their own program to the name of a marker. If the journal was lost, intake
+        # takes the inputs of true markers again.
+        is_same = (
+            old.taken is not None
+            and not is_unreadable(old.taken)
+            and is_same_version(old.taken, status)
+            and digest_of(old.taken) == digest_of(version)
+            and self._inputs.has_content(path, version)
+        )
         if not is_same:
             return False, None
         self._inputs.require_removable(status)
