@@ -13,13 +13,13 @@ import msgspec
 from wasmdrop.jobs.journal.events import Event
 from wasmdrop.protocol.marker import printable
 
-#: The type of all events; a change of the meaning gets another number.
+#: The type of all events. A change of its meaning needs a new number.
 EVENT_TYPE: Final = "wasmdrop.job.finished.v1"
 
 #: Characters that the binding wants percent-encoded in a header.
 _ENCODED: Final = re.compile(rb"[^\x21\x23\x24\x26-\x7e]")
 
-#: A longer header may be refused, with all others: many servers take 8 KiB of headers. The body has
+#: With a longer header, a server may refuse the request: many accept 8 KiB of headers. The body has
 #: the slot in any case.
 _MAX_SUBJECT_BYTES: Final = 2048
 

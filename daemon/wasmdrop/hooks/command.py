@@ -23,7 +23,7 @@ _AT_ONCE: Final = 4
 #: How long a command may take, in seconds.
 TIMEOUT_SECONDS: Final = 60.0
 
-#: How long a killed command may take to end, in seconds: one that hangs on a mount does not.
+#: How long a killed command may take to end, in seconds. One that hangs on a mount never ends.
 _KILL_SECONDS: Final = 5.0
 
 #: Variables of the daemon that a command gets if they are set.
@@ -138,7 +138,7 @@ async def _end_of(process: "subprocess.Popen[bytes]", timeout_seconds: float) ->
         return False
     finally:
         if not ended.is_set():
-            # The process is not reaped yet, so that the number is still that of its group.
+            # The process is not reaped yet, so its id still names its group.
             with contextlib.suppress(PermissionError):  # it runs as another user now, as by sudo
                 os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
@@ -151,7 +151,7 @@ async def _end_of(process: "subprocess.Popen[bytes]", timeout_seconds: float) ->
 
 
 def _describe(status: int | None, written: bytes) -> str:
-    """Return how a command failed, with the last line of its first words on standard error."""
+    """Return how a command failed, with the last line that was read of its standard error."""
     if status is not None and status < 0:
         how = f"was killed by signal {signal_name(-status)}"
     else:

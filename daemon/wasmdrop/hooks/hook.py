@@ -1,4 +1,4 @@
-"""What the sender needs of a hook, and the numbers that it gives about it."""
+"""The interface of a hook, and the state of a hook as the sender reports it."""
 
 from typing import Protocol
 
@@ -14,7 +14,7 @@ class HookFailedError(WasmdropError):
     def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
-        """How long the receiver asked to be left alone; None if it did not."""
+        """The pause that the receiver asked for; None if it did not."""
 
 
 class Hook(Protocol):

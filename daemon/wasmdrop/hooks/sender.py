@@ -1,8 +1,8 @@
-"""Sends the events of the journal to a hook, at least once, and without a job that waits for it.
+"""Sends the events of the journal to a hook, at least once. No job waits for the hook.
 
-Events are read from the journal when they are due, some at a time: memory is bounded however many
-wait. If the daemon is killed between the answer of the receiver and its note in the journal, the
-event is sent again.
+Events are read from the journal when they are due, some at a time, so that memory is bounded. If
+the daemon is killed between the answer of the receiver and its note in the journal, the event is
+sent again.
 
 An event that fails is due again after a pause that doubles. If no event succeeds any more, one at a
 time is tried, at growing intervals: a receiver that is down is not flooded, and if it is back, it
@@ -27,8 +27,8 @@ _log = structlog.get_logger()
 _READ_AT_ONCE: Final = 256
 _READ_BYTES: Final = 1 << 20
 
-#: How long a new event waits for others, in seconds, and how long while many jobs wait: each read
-#: takes a transaction from the jobs.
+#: How long a new event waits for others, in seconds; the second value applies while many jobs wait,
+#: because each read takes a transaction from the jobs.
 _GATHER_SECONDS: Final = 0.05
 _BUSY_GATHER_SECONDS: Final = 0.5
 
@@ -42,7 +42,7 @@ _LONGEST_PROBE_SECONDS: Final = 60.0
 _PAUSES: Final = wait_random_exponential(multiplier=1, max=_LONGEST_PAUSE_SECONDS, min=0.5)
 _PROBES: Final = wait_random_exponential(multiplier=1, max=_LONGEST_PROBE_SECONDS, min=0.5)
 
-#: So many failures in a row mean that the hook, not the event, is at fault.
+#: After this many failures in a row, the hook is considered down.
 _SEEMS_DOWN: Final = 4
 
 #: An event is not given up earlier, in seconds, however short the retention of jobs is.

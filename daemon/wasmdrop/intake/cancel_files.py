@@ -59,7 +59,7 @@ class CancelFiles:
         directory = openat2.status(file.root, os.path.dirname(file.relative), Links.NONE)  # noqa: PTH120 - any bytes
         is_shared = directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if not is_shared or not directory.st_mode & stat.S_ISVTX:
-            return  # everyone who may write there may remove the input
+            return  # any user with write permission can remove the input
         owners = {0, directory.st_uid}
         input_ = self._layout.rooted(slot.input_path)
         with contextlib.suppress(OSError):

@@ -63,7 +63,7 @@ class GoneFiles:
         self._settle_seconds = settle_seconds
         self._noted: dict[str, _Noted] = {}
         self._probed_mounts: set[str] = set()
-        """Mounts at which :meth:`find` looks, where the look may hang."""
+        """Mounts that :meth:`find` looks at now, because the look may hang."""
         self._mount_points: frozenset[str] = frozenset()
         """All mounts that were there at an earlier :meth:`find`."""
 
@@ -108,7 +108,7 @@ class GoneFiles:
         mounts = MountTable()
         try:
             points = mounts.points()
-            # A volume may have the device number of what is below its mount point.
+            # A volume may have the device number of the directory that it covers.
             unmounted = tuple(f"{point}/" for point in self._mount_points - points)
             self._mount_points = self._mount_points | points
             for page in self._taken.pages():
@@ -125,7 +125,7 @@ class GoneFiles:
         return found
 
     def forget(self, found: Iterable[tuple[str, bytes]]) -> None:
-        """Forget those of these files that are still gone.
+        """Forget the files that are still gone.
 
         Call it with the result of :meth:`find`, after the settle time.
         """

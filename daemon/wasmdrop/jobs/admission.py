@@ -1,6 +1,6 @@
 """Admission: which slot's job begins next, and whether there is room for it.
 
-Bounds the jobs on their way, those of each top directory, and the memory for inputs and results.
+Bounds the jobs on their way, in all and by top directory, and the memory for inputs and results.
 Jobs with large inputs alternate with the others, so that neither kind waits for the other.
 
 Jobs whose end is decided, because they were cancelled or refused, come first and need no room.
@@ -56,7 +56,7 @@ class Admission:
         if end is None:
             (self._large if input_bytes > _SMALL_INPUT_BYTES else self._small).add(key)
         else:
-            # A person may wait for a cancelled one.
+            # Cancelled jobs come before refused ones: a person may wait for them.
             (self._refused if end is Code.QUEUE_LIMIT else self._cancelled).add(key)
 
     def cancel(self, key: str) -> None:

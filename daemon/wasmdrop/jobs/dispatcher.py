@@ -135,7 +135,7 @@ class Dispatcher:
     def reserve(self, slot_key: str) -> bool:
         """Let new jobs of a slot wait until :meth:`free`; return False if the slot has open jobs.
 
-        Until then nothing of the daemon writes to the slot.
+        Until then the daemon writes no results to the slot.
         """
         if self._table.has_slot(slot_key) or self._undelivered.holds(slot_key):
             return False
@@ -165,7 +165,7 @@ class Dispatcher:
     def cancel_slot(self, slot_key: str, reason: str, *, begun: bool) -> "asyncio.Future[int]":
         """Cancel the open jobs of a slot; return how many, when that is durable.
 
-        ``begun``: also those that have begun to run, and those without an input.
+        ``begun``: also jobs that have begun to run, and jobs without an input.
         """
         ended = self._end(
             slot_key,
@@ -271,7 +271,7 @@ class Dispatcher:
             self._admission.take_back(work.input_bytes)
 
     def _end(self, key: str, reason: str, is_wanted: Callable[[Job], bool]) -> list[Work]:
-        """Cancel the wanted jobs of a slot; return those that are."""
+        """Cancel the wanted jobs of a slot; return the cancelled ones."""
         ended = self._table.end(key, DecidedEnd(Code.CANCELLED, reason), is_wanted)
         for work in ended:
             self._waiting.remove(work.job)

@@ -1,7 +1,7 @@
 """Publication: makes the result files of a job that has an outcome, delivers them, closes the job.
 
-Nothing of a job, or of an attempt, is published that a power cut could undo: the journal comes
-first.
+The journal comes first: results are published only when a power cut can't undo the job, its attempt
+and its decided end.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class ResultPublisher:
     """Publishes the results of jobs; used from one event loop.
 
     ``module_cid`` returns the content id of a module. ``hold`` counts the size of results that
-    enter memory, in bytes, and with a negative sign of those that leave it. ``on_delivered`` is
+    enter memory, in bytes; a negative size counts results that leave it. ``on_delivered`` is
     called with each job whose results are in place. ``signer`` and ``observer``: see
     :class:`Dispatcher`.
     """

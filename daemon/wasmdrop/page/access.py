@@ -1,4 +1,4 @@
-"""Who may use the page: a browser or program of this host, or one that knows the token.
+"""Access to the page: for programs of this host, or with a token.
 
 Without a token, requests must name a loopback host: a page on the internet whose name was made to
 resolve to 127.0.0.1 (DNS rebinding) sends its own name. With a token, the request must have it, or

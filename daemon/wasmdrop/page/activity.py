@@ -1,7 +1,6 @@
 """The last jobs, their failures by code and by module, and the modules. A bounded amount of each.
 
-Updated for each job, so an update costs a few lookups and appends. The rest is done if the page
-asks.
+Each job updates it, so an update costs a few lookups and appends. The rest is computed on request.
 """
 
 import statistics
@@ -67,9 +66,9 @@ class Activity:
         self._ended: deque[tuple[Job, float | None]] = deque(maxlen=MAX_JOBS)
         self._by_code: dict[Code, _Failures] = {}
         self._by_module: OrderedDict[str | None, _Failures] = OrderedDict()
-        """By digest, None if it was not known; the one that failed last is the last."""
+        """By digest, None if it was not known; in the order of the last failures."""
         self._modules: OrderedDict[str, _Calls] = OrderedDict()
-        """By digest; the one called last is the last."""
+        """By digest; in the order of the last calls."""
 
     def executed(self, job: Job, outcome: Outcome) -> None:
         """Note a job that has an outcome."""
@@ -114,7 +113,7 @@ class Activity:
         )
 
     def modules(self, compile_seconds: Mapping[str, float]) -> tuple[Module, ...]:
-        """Return the modules; ``compile_seconds``: of those that were compiled, by digest."""
+        """Return the modules; ``compile_seconds``: of compiled modules, by digest."""
         found = []
         for sha256, calls in reversed(self._modules.items()):
             last = calls.last

@@ -1,4 +1,4 @@
-"""The way from the server's thread to the daemon's event loop, in bounded time."""
+"""Calls from the server's thread to the daemon's event loop, with a timeout."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

@@ -215,7 +215,7 @@ class Fleet(msgspec.Struct, frozen=True):
     is_away: bool
     """Whether it does not answer for so long that jobs run elsewhere or wait."""
     problem: str
-    """Why there is no connection, or what the fleet lacks; or empty."""
+    """Why there is no connection, or the fault of the fleet; or empty."""
     window: int
     """Jobs that may be in the fleet at a time."""
     unanswered: int

@@ -1,4 +1,4 @@
-"""The open jobs for the page: those that run, the first that wait, and how many are in each state.
+"""The open jobs for the page: running jobs, the first waiting ones, and the number in each state.
 
 The table may have 100,000 slots. They are looked at in parts, between which the event loop goes on,
 so that no job waits for more than about a millisecond.
@@ -26,7 +26,7 @@ _RUNNING: Final = frozenset({JobState.RUNNING, JobState.EXECUTED})
 
 
 class OpenJobs(msgspec.Struct, frozen=True):
-    """The open jobs; about, because they change meanwhile."""
+    """The open jobs; approximate, because they change meanwhile."""
 
     by_state: dict[str, int]
     running: tuple[OpenJob, ...]

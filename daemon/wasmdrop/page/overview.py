@@ -52,7 +52,7 @@ _NOTES_SECONDS: Final = 1.0
 
 
 class _Look(msgspec.Struct, frozen=True):
-    """What the daemon's event loop gives."""
+    """The part of an overview that only the daemon's event loop may read."""
 
     jobs: JobCounts
     open: OpenJobs

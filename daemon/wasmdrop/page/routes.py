@@ -26,8 +26,8 @@ from wasmdrop.web.message import HttpRequest, HttpResponse
 
 _log = structlog.get_logger()
 
-#: Headers of every response. The page loads nothing from elsewhere, no other site shows it in a
-#: frame or reads its answers, and nothing is run that is no file of it.
+#: Headers of every response. The page loads and runs only its own files. No other site can show it
+#: in a frame or read its answers.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -14,7 +14,7 @@ from wasmdrop.settings import GuestMode, Settings
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of the page. Functions are called on the daemon's event loop if not said else."""
+    """The sources of the page. Functions run on the daemon's event loop unless noted otherwise."""
 
     settings: Settings
     guest: GuestMode

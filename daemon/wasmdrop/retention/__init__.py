@@ -1,1 +1,1 @@
-"""Retention: removes what is done from the journal, from slots, and from the inbox of producers."""
+"""Retention: removes finished jobs from the journal, and moves or removes inputs and results."""

@@ -1,8 +1,8 @@
 """Remove slots that were finished long ago (``WASMDROP_KEEP_RESULTS_DAYS``).
 
-A sweep walks through the shared directory in small steps. It looks at markers, at removals that a
-daemon which died has begun, and at inputs in ``done/`` and ``failed/``. A slot with an open job or
-an unread drop stays, and so does one whose marker is not the daemon's own or not true.
+A sweep walks through the shared directory in small steps. It looks at markers, at removals that an
+earlier daemon did not complete, and at inputs in ``done/`` and ``failed/``. A slot with an open job
+or an unread drop stays, and so does one whose marker is not the daemon's own or not true.
 """
 
 import asyncio

@@ -5,7 +5,7 @@ names the input that is there, if there is one. Anyone who can write to the dire
 what is in it meanwhile, but not make the daemon remove a file of another directory or name.
 
 Guarantees that at any moment, also after a power cut, the slot holds no marker or a true one. The
-marker is first renamed, durably, to a name that makes a later sweep complete the removal. It goes
+marker is first renamed, durably: by the new name a later sweep completes the removal. It is removed
 last.
 """
 
@@ -123,7 +123,7 @@ class SlotDirectory:
         self._removals.append(self._removal(old, marker, done_input))
 
     def resume(self, old: OldSlot) -> None:
-        """Resume a removal that a daemon which died has begun. Raises ``OSError``."""
+        """Resume a removal that an earlier daemon did not complete. Raises ``OSError``."""
         hidden = REMOVING_PREFIX + old.slot.stem + MARKER_SUFFIX
         found = self._read_marker(hidden, old)
         if found is None:

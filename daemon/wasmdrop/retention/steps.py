@@ -39,7 +39,7 @@ class Steps:
         """Do a step at ``path``, then rest for as long as it took; raise its exception.
 
         Return False if it takes very long, because its mount hangs, or if an earlier step does.
-        Such a step is left alone: what it keeps quiet stays quiet until it ends.
+        Such a step goes on: its slots stay quiet until it ends.
         """
         point = self._table.of(path).point
         if point in self._hanging:

@@ -24,7 +24,7 @@ from wasmdrop.protocol.slot import FileVersion
 from wasmdrop.system import openat2, renaming
 from wasmdrop.system.tree_removal import is_daemon_directory
 
-#: Directories beside an input for those of jobs that succeeded and failed.
+#: Archives: directories beside an input, for inputs of jobs that succeeded and that failed.
 DONE: Final = "done"
 FAILED: Final = "failed"
 
@@ -84,7 +84,7 @@ class InputDirectory:
         return _status(os.path.basename(path), self._fd)  # noqa: PTH119 - may hold any bytes
 
     def removing_status(self, path: str) -> os.stat_result | None:
-        """Return the status of an input that a daemon which died was about to remove."""
+        """Return the status of an input that an earlier daemon was about to remove."""
         name = os.path.basename(path)  # noqa: PTH119 - may hold any bytes
         return _status(REMOVING_PREFIX + name, self._fd)
 
@@ -130,7 +130,7 @@ class InputDirectory:
         return is_moved
 
     def recover(self, one: DoneInput, *, archives: bool = True) -> bool:
-        """Complete or undo what a daemon that died has begun; return whether the input is gone.
+        """Complete or undo a move of an earlier daemon; return whether the input is gone.
 
         ``archives``: whether it may have been about to archive the input. The caller syncs, and
         withdraws an input that is not gone.
@@ -144,7 +144,7 @@ class InputDirectory:
             )
             self._end_ready(one, is_moved=_status(one.name, self._fd) is None)
             return is_gone
-        # A later drop has replaced what was about to be removed.
+        # A later drop has replaced the input that was about to be removed.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_removing(one), dir_fd=self._fd)
         ready = _status(_removing(one) + _READY_SUFFIX, self._fd)
@@ -155,7 +155,7 @@ class InputDirectory:
         return False
 
     def sync(self) -> None:
-        """Make the moves durable: a version that is forgotten must not be back after a power cut.
+        """Make the moves durable: after a power cut, no forgotten version may be back.
 
         The archives come first, so that each file has a name at any time.
         """

@@ -248,7 +248,7 @@ async def _retention(
     metrics: Metrics,
     check_wanted: asyncio.Event,
 ) -> AsyncIterator[None]:
-    """Remove what is done, and forget what is gone, during a block."""
+    """Apply retention, and forget files that are gone, during a block."""
     intake, journal, period_seconds = pipeline.intake, pipeline.journal, settings.rescan_sec
     journal_bytes = settings.journal_mb * MEBIBYTE
     retention = asyncio.create_task(

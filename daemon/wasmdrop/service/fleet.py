@@ -59,7 +59,7 @@ class DaemonFleet:
         await self.fleet.connection.subscribe(heartbeat_subject("*", "*"), self.workers.take)
 
     def view(self) -> FleetView:
-        """Return what is known of the fleet now, for people; called on the event loop."""
+        """Return the state of the fleet for the control page. Called on the event loop."""
         fleet, metrics = self.fleet, self.metrics
         return FleetView(
             name=fleet.daemon,

@@ -29,7 +29,7 @@ SECRET_VARIABLE: Final = "WASMDROP_ON_FINISHED_SECRET_FILE"  # noqa: S105 - a na
 _MAX_SECRET_BYTES: Final = 4096
 _DAY_SECONDS: Final = 86_400.0
 
-#: Names of this host: what is sent to them crosses no network.
+#: Names of this host: requests to them cross no network.
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -127,7 +127,7 @@ def _require_program(settings: Settings, path: Path) -> None:
         ) from None
     if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK):
         raise HookSettingsError(
-            f"{place}: user {user}, who runs the daemon, can't execute it",
+            f"{place}: user {user}, which runs the daemon, can't execute it",
             "name a program, or make it executable (chmod +x)",
         )
     for name, directory in (("shared", settings.shared_dir), ("wasm", settings.wasm_dir)):

@@ -1,4 +1,4 @@
-"""Retention of a daemon: what it does with finished jobs, their inputs and their results.
+"""Retention of inputs and results: starts the parts that the settings turn on.
 
 Moving inputs and removing slots are imported only if they are on.
 """

@@ -1,4 +1,4 @@
-"""Where secrets must not be kept: in any directory that producers or guests can reach."""
+"""Refuse secrets in directories that producers or guests can reach."""
 
 import os
 from collections.abc import Iterator

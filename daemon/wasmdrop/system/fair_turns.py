@@ -1,4 +1,4 @@
-"""Queues and room that are fair to owners, who take turns. Things of one owner stay in order."""
+"""A queue and a semaphore in which owners take turns. Items of one owner stay in order."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -38,7 +38,7 @@ class FairTurns(Generic[_Item]):
 
 
 class FairSemaphore:
-    """Room for so many at a time; used from one event loop."""
+    """A semaphore of value ``room`` with fair turns; used from one event loop."""
 
     def __init__(self, room: int) -> None:
         self._room = room
@@ -59,7 +59,7 @@ class FairSemaphore:
             raise
 
     def release(self) -> None:
-        """Hand room over to the one whose turn it is."""
+        """Let the next waiting task go on; without one, count the room as free."""
         while self._waiting:
             [turn] = self._waiting.take(1)
             if not turn.done():  # else its task was cancelled

@@ -1,1 +1,1 @@
-"""The HTTP server: bounds what clients can do, and knows nothing of what it serves."""
+"""HTTP: a server and a client that bound the time and the bytes of the other side."""

@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _read(self) -> None:
-        """Take what has arrived of the request. Raises ``h11.RemoteProtocolError``."""
+        """Parse the received bytes of the request. Raises ``h11.RemoteProtocolError``."""
         while self._answering is None:
             event = self._http.next_event()
             if isinstance(event, h11.Request):

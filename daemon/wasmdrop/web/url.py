@@ -1,4 +1,4 @@
-"""URLs of servers that this program connects to: parses those that its user or operator gives."""
+"""Parse the URLs of servers that the user or the operator names."""
 
 import re
 from typing import Final

@@ -1,7 +1,7 @@
-"""The workers that this daemon hears of, and what it can say of its fleet, for people.
+"""The workers whose heartbeats this daemon receives, and a view of its fleet for the control page.
 
-A worker says what it likes of itself, and may send under any name of its pool: texts and numbers of
-workers are bounded, and nothing depends on them. The pool is in the subject, so that it is true.
+A worker can send any facts about itself, under any name of its pool. So texts are bounded, and
+nothing depends on the facts. The pool is true, because the server checks the subject.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from wasmdrop.protocol.text import one_line
 #: How long a worker is known after its last heartbeat, in seconds: it sends one every five.
 _KNOWN_SECONDS: Final = 30.0
 
-#: Workers that are known at a time; others are not, until one of these is silent.
+#: Most workers that are known at a time; others are ignored until one of these is silent.
 _MOST_KNOWN: Final = 1000
 
 _MOST_CHARACTERS: Final = 64
 
 
 class KnownWorker(msgspec.Struct, frozen=True):
-    """A worker, by its own words except for the pool."""
+    """A worker, as it describes itself; only the pool is checked."""
 
     name: str
     pool: str
@@ -40,16 +40,16 @@ class KnownWorker(msgspec.Struct, frozen=True):
 
 
 class FleetView(msgspec.Struct, frozen=True):
-    """What a daemon knows of its fleet at one time."""
+    """The state of a fleet, as its daemon sees it."""
 
     name: str
-    """That of this daemon in the fleet."""
+    """The name of this daemon in the fleet."""
     pool: str
     is_connected: bool
     is_away: bool
     """Whether the fleet has not answered for so long that jobs run elsewhere or wait."""
     problem: str
-    """Why there is no connection, or what the fleet lacks, in one line; or empty."""
+    """Why there is no connection, or the fault of the fleet, in one line; or empty."""
     window: int
     """Jobs that may be in the fleet at a time."""
     unanswered: int
@@ -105,7 +105,7 @@ class KnownWorkers:
         self._heard[key] = _Heard(bounded, self._clock())
 
     def now(self) -> tuple[KnownWorker, ...]:
-        """Return the workers that were heard of lately, by pool and name."""
+        """Return the workers that sent a heartbeat lately, by pool and name."""
         self._forget_silent()
         now, wall_ns = self._clock(), self._wall_ns()
         return tuple(

@@ -1,9 +1,10 @@
 """Tell the workers which jobs of this daemon are over, so that none of them runs on for nothing.
 
-A job that was cancelled, or that ended on this machine, may still be in its stream or run on a
-worker. The workers of the pool are told of it. A worker that runs it ends the run, one that gets it
-later does not begin it, and both acknowledge it without an answer. Messages may be lost and daemons
-may end, so the job is named again as long as it is in its stream. Nothing of this is kept on disk.
+A job that was cancelled, or that ended on this host, may still be in its stream or run on a worker.
+The daemon sends its id to the workers of the pool. A worker that runs the job ends the run, one
+that leases it later does not begin it, and both acknowledge it without an answer. Messages may be
+lost and daemons may end, so the id is sent again while the job is in its stream. No state is on
+disk.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ from wasmdrop.fleet.transport.connection import FleetConnection
 
 _log = structlog.get_logger()
 
-#: How long nothing is found to be left over after a second daemon with this name was heard of, in
-#: seconds: the jobs may be those of the other one.
+#: How long no left-over jobs are revoked after a second daemon with this name sent a message, in
+#: seconds: the jobs may belong to the other daemon.
 _TWIN_SECONDS: Final = 60.0
 
 
@@ -44,12 +45,12 @@ class Revocations:
         self._cleanup = cleanup
         self._clock = clock
         self._waiting: dict[str, None] = {}
-        """The ids of jobs of which the workers are to be told."""
+        """The ids of jobs that are not sent to the workers yet."""
         self._has_waiting = asyncio.Event()
         self._suspects: set[str] = set()
         """The subjects that belonged to no open job at the last look."""
         self._known: set[str] = set()
-        """Those of them that were revoked."""
+        """The subjects among the suspects that were revoked."""
         self._paused_until = 0.0
 
     def revoke(self, job_id: str) -> None:
@@ -58,7 +59,7 @@ class Revocations:
         self._has_waiting.set()
 
     def pause(self) -> None:
-        """Revoke no left-over jobs for a while: they may be those of another daemon."""
+        """Revoke no left-over jobs for a while: they may belong to another daemon."""
         self._paused_until = self._clock() + _TWIN_SECONDS
 
     def look(self, there: set[str], is_open: Callable[[str], bool]) -> None:
@@ -86,7 +87,7 @@ class Revocations:
         await self._connection.publish(self._subject, encode(Revocation(())))
 
     async def keep_sending(self) -> None:
-        """Tell the workers until cancelled. What can't be sent is found again by :meth:`look`."""
+        """Send revocations until cancelled. :meth:`look` finds the jobs of lost messages again."""
         while True:
             await self._has_waiting.wait()
             self._has_waiting.clear()

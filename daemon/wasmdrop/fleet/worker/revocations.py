@@ -1,4 +1,4 @@
-"""Remember which jobs are over for their daemons, and end the runs of those in hand.
+"""Remember which jobs their daemons revoked, and end their runs.
 
 A daemon names its own jobs only: it is in the subject of the message, and the server lets no other
 daemon send under that name.
@@ -17,7 +17,7 @@ from wasmdrop.fleet.messages import InvalidMessageError, JobMessage, Revocation,
 #: while it is in its stream.
 _MEMORY_SECONDS: Final = 60.0
 
-#: Jobs that are remembered; of more, the oldest are forgotten until they are named again.
+#: Most jobs that are remembered; beyond it, the oldest are forgotten until they are named again.
 _MOST_REMEMBERED: Final = 10_000
 
 

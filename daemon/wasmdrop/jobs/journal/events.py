@@ -27,7 +27,7 @@ class Event(msgspec.Struct, frozen=True):
     slot: str
     """The key of the job's slot."""
     path: str
-    """Where the marker file is."""
+    """The path of the marker file."""
     marker: bytes
     """Its content."""
     created_ns: int
@@ -36,11 +36,11 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class DueEvents(msgspec.Struct, frozen=True):
-    """Events that are due, the one that is due longest first."""
+    """Events that are due, in the order of their due times."""
 
     events: list[Event]
     next_due_ns: int | None
-    """When the first of those that are not due yet is; None without one."""
+    """When the next event is due; None without one."""
     oldest_ns: int | None
     """When the oldest event of all was recorded; None without one."""
 

@@ -4,7 +4,7 @@ const COUNTS = new Intl.NumberFormat("en-US");
 const RATES = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
 
 /**
- * Invisible characters, and those that change the direction of text, have no effect but to deceive.
+ * Invisible characters, and characters that change the direction of text, only deceive.
  * U+FE0F stays: it only selects the coloured form of an emoji.
  */
 const DECEPTIVE = /\p{C}|\p{Zl}|\p{Zp}|(?! )\p{Zs}|(?!\ufe0f)\p{Default_Ignorable_Code_Point}/gu;

@@ -1,4 +1,4 @@
-/** What a reader does with one job: see all about it, or cancel it. */
+/** Actions on one job: show all facts about it, or cancel it. */
 
 import { api } from "./api.js";
 import { byId, element, setText } from "./elements.js";
