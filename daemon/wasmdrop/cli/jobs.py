@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slot",
         action="append",
-        help="only jobs of this slot: NAME, input-NAME.json or input.json, with any directories",
+        help="only jobs of this slot: NAME, input-NAME.json or input.json, with its directories",
     )
     parser.add_argument(
         "--limit", type=int, default=50, metavar="N", help="list at most N (default: 50; 0: all)"
