@@ -194,7 +194,8 @@ class FinishedSlots:
                         opened.begin(old)
                     except OSError as error:
                         first = first or error
-                return opened.complete(), first
+                removed, failure = opened.complete()
+                return removed, first or failure
         except (FileNotFoundError, NotADirectoryError):
             return [], first  # the directory is gone
         except OSError as error:

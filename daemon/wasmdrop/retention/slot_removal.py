@@ -137,19 +137,31 @@ class SlotDirectory:
         _may_go, done_input = self._input_of(old, marker)
         self._removals.append(self._removal(old, marker, done_input))
 
-    def complete(self) -> list[RemovedSlot]:
-        """Complete the removals, durably; return them. Raises ``OSError``."""
+    def complete(self) -> tuple[list[RemovedSlot], OSError | None]:
+        """Complete the removals, durably; return them, and the first error.
+
+        A slot that can't be removed does not keep the others. Raises ``OSError`` if a sync fails.
+        """
         if not self._removals:
-            return []
+            return [], None
         os.fsync(self._fd)  # no marker is back after a power cut
-        removed = [RemovedSlot(one.old.slot.input_path, self._empty(one)) for one in self._removals]
+        removed: dict[str, RemovedSlot] = {}
+        """By the name of the hidden marker."""
+        first: OSError | None = None
+        for one in self._removals:
+            try:
+                had_input = self._empty(one)
+            except OSError as error:
+                first = first or error
+                continue
+            name = REMOVING_PREFIX + one.old.slot.stem + MARKER_SUFFIX
+            removed[name] = RemovedSlot(one.old.slot.input_path, had_input)
         self._inputs.sync()
         os.fsync(self._fd)
-        for one in self._removals:
-            name = REMOVING_PREFIX + one.old.slot.stem + MARKER_SUFFIX
+        for name in removed:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._fd)
-        return removed
+        return list(removed.values()), first
 
     def _empty(self, one: _Removal) -> bool:
         """Remove results and input; return whether there was an input."""

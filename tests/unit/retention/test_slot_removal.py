@@ -74,7 +74,10 @@ class SlotFiles:
         with SlotDirectory(rooted, rooted, "", before_ns) as opened:
             opened.resume(self.old)
             opened.begin(self.old)
-            return opened.complete()
+            removed, error = opened.complete()
+        if error is not None:
+            raise error
+        return removed
 
     def names(self) -> set[str]:
         """Return all paths below the directory."""
@@ -327,3 +330,24 @@ def test_resume_keeps_a_result_that_the_marker_does_not_describe(slot: SlotFiles
     (slot.directory / "result-a.txt").write_bytes(b"mine")
     assert len(slot.remove(before_ns=0)) == 1
     assert slot.names() == {"result-a.txt"}
+
+
+def test_removal_of_a_slot_that_is_impossible_does_not_keep_others(slot: SlotFiles) -> None:
+    """Another user has taken the name that its input gets before it is removed."""
+    (slot.directory / ".removing-input-a.json").mkdir()
+    files = dict.fromkeys(("result-b.json", "result-b.txt"), b"")
+    for name, data in files.items():
+        (slot.directory / name).write_bytes(data)
+    claimed = {name: entry_of(data) for name, data in files.items()}
+    marker = a_marker(claimed, slot="input-b.json")
+    (slot.directory / "result-b.done").write_text(json.dumps(marker))
+    path = str(slot.directory / "input-b.json")
+    other = OldSlot(Slot("input-b.json", path, str(slot.directory), "result-b"), None, None)
+    rooted = RootedPath(str(slot.directory), "")
+    with SlotDirectory(rooted, rooted, "", LATER_NS) as opened:
+        opened.begin(slot.old)
+        opened.begin(other)
+        removed, error = opened.complete()
+    assert removed == [RemovedSlot(path, had_input=False)]
+    assert isinstance(error, IsADirectoryError)
+    assert slot.input.read_bytes() == INPUT
