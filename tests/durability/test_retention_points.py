@@ -111,7 +111,7 @@ def _drop(lives: Lives, name: str) -> None:
 
 
 def _left(lives: Lives) -> set[str]:
-    """Return the files in the shared directory but for those that must stay."""
+    """Return the files in the shared directory that need not stay."""
     found = {path for path in lives.shared.rglob("*") if not path.is_dir()}
     names = {str(path.relative_to(lives.shared)) for path in found}
     return names - {*_FOREIGN, ".wasmdrop.lock"}
@@ -128,7 +128,7 @@ def _check_jobs(lives: Lives) -> None:
 
 
 def test_daemon_killed_at_each_write_for_an_input_loses_nothing(tmp_path: Path) -> None:
-    """Inputs that are done go; those that are dropped between the deaths run once."""
+    """Inputs that are done go; inputs that are dropped between the kills run once."""
     lives = _prepared(tmp_path, WASMDROP_AFTER="remove")
     _kill_at(lives, _POINTS[f"{_INPUTS}InputDirectory.withdraw:rename"], "before")
     for number, name in enumerate(_OF_INPUTS):

@@ -81,7 +81,7 @@ def busy(base: Path, **variables: str) -> Iterator[Daemon]:
 
 
 def test_removed_inputs_cancel_jobs_that_have_not_begun(tmp_path: Path) -> None:
-    """Not the one that runs. A replaced input is another drop, and cancels nothing."""
+    """A running job goes on. A replaced input is another drop, and cancels nothing."""
     with busy(tmp_path) as daemon:
         shared = daemon.shared
         names = ["input-gone.json", "input-moved.json", "input-replaced.json", "input-edited.json"]

@@ -1,4 +1,4 @@
-"""Limits per top directory: its other jobs wait or are refused, those of other directories run."""
+"""Limits per top directory: its jobs wait or are refused, and jobs of other directories run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def test_directory_beyond_its_limits_waits_or_is_refused_and_others_run(tmp_path
 
 
 def test_directory_limits_after_a_kill_refuse_no_job_again(tmp_path: Path) -> None:
-    """Accepted jobs wait on, whatever the limit is now; refused ones stay refused."""
+    """Accepted jobs wait on, also beyond a lower limit; refused ones stay refused."""
     with _flooded(tmp_path) as daemon:
         accepted = {job["job"] for job in listed(daemon, "--state", "open")}
         before = _refused(daemon)

@@ -19,7 +19,7 @@ from tests.support.receiver import TAKEN, Answer, Received, Receiver
 
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - of this test alone
 
-#: Writes what the command got to a file in its directory, and fails as often as another file says.
+#: Writes its input and its variables to its directory; fails once if another file is not empty.
 COMMAND: Final = """#!/bin/sh
 cd "$(dirname "$0")" || exit 9
 if [ -s fail ]; then : > fail; echo "out of order" >&2; exit 7; fi
@@ -100,7 +100,7 @@ def test_event_that_is_refused_is_sent_again_by_the_next_daemon(tmp_path: Path) 
 
 
 def test_command_gets_the_marker_and_names_of_any_bytes(tmp_path: Path) -> None:
-    """It is run again after a failure, and the result files are where it is told."""
+    """It is run again after a failure; `WASMDROP_MARKER` names the marker."""
     directory = tmp_path / "hook"
     directory.mkdir()
     program = directory / "finished"

@@ -1,4 +1,4 @@
-"""The control page in a real browser: what it shows, what it does, and what it never does."""
+"""The control page in a real browser: content, actions and hostile names."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_page_shows_the_details_of_a_job(browser: Browser, hostile: Daemon) -> N
 
 
 def test_plot_has_a_table_of_its_values(browser: Browser, hostile: Daemon) -> None:
-    """For readers who can't see it."""
+    """For screen readers."""
     with visit(browser, address(hostile)) as opened:
         page = opened.page
         plot = page.get_by_role(
@@ -232,7 +232,7 @@ def largest(opened: Visit) -> dict[str, Any]:
     }
 
 
-#: Texts of :file:`format.js`: the call, and what it returns.
+#: Calls of :file:`format.js` and :file:`plot.js` with their results.
 TEXTS: Final = {
     "harmless('a\\u202eb\\u200bc\\n\\ud800')": "a\\u{202e}b\\u{200b}c\\u{a}\\u{d800}",
     "harmless('\\u{1f389}\\u2764\\ufe0f \\u05e9')": "\U0001f389\u2764\ufe0f \u05e9",

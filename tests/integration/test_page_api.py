@@ -13,7 +13,7 @@ from tests.support.page import CHANGE, ask, overview, until_running, with_page
 from wasmdrop.page.model import History, Overview
 
 
-def test_page_overview_shows_what_a_daemon_does(tmp_path: Path) -> None:
+def test_page_overview_of_a_busy_daemon_has_its_jobs_and_modules(tmp_path: Path) -> None:
     """Jobs that ended, one that runs, one that waits behind it, and the modules."""
     with with_page(tmp_path).running() as daemon:
         daemon.submit("input-good.json", {"entry": "run", "args": [1]})
@@ -71,7 +71,7 @@ def test_page_cancel_answers_how_a_job_ended(tmp_path: Path) -> None:
         assert unseen.status == 403
 
 
-def test_page_jobs_are_those_of_the_journal(tmp_path: Path) -> None:
+def test_page_jobs_are_in_the_journal(tmp_path: Path) -> None:
     """Filtered and limited; names of any bytes are valid JSON."""
     odd = os.fsdecode(b"sub-\xff")
     with with_page(tmp_path).running() as daemon:

@@ -1,4 +1,4 @@
-"""What happens to inputs and results: archives, removal, and what is never touched."""
+"""Retention of inputs and results: archives, removal, and files that stay."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.fib import FIB, GOOD, with_fib
 INVALID: Final = '{"entry"'
 NO_SUCH_ENTRY: Final = '{"entry": "nope"}'
 
-#: Of jobs that are over ten times as old when a test looks at what is left, in days.
+#: Age at which results are removed, in days: just under a second.
 SHORT_DAYS: Final = "0.00001"
 
 OTHER_USER: Final = 4001
@@ -80,7 +80,7 @@ def test_archive_leaves_an_input_that_a_new_module_reruns(archiver: Daemon) -> N
 
 
 def test_archive_at_start_takes_inputs_of_earlier_jobs(tmp_path: Path) -> None:
-    """Those that were done before the setting was on; not unread drops, and not links."""
+    """Inputs that were done before the setting was on; not unread drops, and not links."""
     daemon = with_fib(tmp_path)
     real = tmp_path / "shared" / "real"
     real.write_text(GOOD)

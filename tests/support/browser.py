@@ -15,7 +15,7 @@ Scheme = Literal["light", "dark"]
 
 _DEADLINE_MS: Final = DEADLINE_SECONDS * 1000
 
-#: Reports violations of the page's policy to the console, whatever their directive.
+#: Reports violations of any directive of the page's policy to the console.
 _REPORT_VIOLATIONS: Final = """
 document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy violated: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`));

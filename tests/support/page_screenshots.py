@@ -99,7 +99,7 @@ def _work(daemon: Daemon, seconds: float) -> None:
 
 
 def _fill(daemon: Daemon, waiting: int) -> None:
-    """Drop jobs that run until the end, and those that wait for them."""
+    """Drop jobs that run until the end, and jobs that wait for them."""
     for number in range(waiting + WORKERS):
         _drop(daemon, 10_000_000 + number, {"args": [LONG]})
     address = _address(daemon)

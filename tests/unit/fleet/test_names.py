@@ -1,4 +1,4 @@
-"""Subjects that are read back: those of jobs."""
+"""Subjects of jobs, which are read back."""
 
 import pytest
 

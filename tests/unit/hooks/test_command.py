@@ -98,7 +98,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_command_is_done_when_it_ends_though_a_child_holds_its_streams(tmp_path: Path) -> None:
-    """The child goes on: it may be what the operator wants."""
+    """The child goes on: the operator may want that."""
     asyncio.run(sh(f"sleep 1000 2>&1 & echo $! > {tmp_path}/child; exit 0").send(an_event()))
     pid = int((tmp_path / "child").read_text())
     assert is_running(pid)

@@ -28,7 +28,7 @@ LONG_PAUSE: Final = wait_random_exponential(multiplier=1, min=500, max=501)
 
 
 class FakeHook:
-    """Notes what it gets; ``fails`` says how an event is refused, None: it is taken."""
+    """Notes its events; ``fails`` returns the error of an event, None if it is taken."""
 
     at_once = AT_ONCE
 
@@ -194,7 +194,7 @@ def test_sender_postpones_an_event_across_a_restart(
 
 @pytest.mark.usefixtures("no_pauses")
 def test_sender_tries_one_event_at_a_time_while_the_hook_is_down(tmp_path: Path) -> None:
-    """When it is back, all are sent, and those that were not tried have no failure."""
+    """When it is back, all are sent, and events that were not tried have no failure."""
     ids = [f"job-{number:02}" for number in range(40)]
 
     def refuse(hook: FakeHook) -> None:
@@ -279,9 +279,9 @@ def test_sender_that_stops_lets_attempts_under_way_end(tmp_path: Path) -> None:
     assert len(left) == len(ids) - AT_ONCE
 
 
-def test_sender_survives_a_hook_with_a_fault(tmp_path: Path, no_pauses: None) -> None:
+@pytest.mark.usefixtures("no_pauses")
+def test_sender_survives_a_hook_with_a_fault(tmp_path: Path) -> None:
     """The event is sent again, like any other that failed."""
-    del no_pauses
     faults = iter([RuntimeError("a fault")])
 
     def fails(_event: Event) -> HookFailedError | None:

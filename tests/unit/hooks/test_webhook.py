@@ -87,7 +87,7 @@ def flood(connection: socket.socket) -> None:
 
 
 def garble(connection: socket.socket) -> None:
-    """Send what is not HTTP, with an escape sequence."""
+    """Send an answer that is not HTTP, with an escape sequence."""
     connection.sendall(b"\x1b[2J\xff\r\n\r\n")
 
 

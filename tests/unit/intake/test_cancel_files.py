@@ -15,7 +15,7 @@ from wasmdrop.jobs.journal.database import open_for_writing
 
 
 class Bench:
-    """An intake on its own directories, the slots that were cancelled, and what was refused."""
+    """An intake on its own directories, with its cancelled slots and refused files."""
 
     def __init__(self, base: Path, **variables: str) -> None:
         self.shared = base / "shared"
@@ -78,7 +78,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_cancel_file_each_version_cancels_once(bench: Bench) -> None:
-    """Whatever its content; a later input is not cancelled."""
+    """With any content; a later input is not cancelled."""
     bench.drop("a/input-x.json")
     cancel = bench.drop("a/input-x.json.cancel", "not read")
     bench.scan("a/input-x.json.cancel")
@@ -102,7 +102,7 @@ def test_cancel_file_of_a_running_job_without_its_input_cancels(bench: Bench) ->
 
 
 def test_cancel_file_older_than_the_input_is_remembered_and_does_nothing(bench: Bench) -> None:
-    """Nobody saw it while the daemon was down; its input was dropped after it."""
+    """The daemon was down when it was dropped; its input came after it."""
     cancel = bench.shared / "input.json.cancel"
     cancel.touch()
     since = cancel.stat().st_ctime_ns
@@ -182,7 +182,7 @@ def test_cancel_file_of_the_root_slot_has_the_name_of_input_path(tmp_path: Path)
 
 
 def test_cancel_file_names_are_not_reported_as_ignored(bench: Bench) -> None:
-    """Only those of no input are."""
+    """Names without an input are."""
     shared = bench.shared
     assert bench.layout.why_ignored(f"{shared}/input-a.json.cancel") is None
     assert bench.layout.why_ignored(f"{shared}/input_a.json.cancel") is not None

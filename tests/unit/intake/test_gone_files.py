@@ -127,7 +127,7 @@ def test_note_file_that_was_never_taken_is_ignored(bench: Bench) -> None:
 
 @pytest.mark.parametrize("change", ["removed", "renamed", "replaced"])
 def test_note_directory_its_inputs_are_gone(bench: Bench, change: str) -> None:
-    """At any depth; those of directories with similar names are not."""
+    """At any depth; inputs of directories with similar names are not."""
     names = ["a/input.json", "a/b/c/input-deep.json"]
     for name in (*names, "ab/input.json", "a.b/input.json", "a/stays/input.json"):
         bench.take(name)
@@ -157,7 +157,7 @@ def test_note_held_input_is_left_alone(bench: Bench) -> None:
 
 
 def test_note_past_the_limit_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check of all files finds what is left out."""
+    """A check of all files finds the others."""
     monkeypatch.setattr(gone_files, "_MAX_NOTED", 2)
     paths = [bench.take(f"input-{number}.json") for number in range(3)]
     for path in paths:
@@ -173,7 +173,7 @@ def test_note_past_the_limit_is_refused(bench: Bench, monkeypatch: pytest.Monkey
 def test_find_more_than_the_limit_returns_the_others_next(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory is bounded, whatever was removed."""
+    """Memory is bounded."""
     monkeypatch.setattr(gone_files, "MAX_FOUND", 1)
     bench.journal.execute("BEGIN")
     for number in range(600):
@@ -217,7 +217,7 @@ def test_forget_version_that_was_replaced_since_leaves_the_later_one(bench: Benc
 def test_find_file_below_a_mount_point_that_is_gone_is_not_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
-    """What is below the mount point may have the same device number, as with a bind mount."""
+    """The directory below the mount point may have the same device number, as with a bind mount."""
     path = bench.take("volume/deep/input.json")
     other = bench.take("volume-2/input.json")
     points: set[str] = {"/", str(bench.shared / "volume")}

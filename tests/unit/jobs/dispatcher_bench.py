@@ -1,4 +1,4 @@
-"""A dispatcher whose runner, journal and delivery do what a test wants."""
+"""A dispatcher whose runner, journal and delivery a test controls."""
 
 import asyncio
 import json
@@ -150,7 +150,7 @@ class Bench:
         """Wait for ever."""
         return asyncio.get_running_loop().create_future()
 
-    # What a test does
+    # For tests
 
     def resume(self, *ids: str, key: str = "input.json") -> None:
         """Queue jobs of a slot."""

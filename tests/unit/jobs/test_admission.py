@@ -96,7 +96,7 @@ def test_admission_lent_room_does_not_raise_the_limit_of_its_directory() -> None
 
 
 def test_admission_ended_jobs_need_no_room_and_are_bounded() -> None:
-    """A few at a time, whatever their directory has on its way."""
+    """A few at a time, however many jobs their directory has on its way."""
     admission = Admission(1, directory_limit=1)
     for number in range(1 + _EXTRA_JOBS):
         admission.add(f"{number}/input.json", 0)

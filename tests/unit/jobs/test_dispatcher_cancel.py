@@ -1,4 +1,4 @@
-"""Cancellation: what ends when, in which order, and what is published."""
+"""Cancellation: when jobs end, in which order, and with which results."""
 
 import asyncio
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_cancel_of_a_job_behind_another_ends_it_at_its_turn() -> None:
 
 
 def test_cancel_of_a_job_without_room_does_not_wait_for_others() -> None:
-    """Neither for those that run nor for those that wait before it."""
+    """Neither for running jobs nor for jobs that wait before it."""
 
     async def use(bench: Bench) -> None:
         for number in range(1000):

@@ -26,7 +26,7 @@ _ACTIONS: Final = ("drop", "drop", "drop", "end", "await", "wake", "lend", "retu
 
 
 class _Play:
-    """Jobs that a test moves, and what must hold between the moves."""
+    """Jobs that a test moves, and checks of the limits between the moves."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench

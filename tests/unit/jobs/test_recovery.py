@@ -117,7 +117,7 @@ def test_recovery_job_that_was_detached_and_then_refused_has_no_attempt_to_take_
 
 
 def test_recovery_requested_end_is_recorded_before_the_job_is_resumed(tmp_path: Path) -> None:
-    """Whatever state the earlier daemon left it in; an end that was decided before stays."""
+    """In any state that the earlier daemon left; an end that was decided before stays."""
     wanted = DecidedEnd(Code.CANCELLED, "a test")
     earlier = DecidedEnd(Code.QUEUE_LIMIT, "too many")
 

@@ -1,4 +1,4 @@
-"""Who may use the control page: hosts, tokens, sessions and other sites."""
+"""Access to the control page: hosts, tokens, sessions and other sites."""
 
 from typing import Final
 
@@ -130,7 +130,7 @@ def test_access_cookie_is_kept_from_scripts_and_other_sites() -> None:
     ["", "token=", f"token={KNOWN[:-1]}", f"Token={KNOWN}", KNOWN, "token=%FF", "\xff", "&" * 100],
 )
 def test_access_login_without_the_token_is_refused(body: str) -> None:
-    """Whatever is sent instead."""
+    """With any other token."""
     assert Access(KNOWN, 80).login(request(body)) is None
 
 

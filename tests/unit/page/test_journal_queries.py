@@ -103,7 +103,7 @@ def test_queries_of_one_job_give_its_whole_message(tmp_path: Path) -> None:
 
 
 def test_queries_of_notes_say_why_jobs_wait(tmp_path: Path) -> None:
-    """Of those that have a note."""
+    """Jobs without a note are left out."""
     jobs = [job(number) for number in range(3)]
 
     async def query(queries: JournalQueries, journal: Journal) -> None:

@@ -24,7 +24,7 @@ def work(number: int, slot: str, **changes: Any) -> Work:
 
 
 def table_of(works: list[Work]) -> WorkTable:
-    """Return a table with these jobs; those that are not queued are active."""
+    """Return a table with these jobs; jobs that are not queued are active."""
     table = WorkTable(None)  # type: ignore[arg-type]
     for one in works:
         table.add(one)
@@ -34,11 +34,11 @@ def table_of(works: list[Work]) -> WorkTable:
 
 
 def look_at(table: WorkTable) -> open_jobs.OpenJobs:
-    """Return what the page shows."""
+    """Return the open jobs for the page."""
     return asyncio.run(open_jobs.look_at(table, NOW_NS))
 
 
-def test_open_jobs_are_those_that_run_and_those_that_wait() -> None:
+def test_open_jobs_have_running_and_waiting_ones() -> None:
     """Behind another one of their slot, for their module, or for their turn."""
     found = look_at(
         table_of(
@@ -67,7 +67,7 @@ def test_open_jobs_are_those_that_run_and_those_that_wait() -> None:
 
 
 def test_open_jobs_of_a_large_table_are_bounded_and_leave_the_loop_free() -> None:
-    """Those that run longest are shown; others get turns between the parts."""
+    """The jobs that run longest are shown; other tasks get turns between the parts."""
     works = [work(number, f"q{number}") for number in range(60_000)]
     works += [
         work(number, f"r{number}", state=JobState.RUNNING, started_at_ns=number)

@@ -135,7 +135,7 @@ def test_removal_by_a_forged_marker_keeps_an_unread_drop(slot: SlotFiles, is_res
 
 
 def test_removal_of_a_slot_with_a_link_to_another_name_keeps_that_name(slot: SlotFiles) -> None:
-    """A hard link of a result is somebody's copy."""
+    """A hard link of a result may be the copy of a consumer."""
     copy = slot.directory / "copy"
     copy.hardlink_to(slot.directory / "result-a.json")
     assert len(slot.remove()) == 1
@@ -325,7 +325,7 @@ def test_resume_of_a_slot_with_new_results_keeps_them(slot: SlotFiles) -> None:
 
 
 def test_resume_keeps_a_result_that_the_marker_does_not_describe(slot: SlotFiles) -> None:
-    """Somebody put it there after the daemon died."""
+    """Another user put it there after the daemon died."""
     slot.marker.rename(slot.directory / ".removing-result-a.done")
     (slot.directory / "result-a.txt").write_bytes(b"mine")
     assert len(slot.remove(before_ns=0)) == 1

@@ -393,7 +393,7 @@ def test_withdraw_input_that_grows_while_it_is_read_stays(
 def test_withdraw_input_of_another_user_enters_no_archive_that_was_opened_before(
     tmp_path: Path,
 ) -> None:
-    """The archive is good enough for inputs of its owner, who could remove those of others."""
+    """The owner of the archive could remove inputs of other users in it."""
     require_root()
     directory = tmp_path / "all"
     directory.mkdir()

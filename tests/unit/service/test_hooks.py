@@ -21,7 +21,7 @@ SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - of this
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory with the directories of a daemon and those of keys and programs."""
+    """Return a directory with directories for a daemon, keys and programs."""
     # It would hold for this process, which runs other tests.
     monkeypatch.setattr(hooks, "forbid_inspection", lambda: None)
     for name in ("shared", "wasm", "state", "keys", "bin"):

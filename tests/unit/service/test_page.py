@@ -1,4 +1,4 @@
-"""Who may open the page of a daemon: its settings and the file of its token."""
+"""Access to the page of a daemon: its settings and the file of its token."""
 
 from pathlib import Path
 from typing import Final
@@ -110,6 +110,6 @@ def test_page_token_in_a_directory_of_producers_is_refused(tmp_path: Path, place
 
 
 def test_page_that_is_off_is_not_examined(tmp_path: Path) -> None:
-    """Whatever the other settings are."""
+    """With any other settings."""
     wanted = loaded(tmp_path, WASMDROP_PAGE="off", WASMDROP_PAGE_TOKEN_FILE=str(tmp_path / "none"))
     assert doctor_page.examine(wanted) == []

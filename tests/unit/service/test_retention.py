@@ -11,7 +11,7 @@ print(*sorted(name for name in sys.modules if name.startswith("wasmdrop.retentio
 
 
 def test_daemon_imports_only_the_retention_of_its_journal() -> None:
-    """Moving inputs and removing slots are for those who turn them on."""
+    """Moving inputs and removing slots are imported only if they are on."""
     command = [sys.executable, "-c", _PRINT]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["wasmdrop.retention.gone_files", "wasmdrop.retention.journal"]

@@ -36,7 +36,7 @@ async def large(_request: HttpRequest) -> HttpResponse:
 
 
 async def echo(request: HttpRequest) -> HttpResponse:
-    """Answer with what has arrived."""
+    """Answer with the request."""
     shown = f"{request.method} {request.path} {request.query} {request.header('x-a')}\n"
     return HttpResponse(200, shown.encode() + request.body, headers=(("X-B", "c"),))
 
@@ -253,7 +253,7 @@ def test_http_server_large_response_is_complete(served: HttpServer) -> None:
 def test_http_server_slow_readers_hold_a_bounded_amount(
     served: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that were first are evicted; one that reads gets all of its response."""
+    """The first ones are evicted; a client that reads gets all of its response."""
     monkeypatch.setattr(http_server, "_HELD_BYTES", 10 * len(LARGE))
     request = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
     with crowded(served, request, b"x"), connect(served) as reader:

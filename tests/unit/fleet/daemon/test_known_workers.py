@@ -1,4 +1,4 @@
-"""What a daemon shows of the workers that it hears of, honest ones and others."""
+"""The workers that a daemon knows from heartbeats, honest ones and others."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""Which jobs of the stream are over, and when the workers are told of them."""
+"""Which jobs of the stream are over, and when the workers hear of them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -144,7 +144,7 @@ def test_cancelled_job_is_revoked_and_leaves_nothing(play: Play) -> None:
 
 
 async def acknowledged(fleet: FakeFleet, lease: FakeLease) -> bool:
-    """Return whether an answer is acknowledged by what is due."""
+    """Return whether the due acknowledgements include that of an answer."""
     await fleet.cleanup.flush()
     return lease.is_acknowledged
 
@@ -165,7 +165,7 @@ def test_cancelled_job_with_an_answer_that_is_not_judged_acknowledges_it(play: P
 
 
 def test_cancelled_job_that_also_runs_here_ends_here(play: Play) -> None:
-    """The fleet is away; the workers are told when it is back."""
+    """The fleet is away; the message is sent when it is back."""
 
     async def scenario(fleet: FakeFleet) -> None:
         running = fleet.begin()
