@@ -19,7 +19,7 @@ from typing import Final
 from wasmdrop.cli import job_view
 from wasmdrop.cli.exit_status import USAGE_ERROR
 from wasmdrop.cli.standard_streams import say
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.outcome import Code
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
             status = USAGE_ERROR
         else:
             wanted[job.id] = job
-    if open_ids := [job.id for job in wanted.values() if not _has_ended(job)]:
+    if open_ids := [job.id for job in wanted.values() if not job.state.has_outcome]:
         _request(state_dir, open_ids)
     for job_id in wanted:
         status = max(status, _await_end(state_dir, job_id))
@@ -139,7 +139,7 @@ def _await_end(state_dir: Path, job_id: str) -> int:
         with JournalReader(state_dir) as history:
             job = history.find(job_id).job
             first = history.first_open(job.slot.key)
-        if _has_ended(job):
+        if job.state.has_outcome:
             if job.code is Code.CANCELLED:
                 break
             say(f"job {job.id}: it had already ended: {_end_of(job)}")
@@ -153,10 +153,6 @@ def _await_end(state_dir: Path, job_id: str) -> int:
         time.sleep(_POLL_SECONDS)
     sys.stdout.write(f"{job_id}\n")
     return 0
-
-
-def _has_ended(job: Job) -> bool:
-    return job.state is JobState.EXECUTED or job.state.is_final
 
 
 def _end_of(job: Job) -> str:

@@ -48,6 +48,11 @@ class JobState(StrEnum):
         """Whether no move leads out of this state."""
         return not MOVES[self]
 
+    @property
+    def has_outcome(self) -> bool:
+        """Whether the outcome of the job is decided, so that a cancellation comes too late."""
+        return self is JobState.EXECUTED or self.is_final
+
 
 #: The legal moves. RUNNING and EXECUTED go back to QUEUED when an attempt is repeated, because of
 #: its outcome or because the daemon ended first.

@@ -58,7 +58,7 @@ def why(entry: JournalEntry, first: Job | None) -> str:
 
 def _why_it_ends(job: Job) -> str:
     """Return the decided end of an open job that has not come to it; empty without one."""
-    if job.end is None or job.state is JobState.EXECUTED or job.state.is_final:
+    if job.end is None or job.state.has_outcome:
         return ""
     how = "is being cancelled" if job.end.code is Code.CANCELLED else f"ends as {job.end.code}"
     return f"{how}: {job.end.message}"

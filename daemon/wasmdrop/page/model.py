@@ -269,10 +269,8 @@ class Overview(msgspec.Struct, frozen=True):
     failures_by_module: tuple[ModuleFailures, ...]
     """The same, by module."""
     modules: tuple[Module, ...]
-    """The one called last is the first."""
+    """By their last calls, the latest first."""
     storage: Storage
-    can_cancel: bool
-    """Whether ``POST /api/v1/jobs/ID/cancel`` works."""
     login: bool
     """Whether the page needs a token, and so has a login and a logout."""
     fleet: Fleet | None = None

@@ -126,7 +126,6 @@ class OverviewMaker:
             failures_by_module=look.failures_by_module,
             modules=look.modules,
             storage=self._storage(),
-            can_cancel=True,
             login=self._has_login,
             fleet=look.fleet,
             hooks=look.hooks,

@@ -1,5 +1,7 @@
 """Report directories in which retention fails, each once a day."""
 
+import errno
+import os
 import time
 from collections import OrderedDict
 from typing import Final
@@ -24,6 +26,11 @@ class RetentionFailures:
         self._metrics = metrics
         self._logged: OrderedDict[str, float] = OrderedDict()
         """When a directory was logged last, by the monotonic clock in seconds."""
+
+    def note_hanging(self, directory: str) -> None:
+        """Note that the mount of ``directory`` does not answer."""
+        reason = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), directory)
+        self.note(directory, reason)
 
     def note(self, directory: str, error: OSError) -> None:
         """Note that files in ``directory`` could not be moved or removed."""

@@ -9,7 +9,6 @@ an error.
 """
 
 import asyncio
-import errno
 import itertools
 import os
 from collections import deque
@@ -148,8 +147,7 @@ class FinishedInputs:
             some = [by_path[path] for path in paths]
             move = partial(self._move, directory, some, is_recovering)
             if not await self._steps.do(directory, move):
-                reason = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), directory)
-                self._failures.note(directory, reason)
+                self._failures.note_hanging(directory)
 
     async def _move(self, directory: str, slots: list[Slot], is_recovering: bool) -> None:
         """Move those inputs in ``directory`` whose slots are not in use."""

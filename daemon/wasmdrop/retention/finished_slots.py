@@ -6,7 +6,6 @@ or an unread drop stays, and so does one whose marker is not the daemon's own or
 """
 
 import asyncio
-import errno
 import os
 import re
 import stat
@@ -124,7 +123,7 @@ class FinishedSlots:
             found: list[_Found | None] = []
             look = partial(self._look, top, batches, before_ns, found)
             if not await self._steps.do(top, look):
-                self._note_hanging(top)
+                self._failures.note_hanging(top)
                 return
             one = found[0]
             if one is None:
@@ -151,7 +150,7 @@ class FinishedSlots:
             if not await self._steps.do(
                 directory, partial(self._remove, directory, some, before_ns)
             ):
-                self._note_hanging(directory)
+                self._failures.note_hanging(directory)
                 return
 
     async def _remove(self, directory: str, slots: list[Slot], before_ns: int) -> None:
@@ -200,10 +199,6 @@ class FinishedSlots:
             return [], first  # the directory is gone
         except OSError as error:
             return [], error
-
-    def _note_hanging(self, directory: str) -> None:
-        reason = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), directory)
-        self._failures.note(directory, reason)
 
 
 def _next(batches: Iterator[EntryBatch], before_ns: int) -> _Found | None:

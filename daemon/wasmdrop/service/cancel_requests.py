@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from wasmdrop.jobs.job import DecidedEnd, Job, JobState, is_job_id
+from wasmdrop.jobs.job import DecidedEnd, Job, is_job_id
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import file_kind
@@ -198,7 +198,7 @@ def _is_over(job_id: str, job: Job | None) -> bool:
     if job is None:
         _log.warning("cancel-request-ignored", request=job_id, reason="there is no such job")
         return True
-    if job.state is JobState.EXECUTED or job.state.is_final:
+    if job.state.has_outcome:
         if job.code is not Code.CANCELLED:
             reason = f"the job had ended: {job.code or job.state}"
             _log.warning("cancel-request-ignored", request=job_id, reason=reason)

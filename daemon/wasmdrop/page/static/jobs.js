@@ -11,7 +11,6 @@ import { harmless, harmlessLines } from "./format.js";
 export function jobActions(say, refresh) {
   // Jobs whose cancellation was asked for here, until the daemon says it.
   const cancelling = new Set();
-  let canCancel = false;
 
   async function cancel(job) {
     if (!(await confirmed(job))) return;
@@ -30,9 +29,8 @@ export function jobActions(say, refresh) {
   }
 
   return {
-    /** Take over what concerns all jobs. */
+    /** Forget cancellations of jobs that have ended. */
     update(overview) {
-      canCancel = overview.can_cancel;
       const open = new Set([...overview.running, ...overview.queued].map((job) => job.job));
       for (const job of cancelling) if (!open.has(job)) cancelling.delete(job);
     },
@@ -44,7 +42,7 @@ export function jobActions(say, refresh) {
         if (button.getAttribute("aria-disabled") !== "true") cancel(job);
       };
       // The results of an executed job are on their way.
-      button.hidden = !isCancelling && (!canCancel || job.state === "executed");
+      button.hidden = !isCancelling && job.state === "executed";
       // Not `disabled`: the button that the reader has just used keeps the focus.
       button.setAttribute("aria-disabled", String(isCancelling));
       setText(button, isCancelling ? "cancelling" : "Cancel");
