@@ -41,9 +41,9 @@ _NO_DAEMON: Final = frozenset({errno.ENXIO, errno.ENOENT})
 
 _EPILOG: Final = """\
 Cancels jobs that wait or run: a running one is killed, and one that waits does not begin. Each
-ends with the code `cancelled` and gets result files that say so. The command waits until a job
-has ended, or until it is certain to end as cancelled when it is its turn in its slot. If no
-daemon runs, the jobs are cancelled when it starts. Prints the ids of the cancelled jobs.
+ends with the code `cancelled` and gets result files that say so. The command waits until each
+job has ended, or until only an earlier job of its slot has to end first. If no daemon is running,
+the jobs are cancelled when one starts. Prints the ids of the cancelled jobs.
 
 Exit status: 0 cancelled; 1 a job had already ended; 2 no such job, or the journal can't be read.
 Only root and the user of the daemon can cancel jobs. Producers: see docs/protocol.md.
