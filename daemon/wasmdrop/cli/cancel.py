@@ -31,7 +31,7 @@ _ENDED: Final = 1
 
 #: Time between two looks at the journal; each takes half a millisecond.
 _POLL_SECONDS: Final = 0.05
-#: The daemon is woken again, in case that it was restarted, or ended.
+#: The daemon is woken again after so many looks, because it may have been restarted.
 _LOOKS_PER_WAKE: Final = 20
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -120,7 +120,8 @@ def _wake(state_dir: Path) -> bool:
         if error.errno in _NO_DAEMON:
             return False
         raise SettingsError(
-            f"{state_dir / WAKE_NAME}: the daemon can't be told: {error.strerror}"
+            f"{state_dir / WAKE_NAME}: the daemon can't be woken: {error.strerror}; expected a"
+            " FIFO that root and the user of the daemon can write to"
         ) from None
     finally:
         os.close(state)

@@ -22,7 +22,7 @@ class Hook(Protocol):
 
     @property
     def at_once(self) -> int:
-        """How many events it takes at a time."""
+        """Return how many events it takes at a time."""
 
     async def send(self, event: Event) -> None:
         """Return when the hook has taken the event. Raises ``HookFailedError``."""

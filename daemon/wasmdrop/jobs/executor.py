@@ -63,7 +63,7 @@ class Executor(Protocol):
         """
 
     def cancel(self, job_id: str) -> None:
-        """Revoke a job on other machines; nothing waits for them, and nothing is raised.
+        """Revoke a job on other hosts, without waiting for them. Raises nothing.
 
         Called when the cancellation is durable, and before the task that runs the job is
         interrupted. Without this call an interrupted run goes on there, for the next daemon.

@@ -100,8 +100,8 @@ class ResultPublisher:
         if job.state is JobState.RUNNING or is_alone:
             work = self._table.move(work, JobState.EXECUTED, **changes)
         else:
-            # It did not run, so nothing else makes the next start look for its marker, or has the
-            # journal close the job before it, whose marker is about to be replaced.
+            # It did not run, so the next start would not look for its marker. Its marker also
+            # replaces the one of the job before it, which the journal may not have closed yet.
             work, durable = self._table.move_durably(work, JobState.EXECUTED, **changes)
             await durable
         self._metrics.executed(work.job, outcome)

@@ -125,10 +125,10 @@ class JobRunner:
     async def end(self, work: Work) -> Outcome:
         """Return the outcome of a job whose end was decided before it had another one."""
         job, end = work.job, work.job.end
-        assert end is not None  # noqa: S101 - the caller has looked
+        assert end is not None  # noqa: S101 - the caller checks it
         run_seconds = 0.0
         if job.state is JobState.RUNNING and job.started_at_ns is not None:
-            run_seconds = (time.time_ns() - job.started_at_ns) / 1e9
+            run_seconds = max(0, time.time_ns() - job.started_at_ns) / 1e9
         if work.spec is None and not work.is_large:
             with contextlib.suppress(RefusedError):
                 await self._spec(work)  # the results echo the entry and the arguments

@@ -7,7 +7,7 @@ from wasmdrop.protocol.text import one_line
 
 
 class WaitingJobs:
-    """Accepted jobs that have no room to run: at most ``limit`` of a top directory are dropped.
+    """Counts the accepted jobs of each top directory that wait; refuses drops beyond ``limit``.
 
     Without a limit nothing is counted. Used from one event loop.
     """
@@ -55,5 +55,5 @@ class WaitingJobs:
 
 
 def described(top: str) -> str:
-    """Return the name of a top directory for a message; it was chosen by a stranger."""
+    """Return the name of a top directory for a message. The name is not trusted."""
     return f"the directory {one_line(top)}" if top else "the shared directory itself"

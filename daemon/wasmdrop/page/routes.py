@@ -206,7 +206,6 @@ class Routes:
             return await self._cancel(job_id, _CANCELLED_HERE)
 
         if await self._main_loop.call(cancel):
-            _log.info("page-cancelled", job=job_id)
             return _json({"cancelled": True})
         found = await self._queries.job(job_id)
         if found is None:

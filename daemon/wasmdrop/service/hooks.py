@@ -40,7 +40,6 @@ class HookSettingsError(SettingsError):
         super().__init__(f"{found}; {advice}")
         self.found = found
         self.advice = advice
-        """What to do."""
 
 
 def load_hook(settings: Settings) -> Hook:
@@ -102,7 +101,7 @@ def parse_url(text: str) -> HttpUrl:
 
 def _read_key(settings: Settings) -> bytes:
     path = settings.on_finished_secret_file
-    assert path is not None  # noqa: S101 - the caller looked
+    assert path is not None  # noqa: S101 - the caller checks it
     forbid_inspection()
     try:
         content, way = read_secret(path, _MAX_SECRET_BYTES)

@@ -1,7 +1,7 @@
 """The control page of a daemon: its access and its parts, connected. Imported only if it is on.
 
-The page shows names of files and can cancel jobs. So it is for this host alone, or needs
-a token.
+The page shows names of files and can cancel jobs. So it needs a token, unless only
+this host can reach it.
 """
 
 import asyncio
@@ -64,11 +64,10 @@ class PageError(SettingsError):
         super().__init__(f"{variable}: {found}; {advice}")
         self.found = found
         self.advice = advice
-        """What to do."""
 
 
 def load_access(settings: Settings) -> Access:
-    """Return who may open the page of a daemon with these settings.
+    """Return the access rules of the page with these settings.
 
     Raises ``PageError`` if there is no address, or it is open to other hosts without a token, or
     if the token can't be used or is not safe.

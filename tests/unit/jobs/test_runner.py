@@ -259,6 +259,10 @@ def test_runner_end_of_a_job_has_its_reason_and_echoes_a_small_input() -> None:
         assert (await bench.runner.end(invalid)).code is Code.CANCELLED
         running = bench.begin(key="b/input.json", state=JobState.RUNNING, started_at_ns=1, end=end)
         assert (await bench.runner.end(running)).run_seconds > 0
+        later = bench.begin(
+            key="c/input.json", state=JobState.RUNNING, started_at_ns=2**62, end=end
+        )
+        assert (await bench.runner.end(later)).run_seconds == 0, "the clock was set back"
         assert bench.calls == []
 
     with_bench(use)

@@ -156,7 +156,7 @@ class RemoteExecutor:
             fleet.metrics.waiting -= 1
 
     def cancel(self, job_id: str) -> None:
-        """Revoke a job: its answer is not left to the next daemon."""
+        """Revoke a job, so that the next daemon does not expect its answer."""
         publication = self._fleet.publications.of_job(job_id)
         if publication is not None:
             publication.is_cancelled = True
