@@ -136,6 +136,10 @@ class Activity:
 
     def _add(self, job: Job, code: Code, run_seconds: float | None) -> None:
         self._ended.append((job, run_seconds))
+        if job.end is not None and job.started_at_ns is None:
+            # It was cancelled or refused before its module was called.
+            self._by_code.setdefault(code, _Failures(job)).add(job, code)
+            return
         sha256 = None if job.module is None else job.module.sha256
         if sha256 is not None:
             calls = self._modules.get(sha256)
@@ -154,9 +158,7 @@ class Activity:
             self._fail(job, code, sha256)
 
     def _fail(self, job: Job, code: Code, sha256: str | None) -> None:
-        if code not in self._by_code:
-            self._by_code[code] = _Failures(job)
-        self._by_code[code].add(job, code)
+        self._by_code.setdefault(code, _Failures(job)).add(job, code)
         failures = self._by_module.get(sha256)
         if failures is None:
             failures = self._by_module[sha256] = _Failures(job)

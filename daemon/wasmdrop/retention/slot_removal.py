@@ -174,6 +174,7 @@ class SlotDirectory:
             name = one.old.slot.stem + OUTPUT_SUFFIX
             os.rename(name, away, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             remove_tree(self._fd, away, only_own=True)
+        self._inputs.remove_cancel_file(one.old.slot.input_path, self._before_ns)
         return one.input is not None and self._inputs.withdraw(one.input)
 
     def _removal(self, old: OldSlot, marker: Marker, done_input: DoneInput | None) -> _Removal:

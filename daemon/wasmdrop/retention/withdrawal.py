@@ -20,7 +20,7 @@ import msgspec
 from wasmdrop.intake.file_versions import digest_of, is_same_version, is_unreadable, with_digest
 from wasmdrop.intake.layout import RootedPath
 from wasmdrop.intake.write_detection import refuses_lease
-from wasmdrop.protocol.slot import FileVersion
+from wasmdrop.protocol.slot import CANCEL_SUFFIX, FileVersion
 from wasmdrop.system import openat2, renaming
 from wasmdrop.system.tree_removal import is_daemon_directory
 
@@ -128,6 +128,14 @@ class InputDirectory:
         finally:
             self._end_ready(one, is_moved=is_moved)
         return is_moved
+
+    def remove_cancel_file(self, path: str, before_ns: int) -> None:
+        """Remove the cancel file of the input at ``path`` if it is older than that time."""
+        name = os.path.basename(path) + CANCEL_SUFFIX  # noqa: PTH119 - may hold any bytes
+        status = _status(name, self._fd)
+        if status is not None and max(status.st_mtime_ns, status.st_ctime_ns) < before_ns:
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(name, dir_fd=self._fd)
 
     def recover(self, one: DoneInput, *, archives: bool = True) -> bool:
         """Complete or undo a move of an earlier daemon; return whether the input is gone.

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.page import model
 from wasmdrop.page.activity import Activity
 from wasmdrop.protocol.outcome import Code, Outcome
@@ -84,6 +84,19 @@ def test_activity_module_has_calls_and_the_median_of_its_last_runs(activity: Act
     assert (later.sha256, later.calls, later.compile_seconds) == ("b", 1, None)
     assert (earlier.calls, earlier.failures, earlier.size_bytes) == (201, 1, 7)
     assert (earlier.compile_seconds, earlier.median_run_seconds) == (1.5, 1.0)
+
+
+@pytest.mark.parametrize("code", [Code.CANCELLED, Code.QUEUE_LIMIT])
+def test_activity_job_whose_end_was_decided_before_it_ran_is_no_failure_of_its_module(
+    activity: Activity, code: Code
+) -> None:
+    """It counts by its code. A job that was cancelled while it ran counts in both."""
+    end = DecidedEnd(code, "enough")
+    activity.executed(job(1, code, end=end, started_at_ns=None), Outcome(code=code))
+    assert [(one.code, one.count) for one in activity.failures_by_code()] == [(code, 1)]
+    assert (activity.failures_by_module(), activity.modules({})) == ((), ())
+    activity.executed(job(2, code, end=end), Outcome(code=code))
+    assert [one.count for one in activity.failures_by_module()] == [1]
 
 
 def test_activity_modules_and_failures_are_bounded(activity: Activity) -> None:

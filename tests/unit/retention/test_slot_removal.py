@@ -109,6 +109,24 @@ def test_removal_of_an_old_slot_leaves_only_files_of_others(slot: SlotFiles) -> 
     assert slot.names() == {"module.wasm", "result-a.note", "result-b.json", "input-b.json"}
 
 
+def test_removal_of_a_slot_removes_its_cancel_file_if_it_is_old(slot: SlotFiles) -> None:
+    """A directory of that name stays, and so does a file that is young."""
+    cancel = slot.directory / "input-a.json.cancel"
+    cancel.touch()
+    slot.remove()
+    assert not cancel.exists()
+    cancel.mkdir()
+    other = SlotFiles(slot.directory)
+    other.remove()
+    assert slot.names() == {cancel.name}
+    cancel.rmdir()
+    young = SlotFiles(slot.directory)
+    cancel.touch()
+    os.utime(cancel, (5_000_000_000, 5_000_000_000))
+    young.remove()
+    assert slot.names() == {cancel.name}
+
+
 def test_removal_of_a_slot_without_input_removes_its_results(slot: SlotFiles) -> None:
     """The input was archived, or its producer removed it."""
     slot.input.unlink()

@@ -23,7 +23,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     area: str
     """``kernel``, ``guest``, ``mounts``, ``state``, ``grants``, ``receipts``, ``page``, ``hook``,
-    ``container`` or ``fleet``."""
+    ``limits``, ``container`` or ``fleet``."""
     check: str
     status: Severity
     found: str
