@@ -134,7 +134,8 @@ class InputDirectory:
         name = os.path.basename(path) + CANCEL_SUFFIX  # noqa: PTH119 - may hold any bytes
         status = _status(name, self._fd)
         if status is not None and max(status.st_mtime_ns, status.st_ctime_ns) < before_ns:
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            # PermissionError: that of another user in a sticky directory.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                 os.unlink(name, dir_fd=self._fd)
 
     def recover(self, one: DoneInput, *, archives: bool = True) -> bool:

@@ -1,5 +1,6 @@
 """Removing old slots: all files of a true marker go; any doubt keeps the slot as it is."""
 
+import errno
 import hashlib
 import json
 import os
@@ -369,3 +370,21 @@ def test_removal_of_a_slot_that_is_impossible_does_not_keep_others(slot: SlotFil
     assert removed == [RemovedSlot(path, had_input=False)]
     assert isinstance(error, IsADirectoryError)
     assert slot.input.read_bytes() == INPUT
+
+
+def test_removal_beside_a_cancel_file_that_stays_is_completed(
+    slot: SlotFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is not root can't remove a file of another user from a sticky directory."""
+    name = "input-a.json.cancel"
+    (slot.directory / name).touch()
+    real_unlink = os.unlink
+
+    def unlink(path: str, **directory: Any) -> None:
+        if path == name:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        real_unlink(path, **directory)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert len(slot.remove()) == 1
+    assert slot.names() == {name}
