@@ -174,7 +174,7 @@ def test_removed_input_of_a_job_that_a_module_caused_cancels_it(tmp_path: Path) 
 
 
 def test_root_slot_and_ready_file_removal_of_the_input_alone_cancels(tmp_path: Path) -> None:
-    """Also if the input has a name and a place of its own. The ready file has done its work."""
+    """Also if INPUT_PATH names the input. Removing the ready file cancels nothing."""
     input_path = tmp_path / "own" / "job.txt"
     input_path.parent.mkdir()
     variables = {"INPUT_PATH": str(input_path), "WASMDROP_READY_SUFFIX": ".ready"}

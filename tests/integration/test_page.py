@@ -183,7 +183,7 @@ def test_page_with_a_token_needs_a_login(browser: Browser, tmp_path: Path) -> No
         page = opened.page
         page.get_by_label("Token").fill("wrong")
         page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_role("alert")).to_have_text("This token is not the right one.")
+        expect(page.get_by_role("alert")).to_have_text("Wrong token.")
         assert opened.low_contrast() == []
         page.get_by_label("Token").fill(token.read_text().strip())
         page.keyboard.press("Enter")
@@ -258,7 +258,7 @@ TEXTS: Final = {
 }
 
 
-def test_texts_of_the_page_are_fit_for_people(browser: Browser, hostile: Daemon) -> None:
+def test_texts_of_the_page_are_readable(browser: Browser, hostile: Daemon) -> None:
     """Numbers, durations, sizes, axes, and names with invisible characters."""
     names = ", ".join(sorted({call.partition("(")[0] for call in TEXTS}))
     source = f"""async () => {{

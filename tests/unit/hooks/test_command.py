@@ -70,7 +70,7 @@ def test_command_that_does_not_read_a_large_marker_is_done() -> None:
         ("head -c 10000000 /dev/zero >&2; exit 1", "exited with 1: "),
     ],
 )
-def test_command_that_fails_is_a_failure_with_its_last_words(script: str, reason: str) -> None:
+def test_command_that_fails_is_a_failure_with_its_last_line(script: str, reason: str) -> None:
     """However much it writes on standard error."""
     assert reason in failure_of(sh(script))
 

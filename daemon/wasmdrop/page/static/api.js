@@ -2,7 +2,7 @@
 
 import { harmless } from "./format.js";
 
-/** Longer than the daemon takes for anything; a connection that hangs is given up. */
+/** Longer than any answer of the daemon takes: a connection that hangs is given up. */
 const TIMEOUT_MS = 10_000;
 
 /**

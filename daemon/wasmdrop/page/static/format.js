@@ -1,4 +1,4 @@
-/** Numbers, durations, sizes, times and names as text for people. */
+/** Numbers, durations, sizes, times and names as text. */
 
 const COUNTS = new Intl.NumberFormat("en-US");
 const RATES = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });

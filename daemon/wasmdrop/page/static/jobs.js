@@ -9,7 +9,7 @@ import { harmless, harmlessLines } from "./format.js";
  * asks the daemon for its state at once.
  */
 export function jobActions(say, refresh) {
-  // Jobs whose cancellation was asked for here, until the daemon says it.
+  // Jobs that the reader cancelled, until the daemon reports it.
   const cancelling = new Set();
 
   async function cancel(job) {

@@ -47,7 +47,7 @@ export function logAxis(lowest, highest) {
 /**
  * A plot in a `figure`. Each series has a `name`, a `mark` (class name of its line), `values(history)`
  * with one number or null for each sample, `join`, which makes one value of several, and `now`, which
- * makes the current value of those of the last minute.
+ * makes the current value of the values of the last minute.
  */
 export class Plot {
   constructor(figure, { title, series, format, isLog = false, least = 1 }) {
@@ -226,7 +226,7 @@ export function latest(values) {
   return values.at(-1);
 }
 
-/** Return one value for those that are known; null if none is. */
+/** Return one value for the known values; null if none is known. */
 function joined(values, join) {
   const known = values.filter(isNumber);
   return known.length ? join(known) : null;

@@ -20,7 +20,7 @@ export class Table {
     const section = byId(id);
     this.heading = section.querySelector("h2");
     this.heading.tabIndex = -1; // takes the focus if the row that has it ends
-    // The roles are those of the elements. Browsers drop them if a style makes rows into cards.
+    // The elements have these roles, but browsers drop them if a style makes rows into cards.
     const labels = columns.map((column) =>
       element("th", { scope: "col", role: "columnheader", class: column.kind ?? "" }, column.label),
     );
