@@ -278,8 +278,8 @@ class ModuleReruns:
 
     def _will_use(self, slot: Slot, drop: ModuleDrop) -> bool:
         job = self._dispatcher.last_job(slot)
-        if job is not None and (_will_look(job) or _pins(job, drop)):
-            return True
+        if job is not None:  # the one before it may have run another version
+            return _will_look(job) or _pins(job, drop)
         return self._lookup.has_run(slot, drop.version)
 
     # The end of a pass

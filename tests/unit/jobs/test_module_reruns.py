@@ -56,6 +56,7 @@ class Bench:
         self.may_queue.set()
         self.waits_for_room = asyncio.Event()
         self.queued: dict[str, Job] = {}
+        self.has_just_run: set[tuple[str, FileVersion]] = set()
         self.reruns = self.new_reruns()
 
     def new_reruns(self) -> ModuleReruns:
@@ -79,9 +80,9 @@ class Bench:
         """Return the job that a test has set."""
         return self.queued.get(slot.key)
 
-    def has_run(self, _slot: Slot, _version: FileVersion) -> bool:
-        """Return False."""
-        return False
+    def has_run(self, slot: Slot, version: FileVersion) -> bool:
+        """Return whether the test has set it."""
+        return (slot.key, version) in self.has_just_run
 
     def wake(self, path: str, sha256: str | None) -> None:
         """Note it."""
@@ -235,6 +236,22 @@ def test_module_reruns_slot_beside_module_reruns_unless_it_names_or_ran_one(
         bench.drop(directory / "module.wasm")
         await bench.until_remembered(directory / "module.wasm")
         assert bench.ran == ["a/input.json"]
+
+    with_bench(tmp_path, use)
+
+
+def test_module_reruns_last_job_keeps_an_older_module_reruns_the_slot(tmp_path: Path) -> None:
+    """The job before it has found the dropped one, which says nothing about the last job."""
+
+    async def use(bench: Bench) -> None:
+        module = bench.shared / "a" / "module.wasm"
+        job = await bench.fail("a/input.json", None)
+        older = PinnedModule(str(module), "", 1, FileVersion(1, 1, 1, 1))
+        bench.queued[job.slot.key] = msgspec.structs.replace(job, module=older)
+        bench.has_just_run.add((job.slot.key, FileVersion(1, 1, 1, 2)))
+        bench.drop(module, 2)
+        await bench.until_remembered(module, 2)
+        assert bench.ran == [job.slot.key]
 
     with_bench(tmp_path, use)
 
