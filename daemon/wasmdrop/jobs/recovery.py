@@ -8,7 +8,7 @@ Undelivered results are resumed without reading them.
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -17,6 +17,7 @@ from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.jobs.journal.statements import OpenJob
 from wasmdrop.jobs.journal.writer import Journal
 from wasmdrop.jobs.placed_marker import placed_marker
+from wasmdrop.protocol.marker import parse_marker
 from wasmdrop.system.mount_threads import MountThreads
 
 _log = structlog.get_logger()
@@ -91,7 +92,7 @@ async def _resume(
         marker = await _placed_marker(mount_threads, job, is_for_event=is_for_event)
     if marker is not None:
         if job.state is not JobState.EXECUTED:
-            known = {} if job.end is None else {"code": job.end.code, "message": job.end.message}
+            known = _end_of(job, marker)
             job = journal.move_lazily(job, JobState.EXECUTED, **known)
         journal.close_lazily(job, marker)
         _log.info("job-already-delivered", job=job.id, slot=job.slot.key)
@@ -110,6 +111,15 @@ async def _resume(
         _log.info("job-cancelled", job=job.id, slot=job.slot.key, reason=end.message)
     _log.info("job-resumed", job=job.id, slot=job.slot.key, attempt=job.attempt)
     dispatcher.resume_queued(job)
+
+
+def _end_of(job: Job, marker: bytes) -> dict[str, Any]:
+    """Return what is known about the end of a job whose results are in place."""
+    if job.end is not None:
+        return {"code": job.end.code, "message": job.end.message}
+    found = parse_marker(marker)
+    # The message of a marker, which may be forged, is not the daemon's own.
+    return {} if found is None else {"code": found.code}
 
 
 async def _output_of(journal: Journal, one: OpenJob) -> str:

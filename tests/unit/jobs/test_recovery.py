@@ -1,12 +1,14 @@
 """Recovery: which attempts of jobs count that an earlier daemon left open."""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from tests.support.markers import a_marker
 from wasmdrop.jobs import recovery
 from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.job import DecidedEnd, Job, JobState
@@ -150,6 +152,27 @@ def test_recovery_requested_end_of_a_job_with_its_results_is_too_late(
         assert dispatcher.jobs == []
         found = (await journal.load_job("1")).job
         assert (found.state, found.end) == (JobState.DELIVERED, None)
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_recovery_job_that_ran_and_has_its_results_is_closed_with_the_code_of_its_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it is rerun when its module comes, or its input is moved."""
+    marker = json.dumps(a_marker({}, status="failed", code="module-missing")).encode()
+    monkeypatch.setattr(recovery, "placed_marker", lambda _job, *, is_for_event: marker)  # noqa: ARG005
+    slot = Slot("input.json", str(tmp_path / "input.json"), str(tmp_path), "result")
+    job = Job("1", slot, 1)
+
+    async def main() -> None:
+        journal = Journal(tmp_path / "journal.sqlite")
+        await journal.accept(job, b"{}", {})
+        journal.begin(job, attempt=1, started_at_ns=1, is_remote=False)
+        await recover(journal, cast("Dispatcher", Resumed()), lambda _kept: None, {})
+        found = (await journal.load_job("1")).job
+        assert (found.state, found.code) == (JobState.DELIVERED, Code.MODULE_MISSING)
         await journal.close()
 
     asyncio.run(main())
