@@ -19,7 +19,7 @@ from typing import Final
 from wasmdrop.cli import job_view
 from wasmdrop.cli.exit_status import USAGE_ERROR
 from wasmdrop.cli.standard_streams import say
-from wasmdrop.jobs.job import Job
+from wasmdrop.jobs.job import Job, is_refused
 from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.outcome import Code
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
             status = USAGE_ERROR
         else:
             wanted[job.id] = job
-    if open_ids := [job.id for job in wanted.values() if not job.state.has_outcome]:
+    if open_ids := [job.id for job in wanted.values() if not _has_ended(job)]:
         _request(state_dir, open_ids)
     for job_id in wanted:
         status = max(status, _await_end(state_dir, job_id))
@@ -140,7 +140,7 @@ def _await_end(state_dir: Path, job_id: str) -> int:
         with JournalReader(state_dir) as history:
             job = history.find(job_id).job
             first = history.first_open(job.slot.key)
-        if job.state.has_outcome:
+        if _has_ended(job):
             if job.code is Code.CANCELLED:
                 break
             say(f"job {job.id}: it had already ended: {_end_of(job)}")
@@ -156,8 +156,13 @@ def _await_end(state_dir: Path, job_id: str) -> int:
     return 0
 
 
+def _has_ended(job: Job) -> bool:
+    return job.state.has_outcome or is_refused(job)
+
+
 def _end_of(job: Job) -> str:
-    if job.code is None:
+    end = job if job.code is not None else job.end
+    if end is None or end.code is None:
         return job.state
-    reason = one_line(job.message.partition("\n")[0])
-    return f"{job.code}: {reason}" if reason else job.code
+    reason = one_line(end.message.partition("\n")[0])
+    return f"{end.code}: {reason}" if reason else end.code

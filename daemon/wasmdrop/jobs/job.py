@@ -137,6 +137,11 @@ class Job(msgspec.Struct, frozen=True):
 _ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{10}")
 
 
+def is_refused(job: Job) -> bool:
+    """Whether a limit refused the job, so that it can't be cancelled, even if it is still open."""
+    return job.end is not None and job.end.code is not Code.CANCELLED
+
+
 def is_job_id(text: str) -> bool:
     """Whether ``text`` has the form of a job's id."""
     return _ID.fullmatch(text) is not None

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from wasmdrop.jobs.job import DecidedEnd, Job, is_job_id
+from wasmdrop.jobs.job import DecidedEnd, Job, is_job_id, is_refused
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import file_kind
@@ -198,9 +198,10 @@ def _is_over(job_id: str, job: Job | None) -> bool:
     if job is None:
         _log.warning("cancel-request-ignored", request=job_id, reason="there is no such job")
         return True
-    if job.state.has_outcome:
+    if job.state.has_outcome or is_refused(job):
         if job.code is not Code.CANCELLED:
-            reason = f"the job had ended: {job.code or job.state}"
+            code = job.end.code if job.end is not None else job.code
+            reason = f"the job had ended: {code or job.state}"
             _log.warning("cancel-request-ignored", request=job_id, reason=reason)
         return True
     return False

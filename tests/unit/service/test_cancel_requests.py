@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 
 from tests.support.daemon import wait_until
 from tests.unit.jobs.fakes import done, job, until
-from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.job import DecidedEnd, Job, JobState
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.service.cancel_requests import REQUESTS_NAME, WAKE_NAME, CancelRequests
 
 IDS = [f"20260101T00000{number}Z-0123456789" for number in range(5)]
+REFUSED = "20260101T000009Z-0123456789"
 
 
 class Jobs:
@@ -150,19 +151,22 @@ def test_requests_of_jobs_that_ended_or_never_were_are_removed(state: Path) -> N
         IDS[1]: job(IDS[1], state=JobState.EXECUTED, code=Code.CANCELLED),
         IDS[2]: job(IDS[2], state=JobState.RUNNING),
         IDS[3]: job(IDS[3], state=JobState.DISCARDED),
+        REFUSED: job(REFUSED, end=DecidedEnd(Code.QUEUE_LIMIT, "too many")),
     }
     jobs.journal = states
 
     async def use() -> None:
-        paths = [request(state, one) for one in IDS]
+        paths = [request(state, one) for one in (*IDS, REFUSED)]
         wake(state)
         await until(lambda: not paths[4].exists())
-        assert [path.exists() for path in paths] == [False, False, True, False, False]
+        assert [path.exists() for path in paths] == [False, False, True, False, False, False]
 
     with capture_logs() as logs:
         serve(state, jobs, use)
-    reasons = {one["request"]: one["reason"] for one in logs if one["request"] in IDS}
+    known = (*IDS, REFUSED)
+    reasons = {one["request"]: one["reason"] for one in logs if one["request"] in known}
     assert reasons == {
+        REFUSED: "the job had ended: queue-limit",
         IDS[0]: "the job had ended: ok",
         IDS[3]: "the job had ended: discarded",
         IDS[4]: "there is no such job",
