@@ -70,6 +70,7 @@ soak: setup-dev
 
 torture: setup-dev
 	$(BIN)/python -m tests.support.durability.storm
+	$(BIN)/python -m tests.support.durability.storm --controls --kills 50 --jobs 5000
 	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/durability
 	$(BIN)/python -m pytest -n 2 -rP -m slow
 

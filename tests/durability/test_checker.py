@@ -52,12 +52,12 @@ def _a_job_given_up(lives: Lives) -> None:
     sql(lives, "UPDATE jobs SET state = 'discarded' WHERE seq = 1")
 
 
-def _a_job_cancelled_beside_its_input(lives: Lives) -> None:
-    lives.producer.slots["input-b.json"].removals = 1
-    sql(lives, "UPDATE jobs SET code = 'cancelled' WHERE slot = CAST('input-b.json' AS BLOB)")
+def _a_job_cancelled_by_a_request_before_it(lives: Lives) -> None:
+    lives.producer.slots["input-a.json"].cancellable = 1
+    sql(lives, "UPDATE jobs SET code = 'cancelled' WHERE seq = (SELECT max(seq) FROM jobs)")
 
 
-def _a_job_cancelled_without_a_removal(lives: Lives) -> None:
+def _a_job_cancelled_without_a_request(lives: Lives) -> None:
     sql(lives, "UPDATE jobs SET code = 'cancelled' WHERE seq = 1")
 
 
@@ -178,8 +178,8 @@ DAMAGES: list[tuple[Kind, Callable[[Lives], None]]] = [
     (Kind.FOREIGN, _a_marker_without_a_job),
     (Kind.WRONG, _a_wrong_value),
     (Kind.WRONG, _a_wrong_code),
-    (Kind.WRONG, _a_job_cancelled_beside_its_input),
-    (Kind.WRONG, _a_job_cancelled_without_a_removal),
+    (Kind.WRONG, _a_job_cancelled_by_a_request_before_it),
+    (Kind.WRONG, _a_job_cancelled_without_a_request),
     (Kind.LEFTOVER, _a_temporary_file),
     (Kind.LEFTOVER, _a_copy_of_a_module),
     (Kind.LEFTOVER, _a_compilers_output),

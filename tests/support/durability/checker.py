@@ -7,11 +7,11 @@ record, and trusts none of them alone. At rest, when every job is final:
   versions in the order of their drops, each once, and once more for each module drop that reruns
   it.
 * The last row of a slot is of the version that is present, and that very file was taken.
-* A row is cancelled only if an input of its slot was removed or renamed away, and never the last
-  row of a slot whose input is present.
+* A row is cancelled only if its input was removed or renamed away, or a cancel file or a request
+  came later.
 * Each slot holds one marker, of its last row, with true digests, and no file that the marker does
   not name. The values are those of that version and that module.
-* No temporary file is left.
+* No temporary file, directory of a job or request to cancel is left.
 
 Each result line belongs to an accepted drop and is printed at most once. The marker is published
 before the line is printed, and the line before the journal closes the job. A daemon that dies
@@ -35,10 +35,14 @@ from typing import Any, Final
 
 from tests.support.durability.producer import Producer, SlotRecord, Version
 
-_TEMPORARY: Final = ".wasmdrop-"
+_TEMPORARY: Final = (".wasmdrop-", ".removing-")
 _FINAL: Final = {"delivered", "discarded"}
 _VERSION_BYTES: Final = 32
-_OPEN_JOBS: Final = "SELECT count(*) FROM jobs WHERE state NOT IN ('delivered', 'discarded')"
+#: Jobs that are not final, and events that the hook has not taken.
+_OPEN: Final = (
+    "SELECT count(*) FROM jobs WHERE state NOT IN ('delivered', 'discarded')"
+    " UNION ALL SELECT count(*) FROM events"
+)
 
 
 class Kind(StrEnum):
@@ -107,8 +111,8 @@ def job_count(state: Path) -> int:
 
 
 def open_count(state: Path) -> int:
-    """Return the number of jobs that are not final."""
-    return sum(count for (count,) in _read_journal(state, _OPEN_JOBS))
+    """Return the number of jobs that are not final, and of events that the hook has not taken."""
+    return sum(count for (count,) in _read_journal(state, _OPEN))
 
 
 def is_at_rest(evidence: Evidence) -> bool:
@@ -124,7 +128,7 @@ def is_at_rest(evidence: Evidence) -> bool:
     return all(
         _is_taken(evidence.shared / name, taken) and _ran_its_module(record, last.get(name))
         for name, record in evidence.producer.slots.items()
-        if record.is_present
+        if record.is_present and not _was_moved(evidence, name)
     )
 
 
@@ -153,7 +157,7 @@ def check(evidence: Evidence) -> list[Finding]:
     taken = _taken(evidence.state)
     for name, record in evidence.producer.slots.items():
         its_rows = by_slot.get(name, [])
-        findings += _check_rows(name, record, its_rows, evidence.kills)
+        findings += _check_rows(name, record, its_rows, evidence)
         findings += _check_slot(evidence, name, record, its_rows, taken)
     findings += _check_lines(evidence, rows)
     findings += _check_leftovers(evidence)
@@ -221,11 +225,19 @@ def _read_journal(state: Path, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
+def _was_moved(evidence: Evidence, name: str) -> bool:
+    """Whether the daemon has moved or removed the input of a slot."""
+    return evidence.producer.loses_inputs and not (evidence.shared / name).exists()
+
+
 def _is_taken(path: Path, taken: dict[str, bytes]) -> bool:
     found = taken.get(str(path), b"")
     if path.is_symlink():  # in a volume, only another content is another version
         return found[_VERSION_BYTES:] == hashlib.sha256(path.read_bytes()).digest()[:8]
-    status = path.stat()
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False  # moved a moment ago
     numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     packed = b"".join((number % (1 << 64)).to_bytes(8, "little") for number in numbers)
     return found[:_VERSION_BYTES] == packed
@@ -237,18 +249,17 @@ def _ran_its_module(record: SlotRecord, row: Row | None) -> bool:
     return row is not None and (row.module is None or row.module == record.own_module)
 
 
-def _check_rows(name: str, record: SlotRecord, rows: list[Row], kills: int) -> Iterator[Finding]:
+def _check_rows(
+    name: str, record: SlotRecord, rows: list[Row], evidence: Evidence
+) -> Iterator[Finding]:
     """Compare the rows of a slot with its versions: in order, each once, and once per rerun."""
     digests = [version.sha256 for version in record.versions]
     # A kill may come between the reruns for a module and the record that its drop was taken.
-    reruns = record.reruns + kills if record.reruns else 0
+    reruns = record.reruns + evidence.kills if record.reruns else 0
     position = -1
     for row in rows:
         if row.state == "discarded":
             yield Finding(Kind.LOST, name, f"job {row.id} was given up")
-        is_needed = record.is_present and row is rows[-1]
-        if row.code == "cancelled" and (is_needed or not record.removals):
-            yield Finding(Kind.WRONG, name, f"job {row.id} was cancelled, and its input is there")
         if row.sha256 not in digests:
             yield Finding(Kind.FOREIGN, name, f"job {row.id} has an input that was never dropped")
         elif row.sha256 in digests[position + 1 :]:
@@ -258,13 +269,16 @@ def _check_rows(name: str, record: SlotRecord, rows: list[Row], kills: int) -> I
         else:
             number = record.versions[digests.index(row.sha256)].number
             yield Finding(Kind.DOUBLED, name, f"version {number} ran once too often, or too late")
+        is_asked = position < record.cancellable or row.id in evidence.producer.requested
+        if row.code == "cancelled" and not is_asked:
+            yield Finding(Kind.WRONG, name, f"job {row.id} was cancelled, and nothing asked for it")
 
 
 def _check_slot(
     evidence: Evidence, name: str, record: SlotRecord, rows: list[Row], taken: dict[str, bytes]
 ) -> Iterator[Finding]:
     if record.is_present:
-        yield from _check_last(evidence.shared / name, name, record, rows, taken)
+        yield from _check_last(evidence, name, record, rows, taken)
     path = _result(evidence.shared, name, ".done")
     torn = check_slot_now(evidence.shared, name)
     if torn is not None:
@@ -279,14 +293,15 @@ def _check_slot(
 
 
 def _check_last(
-    path: Path, name: str, record: SlotRecord, rows: list[Row], taken: dict[str, bytes]
+    evidence: Evidence, name: str, record: SlotRecord, rows: list[Row], taken: dict[str, bytes]
 ) -> Iterator[Finding]:
     """Yield faults if the present version is not the one that ran last."""
-    if not _is_taken(path, taken):
+    was_moved = _was_moved(evidence, name)
+    if not was_moved and not _is_taken(evidence.shared / name, taken):
         yield Finding(Kind.LOST, name, "the version that lies there was never taken")
     if not rows or rows[-1].sha256 != record.versions[-1].sha256:
         yield Finding(Kind.LOST, name, "the last drop has no job")
-    elif not _ran_its_module(record, rows[-1]):
+    elif not was_moved and not _ran_its_module(record, rows[-1]):
         yield Finding(Kind.LOST, name, "the last drop of its module did not run it")
 
 
@@ -305,7 +320,7 @@ def _check_marker(
     if marker["job"] != last.id:
         yield Finding(Kind.FOREIGN, name, f"the marker is of job {marker['job']}, not {last.id}")
         return
-    if marker["code"] == last.code == "cancelled":
+    if marker["code"] == last.code and last.code in evidence.producer.decided_codes:
         return
     version = next((one for one in record.versions if one.sha256 == last.sha256), None)
     if version is not None:
@@ -341,13 +356,14 @@ def _check_lines(evidence: Evidence, rows: list[Row]) -> Iterator[Finding]:
         for record in evidence.producer.slots.values()
         for version in record.versions
     }
+    decided = evidence.producer.decided_codes
     jobs = Counter(
-        "cancelled" if row.code == "cancelled" else number_of.get(row.sha256 or "")
+        row.code if row.code in decided else number_of.get(row.sha256 or "")
         for row in rows
         if row.state == "delivered"
     )
     # The line of an invalid input has no number; these lines are counted together. So are those of
-    # cancelled jobs, because a large input is not parsed for them.
+    # each code of jobs that were not run, because a large input is not parsed for them.
     unreadable = {
         version.number
         for record in evidence.producer.slots.values()
@@ -362,12 +378,12 @@ def _check_lines(evidence: Evidence, rows: list[Row]) -> Iterator[Finding]:
         try:
             content = json.loads(line)
             args = content["args"]
-            is_cancelled = content.get("error", {}).get("code") == "cancelled"
+            code = content.get("error", {}).get("code")
         except (ValueError, LookupError, TypeError):
             yield Finding(Kind.TORN, "standard output", f"is no result line: {line[:80]!r}")
             continue
         number = args[0] if args else None
-        printed["cancelled" if is_cancelled else number] += 1
+        printed[code if code in decided else number] += 1
     for number in owed.keys() | printed.keys():
         where = f"result line of version {number}"
         more = printed[number] - owed[number]
@@ -383,7 +399,8 @@ def _check_leftovers(evidence: Evidence) -> Iterator[Finding]:
     for root in (evidence.shared, evidence.wasm, evidence.state):
         for path in root.rglob("*"):
             is_compilers = path.name.startswith(".") and path.is_relative_to(evidence.state)
-            if path.name.startswith(_TEMPORARY) or is_compilers:
+            is_of_a_job = path.parent in (evidence.state / "jobs", evidence.state / "cancel")
+            if path.name.startswith(_TEMPORARY) or is_compilers or is_of_a_job:
                 yield Finding(Kind.LEFTOVER, str(path.relative_to(root)), "was left behind")
 
 

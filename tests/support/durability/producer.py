@@ -82,8 +82,9 @@ class SlotRecord:
     versions: list[Version] = field(default_factory=list)
     is_present: bool = False
     """Whether the last version still exists. One that was removed may not have been read."""
-    removals: int = 0
-    """How often its input was removed or renamed away, which cancels jobs that have not begun."""
+    cancellable: int = 0
+    """How many of its versions, from the first on, may be cancelled because the input was removed
+    or renamed away, or because there was a cancel file."""
     reruns: int = 0
     """Drops of modules that rerun the slot."""
     own_module: str | None = None
@@ -100,6 +101,14 @@ class Producer:
         """By the name of the input below the shared directory."""
         self.addends: dict[str, int] = {}
         """The number that a module adds, by its digest."""
+        self.requested: set[str] = set()
+        """Jobs that the daemon was asked to cancel."""
+        self.cancelled: set[str] = set()
+        """Jobs whose cancellation it confirmed."""
+        self.loses_inputs = False
+        """Whether the daemon moves or removes inputs that are done."""
+        self.decided_codes = {"cancelled"}
+        """Codes of jobs that may end without being run."""
         self._numbers = itertools.count(1)
 
     def next_number(self) -> int:
@@ -145,18 +154,27 @@ class Producer:
     def remove(self, name: str) -> None:
         """Remove an input."""
         (self.shared / name).unlink()
-        self.slots[name].is_present = False
-        self.slots[name].removals += 1
+        self._note_gone(self.slots[name])
 
     def rename(self, name: str, other: str) -> None:
         """Rename an input, which is a drop at its new name."""
         target = self.slots.setdefault(other, SlotRecord())
         (self.shared / other).parent.mkdir(parents=True, exist_ok=True)
         (self.shared / name).rename(self.shared / other)
-        self.slots[name].is_present = False
-        self.slots[name].removals += 1
+        self._note_gone(self.slots[name])
         target.versions.append(self.slots[name].versions[-1])
         target.is_present = True
+
+    def cancel(self, name: str) -> None:
+        """Drop a cancel file."""
+        record = self.slots[name]
+        record.cancellable = len(record.versions)
+        _place(self.shared / f"{name}.cancel", b"")
+
+    @staticmethod
+    def _note_gone(record: SlotRecord) -> None:
+        record.is_present = False
+        record.cancellable = len(record.versions)
 
     def rewrite(self, name: str, version: Version) -> None:
         """Overwrite the present version in place."""

@@ -1,6 +1,7 @@
 """The storm: kills at random moments while producers and consumers are active, and then a check.
 
 ``python -m tests.support.durability.storm --kills 200 --jobs 50000 --seed 1``, or ``make torture``.
+``--controls`` switches on cancellation, retention, hooks, limits and the page, too.
 Prints the numbers of kills, jobs and faults; the exit status is 1 if there were faults.
 
 Mostly the daemon is killed, sometimes its fork server or a delivery worker before it, sometimes the
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.durability.checker import Finding, Kind, check_slot_now
+from tests.support.durability.controls import Controls
 from tests.support.durability.lives import Lives
 from tests.support.guests import runs_in_native, use_guest
 
@@ -71,18 +73,24 @@ class Report:
         )
 
 
-def storm(base: Path, seed: int, kills: int, jobs: int, guest: str = "auto") -> Report:
+def storm(
+    base: Path, seed: int, kills: int, jobs: int, guest: str = "auto", *, has_controls: bool = False
+) -> Report:
     """Run at least this many kills and jobs in the directory ``base``."""
     report = Report(seed)
     started = time.monotonic()
     dice = random.Random(seed)  # noqa: S311 - a test's dice
-    _Storm(base, dice, report, guest).run(kills, jobs)
+    one = _Storm(base, dice, report, guest, has_controls=has_controls)
+    with one.controls.running() if one.controls else contextlib.nullcontext():
+        one.run(kills, jobs)
     report.seconds = time.monotonic() - started
     return report
 
 
 class _Storm:
-    def __init__(self, base: Path, dice: random.Random, report: Report, guest: str) -> None:
+    def __init__(
+        self, base: Path, dice: random.Random, report: Report, guest: str, *, has_controls: bool
+    ) -> None:
         self._dice = dice
         self._report = report
         # A short drain leaves work to the next daemon.
@@ -98,6 +106,7 @@ class _Storm:
         self._own = [f"family{number}/input.json" for number in range(_FAMILIES)]
         self._names += [f"family{number}/input-more.json" for number in range(_FAMILIES)]
         self._ended = threading.Event()
+        self.controls = Controls(self._lives, dice) if has_controls else None
 
     def run(self, kills: int, jobs: int) -> None:
         lives, report = self._lives, self._report
@@ -116,7 +125,7 @@ class _Storm:
                 self._look_everywhere()
                 lives.start()
                 report.jobs = lives.job_count()
-            report.findings += lives.verdict()
+            report.findings += (self.controls or lives).verdict()
         finally:
             self._ended.set()
             consumer.join()
@@ -132,7 +141,8 @@ class _Storm:
         goal = lives.job_count() + jobs
         while (done := lives.job_count()) < goal:
             for _ in range(min(_AHEAD, int(goal - done) + 1)):
-                self._act()
+                with contextlib.suppress(FileNotFoundError):  # the daemon moved the input
+                    self._act()
             time.sleep(dice.uniform(0, 0.3))
 
     def _act(self) -> None:
@@ -141,6 +151,8 @@ class _Storm:
         wasm, shared = self._lives.wasm, self._lives.shared
         present = [name for name in self._names if self._is_present(name)]
         self._report.drops += 1
+        if self.controls and present and dice.random() < 0.06:
+            self.controls.cancel(present)
         kind = dice.random()
         if kind < 0.02:
             producer.module(wasm / "m.wasm")
@@ -211,10 +223,15 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument("--guest", default="auto")
+    parser.add_argument("--controls", action="store_true")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="wasmdrop-storm-"))
-    report = storm(directory, options.seed, options.kills, options.jobs)
+    report = storm(
+        *(directory, options.seed, options.kills, options.jobs, options.guest),
+        has_controls=options.controls,
+    )
     print(report)
     if report.findings:
         print(f"directories kept for inspection: {directory}")
