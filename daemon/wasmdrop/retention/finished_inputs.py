@@ -30,7 +30,7 @@ from wasmdrop.protocol.slot import Slot
 from wasmdrop.retention.failures import RetentionFailures
 from wasmdrop.retention.quiet_slots import QuietSlots
 from wasmdrop.retention.steps import Steps
-from wasmdrop.retention.withdrawal import DONE, FAILED, DoneInput, InputDirectory
+from wasmdrop.retention.withdrawal import DONE, FAILED, FinishedInput, InputDirectory
 from wasmdrop.settings import AfterMode, Settings
 
 _log = structlog.get_logger()
@@ -51,7 +51,7 @@ _REST_RATIO: Final = 100
 class _Moved(msgspec.Struct, frozen=True):
     """The inputs that one step moved, and the first error."""
 
-    inputs: list[DoneInput]
+    inputs: list[FinishedInput]
     error: OSError | None
 
 
@@ -159,7 +159,7 @@ class FinishedInputs:
                 one
                 for slot in quiet.slots
                 if slot.key in jobs
-                and (one := self._done_input(slot.input_path, jobs[slot.key])) is not None
+                and (one := self._finished_input(slot.input_path, jobs[slot.key])) is not None
             ]
             if not inputs:
                 return
@@ -173,7 +173,7 @@ class FinishedInputs:
         if moved.error is not None:
             self._failures.note(directory, moved.error)
 
-    def _done_input(self, path: str, job: Job) -> DoneInput | None:
+    def _finished_input(self, path: str, job: Job) -> FinishedInput | None:
         """Return the input to move; None if it is not done, or another version was taken last."""
         taken = self._intake.taken_version(path)
         if taken is None or job.code is None or not _is_due(job):
@@ -187,11 +187,11 @@ class FinishedInputs:
         archive: str | None = FAILED if has_failed else DONE
         if self._mode is AfterMode.REMOVE and not has_failed:
             archive = None
-        return DoneInput(path, job.id, taken, archive)
+        return FinishedInput(path, job.id, taken, archive)
 
-    def _withdraw(self, directory: str, inputs: list[DoneInput], is_recovering: bool) -> _Moved:
+    def _withdraw(self, directory: str, inputs: list[FinishedInput], is_recovering: bool) -> _Moved:
         """Move inputs, durably. Blocks."""
-        moved: list[DoneInput] = []
+        moved: list[FinishedInput] = []
         first: OSError | None = None
         try:
             with InputDirectory(self._layout.rooted(directory), self._ready_suffix) as opened:

@@ -32,7 +32,7 @@ from wasmdrop.protocol.slot import (
     FileVersion,
     Slot,
 )
-from wasmdrop.retention.withdrawal import REMOVING_PREFIX, DoneInput, InputDirectory
+from wasmdrop.retention.withdrawal import REMOVING_PREFIX, FinishedInput, InputDirectory
 from wasmdrop.system import openat2, renaming
 from wasmdrop.system.durable_files import temporary_name
 from wasmdrop.system.tree_removal import is_daemon_directory, remove_tree
@@ -66,7 +66,7 @@ class _Removal(msgspec.Struct, frozen=True):
     files: list[str]
     """Result files to remove."""
     has_output: bool
-    input: DoneInput | None
+    input: FinishedInput | None
     """The input to remove; None if there is none."""
 
 
@@ -110,7 +110,7 @@ class SlotDirectory:
         )
         if not is_last or not is_old:
             return
-        may_go, done_input = self._input_of(old, marker)
+        may_go, finished_input = self._input_of(old, marker)
         if not may_go or not self._is_true(old.slot.stem, marker):
             return
         hidden = REMOVING_PREFIX + name
@@ -120,7 +120,7 @@ class SlotDirectory:
             with contextlib.suppress(FileExistsError):
                 renaming.rename_to_new(hidden, self._fd, name, self._fd)
             return
-        self._removals.append(self._removal(old, marker, done_input))
+        self._removals.append(self._removal(old, marker, finished_input))
 
     def resume(self, old: OldSlot) -> None:
         """Resume a removal that an earlier daemon did not complete. Raises ``OSError``."""
@@ -134,8 +134,8 @@ class SlotDirectory:
             # A later job has replaced all result files.
             os.unlink(hidden, dir_fd=self._fd)
             return
-        _may_go, done_input = self._input_of(old, marker)
-        self._removals.append(self._removal(old, marker, done_input))
+        _may_go, finished_input = self._input_of(old, marker)
+        self._removals.append(self._removal(old, marker, finished_input))
 
     def complete(self) -> tuple[list[RemovedSlot], OSError | None]:
         """Complete the removals, durably; return them, and the first error.
@@ -177,12 +177,14 @@ class SlotDirectory:
         self._inputs.remove_cancel_file(one.old.slot.input_path, self._before_ns)
         return one.input is not None and self._inputs.withdraw(one.input)
 
-    def _removal(self, old: OldSlot, marker: Marker, done_input: DoneInput | None) -> _Removal:
+    def _removal(
+        self, old: OldSlot, marker: Marker, finished_input: FinishedInput | None
+    ) -> _Removal:
         stem = old.slot.stem
         results = [stem + suffix for suffix in RESULT_SUFFIXES if stem + suffix in marker.files]
         files = [name for name in results if self._is_file(name, marker)]
         has_output = self._has_output(stem, marker)
-        return _Removal(old, marker.job, files, has_output, done_input)
+        return _Removal(old, marker.job, files, has_output, finished_input)
 
     def _recover_input(self, old: OldSlot, marker: Marker) -> None:
         path, claimed = old.slot.input_path, marker.input
@@ -190,7 +192,7 @@ class SlotDirectory:
         if status is None or claimed is None or claimed.sha256 is None:
             return
         version = with_digest(pack(FileVersion.of(status)), bytes.fromhex(claimed.sha256))
-        one = DoneInput(path, marker.job, old.taken or version, None)
+        one = FinishedInput(path, marker.job, old.taken or version, None)
         self._inputs.recover(one, archives=False)
 
     def _read_marker(self, name: str, old: OldSlot) -> tuple[Marker, os.stat_result] | None:
@@ -205,7 +207,7 @@ class SlotDirectory:
             marker = parse_slot_marker(file.read(MAX_MARKER_BYTES), old.slot.stem)
         return None if marker is None or marker.slot != old.slot.key else (marker, status)
 
-    def _input_of(self, old: OldSlot, marker: Marker) -> tuple[bool, DoneInput | None]:
+    def _input_of(self, old: OldSlot, marker: Marker) -> tuple[bool, FinishedInput | None]:
         """Return whether the slot may go, and the input to remove, if there is one."""
         path, claimed = old.slot.input_path, marker.input
         status = self._inputs.status(path)
@@ -228,7 +230,7 @@ class SlotDirectory:
         if not is_same:
             return False, None
         self._inputs.require_removable(status)
-        return True, DoneInput(path, marker.job, version, None)
+        return True, FinishedInput(path, marker.job, version, None)
 
     def _is_true(self, stem: str, marker: Marker) -> bool:
         """Whether all files that the marker names are there and the daemon's, and no others."""

@@ -42,7 +42,7 @@ _READ_BYTES: Final = 256 * 1024
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
-class DoneInput(msgspec.Struct, frozen=True):
+class FinishedInput(msgspec.Struct, frozen=True):
     """An input whose job is done."""
 
     path: str
@@ -103,7 +103,7 @@ class InputDirectory:
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._fd, effective_ids=True):
             raise PermissionError(errno.EACCES, "the daemon may not remove inputs from it")
 
-    def withdraw(self, one: DoneInput) -> bool:
+    def withdraw(self, one: FinishedInput) -> bool:
         """Move an input to its archive, or remove it; return whether that was done.
 
         False if the version that ran is not there any more, or is being written. Raises
@@ -138,7 +138,7 @@ class InputDirectory:
             with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                 os.unlink(name, dir_fd=self._fd)
 
-    def recover(self, one: DoneInput, *, archives: bool = True) -> bool:
+    def recover(self, one: FinishedInput, *, archives: bool = True) -> bool:
         """Complete or undo a move of an earlier daemon; return whether the input is gone.
 
         ``archives``: whether it may have been about to archive the input. The caller syncs, and
@@ -174,7 +174,7 @@ class InputDirectory:
     def _all(self) -> list[int]:
         return [*self._archives.values(), *self._others.values(), self._fd]
 
-    def _target(self, one: DoneInput, status: os.stat_result) -> tuple[int, str]:
+    def _target(self, one: FinishedInput, status: os.stat_result) -> tuple[int, str]:
         """Return the directory and the name that the input gets."""
         if one.archive is None:
             return self._fd, _removing(one)
@@ -184,7 +184,7 @@ class InputDirectory:
         _require_owner(archive, one.archive, {os.fstat(self._fd).st_uid, status.st_uid})
         return archive, archive_name(one.job_id, one.name)
 
-    def _places(self, one: DoneInput) -> list[tuple[str, int]]:
+    def _places(self, one: FinishedInput) -> list[tuple[str, int]]:
         """Return the names under which a withdrawn input may be, with their directories."""
         found = [(_removing(one), self._fd)]
         for archive in (DONE, FAILED):
@@ -194,7 +194,7 @@ class InputDirectory:
                 found.append((archive_name(one.job_id, one.name), self._others[archive]))
         return found
 
-    def _keep_or_put_back(self, one: DoneInput, name: str, directory: int) -> bool:
+    def _keep_or_put_back(self, one: FinishedInput, name: str, directory: int) -> bool:
         """Check the moved file: return whether it is the version that ran; else put it back."""
         if _is_content(one.taken, name, directory):
             if directory == self._fd:
@@ -205,7 +205,7 @@ class InputDirectory:
             renaming.rename_to_new(name, directory, one.name, self._fd)
         return False
 
-    def _hide_ready(self, one: DoneInput, ready: os.stat_result) -> bool:
+    def _hide_ready(self, one: FinishedInput, ready: os.stat_result) -> bool:
         """Rename the ready file with that status; return False if it is another one by now."""
         name, hidden = one.name + self._ready_suffix, _removing(one) + _READY_SUFFIX
         if stat.S_ISDIR(ready.st_mode):
@@ -220,7 +220,7 @@ class InputDirectory:
         self._end_ready(one, is_moved=False)
         return False
 
-    def _end_ready(self, one: DoneInput, *, is_moved: bool) -> None:
+    def _end_ready(self, one: FinishedInput, *, is_moved: bool) -> None:
         """Remove a hidden ready file if its input ``is_moved``; else give it its name back."""
         hidden = _removing(one) + _READY_SUFFIX
         if _status(hidden, self._fd) is None:
@@ -241,7 +241,7 @@ def archive_name(job_id: str, name: str) -> str:
     return f"{job_id}-{stem}{suffix}"
 
 
-def _removing(one: DoneInput) -> str:
+def _removing(one: FinishedInput) -> str:
     return f"{REMOVING_PREFIX}{one.name}"
 
 

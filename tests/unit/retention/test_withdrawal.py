@@ -15,7 +15,7 @@ from wasmdrop.intake.file_versions import pack, pack_unreadable, with_digest
 from wasmdrop.intake.layout import RootedPath
 from wasmdrop.protocol.slot import MAX_SLOT_NAME_BYTES, FileVersion, result_stem
 from wasmdrop.retention import withdrawal
-from wasmdrop.retention.withdrawal import DONE, FAILED, DoneInput, InputDirectory, archive_name
+from wasmdrop.retention.withdrawal import DONE, FAILED, FinishedInput, InputDirectory, archive_name
 from wasmdrop.system import libc
 
 JOB: Final = "20260101T000000Z-0123456789"
@@ -33,11 +33,11 @@ def version_of(path: Path) -> bytes:
     return with_digest(pack(FileVersion.of(path.stat())), digest)
 
 
-def an_input(directory: Path, archive: str | None = DONE, data: bytes = b"first") -> DoneInput:
+def an_input(directory: Path, archive: str | None = DONE, data: bytes = b"first") -> FinishedInput:
     """Write an input whose job is done."""
     path = directory / NAME
     path.write_bytes(data)
-    return DoneInput(str(path), JOB, version_of(path), archive)
+    return FinishedInput(str(path), JOB, version_of(path), archive)
 
 
 def opened(directory: Path, ready_suffix: str = "") -> InputDirectory:
@@ -45,7 +45,7 @@ def opened(directory: Path, ready_suffix: str = "") -> InputDirectory:
     return InputDirectory(RootedPath(str(directory), ""), ready_suffix)
 
 
-def withdraw(directory: Path, one: DoneInput, ready_suffix: str = "") -> bool:
+def withdraw(directory: Path, one: FinishedInput, ready_suffix: str = "") -> bool:
     """Withdraw one input, durably."""
     with opened(directory, ready_suffix) as it:
         is_gone = it.withdraw(one)
@@ -164,7 +164,7 @@ def test_withdraw_other_kind_of_file_stays(tmp_path: Path, kind: str) -> None:
         os.mkfifo(path)
     before = path.lstat()
     taken = with_digest(pack(FileVersion.of(before)), hashlib.sha256().digest())
-    assert not withdraw(tmp_path, DoneInput(str(path), JOB, taken, None))
+    assert not withdraw(tmp_path, FinishedInput(str(path), JOB, taken, None))
     assert path.lstat().st_ctime_ns == before.st_ctime_ns  # not renamed for a moment
 
 
@@ -174,7 +174,7 @@ def test_withdraw_input_that_could_not_be_read_stays(tmp_path: Path) -> None:
     path.write_bytes(b"secret")
     before = path.stat()
     taken = with_digest(pack_unreadable(before), hashlib.sha256().digest())
-    assert not withdraw(tmp_path, DoneInput(str(path), JOB, taken, None))
+    assert not withdraw(tmp_path, FinishedInput(str(path), JOB, taken, None))
     assert path.stat().st_ctime_ns == before.st_ctime_ns
 
 
@@ -406,7 +406,7 @@ def test_withdraw_input_of_another_user_enters_no_archive_that_was_opened_before
     other_path = directory / "input-b.json"
     other_path.write_bytes(b"other")
     os.chown(other_path, OTHER_USER + 1, OTHER_USER + 1)
-    other = DoneInput(str(other_path), JOB, version_of(other_path), DONE)
+    other = FinishedInput(str(other_path), JOB, version_of(other_path), DONE)
     with opened(directory, "") as it:
         assert it.withdraw(own)
         with pytest.raises(PermissionError, match="expected a directory of user"):
