@@ -50,6 +50,7 @@ _OF_INPUTS: Final = (
     "InputDirectory.recover:unlink",
     "InputDirectory.sync:fsync",
 )
+_OF_CANCEL_FILES: Final = "retention.withdrawal.InputDirectory.remove_cancel_file:unlink"
 _SLOT: Final = "retention.slot_removal.SlotDirectory."
 _OF_SLOTS: Final = (
     "resume:unlink",
@@ -157,9 +158,12 @@ def test_daemon_killed_at_each_write_for_a_slot_loses_nothing(tmp_path: Path) ->
     archived = shared / "failed" / "20260101T000000Z-0123456789-input-9.json"
     archived.parent.mkdir()
     shutil.copy2(shared / "result-0.done", shared / ".removing-result-0.done")
+    (shared / "input-last.json.cancel").touch()  # older than the drop, so that it cancels nothing
     for number, name in enumerate(_OF_SLOTS):
         _kill_at(lives, _POINTS[f"{_SLOT}{name}"], "after")
         _drop(lives, f"input-new-{number}.json")
+    _drop(lives, "input-last.json")
+    _kill_at(lives, _POINTS[_OF_CANCEL_FILES], "after")
     archived.touch()
     _kill_at(lives, _POINTS[_OF_ARCHIVES], "after")
     with lives.running():
