@@ -61,7 +61,6 @@ _OF_SLOTS: Final = (
     "complete:fsync-2",
     "complete:unlink",
 )
-_OF_CANCEL_FILES: Final = f"{_INPUTS}InputDirectory.remove_cancel_file:unlink"
 _OF_ARCHIVES: Final = "retention.finished_slots._next:unlink"
 
 #: The oldest slot that stays, in days: a second.
@@ -166,16 +165,6 @@ def test_daemon_killed_at_each_write_for_a_slot_loses_nothing(tmp_path: Path) ->
     _kill_at(lives, _POINTS[_OF_CANCEL_FILES], "after")
     archived.touch()
     _kill_at(lives, _POINTS[_OF_ARCHIVES], "after")
-    with lives.running():
-        wait_until(lambda: not _left(lives), "the slots to go")
-    _check_jobs(lives)
-
-
-def test_daemon_killed_at_the_removal_of_a_cancel_file_loses_nothing(tmp_path: Path) -> None:
-    """The rest of the slot goes at the next start."""
-    lives = _prepared(tmp_path, WASMDROP_KEEP_RESULTS_DAYS=_ONE_SECOND)
-    (lives.shared / "input-1.json.cancel").touch()
-    _kill_at(lives, _POINTS[_OF_CANCEL_FILES], "after")
     with lives.running():
         wait_until(lambda: not _left(lives), "the slots to go")
     _check_jobs(lives)
