@@ -1,7 +1,5 @@
 """A cancelled job never ends otherwise, whenever the daemon is killed meanwhile."""
 
-import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Final
@@ -12,7 +10,7 @@ from wasmtime import wat2wasm
 from tests.support.commands import listed, run, wait_for_state
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.durability import dying
-from tests.support.durability.points import find_points
+from tests.support.durability.points import find_points, kill_plan
 
 _COMMIT: Final = "jobs.journal.commit_thread.CommitThread._try_to_commit:commit"
 _UNLINK: Final = "service.cancel_requests.CancelRequests._remove:unlink"
@@ -34,10 +32,7 @@ _MOMENTS: Final = [
 def _plan(name: str, turn: int, moment: str, requests: Path) -> str:
     (point,) = [one for one in find_points() if one.name == name]
     armed_by = str(requests) if name == _COMMIT else None
-    plan = dying.KillPlan(
-        *(point.file, point.first_line, point.last_line, moment, turn), armed_by=armed_by
-    )
-    return json.dumps(dataclasses.asdict(plan))
+    return kill_plan(point, moment, turn, armed_by=armed_by)
 
 
 def _has_died(daemon: Daemon) -> bool:

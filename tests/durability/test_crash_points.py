@@ -8,7 +8,6 @@ At the points of a delivery worker, the daemon dies with the worker; in a second
 worker dies, and the daemon starts another one.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from tests.support.daemon import DEADLINE_SECONDS, wait_until
 from tests.support.durability import dying
 from tests.support.durability.checker import Kind, check_slot_now, rows_of
 from tests.support.durability.lives import Lives
-from tests.support.durability.points import Point, find_points
+from tests.support.durability.points import Point, find_points, kill_plan
 from tests.support.durability.trace import command, read_trace
 from tests.support.markers import a_marker
 from tests.support.require import require_tools
@@ -94,16 +93,11 @@ def _cases(names: Iterable[str]) -> list[tuple[str, int, str]]:
 def _plan(name: str, turn: int, moment: str, note: Path | None = None) -> str:
     point = _POINTS[name]
     failing: Point | None = _POINTS[_AFTER[name]] if name in _AFTER else None
-    plan = dying.KillPlan(
-        point.file,
-        point.first_line,
-        point.last_line,
-        moment,
-        turn,
-        None if failing is None else (failing.file, failing.first_line, failing.last_line),
-        None if note is None else str(note),
+    return kill_plan(
+        *(point, moment, turn),
+        failing=failing and (failing.file, failing.first_line, failing.last_line),
+        note=None if note is None else str(note),
     )
-    return json.dumps(dataclasses.asdict(plan))
 
 
 def _leave_an_earlier_life(lives: Lives) -> None:

@@ -3,7 +3,6 @@
 The nonce of an ECDSA signature would give it away: with a random one, each signature differs.
 """
 
-import dataclasses
 import json
 import signal
 import sys
@@ -16,7 +15,7 @@ from wasmtime import wat2wasm
 from tests.support.commands import wait_for_state
 from tests.support.daemon import DEADLINE_SECONDS, Daemon, drop, wait_until
 from tests.support.durability import dying
-from tests.support.durability.points import find_points
+from tests.support.durability.points import find_points, kill_plan
 from tests.support.fib import FIB
 from tests.support.keys import new_key
 from wasmdrop.proof.envelope import parse_envelope, signed_by
@@ -61,8 +60,7 @@ def test_receipt_after_a_kill_during_its_delivery_has_the_same_bytes(
     daemon, key = _daemon(tmp_path)
     drop(daemon.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
     place = next(each for each in find_points() if str(each) == point)
-    plan = dying.KillPlan(place.file, place.first_line, place.last_line, moment, turn)
-    daemon.prefix = (sys.executable, dying.__file__, json.dumps(dataclasses.asdict(plan)))
+    daemon.prefix = (sys.executable, dying.__file__, kill_plan(place, moment, turn))
     daemon.launch()
     drop(daemon.shared / "input.json", _JOB)
     assert daemon.process is not None

@@ -5,6 +5,7 @@ No drop is lost or run twice, no file of others is removed, and nothing is left 
 
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -100,7 +101,11 @@ def _kill_at(lives: Lives, point: Point, moment: str) -> None:
     lives.prefix = (sys.executable, dying.__file__, kill_plan(point, moment))
     lives.launch()
     assert lives.process is not None
-    status = lives.process.wait(DEADLINE_SECONDS)
+    try:
+        status = lives.process.wait(DEADLINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        lives.kill()  # it did not reach the point
+        raise
     assert status == -signal.SIGKILL, lives.log_text()[-4000:]
     lives.prefix = ()
 

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import wasmdrop
 from tests.support.durability import dying
@@ -66,9 +66,10 @@ class Point:
         return self.name
 
 
-def kill_plan(point: Point, moment: str) -> str:
-    """Return the plan, for ``dying``, of a kill at the first call of a point."""
-    plan = dying.KillPlan(point.file, point.first_line, point.last_line, moment)
+def kill_plan(point: Point, moment: str, turn: int = 1, **fields: Any) -> str:
+    """Return the plan, for ``dying``, of a kill at a call of a point; see :class:`KillPlan`."""
+    place = point.file, point.first_line, point.last_line
+    plan = dying.KillPlan(*place, moment, turn, **fields)
     return json.dumps(dataclasses.asdict(plan))
 
 
