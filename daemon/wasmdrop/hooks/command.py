@@ -9,11 +9,11 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from wasmdrop.hooks.cloud_event import read_end
-from wasmdrop.hooks.hook import HookFailedError
+from wasmdrop.hooks.hook import HookFailedError, Sent
 from wasmdrop.jobs.journal.events import Event
 from wasmdrop.protocol.text import escaped, one_line
 from wasmdrop.system.signals import name_of as signal_name
@@ -38,14 +38,23 @@ class CommandHook:
     """Runs ``words`` for each event: the absolute path of a program, and its arguments."""
 
     at_once = _AT_ONCE
+    most_events = 1
 
     def __init__(self, words: tuple[str, ...], timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._words = words
         self._timeout_seconds = timeout_seconds
         self._inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
-    async def send(self, event: Event) -> None:
-        """Run the command; exit status 0 means that it has taken the event."""
+    async def send(self, events: Sequence[Event], may_go_on: Callable[[], bool]) -> Sent:
+        """Run the command for the first event; exit status 0 means that it has taken it."""
+        del may_go_on
+        try:
+            await self._run(events[0])
+        except HookFailedError as error:
+            return Sent(0, error)
+        return Sent(1)
+
+    async def _run(self, event: Event) -> None:
         end = read_end(event.marker)
         variables = self._inherited | {
             "WASMDROP_JOB": event.job_id,

@@ -1,5 +1,6 @@
 """The interface of a hook, and the state of a hook as the sender reports it."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -17,15 +18,31 @@ class HookFailedError(WasmdropError):
         """The pause that the receiver asked for; None if it did not."""
 
 
+class Sent(msgspec.Struct, frozen=True):
+    """How far a hook came with some events."""
+
+    taken: int
+    """How many of them, from the first on, it has taken."""
+    failure: HookFailedError | None = None
+    """Why it did not take the next one; None if that one was not tried."""
+
+
 class Hook(Protocol):
-    """Tells another program that a job has finished."""
+    """Tells another program that jobs have finished."""
 
     @property
     def at_once(self) -> int:
-        """Return how many events it takes at a time."""
+        """Return how many calls of :meth:`send` it takes at a time."""
 
-    async def send(self, event: Event) -> None:
-        """Return when the hook has taken the event. Raises ``HookFailedError``."""
+    @property
+    def most_events(self) -> int:
+        """Return how many events a call takes at most."""
+
+    async def send(self, events: Sequence[Event], may_go_on: Callable[[], bool]) -> Sent:
+        """Pass on events, in order, until one fails.
+
+        ``may_go_on`` is called on any thread before each event but the first.
+        """
 
 
 class HookBacklog(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
-from wasmdrop.hooks.hook import Hook, HookBacklog, HookFailedError
+from wasmdrop.hooks.hook import Hook, HookBacklog, HookFailedError, Sent
 from wasmdrop.jobs.journal.event_queue import EventQueue
 from wasmdrop.jobs.journal.events import Event
 
@@ -28,11 +28,16 @@ _READ_AT_ONCE: Final = 256
 _READ_BYTES: Final = 1 << 20
 
 #: How long a new event waits for others, in seconds; the second value applies while many jobs wait,
-#: because each read takes a transaction from the jobs.
-_GATHER_SECONDS: Final = 0.05
-_BUSY_GATHER_SECONDS: Final = 0.5
+#: because the sender takes processor time from them.
+_GATHER_SECONDS: Final = 0.1
+_BUSY_GATHER_SECONDS: Final = 5.0
 
-#: How often the journal is read if nothing happens, in seconds.
+#: How long a call of the hook may go on to its next event, in seconds: the events that it took are
+#: sent again if the daemon is killed meanwhile.
+_CALL_SECONDS: Final = 0.2
+
+#: How often the journal is read if nothing happens, and searched for events that are too old, in
+#: seconds.
 _LOOK_SECONDS: Final = 60.0
 
 #: The longest pause of an event that failed, and between two tries of a hook that seems down, in
@@ -65,8 +70,15 @@ class HookSender:
         self._ready: asyncio.Queue[Event] = asyncio.Queue()
         self._held: set[str] = set()
         """The jobs of the events in memory."""
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._attempts: set[asyncio.Task[Sent]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+        self._call_events = 1
+        """How many events a call of the hook gets; so many that it takes about `_CALL_SECONDS`."""
+        self._was_cut = False
+        """Whether more events were due than the last read returned."""
+        self._expire_at = 0.0
+        """When events that are too old are removed next, by the loop's clock."""
         self._probing = asyncio.Lock()
         self._failures_in_row = 0
         self._not_before = 0.0
@@ -81,10 +93,9 @@ class HookSender:
 
     async def stop(self) -> None:
         """Begin nothing new; attempts that are under way have some seconds to end."""
+        self._is_stopping = True
         for reader in self._tasks[:1]:
             reader.cancel()
-        while not self._ready.empty():
-            self._ready.get_nowait()
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=_STOP_SECONDS)
         tasks: list[asyncio.Task[Any]] = [*self._tasks, *self._attempts]
@@ -117,16 +128,28 @@ class HookSender:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._events.changed.wait()
-            is_busy = self._events.is_busy()
-            await asyncio.sleep(_BUSY_GATHER_SECONDS if is_busy else _GATHER_SECONDS)
+            if not self._was_cut:
+                await self._let_gather()
+
+    async def _let_gather(self) -> None:
+        """Wait for more events, and until few jobs wait, but not for ever."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _BUSY_GATHER_SECONDS
+        await asyncio.sleep(_GATHER_SECONDS)
+        while self._events.is_busy() and loop.time() < end:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(_GATHER_SECONDS)
 
     async def _fill(self) -> float:
         """Read the events that are due; return how long none can be due, in seconds."""
         now_ns = time.time_ns()
-        await self._give_up(now_ns - self._keep_ns)
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._expire_at:
+            await self._give_up(now_ns - self._keep_ns)
+            self._expire_at = loop.time() + _LOOK_SECONDS
         longest_ns = int(_LONGEST_PAUSE_SECONDS * 1e9)
         due = await self._events.due(now_ns, longest_ns, self._held, _READ_AT_ONCE, _READ_BYTES)
         self._oldest_ns = due.oldest_ns
+        self._was_cut = due.was_cut
         for event in due.events:
             self._held.add(event.job_id)
             self._ready.put_nowait(event)
@@ -142,34 +165,55 @@ class HookSender:
     # Sending
 
     async def _work(self) -> None:
-        while True:
-            event = await self._ready.get()
-            attempt = asyncio.create_task(self._take(event))
+        while not self._is_stopping:
+            events = [await self._ready.get()]
+            # While the hook fails, few events are held up by one.
+            count = 1 if self._failures_in_row else self._call_events
+            while len(events) < count and not self._ready.empty():
+                events.append(self._ready.get_nowait())
+            attempt = asyncio.create_task(self._send(events))
             self._attempts.add(attempt)
             try:
-                await attempt
+                sent = await attempt
             finally:
                 self._attempts.discard(attempt)
-                self._held.discard(event.job_id)
-                if self._ready.empty():
-                    self._events.changed.set()
+            tried = sent.taken + (sent.failure is not None)
+            self._held.difference_update(event.job_id for event in events[:tried])
+            for event in events[tried:]:
+                self._ready.put_nowait(event)
+            if self._ready.empty():
+                self._events.changed.set()
 
-    async def _take(self, event: Event) -> None:
+    async def _send(self, events: list[Event]) -> Sent:
         is_probe = self._failures_in_row >= _SEEMS_DOWN
         async with self._probing if is_probe else contextlib.nullcontext():
             loop = asyncio.get_running_loop()
             await asyncio.sleep(max(0.0, self._not_before - loop.time()))
+            if self._is_stopping:
+                return Sent(0)
+            end = time.monotonic() + _CALL_SECONDS
             try:
-                await self._hook.send(event)
-            except HookFailedError as error:
-                self._fail(event, str(error), error.retry_after_seconds)
+                sent = await self._hook.send(
+                    events, lambda: time.monotonic() < end and not self._is_stopping
+                )
             except Exception as error:  # noqa: BLE001 - a fault in one must not end the others
-                _log.exception("hook-stuck", job=event.job_id)
-                self._fail(event, f"{type(error).__name__}", None)
-            else:
-                self._failures_in_row = 0
-                self._delivered += 1
-                self._events.remove(event.job_id)
+                _log.exception("hook-stuck", job=events[0].job_id)
+                sent = Sent(0, HookFailedError(type(error).__name__))
+            self._note(events, sent)
+        return sent
+
+    def _note(self, events: list[Event], sent: Sent) -> None:
+        if sent.taken:
+            self._failures_in_row = 0
+            self._delivered += sent.taken
+            self._events.remove([event.job_id for event in events[: sent.taken]])
+        if sent.failure is not None:
+            failed = events[sent.taken]
+            self._fail(failed, str(sent.failure), sent.failure.retry_after_seconds)
+        elif sent.taken < len(events):
+            self._call_events = sent.taken
+        elif len(events) == self._call_events:
+            self._call_events = min(2 * self._call_events, self._hook.most_events)
 
     def _fail(self, event: Event, reason: str, retry_after_seconds: float | None) -> None:
         self._failed += 1

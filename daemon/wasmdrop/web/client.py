@@ -11,11 +11,9 @@ import http.client
 import io
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal, cast
-
-import msgspec
 
 from wasmdrop.protocol.errors import FetchError
 from wasmdrop.protocol.text import describe_value, one_line
@@ -35,25 +33,11 @@ _READ_BYTES: Final = 64 * 1024
 _MAX_REASON_CHARACTERS: Final = 80
 
 
-class HttpAnswer(msgspec.Struct, frozen=True):
-    """The head of an answer."""
-
-    status: int
-    reason: str
-    """As the server sent it."""
-    retry_after: str | None
-
-
 class HttpClient:
-    """Sends requests to one server over a connection that it keeps.
+    """Sends requests to one server over a connection that it keeps."""
 
-    ``tls``: how a server with https is verified; without it by the certificates of the system.
-    """
-
-    def __init__(
-        self, origin: Origin, deadline: Deadline, tls: ssl.SSLContext | None = None
-    ) -> None:
-        self._connection = _Connection(origin, deadline, tls)
+    def __init__(self, origin: Origin, deadline: Deadline) -> None:
+        self._connection = _Connection(origin, deadline)
         self._deadline = deadline
 
     def close(self) -> None:
@@ -65,7 +49,7 @@ class HttpClient:
 
         Raises `FetchError`, which describes the answer. The caller must read to the end.
         """
-        with self._explained():
+        with explained(self._deadline):
             headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "wasmdrop"}
             response = self._answer(target, headers)
             declared_bytes = _check_head(response, max_bytes)
@@ -78,17 +62,6 @@ class HttpClient:
                 yield chunk
             if declared_bytes is not None and size_bytes < declared_bytes:
                 raise FetchError(f"ended after {size_bytes} of {declared_bytes} bytes")
-
-    def post(self, target: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
-        """Send ``POST target`` and return the head of the answer; its body is not read.
-
-        Raises `FetchError` if there is no answer.
-        """
-        with self._explained():
-            self._connection.request("POST", target, body, dict(headers))
-            self._connection.allow(_HEAD_BYTES)
-            response = self._connection.getresponse()
-            return HttpAnswer(response.status, response.reason, response.headers.get("Retry-After"))
 
     def _answer(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         is_new = self._connection.sock is None
@@ -106,25 +79,26 @@ class HttpClient:
         self._connection.allow(_HEAD_BYTES)
         return self._connection.getresponse()
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Raise `FetchError` instead of the errors of sockets and of http.client."""
-        try:
-            yield
-        except TimeoutError:
-            raise self._deadline.error() from None
-        except http.client.RemoteDisconnected:
-            raise FetchError("closed the connection without an answer") from None
-        except http.client.IncompleteRead:
-            raise FetchError("ended in the middle of the answer") from None
-        except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", "") or error.reason or str(error)
-            raise FetchError(f"no encrypted connection: {one_line(str(reason))}") from None
-        except OSError as error:
-            raise FetchError(f"connection failed: {error.strerror or error}") from None
-        except (http.client.HTTPException, ValueError) as error:
-            detail = describe_value(str(error))
-            raise FetchError(f"not HTTP: {type(error).__name__} {detail}") from None
+
+@contextlib.contextmanager
+def explained(deadline: Deadline) -> Iterator[None]:
+    """Raise `FetchError` instead of the errors of sockets and of http.client."""
+    try:
+        yield
+    except TimeoutError:
+        raise deadline.error() from None
+    except http.client.RemoteDisconnected:
+        raise FetchError("closed the connection without an answer") from None
+    except http.client.IncompleteRead:
+        raise FetchError("ended in the middle of the answer") from None
+    except ssl.SSLError as error:
+        reason = getattr(error, "verify_message", "") or error.reason or str(error)
+        raise FetchError(f"no encrypted connection: {one_line(str(reason))}") from None
+    except OSError as error:
+        raise FetchError(f"connection failed: {error.strerror or error}") from None
+    except (http.client.HTTPException, ValueError) as error:
+        detail = describe_value(str(error))
+        raise FetchError(f"not HTTP: {type(error).__name__} {detail}") from None
 
 
 def _check_head(response: http.client.HTTPResponse, max_bytes: int) -> int | None:
@@ -151,18 +125,16 @@ def _check_head(response: http.client.HTTPResponse, max_bytes: int) -> int | Non
 class _Connection(http.client.HTTPConnection):
     """A connection whose every wait and every read is bounded."""
 
-    def __init__(self, origin: Origin, deadline: Deadline, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, origin: Origin, deadline: Deadline) -> None:
         super().__init__(origin.host, origin.port)
         self.default_port = http.client.HTTPS_PORT if origin.is_encrypted else http.client.HTTP_PORT
-        self._tls = None
-        if origin.is_encrypted:
-            self._tls = tls or ssl.create_default_context()
+        self._tls = ssl.create_default_context() if origin.is_encrypted else None
         self._deadline = deadline
         self._socket: _Socket | None = None
 
     def connect(self) -> None:
         """Connect; called by http.client."""
-        connected = _connect(self.host, self.port, self._deadline)
+        connected = connect(self.host, self.port, self._deadline)
         if self._tls is not None:
             connected = self._tls.wrap_socket(connected, server_hostname=self.host)
         self._socket = _Socket(connected, self._deadline)
@@ -174,7 +146,7 @@ class _Connection(http.client.HTTPConnection):
             self._socket.allowed_bytes = count
 
 
-def _connect(host: str, port: int, deadline: Deadline) -> socket.socket:
+def connect(host: str, port: int, deadline: Deadline) -> socket.socket:
     """Connect to the first address of ``host`` that answers."""
     failure: OSError | None = None
     for family, kind, protocol, _name, address in socket.getaddrinfo(

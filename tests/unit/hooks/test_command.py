@@ -10,7 +10,7 @@ import pytest
 from tests.support.daemon import wait_until
 from tests.support.events import an_event
 from wasmdrop.hooks.command import CommandHook
-from wasmdrop.hooks.hook import HookFailedError
+from wasmdrop.hooks.hook import Sent
 from wasmdrop.jobs.journal.events import Event
 
 HOSTILE = os.fsdecode(b'$(touch x)\n-rf " \xff/input-`a`.json')
@@ -23,10 +23,15 @@ def sh(script: str, timeout_seconds: float = 60) -> CommandHook:
 
 def failure_of(hook: CommandHook, event: Event | None = None) -> str:
     """Return the error of one attempt."""
-    with pytest.raises(HookFailedError) as caught:
-        asyncio.run(hook.send(event or an_event()))
-    assert str(caught.value).isprintable()
-    return str(caught.value)
+    sent = send(hook, event)
+    assert sent.taken == 0
+    assert str(sent.failure).isprintable()
+    return str(sent.failure)
+
+
+def send(hook: CommandHook, event: Event | None = None) -> Sent:
+    """Run the command for an event."""
+    return asyncio.run(hook.send([event or an_event()], lambda: True))
 
 
 def test_command_gets_the_marker_and_few_variables(
@@ -37,9 +42,8 @@ def test_command_gets_the_marker_and_few_variables(
     monkeypatch.setenv("WASMDROP_ON_FINISHED", "/bin/sh")
     monkeypatch.setenv("TZ", "UTC")
     event = an_event(slot=HOSTILE)
-    asyncio.run(
-        sh(f"cat > {tmp_path}/in; env -0 > {tmp_path}/env; pwd > {tmp_path}/pwd").send(event)
-    )
+    hook = sh(f"cat > {tmp_path}/in; env -0 > {tmp_path}/env; pwd > {tmp_path}/pwd")
+    assert send(hook, event) == Sent(1)
     assert (tmp_path / "in").read_bytes() == event.marker
     pairs = (tmp_path / "env").read_bytes().rstrip(b"\0").split(b"\0")
     found = dict(pair.split(b"=", 1) for pair in pairs)
@@ -58,7 +62,7 @@ def test_command_that_does_not_read_a_large_marker_is_done() -> None:
     """The marker is larger than a pipe."""
     event = an_event()
     event = msgspec.structs.replace(event, marker=event.marker + b" " * (4 << 20))
-    asyncio.run(sh("exit 0").send(event))
+    assert send(sh("exit 0"), event) == Sent(1)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,7 @@ def is_running(pid: int) -> bool:
 
 def test_command_is_done_when_it_ends_though_a_child_holds_its_streams(tmp_path: Path) -> None:
     """The child goes on: the operator may want that."""
-    asyncio.run(sh(f"sleep 1000 2>&1 & echo $! > {tmp_path}/child; exit 0").send(an_event()))
+    assert send(sh(f"sleep 1000 2>&1 & echo $! > {tmp_path}/child; exit 0")) == Sent(1)
     pid = int((tmp_path / "child").read_text())
     assert is_running(pid)
     os.kill(pid, 9)
@@ -109,14 +113,13 @@ def test_command_of_a_daemon_that_stops_is_killed(tmp_path: Path) -> None:
     """The next daemon runs it again."""
 
     async def use() -> None:
-        send = asyncio.create_task(
-            sh(f"echo $$ > {tmp_path}/own; exec sleep 1000").send(an_event())
-        )
+        hook = sh(f"echo $$ > {tmp_path}/own; exec sleep 1000")
+        sending = asyncio.create_task(hook.send([an_event()], lambda: True))
         path = tmp_path / "own"
         while not path.exists() or not path.read_text():  # noqa: ASYNC110 - another process writes
             await asyncio.sleep(0.01)
-        send.cancel()
-        await asyncio.gather(send, return_exceptions=True)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
         assert not is_running(int(path.read_text()))
 
     asyncio.run(use())

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ from tenacity import wait_random_exponential
 from tests.support.events import an_event
 from tests.unit.jobs.fakes import job as a_job
 from wasmdrop.hooks import sender as module
-from wasmdrop.hooks.hook import HookBacklog, HookFailedError
+from wasmdrop.hooks.hook import HookBacklog, HookFailedError, Sent
 from wasmdrop.hooks.sender import HookSender
 from wasmdrop.jobs.job import JobState
 from wasmdrop.jobs.journal.event_queue import EventQueue
@@ -31,6 +31,7 @@ class FakeHook:
     """Notes its events; ``fails`` returns the error of an event, None if it is taken."""
 
     at_once = AT_ONCE
+    most_events = 100
 
     def __init__(self) -> None:
         self.attempts: list[Event] = []
@@ -39,18 +40,27 @@ class FakeHook:
         self.running = self.most_running = 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self.gates: dict[str, asyncio.Event] = {}
+        """The gates of single jobs."""
+        self.calls: list[int] = []
+        """How many events each call got."""
 
-    async def send(self, event: Event) -> None:
-        """Take an event, or refuse it."""
-        self.attempts.append(event)
+    async def send(self, events: Sequence[Event], may_go_on: Callable[[], bool]) -> Sent:
+        """Take events until one is refused."""
+        self.calls.append(len(events))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
-            await self.gate.wait()
-            await asyncio.sleep(0)
-            if (error := self.fails(event)) is not None:
-                raise error
-            self.taken.append(event.job_id)
+            for taken, event in enumerate(events):
+                if taken and not may_go_on():
+                    return Sent(taken)
+                self.attempts.append(event)
+                await self.gates.get(event.job_id, self.gate).wait()
+                await asyncio.sleep(0)
+                if (error := self.fails(event)) is not None:
+                    return Sent(taken, error)
+                self.taken.append(event.job_id)
+            return Sent(len(events))
         finally:
             self.running -= 1
 
@@ -261,22 +271,90 @@ def test_sender_gives_up_events_that_are_too_old(
 
 
 def test_sender_that_stops_lets_attempts_under_way_end(tmp_path: Path) -> None:
-    """And begins no others."""
+    """And begins no others, neither while it waits nor after the first of a call."""
     ids = [f"job-{number}" for number in range(20)]
 
     def hold(hook: FakeHook) -> None:
         hook.gate.clear()
+        hook.gates["job-0"] = asyncio.Event()
 
     async def use(_journal: Journal, sender: HookSender, hook: FakeHook) -> None:
         await until(lambda: hook.running == AT_ONCE)
         stopping = asyncio.create_task(sender.stop())
         await asyncio.sleep(0)
+        hook.gates["job-0"].set()
+        await until(lambda: hook.running == AT_ONCE - 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(hook.attempts) == AT_ONCE
         hook.gate.set()
         await stopping
         assert len(hook.taken) == len(hook.attempts) == AT_ONCE
 
     left = with_sender(tmp_path / "journal", use, before=ids, hook=hold)
     assert len(left) == len(ids) - AT_ONCE
+
+
+def test_sender_that_stops_ends_a_call_before_its_next_event(tmp_path: Path) -> None:
+    """The others stay in the journal."""
+
+    async def use(journal: Journal, sender: HookSender, hook: FakeHook) -> None:
+        await record(journal, [f"job-{number:03}" for number in range(100)])
+        await until(lambda: len(hook.taken) == 100)
+        hook.gate.clear()
+        hook.attempts.clear()
+        await record(journal, [f"late-{number:03}" for number in range(200)])
+        await until(lambda: hook.running)
+        assert max(hook.calls) > 1
+        running = hook.running
+        stopping = asyncio.create_task(sender.stop())
+        await asyncio.sleep(0)
+        hook.gate.set()
+        await stopping
+        assert len(hook.attempts) == running
+
+    assert with_sender(tmp_path / "journal", use)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_sender_call_that_takes_too_long_leaves_its_events_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls get as many events as they take in a while, and all are sent."""
+    ids = [f"job-{number:03}" for number in range(300)]
+
+    async def use(journal: Journal, _sender: HookSender, hook: FakeHook) -> None:
+        await until(lambda: len(hook.taken) == len(ids))
+        assert max(hook.calls) > AT_ONCE
+        monkeypatch.setattr(module, "_CALL_SECONDS", -1)
+        hook.calls.clear()
+        await record(journal, [f"late-{number:03}" for number in range(200)])
+        await until(lambda: len(hook.taken) == len(ids) + 200)
+        assert hook.calls[-1] == 1
+        assert len(set(hook.taken)) == len(hook.taken)
+
+    assert with_sender(tmp_path / "journal", use, before=ids) == []
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_sender_event_that_fails_in_a_call_leaves_the_next_ones_untried(tmp_path: Path) -> None:
+    """They are sent at once, and have no failure."""
+    refusals = iter(range(1))
+
+    def fails(event: Event) -> HookFailedError | None:
+        is_odd = event.job_id == "late-20" and next(refusals, None) is not None
+        return HookFailedError("not now") if is_odd else None
+
+    async def use(journal: Journal, sender: HookSender, hook: FakeHook) -> None:
+        await until(lambda: len(hook.taken) == 300)
+        hook.fails = fails
+        await record(journal, [f"late-{number:02}" for number in range(40)])
+        await until(lambda: len(hook.taken) == 340)
+        assert (sender.backlog().delivered, sender.backlog().failed) == (340, 1)
+        assert [event.failures for event in hook.attempts if event.failures] == [1]
+
+    ids = [f"job-{number:03}" for number in range(300)]
+    assert with_sender(tmp_path / "journal", use, before=ids) == []
 
 
 @pytest.mark.usefixtures("no_pauses")

@@ -12,7 +12,7 @@ import pytest
 from tests.support.events import an_event
 from tests.support.receiver import Received, Receiver
 from wasmdrop.hooks import webhook
-from wasmdrop.hooks.hook import HookFailedError
+from wasmdrop.hooks.hook import HookFailedError, Sent
 from wasmdrop.hooks.webhook import Webhook
 from wasmdrop.web.url import HttpUrl, Origin
 
@@ -24,17 +24,24 @@ def hook_of(port: int) -> Webhook:
 
 def failure_of(port: int) -> HookFailedError:
     """Return the error of one attempt."""
-    with pytest.raises(HookFailedError) as caught:
-        asyncio.run(hook_of(port).send(an_event()))
-    assert "\n" not in str(caught.value)
-    return caught.value
+    sent = send(hook_of(port), "job-1")
+    assert sent.taken == 0
+    assert sent.failure is not None
+    assert "\n" not in str(sent.failure)
+    return sent.failure
+
+
+def send(hook: Webhook, *job_ids: str) -> Sent:
+    """Send events of these jobs with one call."""
+    return asyncio.run(hook.send([an_event(job_id) for job_id in job_ids], lambda: True))
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 299])
 def test_webhook_answer_of_success_takes_the_event(status: int) -> None:
     """Its body does not matter."""
     with Receiver(lambda _request: (status, {})).running() as receiver:
-        asyncio.run(hook_of(receiver.port).send(an_event()))
+        assert send(hook_of(receiver.port), "job-1", "job-2") == Sent(2)
+    assert receiver.job_ids() == ["job-1", "job-2"]
     assert "webhook-signature" not in receiver.requests[0].headers
 
 
@@ -140,7 +147,9 @@ def test_webhook_server_that_is_silent_holds_up_no_thread_of_the_loop(
     monkeypatch.setattr(webhook, "_TIMEOUT_SECONDS", 60)
 
     async def use(port: int) -> None:
-        sends = [asyncio.create_task(hook_of(port).send(an_event())) for _ in range(40)]
+        sends = [
+            asyncio.create_task(hook_of(port).send([an_event()], lambda: True)) for _ in range(40)
+        ]
         await asyncio.sleep(0)
         assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 30) == 1
         for send in sends:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from wasmdrop.jobs.journal import events
@@ -56,10 +56,10 @@ class EventQueue:
             )
         )
 
-    def remove(self, job_id: str) -> None:
-        """Remove an event that the hook took. It is sent again if the daemon is killed before."""
-        self._note_removed(1)
-        self._thread.submit_lazily(partial(events.remove, job_id=job_id))
+    def remove(self, job_ids: Sequence[str]) -> None:
+        """Remove events that the hook took. They are sent again if the daemon is killed before."""
+        self._note_removed(len(job_ids))
+        self._thread.submit_lazily(partial(events.remove, job_ids=job_ids))
 
     def postpone(self, job_id: str, failures: int, due_ns: int) -> None:
         """Record that the hook failed, and when the event is due again."""

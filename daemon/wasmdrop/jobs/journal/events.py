@@ -7,6 +7,7 @@ until the hook took it or it is given up, however long the job itself stays in t
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -43,6 +44,8 @@ class DueEvents(msgspec.Struct, frozen=True):
     """When the next event is due; None without one."""
     oldest_ns: int | None
     """When the oldest event of all was recorded; None without one."""
+    was_cut: bool
+    """Whether more events are due than were asked for."""
 
 
 def record(connection: sqlite3.Connection, job: Job, marker: bytes) -> None:
@@ -77,9 +80,11 @@ def due(
     connection.execute("UPDATE events SET due_ns = ? WHERE due_ns > ?", (now_ns, latest_ns))
     found: list[Event] = []
     size_bytes = 0
+    was_cut = False
     query = f"SELECT {_COLUMNS} FROM events WHERE due_ns <= ? ORDER BY due_ns, seq"  # noqa: S608 - constants
     for row in connection.execute(query, (now_ns,)):
         if len(found) >= limit or size_bytes >= max_bytes:
+            was_cut = True
             break
         job_id, slot, path, marker, *rest = row
         if job_id not in but:
@@ -91,12 +96,13 @@ def due(
         found,
         connection.execute(later, (now_ns,)).fetchone()[0],
         connection.execute(oldest).fetchone()[0],
+        was_cut,
     )
 
 
-def remove(connection: sqlite3.Connection, job_id: str) -> None:
-    """Remove the event of a job."""
-    connection.execute("DELETE FROM events WHERE job = ?", (job_id,))
+def remove(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
+    """Remove the events of jobs."""
+    connection.executemany("DELETE FROM events WHERE job = ?", [(job_id,) for job_id in job_ids])
 
 
 def postpone(connection: sqlite3.Connection, job_id: str, failures: int, due_ns: int) -> None:

@@ -430,7 +430,7 @@ def test_journal_statement_never_reads_a_whole_table(tmp_path: Path) -> None:
         assert journal.events is not None
         await journal.events.due(2**62, 1, (), 10, 1)
         journal.events.postpone("input-1", 1, 2)
-        journal.events.remove("input-1")
+        journal.events.remove(["input-1"])
         await journal.events.expire(2**62)
         await journal.trim(0)
         await journal.prune(2**62)
