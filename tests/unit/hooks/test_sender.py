@@ -295,8 +295,11 @@ def test_sender_that_stops_lets_attempts_under_way_end(tmp_path: Path) -> None:
     assert len(left) == len(ids) - AT_ONCE
 
 
-def test_sender_that_stops_ends_a_call_before_its_next_event(tmp_path: Path) -> None:
+def test_sender_that_stops_ends_a_call_before_its_next_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The others stay in the journal."""
+    monkeypatch.setattr(module, "_CALL_SECONDS", 60)
 
     async def use(journal: Journal, sender: HookSender, hook: FakeHook) -> None:
         await record(journal, [f"job-{number:03}" for number in range(100)])
@@ -330,7 +333,7 @@ def test_sender_call_that_takes_too_long_leaves_its_events_to_others(
         hook.calls.clear()
         await record(journal, [f"late-{number:03}" for number in range(200)])
         await until(lambda: len(hook.taken) == len(ids) + 200)
-        assert hook.calls[-1] == 1
+        assert max(hook.calls[-20:]) <= 2
         assert len(set(hook.taken)) == len(hook.taken)
 
     assert with_sender(tmp_path / "journal", use, before=ids) == []
