@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import drop, wait_until
-from tests.support.durability.checker import Evidence, Finding, Kind, check, check_slot_now
+from tests.support.durability.checker import (
+    Evidence,
+    Finding,
+    Kind,
+    check,
+    check_slot_now,
+    rows_of,
+)
+from tests.support.durability.controls import check_controls
 from tests.support.durability.lives import Lives
+from tests.support.receiver import Received
 
 
 @pytest.fixture
@@ -272,3 +281,36 @@ def test_checker_counts_attempts(lives: Lives) -> None:
     assert check(dataclasses.replace(lives.evidence(), most_attempts=1)) == []
     found = check(dataclasses.replace(lives.evidence(), most_attempts=0))
     assert kinds(found) == {Kind.WRONG}
+
+
+def test_checker_of_controls_finds_each_kind_of_damage(lives: Lives, tmp_path: Path) -> None:
+    """Events, archived inputs and confirmed cancellations."""
+    markers = [*lives.shared.glob("*.done"), *(tmp_path / "old").glob("*.done")]
+    bodies = {str(json.loads(one.read_bytes())["job"]): one.read_bytes() for one in markers}
+    evidence, producer = lives.evidence(), lives.producer
+    last = next(row for row in rows_of(lives.state, last_only=True) if row.slot == "input-a.json")
+
+    def found(told: dict[str, bytes] = bodies) -> list[tuple[Kind, str]]:
+        requests = [Received("", {"ce-id": job}, body) for job, body in told.items()]
+        findings = check_controls(evidence, requests, is_archiving=True)
+        return [(finding.kind, finding.where) for finding in findings]
+
+    assert found() == []
+    assert found({job: body for job, body in bodies.items() if job != last.id}) == [
+        (Kind.LOST, "input-a.json"),
+        (Kind.WRONG, str(lives.shared / "result-a.done")),
+    ]
+    changed = bodies[last.id].replace(b'"attempt":1', b'"attempt":2')
+    assert found(bodies | {last.id: changed}) == [(Kind.WRONG, str(lives.shared / "result-a.done"))]
+    producer.cancelled.add(last.id)
+    assert found() == [(Kind.WRONG, last.id)]
+    producer.cancelled.clear()
+    input_, archive = lives.shared / "input-a.json", lives.shared / "done"
+    data = input_.read_bytes()
+    input_.unlink()
+    assert found() == [(Kind.LOST, "input-a.json")]
+    archive.mkdir()
+    (archive / f"{last.id}-input-a.json").write_bytes(data)
+    assert found() == []
+    (archive / f"{last.id}-input-a.json").write_bytes(b"{}")
+    assert found() == [(Kind.LOST, "input-a.json")]
