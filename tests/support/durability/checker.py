@@ -399,8 +399,10 @@ def _check_leftovers(evidence: Evidence) -> Iterator[Finding]:
     for root in (evidence.shared, evidence.wasm, evidence.state):
         for path in root.rglob("*"):
             is_compilers = path.name.startswith(".") and path.is_relative_to(evidence.state)
-            is_of_a_job = path.parent in (evidence.state / "jobs", evidence.state / "cancel")
-            if path.name.startswith(_TEMPORARY) or is_compilers or is_of_a_job:
+            # The directories of one module are in one that stays.
+            is_of_a_job = path.parent.parent == evidence.state / "jobs"
+            is_request = path.parent == evidence.state / "cancel"
+            if path.name.startswith(_TEMPORARY) or is_compilers or is_of_a_job or is_request:
                 yield Finding(Kind.LEFTOVER, str(path.relative_to(root)), "was left behind")
 
 
