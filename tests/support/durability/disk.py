@@ -190,6 +190,12 @@ class Disk:
             mode = call.number(1) & ~_UMASK
             self._make(path, call.ended, _Node(is_directory=True, mode=mode))
 
+    def _mkdirat(self, call: Call) -> None:
+        path = self._at(call, 0)
+        if path is not None:
+            mode = call.number(2) & ~_UMASK
+            self._make(path, call.ended, _Node(is_directory=True, mode=mode))
+
     def _unlink(self, call: Call) -> None:
         self._forget(self._below(os.fsdecode(call.data(0))), call.ended)
 
