@@ -18,8 +18,7 @@ from wasmdrop.protocol.slot import top_directory
 _EXTRA_JOBS: Final = 64
 
 #: Jobs on their way whose end is decided: few, because results of others wait behind theirs in the
-#: delivery worker. Beside 16, other jobs took 70 ms instead of 12 ms, and only a fifth more were
-#: refused a second.
+#: delivery worker. Beside 16, other jobs took longer, and hardly more were refused a second.
 _ENDING_JOBS: Final = 4
 
 #: Inputs and results in memory, in bytes, past which no job with a large input begins, and past
