@@ -149,10 +149,13 @@ class ModuleLookup:
                 if work.job.state is not JobState.COMPILING:
                     work = self._table.move(work, JobState.COMPILING)
                 try:
-                    return await self._compile(work, pinned.sha256, options)
+                    compiled = await self._compile(work, pinned.sha256, options)
                 except RefusedError as refusal:
                     if not await self._has_changed(work, reference, refusal, pinned, scheduler):
                         raise
+                else:
+                    self._table.move(work, JobState.QUEUED)  # it may have to wait for a worker
+                    return compiled
 
     async def _compile(self, work: Work, sha256: str, options: EngineOptions) -> CompiledModule:
         def on_progress(text: str) -> None:
