@@ -66,8 +66,8 @@ class Dispatcher:
         self._on_room = on_room
         self._admission = Admission(runner.capacity, settings.directory_running)
         self._waiting = WaitingJobs(settings.directory_queued)
-        metrics.held_directories = self.held_directories = self._admission.held_directories
-        metrics.full_directories = self.full_directories = self._waiting.full_directories
+        metrics.held_directories = self._admission.held_directories
+        metrics.full_directories = self._waiting.full_directories
         self._undelivered = UndeliveredResults(
             settings, journal, delivery, metrics, self._on_settled
         )

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
-from wasmdrop.jobs.dispatcher import Dispatcher
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.page import model
 from wasmdrop.page.access import Access, is_loopback_address
@@ -41,7 +41,6 @@ from wasmdrop.web.message import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from wasmdrop.fleet.daemon.known_workers import FleetView
-    from wasmdrop.hooks.hook import HookBacklog
     from wasmdrop.hooks.sender import HookSender
     from wasmdrop.service.fleet import DaemonFleet
 
@@ -118,7 +117,6 @@ class DaemonPage:
 
         It begins with the last jobs of the journal.
         """
-        dispatcher = pipeline.dispatcher
 
         async def look_at_health() -> model.Health:
             silent, reasons = liveness.silent(), await health.reasons()
@@ -134,13 +132,15 @@ class DaemonPage:
             compiler=local.compiler,
             cache=cache,
             loop=asyncio.get_running_loop(),
-            cancel=dispatcher.cancel,
+            cancel=pipeline.dispatcher.cancel,
             health=look_at_health,
             silent_seconds=lambda: liveness.ages_seconds().get("event_loop", 0.0),
             space=space,
             fleet=None if fleet is None else lambda: _shown_fleet(fleet.view()),
-            limits=_limits(settings, dispatcher),
-            hooks=None if sender is None else lambda: _shown_hooks(sender.backlog()),
+            limits=_limits(settings, self._metrics),
+            hooks=None
+            if sender is None
+            else lambda: msgspec.convert(sender.backlog(), model.Hooks, from_attributes=True),
         )
         main_loop = MainLoop(sources.loop, sources.silent_seconds)
         queries = JournalQueries(sources.settings.state_dir)
@@ -169,16 +169,6 @@ class DaemonPage:
         await self._history.keep_sampling()
 
 
-def _shown_hooks(backlog: "HookBacklog") -> model.Hooks:
-    return model.Hooks(
-        pending=backlog.pending,
-        oldest_seconds=backlog.oldest_seconds,
-        delivered=backlog.delivered,
-        failed=backlog.failed,
-        given_up=backlog.given_up,
-    )
-
-
 def _shown_fleet(view: "FleetView") -> model.Fleet:
     workers = sorted(view.workers, key=lambda worker: worker.name)
     return model.Fleet(
@@ -192,29 +182,18 @@ def _shown_fleet(view: "FleetView") -> model.Fleet:
         fallback_runs=view.fallback_runs,
         known_workers=len(workers),
         workers=tuple(
-            model.FleetWorker(
-                name=worker.name,
-                pool=worker.pool,
-                running=worker.running,
-                slots=worker.slots,
-                done=worker.done,
-                up_seconds=worker.up_seconds,
-                seen_seconds=worker.seen_seconds,
-                wasmdrop=worker.wasmdrop,
-                wasmtime=worker.wasmtime,
-                platform=worker.platform,
-            )
+            msgspec.convert(worker, model.FleetWorker, from_attributes=True)
             for worker in workers[: model.MAX_WORKERS]
         ),
     )
 
 
-def _limits(settings: Settings, dispatcher: Dispatcher) -> Callable[[], model.Limits] | None:
+def _limits(settings: Settings, metrics: Metrics) -> Callable[[], model.Limits] | None:
     running, queued = settings.directory_running, settings.directory_queued
     if running is None and queued is None:
         return None
     return lambda: model.Limits(
-        running, queued, dispatcher.held_directories(), dispatcher.full_directories()
+        running, queued, metrics.held_directories(), metrics.full_directories()
     )
 
 
