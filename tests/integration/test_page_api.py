@@ -10,7 +10,7 @@ import msgspec
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.page import CHANGE, ask, overview, until_running, with_page
-from wasmdrop.page.model import History, Overview
+from wasmdrop.page.model import History, Hooks, Limits, Overview
 
 
 def test_page_overview_of_a_busy_daemon_has_its_jobs_and_modules(tmp_path: Path) -> None:
@@ -48,6 +48,29 @@ def test_page_overview_of_a_busy_daemon_has_its_jobs_and_modules(tmp_path: Path)
             assert cancel(daemon, job.job).status == 200
         marker = wait_until(lambda: daemon.marker("input-slow.json"), "the end of both")
         assert marker["code"] == "cancelled"
+
+
+def test_page_overview_has_the_completion_hook_and_the_limits_per_directory(tmp_path: Path) -> None:
+    """Directories at their limit count; without these settings the parts are missing."""
+    with with_page(tmp_path).running() as daemon:
+        assert (overview(daemon)["hooks"], overview(daemon)["limits"]) == (None, None)
+        daemon.environment |= {
+            "WASMDROP_ON_FINISHED": "/bin/true",
+            "WASMDROP_DIRECTORY_RUNNING": "1",
+            "WASMDROP_DIRECTORY_QUEUED": "1",
+        }
+    with daemon.running():
+        daemon.submit("a/input-good.json", {"entry": "run", "args": [1]})
+        wait_until(lambda: overview(daemon)["hooks"]["delivered"] == 1, "the event to be taken")
+        drop(daemon.shared / "a/input-slow.json", {"entry": "spin"})
+        until_running(daemon, "a/input-slow.json")
+        drop(daemon.shared / "a/input-waits.json", {"entry": "spin"})
+        wait_until(lambda: overview(daemon)["limits"]["held_directories"], "the limit to hold it")
+        seen = msgspec.convert(overview(daemon), Overview)
+        assert seen.limits == Limits(1, 1, held_directories=1, full_directories=1)
+        assert seen.hooks == Hooks(0, 0, delivered=1, failed=0, given_up=0)
+        for job in (*seen.running, *seen.queued):
+            assert cancel(daemon, job.job).status == 200
 
 
 def cancel(daemon: Daemon, job_id: str) -> Any:
