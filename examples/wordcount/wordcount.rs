@@ -1,4 +1,4 @@
-// build: rustc --target wasm32-wasi -O -C strip=symbols -o wordcount-rs.wasm wordcount.rs
+// build: rustc --target wasm32-wasip1 -O -C strip=symbols -o wordcount-rs.wasm wordcount.rs
 
 // Counts the lines, words and bytes of standard input. The arguments -l, -w and
 // -c choose which of them to print; without any, all three are.

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -130,3 +131,41 @@ def test_build_of_a_program_that_only_uses_modules_is_refused() -> None:
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "invalid choice: 'relayer'" in done.stderr
+
+
+RUSTC = """\
+#!/bin/sh
+case "$*" in
+*target-list*) printf '%s\\n' wasm32-unknown-unknown {known} ;;
+*target-libdir*) [ "$4" = {known} ] && echo {libraries} ;;
+*) echo "$*" >{base}/arguments; for last; do [ "$before" = -o ] && : >"$last"; before=$last; done ;;
+esac
+"""
+
+
+def build_with(base: Path, known: str, libraries: Path) -> "subprocess.CompletedProcess[str]":
+    """Build the Rust example with a rustc that has one target for WASI and its libraries there."""
+    rustc = base / "rustc"
+    rustc.write_text(RUSTC.format(known=known, libraries=libraries, base=base))
+    rustc.chmod(0o755)
+    words = [sys.executable, str(EXAMPLES / "build.py"), "--only", "wordcount/rs"]
+    words += ["--require", "rs", "--out", str(base / "out")]
+    path = f"{base}:{os.environ['PATH']}"
+    return subprocess.run(
+        words, check=False, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    )
+
+
+@pytest.mark.parametrize("known", ["wasm32-wasi", "wasm32-wasip1"])
+def test_build_of_rust_uses_the_target_name_that_rustc_knows(tmp_path: Path, known: str) -> None:
+    """Debian 12 has only the old name; rustc 1.84 and later have only the new one."""
+    done = build_with(tmp_path, known, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"--target {known} " in (tmp_path / "arguments").read_text()
+
+
+def test_build_of_rust_without_its_library_names_the_command_that_adds_it(tmp_path: Path) -> None:
+    """rustup installs no library of another target by itself."""
+    done = build_with(tmp_path, "wasm32-wasip1", tmp_path / "missing")
+    assert done.returncode == 1
+    assert "rustup target add wasm32-wasip1" in done.stderr

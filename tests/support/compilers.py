@@ -4,8 +4,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from tests.support.require import lack
+
+#: Rust's name of WASI preview 1; before 1.78 it was wasm32-wasi.
+WASIP1: Final = "wasm32-wasip1"
 
 
 def c_module(directory: Path, source: str, *options: str) -> bytes:
@@ -18,7 +22,7 @@ def c_module(directory: Path, source: str, *options: str) -> bytes:
 
 def rust_module(directory: Path, source: str) -> bytes:
     """Compile Rust to a reactor that has WASI."""
-    options = ("--target", "wasm32-wasi", "-O", "-C", "strip=symbols", "--crate-type", "cdylib")
+    options = ("--target", WASIP1, "-O", "-C", "strip=symbols", "--crate-type", "cdylib")
     return _compiled(directory, "module.rs", source, ("rustc", *options))
 
 
@@ -28,8 +32,11 @@ def _compiled(directory: Path, name: str, source: str, command: tuple[str, ...])
     (directory / name).write_text(source)
     errors = []
     for compiler in _found(command[0]):
+        options = command[1:]
+        if WASIP1 in options and not _knows_wasip1(compiler):
+            options = tuple("wasm32-wasi" if one == WASIP1 else one for one in options)
         done = subprocess.run(
-            [compiler, *command[1:], "-o", "module.wasm", name],
+            [compiler, *options, "-o", "module.wasm", name],
             cwd=directory,
             capture_output=True,
             text=True,
@@ -43,6 +50,13 @@ def _compiled(directory: Path, name: str, source: str, command: tuple[str, ...])
     else:
         lack(f"{command[0]} for WebAssembly: {errors}")
     return (directory / "module.wasm").read_bytes()
+
+
+def _knows_wasip1(rustc: Path) -> bool:
+    listed = subprocess.run(
+        [rustc, "--print", "target-list"], capture_output=True, text=True, check=False
+    )
+    return WASIP1 in listed.stdout.split()
 
 
 def _found(name: str) -> Iterator[Path]:
