@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from wasmdrop.cli.main import _COMMANDS
+from wasmdrop.cli.commands import COMMANDS
 from wasmdrop.protocol.marker import Marker
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.settings import SETTINGS, Option
@@ -157,7 +157,7 @@ def test_table_of_commands_lists_each_command() -> None:
     """The page and the command line have the same commands."""
     rows = _rows(_read("docs/cli.md"))
     told = {found[1] for cells in rows if (found := re.match(r"`wasmdrop ([a-z]+)", cells[0]))}
-    assert told == set(_COMMANDS)
+    assert told == set(COMMANDS)
 
 
 def test_hyphenated_names_on_the_pages_exist_in_the_code() -> None:

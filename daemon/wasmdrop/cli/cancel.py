@@ -52,7 +52,6 @@ Only root and the user of the daemon can cancel jobs. Producers: see docs/protoc
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument(
         "jobs", nargs="+", metavar="JOB", help="id of a job, or a unique part of it"

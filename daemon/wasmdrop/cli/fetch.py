@@ -53,7 +53,6 @@ Examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.add_argument("source", metavar="SOURCE", help="ipfs://CID or https://...#sha256=HEX")
     parser.add_argument(

@@ -52,7 +52,7 @@ The server's TLS certificate and its key are yours; the server reads them from t
 Each of several servers needs a `server_name` and a `cluster` block in addition.
 
 Example:
-  wasmdrop fleet config --keys keys --daemon host1 --pool default >nats-server.conf
+  wasmdrop fleet config --keys keys --daemon host1 --pool default >nats.conf
 """
 
 _INIT: Final = """\
@@ -81,13 +81,11 @@ how full the streams are. It takes the key of the administrator or of a daemon.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the commands below this one."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    raw = argparse.RawDescriptionHelpFormatter
     config = actions.add_parser(
         "config",
         help="make keys, and print a server's configuration",
         description=_CONFIG,
         epilog=_CONFIG_EPILOG,
-        formatter_class=raw,
     )
     config.add_argument("--keys", metavar="DIR", required=True, help="directory of the keys")
     _add_members(config)
@@ -115,7 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make the streams and consumers",
         description=_INIT,
         epilog=_INIT_EPILOG,
-        formatter_class=raw,
     )
     _add_members(init)
     init.add_argument(

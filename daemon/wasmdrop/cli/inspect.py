@@ -81,7 +81,6 @@ class _Inspected(msgspec.Struct, frozen=True):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.add_argument("module", metavar="MODULE", help="path of a WebAssembly module")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")

@@ -50,7 +50,6 @@ _Show: TypeAlias = Callable[[JournalEntry, Job | None], None]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     states = [_OPEN, *(state.value for state in JobState)]
     parser.add_argument(

@@ -41,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make a private key",
         description=_NEW,
         epilog=_NEW_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     new.add_argument("--type", choices=_KINDS, default=_KINDS[0], help="default: %(default)s")
     new.add_argument("file", metavar="FILE", help="the private key to write")

@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put the signatures of several receipts into one",
         description=_MERGE,
         epilog=_MERGE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     merge.add_argument("first", metavar="FILE", help="a receipt")
     merge.add_argument("others", metavar="FILE", nargs="+", help="receipts of the same job")

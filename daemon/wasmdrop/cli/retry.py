@@ -59,7 +59,6 @@ class _SlotFile(msgspec.Struct, frozen=True):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("job", metavar="JOB", help="id of a job, or a unique part of it")
     parser.add_argument(

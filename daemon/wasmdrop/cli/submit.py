@@ -55,8 +55,8 @@ Output, one line for each job, in the order in which they were given:
   (no flag)       the path of the dropped input
   --wait          the result, the same line as in result.json
   --wait --json   the completion marker, with the result as "result"
-  --json          {"status": "dropped", ...} with the paths of input and marker; also with
-                  --wait, for a job without a result in time
+  --json          {"status": "dropped", ...} with the paths of input and marker;
+                  also with --wait, for a job without a result in time
 
 Exit status: 0 dropped or, with --wait, succeeded; 1 a job failed; 2 usage or settings
 error; 3 internal error of the daemon, or the result can't be used: forged, torn, too large
@@ -110,7 +110,6 @@ class _WaitAction(argparse.Action):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.add_argument(
         "files",

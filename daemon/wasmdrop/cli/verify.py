@@ -74,7 +74,6 @@ Examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.add_argument("document", metavar="DOCUMENT", help="directory, marker or receipt")
     parser.add_argument("--module", metavar="FILE", help="the module, if it is elsewhere")
