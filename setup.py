@@ -1,5 +1,8 @@
 """Build the native program with the package if there is a C compiler; pyproject.toml has the rest.
 
+The package's description on an index page is the README, with links to the files of its version.
+A source distribution has the same bytes wherever it is built, if ``SOURCE_DATE_EPOCH`` is set.
+
 ``build_native`` is a step of every installation, wheel and editable ones included. Without a
 compiler, or if it fails, the package is complete without the program, and jobs run in the Python
 guest. For developers::
@@ -7,16 +10,22 @@ guest. For developers::
     CC=clang CFLAGS='-g -Werror' python setup.py build_native --inplace --required
 """
 
+import gzip
 import os
+import re
 import shlex
 import shutil
 import subprocess
+import tarfile
+import time
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from setuptools import Command, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
+from setuptools.command.egg_info import egg_info
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 
 PACKAGE_ROOT: Final = Path("daemon")
@@ -128,5 +137,70 @@ class BdistWheel(bdist_wheel):
         return "py3", "none", platform
 
 
+#: Targets of links in the README that are files of the repository: no URLs, no sections.
+_RELATIVE_LINK: Final = re.compile(r"(!?)(\[[^][]*\])\(([^)#:\s][^):\s]*)\)")
+
+
+def index_page(readme: str, repository: str, version: str) -> str:
+    """Return the README for an index page, where relative links lead nowhere."""
+    ref = f"v{version}" if re.fullmatch(r"[\d.]+", version) else "main"
+
+    def absolute(link: "re.Match[str]") -> str:
+        image, text, target = link.groups()
+        return f"{image}{text}({repository}/{'raw' if image else 'blob'}/{ref}/{target})"
+
+    return _RELATIVE_LINK.sub(absolute, readme)
+
+
+class EggInfo(egg_info):
+    """Metadata, with the README as it must be on an index page."""
+
+    def run(self) -> None:
+        """Rewrite the links now: only now is the version known."""
+        data = self.distribution.metadata
+        data.long_description = index_page(
+            data.long_description, data.project_urls["Source"], data.version
+        )
+        super().run()
+
+
+class Sdist(sdist):
+    """A source distribution whose bytes depend on the sources only."""
+
+    def make_archive(self, base_name: str, format: str, *args: Any, **options: Any) -> str:  # noqa: A002
+        """Pack the tree that ``base_dir`` names, sorted, without times, owners and umask."""
+        if format != "gztar":
+            return super().make_archive(base_name, format, *args, **options)
+        epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+
+        def normalized(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.mtime = epoch
+            member.mode = 0o755 if member.mode & 0o100 else 0o644
+            return member
+
+        tree = Path(options["base_dir"])
+        name = f"{base_name}.tar.gz"
+        with (
+            Path(name).open("wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=epoch) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for path in (tree, *sorted(tree.rglob("*"))):
+                archive.add(path, recursive=False, filter=normalized)
+        return name
+
+
 if __name__ == "__main__":
-    setup(cmdclass={"bdist_wheel": BdistWheel, "build": Build, "build_native": BuildNative})
+    setup(
+        cmdclass={
+            "bdist_wheel": BdistWheel,
+            "build": Build,
+            "build_native": BuildNative,
+            "egg_info": EggInfo,
+            "sdist": Sdist,
+        },
+        long_description=Path("README.md").read_text(encoding="utf-8"),
+        long_description_content_type="text/markdown",
+    )
