@@ -101,5 +101,5 @@ lock: .venv/bin/python
 	$(PIP_COMPILE) --extra dev --extra receipts --extra fleet -c requirements-extras.lock -o requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf .venv build $(NATIVE)/zygote examples/build host/state .coverage .hypothesis .import_linter_cache \
+	rm -rf .venv build dist $(NATIVE)/zygote examples/build host/state .coverage .hypothesis .import_linter_cache \
 	  .mypy_cache .pytest_cache .ruff_cache
