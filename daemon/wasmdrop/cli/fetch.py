@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from wasmdrop import settings
+from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.fetch.download import Downloader, Fetched, Progress
 from wasmdrop.fetch.source import parse_source
@@ -63,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--into",
         metavar="DIR",
-        help="directory for the file (default: from WASMDROP_WASM_DIR or WASM_PATH, as the daemon"
-        " does, else /mnt/wasm)",
+        help="directory for the file (default: WASMDROP_WASM_DIR, as the daemon finds it)",
     )
     parser.add_argument(
         "--max-sec",
@@ -74,12 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="most time for the download (default: %(default)g)",
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    add_config_flag(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Fetch the file; return the exit status."""
     # The state directory does not matter here, and may not be writable.
-    loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
+    flags = config_flag(options) | {"state_dir": os.devnull}
+    loaded = settings.load(os.environ, flags, runs_jobs=False).settings
     gateway = options.gateway or os.environ.get("IPFS_GATEWAY")
     source = parse_source(options.source, gateway)
     directory = loaded.wasm_dir if options.into is None else Path(options.into)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from wasmdrop import settings
 from wasmdrop.cli.named_files import create_private_file, read_named_file
-from wasmdrop.cli.setting_flags import add_flags, given_flags
+from wasmdrop.cli.setting_flags import add_config_flag, add_flags, given_flags
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.runtime_versions import RuntimeVersions, own_versions
@@ -89,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     config.add_argument("--keys", metavar="DIR", required=True, help="directory of the keys")
     _add_members(config)
+    add_config_flag(config)
     config.add_argument(
         "--worker",
         action="append",
@@ -162,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the chosen command; return the exit status."""
     # The state directory does not matter here, and may not be writable.
     given = {**given_flags(options), "state_dir": os.devnull}
-    loaded = settings.load(os.environ, given).settings
+    loaded = settings.load(os.environ, given, runs_jobs=False).settings
     log.configure(loaded.log, "critical")  # the command itself says what goes wrong
     options.daemons = options.daemons or [loaded.fleet_name] if "daemons" in options else []
     options.pools = options.pools or [loaded.fleet_pool] if "pools" in options else []

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop import settings
+from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.jobs.entrypoint import choose_entry
 from wasmdrop.protocol.component_values import check_function, example
 from wasmdrop.protocol.core_values import check_signature
@@ -86,12 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     parser.add_argument("--template", action="store_true", help="print an input.json only")
     parser.add_argument("--entry", metavar="NAME", help="function for --template")
+    add_config_flag(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Show the module; return the exit status."""
     # A setting for the daemon's state directory does not matter here: this one is temporary.
-    loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
+    flags = config_flag(options) | {"state_dir": os.devnull}
+    loaded = settings.load(os.environ, flags).settings
     log.configure(loaded.log, "warning")
     try:
         data = _read(options.module, loaded.max_module_mb * MEBIBYTE)

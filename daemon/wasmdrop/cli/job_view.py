@@ -4,6 +4,7 @@ import argparse
 import os
 
 from wasmdrop import settings
+from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.jobs.job import Job
 from wasmdrop.jobs.job_facts import seconds_of, why
 from wasmdrop.jobs.journal.reader import JournalEntry
@@ -14,19 +15,22 @@ from wasmdrop.settings import Settings
 
 
 def add_state_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that names the directory of the journal."""
+    """Add the flags that name the directory of the journal, and the configuration file."""
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
-        help="state directory of the daemon (default: from WASMDROP_STATE_DIR or systemd's"
-        " STATE_DIRECTORY, as the daemon does, else /var/lib/wasmdrop)",
+        help="state directory of the daemon (default: from WASMDROP_STATE_DIR, the configuration"
+        " file or systemd's STATE_DIRECTORY, as the daemon does, else /var/lib/wasmdrop)",
     )
+    add_config_flag(parser)
 
 
 def load(options: argparse.Namespace) -> Settings:
-    """Return the settings of the environment and the flag."""
-    flags = {} if options.state_dir is None else {"state_dir": options.state_dir}
-    return settings.load(os.environ, flags).settings
+    """Return the settings of the flags, the environment and the configuration file."""
+    flags = config_flag(options)
+    if options.state_dir is not None:
+        flags["state_dir"] = options.state_dir
+    return settings.load(os.environ, flags, runs_jobs=False).settings
 
 
 def shown_seconds(seconds: float) -> str:

@@ -6,9 +6,31 @@ from collections.abc import Collection
 from wasmdrop.settings import SETTINGS
 
 
-def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
-    """Add a flag for every setting, or for those with these ``names``."""
+def add_config_flag(parser: argparse._ActionsContainer, name: str = "config.toml") -> None:
+    """Add the flag that names the configuration file."""
+    parser.add_argument(
+        "--config",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="configuration file; none: read no file (default: from WASMDROP_CONFIG, else"
+        f" wasmdrop/{name} in $XDG_CONFIG_HOME or ~/.config, else"
+        f" /etc/wasmdrop/{name})",
+    )
+
+
+def config_flag(options: argparse.Namespace) -> dict[str, str]:
+    """Return the flag that names the configuration file, if it was given."""
+    return {"config": options.config} if "config" in options else {}
+
+
+def add_flags(
+    parser: argparse.ArgumentParser,
+    names: Collection[str] | None = None,
+    config_name: str = "config.toml",
+) -> None:
+    """Add ``--config``, and a flag for every setting or for those with these ``names``."""
     group = parser.add_argument_group("settings")
+    add_config_flag(group, config_name)
     for setting in SETTINGS:
         if names is not None and setting.name not in names:
             continue
@@ -24,6 +46,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = N
 
 
 def given_flags(options: argparse.Namespace) -> dict[str, str]:
-    """Return the flags that were given, by the name of the setting."""
+    """Return the flags that were given, by the name of the setting, and ``config``."""
     given = vars(options)
-    return {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
+    flags = {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
+    return config_flag(options) | flags

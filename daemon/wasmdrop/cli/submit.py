@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -27,6 +27,7 @@ from wasmdrop.cli.exit_status import (
     exit_status_of,
 )
 from wasmdrop.cli.input_flags import SubmittedInput, content_of, read_inputs
+from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.cli.wait_reason import WaitReason
 from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
@@ -138,8 +139,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--shared-dir",
         metavar="DIR",
-        help="shared directory of the daemon (default: from WASMDROP_SHARED_DIR or OUTPUT_PATH, as"
-        " the daemon does, else /mnt/shared)",
+        help="shared directory of the daemon (default: WASMDROP_SHARED_DIR, as the"
+        " daemon finds it)",
     )
     target.add_argument(
         "--name",
@@ -152,19 +153,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="module to drop beside the input, as module.wasm; without --name the job gets a new"
         " directory",
     )
+    add_config_flag(target)
     input_flags.add_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Drop the jobs and, if asked to, wait for them; return the exit status."""
-    shared_dir, ready_suffix = _daemon(options.shared_dir)
+    flags = config_flag(options)
+    shared_dir, ready_suffix = _daemon(options.shared_dir, flags)
     try:
         inputs = read_inputs(options)
         module = None if options.module_file is None else content_of(options.module_file)
         dropped = [_drop(item, shared_dir, options.name, module, ready_suffix) for item in inputs]
         if options.wait_seconds is not None:
             max_bytes = options.max_result_mb * MEBIBYTE
-            return _wait(dropped, options.wait_seconds, max_bytes, as_json=options.as_json)
+            waiting = WaitReason(flags)
+            return _wait(dropped, options.wait_seconds, max_bytes, waiting, as_json=options.as_json)
         for item in dropped:
             _write(_dropped_line(item) if options.as_json else _path_line(item))
     except KeyboardInterrupt:
@@ -176,13 +180,13 @@ def run(options: argparse.Namespace) -> int:
 # --- Dropping
 
 
-def _daemon(shared_dir: str | None) -> tuple[Path, str]:
+def _daemon(shared_dir: str | None, flags: Mapping[str, str]) -> tuple[Path, str]:
     """Return the shared directory, and the suffix of ready files, as the daemon finds them."""
     # A producer needs no state directory, and may not be able to have one.
-    flags = {"state_dir": os.devnull}
+    given = {**flags, "state_dir": os.devnull}
     if shared_dir is not None:
-        flags["shared_dir"] = shared_dir
-    found = settings.load(os.environ, flags).settings
+        given["shared_dir"] = shared_dir
+    found = settings.load(os.environ, given, runs_jobs=False).settings
     return found.shared_dir, found.ready_suffix
 
 
@@ -207,11 +211,17 @@ def _drop(
 # --- Waiting
 
 
-def _wait(dropped: list[_DroppedInput], seconds: float, max_bytes: int, *, as_json: bool) -> int:
+def _wait(
+    dropped: list[_DroppedInput],
+    seconds: float,
+    max_bytes: int,
+    waiting: WaitReason,
+    *,
+    as_json: bool,
+) -> int:
     """Wait for the jobs in order, show each when it ends, and return the exit status."""
     statuses = set()
     deadline = time.monotonic() + seconds
-    waiting = WaitReason()
     with _showing(dropped, as_json=as_json) as show:
         for item in dropped:
             end = _end(item, deadline, max_bytes, waiting)

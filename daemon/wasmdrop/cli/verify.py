@@ -14,6 +14,7 @@ from wasmdrop import settings
 from wasmdrop.cli import standard_streams
 from wasmdrop.cli.exit_status import INTERNAL_ERROR, MISMATCH, UNVERIFIABLE
 from wasmdrop.cli.named_files import read_named_file
+from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.proof.claim import Claim
 from wasmdrop.proof.envelope import Verifier
 from wasmdrop.proof.statement import Engine
@@ -107,12 +108,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="limit of the files that a marker names, in MiB (default: 256)",
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    add_config_flag(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Verify the result; return the exit status."""
     # A setting for the daemon's state directory does not matter here: this one is temporary.
-    loaded = settings.load(os.environ, {"state_dir": os.devnull}).settings
+    flags = config_flag(options) | {"state_dir": os.devnull}
+    loaded = settings.load(os.environ, flags).settings
     log.configure(loaded.log, "warning")
     trusted, needed = None, options.signatures or 1
     if options.trust is not None:

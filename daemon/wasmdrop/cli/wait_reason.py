@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from wasmdrop import settings
@@ -12,12 +13,12 @@ from wasmdrop.protocol.errors import SettingsError, StorageError
 
 
 class WaitReason:
-    """Reads the journal of the daemon that the environment describes."""
+    """Reads the journal of the daemon that flags, environment and file describe."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: Mapping[str, str]) -> None:
         self._state_dir: Path | None = None
         with contextlib.suppress(SettingsError):  # a producer may have no state directory
-            self._state_dir = settings.load(os.environ, {}).settings.state_dir
+            self._state_dir = settings.load(os.environ, flags, runs_jobs=False).settings.state_dir
 
     def why(self, submission: Submission) -> str | None:
         """Return the reason why the job waits, in one line.

@@ -21,15 +21,18 @@ WORKER_SETTINGS: Final = (
 #: Beside the state directory of a daemon on the same host.
 STATE_NAME: Final = "wasmdrop-worker"
 
+#: Beside the configuration file of a daemon on the same host.
+CONFIG_NAME: Final = "worker.toml"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the settings that a worker has."""
-    add_flags(parser, WORKER_SETTINGS)
+    add_flags(parser, WORKER_SETTINGS, CONFIG_NAME)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run jobs until a signal stops the worker."""
-    loaded = settings.load(os.environ, given_flags(options), STATE_NAME)
+    loaded = settings.load(os.environ, given_flags(options), STATE_NAME, config_name=CONFIG_NAME)
     prepare(loaded.settings)
     with FLEET.required("wasmdrop work"):
         from wasmdrop.service.work import work  # noqa: PLC0415 - needs packages of an extra

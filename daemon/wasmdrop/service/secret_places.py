@@ -7,7 +7,8 @@ from pathlib import Path
 from wasmdrop.settings import Settings
 from wasmdrop.settings.formats import printable
 from wasmdrop.system.mount_table import places_of
-from wasmdrop.system.secret_files import NotSecretError, Step
+from wasmdrop.system.secret_files import NotSecretError
+from wasmdrop.system.trusted_path import Step
 
 
 def require_outside(settings: Settings, way: list[Step]) -> None:

@@ -1,9 +1,10 @@
 """The settings: one table of names, defaults and help texts, and the values of one daemon.
 
-Each setting is an environment variable and a command-line flag. Flags win over the environment. An
-empty variable counts as not set (``${NAME:-}`` in a compose file sets such), except for ``ARG_0``,
-``ARG_1``, …. Guarantees that a `Settings` is consistent: paths are absolute, numbers are in bounds,
-and the state directory is not where others can write.
+Each setting is an environment variable, a command-line flag, and a key of the configuration file.
+Flags win over the environment, and that wins over the file. An empty variable counts as not set
+(``${NAME:-}`` in a compose file sets such), except for ``ARG_0``, ``ARG_1``, …. Guarantees that a
+`Settings` is consistent: paths are absolute, numbers are in bounds, and the state directory is not
+where others can write.
 """
 
 from wasmdrop.settings.formats import scalar_or_text

@@ -1,4 +1,7 @@
-"""Loads all settings from the environment and flags, and checks that they are consistent."""
+"""Loads all settings and checks that they are consistent.
+
+They come from flags, the environment and the configuration file, in this order.
+"""
 
 import difflib
 import os
@@ -12,8 +15,9 @@ from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.protocol.slot import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.protocol.text import describe_value
+from wasmdrop.settings import config_file
 from wasmdrop.settings.formats import ARGUMENT, PATH, ValueFormat, printable
-from wasmdrop.settings.table import PREFIX, SETTINGS
+from wasmdrop.settings.table import PREFIX, REMOVED, SETTINGS
 from wasmdrop.settings.values import Loaded, LogFormat, Settings
 
 _SYSTEM_STATE: Final = Path("/var/lib")
@@ -29,9 +33,6 @@ _SERVICE_LINK: Final = re.compile(
     re.DOTALL,
 )
 
-#: Settings of earlier versions, and what holds instead.
-_REMOVED: Final = {"WASMDROP_ISOLATION": "each job has a process of its own; unset the variable"}
-
 #: Characters that names in a fleet can't have.
 _NO_NAME: Final = re.compile("[^A-Za-z0-9_-]")
 
@@ -40,17 +41,27 @@ _SUFFIXES: Final = (*RESULT_SUFFIXES, MARKER_SUFFIX, OUTPUT_SUFFIX)
 
 
 def load(
-    environ: Mapping[str, str], flags: Mapping[str, str], state_name: str = "wasmdrop"
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+    state_name: str = "wasmdrop",
+    *,
+    config_name: str = "config.toml",
+    runs_jobs: bool = True,
 ) -> Loaded:
     """Read every setting; ``flags`` are texts by the name of the setting.
 
-    ``state_name``: the name of the state directory, if no setting gives its path.
+    The flag ``config`` names the configuration file. ``state_name``: the name of the state
+    directory, if no setting gives its path. ``config_name``: the name of the configuration file in
+    the directories that are searched. ``runs_jobs``: the settings decide what runs and as whom, so
+    refuse a file that other users can change.
 
-    Raises `SettingsError` with one line: the variable or flag, what was expected, and the value.
+    Raises `SettingsError` with one line: the variable, flag or key, what was expected, and the
+    value.
     """
     _refuse_unknown(environ, flags)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    file = config_file.read(environ, flags.get("config"), config_name, is_trusted=runs_jobs)
     for setting in SETTINGS:
         values[setting.name] = setting.default
         if setting.name in flags:
@@ -59,11 +70,14 @@ def load(
         elif text := environ.get(setting.variable):
             origins[setting.name] = f"environment {setting.variable}"
             values[setting.name] = _read(setting.format, setting.variable, text)
+        elif file is not None and setting.name in file.values:
+            origins[setting.name] = f"file {printable(file.path)}"
+            values[setting.name] = file.values[setting.name]
     _place_directories(values, origins)
     if "grants" not in origins:
         values["grants"] = {}
     _place_state(values, origins, environ, state_name)
-    if "args_json" not in origins:
+    if not origins.get("args_json", "").startswith(("flag ", "environment ")):
         _number_arguments(values, origins, environ)
     values["env_args"] = values.pop("args_json")
     if "workers" not in origins:
@@ -76,6 +90,7 @@ def load(
     return Loaded(
         Settings(**values, limits=limits, entry_is_set="entry" in origins),
         {setting.name: origins.get(setting.name, _DEFAULT) for setting in SETTINGS},
+        None if file is None else file.path,
     )
 
 
@@ -95,18 +110,20 @@ def _read(value_format: ValueFormat, label: str, text: str) -> Any:
 def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> None:
     known = {setting.name: setting for setting in SETTINGS}
     for name in flags:
-        if name not in known:
+        if name not in known and name != "config":
             raise SettingsError(f"{name}: no flag of this name")
-    variables = {setting.variable for setting in SETTINGS}
+    variables = {config_file.VARIABLE, *(setting.variable for setting in SETTINGS)}
     for name, value in sorted(environ.items()):
-        if name in _REMOVED:
-            raise SettingsError(f"{name}: this setting was removed: {_REMOVED[name]}")
+        plain = name.removeprefix(PREFIX).lower()
+        if name.startswith(PREFIX) and plain in REMOVED:
+            reason = f"{REMOVED[plain]}; unset the variable"
+            raise SettingsError(f"{printable(name)}: this setting was removed: {reason}")
         if (
             name.startswith(PREFIX)
             and name not in variables
             and not _SERVICE_LINK.fullmatch(f"{name}={value}")
         ):
-            near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), known, 1)
+            near = difflib.get_close_matches(plain, known, 1)
             hint = f"; did you mean {known[near[0]].variable}?" if near else ""
             raise SettingsError(f"{printable(name)}: no setting of this name{hint}")
 

@@ -45,6 +45,9 @@ from wasmdrop.system.job_user import DEFAULT_JOB_USER
 
 PREFIX: Final = "WASMDROP_"
 
+#: Settings of earlier versions, and what holds instead.
+REMOVED: Final = {"isolation": "each job has a process of its own"}
+
 #: Settings whose variables are older than the prefix.
 _UNPREFIXED: Final = frozenset(
     {"wasm_path", "input_path", "output_path", "entry", "args_json", "add_x", "add_y"}

@@ -161,4 +161,7 @@ class Loaded(msgspec.Struct, frozen=True):
     settings: Settings
     origins: dict[str, str]
     """By the name in `SETTINGS`: ``default``, ``flag --workers``, ``environment TIMEOUT_SEC``,
-    ``systemd STATE_DIRECTORY``. A path that follows from another one has that one's origin."""
+    ``file /etc/wasmdrop/config.toml``, ``systemd STATE_DIRECTORY``. A path that follows from
+    another one has that one's origin."""
+    config_file: Path | None
+    """The configuration file that was read, absolute; None if none was."""

@@ -1,0 +1,194 @@
+"""The configuration file: finds it, reads it, and checks its values.
+
+It is a TOML file whose keys are the names of settings. One file is read: the one of ``--config``,
+else of ``WASMDROP_CONFIG``, else the user's, else the host's.
+"""
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.text import describe_value, one_line
+from wasmdrop.settings.formats import printable
+from wasmdrop.settings.table import PREFIX, REMOVED, SETTINGS
+from wasmdrop.system.descriptors import NotRegularError, open_regular
+from wasmdrop.system.trusted_path import UntrustedError, walk, why_others_can_write
+
+#: Names the file, as the flag ``--config`` does.
+VARIABLE: Final = "WASMDROP_CONFIG"
+
+#: The value of flag and variable that has no file read.
+NO_FILE: Final = "none"
+
+#: The directory of the host's file.
+SYSTEM_DIRECTORY: Final = Path("/etc/wasmdrop")
+
+_MAX_BYTES: Final = 1 << 20
+
+
+class ConfigFile(msgspec.Struct, frozen=True):
+    """The file that was read, and the settings in it."""
+
+    path: Path
+    values: dict[str, Any]
+
+
+def read(
+    environ: Mapping[str, str], flag: str | None, name: str, *, is_trusted: bool
+) -> ConfigFile | None:
+    """Find and read the file; return None if there is none.
+
+    ``name``: the name of the file in the directories that are searched. ``is_trusted``: refuse a
+    file that other users than root and this one can change or replace.
+
+    Raises `SettingsError` with one line if a file is named and missing, or if the one that was
+    found can't be read or has a wrong value.
+    """
+    label, given = ("--config", flag) if flag is not None else (VARIABLE, environ.get(VARIABLE))
+    if given == NO_FILE:
+        return None
+    if flag == "":
+        raise SettingsError('--config: expected none or the path of a file, got ""')
+    if given:
+        path = Path(os.path.abspath(given))  # noqa: PTH100 - Path.resolve would follow links
+        return _load(path, is_trusted, f"{label}: ")
+    for path in places(environ, name):
+        if _is_there(path):
+            return _load(path, is_trusted)
+    return None
+
+
+def places(environ: Mapping[str, str], name: str) -> list[Path]:
+    """Return the paths that are searched for a file, the first one that exists is read."""
+    found = []
+    # The XDG Base Directory Specification ignores relative paths.
+    if (xdg := environ.get("XDG_CONFIG_HOME", "")).startswith("/"):
+        found.append(Path(xdg, "wasmdrop", name))
+    elif (home := environ.get("HOME", "")).startswith("/"):
+        found.append(Path(home, ".config/wasmdrop", name))
+    return [*found, SYSTEM_DIRECTORY / name]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except PermissionError:
+        # A service or a job of another user may have the HOME of root. But a file of the host that
+        # this user can't reach has settings that it would run without.
+        return path.parent == SYSTEM_DIRECTORY
+    except OSError:
+        return False
+    return True
+
+
+def _load(path: Path, is_trusted: bool, label: str = "") -> ConfigFile:
+    import tomllib  # noqa: PLC0415 - most daemons have no file
+
+    shown = printable(path)
+    try:
+        data = _read_bytes(path, is_trusted)
+    except FileNotFoundError:
+        raise SettingsError(f"{label}{shown}: there is no such file") from None
+    except UntrustedError as error:
+        raise SettingsError(f"{shown}: {error}; {error.advice}") from None
+    except NotRegularError as error:
+        raise SettingsError(f"{shown}: expected a file, found {error.strerror}") from None
+    except OSError as error:
+        who = f" by user {os.geteuid()}" if error.errno == errno.EACCES else ""
+        hint = "" if label else "; --config none reads no file"
+        raise SettingsError(f"{shown}: can't be read{who}: {error.strerror}{hint}") from None
+    if len(data) > _MAX_BYTES:
+        raise SettingsError(f"{shown}: expected a file of at most 1 MiB")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"{shown}, line {line}: expected UTF-8") from None
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = one_line(str(error))
+        raise SettingsError(f"{shown}: expected a TOML document: {reason}") from None
+    return ConfigFile(path, _values(path, text, table))
+
+
+def _read_bytes(path: Path, is_trusted: bool) -> bytes:
+    """Return at most one byte more than a file may have."""
+    real = walk(str(path), "it", allows_private_groups=True)[-1].path if is_trusted else path
+    # What is no regular file is not opened: it could block.
+    path_fd = os.open(real, os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if is_trusted else 0))
+    try:
+        fd, status = open_regular(path_fd)
+    finally:
+        os.close(path_fd)
+    with os.fdopen(fd, "rb") as file:
+        if is_trusted and (reason := why_others_can_write(fd, status)):
+            raise UntrustedError(
+                f"{reason}, and it decides which commands run as whom", "chmod go-w the file"
+            )
+        return file.read(_MAX_BYTES + 1)
+
+
+def _values(path: Path, text: str, table: dict[str, Any]) -> dict[str, Any]:
+    known = {setting.name: setting for setting in SETTINGS}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            raise SettingsError(f"{_place(path, text, key)}: {_why_unknown(key, known)}")
+        form = known[key].format
+        try:
+            values[key] = form.read_toml(value, path.parent)
+        except ValueError as error:
+            more = f" ({error})" if type(error) is ValueError and error.args else ""
+            raise SettingsError(
+                f"{_place(path, text, key)}: expected {form.expected}, got {_shown(value)}{more}"
+            ) from None
+    return values
+
+
+def _why_unknown(key: str, known: Mapping[str, object]) -> str:
+    if key in REMOVED:
+        return f"this setting was removed: {REMOVED[key]}; remove the line"
+    plain = key.lower().replace("-", "_").removeprefix(PREFIX.lower())
+    near = ["args_json"] if re.fullmatch(r"arg_[0-9]+", plain) else []
+    near += difflib.get_close_matches(plain, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"no setting of this name{hint}"
+
+
+def _place(path: Path, text: str, key: str) -> str:
+    """Return the file, the line if it can be told, and the key, for a message."""
+    shown = f"{printable(path)}, line {line}" if (line := _line_of(text, key)) else printable(path)
+    return f"{shown}: {one_line(key, 80)}"
+
+
+def _line_of(text: str, key: str) -> int | None:
+    """Return the line that begins the value of a key of the document."""
+    import tomllib  # noqa: PLC0415 - only for a message
+
+    lines = text.split("\n")
+    begins = re.compile(rf"""\s*\[{{0,2}}\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    for number, line in enumerate(lines):
+        if begins.match(line):
+            try:
+                before = tomllib.loads("\n".join(lines[:number]))
+            except ValueError:
+                continue  # inside a string or an array of several lines
+            return number + 1 if key not in before else None
+    return None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    is_known = isinstance(value, str | int | float | list)
+    return describe_value(value) if is_known else one_line(str(value), 80)
