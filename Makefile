@@ -8,7 +8,7 @@ NATIVE := daemon/wasmdrop/sandbox/guest/native
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo demo-fleet check test lint bench soak torture torture-fleet lock clean install-systemd \
+.PHONY: help setup setup-dev demo demo-fleet check test lint bench soak torture torture-fleet lock man clean install-systemd \
   uninstall-systemd k8s-apply k8s-clean
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make torture-fleet  the same for a fleet: 20,000 jobs, servers wiped, machines cut off; as root'
 	@echo 'make install-systemd, make uninstall-systemd   the service on this host; see docs/deploy/systemd.md'
 	@echo 'make k8s-apply, make k8s-clean   the daemon in the current cluster of kubectl'
+	@echo 'make man      make the man pages in docs/man from the commands'
 	@echo 'make lock     pin the newest versions of all dependencies'
 	@echo 'make clean    remove the virtual environment, builds and caches'
 
@@ -64,6 +65,9 @@ test: lint
 
 bench: setup-dev
 	$(BIN)/python benchmarks/results.py
+
+man: setup-dev
+	$(BIN)/python -m scripts.man_pages
 
 soak: setup-dev
 	$(BIN)/python -m tests.security.soak

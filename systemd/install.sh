@@ -17,6 +17,7 @@ prefix=${PREFIX:-/opt/wasmdrop}
 dest=${DESTDIR:-}
 instance=${INSTANCE:-}
 lib=$dest/usr/local/lib
+man=$dest/usr/local/share/man/man1
 etc=$dest/etc/wasmdrop
 
 case $instance in
@@ -66,6 +67,8 @@ do_install() {
     sed -i "1s,^#!$dest$prefix/,#!$prefix/," "$dest$prefix/bin/wasmdrop"
     mkdir -p "$dest/usr/local/bin" "$lib/systemd/system"
     ln -sfn "$prefix/bin/wasmdrop" "$dest/usr/local/bin/wasmdrop"
+    mkdir -p "$man"
+    cp docs/man/wasmdrop*.1 "$man"
     for unit in wasmdrop.service wasmdrop@.service wasmdrop-worker@.service; do
         sed "s,/opt/wasmdrop/,$prefix/,g" "systemd/$unit" >"$lib/systemd/system/$unit"
     done
@@ -89,7 +92,7 @@ do_uninstall() {
     if [ "${PURGE:-}" = 1 ]; then
         rm -rf "$etc"/worker-*.env "$dest"/var/lib/wasmdrop-worker-* "$dest"/var/lib/private/wasmdrop-worker-*
     fi
-    rm -f "$dest/usr/local/bin/wasmdrop"
+    rm -f "$dest/usr/local/bin/wasmdrop" "$man"/wasmdrop.1 "$man"/wasmdrop-*.1
     if [ -e "$dest$prefix/pyvenv.cfg" ]; then # only a virtual environment, whatever PREFIX is
         rm -rf "$dest$prefix"
     fi

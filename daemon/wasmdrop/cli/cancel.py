@@ -46,6 +46,7 @@ job has ended, or until only an earlier job of its slot has to end first. If no 
 the jobs are cancelled when one starts. Prints the ids of the cancelled jobs.
 
 Exit status: 0 cancelled; 1 a job had already ended; 2 no such job, or the journal can't be read.
+
 Only root and the user of the daemon can cancel jobs. Producers: see docs/protocol.md.
 """
 

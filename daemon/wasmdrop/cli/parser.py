@@ -65,21 +65,27 @@ class Parser(argparse.ArgumentParser):
         """Return the parsers of the commands below this one, by their names."""
         return next((dict(each.choices) for each in self._actions if _has_commands(each)), {})
 
+    def summaries(self) -> dict[str, str]:
+        """Return what the commands below this one do, by their names."""
+        found = (each for each in self._actions if _has_commands(each))
+        return {each.dest: each.help or "" for of in found for each in of._get_subactions()}  # noqa: SLF001
+
     def flags(self) -> list[str]:
         """Return all flags."""
         return [flag for action in self._actions for flag in action.option_strings]
 
     def format_usage(self) -> str:
         """Return the usage in one line; argparse's has every flag, which are 60 of ``serve``."""
-        self.usage = " ".join(self._usage_words())
+        self.usage = " ".join(self.usage_words())
         return super().format_usage()
 
     def format_help(self) -> str:
         """Return the help."""
-        self.usage = " ".join(self._usage_words())
+        self.usage = " ".join(self.usage_words())
         return super().format_help()
 
-    def _usage_words(self) -> Iterator[str]:
+    def usage_words(self) -> Iterator[str]:
+        """Give the words of the usage: the command, and what may follow it."""
         yield self.prog
         flags = [action for action in self._actions if action.option_strings]
         for action in flags:

@@ -23,8 +23,9 @@ those of honest executors of the same version do. No signature is verified: wasm
 """
 
 _MERGE_EPILOG: Final = """\
-The order of the files does not matter. Exit status: 0; 2 if a file is no receipt, or states
-something other than the first.
+The order of the files does not matter.
+
+Exit status: 0; 2 if a file is no receipt, or states something other than the first.
 
 Example:
   wasmdrop receipt merge a/result.receipt b/result.receipt >task-7.receipt
