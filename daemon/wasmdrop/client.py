@@ -36,6 +36,7 @@ import msgspec
 
 from wasmdrop.protocol import strict_json
 from wasmdrop.protocol.errors import RefusedError, StorageError
+from wasmdrop.protocol.input_values import text_or_base64
 from wasmdrop.protocol.marker import MAX_MARKER_BYTES, Marker, parse_slot_marker
 from wasmdrop.protocol.outcome import Code, Status
 from wasmdrop.protocol.slot import (
@@ -114,6 +115,26 @@ class Result(msgspec.Struct, frozen=True):
     marker: dict[str, Any]
     """The whole completion marker."""
 
+    def save(self, directory: str | Path) -> None:
+        """Write the result files to a directory, with the names of the slot ``input.json``.
+
+        ``directory`` is created if it is missing; files in it are overwritten. Raises ``OSError``.
+        """
+        files = {"result.json": self.line + b"\n", "result.txt": self.text}
+        for suffix, data in (
+            ("stdout", self.stdout),
+            ("stderr", self.stderr),
+            ("receipt", self.receipt),
+        ):
+            if data is not None:
+                files[f"result.{suffix}"] = data
+        # The paths in a marker were checked: none leads out of the directory.
+        files |= {f"result{_OUTPUT}/{path}": data for path, data in self.output.items()}
+        for name, data in files.items():
+            path = Path(directory, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
 
 class _ResultBody(msgspec.Struct, frozen=True):
     """The parts of ``result.json`` that a result uses."""
@@ -166,9 +187,9 @@ class Submission(msgspec.Struct, frozen=True):
         """Remove the input, its results, and the directory if the job has its own.
 
         A job that has not begun is cancelled. If it has not ended yet, its results arrive in the
-        slot later, unless the directory was removed, too. Raises ``OSError``: a ``PermissionError``
-        if the daemon is another user and published output files, whose directory belongs to the
-        daemon.
+        slot later, unless the directory was removed, too. If another input was dropped there since,
+        nothing is removed. Raises ``OSError``: a ``PermissionError`` if the daemon is another user
+        and published output files, whose directory belongs to the daemon.
         """
         stem = self.marker_path.stem
         names = [self.marker_path.name, self.input_path.name]
@@ -184,6 +205,8 @@ class Submission(msgspec.Struct, frozen=True):
         except FileNotFoundError:
             return
         with directory:
+            if self._is_in_use(directory):
+                return
             for name in names:
                 directory.remove_file(name)
             directory.remove_tree(stem + _OUTPUT)
@@ -194,6 +217,18 @@ class Submission(msgspec.Struct, frozen=True):
                 SlotDirectory(self._shared_dir, below.parent) as above,
             ):
                 above.remove_directory(below.name)
+
+    def _is_in_use(self, directory: SlotDirectory) -> bool:
+        """Whether the slot has another input, or its result."""
+        status = directory.status(self.input_path.name)
+        if status is not None:
+            return (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns)
+        # The daemon may have archived or removed the input.
+        data = directory.read(self.marker_path.name, MAX_MARKER_BYTES, at_most=True)
+        marker = None if data is None else parse_slot_marker(data, self.marker_path.stem)
+        if marker is None or marker.job == self.previous_job:
+            return False
+        return not marker.is_of_input(self.sha256, self.size_bytes, self.mtime_ns)
 
     @property
     def _shared_dir(self) -> str:
@@ -338,7 +373,8 @@ def submit(
 ) -> Submission:
     """Drop an input durably and return; ``Submission.result`` waits for its result.
 
-    ``spec`` is the input: a mapping with the keys of the protocol, or the bytes of the file.
+    ``spec`` is the input: a mapping with the keys of the protocol, or the bytes of the file. In a
+    mapping, ``stdin`` and the values of ``files`` may be bytes.
 
     ``name`` is the slot: ``orders`` or ``input-orders.json``, or ``input.json`` for the unnamed
     one, optionally with directories (``batch/orders``), which are created. Without a name the job
@@ -410,7 +446,15 @@ def _unique_slot(*, with_directory: bool) -> PurePosixPath:
 
 
 def _encoded(spec: Mapping[str, Any]) -> bytes:
-    text = json.dumps(dict(spec), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    value = dict(spec)
+    if isinstance(value.get("stdin"), bytes):
+        value["stdin"] = text_or_base64(value["stdin"])
+    if isinstance(value.get("files"), Mapping):
+        value["files"] = {
+            name: text_or_base64(content) if isinstance(content, bytes) else content
+            for name, content in value["files"].items()
+        }
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode()
 
 

@@ -9,6 +9,7 @@ GROUPS: Final = {
         "serve": "run the daemon: watch the directories and run dropped jobs",
         "work": "run the jobs of a fleet on this host",
         "run": "run one job and exit",
+        "status": "show in one screen whether all is well, and what to look at",
     },
     "Jobs": {
         "submit": "drop jobs safely; with --wait, print their results",

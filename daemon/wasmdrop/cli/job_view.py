@@ -27,10 +27,15 @@ def add_state_dir(parser: argparse.ArgumentParser) -> None:
 
 def load(options: argparse.Namespace) -> Settings:
     """Return the settings of the flags, the environment and the configuration file."""
-    flags = config_flag(options)
+    return settings.load(os.environ, flags(options), runs_jobs=False).settings
+
+
+def flags(options: argparse.Namespace) -> dict[str, str]:
+    """Return the flags that were given, by the name of the setting, and ``config``."""
+    given = config_flag(options)
     if options.state_dir is not None:
-        flags["state_dir"] = options.state_dir
-    return settings.load(os.environ, flags, runs_jobs=False).settings
+        given["state_dir"] = options.state_dir
+    return given
 
 
 def shown_seconds(seconds: float) -> str:

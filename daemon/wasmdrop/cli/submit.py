@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -26,15 +26,21 @@ from wasmdrop.cli.exit_status import (
     TIMEOUT,
     exit_status_of,
 )
-from wasmdrop.cli.input_flags import SubmittedInput, content_of, read_inputs
+from wasmdrop.cli.input_flags import (
+    MAX_MODULE_BYTES,
+    SubmittedInput,
+    content_of,
+    read_inputs,
+)
 from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.cli.wait_reason import WaitReason
 from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
-from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.errors import SettingsError, StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.strict_json import parse
 from wasmdrop.protocol.text import json_escaped
+from wasmdrop.settings import Settings
 
 #: Time after which a message says why a job waits, in seconds.
 _PATIENCE_SECONDS: Final = 2.0
@@ -70,6 +76,7 @@ Examples:
   wasmdrop submit --shared-dir /srv/jobs --entry fib --args '[12]' --wait
   wasmdrop submit --module wordcount --arg=-w --stdin notes.txt --wait 30
   echo '{"entry": "add", "args": [5, 7]}' | wasmdrop submit --wait -
+  wasmdrop submit --module tool --file in.csv --env LANG=C --wait --rm --save results
   wasmdrop submit --wait jobs/*.json
 """
 
@@ -129,6 +136,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="see below")
     parser.add_argument(
+        "--save",
+        metavar="DIR",
+        help="with --wait: copy all result files of the job to DIR, as result.json, result.txt,"
+        " result.stdout, result.output/ and so on; DIR is new or empty",
+    )
+    parser.add_argument(
+        "--rm",
+        action="store_true",
+        dest="removes",
+        help="with --wait: remove each job's input and all its result files once its result was"
+        " printed, output files too (--save keeps a copy); without a result nothing is removed",
+    )
+    parser.add_argument(
         "--max-result-mb",
         type=int,
         default=MAX_RESULT_BYTES // MEBIBYTE,
@@ -159,16 +179,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Drop the jobs and, if asked to, wait for them; return the exit status."""
-    flags = config_flag(options)
-    shared_dir, ready_suffix = _daemon(options.shared_dir, flags)
+    _check(options)
+    daemon = _daemon(options)
+    shared_dir = daemon.shared_dir
     try:
-        inputs = read_inputs(options)
-        module = None if options.module_file is None else content_of(options.module_file)
-        dropped = [_drop(item, shared_dir, options.name, module, ready_suffix) for item in inputs]
+        inputs = read_inputs(options, daemon.max_input_mb * MEBIBYTE)
+        module = None
+        if options.module_file is not None:
+            module = content_of(options.module_file, MAX_MODULE_BYTES)
+        dropped = [
+            _drop(item, shared_dir, options.name, module, daemon.ready_suffix) for item in inputs
+        ]
         if options.wait_seconds is not None:
-            max_bytes = options.max_result_mb * MEBIBYTE
-            waiting = WaitReason(flags)
-            return _wait(dropped, options.wait_seconds, max_bytes, waiting, as_json=options.as_json)
+            return _wait(dropped, options)
         for item in dropped:
             _write(_dropped_line(item) if options.as_json else _path_line(item))
     except KeyboardInterrupt:
@@ -180,14 +203,31 @@ def run(options: argparse.Namespace) -> int:
 # --- Dropping
 
 
-def _daemon(shared_dir: str | None, flags: Mapping[str, str]) -> tuple[Path, str]:
-    """Return the shared directory, and the suffix of ready files, as the daemon finds them."""
+def _check(options: argparse.Namespace) -> None:
+    """Raise ``SettingsError`` for flags that do not go together."""
+    if options.wait_seconds is None and (options.removes or options.save is not None):
+        flag = "--rm" if options.removes else "--save"
+        raise SettingsError(f"{flag}: needs --wait, because only then the results are read")
+    if options.save is None:
+        return
+    if len(options.files or ()) > 1:
+        raise SettingsError("--save: DIR holds one result; give only one FILE")
+    try:
+        Path(options.save).mkdir(parents=True, exist_ok=True)
+        is_empty = not any(Path(options.save).iterdir())
+    except OSError as error:
+        raise SettingsError(f"--save: {error.filename}: {error.strerror}") from None
+    if not is_empty:
+        raise SettingsError(f"--save: {options.save}: expected a new or an empty directory")
+
+
+def _daemon(options: argparse.Namespace) -> Settings:
+    """Return the settings of the daemon as it finds them."""
     # A producer needs no state directory, and may not be able to have one.
-    given = {**flags, "state_dir": os.devnull}
-    if shared_dir is not None:
-        given["shared_dir"] = shared_dir
-    found = settings.load(os.environ, given, runs_jobs=False).settings
-    return found.shared_dir, found.ready_suffix
+    flags = {**config_flag(options), "state_dir": os.devnull}
+    if options.shared_dir is not None:
+        flags["shared_dir"] = options.shared_dir
+    return settings.load(os.environ, flags, runs_jobs=False).settings
 
 
 def _drop(
@@ -211,23 +251,36 @@ def _drop(
 # --- Waiting
 
 
-def _wait(
-    dropped: list[_DroppedInput],
-    seconds: float,
-    max_bytes: int,
-    waiting: WaitReason,
-    *,
-    as_json: bool,
-) -> int:
+def _wait(dropped: list[_DroppedInput], options: argparse.Namespace) -> int:
     """Wait for the jobs in order, show each when it ends, and return the exit status."""
     statuses = set()
-    deadline = time.monotonic() + seconds
-    with _showing(dropped, as_json=as_json) as show:
+    deadline = time.monotonic() + options.wait_seconds
+    waiting = WaitReason(config_flag(options))
+    with _showing(dropped, as_json=options.as_json) as show:
         for item in dropped:
-            end = _end(item, deadline, max_bytes, waiting)
+            end = _end(item, deadline, options.max_result_mb * MEBIBYTE, waiting)
+            if isinstance(end, Result) and options.save is not None:
+                _save(end, options.save)
             show(item, end)
+            if isinstance(end, Result) and options.removes:
+                sys.stdout.flush()  # the only copy is there now
+                _remove(item)
             statuses.add(_status(end))
     return next(status for status in _WORST_FIRST if status in statuses)
+
+
+def _save(result: Result, directory: str) -> None:
+    try:
+        result.save(directory)
+    except OSError as error:
+        raise StorageError(f"--save: {error.filename}: {error.strerror}") from None
+
+
+def _remove(item: _DroppedInput) -> None:
+    try:
+        item.submission.remove()
+    except OSError as error:
+        say(f"warning: {item.label}: can't be removed: {error.filename}: {error.strerror}")
 
 
 def _end(item: _DroppedInput, deadline: float, max_bytes: int, waiting: WaitReason) -> _Outcome:

@@ -40,6 +40,7 @@ _TEXT_LIMIT: Final = 16 * 1024
 _NAME_WIDTH: Final = 32
 
 _STYLES: Final = {Status.SUCCEEDED: "bold green", Status.FAILED: "bold red"}
+_STATUS_STYLES: Final = {"ok": "bold green", "attention": "bold red"}
 _NO_RESULT: Final = "no result"
 
 #: Rows shown of a table. A module may have twenty thousand exports.
@@ -196,6 +197,23 @@ def print_module(
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Show facts by name, which are escaped already."""
     Console(highlight=False).print(_grid(facts))
+
+
+def print_status(rows: Sequence[tuple[str, str]]) -> None:
+    """Show the status: each row in one line, except the reasons for attention."""
+    console = Console(highlight=False)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    last = ""
+    for name, value in rows:
+        is_reason = name == "attention"
+        text = Text(value, _STATUS_STYLES.get(value, "yellow" if is_reason else ""))
+        if not is_reason:
+            text.no_wrap, text.overflow = True, "ellipsis"
+        grid.add_row(Text("" if name == last else name, "bold"), text)
+        last = name
+    console.print(grid)
 
 
 def print_jobs(rows: Sequence[tuple[str, ...]], open_count: int, count: int) -> None:

@@ -94,8 +94,13 @@ def seconds_of(entry: JournalEntry) -> float:
     end_ns = job.finished_at_ns
     if not job.state.is_final:
         since_ns = end_ns if job.state is JobState.EXECUTED and end_ns else entry.changed_at_ns
-        return max(0.0, (time.time_ns() - since_ns) / 1e9)
+        return seconds_since(since_ns)
     return max(0.0, ((end_ns or entry.changed_at_ns) - job.dropped_at_ns) / 1e9)
+
+
+def seconds_since(nanoseconds: int) -> float:
+    """Return the age of a time since 1970; 0 for one in the future."""
+    return max(0.0, (time.time_ns() - nanoseconds) / 1e9)
 
 
 def _file(file: InputFile | PinnedModule | None) -> dict[str, Any] | None:

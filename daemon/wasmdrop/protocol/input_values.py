@@ -140,3 +140,11 @@ def _is_plain_path(path: str, pattern: str = PLAIN_PATH) -> bool:
 def refuse(steps: Iterable[str | int], what: str) -> NoReturn:
     """Raise ``RefusedError`` (``invalid-input``) for the value at this path."""
     raise RefusedError(Code.INVALID_INPUT, f"{path_to(*steps)}: {what}")
+
+
+def text_or_base64(data: bytes) -> str | dict[str, str]:
+    """Return content as an input has it: text, or base64 if it is not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": binascii.b2a_base64(data, newline=False).decode()}

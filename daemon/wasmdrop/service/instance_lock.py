@@ -16,10 +16,13 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
@@ -34,6 +37,10 @@ _log = structlog.get_logger()
 #: Begins with a dot, so that intake ignores it. It is never removed: a lock on a removed file does
 #: not exclude anyone.
 SHARED_LOCK_NAME: Final = ".wasmdrop.lock"
+_STATE_LOCK_NAME: Final = "lock"
+
+#: The first line of a lock file.
+_PROCESS: Final = re.compile(r"process ([0-9]{1,10}) on (.*)")
 
 #: Errors of filesystems without locks.
 _WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -54,6 +61,52 @@ _MODE: Final = 0o600
 _OTHERS: Final = 0o077
 
 
+class Holder(msgspec.Struct, frozen=True):
+    """The daemon that holds the lock of a state directory, by the lock file."""
+
+    name: str
+    """``process 12 on host``; safe for a terminal."""
+    version: str
+    """The daemon's version; empty if its file does not say."""
+    pid: int | None
+    """Its process; None if it runs on another host, or not in this namespace of processes."""
+    has_ended: bool
+    """Whether the daemon has ended and only its children still hold the lock."""
+    seconds: float
+    """The age of the lock."""
+
+
+def state_holder(state_dir: Path) -> Holder | None:
+    """Return the holder of the lock of a state directory; None if it is free.
+
+    Waits for nothing and writes nothing. Raises ``OSError``: a ``FileNotFoundError`` if no daemon
+    has been there yet.
+    """
+    fd = os.open(state_dir / _STATE_LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            # A shared lock, so that two readers do not block each other.
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _described(fd)
+        return None
+    finally:
+        os.close(fd)
+
+
+def _described(fd: int) -> Holder:
+    name, _, program = _text(fd).partition("\n")
+    found, has_ended = _PROCESS.fullmatch(name), _is_holder_dead(fd)
+    is_here = found is not None and found[2] == socket.gethostname() and not has_ended
+    return Holder(
+        _printable(name) or "another process",
+        _printable(program.strip().removeprefix("wasmdrop ")),
+        int(found[1]) if found is not None and is_here else None,
+        has_ended,
+        max(0.0, time.time() - os.fstat(fd).st_mtime),
+    )
+
+
 @contextlib.contextmanager
 def lock_state_directory(state_dir: Path) -> Iterator[int]:
     """Lock the state directory for this process and those that inherit the yielded descriptor.
@@ -62,7 +115,7 @@ def lock_state_directory(state_dir: Path) -> Iterator[int]:
     to it: a file that the daemon opens there by name might be their link.
     """
     require_private_directory(state_dir)
-    with _InstanceLock(state_dir, "lock", "state directory", is_shared=False) as lock:
+    with _InstanceLock(state_dir, _STATE_LOCK_NAME, "state directory", is_shared=False) as lock:
         yield lock
 
 
@@ -158,7 +211,8 @@ class _InstanceLock:
         try:
             self._lock(fd)
             if self._is_at(fd):  # otherwise another daemon locked it first
-                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                holder = f"process {os.getpid()} on {socket.gethostname()}"
+                os.pwrite(fd, f"{holder}\nwasmdrop {version('wasmdrop')}\n".encode(), 0)
                 return fd
         except BaseException:
             os.close(fd)
@@ -231,13 +285,20 @@ def _lock(fd: int) -> None:
 
 
 def _holder(fd: int) -> str:
-    holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
-    return "".join(one if one.isprintable() else "?" for one in holder)
+    return _printable(_text(fd).partition("\n")[0])
+
+
+def _text(fd: int) -> str:
+    return os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace")
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text.strip())
 
 
 def _is_holder_dead(fd: int) -> bool:
     """Whether its holder is a daemon of this host that has ended, except its children."""
-    found = re.fullmatch(r"process ([0-9]{1,10}) on (.*)", _holder(fd))
+    found = _PROCESS.fullmatch(_holder(fd))
     if found is None or found[2] != socket.gethostname():
         return False
     pid = int(found[1])

@@ -94,6 +94,12 @@ class SlotDirectory:
             file.flush()
             return os.fstat(file.fileno())
 
+    def status(self, name: str) -> os.stat_result | None:
+        """Return the status of a file, or of a link itself; None if it is missing."""
+        with self._named(name), contextlib.suppress(FileNotFoundError):
+            return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        return None
+
     def remove_file(self, name: str) -> None:
         """Remove a file, or a link itself. A missing file is no error."""
         with self._named(name), contextlib.suppress(FileNotFoundError):

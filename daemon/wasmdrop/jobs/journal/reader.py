@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from wasmdrop.jobs.job import Job, JobState
+from wasmdrop.jobs.journal import summary
 from wasmdrop.jobs.journal.database import (
     FINAL,
     JOURNAL_NAME,
@@ -109,11 +110,35 @@ class JournalReader:
         If there are more, the oldest open ones come first, because they may be stuck, then the
         newest finished ones.
         """
+        found = self.open_jobs(wanted, limit)
+        return self._final(wanted, "seq", limit - len(found))[::-1] + found
+
+    def open_jobs(self, wanted: JobFilter, limit: int) -> list[JournalEntry]:
+        """Return at most ``limit`` open jobs, in order of their drops."""
+        if wanted.states and all(state.is_final for state in wanted.states):
+            return []
         condition, values = wanted.condition()
         is_open = f"state NOT IN {FINAL} AND {condition} ORDER BY seq LIMIT ?"
-        found = self._entries(is_open, [*values, limit])
-        is_final = f"state IN {FINAL} AND {condition} ORDER BY seq DESC LIMIT ?"
-        return self._entries(is_final, [*values, limit - len(found)])[::-1] + found
+        return self._entries(is_open, [*values, limit])
+
+    def last_finished(self, wanted: JobFilter, limit: int) -> list[JournalEntry]:
+        """Return at most ``limit`` finished jobs, those that ended last first."""
+        return self._final(wanted, "changed_ns", limit)
+
+    def last_failures(self, limit: int) -> list[JournalEntry]:
+        """Return at most ``limit`` jobs that failed, those that ended last first."""
+        try:
+            numbers = summary.last_failures(self._connection, limit)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from None
+        return [entry for seq in numbers for entry in self._entries("seq = ?", [seq])]
+
+    def summary(self, since_ns: int) -> summary.Summary:
+        """Return the journal in figures; those of finished jobs since that time."""
+        try:
+            return summary.summary_of(self._connection, since_ns)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from None
 
     def count(self) -> tuple[int, int]:
         """Return the number of open jobs and of all jobs."""
@@ -178,6 +203,13 @@ class JournalReader:
         """Return the job's input if the journal still has it."""
         found = self._rows("SELECT input FROM jobs WHERE id = ?", [job.id])
         return found[0][0] if found else None
+
+    def _final(self, wanted: JobFilter, order: str, limit: int) -> list[JournalEntry]:
+        if wanted.states and not any(state.is_final for state in wanted.states):
+            return []  # else all finished jobs would be looked at
+        condition, values = wanted.condition()
+        is_final = f"state IN {FINAL} AND {condition} ORDER BY {order} DESC LIMIT ?"
+        return self._entries(is_final, [*values, limit])
 
     def _entries(self, where: str, values: list[Any]) -> list[JournalEntry]:
         rows = self._rows(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values)  # noqa: S608 - constants and marks

@@ -5,7 +5,6 @@ files beside it.
 """
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import stat
@@ -16,6 +15,7 @@ from wasmdrop.jobs.journal.database import JOURNAL_NAME, SCHEMA_VERSION, open_fo
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.service.doctor.finding import Finding, ok, problem, warning
 from wasmdrop.service.doctor.mounts import free_space
+from wasmdrop.service.instance_lock import state_holder
 from wasmdrop.settings import Settings
 from wasmdrop.system.mount_table import reason_to_poll
 from wasmdrop.system.private_files import why_not_private
@@ -97,14 +97,10 @@ def _lock(path: Path) -> Finding:
     """Check that the directory can be locked, or report who holds the lock."""
     check = "lock"
     try:
-        with (path / "lock").open() as file:
-            try:
-                # A shared lock, so that two doctors do not block each other.
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = file.read().strip() or "another process"
-                return ok(_AREA, check, f"a daemon is using it: {holder}")
-            return ok(_AREA, check, "free: no daemon is using it")
+        holder = state_holder(path)
+        if holder is not None:
+            return ok(_AREA, check, f"a daemon is using it: {holder.name}")
+        return ok(_AREA, check, "free: no daemon is using it")
     except FileNotFoundError:
         return ok(_AREA, check, "no daemon has been here yet")
     except OSError as error:
