@@ -115,26 +115,6 @@ class Result(msgspec.Struct, frozen=True):
     marker: dict[str, Any]
     """The whole completion marker."""
 
-    def save(self, directory: str | Path) -> None:
-        """Write the result files to a directory, with the names of the slot ``input.json``.
-
-        ``directory`` is created if it is missing; files in it are overwritten. Raises ``OSError``.
-        """
-        files = {"result.json": self.line + b"\n", "result.txt": self.text}
-        for suffix, data in (
-            ("stdout", self.stdout),
-            ("stderr", self.stderr),
-            ("receipt", self.receipt),
-        ):
-            if data is not None:
-                files[f"result.{suffix}"] = data
-        # The paths in a marker were checked: none leads out of the directory.
-        files |= {f"result{_OUTPUT}/{path}": data for path, data in self.output.items()}
-        for name, data in files.items():
-            path = Path(directory, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-
 
 class _ResultBody(msgspec.Struct, frozen=True):
     """The parts of ``result.json`` that a result uses."""

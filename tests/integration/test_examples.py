@@ -165,7 +165,7 @@ def test_build_of_rust_uses_the_target_name_that_rustc_knows(tmp_path: Path, kno
 
 
 def test_build_of_rust_without_its_library_names_the_command_that_adds_it(tmp_path: Path) -> None:
-    """rustup installs no library of another target by itself."""
+    """Rustup installs no library of another target by itself."""
     done = build_with(tmp_path, "wasm32-wasip1", tmp_path / "missing")
     assert done.returncode == 1
     assert "rustup target add wasm32-wasip1" in done.stderr

@@ -30,6 +30,8 @@ TRUSTED: Final = {
     "cli.cid": "files and directories that the caller names",
     "cli.inspect": "a module that the caller names",
     "cli.input_flags": "files that the caller names",
+    "cli.saved_results": "the directory that the caller names",
+    "cli.status_report": "the directories that the operator names",
     "cli.named_files": "files that the caller names",
     "service.doctor": "the operator's directories themselves, the kernel's files",
     "system.durable_files": "the state directory; the root of the shared one for doctor",

@@ -91,7 +91,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="every run of the same job gives the same result",
     )
     group.add_argument(
-        "--id", metavar="TEXT", help="your name for the job, which its marker and `jobs` repeat"
+        "--id",
+        metavar="TEXT",
+        help="your name for the job, which its marker and `wasmdrop show` repeat",
     )
     limits = parser.add_argument_group("limits of that job, at most those of the daemon")
     for name, kind, metavar, what in _LIMITS:

@@ -1,6 +1,7 @@
 """``wasmdrop status``: one screen that says whether all is well, and what to look at."""
 
 import argparse
+import contextlib
 import os
 import sys
 from typing import Final
@@ -8,9 +9,19 @@ from typing import Final
 import msgspec
 
 from wasmdrop import settings
-from wasmdrop.cli import job_view, status_report
+from wasmdrop.cli import job_view
 from wasmdrop.cli.job_view import shown_seconds
-from wasmdrop.cli.status_report import DaemonFacts, Folder, JobLine, JournalFacts, Readiness, Report
+from wasmdrop.cli.status_report import (
+    DaemonFacts,
+    Folder,
+    JobLine,
+    JournalFacts,
+    NoAnswerError,
+    Readiness,
+    Report,
+    collect,
+    within_limit,
+)
 from wasmdrop.jobs.job_facts import seconds_since
 from wasmdrop.jobs.journal.summary import Summary
 from wasmdrop.protocol.errors import StorageError
@@ -56,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the report; return 1 if something needs attention."""
     loaded, hanging = _load(job_view.flags(options))
-    report = status_report.collect(loaded.settings, hanging)
+    report = collect(loaded.settings, hanging)
     if options.as_json:
         text = msgspec.json.encode(_as_json(loaded, report)).decode("utf-8", "replace")
         sys.stdout.write(text + "\n")
@@ -74,20 +85,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _load(flags: dict[str, str]) -> tuple[Loaded, bool]:
     """Return the settings, and whether storage hangs that loading them looks at."""
-    try:
-        return status_report.within_limit(
-            lambda: settings.load(os.environ, flags, runs_jobs=False)
-        ), False
-    except status_report.NoAnswerError:
-        # The state directory may answer all the same.
-        there = dict.fromkeys(("wasm_dir", "shared_dir", "wasm_path", "input_path"), os.devnull)
-        there |= {"output_path": f"{os.devnull}.txt", "grants": "none"}
-    try:
-        return status_report.within_limit(
-            lambda: settings.load(os.environ, there | flags, runs_jobs=False)
-        ), True
-    except status_report.NoAnswerError:
-        raise StorageError("the state directory: no answer: its storage hangs") from None
+    with contextlib.suppress(NoAnswerError):
+        return within_limit(lambda: _loaded(flags)), False
+    # The state directory may answer all the same.
+    there = dict.fromkeys(("wasm_dir", "shared_dir", "wasm_path", "input_path"), os.devnull)
+    there |= {"output_path": f"{os.devnull}.txt", "grants": "none"}
+    with contextlib.suppress(NoAnswerError):
+        return within_limit(lambda: _loaded(there | flags)), True
+    raise StorageError("the state directory: no answer: its storage hangs")
+
+
+def _loaded(flags: dict[str, str]) -> Loaded:
+    return settings.load(os.environ, flags, runs_jobs=False)
 
 
 # --- Rows for a person and for a pipe

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from wasmdrop import settings
-from wasmdrop.cli import input_flags
+from wasmdrop.cli import input_flags, saved_results
 from wasmdrop.cli.exit_status import (
     CANCELLED,
     INTERNAL_ERROR,
@@ -36,7 +36,7 @@ from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.cli.wait_reason import WaitReason
 from wasmdrop.client import MAX_RESULT_BYTES, Result, ResultError, Submission, submit
-from wasmdrop.protocol.errors import SettingsError, StorageError
+from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.strict_json import parse
 from wasmdrop.protocol.text import json_escaped
@@ -76,7 +76,7 @@ Examples:
   wasmdrop submit --shared-dir /srv/jobs --entry fib --args '[12]' --wait
   wasmdrop submit --module wordcount --arg=-w --stdin notes.txt --wait 30
   echo '{"entry": "add", "args": [5, 7]}' | wasmdrop submit --wait -
-  wasmdrop submit --module tool --file in.csv --env LANG=C --wait --rm --save results
+  wasmdrop submit --module tool --file in.csv --env LANG=C --wait --rm --save out
   wasmdrop submit --wait jobs/*.json
 """
 
@@ -212,13 +212,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     if len(options.files or ()) > 1:
         raise SettingsError("--save: DIR holds one result; give only one FILE")
-    try:
-        Path(options.save).mkdir(parents=True, exist_ok=True)
-        is_empty = not any(Path(options.save).iterdir())
-    except OSError as error:
-        raise SettingsError(f"--save: {error.filename}: {error.strerror}") from None
-    if not is_empty:
-        raise SettingsError(f"--save: {options.save}: expected a new or an empty directory")
+    saved_results.prepare(options.save)
 
 
 def _daemon(options: argparse.Namespace) -> Settings:
@@ -260,20 +254,13 @@ def _wait(dropped: list[_DroppedInput], options: argparse.Namespace) -> int:
         for item in dropped:
             end = _end(item, deadline, options.max_result_mb * MEBIBYTE, waiting)
             if isinstance(end, Result) and options.save is not None:
-                _save(end, options.save)
+                saved_results.save(end, options.save)
             show(item, end)
             if isinstance(end, Result) and options.removes:
                 sys.stdout.flush()  # the only copy is there now
                 _remove(item)
             statuses.add(_status(end))
     return next(status for status in _WORST_FIRST if status in statuses)
-
-
-def _save(result: Result, directory: str) -> None:
-    try:
-        result.save(directory)
-    except OSError as error:
-        raise StorageError(f"--save: {error.filename}: {error.strerror}") from None
 
 
 def _remove(item: _DroppedInput) -> None:

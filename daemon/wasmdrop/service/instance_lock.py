@@ -82,7 +82,12 @@ def state_holder(state_dir: Path) -> Holder | None:
     Waits for nothing and writes nothing. Raises ``OSError``: a ``FileNotFoundError`` if no daemon
     has been there yet.
     """
-    fd = os.open(state_dir / _STATE_LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    directory = openat2.open_directory(str(state_dir), "")
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(_STATE_LOCK_NAME, flags, dir_fd=directory)
+    finally:
+        os.close(directory)
     try:
         try:
             # A shared lock, so that two readers do not block each other.

@@ -17,14 +17,14 @@ class ProcessFacts(msgspec.Struct, frozen=True):
 
 def process_facts(pid: int) -> ProcessFacts | None:
     """Return the facts of a process; None if there is none, or ``/proc`` hides it."""
-    directory = Path(f"/proc/{pid}")
     try:
-        user = directory.stat().st_uid
+        user = Path(f"/proc/{pid}").stat().st_uid
         # The name, in parentheses, may have spaces and parentheses.
-        fields = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         up_seconds = float(Path("/proc/uptime").read_text().split()[0])
     except (OSError, ValueError):
         return None
+    fields = text.rpartition(")")[2].split()
     started_seconds = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return ProcessFacts(user_name(user), max(0.0, up_seconds - started_seconds))
 
