@@ -29,6 +29,7 @@ TRUSTED: Final = {
     "cli.fleet": "the directory of keys that the caller names",
     "cli.cid": "files and directories that the caller names",
     "cli.inspect": "a module that the caller names",
+    "cli.init": "the directory that the caller names, a file of the package",
     "cli.input_flags": "files that the caller names",
     "cli.saved_results": "the directory that the caller names",
     "cli.status_report": "the directories that the operator names",

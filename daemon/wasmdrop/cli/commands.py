@@ -33,6 +33,7 @@ GROUPS: Final = {
         "fleet": "make the streams and keys of a fleet, or show its state",
     },
     "Setup": {
+        "init": "make folders, a configuration file and an example module",
         "config": "show every setting, its value and its origin",
         "doctor": "check whether this host and its mounts are suitable",
         "completion": "print the code by which a shell completes commands and flags",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wasmdrop import settings
-from wasmdrop.cli.named_files import create_private_file, read_named_file
+from wasmdrop.cli.named_files import create_file, read_named_file
 from wasmdrop.cli.setting_flags import add_config_flag, add_flags, given_flags
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.protocol.errors import SettingsError
@@ -228,7 +228,7 @@ def _key(path: Path) -> str:
 
     seed = new_seed()
     try:
-        create_private_file(path, f"{seed}\n".encode())
+        create_file(path, f"{seed}\n".encode())
     except FileExistsError:
         seed = read_named_file(str(path), _MAX_SEED_BYTES).decode("ascii", "replace").strip()
     except OSError as error:

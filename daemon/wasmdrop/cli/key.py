@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from wasmdrop.cli.named_files import create_private_file, read_named_file
+from wasmdrop.cli.named_files import create_file, read_named_file
 from wasmdrop.protocol.errors import MalformedError, SettingsError
 from wasmdrop.system.extras import RECEIPTS
 
@@ -60,7 +60,7 @@ def _make(options: argparse.Namespace) -> tuple["PublicKey", ...]:
         from wasmdrop.proof.keys import KeyKind, PrivateKey  # noqa: PLC0415
     key = PrivateKey.generate(KeyKind(options.type))
     try:
-        create_private_file(Path(options.file), key.pem())
+        create_file(Path(options.file), key.pem())
     except FileExistsError:
         raise SettingsError(
             f"{options.file}: exists; a key is never overwritten: choose another name, or remove it"

@@ -62,12 +62,12 @@ def replace_named_file(name: str, data: bytes) -> None:
         raise SettingsError(f"{name}: can't be written: {error.strerror}") from None
 
 
-def create_private_file(path: Path, data: bytes) -> None:
-    """Write a file durably that does not exist yet and only its owner can read.
+def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file durably that does not exist yet; by default only its owner can read it.
 
     Raises ``OSError`` and ``ValueError`` as ``os.open`` does.
     """
-    fd = os.open(path, CREATE_FLAGS, 0o600)
+    fd = os.open(path, CREATE_FLAGS, mode)
     try:
         write_all(fd, data)
         os.fsync(fd)

@@ -34,14 +34,12 @@ def add_flags(
     for setting in SETTINGS:
         if names is not None and setting.name not in names:
             continue
-        default = setting.text(setting.default) if setting.default not in {None, ""} else ""
-        meaning = f"{setting.help} (default: {default})" if default else setting.help
         group.add_argument(
             setting.flag,
             dest=setting.name,
             default=argparse.SUPPRESS,
             metavar=setting.format.metavar,
-            help=f"{meaning} [{setting.variable}]",
+            help=f"{setting.meaning} [{setting.variable}]",
         )
 
 

@@ -4,7 +4,6 @@ It is a TOML file whose keys are the names of settings. One file is read: the on
 else of ``WASMDROP_CONFIG``, else the user's, else the host's.
 """
 
-import difflib
 import errno
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.near_names import did_you_mean
 from wasmdrop.protocol.text import describe_value, one_line
 from wasmdrop.settings.formats import printable
 from wasmdrop.settings.table import PREFIX, REMOVED, SETTINGS
@@ -36,14 +36,17 @@ _MAX_BYTES: Final = 1 << 20
 class ConfigFile(msgspec.Struct, frozen=True):
     """The file that was read, and the settings in it."""
 
-    path: Path
+    path: Path | None
+    """None if no file was read."""
     values: dict[str, Any]
+    origin: str
+    """``default``, ``flag --config`` or ``environment WASMDROP_CONFIG``: what named it."""
 
 
 def read(
     environ: Mapping[str, str], flag: str | None, name: str, *, is_trusted: bool
-) -> ConfigFile | None:
-    """Find and read the file; return None if there is none.
+) -> ConfigFile:
+    """Find and read the file, if there is one.
 
     ``name``: the name of the file in the directories that are searched. ``is_trusted``: refuse a
     file that other users than root and this one can change or replace.
@@ -51,22 +54,24 @@ def read(
     Raises `SettingsError` with one line if a file is named and missing, or if the one that was
     found can't be read or has a wrong value.
     """
-    label, given = ("--config", flag) if flag is not None else (VARIABLE, environ.get(VARIABLE))
+    label, origin, given = "--config", "flag --config", flag
+    if flag is None:
+        label, origin, given = VARIABLE, f"environment {VARIABLE}", environ.get(VARIABLE)
     if given == NO_FILE:
-        return None
+        return ConfigFile(None, {}, origin)
     if flag == "":
         raise SettingsError('--config: expected none or the path of a file, got ""')
     if given:
         path = Path(os.path.abspath(given))  # noqa: PTH100 - Path.resolve would follow links
-        return _load(path, is_trusted, f"{label}: ")
+        return ConfigFile(path, _load(path, is_trusted, f"{label}: "), origin)
     for path in places(environ, name):
         if _is_there(path):
-            return _load(path, is_trusted)
-    return None
+            return ConfigFile(path, _load(path, is_trusted), "default")
+    return ConfigFile(None, {}, "default")
 
 
 def places(environ: Mapping[str, str], name: str) -> list[Path]:
-    """Return the paths that are searched for a file, the first one that exists is read."""
+    """Return the paths that are searched for a file; the first one that exists is read."""
     found = []
     # The XDG Base Directory Specification ignores relative paths.
     if (xdg := environ.get("XDG_CONFIG_HOME", "")).startswith("/"):
@@ -88,7 +93,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _load(path: Path, is_trusted: bool, label: str = "") -> ConfigFile:
+def _load(path: Path, is_trusted: bool, label: str = "") -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - most daemons have no file
 
     shown = printable(path)
@@ -116,7 +121,7 @@ def _load(path: Path, is_trusted: bool, label: str = "") -> ConfigFile:
     except (ValueError, RecursionError) as error:
         reason = one_line(str(error))
         raise SettingsError(f"{shown}: expected a TOML document: {reason}") from None
-    return ConfigFile(path, _values(path, text, table))
+    return _values(path, text, table)
 
 
 def _read_bytes(path: Path, is_trusted: bool) -> bytes:
@@ -157,10 +162,9 @@ def _why_unknown(key: str, known: Mapping[str, object]) -> str:
     if key in REMOVED:
         return f"this setting was removed: {REMOVED[key]}; remove the line"
     plain = key.lower().replace("-", "_").removeprefix(PREFIX.lower())
-    near = ["args_json"] if re.fullmatch(r"arg_[0-9]+", plain) else []
-    near += difflib.get_close_matches(plain, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no setting of this name{hint}"
+    if re.fullmatch(r"arg_[0-9]+", plain):
+        plain = "args_json"
+    return f"no setting of this name{did_you_mean(plain, known)}"
 
 
 def _place(path: Path, text: str, key: str) -> str:

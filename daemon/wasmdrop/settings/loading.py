@@ -3,7 +3,6 @@
 They come from flags, the environment and the configuration file, in this order.
 """
 
-import difflib
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import Limits
+from wasmdrop.protocol.near_names import nearest
 from wasmdrop.protocol.slot import MARKER_SUFFIX, OUTPUT_SUFFIX, RESULT_SUFFIXES
 from wasmdrop.protocol.text import describe_value
 from wasmdrop.settings import config_file
@@ -70,7 +70,7 @@ def load(
         elif text := environ.get(setting.variable):
             origins[setting.name] = f"environment {setting.variable}"
             values[setting.name] = _read(setting.format, setting.variable, text)
-        elif file is not None and setting.name in file.values:
+        elif setting.name in file.values:
             origins[setting.name] = f"file {printable(file.path)}"
             values[setting.name] = file.values[setting.name]
     _place_directories(values, origins)
@@ -90,7 +90,8 @@ def load(
     return Loaded(
         Settings(**values, limits=limits, entry_is_set="entry" in origins),
         {setting.name: origins.get(setting.name, _DEFAULT) for setting in SETTINGS},
-        None if file is None else file.path,
+        file.path,
+        file.origin,
     )
 
 
@@ -108,11 +109,11 @@ def _read(value_format: ValueFormat, label: str, text: str) -> Any:
 
 
 def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> None:
-    known = {setting.name: setting for setting in SETTINGS}
+    variables = {setting.name: setting.variable for setting in SETTINGS}
+    variables["config"] = config_file.VARIABLE
     for name in flags:
-        if name not in known and name != "config":
+        if name not in variables:
             raise SettingsError(f"{name}: no flag of this name")
-    variables = {config_file.VARIABLE, *(setting.variable for setting in SETTINGS)}
     for name, value in sorted(environ.items()):
         plain = name.removeprefix(PREFIX).lower()
         if name.startswith(PREFIX) and plain in REMOVED:
@@ -120,11 +121,11 @@ def _refuse_unknown(environ: Mapping[str, str], flags: Mapping[str, str]) -> Non
             raise SettingsError(f"{printable(name)}: this setting was removed: {reason}")
         if (
             name.startswith(PREFIX)
-            and name not in variables
+            and name not in variables.values()
             and not _SERVICE_LINK.fullmatch(f"{name}={value}")
         ):
-            near = difflib.get_close_matches(plain, known, 1)
-            hint = f"; did you mean {known[near[0]].variable}?" if near else ""
+            near = nearest(plain, variables)
+            hint = f"; did you mean {variables[near]}?" if near else ""
             raise SettingsError(f"{printable(name)}: no setting of this name{hint}")
 
 

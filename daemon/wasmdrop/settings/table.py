@@ -71,6 +71,12 @@ class Option(msgspec.Struct, frozen=True):
         return name if self.name in _UNPREFIXED else PREFIX + name
 
     @property
+    def meaning(self) -> str:
+        """The help text with the default."""
+        default = self.text(self.default) if self.default not in {None, ""} else ""
+        return f"{self.help} (default: {default})" if default else self.help
+
+    @property
     def flag(self) -> str:
         """The command-line flag."""
         return "--" + self.name.replace("_", "-")

@@ -165,3 +165,5 @@ class Loaded(msgspec.Struct, frozen=True):
     another one has that one's origin."""
     config_file: Path | None
     """The configuration file that was read, absolute; None if none was."""
+    config_origin: str
+    """Whether a flag or variable names that file, in the words of ``origins``."""

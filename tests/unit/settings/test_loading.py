@@ -317,7 +317,7 @@ def test_load_any_environment_gives_settings_or_one_line(environ: dict[str, str]
     except SettingsError:
         assert refusal(environ)
     else:
-        assert {row[0] for row in rows(loaded)} == {setting.variable for setting in SETTINGS}
+        assert len(rows(loaded)) == 1 + len(SETTINGS)
         json.loads(as_json(loaded))
 
 
@@ -721,11 +721,15 @@ def test_config_rows_and_json_show_values_and_origins() -> None:
     """One row per setting, and the same as JSON."""
     loaded = load(
         {**STATE, "TIMEOUT_SEC": "1.5", "ARG_0": "x", "WASMDROP_GUEST": "python"},
-        {"sandbox": "best-effort"},
+        {"sandbox": "best-effort", "config": "none"},
     )
     shown = rows(loaded)
-    assert [row[0] for row in shown] == [setting.variable for setting in SETTINGS]
+    assert [row[0] for row in shown] == [
+        "WASMDROP_CONFIG",
+        *(setting.variable for setting in SETTINGS),
+    ]
     for row in (
+        ("WASMDROP_CONFIG", "none", "flag --config"),
         ("WASM_PATH", "/mnt/wasm/module.wasm", "default"),
         ("ARGS_JSON", '["x"]', "environment ARG_0"),
         ("TIMEOUT_SEC", "1.5", "environment TIMEOUT_SEC"),
@@ -738,7 +742,7 @@ def test_config_rows_and_json_show_values_and_origins() -> None:
     ):
         assert row in shown
     found = json.loads(as_json(loaded))
-    assert list(found) == [setting.variable for setting in SETTINGS]
+    assert list(found) == ["WASMDROP_CONFIG", *(setting.variable for setting in SETTINGS)]
     guest = {"value": "python", "origin": "environment WASMDROP_GUEST", "in_use": "python"}
     assert found["WASMDROP_GUEST"] == guest
     assert found["ARGS_JSON"] == {"value": ["x"], "origin": "environment ARG_0"}
