@@ -35,5 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the code."""
     from argcomplete.shell_integration import shellcode  # noqa: PLC0415 - the daemon needs none
 
-    sys.stdout.write(shellcode(["wasmdrop"], shell=options.shell))
+    # Without the defaults for bash, which offer files if there is nothing to complete.
+    code = shellcode(["wasmdrop"], shell=options.shell, complete_arguments=["-o", "nospace"])
+    sys.stdout.write(code)
     return 0

@@ -1,5 +1,6 @@
 """The entry point. It imports the rest when it runs, so that Ctrl-C is quiet from the start."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,10 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     try:
+        if "_ARGCOMPLETE" in os.environ and arguments is None:
+            from wasmdrop.cli.completing import complete  # noqa: PLC0415
+
+            complete()
         from wasmdrop.cli.command_line import run  # noqa: PLC0415
 
         return run(sys.argv[1:] if arguments is None else arguments)
