@@ -30,6 +30,7 @@ _HEAD_BYTES: Final = 64 * 1024
 _CHUNKING_RATIO: Final = 8
 
 _READ_BYTES: Final = 64 * 1024
+_BUFFER_BYTES: Final = 8 * 1024
 _MAX_REASON_CHARACTERS: Final = 80
 
 
@@ -180,7 +181,9 @@ class _Socket:
 
     def makefile(self, mode: Literal["rb"]) -> io.BufferedReader:
         """Return a file to read from. The connection stays open until it is closed, too."""
-        return io.BufferedReader(_Reader(self, self._connected.makefile(mode, buffering=0)))
+        raw = _Reader(self, self._connected.makefile(mode, buffering=0))
+        # Much less than the head may have: the start of the body is read with it.
+        return io.BufferedReader(raw, _BUFFER_BYTES)
 
     def receive(self, raw: socket.SocketIO, buffer: "WriteableBuffer") -> int:
         """Read what there is of ``raw`` into ``buffer``; return the number of bytes."""

@@ -46,6 +46,7 @@ class _Ruleset(ctypes.Structure):
 
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
+    _layout_ = "ms"  # Python 3.14 wants to be told; that of GCC is the same
     _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
 
 
