@@ -89,11 +89,10 @@ def _kind(pid: int, parent_kind: str, *, has_children: bool) -> str:
     directory = Path(f"/proc/{pid}")
     if parent_kind == MAIN:
         command = (directory / "cmdline").read_bytes()
-        if b"wasmdrop.delivery" in command:
+        if command.startswith(b"wasmdrop: delivery worker"):
             return DELIVERY
-        return FORK_SERVER if b"wasmdrop.sandbox.guest.fork_server" in command else CHILD
-    # A zygote is a program of that name, or a fork of the fork server that forks itself.
-    forks = has_children or (directory / "comm").read_bytes().strip() == b"zygote"
+        return FORK_SERVER if command.startswith(b"wasmdrop: fork server") else CHILD
+    forks = has_children or (directory / "cmdline").read_bytes().startswith(b"wasmdrop: zygote")
     return ZYGOTE if parent_kind == FORK_SERVER and forks else CHILD
 
 

@@ -258,6 +258,6 @@ def _children_of(pid: int) -> list[int]:
 
 def _is_delivery_worker(pid: int) -> bool:
     try:
-        return b"wasmdrop.delivery" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_bytes() == b"wasmdrop: deliv\n"
     except (FileNotFoundError, ProcessLookupError):
         return False

@@ -3,7 +3,8 @@
 Usage: ``python eager_zygotes.py RECORD``. A daemon starts a zygote at the second call of a module
 and does not wait for it, so a test could not know what ran its job. This one starts the zygote at
 the first call and waits. For each job that a zygote may run, it appends a line to the file RECORD:
-the digest of the module, and the name of the process; a dash if the job runs without a zygote.
+the digest of the module, and the name of the process that forked the job's; a dash if the job runs
+without a zygote.
 """
 
 import asyncio
@@ -41,11 +42,17 @@ class _EagerPool(ZygotePool):
 
     def _note(self, module: CompiledModule, child: ChildProcess | None) -> None:
         try:
-            name = "-" if child is None else Path(f"/proc/{child.pid}/comm").read_text().strip()
+            name = "-" if child is None else _parent_of(child.pid)
         except FileNotFoundError:
             name = "killed"
         with self.record.open("a", encoding="ascii") as file:
             file.write(f"{module.sha256} {name}\n")
+
+
+def _parent_of(pid: int) -> str:
+    """Return the name of the process that forked a process, without its first word."""
+    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    return Path(f"/proc/{parent}/comm").read_text().split()[-1]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ GUESTS: Final = ("native", "python")
 
 _EAGER_DAEMON: Final = Path(__file__).with_name("eager_zygotes.py")
 
-#: The process that runs a job in the native guest, by its name.
-_NATIVE: Final = "zygote"
+#: The process that forks the job's in the native guest, by the end of its name, of 15 bytes.
+_NATIVE: Final = "zygot"
 
 _PROBE: Final = '(module (func (export "run") (result i32) (i32.const 7)))'
 

@@ -34,6 +34,7 @@ from wasmdrop.delivery.wire import (
 from wasmdrop.protocol.text import escaped
 from wasmdrop.system import openat2, signals
 from wasmdrop.system.output_thread import OutputThread
+from wasmdrop.system.process_title import set_process_title
 from wasmdrop.system.processes import (
     die_with_parent,
     use_batch_scheduling,
@@ -242,10 +243,20 @@ class _ResultLines:
 
 
 def main(
-    link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, output_lock_fd: int
+    link_fd: int,
+    daemon_pid: int,
+    shared_dir: bytes,
+    temporary_prefix: str,
+    output_lock_fd: int,
+    mount_point: bytes,
 ) -> None:
-    """Run a delivery worker; ``output_lock_fd`` is -1 if no result lines are printed."""
+    """Run a delivery worker.
+
+    ``output_lock_fd``: -1 if no result lines are printed. ``mount_point``: that of the filesystem
+    that it writes to, for its title.
+    """
     die_with_parent(daemon_pid)
+    set_process_title(f"wasmdrop: delivery worker {os.fsdecode(mount_point)}")
     signals.ignore_all()  # the daemon hangs up when it stops
     link = socket.socket(fileno=link_fd)
     sending = threading.Lock()  # the thread that prints lines sends reports too

@@ -143,6 +143,7 @@ class WorkerProcess:
                 os.fsencode(shared_dir),
                 f"{temporary_name()}-",
                 output_lock_fd,
+                os.fsencode(mount_point),
             )
             # A worker that hangs in a call to its disk may outlive the daemon. It then still holds
             # the daemon's locks, so that no other daemon writes there before it has ended.
@@ -355,9 +356,6 @@ class WorkerProcess:
         self._reaping = self._loop.run_in_executor(None, self._process.wait)
 
 
-def command(
-    link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, output_lock_fd: int
-) -> list[str]:
-    """Return the command line of a delivery worker; see :func:`.worker.main`."""
-    arguments = (link_fd, daemon_pid, shared_dir, temporary_prefix, output_lock_fd)
+def command(*arguments: object) -> list[str]:
+    """Return the command line of a delivery worker with the arguments of :func:`.worker.main`."""
     return python_command("wasmdrop.delivery.worker", *arguments)

@@ -231,6 +231,8 @@ class ZygoteRequest(msgspec.Struct, frozen=True, tag="zygote"):
 
     preparation: Preparation | None
     """Null: the program only reports whether it works on this host."""
+    module: str = ""
+    """Digest of the module, for the title of the process."""
 
 
 Request = CompileRequest | RunRequest | ZygoteRequest

@@ -162,12 +162,10 @@ def _wrap(plan: KillPlan, daemon: int) -> _Reaper:
 
 
 def _serve(plan: KillPlan) -> None:
-    def command(
-        link_fd: int, daemon_pid: int, shared_dir: bytes, temporary_prefix: str, output_lock_fd: int
-    ) -> list[str]:
+    def command(*given: object) -> list[str]:
         plan_json = json.dumps(dataclasses.asdict(plan))
-        shared = os.fsdecode(shared_dir)
-        arguments = json.dumps((link_fd, daemon_pid, shared, temporary_prefix, output_lock_fd))
+        words = [os.fsdecode(one) if isinstance(one, bytes) else one for one in given]
+        arguments = json.dumps(words)
         return [sys.executable, __file__, plan_json, _DELIVER, arguments]
 
     worker_process.command = command  # the workers that it starts die too
@@ -177,9 +175,11 @@ def _serve(plan: KillPlan) -> None:
     sys.exit(main())
 
 
-def _deliver(plan: KillPlan, link: int, daemon: int, shared: str, prefix: str, lock: int) -> None:
+def _deliver(
+    plan: KillPlan, link: int, daemon: int, shared: str, prefix: str, lock: int, mount_point: str
+) -> None:
     _wrap(plan, daemon)
-    worker.main(link, daemon, os.fsencode(shared), prefix, lock)
+    worker.main(link, daemon, os.fsencode(shared), prefix, lock, os.fsencode(mount_point))
 
 
 def _wrap_connections(reaper: _Reaper) -> None:

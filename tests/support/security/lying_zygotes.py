@@ -22,7 +22,7 @@ from wasmdrop.sandbox.confinement.syscalls import Role
 from wasmdrop.sandbox.guest import fork_server
 from wasmdrop.sandbox.guest.native_zygote import execute_zygote
 from wasmdrop.sandbox.native_wire import MAX_NATIVE_REPORT_BYTES, Result
-from wasmdrop.sandbox.wire import FRAME, Preparation
+from wasmdrop.sandbox.wire import FRAME, ZygoteRequest
 
 _LINK_FD: Final = 3
 _SO_PEERCRED: Final = 17
@@ -83,13 +83,14 @@ def limits_of(lie: str, timeout_sec: float) -> Limits:
 
 def _serve(
     executables: Sequence[int],
-    preparation: Preparation,
+    request: ZygoteRequest,
     confinement: Confinement,
     link_fd: int,
     descriptors: Sequence[int],
 ) -> NoReturn:
-    if preparation.memory_bytes != _MEMORY_MB * MEBIBYTE:
-        execute_zygote(executables, preparation, confinement, link_fd, descriptors)
+    preparation = request.preparation
+    if preparation is None or preparation.memory_bytes != _MEMORY_MB * MEBIBYTE:
+        execute_zygote(executables, request, confinement, link_fd, descriptors)
     lie = list(LIES)[preparation.output_bytes // MEBIBYTE - 1]
     code_fd, control_fd = descriptors
     liar = Liar(socket.socket(fileno=control_fd))

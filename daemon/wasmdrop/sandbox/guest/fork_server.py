@@ -33,6 +33,7 @@ from wasmdrop.sandbox.wire import (
 )
 from wasmdrop.system import signals
 from wasmdrop.system.job_user import JobUser
+from wasmdrop.system.process_title import set_process_title
 from wasmdrop.system.processes import use_batch_scheduling
 
 
@@ -43,6 +44,7 @@ def main(control_fd: int, uid: int, gid: int, jobs: int = 1) -> NoReturn:
     run at a time.
     """
     use_batch_scheduling()
+    set_process_title("wasmdrop: fork server")
     control = socket.socket(fileno=control_fd)
     signals.ignore_all()
     confinement = Confinement(JobUser(uid, gid), jobs)
@@ -89,6 +91,7 @@ class _Child:
     def leave(self, parent_pid: int, link_fd: int) -> int:
         """Leave the fork server behind; see :class:`ForkedRole`."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        set_process_title("wasmdrop: idle child")
         return self._confinement.detach_from_fork_server(parent_pid, link_fd, self._executables)
 
     def serve(self, link_fd: int) -> NoReturn:
@@ -97,14 +100,14 @@ class _Child:
         executables = range(link_fd + 1, link_fd + 1 + len(self._executables))
         request = decode_request(header)
         if isinstance(request, ZygoteRequest):
-            execute_zygote(
-                executables, request.preparation, self._confinement, link_fd, descriptors
-            )
+            execute_zygote(executables, request, self._confinement, link_fd, descriptors)
         os.closerange(executables.start, executables.stop)
         match request:
             case CompileRequest():
+                set_process_title("wasmdrop: compiler")
                 self._compile(request, link_fd, descriptors)
             case RunRequest(invocation, preparation):
+                set_process_title("wasmdrop: job")
                 self._run(preparation, invocation, link_fd, payload, descriptors)
 
     def _engine_for(self, options: EngineOptions) -> Engine:

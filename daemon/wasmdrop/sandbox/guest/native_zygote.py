@@ -17,9 +17,12 @@ from wasmdrop.sandbox.guest.growth_refusals import MEMORY_EXPORT, TABLE_EXPORT
 from wasmdrop.sandbox.guest.wasmtime_ffi import library_path
 from wasmdrop.sandbox.native_program import find_native_program
 from wasmdrop.sandbox.native_wire import encode_failure, encode_text
-from wasmdrop.sandbox.wire import Preparation
+from wasmdrop.sandbox.wire import Preparation, ZygoteRequest
 
 _NUMBERS: Final = struct.Struct("<18Q")
+#: Of the module's digest in the title of a zygote.
+_DIGITS: Final = 12
+
 _LIMIT: Final = struct.Struct("<3Q")
 _RULE: Final = struct.Struct("<2Q")
 
@@ -47,12 +50,12 @@ def open_executables() -> list[int]:
 
 def execute_zygote(
     executables: Sequence[int],
-    preparation: Preparation | None,
+    request: ZygoteRequest,
     confinement: Confinement,
     link_fd: int,
     descriptors: Sequence[int],
 ) -> NoReturn:
-    """Execute the native program as :class:`.ZygoteRequest` describes it.
+    """Execute the native program as ``request`` describes it.
 
     ``executables``: those of :func:`open_executables`. ``descriptors``: those of the request.
     Reports to ``link_fd`` if that fails.
@@ -62,9 +65,10 @@ def execute_zygote(
         os._exit(1)
     program_fd, library_fd = executables
     arguments = [library_fd, link_fd]
-    if preparation is not None:
+    title = f"wasmdrop: zygote {request.module[:_DIGITS]}"
+    if request.preparation is not None:
         code_fd, control_fd, *directories = descriptors
-        content = b"".join(_configuration(preparation, confinement, code_fd, directories))
+        content = b"".join(_configuration(request.preparation, confinement, code_fd, directories))
         file = os.memfd_create("configuration", 0)
         os.write(file, content)
         arguments += [control_fd, code_fd, file]
@@ -72,7 +76,7 @@ def execute_zygote(
     for fd in (library_fd, link_fd, *descriptors):
         os.set_inheritable(fd, True)
     try:
-        os.execve(program_fd, ["zygote", *map(str, arguments)], _ENVIRONMENT)  # noqa: S606
+        os.execve(program_fd, [title, *map(str, arguments)], _ENVIRONMENT)  # noqa: S606
     except OSError as error:
         message = f"the native program can't be executed by user {os.geteuid()}: {error.strerror}"
         os.write(link_fd, encode_failure(message))

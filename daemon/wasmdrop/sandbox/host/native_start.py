@@ -2,23 +2,28 @@
 
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from wasmdrop.protocol.errors import SandboxError
 from wasmdrop.sandbox.host.child_process import ChildProcess
 from wasmdrop.sandbox.host.fork_server import ForkServer
 from wasmdrop.sandbox.host.native_reports import is_ready
-from wasmdrop.sandbox.wire import Preparation, ZygoteRequest, encode_frame
+from wasmdrop.sandbox.wire import ZygoteRequest, encode_frame
+
+_TRIAL: Final = ZygoteRequest(None)
 
 
 async def execute_native(
-    process: ChildProcess, preparation: Preparation | None = None, descriptors: Sequence[int] = ()
+    process: ChildProcess,
+    request: ZygoteRequest = _TRIAL,
+    descriptors: Sequence[int] = (),
 ) -> bool:
-    """Make ``process`` a zygote, or have it only try the program if there is no ``preparation``.
+    """Have ``process`` execute the native program, by default only to try it.
 
     Return False if the module cannot be prepared. Raise ``SandboxError`` or ``OSError`` if the
     program does not work. ``descriptors``: those of the request.
     """
-    await process.send(encode_frame(ZygoteRequest(preparation)), descriptors)
+    await process.send(encode_frame(request), descriptors)
     process.is_native = True
     report = await process.receive()
     if report is None:

@@ -26,7 +26,7 @@ from wasmdrop.sandbox.host.forking_process import ForkingProcess
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.host.native_start import execute_native
 from wasmdrop.sandbox.host.procfs import children_of, processor_seconds
-from wasmdrop.sandbox.wire import NO_CHILD, Preparation
+from wasmdrop.sandbox.wire import NO_CHILD, Preparation, ZygoteRequest
 from wasmdrop.system.awake_wait import wait_awake
 
 _log = structlog.get_logger()
@@ -115,7 +115,8 @@ class Zygote(ForkingProcess):
         try:
             with theirs:
                 descriptors = [self._module.fd, theirs.fileno(), *directories]
-                is_started = await execute_native(process, preparation, descriptors)
+                request = ZygoteRequest(preparation, self._module.sha256)
+                is_started = await execute_native(process, request, descriptors)
         finally:
             if not is_started:
                 ours.close()

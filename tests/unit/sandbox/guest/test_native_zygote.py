@@ -34,7 +34,7 @@ from wasmdrop.sandbox.native_wire import (
     Result,
     decode_report,
 )
-from wasmdrop.sandbox.wire import FRAME, MAX_DESCRIPTORS, EngineOptions, Preparation
+from wasmdrop.sandbox.wire import FRAME, MAX_DESCRIPTORS, EngineOptions, Preparation, ZygoteRequest
 
 #: Of wasmtime and of WebAssembly's JavaScript interface.
 MAX_VALUES: Final = 1000
@@ -218,7 +218,7 @@ def test_program_that_cannot_be_executed_is_reported(
     with ours, theirs:
         with pytest.raises(SystemExit):
             native_zygote.execute_zygote(
-                executables, PREPARATION, Confinement(), theirs.fileno(), descriptors
+                executables, ZygoteRequest(PREPARATION), Confinement(), theirs.fileno(), descriptors
             )
         report = decode_report(ours.recv(1 << 16)[FRAME.size :])
     assert report.result is Result.INTERNAL

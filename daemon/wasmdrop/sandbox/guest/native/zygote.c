@@ -40,6 +40,18 @@ enum {
 
 static struct configuration configuration;
 
+/* The command line, which ps(1) shows. */
+static char *title;
+static size_t title_room;
+
+/* Show `text`, of which the kernel takes the first 15 bytes as the name of the process. */
+static void set_title(const char *text)
+{
+    prctl(PR_SET_NAME, text);
+    if (strlen(text) < title_room)
+        memcpy(title, text, strlen(text) + 1);
+}
+
 /* Receive a message and at most `limit` descriptors; return its size, or -1. */
 static ssize_t receive(int from, void *data, size_t size, int *descriptors, int limit, int *count)
 {
@@ -167,6 +179,7 @@ static void fork_child(int control, uint64_t cpu_seconds, const int *streams, in
         signal(SIGCHLD, SIG_DFL);
         sigprocmask(SIG_SETMASK, &none, NULL);
         detach_child(parent, links[1], streams, stream_count);
+        set_title("wasmdrop: job");
         run_child(cpu_seconds);
     }
     int failed = errno;
@@ -263,8 +276,11 @@ int main(int count, char **words)
         return report_failure(link, "the configuration does not decode");
     close(library);
     close(file);
-    /* It is executed by its descriptor, whose number would be its name. */
-    prctl(PR_SET_NAME, "zygote");
+    /* The first word is the title. If the last byte of all is not NUL, the kernel shows no more. */
+    title = words[0];
+    title_room = strlen(title) + 1;
+    *strchr(words[count - 1], 0) = '\n';
+    prctl(PR_SET_NAME, "wasmdrop: zygote");
     sigset_t child_ends, none;
     sigemptyset(&none);
     sigemptyset(&child_ends);
