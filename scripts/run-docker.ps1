@@ -10,6 +10,9 @@ environment variables. The last line is the raw value, or the JSON line where OU
 .PARAMETER Serve
 Run the daemon on host/wasm and host/shared until Ctrl-C.
 
+.PARAMETER Help
+Show this text.
+
 .PARAMETER SkipBuild
 Use the image as it is (as SKIP_BUILD=1 does).
 
@@ -19,10 +22,16 @@ add, fib or affine: first copy that example's input, and its module if it was bu
 param(
     [switch]$Serve,
     [switch]$SkipBuild,
+    [switch]$Help,
     [ValidateSet('', 'add', 'fib', 'affine')]
     [string]$Scenario = $env:SCENARIO
 )
 $ErrorActionPreference = 'Stop'
+
+if ($Help) {
+    Get-Help -Full $PSCommandPath
+    exit 0
+}
 
 function Get-Setting([string]$Name, [string]$Default) {
     $value = [Environment]::GetEnvironmentVariable($Name)
@@ -61,10 +70,14 @@ if (-not $SkipBuild -and $env:SKIP_BUILD -ne '1') {
     if ($LASTEXITCODE -ne 0) { exit 3 }
 }
 
+# Root starts the container, to become the owner of the shared folder: see scripts/as-owner.sh.
 $options = @(
-    '--rm', '--init', '--read-only', '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges',
-    '--pids-limit', '1024', '--memory', (Get-Setting 'MEMORY' '4g'), '--user', '65532:65532',
-    '--volume', "${wasm}:/mnt/wasm:ro", '--volume', "${shared}:/mnt/shared",
+    '--rm', '--init', '--read-only', '--cap-drop', 'ALL', '--cap-add', 'CHOWN', '--cap-add', 'KILL',
+    '--cap-add', 'SETGID', '--cap-add', 'SETPCAP', '--cap-add', 'SETUID',
+    '--security-opt', 'no-new-privileges',
+    '--pids-limit', '1024', '--memory', (Get-Setting 'MEMORY' '4g'),
+    '--user', '0:0', '--env', 'AS_OWNER_OF=/mnt/shared',
+    '--volume', "${wasm}:/mnt/wasm:ro,z", '--volume', "${shared}:/mnt/shared:z",
     '--tmpfs', '/tmp:mode=1777'
 )
 $names = '^(ENTRY|ARGS_JSON|ADD_X|ADD_Y|TIMEOUT_SEC|WASM_PATH|INPUT_PATH|OUTPUT_PATH|ARG_[0-9]+|WASMDROP_[A-Z_]+)$'
@@ -74,6 +87,8 @@ foreach ($variable in Get-ChildItem Env: | Where-Object { $_.Name -cmatch $names
 
 if ($Serve) {
     docker run @options --publish 127.0.0.1:9464:9464 `
+        --health-cmd 'python -I -S /opt/wasmdrop/healthcheck.py' --health-interval 10s `
+        --health-timeout 5s --health-start-period 10s --health-retries 3 `
         --volume wasmdrop-state-65532:/var/lib/wasmdrop $image serve
 } else {
     docker run @options --network none --env WASMDROP_STATE_DIR=/tmp/wasmdrop $image run

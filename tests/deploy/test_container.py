@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import yaml
 from wasmtime import wat2wasm
 
 from tests.support.daemon import drop, environment, wait_until
 from tests.support.deploy.base import ROOT
+from tests.support.deploy.compose import engine_command
 from tests.support.deploy.engine import IMAGE, Engine
 from tests.support.fib import FIB
 from tests.support.keys import new_key
@@ -27,6 +26,8 @@ HARDENED: Final = (
     *("--init", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),
     "--tmpfs=/tmp:mode=1777",
 )
+
+HEALTH_CHECK: Final = "python -I -S /opt/wasmdrop/healthcheck.py"
 
 
 @pytest.fixture
@@ -87,7 +88,8 @@ def test_image_serves_drops_is_healthy_and_drains(podman: Engine, folders: Path)
     (folders / "shared").chmod(0o1777)
     name, volume = "wasmdrop-daemon", "--volume=wasmdrop-test-state:/var/lib/wasmdrop"
     podman.podman("volume", "rm", "--force", "wasmdrop-test-state")
-    options = ("--detach", volume, *HARDENED, *mounts(folders))
+    health = f"--health-cmd={HEALTH_CHECK}"
+    options = ("--detach", volume, health, *HARDENED, *mounts(folders))
     podman.podman("run", f"--name={name}", *options, IMAGE)
     for number in range(3):
         drop(folders / "shared" / f"input-{number}.json", {"entry": "fib", "args": [number + 10]})
@@ -136,19 +138,27 @@ def test_image_is_no_larger_than_its_parts(podman: Engine) -> None:
     assert "pip" not in modules.stdout
     compilers = ("sh", "-c", "! command -v cc gcc clang")
     podman.podman("run", "--rm", "--entrypoint=", IMAGE, *compilers)
-    history = podman.podman("image", "inspect", IMAGE).stdout
-    config = json.loads(history)[0]
-    assert config["User"] == "65532:65532"
-    assert config["Healthcheck"]
+
+
+def test_image_says_what_it_is(podman: Engine) -> None:
+    """In labels, and the package in it has the version of the build."""
+    (image,) = json.loads(podman.podman("image", "inspect", IMAGE).stdout)
+    assert image["User"] == "65532:65532"
+    labels = {
+        name.removeprefix("org.opencontainers.image."): text
+        for name, text in image["Labels"].items()
+    }
+    assert labels["title"] == "wasmdrop"
+    assert labels["licenses"] == "MIT"
+    assert labels["version"] == "9.8.7"
+    assert labels["revision"] == "4f5e6a7b8c"
+    assert labels["documentation"].startswith(labels["source"])
+    assert "9.8.7" in podman.podman("run", "--rm", IMAGE, "--version").stdout
 
 
 def test_script_runs_a_real_container(podman: Engine, folders: Path) -> None:
     """With a ``docker`` that is podman, except for limits that need control groups."""
-    shim = folders / "bin/docker"
-    shim.parent.mkdir()
-    engines = " ".join(map(shlex.quote, podman.command("podman", *podman.storage)))
-    shim.write_text(SHIM.format(engine=engines))
-    shim.chmod(0o755)
+    shim = engine_command(podman, folders / "bin/docker")
     drop(folders / "shared/input.json", {"entry": "fib", "args": [12]})
     done = subprocess.run(
         [str(ROOT / "scripts/run-docker.sh")],
@@ -161,23 +171,10 @@ def test_script_runs_a_real_container(podman: Engine, folders: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "144"
+    assert (folders / "shared/result.json").stat().st_uid == 1000
 
 
 # --- The scripts
-
-
-SHIM: Final = """\
-#!/bin/bash
-arguments=()
-while (($#)); do
-    case $1 in
-    --pids-limit | --memory) shift ;;
-    *) arguments+=("$1") ;;
-    esac
-    shift
-done
-exec {engine} "${{arguments[@]}}"
-"""
 
 
 STAND_IN: Final = """\
@@ -245,7 +242,7 @@ def test_script_builds_then_runs_one_job(script: Script) -> None:
     ):
         assert option in run, option
     assert run.endswith(" wasmdrop run")
-    assert " --user 0" not in run
+    assert " --user 0:0 --env AS_OWNER_OF=/mnt/shared " in run
 
 
 def test_script_without_a_build_passes_settings_and_statuses_on(script: Script) -> None:
@@ -282,6 +279,17 @@ def test_script_serves_with_a_volume_for_the_state(script: Script) -> None:
     assert "--publish 127.0.0.1:9464:9464" in calls[0]
     assert re.search(r"--volume wasmdrop-state-\d+:/var/lib/wasmdrop", calls[0])
     assert "--network none" not in calls[0]
+    assert f"--health-cmd {HEALTH_CHECK} " in calls[0]
+
+
+def test_script_for_help_prints_its_options(script: Script) -> None:
+    """And runs nothing."""
+    done, calls = script.run("--help")
+    assert done.returncode == 0
+    for word in ("--serve", "SCENARIO", "SKIP_BUILD", "WASM_HOST_DIR", "MEMORY"):
+        assert word in done.stdout
+    assert "set -eu" not in done.stdout
+    assert calls == []
 
 
 @pytest.mark.parametrize(
@@ -303,9 +311,13 @@ def options_in(text: str) -> set[str]:
     plain = re.sub(r"[\"',`\\]", " ", text)
     wanted = (
         *(r"--rm", r"--init", r"--read-only", r"--cap-drop +ALL", r"--network +none"),
+        *(r"--cap-add +CHOWN", r"--cap-add +KILL", r"--cap-add +SETGID", r"--cap-add +SETPCAP"),
+        *(r"--cap-add +SETUID", r"--user +0:0", r"--env +AS_OWNER_OF=/mnt/shared"),
         *(r"--security-opt +no-new-privileges", r"--pids-limit +1024", r"--tmpfs +/tmp:mode=1777"),
-        *(r"--publish +127.0.0.1:9464:9464", r":/mnt/wasm:ro", r":/mnt/shared"),
+        *(r"--publish +127.0.0.1:9464:9464", r":/mnt/wasm:ro +z", r":/mnt/shared:z"),
         *(r"WASMDROP_STATE_DIR=/tmp/wasmdrop", r":/var/lib/wasmdrop"),
+        *(rf"--health-cmd +{HEALTH_CHECK}", r"--health-interval +10s"),
+        *(r"--health-timeout +5s", r"--health-start-period +10s", r"--health-retries +3"),
     )
     return {option for option in wanted if re.search(option, plain)}
 
@@ -314,22 +326,8 @@ def test_script_for_windows_gives_docker_the_same_options() -> None:
     """The text is compared, because the script can't run here."""
     ours = options_in((ROOT / "scripts/run-docker.sh").read_text())
     theirs = options_in((ROOT / "scripts/run-docker.ps1").read_text())
-    assert len(ours) == 13
+    assert len(ours) == 25
     assert theirs == ours
-
-
-def test_compose_file_is_as_hardened_as_the_script() -> None:
-    """And gives a stop more time than running jobs have."""
-    composed = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    service = composed["services"]["wasmdrop"]
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges"]
-    assert "./host/wasm:/mnt/wasm:ro" in service["volumes"]
-    assert "state:/var/lib/wasmdrop" in service["volumes"]
-    assert list(composed["volumes"]) == ["state"]
-    assert service["stop_grace_period"] == "45s"
-    assert not service["user"].startswith("0")
 
 
 def test_shell_scripts_pass_the_linter() -> None:

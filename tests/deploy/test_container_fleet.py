@@ -17,7 +17,7 @@ from tests.support.deploy.engine import IMAGE, Engine
 from tests.support.fib import FIB
 from tests.support.fleet.server import NATS_SERVER
 
-USER: Final = 65532
+USER: Final = 1000
 
 #: Ports for health checks, because the services share a network here.
 PORTS: Final = {"daemon": 9464, "worker-1": 9465, "worker-2": 9466}
@@ -35,7 +35,7 @@ def test_compose_file_of_a_fleet_gives_each_service_one_key() -> None:
     services = composed()["services"]
     plain = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["wasmdrop"]
     shared = (
-        *("image", "init", "user", "read_only", "cap_drop", "security_opt", "tmpfs"),
+        *("image", "init", "user", "read_only", "cap_drop", "cap_add", "security_opt", "tmpfs"),
         *("pids_limit", "mem_limit", "stop_grace_period"),
     )
     for name in services.keys() - {"nats"}:
@@ -43,17 +43,18 @@ def test_compose_file_of_a_fleet_gives_each_service_one_key() -> None:
     assert set(plain["volumes"]) <= set(services["daemon"]["volumes"])
     assert services["nats"]["read_only"] is True
     assert services["nats"]["cap_drop"] == ["ALL"]
-    keys = {
-        name: [volume for volume in service["volumes"] if ".nk:" in volume]
+    assert "cap_add" not in services["nats"]
+    mounted = {
+        name: [volume for volume in service["volumes"] if "/fleet" in volume]
         for name, service in services.items()
-        if name not in {"keys", "nats"}
     }
-    mounted = {name: volume.split(":")[0] for name, (volume,) in keys.items()}
     assert mounted == {
-        "streams": "./host/fleet/keys/admin.nk",
-        "daemon": "./host/fleet/keys/daemon-daemon.nk",
-        "worker-1": "./host/fleet/keys/pool-default.nk",
-        "worker-2": "./host/fleet/keys/pool-default.nk",
+        "keys": ["./host/fleet:/fleet:z"],
+        "nats": ["./host/fleet/nats:/etc/nats:ro,z"],
+        "streams": ["./host/fleet/admin:/run/fleet:ro,z"],
+        "daemon": ["./host/fleet/daemon:/run/fleet:ro,z"],
+        "worker-1": ["./host/fleet/pool:/run/fleet:ro,z"],
+        "worker-2": ["./host/fleet/pool:/run/fleet:ro,z"],
     }
     assert services["keys"]["network_mode"] == "none"
     tag = services["nats"]["image"].removeprefix("nats:").split("-")[0]
@@ -77,8 +78,9 @@ class Composed:
     def run(self, name: str, *options: str) -> str:
         """Run a service to its end, or with ``--detach``; return what it prints."""
         service = self._services[name]
-        words = [f"--name=fleet-{name}", f"--user={USER}:{USER}", "--pod=fleet", "--no-hosts"]
+        words = [f"--name=fleet-{name}", "--user=0:0", "--pod=fleet", "--no-hosts"]
         words += [f"--cap-drop={one}" for one in service["cap_drop"]]
+        words += [f"--cap-add={one}" for one in service.get("cap_add", ())]
         words += [f"--security-opt={one}" for one in service["security_opt"]]
         words += [f"--tmpfs={one}" for one in service.get("tmpfs", ())]
         words += ["--read-only"] if service["read_only"] else []
@@ -87,6 +89,7 @@ class Composed:
             words.append(f"--env={variable}={value}")
         if port := PORTS.get(name):
             words.append(f"--env=WASMDROP_HTTP=127.0.0.1:{port}")
+            words.append(f"--health-cmd={json.dumps(service['healthcheck']['test'][1:])}")
         for volume in (f"{self._base}/hosts:/etc/hosts:ro", *service["volumes"]):
             words.append(f"--volume={volume.replace('./', f'{self._base}/', 1)}")
         if "working_dir" in service:
@@ -97,7 +100,8 @@ class Composed:
             entrypoint = ["nats-server"]
         if entrypoint:
             words.append(f"--entrypoint={json.dumps(entrypoint)}")
-        done = self._podman.podman("run", *options, *words, IMAGE, *service["command"])
+        command = [word.replace("$$", "$") for word in service["command"]]
+        done = self._podman.podman("run", *options, *words, IMAGE, *command)
         return done.stdout
 
     def is_ready(self, name: str) -> bool:
@@ -110,12 +114,12 @@ class Composed:
 
 @pytest.fixture
 def base(tmp_path: Path, podman: Engine) -> Iterator[Path]:
-    """Give the folders of the compose file, which the containers' user may write to."""
+    """Give the folders of the compose file as in a clone of a user."""
     for directory in (*tmp_path.parents[:2], tmp_path):
         directory.chmod(0o755)
     for name in ("fleet", "shared", "wasm"):
         (tmp_path / "host" / name).mkdir(parents=True)
-    for name in ("fleet", "shared"):
+    for name in ("fleet", "shared", "wasm"):
         os.chown(tmp_path / "host" / name, USER, USER)
     yield tmp_path
     podman.clear()
@@ -139,8 +143,10 @@ def test_compose_file_of_a_fleet_runs_jobs_on_its_workers(podman: Engine, base: 
         path = shared / f"result-{number}.done"
         wait_until(path.exists, path.name)
         marker = json.loads(path.read_text())
+        assert path.stat().st_uid == USER
         assert marker["worker"] in {"worker-1", "worker-2"}, marker
         assert path.with_suffix(".txt").read_text().splitlines()[-1] == "144"
+    assert (base / "host/fleet").stat().st_mode & 0o777 == 0o700
     command = ("wasmdrop", "fleet", "status", "--listen-sec=10")
     status = podman.podman("exec", "fleet-daemon", *command).stdout
     assert {"worker-1", "worker-2"} <= set(status.split())

@@ -77,7 +77,9 @@ class Engine:
         arguments = {"PYTHON_IMAGE": base, "BUILD_IMAGE": self._base(has_compiler=True)}
         arguments |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
         options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-        options += ["--isolation=chroot", "--format=docker", "--layers", f"--tag={IMAGE}"]
+        # The format is the engine's default, OCI, which has no health check.
+        options += ["--isolation=chroot", "--layers", f"--tag={IMAGE}"]
+        options += ["--build-arg=VERSION=9.8.7", "--build-arg=REVISION=4f5e6a7b8c"]
         options += [f"--volume={packages}:/wheels:ro"]
         self._run("buildah", *self.storage, "bud", *options, str(ROOT), check=True)
 
