@@ -24,9 +24,12 @@ COUNT = """(module (func (export "run") (result i32) (local i32)
 #: Long enough that a signal finds the job running, also on a slow machine.
 JOB_SECONDS = "4"
 
+#: Signals that stop the daemon; of the real-time ones three.
+STOPPING = [number for number in signals.STOP if number < signal.SIGRTMIN]
+STOPPING += [signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX]
+
 #: Signals that end neither the daemon nor a child process.
-HARMLESS = [number for number in signals.OTHERS if number < signal.SIGRTMIN]
-HARMLESS += [signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX, signal.SIGPIPE, signal.SIGXFSZ]
+HARMLESS = [signals.RELOAD, signals.STATUS, signal.SIGPIPE, signal.SIGXFSZ]
 
 
 def with_loop(base: Path, **variables: str) -> Daemon:
@@ -76,7 +79,7 @@ def assert_drained(daemon: Daemon, number: int) -> None:
     assert daemon.process is not None
     assert daemon.process.wait(60) == 0, daemon.log_text()
     (stopping,) = daemon.events("stopping")
-    assert stopping["signal"] == signal.Signals(number).name
+    assert stopping["signal"] == signals.name_of(number)
     assert daemon.events("stopped")
     assert not daemon.events("drain-skipped")
     marker = daemon.marker("input.json")
@@ -86,7 +89,7 @@ def assert_drained(daemon: Daemon, number: int) -> None:
     assert not daemon.events("delivery-worker-died")
 
 
-@pytest.mark.parametrize("number", signals.STOP, ids=signals.name_of)
+@pytest.mark.parametrize("number", STOPPING, ids=signals.name_of)
 def test_stop_signal_to_the_daemon_drains(tmp_path: Path, number: int) -> None:
     """A running job ends by its own limit, is delivered, and the exit status is 0."""
     daemon = with_loop(tmp_path).start()
@@ -95,23 +98,13 @@ def test_stop_signal_to_the_daemon_drains(tmp_path: Path, number: int) -> None:
     assert_drained(daemon, number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_stop_signal_to_every_process_drains(tmp_path: Path, number: int) -> None:
     """Child processes leave the decision to the daemon: the job is neither killed nor repeated."""
     daemon = with_loop(tmp_path).start()
     start_job(daemon)
     send_to_all(daemon, number)
     assert_drained(daemon, number)
-
-
-def test_sighup_that_comes_twice_drains(tmp_path: Path) -> None:
-    """A shell and the kernel both send one when a terminal goes away."""
-    daemon = with_loop(tmp_path).start()
-    start_job(daemon)
-    send(daemon, signal.SIGHUP)
-    wait_until(lambda: daemon.events("stopping"), "the first one")
-    send(daemon, signal.SIGHUP)
-    assert_drained(daemon, signal.SIGHUP)
 
 
 def test_sigquit_stops_at_once_and_loses_nothing(tmp_path: Path) -> None:
@@ -135,8 +128,8 @@ def assert_stopped_at_once(daemon: Daemon) -> None:
     assert daemon.marker("input.json") is None
 
 
-def test_signals_without_a_meaning_end_neither_daemon_nor_job(tmp_path: Path) -> None:
-    """They are logged by name, and jobs go on."""
+def test_harmless_signals_to_every_process_end_neither_daemon_nor_job(tmp_path: Path) -> None:
+    """Jobs and helpers go on; the daemon reloads its settings and logs its status."""
     daemon = with_loop(tmp_path)
     with daemon.running():
         start_job(daemon)
@@ -146,9 +139,82 @@ def test_signals_without_a_meaning_end_neither_daemon_nor_job(tmp_path: Path) ->
         marker = wait_until(lambda: daemon.marker("input.json"), "the marker")
         assert (marker["code"], marker["attempt"]) == ("timeout", 1)
         assert helpers == {*daemon.fork_servers(), *daemon.delivery_workers()}
-    logged = {event["signal"] for event in daemon.events("signal-ignored")}
-    silent = {signal.SIGPIPE, signal.SIGXFSZ}
-    assert logged == {signals.name_of(number) for number in HARMLESS if number not in silent}
+    assert len(daemon.events("settings-reloaded")) == 1
+    assert len(daemon.events("status")) == 1
+
+
+def test_stop_signals_to_helpers_end_neither_them_nor_the_job(tmp_path: Path) -> None:
+    """The daemon decides when they end."""
+    daemon = with_loop(tmp_path)
+    with daemon.running():
+        start_job(daemon)
+        helpers = {*daemon.fork_servers(), *daemon.delivery_workers()}
+        for pid in daemon.children():
+            for number in STOPPING:
+                if number != signal.SIGXCPU:  # ends a job at its limit
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+        marker = wait_until(lambda: daemon.marker("input.json"), "the marker")
+        assert (marker["code"], marker["attempt"]) == ("timeout", 1)
+        assert helpers == {*daemon.fork_servers(), *daemon.delivery_workers()}
+
+
+def test_sigusr1_logs_the_running_job_and_the_threads(tmp_path: Path) -> None:
+    """Also while a job runs; nothing else happens."""
+    daemon = with_loop(tmp_path)
+    with daemon.running():
+        start_job(daemon)
+        send(daemon, signal.SIGUSR1)
+        (status,) = wait_until(lambda: daemon.events("status"), "the status")
+        wait_until(lambda: daemon.marker("input.json"), "the marker")
+    assert (status["state"], status["running"], status["queued"]) == ("ready", 1, 0)
+    (job,) = status["jobs"]
+    assert (job["slot"], job["state"], job["attempt"]) == ("input.json", "running", 1)
+    assert any(name.startswith("MainThread") for name in status["stacks"])
+
+
+def with_file(base: Path, text: str) -> tuple[Daemon, Path]:
+    """Return a daemon as :func:`with_loop` does, with a configuration file, and the file."""
+    file = base / "config.toml"
+    file.write_text(text)
+    daemon = with_loop(base, WASMDROP_CONFIG=str(file))
+    del daemon.environment["TIMEOUT_SEC"]
+    return daemon, file
+
+
+def test_sighup_reloads_the_file_and_says_what_needs_a_restart(tmp_path: Path) -> None:
+    """A running job keeps its limit, the next one has the new one."""
+    daemon, file = with_file(tmp_path, f"timeout_sec = {JOB_SECONDS}\nworkers = 2\n")
+    with daemon.running():
+        start_job(daemon)
+        file.write_text("timeout_sec = 0.2\nworkers = 3\n")
+        send(daemon, signal.SIGHUP)
+        (reloaded,) = wait_until(lambda: daemon.events("settings-reloaded"), "the reload")
+        drop(daemon.shared / "input-next.json", "{}")
+        for name in ("input.json", "input-next.json"):
+            wait_until(lambda name=name: daemon.marker(name), "the marker")  # type: ignore[misc]
+    reasons = {event["slot"]: event["reason"] for event in daemon.events("job-finished")}
+    assert f" {JOB_SECONDS} s" in reasons["input.json"]
+    assert " 0.2 s" in reasons["input-next.json"]
+    assert reloaded["file"] == str(file)
+    assert reloaded["before"] == {"timeout_sec": JOB_SECONDS}
+    assert reloaded["after"] == {"timeout_sec": "0.2"}
+    assert [event["settings"] for event in daemon.events("settings-need-restart")] == [["workers"]]
+
+
+def test_sighup_with_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
+    """One event says what is wrong, and jobs go on."""
+    daemon, file = with_file(tmp_path, "timeout_sec = 0.3\n")
+    daemon.start()
+    file.write_text('attempts = 7\ntimeout_sec = "soon"\n')
+    send(daemon, signal.SIGHUP)
+    (refused,) = wait_until(lambda: daemon.events("reload-refused"), "the refusal")
+    daemon.submit("input.json", "{}")
+    assert daemon.stop() == 0
+    assert str(file) in refused["error"]
+    assert "timeout_sec" in refused["error"]
+    assert not daemon.events("settings-reloaded")
+    assert " 0.3 s" in daemon.events("job-finished")[0]["reason"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM])
@@ -161,7 +227,8 @@ def test_signal_ignored_at_the_start_stays_ignored(tmp_path: Path, number: int) 
         send(daemon, number)
         drop(daemon.shared / "input.json", '{"timeout_sec": 0.2}')
         wait_until(lambda: daemon.marker("input.json"), "the marker")
-    assert not daemon.events("signal-ignored")
+    assert not daemon.events("settings-reloaded")
+    assert not daemon.events("status")
     (stopping,) = daemon.events("stopping")
     assert stopping["signal"] == "SIGTERM"
 
@@ -238,6 +305,16 @@ def test_terminal_that_goes_away_drains(tmp_path: Path) -> None:
         start_job(daemon)
         os.close(terminal)
         assert_drained(daemon, signal.SIGHUP)
+
+
+def test_sighup_on_a_terminal_that_is_there_reloads(tmp_path: Path) -> None:
+    """The terminal stays open, so that the signal has another sender."""
+    daemon = with_loop(tmp_path)
+    with on_a_terminal(daemon):
+        send(daemon, signal.SIGHUP)
+        wait_until(lambda: daemon.events("settings-reloaded"), "the reload")
+        daemon.submit("input.json", '{"timeout_sec": 0.2}')
+        assert daemon.stop() == 0
 
 
 def test_interrupt_key_drains(tmp_path: Path) -> None:

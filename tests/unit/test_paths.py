@@ -42,6 +42,7 @@ TRUSTED: Final = {
     "system.mount_table": "the kernel's mount table, the directories that the operator names",
     "system.private_files": "the state directory",
     "system.secret_files": "the file of a key that the operator names",
+    "system.signals": "the terminal",
     "system.trusted_path": "a file that the operator names, and the way to it",
     "page.overview": "the state directory",
     "page.static_files": "the files of the package",

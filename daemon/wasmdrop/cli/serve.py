@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+from functools import partial
 
 from wasmdrop import settings
 from wasmdrop.cli.service_process import prepare
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the daemon until a signal stops it."""
-    loaded = settings.load(os.environ, given_flags(options))
+    load = partial(settings.load, dict(os.environ), given_flags(options))
+    loaded = load()
     prepare(loaded.settings)
-    asyncio.run(serve(loaded.settings))
+    asyncio.run(serve(loaded.settings, load))
     return 0

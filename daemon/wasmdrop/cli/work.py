@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+from functools import partial
 from typing import Final
 
 from wasmdrop import settings
@@ -32,9 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run jobs until a signal stops the worker."""
-    loaded = settings.load(os.environ, given_flags(options), STATE_NAME, config_name=CONFIG_NAME)
+    flags = given_flags(options)
+    load = partial(settings.load, dict(os.environ), flags, STATE_NAME, config_name=CONFIG_NAME)
+    loaded = load()
     prepare(loaded.settings)
     with FLEET.required("wasmdrop work"):
         from wasmdrop.service.work import work  # noqa: PLC0415 - needs packages of an extra
-    asyncio.run(work(loaded.settings))
+    asyncio.run(work(loaded.settings, load))
     return 0

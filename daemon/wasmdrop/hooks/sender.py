@@ -66,7 +66,7 @@ class HookSender:
     def __init__(self, events: EventQueue, hook: Hook, keep_seconds: float) -> None:
         self._events = events
         self._hook = hook
-        self._keep_ns = int(max(keep_seconds, _LEAST_KEPT_SECONDS) * 1e9)
+        self.keep_for(keep_seconds)
         self._ready: asyncio.Queue[Event] = asyncio.Queue()
         self._held: set[str] = set()
         """The jobs of the events in memory."""
@@ -85,6 +85,10 @@ class HookSender:
         """When the next attempt may begin, by the loop's clock."""
         self._oldest_ns: int | None = None
         self._delivered = self._failed = self._given_up = 0
+
+    def keep_for(self, seconds: float) -> None:
+        """Give an event up after that time from now on, but not within an hour."""
+        self._keep_ns = int(max(seconds, _LEAST_KEPT_SECONDS) * 1e9)
 
     def start(self) -> None:
         """Begin to send events."""

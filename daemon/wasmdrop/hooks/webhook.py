@@ -48,7 +48,7 @@ class Webhook:
     def __init__(self, url: HttpUrl, source: str, key: bytes | None) -> None:
         self._url = url
         self._source = source
-        self._key = key
+        self.key = key
         self._tls: ssl.SSLContext | None = None
         self._free: list[_Poster] = []
         """The posters that send nothing now; the one that sent last is the next to send."""
@@ -87,11 +87,11 @@ class Webhook:
 
     def _post(self, client: PostClient, event: Event) -> None:
         headers = headers_of(event, self._source) | {"User-Agent": "wasmdrop"}
-        if self._key is not None:
+        if self.key is not None:
             timestamp = int(time.time())
             headers["webhook-id"] = event.job_id
             headers["webhook-timestamp"] = str(timestamp)
-            headers["webhook-signature"] = sign(self._key, event.job_id, timestamp, event.marker)
+            headers["webhook-signature"] = sign(self.key, event.job_id, timestamp, event.marker)
         origin = self._url.origin
         try:
             answer = client.post(self._url.target, headers, event.marker, _TIMEOUT_SECONDS)

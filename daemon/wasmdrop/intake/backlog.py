@@ -24,7 +24,7 @@ class Backlog:
     """
 
     def __init__(self, limit: int, workers: int = 1, *, has_shares: bool = False) -> None:
-        self._limit = limit
+        self.limit = limit
         self._busy = _BUSY_JOBS_PER_WORKER * workers
         self._count = 0
         self._by_top: dict[str, int] | None = {} if has_shares else None
@@ -49,7 +49,7 @@ class Backlog:
     def take(self, top: str = "") -> bool:
         """Count one more drop of a top directory; return False if there is no room for it."""
         with self._lock:
-            if self._count >= self._limit or self._is_paused or self._has_its_share(top):
+            if self._count >= self.limit or self._is_paused or self._has_its_share(top):
                 self._has_refused = True
                 return False
             self._add(top, 1)
@@ -58,8 +58,8 @@ class Backlog:
     def has_room(self) -> bool:
         """Return whether there is room for a job that :meth:`add` counts: drops need the rest."""
         if self._by_top is None:
-            return self._count < self._limit
-        return self._count < _SHARE * (self._limit - self._count)
+            return self._count < self.limit
+        return self._count < _SHARE * (self.limit - self._count)
 
     def add(self, top: str = "") -> None:
         """Count a job that no file could bring back later, whatever the limit."""
@@ -79,7 +79,7 @@ class Backlog:
         with self._lock:
             self._add(top, -1)
             # Only at half of the limit, so that a scan finds room for many drops.
-            if self._has_refused and self._count <= self._limit // 2:
+            if self._has_refused and self._count <= self.limit // 2:
                 self._has_refused = False
                 return True
             return False
@@ -87,7 +87,7 @@ class Backlog:
     def _has_its_share(self, top: str) -> bool:
         if self._by_top is None:
             return False
-        return self._by_top.get(top, 0) >= _SHARE * (self._limit - self._count)
+        return self._by_top.get(top, 0) >= _SHARE * (self.limit - self._count)
 
     def _add(self, top: str, jobs: int) -> None:
         self._count += jobs

@@ -39,7 +39,7 @@ class VolumeMonitor:
     ) -> None:
         self._watched: dict[str, _Identity | None] = {path: _identity(path) for path in watched}
         self._writable = tuple(writable)
-        self._reserve_bytes = reserve_bytes
+        self.reserve_bytes = reserve_bytes
         self._on_replaced = on_replaced
         self._on_room = on_room
         self._reason = ""
@@ -57,7 +57,8 @@ class VolumeMonitor:
     def stop(self) -> None:
         """Stop; a check that hangs is abandoned."""
         self._stop.set()
-        self._thread.join(_PERIOD_SECONDS)
+        if self._thread.is_alive():  # it was started
+            self._thread.join(_PERIOD_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.wait(_PERIOD_SECONDS):
@@ -80,7 +81,7 @@ class VolumeMonitor:
                 self._on_replaced(path)
 
     def _check_space(self) -> None:
-        wanted_bytes = self._reserve_bytes * (_RESUME_RATIO if self._reason else 1)
+        wanted_bytes = self.reserve_bytes * (_RESUME_RATIO if self._reason else 1)
         reason = ""
         for path in self._writable:
             try:

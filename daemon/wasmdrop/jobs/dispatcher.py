@@ -84,9 +84,18 @@ class Dispatcher:
         self._interruptible: set[str] = set()
         """The slots whose tasks may be interrupted, because their jobs have no outcome yet."""
         if settings.directory_running is not None:
-            backlog.judge_by_active(lambda: len(self._tasks))
+            backlog.judge_by_active(lambda: self.active)
         self._stopping = False
         self._has_room = asyncio.Event()
+
+    @property
+    def active(self) -> int:
+        """Jobs that a shutdown waits for. Thread-safe."""
+        return len(self._tasks)
+
+    def use_settings(self) -> None:
+        """Apply settings that have changed."""
+        self._undelivered.use_settings()
 
     def accept(self, drop: InputDrop) -> None:
         """Accept a drop from intake, which has counted it in the backlog."""

@@ -52,6 +52,8 @@ class Metrics:
         """Results discarded, because of the bound of undelivered ones or because their slot was
         gone."""
         self.delivery_failures = 0
+        self.delivery_error = ""
+        """Why the last delivery failed, for people."""
         self.module_hits = 0
         """Jobs that found their module's machine code in memory."""
         self.held_directories: Callable[[], int] = lambda: 0

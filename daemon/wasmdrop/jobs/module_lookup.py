@@ -71,8 +71,7 @@ class ModuleLookup:
         journal: Journal,
         table: WorkTable,
     ) -> None:
-        self._wait_seconds = settings.module_wait_sec
-        self._settle_seconds = settings.settle_sec
+        self._settings = settings
         self._layout = layout
         self._find_blocking = find
         self._is_written_blocking = is_written
@@ -202,7 +201,9 @@ class ModuleLookup:
         Raises ``ModuleAwaitedError`` if it is missing, ``RefusedError`` after the deadline.
         """
         now = asyncio.get_running_loop().time
-        deadline = now() + self._wait_seconds if work.deadline is None else work.deadline
+        deadline = (
+            now() + self._settings.module_wait_sec if work.deadline is None else work.deadline
+        )
         work = self._table.evolve(work, deadline=deadline)
         slot = work.job.slot
         while True:
@@ -270,7 +271,9 @@ class ModuleLookup:
         if _is_digest(reference):
             return f"no module of that digest was seen before: {reference}"
         places = self._places(slot, reference)
-        return f"no module appeared within {self._wait_seconds:g} s; looked for {places}"
+        return (
+            f"no module appeared within {self._settings.module_wait_sec:g} s; looked for {places}"
+        )
 
     def _places(self, slot: Slot, reference: str | None) -> str:
         if _is_digest(reference):
@@ -297,7 +300,7 @@ class ModuleLookup:
             return again is not None and again.sha256 == pinned.sha256
         if refusal.code is not Code.INVALID_MODULE:
             return False
-        await asyncio.sleep(self._settle_seconds)
+        await asyncio.sleep(self._settings.settle_sec)
         return await self._is_replaced(self._table.current(work), reference, pinned, scheduler)
 
     async def _is_replaced(
@@ -309,7 +312,7 @@ class ModuleLookup:
         as long as a job waits for a module.
         """
         slot = work.job.slot
-        deadline = asyncio.get_running_loop().time() + self._wait_seconds
+        deadline = asyncio.get_running_loop().time() + self._settings.module_wait_sec
         wait = self._waits.watch(
             self._resuming(slot, scheduler), self._wake_keys(slot, reference), deadline
         )
@@ -344,14 +347,14 @@ class ModuleLookup:
         if incomplete is None or incomplete[0] != module.version:
             incomplete = module.version, now
             self._table.evolve(work, incomplete=incomplete)
-        if now - incomplete[1] >= self._wait_seconds:
+        if now - incomplete[1] >= self._settings.module_wait_sec:
             return False
         return await self._mount_threads.run(
             module.path,
             self._is_written_blocking,
             module.path,
             module.version,
-            self._wait_seconds,
+            self._settings.module_wait_sec,
         )
 
 

@@ -133,6 +133,7 @@ class ResultPublisher:
             if not placed.done() or error is not None:
                 metrics.delivery_failures += 1
                 reason = f"{job.slot.directory} does not answer" if error is None else str(error)
+                metrics.delivery_error = reason
                 if error is not None and not isinstance(error, DeliveryHangsError):
                     _log.warning("delivery-failed", **ids_of(job), error=reason)
                 await self._undelivered.keep(job, placement.package, reason, placed)

@@ -35,11 +35,13 @@ async def recover(
     dispatcher: Dispatcher,
     sweep: Callable[[Collection[str]], None],
     ends: Mapping[str, DecidedEnd],
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> int:
     """Hand every open job to the dispatcher or close it; return how many were open.
 
     ``sweep(kept)`` removes the directories of all jobs except the ``kept`` ones. ``ends``: how
-    jobs end that have no outcome yet, by their ids. That is durable when this returns.
+    jobs end that have no outcome yet, by their ids. That is durable when this returns. If the
+    daemon ``is_stopping``, the rest is left to the next one.
     """
     mount_threads = MountThreads()
     count = seq = kept_bytes = 0
@@ -54,7 +56,10 @@ async def recover(
                 dispatcher.resume_undelivered(one.job, one.kept_bytes)
             else:
                 await _resume(journal, dispatcher, one, mount_threads, ends.get(one.job.id))
-        count += len(page)
+            if is_stopping():
+                mount_threads.close()
+                return count
+            count += 1
         seq = page[-1].seq
     if kept:
         _log.info("results-resumed", results=len(kept), bytes=kept_bytes)

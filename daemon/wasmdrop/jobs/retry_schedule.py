@@ -74,8 +74,8 @@ class RetrySchedule:
     """All kept results, and the order in which they are retried."""
 
     def __init__(self, most_jobs: int, most_bytes: int) -> None:
-        self._most_jobs = most_jobs
-        self._most_bytes = most_bytes
+        self.most_jobs = most_jobs
+        self.most_bytes = most_bytes
         self._kept: OrderedDict[str, KeptResults] = OrderedDict()
         """By slot, the oldest first."""
         self.count = 0
@@ -126,15 +126,15 @@ class RetrySchedule:
     @property
     def is_over(self) -> bool:
         """Whether more is kept than the bounds allow."""
-        return self.count > self._most_jobs or self.size_bytes > self._most_bytes
+        return self.count > self.most_jobs or self.size_bytes > self.most_bytes
 
     @property
     def why_over(self) -> str:
         """Why the oldest results are discarded, for people."""
         return (
             f"{self.count} undelivered results of {self.size_bytes} bytes are more than"
-            f" WASMDROP_UNDELIVERED_JOBS ({self._most_jobs}) or WASMDROP_UNDELIVERED_MB"
-            f" ({self._most_bytes // MEBIBYTE}) allow, and this one is the oldest"
+            f" WASMDROP_UNDELIVERED_JOBS ({self.most_jobs}) or WASMDROP_UNDELIVERED_MB"
+            f" ({self.most_bytes // MEBIBYTE}) allow, and this one is the oldest"
         )
 
     def oldest(self) -> KeptResults | None:

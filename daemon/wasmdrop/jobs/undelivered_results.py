@@ -57,7 +57,7 @@ class UndeliveredResults:
         metrics: Metrics,
         on_settled: Callable[[Job, bool], None],
     ) -> None:
-        self._let_go_seconds = settings.let_go_sec
+        self._settings = settings
         self._journal = journal
         self._delivery = delivery
         self._metrics = metrics
@@ -103,6 +103,12 @@ class UndeliveredResults:
         self._retry(kept, 0.0)
         if self._schedule.is_over:
             self._start(self._keep_in_bounds())
+
+    def use_settings(self) -> None:
+        """Apply the bounds of the settings, which have changed."""
+        self._schedule.most_jobs = self._settings.undelivered_jobs
+        self._schedule.most_bytes = self._settings.undelivered_mb * MEBIBYTE
+        self._start(self._keep_in_bounds())
 
     def stop(self) -> None:
         """Retry nothing more: the journal has all results, and storage may never come back."""
@@ -169,7 +175,7 @@ class UndeliveredResults:
         while directory.kept:
             oldest = next(iter(directory.kept.values()))
             waited_seconds = (time.time_ns() - oldest.finished_at_ns) / 1e9
-            if not oldest.may_be_discarded or waited_seconds <= self._let_go_seconds:
+            if not oldest.may_be_discarded or waited_seconds <= self._settings.let_go_sec:
                 return
             await self._discard(oldest, str(error))
 
@@ -277,6 +283,7 @@ class UndeliveredResults:
             kept.is_busy = False
             pause_seconds = self._schedule.pause_seconds(directory.failures)
             directory.failures += 1
+            self._metrics.delivery_error = str(error)
             _log_failure(kept, directory.failures, error, pause_seconds)
             if isinstance(error, FileNotFoundError):
                 await self._discard_old(directory, error)
@@ -295,6 +302,7 @@ class UndeliveredResults:
             kept.is_busy = False
             pause_seconds = self._schedule.pause_seconds(kept.failures)
             kept.failures += 1
+            self._metrics.delivery_error = str(error)
             _log_failure(kept, kept.failures, error, pause_seconds)
             self._journal.explain(job, _note(str(error)))
             if isinstance(error, FileNotFoundError):

@@ -36,7 +36,8 @@ class Access:
     """Decides on requests. ``token``: None if the page is for this host alone.
 
     ``port`` is that of the page: browsers send a cookie to all ports of a host, so that its name
-    tells daemons apart. ``clock``: a monotonic clock in seconds. Used from one thread.
+    tells daemons apart. ``clock``: a monotonic clock in seconds. Used from one
+    thread, except :meth:`use_token_of`.
     """
 
     def __init__(
@@ -47,6 +48,13 @@ class Access:
         self._clock = clock
         self._sessions: OrderedDict[bytes, float] = OrderedDict()
         """When each ends, by the digest of its cookie; the oldest first."""
+
+    def use_token_of(self, other: "Access") -> None:
+        """Take over another token, if both have one; all sessions end. Called from any thread."""
+        token = other._token  # noqa: SLF001 - of the same class
+        if self._token is not None and token not in {None, self._token}:
+            self._token = token
+            self._sessions = OrderedDict()
 
     @property
     def has_login(self) -> bool:

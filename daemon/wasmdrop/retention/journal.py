@@ -11,6 +11,8 @@ from typing import Final
 import structlog
 
 from wasmdrop.jobs.journal.writer import Journal
+from wasmdrop.protocol.limits import MEBIBYTE
+from wasmdrop.settings import Settings
 
 _log = structlog.get_logger()
 
@@ -20,18 +22,17 @@ _TRIM_SECONDS: Final = 2.0
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
 
-async def run_retention(
-    journal: Journal, keep_days: float, journal_bytes: int, period_seconds: float
-) -> None:
-    """Apply retention every ``period_seconds``, and the quota more often, until cancelled."""
+async def run_retention(journal: Journal, settings: Settings) -> None:
+    """Apply retention every ``rescan_sec``, and the quota more often, until cancelled."""
+    period_seconds = settings.rescan_sec
     loop = asyncio.get_running_loop()
     due = loop.time()
     while True:
         try:
-            await _trim(journal, journal_bytes)
+            await _trim(journal, settings.journal_mb * MEBIBYTE)
             if loop.time() >= due:
                 due = loop.time() + period_seconds
-                await _prune(journal, keep_days)
+                await _prune(journal, settings.keep_days)
         except Exception:  # noqa: BLE001 - jobs do not need it; the next round retries
             _log.exception("retention-failed")
         await asyncio.sleep(min(period_seconds, _TRIM_SECONDS))

@@ -34,11 +34,13 @@ from wasmdrop.service.inbox import Inbox
 from wasmdrop.service.instance_lock import lock_shared_directory, lock_state_directory
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.pipeline import Pipeline, build_pipeline, new_module_finder
+from wasmdrop.service.reload import Load, keep_reloading
 from wasmdrop.service.retention import FileRetention
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.signing_key import load_signing_key
+from wasmdrop.service.status import DaemonStatus, keep_systemd_informed, running
 from wasmdrop.service.systemd import notify, watchdog_seconds
-from wasmdrop.settings import GuestMode, Settings, Switch
+from wasmdrop.settings import RELOADED, GuestMode, Settings, Switch
 from wasmdrop.system.extras import FLEET
 from wasmdrop.system.job_user import foreign_processes
 
@@ -53,19 +55,24 @@ _log = structlog.get_logger()
 #: Idle processes beyond one for each worker: a burst finds them ready.
 _SPARE_CHILDREN: Final = 2
 
+_DAY_SECONDS: Final = 86_400.0
 
-async def serve(settings: Settings) -> None:
+
+async def serve(settings: Settings, load: Load) -> None:
     """Run the daemon until a signal stops it; see :mod:`wasmdrop.system.signals`.
+
+    ``load`` loads the settings again, at SIGHUP: those in :data:`RELOADED` are changed in
+    ``settings``.
 
     Raises ``SettingsError`` if the directories, the signing key, the page or the hook can't be
     used, ``SandboxError`` if there is no sandbox, ``StorageError`` if the journal can't be opened.
     """
+    shutdown = Shutdown(is_service=True)
     check_directories(settings)
     signing_key = load_signing_key(settings)
     metrics = Metrics()
     page = _page(settings, metrics)
     hook = _load_hook(settings)
-    shutdown = Shutdown()
     with (
         lock_state_directory(settings.state_dir) as state_lock,
         lock_shared_directory(settings.shared_dir) as shared_lock,
@@ -84,7 +91,7 @@ async def serve(settings: Settings) -> None:
                     _log.info("signing-key-loaded", key_id=key_id, kind=kind)
                 async with _fleet(settings, local, cache) as fleet:
                     await _serve(
-                        *(settings, local, fleet, cache, delivery, shutdown, signing_key),
+                        *(settings, load, local, fleet, cache, delivery, shutdown, signing_key),
                         *(metrics, page, hook),
                     )
     _log.info("stopped")
@@ -136,6 +143,7 @@ def _start_sender(settings: Settings, hook: "Hook | None", journal: Journal) -> 
 
 async def _serve(
     settings: Settings,
+    load: Load,
     local: LocalExecutor,
     fleet: "DaemonFleet | None",
     cache: ModuleCache,
@@ -146,8 +154,7 @@ async def _serve(
     page: "DaemonPage | None",
     hook: "Hook | None",
 ) -> None:
-    layout, inbox = Layout(settings), Inbox()
-    backlog = _new_backlog(settings)
+    layout, inbox, backlog = Layout(settings), Inbox(), _new_backlog(settings)
     journal = Journal(
         settings.state_dir / JOURNAL_NAME, backlog.is_busy, records_events=hook is not None
     )
@@ -159,27 +166,15 @@ async def _serve(
         *(settings, layout, taken, backlog, finder.find_known, inbox.put, metrics.intake),
         on_removals_lost=partial(loop.call_soon_threadsafe, check_wanted.set),
     )
-    intake = discovery.intake
     pipeline = build_pipeline(
-        *(settings, layout, finder, intake, journal),
+        *(settings, layout, finder, discovery.intake, journal),
         *(fleet.executor if fleet else local, delivery, metrics, backlog),
         on_room=discovery.scanner.scan_soon,
         signer=signing_key,
         observer=page.observer if page else None,
     )
     inbox.connect(pipeline.take)
-    parts: dict[str, Part] = {
-        "watcher": discovery.watcher,
-        "journal": journal,
-        "forking_server": local.fork_server,
-    }
-    if fleet is not None:
-        parts["fleet"] = fleet.loops
-    liveness = Liveness(
-        parts,
-        partial(notify, "WATCHDOG=1"),
-        watchdog_seconds(),
-    )
+    liveness = _liveness(discovery, journal, local, fleet)
     health = Health(liveness, {"shared": settings.shared_dir, "state": settings.state_dir})
     if fleet is not None:
         health.why_no_results = fleet.why_no_results
@@ -197,36 +192,55 @@ async def _serve(
         hook_backlog=sender.backlog if sender else None,
     )
     requests = CancelRequests(settings.state_dir)
+    status = DaemonStatus(
+        *(metrics, pipeline.table, local, cache, liveness, health, discovery.directories),
+        *(lambda: discovery.scanner.period_seconds, fleet, sender),
+    )
+    shutdown.facts = status.facts
+    shutdown.jobs = lambda: (pipeline.dispatcher.active, settings.drain_sec)
+
     if page is not None:
         await page.start(
             *(settings, guest, pipeline, local, cache, health, liveness, monitor.space),
             *(fleet, sender),
         )
-    async with health.served(settings.http, sources, page):
+    async with (
+        health.served(settings.http, sources, page),
+        running(keep_systemd_informed(status.line)),
+    ):
         try:
             resumed = await recover(
                 *(journal, pipeline.dispatcher, local.directories.sweep),
                 ends=await asyncio.to_thread(requests.ends),
+                is_stopping=shutdown.asked.is_set,
             )
-            requests.start(pipeline.dispatcher.cancel, journal.find_job, settings.rescan_sec)
-            if fleet is not None:
-                fleet.receive(pipeline.dispatcher.is_open)
-            await asyncio.to_thread(monitor.start)
-            intake.trusts_markers = intake.has_taken_nothing()
-            await asyncio.to_thread(discovery.start)
-            intake.trusts_markers = False
-            _log.info(
-                "ready",
-                shared_dir=layout.shared_dir,
-                wasm_dir=layout.wasm_dir,
-                workers=settings.workers,
-                guest=guest,
-                resumed=resumed,
-            )
-            health.why_not_ready = None
-            notify("READY=1")
-            async with _retention(settings, layout, pipeline, inbox, metrics, check_wanted):
-                await _until_asked(shutdown, journal)
+            status.is_recovering = False
+            if not shutdown.asked.is_set():
+                requests.start(pipeline.dispatcher.cancel, journal.find_job, settings.rescan_sec)
+                if fleet is not None:
+                    fleet.receive(pipeline.dispatcher.is_open)
+                await asyncio.to_thread(monitor.start)
+                await _take_drops(discovery)
+                _log.info(
+                    "ready",
+                    shared_dir=layout.shared_dir,
+                    wasm_dir=layout.wasm_dir,
+                    workers=settings.workers,
+                    guest=guest,
+                    resumed=resumed,
+                )
+                health.why_not_ready = None
+                notify("READY=1")
+                use = partial(_use, settings, backlog, monitor, pipeline, discovery, fleet, sender)
+                reloading = keep_reloading(
+                    *(shutdown.reload_wanted, settings, load, RELOADED, use),
+                    partial(_read_secrets, settings, page, hook),
+                )
+                async with (
+                    _retention(settings, layout, pipeline, inbox, metrics, check_wanted),
+                    running(reloading),
+                ):
+                    await _until_asked(shutdown, journal)
             health.why_not_ready = "stopping"
             notify("STOPPING=1")
             _log.info("stopping", signal=shutdown.reason, drain_sec=settings.drain_sec)
@@ -237,6 +251,27 @@ async def _serve(
             await asyncio.to_thread(discovery.stop)
             await pipeline.close(settings.drain_sec, shutdown.now, sender.stop if sender else None)
             requests.stop()
+
+
+def _liveness(
+    discovery: Discovery, journal: Journal, local: LocalExecutor, fleet: "DaemonFleet | None"
+) -> Liveness:
+    parts: dict[str, Part] = {
+        "watcher": discovery.watcher,
+        "journal": journal,
+        "forking_server": local.fork_server,
+    }
+    if fleet is not None:
+        parts["fleet"] = fleet.loops
+    return Liveness(parts, partial(notify, "WATCHDOG=1"), watchdog_seconds())
+
+
+async def _take_drops(discovery: Discovery) -> None:
+    """Begin to take drops; those that were done before the journal was lost are not taken again."""
+    intake = discovery.intake
+    intake.trusts_markers = intake.has_taken_nothing()
+    await asyncio.to_thread(discovery.start)
+    intake.trusts_markers = False
 
 
 @contextlib.asynccontextmanager
@@ -250,10 +285,7 @@ async def _retention(
 ) -> AsyncIterator[None]:
     """Apply retention, and forget files that are gone, during a block."""
     intake, journal, period_seconds = pipeline.intake, pipeline.journal, settings.rescan_sec
-    journal_bytes = settings.journal_mb * MEBIBYTE
-    retention = asyncio.create_task(
-        run_retention(journal, settings.keep_days, journal_bytes, period_seconds)
-    )
+    retention = asyncio.create_task(run_retention(journal, settings))
     files = FileRetention(settings, layout, intake, journal, pipeline.dispatcher, inbox, metrics)
     checks = asyncio.create_task(
         run_checks(
@@ -268,6 +300,46 @@ async def _retention(
     finally:
         retention.cancel()
         checks.cancel()
+
+
+def _use(
+    settings: Settings,
+    backlog: Backlog,
+    monitor: VolumeMonitor,
+    pipeline: Pipeline,
+    discovery: Discovery,
+    fleet: "DaemonFleet | None",
+    sender: "HookSender | None",
+) -> None:
+    """Give changed settings to those that have a copy."""
+    backlog.limit = settings.max_queued
+    monitor.reserve_bytes = settings.reserve_mb * MEBIBYTE
+    pipeline.dispatcher.use_settings()
+    if fleet is not None:
+        fleet.executor.attempts = settings.attempts
+    if sender is not None:
+        sender.keep_for(settings.keep_days * _DAY_SECONDS)
+    discovery.scanner.scan_soon()  # there may be room for drops that were refused
+
+
+def _read_secrets(
+    settings: Settings, page: "DaemonPage | None", hook: "Hook | None"
+) -> Callable[[], None]:
+    """Read the page's token and the hook's secret again; return how to use them. Blocks.
+
+    Raises ``SettingsError`` if one of them can't be used.
+    """
+    uses = [] if page is None else [page.read_token_again(settings)]
+    if hook is not None:
+        from wasmdrop.service.hooks import read_key_again  # noqa: PLC0415 - as in _load_hook
+
+        uses.append(read_key_again(hook, settings))
+
+    def use() -> None:
+        for one in uses:
+            one()
+
+    return use
 
 
 def _new_backlog(settings: Settings) -> Backlog:

@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +71,13 @@ def start_sender(hook: Hook, events: EventQueue, settings: Settings) -> HookSend
     sender = HookSender(events, hook, settings.keep_days * _DAY_SECONDS)
     sender.start()
     return sender
+
+
+def read_key_again(hook: Hook, settings: Settings) -> Callable[[], None]:
+    """Read the secret again and return how to sign with it. Raises ``HookSettingsError``."""
+    if not isinstance(hook, Webhook) or settings.on_finished_secret_file is None:
+        return lambda: None
+    return partial(setattr, hook, "key", _read_key(settings))
 
 
 def describe_hook(settings: Settings) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -158,6 +159,10 @@ class DaemonPage:
             _log.warning("page-journal-unreadable", error=str(error))
         if fleet is not None:
             await fleet.watch_workers()
+
+    def read_token_again(self, settings: Settings) -> Callable[[], None]:
+        """Read the token again and return how to use it. Raises ``PageError``."""
+        return partial(self._access.use_token_of, load_access(settings))
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Answer a request. Called on the server's event loop."""

@@ -1,11 +1,15 @@
-"""Shutdown: the signals that request it, and those that end the grace period of running jobs."""
+"""Signals to a running process: requests to stop, to reload its settings, and to log its status."""
 
 import asyncio
 import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 import structlog
 
+from wasmdrop.service.status import log_status
 from wasmdrop.system import signals
 
 _log = structlog.get_logger()
@@ -18,26 +22,55 @@ _REPEATED: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 #: then its process group, and a terminal and a wrapper such as `uv run` both forward Ctrl-C.
 _ONE_REQUEST_SECONDS: Final = 0.1
 
+#: When a shell exits, the kernel sends SIGHUP a moment before it takes the terminal away.
+_HANG_UP_SECONDS: Final = 0.1
+
 
 class Shutdown:
-    """Shutdown requested by signals; a second SIGTERM or SIGINT, or SIGQUIT, skips the drain."""
+    """Shutdown requested by signals; a second SIGTERM or SIGINT, or SIGQUIT, skips the drain.
 
-    def __init__(self) -> None:
+    ``is_service``: SIGHUP sets ``reload_wanted``, unless it comes from a terminal that was closed,
+    and Ctrl-C is answered at a terminal.
+    """
+
+    def __init__(self, *, is_service: bool = False) -> None:
         self.asked = asyncio.Event()
         self.now = asyncio.Event()
+        self.reload_wanted = asyncio.Event()
         self.reason = ""
         """The name of the first signal."""
+        self.facts: Callable[[], dict[str, object]] = dict
+        """Returns the fields of the event that SIGUSR1 logs. Called at any moment."""
+        self.jobs: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
+        """Returns how many jobs are under way, and the seconds that a shutdown gives them. Called
+        at any moment."""
+        self._is_service = is_service
+        self._has_terminal = signals.has_terminal()
+        self._is_answered = False
         self._repeats_at = 0.0
         self._loop = asyncio.get_running_loop()
-        for numbers, handle in (
-            (signals.STOP, self._on_stop),
-            (signals.STOP_AT_ONCE, self._on_stop_at_once),
-            (signals.OTHERS, self._on_other),
-        ):
-            for number in numbers:
-                is_ignored = signal.getsignal(number) is signal.SIG_IGN
-                if not is_ignored or number in signals.NEVER_LEFT_IGNORED:
-                    self._loop.add_signal_handler(number, handle, number)
+        for number in signals.STOP:
+            self._handle(number, self._on_stop)
+        for number in signals.STOP_AT_ONCE:
+            self._handle(number, self._on_stop_at_once)
+        self._handle(signals.RELOAD, self._on_hang_up)
+        self._handle(signals.STATUS, lambda _number: None, self._on_status)
+        if is_service and sys.stderr is not None and sys.stderr.isatty():
+            self._handle(signal.SIGINT, self._on_stop, self._answer)
+
+    def _handle(
+        self,
+        number: int,
+        handle: Callable[[int], None],
+        at_once: Callable[[int, FrameType | None], None] | None = None,
+    ) -> None:
+        """Call ``handle`` on the event loop, and ``at_once`` before, also if the loop is busy."""
+        is_ignored = signal.getsignal(number) is signal.SIG_IGN
+        if is_ignored and number not in signals.NEVER_LEFT_IGNORED:
+            return
+        self._loop.add_signal_handler(number, handle, number)
+        if at_once is not None:
+            signal.signal(number, at_once)  # the event loop is still told of the signal
 
     def _on_stop(self, number: int) -> None:
         if not self.asked.is_set():
@@ -52,9 +85,35 @@ class Shutdown:
             _log.info("drain-skipped", signal=signals.name_of(number))
             self.now.set()
 
-    def _on_other(self, number: int) -> None:
-        _log.warning("signal-ignored", signal=signals.name_of(number))
+    def _on_hang_up(self, number: int) -> None:
+        if self._has_terminal and signals.has_terminal():
+            self._loop.call_later(_HANG_UP_SECONDS, self._stop_or_reload, number)
+        else:
+            self._stop_or_reload(number)
+
+    def _stop_or_reload(self, number: int) -> None:
+        if not self._is_service or (self._has_terminal and not signals.has_terminal()):
+            self._on_stop(number)
+        else:
+            self.reload_wanted.set()
 
     def _ask(self, number: int) -> None:
         self.reason = self.reason or signals.name_of(number)
         self.asked.set()
+
+    # As signal handlers proper: between any two instructions of the main thread
+
+    def _on_status(self, _number: int, _frame: FrameType | None) -> None:
+        log_status(self.facts())
+
+    def _answer(self, _number: int, _frame: FrameType | None) -> None:
+        """Answer the first Ctrl-C at a terminal."""
+        if self._is_answered:
+            return
+        self._is_answered = True
+        count, seconds = self.jobs()
+        what = "stopping"
+        if count and seconds:
+            have = "1 job has" if count == 1 else f"{count} jobs have"
+            what = f"stopping: {have} {seconds:g} s to end; press Ctrl-C again to stop now"
+        sys.stderr.write(f"wasmdrop: {what}\n")  # its queue never blocks

@@ -34,9 +34,11 @@ from wasmdrop.service.health.probes import Health
 from wasmdrop.service.health.worker_sources import WorkerSources
 from wasmdrop.service.instance_lock import lock_state_directory
 from wasmdrop.service.local_sandbox import open_local_sandbox
+from wasmdrop.service.reload import Load, keep_reloading
 from wasmdrop.service.shutdown import Shutdown
+from wasmdrop.service.status import keep_systemd_informed, running
 from wasmdrop.service.systemd import notify, watchdog_seconds
-from wasmdrop.settings import GuestMode, Settings
+from wasmdrop.settings import RELOADED_BY_WORKERS, GuestMode, Settings
 from wasmdrop.system.job_user import foreign_processes
 
 _log = structlog.get_logger()
@@ -53,8 +55,11 @@ _CONNECT_SECONDS: Final = 5.0
 _POOL_SECONDS: Final = 3.0
 
 
-async def work(settings: Settings) -> None:
+async def work(settings: Settings, load: Load) -> None:
     """Run jobs of the fleet until a signal stops the worker.
+
+    ``load`` loads the settings again, at SIGHUP: those in :data:`RELOADED_BY_WORKERS` are changed
+    in ``settings``.
 
     Raises ``SettingsError`` if a setting, the state directory or the key can't be used, or the
     fleet refuses the worker; ``SandboxError`` if there is no sandbox, or none any more.
@@ -65,7 +70,7 @@ async def work(settings: Settings) -> None:
         )
     access = read_access(settings, f"worker {settings.fleet_name}")
     make_state_directory(settings)
-    shutdown = Shutdown()
+    shutdown = Shutdown(is_service=True)
     with lock_state_directory(settings.state_dir):
         if (settings.state_dir / JOURNAL_NAME).exists():
             # The sweep would remove results that it has yet to deliver.
@@ -84,12 +89,13 @@ async def work(settings: Settings) -> None:
                     raise SandboxError(f"the sandbox does not work: {problem}")
                 async with connect(access) as connection:
                     health = SandboxHealth(check)
-                    await _work(settings, executor, cache, connection, health, shutdown)
+                    await _work(settings, load, executor, cache, connection, health, shutdown)
     _log.info("stopped")
 
 
 async def _work(
     settings: Settings,
+    load: Load,
     executor: LocalExecutor,
     cache: ModuleCache,
     connection: FleetConnection,
@@ -119,8 +125,40 @@ async def _work(
         partial(setattr, worker, "why_paused"),
     )
     guest = GuestMode.NATIVE if executor.has_zygotes else GuestMode.PYTHON
+
+    def status() -> str:
+        state = health.why_not_ready or f"{counters.running} of {settings.workers} slots in use"
+        return "; ".join(filter(None, (state, why_no_results())))
+
+    def facts() -> dict[str, object]:
+        return {
+            "state": health.why_not_ready or "ready",
+            "paused": worker.why_paused,
+            "no_results": why_no_results(),
+            "running": counters.running,
+            "answered": counters.answered,
+            "zygotes": executor.zygotes,
+            "cache_bytes": cache.total_bytes,
+            "fleet_connected": connection.is_connected,
+            "silent": liveness.silent(),
+        }
+
+    shutdown.facts = facts
+    shutdown.jobs = lambda: (counters.running, settings.drain_sec)
+
+    def use_settings() -> None:
+        monitor.reserve_bytes = settings.reserve_mb * MEBIBYTE
+
     sources = WorkerSources(counters, job_run.downloads, executor, connection, liveness, guest)
-    async with health.served(settings.http, sources):
+    async with (
+        health.served(settings.http, sources),
+        running(keep_systemd_informed(status)),
+        running(
+            keep_reloading(
+                *(shutdown.reload_wanted, settings, load, RELOADED_BY_WORKERS, use_settings)
+            )
+        ),
+    ):
         notify("READY=1")  # servers may come much later
         stopped = asyncio.create_task(shutdown.asked.wait())
         starting = asyncio.create_task(_await_pool(connection, pool))

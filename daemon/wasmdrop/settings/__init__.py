@@ -9,6 +9,7 @@ where others can write.
 
 from wasmdrop.settings.formats import scalar_or_text
 from wasmdrop.settings.loading import load
+from wasmdrop.settings.reloading import RELOADED, RELOADED_BY_WORKERS
 from wasmdrop.settings.table import SETTINGS, Option
 from wasmdrop.settings.values import (
     AfterMode,
@@ -24,6 +25,8 @@ from wasmdrop.settings.values import (
 )
 
 __all__ = [
+    "RELOADED",
+    "RELOADED_BY_WORKERS",
     "SETTINGS",
     "AfterMode",
     "FleetFallback",

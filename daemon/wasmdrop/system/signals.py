@@ -4,18 +4,18 @@ Not listed are SIGKILL, the signals of program faults (SIGSEGV, SIGABRT, …), a
 SIGXFSZ, which Python ignores so that a write fails instead.
 """
 
+import os
 import signal
 from typing import Final
 
-#: Shut down gracefully. SIGHUP: the terminal was closed. SIGXCPU: the soft limit of processor time
-#: is reached, the hard one kills. SIGPWR: the power fails.
-STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGPWR)
-
-STOP_AT_ONCE: Final = (signal.SIGQUIT,)
-
-#: Ignored: wasmdrop does not send or use them.
-OTHERS: Final = (
-    signal.SIGUSR1,
+#: Shut down gracefully. SIGXCPU: the soft limit of processor time is reached, the hard one kills.
+#: SIGPWR: the power fails. wasmdrop does not use the others: a person or a program that sends one
+#: wants the process to end.
+STOP: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGXCPU,
+    signal.SIGPWR,
     signal.SIGUSR2,
     signal.SIGALRM,
     signal.SIGVTALRM,
@@ -24,6 +24,14 @@ OTHERS: Final = (
     signal.SIGSTKFLT,
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
+
+STOP_AT_ONCE: Final = (signal.SIGQUIT,)
+
+#: Load the settings again; or shut down gracefully, if the terminal was closed.
+RELOAD: Final = signal.SIGHUP
+
+#: Log what the process does now.
+STATUS: Final = signal.SIGUSR1
 
 #: A shell without job control starts background commands with SIGINT and SIGQUIT ignored, but a
 #: script must be able to stop the daemon. Other ignored signals stay ignored, as for nohup(1).
@@ -36,7 +44,7 @@ def ignore_all() -> None:
     A signal may be sent to a whole process group or service, but the daemon decides when its
     helpers stop. SIGXCPU ends a job at its limit.
     """
-    for number in (*STOP, *STOP_AT_ONCE, *OTHERS):
+    for number in (*STOP, *STOP_AT_ONCE, RELOAD, STATUS):
         if number != signal.SIGXCPU:
             signal.signal(number, signal.SIG_IGN)
 
@@ -47,3 +55,12 @@ def name_of(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # Python has names only for the first and the last real-time signal
         return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
+def has_terminal() -> bool:
+    """Return whether the process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

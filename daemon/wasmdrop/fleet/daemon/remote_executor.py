@@ -68,7 +68,7 @@ class RemoteExecutor:
         self._fleet = fleet
         self._local = fleet.local
         self._window = Window(window)
-        self._attempts = attempts
+        self.attempts = attempts
         self.own_engine = engine_class(own_versions())
         self.has_own_engine = True
         """Whether the fleet has a queue for deterministic jobs of this daemon's wasmtime."""
@@ -117,7 +117,7 @@ class RemoteExecutor:
                 async with self._local.slot(module, call, attempt, explain) as local:
                     yield local
                 return
-            left = self._attempts - attempt.number + 1
+            left = self.attempts - attempt.number + 1
             self._slots[task] = slot = RemoteSlot(self._fleet, attempt, engine, left, explain)
             try:
                 yield slot

@@ -94,6 +94,11 @@ class LocalExecutor:
         """Whether modules that are called again run in the native guest."""
         return self._zygotes is not None
 
+    @property
+    def zygotes(self) -> int:
+        """Zygotes that are ready."""
+        return 0 if self._zygotes is None else len(self._zygotes)
+
     def close(self) -> None:
         """End the zygotes. The caller closes the fork server."""
         if self._zygotes is not None:

@@ -254,6 +254,9 @@ class ZygotePool:
         self._starting: dict[_Key, asyncio.Task[None]] = {}
         self._check_timer: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        return len(self._ready)
+
     async def acquire(
         self,
         module: CompiledModule,
