@@ -8,8 +8,8 @@ NATIVE := daemon/wasmdrop/sandbox/guest/native
 # More arguments for pytest, such as `-k name`.
 PYTEST_ARGS ?=
 
-.PHONY: help setup setup-dev demo demo-fleet check test lint bench soak torture torture-fleet lock man clean install-systemd \
-  uninstall-systemd k8s-apply k8s-clean
+.PHONY: help setup setup-dev demo demo-fleet check test lint bench soak torture torture-fleet lock man dist \
+  release-check clean install-systemd uninstall-systemd k8s-apply k8s-clean
 
 help:
 	@echo 'make demo     run a drop and show its result'
@@ -23,6 +23,8 @@ help:
 	@echo 'make install-systemd, make uninstall-systemd   the service on this host; see docs/deploy/systemd.md'
 	@echo 'make k8s-apply, make k8s-clean   the daemon in the current cluster of kubectl'
 	@echo 'make man      make the man pages in docs/man from the commands'
+	@echo 'make dist     build the source distribution, the wheel and the bill of materials'
+	@echo 'make release-check   do what the release workflow does, and check the result'
 	@echo 'make lock     pin the newest versions of all dependencies'
 	@echo 'make clean    remove the virtual environment, builds and caches'
 
@@ -103,7 +105,21 @@ lock: .venv/bin/python
 	$(PIP_COMPILE) --extra receipts --extra fleet --build-deps-for editable -c requirements.lock \
 	  -o requirements-extras.lock pyproject.toml
 	$(PIP_COMPILE) --extra dev --extra receipts --extra fleet -c requirements-extras.lock -o requirements-dev.lock pyproject.toml
+	$(PIP_COMPILE) -o requirements-release.lock requirements-release.in
+
+# The files of a release, and the checks of its workflow. docs/releasing.md documents VERSION.
+.venv-release/installed: requirements-release.lock
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --require-hashes -r requirements-release.lock
+	touch $@
+
+dist: .venv-release/installed
+	.venv-release/bin/python -m scripts.release.distribution
+
+export VERSION
+release-check: .venv-release/installed
+	.venv-release/bin/python -m scripts.release.check
 
 clean:
-	rm -rf .venv build dist $(NATIVE)/zygote examples/build host/state .coverage .hypothesis .import_linter_cache \
+	rm -rf .venv .venv-release build dist $(NATIVE)/zygote examples/build host/state .coverage .hypothesis .import_linter_cache \
 	  .mypy_cache .pytest_cache .ruff_cache
