@@ -1,6 +1,7 @@
 """Cancel files: which count, and for which versions of the input."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ class Bench:
         }
         self.layout = Layout(settings.load(places | variables, {}).settings)
         self._settings = settings.load(places | variables, {}).settings
-        open_for_writing(base / "journal.sqlite")
+        open_for_writing(base / "journal.sqlite").close()
         self.taken = TakenVersions(base / "journal.sqlite", pytest.fail)
         self.order: list[str] = []
         self.remembered: list[str] = []
@@ -72,9 +73,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> Iterator[Bench]:
     """Yield an intake that has taken nothing yet."""
-    return Bench(tmp_path)
+    it = Bench(tmp_path)
+    yield it
+    it.taken.close()
 
 
 def test_cancel_file_each_version_cancels_once(bench: Bench) -> None:
@@ -179,6 +182,7 @@ def test_cancel_file_of_the_root_slot_has_the_name_of_input_path(tmp_path: Path)
     bench.drop("job.txt.cancel")
     assert bench.order == ["take job.txt", "cancel job.txt"]
     assert bench.layout.may_matter("job.txt.cancel")
+    bench.taken.close()
 
 
 def test_cancel_file_names_are_not_reported_as_ignored(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,12 @@ class Memory:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Memory:
+def memory(tmp_path: Path) -> Iterator[Memory]:
     """Yield an intake that has taken nothing yet."""
-    return Memory(tmp_path)
+    it = Memory(tmp_path)
+    yield it
+    it.taken.close()
+    it.journal.close()
 
 
 def test_gone_files_only_missing_files_are_forgotten(memory: Memory) -> None:

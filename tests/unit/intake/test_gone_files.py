@@ -1,6 +1,7 @@
 """Gone files: which removals end jobs, after how long, and which do not."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Yield an intake that has taken nothing yet."""
-    return Bench(tmp_path, monkeypatch)
+    it = Bench(tmp_path, monkeypatch)
+    yield it
+    it.taken.close()
+    it.journal.close()
 
 
 def test_note_removed_input_is_gone_after_the_settle_time(bench: Bench) -> None:

@@ -59,4 +59,5 @@ def test_read_again_of_an_input_that_is_being_taken_follows_its_drop(tmp_path: P
     path.write_text("{}")
     bench.intake.consider(str(path))
     bench.reader.join()
+    bench.intake.close()
     assert bench.happened == ["emitted", "read"]

@@ -155,6 +155,7 @@ def with_bench(base: Path, use: Callable[[Bench], Awaitable[None]]) -> None:
         finally:
             bench.reruns.stop()
             await bench.reruns.ended()
+            bench.intake.close()
             await bench.journal.close()
 
     asyncio.run(run())

@@ -1,6 +1,7 @@
 """The journal: it allows legal moves only, and durable writes survive a restart."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -52,7 +53,8 @@ def test_journal_accepted_job_is_there_after_reopening(tmp_path: Path) -> None:
     async def look(journal: Journal) -> None:
         ((_, found, *_),) = await journal.open_jobs()
         assert found == job(ODD_NAME)
-        assert TakenVersions(journal.path, pytest.fail).get(ODD_NAME) == b"version"
+        with contextlib.closing(TakenVersions(journal.path, pytest.fail)) as taken:
+            assert taken.get(ODD_NAME) == b"version"
         assert await journal.load_input(found) == b"{}"
 
     with_journal(tmp_path / "journal", accept)
