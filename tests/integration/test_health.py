@@ -18,6 +18,7 @@ from wasmtime import wat2wasm
 from tests.support.commands import run
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.fib import FIB
+from tests.support.health import address, get
 from wasmdrop.sandbox.native_program import find_native_program
 
 SLOW: Final = '(module (func (export "run") (loop br 0)))'
@@ -42,23 +43,6 @@ def serving(tmp_path: Path, module: str = FIB, **variables: str) -> Daemon:
     daemon = Daemon(tmp_path, WASMDROP_HTTP="127.0.0.1:0", **variables)
     drop(daemon.wasm / "module.wasm", bytes(wat2wasm(module)))
     return daemon
-
-
-def address(daemon: Daemon) -> tuple[str, int]:
-    """Return its HTTP address."""
-    host, _, port = daemon.events("http-listening")[-1]["address"].rpartition(":")
-    return host, int(port)
-
-
-def get(daemon: Daemon, path: str) -> tuple[int, str]:
-    """Return the status and the body of a GET."""
-    host, port = address(daemon)
-    try:
-        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=30) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def metrics(daemon: Daemon) -> dict[str, float]:

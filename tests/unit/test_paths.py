@@ -36,6 +36,7 @@ TRUSTED: Final = {
     "cli.named_files": "files that the caller names",
     "service.doctor": "the operator's directories themselves, the kernel's files",
     "system.durable_files": "the state directory; the root of the shared one for doctor",
+    "service.full_disk": "the directories that the operator names",
     "service.health.writability": "the directories that the operator names",
     "jobs.journal.reader": "the state directory",
     "jobs.journal.writer": "the state directory",

@@ -28,6 +28,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service.cancel_requests import CancelRequests
 from wasmdrop.service.directories import check_directories
+from wasmdrop.service.full_disk import start_with_room
 from wasmdrop.service.health.liveness import Liveness, Part
 from wasmdrop.service.health.probes import Health, Sources
 from wasmdrop.service.inbox import Inbox
@@ -39,7 +40,7 @@ from wasmdrop.service.retention import FileRetention
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.signing_key import load_signing_key
 from wasmdrop.service.status import DaemonStatus, keep_systemd_informed, running
-from wasmdrop.service.systemd import notify, watchdog_seconds
+from wasmdrop.service.systemd import extend_start, notify, watchdog_seconds
 from wasmdrop.settings import RELOADED, GuestMode, Settings, Switch
 from wasmdrop.system.extras import FLEET
 from wasmdrop.system.job_user import foreign_processes
@@ -66,8 +67,13 @@ async def serve(settings: Settings, load: Load) -> None:
 
     Raises ``SettingsError`` if the directories, the signing key, the page or the hook can't be
     used, ``SandboxError`` if there is no sandbox, ``StorageError`` if the journal can't be opened.
+    Waits if that is because a disk is full.
     """
     shutdown = Shutdown(is_service=True)
+    await start_with_room(partial(_run, settings, load, shutdown), settings, shutdown)
+
+
+async def _run(settings: Settings, load: Load, shutdown: Shutdown) -> None:
     check_directories(settings)
     signing_key = load_signing_key(settings)
     metrics = Metrics()
@@ -174,8 +180,12 @@ async def _serve(
         observer=page.observer if page else None,
     )
     inbox.connect(pipeline.take)
-    liveness = _liveness(discovery, journal, local, fleet)
-    health = Health(liveness, {"shared": settings.shared_dir, "state": settings.state_dir})
+    liveness = _liveness(discovery, journal, local, fleet, lambda: _tell_manager(health))
+    health = Health(
+        liveness,
+        {"shared": settings.shared_dir, "state": settings.state_dir},
+        partial(_why_not_recorded, journal),
+    )
     if fleet is not None:
         health.why_no_results = fleet.why_no_results
     monitor = VolumeMonitor(
@@ -229,7 +239,7 @@ async def _serve(
                     guest=guest,
                     resumed=resumed,
                 )
-                health.why_not_ready = None
+                health.end_start()
                 notify("READY=1")
                 use = partial(_use, settings, backlog, monitor, pipeline, discovery, fleet, sender)
                 reloading = keep_reloading(
@@ -254,7 +264,11 @@ async def _serve(
 
 
 def _liveness(
-    discovery: Discovery, journal: Journal, local: LocalExecutor, fleet: "DaemonFleet | None"
+    discovery: Discovery,
+    journal: Journal,
+    local: LocalExecutor,
+    fleet: "DaemonFleet | None",
+    tell_manager: Callable[[], None],
 ) -> Liveness:
     parts: dict[str, Part] = {
         "watcher": discovery.watcher,
@@ -263,7 +277,7 @@ def _liveness(
     }
     if fleet is not None:
         parts["fleet"] = fleet.loops
-    return Liveness(parts, partial(notify, "WATCHDOG=1"), watchdog_seconds())
+    return Liveness(parts, tell_manager, watchdog_seconds())
 
 
 async def _take_drops(discovery: Discovery) -> None:
@@ -345,6 +359,17 @@ def _read_secrets(
 def _new_backlog(settings: Settings) -> Backlog:
     limits = settings.directory_running, settings.directory_queued
     return Backlog(settings.max_queued, settings.workers, has_shares=limits != (None, None))
+
+
+def _why_not_recorded(journal: Journal) -> str:
+    return f"the journal can't be written: {journal.problem}" if journal.problem else ""
+
+
+def _tell_manager(health: Health) -> None:
+    """Feed the watchdog; prolong a start that waits for a full disk."""
+    if not health.has_started and health.why_not_recorded():
+        extend_start()
+    notify("WATCHDOG=1")
 
 
 def _on_room(health: Health, backlog: Backlog, scan_soon: Callable[[], None], reason: str) -> None:

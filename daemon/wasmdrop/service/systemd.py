@@ -2,10 +2,14 @@
 
 import os
 import socket
+from typing import Final
 
 import structlog
 
 _log = structlog.get_logger()
+
+#: Enough for the rest of a start, which begins when the wait is over.
+_EXTENSION_SECONDS: Final = 600
 
 
 def notify(state: str) -> None:
@@ -21,6 +25,11 @@ def notify(state: str) -> None:
             link.sendto(state.encode(), address)
         except OSError as error:
             _log.warning("notification-failed", error=str(error))
+
+
+def extend_start() -> None:
+    """Have systemd wait longer for a start that waits for something (``TimeoutStartSec=``)."""
+    notify(f"EXTEND_TIMEOUT_USEC={_EXTENSION_SECONDS * 1_000_000}")
 
 
 def watchdog_seconds() -> float | None:

@@ -29,6 +29,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service import log
 from wasmdrop.service.directories import make_state_directory
+from wasmdrop.service.full_disk import start_with_room
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.probes import Health
 from wasmdrop.service.health.worker_sources import WorkerSources
@@ -68,9 +69,13 @@ async def work(settings: Settings, load: Load) -> None:
         raise SettingsError(
             "WASMDROP_FLEET: expected the servers of a fleet, such as nats://HOST:4222"
         )
+    shutdown = Shutdown(is_service=True)
+    await start_with_room(partial(_run, settings, load, shutdown), settings, shutdown)
+
+
+async def _run(settings: Settings, load: Load, shutdown: Shutdown) -> None:
     access = read_access(settings, f"worker {settings.fleet_name}")
     make_state_directory(settings)
-    shutdown = Shutdown(is_service=True)
     with lock_state_directory(settings.state_dir):
         if (settings.state_dir / JOURNAL_NAME).exists():
             # The sweep would remove results that it has yet to deliver.
@@ -150,6 +155,7 @@ async def _work(
         monitor.reserve_bytes = settings.reserve_mb * MEBIBYTE
 
     sources = WorkerSources(counters, job_run.downloads, executor, connection, liveness, guest)
+    health.has_started = True
     async with (
         health.served(settings.http, sources),
         running(keep_systemd_informed(status)),

@@ -58,6 +58,8 @@ class CommitThread:
         self._loop = asyncio.get_running_loop()
         self.failure: asyncio.Future[str] = self._loop.create_future()
         """Done, with the reason, when the file can't be used any more."""
+        self.problem = ""
+        """Why writes fail now; empty if they do not. Readable from any thread."""
         self._requests: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
         self._gathered: list[_Request] = []
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -160,9 +162,11 @@ class CommitThread:
             # Full disks, I/O errors and locks; a wrong statement is a ProgrammingError.
             except sqlite3.OperationalError as error:
                 self.heartbeat.beat()  # a full disk is no reason to restart the daemon
+                self.problem = str(error)
                 _log.error("journal-commit-failed", path=str(self._path), error=str(error))
             time.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+        self.problem = ""
         answers = [
             (request.future, result)
             for request, result in zip(batch, results, strict=True)

@@ -70,6 +70,11 @@ class Journal:
         """Done, with the reason, when the file can't be used any more."""
         return self._thread.failure
 
+    @property
+    def problem(self) -> str:
+        """Why writes fail now and are retried; empty if they do not. Readable from any thread."""
+        return self._thread.problem
+
     def fail(self, reason: str) -> None:
         """Report, from any thread, that the file can't be used any more."""
         self._thread.fail(reason)

@@ -1,7 +1,8 @@
 """Liveness and readiness over HTTP, and the watchdog's notifications.
 
-*Alive*: every part answers; if not, a restart may help. *Ready*: a drop made now is taken, and its
-results can be written; if not, a restart would not help.
+*Started*: jobs of an earlier daemon were recovered and drops are watched, or the start waits for a
+full disk. *Alive*: every part answers; if not, a restart may help. *Ready*: a drop made now is
+taken, and its results can be written; if not, a restart would not help.
 """
 
 import asyncio
@@ -84,15 +85,26 @@ class Sources:
 
 
 class Health:
-    """The daemon's health. It is ready only if all ``directories`` are writable."""
+    """The daemon's health. It is ready only if all ``directories`` are writable.
 
-    def __init__(self, liveness: Liveness, directories: Mapping[str, Path]) -> None:
+    ``why_not_recorded`` returns why jobs can't be recorded now; called from any thread.
+    """
+
+    def __init__(
+        self,
+        liveness: Liveness,
+        directories: Mapping[str, Path],
+        why_not_recorded: Callable[[], str] = lambda: "",
+    ) -> None:
         self.why_not_ready: str | None = "starting"
         """Set by the daemon: None while it takes drops."""
+        self.has_started = False
+        """Whether the start is complete."""
         self.why_paused = ""
         """Why intake is paused; set by the daemon, from any thread."""
         self.why_no_results: Callable[[], str] = lambda: ""
         """Returns why drops are taken but their jobs can't run; called from any thread."""
+        self.why_not_recorded = why_not_recorded
         self._liveness = liveness
         self._writability = WritabilityProbe(directories)
 
@@ -102,6 +114,18 @@ class Health:
         ages = {name: round(age, 3) for name, age in self._liveness.ages_seconds().items()}
         return _answer(not silent, {"silent": silent, "heard_seconds_ago": ages})
 
+    async def started(self, _request: HttpRequest) -> HttpResponse:
+        """Answer ``/startupz``: a start that waits for a disk counts, a restart would not help."""
+        if self.has_started:
+            return _answer(True, {"reasons": []})
+        waits_for = self.why_not_recorded()
+        return _answer(bool(waits_for), {"reasons": [waits_for or "starting"]})
+
+    def end_start(self) -> None:
+        """Note that the daemon takes drops from now on."""
+        self.why_not_ready = None
+        self.has_started = True
+
     async def ready(self, _request: HttpRequest) -> HttpResponse:
         """Answer ``/readyz``."""
         reasons = await self.reasons()
@@ -109,10 +133,16 @@ class Health:
 
     async def reasons(self) -> list[str]:
         """Return why the daemon is not ready. Called on the server's event loop."""
-        known = (self.why_not_ready, self.why_paused, self.why_no_results())
-        reasons = [reason for reason in known if reason]
+        reasons = self._known_reasons()
         reasons += [f"{name} is silent" for name in self._liveness.silent()]
         return reasons + await self._writability.problems()
+
+    def _known_reasons(self) -> list[str]:
+        known = (
+            *(self.why_not_ready, self.why_paused),
+            *(self.why_no_results(), self.why_not_recorded()),
+        )
+        return [reason for reason in known if reason]
 
     @contextlib.asynccontextmanager
     async def served(
@@ -132,10 +162,13 @@ class Health:
             yield
 
     def _server(self, address: str, sources: PageSources, page: ControlPage | None) -> "HttpServer":
-        metrics = sources.page(
-            lambda: not self.why_not_ready and not self.why_paused and not self.why_no_results()
-        )
-        paths = {"/healthz": self.alive, "/readyz": self.ready, "/metrics": metrics.answer}
+        metrics = sources.page(lambda: not self._known_reasons())
+        paths = {
+            "/startupz": self.started,
+            "/healthz": self.alive,
+            "/readyz": self.ready,
+            "/metrics": metrics.answer,
+        }
         # Not at the top: only HTTP needs it.
         from wasmdrop.web.server import HttpServer  # noqa: PLC0415
 
