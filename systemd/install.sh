@@ -25,6 +25,10 @@ case $instance in
     echo "INSTANCE: expected lower-case letters, digits and _, got '$instance'" >&2
     exit 2
     ;;
+config | wasmdrop | worker)
+    echo "INSTANCE: expected a name other than config, wasmdrop and worker" >&2
+    exit 2
+    ;;
 esac
 
 # Runs a command on the running system, unless there is a DESTDIR.
@@ -32,9 +36,21 @@ on_host() {
     [ -n "$dest" ] || "$@"
 }
 
-# install_named NAME INSTANCE: install the user, folders and settings of one name.
+# install_config NAME FILE: install the configuration file with the folders of one name, for its
+# service and for commands of any user.
+install_config() {
+    [ -d "$etc" ] || install -d -m 755 "$etc"
+    [ ! -e "$etc/$2" ] || return 0
+    "$dest$prefix/bin/python" -I -m wasmdrop config --example --wasm-dir "/var/spool/$1/wasm" \
+        --shared-dir "/var/spool/$1/shared" --state-dir "/var/lib/$1" >"$etc/.$2.new"
+    chmod 644 "$etc/.$2.new"
+    mv "$etc/.$2.new" "$etc/$2"
+}
+
+# install_named NAME INSTANCE CONFIG: install the user, folders and settings of one name.
 install_named() {
-    mkdir -p "$lib/sysusers.d" "$lib/tmpfiles.d" "$etc"
+    mkdir -p "$lib/sysusers.d" "$lib/tmpfiles.d"
+    install_config "$1" "$3"
     sed "s/wasmdrop/$1/g" systemd/wasmdrop.sysusers >"$lib/sysusers.d/$1.conf"
     sed "s/wasmdrop/$1/g" systemd/wasmdrop.tmpfiles >"$lib/tmpfiles.d/$1.conf"
     if [ ! -e "$etc/$2.env" ]; then
@@ -49,7 +65,7 @@ uninstall_named() {
     on_host systemctl disable --now --quiet "$3.service" || true
     rm -f "$lib/sysusers.d/$1.conf" "$lib/tmpfiles.d/$1.conf"
     if [ "${PURGE:-}" = 1 ]; then
-        rm -rf "$etc/$2.env" "$dest/var/spool/$1" "$dest/var/lib/$1"
+        rm -rf "$etc/$2.env" "$etc/${4:?}" "$dest/var/spool/$1" "$dest/var/lib/$1"
     fi
 }
 
@@ -72,25 +88,31 @@ do_install() {
     for unit in wasmdrop.service wasmdrop@.service wasmdrop-worker@.service; do
         sed "s,/opt/wasmdrop/,$prefix/,g" "systemd/$unit" >"$lib/systemd/system/$unit"
     done
-    install_named wasmdrop wasmdrop
-    [ -z "$instance" ] || install_named "wasmdrop-$instance" "$instance"
+    install_named wasmdrop wasmdrop config.toml
+    [ -z "$instance" ] || install_named "wasmdrop-$instance" "$instance" "$instance.toml"
+    # The template needs the file of each instance, also of those that an older version installed.
+    for conf in "$lib"/tmpfiles.d/wasmdrop-*.conf; do
+        [ -e "$conf" ] || continue
+        set -- "$(basename "$conf" .conf)"
+        install_config "$1" "${1#wasmdrop-}.toml"
+    done
     on_host systemctl daemon-reload
     echo "installed; start it with: systemctl enable --now wasmdrop${instance:+@$instance}"
 }
 
 do_uninstall() {
     if [ -n "$instance" ]; then
-        uninstall_named "wasmdrop-$instance" "$instance" "wasmdrop@$instance"
+        uninstall_named "wasmdrop-$instance" "$instance" "wasmdrop@$instance" "$instance.toml"
         return
     fi
-    uninstall_named wasmdrop wasmdrop wasmdrop
+    uninstall_named wasmdrop wasmdrop wasmdrop config.toml
     on_host systemctl stop --quiet 'wasmdrop-worker@*.service' || true
     on_host systemctl disable --quiet wasmdrop-worker@.service || true
     for unit in wasmdrop.service wasmdrop@.service wasmdrop-worker@.service; do
         rm -f "$lib/systemd/system/$unit"
     done
     if [ "${PURGE:-}" = 1 ]; then
-        rm -rf "$etc"/worker-*.env "$dest"/var/lib/wasmdrop-worker-* "$dest"/var/lib/private/wasmdrop-worker-*
+        rm -rf "$etc"/worker-*.env "$etc/worker.toml" "$dest"/var/lib/wasmdrop-worker-* "$dest"/var/lib/private/wasmdrop-worker-*
     fi
     rm -f "$dest/usr/local/bin/wasmdrop" "$man"/wasmdrop.1 "$man"/wasmdrop-*.1
     if [ -e "$dest$prefix/pyvenv.cfg" ]; then # only a virtual environment, whatever PREFIX is

@@ -19,6 +19,7 @@ from tests.support.fib import FIB
 from tests.support.fleet.server import NATS_SERVER
 from tests.support.require import require_tools
 from wasmdrop import settings
+from wasmdrop.settings.example_file import example_file
 
 UNITS: Final = ROOT / "systemd"
 SPOOL: Final = "var/spool/wasmdrop"
@@ -90,7 +91,7 @@ def test_unit_template_differs_from_the_unit_in_names_alone() -> None:
         re.sub(
             r"(spool/|lib/|User=|Group=|StateDirectory=)wasmdrop",
             r"\1wasmdrop-%i",
-            line.replace("/etc/wasmdrop/wasmdrop.env", "/etc/wasmdrop/%i.env"),
+            re.sub("/etc/wasmdrop/(wasmdrop|config)", "/etc/wasmdrop/%i", line),
         )
         for line in unit
     ]
@@ -99,17 +100,19 @@ def test_unit_template_differs_from_the_unit_in_names_alone() -> None:
     ]
 
 
-def test_settings_file_shows_every_setting_with_its_default() -> None:
+def test_settings_file_shows_every_setting_with_its_default(tmp_path: Path) -> None:
     """Commented out, so that it changes nothing; uncommented, it changes nothing either."""
     lines = (UNITS / "wasmdrop.env").read_text().splitlines()
     assert all(line.startswith("#") for line in lines if line)
     shown = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z_0-9]+=", line))
     assert shown.pop("ARG_0") == ""
     assert list(shown) == [setting.variable for setting in settings.SETTINGS]
-    text = (UNITS / "wasmdrop.service").read_text()
-    unit = dict(re.findall(r"^Environment=(\w+)=(.*)$", text, re.MULTILINE))
-    plain = settings.load({**unit, "STATE_DIRECTORY": "/var/lib/wasmdrop"}, {})
-    given = settings.load({**unit, **shown, "STATE_DIRECTORY": "/var/lib/wasmdrop"}, {})
+    folders = {"wasm_dir": f"/{SPOOL}/wasm", "shared_dir": f"/{SPOOL}/shared"}
+    config = tmp_path / "config.toml"
+    config.write_text(example_file({**folders, "state_dir": "/var/lib/wasmdrop"}))
+    config.chmod(0o644)
+    plain = settings.load({"WASMDROP_CONFIG": str(config)}, {})
+    given = settings.load({**shown, "WASMDROP_CONFIG": str(config)}, {})
     # An entry that is named is required, even if it is the default.
     assert given.settings == plain.settings.__replace__(entry_is_set=True)
 
@@ -178,9 +181,11 @@ def test_group_member_can_drop_and_read_and_others_can_not(machine: Machine) -> 
     wait_until(lambda: marker(machine, "hers/result.done"), "the result")
     text = machine.run("runuser", "-u", "alice", "--", "cat", f"/{SPOOL}/shared/hers/result.txt")
     assert text.splitlines()[-1] == "144"
-    submit = f"wasmdrop submit --shared-dir /{SPOOL}/shared --entry fib --args '[13]' --wait"
+    submit = "wasmdrop submit --entry fib --args '[13]' --wait"  # finds the folders itself
     line = machine.run("runuser", "-u", "alice", "--", "sh", "-c", submit)
     assert json.loads(line)["results"] == [233]
+    listed = machine.run("wasmdrop", "jobs", "--slot", "hers/input.json", "--json")
+    assert json.loads(listed)["code"] == "ok"
     for forbidden in (
         f"ls /{SPOOL}/shared",
         "ls /var/lib/wasmdrop",
@@ -403,15 +408,19 @@ def test_instance_has_its_own_user_folders_and_settings(machine: Machine) -> Non
     machine.make("install-systemd", "INSTANCE=green")
     settings_file = machine.root / "etc/wasmdrop/green.env"
     settings_file.write_text("ENTRY=fib\nARG_0=7\n")
-    spool = "var/spool/wasmdrop-green"
+    spool, config = "var/spool/wasmdrop-green", machine.root / "etc/wasmdrop/green.toml"
+    assert config.stat().st_mode & 0o777 == 0o644
     machine.run("systemctl", "start", "wasmdrop@green")
     assert machine.property_of("wasmdrop@green", "User") == "wasmdrop-green"
     drop(machine.root / spool / "wasm/module.wasm", bytes(wat2wasm(FIB)))
     wait_until(lambda: marker(machine, "result.done", spool), "the result")
     assert (machine.root / spool / "shared/result.txt").read_text().splitlines()[-1] == "13"
+    listed = machine.run("wasmdrop", "jobs", "--config", "/etc/wasmdrop/green.toml", "--json")
+    assert json.loads(listed)["code"] == "ok"
     machine.make("uninstall-systemd", "INSTANCE=green", "PURGE=1")
     assert not (machine.root / spool).exists()
     assert not settings_file.exists()
+    assert not config.exists()
     assert main_pid(machine)
 
 
