@@ -252,6 +252,7 @@ def test_first_file_that_exists_is_read(tmp_path: Path, file: Path) -> None:
         (at_home, {}, home, 1),
         ({**at_home, "XDG_CONFIG_HOME": "relative"}, {}, home, 1),
         ({**at_home, "WASMDROP_CONFIG": ""}, {}, home, 1),
+        ({**at_home, "XDG_CONFIG_HOME": str(tmp_path / "empty")}, {}, host, 3),
         ({**STATE, "HOME": "/nonexistent"}, {}, host, 3),
         (STATE, {}, host, 3),
     ):
