@@ -13,12 +13,13 @@ from rich.table import Table
 
 from wasmdrop import settings
 from wasmdrop.cli.setting_flags import add_flags, given_flags
+from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.service.guest import guest_in_use
 from wasmdrop.settings import SETTINGS, Loaded, Option, config_file
 from wasmdrop.settings.config_file import NO_FILE, VARIABLE
 from wasmdrop.settings.example_file import example_file
-from wasmdrop.settings.formats import GRANTS, PATH, RESULT_PATH, printable
+from wasmdrop.settings.formats import GRANTS, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +98,13 @@ def _texts(flags: dict[str, str]) -> dict[str, str]:
     texts = {}
     for setting, value in _values(settings.load({}, given)):
         if setting.name in flags:
-            has_paths = setting.format in (PATH, RESULT_PATH, GRANTS)
-            texts[setting.name] = setting.text(value) if has_paths else flags[setting.name]
+            if setting.format is GRANTS:
+                text = ",".join(f"{name}={path}" for name, path in value.items()) or "none"
+            else:
+                text = str(value) if isinstance(value, Path) else flags[setting.name]
+            if not text.isprintable():
+                raise SettingsError(f"{setting.flag}: expected printable characters of UTF-8")
+            texts[setting.name] = text
     return texts
 
 

@@ -98,5 +98,5 @@ def _value(setting: Option) -> str:
 
 
 def _literal(text: Any) -> str:
-    """Return a string of TOML: JSON's with escapes, which TOML has too."""
-    return json.dumps(str(text)).replace("\x7f", "\\u007f")
+    """Return a string of TOML: that of JSON, with DEL escaped and without surrogates."""
+    return json.dumps(str(text), ensure_ascii=False).replace("\x7f", "\\u007f")

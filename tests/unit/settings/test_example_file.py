@@ -4,7 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.unit.settings.test_config_file import write
+from wasmdrop.cli import config, parser
+from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.settings import SETTINGS, load
 from wasmdrop.settings.example_file import EXAMPLES, GROUPS, example_file
 
@@ -45,9 +49,27 @@ def test_example_without_comments_is_valid_and_has_the_defaults(tmp_path: Path) 
 
 def test_example_shows_given_settings_as_they_are_read(tmp_path: Path) -> None:
     """Whatever characters they have."""
-    odd = "/a b\"'\\\t\x7f\N{SNOWMAN}"
+    odd = "/a b\"'\\\t\x7f\N{SNOWMAN}\N{CRAB}"
     text = example_file({"wasm_dir": odd, "state_dir": "state", "workers": "7"})
     settings = load({}, {"config": str(write(tmp_path / "config.toml", text))}).settings
     assert settings.wasm_dir == Path(odd)
     assert settings.state_dir == tmp_path / "state"
     assert settings.workers == 7
+
+
+def test_config_example_has_the_flags_with_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file may be moved elsewhere. It does not depend on other settings of this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WASMDROP_WORKERS", "many")
+    flags = ("--wasm-dir", "wasm", "--grants", "lib=lib,sys=/lib", "--on-finished", "/bin/x 'a b'")
+    assert config.run(parser.parse(["config", "--example", *flags])) == 0
+    assert tomllib.loads(capsys.readouterr().out) == {
+        "wasm_dir": str(tmp_path / "wasm"),
+        "grants": f"lib={tmp_path / 'lib'},sys=/lib",
+        "on_finished": "/bin/x 'a b'",
+    }
+    for wrong in ("a\nb", "a\udcff"):
+        with pytest.raises(SettingsError, match="--wasm-dir: expected printable"):
+            config.run(parser.parse(["config", "--example", "--wasm-dir", wrong]))
