@@ -38,6 +38,7 @@ TRUSTED: Final = {
     "system.durable_files": "the state directory; the root of the shared one for doctor",
     "service.full_disk": "the directories that the operator names",
     "service.health.writability": "the directories that the operator names",
+    "jobs.journal.changes": "the state directory",
     "jobs.journal.reader": "the state directory",
     "jobs.journal.writer": "the state directory",
     "system.mount_table": "the kernel's mount table, the directories that the operator names",

@@ -1,6 +1,7 @@
 """``wasmdrop jobs``: list the jobs in the journal, once or as they change."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -8,10 +9,11 @@ from pathlib import PurePath
 from typing import Final, TypeAlias
 
 from wasmdrop.cli import job_view
+from wasmdrop.cli.standard_streams import say
 from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.reader import JobFilter, JournalEntry, JournalReader
-from wasmdrop.protocol.errors import SettingsError
+from wasmdrop.protocol.errors import SettingsError, StorageError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import one_line
 from wasmdrop.settings import Settings
@@ -33,8 +35,10 @@ and the reason why it waits or failed. Filters may be repeated.
 
 _EPILOG: Final = """\
 If the output is piped, there is one line for each job: job, state, code, slot, attempts,
-seconds and reason, separated by tabs. Times are in UTC. With --follow there is one line for
-each change of a job.
+seconds and reason, separated by tabs. Times are in UTC.
+
+With --follow a terminal shows a live table: open jobs and those that finished last, as many as
+fit the window. A pipe gets one line for each change of a job.
 
 Exit status: 0; 2 if there is no journal, or it can't be read; 3 if it is damaged; 130 if
 --follow is interrupted.
@@ -74,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, default=50, metavar="N", help="list at most N (default: 50; 0: all)"
     )
-    parser.add_argument("--follow", action="store_true", help="continue with jobs as they change")
+    parser.add_argument("--follow", action="store_true", help="go on with jobs as they change")
     parser.add_argument(
         "--json", action="store_true", dest="as_json", help="print one JSON object a line"
     )
@@ -87,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = _wanted(options, loaded)
     if options.limit < 0:
         raise SettingsError(f"--limit: expected 0 or more, got {options.limit}")
+    if options.follow and not options.as_json and sys.stdout.isatty():
+        _follow_on_terminal(loaded, wanted)
     with JournalReader(loaded.state_dir) as history:
         found = history.jobs(wanted, options.limit or sys.maxsize)
         firsts = _FirstJobs(history)
@@ -103,6 +109,17 @@ def run(options: argparse.Namespace) -> int:
 
         terminal.print_jobs([_row(entry, first) for entry, first in rows], *counts)
     return 0
+
+
+def _follow_on_terminal(loaded: Settings, wanted: JobFilter) -> None:
+    """Show the live table until interrupted; return if the terminal can't move its cursor."""
+    if os.environ.get("TERM", "dumb") in {"dumb", "unknown"}:
+        return
+    with JournalReader(loaded.state_dir):
+        pass  # if it can't be read now, that is an error
+    from wasmdrop.cli import live_jobs  # noqa: PLC0415 - only a person needs rich
+
+    live_jobs.follow(loaded.state_dir, wanted)
 
 
 class _FirstJobs:
@@ -123,15 +140,27 @@ class _FirstJobs:
 
 def _follow(loaded: Settings, wanted: JobFilter, show: _Show, after_ns: int) -> None:
     """Show every change after that time until interrupted."""
+    problem = ""
     while True:
-        with JournalReader(loaded.state_dir) as history:
-            firsts = _FirstJobs(history)
-            while changed := history.changes(wanted, after_ns):
-                for entry in changed:
-                    show(entry, firsts.of(entry))
-                after_ns = changed[-1].changed_at_ns
-            after_ns = max(after_ns, history.last_change_ns())
+        try:
+            after_ns, problem = _show_changes(loaded, wanted, show, after_ns), ""
+        except (SettingsError, StorageError) as error:
+            # A daemon may be about to make a new journal.
+            if str(error) != problem:
+                problem = str(error)
+                say(f"{problem}; waiting for it")
         time.sleep(_POLL_SECONDS)
+
+
+def _show_changes(loaded: Settings, wanted: JobFilter, show: _Show, after_ns: int) -> int:
+    """Show every change after that time; return the time of the last one."""
+    with JournalReader(loaded.state_dir) as history:
+        firsts = _FirstJobs(history)
+        while changed := history.changes(wanted, after_ns):
+            for entry in changed:
+                show(entry, firsts.of(entry))
+            after_ns = changed[-1].changed_at_ns
+        return max(after_ns, history.last_change_ns())
 
 
 def _wanted(options: argparse.Namespace, loaded: Settings) -> JobFilter:

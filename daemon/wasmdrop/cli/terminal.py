@@ -45,7 +45,9 @@ _NO_RESULT: Final = "no result"
 
 #: Rows shown of a table. A module may have twenty thousand exports.
 _ROWS: Final = 100
-_CELL_STYLES: Final = {
+
+#: Styles of cells by their text.
+CELL_STYLES: Final = {
     "provided": "green",
     "not provided": "yellow",
     "ok": "green",
@@ -239,5 +241,5 @@ def _table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
         # Ids are to be copied.
         table.add_column(heading, overflow="fold", no_wrap=heading == "job")
     for row in rows:
-        table.add_row(*(Text(cell, _CELL_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, CELL_STYLES.get(cell, "")) for cell in row))
     return table

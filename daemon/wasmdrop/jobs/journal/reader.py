@@ -142,8 +142,11 @@ class JournalReader:
 
     def count(self) -> tuple[int, int]:
         """Return the number of open jobs and of all jobs."""
-        is_open = f"SELECT count(*) FROM jobs WHERE state NOT IN {FINAL}"  # noqa: S608 - a constant
-        return self._number(is_open), self._number("SELECT count(*) FROM jobs")
+        return self.open_count(), self._number("SELECT count(*) FROM jobs")
+
+    def open_count(self) -> int:
+        """Return the number of open jobs."""
+        return self._number(f"SELECT count(*) FROM jobs WHERE state NOT IN {FINAL}")  # noqa: S608 - a constant
 
     def last_change_ns(self) -> int:
         """Return the time of the last change; 0 if there is none."""
