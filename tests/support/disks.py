@@ -1,12 +1,17 @@
 """Small file systems, and full ones."""
 
 import contextlib
+<<<<<<< HEAD
 import itertools
+=======
+import ctypes
+import os
+>>>>>>> 6fd158d (Test status and the live table with real daemons and a terminal)
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.require import require_root
+from tests.support.require import require, require_root
 
 
 @contextlib.contextmanager
@@ -22,6 +27,25 @@ def small_disk(point: Path, size_kib: int = 64, files: int = 0) -> Iterator[Path
     finally:
         # Detached: an open file must not keep the test from cleaning up.
         subprocess.run(["umount", "--lazy", str(point)], check=True)
+
+
+@contextlib.contextmanager
+def hanging_disk(point: Path) -> Iterator[Path]:
+    """Mount a file system that answers nothing for a block, as one whose server is gone."""
+    require_root()
+    require(Path("/dev/fuse").exists(), "/dev/fuse")
+    point.mkdir(parents=True, exist_ok=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Its server is this process, which reads no request.
+    server = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+        if libc.mount(b"none", os.fsencode(point), b"fuse", 0, options):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        yield point
+    finally:
+        os.close(server)  # ends all requests
+        subprocess.run(["umount", "--lazy", str(point)], check=False)
 
 
 def fill(directory: Path) -> None:

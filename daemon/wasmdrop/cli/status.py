@@ -114,9 +114,9 @@ def _rows(loaded: Loaded, report: Report, *, is_short: bool) -> list[tuple[str, 
         rows.append(("fleet", f"{', '.join(options.fleet)}; see `wasmdrop fleet status`"))
     rows += [(each.name, _folder(each)) for each in report.folders]
     rows += _open(journal)
-    rows += _some([("running", _running(job)) for job in journal.running], most)
+    rows += _some([("running", _running(job, is_short)) for job in journal.running], most)
     rows.append(("last hour", _last_hour(journal.summary)))
-    rows += [("failed", _failure(job)) for job in journal.failures]
+    rows += [("failed", _failure(job, is_short)) for job in journal.failures]
     rows += _waiting(journal)
     return [(key, one_line(value)) for key, value in rows]
 
@@ -158,7 +158,7 @@ def _config(loaded: Loaded) -> str:
 def _folder(folder: Folder) -> str:
     if folder.free_bytes is None or folder.total_bytes is None:
         return f"{folder.path}: {folder.problem}"
-    room = f"{folder.path}, {_size(folder.free_bytes)} of {_size(folder.total_bytes)} free"
+    room = f"{_size(folder.free_bytes)} of {_size(folder.total_bytes)} free on {folder.path}"
     return f"{room}; {folder.problem}" if folder.problem else room
 
 
@@ -176,8 +176,13 @@ def _open(journal: JournalFacts) -> list[tuple[str, str]]:
     return [("open jobs", ", ".join(parts) or "none")]
 
 
-def _running(job: JobLine) -> str:
-    return f"{job.job}  {one_line(job.slot, _NAME_LIMIT)}  {shown_seconds(job.seconds)}"
+def _running(job: JobLine, is_short: bool) -> str:
+    return f"{_id(job, is_short)}  {shown_seconds(job.seconds)}  {one_line(job.slot, _NAME_LIMIT)}"
+
+
+def _id(job: JobLine, is_short: bool) -> str:
+    """Return the id of a job, or the part of it that is enough for all commands."""
+    return job.job.rpartition("-")[2] if is_short else job.job
 
 
 def _last_hour(summary: Summary) -> str:
@@ -186,9 +191,9 @@ def _last_hour(summary: Summary) -> str:
     return f"{counts} ({codes})" if codes else counts
 
 
-def _failure(job: JobLine) -> str:
+def _failure(job: JobLine, is_short: bool) -> str:
     name, why = one_line(job.slot, _NAME_LIMIT), one_line(job.why, _REASON_LIMIT)
-    return f"{shown_seconds(job.seconds)} ago  {job.code}  {name}  {job.job}  {why}"
+    return f"{_id(job, is_short)}  {job.code}, {shown_seconds(job.seconds)} ago  {name}  {why}"
 
 
 def _waiting(journal: JournalFacts) -> list[tuple[str, str]]:

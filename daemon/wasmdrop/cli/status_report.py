@@ -286,7 +286,7 @@ def _lack_of_progress(settings: Settings, summary: Summary) -> list[str]:
     if kept.count:
         reason = kept.reasons[0] if kept.reasons else "storage does not take them"
         look = "`wasmdrop jobs --state executed`"
-        found.append(f"undelivered results of {kept.count} jobs: {reason}; {look}")
+        found.append(f"jobs with undelivered results: {kept.count}; {look}; {reason}")
     open_count = sum(each.count for each in summary.open)
     if open_count >= settings.max_queued:
         found.append(f"the queue is full: {open_count} open jobs (WASMDROP_MAX_QUEUED); drops wait")
