@@ -1,12 +1,9 @@
 """Small file systems, and full ones."""
 
 import contextlib
-<<<<<<< HEAD
-import itertools
-=======
 import ctypes
+import itertools
 import os
->>>>>>> 6fd158d (Test status and the live table with real daemons and a terminal)
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
