@@ -253,7 +253,8 @@ def test_submit_with_wrong_arguments_prints_one_line_and_drops_nothing(
     """With exit status 2."""
     done = run(tmp_path, *words, stdin=b"{}")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert message in done.stderr.decode().splitlines()[-1]
+    *_, error = [line for line in done.stderr.decode().splitlines() if line[:5] != "Help:"]
+    assert message in error
     assert list(tmp_path.iterdir()) == []
 
 

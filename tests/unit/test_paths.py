@@ -28,6 +28,7 @@ OWNERS: Final = {
 TRUSTED: Final = {
     "cli.fleet": "the directory of keys that the caller names",
     "cli.cid": "files and directories that the caller names",
+    "cli.completing": "directories that the caller types, the wasm directory",
     "cli.inspect": "a module that the caller names",
     "cli.init": "the directory that the caller names, a file of the package",
     "cli.input_flags": "files that the caller names",

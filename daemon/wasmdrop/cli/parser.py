@@ -8,7 +8,6 @@ import argparse
 import importlib
 import itertools
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NoReturn, TypeGuard
@@ -39,7 +38,8 @@ class _Formatter(argparse.HelpFormatter):
     """Wraps paragraphs at the width of the terminal, but no indented lines, such as examples."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=min(shutil.get_terminal_size().columns - 2, _MAX_COLUMNS))
+        super().__init__(prog)
+        self._width = min(self._width, _MAX_COLUMNS)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []

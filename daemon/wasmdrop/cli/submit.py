@@ -76,7 +76,7 @@ Examples:
   wasmdrop submit --shared-dir /srv/jobs --entry fib --args '[12]' --wait
   wasmdrop submit --module wordcount --arg=-w --stdin notes.txt --wait 30
   echo '{"entry": "add", "args": [5, 7]}' | wasmdrop submit --wait -
-  wasmdrop submit --module tool --file in.csv --env LANG=C --wait --rm --save out
+  wasmdrop submit --module tool --file in.csv --env LANG=C --wait --save out
   wasmdrop submit --wait jobs/*.json
 """
 
