@@ -16,9 +16,9 @@ from tests.support.certificates import server_certificate
 from tests.support.deploy.manifests import (
     K8S,
     VERSIONS,
+    built,
     containers,
     documents,
-    merged,
     restrictions_broken,
 )
 from tests.support.fleet.server import NATS_SERVER
@@ -97,12 +97,7 @@ def init() -> dict[str, Any]:
 
 def daemon() -> dict[str, Any]:
     """Return the daemon's deployment with the component."""
-    component = yaml.safe_load((FLEET / "daemon/kustomization.yaml").read_text())
-    assert component["kind"] == "Component"
-    (named,) = component["patches"]
-    (patch,) = documents(FLEET / "daemon" / named["path"])
-    found = merged(documents(K8S / "deployment.yaml")[0], patch)
-    assert isinstance(found, dict)
+    (found,) = [one for one in built("fleet/daemon") if one["kind"] == "Deployment"]
     return found
 
 
@@ -137,15 +132,13 @@ def test_workers_are_restricted_and_keep_nothing() -> None:
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     assert not any("persistentVolumeClaim" in volume for volume in volumes.values())
     assert all("sizeLimit" in one["emptyDir"] for one in volumes.values() if "emptyDir" in one)
-    (size,) = re.findall(r"^(\d+)Mi$", volumes["state"]["emptyDir"]["sizeLimit"])
-    assert int(size) > settings.load({"HOME": "/"}, {}).settings.cache_mb
 
 
 def test_workers_are_probed_and_have_time_to_drain() -> None:
     """A worker that can't reach its servers is not ready, but no restart would help it."""
     spec = worker()["spec"]["template"]["spec"]
     (container,) = containers(spec)
-    assert container["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["startupProbe"]["httpGet"]["path"] == "/startupz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     drain = settings.load({"HOME": "/"}, {}).settings.drain_sec
@@ -199,19 +192,18 @@ def allows(direction: str, pod: dict[str, str], peer: dict[str, str], port: int)
     """Return whether the policies let ``pod`` have traffic with ``peer`` in its own namespace."""
     policies = [
         policy["spec"]
-        for policy in documents(FLEET / "network.yaml")
-        if selects(policy["spec"]["podSelector"], pod)
+        for policy in (*documents(FLEET / "network.yaml"), *built("fleet/daemon"))
+        if policy["kind"] == "NetworkPolicy" and selects(policy["spec"]["podSelector"], pod)
     ]
     if not policies:
         return True
-    for policy in policies:
-        assert direction.capitalize() in policy["policyTypes"]
+    assert any(direction.capitalize() in policy["policyTypes"] for policy in policies)
     return any(
         (peer == DNS or "namespaceSelector" not in end)
         and selects(end["podSelector"], peer)
         and port in {each["port"] for each in rule["ports"]}
         for policy in policies
-        for rule in policy[direction]
+        for rule in policy.get(direction, [])
         for end in rule["from" if direction == "ingress" else "to"]
         if "podSelector" in end
     )
@@ -251,6 +243,20 @@ def test_servers_accept_daemons_workers_and_one_another_alone() -> None:
     for stranger in ({"app": "other"}, sidecar, DNS):
         assert not reaches(stranger, SERVERS, 4222)
         assert not reaches(stranger, SERVERS, 6222)
+
+
+def test_daemon_reaches_servers_and_dns_alone_and_without_a_fleet_nothing() -> None:
+    """The policy of the daemon itself allows no connection; the component's two."""
+    own = labels(daemon())
+    assert reaches(own, DNS, 53)
+    for other in (labels(worker()), own, {"app": "other"}):
+        for port in (53, 443, 4222, 9464):
+            assert not allows("egress", own, other, port)
+            assert not allows("ingress", own, other, port)
+    (plain,) = [one["spec"] for one in built() if one["kind"] == "NetworkPolicy"]
+    assert selects(plain["podSelector"], own)
+    assert plain["policyTypes"] == ["Ingress", "Egress"]
+    assert plain["egress"] == []
 
 
 # --- Scaling

@@ -75,4 +75,4 @@ def test_skips_in_ci_are_of_tests_that_exist() -> None:
         name, _, parameter = rest.removesuffix("]").partition("[")
         module = ast.parse((ROOT / path).read_text())
         assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
-        assert ATTEMPTS[parameter].needs
+        assert not parameter or ATTEMPTS[parameter].needs

@@ -66,3 +66,50 @@ def merged(base: Any, patch: Any) -> Any:
             named[one["name"]] = merged(named.get(one["name"]), one)
         return list(named.values())
     return patch
+
+
+#: The components of k8s/kustomization.yaml, by their folders.
+COMPONENTS: Final = tuple(
+    sorted(
+        str(path.parent.relative_to(K8S))
+        for path in K8S.rglob("kustomization.yaml")
+        if yaml.safe_load(path.read_text())["kind"] == "Component"
+    )
+)
+
+
+def built(*components: str) -> list[dict[str, Any]]:
+    """Return what ``kubectl kustomize`` makes of k8s/ with these components, except labels."""
+    base = yaml.safe_load((K8S / "kustomization.yaml").read_text())
+    found = [each for name in base["resources"] for each in documents(K8S / name)]
+    for component in components:
+        directory = K8S / component
+        given = yaml.safe_load((directory / "kustomization.yaml").read_text())
+        assert set(given) <= {"apiVersion", "kind", "resources", "patches"}
+        found += [
+            each for name in given.get("resources", []) for each in documents(directory / name)
+        ]
+        for patch in given.get("patches", []):
+            (wanted,) = documents(directory / patch["path"])
+            (at,) = [number for number, each in enumerate(found) if _key(each) == _key(wanted)]
+            found[at] = merged(found[at], wanted)
+    return found
+
+
+def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the specification of a document's pods; None if it has none."""
+    if document["kind"] == "Pod":
+        return dict(document["spec"])
+    if document["kind"] in {"Deployment", "Job"}:
+        return dict(document["spec"]["template"]["spec"])
+    return None
+
+
+def mebibytes(quantity: str) -> int:
+    """Return a quantity of storage or memory in MiB."""
+    units = {"Mi": 1, "Gi": 1024}
+    return int(quantity[:-2]) * units[quantity[-2:]]
+
+
+def _key(document: dict[str, Any]) -> tuple[str, str]:
+    return document["kind"], document["metadata"]["name"]
