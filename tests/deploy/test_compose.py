@@ -174,6 +174,58 @@ def test_rootless_container_delivers_results_of_its_user(podman: Engine, clone: 
     assert (shared / "result.json").stat().st_uid == 1000
 
 
+def blocks() -> list[str]:
+    """Return the shell commands of docs/deploy/container.md, one block of the page each."""
+    page = (ROOT / "docs/deploy/container.md").read_text()
+    return re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+#: Blocks that are not run: they build for other machines, need names of the reader, are part of
+#: test_container_fleet.py, or are options.
+NOT_RUN: Final = ("buildx", "CID", "compose.fleet.yaml", "a.example.org", "  --health-cmd")
+
+
+def test_commands_of_the_page_work_from_top_to_bottom(podman: Engine, clone: Path) -> None:
+    """In the clone of user 1000, who may use the engine: `id` says that it is this user."""
+    for path in (clone, *clone.rglob("*")):
+        os.chown(path, 1000, 1000)
+    compose = Compose(podman, clone)
+    identity = clone.parent / "bin/id"
+    identity.write_text("#!/bin/sh\necho 1000\n")
+    identity.chmod(0o755)
+    drop(clone / "examples/build/fib-wat.wasm", bytes(wat2wasm(FIB)))
+    first, up, job, as_uid, settings, reload, *rest = (
+        block for block in blocks() if not block.startswith(NOT_RUN[-1])
+    )
+    # The first line compiles the example.
+    assert compose.shell(first.splitlines()[1]).endswith("\n144\n")
+    (clone / "host/shared/result.done").unlink()
+    compose.shell(up)
+    answer = compose.shell(job)
+    assert "\n144\n" in answer
+    assert "ok" in answer
+    compose.shell(as_uid)
+    compose.run("down")
+
+    # The user made them, not root.
+    made = "; chown -R 1000:1000 host/config host/page-token"
+    compose.shell(settings.replace("docker compose up", f"true{made}; docker compose up"))
+    name = compose.container("wasmdrop")
+    wait_until(lambda: health(podman, name) == "healthy", "the health check")
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/').status)"
+    assert compose.run("exec", "-T", "wasmdrop", "python", "-c", ask) == "200\n"
+    compose.shell(reload)
+
+    by_hand, key = (block for block in rest if not any(word in block for word in NOT_RUN))
+    assert compose.shell(key)
+    assert (clone / "host/key.pem").stat().st_uid == 1000
+    compose.run("down")
+    compose.shell(by_hand.replace("docker run", "docker run --detach --name by-hand"))
+    (clone / "host/shared/result.done").unlink()
+    drop(clone / "host/shared/input.json", {"module": "fib", "entry": "fib", "args": [7]})
+    wait_until((clone / "host/shared/result.done").exists, "the job")
+
+
 def test_compose_file_is_as_hardened_as_the_script() -> None:
     """And gives a stop more time than running jobs have."""
     composed = yaml.safe_load((ROOT / "compose.yaml").read_text())

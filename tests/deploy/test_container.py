@@ -15,7 +15,7 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import drop, environment, wait_until
 from tests.support.deploy.base import ROOT
-from tests.support.deploy.compose import engine_command
+from tests.support.deploy.compose import docker_command
 from tests.support.deploy.engine import IMAGE, Engine
 from tests.support.fib import FIB
 from tests.support.keys import new_key
@@ -158,7 +158,7 @@ def test_image_says_what_it_is(podman: Engine) -> None:
 
 def test_script_runs_a_real_container(podman: Engine, folders: Path) -> None:
     """With a ``docker`` that is podman, except for limits that need control groups."""
-    shim = engine_command(podman, folders / "bin/docker")
+    shim = docker_command(podman, folders / "bin/docker")
     drop(folders / "shared/input.json", {"entry": "fib", "args": [12]})
     done = subprocess.run(
         [str(ROOT / "scripts/run-docker.sh")],

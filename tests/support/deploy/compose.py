@@ -1,5 +1,6 @@
 """podman-compose with the test engine: what ``docker compose`` does with a compose file."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -8,11 +9,14 @@ from typing import Final
 
 from tests.support.deploy.engine import Engine
 
-#: An engine for scripts and podman-compose. Left out is what the test engine can't do: limits, for
-#: which it needs control groups, networks and ports.
+#: ``docker`` for scripts and pages. Left out is what the test engine can't do: limits, for which it
+#: needs control groups, networks, ports, and builds, because the image is built already.
 _COMMAND: Final = """\
 #!/bin/bash
-[[ $1 == network ]] && exit 0
+case $1 in
+network | build) exit 0 ;;
+compose) exec {compose} --in-pod=false --podman-path="$0" "${{@:2}}" ;;
+esac
 arguments=()
 while (($#)); do
     case $1 in
@@ -26,37 +30,41 @@ exec {engine} "${{arguments[@]}}"
 """
 
 
-def engine_command(podman: Engine, path: Path) -> Path:
-    """Write an executable that runs the engine like ``docker`` or ``podman``; return its path."""
+def docker_command(podman: Engine, path: Path) -> Path:
+    """Write an executable that does what ``docker`` does, with the test engine; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = " ".join(map(shlex.quote, podman.command("podman", *podman.storage)))
-    path.write_text(_COMMAND.format(engine=engine))
+    engine = shlex.join(podman.command("podman", *podman.storage))
+    compose = shlex.quote(str(Path(sys.executable).with_name("podman-compose")))
+    path.write_text(_COMMAND.format(engine=engine, compose=compose))
     path.chmod(0o755)
     return path
 
 
 class Compose:
-    """``docker compose`` in a clone of the project, with an image that is built already."""
+    """``docker compose`` in a clone of the project."""
 
-    def __init__(self, podman: Engine, clone: Path, file: str = "compose.yaml") -> None:
+    def __init__(self, podman: Engine, clone: Path) -> None:
         self._podman = podman
         self._clone = clone
-        self._file = file
-        self._command = engine_command(podman, clone.parent / "bin/podman")
+        self._docker = docker_command(podman, clone.parent / "bin/docker")
 
     def run(self, *arguments: str, **variables: str) -> str:
         """Run a command of it; return its output. Fail if it does."""
-        command = [str(Path(sys.executable).with_name("podman-compose")), "--in-pod=false"]
-        command += [f"--podman-path={self._command}", f"--file={self._file}", *arguments]
+        return self.shell(shlex.join(["docker", "compose", *arguments]), **variables)
+
+    def shell(self, script: str, **variables: str) -> str:
+        """Run a shell script in the clone; return its output. Fail if it does."""
+        path = f"{self._docker.parent}:{os.environ['PATH']}"
         done = subprocess.run(
-            command,
+            ["bash", "-euc", script],
             cwd=self._clone,
-            env=self._podman.environment() | variables,
+            env=self._podman.environment() | {"PATH": path} | variables,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert done.returncode == 0, (script, done.stdout, done.stderr)
         return done.stdout
 
     def container(self, service: str) -> str:
