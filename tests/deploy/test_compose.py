@@ -214,7 +214,15 @@ def test_commands_of_the_page_work_from_top_to_bottom(podman: Engine, clone: Pat
     wait_until(lambda: health(podman, name) == "healthy", "the health check")
     ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/').status)"
     assert compose.run("exec", "-T", "wasmdrop", "python", "-c", ask) == "200\n"
+    # As many editors do: a new file in the place of the old one.
+    drop(clone / "host/config/config.toml", "timeout_sec = 7")
+    (clone / "host/config/config.toml").chmod(0o644)
     compose.shell(reload)
+
+    def was_reloaded() -> bool:
+        return '"after":{"timeout_sec":"7"}' in podman.podman("logs", name).stderr
+
+    wait_until(was_reloaded, "the reload")
 
     by_hand, key = (block for block in rest if not any(word in block for word in NOT_RUN))
     assert compose.shell(key)
