@@ -2,10 +2,28 @@
 # Runs one job in the current cluster of kubectl and prints its log; the last line is the value.
 #
 #     SCENARIO=fib scripts/run-k8s.sh
+#     scripts/run-k8s.sh --help     show this text
 #
-# From the environment: SCENARIO=add|fib|affine (fib), NAMESPACE (wasmdrop), IMAGE (wasmdrop),
-# TIMEOUT in seconds (120). Exit status: 0 success, 1 the job failed, 2 usage error.
+# Applies k8s/namespace.yaml (only if NAMESPACE is wasmdrop), k8s/modules.yaml and k8s/job.yaml.
+# Exit status: 0 success, 1 the job failed or did not end in time, 2 usage error. From the environment:
+#   SCENARIO=add|fib|affine   the example to run (fib)
+#   NAMESPACE                 an existing namespace (wasmdrop, which is made)
+#   IMAGE                     name of the image in the cluster (wasmdrop)
+#   TIMEOUT                   seconds until it gives up (120)
+# end of the help
 set -eu
+
+case ${1:-} in
+'') ;;
+-h | --help)
+    sed -n '2,/^# end of the help/ { /^# end/d; s/^# \{0,1\}//; p; }' "$0"
+    exit 0
+    ;;
+*)
+    echo "usage: $0 [--help]" >&2
+    exit 2
+    ;;
+esac
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 scenario=${SCENARIO:-fib}
@@ -18,6 +36,17 @@ add | fib | affine) ;;
     exit 2
     ;;
 esac
+
+case ${TIMEOUT:-120} in
+*[!0-9]*)
+    echo "TIMEOUT: expected seconds, got '$TIMEOUT'" >&2
+    exit 2
+    ;;
+esac
+if ! command -v kubectl >/dev/null; then
+    echo "kubectl is not installed: https://kubernetes.io/docs/tasks/tools/" >&2
+    exit 2
+fi
 
 k() {
     kubectl --namespace "$namespace" "$@"

@@ -357,3 +357,24 @@ def test_tail_shows_result_lines_alone(tmp_path: Path) -> None:
     done, record = Cluster(tmp_path).run("tail-k8s.sh")
     assert done.stdout.splitlines() == ['{"entry":"fib","args":[12],"results":[144]}']
     assert "deployment/wasmdrop" in record
+
+
+@pytest.mark.parametrize("script", ["run-k8s.sh", "tail-k8s.sh"])
+def test_script_explains_itself_and_refuses_unknown_flags(tmp_path: Path, script: str) -> None:
+    """Without a call of kubectl."""
+    cluster = Cluster(tmp_path)
+    done, record = cluster.run(script, "--help")
+    assert done.returncode == 0
+    assert done.stdout.count(f"scripts/{script}") >= 2
+    assert "end of the help" not in done.stdout
+    done, record = cluster.run(script, "--now")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: ")
+    assert record == ""
+
+
+def test_script_refuses_a_timeout_that_is_no_number(tmp_path: Path) -> None:
+    """Before it changes anything."""
+    done, record = Cluster(tmp_path).run("run-k8s.sh", TIMEOUT="2m")
+    assert (done.returncode, done.stderr) == (2, "TIMEOUT: expected seconds, got '2m'\n")
+    assert record == ""
