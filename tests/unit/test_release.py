@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +74,14 @@ def test_changelog_of_no_release_is_refused(text: str, version: str, reason: str
     """With the way to mend it."""
     with pytest.raises(ChangelogError, match=re.escape(reason)):
         changelog.notes(text, version, today="2026-02-01")
+
+
+def test_version_without_tags_follows_the_newest_release() -> None:
+    """Else a build without tags would look older than a release."""
+    newest = changelog.newest_release(changelog.CHANGELOG.read_text(encoding="utf-8"))
+    series, _, patch = newest.rpartition(".")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert settings["setuptools_scm"]["fallback_version"] == f"{series}.{int(patch) + 1}.dev0"
 
 
 @pytest.mark.parametrize(
