@@ -73,3 +73,14 @@ def test_config_example_has_the_flags_with_absolute_paths(
     for wrong in ("a\nb", "a\udcff"):
         with pytest.raises(SettingsError, match="--wasm-dir: expected printable"):
             config.run(parser.parse(["config", "--example", "--wasm-dir", wrong]))
+
+
+def test_example_of_the_page_is_read(tmp_path: Path) -> None:
+    """With the values that its comments tell."""
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    config_toml = write(tmp_path / "config.toml", block)
+    settings = load({"WASMDROP_STATE_DIR": "/state"}, {"config": str(config_toml)}).settings
+    assert settings.wasm_dir == tmp_path / "wasm"
+    assert settings.on_finished == ("/usr/local/bin/notify", "--quiet")
+    assert settings.grants == {"data": Path("/srv/data")}
