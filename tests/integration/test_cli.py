@@ -1,5 +1,6 @@
 """Behaviour that all commands share."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,53 @@ def test_command_that_is_interrupted_prints_no_traceback() -> None:
         _rest = drained.read()
     _out, errors = process.communicate(timeout=10)
     assert (process.returncode, errors) == (128 + signal.SIGINT, b"")
+
+
+#: Runs the command line, and raises what Ctrl-C does when it imports a certain module.
+_INTERRUPTED_IMPORT: Final = """
+import sys
+interrupted = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from wasmdrop.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["wasmdrop.cli.command_line", "argparse", "msgspec", "wasmdrop.cli.config", "rich"]
+)
+def test_command_that_is_interrupted_while_it_imports_prints_no_traceback(module: str) -> None:
+    """Imports take most of the time of a short command."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_IMPORT, module, "config"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("handler", ["default_int_handler", "SIG_IGN"])
+def test_interrupt_after_the_command_ends_the_process_without_a_traceback(handler: str) -> None:
+    """Unless it is ignored, as in a background job of a shell."""
+    program = f"""
+import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.{handler})
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+from wasmdrop.cli.main import main
+sys.argv = ["wasmdrop", "schema"]
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    expected = 0 if handler == "SIG_IGN" else -signal.SIGINT
+    assert (done.returncode, done.stderr) == (expected, "")
+    assert json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(

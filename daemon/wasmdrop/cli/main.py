@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     finally:
-        if arguments is None:  # the rest of the program is the interpreter's, with its traceback
+        # Python would print a traceback if Ctrl-C came while it ends. It may be ignored, though.
+        if arguments is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
