@@ -25,6 +25,7 @@ from wasmdrop.jobs.work_table import Work, WorkTable
 from wasmdrop.proof.envelope import Signer
 from wasmdrop.protocol.outcome import Outcome
 from wasmdrop.protocol.slot import PinnedModule
+from wasmdrop.protocol.text import describe_error
 from wasmdrop.settings import Settings
 
 _log = structlog.get_logger()
@@ -132,7 +133,8 @@ class ResultPublisher:
             error = placed.exception() if placed.done() else None
             if not placed.done() or error is not None:
                 metrics.delivery_failures += 1
-                reason = f"{job.slot.directory} does not answer" if error is None else str(error)
+                silent = f"{job.slot.directory} does not answer"
+                reason = silent if error is None else describe_error(error)
                 metrics.delivery_error = reason
                 if error is not None and not isinstance(error, DeliveryHangsError):
                     _log.warning("delivery-failed", **ids_of(job), error=reason)

@@ -28,6 +28,7 @@ from wasmdrop.jobs.retry_schedule import (
 from wasmdrop.jobs.runner import ids_of, log_finished
 from wasmdrop.protocol.limits import MEBIBYTE
 from wasmdrop.protocol.outcome import OutputTree
+from wasmdrop.protocol.text import describe_error
 from wasmdrop.settings import Settings
 from wasmdrop.system import openat2
 from wasmdrop.system.tree_removal import remove_tree
@@ -177,7 +178,7 @@ class UndeliveredResults:
             waited_seconds = (time.time_ns() - oldest.finished_at_ns) / 1e9
             if not oldest.may_be_discarded or waited_seconds <= self._settings.let_go_sec:
                 return
-            await self._discard(oldest, str(error))
+            await self._discard(oldest, describe_error(error))
 
     async def _discard(self, kept: KeptResults, reason: str) -> None:
         """Give up results; their job ends as DISCARDED."""
@@ -283,7 +284,7 @@ class UndeliveredResults:
             kept.is_busy = False
             pause_seconds = self._schedule.pause_seconds(directory.failures)
             directory.failures += 1
-            self._metrics.delivery_error = str(error)
+            self._metrics.delivery_error = describe_error(error)
             _log_failure(kept, directory.failures, error, pause_seconds)
             if isinstance(error, FileNotFoundError):
                 await self._discard_old(directory, error)
@@ -302,9 +303,9 @@ class UndeliveredResults:
             kept.is_busy = False
             pause_seconds = self._schedule.pause_seconds(kept.failures)
             kept.failures += 1
-            self._metrics.delivery_error = str(error)
+            self._metrics.delivery_error = describe_error(error)
             _log_failure(kept, kept.failures, error, pause_seconds)
-            self._journal.explain(job, _note(str(error)))
+            self._journal.explain(job, _note(describe_error(error)))
             if isinstance(error, FileNotFoundError):
                 await self._discard_old(directory, error)
             self._retry(kept, pause_seconds)
@@ -352,7 +353,7 @@ def _log_failure(kept: KeptResults, failures: int, error: OSError, pause_seconds
         job=kept.job_id,
         slot=kept.slot_key,
         results=len(kept.directory.kept),
-        error=str(error),
+        error=describe_error(error),
         again_in=round(pause_seconds, 1),
     )
 

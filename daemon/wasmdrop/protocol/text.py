@@ -42,6 +42,13 @@ def one_line(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return bounded_text(text, limit, keep="")
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the text of an error; that of the system without its number: the file and reason."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
 def describe_value(value: object) -> str:
     """Return a JSON value in one short line; the size of an array or an object."""
     if isinstance(value, list | tuple):

@@ -2,7 +2,14 @@
 
 import pytest
 
-from wasmdrop.protocol.text import bounded_text, describe_value, escaped, json_escaped, one_line
+from wasmdrop.protocol.text import (
+    bounded_text,
+    describe_error,
+    describe_value,
+    escaped,
+    json_escaped,
+    one_line,
+)
 
 HOSTILE = "a\x1b[31m\u202eb\n\udcff"
 
@@ -40,3 +47,17 @@ def test_describe_value_of_huge_value_is_short() -> None:
 def test_json_escaped_of_hostile_document_has_the_same_meaning() -> None:
     """Only the characters that act on a terminal are replaced."""
     assert json_escaped('{"a":"é\u202e"}') == '{"a":"é\\u202e"}'
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a"), "a: No such file or directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (TimeoutError("the mount does not answer"), "the mount does not answer"),
+        (ValueError("other"), "other"),
+    ],
+)
+def test_describe_error_of_the_system_has_no_number(error: Exception, text: str) -> None:
+    """Operators read it in `wasmdrop jobs`."""
+    assert describe_error(error) == text
