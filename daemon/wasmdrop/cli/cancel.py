@@ -24,7 +24,7 @@ from wasmdrop.jobs.journal.reader import JournalReader
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import one_line
-from wasmdrop.service.cancel_requests import REQUESTS_NAME, WAKE_NAME
+from wasmdrop.service.cancel_requests import REQUESTS_NAME, WAKE_NAME, opened_requests
 from wasmdrop.system import openat2
 
 _ENDED: Final = 1
@@ -84,24 +84,11 @@ def run(options: argparse.Namespace) -> int:
 def _request(state_dir: Path, job_ids: Iterable[str]) -> None:
     """Create the requests durably."""
     try:
-        state = openat2.open_directory(str(state_dir), "")
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(REQUESTS_NAME, 0o700, dir_fd=state)
-                # The daemon removes the requests, also if root creates the directory.
-                owner = os.fstat(state)
-                os.chown(REQUESTS_NAME, owner.st_uid, owner.st_gid, dir_fd=state)
-                os.fsync(state)
-        finally:
-            os.close(state)
-        directory = openat2.open_directory(str(state_dir), REQUESTS_NAME)
-        try:
+        with opened_requests(state_dir) as directory:
             for job_id in job_ids:
                 with contextlib.suppress(FileExistsError):  # requested before
                     os.close(os.open(job_id, _CREATE, 0o600, dir_fd=directory))
             os.fsync(directory)
-        finally:
-            os.close(directory)
     except OSError as error:
         raise SettingsError(
             f"{state_dir / REQUESTS_NAME}: requests can't be created there by user"

@@ -41,6 +41,27 @@ _Cancel: TypeAlias = "Callable[[str, str], asyncio.Future[bool]]"
 _FindJob: TypeAlias = "Callable[[str], asyncio.Future[Job | None]]"
 
 
+@contextlib.contextmanager
+def opened_requests(state_dir: Path) -> Iterator[int]:
+    """Open the directory of the requests, which is created if there is none."""
+    state = openat2.open_directory(str(state_dir), "")
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(REQUESTS_NAME, 0o700, dir_fd=state)
+            # The daemon removes the requests, also if root creates the directory.
+            owner = os.fstat(state)
+            if owner.st_uid != os.geteuid():
+                os.chown(REQUESTS_NAME, owner.st_uid, owner.st_gid, dir_fd=state)
+            os.fsync(state)
+    finally:
+        os.close(state)
+    directory = openat2.open_directory(str(state_dir), REQUESTS_NAME)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
 class CancelRequests:
     """Takes requests; used from one event loop.
 
@@ -141,20 +162,10 @@ class CancelRequests:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open the directory of the requests, which is created if there is none."""
-        state = openat2.open_directory(str(self._state_dir), "")
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(REQUESTS_NAME, 0o700, dir_fd=state)
-        finally:
-            os.close(state)
-        directory = openat2.open_directory(str(self._state_dir), REQUESTS_NAME)
-        try:
+        with opened_requests(self._state_dir) as directory:
             if (reason := why_not_private(os.fstat(directory))) is not None:
                 raise PermissionError(0, reason)
             yield directory
-        finally:
-            os.close(directory)
 
     def _counts(self, name: str, directory: int) -> bool:
         """Whether a file is a request."""
