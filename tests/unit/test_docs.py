@@ -27,6 +27,7 @@ _PATH: Final = re.compile(r"`((?:\w+/)+\w+\.(?:py|md|sh|env|toml|yaml))`")
 _BASES: Final = (ROOT, ROOT / "daemon/wasmdrop", ROOT / "tests")
 _HYPHENATED: Final = re.compile(r"`([a-z]+(?:-[a-z]+)+)`")
 _TOOLS_AND_VOLUMES: Final = {
+    "ephemeral-storage",
     "lint-imports",
     "nats-server",
     "wasm-opt",
