@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.disks import fill, fill_with_files, small_disk
 from tests.support.fib import with_fib
 from tests.support.health import get
+from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
 MANY_FILES = 300
 #: As in a container, the state directory is made below the top of its volume.
@@ -154,4 +156,22 @@ def test_disk_that_becomes_full_makes_the_daemon_not_ready_and_nothing_else(
     for disk in disks.values():
         make_room(disk)
     daemon.submit("input.json", '{"entry":"fib","args":[12]}')
+    assert daemon.stop() == 0
+
+
+def test_job_that_finds_no_room_for_its_directory_waits(
+    tmp_path: Path, disks: dict[str, Path]
+) -> None:
+    """It does not fail, and the wait is no attempt."""
+    daemon = daemon_on(tmp_path)
+    source = f"(module {FILES} {FILE_PROGRAMS['idle']})"
+    drop(daemon.wasm / "module.wasm", bytes(wat2wasm(source)))
+    daemon.start()
+    assert daemon.submit("input.json", "{}")["status"] == "succeeded"
+    fill_with_files(disks["state"])
+    drop(daemon.shared / "input.json", '{"id": "waits"}')
+    wait_until(lambda: daemon.events("job-waits-for-space"), "the job to wait")
+    make_room(disks["state"])
+    marker = daemon.wait_for("input.json", b'{"id": "waits"}')
+    assert (marker["status"], marker["attempt"]) == ("succeeded", 1)
     assert daemon.stop() == 0

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -33,6 +33,7 @@ from wasmdrop.sandbox.host.call import Call
 from wasmdrop.sandbox.host.module_cache.cache import CompiledModule
 from wasmdrop.sandbox.wire import EngineOptions
 from wasmdrop.settings import Settings
+from wasmdrop.system.full_disks import is_of_full_disk
 from wasmdrop.unixfs.cid import raw_cid
 from wasmdrop.unixfs.profiles import DEFAULT_PROFILE
 
@@ -44,6 +45,11 @@ _LOGGED_REASON: Final = 500
 #: Pauses before further attempts, in seconds: the first one, then random ones up to the longest.
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 10
+
+#: How often a job that waits for disk space is tried, in seconds.
+_FULL_DISK_PAUSE_SECONDS: Final = 1.0
+
+_T = TypeVar("_T")
 
 #: Refusals that mean that a module dropped without an input needs one: no result is owed then.
 _NEEDS_INPUT: Final = frozenset(
@@ -167,7 +173,9 @@ class JobRunner:
 
     async def _attempt(self, work: Work, scheduler: Scheduler) -> Outcome:
         try:
-            ready = await self._prepare(work, scheduler)
+            ready = await self._with_room(
+                work, lambda: self._prepare(self._table.current(work), scheduler)
+            )
         except RefusedError as refusal:
             return await self._refused(self._table.current(work), refusal)
         except (OSError, SandboxError, StorageError) as error:
@@ -188,7 +196,9 @@ class JobRunner:
                 await begun
             self._metrics.running += 1
             try:
-                outcome = await slot.run(*ready)
+                run = functools.partial(slot.run, *ready)
+                # The answer of a remote run, which comes once, may be what has no room.
+                outcome = await (run() if slot.is_remote else self._with_room(work, run))
             except SandboxError as error:
                 outcome = Outcome(code=Code.INTERNAL, message=str(error))
             finally:
@@ -200,6 +210,24 @@ class JobRunner:
             await begun
             self._note_failure(work.job, outcome.message)
         return msgspec.structs.replace(outcome, compile_seconds=work.compile_seconds)
+
+    async def _with_room(self, work: Work, step: Callable[[], Awaitable[_T]]) -> _T:
+        """Return the result of ``step``; repeat it while the disk of the state directory is full.
+
+        That does not count as attempts: a job must not fail because it came at the wrong time.
+        """
+        is_logged = False
+        while True:
+            try:
+                return await step()
+            except (OSError, SandboxError, StorageError) as error:
+                if not is_of_full_disk(error):
+                    raise
+                if not is_logged:
+                    _log.warning("job-waits-for-space", **ids_of(work.job), message=str(error))
+                    self._journal.explain(work.job, f"waits for disk space: {error}")
+                is_logged = True
+            await self._sleep(_FULL_DISK_PAUSE_SECONDS)
 
     async def _prepare(self, work: Work, scheduler: Scheduler) -> _Ready:
         """Read the input, get the module and fit one to the other. Raises ``RefusedError``."""

@@ -6,7 +6,6 @@ them, the process stays alive and not ready, and begins the start again after a 
 
 import asyncio
 import contextlib
-import errno
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
@@ -21,12 +20,10 @@ from wasmdrop.service.health.probes import Health, Page
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.systemd import extend_start, notify, watchdog_seconds
 from wasmdrop.settings import Settings
+from wasmdrop.system.full_disks import is_of_full_disk
 from wasmdrop.web.message import HttpRequest, HttpResponse
 
 _log = structlog.get_logger()
-
-#: Errors of a full disk: bytes or files, and a quota.
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 #: Less than SQLite needs to open a journal and its log, in bytes.
 _JOURNAL_BYTES: Final = 64 * 1024
@@ -65,15 +62,13 @@ async def start_with_room(
 
 def lacks_room(error: BaseException, directories: Iterable[Path]) -> bool:
     """Whether a full disk caused an error of the start, which uses these directories."""
+    if is_of_full_disk(error):
+        return True
+    # SQLite reports several errors if it can't make or extend its files, without the cause.
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
-            return True
-        # SQLite reports several errors if it can't make or extend its files, without the cause.
-        if isinstance(cause, sqlite3.OperationalError) and any(map(_is_full, directories)):
-            return True
+    while cause is not None and not isinstance(cause, sqlite3.OperationalError):
         cause = cause.__cause__ or cause.__context__
-    return False
+    return cause is not None and any(map(_is_full, directories))
 
 
 def _is_full(directory: Path) -> bool:
