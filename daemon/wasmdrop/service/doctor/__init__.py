@@ -17,6 +17,7 @@ from wasmdrop.service.doctor import (
     limits,
     mounts,
     page,
+    retention,
     signing_key,
     state,
 )
@@ -34,6 +35,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *await asyncio.to_thread(guest.examine, settings),
         *await asyncio.to_thread(mounts.examine, settings),
         *await asyncio.to_thread(ignored_names.examine, settings),
+        *await asyncio.to_thread(retention.examine, settings),
         *await asyncio.to_thread(state.examine, settings),
         *await asyncio.to_thread(grants.examine, settings),
         *await asyncio.to_thread(signing_key.examine, settings),
