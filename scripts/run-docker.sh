@@ -86,7 +86,7 @@ done
 if [ -n "$serve" ]; then
     # The journal outlives the container. It belongs to one user, who is part of the volume's name. The
     # health check is that of the Dockerfile, which Podman's image format does not keep.
-    user=$(id -u)
+    user=$(stat -c %u "$shared" 2>/dev/null || id -u)
     [ "$user" != 0 ] || user=65532
     exec docker run "$@" --publish 127.0.0.1:9464:9464 \
         --health-cmd "python -I -S /opt/wasmdrop/healthcheck.py" --health-interval 10s \
