@@ -33,6 +33,15 @@ SYSTEM_DIRECTORY: Final = Path("/etc/wasmdrop")
 _MAX_BYTES: Final = 1 << 20
 
 
+class _Checks(msgspec.Struct, frozen=True):
+    """Which files are refused."""
+
+    is_trusted: bool
+    in_pod: bool
+    """Directories of volumes may be writable, as those of each ConfigMap are: nothing in the pod
+    can write through a read-only mount."""
+
+
 class ConfigFile(msgspec.Struct, frozen=True):
     """The file that was read, and the settings in it."""
 
@@ -54,6 +63,7 @@ def read(
     Raises `SettingsError` with one line if a file is named and missing, or if the one that was
     found can't be read or has a wrong value.
     """
+    checks = _Checks(is_trusted, in_pod="KUBERNETES_SERVICE_HOST" in environ)
     label, origin, given = "--config", "flag --config", flag
     if flag is None:
         label, origin, given = VARIABLE, f"environment {VARIABLE}", environ.get(VARIABLE)
@@ -63,10 +73,10 @@ def read(
         raise SettingsError('--config: expected none or the path of a file, got ""')
     if given:
         path = Path(os.path.abspath(given))  # noqa: PTH100 - Path.resolve would follow links
-        return ConfigFile(path, _load(path, is_trusted, f"{label}: "), origin)
+        return ConfigFile(path, _load(path, checks, f"{label}: "), origin)
     for path in places(environ, name):
         if _is_there(path):
-            return ConfigFile(path, _load(path, is_trusted), "default")
+            return ConfigFile(path, _load(path, checks), "default")
     return ConfigFile(None, {}, "default")
 
 
@@ -93,12 +103,12 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _load(path: Path, is_trusted: bool, label: str = "") -> dict[str, Any]:
+def _load(path: Path, checks: _Checks, label: str = "") -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - most daemons have no file
 
     shown = printable(path)
     try:
-        data = _read_bytes(path, is_trusted)
+        data = _read_bytes(path, checks)
     except FileNotFoundError:
         raise SettingsError(f"{label}{shown}: there is no such file") from None
     except UntrustedError as error:
@@ -124,9 +134,12 @@ def _load(path: Path, is_trusted: bool, label: str = "") -> dict[str, Any]:
     return _values(path, text, table)
 
 
-def _read_bytes(path: Path, is_trusted: bool) -> bytes:
+def _read_bytes(path: Path, checks: _Checks) -> bytes:
     """Return at most one byte more than a file may have."""
-    real = walk(str(path), "it", allows_private_groups=True)[-1].path if is_trusted else path
+    real, is_trusted = str(path), checks.is_trusted
+    if is_trusted:
+        way = walk(real, "it", allows_private_groups=True, allows_volumes=checks.in_pod)
+        real = way[-1].path
     # What is no regular file is not opened: it could block.
     path_fd = os.open(real, os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if is_trusted else 0))
     try:

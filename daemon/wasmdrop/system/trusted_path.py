@@ -59,25 +59,29 @@ class Step(msgspec.Struct, frozen=True):
     status: os.stat_result
 
 
-def walk(path: str, what: str, *, allows_private_groups: bool = False) -> list[Step]:
+def walk(
+    path: str, what: str, *, allows_private_groups: bool = False, allows_volumes: bool = False
+) -> list[Step]:
     """Return the directories that ``path`` leads through, and last what is at its end.
 
     Each is checked before the next one is looked up, so that no other user can change the way
     after the check. ``what`` is a noun for messages, as in "the secret". With
-    ``allows_private_groups`` a group may write to directories if this user alone is in it.
+    ``allows_private_groups`` a group may write to directories if this user alone is in it. With
+    ``allows_volumes`` all users may write to a directory that is mounted read-only here.
 
     Raises ``UntrustedError`` if another user can replace anything on the way, and ``OSError``.
     """
+    allowed = (allows_private_groups, allows_volumes)
     left = _parts(path)[::-1]
     here = "/"
-    way = [_checked("/", what, allows_private_groups)]
+    way = [_checked("/", what, *allowed)]
     links = 0
     while left:
         name = left.pop()
         if name == "..":
             here = os.path.dirname(here)  # noqa: PTH120 - no link is left in it
             continue
-        step = _checked(os.path.join(here, name), what, allows_private_groups)  # noqa: PTH118
+        step = _checked(os.path.join(here, name), what, *allowed)  # noqa: PTH118
         if stat.S_ISLNK(step.status.st_mode):
             links += 1
             if links > _MAX_LINKS:
@@ -91,7 +95,7 @@ def walk(path: str, what: str, *, allows_private_groups: bool = False) -> list[S
     return way
 
 
-def _checked(path: str, what: str, allows_private_groups: bool) -> Step:
+def _checked(path: str, what: str, allows_private_groups: bool, allows_volumes: bool) -> Step:
     """Look at one name; raise ``UntrustedError`` if another user can replace it or its content."""
     status = os.lstat(path)
     user = os.geteuid()
@@ -104,8 +108,10 @@ def _checked(path: str, what: str, allows_private_groups: bool) -> Step:
         )
     mode = stat.S_IMODE(status.st_mode)
     is_writable = stat.S_ISDIR(status.st_mode) and mode & _OTHERS_WRITE and not mode & stat.S_ISVTX
-    if is_writable and (
-        not allows_private_groups or mode & stat.S_IWOTH or _writing_others(path, status)
+    if (
+        is_writable
+        and (not allows_private_groups or mode & stat.S_IWOTH or _writing_others(path, status))
+        and not (allows_volumes and _is_read_only_mount(path))
     ):
         raise UntrustedError(
             f"other users can write to the directory {shown} (its mode is {mode:04o}), and so"
@@ -113,6 +119,11 @@ def _checked(path: str, what: str, allows_private_groups: bool) -> Step:
             f"chmod go-w {shown}, or keep {what} elsewhere",
         )
     return Step(path, status)
+
+
+def _is_read_only_mount(path: str) -> bool:
+    # Of another device than its parent, so that no other name here leads to it.
+    return os.path.ismount(path) and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def why_others_can_write(fd: int, status: os.stat_result) -> str | None:

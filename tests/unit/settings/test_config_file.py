@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.require import require_root
+from tests.support.setting_values import BAD_VALUES, VALUES, value_of, write
 from tests.support.users import ALICE, shared_base
-from tests.unit.settings.test_loading import BAD_VALUES, VALUES, value_of
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.settings import SETTINGS, Loaded, config_file, load
 
@@ -28,14 +30,6 @@ def file(tmp_path: Path) -> Path:
     """Give the path of a file, in a directory of this user alone."""
     path = tmp_path / "own" / "config.toml"
     path.parent.mkdir(mode=0o755)
-    return path
-
-
-def write(path: Path, text: str) -> Path:
-    """Write a file that only its owner can change, whatever the umask is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    path.chmod(0o644)
     return path
 
 
@@ -482,3 +476,33 @@ def test_group_of_this_user_alone_may_write(file: Path, monkeypatch: pytest.Monk
 
 def _no_group(_gid: int) -> None:
     raise KeyError
+
+
+def test_directory_of_a_config_map_may_be_writable(file: Path) -> None:
+    """In a pod it is mounted read-only, and no one in the pod can reach it otherwise."""
+    require_root()
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    assert load_in_volume(file, "remount,bind,ro", pod) == ""
+    for options, environ in (("remount,bind,ro", {}), ("remount,bind,rw", pod)):
+        said = load_in_volume(file, options, environ)
+        assert f"other users can write to the directory {file.parent} (its mode is 0777)" in said
+
+
+def load_in_volume(file: Path, options: str, environ: dict[str, str]) -> str:
+    """Load a file at the root of a volume that all may write to; return the refusal."""
+    script = (
+        'mount -t tmpfs -o mode=777 tmpfs "$1" && mkdir -m 755 "$1/..1" && ln -s ..1 "$1/..data"'
+        ' && echo workers=2 >"$1/..1/config.toml" && ln -s ..data/config.toml "$1/config.toml"'
+        ' && mount -o "$2" "$1" && exec "$3" -m wasmdrop config --config "$1/config.toml"'
+    )
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(file.parent), options]
+    done = subprocess.run(
+        [*command, sys.executable],
+        umask=0o022,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (2 if done.stderr else 0)
+    return done.stderr

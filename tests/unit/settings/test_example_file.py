@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.settings.test_config_file import write
+from tests.support.setting_values import write
 from wasmdrop.cli import config, parser
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.settings import SETTINGS, load
