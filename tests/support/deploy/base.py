@@ -11,11 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.support.require import lack, require_root, require_tools
+from tests.support.require import lack, require, require_root, require_tools
 
 ROOT: Final = Path(__file__).parents[3]
 
@@ -23,6 +23,9 @@ CACHE: Final = Path(os.environ.get("WASMDROP_DEPLOY_CACHE", "/var/tmp/wasmdrop-d
 _SUITE: Final = "bookworm"
 _PACKAGES: Final = "python3,python3-venv,ca-certificates,make,systemd,systemd-sysv,dbus"
 _COMPILER: Final = "gcc,libc6-dev"
+_PYTHON: Final = f"python3,python3-venv,make,{_COMPILER}"
+#: The steps for any present suite, also one that is newer than debootstrap.
+_SCRIPT: Final = "/usr/share/debootstrap/scripts/sid"
 
 
 def base_root(*, has_compiler: bool) -> Path:
@@ -40,13 +43,38 @@ def base_root(*, has_compiler: bool) -> Path:
     return path
 
 
+def python_root(suite: str) -> Path:
+    """Return a directory with a small Debian of another suite: its Python and a compiler."""
+    require_root()
+    require_tools("debootstrap")
+    with _made_once(f"{suite}-{_digest(_PYTHON.encode())}") as (path, is_new):
+        if is_new:
+            mirror = _mirror()
+            require(mirror, "a mirror of Debian")
+            command = ["debootstrap", "--variant=minbase", f"--include={_PYTHON}", suite]
+            _fetch([*command, str(path), *mirror, _SCRIPT])
+    return path
+
+
 def wheels() -> Path:
     """Return a directory with the locked packages, for pip without a network."""
-    lock = ROOT / "requirements-extras.lock"
-    with _made_once(f"wheels-{_digest(lock.read_bytes())}") as (path, is_new):
+    return _packages("wheels", ["requirements-extras.lock"])
+
+
+def developers_packages(python: str) -> Path:
+    """Return a directory with the locked packages and tools of developers for another Python."""
+    locks = ["requirements.lock", "requirements-dev.lock"]
+    return _packages(f"python{python}", locks, "--no-deps", "--python-version", python)
+
+
+def _packages(name: str, locks: Sequence[str], *options: str) -> Path:
+    files = [ROOT / lock for lock in locks]
+    digest = _digest(b"".join(file.read_bytes() for file in files))
+    with _made_once(f"{name}-{digest}") as (path, is_new):
         if is_new:
             pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-            _fetch([*pip, "download", "--require-hashes", "-r", str(lock), "-d", str(path)])
+            given = [word for file in files for word in ("-r", str(file))]
+            _fetch([*pip, "download", "--require-hashes", *options, *given, "-d", str(path)])
     return path
 
 
