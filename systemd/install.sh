@@ -18,6 +18,7 @@ dest=${DESTDIR:-}
 instance=${INSTANCE:-}
 lib=$dest/usr/local/lib
 man=$dest/usr/local/share/man/man1
+drop_ins=$dest/usr/local/share/wasmdrop
 etc=$dest/etc/wasmdrop
 
 case $instance in
@@ -88,6 +89,10 @@ do_install() {
     for unit in wasmdrop.service wasmdrop@.service wasmdrop-worker@.service; do
         sed "s,/opt/wasmdrop/,$prefix/,g" "systemd/$unit" >"$lib/systemd/system/$unit"
     done
+    mkdir -p "$drop_ins"
+    for drop_in in http signing-key fleet webhook; do
+        install -m 644 "systemd/$drop_in.conf" "$drop_ins/$drop_in.conf"
+    done
     install_named wasmdrop wasmdrop config.toml
     [ -z "$instance" ] || install_named "wasmdrop-$instance" "$instance" "$instance.toml"
     # The template needs the file of each instance, also of those that an older version installed.
@@ -114,6 +119,7 @@ do_uninstall() {
     if [ "${PURGE:-}" = 1 ]; then
         rm -rf "$etc"/worker-*.env "$etc/worker.toml" "$dest"/var/lib/wasmdrop-worker-* "$dest"/var/lib/private/wasmdrop-worker-*
     fi
+    rm -rf "$drop_ins"
     rm -f "$dest/usr/local/bin/wasmdrop" "$man"/wasmdrop.1 "$man"/wasmdrop-*.1
     if [ -e "$dest$prefix/pyvenv.cfg" ]; then # only a virtual environment, whatever PREFIX is
         rm -rf "$dest$prefix"

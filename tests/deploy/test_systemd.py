@@ -279,16 +279,92 @@ def test_journal_has_a_priority_for_each_event(machine: Machine) -> None:
     assert '"event":"ready"' not in machine.run(*command)
 
 
+def use_drop_in(machine: Machine, name: str, unit: str = "wasmdrop", edit: str = "") -> str:
+    """Install a drop-in as the page says, changed by sed, restart the unit; return its path."""
+    path = f"/etc/systemd/system/{unit}.service.d/{name}.conf"
+    machine.run("install", "-D", "-m", "644", f"/usr/local/share/wasmdrop/{name}.conf", path)
+    machine.run("sed", "-i", edit, path)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", unit)
+    return path
+
+
+def log_of(machine: Machine) -> str:
+    """Return the log of the daemon."""
+    return machine.run("journalctl", "--unit=wasmdrop", "--no-pager", "--output=cat")
+
+
+def test_reload_changes_settings_and_the_status_tells_the_work(machine: Machine) -> None:
+    """A wrong file changes nothing, and the unit stays active in both cases."""
+    pid = main_pid(machine)
+    file = machine.root / "etc/wasmdrop/config.toml"
+    before = file.read_text()
+    file.write_text(f"attempts = 7\nworkers = 5\n{before}")
+    machine.run("systemctl", "reload", "wasmdrop")
+    wait_until(lambda: '"after":{"attempts":"7"}' in log_of(machine), "the reload")
+    assert '"settings":["workers"]' in log_of(machine)
+    file.write_text('attempts = "many"')
+    machine.run("systemctl", "reload", "wasmdrop")
+    wait_until(lambda: '"event":"reload-refused"' in log_of(machine), "the refusal")
+    file.write_text(before)
+    machine.run("systemctl", "reload", "wasmdrop")
+    wait_until(lambda: '"after":{"attempts":"3"}' in log_of(machine), "the second reload")
+    assert main_pid(machine) == pid
+    wait_until(
+        lambda: machine.property_of("wasmdrop", "StatusText") == "0 jobs waiting, 0 running",
+        "the status",
+    )
+
+
+RECEIVER: Final = """
+import http.server, ssl
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        with open("/root/received", "ab") as file:
+            file.write(self.headers["webhook-signature"].encode() + b" " + body)
+        self.send_response(204)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", 8443), Handler)
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain("/etc/wasmdrop/receiver.pem", "/root/receiver-key.pem")
+server.socket = tls.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+def test_webhook_gets_signed_requests_over_tls_with_the_drop_in(machine: Machine) -> None:
+    """The secret is root's alone on disk, and the receiver's certificate is checked."""
+    (machine.root / "root/receiver.py").write_text(RECEIVER)
+    machine.run(
+        *("sh", "-euxc"),
+        "umask 077; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+        " -subj /CN=receiver -addext subjectAltName=IP:127.0.0.1 -keyout /root/receiver-key.pem"
+        " -out /etc/wasmdrop/receiver.pem; chmod 644 /etc/wasmdrop/receiver.pem;"
+        " (printf whsec_; openssl rand -base64 32) >/etc/wasmdrop/hook-secret;"
+        " systemd-run --unit=receiver python3 /root/receiver.py;"
+        " { echo WASMDROP_ON_FINISHED=https://127.0.0.1:8443/jobs;"
+        " echo SSL_CERT_FILE=/etc/wasmdrop/receiver.pem; } >>/etc/wasmdrop/wasmdrop.env",
+    )
+    drop_in = use_drop_in(machine, "webhook")
+    drop(machine.root / SPOOL / "shared/input-hooked.json", {"entry": "fib", "args": [12]})
+    received = machine.root / "root/received"
+    wait_until(lambda: received.exists() and received.read_text(), "the request")
+    signature, _, body = received.read_text().partition(" ")
+    assert signature.startswith("v1,")
+    assert json.loads(body)["slot"] == "input-hooked.json"
+    machine.run(
+        *("sh", "-euxc"),
+        f"systemctl stop receiver; rm {drop_in};"
+        " rm /etc/wasmdrop/hook-secret /etc/wasmdrop/receiver.pem;"
+        " sed -i '/^WASMDROP_ON_FINISHED=/d;/^SSL_CERT_FILE=/d' /etc/wasmdrop/wasmdrop.env;"
+        " systemctl daemon-reload; systemctl restart wasmdrop",
+    )
+
+
 def test_health_and_metrics_are_served_with_the_drop_in(machine: Machine) -> None:
     """The network is otherwise taken away."""
-    machine.run(
-        "install",
-        "-D",
-        "/src/systemd/http.conf",
-        "/etc/systemd/system/wasmdrop.service.d/http.conf",
-    )
-    machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "restart", "wasmdrop")
+    use_drop_in(machine, "http")
     code = (
         "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/{}').read().decode())"
     )
@@ -301,10 +377,7 @@ def test_receipts_are_signed_with_a_credential(machine: Machine) -> None:
     machine.run("wasmdrop", "key", "new", "/etc/wasmdrop/signing-key.pem")
     assert machine.run("stat", "--format=%U %a", "/etc/wasmdrop/signing-key.pem") == "root 600\n"
     public = machine.run("wasmdrop", "key", "show", "/etc/wasmdrop/signing-key.pem")
-    drop_in = "/etc/systemd/system/wasmdrop.service.d/signing-key.conf"
-    machine.run("install", "-D", "/src/systemd/signing-key.conf", drop_in)
-    machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "restart", "wasmdrop")
+    drop_in = use_drop_in(machine, "signing-key")
     shared = machine.root / SPOOL / "shared"
     drop(shared / "input-signed.json", {"entry": "fib", "args": [12], "deterministic": True})
     found = wait_until(lambda: marker(machine, "result-signed.done"), "the result")
@@ -333,7 +406,8 @@ def fleet(machine: Machine) -> Iterator[None]:
         " install -m 600 keys/daemon-a.nk /etc/wasmdrop/fleet.nk;"
         " install -m 600 keys/pool-default.nk /etc/wasmdrop/worker-b1.nk;"
         " chmod 644 /etc/wasmdrop/fleet-ca.pem;"
-        " install -m 644 /src/systemd/fleet.conf /etc/systemd/system/wasmdrop.service.d/;"
+        " install -m 644 /usr/local/share/wasmdrop/fleet.conf"
+        " /etc/systemd/system/wasmdrop.service.d/;"
         " echo WASMDROP_FLEET=tls://127.0.0.1:4222 >/etc/wasmdrop/worker-b1.env;"
         " echo WASMDROP_FLEET_CA=/etc/wasmdrop/fleet-ca.pem >>/etc/wasmdrop/worker-b1.env;"
         " cat /etc/wasmdrop/worker-b1.env >>/etc/wasmdrop/wasmdrop.env;"
@@ -412,8 +486,12 @@ def test_instance_has_its_own_user_folders_and_settings(machine: Machine) -> Non
     assert config.stat().st_mode & 0o777 == 0o644
     machine.run("systemctl", "start", "wasmdrop@green")
     assert machine.property_of("wasmdrop@green", "User") == "wasmdrop-green"
+    drop_in = use_drop_in(machine, "http", "wasmdrop@green", "s,9464,9465,")
     drop(machine.root / spool / "wasm/module.wasm", bytes(wat2wasm(FIB)))
     wait_until(lambda: marker(machine, "result.done", spool), "the result")
+    code = "import urllib.request as u; u.urlopen('http://127.0.0.1:9465/readyz')"
+    machine.run("/usr/bin/python3", "-c", code)
+    machine.run("rm", drop_in)
     assert (machine.root / spool / "shared/result.txt").read_text().splitlines()[-1] == "13"
     listed = machine.run("wasmdrop", "jobs", "--config", "/etc/wasmdrop/green.toml", "--json")
     assert json.loads(listed)["code"] == "ok"

@@ -281,13 +281,18 @@ def _state(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def on_a_terminal(daemon: Daemon, *prefix: str) -> Iterator[int]:
+def on_a_terminal(daemon: Daemon, *prefix: str, log_on_terminal: bool = False) -> Iterator[int]:
     """Start the daemon as the foreground command of a terminal; give the terminal's other end."""
     ours, theirs = os.openpty()
     daemon.stdin = theirs
     daemon.prefix = ("setsid", "--ctty", *prefix)
     try:
-        daemon.start()
+        if log_on_terminal:
+            daemon.prefix += ("sh", "-c", 'exec "$@" 2>&0', "sh")
+            daemon.launch()
+            read_until(ours, b"ready")
+        else:
+            daemon.start()
         os.close(theirs)
         theirs = -1
         yield ours
@@ -324,6 +329,30 @@ def test_interrupt_key_drains(tmp_path: Path) -> None:
         start_job(daemon)
         os.write(terminal, b"\x03")
         assert_drained(daemon, signal.SIGINT)
+
+
+def test_interrupt_key_is_answered_and_a_second_one_stops_at_once(tmp_path: Path) -> None:
+    """The answer tells what the daemon waits for."""
+    daemon = with_loop(tmp_path, TIMEOUT_SEC="600")
+    with on_a_terminal(daemon, log_on_terminal=True) as terminal:
+        drop(daemon.shared / "input.json", "{}")
+        wait_until(lambda: _has_running_child(daemon), "the job to run")
+        os.write(terminal, b"\x03")
+        shown = read_until(terminal, b"drain_sec")  # of the event `stopping`
+        assert b"stopping: 1 job has 600 s to end; press Ctrl-C again to stop now" in shown
+        time.sleep(0.2)  # a repetition within 0.1 s is the same request
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"drain-skipped")
+        assert daemon.process is not None
+        assert daemon.process.wait(60) == 0
+
+
+def read_until(terminal: int, wanted: bytes) -> bytes:
+    """Read from a terminal until it has shown that text."""
+    shown = b""
+    while wanted not in shown:
+        shown += os.read(terminal, 4096)
+    return shown
 
 
 def test_quit_key_stops_at_once(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ async def _serve(
         )
     async with (
         health.served(settings.http, sources, page),
-        running(keep_systemd_informed(status.line)),
+        running(keep_systemd_informed(status.line, lambda: not health.has_started)),
     ):
         try:
             resumed = await recover(
@@ -240,7 +240,7 @@ async def _serve(
                     resumed=resumed,
                 )
                 health.end_start()
-                notify("READY=1")
+                notify(f"READY=1\nSTATUS={status.line()}")
                 use = partial(_use, settings, backlog, monitor, pipeline, discovery, fleet, sender)
                 reloading = keep_reloading(
                     *(shutdown.reload_wanted, settings, load, RELOADED, use),
@@ -252,7 +252,7 @@ async def _serve(
                 ):
                     await _until_asked(shutdown, journal)
             health.why_not_ready = "stopping"
-            notify("STOPPING=1")
+            notify(f"STOPPING=1\nSTATUS={status.line()}")
             _log.info("stopping", signal=shutdown.reason, drain_sec=settings.drain_sec)
         finally:
             if fleet is not None:

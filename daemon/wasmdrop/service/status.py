@@ -27,7 +27,7 @@ from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.probes import Health
-from wasmdrop.service.systemd import notify
+from wasmdrop.service.systemd import extend_start, notify
 
 if TYPE_CHECKING:
     from wasmdrop.hooks.sender import HookSender
@@ -66,10 +66,10 @@ class DaemonStatus:
     def line(self) -> str:
         """Return the status in one line."""
         metrics = self.metrics
-        if self.is_recovering:
+        if self.is_recovering and metrics.open_since_ns:
             return f"recovering {_jobs(len(metrics.open_since_ns))}"
         if self.health.why_not_ready:
-            return f"{self.health.why_not_ready}: {_jobs(metrics.running)} running"
+            return f"{self.health.why_not_ready}, {_jobs(metrics.running)} running"
         parts = [f"{_jobs(metrics.queued)} waiting, {metrics.running:,} running"]
         if metrics.undelivered:
             reason = f": {metrics.delivery_error}" if metrics.delivery_error else ""
@@ -142,8 +142,13 @@ class DaemonStatus:
         return {str(state): count for state, count in states.items() if count}, shown
 
 
-async def keep_systemd_informed(line: Callable[[], str]) -> None:
-    """Tell systemd the status whenever it has changed, until cancelled."""
+async def keep_systemd_informed(
+    line: Callable[[], str], is_starting: Callable[[], bool] = lambda: False
+) -> None:
+    """Tell systemd the status whenever it has changed, until cancelled.
+
+    A start that makes progress gets more time.
+    """
     if "NOTIFY_SOCKET" not in os.environ:
         return
     told = ""
@@ -151,6 +156,8 @@ async def keep_systemd_informed(line: Callable[[], str]) -> None:
         if (now := line()) != told:
             told = now
             notify(f"STATUS={now}")
+            if is_starting():
+                extend_start()
         await asyncio.sleep(_PERIOD_SECONDS)
 
 

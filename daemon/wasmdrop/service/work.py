@@ -239,7 +239,7 @@ async def _check_class(connection: FleetConnection, pool: str, engine: str) -> N
 async def _announce_stop(shutdown: Shutdown, health: Health, settings: Settings) -> None:
     await shutdown.asked.wait()
     health.why_not_ready = "stopping"
-    notify("STOPPING=1")
+    notify("STOPPING=1\nSTATUS=stopping")
     _log.info("stopping", signal=shutdown.reason, drain_sec=settings.drain_sec)
 
 
