@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -180,6 +181,22 @@ def test_jobs_follow_prints_each_change(tmp_path: Path) -> None:
     times = [change["changed_at"] for change in changes]
     assert times == sorted(times)
     assert changes[-1]["code"] == "invalid-module"
+
+
+def test_jobs_follow_goes_on_with_a_new_journal(tmp_path: Path) -> None:
+    """It waits while there is none."""
+    daemon = with_fib(tmp_path)
+    with daemon.running():
+        daemon.submit("input-a.json", {"entry": "fib", "args": [1]})
+        wait_for_state(daemon, "a", "delivered")
+    with following(daemon, "--slot", "a", "--slot", "b") as read_up_to:
+        first = read_up_to("delivered")
+        shutil.rmtree(daemon.state)
+        with daemon.running():
+            daemon.submit("input-b.json", {"entry": "fib", "args": [2]})
+            changes = read_up_to("delivered")
+    assert [each["slot"] for each in first] == ["input-a.json"]
+    assert {each["slot"] for each in changes} == {"input-b.json"}
 
 
 def test_jobs_on_a_terminal_prints_a_table_without_foreign_escapes(daemon: Daemon) -> None:

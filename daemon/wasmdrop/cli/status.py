@@ -187,7 +187,7 @@ def _id(job: JobLine, is_short: bool) -> str:
 
 def _last_hour(summary: Summary) -> str:
     codes = ", ".join(f"{count} {code}" for code, count in summary.failed.items())
-    counts = f"{summary.finished} jobs finished, {sum(summary.failed.values())} failed"
+    counts = f"{summary.finished} finished, {sum(summary.failed.values())} failed"
     return f"{counts} ({codes})" if codes else counts
 
 
