@@ -15,8 +15,8 @@ import msgspec
 #: System calls use 2^32 - 1 for "no user".
 _HIGHEST_ID: Final = (1 << 32) - 2
 
-#: Part of the fork server's command line.
-_FORK_SERVER: Final = b"wasmdrop.sandbox.guest.fork_server"
+#: Title of the fork server, in place of its command line.
+_FORK_SERVER: Final = b"wasmdrop: fork server"
 
 
 class JobUser(msgspec.Struct, frozen=True):
