@@ -1,6 +1,7 @@
 """``wasmdrop run``: the first executor's environment, files and last line, and a timeout."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from wasmtime import wat2wasm
 
-from tests.support.daemon import environment
+from tests.support.daemon import environment, wait_until
 from tests.support.fib import FIB
 
 ADD = """
@@ -21,6 +22,13 @@ SPIN = '(module (func (export "run") (loop br 0)))'
 
 def run(base: Path, module: str | None, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run ``wasmdrop run`` on a module given as text, with results below ``base``."""
+    process = start(base, module, **variables)
+    out, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def start(base: Path, module: str | None, **variables: str) -> "subprocess.Popen[str]":
+    """Start ``wasmdrop run``."""
     for directory in ("wasm", "out"):
         (base / directory).mkdir(exist_ok=True, parents=True)
     if module is not None:
@@ -31,14 +39,27 @@ def run(base: Path, module: str | None, **variables: str) -> subprocess.Complete
         "OUTPUT_PATH": str(base / "out" / "result.txt"),
         "WASMDROP_STATE_DIR": str(base / "state"),
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "wasmdrop", "run"],
         env=environment(**(paths | variables)),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=60,
     )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_run_that_is_stopped_ends_at_once_without_a_traceback(
+    tmp_path: Path, number: int, status: int
+) -> None:
+    """With the status of an interrupted command, or that of a run that failed."""
+    with start(tmp_path, SPIN, TIMEOUT_SEC="600") as process:
+        wait_until(lambda: any((tmp_path / "state").glob("*/*")), "the compiled module")
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert out == ""
+    assert "Traceback" not in errors
 
 
 def test_run_without_settings_adds_five_and_seven(tmp_path: Path) -> None:

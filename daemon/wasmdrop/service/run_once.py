@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ async def run_once(settings: Settings) -> ResultPackage:
 
     Uses the daemon's module cache if no daemon is using it. Raises ``SettingsError`` if the
     directories or the signing key can't be used, ``SandboxError`` if there is no sandbox or a
-    signal stopped the job, ``StorageError`` if the journal can't be opened.
+    signal stopped the job, ``KeyboardInterrupt`` for SIGINT, ``StorageError`` if the journal can't
+    be opened.
     """
     check_directories(settings)
     signing_key = load_signing_key(settings)
@@ -75,6 +77,8 @@ async def run_once(settings: Settings) -> ResultPackage:
                 stopped.cancel()
             finally:
                 await pipeline.close(settings.drain_sec if delivered.done() else 0)
+    if not delivered.done() and shutdown.reason == signal.SIGINT.name:
+        raise KeyboardInterrupt
     if not delivered.done():
         raise SandboxError("stopped by a signal before the job was finished")
     return delivered.result()
