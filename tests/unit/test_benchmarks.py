@@ -161,7 +161,8 @@ def test_processor_time_is_told_apart_by_kind_of_process() -> None:
     """Ended children of a zygote count as children, and a zygote is known by having some."""
     before = cpu_seconds_by_kind(os.getpid())
     with subprocess.Popen(
-        [sys.executable, "-c", FORKS, "wasmdrop.sandbox.guest.fork_server"],
+        ["wasmdrop: fork server", "-c", FORKS],
+        executable=sys.executable,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
