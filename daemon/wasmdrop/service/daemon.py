@@ -216,7 +216,7 @@ async def _serve(
         )
     async with (
         health.served(settings.http, sources, page),
-        running(keep_systemd_informed(status.line, lambda: not health.has_started)),
+        running(keep_systemd_informed(status.line, status.is_recovering)),
     ):
         try:
             resumed = await recover(
@@ -224,7 +224,7 @@ async def _serve(
                 ends=await asyncio.to_thread(requests.ends),
                 is_stopping=shutdown.asked.is_set,
             )
-            status.is_recovering = False
+            status.has_recovered = True
             if not shutdown.asked.is_set():
                 requests.start(pipeline.dispatcher.cancel, journal.find_job, settings.rescan_sec)
                 if fleet is not None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 #: How often systemd may get another status, in seconds.
-_PERIOD_SECONDS: Final = 1.0
+_PERIOD_SECONDS: Final = 2.0
 
 #: Limits of what one event has, and of a text in it, in characters.
 _MAX_JOBS: Final = 20
@@ -61,13 +61,19 @@ class DaemonStatus:
     scan_seconds: Callable[[], float]
     fleet: "DaemonFleet | None"
     sender: "HookSender | None"
-    is_recovering: bool = True
+    has_recovered: bool = False
+
+    def is_recovering(self) -> bool:
+        """Return whether the daemon resumes jobs of an earlier one, which may take a while."""
+        return not self.has_recovered and bool(self.metrics.open_since_ns)
 
     def line(self) -> str:
         """Return the status in one line."""
         metrics = self.metrics
-        if self.is_recovering and metrics.open_since_ns:
+        if self.is_recovering():
             return f"recovering {_jobs(len(metrics.open_since_ns))}"
+        if self.health.why_not_ready == "starting":
+            return "starting"
         if self.health.why_not_ready:
             return f"{self.health.why_not_ready}, {_jobs(metrics.running)} running"
         parts = [f"{_jobs(metrics.queued)} waiting, {metrics.running:,} running"]

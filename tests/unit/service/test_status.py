@@ -25,7 +25,7 @@ def status_of(metrics: Metrics, **health: str | None) -> DaemonStatus:
         cast("Health", SimpleNamespace(**known)),
         *([], lambda: 60.0, None, None),
     )
-    status.is_recovering = False
+    status.has_recovered = True
     return status
 
 
@@ -54,8 +54,9 @@ def test_line_of_a_daemon_tells_the_start_and_the_stop() -> None:
     """How many jobs are recovered so far, and how many a shutdown waits for."""
     metrics = Metrics()
     status = status_of(metrics, why_not_ready="starting")
+    assert status.line() == "starting"
     metrics.open_since_ns["a"] = 0
-    status.is_recovering = True
+    status.has_recovered = False
     assert status.line() == "recovering 1 job"
     status = status_of(metrics, why_not_ready="stopping")
     metrics.running = 2
