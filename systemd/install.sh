@@ -85,7 +85,7 @@ do_install() {
     mkdir -p "$dest/usr/local/bin" "$lib/systemd/system"
     ln -sfn "$prefix/bin/wasmdrop" "$dest/usr/local/bin/wasmdrop"
     mkdir -p "$man"
-    cp docs/man/wasmdrop*.1 "$man"
+    install -m 644 docs/man/wasmdrop*.1 "$man"
     for unit in wasmdrop.service wasmdrop@.service wasmdrop-worker@.service; do
         sed "s,/opt/wasmdrop/,$prefix/,g" "systemd/$unit" >"$lib/systemd/system/$unit"
     done

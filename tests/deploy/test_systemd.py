@@ -507,6 +507,7 @@ def test_install_below_another_root_changes_nothing_else(machine: Machine) -> No
     machine.make("install-systemd", "DESTDIR=/package")
     package = machine.root / "package"
     assert (package / "usr/local/lib/systemd/system/wasmdrop@.service").is_file()
+    assert (package / "usr/local/share/man/man1/wasmdrop-submit.1").is_file()
     assert (package / "opt/wasmdrop/bin/wasmdrop").read_text().startswith("#!/opt/wasmdrop/bin/")
     assert not (package / "var").exists()
     machine.make("uninstall-systemd", "DESTDIR=/package")
