@@ -18,8 +18,9 @@ from wasmdrop.protocol.near_names import did_you_mean
 from wasmdrop.protocol.text import one_line
 
 _EPILOG: Final = """\
-Settings are flags of `serve`, `run`, `work`, `config` and `doctor`, and environment variables;
-`wasmdrop config` lists them all. `wasmdrop help COMMAND` shows the flags of a command.
+Settings are flags of `serve`, `run`, `work`, `config` and `doctor`, environment variables, and keys
+of the configuration file; `wasmdrop config` lists them all. `wasmdrop help COMMAND` shows the flags
+of a command.
 
 Exit status: 0 success; 1 the job failed; 2 usage or settings error; 3 internal error; 4 standard
 output can't be written; 124 the job reached its timeout; 130 interrupted; 141 the reader of
@@ -112,8 +113,8 @@ class Parser(argparse.ArgumentParser):
         self._refuse_unknown_flags(given)
         options, unknown = super().parse_known_args(given, namespace)
         if unknown:
-            word = unknown[0]
-            self.error(f"{word}: " + ("no flag of this name" if word[0] == "-" else "unexpected"))
+            reason = "no flag of this name" if unknown[0].startswith("-") else "unexpected"
+            self.error(f"{unknown[0] or 'an empty word'}: {reason}")
         return options, []
 
     def _refuse_unknown_flags(self, given: Sequence[str]) -> None:

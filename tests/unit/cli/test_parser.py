@@ -80,6 +80,15 @@ def test_mistake_is_one_line_with_a_suggestion(
     assert refused(words, capsys) == message
 
 
+def test_empty_word_is_a_mistake_like_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a variable of a shell that is not set gives."""
+    for words in (["show", "a", ""], ["", "show"]):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse(words)
+        assert ended.value.code == 2
+    assert "wasmdrop show: an empty word: unexpected\n" in capsys.readouterr().err
+
+
 @every_parser
 def test_flag_that_is_abbreviated_is_refused(
     capsys: pytest.CaptureFixture[str], each: parser.Parser
