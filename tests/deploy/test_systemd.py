@@ -316,6 +316,40 @@ def test_reload_changes_settings_and_the_status_tells_the_work(machine: Machine)
     )
 
 
+OTHER_FOLDERS: Final = """[Unit]
+RequiresMountsFor=/srv/jobs
+
+[Service]
+ReadWritePaths=/srv/jobs/shared
+ReadOnlyPaths=/srv/jobs/wasm
+"""
+
+
+def test_other_folders_work_with_a_drop_in_and_the_configuration_file(machine: Machine) -> None:
+    """As the page says."""
+    assert OTHER_FOLDERS in (ROOT / "docs/deploy/systemd.md").read_text()
+    drop_in = machine.root / "etc/systemd/system/wasmdrop.service.d/override.conf"
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text(OTHER_FOLDERS)
+    file = machine.root / "etc/wasmdrop/config.toml"
+    before = file.read_text()
+    machine.run(
+        *("sh", "-euxc"),
+        "sed s,/var/spool/wasmdrop,/srv/jobs, /usr/local/lib/tmpfiles.d/wasmdrop.conf"
+        " >/etc/tmpfiles.d/wasmdrop-jobs.conf;"
+        " systemd-tmpfiles --create wasmdrop-jobs.conf",
+    )
+    file.write_text(before.replace("/var/spool/wasmdrop", "/srv/jobs"))
+    machine.run("sh", "-euxc", "systemctl daemon-reload; systemctl restart wasmdrop")
+    drop(machine.root / "srv/jobs/wasm/module.wasm", bytes(wat2wasm(FIB)))
+    drop(machine.root / "srv/jobs/shared/input.json", {"entry": "fib", "args": [12]})
+    found = wait_until(lambda: marker(machine, "result.done", "srv/jobs"), "the result")
+    assert found["code"] == "ok"
+    file.write_text(before)
+    drop_in.unlink()
+    machine.run("sh", "-euxc", "systemctl daemon-reload; systemctl restart wasmdrop")
+
+
 RECEIVER: Final = """
 import http.server, ssl
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -134,6 +134,17 @@ def test_access_login_without_the_token_is_refused(body: str) -> None:
     assert Access(KNOWN, 80).login(request(body)) is None
 
 
+@pytest.mark.parametrize("is_changed", [True, False])
+def test_access_with_another_token_ends_all_sessions(is_changed: bool) -> None:
+    """A reload of the same token ends none."""
+    access, token = Access(KNOWN, 80), KNOWN[::-1] if is_changed else KNOWN
+    before = session(access)
+    access.use_token_of(Access(token, 80))
+    assert access.knows(request(cookie=before)) is not is_changed
+    assert access.knows(request(cookie=session(access, token)))
+    assert (access.login(request(f"token={KNOWN}")) is None) is is_changed
+
+
 def test_access_sessions_are_bounded() -> None:
     """The oldest one ends first."""
     access = Access(KNOWN, 80)

@@ -13,7 +13,7 @@ from wasmdrop.hooks.webhook import Webhook
 from wasmdrop.service import hooks
 from wasmdrop.service.doctor import hook as doctor
 from wasmdrop.service.doctor.finding import Severity
-from wasmdrop.service.hooks import HookSettingsError, describe_hook, load_hook
+from wasmdrop.service.hooks import HookSettingsError, describe_hook, load_hook, read_key_again
 from wasmdrop.settings import Settings
 
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - of this test alone
@@ -135,3 +135,20 @@ def test_hook_secret_that_others_can_read_or_guess_is_refused(base: Path) -> Non
 def test_hook_url_with_other_characters_is_refused(base: Path, url: str) -> None:
     """A request can't have them."""
     assert "RFC 3986" in refusal(base, url)
+
+
+def test_hook_secret_that_is_read_again_signs_from_then_on(base: Path) -> None:
+    """Only when it is used; a wrong one is refused, and the old one stays."""
+    secret = base / "keys" / "secret"
+    settings = settings_of(base, "https://example.org/", secret)
+    hook = load_hook(settings)
+    assert isinstance(hook, Webhook)
+    before = hook.key
+    secret.write_text("whsec_" + "B" * 43 + "=")
+    use = read_key_again(hook, settings)
+    assert hook.key == before
+    use()
+    assert hook.key not in {before, None}
+    secret.write_text("whsec_shortest")
+    with pytest.raises(HookSettingsError, match="secret"):
+        read_key_again(hook, settings)
