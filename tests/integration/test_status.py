@@ -1,14 +1,14 @@
 """``wasmdrop status``: one screen about a daemon, which may run or not."""
 
+import fcntl
 import json
 import os
 import re
-import signal
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pytest
 from wasmtime import wat2wasm
@@ -124,16 +124,23 @@ def test_status_without_a_daemon_needs_attention(tmp_path: Path) -> None:
     done = run(daemon, "status")
     assert (done.returncode, done.stdout.splitlines()[0]) == (1, "status\tattention")
     daemon.start()
-    assert daemon.process is not None
-    workers = daemon.delivery_workers()
-    for worker in workers:
-        os.kill(worker, signal.SIGSTOP)
     daemon.kill()
-    ended = reported(daemon)["daemon"]
-    for worker in workers:
-        os.kill(worker, signal.SIGCONT)
-    assert ended["is_running"] is False
-    assert ended["pid"] is None
+    with (daemon.state / "lock").open("rb") as lock:
+        # The children of a killed daemon hold its lock for a moment.
+        wait_until(lambda: is_locked_by(lock), "the lock")
+        found = reported(daemon)
+    assert (found["daemon"]["is_running"], found["daemon"]["has_ended"]) == (False, True)
+    assert found["daemon"]["pid"] is None
+    assert "has ended; some of its children have not yet" in found["attention"][0]
+
+
+def is_locked_by(lock: BinaryIO) -> bool:
+    """Lock the file; return whether that was possible."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def test_status_asks_the_daemon_whether_it_is_ready(tmp_path: Path) -> None:
