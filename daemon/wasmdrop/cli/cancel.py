@@ -26,6 +26,7 @@ from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import one_line
 from wasmdrop.service.cancel_requests import REQUESTS_NAME, WAKE_NAME, opened_requests
 from wasmdrop.system import openat2
+from wasmdrop.system.durable_files import sync_directory
 
 _ENDED: Final = 1
 
@@ -89,6 +90,7 @@ def _request(state_dir: Path, job_ids: Iterable[str]) -> None:
                 with contextlib.suppress(FileExistsError):  # requested before
                     os.close(os.open(job_id, _CREATE, 0o600, dir_fd=directory))
             os.fsync(directory)
+        sync_directory(state_dir)
     except OSError as error:
         raise SettingsError(
             f"{state_dir / REQUESTS_NAME}: requests can't be created there by user"

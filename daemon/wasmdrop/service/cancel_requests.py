@@ -52,7 +52,6 @@ def opened_requests(state_dir: Path) -> Iterator[int]:
             owner = os.fstat(state)
             if owner.st_uid != os.geteuid():
                 os.chown(REQUESTS_NAME, owner.st_uid, owner.st_gid, dir_fd=state)
-            os.fsync(state)
     finally:
         os.close(state)
     directory = openat2.open_directory(str(state_dir), REQUESTS_NAME)
