@@ -191,8 +191,11 @@ def log_status(facts: dict[str, Any]) -> None:
 def _stacks() -> dict[str, str]:
     """Return the innermost calls of each thread, by its name."""
     names = {one.ident: one.name for one in threading.enumerate()}
-    frames = itertools.islice(sys._current_frames().items(), _MAX_THREADS)  # noqa: SLF001 - documented
-    return {f"{names.get(ident, 'thread')} {ident:x}": _calls(frame) for ident, frame in frames}
+    # The newest thread is the first, and the main thread, which matters most, would be the last.
+    frames = sys._current_frames()  # noqa: SLF001 - documented
+    idents = [threading.main_thread().ident, *frames]
+    shown = itertools.islice((one for one in dict.fromkeys(idents) if one in frames), _MAX_THREADS)
+    return {f"{names.get(one, 'thread')} {one:x}": _calls(frames[one]) for one in shown if one}
 
 
 def _calls(frame: FrameType) -> str:

@@ -125,3 +125,20 @@ def test_logged_status_has_the_stack_of_each_thread() -> None:
     stacks = {name.rpartition(" ")[0]: stack for name, stack in event["stacks"].items()}
     assert "wait_for_the_test" in stacks["patient"]
     assert stacks["MainThread"].startswith("test_logged_status_has_the_stack_of_each_thread")
+
+
+def test_logged_status_has_the_main_thread_if_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs the event loop; it is the oldest one."""
+    monkeypatch.setattr("wasmdrop.service.status._MAX_THREADS", 1)
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait)
+    thread.start()
+    try:
+        with capture_logs() as logs:
+            log_status({})
+    finally:
+        go_on.set()
+        thread.join()
+    assert [name.partition(" ")[0] for name in logs[0]["stacks"]] == ["MainThread"]
