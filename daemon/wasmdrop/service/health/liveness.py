@@ -95,5 +95,10 @@ class Liveness:
         }
 
     def silent(self) -> list[str]:
-        """Return the names of the parts that are silent for too long. Thread-safe."""
+        """Return the names of the parts that are silent for too long. Thread-safe.
+
+        None is before the first ping: without probes and a watchdog, nothing pings the parts.
+        """
+        if self._loop.heard_at is None:
+            return []
         return [name for name, age in self.ages_seconds().items() if age > SILENT_SECONDS]

@@ -222,8 +222,26 @@ def test_liveness_part_that_never_answered_is_not_judged() -> None:
             """Do not answer."""
 
     liveness = asking({"watcher": Mute()}, Clock(), [])
+    liveness._loop.beat()
     assert liveness.silent() == []
     assert "watcher" not in liveness.ages_seconds()
+
+
+def test_liveness_without_pings_judges_no_part() -> None:
+    """Without probes and a watchdog nothing pings; the fork server answers at its start, though."""
+
+    class Started:
+        heartbeat = Heartbeat()
+
+        def ping(self) -> None:
+            """Not called."""
+
+    clock = Clock()
+    liveness = asking({"forking_server": Started()}, clock, [])
+    Started.heartbeat.beat()
+    clock.ahead_seconds = SILENT_SECONDS + 1
+    assert liveness.ages_seconds()["forking_server"] > SILENT_SECONDS
+    assert liveness.silent() == []
 
 
 @pytest.fixture
