@@ -160,10 +160,10 @@ def content_of(file: str, max_bytes: int = _MAX_INPUT_BYTES) -> bytes:
 
 
 def _described_input(described: dict[str, Any]) -> bytes:
-    names = ("entry", "module", "timeout_sec", "memory_mb", "output_mb", "disk_mb", "fuel")
+    limits = (name for name, *_ in _LIMITS)
     spec: dict[str, Any] = {
         name: described[flag]
-        for name in (*names, "deterministic", "id")
+        for name in ("entry", "module", *limits, "deterministic", "id")
         if (flag := f"--{name.replace('_', '-')}") in described
     }
     if "--args" in described:

@@ -1,7 +1,7 @@
 """The parser of the command line: short errors with suggestions, and no abbreviated flags.
 
-Overrides private parts of argparse, so that all Python versions behave alike. They are used in this
-module and in :mod:`wasmdrop.cli.completion` only.
+Overrides private parts of argparse, so that all Python versions behave alike. Only this module and
+:mod:`wasmdrop.cli.completing` use them.
 """
 
 import argparse

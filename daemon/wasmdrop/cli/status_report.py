@@ -16,7 +16,7 @@ import msgspec
 
 from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.job import JobState
-from wasmdrop.jobs.journal.reader import JobFilter, JournalReader
+from wasmdrop.jobs.journal.reader import JobFilter, JournalEntry, JournalReader
 from wasmdrop.jobs.journal.summary import Summary
 from wasmdrop.protocol.errors import StorageError
 from wasmdrop.protocol.limits import MEBIBYTE
@@ -37,7 +37,7 @@ _ANSWER_SECONDS: Final = 3.0
 _JOURNAL_SECONDS: Final = 20.0
 
 #: Figures of finished jobs are of the last hour.
-HOUR_NS: Final = 3600 * 1_000_000_000
+_HOUR_NS: Final = 3600 * 1_000_000_000
 
 #: Listed jobs that run, and that failed last.
 _RUNNING: Final = 20
@@ -176,32 +176,19 @@ def _silence() -> str:
 
 
 def _journal(state_dir: Path) -> JournalFacts:
-    now_ns = time.time_ns()
     with JournalReader(state_dir) as journal:
         running = journal.open_jobs(JobFilter(frozenset({JobState.RUNNING})), _RUNNING)
         return JournalFacts(
-            journal.summary(now_ns - HOUR_NS),
-            tuple(
-                JobLine(
-                    entry.job.id,
-                    entry.job.slot.key,
-                    None,
-                    job_facts.why(entry, None),
-                    job_facts.seconds_of(entry),
-                )
-                for entry in running
-            ),
-            tuple(
-                JobLine(
-                    entry.job.id,
-                    entry.job.slot.key,
-                    entry.job.code,
-                    job_facts.why(entry, None),
-                    max(0.0, (now_ns - entry.changed_at_ns) / 1e9),
-                )
-                for entry in journal.last_failures(_FAILURES)
-            ),
+            journal.summary(time.time_ns() - _HOUR_NS),
+            tuple(map(_line, running)),
+            tuple(map(_line, journal.last_failures(_FAILURES))),
         )
+
+
+def _line(entry: JournalEntry) -> JobLine:
+    job = entry.job
+    seconds = job_facts.seconds_since(entry.changed_at_ns)
+    return JobLine(job.id, job.slot.key, job.code, job_facts.why(entry, None), seconds)
 
 
 def _daemon(state_dir: Path) -> DaemonFacts:

@@ -26,6 +26,7 @@ from wasmdrop.retention.gone_files import run_checks
 from wasmdrop.retention.journal import run_retention
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
+from wasmdrop.service.background import running
 from wasmdrop.service.cancel_requests import CancelRequests
 from wasmdrop.service.directories import check_directories
 from wasmdrop.service.full_disk import start_with_room
@@ -39,7 +40,7 @@ from wasmdrop.service.reload import Load, keep_reloading
 from wasmdrop.service.retention import FileRetention
 from wasmdrop.service.shutdown import Shutdown
 from wasmdrop.service.signing_key import load_signing_key
-from wasmdrop.service.status import DaemonStatus, keep_systemd_informed, running
+from wasmdrop.service.status import DaemonStatus, keep_systemd_informed
 from wasmdrop.service.systemd import extend_start, notify, watchdog_seconds
 from wasmdrop.settings import RELOADED, GuestMode, Settings, Switch
 from wasmdrop.system.extras import FLEET
@@ -299,21 +300,14 @@ async def _retention(
 ) -> AsyncIterator[None]:
     """Apply retention, and forget files that are gone, during a block."""
     intake, journal, period_seconds = pipeline.intake, pipeline.journal, settings.rescan_sec
-    retention = asyncio.create_task(run_retention(journal, settings))
     files = FileRetention(settings, layout, intake, journal, pipeline.dispatcher, inbox, metrics)
-    checks = asyncio.create_task(
-        run_checks(
-            *(intake.gone_files, settings.settle_sec, period_seconds),
-            may_forget=files.has_recovered,
-            is_wanted=check_wanted,
-        )
+    checks = run_checks(
+        *(intake.gone_files, settings.settle_sec, period_seconds),
+        may_forget=files.has_recovered,
+        is_wanted=check_wanted,
     )
-    try:
-        async with files.running():
-            yield
-    finally:
-        retention.cancel()
-        checks.cancel()
+    async with running(run_retention(journal, settings)), running(checks), files.running():
+        yield
 
 
 def _use(

@@ -4,7 +4,6 @@ Everything here reads memory only, in a few milliseconds, so that it answers whi
 """
 
 import asyncio
-import contextlib
 import itertools
 import os
 import sys
@@ -12,7 +11,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -165,16 +164,6 @@ async def keep_systemd_informed(
             if is_starting():
                 extend_start()
         await asyncio.sleep(_PERIOD_SECONDS)
-
-
-@contextlib.asynccontextmanager
-async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a coroutine beside a block, and cancel it at the end."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 def log_status(facts: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from wasmdrop.protocol.runtime_versions import own_versions
 from wasmdrop.sandbox.host.executor import LocalExecutor
 from wasmdrop.sandbox.host.module_cache.cache import ModuleCache
 from wasmdrop.service import log
+from wasmdrop.service.background import running
 from wasmdrop.service.directories import make_state_directory
 from wasmdrop.service.full_disk import start_with_room
 from wasmdrop.service.health.liveness import Liveness
@@ -37,7 +38,7 @@ from wasmdrop.service.instance_lock import lock_state_directory
 from wasmdrop.service.local_sandbox import open_local_sandbox
 from wasmdrop.service.reload import Load, keep_reloading
 from wasmdrop.service.shutdown import Shutdown
-from wasmdrop.service.status import keep_systemd_informed, running
+from wasmdrop.service.status import keep_systemd_informed
 from wasmdrop.service.systemd import notify, watchdog_seconds
 from wasmdrop.settings import RELOADED_BY_WORKERS, GuestMode, Settings
 from wasmdrop.system.job_user import foreign_processes

@@ -18,6 +18,7 @@ import structlog
 from wasmdrop.intake.scanner import Scanner
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.sandbox.host.executor import LocalExecutor
+from wasmdrop.service.background import running
 from wasmdrop.service.health.liveness import Liveness
 from wasmdrop.service.health.writability import WritabilityProbe
 from wasmdrop.settings import GuestMode
@@ -157,8 +158,7 @@ class Health:
                 server = self._server(address, sources, page)
                 stack.push_async_callback(asyncio.to_thread, server.close)
             if address is not None or self._liveness.has_watchdog:
-                pinging = asyncio.create_task(self._liveness.keep_pinging())
-                stack.callback(pinging.cancel)
+                await stack.enter_async_context(running(self._liveness.keep_pinging()))
             yield
 
     def _server(self, address: str, sources: PageSources, page: ControlPage | None) -> "HttpServer":
