@@ -62,8 +62,8 @@ def configure(form: LogFormat, level: str = "info") -> None:
     ``error-uncaught`` the records of ``logging`` (warnings and above), warnings, and errors that
     end a thread or the process. Other writes to ``sys.stderr`` go through the same queue.
     """
-    encoding = sys.stderr.encoding
-    sys.stderr = io.TextIOWrapper(LogStream(), encoding, "backslashreplace", write_through=True)
+    encoding, stream = sys.stderr.encoding, LogStream()
+    sys.stderr = io.TextIOWrapper(stream, encoding, "backslashreplace", write_through=True)
     renderer: Processor
     if form is LogFormat.JSON:
         fit, renderer = _for_json, _render_json
@@ -81,7 +81,7 @@ def configure(form: LogFormat, level: str = "info") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_names: _Logger(stream, encoding),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_Handler()], level=logging.WARNING, force=True)
@@ -126,6 +126,24 @@ class LogStream(io.RawIOBase):
     def isatty(self) -> bool:
         """Return whether it is a terminal."""
         return os.isatty(_STDERR)
+
+
+class _Logger:
+    """Writes events to a stream.
+
+    Not one of structlog, which hold a lock meanwhile: a finalizer may run at any moment, also in
+    the middle of an event, and log an error.
+    """
+
+    def __init__(self, stream: LogStream, encoding: str) -> None:
+        self._stream = stream
+        self._encoding = encoding
+
+    def msg(self, line: str) -> None:
+        """Write an event."""
+        self._stream.write(f"{line}\n".encode(self._encoding, "backslashreplace"))
+
+    debug = info = warning = error = critical = exception = log = msg
 
 
 def _tell_dropped(total: int) -> None:

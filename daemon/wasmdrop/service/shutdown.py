@@ -1,8 +1,11 @@
 """Signals to a running process: requests to stop, to reload its settings, and to log its status."""
 
 import asyncio
+import queue
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
@@ -25,6 +28,9 @@ _ONE_REQUEST_SECONDS: Final = 0.1
 #: When a shell exits, the kernel sends SIGHUP a moment before it takes the terminal away.
 _HANG_UP_SECONDS: Final = 0.1
 
+#: Pause after a logged status, in seconds. Signals that arrive meanwhile share the next one.
+_STATUS_PAUSE_SECONDS: Final = 0.2
+
 
 class Shutdown:
     """Shutdown requested by signals; a second SIGTERM or SIGINT, or SIGQUIT, skips the drain.
@@ -40,7 +46,7 @@ class Shutdown:
         self.reason = ""
         """The name of the first signal."""
         self.facts: Callable[[], dict[str, object]] = dict
-        """Returns the fields of the event that SIGUSR1 logs. Called at any moment."""
+        """Returns the fields of the event that SIGUSR1 logs. Called on another thread."""
         self.jobs: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
         """Returns how many jobs are under way, and the seconds that a shutdown gives them. Called
         at any moment."""
@@ -49,6 +55,8 @@ class Shutdown:
         self._is_answered = False
         self._repeats_at = 0.0
         self._loop = asyncio.get_running_loop()
+        self._status_wanted = queue.SimpleQueue[int]()
+        threading.Thread(target=self._log_statuses, name="status", daemon=True).start()
         for number in signals.STOP:
             self._handle(number, self._on_stop)
         for number in signals.STOP_AT_ONCE:
@@ -101,10 +109,23 @@ class Shutdown:
         self.reason = self.reason or signals.name_of(number)
         self.asked.set()
 
+    def _log_statuses(self) -> None:
+        """Log the status whenever a signal wants it: the thread for it, which never ends."""
+        while True:
+            self._status_wanted.get()
+            while not self._status_wanted.empty():
+                self._status_wanted.get()
+            try:
+                log_status(self.facts())
+            except Exception:  # noqa: BLE001 - the next signal must be answered
+                _log.exception("status-failed")
+            time.sleep(_STATUS_PAUSE_SECONDS)
+
     # As signal handlers proper: between any two instructions of the main thread
 
-    def _on_status(self, _number: int, _frame: FrameType | None) -> None:
-        log_status(self.facts())
+    def _on_status(self, number: int, _frame: FrameType | None) -> None:
+        # The main thread may hold a lock of the log now, or be in a status that it is asked for.
+        self._status_wanted.put(number)
 
     def _answer(self, _number: int, _frame: FrameType | None) -> None:
         """Answer the first Ctrl-C at a terminal."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemon import DEADLINE_SECONDS
+
 SAY = """
 import structlog
 from wasmdrop.service import log
@@ -59,6 +61,21 @@ class Odd:
 Odd()
 raise RuntimeError(evil)
 """
+
+#: Logs an error in the middle of an event, as a finalizer may do.
+SAY_WITHIN = """
+import structlog
+from wasmdrop.service import log
+from wasmdrop.settings import LogFormat
+write = log.LogStream.write
+def interrupted(stream, data):
+    log.LogStream.write = write
+    structlog.get_logger().error("within")
+    return write(stream, data)
+log.LogStream.write = interrupted
+log.configure(LogFormat(FORM))
+structlog.get_logger().info("outer")
+"""
 EVENTS = [
     "text",
     "nested",
@@ -80,7 +97,11 @@ def said(path: Path, form: str, journal: str | None, code: str = SAY) -> list[st
     with path.open("wb") as stream:
         code = code.replace("FORM", repr(form))
         ended = subprocess.run(
-            [sys.executable, "-c", code], stderr=stream, env=variables, check=False
+            [sys.executable, "-c", code],
+            stderr=stream,
+            env=variables,
+            timeout=DEADLINE_SECONDS,
+            check=False,
         )
     assert ended.returncode == (1 if code.endswith("raise RuntimeError(evil)\n") else 0)
     return path.read_bytes().decode().split("\n")[:-1]
@@ -93,6 +114,12 @@ def test_log_json_is_one_object_a_line_with_tracebacks(tmp_path: Path) -> None:
         assert [line["level"] for line in lines] == ["info", "warning", "error"]
         assert [line["event"] for line in lines] == ["first", "second", "third"]
         assert "ZeroDivisionError" in lines[2]["exception"]
+
+
+def test_log_takes_an_event_in_the_middle_of_another(tmp_path: Path) -> None:
+    """No lock is held that it would wait for."""
+    lines = said(tmp_path / "log", "json", None, SAY_WITHIN)
+    assert [json.loads(line)["event"] for line in lines] == ["within", "outer"]
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import queue
 import signal
+import threading
 
 import pytest
 
@@ -86,3 +88,25 @@ def test_sighup_of_a_service_stops_it_if_its_terminal_is_gone(
     stop = asyncio.run(settled())
     assert stop.asked.is_set() is is_stopped
     assert stop.reload_wanted.is_set() is not is_stopped
+
+
+def test_status_is_logged_on_another_thread_whatever_happens_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The main thread may be in the middle of a line of the log, and an error must not end it."""
+    called: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def fail() -> dict[str, object]:
+        called.put(threading.current_thread() is threading.main_thread())
+        raise ValueError
+
+    async def asked() -> None:
+        stop = await heard()
+        stop.facts = fail
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not await asyncio.to_thread(called.get)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not await asyncio.to_thread(called.get)
+
+    monkeypatch.setattr("wasmdrop.service.shutdown._STATUS_PAUSE_SECONDS", 0)
+    asyncio.run(asked())
