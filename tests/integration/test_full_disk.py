@@ -56,12 +56,17 @@ def make_room(disk: Path) -> None:
     shutil.rmtree(disk / "files", ignore_errors=True)
 
 
+def answer_of(daemon: Daemon, path: str) -> tuple[int, str]:
+    """Return status and body of a health check; 0 if nothing listens, as between two starts."""
+    try:
+        return get(daemon, path)
+    except (IndexError, OSError):
+        return 0, ""
+
+
 def status_of(daemon: Daemon, path: str) -> int:
     """Return the status of a health check; 0 if nothing listens at this moment."""
-    try:
-        return get(daemon, path)[0]
-    except (IndexError, OSError):
-        return 0
+    return answer_of(daemon, path)[0]
 
 
 def waits(daemon: Daemon) -> bool:
@@ -87,7 +92,7 @@ def test_start_on_a_full_disk_waits_for_room(
     daemon.launch()
     wait_until(lambda: daemon.events("start-postponed"), "the start to wait")
     wait_until(lambda: waits(daemon), "the probes")
-    assert "No space left" in get(daemon, "/readyz")[1]
+    wait_until(lambda: "No space left" in answer_of(daemon, "/readyz")[1], "the reason")
     for name in full:
         make_room(disks[name])
     daemon.wait_for("input.json", b'{"entry":"fib","args":[12]}')

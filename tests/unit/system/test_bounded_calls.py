@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import DEADLINE_SECONDS
+from tests.support.daemon import DEADLINE_SECONDS, drop, wait_until
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.system.bounded_calls import BoundedCall, NoAnswerError
 
@@ -31,26 +31,24 @@ def test_call_that_hangs_or_dies_has_no_answer(tmp_path: Path) -> None:
     """It is killed; calls beside it are not."""
 
     def hang() -> None:
-        (tmp_path / "pid").write_text(str(os.getpid()))
+        drop(tmp_path / "pid", str(os.getpid()))
         signal.pause()
 
     deadline = time.monotonic() + DEADLINE_SECONDS
     hanging, other = BoundedCall(hang), BoundedCall(lambda: 12)
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert time.monotonic() < deadline
+    wait_until((tmp_path / "pid").is_file, "the child")
     with pytest.raises(NoAnswerError):
         hanging.result(time.monotonic())
     assert other.result(deadline) == 12
     pid = int((tmp_path / "pid").read_text())
-    while os.path.exists(f"/proc/{pid}"):  # noqa: PTH110 - of the kernel
-        assert time.monotonic() < deadline
-        _reap(pid)
+    wait_until(lambda: _has_ended(pid), "the child to be killed")
     with pytest.raises(NoAnswerError):
         BoundedCall(lambda: os.kill(os.getpid(), signal.SIGKILL)).result(deadline)
 
 
-def _reap(pid: int) -> None:
+def _has_ended(pid: int) -> bool:
+    """Reap the child, unless the call has done so."""
     try:
-        os.waitpid(pid, os.WNOHANG)
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
-        return
+        return True
