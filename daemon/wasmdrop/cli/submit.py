@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from wasmdrop import settings
-from wasmdrop.cli import input_flags, saved_results
+from wasmdrop.cli import input_flags
 from wasmdrop.cli.exit_status import (
     CANCELLED,
     INTERNAL_ERROR,
@@ -32,6 +32,7 @@ from wasmdrop.cli.input_flags import (
     content_of,
     read_inputs,
 )
+from wasmdrop.cli.saved_results import SaveDirectory
 from wasmdrop.cli.setting_flags import add_config_flag, config_flag
 from wasmdrop.cli.standard_streams import say
 from wasmdrop.cli.wait_reason import WaitReason
@@ -180,6 +181,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Drop the jobs and, if asked to, wait for them; return the exit status."""
     _check(options)
+    saved = None if options.save is None else SaveDirectory(options.save)
     daemon = _daemon(options)
     shared_dir = daemon.shared_dir
     try:
@@ -191,7 +193,7 @@ def run(options: argparse.Namespace) -> int:
             _drop(item, shared_dir, options.name, module, daemon.ready_suffix) for item in inputs
         ]
         if options.wait_seconds is not None:
-            return _wait(dropped, options)
+            return _wait(dropped, saved, options)
         for item in dropped:
             _write(_dropped_line(item) if options.as_json else _path_line(item))
     except KeyboardInterrupt:
@@ -208,11 +210,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.wait_seconds is None and (options.removes or options.save is not None):
         flag = "--rm" if options.removes else "--save"
         raise SettingsError(f"{flag}: needs --wait, because only then the results are read")
-    if options.save is None:
-        return
-    if len(options.files or ()) > 1:
+    if options.save is not None and len(options.files or ()) > 1:
         raise SettingsError("--save: DIR holds one result; give only one FILE")
-    saved_results.prepare(options.save)
 
 
 def _daemon(options: argparse.Namespace) -> Settings:
@@ -245,7 +244,9 @@ def _drop(
 # --- Waiting
 
 
-def _wait(dropped: list[_DroppedInput], options: argparse.Namespace) -> int:
+def _wait(
+    dropped: list[_DroppedInput], saved: SaveDirectory | None, options: argparse.Namespace
+) -> int:
     """Wait for the jobs in order, show each when it ends, and return the exit status."""
     statuses = set()
     deadline = time.monotonic() + options.wait_seconds
@@ -253,8 +254,8 @@ def _wait(dropped: list[_DroppedInput], options: argparse.Namespace) -> int:
     with _showing(dropped, as_json=options.as_json) as show:
         for item in dropped:
             end = _end(item, deadline, options.max_result_mb * MEBIBYTE, waiting)
-            if isinstance(end, Result) and options.save is not None:
-                saved_results.save(end, options.save)
+            if isinstance(end, Result) and saved is not None:
+                saved.save(end)
             show(item, end)
             if isinstance(end, Result) and options.removes:
                 sys.stdout.flush()  # the only copy is there now
