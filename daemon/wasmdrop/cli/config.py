@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from wasmdrop import settings
 from wasmdrop.cli.setting_flags import add_flags, given_flags
+from wasmdrop.cli.wide_table import print_table
 from wasmdrop.protocol.errors import SettingsError
 from wasmdrop.protocol.limits import Limits
 from wasmdrop.service.guest import guest_in_use
@@ -44,12 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.as_json:
         sys.stdout.write(as_json(loaded) + "\n")
         return 0
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
-    for name, value, origin in rows(loaded):
-        table.add_row(name, value, origin)
-    # Piped into a file or grep, a row must stay one line.
-    console = Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty())
-    console.print(table)
+    print_table(("setting", "value", "from"), rows(loaded))
     return 0
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from wasmdrop import settings
 from wasmdrop.cli.setting_flags import add_flags, given_flags
+from wasmdrop.cli.wide_table import print_table
 from wasmdrop.protocol.text import one_line
 from wasmdrop.service import log
 from wasmdrop.service.doctor import examine
@@ -43,19 +42,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    table = Table("status", "area", "check", "found", box=None, pad_edge=False)
+    rows = []
     for finding in findings:
         found = Text(finding.found)
         if finding.advice:
             found.append(f" → {finding.advice}", style="italic")
         status = Text(finding.status, style=_STYLES[finding.status])
-        table.add_row(status, finding.area, Text(finding.check), found)
-    # Piped into a file or grep, a row must stay one line.
-    console = Console(width=None if sys.stdout.isatty() else 400, soft_wrap=not sys.stdout.isatty())
-    console.print(table)
+        rows.append((status, finding.area, finding.check, found))
+    print_table(("status", "area", "check", "found"), rows)
     counts = {status: sum(finding.status is status for finding in findings) for status in Severity}
     problems, warnings = counts[Severity.PROBLEM], counts[Severity.WARNING]
-    console.print(f"\n{len(findings)} checks: {problems} problems, {warnings} warnings")
+    summary = f"\n{len(findings)} checks: {problems} problems, {warnings} warnings\n"
+    sys.stdout.write(summary)
 
 
 def _printable(finding: Finding) -> Finding:

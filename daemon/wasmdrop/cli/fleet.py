@@ -102,13 +102,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     config.add_argument(
         "--accounts", action="store_true", help="print only the accounts, as JSON (and YAML)"
     )
-    for flag, default, meaning in (
-        ("--listen", "0.0.0.0:4222", "address of the server"),
-        ("--store", "/var/lib/nats", "directory of its streams"),
-        ("--tls-cert", "/etc/nats/server.crt", "its certificate"),
-        ("--tls-key", "/etc/nats/server.key", "the key of its certificate"),
+    for flag, metavar, default, meaning in (
+        ("--listen", "HOST:PORT", "0.0.0.0:4222", "address of the server"),
+        ("--store", "DIR", "/var/lib/nats", "directory of its streams"),
+        ("--tls-cert", "FILE", "/etc/nats/server.crt", "its certificate"),
+        ("--tls-key", "FILE", "/etc/nats/server.key", "the key of its certificate"),
     ):
-        config.add_argument(flag, default=default, help=f"{meaning} (default: %(default)s)")
+        text = f"{meaning} (default: %(default)s)"
+        config.add_argument(flag, metavar=metavar, default=default, help=text)
     init = actions.add_parser(
         "init",
         help="make the streams and consumers",

@@ -34,8 +34,9 @@ and the reason why it waits or failed. Filters may be repeated.
 """
 
 _EPILOG: Final = """\
-If the output is piped, there is one line for each job: job, state, code, slot, attempts,
-seconds and reason, separated by tabs. Times are in UTC.
+A terminal of less than 120 columns gets the last part of each id, which is enough for all
+commands, and shortened reasons; `wasmdrop show` has all of it. If the output is piped, there is
+one line for each job: job, state, code, slot, attempts, seconds and reason, separated by tabs.
 
 With --follow a terminal shows a live table: open jobs and those that finished last, as many as
 fit the window. A pipe gets one line for each change of a job.

@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from wasmdrop.cli.job_view import shown_seconds
-from wasmdrop.cli.terminal import CELL_STYLES
+from wasmdrop.cli.terminal import WIDE, jobs_table, short_id
 from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.changes import JournalChanges
@@ -40,9 +39,6 @@ _FRAME_LINES: Final = 2
 
 #: Lines that finished jobs have at least, in parts of a window that open jobs would fill.
 _FINISHED_SHARE: Final = 3
-
-#: Width from which whole ids of jobs are shown. Their last part is enough for all commands.
-_WIDE: Final = 120
 
 _NAME_LIMIT: Final = 200
 
@@ -151,12 +147,8 @@ def _read(state_dir: Path, wanted: JobFilter, height: int) -> _View:
 
 
 def _drawn(view: _View, width: int) -> Group:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-    for heading, options in _COLUMNS:
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", **options)
-    for entry, first in [*view.open, *((each, None) for each in view.finished)]:
-        cells = _cells(entry, first, is_wide=width >= _WIDE)
-        table.add_row(*(Text(cell, CELL_STYLES.get(cell, "")) for cell in cells))
+    entries = [*view.open, *((each, None) for each in view.finished)]
+    table = jobs_table(_cells(*each, is_wide=width >= WIDE) for each in entries)
     foot = Text(f"open jobs: {view.open_count}; Ctrl-C ends", "dim")
     if view.problem:
         foot = Text(view.problem, "bold red")
@@ -164,20 +156,10 @@ def _drawn(view: _View, width: int) -> Group:
     return Group(table, foot)
 
 
-#: Headings, and how wide the columns may be.
-_COLUMNS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
-    ("job", {"min_width": 10}),
-    ("state", {"min_width": 9}),
-    ("slot", {"ratio": 1}),
-    ("time", {"min_width": 8}),
-    ("", {"ratio": 1}),
-)
-
-
 def _cells(entry: JournalEntry, first: Job | None, *, is_wide: bool) -> tuple[str, ...]:
     job = entry.job
     return (
-        job.id if is_wide else job.id.rpartition("-")[2],
+        job.id if is_wide else short_id(job.id),
         # The code of a finished job says more than that it is delivered.
         job.code if job.code and job.state is JobState.DELIVERED else job.state,
         one_line(job.slot.key, _NAME_LIMIT),

@@ -6,8 +6,8 @@ escapes nor rich's markup have an effect.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
 
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
@@ -56,6 +56,19 @@ CELL_STYLES: Final = {
     **{state.value: "yellow" for state in JobState if not state.is_final},
     **{code.value: "red" for code in Code if code is not Code.OK},
 }
+
+
+#: Width from which whole ids of jobs are shown.
+WIDE: Final = 120
+
+#: Headings of `jobs_table`, and how wide the columns may be.
+_JOB_COLUMNS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("job", {"min_width": 10}),
+    ("state", {"min_width": 9}),
+    ("slot", {"ratio": 1}),
+    ("time", {"min_width": 8}),
+    ("", {"ratio": 1}),
+)
 
 
 @contextlib.contextmanager
@@ -221,17 +234,40 @@ def print_status(rows: Sequence[tuple[str, str]]) -> None:
 def print_jobs(rows: Sequence[tuple[str, ...]], open_count: int, count: int) -> None:
     """Show jobs in rows, which are escaped already; ``count`` is that of all jobs."""
     console = Console(highlight=False)
-    if rows:
+    if rows and console.width < WIDE:
+        console.print(jobs_table([_narrow(*row) for row in rows]))
+    elif rows:
         headings = ("job", "state", "code", "slot", "tries", "time", "")
         console.print(_table(headings, rows))
     more = f"{len(rows)} of {count} jobs, {open_count} of them open"
     console.print(Text(more if len(rows) < count else f"{count} jobs, {open_count} open", "dim"))
 
 
+def jobs_table(rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table with one line for each job: id, state or code, slot, time and reason."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    for heading, options in _JOB_COLUMNS:
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", **options)
+    for row in rows:
+        table.add_row(*(Text(cell, CELL_STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _narrow(*cells: str) -> tuple[str, ...]:
+    job_id, state, code, slot, _tries, seconds, why = cells
+    # The code of a finished job says more than that it is delivered.
+    return (short_id(job_id), code if state == JobState.DELIVERED else state, slot, seconds, why)
+
+
+def short_id(job_id: str) -> str:
+    """Return the part of the id of a job that is enough for all commands."""
+    return job_id.rpartition("-")[2]
+
+
 def _grid(facts: Sequence[tuple[str, ...]]) -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, value in facts:
-        grid.add_row(Text(name, "bold"), Text(value))
+        grid.add_row(Text(name, "bold"), Text(value, overflow="fold"))
     return grid
 
 

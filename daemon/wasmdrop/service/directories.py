@@ -20,7 +20,10 @@ def check_directories(settings: Settings) -> None:
                 f" {error.strerror}; let that user enter the directories above it (chmod a+x)"
             ) from None
         if not exists:
-            raise SettingsError(f"the {name} directory {path} is not there")
+            raise SettingsError(
+                f"the {name} directory {path} is not there; make it, mount it, or set"
+                f" WASMDROP_{name.upper()}_DIR"
+            )
     shared_dir = settings.shared_dir
     if os.statvfs(shared_dir).f_flag & os.ST_RDONLY:
         raise SettingsError(

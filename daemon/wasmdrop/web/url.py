@@ -37,8 +37,10 @@ def split_url(label: str, text: str, expected: str) -> SplitResult:
         url = urlsplit(text)
     except ValueError:  # brackets that do not match, or with no address in them
         url = SplitResult("", "", "", "", "")
-    if url.scheme not in _PORTS or not url.netloc or not _URL.fullmatch(text):
+    if url.scheme not in _PORTS or not url.netloc:
         raise SettingsError(f"{label}: expected {expected}")
+    if not _URL.fullmatch(text):
+        raise SettingsError(f"{label}: expected only the characters of RFC 3986")
     return url
 
 
