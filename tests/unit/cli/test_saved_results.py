@@ -36,7 +36,7 @@ def test_save_follows_no_planted_link(tmp_path: Path, planted: str) -> None:
     link = tmp_path / "saved" / planted
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(elsewhere / "file" if planted == "result.json" else elsewhere)
-    with pytest.raises(StorageError, match="--save: .*saved/result.*: "):
+    with pytest.raises(StorageError, match=r"--save: .*saved/result.*: "):
         saved.save(result({"a/file": b"evil"}))
     assert [path.name for path in elsewhere.iterdir()] == ["file"]
     assert (elsewhere / "file").read_text() == "precious"

@@ -83,10 +83,8 @@ class Liveness:
     def ages_seconds(self) -> dict[str, float]:
         """Return the age of each part's last heartbeat, by its name. Thread-safe.
 
-        A pause of the whole process does not count. Empty if nothing pings them.
+        A pause of the whole process does not count.
         """
-        if self._loop.heard_at is None:
-            return {}  # some parts beat when they start, and only once
         heartbeats = {"event_loop": self._loop}
         heartbeats |= {name: part.heartbeat for name, part in self._parts.items()}
         now = self._clock()

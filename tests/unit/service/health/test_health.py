@@ -156,22 +156,6 @@ def test_liveness_stuck_journal_thread_is_silent(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_liveness_without_pings_judges_no_part() -> None:
-    """A daemon without health checks and watchdog pings no part, and some beat at their start."""
-
-    class Started:
-        heartbeat = Heartbeat()
-
-        def ping(self) -> None:
-            """Answer nothing."""
-
-    clock = Clock()
-    liveness = asking({"started": Started()}, clock, [])
-    Started.heartbeat.beat()
-    clock.ahead_seconds = SILENT_SECONDS + 1
-    assert liveness.silent() == []
-
-
 def test_liveness_paused_process_judges_no_part_by_the_pause() -> None:
     """No part was pinged meanwhile."""
 
