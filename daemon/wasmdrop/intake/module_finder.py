@@ -108,7 +108,7 @@ class ModuleFinder:
         with opening as (fd, status, found_in):
             if expected is not None and found_in is not None and not found_in.may_be(expected):
                 raise FileNotFoundError  # another user replaced the slot's directory
-            version = _version(status)
+            version, size_bytes = _version(status), status.st_size
             sha256 = self._digests.get(version)
             # The copy of a module that was unused for long may be evicted, and is made again.
             if sha256 is None or not self._is_kept(sha256):
@@ -117,7 +117,9 @@ class ModuleFinder:
                 sha256 = self._ingest(fd)
                 if _version(os.fstat(fd)) == version:
                     self._remember(version, sha256)
-        pinned = PinnedModule(file.path, sha256, status.st_size, FileVersion.of(status))
+                else:  # a file that is still being written grew while it was read
+                    size_bytes = self._size_of(sha256) or size_bytes
+        pinned = PinnedModule(file.path, sha256, size_bytes, FileVersion.of(status))
         if version not in self._digests:
             return pinned
         with self._lock:
