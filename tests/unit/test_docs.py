@@ -161,6 +161,14 @@ def test_table_of_commands_lists_each_command() -> None:
     assert told == set(COMMANDS)
 
 
+def test_observability_lists_each_event_of_the_code() -> None:
+    """Operators search the page for the events that they see in the log."""
+    calls = re.compile(r"_log\.(?:info|warning|error|exception)\(\s*\"([a-z-]+)\"")
+    source = (path.read_text(encoding="utf-8") for path in ROOT.glob("daemon/**/*.py"))
+    events = {event for text in source for event in calls.findall(text)}
+    assert events - set(re.findall(r"`([a-z-]+)`", _read("docs/observability.md"))) == set()
+
+
 def test_hyphenated_names_on_the_pages_exist_in_the_code() -> None:
     """Log events, codes and states: operators search for the names that the pages give."""
     source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("daemon/**/*.py"))
