@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +45,7 @@ async def start_with_room(
         try:
             await start()
         except WasmdropError as error:
-            if not lacks_room(error, (settings.state_dir, settings.shared_dir)):
+            if not lacks_room(error, settings.state_dir):
                 raise
             reason = str(error)
         else:
@@ -60,15 +60,15 @@ async def start_with_room(
     _log.info("stopped")
 
 
-def lacks_room(error: BaseException, directories: Iterable[Path]) -> bool:
-    """Whether a full disk caused an error of the start, which uses these directories."""
+def lacks_room(error: BaseException, state_dir: Path) -> bool:
+    """Whether a full disk caused an error of the start; ``state_dir`` has the journal."""
     if is_of_full_disk(error):
         return True
     # SQLite reports several errors if it can't make or extend its files, without the cause.
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, sqlite3.OperationalError):
         cause = cause.__cause__ or cause.__context__
-    return cause is not None and any(map(_is_full, directories))
+    return cause is not None and _is_full(state_dir)
 
 
 def _is_full(directory: Path) -> bool:

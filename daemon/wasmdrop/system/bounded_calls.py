@@ -69,6 +69,10 @@ class BoundedCall(Generic[T]):
 def _run(function: Callable[[], Any], fd: int) -> NoReturn:
     """Send the result to the parent, and end without any clean-up of the parent's."""
     try:
+        # One that hangs may outlive the command: whoever reads its output must see the end of it.
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
         try:
             answer = pickle.dumps((False, function()))
         except Exception as error:  # noqa: BLE001 - the parent raises it

@@ -46,6 +46,16 @@ def test_call_that_hangs_or_dies_has_no_answer(tmp_path: Path) -> None:
         BoundedCall(lambda: os.kill(os.getpid(), signal.SIGKILL)).result(deadline)
 
 
+def test_call_does_not_hold_the_output_of_the_command() -> None:
+    """A child that hangs outlives it, and a reader of a pipe would wait for its end."""
+
+    def look() -> bool:
+        null = Path(os.devnull).stat()
+        return all(os.path.samestat(os.fstat(fd), null) for fd in range(3))
+
+    assert BoundedCall(look).result(time.monotonic() + DEADLINE_SECONDS)
+
+
 def _has_ended(pid: int) -> bool:
     """Reap the child, unless the call has done so."""
     try:
