@@ -183,6 +183,21 @@ def test_jobs_follow_prints_each_change(tmp_path: Path) -> None:
     assert changes[-1]["code"] == "invalid-module"
 
 
+def test_jobs_follow_ends_with_its_reader(tmp_path: Path) -> None:
+    """At once, and not at the next change of a job, which may be hours later."""
+    daemon = with_fib(tmp_path)
+    with daemon.running():
+        daemon.submit("input-a.json", {"entry": "fib", "args": [1]})
+        wait_for_state(daemon, "a", "delivered")
+    process = subprocess.Popen(
+        command("jobs", "--follow"), env=daemon.environment, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert b"input-a.json" in process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(DEADLINE_SECONDS) == 141
+
+
 def test_jobs_follow_goes_on_with_a_new_journal(tmp_path: Path) -> None:
     """It waits while there is none."""
     daemon = with_fib(tmp_path)

@@ -162,14 +162,19 @@ def _add_members(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the chosen command; return the exit status."""
+    with FLEET.required("wasmdrop fleet"):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from wasmdrop.fleet.errors import FleetUnavailableError  # noqa: PLC0415
+
     # The state directory does not matter here, and may not be writable.
     given = {**given_flags(options), "state_dir": os.devnull}
     loaded = settings.load(os.environ, given, runs_jobs=False).settings
     log.configure(loaded.log, "critical")  # the command itself says what goes wrong
     options.daemons = options.daemons or [loaded.fleet_name] if "daemons" in options else []
     options.pools = options.pools or [loaded.fleet_pool] if "pools" in options else []
-    with FLEET.required("wasmdrop fleet"):
-        from wasmdrop.fleet.errors import FleetUnavailableError  # noqa: PLC0415
     if options.action == "config":
         return _print_config(options)
     if not loaded.fleet:

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -97,7 +98,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     limits = parser.add_argument_group("limits of that job, at most those of the daemon")
     for name, kind, metavar, what in _LIMITS:
-        limits.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=what)
+        flag = f"--{name.replace('_', '-')}"
+        limits.add_argument(flag, type=_more_than_0(kind), metavar=metavar, help=what)
+
+
+def _more_than_0(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def limit(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+        return value
+
+    limit.__name__ = kind.__name__  # argparse names it in the message for other text
+    return limit
 
 
 def read_inputs(options: argparse.Namespace, max_input_bytes: int) -> list[SubmittedInput]:

@@ -2,8 +2,8 @@
 
 import argparse
 import os
+import select
 import sys
-import time
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final, TypeAlias
@@ -13,7 +13,7 @@ from wasmdrop.cli.standard_streams import say
 from wasmdrop.jobs import job_facts
 from wasmdrop.jobs.job import Job, JobState
 from wasmdrop.jobs.journal.reader import JobFilter, JournalEntry, JournalReader
-from wasmdrop.protocol.errors import SettingsError, StorageError
+from wasmdrop.protocol.errors import OutputError, SettingsError, StorageError
 from wasmdrop.protocol.outcome import Code
 from wasmdrop.protocol.text import one_line
 from wasmdrop.settings import Settings
@@ -142,6 +142,8 @@ class _FirstJobs:
 def _follow(loaded: Settings, wanted: JobFilter, show: _Show, after_ns: int) -> None:
     """Show every change after that time until interrupted."""
     problem = ""
+    output = select.poll()
+    output.register(sys.stdout, 0)
     while True:
         try:
             after_ns, problem = _show_changes(loaded, wanted, show, after_ns), ""
@@ -150,7 +152,9 @@ def _follow(loaded: Settings, wanted: JobFilter, show: _Show, after_ns: int) -> 
             if str(error) != problem:
                 problem = str(error)
                 say(f"{problem}; waiting for it")
-        time.sleep(_POLL_SECONDS)
+        if output.poll(_POLL_SECONDS * 1000):
+            # The reader has gone. Without this, only the next change of a job would show it.
+            raise OutputError(BrokenPipeError())
 
 
 def _show_changes(loaded: Settings, wanted: JobFilter, show: _Show, after_ns: int) -> int:

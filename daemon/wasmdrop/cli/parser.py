@@ -32,6 +32,7 @@ _MAX_COLUMNS: Final = 100
 
 _MISSING: Final = "the following arguments are required: "
 _NOT_A_NUMBER: Final = re.compile(r"invalid (int|float) value: '(.*)'", re.DOTALL)
+_NO_VALUE: Final = re.compile(r"ignored explicit argument '(.*)'", re.DOTALL)
 _NUMBERS: Final = {"int": "a whole number", "float": "a number"}
 
 
@@ -127,6 +128,9 @@ class Parser(argparse.ArgumentParser):
             # A word with a space is no flag for argparse.
             if flag.startswith("--") and flag not in known and " " not in word:
                 self.error(f"{flag}: no flag of this name{did_you_mean(flag, known)}")
+            # Only before a command, because a value can begin with a minus.
+            if has_commands and not flag.startswith("--") and flag[:2] not in known:
+                self.error(f"{flag}: no flag of this name{did_you_mean(flag, known)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -146,6 +150,7 @@ class Parser(argparse.ArgumentParser):
             message = f"expected {message.removeprefix(_MISSING)}"
             if names := list(self.subparsers()):
                 message = f"expected a command: {_either(names)}"
+        message = _NO_VALUE.sub(lambda it: f"takes no value, got {it[1]}", message)
         message = _NOT_A_NUMBER.sub(lambda it: f"expected {_NUMBERS[it[1]]}, got {it[2]}", message)
         self.exit(USAGE_ERROR, f"{self.prog}: {one_line(message)}\nHelp: {self.prog} --help\n")
 

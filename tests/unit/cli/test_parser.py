@@ -8,6 +8,7 @@ from wasmdrop.cli import parser
 from wasmdrop.cli.commands import COMMANDS, GROUPS
 
 _TYPES = "expected ed25519, p256 or secp256k1"
+_POSITIVE = "wasmdrop submit: --timeout-sec: expected more than 0, got nan"
 _DOCUMENTS = "expected input, marker or receipt"
 
 
@@ -66,6 +67,13 @@ def refused(words: str, capsys: pytest.CaptureFixture[str]) -> str:
             f"wasmdrop key new: --type: {_TYPES}, got p25; did you mean p256?",
         ),
         ("jobs --limit many", "wasmdrop jobs: --limit: expected a whole number, got many"),
+        ("-v jobs", "wasmdrop: -v: no flag of this name"),
+        ("-v", "wasmdrop: -v: no flag of this name"),
+        ("submit --rm=yes", "wasmdrop submit: --rm: takes no value, got yes"),
+        ("submit --memory-mb 0", "wasmdrop submit: --memory-mb: expected more than 0, got 0"),
+        ("submit --fuel -3", "wasmdrop submit: --fuel: expected more than 0, got -3"),
+        ("submit --fuel few", "wasmdrop submit: --fuel: expected a whole number, got few"),
+        ("submit --timeout-sec nan", _POSITIVE),
         ("jobs --slot", "wasmdrop jobs: --slot: expected one argument"),
         (
             "schema markr",

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -20,6 +21,31 @@ def test_commands_without_a_fleet_import_nothing_of_it() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert ended.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["config", "--keys", "keys"], ["init"], ["status"]], ids=lambda words: words[0]
+)
+def test_fleet_command_without_the_extra_says_how_to_install_it(
+    tmp_path: Path, words: list[str]
+) -> None:
+    """In one line, and before it makes a key."""
+    code = (
+        "import sys; sys.modules.update(nats=None, nkeys=None)\n"
+        "from wasmdrop.cli.main import main; sys.exit(main())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "fleet", *words],
+        cwd=tmp_path,
+        env={"WASMDROP_CONFIG": "none", "WASMDROP_FLEET": "nats://127.0.0.1:1"},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    expected = f"wasmdrop: wasmdrop fleet: needs {FLEET.needs}; install it with"
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"{expected} {FLEET.install_command}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_extra_is_an_error_that_says_how_to_install_it(
