@@ -1,8 +1,10 @@
 """Reloading: one round for each request, whatever goes wrong in it."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
+import pytest
 from structlog.testing import capture_logs
 
 from wasmdrop.protocol.errors import SettingsError
@@ -89,3 +91,19 @@ def test_reload_with_a_secret_that_is_refused_changes_nothing() -> None:
     settings = loaded().settings
     events, uses = reload_each(settings, [lambda: loaded(attempts="5")], read_secrets)
     assert (events, uses, settings.attempts) == (["reload-refused"], 0, 3)
+
+
+def test_reload_does_not_wait_for_storage_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither does the end of the process."""
+    monkeypatch.setattr("wasmdrop.service.reload._LOAD_SECONDS", 0.05)
+    answers = threading.Event()
+
+    def hang() -> Loaded:
+        answers.wait()
+        return loaded(attempts="5")
+
+    settings = loaded().settings
+    events, uses = reload_each(settings, [hang, lambda: loaded(attempts="7")])
+    answers.set()
+    assert events == ["reload-refused", "settings-reloaded"]
+    assert (settings.attempts, uses) == (7, 1)
