@@ -9,6 +9,7 @@ import importlib
 import itertools
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NoReturn, TypeGuard
 
@@ -49,8 +50,17 @@ class _Formatter(argparse.HelpFormatter):
             if is_fixed:
                 lines += block
             else:
-                lines += super()._fill_text(" ".join(block), width, indent).splitlines()
+                lines += textwrap.wrap(
+                    " ".join(block),
+                    width,
+                    initial_indent=indent,
+                    subsequent_indent=indent,
+                    break_on_hyphens=False,  # flags and paths are to be copied
+                )
         return "\n".join(lines)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):

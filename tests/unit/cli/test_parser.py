@@ -157,3 +157,13 @@ def test_only_the_called_command_is_imported() -> None:
     """The parsers of the others have no flags yet."""
     below = parser.build(["jobs"]).subparsers()
     assert [name for name, each in below.items() if len(each.flags()) > 2] == ["jobs"]
+
+
+@every_parser
+def test_help_breaks_no_flag_and_no_path(
+    each: parser.Parser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are to be copied."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = each.format_help().splitlines()
+    assert [line for line in lines if line.endswith("-") and line[-2:] != " -"] == []
