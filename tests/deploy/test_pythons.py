@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.support.daemon import environment
-from tests.support.deploy.base import developers_packages, python_root, working_tree
+from tests.support.deploy.base import developers_packages, overlaid, python_root
 from tests.support.require import require_tools
 
 _TESTS: Final = (
@@ -46,13 +46,7 @@ def test_jobs_run_confined_with_the_python_of(suite: str, python: str, tmp_path:
     """From an installation without a network to results."""
     lower, packages = python_root(suite), developers_packages(python)
     require_tools("mount", "unshare", "chroot")
-    root, upper, work = tmp_path / "root", tmp_path / "upper", tmp_path / "work"
-    for directory in (root, upper, work):
-        directory.mkdir()
-    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(root)], check=True)
-    try:
-        working_tree(root / "src")
+    with overlaid(lower, tmp_path) as root:
         (root / "wheels").mkdir()
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-ec", _COMMANDS, "sh", str(root), str(packages)],
@@ -68,7 +62,5 @@ def test_jobs_run_confined_with_the_python_of(suite: str, python: str, tmp_path:
             text=True,
             check=False,
         )
-    finally:
-        subprocess.run(["umount", "--lazy", str(root)], check=True)
     assert done.returncode == 0, done.stdout[-20_000:]
     assert str(tuple(map(int, python.split(".")))) in done.stdout

@@ -94,6 +94,21 @@ def working_tree(target: Path) -> None:
 
 
 @contextlib.contextmanager
+def overlaid(lower: Path, base: Path) -> Iterator[Path]:
+    """Give a copy of the root ``lower`` with the sources in ``/src``; changes go to ``base``."""
+    root, upper, work = base / "root", base / "upper", base / "work"
+    for directory in (root, upper, work):
+        directory.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(root)], check=True)
+    try:
+        working_tree(root / "src")
+        yield root
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+@contextlib.contextmanager
 def _made_once(name: str) -> Iterator[tuple[Path, bool]]:
     """Give a directory of the cache, and whether the block must fill it."""
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)

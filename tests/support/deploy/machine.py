@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.daemon import environment, wait_until
-from tests.support.deploy.base import base_root, wheels, working_tree
+from tests.support.deploy.base import base_root, overlaid, wheels
 from tests.support.require import require_root, require_tools
 
 #: systemd-nspawn of Debian 12 knows no Landlock yet; a host of its own would allow it.
@@ -66,13 +66,7 @@ def booted(base: Path) -> Iterator[Machine]:
     require_root()
     require_tools("systemd-nspawn", "nsenter", "mount")
     lower, packages = base_root(has_compiler=True), wheels()
-    root, upper, work = base / "root", base / "upper", base / "work"
-    for directory in (root, upper, work):
-        directory.mkdir()
-    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(root)], check=True)
-    try:
-        working_tree(root / "src")
+    with overlaid(lower, base) as root:
         command = ["systemd-nspawn", f"--directory={root}", "--boot", "--register=no"]
         command += ["--keep-unit", "--private-network", "--console=pipe", "--link-journal=no"]
         command += [f"--system-call-filter={_LANDLOCK}", f"--bind-ro={packages}:/wheels"]
@@ -92,8 +86,6 @@ def booted(base: Path) -> Iterator[Machine]:
             except subprocess.TimeoutExpired:
                 nspawn.kill()
                 nspawn.wait()
-    finally:
-        subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
 def _leader(nspawn: "subprocess.Popen[bytes]") -> int | None:

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.daemon import DEADLINE_SECONDS
 from wasmdrop.jobs.metrics import Metrics
 from wasmdrop.service.health.probes import Health
 from wasmdrop.service.status import DaemonStatus, keep_systemd_informed, log_status
@@ -68,6 +69,7 @@ def manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[socket.
     """Give a socket that stands for systemd's."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
         link.bind(str(tmp_path / "notify"))
+        link.settimeout(DEADLINE_SECONDS)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield link
 
