@@ -34,13 +34,12 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from wasmdrop.protocol import strict_json
-from wasmdrop.protocol.errors import RefusedError, StorageError
+from wasmdrop.client.result import Result, ResultError, TornResultError, result_of, unfit
 from wasmdrop.protocol.input_values import text_or_base64
 from wasmdrop.protocol.marker import MAX_MARKER_BYTES, Marker, parse_slot_marker
-from wasmdrop.protocol.outcome import Code, Status
 from wasmdrop.protocol.slot import (
     CANCEL_SUFFIX,
+    OUTPUT_SUFFIX,
     RESULT_SUFFIXES,
     SLOT_NAME_RULE,
     is_slot_name,
@@ -71,58 +70,9 @@ _TORN_SECONDS: Final = 5.0
 _TEXT_BYTES: Final = 64 * 1024 * 1024
 
 _MODULE_NAME: Final = "module.wasm"
-_OUTPUT: Final = ".output"
 #: The daemon's lock on a shared directory.
 _LOCK: Final = ".wasmdrop.lock"
 _DIRECTORY: Final = re.compile(r"[^.\0].*(?<!~)(?<!\.tmp)(?<!\.part)", re.DOTALL)
-
-
-class ResultError(StorageError):
-    """A job ended, but its result can't be used: too large, forged or unreadable.
-
-    The text is one line, safe for a terminal, and begins with the slot.
-    """
-
-
-class TornResultError(ResultError):
-    """The result files do not agree with the sizes and digests in their marker."""
-
-
-class Result(msgspec.Struct, frozen=True):
-    """The result of a job."""
-
-    status: Status
-    code: Code
-    message: str
-    """Empty if the job succeeded."""
-    results: tuple[Any, ...] | None
-    """The returned values; None if the job failed."""
-    exit_code: int | None
-    """None if the job did not exit: a function that returned, or a command that was stopped."""
-    stdout: bytes | None
-    """The whole standard output of a WASI program; None for a function, or if it never ran."""
-    stderr: bytes | None
-    output: dict[str, bytes]
-    """Output files of a WASI program, by path below its directory."""
-    raw: str
-    """The last line of ``result.txt``, which is only the value."""
-    line: bytes
-    """The line in ``result.json``, without its newline."""
-    text: bytes
-    """The content of ``result.txt``."""
-    receipt: bytes | None
-    """The content of ``result.receipt``; None if the daemon has signed none."""
-    marker: dict[str, Any]
-    """The whole completion marker."""
-
-
-class _ResultBody(msgspec.Struct, frozen=True):
-    """The parts of ``result.json`` that a result uses."""
-
-    results: tuple[Any, ...] | None = None
-    exit_code: int | None = None
-    stdout: str | None = None
-    stderr: str | None = None
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -189,7 +139,7 @@ class Submission(msgspec.Struct, frozen=True):
                 return
             for name in names:
                 directory.remove_file(name)
-            directory.remove_tree(stem + _OUTPUT)
+            directory.remove_tree(stem + OUTPUT_SUFFIX)
         if self.has_own_directory:
             # It is not empty if a result is being delivered.
             with (
@@ -245,7 +195,7 @@ class Submission(msgspec.Struct, frozen=True):
                     raise
                 found = str(torn)
             except OSError as error:
-                raise self._unfit(f"{error.filename}: {error.strerror}") from error
+                raise unfit(self.slot, f"{error.filename}: {error.strerror}") from error
             if isinstance(found, Result):
                 return found
             if now >= end:
@@ -284,7 +234,7 @@ class Submission(msgspec.Struct, frozen=True):
                 state = "is missing" if content is None else "does not have the marker's digest"
                 raise TornResultError(one_line(f"{self.slot}: {file} {state}"))
             files[file] = content
-        return self._result(marker, data, files)
+        return result_of(self.slot, self.marker_path.stem, marker, data, files)
 
     def _daemon(self) -> str:
         """Describe the daemon of the shared directory, by its lock file."""
@@ -302,45 +252,12 @@ class Submission(msgspec.Struct, frozen=True):
         for suffix in (".json", ".txt"):
             size = marker.files[stem + suffix].bytes
             if size > _TEXT_BYTES:
-                raise self._unfit(f"{stem}{suffix} has {size} bytes; the limit is {_TEXT_BYTES}")
+                raise unfit(
+                    self.slot, f"{stem}{suffix} has {size} bytes; the limit is {_TEXT_BYTES}"
+                )
         size = sum(file.bytes for file in marker.files.values())
         if size > max_bytes:
-            raise self._unfit(f"its files have {size} bytes; the limit is {max_bytes}")
-
-    def _result(self, marker: Marker, data: bytes, files: dict[str, bytes]) -> Result:
-        stem = self.marker_path.stem
-        line = files[f"{stem}.json"].removesuffix(b"\n")
-        if b"\n" in line or b"\r" in line:
-            raise self._unfit(f"{stem}.json is more than one line")
-        try:
-            # Not msgspec's JSON, which reads no integers of more than 64 bits.
-            body = msgspec.convert(strict_json.parse(line), _ResultBody)
-            whole_marker = msgspec.convert(strict_json.parse(data), dict[str, Any])
-            raw = files[f"{stem}.txt"].decode().rstrip("\n").rpartition("\n")[2]
-        except (RefusedError, msgspec.ValidationError, UnicodeDecodeError) as error:
-            raise self._unfit(f"not what a daemon writes: {error}") from error
-        return Result(
-            status=marker.status,
-            code=marker.code,
-            message=marker.message,
-            results=body.results,
-            exit_code=body.exit_code,
-            stdout=_output(files.get(f"{stem}.stdout"), body.stdout),
-            stderr=_output(files.get(f"{stem}.stderr"), body.stderr),
-            output={
-                name.removeprefix(f"{stem}{_OUTPUT}/"): content
-                for name, content in files.items()
-                if name.startswith(f"{stem}{_OUTPUT}/")
-            },
-            raw=raw,
-            line=line,
-            text=files[f"{stem}.txt"],
-            receipt=files.get(f"{stem}.receipt"),
-            marker=whole_marker,
-        )
-
-    def _unfit(self, reason: str) -> ResultError:
-        return ResultError(one_line(f"{self.slot}: {reason}"))
+            raise unfit(self.slot, f"its files have {size} bytes; the limit is {max_bytes}")
 
 
 def submit(
@@ -400,11 +317,6 @@ def submit(
         ready_suffix=ready_suffix,
         has_own_directory=name is None and module is not None,
     )
-
-
-def _output(file: bytes | None, shown: str | None) -> bytes | None:
-    """Return the content of a stream: an empty one has no file."""
-    return b"" if file is None and shown == "" else file
 
 
 def _slot(name: str) -> PurePosixPath:
