@@ -21,7 +21,7 @@ _PACKAGE: Final = Path(wasmdrop.__file__).parent
 #: Code that the daemon does not run, or runs in children that write nothing durable.
 _ELSEWHERE: Final = (
     "cli/",
-    "client/__init__.py",
+    "client/",
     "fetch/",
     "fleet/worker/",
     "service/doctor/",
