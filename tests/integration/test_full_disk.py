@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from wasmtime import wat2wasm
 
 from tests.support.daemon import Daemon, drop, wait_until
 from tests.support.disks import fill, fill_with_files, small_disk
-from tests.support.fib import with_fib
+from tests.support.fib import GOOD, with_fib
 from tests.support.health import get
 from tests.support.wasi_programs import FILE_PROGRAMS, FILES
 
@@ -179,4 +180,30 @@ def test_job_that_finds_no_room_for_its_directory_waits(
     make_room(disks["state"])
     marker = daemon.wait_for("input.json", b'{"id": "waits"}')
     assert (marker["status"], marker["attempt"]) == ("succeeded", 1)
+    assert daemon.stop() == 0
+
+
+def test_job_whose_module_finds_no_room_for_its_machine_code_waits(
+    tmp_path: Path, disks: dict[str, Path]
+) -> None:
+    """The compiler's child process is the one that finds none; nor does that fail the job."""
+    daemon = daemon_on(tmp_path)
+    daemon.environment |= {"WASMDROP_ATTEMPTS": "1", "WASMDROP_RESERVE_MB": "0"}
+    daemon.start()
+    daemon.submit("input.json", GOOD)
+    stores = "".join(f"(i64.store (i32.const {8 * n}) (local.get 0))" for n in range(100))
+    functions = f"(func (param i64) {stores})" * 500
+    module = bytes(wat2wasm(f'(module (memory 1) {functions} (func (export "run")))'))
+    drop(daemon.wasm / "large.wasm", module)
+    fill(disks["state"])
+    filler = disks["state"] / "filler"
+    # The machine code is larger than the module.
+    os.truncate(filler, filler.stat().st_size - len(module))
+    text = '{"module":"large","entry":"run"}'
+    drop(daemon.shared / "input.json", text)
+    wait_until(lambda: daemon.events("job-waits-for-space"), "the job to wait")
+    make_room(disks["state"])
+    marker = daemon.wait_for("input.json", text.encode())
+    assert (marker["status"], marker["attempt"]) == ("succeeded", 1)
+    assert not daemon.events("attempt-failed")
     assert daemon.stop() == 0

@@ -244,6 +244,8 @@ class CompileReport(msgspec.Struct, frozen=True):
     summary: ModuleSummary | None = None
     code: Code = Code.OK
     message: str = ""
+    lacks_room: bool = False
+    """The disk of the machine code is full."""
 
 
 class RunReport(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from wasmdrop.sandbox.guest.link_diagnosis import (
 from wasmdrop.sandbox.guest.module_parser import parse_component_memory, parse_module
 from wasmdrop.sandbox.wire import CompileReport, CompileRequest
 from wasmdrop.system.descriptors import write_all
+from wasmdrop.system.full_disks import is_of_full_disk
 
 
 def compile_module(
@@ -54,6 +55,9 @@ def compile_module(
     except RefusedError as refusal:
         return CompileReport(code=refusal.code, message=refusal.message)
     except OSError as error:
+        if is_of_full_disk(error):
+            message = "no room for its machine code"
+            return CompileReport(code=Code.INTERNAL, message=message, lacks_room=True)
         if error.errno != errno.EFBIG:
             raise
         message = f"its machine code takes more than {request.code_bytes} bytes"

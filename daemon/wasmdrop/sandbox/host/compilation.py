@@ -6,6 +6,7 @@ meanwhile, whether these are compiled already or not.
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import time
@@ -182,6 +183,9 @@ class ModuleCompiler:
             if report is None:
                 return None
             if report.summary is None:
+                if report.lacks_room:
+                    # The caller waits for room, as if the daemon itself had found none.
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work.parent))
                 # A child reports ``internal`` if it cannot write, or finds a fault of ours.
                 if report.code not in _COMPILER_CODES:
                     raise SandboxError(bounded_text(f"a compiling child failed: {report.message}"))
