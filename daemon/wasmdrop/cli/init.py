@@ -15,9 +15,9 @@ from wasmdrop.protocol.text import one_line
 from wasmdrop.settings.example_file import example_file
 
 _DESCRIPTION: Final = """\
-Makes what a daemon of one user needs in the directory DIR: wasm/ for modules, shared/ for inputs
-and results, state/ for the journal, and config.toml with these folders and every other setting,
-commented out. Adds wasm/fib.wasm as an example. Files and folders that exist are kept.
+Makes the folders and files of a daemon of one user in the directory DIR: wasm/ for modules, shared/
+for inputs and results, state/ for the journal, and config.toml with these folders and every other
+setting, commented out. Adds wasm/fib.wasm as an example. Files and folders that exist are kept.
 """
 
 _EPILOG: Final = """\

@@ -1,6 +1,6 @@
 """The live table of ``wasmdrop jobs --follow``: open jobs, and those that finished last.
 
-It is drawn on the terminal's alternate screen, over what is there and without clearing it, so that
+It is drawn on the terminal's alternate screen, over the last one and without clearing it, so that
 it neither flickers nor leaves traces when the window changes its size. While nothing changes, the
 journal is not even opened.
 """

@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         return next((dict(each.choices) for each in self._actions if _has_commands(each)), {})
 
     def summaries(self) -> dict[str, str]:
-        """Return what the commands below this one do, by their names."""
+        """Return the summaries of the commands below this one, by their names."""
         found = (each for each in self._actions if _has_commands(each))
         return {each.dest: each.help or "" for of in found for each in of._get_subactions()}  # noqa: SLF001
 

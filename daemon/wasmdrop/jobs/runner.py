@@ -197,7 +197,7 @@ class JobRunner:
             self._metrics.running += 1
             try:
                 run = functools.partial(slot.run, *ready)
-                # The answer of a remote run, which comes once, may be what has no room.
+                # A remote run answers only once, and its answer may be the part without room.
                 outcome = await (run() if slot.is_remote else self._with_room(work, run))
             except SandboxError as error:
                 outcome = Outcome(code=Code.INTERNAL, message=str(error))

@@ -1,7 +1,7 @@
 """Calls functions that may hang, such as those that touch storage, within a time limit.
 
-Each runs in a child process. A mount whose server is gone blocks whoever touches it, and a process
-with a blocked thread may not even end; a child that hangs is left behind.
+Each runs in a child process. A mount whose server is gone blocks each process that touches it, and
+a process with a blocked thread may not even end; a child that hangs is left behind.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ class BoundedCall(Generic[T]):
 def _run(function: Callable[[], Any], fd: int) -> NoReturn:
     """Send the result to the parent, and end without any clean-up of the parent's."""
     try:
-        # One that hangs may outlive the command: whoever reads its output must see the end of it.
+        # One that hangs may outlive the command: the reader of its output must see the end of it.
         null = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(null, standard)

@@ -30,7 +30,7 @@ STOP_AT_ONCE: Final = (signal.SIGQUIT,)
 #: Load the settings again; or shut down gracefully, if the terminal was closed.
 RELOAD: Final = signal.SIGHUP
 
-#: Log what the process does now.
+#: Log the status of the process.
 STATUS: Final = signal.SIGUSR1
 
 #: A shell without job control starts background commands with SIGINT and SIGQUIT ignored, but a

@@ -62,7 +62,7 @@ class Step(msgspec.Struct, frozen=True):
 def walk(
     path: str, what: str, *, allows_private_groups: bool = False, allows_volumes: bool = False
 ) -> list[Step]:
-    """Return the directories that ``path`` leads through, and last what is at its end.
+    """Return the directories that ``path`` leads through, and last the file at its end.
 
     Each is checked before the next one is looked up, so that no other user can change the way
     after the check. ``what`` is a noun for messages, as in "the secret". With
