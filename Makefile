@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
   release-check clean install-systemd uninstall-systemd k8s-apply k8s-clean
 
 help:
+	@echo 'make setup, make setup-dev   make .venv with the daemon; with the tools of developers, too'
 	@echo 'make demo     run a drop and show its result'
 	@echo 'make demo-fleet   run 200 jobs on two workers, and kill one in the middle'
 	@echo 'make check    run linters, type and import checks, and the unit tests'

@@ -23,6 +23,9 @@ DIRECTORY: Final = Path(__file__).parent.parent / "docs/man"
 #: Without wrapped lines, the pages do not depend on the terminal.
 _UNWRAPPED: Final = functools.partial(argparse.HelpFormatter, width=1_000_000)
 
+#: Flags, files and pages are to be copied: no hyphenation, and no wide gaps in place of it.
+_WHOLE_WORDS: Final = ".nh\n.ad l\n"
+
 _HEADING: Final = re.compile("(Exit status|Environment|Files|Examples?):[ \n]")
 #: Sections after that of the options, in their order.
 _SECTIONS: Final = ("exit status", "environment", "files", "examples")
@@ -87,7 +90,10 @@ def _page(
             page.add_section(section, "=", _roff(texts[section]))
     related = (*above, *below)
     page.add_section("see also", "=", ",\n".join(f".BR {_escaped(each)} (1)" for each in related))
-    return re.sub(r"\n{2,}", "\n", str(page))
+    text = re.sub(r"\n{2,}", "\n", str(page))
+    # The pages of commands with actions repeat the usage of each one above its description.
+    text = re.sub(r"(?m)^(usage: .*\n)(?!\.)", r"\1.PP\n", text)
+    return re.sub(r"(?m)^(\.TH .*\n)", rf"\1{_WHOLE_WORDS}", text)
 
 
 def _texts(of: parser.Parser, *, is_main: bool) -> dict[str, str]:

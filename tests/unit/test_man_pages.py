@@ -48,3 +48,13 @@ def test_man_page_shows_sections_flags_and_examples() -> None:
     assert [name for name in sections if name in wanted] == wanted
     assert "\n       --max-result-mb MB\n" in shown
     assert """echo '{"entry": "add", "args": [5, 7]}' | wasmdrop submit --wait -""" in shown
+
+
+def test_man_pages_break_no_word_and_show_each_usage_in_a_line() -> None:
+    """Flags and file names are to be copied; groff hyphenates them otherwise."""
+    require_tools("mandoc")
+    assert [name for name, page in man_pages.pages().items() if "\n.nh\n" not in page] == []
+    page = man_pages.DIRECTORY / "wasmdrop-fleet.1"
+    done = subprocess.run(["mandoc", "-T", "ascii", page], capture_output=True, check=True)
+    shown = re.sub(".\b", "", done.stdout.decode())
+    assert "\n       usage: wasmdrop fleet init [OPTION]...\n\n" in shown
