@@ -122,8 +122,7 @@ class Submission(msgspec.Struct, frozen=True):
         and published output files, whose directory belongs to the daemon.
         """
         stem = self.marker_path.stem
-        names = [self.marker_path.name, self.input_path.name]
-        names.append(self.input_path.name + CANCEL_SUFFIX)
+        names = [self.marker_path.name, self.input_path.name + CANCEL_SUFFIX]
         if self.ready_suffix:
             names.append(self.input_path.name + self.ready_suffix)
         names += [stem + suffix for suffix in RESULT_SUFFIXES]
@@ -135,7 +134,10 @@ class Submission(msgspec.Struct, frozen=True):
         except FileNotFoundError:
             return
         with directory:
-            if self._is_in_use(directory):
+            version = self.size_bytes, self.mtime_ns
+            if self._is_in_use(directory) or not directory.remove_version(
+                self.input_path.name, version
+            ):
                 return
             for name in names:
                 directory.remove_file(name)

@@ -18,6 +18,7 @@ from typing import Final, Self
 from wasmdrop.system import openat2
 from wasmdrop.system.descriptors import DIRECTORY_FLAGS, NotRegularError
 from wasmdrop.system.durable_files import replace_file
+from wasmdrop.system.renaming import rename_to_new
 from wasmdrop.system.tree_removal import remove_tree
 
 #: A link is on the way, or another process holds a lease of the file.
@@ -104,6 +105,28 @@ class SlotDirectory:
         """Remove a file, or a link itself. A missing file is no error."""
         with self._named(name), contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
+
+    def remove_version(self, name: str, version: tuple[int, int]) -> bool:
+        """Remove a file of this size and modification time; return False if it is another one.
+
+        It is renamed before it is judged, because another process may replace it at any moment.
+        Another one gets its name back, unless a newer one has it by then. A missing file is no
+        error.
+        """
+        aside = f".withdrawn-{secrets.token_hex(16)}"
+        with self._named(name):
+            try:
+                os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            except FileNotFoundError:
+                return True
+            status = os.stat(aside, dir_fd=self._fd, follow_symlinks=False)
+            is_it = (status.st_size, status.st_mtime_ns) == version
+            if not is_it:
+                with contextlib.suppress(FileExistsError):
+                    rename_to_new(aside, self._fd, name, self._fd)
+                    return False
+            os.unlink(aside, dir_fd=self._fd)
+            return is_it
 
     def remove_tree(self, name: str) -> None:
         """Remove a directory with its content. Anything else, such as a link, is kept."""

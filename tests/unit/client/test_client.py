@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.support.deliveries import deliver, files_below
-from wasmdrop.client import TornResultError, submit
+from wasmdrop.client import Submission, TornResultError, submit
 from wasmdrop.protocol.outcome import Code, Outcome, Status
 from wasmdrop.system.slot_directory import SlotDirectory
 
@@ -207,6 +207,24 @@ def test_result_has_its_receipt_as_bytes(tmp_path: Path) -> None:
         assert submission.result(0).receipt == receipt
         assert b'"payloadType"' in receipt
     assert files_below(tmp_path) == []
+
+
+def test_remove_keeps_an_input_that_is_dropped_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the look at the slot, and before the removal."""
+    submission = submit(tmp_path, b"{}", "orders")
+    deliver(submission)
+
+    def drop_and_go_on(_submission: Submission, _directory: SlotDirectory) -> bool:
+        submit(tmp_path, b'{"id":"newer"}', "orders")
+        return False
+
+    monkeypatch.setattr(Submission, "_is_in_use", drop_and_go_on)
+    before = files_below(tmp_path)
+    submission.remove()
+    assert files_below(tmp_path) == before
+    assert submission.input_path.read_bytes() == b'{"id":"newer"}'
 
 
 def test_result_of_a_failure_has_code_and_message(tmp_path: Path) -> None:
