@@ -73,22 +73,22 @@ class CancelRequests:
         self._task: asyncio.Task[None] | None = None
         self._ignored: set[str] = set()
         """Names that were logged, so that each is logged once."""
+        self._fifo: int | None = None
 
     def ends(self) -> dict[str, DecidedEnd]:
-        """Return how the requested jobs are to end, by their ids. Blocks."""
+        """Return how the requested jobs are to end, by their ids. Blocks.
+
+        A later request finds a daemon: its command waits for the job, whose end is not certain.
+        """
+        self._open_fifo()
         return dict.fromkeys(self._pending(), DecidedEnd(Code.CANCELLED, _REASON))
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
         """Notice new requests during a block."""
-        try:
-            fifo = self._open_fifo()
-        except OSError as error:
-            _log.warning(
-                "cancel-requests-unnoticed",
-                path=str(self._state_dir / WAKE_NAME),
-                error=error.strerror,
-            )
+        self._open_fifo()
+        fifo = self._fifo
+        if fifo is None:
             yield
             return
         loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ class CancelRequests:
             yield
         finally:
             loop.remove_reader(fifo)
-            os.close(fifo)
+            self._close_fifo()
 
     def start(self, cancel: _Cancel, find_job: _FindJob, period_seconds: float) -> None:
         """Take all requests now, when new ones come, and every period.
@@ -116,6 +116,8 @@ class CancelRequests:
         """Take no more requests; the next daemon does."""
         if self._task is not None:
             self._task.cancel()
+        else:
+            self._close_fifo()
 
     async def _serve(self, cancel: _Cancel, find_job: _FindJob, period_seconds: float) -> None:
         # First, so that the daemon notices each request that comes after it has looked.
@@ -188,7 +190,20 @@ class CancelRequests:
             self._ignored.add(name)
             _log.warning("cancel-request-ignored", request=name, reason=reason)
 
-    def _open_fifo(self) -> int:
+    def _open_fifo(self) -> None:
+        if self._fifo is None:
+            try:
+                self._fifo = self._opened_fifo()
+            except OSError as error:
+                path = str(self._state_dir / WAKE_NAME)
+                _log.warning("cancel-requests-unnoticed", path=path, error=error.strerror)
+
+    def _close_fifo(self) -> None:
+        if self._fifo is not None:
+            os.close(self._fifo)
+            self._fifo = None
+
+    def _opened_fifo(self) -> int:
         state = openat2.open_directory(str(self._state_dir), "")
         try:
             with contextlib.suppress(FileExistsError):

@@ -101,6 +101,20 @@ def test_requests_before_the_start_are_the_ends_of_their_jobs(state: Path) -> No
     assert all(path.exists() for path in paths)
 
 
+def test_request_during_recovery_finds_the_daemon(state: Path) -> None:
+    """Its command would report otherwise that the next daemon cancels the job for certain."""
+
+    async def main() -> None:
+        requests = CancelRequests(state)
+        assert requests.ends() == {}
+        wake(state)
+        requests.stop()
+        with pytest.raises(OSError, match="No such device"):
+            wake(state)
+
+    asyncio.run(main())
+
+
 def test_request_that_comes_later_wakes_the_daemon_and_is_removed(state: Path) -> None:
     """Without a period; several share a wake-up."""
     jobs = Jobs()
