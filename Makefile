@@ -78,6 +78,7 @@ soak: setup-dev
 torture: setup-dev
 	$(BIN)/python -m tests.support.durability.storm
 	$(BIN)/python -m tests.support.durability.storm --controls --kills 50 --jobs 5000
+	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.support.durability.storm --full-disks --kills 20 --jobs 2000
 	WASMDROP_TORTURE=long $(BIN)/python -m pytest -n 2 -rP tests/durability
 	$(BIN)/python -m pytest -n 2 -rP -m slow
 

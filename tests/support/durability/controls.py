@@ -1,4 +1,6 @@
-"""The controls of a daemon in a storm, all at once: cancellation, retention, hook, limits, page.
+"""The controls of a daemon in a storm, all at once.
+
+They are cancellation, retention, the hook, limits, reloads and the page.
 
 A receiver takes the events of finished jobs and refuses some at first. Jobs are cancelled by cancel
 files, by ``wasmdrop cancel`` and by a client of the page. :func:`check_controls` completes the
@@ -20,8 +22,16 @@ from typing import Final
 
 from tests.support.commands import command
 from tests.support.daemon import DeadlineError
-from tests.support.durability.checker import Evidence, Finding, Kind, Row, rows_of
+from tests.support.durability.checker import (
+    Evidence,
+    Finding,
+    Kind,
+    Row,
+    rows_of,
+    without_superfluous,
+)
 from tests.support.durability.lives import Lives
+from tests.support.durability.reloads import Reloads
 from tests.support.page import CHANGE, ask, overview
 from tests.support.receiver import TAKEN, Answer, Received, Receiver
 
@@ -46,11 +56,10 @@ class Controls:
         lives.environment |= {
             "WASMDROP_AFTER": "archive" if self._is_archiving else "remove",
             "WASMDROP_KEEP_RESULTS_DAYS": "1000",
-            "WASMDROP_DIRECTORY_RUNNING": str(dice.choice((1, 2))),
-            "WASMDROP_DIRECTORY_QUEUED": str(dice.choice((40, 200))),
             "WASMDROP_PAGE": "on",
             "WASMDROP_HTTP": "127.0.0.1:0",
         }
+        self.reloads = Reloads(lives, dice)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -81,7 +90,8 @@ class Controls:
             words = command("cancel", job)
             process = subprocess.Popen(
                 words,
-                env=self._lives.environment,
+                # The file of the daemon may be a wrong one at this moment.
+                env=self._lives.environment | {"WASMDROP_CONFIG": "none"},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -94,8 +104,9 @@ class Controls:
                 self._lives.producer.cancelled.add(job)
         self._ended.set()
         found = self._lives.verdict()
-        evidence = self._lives.evidence()
-        return found + list(check_controls(evidence, self._receiver.requests, self._is_archiving))
+        evidence, requests = self._lives.evidence(), self._receiver.requests
+        found += check_controls(evidence, requests, self._is_archiving)
+        return found + list(self.reloads.check(request.body for request in requests))
 
     def _answer(self, _request: Received) -> Answer:
         return (503, {"Retry-After": "1"}) if self._answer_dice.random() < 0.05 else TAKEN
@@ -120,7 +131,7 @@ def check_controls(
     evidence: Evidence, requests: list[Received], is_archiving: bool
 ) -> Iterator[Finding]:
     """Return the faults of controls. Call it when the daemon is at rest."""
-    rows = {row.id: row for row in rows_of(evidence.state)}
+    rows = {row.id: row for row in without_superfluous(rows_of(evidence.state))}
     for job in sorted(evidence.producer.cancelled & rows.keys()):
         if rows[job].code != "cancelled":
             yield Finding(Kind.WRONG, job, f"was cancelled durably and ended as {rows[job].code}")

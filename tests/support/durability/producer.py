@@ -209,11 +209,11 @@ class Producer:
         """Drop a new module, which reruns these slots."""
         addend = next(self._numbers)
         data = module_of(addend, keeps_files=keeps_files)
+        self.add_module(path, data, addend)
         for name in slots:
             record = self.slots.setdefault(name, SlotRecord())
             record.reruns += 1
             record.own_module = hashlib.sha256(data).hexdigest()
-        self.add_module(path, data, addend)
 
     def add_module(self, path: Path, data: bytes, addend: int) -> None:
         """Drop a module that adds ``addend``."""

@@ -1,7 +1,8 @@
 """The storm: kills at random moments while producers and consumers are active, and then a check.
 
 ``python -m tests.support.durability.storm --kills 200 --jobs 50000 --seed 1``, or ``make torture``.
-``--controls`` switches on cancellation, retention, hooks, limits and the page, too.
+``--controls`` switches on cancellation, retention, hooks, limits, reloads and the page, too.
+``--full-disks`` has another process fill the disks and make room again, at random; needs root.
 Prints the numbers of kills, jobs and faults; the exit status is 1 if there were faults.
 
 Mostly the daemon is killed, sometimes its fork server or a delivery worker before it, sometimes the
@@ -28,8 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.support.daemon import wait_until
 from tests.support.durability.checker import Finding, Kind, check_slot_now
 from tests.support.durability.controls import Controls
+from tests.support.durability.full_disks import FullDisks
 from tests.support.durability.lives import Lives
 from tests.support.guests import runs_in_native, use_guest
 
@@ -54,6 +57,9 @@ class Report:
     server_kills: int = 0
     delivery_kills: int = 0
     stops: int = 0
+    reloads: int = 0
+    refused_reloads: int = 0
+    fillings: int = 0
     drops: int = 0
     jobs: int = 0
     looks: int = 0
@@ -68,20 +74,34 @@ class Report:
         return (
             f"seed {self.seed}: kills {self.kills}  kills of the fork server"
             f" {self.server_kills}  of delivery {self.delivery_kills}  stops {self.stops}"
+            f"  reloads {self.reloads}, refused {self.refused_reloads}"
+            f"  full disks {self.fillings}"
             f"  drops {self.drops}  jobs {self.jobs}"
             f"  looks at markers {self.looks}  {self.seconds:.0f} s\n{damage}"
         )
 
 
 def storm(
-    base: Path, seed: int, kills: int, jobs: int, guest: str = "auto", *, has_controls: bool = False
+    base: Path,
+    seed: int,
+    kills: int,
+    jobs: int,
+    guest: str = "auto",
+    *,
+    has_controls: bool = False,
+    has_full_disks: bool = False,
 ) -> Report:
     """Run at least this many kills and jobs in the directory ``base``."""
     report = Report(seed)
     started = time.monotonic()
     dice = random.Random(seed)  # noqa: S311 - a test's dice
-    one = _Storm(base, dice, report, guest, has_controls=has_controls)
-    with one.controls.running() if one.controls else contextlib.nullcontext():
+    with contextlib.ExitStack() as running:
+        disks = FullDisks(base, dice) if has_full_disks else None
+        if disks is not None:
+            running.enter_context(disks.running())
+        one = _Storm(base, dice, report, guest, disks, has_controls=has_controls)
+        if one.controls is not None:
+            running.enter_context(one.controls.running())
         one.run(kills, jobs)
     report.seconds = time.monotonic() - started
     return report
@@ -89,10 +109,18 @@ def storm(
 
 class _Storm:
     def __init__(
-        self, base: Path, dice: random.Random, report: Report, guest: str, *, has_controls: bool
+        self,
+        base: Path,
+        dice: random.Random,
+        report: Report,
+        guest: str,
+        disks: FullDisks | None,
+        *,
+        has_controls: bool,
     ) -> None:
         self._dice = dice
         self._report = report
+        self._disks = disks
         # A short drain leaves work to the next daemon.
         self._lives = Lives(
             base,
@@ -101,6 +129,8 @@ class _Storm:
             # A long job may be interrupted by many kills, which use up its attempts.
             WASMDROP_ATTEMPTS="100",
         )
+        if disks is not None:
+            self._lives.environment["WASMDROP_RESERVE_MB"] = "1"
         self._record = use_guest(guest, self._lives)
         self._names = [f"input-{number}.json" for number in range(_SLOTS)]
         self._own = [f"family{number}/input.json" for number in range(_FAMILIES)]
@@ -110,11 +140,12 @@ class _Storm:
 
     def run(self, kills: int, jobs: int) -> None:
         lives, report = self._lives, self._report
-        lives.producer.module(lives.wasm / "m.wasm")
-        lives.producer.module(lives.wasm / "module.wasm", "input.json")
-        for own in self._own:
-            lives.producer.module(lives.shared / Path(own).parent / "module.wasm", own)
-        lives.start()
+        with self._room():
+            lives.producer.module(lives.wasm / "m.wasm")
+            lives.producer.module(lives.wasm / "module.wasm", "input.json")
+            for own in self._own:
+                lives.producer.module(lives.shared / Path(own).parent / "module.wasm", own)
+        self._start()
         consumer = threading.Thread(target=self._consume, name="consumer")
         consumer.start()
         try:
@@ -123,9 +154,12 @@ class _Storm:
                 self._live(self._dice.uniform(0, 2) * share)
                 self._die()
                 self._look_everywhere()
-                lives.start()
+                if self.controls:
+                    self.controls.reloads.write()
+                self._start()
                 report.jobs = lives.job_count()
-            report.findings += (self.controls or lives).verdict()
+            with self._room():
+                report.findings += (self.controls or lives).verdict()
         finally:
             self._ended.set()
             consumer.join()
@@ -134,14 +168,31 @@ class _Storm:
         report.native_modules = sum(runs_in_native(self._record).values())
         report.jobs = lives.job_count()
         report.kills = lives.kills
+        report.fillings = self._disks.fillings if self._disks else 0
+        if self.controls:
+            report.reloads = self.controls.reloads.count("settings-reloaded")
+            report.refused_reloads = self.controls.reloads.count("reload-refused")
+
+    def _room(self) -> contextlib.AbstractContextManager[None]:
+        """Keep the disks from being full for a block."""
+        return self._disks.room() if self._disks else contextlib.nullcontext()
+
+    def _start(self) -> None:
+        if self._disks:
+            self._lives.launch()  # the start may have to wait for room
+        else:
+            self._lives.start()
 
     def _live(self, jobs: float) -> None:
         """Drop until about this many more jobs were accepted."""
         lives, dice = self._lives, self._dice
+        # The daemon has moved the input, or the disk is full.
+        usual = OSError if self._disks else FileNotFoundError
         goal = lives.job_count() + jobs
         while (done := lives.job_count()) < goal:
+            assert not lives.has_died(), f"the daemon ended by itself: {lives.log_text()[-4000:]}"
             for _ in range(min(_AHEAD, int(goal - done) + 1)):
-                with contextlib.suppress(FileNotFoundError):  # the daemon moved the input
+                with contextlib.suppress(usual):
                     self._act()
             time.sleep(dice.uniform(0, 0.3))
 
@@ -153,6 +204,9 @@ class _Storm:
         self._report.drops += 1
         if self.controls and present and dice.random() < 0.06:
             self.controls.cancel(present)
+        # Before its handler is there the signal ends the process.
+        if self.controls and dice.random() < 0.04 and self._lives.events("ready"):
+            self.controls.reloads.reload()
         kind = dice.random()
         if kind < 0.02:
             producer.module(wasm / "m.wasm")
@@ -190,10 +244,16 @@ class _Storm:
             self._kill_one_of_its_processes(is_server=kind < 0.1)
             time.sleep(dice.uniform(0, 0.2))
         if kind > 0.95:
+            with self._room():
+                wait_until(lambda: lives.events("ready"), "the daemon to be ready")
             assert lives.stop() == 0, lives.log_text()[-4000:]
-            lives.witness()
+            with self._room():
+                lives.witness()
             self._report.stops += 1
-        else:
+            return
+        assert lives.process is not None
+        lives.process.kill()
+        with self._room():
             lives.kill()
 
     def _kill_one_of_its_processes(self, *, is_server: bool) -> None:
@@ -225,12 +285,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     parser.add_argument("--guest", default="auto")
     parser.add_argument("--controls", action="store_true")
+    parser.add_argument("--full-disks", action="store_true")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="wasmdrop-storm-"))
     report = storm(
         *(directory, options.seed, options.kills, options.jobs, options.guest),
         has_controls=options.controls,
+        has_full_disks=options.full_disks,
     )
     print(report)
     if report.findings:
