@@ -244,7 +244,10 @@ def test_submit_of_files_one_of_which_cant_be_read_drops_none(tmp_path: Path) ->
         (["--entry", "fib", "-"], "--entry: describes a job, and so does FILE"),
         (["--wait", "-1"], "--wait: expected 0 or more seconds, got -1"),
         (["--module-file", "/nowhere"], "/nowhere: can't be read: No such file"),
-        (["--shared-dir", "/nowhere"], "can't be dropped: /nowhere: the shared directory does not"),
+        (
+            ["--shared-dir", "/nowhere"],
+            "/nowhere: the shared directory does not exist; expected the daemon's, by --config,",
+        ),
     ],
 )
 def test_submit_with_wrong_arguments_prints_one_line_and_drops_nothing(

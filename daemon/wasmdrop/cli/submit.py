@@ -237,7 +237,10 @@ def _drop(
     except OSError as error:
         what = item.label or "the job"
         where = shared_dir if error.filename is None else error.filename
-        raise SettingsError(f"{what}: can't be dropped: {where}: {error.strerror}") from None
+        hint = ""
+        if isinstance(error, FileNotFoundError) and str(where) == str(shared_dir):
+            hint = "; expected the daemon's, by --config, --shared-dir or WASMDROP_SHARED_DIR"
+        raise SettingsError(f"{what}: can't be dropped: {where}: {error.strerror}{hint}") from None
     return _DroppedInput(item.label or submission.slot, submission)
 
 
