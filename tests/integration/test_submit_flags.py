@@ -209,6 +209,7 @@ def test_removal_of_the_slot_does_not_end_its_next_job(daemon: Daemon) -> None:
         (["--save", "saved"], "--save: needs --wait"),
         (["--wait", "--save", "/dev/null"], "--save: /dev/null: File exists"),
         (["--wait", "--save", "/proc"], "--save: /proc: expected a new or an empty directory"),
+        (["--wait", "--max-result-mb", "0"], "--max-result-mb: expected 1 or more, got 0"),
         (["--wait", "--save", "x", "-", "-"], "--save: DIR holds one result"),
         (["--deterministic", "-"], "--deterministic: describes a job, and so does FILE"),
         (["--memory-mb", "1", "-"], "--memory-mb: describes a job, and so does FILE"),

@@ -210,6 +210,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.wait_seconds is None and (options.removes or options.save is not None):
         flag = "--rm" if options.removes else "--save"
         raise SettingsError(f"{flag}: needs --wait, because only then the results are read")
+    if options.max_result_mb < 1:
+        raise SettingsError(f"--max-result-mb: expected 1 or more, got {options.max_result_mb}")
     if options.save is not None and len(options.files or ()) > 1:
         raise SettingsError("--save: DIR holds one result; give only one FILE")
 
