@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import random
 import sqlite3
+import tomllib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.support.durability.checker import (
 )
 from tests.support.durability.controls import check_controls
 from tests.support.durability.lives import Lives
+from tests.support.durability.reloads import Reloads
 from tests.support.receiver import Received
 
 
@@ -267,6 +270,36 @@ def test_checker_accepts_a_discarded_job_of_a_default_module(tmp_path: Path) -> 
     wait_until(lambda: lives.events("module-input-missing"), "the module's own run")
     lives.producer.drop("input.json", lives.producer.version(module=None))
     assert lives.verdict() == []
+
+
+@pytest.mark.parametrize("reruns", [0, 1])
+def test_checker_accepts_a_rerun_discarded_after_the_same_job(lives: Lives, reruns: int) -> None:
+    """Only if a module was dropped: the same bytes that were dropped again must run again."""
+    lives.producer.slots["input-b.json"].reruns = reruns
+    _a_job_twice(lives)
+    sql(lives, "UPDATE jobs SET state = 'discarded', code = NULL WHERE id = 'again'")
+    kinds = {finding.kind for finding in check(lives.evidence())}
+    assert kinds == (set() if reruns else {Kind.LOST, Kind.DOUBLED, Kind.FOREIGN})
+
+
+def test_limits_of_two_configuration_files_in_one_job_are_found(tmp_path: Path) -> None:
+    """And those of a file that was wrong."""
+    lives = Lives(tmp_path, WASMDROP_ATTEMPTS="100")
+    reloads = Reloads(lives, random.Random(1))  # noqa: S311 - a test's dice
+    reloads.write()
+    values = tomllib.loads((tmp_path / "config.toml").read_text())
+    limits = {name: values[name] for name in ("timeout_sec", "memory_mb", "output_mb", "disk_mb")}
+    limits["fuel"] = None if values["fuel"] == "none" else values["fuel"]
+
+    def found(**changed: object) -> list[Finding]:
+        marker = {"job": "one", "limits": limits | changed}
+        return list(reloads.check([json.dumps(marker).encode()]))
+
+    assert not found()
+    assert found(disk_mb=65)
+    assert found(timeout_sec=100_000)
+    (tmp_path / "log-1").write_text('{"event":"reload-failed"}')
+    assert found()
 
 
 def test_checker_demands_the_files_that_a_job_leaves(lives: Lives) -> None:

@@ -105,17 +105,19 @@ def rows_of(state: Path, *, last_only: bool = False) -> list[Row]:
     return [_row(*columns) for columns in found]
 
 
-def without_superfluous(rows: list[Row]) -> list[Row]:
+def without_superfluous(rows: list[Row], producer: Producer) -> list[Row]:
     """Return the rows without reruns that were discarded because the job before did their work.
 
     A rerun that waits for room in the queue comes after the next drop, which finds the new module.
     """
+    rerun = {name for name, record in producer.slots.items() if record.reruns}
     last: dict[str, Row] = {}
     kept = []
     for row in rows:
         before = last.get(row.slot)
         work = (row.sha256, row.module)
-        if row.state == "discarded" and before and work == (before.sha256, before.module):
+        is_same = before is not None and work == (before.sha256, before.module)
+        if is_same and row.state == "discarded" and row.slot in rerun:
             continue
         last[row.slot] = row
         kept.append(row)
@@ -156,7 +158,7 @@ def check(evidence: Evidence) -> list[Finding]:
     ids = {row.id for row in rows}
     # A default module without input is run alone; its job is discarded if it needs an input.
     rows = [row for row in rows if row.sha256 is not None or row.state == "delivered"]
-    rows = without_superfluous(rows)
+    rows = without_superfluous(rows, evidence.producer)
     for row in rows:
         by_slot.setdefault(row.slot, []).append(row)
     findings = [
