@@ -234,9 +234,9 @@ def test_systemd_watchdog_of_a_healthy_daemon_is_notified(tmp_path: Path) -> Non
         with daemon.running():
             heard: list[Any] = []
             while heard.count(b"WATCHDOG=1") < 4:
-                heard.append(manager.recv(1000))
+                heard += manager.recv(1000).split(b"\n")
         while b"STOPPING=1" not in heard:
-            heard.append(manager.recv(1000))
+            heard += manager.recv(1000).split(b"\n")
     assert heard.count(b"READY=1") == 1
     assert not daemon.events("http-listening")
 
