@@ -106,7 +106,9 @@ def rows_of(state: Path, *, last_only: bool = False) -> list[Row]:
 
 
 def without_superfluous(rows: list[Row], producer: Producer) -> list[Row]:
-    """Return the rows without reruns that were discarded because the job before did their work.
+    """Return the rows without those that may be discarded: they owed nothing.
+
+    These are jobs without an input, and reruns after a job that did their work.
 
     A rerun that waits for room in the queue comes after the next drop, which finds the new module.
     """
@@ -114,6 +116,9 @@ def without_superfluous(rows: list[Row], producer: Producer) -> list[Row]:
     last: dict[str, Row] = {}
     kept = []
     for row in rows:
+        if row.sha256 is None and row.state != "delivered":
+            # A default module without input is run alone; its job is discarded if it needs one.
+            continue
         before = last.get(row.slot)
         work = (row.sha256, row.module)
         is_same = before is not None and work == (before.sha256, before.module)
@@ -156,8 +161,6 @@ def check(evidence: Evidence) -> list[Finding]:
     rows = rows_of(evidence.state)
     by_slot: dict[str, list[Row]] = {}
     ids = {row.id for row in rows}
-    # A default module without input is run alone; its job is discarded if it needs an input.
-    rows = [row for row in rows if row.sha256 is not None or row.state == "delivered"]
     rows = without_superfluous(rows, evidence.producer)
     for row in rows:
         by_slot.setdefault(row.slot, []).append(row)
