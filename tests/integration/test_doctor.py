@@ -100,7 +100,7 @@ def test_doctor_without_json_prints_one_line_per_check_with_advice(doctor: Docto
     assert r"no\x1b[31m\n[red]such" in line
     assert "→ make it, mount it, or set WASMDROP_SHARED_DIR" in line
     checks = [line for line in lines if line.split(" ")[0] in {"ok", "warning", "problem"}]
-    assert lines[-1].startswith(f"{len(checks)} checks: 1 problems, ")
+    assert lines[-1].startswith(f"{len(checks)} checks: 1 problem, ")
 
 
 @pytest.mark.parametrize(

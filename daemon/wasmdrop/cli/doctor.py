@@ -51,8 +51,9 @@ def _print(findings: Sequence[Finding]) -> None:
         rows.append((status, finding.area, finding.check, found))
     print_table(("status", "area", "check", "found"), rows)
     counts = {status: sum(finding.status is status for finding in findings) for status in Severity}
-    problems, warnings = counts[Severity.PROBLEM], counts[Severity.WARNING]
-    summary = f"\n{len(findings)} checks: {problems} problems, {warnings} warnings\n"
+    problems = _count(counts[Severity.PROBLEM], "problem")
+    warnings = _count(counts[Severity.WARNING], "warning")
+    summary = f"\n{len(findings)} checks: {problems}, {warnings}\n"
     sys.stdout.write(summary)
 
 
@@ -60,3 +61,7 @@ def _printable(finding: Finding) -> Finding:
     """Return the finding in text that is safe for a terminal: paths may have any bytes."""
     check, found, advice = map(one_line, (finding.check, finding.found, finding.advice))
     return msgspec.structs.replace(finding, check=check, found=found, advice=advice)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
