@@ -204,7 +204,8 @@ def test_cancel_without_a_daemon_takes_place_at_the_next_start(
     done = run(daemon, "cancel", running, waiting)
     assert (done.returncode, done.stdout.split()) == (0, [running, waiting])
     told = [
-        f"wasmdrop: job {one}: no daemon is running; the job is cancelled when one starts"
+        f"wasmdrop: job {one}: no daemon is running; the next one cancels the job if it had not"
+        " ended"
         for one in (running, waiting)
     ]
     assert done.stderr.splitlines() == told

@@ -44,7 +44,7 @@ _EPILOG: Final = """\
 Cancels jobs that wait or run: a running one is killed, and one that waits does not begin. Each
 ends with the code `cancelled` and gets result files that say so. The command waits until each
 job has ended, or until only an earlier job of its slot has to end first. If no daemon is running,
-the jobs are cancelled when one starts. Prints the ids of the cancelled jobs.
+the jobs are cancelled when one starts, if they had not ended. Prints the ids of the cancelled jobs.
 
 Exit status: 0 cancelled; 1 a job had already ended; 2 no such job, or the journal can't be read.
 
@@ -138,7 +138,8 @@ def _await_end(state_dir: Path, job_id: str) -> int:
             say(f"job {job.id}: its results follow those of job {first.id} in its slot")
             break
         if look % _LOOKS_PER_WAKE == 0 and not _wake(state_dir):
-            say(f"job {job.id}: no daemon is running; the job is cancelled when one starts")
+            hint = "the next one cancels the job if it had not ended"
+            say(f"job {job.id}: no daemon is running; {hint}")
             break
         time.sleep(_POLL_SECONDS)
     sys.stdout.write(f"{job_id}\n")
