@@ -26,7 +26,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 def with_one_module(base: Path) -> Daemon:
     """Return a daemon that has ``fib``."""
-    it = Daemon(base)
+    it = Daemon(base, WASMDROP_MODULE_WAIT_SEC="600")
     drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
     return it
 

@@ -40,7 +40,13 @@ def reported(daemon: Daemon, *words: str, **variables: str) -> dict[str, Any]:
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Daemon]:
     """Give a running daemon that has two modules."""
-    it = Daemon(tmp_path, TIMEOUT_SEC="600", WASMDROP_DRAIN_SEC="0", WASMDROP_WORKERS="6")
+    it = Daemon(
+        tmp_path,
+        TIMEOUT_SEC="600",
+        WASMDROP_DRAIN_SEC="0",
+        WASMDROP_WORKERS="6",
+        WASMDROP_MODULE_WAIT_SEC="600",
+    )
     drop(it.wasm / "fib.wasm", bytes(wat2wasm(FIB)))
     drop(it.wasm / "spin.wasm", SPIN)
     with it.running():
