@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 #: Time limits in seconds: of storage and of the daemon's answer, and of the journal, which may have
 #: a million jobs on a slow disk.
-_ANSWER_SECONDS: Final = 3.0
+_ANSWER_SECONDS: Final = 5.0
 _JOURNAL_SECONDS: Final = 20.0
 
 #: Figures of finished jobs are of the last hour.

@@ -126,6 +126,8 @@ def _load(path: Path, checks: _Checks, label: str = "") -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{shown}, line {line}: expected UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise SettingsError(f"{shown}, line 1: expected UTF-8 without a byte order mark")
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -506,3 +506,9 @@ def load_in_volume(file: Path, options: str, environ: dict[str, str]) -> str:
     )
     assert done.returncode == (2 if done.stderr else 0)
     return done.stderr
+
+
+def test_file_with_a_byte_order_mark_is_refused(file: Path) -> None:
+    """Editors on Windows write one, which TOML does not allow."""
+    file.write_bytes(b"\xef\xbb\xbfworkers = 2\n")
+    assert refusal(file) == f"{file}, line 1: expected UTF-8 without a byte order mark"
