@@ -122,7 +122,7 @@ def test_fetch_used_wrongly_ends_with_status_2(words: list[str], said: str) -> N
     """Before any request."""
     done = fetch(*words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr.splitlines()[-1]
+    assert said in done.stderr.splitlines()[0]
 
 
 def test_fetch_refused_ends_with_status_1_and_one_line(tmp_path: Path) -> None:
