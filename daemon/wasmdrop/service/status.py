@@ -48,7 +48,7 @@ _STARTED_AT: Final = time.monotonic()
 
 @dataclass
 class DaemonStatus:
-    """What a daemon does now."""
+    """The present work of a daemon."""
 
     metrics: Metrics
     table: WorkTable
