@@ -99,8 +99,8 @@ class JobRunner:
         if work.job.attempt >= most:
             return Outcome(
                 code=Code.CRASHED,
-                message=f"given up after {work.job.attempt} attempts, the last of which ended with"
-                " the daemon itself",
+                message=f"given up after {work.job.attempt} attempts; the last one failed, or the"
+                " daemon ended during it",
             )
 
         def is_repeated(result: Outcome) -> bool:
