@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from wasmdrop.client import Result
@@ -21,6 +22,7 @@ class SaveDirectory:
         """Make it. Raises ``SettingsError`` if that fails, or if it is not empty."""
         self._directory = directory
         try:
+            self._is_new = not Path(directory).exists()
             Path(directory).mkdir(parents=True, exist_ok=True)
             self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with os.scandir(self._fd) as entries:
@@ -33,7 +35,10 @@ class SaveDirectory:
             raise SettingsError(f"--save: {directory}: expected a new or an empty directory")
 
     def save(self, result: Result) -> None:
-        """Write the files, with the names of the slot ``input.json``. Raises ``StorageError``."""
+        """Write the files, with the names of the slot ``input.json``. Raises ``StorageError``.
+
+        They are durable when this returns: ``--rm`` then removes the job's own.
+        """
         files = {".json": result.line + b"\n", ".txt": result.text}
         files |= {f"{OUTPUT_SUFFIX}/{path}": data for path, data in result.output.items()}
         for suffix, data in (
@@ -43,28 +48,45 @@ class SaveDirectory:
         ):
             if data is not None:
                 files[suffix] = data
+        directories = {PurePosixPath()} | ({PurePosixPath("..")} if self._is_new else set())
         for suffix, data in files.items():
-            name = f"result{suffix}"
+            path = PurePosixPath(f"result{suffix}")
             try:
-                self._write(PurePosixPath(name), data)
+                self._write(path, data)
             except OSError as error:
-                where = f"{self._directory}/{name}"
-                raise StorageError(f"--save: {where}: {error.strerror}") from None
+                raise self._failed(path, error) from None
+            directories.update(path.parents)
+        for path in directories:
+            try:
+                with self._opened(path) as fd:
+                    os.fsync(fd)
+            except OSError as error:
+                raise self._failed(path, error) from None
+
+    def _failed(self, path: PurePosixPath, error: OSError) -> StorageError:
+        return StorageError(f"--save: {self._directory}/{path}: {error.strerror}")
 
     def _write(self, path: PurePosixPath, data: bytes) -> None:
-        # The marker's paths were checked when it was read: none has "..".
-        above = os.dup(self._fd)
-        try:
-            for part in path.parent.parts:
-                with contextlib.suppress(FileExistsError):  # an earlier file made it
-                    os.mkdir(part, dir_fd=above)
-                below = os.open(part, DIRECTORY_FLAGS, dir_fd=above)
-                os.close(above)
-                above = below
-            fd = os.open(path.name, CREATE_FLAGS, 0o666, dir_fd=above)
+        with self._opened(path.parent) as directory:
+            fd = os.open(path.name, CREATE_FLAGS, 0o666, dir_fd=directory)
             try:
                 write_all(fd, data)
+                os.fsync(fd)
             finally:
                 os.close(fd)
+
+    @contextlib.contextmanager
+    def _opened(self, path: PurePosixPath) -> Iterator[int]:
+        """Open a directory below, which is created if there is none."""
+        fd = os.dup(self._fd)
+        try:
+            # The marker's paths were checked when it was read: none has "..".
+            for part in path.parts:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=fd)
+                below = os.open(part, DIRECTORY_FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            yield fd
         finally:
-            os.close(above)
+            os.close(fd)

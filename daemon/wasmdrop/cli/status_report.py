@@ -6,7 +6,6 @@ whose server is gone must not hang the command.
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -218,12 +217,12 @@ def _folder(name: str, path: Path) -> Folder:
     try:
         if not path.is_dir():
             return Folder(name, str(path), problem="it is not there, or no directory")
-        usage = shutil.disk_usage(path)
-        files = os.statvfs(path)
+        disk = os.statvfs(path)
     except OSError as error:
         return Folder(name, str(path), problem=error.strerror or str(error))
-    full = "no more files can be made on it" if files.f_files and not files.f_favail else ""
-    return Folder(name, str(path), usage.free, usage.total, full)
+    full = "no more files can be made on it" if disk.f_files and not disk.f_favail else ""
+    free_bytes, total_bytes = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    return Folder(name, str(path), free_bytes, total_bytes, full)
 
 
 def _readiness(address: str) -> Readiness:

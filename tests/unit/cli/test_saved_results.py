@@ -1,6 +1,7 @@
 """The directory of ``submit --save``, in which another user may plant things."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,3 +52,19 @@ def test_save_writes_into_the_directory_that_was_empty(tmp_path: Path) -> None:
     saved.save(result({"a/file": b"x", "a/b": b"y"}))
     assert list((tmp_path / "other").iterdir()) == []
     assert (tmp_path / "moved" / "result.output" / "a" / "file").read_bytes() == b"x"
+
+
+def test_saved_results_are_synced_with_their_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--rm`` removes the job's own files then, and the power may fail."""
+    synced = set()
+
+    def fsync(fd: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{fd}").readlink())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    target = tmp_path / "saved"
+    SaveDirectory(str(target)).save(result({"a/file": b"x"}))
+    assert synced == {tmp_path, target, *target.rglob("*")}
+    assert target / "result.output" / "a" / "file" in synced
